@@ -1,0 +1,60 @@
+"""What the hub retains on `trust` and `model/<name>`: TUF metadata and the small documents that it vouches for.
+
+One message holds all that must agree, so that it is atomic. Nothing in it is believed before node/trust.py has verified it.
+"""
+
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from schemas import limits
+from schemas.document import Document
+from schemas.names import ModelName, Version
+
+Role = Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_ROLE_BYTES_MAX)]  # TUF metadata, canonical JSON as signed
+
+
+class RolloutBytes(NamedTuple):
+    """An encoded `Rollout`, listed by the rollouts role as `rollouts/<model>`."""
+
+    model: ModelName
+    document: Annotated[bytes, Field(max_length=limits.ROLLOUT_BYTES_MAX)]
+
+
+class ManifestBytes(NamedTuple):
+    """An encoded `Manifest`, listed by the model's role as `models/<name>/<version>`."""
+
+    version: Version
+    document: Annotated[bytes, Field(max_length=limits.MANIFEST_BYTES_MAX)]
+
+
+class TrustBundle(Document):
+    """Root chain, timestamp, snapshot, targets, the rollouts role and the rollouts themselves."""
+
+    schema_name = "trust"
+    bytes_max = limits.TRUST_BUNDLE_BYTES_MAX
+    decoded_bytes_max = limits.TRUST_BUNDLE_DECODED_BYTES_MAX
+
+    roots: Annotated[tuple[Role, ...], Field(min_length=1, max_length=limits.ROOTS_MAX)]  # every version, oldest first
+    timestamp: Role
+    snapshot: Role
+    targets: Role
+    rollouts: Role
+    documents: Annotated[tuple[RolloutBytes, ...], Field(max_length=1024)] = ()
+
+
+class ModelBundle(Document):
+    """A model's delegated role and its current manifests."""
+
+    schema_name = "model"
+    bytes_max = limits.MODEL_BUNDLE_BYTES_MAX
+    decoded_bytes_max = limits.MODEL_BUNDLE_DECODED_BYTES_MAX
+
+    model: ModelName
+    role: Role
+    manifests: Annotated[tuple[ManifestBytes, ...], Field(max_length=limits.MANIFESTS_PER_MODEL_MAX)]
+
+
+def role_name(model: str) -> str:
+    """The TUF role that a model's team signs; the prefix keeps a model named `rollouts` or `root` apart from those roles."""
+    return f"model-{model}"

@@ -1,0 +1,84 @@
+"""Whose fault an error is, and the closed list of codes that receipts, alerts and exit codes carry.
+
+`Refused`: the message is wrong; report it and keep what works. `Unreachable`: the road is bad; retry with backoff and jitter.
+Anything else is our own bug, and is loud.
+"""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Code(StrEnum):
+    """Why something was refused; the text after each is what an operator is told."""
+
+    SCHEMA_MALFORMED = "schema.malformed"
+    SCHEMA_TOO_LARGE = "schema.too_large"
+    SCHEMA_UNSUPPORTED = "schema.unsupported"
+    TRUST_SIGNATURE = "trust.signature"
+    TRUST_ROLLBACK = "trust.rollback"
+    TRUST_EXPIRED = "trust.expired"
+    TRUST_MISMATCH = "trust.mismatch"
+    TRUST_INCOMPLETE = "trust.incomplete"
+    TRUST_NOT_LISTED = "trust.not_listed"
+    CLOCK_UNKNOWN = "clock.unknown"
+    BLOCK_DIGEST = "block.digest_mismatch"
+    BLOCK_DECODE = "block.decode_failed"
+    BLOCK_TOO_LARGE = "block.too_large"
+    BLOCK_TIMEOUT = "block.timeout"
+    ARTIFACT_DIGEST = "artifact.digest_mismatch"
+    ARTIFACT_PATH = "artifact.bad_path"
+    DISK_FULL = "disk.full"
+    RELEASE_NO_VARIANT = "release.no_variant"
+    RELEASE_CONFLICT = "release.conflict"
+    RELEASE_UNKNOWN = "release.unknown"
+    MODEL_LOAD = "model.load_failed"
+    MODEL_SIGNATURE = "model.signature_mismatch"
+    MODEL_GOLDEN = "model.golden_mismatch"
+    MODEL_TOO_SLOW = "model.too_slow"
+    MODEL_TOO_LARGE = "model.too_large"
+    MODEL_EXTERNAL_DATA = "model.external_data"
+    WORKER_CRASHED = "worker.crashed"
+    WORKER_HUNG = "worker.hung"
+    PROBATION_ERRORS = "probation.errors"
+    REQUEST_INVALID = "request.invalid"
+    REFERENCE_INVALID = "reference.invalid"
+    GOLDEN_INVALID = "golden.invalid"
+    KEY_UNREADABLE = "key.unreadable"
+    KEY_PASSPHRASE = "key.passphrase"  # noqa: S105  # a code, not a secret
+    KEY_NOT_AUTHORISED = "key.not_authorised"
+    NAME_INVALID = "name.invalid"
+    ROLLOUT_INVALID = "rollout.invalid"
+    WINDOW_RELEASE = "window.unknown_release"
+    WINDOW_SHAPE = "window.wrong_shape"
+    WINDOW_ABSURD = "window.absurd"
+    WINDOW_FUTURE = "window.future"
+    RECEIPT_SIGNATURE = "receipt.signature"
+    RECEIPT_UNKNOWN_NODE = "receipt.unknown_node"
+    RECEIPT_KEY_CHANGED = "receipt.key_changed"
+    SETTINGS_INVALID = "settings.invalid"
+    PORT_IN_USE = "port.in_use"
+
+
+class FleetcastError(Exception):
+    """Base of the two kinds of expected error; its text is a whole sentence for a person."""
+
+
+class Refused(FleetcastError):
+    """The message or file is wrong: report its code, keep what works, change nothing."""
+
+    def __init__(self, code: Code, reason: str) -> None:
+        super().__init__(reason)
+        self.code: Final = code
+        self.reason: Final = reason
+
+    def __str__(self) -> str:
+        return f"{self.reason} [{self.code}]"
+
+
+class Unreachable(FleetcastError):
+    """The road is bad: the peer, broker or disk did not answer. Retry with backoff and jitter; nothing is wrong with the message."""
+
+
+def mismatch(code: Code, what: str, *, expected: object, actual: object) -> Refused:
+    """A refusal that names both sides."""
+    return Refused(code, f"{what}: expected {expected}, found {actual}")

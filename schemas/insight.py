@@ -1,0 +1,84 @@
+"""What analytics consumers read, in JSON: merged windows, drift, alerts."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.document import Document
+from schemas.limits import MIB, SIGNALS_MAX
+from schemas.manifest import Count, Seconds
+from schemas.names import Cohort, ModelName, Version
+
+
+class SignalCounts(Document):
+    """Merged noisy counts of one signal beside what the baseline expects; bins in the manifest's order, the last is "other"."""
+
+    schema_name = "signal-counts"
+    bytes_max = MIB
+    name: str
+    kind: Literal["numeric", "categorical"]
+    edges: tuple[float, ...] = ()
+    categories: tuple[float | str, ...] = ()
+    counts: tuple[int, ...]
+    expected: tuple[float, ...]
+
+
+class MergedWindow(Document):
+    """`insight/<model>/windows`: one interval of one cohort, once at least the minimum number of nodes was heard."""
+
+    schema_name = "merged-window"
+    bytes_max = MIB
+    model: ModelName
+    version: Version
+    cohort: Cohort
+    start: Seconds
+    seconds: Count
+    windows: Count  # how many node windows are merged
+    rows: Annotated[int, Field(ge=0)]  # estimated from the noisy counts
+    noise_sd: float  # of every count
+    epsilon: float  # what one record in one window is promised
+    delta: float
+    signals: Annotated[tuple[SignalCounts, ...], Field(max_length=SIGNALS_MAX)]
+
+
+class SignalDrift(Document):
+    """One signal's test in one interval."""
+
+    schema_name = "signal-drift"
+    bytes_max = MIB
+    name: str
+    p_value: Annotated[float, Field(ge=0, le=1)]
+    p_adjusted: Annotated[float, Field(ge=0, le=1)]  # Bonferroni over the model's signals
+    effect: float  # shift of the mean rank score in reference standard deviations; its sign is the direction
+    direction: Literal["higher", "lower", "shape"]
+
+
+class Drift(Document):
+    """`insight/<model>/drift`, retained: the newest tested interval of a cohort."""
+
+    schema_name = "drift"
+    bytes_max = MIB
+    model: ModelName
+    version: Version
+    cohort: Cohort
+    start: Seconds
+    seconds: Count
+    windows: Count
+    alarm: bool
+    alpha: float
+    signals: tuple[SignalDrift, ...]
+
+
+class Alert(Document):
+    """`alert`: something that a person should look at."""
+
+    schema_name = "alert"
+    bytes_max = MIB
+    kind: Literal["drift", "rollout_halted", "node_silent", "refused", "key_expiring"]
+    at: Seconds
+    model: ModelName | None = None
+    cohort: Cohort | None = None
+    node: str | None = None
+    code: str = ""
+    text: str
+    signals: tuple[SignalDrift, ...] = ()

@@ -1,0 +1,218 @@
+"""The signed description of a release: what it is made of, what it needs, and how to tell that it works."""
+
+import math
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from schemas import limits
+from schemas.document import Document, Fact
+from schemas.names import Digest, FilePath, Label, ModelName, Version
+
+EncodingName = Literal["raw", "zstd", "planes", "delta"]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Seconds = Annotated[int, Field(ge=0, le=2**40)]
+Text = Annotated[str, Field(max_length=limits.TEXT_MAX)]
+TensorName = Annotated[str, Field(min_length=1, max_length=256)]
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
+]  # the Open Inference Protocol's names
+
+
+class Payload(NamedTuple):
+    """One encoding of a block: the digest and size of the bytes that travel."""
+
+    encoding: EncodingName
+    digest: Digest
+    bytes: Annotated[int, Field(ge=1, le=limits.PAYLOAD_BYTES_MAX)]
+
+
+class Block(NamedTuple):
+    """A run of a file's bytes. `raw` needs no entry in `payloads`: its digest is the block's own."""
+
+    digest: Digest
+    bytes: Annotated[int, Field(ge=1, le=limits.BLOCK_BYTES_MAX)]
+    payloads: Annotated[tuple[Payload, ...], Field(max_length=4)] = ()
+
+
+class File(Fact):
+    """One file of a variant, as consecutive blocks, inline or through an index of its own."""
+
+    path: FilePath
+    bytes: Annotated[int, Field(ge=1, le=limits.FILE_BYTES_MAX)]
+    digest: Digest
+    blocks: Annotated[tuple[Block, ...], Field(max_length=1024)] = ()
+    index: Annotated[tuple[Block, ...], Field(max_length=1024)] = ()  # parts of the encoded block list, when it is too long for a manifest
+
+    @model_validator(mode="after")
+    def _covers(self) -> Self:
+        if bool(self.blocks) == bool(self.index):
+            raise ValueError("a file has either blocks or an index")
+        if self.blocks and sum(block.bytes for block in self.blocks) != self.bytes:
+            raise ValueError("blocks do not add up to the file")
+        return self
+
+
+class Index(Document):
+    """A part of a file's block list, itself carried as a block."""
+
+    schema_name = "index"
+    bytes_max = limits.BLOCK_BYTES_MAX
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=limits.INDEX_PART_BLOCKS_MAX)]
+
+
+class Tensor(Fact):
+    """An input or output; -1 stands for a free axis."""
+
+    name: TensorName
+    datatype: Datatype
+    shape: Annotated[tuple[Annotated[int, Field(ge=-1, le=2**31)], ...], Field(max_length=limits.TENSOR_RANK_MAX)]
+
+
+class Requirements(Fact):
+    """What a device must have; an empty list asks for nothing."""
+
+    arch: Annotated[tuple[Label, ...], Field(max_length=8)] = ()
+    memory_bytes_min: Count = 0
+    providers: Annotated[tuple[Label, ...], Field(max_length=8)] = ()
+
+
+class Variant(Fact):
+    """One build of the release for a class of devices; the first file is the one that the runtime loads."""
+
+    name: Label
+    runtime: Literal["onnx"] = "onnx"
+    requirements: Requirements = Requirements()
+    files: Annotated[tuple[File, ...], Field(min_length=1, max_length=limits.FILES_PER_VARIANT_MAX)]
+
+
+class Golden(Fact):
+    """Inputs with their known outputs: an npz whose arrays are named `input.<tensor>` and `output.<tensor>`, compared by
+    `abs(actual - expected) <= absolute + relative * abs(expected)`.
+    """
+
+    file: File
+    relative_tolerance: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    absolute_tolerance: Annotated[float, Field(ge=0)] = 1e-4
+
+
+class Limits(Fact):
+    """What activation must stay within on the device."""
+
+    latency_ms_max: Annotated[float, Field(gt=0, le=600_000)] = 1000.0
+    memory_bytes_max: Annotated[int, Field(gt=0)] = 2 * 1024 * limits.MIB
+    probation_seconds: Annotated[int, Field(ge=0, le=7 * 24 * 3600)] = 60
+    probation_error_ratio_max: Annotated[float, Field(ge=0, le=1)] = 0.02
+
+
+class Signal(Fact):
+    """One watched quantity and its reference.
+
+    A numeric signal has `len(edges) + 1` ordered bins (`bin = searchsorted(edges, x, side="right")`), a categorical one has a bin a
+    category; both have one more, the last: "other", for what is not finite or was never seen. `counts` are the reference's, in that order.
+    `between` is the covariance of the mean scores between blocks of the reference (row-major, q by q, q scores): see hub/core/drift.py.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    kind: Literal["numeric", "categorical"]
+    side: Literal["input", "output"]
+    tensor: TensorName
+    column: Annotated[int, Field(ge=0, le=2**31)] = 0  # in the tensor's flattened row
+    edges: Annotated[tuple[float, ...], Field(max_length=limits.BINS_MAX - 2)] = ()
+    categories: Annotated[tuple[float | str, ...], Field(max_length=limits.CATEGORIES_MAX)] = ()
+    counts: Annotated[tuple[Count, ...], Field(min_length=2, max_length=limits.BINS_MAX)]
+    between: Annotated[tuple[float, ...], Field(max_length=64)] = ()
+
+    @property
+    def bins(self) -> int:
+        """Number of bins, "other" included."""
+        return len(self.counts)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        ordinary = len(self.edges) + 1 if self.kind == "numeric" else len(self.categories)
+        if len(self.counts) != ordinary + 1:
+            raise ValueError("counts must have one entry a bin and one for 'other'")
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges must rise")
+        if math.isqrt(len(self.between)) ** 2 != len(self.between):
+            raise ValueError("between must be a square matrix")
+        return self
+
+
+class Baseline(Fact):
+    """The reference against which windows are compared: its rows, and how many blocks (days, shifts) they came in."""
+
+    rows: Annotated[int, Field(ge=1, le=2**53)]
+    blocks: Annotated[int, Field(ge=1, le=2**31)]
+    signals: Annotated[tuple[Signal, ...], Field(min_length=1, max_length=limits.SIGNALS_MAX)]
+
+
+class Privacy(Fact):
+    """The noise of a window: epsilon and delta are what a record in a window is promised, sigma2 what the sampler is given."""
+
+    epsilon: Annotated[float, Field(gt=0, le=64)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    sigma2_numerator: Annotated[int, Field(ge=1, le=2**53)]
+    sigma2_denominator: Annotated[int, Field(ge=1, le=2**31)]
+    window_seconds: Annotated[int, Field(ge=1, le=limits.WINDOW_SECONDS_MAX)]
+
+    @property
+    def sigma2(self) -> float:
+        """Variance of the noise on every count."""
+        return self.sigma2_numerator / self.sigma2_denominator
+
+
+class Manifest(Document):
+    """A release, immutable: its digest is the release's identity."""
+
+    schema_name = "manifest"
+    bytes_max = limits.MANIFEST_BYTES_MAX
+
+    model: ModelName
+    version: Version
+    created: Seconds  # since 1970, UTC
+    description: Text = ""
+    licence: Annotated[str, Field(max_length=64)] = ""
+    parent: Digest | None = None
+    inputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=limits.TENSORS_MAX)]
+    outputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=limits.TENSORS_MAX)]
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=limits.VARIANTS_MAX)]
+    golden: Golden | None = None
+    limits: Limits = Limits()
+    baseline: Baseline | None = None
+    privacy: Privacy | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({variant.name for variant in self.variants}) != len(self.variants):
+            raise ValueError("two variants have one name")
+        for variant in self.variants:
+            paths = [file.path.casefold() for file in self.files_of(variant.name)]
+            if len(set(paths)) != len(paths):  # case-folded: a device's file system may not tell them apart
+                raise ValueError("two files have one path")
+        if (self.baseline is None) != (self.privacy is None):
+            raise ValueError("a baseline needs its noise, and noise a baseline")
+        return self
+
+    def files_of(self, variant: str) -> tuple[File, ...]:
+        """The files that a node of this variant fetches, in the order by which `Want` counts blocks.
+
+        Raises:
+            KeyError: there is no such variant.
+        """
+        for candidate in self.variants:
+            if candidate.name == variant:
+                return candidate.files + ((self.golden.file,) if self.golden else ())
+        raise KeyError(variant)
+
+
+def cheapest(block: Block, encodings: tuple[EncodingName, ...]) -> Payload:
+    """The payload that a node able to decode `encodings` fetches: the smallest, `raw` when nothing is smaller."""
+    usable = [payload for payload in block.payloads if payload.encoding in encodings and payload.bytes < block.bytes]
+    return min(usable, key=lambda payload: (payload.bytes, payload.digest), default=Payload("raw", block.digest, block.bytes))
+
+
+def target_path(model: str, version: str) -> str:
+    """Where TUF lists a release's manifest."""
+    return f"models/{model}/{version}"

@@ -1,0 +1,292 @@
+"""One MQTT 5 connection, as this fleet speaks it: bounded, acknowledged by hand, loud on its own bugs. Knows no topic and no document.
+
+What arrives is handed to an inbox and nothing is decided in the network thread: an exception there would end it silently. The owner
+reads the inbox, does what the message asks, and only then acknowledges it. Reconnecting is the owner's decision too, because each CONNECT
+carries a Will of its own.
+"""
+
+import contextlib
+import queue
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import PACKET_BYTES_MAX
+
+KEEPALIVE_SECONDS = 60
+CONNECT_TIMEOUT_SECONDS = 10
+INFLIGHT_MAX = 64  # publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it
+QUEUED_MAX = 4096  # publishes waiting in paho, so that an offline client does not grow without bound
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """Where a broker is, and who we are to it."""
+
+    host: str
+    port: int
+    tls: bool
+    username: str | None = None
+    password: str | None = None
+
+    @classmethod
+    def parse(cls, url: str) -> "BrokerUrl":
+        """From `mqtt://[user[:password]@]host[:port]` or `mqtts://...`.
+
+        Raises:
+            Refused: it is not such a URL.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise Refused(Code.SETTINGS_INVALID, f"broker {url!r}: {error}") from None
+        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
+            raise Refused(Code.SETTINGS_INVALID, f"broker {url!r} must look like mqtt://host:1883 or mqtts://host:8883")
+        tls = parts.scheme == "mqtts"
+        user, password = (unquote(text) if text else None for text in (parts.username, parts.password))
+        return cls(parts.hostname, port or (8883 if tls else 1883), tls, user, password)
+
+    def __str__(self) -> str:
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Paths of the CA that signed the broker's certificate, and of our own certificate and key."""
+
+    ca: str
+    certificate: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says when we vanish."""
+
+    topic: str
+    payload: bytes
+    delay_seconds: int = 5  # a short drop is not a death
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """The broker accepted us; `session_present` is False when it has forgotten what we subscribed to."""
+
+    session_present: bool
+    packet_bytes_max: int
+    retain_available: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The connection ended; nothing more arrives until the next `open`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A PUBLISH that waits for its acknowledgement."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+    mid: int
+    qos: int
+    epoch: int  # which connection it came by: an acknowledgement on another one would be a protocol error
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The broker has taken a publish; that is not yet delivery."""
+
+    mid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The broker has answered a SUBSCRIBE; `refused` counts its filters that were denied."""
+
+    mid: int
+    refused: int
+
+
+LinkEvent = Connected | Disconnected | Message | Published | Subscribed
+
+
+class _BoundedClient(paho.Client):
+    """paho reads a packet of any announced length; this one refuses a length above our bound before taking the first byte of it."""
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        if bufsize > PACKET_BYTES_MAX:
+            raise OSError(f"the broker announced a packet of {bufsize} bytes, at most {PACKET_BYTES_MAX} are allowed")
+        return super()._sock_recv(bufsize)
+
+
+class Link:
+    """One client of one broker; events go to `inbox`, in order."""
+
+    def __init__(
+        self,
+        url: BrokerUrl,
+        *,
+        client_id: str,
+        inbox: "queue.SimpleQueue[Any]",
+        session_expiry_seconds: int,
+        receive_max: int = 64,
+        tls: TlsFiles | None = None,
+    ) -> None:
+        self._url = url
+        self._inbox = inbox
+        self._session_expiry_seconds = session_expiry_seconds
+        self._receive_max = receive_max
+        self._epoch = 0
+        client = _BoundedClient(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.max_inflight_messages_set(INFLIGHT_MAX)
+        client.max_queued_messages_set(QUEUED_MAX)
+        client.connect_timeout = CONNECT_TIMEOUT_SECONDS
+        client.on_socket_open = _no_delay
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        if url.username:
+            client.username_pw_set(url.username, url.password)
+        if tls is not None:
+            try:
+                context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=tls.ca)
+                context.load_cert_chain(tls.certificate, tls.key)
+            except (OSError, ssl.SSLError) as error:
+                raise Refused(Code.KEY_UNREADABLE, f"TLS files {tls.ca}, {tls.certificate}, {tls.key}: {error}") from error
+            client.tls_set_context(context)
+        elif url.tls:
+            raise Refused(Code.SETTINGS_INVALID, f"broker {url} needs TLS: give the CA, our certificate and its key")
+        self._client = client
+
+    def open(self, will: Will | None = None) -> None:
+        """Begin one connection; `Connected` or `Disconnected` follows in the inbox.
+
+        Raises:
+            Unreachable: nothing answers at that address.
+        """
+        self.drop()
+        if will is not None:
+            properties = _properties(PacketTypes.WILLMESSAGE)
+            properties.WillDelayInterval = will.delay_seconds
+            self._client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
+        properties = _properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = self._session_expiry_seconds
+        properties.ReceiveMaximum = self._receive_max
+        properties.MaximumPacketSize = PACKET_BYTES_MAX
+        self._epoch += 1
+        try:
+            self._client.connect(
+                self._url.host,
+                self._url.port,
+                keepalive=KEEPALIVE_SECONDS,
+                clean_start=self._session_expiry_seconds == 0,
+                properties=properties,
+            )
+        except (OSError, ValueError) as error:  # ValueError: paho's word for a TLS context that the peer will not talk to
+            raise Unreachable(f"broker {self._url}: {error}") from error
+        self._client.loop_start()
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry_seconds: int | None = None, content_type: str | None = None
+    ) -> int:
+        """Queue one QoS 1 publish and return its id, which `Published` will name.
+
+        Raises:
+            Unreachable: too many are waiting already.
+        """
+        properties = _properties(PacketTypes.PUBLISH)
+        if expiry_seconds is not None:
+            properties.MessageExpiryInterval = expiry_seconds
+        if content_type is not None:
+            properties.ContentType = content_type
+        info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
+        if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
+            raise Unreachable(f"broker {self._url}: {QUEUED_MAX} publishes wait already")
+        return info.mid
+
+    def subscribe(self, filters: Sequence[str], *, no_local: bool = False) -> int | None:
+        """Send one SUBSCRIBE; None when there is no connection, and the next `Connected` has to start over."""
+        options = SubscribeOptions(qos=1, noLocal=no_local)
+        result, mid = self._client.subscribe([(one, options) for one in filters])
+        return mid if result == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Send one UNSUBSCRIBE, if there is a connection."""
+        self._client.unsubscribe(list(filters))
+
+    def ack(self, message: Message) -> None:
+        """Acknowledge a message, now that its effect is durable; one of an earlier connection needs none."""
+        if message.qos and message.epoch == self._epoch:
+            self._client.ack(message.mid, message.qos)
+
+    def drop(self) -> None:
+        """End the network thread without a DISCONNECT, so that the broker sends the Will."""
+        sock = self._client.socket()
+        if sock is not None:
+            with contextlib.suppress(OSError, AttributeError):  # paho calls anything with recv and send a socket
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+        self._client.loop_stop()
+
+    def close(self) -> None:
+        """Say goodbye: the broker keeps the session and sends no Will."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    # Network thread: hand over, decide nothing.
+
+    def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+        if reason.is_failure:
+            return  # paho calls _on_disconnect next, with the same reason
+        packet_max = getattr(properties, "MaximumPacketSize", None) or PACKET_BYTES_MAX
+        receive_max = getattr(properties, "ReceiveMaximum", None) or INFLIGHT_MAX
+        client.max_inflight_messages_set(min(INFLIGHT_MAX, receive_max))
+        retain = getattr(properties, "RetainAvailable", 1) != 0
+        self._inbox.put(Connected(flags.session_present, min(packet_max, PACKET_BYTES_MAX), retain))
+
+    def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+        self._inbox.put(Disconnected(str(reason)))
+
+    def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
+        self._inbox.put(Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch))
+
+    def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties) -> None:
+        self._inbox.put(Published(mid))
+
+    def _on_subscribe(
+        self, client: paho.Client, userdata: object, mid: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        self._inbox.put(Subscribed(mid, sum(reason.is_failure for reason in reasons)))
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]  # paho left this one constructor without types
+
+
+def _no_delay(client: paho.Client, userdata: object, sock: Any) -> None:
+    # Nagle and delayed acknowledgements together cost a factor of 20 on small windows.
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -1,0 +1,62 @@
+"""Identifiers and digests: what may stand in a topic level, a file name or a signature."""
+
+import hashlib
+import re
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from schemas.errors import Code, Refused
+
+NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
+VERSION_PATTERN = r"^(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9a-z.-]{1,32})?$"
+FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,3}$"
+RESERVED_NODES = frozenset({"hub", "analytics", "relay"})  # user names that the broker's access list gives other rights
+
+# Lower case only, so that no file system folds two of them into one; no slash, plus or hash, so that a name is one topic level.
+NodeId = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+ModelName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+FleetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Cohort = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]
+FilePath = Annotated[str, StringConstraints(pattern=FILE_PATTERN)]  # relative, no "..", no hidden file, no drive, no NUL
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
+
+
+Digest = Annotated[bytes, Field(min_length=32, max_length=32)]  # SHA-256
+DigestPrefix = Annotated[bytes, Field(min_length=8, max_length=8)]  # the first bytes of a release digest
+Id16 = Annotated[bytes, Field(min_length=16, max_length=16)]
+
+
+def sha256(data: bytes | memoryview) -> bytes:
+    """The digest by which blocks, payloads, files and releases are named."""
+    return hashlib.sha256(data).digest()
+
+
+def check_name(kind: str, value: str) -> str:
+    """Return `value` if it may stand in a topic.
+
+    Raises:
+        Refused: it may not; the sentence says what is allowed.
+    """
+    if not re.fullmatch(NAME_PATTERN[1:-1], value):
+        raise Refused(Code.NAME_INVALID, f"{kind} {value!r} must be 1 to 64 of a-z, 0-9 and '-', and neither begin nor end with '-'")
+    return value
+
+
+def check_version(value: str) -> str:
+    """Return `value` if it is a version such as 1.2.0 or 1.2.0-rc.1.
+
+    Raises:
+        Refused: it is not.
+    """
+    if not re.fullmatch(VERSION_PATTERN[1:-1], value):
+        raise Refused(Code.NAME_INVALID, f"version {value!r} must look like 1.2.0 or 1.2.0-rc.1")
+    return value
+
+
+def version_key(value: str) -> tuple[int, int, int, int, str]:
+    """Sort key by semantic-version precedence; a pre-release comes before its release."""
+    core, _, pre = value.partition("-")
+    major, minor, patch = (int(part) for part in core.split("."))
+    return major, minor, patch, 0 if pre else 1, pre

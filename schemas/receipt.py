@@ -1,0 +1,53 @@
+"""A node's signed statements: "serving release digest X since T", or why not. Only receipts count as success."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas import limits
+from schemas.document import Document, Fact
+from schemas.manifest import Count, Seconds
+from schemas.names import Digest, ModelName, NodeId, Version
+
+
+class Evidence(Fact):
+    """What activation measured on this device."""
+
+    golden_error_max: Annotated[float, Field(ge=0)] = 0.0  # largest excess over the tolerance's own scale, 1.0 is the limit
+    golden_rows: Count = 0
+    load_ms: Annotated[float, Field(ge=0)] = 0.0
+    latency_ms: Annotated[float, Field(ge=0)] = 0.0
+    memory_bytes: Count = 0
+    bytes_planned: Count = 0
+    bytes_received: Count = 0
+    bytes_reused: Count = 0
+    bytes_wasted: Count = 0
+
+
+class Receipt(Document):
+    """The signed body. `refused` also reports messages that were put on the broker by somebody else; then `digest` may be absent."""
+
+    schema_name = "receipt"
+    bytes_max = limits.RECEIPT_BYTES_MAX
+
+    node: NodeId
+    sequence: Annotated[int, Field(ge=1, le=2**53)]  # rises with every receipt of this node
+    at: Seconds
+    outcome: Literal["serving", "refused", "rolled_back"]
+    model: ModelName | None = None
+    version: Version | None = None
+    digest: Digest | None = None
+    since: Seconds | None = None
+    code: Annotated[str, Field(max_length=64)] = ""
+    reason: Annotated[str, Field(max_length=limits.TEXT_MAX)] = ""
+    evidence: Evidence | None = None
+
+
+class SealedReceipt(Document):
+    """What travels: the exact bytes of a `Receipt` and the device's signature over them. Unverified until checked."""
+
+    schema_name = "sealed-receipt"
+    bytes_max = limits.RECEIPT_BYTES_MAX + 256
+
+    body: Annotated[bytes, Field(min_length=1, max_length=limits.RECEIPT_BYTES_MAX)]
+    signature: Annotated[bytes, Field(min_length=1, max_length=128)]  # ECDSA P-256 with SHA-256, DER

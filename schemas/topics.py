@@ -1,0 +1,143 @@
+"""The only source of topic names: who writes each, who reads it, whether it is retained. Makes the broker's access list."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from schemas.errors import Code, Refused
+from schemas.names import check_name
+
+ROOT = "fleetcast/v1"
+LEVELS_MAX = 8  # AWS allows 7 slashes
+FILTERS_PER_SUBSCRIBE = 8  # the poorest brokers' bound; 16 are faster where they are allowed
+TOPIC_CHARACTERS_MAX = 256
+
+Party = Literal["hub", "node", "consumer"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopicKind:
+    """One row of the table; `{}` marks a level that varies, `{node}` the sender's own name."""
+
+    name: str
+    pattern: str
+    writer: Party
+    readers: tuple[Party, ...]
+    retained: bool
+    what: str
+
+
+TABLE = (
+    TopicKind("trust", "trust", "hub", ("node",), True, "TUF bundle: root chain, timestamp, snapshot, targets, rollouts"),
+    TopicKind("model", "model/{}", "hub", ("node",), True, "a model's delegated role and its current manifests"),
+    TopicKind("block", "block/{}", "hub", ("node",), True, "one encoded block, named by its SHA-256; expires"),
+    TopicKind("want", "want/{node}", "node", ("hub",), False, "the blocks that a node misses"),
+    TopicKind("state", "node/{node}/state", "node", ("hub", "consumer"), True, "a node's report of itself, and its Will"),
+    TopicKind("receipt", "node/{node}/receipt", "node", ("hub",), False, "signed receipts and refusals"),
+    TopicKind("telemetry", "telemetry/{}/{}", "node", ("hub", "consumer"), False, "windows of noisy counts; no node id"),
+    TopicKind("windows", "insight/{}/windows", "hub", ("consumer",), False, "merged windows, JSON"),
+    TopicKind("drift", "insight/{}/drift", "hub", ("consumer",), True, "the newest drift test, JSON"),
+    TopicKind("alert", "alert", "hub", ("consumer",), False, "what a person should look at, JSON"),
+)
+_PATTERNS = {kind.name: kind.pattern.split("/") for kind in TABLE}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed topic: which row of the table, and what stood in the varying levels."""
+
+    kind: str
+    levels: tuple[str, ...]
+
+
+class Topics:
+    """The topics of one fleet."""
+
+    def __init__(self, fleet: str) -> None:
+        self.fleet = check_name("fleet", fleet)
+        self.prefix = f"{ROOT}/{fleet}/"
+        self.trust = self.prefix + "trust"
+        self.alert = self.prefix + "alert"
+
+    def model(self, model: str) -> str:
+        """A model's role and manifests."""
+        return f"{self.prefix}model/{model}"
+
+    def block(self, digest: bytes) -> str:
+        """One payload, by its digest."""
+        return f"{self.prefix}block/{digest.hex()}"
+
+    def want(self, node: str) -> str:
+        """A node's requests."""
+        return f"{self.prefix}want/{node}"
+
+    def state(self, node: str) -> str:
+        """A node's report of itself."""
+        return f"{self.prefix}node/{node}/state"
+
+    def receipt(self, node: str) -> str:
+        """A node's receipts."""
+        return f"{self.prefix}node/{node}/receipt"
+
+    def telemetry(self, model: str, cohort: str) -> str:
+        """Windows of one model from one cohort."""
+        return f"{self.prefix}telemetry/{model}/{cohort}"
+
+    def windows(self, model: str) -> str:
+        """Merged windows, for consumers."""
+        return f"{self.prefix}insight/{model}/windows"
+
+    def drift(self, model: str) -> str:
+        """Drift tests, for consumers."""
+        return f"{self.prefix}insight/{model}/drift"
+
+    def filter(self, kind: str) -> str:
+        """The subscription that matches every topic of a kind."""
+        return self.prefix + "/".join("+" if level.startswith("{") else level for level in _PATTERNS[kind])
+
+    def parse(self, topic: str) -> Address:
+        """Which row of the table a topic belongs to.
+
+        Raises:
+            Refused: the topic is not one of this fleet's.
+        """
+        if topic.startswith(self.prefix) and len(topic) <= TOPIC_CHARACTERS_MAX:
+            parts = topic[len(self.prefix) :].split("/")
+            for kind, pattern in _PATTERNS.items():
+                if len(parts) == len(pattern) and all(p.startswith("{") or p == part for p, part in zip(pattern, parts, strict=True)):
+                    return Address(kind, tuple(part for p, part in zip(pattern, parts, strict=True) if p.startswith("{")))
+        raise Refused(Code.SCHEMA_MALFORMED, f"{topic[:TOPIC_CHARACTERS_MAX]!r} is not a topic of fleet {self.fleet!r}")
+
+
+def block_digest(address: Address) -> bytes:
+    """The digest that a block's topic names.
+
+    Raises:
+        Refused: the level is not 64 hexadecimal digits.
+    """
+    try:
+        digest = bytes.fromhex(address.levels[0])
+    except ValueError:
+        digest = b""
+    if len(digest) != 32:
+        raise Refused(Code.SCHEMA_MALFORMED, f"{address.levels[0][:80]!r} is not a block's name")
+    return digest
+
+
+def access_list(fleet: str) -> str:
+    """The broker's access-control list for one fleet, in mosquitto's format.
+
+    A node's user name is its certificate's CN and its node id; mosquitto puts it in place of `%u`.
+    """
+    prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
+    lines = [f"# Who may do what in fleet {fleet!r}. Generated from schemas/topics.py: do not edit.", ""]
+    lines += ["user hub", f"topic readwrite {prefix}#", ""]
+    lines += ["user analytics"]
+    lines += [f"topic read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "consumer" in kind.readers]
+    lines += ["", "# Every node, by its own name"]
+    lines += [f"pattern write {prefix}{_levels(kind, own='%u')}" for kind in TABLE if kind.writer == "node"]
+    lines += [f"pattern read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "node" in kind.readers]
+    return "\n".join(lines) + "\n"
+
+
+def _levels(kind: TopicKind, *, own: str) -> str:
+    return kind.pattern.replace("{node}", own).replace("{}", "+")

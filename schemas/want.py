@@ -1,0 +1,46 @@
+"""A node's request for blocks: ranges over the block list of one variant of one release."""
+
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from schemas import limits
+from schemas.document import Document
+from schemas.manifest import EncodingName
+from schemas.names import Digest, Label
+
+
+class Range(NamedTuple):
+    """`length` consecutive blocks from `first`."""
+
+    first: Annotated[int, Field(ge=0, le=2**31)]
+    length: Annotated[int, Field(ge=1, le=2**20)]
+
+
+class Want(Document):
+    """Blocks are counted over the variant's files in manifest order (`Manifest.files_of`), inline or through their index.
+
+    `index` asks for the parts of the block lists instead, counted likewise over all files' `index` entries.
+    The hub sends of each block the payload that `cheapest` names for `encodings`. `again` says that the node has waited for these before.
+    """
+
+    schema_name = "want"
+    bytes_max = limits.WANT_BYTES_MAX
+
+    release: Digest
+    variant: Label
+    ranges: Annotated[tuple[Range, ...], Field(min_length=1, max_length=limits.WANT_RANGES_MAX)]
+    encodings: Annotated[tuple[EncodingName, ...], Field(min_length=1, max_length=8)]
+    index: bool = False
+    again: bool = False
+
+
+def ranges_of(numbers: list[int]) -> tuple[Range, ...]:
+    """Block numbers as the fewest ranges; the numbers are sorted and distinct."""
+    found: list[Range] = []
+    for number in numbers:
+        if found and found[-1].first + found[-1].length == number:
+            found[-1] = Range(found[-1].first, found[-1].length + 1)
+        else:
+            found.append(Range(number, 1))
+    return tuple(found)
