@@ -32,6 +32,7 @@ class Code(StrEnum):
     RELEASE_CONFLICT = "release.conflict"
     RELEASE_UNKNOWN = "release.unknown"
     MODEL_LOAD = "model.load_failed"
+    MODEL_RUN = "model.run_failed"
     MODEL_SIGNATURE = "model.signature_mismatch"
     MODEL_GOLDEN = "model.golden_mismatch"
     MODEL_TOO_SLOW = "model.too_slow"

@@ -1,0 +1,51 @@
+"""What the demonstration claims, whether it held, and the evidence; nothing is claimed that is not checked."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One sentence, and what was seen."""
+
+    claim: str
+    held: bool
+    evidence: str
+
+
+class Claims:
+    """The report, in the order in which things were shown."""
+
+    def __init__(self) -> None:
+        self.all: list[Claim] = []
+
+    def check(self, claim: str, held: bool, evidence: str) -> bool:
+        """Note one claim and say it aloud."""
+        self.all.append(Claim(claim, bool(held), evidence))
+        console.print(f"  [{'green' if held else 'bold red'}]{'holds' if held else 'FAILS'}[/]  {claim}")
+        console.print(f"         [dim]{evidence}[/]", soft_wrap=True)
+        return bool(held)
+
+    def write(self, path: Path) -> None:
+        """The report, for scripts."""
+        path.write_text(json.dumps([asdict(claim) for claim in self.all], indent=2) + "\n")
+
+    @property
+    def failed(self) -> list[Claim]:
+        """Those that did not hold."""
+        return [claim for claim in self.all if not claim.held]
+
+
+def act(number: int, title: str) -> None:
+    """A heading."""
+    console.print(f"\n[bold]{number}. {title}[/]")
+
+
+def say(text: str) -> None:
+    """Narration."""
+    console.print(f"  {text}", soft_wrap=True)

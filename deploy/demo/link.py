@@ -1,0 +1,54 @@
+"""A slow road between a site and its broker: a TCP proxy that passes at most so many bytes a second towards the site."""
+
+import contextlib
+import socket
+import threading
+import time
+
+CHUNK_BYTES = 16 * 1024
+
+
+class SlowLink:
+    """Listens on a free loopback port and carries every connection to the broker's, slowed down in the direction of the node."""
+
+    def __init__(self, broker_port: int, *, bytes_per_second: int) -> None:
+        self._broker_port, self._bytes_per_second = broker_port, bytes_per_second
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self._broker_port), timeout=5)
+            except OSError:
+                near.close()  # the broker is down: so is the road
+                continue
+            for end in (near, far):
+                end.settimeout(None)
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # The proxy's own buffers must not swallow a whole release, or the road would not be slow at all.
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+            threading.Thread(target=self._carry, args=(near, far, None), daemon=True).start()
+            threading.Thread(target=self._carry, args=(far, near, self._bytes_per_second), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, bytes_per_second: int | None) -> None:
+        try:
+            while data := source.recv(CHUNK_BYTES):
+                sink.sendall(data)
+                if bytes_per_second:
+                    time.sleep(len(data) / bytes_per_second)
+        except OSError:
+            pass
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Accept no more."""
+        self._listener.close()

@@ -1,0 +1,379 @@
+"""The node's one loop: an inbox of events, the cores that decide, the shells that do.
+
+Threads: this one owns the store, the disk and every decision. paho's network thread and the serving thread only put events into the inbox.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from random import Random
+from typing import Any, Literal
+
+import structlog
+
+from node.agent.delivery import Delivery, Outcome
+from node.agent.slots import Slots, WorkerGone, WorkerReady
+from node.agent.telemetry import Telemetry
+from node.core import clock as clocks
+from node.core.lifecycle import Target
+from node.files import Artifacts
+from node.identity import Identity
+from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
+from node.serving import Listen, Observation, Server
+from node.settings import NodeSettings, profile
+from node.store import NodeStore
+from node.trust import Release, Trust, View
+from schemas import codec
+from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import PACKET_BYTES_MAX
+from schemas.mqtt import Connected, Disconnected, Published, Subscribed, TlsFiles
+from schemas.receipt import Evidence, Receipt
+from schemas.rollout import wanted
+from schemas.state import State
+
+log = structlog.get_logger()
+
+TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
+BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 120.0
+OUTBOX_IN_FLIGHT = 32
+REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
+
+
+class Agent:
+    """One node."""
+
+    def __init__(
+        self, settings: NodeSettings, *, pinned_root: bytes, wall: Callable[[], float], monotonic: Callable[[], float], rng: Random
+    ) -> None:
+        self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._store = NodeStore(settings.data / "node.sqlite")
+        self._artifacts = Artifacts(settings.data / "artifacts")
+        self._identity = Identity.load_or_create(settings.data / "device.pem")
+        self._trust = Trust(settings.data / "trust", pinned_root)
+        tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
+        self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls)
+        self._telemetry = Telemetry(
+            store=self._store,
+            topic=self._link.topics.telemetry,
+            cohort=settings.cohort,
+            rho_day_max=settings.rho_day_max,
+            grace_seconds=settings.grace_seconds,
+            idle_seconds=settings.idle_seconds,
+            clock=wall,
+        )
+        self.server = Server(_listen(settings), node=settings.id, on_rows=self._observe)
+        self.server.on_worker_exit = lambda model, digest, reason: self._inbox.put(WorkerGone(model, digest, reason))
+        self._delivery = Delivery(
+            store=self._store,
+            artifacts=self._artifacts,
+            link=self._link,
+            window_bytes=settings.window_bytes,
+            filters_per_subscribe=settings.filters_per_subscribe,
+            rng=rng,
+            ended=self._inbox.put,
+            refused=lambda refusal, model: self._refusal(refusal, model),
+        )
+        self._profile = profile(settings)
+        self._slots = Slots(
+            store=self._store,
+            artifacts=self._artifacts,
+            fetcher=self._delivery,
+            server=self.server,
+            profile=self._profile,
+            threads=settings.threads,
+            post=self._inbox.put,
+            report=self._report,
+            serving_changed=self._telemetry.watch,
+        )
+        self._view: View | None = None
+        self._releases: dict[str, tuple[Release, ...]] = {}
+        self._pending_models: dict[str, ModelArrived] = {}
+        self._model_topics: set[str] = set()
+        self._session = 0
+        self._online = False
+        self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
+        self._sending: dict[int, int] = {}  # publish id to outbox id
+        self._said: State | None = None
+        self._said_at = 0.0
+        self._refusals: dict[tuple[str, str], float] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set.
+
+        Raises:
+            Refused: the local port is taken.
+        """
+        self.server.start()
+        try:
+            self._view = self._trust.current()
+            if self._view is not None:
+                self._store.raise_fact("clock_floor", clocks.floor_of(self._view))
+            self._slots.resume(self._wall())
+            while not stop.is_set():
+                self._turn()
+        finally:
+            self._leave()
+
+    def _turn(self) -> None:
+        if not self._online and self._monotonic() >= self._retry_at:
+            self._connect()
+        events = self._take_events()
+        blocks: list[BlockArrived] = []
+        for event in events:
+            if isinstance(event, BlockArrived):
+                blocks.append(event)
+                continue
+            if blocks:
+                self._delivery.arrived(blocks, self._monotonic())
+                blocks = []
+            self._handle(event)
+        if blocks:
+            self._delivery.arrived(blocks, self._monotonic())
+        self._tick()
+
+    def _take_events(self) -> list[Any]:
+        found: list[Any] = []
+        try:
+            found.append(self._parse(self._inbox.get(timeout=0 if self._delivery.busy else TURN_SECONDS)))
+            while len(found) < BATCH_EVENTS:
+                found.append(self._parse(self._inbox.get_nowait()))
+        except queue.Empty:
+            pass
+        return found
+
+    def _parse(self, event: Any) -> Any:
+        return event if isinstance(event, Outcome | WorkerReady | WorkerGone) else self._link.parse(event)
+
+    def _tick(self) -> None:
+        now = self._monotonic()
+        self._delivery.tick(now)
+        self._slots.tick(self._wall())
+        if self._telemetry.tick(self._wall()):
+            log.info("outbox.filled", windows=self._store.count_waiting("window"))
+        if self._online:
+            self._send_outbox()
+            self._say_state(now)
+
+    def _handle(self, event: NodeEvent | Outcome | WorkerReady | WorkerGone) -> None:
+        match event:
+            case Connected():
+                self._connected(event)
+            case Disconnected(reason):
+                self._disconnected(reason)
+            case Subscribed(mid, refused):
+                if refused:
+                    log.error("subscribe.denied", filters=refused)
+                self._delivery.granted(mid, self._monotonic())
+            case Published(mid):
+                if mid in self._sending:
+                    self._store.mark_sent([self._sending.pop(mid)])
+            case TrustArrived():
+                self._trust_arrived(event)
+            case ModelArrived():
+                self._model_arrived(event)
+            case Unreadable(refusal, message):
+                self._refusal(refusal, "")
+                self._link.ack(message)
+            case Cleared(message):
+                self._link.ack(message)
+            case Outcome(model, target, refusal):
+                self._slots.fetched(model, target, refusal, self._wall())
+            case WorkerReady():
+                self._slots.ready(event, self._wall())
+            case WorkerGone():
+                self._slots.worker_gone(event, self._wall())
+
+    # The connection
+
+    def _connect(self) -> None:
+        self._session = self._store.next("session")
+        self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
+        self._retry_at = self._monotonic() + self._retry_seconds * (0.5 + self._rng.random())
+        try:
+            self._link.open(session=self._session, at=int(self._wall()))
+        except Unreachable as error:
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+
+    def _connected(self, event: Connected) -> None:
+        log.info("broker.connected", session_present=event.session_present, session=self._session)
+        self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
+        self._sending.clear()
+        self._said = None
+        if not event.session_present:
+            self._store.resend()
+            self._link.subscribe_trust()
+            self._link.subscribe_models(sorted(self._model_topics))
+        self._delivery.connected(session_present=event.session_present, now=self._monotonic())
+
+    def _disconnected(self, reason: str) -> None:
+        log.warning("broker.disconnected", reason=reason)
+        self._online = False
+        self._retry_at = max(self._retry_at, self._monotonic() + RETRY_SECONDS_MIN * self._rng.random())
+        self._delivery.disconnected()
+
+    def _leave(self) -> None:
+        self._telemetry.checkpoint()
+        if self._online:
+            self._link.say_state(self._state("disconnected"))
+            self._link.close()
+        self.server.stop()
+        self._store.close()
+
+    # What the hub says
+
+    def _trust_arrived(self, event: TrustArrived) -> None:
+        floor = self._store.fact("clock_floor")
+        now = datetime.fromtimestamp(clocks.trusted_now(int(self._wall()), floor), UTC)
+        try:
+            self._view = self._trust.accept(event.bundle, now=now)
+        except Refused as refusal:
+            self._refusal(refusal, "")
+        except Unreachable as error:
+            log.warning("trust.incomplete", reason=str(error))
+        else:
+            self._store.raise_fact("clock_floor", clocks.floor_of(self._view))
+            log.info("trust.accepted", root=self._view.root_version, timestamp=self._view.timestamp_version)
+            for pending in list(self._pending_models.values()):
+                self._model_arrived(pending)
+            self._follow()
+        self._link.ack(event.message)
+
+    def _model_arrived(self, event: ModelArrived) -> None:
+        model = event.bundle.model
+        try:
+            self._releases[model] = self._trust.accept_model(event.bundle, now=datetime.fromtimestamp(self._wall(), UTC))
+            self._pending_models.pop(model, None)
+            self._follow()
+        except Refused as refusal:
+            self._pending_models.pop(model, None)
+            self._refusal(refusal, model)
+        except Unreachable as error:
+            self._pending_models[model] = event  # the trust bundle that lists it is on its way
+            log.info("model.waits_for_trust", model=model, reason=str(error))
+        self._link.ack(event.message)
+
+    def _follow(self) -> None:
+        """Bring every slot towards what the rollouts want of this node."""
+        if self._view is None or self._view.stale:
+            return  # stale: what is active keeps serving, nothing new is activated
+        for model, rollout in self._view.rollouts.items():
+            reference = wanted(rollout, node=self._settings.id, labels=dict(self._settings.labels))
+            if reference is None:
+                continue
+            if model not in self._model_topics:
+                self._model_topics.add(model)
+                self._link.subscribe_models([model])
+            for release in self._releases.get(model, ()):
+                if release.digest == reference.digest:
+                    self._slots.wanted(release, rollout.salt, self._wall())
+
+    # What the node says
+
+    def _report(
+        self,
+        outcome: Literal["serving", "refused", "rolled_back"],
+        *,
+        code: str = "",
+        reason: str = "",
+        model: str | None = None,
+        target: Target | None = None,
+        since: int | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        receipt = Receipt(
+            node=self._settings.id,
+            sequence=self._store.next("receipt"),
+            at=int(self._wall()),
+            outcome=outcome,
+            model=model or None,
+            version=target.version if target else None,
+            digest=target.digest if target else None,
+            since=since,
+            code=code,
+            reason=reason[:512],
+            evidence=evidence,
+        )
+        payload = codec.encode(self._identity.seal(receipt))
+        self._store.enqueue("receipt", self._link.topics.receipt(self._settings.id), payload)
+        log.info("receipt.signed", outcome=outcome, model=model, code=code, version=receipt.version)
+
+    def _refusal(self, refusal: Refused, model: str) -> None:
+        """Report a message that was refused; nothing else changes."""
+        log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
+        key, now = (str(refusal.code), model), self._monotonic()
+        if now - self._refusals.get(key, -REFUSAL_SECONDS) >= REFUSAL_SECONDS:
+            self._refusals[key] = now
+            self._report("refused", code=refusal.code, reason=refusal.reason, model=model)
+
+    def _send_outbox(self) -> None:
+        flying = set(self._sending.values())
+        for waiting in self._store.waiting(OUTBOX_IN_FLIGHT):
+            if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
+                try:
+                    self._sending[self._link.say(waiting.topic, waiting.payload)] = waiting.id
+                except Unreachable:
+                    return
+
+    def _say_state(self, now: float) -> None:
+        if not self._slots.changed and self._said is not None and now - self._said_at < self._settings.state_seconds:
+            return
+        state = self._state("online")
+        if (
+            self._said is None
+            or state.model_copy(update={"at": self._said.at}) != self._said
+            or now - self._said_at >= self._settings.state_seconds
+        ):
+            self._link.say_state(state)
+            self._said, self._said_at = state, now
+        self._slots.changed = False
+
+    def _state(self, status: Literal["online", "disconnected"]) -> State:
+        view = self._view
+        return State(
+            node=self._settings.id,
+            session=max(self._session, 1),
+            status=status,
+            at=int(self._wall()),
+            software=f"fleetcast {version('fleetcast')}",
+            public_key=self._identity.public_key,
+            cohort=self._settings.cohort,
+            profile=self._profile,
+            packet_bytes_max=PACKET_BYTES_MAX,
+            root_version=view.root_version if view else 0,
+            timestamp_version=view.timestamp_version if view else 0,
+            stale=view.stale if view else False,
+            slots=self._slots.report_of(),
+            telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
+        )
+
+    def _observe(self, seen: Observation) -> None:
+        if self._settings.telemetry:
+            self._telemetry.observe(seen)
+
+
+def _listen(settings: NodeSettings) -> Listen:
+    return Listen(host=settings.host, port=settings.port, uds=settings.socket, fd=_inherited_socket())
+
+
+def _inherited_socket() -> int | None:
+    """The listening socket that a service manager holds for us, by systemd's protocol: requests then wait while we restart."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS"):
+        return None
+    return 3  # SD_LISTEN_FDS_START
+
+
+def pinned_root(settings: NodeSettings) -> bytes:
+    """The root metadata that the operator put on this device.
+
+    Raises:
+        Refused: it is not there.
+    """
+    try:
+        return settings.root.read_bytes()
+    except OSError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"the fleet's root {settings.root}: {error.strerror}") from None

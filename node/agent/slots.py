@@ -1,0 +1,318 @@
+"""Carries out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from node.core import lifecycle
+from node.core.lifecycle import ModelSlot, Target
+from node.core.variant import choose
+from node.files import Artifacts
+from node.serving import Prepared, Server, Staged
+from node.store import NodeStore
+from node.trust import Release
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.limits import MANIFEST_BYTES_MAX
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.receipt import Evidence
+from schemas.state import Profile, Slot
+
+log = structlog.get_logger()
+
+PROBATION_REQUESTS_MIN = 20  # fewer say nothing about an error ratio
+
+
+class Fetcher(Protocol):
+    """What brings releases to disk."""
+
+    def start(self, model: str, target: Target, manifest: Manifest, variant: str, now: float) -> None:
+        """Begin."""
+
+    def cancel(self, model: str) -> None:
+        """Give up."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker was prepared, or why not."""
+
+    model: str
+    target: Target
+    result: Prepared | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """A worker ended by itself."""
+
+    model: str
+    digest: bytes
+    reason: str
+
+
+class Slots:
+    """The model slots of a node."""
+
+    def __init__(
+        self,
+        *,
+        store: NodeStore,
+        artifacts: Artifacts,
+        fetcher: Fetcher,
+        server: Server,
+        profile: Profile,
+        threads: int,
+        post: Callable[[WorkerReady], None],
+        report: Callable[..., None],
+        serving_changed: Callable[[bytes, Manifest], None],
+    ) -> None:
+        self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
+        self._profile, self._threads, self._post, self._report = profile, threads, post, report
+        self._serving_changed = serving_changed
+        self._slots: dict[str, ModelSlot] = {}
+        self._manifests: dict[bytes, Manifest] = {}
+        self._restoring: set[bytes] = set()
+        self._evidence: dict[bytes, Evidence] = {}
+        self.changed = True
+
+    # What the loop tells
+
+    def resume(self, now: float) -> None:
+        """After a start: bring back what was served, and go on."""
+        for model, remembered in self._store.slots().items():
+            slot = lifecycle.restarted(remembered)
+            self._slots[model] = slot
+            self._carry_out(slot, lifecycle.resume(slot), now)
+
+    def wanted(self, release: Release, rollout: bytes, now: float) -> None:
+        """A rollout wants this verified release here."""
+        manifest = release.manifest
+        self._keep_manifest(release)
+        slot = self._slots.get(manifest.model) or ModelSlot(model=manifest.model)
+        target = Target(version=manifest.version, digest=release.digest, rollout=rollout)
+        self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
+
+    def fetched(self, model: str, target: Target, refusal: Refused | None, now: float) -> None:
+        """A transfer ended."""
+        slot = self._slots[model]
+        if slot.target != target:
+            return  # another release is wanted by now
+        if refusal is None:
+            self._apply(slot, lifecycle.fetched(slot, now=int(now)), now)
+        else:
+            self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
+
+    def ready(self, event: WorkerReady, now: float) -> None:
+        """A worker is warm, or could not be."""
+        slot, result = self._slots[event.model], event.result
+        if event.target.digest in self._restoring:
+            self._restored(slot, event, now)
+        elif slot.target != event.target or slot.state != "staged":
+            if isinstance(result, Prepared):
+                self._server.retire(event.target.digest)  # overtaken while it was loading
+        elif isinstance(result, Refused):
+            self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
+        else:
+            self._evidence[event.target.digest] = result.evidence
+            self._apply(slot, lifecycle.prepared(slot, now=int(now)), now)
+
+    def worker_gone(self, event: WorkerGone, now: float) -> None:
+        """A worker crashed: on probation that rolls back, later it is started again."""
+        slot = self._slots.get(event.model)
+        if slot is None or slot.serving is None or slot.serving.digest != event.digest:
+            return
+        log.error("worker.gone", model=event.model, version=slot.serving.version, reason=event.reason)
+        if slot.state == "probation":
+            reason = f"the worker ended while on probation: {event.reason}"
+            self._apply(slot, lifecycle.failed(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+        else:
+            self._carry_out(slot, [lifecycle.Restore(slot.serving)], now)
+
+    def tick(self, now: float) -> None:
+        """End probations."""
+        for slot in list(self._slots.values()):
+            if slot.state == "probation" and slot.serving is not None and slot.serving.digest not in self._restoring:
+                self._judge(slot, slot.serving, now)
+
+    def report_of(self) -> tuple[Slot, ...]:
+        """The slots, as the state document says them."""
+        found = []
+        for slot in self._slots.values():
+            ledger = self._store.bytes_of(slot.target.digest) if slot.target else None
+            found.append(
+                Slot(
+                    model=slot.model,
+                    state=slot.state,
+                    serving=slot.serving.digest if slot.serving else None,
+                    serving_version=slot.serving.version if slot.serving else None,
+                    target=slot.target.digest if slot.target else None,
+                    target_version=slot.target.version if slot.target else None,
+                    code=slot.code,
+                    bytes_planned=ledger.planned if ledger else 0,
+                    bytes_received=ledger.received if ledger else 0,
+                    bytes_reused=ledger.reused if ledger else 0,
+                    bytes_wasted=ledger.wasted if ledger else 0,
+                )
+            )
+        return tuple(found)
+
+    # How it is done
+
+    def _apply(self, before: ModelSlot, step: lifecycle.Step, now: float) -> None:
+        slot, commands = step
+        if slot != before:
+            self._store.put_slot(slot)
+            self._slots[slot.model] = slot
+            self.changed = True
+            log.info("slot.moved", model=slot.model, before=before.state, state=slot.state, code=slot.code)
+        self._carry_out(slot, commands, now)
+
+    def _carry_out(self, slot: ModelSlot, commands: list[lifecycle.Command], now: float) -> None:
+        for command in commands:
+            match command:
+                case lifecycle.Fetch(target):
+                    self._fetch(slot.model, target, now)
+                case lifecycle.CancelFetch():
+                    self._fetcher.cancel(slot.model)
+                case lifecycle.Prepare(target):
+                    self._prepare(slot.model, target)
+                case lifecycle.Restore(target):
+                    self._restoring.add(target.digest)
+                    self._prepare(slot.model, target)
+                case lifecycle.Switch(target):
+                    self._switch(slot.model, target)
+                    self._apply(self._slots[slot.model], lifecycle.switched(self._slots[slot.model], now=int(now)), now)
+                case lifecycle.Retire(target):
+                    self._server.retire(target.digest)
+                case lifecycle.Report():
+                    self._say(slot, command)
+                case lifecycle.Tidy():
+                    self._tidy()
+
+    def _fetch(self, model: str, target: Target, now: float) -> None:
+        try:
+            manifest = self._manifest(target.digest)
+            variant = choose(manifest, self._profile)
+        except Refused as refusal:
+            self.fetched(model, target, refusal, now)
+            return
+        self._fetcher.start(model, target, manifest, variant.name, now)
+
+    def _prepare(self, model: str, target: Target) -> None:
+        try:
+            staged = self._staged(model, target)
+        except Refused as refusal:
+            self._post(WorkerReady(model, target, refusal))
+            return
+        self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result)))
+
+    def _staged(self, model: str, target: Target) -> Staged:
+        manifest = self._manifest(target.digest)
+        variant = choose(manifest, self._profile)
+        path = self._artifacts.path(self._artifacts.relative(target.digest, variant.name, variant.files[0]))
+        golden: Path | None = None
+        if manifest.golden is not None:
+            golden = self._artifacts.path(self._artifacts.relative(target.digest, variant.name, manifest.golden.file))
+        return Staged(
+            model=model,
+            version=target.version,
+            digest=target.digest,
+            manifest=manifest,
+            model_path=path,
+            golden_path=golden,
+            threads=self._threads,
+        )
+
+    def _switch(self, model: str, target: Target) -> None:
+        before = self._slots[model].serving
+        self._serving_changed(target.digest, self._manifest(target.digest))
+        self._server.switch(model, target.digest)
+        if before is not None and before.digest != target.digest:
+            self._server.retire(before.digest)
+
+    def _restored(self, slot: ModelSlot, event: WorkerReady, now: float) -> None:
+        self._restoring.discard(event.target.digest)
+        result = event.result
+        if slot.serving is None or slot.serving.digest != event.target.digest:
+            if isinstance(result, Prepared):
+                self._server.retire(event.target.digest)
+            return
+        if isinstance(result, Prepared):
+            self._evidence[event.target.digest] = result.evidence
+            self._serving_changed(event.target.digest, self._manifest(event.target.digest))
+            self._server.switch(slot.model, event.target.digest)
+            if slot.state == "rolled_back" and slot.target is not None:
+                self._server.retire(slot.target.digest)
+            self._say(slot, lifecycle.Report("serving", event.target))
+        elif slot.state in {"probation", "active"}:
+            self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
+        else:
+            log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
+            self._report("refused", code=result.code, reason=result.reason, model=slot.model, target=event.target)
+
+    def _judge(self, slot: ModelSlot, serving: Target, now: float) -> None:
+        limits = self._manifest(serving.digest).limits
+        stats = self._server.stats(slot.model, serving.digest)
+        if stats.requests >= PROBATION_REQUESTS_MIN and stats.errors > limits.probation_error_ratio_max * stats.requests:
+            reason = f"{stats.errors} of {stats.requests} requests failed, at most {limits.probation_error_ratio_max:.0%} may"
+            self._apply(slot, lifecycle.failed(slot, Code.PROBATION_ERRORS, reason, now=int(now)), now)
+        elif now - slot.since >= limits.probation_seconds:
+            self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
+
+    def _say(self, slot: ModelSlot, report: lifecycle.Report) -> None:
+        serving = report.outcome == "serving"
+        ledger = self._store.bytes_of(report.target.digest)
+        evidence = self._evidence.get(report.target.digest, Evidence()).model_copy(
+            update={
+                "bytes_planned": ledger.planned,
+                "bytes_received": ledger.received,
+                "bytes_reused": ledger.reused,
+                "bytes_wasted": ledger.wasted,
+            }
+        )
+        self._report(
+            report.outcome,
+            code=report.code,
+            reason=report.reason,
+            model=slot.model,
+            target=report.target,
+            since=slot.serving_since if serving else None,
+            evidence=evidence,
+        )
+
+    # Manifests of what stands on disk, so that a node without a broker knows its own models
+
+    def _keep_manifest(self, release: Release) -> None:
+        path = self._manifest_path(release.digest)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_bytes(codec.encode(release.manifest))
+            partial.replace(path)
+        self._manifests[release.digest] = release.manifest
+
+    def _manifest(self, digest: bytes) -> Manifest:
+        if digest not in self._manifests:
+            path = self._manifest_path(digest)
+            data = path.read_bytes()[: MANIFEST_BYTES_MAX + 1] if path.exists() else b""
+            if sha256(data) != digest:  # the digest was believed when the slot was written; the disk may have changed since
+                raise Refused(Code.ARTIFACT_DIGEST, f"the manifest of release {digest.hex()[:12]} is gone from the disk or was changed")
+            self._manifests[digest] = codec.decode(Manifest, data)
+        return self._manifests[digest]
+
+    def _manifest_path(self, digest: bytes) -> Path:
+        return self._artifacts.directory / digest.hex() / "manifest.msgpack"
+
+    def _tidy(self) -> None:
+        kept = {target.digest for slot in self._slots.values() for target in (slot.target, slot.serving, slot.last_good) if target}
+        for digest in self._artifacts.releases():
+            if digest not in kept:
+                self._store.forget_held(digest.hex())
+                self._artifacts.remove(digest)
+                self._manifests.pop(digest, None)
+                log.info("release.removed", release=digest.hex()[:12])

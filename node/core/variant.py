@@ -1,0 +1,31 @@
+"""Which build of a release suits this device."""
+
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest, Variant
+from schemas.state import Profile
+
+
+def choose(manifest: Manifest, profile: Profile) -> Variant:
+    """The first variant, in the publisher's order of preference, whose requirements the device meets.
+
+    Raises:
+        Refused: none does; the sentence says what each is missing.
+    """
+    lacks: list[str] = []
+    for variant in manifest.variants:
+        missing = _missing(variant, profile)
+        if not missing:
+            return variant
+        lacks.append(f"{variant.name} needs {' and '.join(missing)}")
+    raise Refused(Code.RELEASE_NO_VARIANT, f"{manifest.model} {manifest.version}: no variant fits this device: {'; '.join(lacks)}")
+
+
+def _missing(variant: Variant, profile: Profile) -> list[str]:
+    needs, missing = variant.requirements, []
+    if needs.arch and profile.arch not in needs.arch:
+        missing.append(f"arch {' or '.join(needs.arch)}, this is {profile.arch}")
+    if profile.memory_bytes < needs.memory_bytes_min:
+        missing.append(f"{needs.memory_bytes_min} bytes of memory, here are {profile.memory_bytes}")
+    if absent := set(needs.providers) - set(profile.providers):
+        missing.append(f"providers {', '.join(sorted(absent))}")
+    return missing

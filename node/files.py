@@ -1,0 +1,124 @@
+"""Artifacts on disk: blocks written in place, durable before they are recorded, verified whole before they are loaded."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import File
+from schemas.names import sha256
+
+READ_BYTES = 1024 * 1024
+
+
+class Artifacts:
+    """A folder of releases: `<release digest>/<variant>/<file path>`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def relative(self, release: bytes, variant: str, file: File) -> str:
+        """A file's path below the folder; the schema allows no path that leaves it."""
+        return f"{release.hex()}/{variant}/{file.path}"
+
+    def path(self, relative: str) -> Path:
+        """Where a file stands.
+
+        Raises:
+            Refused: it would stand outside the folder.
+        """
+        path = self.directory / relative
+        if not path.resolve().is_relative_to(self.directory.resolve()):
+            raise Refused(Code.ARTIFACT_PATH, f"{relative!r} would stand outside {self.directory}")
+        return path
+
+    def allocate(self, relative: str, size_bytes: int) -> None:
+        """Make the file and give it all its bytes at once, so that a full disk shows before the transfer and not within it.
+
+        Raises:
+            Refused: the disk has no room.
+        """
+        path = self.path(relative)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _room(path), path.open("ab") as file:
+            if file.tell() > size_bytes:
+                os.truncate(path, size_bytes)
+            elif file.tell() < size_bytes:
+                os.posix_fallocate(file.fileno(), 0, size_bytes)
+
+    def write(self, writes: Iterable[tuple[str, int, bytes]]) -> None:
+        """Write blocks at their offsets and make them durable.
+
+        Raises:
+            Refused: the disk has no room.
+        """
+        by_file: dict[str, list[tuple[int, bytes]]] = {}
+        for relative, offset, data in writes:
+            by_file.setdefault(relative, []).append((offset, data))
+        for relative, parts in by_file.items():
+            path = self.path(relative)
+            with _room(path):
+                descriptor = os.open(path, os.O_WRONLY)
+                try:
+                    for offset, data in parts:
+                        _pwrite(descriptor, data, offset)
+                    os.fdatasync(descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def read(self, relative: str, offset: int, size_bytes: int) -> bytes:
+        """Bytes of a file; fewer, when it is shorter or gone."""
+        try:
+            with self.path(relative).open("rb") as file:
+                file.seek(offset)
+                return file.read(size_bytes)
+        except OSError:
+            return b""
+
+    def holds(self, relative: str, offset: int, digest: bytes, size_bytes: int) -> bytes | None:
+        """The block that is recorded to stand there, if it still does."""
+        data = self.read(relative, offset, size_bytes)
+        return data if len(data) == size_bytes and sha256(data) == digest else None
+
+    def verify(self, relative: str, file: File) -> None:
+        """Read the whole file back.
+
+        Raises:
+            Refused: its digest is not the manifest's.
+        """
+        hasher = hashlib.sha256()
+        with self.path(relative).open("rb") as source:
+            while chunk := source.read(READ_BYTES):
+                hasher.update(chunk)
+        if hasher.digest() != file.digest:
+            raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
+
+    def releases(self) -> list[bytes]:
+        """The releases that have a folder here."""
+        return [bytes.fromhex(entry.name) for entry in self.directory.iterdir() if len(entry.name) == 64]
+
+    def remove(self, release: bytes) -> None:
+        """Delete a release's folder."""
+        shutil.rmtree(self.directory / release.hex(), ignore_errors=True)
+
+
+def _pwrite(descriptor: int, data: bytes, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(descriptor, view, offset)
+        view, offset = view[done:], offset + done
+
+
+@contextlib.contextmanager
+def _room(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise Refused(Code.DISK_FULL, f"no room on the disk for {path.name}: {os.strerror(error.errno)}") from error
+        raise

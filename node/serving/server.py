@@ -1,0 +1,275 @@
+"""A listening socket and an asyncio loop in a thread of its own, with the agent's handle on them. Knows no broker, store or rollout.
+
+Every public method may be called from any thread. Callbacks are called on the loop's thread: they must be quick, and may call back.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import errno
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+import uvicorn
+
+from node.serving.activation import Activated, Prepared, Staged, activate
+from node.serving.http import application
+from node.serving.routing import Observation, Router, Stats
+from schemas.errors import Code, Refused
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+BACKLOG: Final = 2048  # connections that the kernel keeps while the agent is busy or restarts; the system's own limit may be lower
+KEEP_ALIVE_SECONDS: Final = 75  # longer than the pause of most polling clients, so that they seldom meet a closing connection
+STOP_SECONDS_MAX: Final = 15  # for requests that have begun
+CALL_SECONDS_MAX: Final = 30.0  # a call into the loop is a few dictionary operations; longer means it is stuck, which is our bug
+UDS_MODE: Final = 0o660  # the group that the integrator gives the folder may ask; nobody else
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen: an inherited socket if `fd` is set (it stays open for its owner), else a Unix socket, else TCP (port 0: any)."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    uds: str | None = None
+    fd: int | None = None
+
+    def __str__(self) -> str:
+        if self.fd is not None:
+            return f"inherited socket {self.fd}"
+        return self.uds or f"{self.host}:{self.port}"
+
+
+class Server:
+    """Serves the releases that it is given. `on_worker_exit(model, digest, reason)` hears of every worker that ends by itself."""
+
+    def __init__(self, listen: Listen, *, node: str, on_rows: Callable[[Observation], None]) -> None:
+        self.on_worker_exit: Callable[[str, bytes, str], None] | None = None
+        self._listen = listen
+        self._router = Router(self._worker_exited)
+        self._app = application(self._router, node=node, on_rows=on_rows)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._http: uvicorn.Server | None = None
+        self._port = 0
+        self._preparing: dict[bytes, tuple[asyncio.Task[Activated], list[Callable[[Prepared | Refused], None]]]] = {}
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is bound; 0 for a Unix socket."""
+        return self._port
+
+    def start(self) -> None:
+        """Listen and serve; connections are taken from the moment this returns.
+
+        Raises:
+            Refused: PORT_IN_USE, or SETTINGS_INVALID when the address is none of this device's; both name it.
+        """
+        if self._thread is not None:
+            raise RuntimeError("the server was started already")
+        listener = _bind(self._listen)
+        if listener.family in (socket.AF_INET, socket.AF_INET6):
+            self._port = listener.getsockname()[1]
+        config = uvicorn.Config(
+            self._app,
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            access_log=False,  # an access log per inference would cost more than the inference
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS_MAX,
+        )
+        self._http = uvicorn.Server(config)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="serving", daemon=True)
+        self._thread.start()
+        log.info("serving.started", listen=str(self._listen), port=self._port)
+
+    def stop(self) -> None:
+        """Answer what has begun, then end the workers, the thread and the socket."""
+        if self._thread is None or self._http is None:
+            return
+        self._http.should_exit = True
+        self._thread.join()
+        self._thread = None
+        if self._listen.uds is not None and self._listen.fd is None:
+            Path(self._listen.uds).unlink(missing_ok=True)
+        log.info("serving.stopped")
+
+    def prepare(self, release: Staged, done: Callable[[Prepared | Refused], None]) -> None:
+        """Make the release warm and have it prove itself; `done` is called exactly once. Returns at once.
+
+        A release that is held already is prepared; one that is being prepared is not started twice.
+        """
+        self._running().call_soon_threadsafe(self._begin, release, done)
+
+    def switch(self, model: str, digest: bytes) -> None:
+        """From here on requests are answered by this release; those that have begun finish on the old one. Returns when switched.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN when it is not prepared, WORKER_CRASHED when its worker has died since.
+        """
+        self._call(lambda: self._router.switch(model, digest))
+
+    def retire(self, digest: bytes) -> None:
+        """Take no more requests for this release; its worker answers those it has (for a bounded time) and ends. Unknown: nothing.
+
+        A release still being prepared is abandoned, and its `done` refused.
+        """
+
+        def on_loop() -> None:
+            if digest in self._preparing:
+                self._preparing[digest][0].cancel()
+            self._router.retire(digest)
+
+        self._call(on_loop)
+
+    def stats(self, model: str, digest: bytes) -> Stats:
+        """What a held release has done since it was switched to.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        return self._call(lambda: self._router.stats(model, digest))
+
+    def held(self) -> dict[bytes, int | None]:
+        """The process id of each held release's worker, by digest; None while a dead one is being replaced."""
+
+        def on_loop() -> dict[bytes, int | None]:
+            everything = [held for slot in self._router.slots.values() for held in slot.held.values()]
+            return {held.staged.digest: held.worker.process_id if held.worker else None for held in everything}
+
+        return self._call(on_loop)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None or self._thread is None:
+            raise RuntimeError("the server is not running")
+        return self._loop
+
+    def _call(self, work: Callable[[], T]) -> T:
+        loop = self._running()
+        if self._thread is threading.current_thread():
+            return work()  # a callback of ours calls back
+        outcome: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def on_loop() -> None:
+            try:
+                outcome.set_result(work())
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        loop.call_soon_threadsafe(on_loop)
+        return outcome.result(CALL_SECONDS_MAX)
+
+    def _run(self, listener: socket.socket) -> None:
+        assert self._loop is not None  # noqa: S101
+        assert self._http is not None  # noqa: S101
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve(self._http, listener))
+        finally:
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    async def _serve(self, http: uvicorn.Server, listener: socket.socket) -> None:
+        try:
+            await http.serve(sockets=[listener])
+        finally:
+            tasks = [task for task, _ in self._preparing.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._router.close()
+
+    def _begin(self, release: Staged, done: Callable[[Prepared | Refused], None]) -> None:
+        held = self._router.lookup(release.digest)
+        if held is not None:
+            _tell(done, Prepared(release.digest, held.evidence))
+        elif release.digest in self._preparing:
+            self._preparing[release.digest][1].append(done)
+        else:
+            task = asyncio.get_running_loop().create_task(activate(release))
+            self._preparing[release.digest] = (task, [done])
+            task.add_done_callback(lambda finished: self._finish(release, finished))
+
+    def _finish(self, release: Staged, task: asyncio.Task[Activated]) -> None:
+        outcome: Prepared | Refused
+        error = None if task.cancelled() else task.exception()
+        if task.cancelled():
+            outcome = Refused(
+                Code.RELEASE_UNKNOWN, f"release {release.version} of model {release.model!r} was retired while being prepared"
+            )
+        elif isinstance(error, Refused):
+            outcome = error
+        elif error is not None:
+            log.error("release.prepare_failed", model=release.model, version=release.version, exc_info=error)
+            outcome = Refused(Code.WORKER_CRASHED, f"preparing failed by our own fault: {type(error).__name__}")
+        else:
+            self._router.hold(release, task.result())
+            outcome = Prepared(release.digest, task.result().evidence)
+        for done in self._preparing.pop(release.digest)[1]:
+            _tell(done, outcome)
+
+    def _worker_exited(self, model: str, digest: bytes, reason: str) -> None:
+        if self.on_worker_exit is not None:
+            try:
+                self.on_worker_exit(model, digest, reason)
+            except Exception:
+                log.exception("callback.failed", callback="on_worker_exit")
+
+
+def _tell(done: Callable[[Prepared | Refused], None], outcome: Prepared | Refused) -> None:
+    try:
+        done(outcome)
+    except Exception:
+        log.exception("callback.failed", callback="done")
+
+
+def _bind(listen: Listen) -> socket.socket:
+    try:
+        if listen.fd is not None:
+            return socket.socket(fileno=os.dup(listen.fd))  # closing ours leaves the owner's listening
+        if listen.uds is not None:
+            return _bind_uds(listen.uds)
+        family, kind, proto, _, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, proto)
+        return _listening(listener, address)
+    except OSError as error:
+        code = Code.PORT_IN_USE if error.errno == errno.EADDRINUSE else Code.SETTINGS_INVALID
+        raise Refused(code, f"cannot listen on {listen}: {error.strerror or error}") from None
+
+
+def _bind_uds(path: str) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(Path(path).lstat().st_mode):
+            raise OSError(errno.EADDRINUSE, "a file that is no socket stands there")
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        Path(path).unlink()  # left behind by a process that was killed
+    listener = _listening(socket.socket(socket.AF_UNIX), path)
+    Path(path).chmod(UDS_MODE)
+    return listener
+
+
+def _listening(listener: socket.socket, address: object) -> socket.socket:
+    try:
+        if listener.family != socket.AF_UNIX:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)  # type: ignore[arg-type]  # getaddrinfo's and ours
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

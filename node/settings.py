@@ -1,0 +1,95 @@
+"""What a device is told at its own site: who it is, where its broker is, what it may spend. Read once, at start."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from schemas.errors import Code, Refused
+from schemas.limits import BLOCK_BYTES_MAX, MIB
+from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
+from schemas.state import Profile
+
+
+class NodeSettings(BaseSettings):
+    """`node.toml`; every field can also be given as FLEETCAST_NODE_<FIELD> in the environment, which wins."""
+
+    model_config = SettingsConfigDict(env_prefix="FLEETCAST_NODE_", extra="forbid", frozen=True)
+
+    id: NodeId
+    fleet: FleetName
+    broker: str  # mqtt://host:1883 or mqtts://host:8883
+    data: Path  # everything the node keeps: keys, trusted metadata, artifacts, ledger
+    root: Path  # the fleet's first root metadata, from `fleetcast init`: the only thing trusted from the start
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    socket: str | None = None  # path of a Unix socket to serve on as well as or instead of TCP
+    labels: dict[Label, Label] = {}
+    cohort: Cohort = "default"  # whose windows are compared with ours
+    threads: Annotated[int, Field(ge=1, le=256)] = 1  # of one model's worker
+
+    window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 2 * MIB  # of blocks in flight
+    filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
+    state_seconds: Annotated[int, Field(ge=1)] = 300  # say again what is so, even when nothing changed
+
+    telemetry: bool = True
+    rho_day_max: Annotated[float, Field(ge=0)] = 0.7  # zCDP a day, about epsilon 6.2 at delta 1e-6
+    grace_seconds: Annotated[float, Field(ge=0)] = 5.0  # a window waits so long for rows that are late
+    idle_seconds: Annotated[float, Field(ge=0)] = 60.0  # and is closed when nothing more comes
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _own_name(self) -> Self:
+        if self.id in RESERVED_NODES:
+            raise ValueError(f"id {self.id!r} is reserved for {self.id} itself")
+        return self
+
+
+def load(path: Path) -> NodeSettings:
+    """The settings in a TOML file; relative paths in it are relative to the file.
+
+    Raises:
+        Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
+    """
+    try:
+        fields: dict[str, Any] = dict(TomlConfigSettingsSource(NodeSettings, path)())
+        if not fields:
+            path.read_bytes()  # an absent file reads as an empty one
+        for name in ("data", "root", "socket", "tls_ca", "tls_certificate", "tls_key"):
+            if fields.get(name):
+                fields[name] = path.parent / fields[name] if name in {"data", "root"} else str(path.parent / fields[name])
+        return NodeSettings(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
+
+
+def profile(settings: NodeSettings) -> Profile:
+    """What this device is, as variants are chosen by."""
+    return Profile(
+        arch=platform.machine() or "unknown",
+        cores=os.cpu_count() or 1,
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        providers=("CPUExecutionProvider",),
+        labels=dict(settings.labels),
+    )

@@ -1,0 +1,238 @@
+"""What a node remembers over any crash: slots, which block stands where, receipts and windows that wait, what its telemetry has spent.
+
+SQLite in WAL mode with `synchronous=FULL`: a transaction that has returned survives a power cut. The standard library's sqlite3 and not
+SQLAlchemy, because a device is small and these are eight small tables (docs/decisions/0003).
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.core.lifecycle import ModelSlot
+
+SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be said again to a broker that lost its memory
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS slot (model TEXT PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS held (digest BLOB NOT NULL, path TEXT NOT NULL, offset INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    PRIMARY KEY (path, offset));
+CREATE INDEX IF NOT EXISTS held_digest ON held (digest);
+CREATE TABLE IF NOT EXISTS transfer (release BLOB PRIMARY KEY, planned INTEGER NOT NULL, received INTEGER NOT NULL,
+    reused INTEGER NOT NULL, wasted INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL,
+    sent INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS spent (day INTEGER PRIMARY KEY, rho REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS window (model TEXT NOT NULL, release BLOB NOT NULL, start INTEGER NOT NULL, at INTEGER NOT NULL,
+    rows INTEGER NOT NULL, rho REAL NOT NULL, sent INTEGER NOT NULL, PRIMARY KEY (model, release, start));
+CREATE TABLE IF NOT EXISTS sketch (model TEXT NOT NULL, release BLOB NOT NULL, start INTEGER NOT NULL, counts TEXT NOT NULL,
+    PRIMARY KEY (model, release, start));
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """The ledger of one release's transfer. planned = received + reused once it is complete; wasted comes on top."""
+
+    planned: int = 0
+    received: int = 0
+    reused: int = 0
+    wasted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A verified block on disk; `path` is relative to the artifacts' folder."""
+
+    digest: bytes
+    path: str
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A message that the broker has not taken yet."""
+
+    id: int
+    kind: str
+    topic: str
+    payload: bytes
+
+
+class NodeStore:
+    """One file, one writer thread."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_TABLES)
+
+    def close(self) -> None:
+        """Release the file."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # Counters and floors
+
+    def fact(self, name: str) -> int:
+        """A remembered number; 0 when it was never set."""
+        row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def raise_fact(self, name: str, value: int) -> None:
+        """Remember a number that only rises."""
+        self._db.execute(
+            "INSERT INTO fact VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = max(value, excluded.value)", (name, value)
+        )
+
+    def next(self, name: str) -> int:
+        """Count up, durably, and return the new number."""
+        row = self._db.execute(
+            "INSERT INTO fact VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value", (name,)
+        ).fetchone()
+        return int(row[0])
+
+    # Slots
+
+    def slots(self) -> dict[str, ModelSlot]:
+        """Every model slot."""
+        rows = self._db.execute("SELECT model, document FROM slot").fetchall()
+        return {model: ModelSlot.model_validate_json(document) for model, document in rows}
+
+    def put_slot(self, slot: ModelSlot) -> None:
+        """Make a slot durable."""
+        self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
+
+    # Blocks
+
+    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[Held]]:
+        """Where blocks stand on disk, as recorded; verify before use."""
+        found: dict[bytes, list[Held]] = {}
+        for digest in digests:
+            for row in self._db.execute("SELECT digest, path, offset, bytes FROM held WHERE digest = ?", (digest,)):
+                found.setdefault(digest, []).append(Held(*row))
+        return found
+
+    def add_held(self, blocks: Iterable[Held]) -> None:
+        """Record blocks whose bytes are durable."""
+        rows = [(one.digest, one.path, one.offset, one.bytes) for one in blocks]
+        self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", rows)
+
+    def forget_held(self, path_prefix: str) -> None:
+        """Forget what stood below a folder that is gone."""
+        self._db.execute("DELETE FROM held WHERE path >= ? AND path < ?", (path_prefix, path_prefix + "\U0010ffff"))
+
+    # Ledger of bytes
+
+    def bytes_of(self, release: bytes) -> Bytes:
+        """A release's ledger."""
+        row = self._db.execute("SELECT planned, received, reused, wasted FROM transfer WHERE release = ?", (release,)).fetchone()
+        return Bytes(*row) if row else Bytes()
+
+    def put_planned(self, release: bytes, planned: int) -> None:
+        """State what a release costs in all; a transfer that is resumed keeps what it counted so far."""
+        self._db.execute(
+            "INSERT INTO transfer VALUES (?, ?, 0, 0, 0) ON CONFLICT (release) DO UPDATE SET planned = excluded.planned", (release, planned)
+        )
+
+    def add_bytes(self, release: bytes, *, received: int = 0, reused: int = 0, wasted: int = 0) -> None:
+        """Count bytes of a transfer."""
+        self._db.execute(
+            "UPDATE transfer SET received = received + ?, reused = reused + ?, wasted = wasted + ? WHERE release = ?",
+            (received, reused, wasted, release),
+        )
+
+    # Outbox
+
+    def enqueue(self, kind: str, topic: str, payload: bytes) -> int:
+        """Keep a message until the broker has taken it."""
+        return int(self._db.execute("INSERT INTO outbox (kind, topic, payload) VALUES (?, ?, ?)", (kind, topic, payload)).lastrowid or 0)
+
+    def waiting(self, limit: int, after: int = 0) -> list[Waiting]:
+        """The oldest messages that wait."""
+        rows = self._db.execute(
+            "SELECT id, kind, topic, payload FROM outbox WHERE sent = 0 AND id > ? ORDER BY id LIMIT ?", (after, limit)
+        ).fetchall()
+        return [Waiting(*row) for row in rows]
+
+    def count_waiting(self, kind: str) -> int:
+        """How many messages of a kind wait."""
+        return int(self._db.execute("SELECT count(*) FROM outbox WHERE sent = 0 AND kind = ?", (kind,)).fetchone()[0])
+
+    def mark_sent(self, ids: Sequence[int]) -> None:
+        """The broker has taken these; the newest are kept, in case it forgets them."""
+        self._db.executemany("UPDATE outbox SET sent = 1 WHERE id = ?", [(one,) for one in ids])
+        self._db.execute(
+            "DELETE FROM outbox WHERE sent = 1 AND id <= (SELECT id FROM outbox WHERE sent = 1 ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            (SENT_KEPT,),
+        )
+
+    def resend(self) -> None:
+        """The broker has lost its memory, and with it what it had not delivered: say the kept messages again. Their readers count once."""
+        self._db.execute("UPDATE outbox SET sent = 0 WHERE sent = 1")
+
+    # Telemetry
+
+    def spent(self, days: Iterable[int]) -> float:
+        """The most that any of these days has spent, in zCDP rho."""
+        marks = list(days)
+        rows = self._db.execute(
+            f"SELECT max(rho) FROM spent WHERE day IN ({','.join('?' * len(marks))})",  # noqa: S608  # only question marks
+            marks,
+        ).fetchone()
+        return float(rows[0] or 0.0)
+
+    def charge(self, days: Iterable[int], rho: float) -> None:
+        """Spend, before anything leaves."""
+        self._db.executemany(
+            "INSERT INTO spent VALUES (?, ?) ON CONFLICT (day) DO UPDATE SET rho = rho + excluded.rho", [(day, rho) for day in days]
+        )
+
+    def window_closed(self, model: str, release: bytes, start: int) -> bool:
+        """Whether this interval has been accounted for: it is never noised twice."""
+        row = self._db.execute("SELECT 1 FROM window WHERE model = ? AND release = ? AND start = ?", (model, release, start)).fetchone()
+        return row is not None
+
+    def close_window(self, model: str, release: bytes, start: int, *, at: int, rows: int, rho: float, sent: bool) -> None:
+        """Record that an interval is over, and what it cost. `rows` is the noisy estimate that left the device."""
+        self._db.execute("INSERT INTO window VALUES (?, ?, ?, ?, ?, ?, ?)", (model, release, start, at, rows, rho, int(sent)))
+        self._db.execute("DELETE FROM sketch WHERE model = ? AND release = ? AND start = ?", (model, release, start))
+
+    def windows(self, limit: int) -> list[tuple[str, bytes, int, int, int, float, bool]]:
+        """The newest closed windows: model, release, start, closed at, rows (noisy), rho, whether it was sent."""
+        rows = self._db.execute("SELECT * FROM window ORDER BY at DESC, start DESC LIMIT ?", (limit,)).fetchall()
+        return [(*row[:6], bool(row[6])) for row in rows]
+
+    def count_withheld(self) -> int:
+        """Windows that were not sent, because the budget was spent."""
+        return int(self._db.execute("SELECT count(*) FROM window WHERE sent = 0").fetchone()[0])
+
+    def put_sketch(self, model: str, release: bytes, counts: dict[int, list[int]]) -> None:
+        """Checkpoint open windows, so that a crash loses seconds and not a window."""
+        rows = [(model, release, start, ",".join(map(str, row))) for start, row in counts.items()]
+        self._db.executemany("INSERT OR REPLACE INTO sketch VALUES (?, ?, ?, ?)", rows)
+
+    def sketches(self, model: str, release: bytes) -> dict[int, list[int]]:
+        """The open windows of the last checkpoint."""
+        rows = self._db.execute("SELECT start, counts FROM sketch WHERE model = ? AND release = ?", (model, release)).fetchall()
+        return {start: [int(count) for count in counts.split(",")] for start, counts in rows}
+
+    def outbox_payloads(self, kind: str, limit: int) -> list[tuple[int, str, bytes, bool]]:
+        """The newest messages of a kind, byte for byte, and whether they were sent."""
+        rows = self._db.execute("SELECT id, topic, payload, sent FROM outbox WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit))
+        return [(one, topic, payload, bool(sent)) for one, topic, payload, sent in rows]

@@ -1,0 +1,244 @@
+"""The agent's side of one worker process: starts it, pipelines requests to it by id, sees it die or hang. Knows no HTTP or release.
+
+Everything here runs on one asyncio loop. The loop's thread must outlive the workers: the kernel kills a worker when the *thread* that
+started it ends (prctl(2), PR_SET_PDEATHSIG).
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+from node.core.frames import Assembler, Frame, Malformed, encode
+from node.core.tensors import Raw, Spec
+from schemas.errors import Code, Refused
+
+START_SECONDS_MAX: Final = 120.0  # importing a runtime and optimising a large graph from a slow SD card
+REQUEST_SECONDS_MAX: Final = 30.0  # without any answer while requests wait; a slower model is no local service
+REAP_SECONDS_MAX: Final = 5.0  # a killed process that the kernel does not let go is stuck in a driver
+
+
+class WorkerLost(Refused):
+    """The worker is gone with this request unanswered. `suspect`: the worker was busy with it, so it may be the cause."""
+
+    def __init__(self, code: Code, reason: str, *, suspect: bool) -> None:
+        super().__init__(code, reason)
+        self.suspect: Final = suspect
+
+
+class Worker(asyncio.Protocol):
+    """One live worker process with its model loaded. Made by `Worker.start`; `inputs` and `outputs` are the model's own."""
+
+    inputs: tuple[Spec, ...] = ()
+    outputs: tuple[Spec, ...] = ()
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._on_exit: Callable[[Code, str], None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._frames = Assembler()
+        self._pending: dict[int, asyncio.Future[Frame]] = {}  # oldest first, which is the order in which they are answered
+        self._next_id = 0
+        self._patience_seconds = START_SECONDS_MAX
+        self._progress = self._loop.time()
+        self._watch: asyncio.TimerHandle | None = None
+        self._cause: tuple[Code, str] | None = None
+        self._closing = False
+        self._gone: asyncio.Future[tuple[Code, str]] = self._loop.create_future()
+
+    @classmethod
+    async def start(
+        cls,
+        model_path: Path,
+        *,
+        threads: int = 1,
+        start_seconds: float = START_SECONDS_MAX,
+        request_seconds: float = REQUEST_SECONDS_MAX,
+    ) -> "Worker":
+        """A worker that has loaded the model.
+
+        Raises:
+            Refused: MODEL_LOAD, WORKER_CRASHED (also when no process can be started) or WORKER_HUNG after `start_seconds`.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            process = _spawn(theirs, threads)
+        except OSError as error:
+            ours.close()
+            raise Refused(Code.WORKER_CRASHED, f"no worker process could be started: {error.strerror}") from None
+        finally:
+            theirs.close()
+        ours.setblocking(False)
+        _, worker = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process), sock=ours)
+        try:
+            worker._patience_seconds = start_seconds
+            loaded = await worker._ask("load", {"path": str(model_path.resolve()), "threads": threads})
+        except BaseException:
+            await worker.close()
+            raise
+        worker._patience_seconds = request_seconds
+        worker.inputs, worker.outputs = (_specs(loaded.fields[side]) for side in ("inputs", "outputs"))
+        return worker
+
+    def watch(self, on_exit: Callable[[Code, str], None]) -> None:
+        """Have `on_exit(code, reason)` called once when the worker ends without having been closed, also when it has already."""
+        self._on_exit = on_exit
+        if self._gone.done() and not self._closing:
+            self._loop.call_soon(on_exit, *self._gone.result())
+
+    @property
+    def process_id(self) -> int:
+        """Of the worker process."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can still be sent."""
+        return not self._closing and self._transport is not None
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer yet."""
+        return len(self._pending)
+
+    async def infer(self, tensors: Sequence[Raw]) -> tuple[Raw, ...]:
+        """The model's outputs for these inputs. The request is on its way before this first awaits.
+
+        Raises:
+            Refused: REQUEST_INVALID or MODEL_RUN from the runtime.
+            WorkerLost: WORKER_CRASHED or WORKER_HUNG; another worker may answer.
+        """
+        return (await self._ask("infer", {}, tensors)).tensors
+
+    async def memory_bytes(self) -> int:
+        """The most memory that the worker has held.
+
+        Raises:
+            WorkerLost: the worker is gone.
+        """
+        return int((await self._ask("memory", {})).fields["bytes"])
+
+    async def drained(self, seconds_max: float) -> bool:
+        """Wait until nothing waits for an answer; False when that took too long."""
+        waiting = [future for future in self._pending.values() if not future.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=seconds_max)
+        return not self._pending
+
+    async def close(self) -> None:
+        """End the process and wait until it is gone; what still waits for an answer fails with `WorkerLost`."""
+        self._closing = True
+        if self._transport is not None:
+            self._transport.abort()
+        await asyncio.shield(self._gone)
+
+    def _ask(self, kind: str, fields: dict[str, Any], tensors: Sequence[Raw] = ()) -> asyncio.Future[Frame]:
+        future: asyncio.Future[Frame] = self._loop.create_future()
+        if self._closing or self._transport is None:
+            future.set_exception(WorkerLost(Code.WORKER_CRASHED, "the worker is gone", suspect=False))
+            return future
+        id, self._next_id = self._next_id, self._next_id + 1
+        try:
+            buffers = encode(id, kind, fields, tensors)
+        except Malformed as error:
+            future.set_exception(Refused(Code.SCHEMA_TOO_LARGE, str(error)))
+            return future
+        if not self._pending:
+            self._progress = self._loop.time()
+            if self._watch is None:
+                self._watch = self._loop.call_at(self._progress + self._patience_seconds, self._look)
+        self._pending[id] = future
+        self._transport.writelines(buffers)
+        return future
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the socket is ours."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes of answers."""
+        try:
+            for frame in self._frames.feed(data):
+                self._answered(frame)
+        except (Malformed, ValueError, KeyError) as error:
+            self._kill(Code.WORKER_CRASHED, f"the worker wrote what is no answer: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the worker ended, or is being closed."""
+        self._transport = None  # nobody sends to it while it is being reaped
+        if self._watch is not None:
+            self._watch.cancel()
+        self._process.kill()  # it may still be inside an inference
+        self._loop.create_task(self._reap())
+
+    def _answered(self, frame: Frame) -> None:
+        self._progress = self._loop.time()
+        future = self._pending.pop(frame.id)
+        if future.done():  # whoever asked was cancelled
+            return
+        if frame.kind == "error":
+            future.set_exception(Refused(Code(frame.fields["code"]), str(frame.fields["reason"])))
+        else:
+            future.set_result(frame)
+
+    def _look(self) -> None:
+        """One timer per worker, not per request: it fires when it might be late, and is set again for when it really would be."""
+        self._watch = None
+        if not self._pending:
+            return
+        due = self._progress + self._patience_seconds
+        if self._loop.time() >= due:
+            self._kill(Code.WORKER_HUNG, f"no answer from the worker in {self._patience_seconds:g} seconds")
+        else:
+            self._watch = self._loop.call_at(due, self._look)
+
+    def _kill(self, code: Code, reason: str) -> None:
+        self._cause = self._cause or (code, reason)
+        self._process.kill()
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _reap(self) -> None:
+        try:
+            status = await asyncio.to_thread(self._process.wait, REAP_SECONDS_MAX)
+            ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        except subprocess.TimeoutExpired:
+            ended = "killed, but the kernel still holds it"
+        code, reason = self._cause or (Code.WORKER_CRASHED, "the worker was closed" if self._closing else f"the worker process was {ended}")
+        for position, future in enumerate(self._pending.values()):
+            if not future.done():
+                future.set_exception(WorkerLost(code, reason, suspect=position == 0 and not self._closing))
+        self._pending.clear()
+        self._gone.set_result((code, reason))
+        if self._on_exit is not None and not self._closing:
+            self._on_exit(code, reason)
+
+
+def _spawn(theirs: socket.socket, threads: int) -> subprocess.Popen[bytes]:
+    root = str(Path(__file__).resolve().parents[1])  # where the package `node` lies
+    environment = {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": root,
+        # numpy's BLAS would start a thread a core at import, in a process that never multiplies with it.
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    return subprocess.Popen(
+        # -P: a file in the folder where the agent happens to stand must not shadow a module.
+        [sys.executable, "-P", "-m", "node.worker", str(theirs.fileno()), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[theirs.fileno()],
+        env=environment,
+    )
+
+
+def _specs(listed: Sequence[Sequence[Any]]) -> tuple[Spec, ...]:
+    return tuple(Spec(str(name), str(datatype), tuple(int(axis) for axis in shape)) for name, datatype, shape in listed)
