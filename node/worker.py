@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from node.runtime import Runtime
 
 PR_SET_PDEATHSIG: Final = 1  # prctl(2)
-LOADING_NICENESS: Final = 10  # loading and optimising a model must not slow down the release that is being served
 
 
 def main() -> None:
@@ -68,7 +67,7 @@ def serve(connection: socket.socket) -> None:
 
 
 def load(fields: Mapping[str, Any]) -> "Runtime":
-    """The model that the agent names, loaded by a thread of lower priority when only that thread does the loading.
+    """The model that the agent names; `quiet`: by a thread that runs only when no other wants the processor.
 
     Raises:
         Refused: MODEL_LOAD.
@@ -76,10 +75,10 @@ def load(fields: Mapping[str, Any]) -> "Runtime":
     outcome: list[Runtime | Exception] = []
 
     def run() -> None:
-        if fields["threads"] == 1:  # otherwise the runtime's own threads would inherit the niceness, and keep it
-            _lower_priority()
+        if fields["quiet"]:
+            _only_when_idle()
         try:
-            from node.runtime import OnnxRuntime  # noqa: PLC0415  # the slow import, at the low priority
+            from node.runtime import OnnxRuntime  # noqa: PLC0415  # the slow import, quietly
 
             outcome.append(OnnxRuntime(Path(fields["path"]), threads=fields["threads"]))
         except Exception as error:
@@ -138,9 +137,10 @@ def _read(connection: socket.socket, size: int) -> memoryview:
     return buffer
 
 
-def _lower_priority() -> None:
-    if sys.platform == "linux":  # elsewhere the call would lower the whole process, for good
-        os.setpriority(os.PRIO_PROCESS, 0, LOADING_NICENESS)  # 0: the calling thread
+def _only_when_idle() -> None:
+    """For the calling thread, and for good. A niceness of 10, measured, still made some requests wait for a whole time slice."""
+    if sys.platform == "linux":
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def _die_with(parent: int) -> None:

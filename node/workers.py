@@ -1,7 +1,7 @@
 """The agent's side of one worker process: starts it, pipelines requests to it by id, sees it die or hang. Knows no HTTP or release.
 
-Everything here runs on one asyncio loop. The loop's thread must outlive the workers: the kernel kills a worker when the *thread* that
-started it ends (prctl(2), PR_SET_PDEATHSIG).
+Everything here runs on one asyncio loop, except that processes are started by a thread of its own: starting one takes milliseconds, which
+requests would wait for, and the kernel kills a worker when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG).
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -19,8 +20,11 @@ from node.core.tensors import Raw, Spec
 from schemas.errors import Code, Refused
 
 START_SECONDS_MAX: Final = 120.0  # importing a runtime and optimising a large graph from a slow SD card
+QUIET_SECONDS_MAX: Final = 20.0  # for loading on idle processors only; a device that is never idle then loads as loudly as it must
 REQUEST_SECONDS_MAX: Final = 30.0  # without any answer while requests wait; a slower model is no local service
 REAP_SECONDS_MAX: Final = 5.0  # a killed process that the kernel does not let go is stuck in a driver
+
+_SPAWNER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-spawner")  # its one thread lives until the agent exits
 
 
 class WorkerLost(Refused):
@@ -66,23 +70,39 @@ class Worker(asyncio.Protocol):
         Raises:
             Refused: MODEL_LOAD, WORKER_CRASHED (also when no process can be started) or WORKER_HUNG after `start_seconds`.
         """
+        # The runtime's own threads would inherit the loading thread's policy, and keep it: with them, loading is never quiet.
+        if threads == 1 and start_seconds > QUIET_SECONDS_MAX:
+            try:
+                return await cls._start(model_path, threads, QUIET_SECONDS_MAX, request_seconds, quiet=True)
+            except Refused as refusal:
+                if refusal.code is not Code.WORKER_HUNG:
+                    raise
+        return await cls._start(model_path, threads, start_seconds, request_seconds, quiet=False)
+
+    @classmethod
+    async def _start(cls, model_path: Path, threads: int, start_seconds: float, request_seconds: float, *, quiet: bool) -> "Worker":
         ours, theirs = socket.socketpair()
+        spawning = asyncio.get_running_loop().run_in_executor(_SPAWNER, _spawn, theirs, threads)
         try:
-            process = _spawn(theirs, threads)
+            process = await asyncio.shield(spawning)
         except OSError as error:
             ours.close()
             raise Refused(Code.WORKER_CRASHED, f"no worker process could be started: {error.strerror}") from None
-        finally:
-            theirs.close()
+        except asyncio.CancelledError:
+            ours.close()
+            process = await spawning
+            process.kill()
+            process.wait()
+            raise
         ours.setblocking(False)
         _, worker = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process), sock=ours)
         try:
-            worker._patience_seconds = start_seconds
-            loaded = await worker._ask("load", {"path": str(model_path.resolve()), "threads": threads})
+            worker._be_patient(start_seconds)
+            loaded = await worker._ask("load", {"path": str(model_path.resolve()), "threads": threads, "quiet": quiet})
         except BaseException:
             await worker.close()
             raise
-        worker._patience_seconds = request_seconds
+        worker._be_patient(request_seconds)
         worker.inputs, worker.outputs = (_specs(loaded.fields[side]) for side in ("inputs", "outputs"))
         return worker
 
@@ -187,6 +207,12 @@ class Worker(asyncio.Protocol):
         else:
             future.set_result(frame)
 
+    def _be_patient(self, seconds: float) -> None:
+        if self._watch is not None:  # it is set for the end of a longer patience
+            self._watch.cancel()
+            self._watch = None
+        self._patience_seconds = seconds
+
     def _look(self) -> None:
         """One timer per worker, not per request: it fires when it might be late, and is set again for when it really would be."""
         self._watch = None
@@ -221,6 +247,7 @@ class Worker(asyncio.Protocol):
 
 
 def _spawn(theirs: socket.socket, threads: int) -> subprocess.Popen[bytes]:
+    """Start the process and close our copy of its end of the socket."""
     root = str(Path(__file__).resolve().parents[1])  # where the package `node` lies
     environment = {
         "PATH": os.defpath,
@@ -230,14 +257,15 @@ def _spawn(theirs: socket.socket, threads: int) -> subprocess.Popen[bytes]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": str(threads),
     }
-    return subprocess.Popen(
-        # -P: a file in the folder where the agent happens to stand must not shadow a module.
-        [sys.executable, "-P", "-m", "node.worker", str(theirs.fileno()), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[theirs.fileno()],
-        env=environment,
-    )
+    with theirs:
+        return subprocess.Popen(
+            # -P: a file in the folder where the agent happens to stand must not shadow a module.
+            [sys.executable, "-P", "-m", "node.worker", str(theirs.fileno()), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+            env=environment,
+        )
 
 
 def _specs(listed: Sequence[Sequence[Any]]) -> tuple[Spec, ...]:

@@ -50,6 +50,7 @@ class SignalDrift(Document):
     p_value: Annotated[float, Field(ge=0, le=1)]
     p_adjusted: Annotated[float, Field(ge=0, le=1)]  # Bonferroni over the model's signals
     effect: float  # shift of the mean rank score in reference standard deviations; its sign is the direction
+    size: Annotated[float, Field(ge=0)]  # of the shift over all directions, same unit
     direction: Literal["higher", "lower", "shape"]
 
 

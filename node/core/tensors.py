@@ -110,7 +110,10 @@ def raw_from_json(spec: Spec, shape: tuple[int, ...], data: object) -> Raw:
     flat = _flatten(spec.name, shape, data)
     if spec.datatype == "BYTES":
         _check_types(spec, flat, {str})
-        return Raw(spec.name, "BYTES", shape, pack_strings(flat))
+        try:
+            return Raw(spec.name, "BYTES", shape, pack_strings(flat))
+        except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
+            raise refuse_request(f"{spec.name}: an element is not UTF-8") from None
     dtype = DTYPES[spec.datatype]
     _check_types(spec, flat, JSON_TYPES[dtype.kind])
     try:

@@ -1,0 +1,34 @@
+"""Measure, print, write `bench/results.json`: `python -m bench [GROUP ...]`."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from bench import delivery, swap, telemetry
+from bench.figures import Figure, write
+from rich.console import Console
+from rich.table import Table
+
+GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {"telemetry": telemetry.measure, "swap": swap.measure, "delivery": delivery.measure}
+
+
+def main(names: Sequence[str]) -> int:
+    """All groups, or those named."""
+    unknown = set(names) - set(GROUPS)
+    if unknown:
+        print(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}", file=sys.stderr)
+        return 2
+    figures: list[Figure] = []
+    for name in names or GROUPS:
+        print(f"measuring {name} ...", file=sys.stderr)
+        figures.extend(GROUPS[name]())
+    write(figures)
+    table = Table("figure", "value", "unit", "goal", "peer", "peer's value")
+    for figure in figures:
+        peer = "" if figure.peer_value is None else f"{figure.peer_value:.4g}"
+        table.add_row(figure.name, f"{figure.value:.4g}", figure.unit, figure.goal, figure.peer, peer)
+    Console(width=150).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,124 @@
+"""The sites' own programs: they ask their local endpoint about flights, and keep what they were told."""
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deploy.demo.data import Floats
+from deploy.demo.fleet import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one request was told, by which release."""
+
+    site: str
+    version: str
+    inputs: Floats
+    outputs: Floats
+    seconds: float
+
+
+class Client:
+    """One local program with one connection to its node."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._connection: http.client.HTTPConnection | None = None
+        self.resent = 0  # requests whose connection broke because the node's process was killed under them
+
+    def infer(self, inputs: Floats, *, event_time: float) -> Answer:
+        """Ask once; a connection that breaks under the request is opened again, as inference changes nothing."""
+        body = json.dumps(
+            {
+                "inputs": [{"name": "X", "datatype": "FP32", "shape": list(inputs.shape), "data": inputs.ravel().tolist()}],
+                "parameters": {"event_time": event_time},
+            }
+        )
+        began = time.perf_counter()
+        for attempt in range(2):
+            try:
+                status, reply = self._post(body)
+                break
+            except (OSError, http.client.HTTPException):
+                self._connection = None
+                if attempt:
+                    raise
+                self.resent += 1
+        if status != 200:
+            raise RuntimeError(f"{self._site.name} answered {status}: {reply[:200]!r}")
+        answer = json.loads(reply)
+        outputs = np.asarray(answer["outputs"][0]["data"], np.float32)
+        return Answer(self._site.name, answer["model_version"], inputs, outputs, time.perf_counter() - began)
+
+    def _post(self, body: str) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection("127.0.0.1", self._site.port, timeout=60)
+        self._connection.request("POST", "/v2/models/delay/infer", body, {"Content-Type": "application/json"})
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
+
+def replay(sites: Sequence[Site], batches: dict[str, list[Floats]], *, event_time: float) -> int:
+    """Send each site its rows of one day, all sites at once; the number of rows sent."""
+    errors: list[BaseException] = []
+
+    def send(site: Site) -> None:
+        client = Client(site)
+        try:
+            for inputs in batches[site.name]:
+                client.infer(inputs, event_time=event_time)
+        except Exception as error:  # noqa: BLE001  # carried to the main thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=send, args=(site,)) for site in sites]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return sum(len(inputs) for site in sites for inputs in batches[site.name])
+
+
+@dataclass(slots=True)
+class Steady:
+    """Programs that never stop asking, one a site, until told to."""
+
+    sites: Sequence[Site]
+    inputs: Floats
+    event_time: float
+    answers: list[Answer] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    resent: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Begin."""
+        for number, site in enumerate(self.sites):
+            thread = threading.Thread(target=self._ask, args=(site, number), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _ask(self, site: Site, number: int) -> None:
+        client, rng = Client(site), np.random.default_rng(number)
+        while not self._stop.is_set():
+            inputs = self.inputs[rng.integers(0, len(self.inputs), int(rng.integers(1, 5)))]
+            try:
+                self.answers.append(client.infer(inputs, event_time=self.event_time))
+            except Exception as error:  # noqa: BLE001  # every failure is counted
+                self.failures.append(f"{site.name}: {error!r}")
+            self._stop.wait(0.02)
+        self.resent += client.resent
+
+    def stop(self) -> None:
+        """End."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(70)

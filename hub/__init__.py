@@ -1,0 +1,1 @@
+"""The operator's side: publish, announce, serve blocks, follow receipts, test for drift. Installed as `fleetcast[hub]`."""

@@ -1,0 +1,1 @@
+"""What a hub decides, without a clock, a disk, a network or a thread."""

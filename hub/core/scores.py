@@ -1,0 +1,46 @@
+"""The directions in which a histogram can move, made orthonormal under the reference: what the baseline's spread and the drift test share.
+
+The first is the rank (higher or lower), then the share of "other", then the finer shapes. Under no drift every score has mean zero and
+variance one a row (smooth tests: Neyman 1937; Rayner and Best 1989).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.manifest import Signal
+
+Floats = NDArray[np.float64]
+
+POLYNOMIALS = 4  # of the mid-rank; more see little through the noise
+SMOOTHING = 0.5  # added to every reference count, so that a bin never seen has a probability
+
+
+def reference_shares(counts: Floats) -> Floats:
+    """The reference's probabilities, none of them zero. Shape [bins]."""
+    smoothed = counts + SMOOTHING
+    return smoothed / smoothed.sum()
+
+
+def scores_of(kind: str, shares: Floats) -> Floats:
+    """Score functions as columns, [bins, scores], orthonormal under `shares`; the last bin is "other"."""
+    bins = len(shares)
+    other = np.zeros(bins)
+    other[-1] = 1.0
+    if kind == "numeric":
+        ordinary = shares[:-1] / shares[:-1].sum()
+        middle = np.append(np.cumsum(ordinary) - ordinary / 2 - 0.5, 0.0)
+        powers = [np.where(other > 0, 0.0, middle**power) for power in range(1, min(POLYNOMIALS, bins - 2) + 1)]
+        directions = [*powers[:1], other, *powers[1:]]
+    else:
+        order = np.argsort(-shares, kind="stable")[:-1]  # the rarest category is what is left when all the others are known
+        directions = [np.eye(bins)[bin_] for bin_ in order]
+    design = np.column_stack([np.ones(bins), *directions]) * np.sqrt(shares)[:, None]
+    orthonormal, triangle = np.linalg.qr(design)
+    signs = np.where(np.diag(triangle) < 0, -1.0, 1.0)  # so that a rising direction stays rising
+    scores: Floats = (orthonormal * signs / np.sqrt(shares)[:, None])[:, 1:]
+    return scores
+
+
+def scores_of_signal(signal: Signal) -> Floats:
+    """The score functions of a manifest's signal."""
+    return scores_of(signal.kind, reference_shares(np.array(signal.counts, np.float64)))

@@ -1,0 +1,142 @@
+"""Real models, staged as a store would stage them, and servers on free loopback ports."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from skl2onnx import to_onnx
+from sklearn.ensemble import RandomForestRegressor
+from sklearn.linear_model import LinearRegression
+
+from node.serving import Listen, Observation, Prepared, Server, Staged
+from schemas.errors import Refused
+from schemas.limits import BLOCK_BYTES_MAX
+from schemas.manifest import Block, File, Golden, Manifest, Tensor, Variant
+from schemas.names import sha256
+
+PREPARE_SECONDS_MAX = 30.0
+SIDES = ("input", "output")
+Arrays = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Regressor:
+    """A scikit-learn model with its ONNX form."""
+
+    estimator: Any
+    onnx: bytes
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.estimator.predict(rows), np.float32).reshape(-1, 1)
+
+
+@dataclass(frozen=True)
+class Regressors:
+    """Two models of one signature whose answers are far apart: the forest learned the same target plus 1000."""
+
+    rows: np.ndarray
+    linear: Regressor
+    forest: Regressor
+
+
+@pytest.fixture(scope="session")
+def regressors() -> Regressors:
+    rng = np.random.default_rng(7)
+    rows = rng.normal(size=(400, 5)).astype(np.float32)
+    target = (rows @ np.arange(1, 6) + rng.normal(scale=0.1, size=400)).astype(np.float32)
+    linear = LinearRegression().fit(rows, target)
+    forest = RandomForestRegressor(n_estimators=10, max_depth=6, random_state=7).fit(rows, target + 1000)
+    return Regressors(rows, *(Regressor(model, to_onnx(model, rows[:1]).SerializeToString()) for model in (linear, forest)))
+
+
+def file_of(path: str, payload: bytes) -> File:
+    parts = [payload[at : at + BLOCK_BYTES_MAX] for at in range(0, len(payload), BLOCK_BYTES_MAX)]
+    return File(path=path, bytes=len(payload), digest=sha256(payload), blocks=tuple(Block(sha256(part), len(part)) for part in parts))
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Callable[..., Staged]:
+    """Put a release on disk: `golden` is (inputs by tensor, outputs by tensor); other keywords replace fields of the manifest."""
+
+    def put(
+        version: str, onnx: bytes, *, model: str = "delay", golden: tuple[dict[str, Any], dict[str, Any]] | None = None, **fields: Any
+    ) -> Staged:
+        folder = tmp_path / f"{model}-{version}"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(onnx)
+        golden_path = None
+        if golden is not None:
+            golden_path = folder / "golden.npz"
+            arrays = {
+                f"{side}.{name}": array for side, half in zip(("input", "output"), golden, strict=True) for name, array in half.items()
+            }
+            np.savez(golden_path, **arrays)
+            fields["golden"] = Golden(file=file_of("golden.npz", golden_path.read_bytes()))
+        manifest = Manifest(
+            **{
+                "model": model,
+                "version": version,
+                "created": 1_700_000_000,
+                "inputs": (Tensor(name="X", datatype="FP32", shape=(-1, 5)),),
+                "outputs": (Tensor(name="variable", datatype="FP32", shape=(-1, 1)),),
+                "variants": (Variant(name="fp32", files=(file_of("model.onnx", onnx),)),),
+                **fields,
+            }
+        )
+        return Staged(model, version, sha256(version.encode() + onnx), manifest, folder / "model.onnx", golden_path)
+
+    return put
+
+
+@dataclass
+class Running:
+    """A started server, what telemetry was told, and which workers it reported."""
+
+    server: Server
+    observations: list[Observation]
+    exits: list[tuple[str, bytes, str]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    def outcome(self, staged: Staged) -> Prepared | Refused:
+        done, outcomes = threading.Event(), []
+        self.server.prepare(staged, lambda outcome: (outcomes.append(outcome), done.set()))
+        assert done.wait(PREPARE_SECONDS_MAX)
+        assert len(outcomes) == 1
+        return outcomes[0]
+
+    def serve(self, staged: Staged) -> Prepared:
+        outcome = self.outcome(staged)
+        assert isinstance(outcome, Prepared), outcome
+        self.server.switch(staged.model, staged.digest)
+        return outcome
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """Start servers; all are stopped at the end."""
+    servers: list[Server] = []
+
+    def begin(listen: Listen | None = None) -> Running:
+        observations: list[Observation] = []
+        exits: list[tuple[str, bytes, str]] = []
+        server = Server(listen or Listen(port=0), node="ewr-1", on_rows=observations.append)
+        server.on_worker_exit = lambda model, digest, reason: exits.append((model, digest, reason))
+        server.start()
+        servers.append(server)
+        return Running(server, observations, exits)
+
+    yield begin
+    for server in servers:
+        server.stop()
+
+
+@pytest.fixture
+def running(start: Callable[..., Running]) -> Running:
+    return start()

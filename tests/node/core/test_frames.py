@@ -1,0 +1,49 @@
+"""Frames survive any cutting of the stream, and garbage ends the connection."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.core.frames import FRAME_BYTES_MAX, HEADER_BYTES_MAX, PREFIX, Assembler, Malformed, encode
+from node.core.tensors import raw_of
+
+tensors = st.lists(st.binary(max_size=40).map(lambda data: raw_of("x", np.frombuffer(data, np.uint8))), max_size=3)
+frames = st.lists(st.tuples(st.integers(0, 2**31), st.sampled_from(["infer", "answer"]), tensors), min_size=1, max_size=5)
+
+
+@given(frames, st.data())
+def test_frames_arrive_whole_however_the_stream_is_cut(sent: list[tuple[int, str, list[object]]], data: st.DataObject) -> None:
+    stream = b"".join(bytes(part) for id, kind, raws in sent for part in encode(id, kind, {"k": id}, raws))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
+    assembler, received = Assembler(), []
+    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
+        received += assembler.feed(stream[start:end])
+
+    assert [(id, kind, [bytes(raw.data) for raw in raws]) for id, kind, raws in sent] == [
+        (frame.id, frame.kind, [bytes(raw.data) for raw in frame.tensors]) for frame in received
+    ]
+
+
+@pytest.mark.parametrize("sizes", [(HEADER_BYTES_MAX + 1, 0), (2, FRAME_BYTES_MAX + 1)])
+def test_a_frame_beyond_its_bounds_is_refused_from_its_length_alone(sizes: tuple[int, int]) -> None:
+    with pytest.raises(Malformed, match="are read"):
+        Assembler().feed(PREFIX.pack(*sizes))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"no json",
+        b"[]",
+        b"{}",
+        b'["1","infer",{},[]]',
+        b'[1,"infer",{},[["x","OBJECT",[1],1]]]',
+        b'[1,"infer",{},[["x","FP32",[1],4]]]',
+        b'[1,"infer",{},[["x","FP32",7,0]]]',
+        b"[" * 100_000,
+    ],
+)
+def test_a_header_that_is_not_ours_is_malformed(header: bytes) -> None:
+    with pytest.raises(Malformed):
+        Assembler().feed(PREFIX.pack(len(header), 0) + header)
