@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from bench import delivery, swap, telemetry
-from bench.figures import Figure, write
 from rich.console import Console
 from rich.table import Table
+
+from bench import delivery, swap, telemetry
+from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {"telemetry": telemetry.measure, "swap": swap.measure, "delivery": delivery.measure}
 

@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes
 from sklearn.neural_network import MLPRegressor
-from skl2onnx import to_onnx
 
 from bench.figures import Figure, quantile
 from node.serving import Listen, Prepared, Server, Staged

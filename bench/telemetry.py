@@ -36,7 +36,9 @@ def measure() -> list[Figure]:
             kept.append(request.tobytes())
         appends.append((time.perf_counter() - began) / REQUESTS * 1e6)
     return [
-        Figure("telemetry.cost_us", median(costs), "µs an inference, 20 signals", "<= 50", "keeping the raw row in a list", median(appends)),
+        Figure(
+            "telemetry.cost_us", median(costs), "µs an inference, 20 signals", "<= 50", "keeping the raw row in a list", median(appends)
+        ),
         Figure("telemetry.window_bytes", _window_bytes(baseline, rng), "bytes", "<= 800", "raw float32 rows", float(ROWS * SIGNALS * 4)),
     ]
 

@@ -145,7 +145,7 @@ def _session(path: Path) -> ort.InferenceSession:
     options.log_severity_level = 4
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base  # noqa: BLE001
+    except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as an ONNX model: {_first_line(error)}") from error
 
 
@@ -166,7 +166,7 @@ def _external_files(path: Path) -> dict[str, Path]:
         raise Refused(Code.MODEL_LOAD, f"{path}: {error.strerror}") from None
     except Refused:
         raise
-    except Exception as error:  # protobuf's decode error changes its home between versions  # noqa: BLE001
+    except Exception as error:  # protobuf's decode error changes its home between versions
         raise Refused(Code.MODEL_LOAD, f"{path} is not an ONNX model, or is cut short: {_first_line(error)}") from error
     found: dict[str, Path] = {}
     folder = path.parent.resolve()
@@ -191,14 +191,14 @@ def _tensor(one: Any) -> Tensor:
     if one.type not in _DATATYPES:
         raise core.unsupported(f"type of tensor {one.name!r}:", one.type)
     shape = tuple(axis if isinstance(axis, int) and axis >= 0 else -1 for axis in one.shape)
-    return Tensor(name=one.name, datatype=_DATATYPES[one.type][0], shape=shape)
+    return Tensor.model_validate({"name": one.name, "datatype": _DATATYPES[one.type][0], "shape": shape})
 
 
 def _run(session: ort.InferenceSession, feeds: Arrays) -> Arrays:
     names = [one.name for one in session.get_outputs()]
     try:
         return {name: np.asarray(value) for name, value in zip(names, session.run(names, feeds), strict=True)}
-    except Exception as error:  # as above  # noqa: BLE001
+    except Exception as error:  # as above
         raise Refused(Code.MODEL_SIGNATURE, f"the model cannot be run on these inputs: {_first_line(error)}") from error
 
 

@@ -10,6 +10,7 @@ ROOT = "fleetcast/v1"
 LEVELS_MAX = 8  # AWS allows 7 slashes
 FILTERS_PER_SUBSCRIBE = 8  # the poorest brokers' bound; 16 are faster where they are allowed
 TOPIC_CHARACTERS_MAX = 256
+CONSUMER = "analytics"  # the user name of all consumers
 
 Party = Literal["hub", "node", "consumer"]
 
@@ -124,19 +125,30 @@ def block_digest(address: Address) -> bytes:
 
 
 def access_list(fleet: str) -> str:
-    """The broker's access-control list for one fleet, in mosquitto's format.
+    """The access-control list of the hub's and the nodes' listener, in mosquitto's format.
 
-    A node's user name is its certificate's CN and its node id; mosquitto puts it in place of `%u`.
+    A node's user name is its certificate's CN and its node id; mosquitto puts it in place of `%u`. A pattern holds for every user, and
+    who writes telemetry cannot be told by its topic: so consumers, who must write nothing, have a listener and a list of their own.
     """
     prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
-    lines = [f"# Who may do what in fleet {fleet!r}. Generated from schemas/topics.py: do not edit.", ""]
-    lines += ["user hub", f"topic readwrite {prefix}#", ""]
-    lines += ["user analytics"]
-    lines += [f"topic read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "consumer" in kind.readers]
+    lines = [_head(fleet, "hub and nodes"), "", "user hub", f"topic readwrite {prefix}#", ""]
+    lines += ["# Consumers have a listener of their own", f"user {CONSUMER}", f"topic deny {prefix}#"]
     lines += ["", "# Every node, by its own name"]
     lines += [f"pattern write {prefix}{_levels(kind, own='%u')}" for kind in TABLE if kind.writer == "node"]
     lines += [f"pattern read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "node" in kind.readers]
     return "\n".join(lines) + "\n"
+
+
+def consumer_access_list(fleet: str) -> str:
+    """The access-control list of the consumers' listener, in mosquitto's format: they read, and nobody else gets anything."""
+    prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
+    lines = [_head(fleet, "consumers"), "", f"user {CONSUMER}"]
+    lines += [f"topic read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "consumer" in kind.readers]
+    return "\n".join(lines) + "\n"
+
+
+def _head(fleet: str, who: str) -> str:
+    return f"# What {who} may do in fleet {fleet!r}. Generated from schemas/topics.py: do not edit."
 
 
 def _levels(kind: TopicKind, *, own: str) -> str:

@@ -28,7 +28,7 @@ def main() -> int:
     story = Story(fleet, claims)
     try:
         story.tell()
-    except Exception as error:  # noqa: BLE001  # the report must say that the story broke off
+    except Exception as error:  # the report must say that the story broke off
         (DIRECTORY / "broke-off.txt").write_text(traceback.format_exc())
         claims.check("the demonstration ran to its end", False, f"{error} (details in {DIRECTORY / 'broke-off.txt'}, logs beside it)")
     finally:

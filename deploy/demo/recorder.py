@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import zstandard
 
-from deploy.demo.data import FEATURES, rows
+from deploy.demo.data import rows
 from schemas.errors import Unreachable
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.mqtt import BrokerUrl, Connected, Disconnected, Link, Message
@@ -102,9 +102,7 @@ def search(messages: list[Recorded], patterns: set[bytes]) -> list[Recorded]:
     found = []
     for message in {message.payload: message for message in messages}.values():
         payload = _unpacked(message.payload)
-        if any(
-            payload[at : at + length] in wanted for length, wanted in by_length.items() for at in range(len(payload) - length + 1)
-        ):
+        if any(payload[at : at + length] in wanted for length, wanted in by_length.items() for at in range(len(payload) - length + 1)):
             found.append(message)
     return found
 

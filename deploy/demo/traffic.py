@@ -73,7 +73,7 @@ def replay(sites: Sequence[Site], batches: dict[str, list[Floats]], *, event_tim
         try:
             for inputs in batches[site.name]:
                 client.infer(inputs, event_time=event_time)
-        except Exception as error:  # noqa: BLE001  # carried to the main thread
+        except Exception as error:  # carried to the main thread
             errors.append(error)
 
     threads = [threading.Thread(target=send, args=(site,)) for site in sites]
@@ -112,7 +112,7 @@ class Steady:
             inputs = self.inputs[rng.integers(0, len(self.inputs), int(rng.integers(1, 5)))]
             try:
                 self.answers.append(client.infer(inputs, event_time=self.event_time))
-            except Exception as error:  # noqa: BLE001  # every failure is counted
+            except Exception as error:  # every failure is counted
                 self.failures.append(f"{site.name}: {error!r}")
             self._stop.wait(0.02)
         self.resent += client.resent

@@ -27,9 +27,7 @@ ROWS_MIN = 1.0  # an interval without rows says nothing
 Floats = NDArray[np.float64]
 
 
-def test_window(
-    interval_counts: Sequence[int], windows: int, baseline: Baseline, sigma2: float, *, alpha: float = ALPHA
-) -> tuple[SignalDrift, ...]:
+def test_window(interval_counts: Sequence[int], windows: int, baseline: Baseline, sigma2: float) -> tuple[SignalDrift, ...]:
     """One result a signal, in the baseline's order; `sigma2` is the noise variance of one window's count."""
     rows = sum(interval_counts) / len(baseline.signals)
     found, at = [], 0

@@ -70,7 +70,7 @@ def _width(tensor: Tensor) -> int | None:
     if len(tensor.shape) < 2:
         return None
     width = int(np.prod(tensor.shape[1:]))
-    return width if width > 1 or len(tensor.shape) == 2 and width == 1 and tensor.datatype != "BYTES" else None
+    return width if width > 1 or (len(tensor.shape) == 2 and width == 1 and tensor.datatype != "BYTES") else None
 
 
 def check_finite(name: str, column: NDArray[Any]) -> None:

@@ -17,8 +17,9 @@ SMOOTHING = 0.5  # added to every reference count, so that a bin never seen has 
 
 def reference_shares(counts: Floats) -> Floats:
     """The reference's probabilities, none of them zero. Shape [bins]."""
-    smoothed = counts + SMOOTHING
-    return smoothed / smoothed.sum()
+    smoothed: Floats = counts + SMOOTHING
+    shares: Floats = smoothed / smoothed.sum()
+    return shares
 
 
 def scores_of(kind: str, shares: Floats) -> Floats:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 import structlog
-from schemas.encoding import DECODABLE, decode_payload
 
 from node.core import transfer as core
 from node.core.lifecycle import Target
@@ -16,6 +15,7 @@ from node.files import Artifacts
 from node.mqtt import BlockArrived, NodeLink
 from node.store import Held, NodeStore
 from schemas import codec
+from schemas.encoding import DECODABLE, decode_payload
 from schemas.errors import Code, Refused, Unreachable
 from schemas.manifest import Block, File, Index, Manifest
 from schemas.want import Range, Want

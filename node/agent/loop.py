@@ -76,7 +76,7 @@ class Agent:
             filters_per_subscribe=settings.filters_per_subscribe,
             rng=rng,
             ended=self._inbox.put,
-            refused=lambda refusal, model: self._refusal(refusal, model),
+            refused=self._refusal,
         )
         self._profile = profile(settings)
         self._slots = Slots(

@@ -122,7 +122,7 @@ class Slots:
             self._apply(slot, lifecycle.prepared(slot, now=int(now)), now)
 
     def worker_gone(self, event: WorkerGone, now: float) -> None:
-        """A worker crashed: on probation that rolls back, later it is started again."""
+        """A worker crashed: on probation that rolls back; later the server has started it again already."""
         slot = self._slots.get(event.model)
         if slot is None or slot.serving is None or slot.serving.digest != event.digest:
             return
@@ -130,8 +130,6 @@ class Slots:
         if slot.state == "probation":
             reason = f"the worker ended while on probation: {event.reason}"
             self._apply(slot, lifecycle.failed(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
-        else:
-            self._carry_out(slot, [lifecycle.Restore(slot.serving)], now)
 
     def tick(self, now: float) -> None:
         """End probations."""
@@ -185,8 +183,7 @@ class Slots:
                     self._restoring.add(target.digest)
                     self._prepare(slot.model, target)
                 case lifecycle.Switch(target):
-                    self._switch(slot.model, target)
-                    self._apply(self._slots[slot.model], lifecycle.switched(self._slots[slot.model], now=int(now)), now)
+                    self._switch(self._slots[slot.model], target, now)
                 case lifecycle.Retire(target):
                     self._server.retire(target.digest)
                 case lifecycle.Report():
@@ -228,12 +225,16 @@ class Slots:
             threads=self._threads,
         )
 
-    def _switch(self, model: str, target: Target) -> None:
-        before = self._slots[model].serving
+    def _switch(self, slot: ModelSlot, target: Target, now: float) -> None:
         self._serving_changed(target.digest, self._manifest(target.digest))
-        self._server.switch(model, target.digest)
-        if before is not None and before.digest != target.digest:
-            self._server.retire(before.digest)
+        try:
+            self._server.switch(slot.model, target.digest)
+        except Refused as refusal:  # the worker died between its test and the switch
+            self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
+            return
+        if slot.serving is not None and slot.serving.digest != target.digest:
+            self._server.retire(slot.serving.digest)
+        self._apply(slot, lifecycle.switched(slot, now=int(now)), now)
 
     def _restored(self, slot: ModelSlot, event: WorkerReady, now: float) -> None:
         self._restoring.discard(event.target.digest)
