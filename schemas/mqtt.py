@@ -9,8 +9,9 @@ import contextlib
 import queue
 import socket
 import ssl
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +27,7 @@ from schemas.limits import PACKET_BYTES_MAX
 
 KEEPALIVE_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
+GOODBYE_SECONDS = 2.0
 INFLIGHT_MAX = 64  # publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it
 QUEUED_MAX = 4096  # publishes waiting in paho, so that an offline client does not grow without bound
 
@@ -38,7 +40,7 @@ class BrokerUrl:
     port: int
     tls: bool
     username: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
@@ -127,12 +129,29 @@ LinkEvent = Connected | Disconnected | Message | Published | Subscribed
 
 
 class _BoundedClient(paho.Client):
-    """paho reads a packet of any announced length; this one refuses a length above our bound before taking the first byte of it."""
+    """paho, but for three of its habits, each of which a broker could use against us."""
 
     def _sock_recv(self, bufsize: int) -> bytes:
+        # paho reads a packet of any announced length; a length above our bound is refused before its first byte is taken.
         if bufsize > PACKET_BYTES_MAX:
             raise OSError(f"the broker announced a packet of {bufsize} bytes, at most {PACKET_BYTES_MAX} are allowed")
         return super()._sock_recv(bufsize)
+
+    def _packet_read(self) -> MQTTErrorCode:
+        # What paho's parsers raise at malformed bytes (struct.error, IndexError, UnicodeDecodeError, ...) would end the network thread
+        # without a word to its owner; so it ends the connection.
+        try:
+            return super()._packet_read()
+        except Exception:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    def limit_inflight(self, inflight_max: int) -> None:
+        """Keep to the broker's Receive Maximum, also for what waited for this connection: paho would send all of that at once."""
+        with self._out_message_mutex:
+            self._max_inflight_messages = inflight_max
+            waiting = [message for message in self._out_messages.values() if message.state == paho.mqtt_ms_publish]
+            for message in waiting[max(0, inflight_max - self._inflight_messages) :]:
+                message.state = paho.mqtt_ms_queued
 
 
 class Link:
@@ -148,8 +167,14 @@ class Link:
         receive_max: int = 64,
         tls: TlsFiles | None = None,
     ) -> None:
+        if url.tls != (tls is not None):
+            wrong = (
+                "needs TLS: give the CA, our certificate and its key" if url.tls else "is not TLS, but TLS files are given: say mqtts://"
+            )
+            raise Refused(Code.SETTINGS_INVALID, f"broker {url} {wrong}")
         self._url = url
         self._inbox = inbox
+        self._ended = threading.Event()
         self._session_expiry_seconds = session_expiry_seconds
         self._receive_max = receive_max
         self._epoch = 0
@@ -178,8 +203,6 @@ class Link:
             except (OSError, ssl.SSLError) as error:
                 raise Refused(Code.KEY_UNREADABLE, f"TLS files {tls.ca}, {tls.certificate}, {tls.key}: {error}") from error
             client.tls_set_context(context)
-        elif url.tls:
-            raise Refused(Code.SETTINGS_INVALID, f"broker {url} needs TLS: give the CA, our certificate and its key")
         self._client = client
 
     def open(self, will: Will | None = None) -> None:
@@ -198,6 +221,7 @@ class Link:
         properties.ReceiveMaximum = self._receive_max
         properties.MaximumPacketSize = PACKET_BYTES_MAX
         self._epoch += 1
+        self._ended.clear()
         try:
             self._client.connect(
                 self._url.host,
@@ -246,15 +270,17 @@ class Link:
     def drop(self) -> None:
         """End the network thread without a DISCONNECT, so that the broker sends the Will."""
         sock = self._client.socket()
-        if sock is not None:
-            with contextlib.suppress(OSError, AttributeError):  # paho calls anything with recv and send a socket
-                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+        if isinstance(sock, socket.socket):
+            # Not SSLSocket's own shutdown: it forgets the TLS state first, and the network thread would take ciphertext for a message.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
         self._client.loop_stop()
 
     def close(self) -> None:
-        """Say goodbye: the broker keeps the session and sends no Will."""
-        self._client.disconnect()
-        self._client.loop_stop()
+        """Say goodbye: the broker keeps the session and sends no Will. One that does not take the goodbye in time is dropped."""
+        if self._client.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            self._ended.wait(GOODBYE_SECONDS)
+        self.drop()
 
     # Network thread: hand over, decide nothing.
 
@@ -263,11 +289,12 @@ class Link:
             return  # paho calls _on_disconnect next, with the same reason
         packet_max = getattr(properties, "MaximumPacketSize", None) or PACKET_BYTES_MAX
         receive_max = getattr(properties, "ReceiveMaximum", None) or INFLIGHT_MAX
-        client.max_inflight_messages_set(min(INFLIGHT_MAX, receive_max))
+        self._client.limit_inflight(min(INFLIGHT_MAX, receive_max))
         retain = getattr(properties, "RetainAvailable", 1) != 0
         self._inbox.put(Connected(flags.session_present, min(packet_max, PACKET_BYTES_MAX), retain))
 
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
+        self._ended.set()
         self._inbox.put(Disconnected(str(reason)))
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:

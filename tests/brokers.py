@@ -65,7 +65,9 @@ class Authority:
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        builder = self._builder(self.name, self._key.public_key()).add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = self._builder(self.name, self._key.public_key()).add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        )
         self.ca_path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
     @property

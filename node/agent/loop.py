@@ -112,7 +112,7 @@ class Agent:
         try:
             self._view = self._trust.current()
             if self._view is not None:
-                self._store.raise_fact("clock_floor", clocks.floor_of(self._view))
+                self._store.raise_fact("clock_floor", clocks.floor_of(self._view.timestamp_expires))
             self._slots.resume(self._wall())
             while not stop.is_set():
                 self._turn()
@@ -236,7 +236,7 @@ class Agent:
         except Unreachable as error:
             log.warning("trust.incomplete", reason=str(error))
         else:
-            self._store.raise_fact("clock_floor", clocks.floor_of(self._view))
+            self._store.raise_fact("clock_floor", clocks.floor_of(self._view.timestamp_expires))
             log.info("trust.accepted", root=self._view.root_version, timestamp=self._view.timestamp_version)
             for pending in list(self._pending_models.values()):
                 self._model_arrived(pending)

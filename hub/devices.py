@@ -1,0 +1,28 @@
+"""Whether a receipt was signed by the device that it names. Knows no store: which key belongs to which node is the caller's to say."""
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.receipt import Receipt, SealedReceipt
+
+
+def verify_receipt(sealed: SealedReceipt, public_key: bytes) -> Receipt:
+    """The receipt, now that its signature is checked; `public_key` is DER SubjectPublicKeyInfo, ECDSA on P-256.
+
+    Raises:
+        Refused: the signature is not this key's, or the body is no receipt.
+    """
+    try:
+        key = serialization.load_der_public_key(public_key)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Refused(Code.RECEIPT_SIGNATURE, "the node's public key cannot be read") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise Refused(Code.RECEIPT_SIGNATURE, f"the node's key is of kind {type(key).__name__}; ECDSA is needed")
+    try:
+        key.verify(sealed.signature, sealed.body, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise Refused(Code.RECEIPT_SIGNATURE, "the receipt is not signed by the node's own key") from None
+    return codec.decode(Receipt, sealed.body)

@@ -1,0 +1,64 @@
+"""A user of `schemas.mqtt.Link` for tests: waits for an event of a kind, within seconds."""
+
+import queue
+import time
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from schemas.mqtt import BrokerUrl, Connected, Link, LinkEvent, Message, Subscribed, Will
+from tests.brokers import Broker
+
+E = TypeVar("E")
+
+
+@dataclass(slots=True)
+class Client:
+    """One connection and all that it ever heard."""
+
+    link: Link
+    inbox: "queue.SimpleQueue[Any]"
+    heard: list[LinkEvent] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, broker: Broker, user: str = "hub", *, client_id: str | None = None, session_expiry_seconds: int = 0) -> "Client":
+        """Not yet connected."""
+        inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        url = BrokerUrl.parse(broker.url(user))
+        return cls(
+            Link(url, client_id=client_id or user, inbox=inbox, session_expiry_seconds=session_expiry_seconds, tls=broker.tls(user)), inbox
+        )
+
+    def open(self, will: Will | None = None) -> Connected:
+        """Connect and wait until the broker has said yes."""
+        self.link.open(will)
+        return self.next(Connected)
+
+    def subscribe(self, *filters: str) -> Subscribed:
+        """Subscribe and wait for the broker's answer."""
+        self.link.subscribe(filters)
+        return self.next(Subscribed)
+
+    def next(self, kind: type[E], *, seconds: float = 10.0) -> E:
+        """The next event of this kind; what comes before it is only noted."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                event = self.inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no {kind.__name__} within {seconds} s; heard {self.heard[-5:]}") from None
+            self.heard.append(event)
+            if isinstance(event, kind):
+                return event
+
+    def messages(self, *, seconds: float) -> list[Message]:
+        """All messages that come until nothing came for so long, acknowledged."""
+        found: list[Message] = []
+        while True:
+            try:
+                event = self.inbox.get(timeout=seconds)
+            except queue.Empty:
+                return found
+            self.heard.append(event)
+            if isinstance(event, Message):
+                found.append(event)
+                self.link.ack(event)
