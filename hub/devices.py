@@ -5,7 +5,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from schemas import codec
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, mismatch
 from schemas.receipt import Receipt, SealedReceipt
 
 
@@ -19,8 +19,9 @@ def verify_receipt(sealed: SealedReceipt, public_key: bytes) -> Receipt:
         key = serialization.load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm):
         raise Refused(Code.RECEIPT_SIGNATURE, "the node's public key cannot be read") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise Refused(Code.RECEIPT_SIGNATURE, f"the node's key is of kind {type(key).__name__}; ECDSA is needed")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        found = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__.lstrip("_")
+        raise mismatch(Code.RECEIPT_SIGNATURE, "kind of the node's key", expected="ECDSA on P-256", actual=found)
     try:
         key.verify(sealed.signature, sealed.body, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:

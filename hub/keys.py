@@ -1,34 +1,38 @@
 """Private keys on disk: made, encrypted, loaded to sign. The hub's only door to them; nothing here knows what is signed."""
 
 import os
+import tempfile
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from schemas.errors import Code, Refused
 
 KEY_BYTES_MAX = 16 * 1024  # an encrypted PEM key is under 1 KiB
+PASSPHRASE_BYTES_MAX = 1023  # what OpenSSL takes
+_CURVES = ("secp256r1", "secp384r1")
 
 
 def create_key(path: Path, passphrase: bytes) -> None:
     """Make an ed25519 key, encrypted, readable by its owner only; an existing file is never overwritten.
 
     Raises:
-        Refused: the file exists, or cannot be written.
+        Refused: KEY_PASSPHRASE when there is none, KEY_UNREADABLE when the file exists or cannot be written; nothing is left behind.
     """
+    if not 0 < len(passphrase) <= PASSPHRASE_BYTES_MAX:
+        raise Refused(
+            Code.KEY_PASSPHRASE, f"key {path}: expected a passphrase of 1 to {PASSPHRASE_BYTES_MAX} bytes, found {len(passphrase)}"
+        )
     data = ed25519.Ed25519PrivateKey.generate().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(passphrase)
     )
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_new(path, data)
     except OSError as error:
-        raise Refused(Code.KEY_UNREADABLE, f"key {path} could not be made: {error.strerror}") from error
+        raise Refused(Code.KEY_UNREADABLE, f"key {path} could not be made: {os.strerror(error.errno or 0)}") from error
 
 
 def load_signer(path: Path, passphrase: bytes) -> Signer:
@@ -37,21 +41,69 @@ def load_signer(path: Path, passphrase: bytes) -> Signer:
     Raises:
         Refused: KEY_UNREADABLE when the file is absent, unreadable or no such key; KEY_PASSPHRASE when the passphrase does not open it.
     """
+    data = _read(path)
+    encrypted = b"ENCRYPTED" in data
+    if encrypted and not passphrase:
+        raise Refused(Code.KEY_PASSPHRASE, f"key {path} is encrypted, and no passphrase was given")
     try:
-        with path.open("rb") as file:
-            data = file.read(KEY_BYTES_MAX)
-    except OSError as error:
-        raise Refused(Code.KEY_UNREADABLE, f"key {path}: {error.strerror}") from None
-    try:
-        key = serialization.load_pem_private_key(data, passphrase)
-    except TypeError:  # cryptography's word for a passphrase given to a key that has none
-        key = serialization.load_pem_private_key(data, None)
-    except ValueError as error:
-        if b"ENCRYPTED" in data and (
-            "decrypt" in str(error).lower() or "password" in str(error).lower() or "padding" in str(error).lower()
-        ):
+        key = serialization.load_pem_private_key(data, passphrase if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # A wrong passphrase cannot be told from a damaged body; a file that is cut short can, for it lacks its last line.
+        if encrypted and b"-----END" in data:
             raise Refused(Code.KEY_PASSPHRASE, f"the passphrase does not open key {path}") from None
         raise Refused(Code.KEY_UNREADABLE, f"{path} is not a private key in PEM form") from None
-    if not isinstance(key, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
-        raise Refused(Code.KEY_UNREADABLE, f"key {path} is of kind {type(key).__name__}; ed25519 or ECDSA is needed")
+    _check_kind(path, key)
     return CryptoSigner(key)
+
+
+def public_key(path: Path, passphrase: bytes = b"") -> Key:
+    """The public half, from a PEM public key (a team's, say) or from a private one.
+
+    Raises:
+        Refused: as `load_signer`.
+    """
+    data = _read(path)
+    if b"PRIVATE KEY" in data:
+        return load_signer(path, passphrase).public_key
+    try:
+        key = serialization.load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Refused(Code.KEY_UNREADABLE, f"{path} is not a key in PEM form") from None
+    _check_kind(path, key)
+    return SSlibKey.from_crypto(key)
+
+
+def _check_kind(path: Path, key: object) -> None:
+    curve = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey) else None
+    if curve not in _CURVES and not isinstance(key, ed25519.Ed25519PrivateKey | ed25519.Ed25519PublicKey):
+        found = curve or type(key).__name__.lstrip("_")
+        raise Refused(Code.KEY_UNREADABLE, f"key {path}: expected ed25519, or ECDSA on P-256 or P-384, found {found}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(KEY_BYTES_MAX + 1)
+    except OSError as error:
+        raise Refused(Code.KEY_UNREADABLE, f"key {path}: {os.strerror(error.errno or 0)}") from None
+    if len(data) > KEY_BYTES_MAX:
+        raise Refused(Code.KEY_UNREADABLE, f"{path} is longer than any key: more than {KEY_BYTES_MAX} bytes")
+    return data
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """Durable before visible, and never over an existing file."""
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(partial, path)  # fails if the name is taken, which a rename would not
+    finally:
+        Path(partial).unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,14 +1,19 @@
 """The device's own key: made here, never leaves, signs receipts."""
 
+import contextlib
 import os
+import tempfile
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from schemas import codec
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, mismatch
 from schemas.receipt import Receipt, SealedReceipt
+
+KEY_BYTES_MAX = 16 * 1024  # a PEM key is under 1 KiB
 
 
 class Identity:
@@ -28,14 +33,20 @@ class Identity:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             made = ec.generate_private_key(ec.SECP256R1())
-            data = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-            _write_durably(path, data)
+            _write_new(
+                path, made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            )
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), None)
-        except (ValueError, TypeError, OSError) as error:
-            raise Refused(Code.KEY_UNREADABLE, f"device key {path}: {error}") from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise Refused(Code.KEY_UNREADABLE, f"device key {path} is of kind {type(key).__name__}; ECDSA is needed")
+            with path.open("rb") as file:
+                key = serialization.load_pem_private_key(file.read(KEY_BYTES_MAX), None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            # Not replaced by a new one: the hub knows the old one, and somebody should know that it is gone.
+            raise Refused(Code.KEY_UNREADABLE, f"device key {path} is damaged: not an unencrypted private key in PEM form") from None
+        except OSError as error:
+            raise Refused(Code.KEY_UNREADABLE, f"device key {path}: {os.strerror(error.errno or 0)}") from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            found = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else type(key).__name__.lstrip("_")
+            raise mismatch(Code.KEY_UNREADABLE, f"device key {path}", expected="ECDSA on P-256", actual=found)
         return cls(key)
 
     def seal(self, receipt: Receipt) -> SealedReceipt:
@@ -44,15 +55,18 @@ class Identity:
         return SealedReceipt(body=body, signature=self._key.sign(body, ec.ECDSA(hashes.SHA256())))
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def _write_new(path: Path, data: bytes) -> None:
+    """Durable before visible; of two processes that make the key at once, the second takes the first one's."""
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        Path(partial).unlink()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -11,6 +11,7 @@ from schemas import limits
 from schemas.document import Document
 from schemas.names import ModelName, Version
 
+MINIMUM_FIELD = "x-fleetcast-minimum"  # in the offline targets role: per model, the oldest version that a node may still activate
 Role = Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_ROLE_BYTES_MAX)]  # TUF metadata, canonical JSON as signed
 
 

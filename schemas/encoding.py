@@ -3,11 +3,12 @@
 import zstandard
 
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import PAYLOAD_BYTES_MAX
+from schemas.limits import BLOCK_BYTES_MAX, PAYLOAD_BYTES_MAX
 from schemas.manifest import Block, EncodingName, Payload
 from schemas.names import sha256
 
 DECODABLE: tuple[EncodingName, ...] = ("raw", "zstd")
+WINDOW_BYTES_MAX = BLOCK_BYTES_MAX  # what a zstd frame may have a decoder keep: nothing reaches further back than its block's beginning
 
 
 def decode_payload(payload: Payload, block: Block, data: bytes) -> bytes:
@@ -18,8 +19,11 @@ def decode_payload(payload: Payload, block: Block, data: bytes) -> bytes:
     """
     if len(data) > PAYLOAD_BYTES_MAX:
         raise Refused(Code.BLOCK_TOO_LARGE, f"payload of {len(data)} bytes, at most {PAYLOAD_BYTES_MAX} are allowed")
-    if sha256(data) != payload.digest:
-        raise mismatch(Code.BLOCK_DIGEST, "payload", expected=payload.digest.hex(), actual=sha256(data).hex())
+    if block.bytes > BLOCK_BYTES_MAX:
+        raise Refused(Code.BLOCK_TOO_LARGE, f"block of {block.bytes} bytes, at most {BLOCK_BYTES_MAX} are allowed")
+    found = sha256(data)
+    if found != payload.digest:
+        raise mismatch(Code.BLOCK_DIGEST, "payload", expected=payload.digest.hex(), actual=found.hex())
     match payload.encoding:
         case "raw":
             decoded = data
@@ -27,17 +31,24 @@ def decode_payload(payload: Payload, block: Block, data: bytes) -> bytes:
             decoded = _unzstd(data, block.bytes)
         case _:
             raise Refused(Code.BLOCK_DECODE, f"encoding {payload.encoding!r} is none of {', '.join(DECODABLE)}")
-    if len(decoded) != block.bytes or sha256(decoded) != block.digest:
-        raise mismatch(Code.BLOCK_DIGEST, "decoded block", expected=block.digest.hex(), actual=sha256(decoded).hex())
+    found = sha256(decoded)
+    if len(decoded) != block.bytes or found != block.digest:
+        expected, actual = (f"{digest.hex()} of {size} bytes" for digest, size in ((block.digest, block.bytes), (found, len(decoded))))
+        raise mismatch(Code.BLOCK_DIGEST, "decoded block", expected=expected, actual=actual)
     return decoded
 
 
 def _unzstd(data: bytes, size_bytes: int) -> bytes:
     """Unpack to exactly `size_bytes`; a frame that does not declare this size is not touched, for it may be a bomb."""
     try:
-        declared = zstandard.frame_content_size(data)
-        if declared != size_bytes:
-            raise mismatch(Code.BLOCK_DECODE, "decoded size", expected=size_bytes, actual=declared if declared >= 0 else "undeclared")
+        frame = zstandard.get_frame_parameters(data)
+        if frame.content_size != size_bytes:
+            undeclared = frame.content_size == zstandard.CONTENTSIZE_UNKNOWN
+            raise mismatch(
+                Code.BLOCK_DECODE, "decoded size", expected=size_bytes, actual="undeclared" if undeclared else frame.content_size
+            )
+        if frame.window_size > WINDOW_BYTES_MAX:
+            raise mismatch(Code.BLOCK_DECODE, "zstd window", expected=f"at most {WINDOW_BYTES_MAX}", actual=frame.window_size)
         return zstandard.ZstdDecompressor().decompress(data, max_output_size=size_bytes, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Refused(Code.BLOCK_DECODE, f"not a zstd frame of a block: {error}") from None

@@ -1,5 +1,6 @@
 """The only source of topic names: who writes each, who reads it, whether it is retained. Makes the broker's access list."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,15 +114,11 @@ def block_digest(address: Address) -> bytes:
     """The digest that a block's topic names.
 
     Raises:
-        Refused: the level is not 64 hexadecimal digits.
+        Refused: the level is not 64 hexadecimal digits in lower case.
     """
-    try:
-        digest = bytes.fromhex(address.levels[0])
-    except ValueError:
-        digest = b""
-    if len(digest) != 32:
+    if not re.fullmatch("[0-9a-f]{64}", address.levels[0]):  # fromhex alone takes spaces and capitals: a second name for one block
         raise Refused(Code.SCHEMA_MALFORMED, f"{address.levels[0][:80]!r} is not a block's name")
-    return digest
+    return bytes.fromhex(address.levels[0])
 
 
 def access_list(fleet: str) -> str:

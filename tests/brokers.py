@@ -77,7 +77,8 @@ class Authority:
 
     def issue(self, name: str, *, server: bool = False) -> TlsFiles:
         """A certificate with this CN, made once."""
-        certificate, key_path = self.directory / f"{name}.crt", self.directory / f"{name}.key"
+        stem = "".join(letter if letter.isalnum() or letter == "-" else f"_{ord(letter):x}" for letter in name)  # a CN may hold a slash
+        certificate, key_path = self.directory / f"{stem}.crt", self.directory / f"{stem}.key"
         if not certificate.exists():
             key = ec.generate_private_key(ec.SECP256R1())
             builder = self._builder(name, key.public_key())
@@ -132,8 +133,8 @@ class Mosquitto:
         for port in (self._port, self._consumer_port):
             deadline = time.monotonic() + 10
             while not answers(port):
-                log_text = (self._directory / "mosquitto.log").read_text()
-                assert self._process.poll() is None and time.monotonic() < deadline, f"mosquitto did not start:\n{log_text}"
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"mosquitto did not start:\n{(self._directory / 'mosquitto.log').read_text()}")
                 time.sleep(0.01)
 
     def stop(self) -> None:

@@ -1,12 +1,14 @@
 """What the demonstration claims, whether it held, and the evidence; nothing is claimed that is not checked."""
 
 import json
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=140)
+BEGAN = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Claims:
 
 def act(number: int, title: str) -> None:
     """A heading."""
-    console.print(f"\n[bold]{number}. {title}[/]")
+    console.print(f"\n[bold]{number}. {title}[/]  [dim]{time.monotonic() - BEGAN:.0f} s[/]")
 
 
 def say(text: str) -> None:

@@ -114,7 +114,7 @@ class Steady:
                 self.answers.append(client.infer(inputs, event_time=self.event_time))
             except Exception as error:  # every failure is counted
                 self.failures.append(f"{site.name}: {error!r}")
-            self._stop.wait(0.02)
+            self._stop.wait(0.05)
         self.resent += client.resent
 
     def stop(self) -> None:

@@ -73,3 +73,12 @@ def _test_signal(signal: Signal, counts: Floats, rows: float, noise: float, base
         size=float(np.linalg.norm(total) / rows),
         direction=direction,  # type: ignore[arg-type]
     )
+
+
+def in_words(raised: Sequence[SignalDrift]) -> str:
+    """An alarm as a person reads it: which signals, which way, how far, how sure."""
+    return "; ".join(f"{one.name} {_way(one)} by {one.size:.2f} sd (p {one.p_adjusted:.0e})" for one in raised)
+
+
+def _way(one: SignalDrift) -> str:
+    return "has changed its shape" if one.direction == "shape" else f"is {one.direction}"

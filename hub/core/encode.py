@@ -14,6 +14,7 @@ def encode_block(data: bytes) -> tuple[Block, dict[bytes, bytes]]:
     digest = sha256(data)
     payloads = {digest: data}
     entries: list[Payload] = []
+    # The size stands in the frame: a node unpacks nothing that does not say how large it will be.
     packed = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True).compress(data)
     if len(packed) <= len(data) * (1 - SAVING_MIN):
         entry = Payload("zstd", sha256(packed), len(packed))

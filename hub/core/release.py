@@ -1,172 +1,358 @@
 """Puts a release together: files as blocks, columns as signals, golden rows that nobody lived. Knows no ONNX and no disk."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from hub.core.baseline import SignalSpec
-from hub.core.cutting import Span, cut
+from hub.core.cutting import Span
 from hub.core.encode import encode_block
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import INDEX_PART_BLOCKS_MAX, SIGNALS_MAX
-from schemas.manifest import Block, File, Index, Tensor
+from schemas.limits import BLOCK_BYTES_MAX, INDEX_PART_BLOCKS_MAX, MIB, SIGNALS_MAX
+from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor
 
-INLINE_BLOCKS_MAX = 256  # of one file, about 20 KB of manifest; more go into an index of their own
-CATEGORIES_GUESSED_MAX = 31  # an integer column with more distinct values is taken as numeric
+INLINE_BLOCKS_MAX = 256  # of a manifest, all files together, about 22 KB of its 64; a list that does not fit becomes an index
 GOLDEN_ROWS = 16
+GOLDEN_BYTES_MAX = 16 * MIB  # every node of the fleet fetches it
+GOLDEN_UNPACKED_BYTES_MAX = 64 * MIB  # a device holds it beside two models
+SIGNAL_NAME_MAX = 64  # schemas.manifest.Signal.name
+NAMES_SHOWN = 24  # of a list in a sentence
+DATATYPES = {  # onnxruntime's names of tensor types, and the Open Inference Protocol's
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(float16)": "FP16",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(bool)": "BOOL",
+    "tensor(string)": "BYTES",
+}
+DTYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("u2"),
+    "UINT32": np.dtype("u4"),
+    "UINT64": np.dtype("u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("i2"),
+    "INT32": np.dtype("i4"),
+    "INT64": np.dtype("i8"),
+    "FP16": np.dtype("f2"),
+    "FP32": np.dtype("f4"),
+    "FP64": np.dtype("f8"),
+    "BYTES": np.dtype(object),
+}
 
-Columns = Mapping[str, NDArray[Any]]
-Put = Callable[[bytes, bytes], None]
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+Kind = Literal["numeric", "categorical"]
 
 
-def store_file(path: str, digest: bytes, read: Callable[[int, int], bytes], total_bytes: int, spans: Sequence[Span], put: Put) -> File:
-    """Cut, encode and store a file; `read(offset, length)` gives its bytes, so that it is never in memory as a whole."""
-    blocks: list[Block] = []
-    for offset, length in cut(total_bytes, spans):
-        block, payloads = encode_block(read(offset, length))
-        for payload_digest, payload in payloads.items():
-            put(payload_digest, payload)
-        blocks.append(block)
-    if len(blocks) <= INLINE_BLOCKS_MAX:
-        return File(path=path, bytes=total_bytes, digest=digest, blocks=tuple(blocks))
+class Feature(NamedTuple):
+    """A reference column and the place that it feeds: which input, and where in that tensor's flattened row."""
+
+    column: str
+    tensor: Tensor
+    place: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row."""
+
+    features: tuple[Feature, ...]
+    columns: Arrays
+    blocks: Array | None
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return len(next(iter(self.columns.values())))
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Inputs and the outputs that are known for them, by tensor name."""
+
+    inputs: Arrays
+    outputs: Arrays
+
+
+# Files
+
+
+def inline_files(block_counts: Sequence[int]) -> list[bool]:
+    """Which files carry their block list in the manifest: in order, as long as their blocks are not too many together."""
+    inline, total = [], 0
+    for count in block_counts:
+        inline.append(total + count <= INLINE_BLOCKS_MAX)
+        total += count if inline[-1] else 0
+    return inline
+
+
+def assemble_file(path: str, digest: bytes, blocks: Sequence[Block], *, inline: bool) -> tuple[File, dict[bytes, bytes]]:
+    """A file of consecutive blocks, and the payloads, by digest, of the parts of its index if it has one."""
+    total = sum(block.bytes for block in blocks)
+    if inline:
+        return File(path=path, bytes=total, digest=digest, blocks=tuple(blocks)), {}
     parts: list[Block] = []
+    found: dict[bytes, bytes] = {}
     for at in range(0, len(blocks), INDEX_PART_BLOCKS_MAX):
         part, payloads = encode_block(codec.encode(Index(blocks=tuple(blocks[at : at + INDEX_PART_BLOCKS_MAX]))))
-        for payload_digest, payload in payloads.items():
-            put(payload_digest, payload)
         parts.append(part)
-    return File(path=path, bytes=total_bytes, digest=digest, index=tuple(parts))
+        found |= payloads
+    return File(path=path, bytes=total, digest=digest, index=tuple(parts)), found
 
 
-def feature_columns(inputs: Sequence[Tensor], columns: Sequence[str], named: Sequence[str] | None) -> list[tuple[str, Tensor, int]]:
-    """Which column feeds which place of which input: (column, tensor, place in the tensor's row).
+def foreseen_file(path: str, cuts: Sequence[Span], *, inline: bool) -> File:
+    """The largest description that a file cut so can get, to try a manifest's size before anything is stored."""
+    lengths = [length for _, length in cuts]
 
-    A model with one input [N, d] takes d columns: those that are named, else all of the reference's in order. A model with an input a
-    column takes them by name.
+    def largest(length: int) -> Block:
+        return Block(bytes(32), length, (Payload("zstd", bytes(32), length),))
 
-    Raises:
-        Refused: the columns do not match the signature; both are listed.
-    """
-    wanted = list(named) if named is not None else list(columns)
-    absent = [name for name in wanted if name not in columns]
-    if absent:
-        raise mismatch(Code.REFERENCE_INVALID, "reference columns", expected=wanted, actual=list(columns))
-    if len(inputs) == 1 and (width := _width(inputs[0])) is not None:
-        if len(wanted) != width:
-            what = f"reference columns for input {inputs[0].name!r} of shape {list(inputs[0].shape)}"
-            raise mismatch(Code.REFERENCE_INVALID, what, expected=f"{width} columns", actual=f"{len(wanted)}: {wanted}")
-        return [(name, inputs[0], place) for place, name in enumerate(wanted)]
-    names = [tensor.name for tensor in inputs]
-    if set(names) != set(wanted):
-        raise mismatch(Code.REFERENCE_INVALID, "reference columns, one an input", expected=names, actual=wanted)
-    return [(tensor.name, tensor, 0) for tensor in inputs]
+    if inline:
+        return File(path=path, bytes=sum(lengths), digest=bytes(32), blocks=tuple(largest(length) for length in lengths))
+    parts = -(-len(lengths) // INDEX_PART_BLOCKS_MAX)
+    return File(path=path, bytes=sum(lengths), digest=bytes(32), index=(largest(BLOCK_BYTES_MAX),) * parts)
 
 
-def _width(tensor: Tensor) -> int | None:
-    """How many values a row of this input has; None where a row is a single value."""
-    if len(tensor.shape) < 2:
-        return None
-    width = int(np.prod(tensor.shape[1:]))
-    return width if width > 1 or (len(tensor.shape) == 2 and width == 1 and tensor.datatype != "BYTES") else None
-
-
-def check_finite(name: str, column: NDArray[Any]) -> None:
-    """Nothing in a reference column may be missing.
+def check_size(manifest: Manifest) -> None:
+    """Whether a manifest fits its bound.
 
     Raises:
-        Refused: with the column and the first row that is not finite.
+        Refused: it does not; the sentence says what could be left out.
     """
-    if column.dtype.kind in "fc":
-        bad = np.flatnonzero(~np.isfinite(column))
-        if len(bad):
-            what = f"reference column {name!r}, row {int(bad[0])}"
-            raise mismatch(Code.REFERENCE_INVALID, what, expected="a finite number", actual=f"{column[bad[0]]} ({len(bad)} such rows)")
-    elif column.dtype.kind == "O" and any(value is None for value in column):
-        raise mismatch(Code.REFERENCE_INVALID, f"reference column {name!r}", expected="a value in every row", actual="missing values")
+    try:
+        codec.encode(manifest)
+    except Refused as refusal:
+        signals = len(manifest.baseline.signals) if manifest.baseline else 0
+        raise Refused(refusal.code, f"{refusal.reason}; it describes {signals} signals, and fewer can be named") from None
 
 
-def kind_of(column: NDArray[Any]) -> str:
+def wire_bytes(blocks: Sequence[Block]) -> int:
+    """What a device without any of these blocks fetches, each in its smallest encoding."""
+    return sum(min((payload.bytes for payload in block.payloads), default=block.bytes) for block in blocks)
+
+
+def same_content(one: Manifest, other: Manifest) -> bool:
+    """Whether two manifests are the same release but for when they were made: publishing that again is nothing."""
+    return one == other.model_copy(update={"created": one.created})
+
+
+# Signals
+
+
+def kind_of(column: Array, *, categories_max: int) -> Kind:
     """Numeric, unless the values are texts, truths or few distinct integers."""
-    if column.dtype.kind in "fc":
+    if column.dtype.kind == "f" or (column.dtype.kind in "iu" and len(np.unique(column)) > categories_max):
         return "numeric"
-    if column.dtype.kind in "iu":
-        return "categorical" if len(np.unique(column[:100_000])) <= CATEGORIES_GUESSED_MAX else "numeric"
     return "categorical"
 
 
-def signal_specs(
-    features: Sequence[tuple[str, Tensor, int]], columns: Columns, outputs: Columns, wanted: Sequence[str] | None
-) -> list[tuple[SignalSpec, NDArray[Any]]]:
-    """The signals to watch with their reference values: those that are named, else every input column and every output.
+def watched(fitted: Fitted, outputs: Arrays, named: Sequence[str] | None) -> tuple[list[tuple[SignalSpec, Array]], tuple[str, ...]]:
+    """The signals to watch with their reference values [rows], and the names of those for which there is no room.
+
+    By default every input column and every output with one value a row, outputs first to have room. A value of a wider output is
+    watched when it is named, `<output>[<place>]`. An integer output is a class.
 
     Raises:
-        Refused: a named signal is neither an input column nor an output, or there are too many.
+        Refused: a named signal does not exist or is named twice, there are none or too many, or a name is too long.
     """
-    found: dict[str, tuple[SignalSpec, NDArray[Any]]] = {}
-    for name, tensor, place in features:
-        values = columns[name]
-        found[name] = (SignalSpec(name, kind_of(values), "input", tensor.name, place), values)  # type: ignore[arg-type]
-    for name, output in outputs.items():
-        table = output.reshape(len(output), -1)
+    found: dict[str, tuple[SignalSpec, Array]] = {}
+    for feature in fitted.features:
+        spec = SignalSpec(feature.column, feature.kind, "input", feature.tensor.name, feature.place)
+        found[spec.name] = spec, fitted.columns[feature.column]
+    ordinary = list(found)
+    for output, values in outputs.items():
+        table = values.reshape(len(values), -1)
         for place in range(table.shape[1]):
-            label = name if table.shape[1] == 1 else f"{name}[{place}]"
-            if label in found:
-                label = f"output {label}"
-            values = table[:, place]
-            found[label] = (SignalSpec(label, kind_of(values), "output", name, place), values)  # type: ignore[arg-type]
-    if wanted is not None:
-        absent = [name for name in wanted if name not in found]
-        if absent:
-            raise mismatch(Code.REFERENCE_INVALID, "signals", expected=f"some of {list(found)}", actual=absent)
-        found = {name: found[name] for name in wanted}
-    if not 1 <= len(found) <= SIGNALS_MAX:
-        raise mismatch(Code.REFERENCE_INVALID, "number of signals", expected=f"1 to {SIGNALS_MAX}; name some", actual=len(found))
-    return list(found.values())
+            name = output if table.shape[1] == 1 else f"{output}[{place}]"
+            name = f"output {name}" if name in found else name
+            kind: Kind = "numeric" if table.dtype.kind == "f" else "categorical"
+            found[name] = SignalSpec(name, kind, "output", output, place), table[:, place]
+            ordinary += [name] if table.shape[1] == 1 else []
+    chosen = list(named) if named is not None else ordinary
+    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(found):
+        wrong = [name for name in chosen if name not in found or chosen.count(name) > 1]
+        raise mismatch(Code.REFERENCE_INVALID, "signals", expected=f"some of {listed(list(found))}, each once", actual=listed(wrong))
+    left_out: list[str] = []
+    if named is None:
+        answers = [name for name in chosen if found[name][0].side == "output"]
+        left_out = [name for name in chosen if name not in answers][max(0, SIGNALS_MAX - len(answers)) :]
+        chosen = [name for name in chosen if name not in left_out]
+    if not 1 <= len(chosen) <= SIGNALS_MAX:
+        raise mismatch(Code.REFERENCE_INVALID, "number of signals", expected=f"1 to {SIGNALS_MAX}", actual=len(chosen))
+    for name in chosen:
+        if not 1 <= len(name) <= SIGNAL_NAME_MAX:
+            raise mismatch(
+                Code.REFERENCE_INVALID, f"name of signal {name!r}", expected=f"1 to {SIGNAL_NAME_MAX} characters", actual=len(name)
+            )
+    return [found[name] for name in chosen], tuple(left_out)
 
 
-def golden_columns(columns: Columns) -> dict[str, NDArray[Any]]:
-    """Made-up rows to test a release with: quantiles of each column, each column in an order of its own, so that no row is a real one."""
-    made: dict[str, NDArray[Any]] = {}
+def feeds(features: Sequence[Feature], columns: Arrays) -> dict[str, Array]:
+    """The model's inputs, [rows, ...] each in its tensor's shape, of columns [rows]."""
+    by_tensor: dict[str, list[Feature]] = {}
+    for feature in features:
+        by_tensor.setdefault(feature.tensor.name, []).append(feature)
+    found = {}
+    for name, places in by_tensor.items():
+        table = np.stack([columns[feature.column] for feature in sorted(places, key=lambda feature: feature.place)], axis=1)
+        axes = places[0].tensor.shape[1:]
+        shape = (table.shape[1],) if len(axes) == 1 else tuple(max(axis, 1) for axis in axes)  # a free axis takes what columns there are
+        found[name] = np.ascontiguousarray(table).reshape(len(table), *shape)
+    return found
+
+
+# Golden inputs
+
+
+def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS) -> dict[str, Array]:
+    """Made-up rows to test a release with, since they leave the publisher's hands.
+
+    Numbers are quantiles of each column, neither extreme, the rest its commonest values; each column has an order of its own, so that
+    a row is a real one only by chance.
+    """
+    made: dict[str, Array] = {}
     for number, (name, column) in enumerate(columns.items()):
-        ordered = np.sort(column)
-        picked = ordered[np.linspace(0, len(ordered) - 1, GOLDEN_ROWS + 2).astype(int)[1:-1]]  # neither smallest nor largest: no extremes
+        if column.dtype.kind == "f":
+            picked = np.sort(column)[np.linspace(0, len(column) - 1, rows + 2).astype(int)[1:-1]]
+        else:
+            values, counts = np.unique(column, return_counts=True)
+            picked = np.resize(values[np.argsort(-counts, kind="stable")[:rows]], rows)
         made[name] = np.random.default_rng(number).permutation(picked)
     return made
 
 
-def check_golden(name: str, expected: NDArray[Any], actual: NDArray[Any], *, relative: float, absolute: float) -> None:
-    """The publisher's own model must agree with the publisher's own golden outputs.
+def pack_golden(golden: Golden) -> bytes:
+    """The npz that nodes fetch; the same arrays give the same bytes."""
+    target = io.BytesIO()
+    sides = (("input", golden.inputs), ("output", golden.outputs))
+    arrays = {f"{side}.{name}": value for side, values in sides for name, value in values.items()}
+    # Texts as fixed-width ones: a file with pickled objects is refused by every node.
+    plain = {name: value.astype(np.str_) if value.dtype == np.object_ else value for name, value in arrays.items()}
+    np.savez_compressed(target, allow_pickle=False, **plain)
+    return target.getvalue()
+
+
+def parse_golden(what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Golden:
+    """The golden inputs as the model takes them, and the outputs that are known for them.
 
     Raises:
-        Refused: another shape, a NaN, or the first value out of tolerance.
+        Refused: no npz of plain arrays, too large, not all of the inputs, none of the outputs, or another datatype or shape.
     """
-    if expected.shape != actual.shape:
-        raise mismatch(Code.GOLDEN_INVALID, f"golden output {name!r}: shape", expected=list(expected.shape), actual=list(actual.shape))
-    if actual.dtype.kind != "f":
-        wrong = np.flatnonzero((expected != actual).ravel())
-    else:
-        with np.errstate(invalid="ignore"):
-            wrong = np.flatnonzero(~(np.abs(actual - expected) <= absolute + relative * np.abs(expected)).ravel())
-    if len(wrong):
-        at = int(wrong[0])
-        raise mismatch(Code.GOLDEN_INVALID, f"golden output {name!r}[{at}]", expected=expected.ravel()[at], actual=actual.ravel()[at])
+    arrays = plain_arrays(what, io.BytesIO(data), Code.GOLDEN_INVALID, bytes_max=GOLDEN_UNPACKED_BYTES_MAX)
+    takes = {f"input.{tensor.name}": tensor for tensor in inputs}
+    gives = {f"output.{tensor.name}": tensor for tensor in outputs}
+    if not (takes.keys() <= arrays.keys() <= takes.keys() | gives.keys() and arrays.keys() & gives.keys()):
+        expected = f"{listed(list(takes))} and some of {listed(list(gives))}"
+        raise mismatch(Code.GOLDEN_INVALID, f"{what}: arrays", expected=expected, actual=listed(list(arrays)))
+    known = {gives[name].name: array for name, array in arrays.items() if name in gives}
+    return Golden({tensor.name: _as_input(what, tensor, arrays[name]) for name, tensor in takes.items()}, known)
 
 
-def need(arrays: Columns, prefix: str, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The arrays `<prefix>.<name>` of a golden file.
+def _as_input(what: str, tensor: Tensor, array: Array) -> Array:
+    dtype = DTYPES[tensor.datatype]
+    if not (array.dtype.kind == "U" if tensor.datatype == "BYTES" else np.can_cast(array.dtype, dtype, "same_kind")):
+        raise mismatch(Code.GOLDEN_INVALID, f"{what}: input.{tensor.name}", expected=tensor.datatype, actual=array.dtype)
+    fits = len(array.shape) == len(tensor.shape) and all(
+        have >= 1 and want in (-1, have) for want, have in zip(tensor.shape, array.shape, strict=True)
+    )
+    if not fits:
+        expected, actual = list(tensor.shape), list(array.shape)
+        raise mismatch(Code.GOLDEN_INVALID, f"{what}: shape of input.{tensor.name}", expected=expected, actual=actual)
+    return array.astype(dtype)
+
+
+def check_golden(what: str, expected: Arrays, actual: Arrays, *, relative: float, absolute: float) -> None:
+    """The publisher's own model must agree with the publisher's own golden outputs; NaN agrees with nothing.
 
     Raises:
-        Refused: one is missing; what is there is listed.
+        Refused: another kind or shape, or the first value out of tolerance, with both values.
     """
-    keys = {name: f"{prefix}.{name}" for name in names}
-    if not set(keys.values()) <= set(arrays):
-        raise mismatch(Code.GOLDEN_INVALID, "golden arrays", expected=sorted(keys.values()), actual=sorted(arrays))
-    return {name: arrays[key] for name, key in keys.items()}
+    for name, known in expected.items():
+        answer = actual[name]
+        if known.shape != answer.shape:
+            raise mismatch(Code.GOLDEN_INVALID, f"{what}: shape of output.{name}", expected=list(known.shape), actual=list(answer.shape))
+        if known.dtype.kind in "iuf" and answer.dtype.kind in "iuf":
+            want, have = known.astype(np.float64), answer.astype(np.float64)
+            with np.errstate(invalid="ignore", over="ignore"):
+                wrong = ~(np.abs(have - want) <= absolute + relative * np.abs(want))
+            rule = f" within {absolute:g} + {relative:g} * |expected|"
+        else:
+            wrong, rule = np.asarray(known.astype(str) != answer.astype(str)), ""
+        if wrong.any():
+            at = tuple(int(axis) for axis in np.argwhere(wrong)[0])
+            where = f"{what}: output.{name}{list(at)}, what the file says{rule} and what the model answers"
+            raise mismatch(Code.GOLDEN_INVALID, where, expected=str(known[at])[:64], actual=str(answer[at])[:64])
 
 
-def unsupported(what: str, found: object) -> Refused:
-    """A model that fleetcast cannot describe."""
-    return Refused(Code.MODEL_SIGNATURE, f"{what} {found!r} is not supported")
+def plain_arrays(what: str, file: IO[bytes], code: Code, *, bytes_max: int) -> dict[str, Array]:
+    """The arrays of an npz, nothing unpickled, nothing allocated before its size is known.
+
+    Raises:
+        Refused: with `code`: no npz, objects in it, or more than `bytes_max` bytes unpacked.
+    """
+    found: dict[str, Array] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            total = sum(member.file_size for member in members)
+            if total > bytes_max:
+                raise mismatch(code, f"{what}: bytes unpacked", expected=f"at most {bytes_max}", actual=total)
+            for member in members:
+                with archive.open(member) as stream:
+                    _check_header(stream, member.file_size)
+                with archive.open(member) as stream:
+                    found[member.filename.removesuffix(".npy")] = np.lib.format.read_array(stream, allow_pickle=False)
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, KeyError, OSError, RuntimeError, MemoryError) as error:
+        raise Refused(code, f"{what} is not an npz of plain arrays: {first_line(error)}") from error
+    return found
+
+
+def _check_header(stream: IO[bytes], bytes_max: int) -> None:
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(stream)
+    count = 1
+    for axis in shape:
+        count *= int(axis)  # Python's own integers: numpy's product would wrap around
+    if dtype.hasobject or count * dtype.itemsize > bytes_max:
+        raise ValueError(f"an array of {dtype}{list(shape)} in {bytes_max} bytes")
+
+
+# Sentences
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence, the first of many."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return f"{list(names[:NAMES_SHOWN])}{more}"
+
+
+def invalid(code: Code, what: str, error: ValidationError) -> Refused:
+    """A document's own check has failed: which field, why, and what was found."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return Refused(code, f"{what}: {where}: {first['msg']}, found {str(first['input'])[:64]!r}")
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, short enough for a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -108,6 +108,9 @@ class Agent:
         Raises:
             Refused: the local port is taken.
         """
+        for model, slot in self._store.slots().items():
+            if slot.serving is not None:
+                self.server.expect(model)
         self.server.start()
         try:
             self._view = self._trust.current()

@@ -2,18 +2,31 @@
 
 Rollback safety rests on version numbers and not on time; time only says whether metadata is still fresh. A clock that lags is lifted to the
 newest time that a trusted signature proves (at 1970, expired metadata would be accepted). A clock that runs ahead makes everything look
-expired: then what is active keeps serving, and nothing new is activated.
+expired. In both cases what is active keeps serving, and nothing new is activated.
 """
 
 from datetime import datetime
 
 TIMESTAMP_SECONDS = 86_400  # a timestamp lives a day: it was signed no earlier than that before it expires
 BUILD_TIME = 1_763_900_000  # 2025-11-23: this program did not exist before
+SKEW_SECONDS_MAX = 3_600  # a clock that is further behind a signature than this is not believed
+JUMP_SECONDS_MAX = 6 * 3_600  # whoever stole the timestamp key must not push the time of a device whose clock works further than this
 
 
-def trusted_now(wall: int, floor: int) -> int:
-    """Seconds since 1970: the wall clock's, but never before what is proved."""
-    return max(wall, floor, BUILD_TIME)
+def trusted_now(wall: int, floor: int, *, jump_seconds_max: int = JUMP_SECONDS_MAX) -> int:
+    """Seconds since 1970: the wall clock's, but never before what is proved.
+
+    A wall clock before `BUILD_TIME` was never set, and the floor is all there is. One that was set is lifted by at most
+    `jump_seconds_max`, so that a signature from the far future expires nothing: it is the signature that is wrong then.
+    """
+    if wall < BUILD_TIME:
+        return max(floor, BUILD_TIME)
+    return max(wall, min(floor, wall + jump_seconds_max))
+
+
+def is_known(wall: int, floor: int) -> bool:
+    """Whether the wall clock can be believed; while it cannot, what is active keeps serving and nothing new is activated."""
+    return wall >= BUILD_TIME and wall + SKEW_SECONDS_MAX >= floor
 
 
 def floor_of(timestamp_expires: datetime) -> int:

@@ -102,6 +102,7 @@ class Slot:
     held: dict[bytes, Held] = field(default_factory=dict)
     current: Held | None = None
     waiting: int = 0
+    expected: bool = False  # a release is on its way back after a restart: requests wait for it
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -132,6 +133,10 @@ class Router:
                 return held
         raise Refused(Code.RELEASE_UNKNOWN, f"version {version[:64]!r} of model {model!r} is not served; served are {self.versions(model)}")
 
+    def expect(self, model: str) -> None:
+        """Have requests for this model wait until a release of it is switched to, instead of being told that there is none."""
+        self.slots.setdefault(model, Slot()).expected = True
+
     def models(self) -> list[str]:
         """Names of the models with a current release."""
         return sorted(model for model, slot in self.slots.items() if slot.current is not None)
@@ -154,8 +159,10 @@ class Router:
             Refused: the request is wrong or too large, or its model, version is unknown; MODEL_RUN, WORKER_CRASHED, WORKER_HUNG.
             Busy: nothing can answer it now.
         """
-        self.find(model, version)
-        slot = self.slots[model]
+        slot = self.slots.get(model)
+        if slot is None or not slot.expected:
+            self.find(model, version)
+            slot = self.slots[model]
         if slot.waiting >= QUEUE_REQUESTS_MAX:
             raise Busy(f"{slot.waiting} requests for model {model!r} wait already")
         slot.waiting += 1
@@ -167,6 +174,8 @@ class Router:
     async def _answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
         deadline = time.monotonic() + READY_SECONDS_MAX
         suspicions = 0
+        while self.slots[model].expected:
+            await _until_changed(self.slots[model], deadline, model)
         while True:
             held = self.find(model, version)
             request = parse_request(body, header_bytes=header_bytes, inputs=held.inputs, outputs=held.outputs)
@@ -218,7 +227,7 @@ class Router:
             raise Refused(
                 Code.WORKER_CRASHED, f"the worker of release {held.staged.version} of model {model!r} has died since it was prepared"
             )
-        slot.current, held.switched = held, True
+        slot.current, held.switched, slot.expected = held, True, False
         held.requests, held.errors = 0, 0
         held.latencies.clear()
         _announce(slot)

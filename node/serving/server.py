@@ -96,6 +96,10 @@ class Server:
         self._thread.start()
         log.info("serving.started", listen=str(self._listen), port=self._port)
 
+    def expect(self, model: str) -> None:
+        """Before `start`: a release of this model is about to be restored, so requests for it are to wait a moment."""
+        self._router.expect(model)
+
     def stop(self) -> None:
         """Answer what has begun, then end the workers, the thread and the socket."""
         if self._thread is None or self._http is None:

@@ -18,6 +18,7 @@ class Client:
     link: Link
     inbox: "queue.SimpleQueue[Any]"
     heard: list[LinkEvent] = field(default_factory=list)
+    unread: list[Message] = field(default_factory=list)  # came while something else was waited for
 
     @classmethod
     def of(cls, broker: Broker, user: str = "hub", *, client_id: str | None = None, session_expiry_seconds: int = 0) -> "Client":
@@ -39,7 +40,9 @@ class Client:
         return self.next(Subscribed)
 
     def next(self, kind: type[E], *, seconds: float = 10.0) -> E:
-        """The next event of this kind; what comes before it is only noted."""
+        """The next event of this kind; messages that come before it stay unread."""
+        if kind is Message and self.unread:
+            return self.unread.pop(0)  # type: ignore[return-value]
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -49,10 +52,14 @@ class Client:
             self.heard.append(event)
             if isinstance(event, kind):
                 return event
+            if isinstance(event, Message):
+                self.unread.append(event)
 
     def messages(self, *, seconds: float) -> list[Message]:
         """All messages that come until nothing came for so long, acknowledged."""
-        found: list[Message] = []
+        found, self.unread = self.unread, []
+        for message in found:
+            self.link.ack(message)
         while True:
             try:
                 event = self.inbox.get(timeout=seconds)

@@ -1,0 +1,58 @@
+# Two commands are the manual: `make check` and `make test`. Each makes what it needs, from a bare checkout and Python 3.11 or newer.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench generate lock clean
+
+help:  ## say what there is
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP)  ## a fleet of six nodes, real data, every claim checked; writes demo-report.json
+	$(BIN)/python -m deploy.demo
+
+test: $(STAMP)  ## all tests, against real brokers on loopback
+	$(BIN)/pytest
+
+check: $(STAMP)  ## format, lint, types, import rules, freshness of generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m schemas.generate --check
+
+format: $(STAMP)  ## rewrite the code as `check` wants it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## measure every figure that README quotes; writes bench/results.json
+	$(BIN)/python -m bench
+
+generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md
+	$(BIN)/python -m schemas.generate
+
+lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/$(LOCK) --extra node --output-file requirements/node.txt
+	$(BIN)/$(LOCK) --extra hub --output-file requirements/hub.txt
+	$(BIN)/$(LOCK) --extra node --extra hub --extra dev --output-file requirements/dev.txt
+
+clean:  ## remove the virtual environment and everything that was built or measured
+	rm -rf $(VENV) build dist *.egg-info .demo demo-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp carries the dates of what it was made from; a half-made environment has none and is made again.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "fleetcast needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@test -x $(BIN)/pip || rm -rf $(VENV)
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

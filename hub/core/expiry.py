@@ -1,0 +1,46 @@
+"""How long each role's metadata lives, and when somebody should be told. Reads no clock."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+ROOT_DAYS, TARGETS_DAYS, TEAM_DAYS = 365, 180, 90  # signed offline, by people
+ROLLOUTS_DAYS, SNAPSHOT_DAYS, TIMESTAMP_DAYS = 7, 7, 1  # signed by the hub; short, for its keys are online
+RESIGN_SECONDS = 3600  # a fresh timestamp every hour costs a node 11 KB a day
+WARNING_SHARE, URGENT_SHARE = 0.5, 0.2  # of a life that is left
+_DAYS = {
+    "root": ROOT_DAYS,
+    "targets": TARGETS_DAYS,
+    "rollouts": ROLLOUTS_DAYS,
+    "snapshot": SNAPSHOT_DAYS,
+    "timestamp": TIMESTAMP_DAYS,
+}
+
+Severity = Literal["ok", "warning", "urgent", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """How long a role's metadata still holds; a warning at half of its life, urgent at a fifth."""
+
+    role: str
+    expires: datetime
+    severity: Severity
+
+
+def life(role: str) -> timedelta:
+    """How long a role's metadata holds from when it is signed; every role of a model is its team's."""
+    return timedelta(days=_DAYS.get(role, TEAM_DAYS))
+
+
+def expiry(role: str, expires: datetime, now: datetime) -> Expiry:
+    """What to tell an operator of a role."""
+    share = (expires - now) / life(role)
+    if share <= 0:
+        return Expiry(role, expires, "expired")
+    return Expiry(role, expires, "urgent" if share < URGENT_SHARE else "warning" if share < WARNING_SHARE else "ok")
+
+
+def is_ageing(role: str, expires: datetime, now: datetime) -> bool:
+    """Whether half of a role's life is over, and whoever holds its key online signs it again."""
+    return expires - now < life(role) * WARNING_SHARE

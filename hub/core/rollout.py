@@ -1,0 +1,260 @@
+"""When a rollout goes on to its next stage, halts, or is done. Knows facts about nodes, and neither keys, topics nor clocks.
+
+A stage addresses the nodes whose labels are selected and whose bucket is below its percentage. Its gate looks at those that were *heard
+from*; the silent ones are a class of their own, that neither helps nor harms. In this order:
+
+1. a drift alarm of the new release, or more failures than the gate allows: halted;
+2. no node is known that the labels select: waits for one to appear;
+3. nodes are known, but none falls into the stage (few nodes, small percentage): it is passed over, for nothing can be learned from it;
+4. all nodes of the stage are silent: waits, for an empty site proves nothing;
+5. too few receipts: waits; a node that goes silent meanwhile leaves the reckoning after `gate.silent_seconds`;
+6. the gate has held for `gate.soak_seconds`: the next stage, and after the last one the rollout is done.
+
+Every document that `step` or a command makes has a serial higher by one than the one before.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.document import Fact
+from schemas.errors import Code, Refused
+from schemas.limits import LABELS_MAX, STAGES_MAX
+from schemas.names import Label, Version
+from schemas.rollout import Gate, ReleaseRef, Rollout, bucket, selected
+
+CommandKind = Literal["start", "halt", "resume", "rollback"]
+KINDS: tuple[CommandKind, ...] = ("start", "halt", "resume", "rollback")
+DONE = "done"
+
+
+class Start(Fact):
+    """Body of the command `start`; `halt`, `resume` and `rollback` have none."""
+
+    version: Version
+    stages: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
+    labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
+    gate: Gate = Gate()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """What is known of a node for one model and one release, by its receipts; `failed_at` is when its last failure was received."""
+
+    node: str
+    labels: Mapping[str, str]
+    heard: bool
+    serving: bool
+    failed_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a gate looks at; `drift_alarm` says that the new release raised one since `judged_from`."""
+
+    nodes: Sequence[NodeFacts]
+    drift_alarm: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Nodes of the present stage: addressed = heard + silent; serving and failed are of those heard."""
+
+    addressed: int = 0
+    heard: int = 0
+    serving: int = 0
+    failed: int = 0
+    silent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A rollout document with the controller's working state beside it.
+
+    `judged_from`: failures and alarms from before do not count; an operator who resumes has seen them.
+    """
+
+    rollout: Rollout
+    stage_entered_at: int
+    judged_from: int
+    held_since: int | None = None
+    reason: str = ""
+    tally: Tally = field(default_factory=Tally)
+
+
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The document has changed: sign and announce it; `text` says what happened."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Halted:
+    """The rollout has halted by itself: somebody should look."""
+
+    text: str
+
+
+Action = Announce | Halted
+
+
+def begin(
+    model: str, wish: Start, release: ReleaseRef, *, before: Rollout | None, nodes: Sequence[NodeFacts], salts: Sequence[bytes], now: int
+) -> Progress:
+    """A new rollout, which supersedes `before`; it falls back to the release of the last rollout that was done.
+
+    Of the random `salts` the first is taken that leaves no stage without a node, so that small fleets have a canary too.
+
+    Raises:
+        Refused: the stages do not rise to 100 %.
+    """
+    if list(wish.stages) != sorted(set(wish.stages)) or wish.stages[-1] != 100:
+        raise Refused(Code.ROLLOUT_INVALID, f"stages must rise and end at 100, not {', '.join(map(str, wish.stages))}")
+    rollout = Rollout(
+        model=model,
+        serial=before.serial + 1 if before else 1,
+        release=release,
+        fallback=_fallback(before),
+        state="running",
+        stages=wish.stages,
+        salt=salts[0],
+        labels=wish.labels,
+        gate=wish.gate,
+        started=now,
+    )
+    names = [node.node for node in nodes if selected(rollout, dict(node.labels))]
+    salt = next((salt for salt in salts if _fills_all(salt, wish.stages, names)), salts[0])
+    return Progress(rollout.model_copy(update={"salt": salt}), stage_entered_at=now, judged_from=now, reason="has just begun")
+
+
+def _fallback(before: Rollout | None) -> ReleaseRef | None:
+    if before is None:
+        return None
+    return before.release if before.state == DONE else before.fallback
+
+
+def _fills_all(salt: bytes, stages: Sequence[int], nodes: Sequence[str]) -> bool:
+    places = [bucket(salt, node) for node in nodes]
+    return all(any(low <= place < high for place in places) for low, high in zip((0, *stages), stages, strict=False))
+
+
+def halt(progress: Progress) -> Progress:
+    """Stop moving nodes, on an operator's word.
+
+    Raises:
+        Refused: it is not running.
+    """
+    _must_be(progress.rollout, ("running",), "halted")
+    return replace(_next(progress, state="halted"), reason="halted by an operator")
+
+
+def resume(progress: Progress, *, now: int) -> Progress:
+    """Go on with the present stage; what failed before is not held against it again.
+
+    Raises:
+        Refused: it is not halted.
+    """
+    _must_be(progress.rollout, ("halted",), "resumed")
+    return replace(
+        _next(progress, state="running"), stage_entered_at=now, judged_from=now, held_since=None, reason="resumed by an operator"
+    )
+
+
+def roll_back(progress: Progress) -> Progress:
+    """Send every node that it selects back to the fallback.
+
+    Raises:
+        Refused: it is rolled back already, or there is nothing to go back to.
+    """
+    rollout = progress.rollout
+    _must_be(rollout, ("running", "halted", DONE), "rolled back")
+    if rollout.fallback is None:
+        raise Refused(
+            Code.ROLLOUT_INVALID, f"no rollout of {rollout.model} was done before this one, so there is no release to go back to; halt it"
+        )
+    return replace(
+        _next(progress, state="rolled_back"), held_since=None, reason=f"rolled back to {rollout.fallback.version} by an operator"
+    )
+
+
+def _must_be(rollout: Rollout, states: Sequence[str], done: str) -> None:
+    if rollout.state not in states:
+        raise Refused(
+            Code.ROLLOUT_INVALID, f"the rollout of {rollout.model} is {rollout.state}; only one that is {' or '.join(states)} can be {done}"
+        )
+
+
+def step(progress: Progress, facts: Facts, *, now: int) -> tuple[Progress, tuple[Action, ...]]:
+    """One look at the gate."""
+    rollout = progress.rollout
+    if rollout.state != "running":
+        return replace(progress, tally=_tally(progress, facts)), ()
+    tally = _tally(progress, facts)
+    progress = replace(progress, tally=tally)
+    problem = _problem(rollout, tally, facts)
+    if problem:
+        stopped = replace(_next(progress, state="halted"), held_since=None, reason=problem)
+        text = f"rollout of {rollout.model} {rollout.release.version} halted at {rollout.percent} %: {problem}"
+        return stopped, (Announce(text), Halted(text))
+    waiting = _waiting(rollout, tally, facts)
+    if waiting:
+        return replace(progress, held_since=None, reason=waiting), ()
+    held_since = progress.held_since if progress.held_since is not None else now
+    left = held_since + rollout.gate.soak_seconds - now
+    if left > 0 and tally.addressed:
+        return replace(progress, held_since=held_since, reason=f"the gate holds; it must for {left} s more"), ()
+    return _advance(progress, now)
+
+
+def _tally(progress: Progress, facts: Facts) -> Tally:
+    rollout = progress.rollout
+    addressed = heard = serving = failed = 0
+    for node in facts.nodes:
+        if not selected(rollout, dict(node.labels)) or bucket(rollout.salt, node.node) >= rollout.percent:
+            continue
+        addressed += 1
+        if not node.heard:
+            continue
+        heard += 1
+        serving += node.serving
+        failed += not node.serving and node.failed_at is not None and node.failed_at >= progress.judged_from
+    return Tally(addressed, heard, serving, failed, addressed - heard)
+
+
+def _problem(rollout: Rollout, tally: Tally, facts: Facts) -> str:
+    if facts.drift_alarm and rollout.gate.halt_on_drift:
+        return f"{rollout.release.version} raised a drift alarm"
+    if tally.failed and tally.failed > rollout.gate.failures_ratio_max * tally.heard:
+        return f"{tally.failed} of {tally.heard} nodes refused it or rolled back, at most {rollout.gate.failures_ratio_max:.0%} may"
+    return ""
+
+
+def _waiting(rollout: Rollout, tally: Tally, facts: Facts) -> str:
+    if not any(selected(rollout, dict(node.labels)) for node in facts.nodes):
+        return "waits: no node is known that its labels select"
+    if tally.addressed and not tally.heard:
+        return f"waits: all {tally.addressed} nodes of the stage are silent"
+    if tally.serving < rollout.gate.receipts_ratio_min * tally.heard:
+        needed = f"{rollout.gate.receipts_ratio_min:.0%} must"
+        silent = f"; {tally.silent} more are silent" if tally.silent else ""
+        return f"waits: {tally.serving} of {tally.heard} nodes heard from serve it, {needed}{silent}"
+    return ""
+
+
+def _advance(progress: Progress, now: int) -> tuple[Progress, tuple[Action, ...]]:
+    rollout, tally = progress.rollout, progress.tally
+    what = f"rollout of {rollout.model} {rollout.release.version}"
+    proof = f"{tally.serving} of {tally.heard} nodes heard from serve it" if tally.addressed else "no node falls into the stage"
+    if rollout.stage + 1 < len(rollout.stages):
+        moved = _next(progress, stage=rollout.stage + 1)
+        text = f"{what} goes from {rollout.percent} % to {moved.rollout.percent} %: {proof}"
+        return replace(moved, stage_entered_at=now, held_since=None, reason="the stage has just begun"), (Announce(text),)
+    return replace(_next(progress, state=DONE), reason=proof), (Announce(f"{what} is done: {proof}"),)
+
+
+def _next(progress: Progress, **changes: object) -> Progress:
+    rollout = progress.rollout
+    return replace(progress, rollout=rollout.model_copy(update={"serial": rollout.serial + 1, **changes}))

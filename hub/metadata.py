@@ -1,0 +1,126 @@
+"""The files of a TUF repository: versions are added, old ones dropped, by one process at a time. Knows no key and no rule of TUF."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+
+from schemas.errors import Code, Refused
+
+S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
+
+
+class MetadataFolder:
+    """`metadata/<version>.<role>.json` and `metadata/current.json` below `directory`, `documents` beside, and a lock."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.documents = directory / "documents"
+        self._metadata = directory / "metadata"
+
+    def make(self) -> None:
+        """Begin.
+
+        Raises:
+            Refused: there is one already.
+        """
+        try:
+            self._metadata.mkdir(parents=True)
+        except FileExistsError:
+            raise Refused(Code.SETTINGS_INVALID, f"{self.directory} holds a repository already") from None
+        self.documents.mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes and threads out; not to be entered twice.
+
+        Raises:
+            Refused: the disk has no room for what is written meanwhile.
+        """
+        try:
+            with (self.directory / "lock").open("ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                raise Refused(Code.DISK_FULL, f"no room for the repository in {self.directory}: {os.strerror(error.errno)}") from error
+            raise
+
+    def path(self, role: str, version: int) -> Path:
+        """Where a version of a role stands."""
+        return self._metadata / f"{version}.{role}.json"
+
+    def version(self, role: str) -> int:
+        """The newest version of a role; 0 when there is none."""
+        return max((version for version, name, _ in self._files() if name == role), default=0)
+
+    def versions(self) -> dict[str, int]:
+        """The newest version of every role."""
+        found: dict[str, int] = {}
+        for version, role, _ in self._files():
+            found[role] = max(version, found.get(role, 0))
+        return found
+
+    def newest(self, role: str, kind: type[S]) -> Metadata[S]:
+        """The newest metadata of a role, whose kind the caller knows."""
+        return self.newest_of_any_kind(role)
+
+    def newest_of_any_kind(self, role: str) -> Metadata[Any]:
+        """The newest metadata of a role."""
+        return Metadata.from_file(str(self.path(role, self.version(role))))
+
+    def current(self) -> dict[str, int]:
+        """The versions that agree with each other, as of the last `set_current`."""
+        path = self._metadata / "current.json"
+        found: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
+        return found
+
+    def set_current(self, versions: dict[str, int]) -> None:
+        """Name the versions that agree with each other, and drop those that are older. Roots are for ever.
+
+        An hourly timestamp would otherwise leave 9,000 files a year.
+        """
+        write(self._metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
+        for version, role, path in list(self._files()):
+            if role != "root" and version < versions.get(role, 0):
+                path.unlink(missing_ok=True)
+
+    def generation(self) -> int:
+        """Changes whenever a file does: cheap to ask every second."""
+        found = 0
+        for entry in os.scandir(self._metadata):
+            with contextlib.suppress(FileNotFoundError):  # dropped by another process meanwhile
+                found += entry.stat().st_mtime_ns if entry.name.endswith(".json") else 0
+        return found
+
+    def _files(self) -> Iterator[tuple[int, str, Path]]:
+        for path in self._metadata.iterdir():
+            version, _, role = path.name.removesuffix(".json").partition(".")
+            if path.suffix == ".json" and version.isdigit():
+                yield int(version), role, path
+
+
+def write(path: Path, data: bytes) -> None:
+    """Durable before visible."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,145 @@
+"""What the hub's database says, as frozen values. Knows no SQL."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from schemas.insight import Alert
+
+Status = Literal["online", "disconnected", "lost"]
+CommandState = Literal["open", "done", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node as it last spoke: `state` is the encoded `State`, `public_key` the one that was pinned at first sight."""
+
+    node: str
+    session: int
+    status: Status
+    last_seen: int
+    state: bytes
+    public_key: bytes
+    cohort: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """A verified receipt; `sealed` is what travelled."""
+
+    node: str
+    sequence: int
+    received_at: int
+    at: int
+    outcome: Literal["serving", "refused", "rolled_back"]
+    model: str | None
+    version: str | None
+    digest: bytes | None
+    since: int | None
+    code: str
+    reason: str
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRow:
+    """What an operator asked for; `kind` and `body` are those of hub.core.rollout. `text` says how it ended, `code` why it was refused."""
+
+    id: int
+    at: int
+    kind: str
+    model: str
+    body: str
+    state: CommandState
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """The controller's working state of a model's rollout; `document` is the encoded `Rollout` that is signed and announced.
+
+    Of the present stage: nodes addressed, of which heard from and silent; of those heard from, serving (by receipts) and failed.
+    """
+
+    model: str
+    serial: int
+    document: bytes
+    stage_entered_at: int
+    held_since: int | None
+    judged_from: int
+    reason: str
+    addressed: int
+    heard: int
+    serving: int
+    failed: int
+    silent: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRow:
+    """One accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals."""
+
+    id: bytes
+    release: bytes
+    model: str
+    cohort: str
+    start: int
+    seconds: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalRow:
+    """The windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`."""
+
+    release: bytes
+    model: str
+    cohort: str
+    start: int
+    seconds: int
+    windows: int
+    counts: tuple[int, ...]
+    last_at: int
+    tested_windows: int
+    alarmed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """An alert, as it was published."""
+
+    id: int
+    alert: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRow:
+    """A message that was refused."""
+
+    id: int
+    at: int
+    topic: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetainedRow:
+    """A payload that the broker holds for us."""
+
+    digest: bytes
+    bytes: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something to watch; `body` has what a program wants to know."""
+
+    id: int
+    at: int
+    kind: str
+    text: str
+    body: Mapping[str, Any]

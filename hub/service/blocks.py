@@ -1,0 +1,91 @@
+"""Serves wants: from a node's ranges to payloads, coalesced, published as fast as the broker takes them."""
+
+from collections.abc import Callable
+
+import structlog
+
+from hub.blockstore import BlockStore
+from hub.core.blocks import BlockServer, Clear, Send
+from hub.mqtt import HubLink, WantArrived
+from hub.service.releases import Releases
+from hub.store import Store
+from schemas.errors import Refused, Unreachable
+from schemas.manifest import cheapest
+
+log = structlog.get_logger()
+
+IN_FLIGHT_MAX = 48  # publishes that the broker has not taken yet; their payloads are in memory
+
+
+class Wants:
+    """The hub's block server, with its disk and its broker."""
+
+    def __init__(
+        self, server: BlockServer, *, store: Store, blocks: BlockStore, releases: Releases, link: HubLink, clock: Callable[[], float]
+    ) -> None:
+        self._server, self._store, self._blocks, self._releases, self._link, self._clock = server, store, blocks, releases, link, clock
+        self._in_flight: set[int] = set()
+        server.restored((row.digest, row.bytes, row.expires_at) for row in store.retained())
+
+    def wanted(self, event: WantArrived) -> None:
+        """A node wants blocks. Nothing is made durable: a want that is lost is sent again.
+
+        Raises:
+            Refused: there is no such release, variant or block, or they are too many.
+        """
+        want = event.want
+        blocks = self._releases.wanted(want.release, want.variant, index=want.index, ranges=want.ranges)
+        self._server.wanted([cheapest(block, want.encodings) for block in blocks], again=want.again, now=self._clock())
+
+    def published(self, mid: int) -> None:
+        """The broker has taken a publish."""
+        self._in_flight.discard(mid)
+
+    def connected(self, *, session_present: bool, retain_available: bool) -> None:
+        """A new connection; a broker that has lost our session has lost what it retained as well."""
+        self._server.retain_available = retain_available
+        self._in_flight.clear()
+        if not session_present:
+            self._store.forget_retained()
+            self._server.forgot()
+
+    @property
+    def due_seconds(self) -> float | None:
+        """How long until there is something to publish; None when nothing waits or there is no room."""
+        due = self._server.next_due
+        return None if due is None or len(self._in_flight) >= IN_FLIGHT_MAX else max(0.0, due - self._clock())
+
+    def tick(self) -> None:
+        """Publish what is due. What the broker is to retain is noted first, so that after a crash it can still be cleared."""
+        now = self._clock()
+        commands = self._server.due(now, room=IN_FLIGHT_MAX - len(self._in_flight))
+        if not commands:
+            return
+        payloads = self._read([command for command in commands if isinstance(command, Send)])
+        self._store.note_sends(
+            [
+                (one.digest, len(payloads[one.digest]), int(now) + one.expiry_seconds if one.retain else None)
+                for one in commands
+                if isinstance(one, Send) and one.digest in payloads
+            ],
+            [command.digest for command in commands if isinstance(command, Clear)],
+        )
+        for command in commands:
+            try:
+                match command:
+                    case Clear(digest):
+                        self._link.clear_block(digest)
+                    case Send(digest, retain, expiry_seconds) if digest in payloads:
+                        mid = self._link.say_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
+                        self._in_flight.add(mid)
+            except Unreachable as error:
+                log.warning("block.not_sent", digest=command.digest.hex()[:16], reason=str(error))  # whoever wants it asks again
+
+    def _read(self, sends: list[Send]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for send in sends:
+            try:
+                found[send.digest] = self._blocks.read(send.digest)
+            except Refused as refusal:
+                log.error("block.unreadable", digest=send.digest.hex(), code=str(refusal.code), reason=refusal.reason)
+        return found

@@ -1,0 +1,193 @@
+"""Moves rollouts: does what operators ask, and what receipts and alarms allow. The only part that signs rollouts.
+
+The signed document in the repository is the truth; the row in the store is the working state beside it, and starts afresh where a crash
+came between the two.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, replace
+from datetime import UTC, datetime
+
+import structlog
+from pydantic import ValidationError
+from securesystemslib.signer import Signer
+
+from hub.core import fleet
+from hub.core import rollout as core
+from hub.service.notes import Notes
+from hub.store import CommandRow, RolloutRow, Store
+from hub.trust import Repository
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.insight import Alert
+from schemas.names import sha256
+from schemas.rollout import ReleaseRef, Rollout
+
+log = structlog.get_logger()
+
+SALTS = 64  # drawn for a new rollout, so that a small fleet finds one that leaves no stage empty
+JUDGE_SECONDS = 1.0  # between two looks at the gates
+JUDGE_SHARE = 10  # and at least so many times what a look takes: a look at 100,000 nodes must not fill the loop
+
+
+class Controller:
+    """Every model's rollout."""
+
+    def __init__(
+        self,
+        *,
+        repository: Repository,
+        store: Store,
+        notes: Notes,
+        nodes: Mapping[str, fleet.Node],
+        signer: Signer,
+        random_bytes: Callable[[int], bytes],
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
+        self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
+        self._judge_at = 0.0
+        self._progress = self._restored()
+
+    def tick(self) -> bool:
+        """Answer commands, then judge what runs; True when a document was signed."""
+        signed = False
+        for command in self._store.open_commands():
+            signed |= self._answer(command)
+        began = self._monotonic()
+        if began >= self._judge_at:
+            for model in sorted(self._progress):
+                signed |= self._judge(model)
+            took = self._monotonic() - began
+            self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
+        return signed
+
+    # Commands
+
+    def _answer(self, command: CommandRow) -> bool:
+        try:
+            progress, text = self._obey(command)
+            self._sign(progress, text)
+        except Refused as refusal:
+            log.warning("command.refused", kind=command.kind, model=command.model, code=str(refusal.code), reason=refusal.reason)
+            self._store.finish_command(command.id, ok=False, text=refusal.reason, code=str(refusal.code))
+            return False
+        self._store.finish_command(command.id, ok=True, text=text)
+        return True
+
+    def _obey(self, command: CommandRow) -> tuple[core.Progress, str]:
+        model = command.model
+        if command.kind == "start":
+            return self._start(model, command.body)
+        if command.kind not in core.KINDS:
+            raise Refused(Code.ROLLOUT_INVALID, f"command {command.kind!r} is none of {', '.join(core.KINDS)}")
+        if model not in self._progress:
+            raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}")
+        before = self._progress[model]
+        if command.kind == "halt":
+            after = core.halt(before)
+        elif command.kind == "resume":
+            after = core.resume(before, now=int(self._wall()))
+        else:
+            after = core.roll_back(before)
+        return after, f"rollout of {model} {after.rollout.release.version} {after.reason}"
+
+    def _start(self, model: str, body: str) -> tuple[core.Progress, str]:
+        try:
+            wish = core.Start.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        release = ReleaseRef(wish.version, sha256(self._repository.manifest(model, wish.version)))
+        known = self._progress.get(model)
+        now = int(self._wall())
+        progress = core.begin(
+            model,
+            wish,
+            release,
+            before=known.rollout if known else None,
+            nodes=[fleet.facts(node, model=model, digest=release.digest, now=now, silent_seconds=1) for node in self._nodes.values()],
+            salts=[self._random_bytes(16) for _ in range(SALTS)],
+            now=now,
+        )
+        stages = ", ".join(f"{percent} %" for percent in wish.stages)
+        return progress, f"rollout of {model} {wish.version} has begun, serial {progress.rollout.serial}, stages {stages}"
+
+    # Gates
+
+    def _judge(self, model: str) -> bool:
+        before = self._progress[model]
+        rollout, now = before.rollout, int(self._wall())
+        alarm = rollout.state == "running" and self._store.alarm_since(model, rollout.release.version, before.judged_from)
+        silent = rollout.gate.silent_seconds
+        nodes = [
+            fleet.facts(node, model=model, digest=rollout.release.digest, now=now, silent_seconds=silent) for node in self._nodes.values()
+        ]
+        after, actions = core.step(before, core.Facts(nodes, drift_alarm=alarm), now=now)
+        signed = False
+        for action in actions:
+            match action:
+                case core.Announce(text):
+                    self._sign(after, text)
+                    signed = True
+                case core.Halted(text):
+                    self._notes.alert(Alert(kind="rollout_halted", at=now, model=model, code="halted", text=text))
+        if not signed and after != before:
+            self._keep(after, "")
+        return signed
+
+    # Durability
+
+    def _sign(self, progress: core.Progress, text: str) -> None:
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        rollout = progress.rollout
+        self._repository.set_rollout(rollout.model, codec.encode(rollout), rollouts=self._signer, now=now)
+        log.info("rollout.signed", model=rollout.model, serial=rollout.serial, state=rollout.state, percent=rollout.percent)
+        self._keep(progress, text)
+
+    def _keep(self, progress: core.Progress, text: str) -> None:
+        rollout, tally = progress.rollout, progress.tally
+        self._store.put_rollout_row(
+            RolloutRow(
+                model=rollout.model,
+                serial=rollout.serial,
+                document=codec.encode(rollout),
+                stage_entered_at=progress.stage_entered_at,
+                held_since=progress.held_since,
+                judged_from=progress.judged_from,
+                reason=progress.reason,
+                addressed=tally.addressed,
+                heard=tally.heard,
+                serving=tally.serving,
+                failed=tally.failed,
+                silent=tally.silent,
+                updated_at=int(self._wall()),
+            ),
+            happened=text,
+        )
+        self._progress[rollout.model] = progress
+
+    def _restored(self) -> dict[str, core.Progress]:
+        rows = {row.model: row for row in self._store.rollout_rows()}
+        now, found = int(self._wall()), {}
+        for model in self._repository.models():
+            document = self._repository.rollout(model)
+            if document is None:
+                continue
+            rollout = codec.decode(Rollout, document)
+            progress = core.Progress(rollout, stage_entered_at=now, judged_from=rollout.started)
+            row = rows.get(model)
+            if row is not None and row.serial == rollout.serial:
+                tally = core.Tally(row.addressed, row.heard, row.serving, row.failed, row.silent)
+                progress = replace(
+                    progress,
+                    stage_entered_at=row.stage_entered_at,
+                    judged_from=row.judged_from,
+                    held_since=row.held_since,
+                    reason=row.reason,
+                    tally=tally,
+                )
+                log.info("rollout.restored", model=model, serial=rollout.serial, state=rollout.state, tally=astuple(tally))
+            found[model] = progress
+        return found

@@ -1,0 +1,234 @@
+"""Takes in what nodes say: states, receipts, windows. Durable before it is acknowledged; the same thing twice changes nothing."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import structlog
+
+from hub.core import fleet, windows
+from hub.devices import verify_receipt
+from hub.mqtt import ReceiptArrived, StateArrived, WindowArrived
+from hub.service.notes import Notes
+from hub.service.releases import Releases
+from hub.store import NodeRow, ReceiptRow, Store, WindowRow
+from schemas import codec
+from schemas.errors import Code, Refused, mismatch
+from schemas.insight import Alert
+from schemas.mqtt import Message
+from schemas.names import check_name
+from schemas.receipt import Receipt, SealedReceipt
+from schemas.state import State
+
+log = structlog.get_logger()
+
+NODES_MAX = 100_000  # known to one hub; a hostile broker must not fill the database with invented ones
+COHORTS_MAX = 256  # of one model
+OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
+EARLY_RECEIPTS_MAX = 64  # that wait for their node's state, for topics keep no order among each other
+EARLY_SECONDS = 30.0
+SAVE_SEEN_SECONDS = 10.0  # how often it is made durable when nodes were last seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    event: ReceiptArrived
+    until: float
+
+
+class Ingest:
+    """Everything that comes from nodes, and the fleet that it makes."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        notes: Notes,
+        releases: Releases,
+        silent_seconds: int,
+        ack: Callable[[Message], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._store, self._notes, self._releases, self._ack, self._clock = store, notes, releases, ack, clock
+        self._silent_seconds = silent_seconds
+        self.nodes: dict[str, fleet.Node] = {}
+        self._early: list[_Early] = []
+        self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
+        self._saved_at = clock()
+        self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
+        self._restore()
+        now = int(clock())
+        # Whoever was silent before a restart was told as such before it.
+        self._silent = {name for name, node in self.nodes.items() if self._is_silent(node, now)}
+
+    def _restore(self) -> None:
+        for row in self._store.nodes():
+            state = codec.decode(State, row.state)
+            self.nodes[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key)
+        for kept in reversed(self._store.receipts()):
+            if kept.node in self.nodes:
+                receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
+                self.nodes[kept.node] = fleet.fold_receipt(self.nodes[kept.node], receipt, received_at=kept.received_at)
+        for model, cohort in self._store.count_open_intervals():
+            self._open[model, cohort] = set()
+
+    # States
+
+    def seen(self, name: str) -> None:
+        """A node said something."""
+        if name in self.nodes:
+            self.nodes[name] = replace(self.nodes[name], last_seen=int(self._clock()))
+            self._seen.add(name)
+
+    def state(self, event: StateArrived) -> None:
+        """A node says how it is, or its broker says that it is lost.
+
+        Raises:
+            Refused: a reserved name, another key, or one node too many.
+        """
+        name, now = event.state.node, int(self._clock())
+        if name not in self.nodes and len(self.nodes) >= NODES_MAX:
+            raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
+        node = fleet.fold_state(self.nodes.get(name), event.state, now=now, retained=event.message.retained)
+        if node is None or node == self.nodes.get(name):
+            return
+        self._store.upsert_node(_row(node))
+        self.nodes[name] = node
+        self._seen.discard(name)
+        self._tell_silence(node, now)
+        for early in [one for one in self._early if one.event.node == name]:
+            self._early.remove(early)
+            self._take_early(early)
+
+    # Receipts
+
+    def receipt(self, event: ReceiptArrived) -> bool:
+        """A node signed something; False when it has to wait for the node's state, and is acknowledged later.
+
+        Raises:
+            Refused: signed by another device, or naming another.
+        """
+        node = self.nodes.get(event.node)
+        if node is None or not node.public_key:
+            if len(self._early) >= EARLY_RECEIPTS_MAX:
+                raise _unknown(event.node)
+            self._early.append(_Early(event, self._clock() + EARLY_SECONDS))
+            return False
+        receipt = verify_receipt(event.sealed, node.public_key)
+        if receipt.node != event.node:
+            raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=event.node, actual=receipt.node)
+        now = int(self._clock())
+        if self._store.add_receipt(_receipt_row(receipt, event.sealed, now)):
+            self.nodes[event.node] = fleet.fold_receipt(node, receipt, received_at=now)
+            self._seen.add(event.node)
+            if receipt.outcome == "refused":
+                self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
+        return True
+
+    def _take_early(self, early: _Early) -> None:
+        try:
+            self.receipt(early.event)
+        except Refused as refusal:
+            self._notes.refusal(refusal, early.event.message.topic)
+        self._ack(early.event.message)
+
+    # Windows
+
+    def windows(self, events: Sequence[WindowArrived]) -> None:
+        """Windows came: those that are believed are durable when this returns."""
+        rows: list[WindowRow] = []
+        for event in events:
+            try:
+                rows.append(self._accept(event))
+            except Refused as refusal:
+                self._notes.refusal(refusal, event.message.topic)
+        if rows:
+            fresh = self._store.add_windows(rows)
+            log.debug("windows.taken", windows=sum(fresh), twice=len(fresh) - sum(fresh))
+
+    def _accept(self, event: WindowArrived) -> WindowRow:
+        window = event.window
+        try:
+            digest, manifest = self._releases.find(window.release)
+        except Refused:
+            raise Refused(Code.WINDOW_RELEASE, f"there is no release {window.release.hex()}") from None
+        if manifest.model != event.model:
+            raise mismatch(Code.WINDOW_RELEASE, "model of a window's release", expected=event.model, actual=manifest.model)
+        counts = windows.accept(window, manifest=manifest, now=int(self._clock()))
+        key = (event.model, check_name("cohort", event.cohort))
+        if key not in self._open and sum(model == event.model for model, _ in self._open) >= COHORTS_MAX:
+            raise mismatch(Code.WINDOW_ABSURD, f"cohorts of {event.model}", expected=f"at most {COHORTS_MAX}", actual="one more")
+        mine = self._open[key]
+        if (digest, window.start) not in mine and len(mine) >= OPEN_INTERVALS_MAX:
+            what = f"untested intervals of {event.model}, cohort {event.cohort}"
+            raise mismatch(Code.WINDOW_ABSURD, what, expected=f"at most {OPEN_INTERVALS_MAX}", actual="one more")
+        mine.add((digest, window.start))
+        return WindowRow(window.id, digest, event.model, event.cohort, window.start, window.seconds, counts)
+
+    def settled(self, model: str, cohort: str, release: bytes, start: int) -> None:
+        """An interval was tested."""
+        self._open[model, cohort].discard((release, start))
+
+    # Time
+
+    def tick(self) -> None:
+        """Give up receipts whose node never came, tell who fell silent, keep when nodes were seen."""
+        now = self._clock()
+        for early in [one for one in self._early if one.until <= now]:
+            self._early.remove(early)
+            self._notes.refusal(_unknown(early.event.node), early.event.message.topic)
+            self._ack(early.event.message)
+        if now - self._saved_at >= SAVE_SEEN_SECONDS:
+            self._saved_at = now
+            for node in self.nodes.values():
+                self._tell_silence(node, int(now))
+            self.save()
+
+    def save(self) -> None:
+        """Make it durable when nodes were last seen."""
+        self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
+        self._seen.clear()
+
+    def disconnected(self) -> None:
+        """What was not acknowledged comes again."""
+        self._early.clear()
+
+    def _tell_silence(self, node: fleet.Node, now: int) -> None:
+        """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""
+        if not self._is_silent(node, now):
+            self._silent.discard(node.name)
+        elif node.name not in self._silent:
+            self._silent.add(node.name)
+            why = "has lost its connection" if node.status == "lost" else f"was not heard from for {now - node.last_seen} s"
+            code = "lost" if node.status == "lost" else "silent"
+            cohort = node.state.cohort
+            self._notes.alert(Alert(kind="node_silent", at=now, node=node.name, cohort=cohort, code=code, text=f"node {node.name} {why}"))
+
+    def _is_silent(self, node: fleet.Node, now: int) -> bool:
+        return node.status == "lost" or not fleet.heard(node, now=now, silent_seconds=self._silent_seconds)
+
+
+def _unknown(node: str) -> Refused:
+    return Refused(Code.RECEIPT_UNKNOWN_NODE, f"a receipt of node {node!r}, which has not said what its key is")
+
+
+def _row(node: fleet.Node) -> NodeRow:
+    state = codec.encode(node.state)
+    return NodeRow(node.name, node.session, node.status, node.last_seen, state, node.public_key, node.state.cohort or "")
+
+
+def _receipt_row(receipt: Receipt, sealed: SealedReceipt, now: int) -> ReceiptRow:
+    return ReceiptRow(
+        node=receipt.node,
+        sequence=receipt.sequence,
+        received_at=now,
+        at=receipt.at,
+        outcome=receipt.outcome,
+        model=receipt.model,
+        version=receipt.version,
+        digest=receipt.digest,
+        since=receipt.since,
+        code=receipt.code,
+        reason=receipt.reason,
+        sealed=codec.encode(sealed),
+    )

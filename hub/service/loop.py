@@ -1,0 +1,352 @@
+"""The hub's one loop: an inbox of events, the parts that handle them, a clock that ticks.
+
+One thread owns everything; paho's network thread only puts events into the inbox. What a message does wrong never ends the loop: a refusal
+is noted with its code, a bug of ours is logged with its traceback, and both are acknowledged, because they would only come again. When the
+database does not answer or the disk is full, nothing is acknowledged: the connection is dropped, and the broker brings the messages again.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import IO, Any
+
+import structlog
+
+from hub.blockstore import BlockStore
+from hub.core.blocks import BlockServer
+from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
+from hub.service.announce import Announcer, Signers
+from hub.service.blocks import Wants
+from hub.service.controller import Controller
+from hub.service.embedded import OwnBroker
+from hub.service.ingest import Ingest
+from hub.service.notes import Notes
+from hub.service.releases import Releases
+from hub.service.settle import Settling
+from hub.settings import HubSettings
+from hub.store import Store
+from hub.trust import Repository
+from schemas.errors import Code, Refused, Unreachable
+from schemas.insight import Alert, Drift, MergedWindow
+from schemas.mqtt import Connected, Disconnected, Message, Published, Subscribed
+
+log = structlog.get_logger()
+
+TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
+BATCH_EVENTS = 512  # events taken in one turn; their windows become durable together
+LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
+HOUSEKEEPING_SECONDS = 3600.0
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 30.0
+READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
+
+
+def database_url(directory: Path, settings: HubSettings) -> str:
+    """Where a fleet's database is; the operator's commands open the same one."""
+    return settings.database_url or f"sqlite:///{directory / 'hub.sqlite'}"
+
+
+class Service:
+    """One hub. While it runs, `hub.ready` in the fleet's folder says who it is and where its broker is, for scripts."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: HubSettings,
+        *,
+        signers: Signers,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
+    ) -> None:
+        self._directory, self._settings, self._wall, self._monotonic = directory, settings, wall, monotonic
+        self._rng = rng or Random()
+        self._lock = _locked(directory)
+        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._store = Store(database_url(directory, settings), clock=wall)
+        self._store.create()
+        self._notes = Notes(self._store, say=self._say, clock=wall)
+        self._broker = None
+        if not settings.broker_url:
+            self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
+        self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls)
+        self._online = self._ever_online = False
+        self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
+        self._looked_at = self._kept_house_at = float("-inf")
+        self._wire(signers)
+
+    def _wire(self, signers: Signers) -> None:
+        settings, wall, monotonic = self._settings, self._wall, self._monotonic
+        repository, blocks = Repository(self._directory / "trust"), BlockStore(self._directory / "blocks")
+        releases = Releases(repository, blocks)
+        server = BlockServer(
+            cache_bytes_max=settings.cache_bytes_max,
+            expiry_seconds=settings.cache_expiry_seconds,
+            linger_seconds=settings.linger_seconds,
+        )
+        self._wants = Wants(server, store=self._store, blocks=blocks, releases=releases, link=self._link, clock=wall)
+        self._ingest = Ingest(
+            store=self._store,
+            notes=self._notes,
+            releases=releases,
+            silent_seconds=settings.silent_seconds,
+            ack=self._link.ack,
+            clock=wall,
+        )
+        self._settling = Settling(
+            store=self._store,
+            notes=self._notes,
+            releases=releases,
+            say=self._say,
+            settled=self._ingest.settled,
+            cohort_nodes_min=settings.cohort_nodes_min,
+            settle_seconds=settings.settle_seconds,
+            alpha=settings.alpha,
+            clock=wall,
+        )
+        self._announcer = Announcer(
+            repository=repository, link=self._link, notes=self._notes, signers=signers, wall=wall, monotonic=monotonic
+        )
+        self._controller = Controller(
+            repository=repository,
+            store=self._store,
+            notes=self._notes,
+            nodes=self._ingest.nodes,
+            signer=signers.rollouts,
+            random_bytes=self._rng.randbytes,
+            wall=wall,
+            monotonic=monotonic,
+        )
+
+    @property
+    def broker_url(self) -> str:
+        """Where the broker is."""
+        return self._broker.url if self._broker is not None else self._settings.broker_url
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set.
+
+        Raises:
+            Refused: the embedded broker's port is taken.
+            Unreachable: the broker did not answer in the first `connect_seconds`.
+        """
+        began = self._monotonic()
+        try:
+            if self._broker is not None:
+                self._broker.start()
+            while not stop.is_set():
+                self._turn()
+                if not self._ever_online and self._monotonic() - began > self._settings.connect_seconds:
+                    raise Unreachable(f"broker {self.broker_url} did not answer in {self._settings.connect_seconds:g} s")
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        (self._directory / READY_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(Unreachable):
+            self._ingest.save()
+        if self._ever_online:
+            self._link.close()
+        if self._broker is not None:
+            self._broker.stop()
+        self._store.close()
+        self._lock.close()
+
+    # One turn
+
+    def _turn(self) -> None:
+        try:
+            if self._broker is not None and self._broker.revive():
+                self._retry_at = 0.0
+                self._say_ready()
+            if not self._online and self._monotonic() >= self._retry_at:
+                self._connect()
+            self._handle_all(self._take())
+            self._tick()
+        except Unreachable as error:
+            log.error("store.unreachable", reason=str(error))
+            self._drop()
+        except Refused as refusal:
+            log.error("disk.full", code=str(refusal.code), reason=refusal.reason)
+            self._drop()
+        except Exception:  # a bug of ours between messages: told, and tried again, for half a hub serves a fleet better than none
+            log.exception("turn.failed")
+            self._drop()
+
+    def _take(self) -> list[HubEvent]:
+        due = self._wants.due_seconds if self._online else None
+        wait = TURN_SECONDS if due is None else min(TURN_SECONDS, due)
+        found: list[HubEvent] = []
+        with contextlib.suppress(queue.Empty):
+            found.append(self._link.parse(self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()))
+            while len(found) < BATCH_EVENTS:
+                found.append(self._link.parse(self._inbox.get_nowait()))
+        return found
+
+    def _tick(self) -> None:
+        if self._online:
+            self._wants.tick()
+        now = self._monotonic()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self._work(self._controller.tick)
+            self._work(lambda: self._announcer.tick(online=self._online))
+            self._work(self._ingest.tick)
+            self._work(self._settling.tick)
+        if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
+            self._kept_house_at = now
+            self._store.prune()
+
+    def _work(self, tick: Callable[[], object]) -> None:
+        """One part's turn; what it refuses (a repository that somebody has damaged) must not keep the others from theirs."""
+        try:
+            tick()
+        except Refused as refusal:
+            if refusal.code == Code.DISK_FULL:
+                raise
+            log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
+
+    def _handle_all(self, events: list[HubEvent]) -> None:
+        windows = [event for event in events if isinstance(event, WindowArrived)]
+        if windows:
+            self._take_windows(windows)
+        for event in events:
+            if not isinstance(event, WindowArrived):
+                self._handle(event)
+
+    def _handle(self, event: HubEvent) -> None:
+        match event:
+            case Connected():
+                self._connected(event)
+            case Disconnected(reason):
+                log.warning("broker.disconnected", reason=reason)
+                self._disconnected()
+            case Published(mid):
+                self._wants.published(mid)
+            case Subscribed(_, refused):
+                if refused:
+                    log.error("subscribe.denied", filters=refused)
+            case Unreadable(refusal, message):
+                self._notes.refusal(refusal, message.topic)
+                self._link.ack(message)
+            case Cleared(message):
+                self._link.ack(message)
+            case WantArrived():
+                self._ingest.seen(event.node)
+                self._message(event.message, lambda: self._wants.wanted(event))
+            case StateArrived():
+                self._message(event.message, lambda: self._ingest.state(event))
+            case ReceiptArrived():
+                self._message(event.message, lambda: self._ingest.receipt(event))
+            case OwnTopic():
+                self._message(event.message, lambda: self._announcer.guard(event))
+
+    def _message(self, message: Message, handle: Callable[[], bool | None]) -> None:
+        """Handle, then acknowledge; False means that its part acknowledges it later."""
+        try:
+            if handle() is False:
+                return
+        except Unreachable:
+            raise
+        except Refused as refusal:
+            if refusal.code == Code.DISK_FULL:
+                raise  # nothing is wrong with the message
+            self._notes.refusal(refusal, message.topic)
+        except Exception:
+            log.exception("message.bug", topic=message.topic, bytes=len(message.payload))
+        self._link.ack(message)
+
+    def _take_windows(self, events: list[WindowArrived]) -> None:
+        try:
+            self._ingest.windows(events)
+        except (Unreachable, Refused):
+            raise
+        except Exception:  # one of them is a bug of ours: the others must not suffer for it
+            log.exception("windows.bug", windows=len(events))
+            for event in events:
+                self._message(event.message, lambda event=event: self._ingest.windows([event]))  # type: ignore[misc]
+            return
+        for event in events:
+            self._link.ack(event.message)
+
+    # The broker
+
+    def _connect(self) -> None:
+        self._retry_at = self._monotonic() + self._retry_seconds * (0.5 + self._rng.random())
+        self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
+        try:
+            self._link.open()
+        except Unreachable as error:
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+
+    def _connected(self, event: Connected) -> None:
+        log.info("broker.connected", session_present=event.session_present, retain_available=event.retain_available)
+        self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
+        self._wants.connected(session_present=event.session_present, retain_available=event.retain_available)
+        self._link.subscribe()
+        if not event.session_present:
+            self._announcer.forgot()
+            for drift in self._settling.newest():
+                self._say(drift, retain=True)
+        self._work(lambda: self._announcer.tick(online=True))
+        if not self._ever_online:
+            self._ever_online = True
+            self._say_ready()
+
+    def _disconnected(self) -> None:
+        self._online = False
+        self._retry_at = max(self._retry_at, self._monotonic() + RETRY_SECONDS_MIN * self._rng.random())
+        self._ingest.disconnected()
+
+    def _drop(self) -> None:
+        """What was not acknowledged has to come again, after a while."""
+        if self._online:
+            self._link.drop()
+            self._disconnected()
+        self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
+        self._retry_at = self._monotonic() + self._retry_seconds
+        time.sleep(TURN_SECONDS)
+
+    def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+        if not self._online:
+            return  # it stands in the store, and the newest drift is said again to a broker that has none
+        try:
+            self._link.say_insight(document, retain=retain)
+        except Unreachable as error:
+            log.warning("insight.not_said", reason=str(error))
+
+    def _say_ready(self) -> None:
+        facts = {
+            "pid": os.getpid(),
+            "fleet": self._settings.fleet,
+            "broker_url": self.broker_url,
+            "broker_pid": self._broker.pid if self._broker is not None else None,
+        }
+        partial = self._directory / f".{READY_NAME}"
+        partial.write_text(json.dumps(facts))
+        partial.replace(self._directory / READY_NAME)
+
+
+def _locked(directory: Path) -> IO[str]:
+    """One hub a folder: two would sign against each other.
+
+    Raises:
+        Refused: another one runs.
+    """
+    path = directory / LOCK_NAME
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{directory} is no fleet's folder that can be written to: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise Refused(Code.SETTINGS_INVALID, f"another hub runs in {directory}") from None
+    return lock

@@ -1,0 +1,93 @@
+"""Which releases there are, by digest: read from the repository when they are asked for, and kept."""
+
+from dataclasses import dataclass
+
+from hub.blockstore import BlockStore
+from hub.trust import Repository
+from schemas import codec
+from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import Block, File, Index, Manifest
+from schemas.names import sha256
+
+LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and its fallback, with room
+WANT_BLOCKS_MAX = 1024  # of one want; a node's largest window is 64 MiB, which is 547 full blocks
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLists:
+    """What the ranges of a want count over, for one variant."""
+
+    blocks: tuple[Block, ...]
+    index: tuple[Block, ...]
+
+
+class Releases:
+    """Every release of the fleet."""
+
+    def __init__(self, repository: Repository, blocks: BlockStore) -> None:
+        self._repository, self._store = repository, blocks
+        self._manifests: dict[bytes, Manifest] = {}
+        self._lists: dict[tuple[bytes, str], BlockLists] = {}
+        self._generation = -1
+
+    def find(self, prefix: bytes) -> tuple[bytes, Manifest]:
+        """A release by its digest or the first bytes of it.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        for attempt in ("kept", "read"):
+            if attempt == "read":
+                self._read()
+            for digest, manifest in self._manifests.items():
+                if digest.startswith(prefix):
+                    return digest, manifest
+        raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {prefix.hex()[:16]}")
+
+    def wanted(self, release: bytes, variant: str, *, index: bool, ranges: tuple[tuple[int, int], ...]) -> list[Block]:
+        """The blocks that a want names.
+
+        Raises:
+            Refused: there is no such release, variant or block, or they are too many.
+        """
+        lists = self._lists_of(release, variant)
+        numbered = lists.index if index else lists.blocks
+        found: list[Block] = []
+        for first, length in ranges:
+            if first + length > len(numbered):
+                what = f"blocks wanted of release {release.hex()[:16]}, variant {variant}"
+                raise mismatch(Code.SCHEMA_MALFORMED, what, expected=f"below {len(numbered)}", actual=f"{first} to {first + length - 1}")
+            if len(found) + length > WANT_BLOCKS_MAX:
+                raise mismatch(Code.SCHEMA_TOO_LARGE, "blocks in one want", expected=f"at most {WANT_BLOCKS_MAX}", actual="more")
+            found.extend(numbered[first : first + length])
+        return found
+
+    def _read(self) -> None:
+        generation = self._repository.generation()
+        if generation == self._generation:
+            return  # strangers may ask for releases that there are not as often as they like
+        self._generation = generation
+        for model in self._repository.models():
+            for version in self._repository.releases(model):
+                document = self._repository.manifest(model, version)
+                digest = sha256(document)
+                if digest not in self._manifests:
+                    self._manifests[digest] = codec.decode(Manifest, document)
+
+    def _lists_of(self, release: bytes, variant: str) -> BlockLists:
+        key = (release, variant)
+        if key not in self._lists:
+            try:
+                files = self.find(release)[1].files_of(variant)
+            except KeyError:
+                raise Refused(Code.RELEASE_UNKNOWN, f"release {release.hex()[:16]} has no variant {variant!r}") from None
+            blocks = tuple(block for file in files for block in self._blocks_of(file))
+            index = tuple(part for file in files for part in file.index)
+            while len(self._lists) >= LISTS_KEPT:
+                del self._lists[next(iter(self._lists))]
+            self._lists[key] = BlockLists(blocks, index)
+        return self._lists[key]
+
+    def _blocks_of(self, file: File) -> tuple[Block, ...]:
+        # A part's raw payload is always stored (hub/core/encode.py), under the part's own digest.
+        return file.blocks or tuple(block for part in file.index for block in codec.decode(Index, self._store.read(part.digest)).blocks)

@@ -1,0 +1,89 @@
+"""What a hub is told at its own site: whose fleet it is, where its broker is, what it may hold. Read once, at start."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from schemas.errors import Code, Refused
+from schemas.limits import MIB
+from schemas.mqtt import BrokerUrl, TlsFiles
+from schemas.names import FleetName
+
+SETTINGS_NAME = "fleet.toml"
+
+
+class HubSettings(BaseSettings):
+    """`fleet.toml`; every field can also be given as FLEETCAST_<FIELD> in the environment, which wins."""
+
+    model_config = SettingsConfigDict(env_prefix="FLEETCAST_", extra="forbid", frozen=True)
+
+    fleet: FleetName
+    broker_url: str = ""  # mqtt://host:1883 or mqtts://host:8883; empty: the embedded broker, on loopback
+    broker_port: Annotated[int, Field(ge=0, le=65535)] = 0  # of the embedded broker; 0: a free one, kept in `broker/port`
+    tls_ca: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
+    connect_seconds: Annotated[float, Field(ge=0)] = 30.0  # a broker that never answered in this time after the start ends the hub
+
+    database_url: str = ""  # postgresql+psycopg://...; empty: `hub.sqlite` in the fleet's folder
+
+    silent_seconds: Annotated[int, Field(ge=1)] = 3600  # a node not heard from for so long is told as silent
+    cohort_nodes_min: Annotated[int, Field(ge=1)] = 20  # nothing is shown of fewer: nobody is to stand out
+    settle_seconds: Annotated[int, Field(ge=0)] = 300  # an interval is tested when no window of it came for so long
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+    cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB  # of blocks that the broker retains for latecomers; 0: none
+    cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600
+    linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # wants for a block within this time cause one publish
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        given = [bool(self.tls_ca), bool(self.tls_certificate), bool(self.tls_key)]
+        if any(given) and not all(given):
+            raise ValueError("tls_ca, tls_certificate and tls_key go together")
+        if self.broker_url:
+            BrokerUrl.parse(self.broker_url)
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """Our certificate for the broker, where it asks for one."""
+        return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
+
+
+def load(directory: Path) -> HubSettings:
+    """The settings of a fleet's folder; relative paths in them are relative to it.
+
+    Raises:
+        Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
+    """
+    path = directory / SETTINGS_NAME
+    try:
+        fields: dict[str, Any] = dict(TomlConfigSettingsSource(HubSettings, path)())
+        if not fields:
+            path.read_bytes()  # an absent file reads as an empty one
+        for name in ("tls_ca", "tls_certificate", "tls_key"):
+            if fields.get(name):
+                fields[name] = str(directory / fields[name])
+        return HubSettings(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except OSError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None

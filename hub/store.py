@@ -1,0 +1,431 @@
+"""What the hub remembers, in SQL: nodes, receipts, commands, rollouts, intervals, alerts, refusals, what it retains, and events to watch.
+
+SQLite in WAL for one machine, PostgreSQL by URL for more. The hub's loop and the operator's commands are processes of their own over one
+database. Every method is one transaction, durable when it returns. Knows no topic, no broker and no policy.
+"""
+
+import json
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Integer, Table, create_engine, delete, event, func, insert, select, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from hub import tables
+from hub.rows import (
+    AlertRow,
+    CommandRow,
+    EventRow,
+    IntervalRow,
+    NodeRow,
+    ReceiptRow,
+    RefusalRow,
+    RetainedRow,
+    RolloutRow,
+    WindowRow,
+)
+from schemas.errors import Code, Refused, Unreachable
+from schemas.insight import Alert, Drift
+
+BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
+SEEN_SECONDS = 35 * 24 * 3600  # a window's id is remembered longer than any window lasts
+__all__ = [
+    "AlertRow",
+    "CommandRow",
+    "EventRow",
+    "IntervalRow",
+    "NodeRow",
+    "ReceiptRow",
+    "RefusalRow",
+    "RetainedRow",
+    "RolloutRow",
+    "Store",
+    "WindowRow",
+]
+
+
+class Store:
+    """The hub's database."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if sqlite else {})
+        if sqlite:
+            event.listen(self._engine, "connect", _pragmas)
+
+    def create(self) -> None:
+        """Make the tables that are missing."""
+        with _foreign(str(self._engine.url)):
+            tables.metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Release the database."""
+        self._engine.dispose()
+
+    # Nodes
+
+    def upsert_node(self, row: NodeRow) -> None:
+        """Keep what a node said of itself."""
+        self.upsert_nodes([row])
+
+    def upsert_nodes(self, rows: Sequence[NodeRow]) -> None:
+        """Keep what nodes said of themselves; a change of status is an event."""
+        with self._write() as db:
+            for row in rows:
+                before = db.execute(select(tables.nodes.c.status).where(tables.nodes.c.node == row.node)).scalar()
+                _put(db, tables.nodes, {"node": row.node}, _fields(row))
+                if before != row.status:
+                    self._event(db, "node", f"node {row.node} is {row.status}", {"node": row.node, "status": row.status})
+
+    def node(self, node_id: str) -> NodeRow | None:
+        """One node."""
+        found = self._rows(NodeRow, select(tables.nodes).where(tables.nodes.c.node == node_id))
+        return found[0] if found else None
+
+    def nodes(self) -> list[NodeRow]:
+        """Every node, by name."""
+        return self._rows(NodeRow, select(tables.nodes).order_by(tables.nodes.c.node))
+
+    # Receipts
+
+    def add_receipt(self, row: ReceiptRow) -> bool:
+        """Keep a verified receipt; False when it is here already."""
+        key = {"node": row.node, "sequence": row.sequence}
+        with self._write() as db:
+            if db.execute(_where(select(tables.receipts.c.node), tables.receipts, key)).first() is not None:
+                return False
+            db.execute(insert(tables.receipts).values(_fields(row)))
+            what = f"{row.model} {row.version}" if row.version else (row.model or "a message")
+            text = f"node {row.node}: {row.outcome} {what}" + (f" [{row.code}]" if row.code else "")
+            body = {"node": row.node, "outcome": row.outcome, "model": row.model, "version": row.version, "code": row.code}
+            self._event(db, "receipt", text, {**body, "reason": row.reason, "digest": row.digest.hex() if row.digest else None})
+        return True
+
+    def receipts(self, model: str | None = None, node: str | None = None, limit: int | None = None) -> list[ReceiptRow]:
+        """Receipts, the newest first."""
+        query = select(tables.receipts).order_by(tables.receipts.c.received_at.desc(), tables.receipts.c.sequence.desc())
+        if model is not None:
+            query = query.where(tables.receipts.c.model == model)
+        if node is not None:
+            query = query.where(tables.receipts.c.node == node)
+        return self._rows(ReceiptRow, query.limit(limit))
+
+    # Commands
+
+    def add_command(self, kind: str, model: str, body_json: str = "{}") -> int:
+        """Ask the hub for something; it answers within a second or two of running."""
+        with self._write() as db:
+            values = {"at": self._now(), "kind": kind, "model": model, "body": body_json, "state": "open", "code": "", "text": ""}
+            return _inserted(db, tables.commands, values)
+
+    def open_commands(self) -> list[CommandRow]:
+        """What waits for the hub, oldest first."""
+        return self._rows(CommandRow, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
+
+    def finish_command(self, command_id: int, ok: bool, text: str, code: str = "") -> None:
+        """Answer a command; `code` is the refusal's where it was refused."""
+        with self._write() as db:
+            values = {"state": "done" if ok else "refused", "text": text, "code": code}
+            db.execute(update(tables.commands).where(tables.commands.c.id == command_id).values(values))
+
+    def command(self, command_id: int) -> CommandRow | None:
+        """One command."""
+        found = self._rows(CommandRow, select(tables.commands).where(tables.commands.c.id == command_id))
+        return found[0] if found else None
+
+    # Rollouts
+
+    def rollout_rows(self) -> list[RolloutRow]:
+        """The controller's working state, a row a model."""
+        return self._rows(RolloutRow, select(tables.rollouts).order_by(tables.rollouts.c.model))
+
+    def put_rollout_row(self, row: RolloutRow, happened: str = "") -> None:
+        """Keep the working state; `happened` is a sentence for whoever watches, where something did."""
+        with self._write() as db:
+            _put(db, tables.rollouts, {"model": row.model}, _fields(row))
+            if happened:
+                self._event(db, "rollout", happened, {"model": row.model, "serial": row.serial})
+
+    # Windows
+
+    def add_window(
+        self, window_id: bytes, *, release: bytes, model: str, cohort: str, start: int, seconds: int, counts: Sequence[int]
+    ) -> bool:
+        """Add a window to its interval; False when its id was seen."""
+        return self.add_windows([WindowRow(window_id, release, model, cohort, start, seconds, tuple(counts))])[0]
+
+    def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
+        """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
+        now = self._now()
+        with self._write() as db:
+            ids = [row.id for row in rows]
+            seen = set(db.execute(select(tables.windows_seen.c.id).where(tables.windows_seen.c.id.in_(ids))).scalars())
+            fresh: list[bool] = []
+            sums: dict[tuple[bytes, str, int, int], list[WindowRow]] = {}
+            for row in rows:
+                fresh.append(row.id not in seen)
+                if fresh[-1]:
+                    seen.add(row.id)
+                    sums.setdefault((row.release, row.cohort, row.start, row.seconds), []).append(row)
+            new = [{"id": row.id, "at": now} for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
+            if new:
+                db.execute(insert(tables.windows_seen), new)
+            for members in sums.values():
+                self._merge(db, members, now)
+        return fresh
+
+    def _merge(self, db: Connection, members: Sequence[WindowRow], now: int) -> None:
+        first, table = members[0], tables.intervals
+        key = {"release": first.release, "cohort": first.cohort, "start": first.start, "seconds": first.seconds}
+        found = db.execute(_where(select(table.c.windows, table.c.counts), table, key)).first()
+        total = list(zip(*(row.counts for row in members), strict=True))
+        counts = [sum(column) for column in total]
+        if found is not None:
+            counts = [a + b for a, b in zip(counts, array("q", found.counts), strict=True)]
+            values = {"windows": found.windows + len(members), "counts": array("q", counts).tobytes(), "last_at": now}
+            db.execute(_where(update(table), table, key).values(values))
+            return
+        values = {"model": first.model, "windows": len(members), "counts": array("q", counts).tobytes(), "last_at": now}
+        db.execute(insert(table).values({**key, **values, "tested_windows": 0, "alarmed": False}))
+
+    def intervals(self, model: str, since: int | None = None) -> list[IntervalRow]:
+        """A model's intervals that started at `since` or later, oldest first."""
+        table = tables.intervals
+        query = select(table).where(table.c.model == model).order_by(table.c.start, table.c.cohort)
+        return self._intervals(query if since is None else query.where(table.c.start >= since))
+
+    def unsettled_intervals(self, before: int) -> list[IntervalRow]:
+        """Intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
+        table = tables.intervals
+        query = select(table).where(table.c.windows > table.c.tested_windows, table.c.last_at <= before)
+        return self._intervals(query.order_by(table.c.start))
+
+    def count_open_intervals(self) -> dict[tuple[str, str], int]:
+        """How many intervals every (model, cohort) has that were not tested yet; 0 where all were."""
+        table = tables.intervals
+        untested = func.sum((table.c.windows > table.c.tested_windows).cast(Integer))
+        with self._read() as db:
+            rows = db.execute(select(table.c.model, table.c.cohort, untested).group_by(table.c.model, table.c.cohort)).all()
+        return {(model, cohort): int(count or 0) for model, cohort, count in rows}
+
+    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None) -> None:
+        """Say that an interval was tested with the windows that `row` has; with its result, unless too few nodes were heard."""
+        key = {"release": row.release, "cohort": row.cohort, "start": row.start, "seconds": row.seconds}
+        with self._write() as db:
+            values = {"tested_windows": row.windows, "alarmed": alarmed}
+            db.execute(_where(update(tables.intervals), tables.intervals, key).values(values))
+            if drift is not None:
+                self._drift(db, drift)
+
+    def _intervals(self, query: Any) -> list[IntervalRow]:
+        with self._read() as db:
+            rows = db.execute(query).mappings().all()
+        return [IntervalRow(**{**row, "counts": tuple(array("q", row["counts"]))}) for row in rows]
+
+    # Insights and alerts
+
+    def put_drift(self, drift: Drift) -> None:
+        """Keep the newest test of an interval."""
+        with self._write() as db:
+            self._drift(db, drift)
+
+    def drifts(self, model: str | None = None, limit: int | None = None) -> list[Drift]:
+        """Tested intervals, the newest interval first."""
+        query = select(tables.drifts.c.body).order_by(tables.drifts.c.start.desc(), tables.drifts.c.cohort)
+        if model is not None:
+            query = query.where(tables.drifts.c.model == model)
+        with self._read() as db:
+            return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
+
+    def alarm_since(self, model: str, version: str, since: int) -> bool:
+        """Whether a release raised a drift alarm that was found at `since` or later."""
+        table = tables.drifts
+        query = select(func.count()).where(
+            table.c.model == model, table.c.version == version, table.c.alarm.is_(True), table.c.tested_at >= since
+        )
+        with self._read() as db:
+            return bool(db.execute(query).scalar())
+
+    def _drift(self, db: Connection, drift: Drift) -> None:
+        key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}
+        values = {"tested_at": self._now(), "alarm": drift.alarm, "body": drift.model_dump_json()}
+        _put(db, tables.drifts, key, {**key, **values})
+        text = (
+            f"{drift.model} {drift.version}, cohort {drift.cohort}: {'ALARM' if drift.alarm else 'no alarm'} over {drift.windows} windows"
+        )
+        self._event(db, "drift", text, {"drift": drift.model_dump(mode="json")})
+
+    def add_alert(self, alert: Alert) -> int:
+        """Keep an alert."""
+        with self._write() as db:
+            self._event(db, "alert", alert.text, {"alert": alert.model_dump(mode="json")})
+            values = {"at": alert.at, "kind": alert.kind, "model": alert.model, "body": alert.model_dump_json()}
+            return _inserted(db, tables.alerts, values)
+
+    def alerts(self, limit: int = 100, since_id: int = 0) -> list[AlertRow]:
+        """Alerts after `since_id`, oldest first; the newest `limit` of them."""
+        table = tables.alerts
+        with self._read() as db:
+            rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
+        return [AlertRow(one, Alert.model_validate_json(body)) for one, body in reversed(rows)]
+
+    def add_refusal(self, at: int, topic: str, code: str, reason: str) -> None:
+        """Keep a refusal."""
+        with self._write() as db:
+            db.execute(insert(tables.refusals).values(at=at, topic=topic[:256], code=code, reason=reason))
+            self._event(db, "refusal", f"{topic}: {reason} [{code}]", {"topic": topic[:256], "code": code, "reason": reason})
+
+    def refusals(self, limit: int = 100, since_id: int = 0) -> list[RefusalRow]:
+        """Refusals after `since_id`, oldest first; the newest `limit` of them."""
+        table = tables.refusals
+        rows = self._rows(RefusalRow, select(table).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit))
+        return rows[::-1]
+
+    # What the broker holds for us
+
+    def retained(self) -> list[RetainedRow]:
+        """Every payload that we had the broker retain, the oldest expiry first."""
+        return self._rows(RetainedRow, select(tables.retained).order_by(tables.retained.c.expires_at))
+
+    def put_retained(self, digest: bytes, size_bytes: int, expires_at: int) -> None:
+        """Note a payload before the broker gets it to retain."""
+        with self._write() as db:
+            _put_retained(db, digest, size_bytes, expires_at)
+
+    def drop_retained(self, digests: Sequence[bytes]) -> None:
+        """These were cleared."""
+        with self._write() as db:
+            db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(digests))))
+
+    def forget_retained(self) -> None:
+        """The broker lost everything."""
+        with self._write() as db:
+            db.execute(delete(tables.retained))
+
+    def count_publish(self, digest: bytes, size_bytes: int) -> None:
+        """One more publish of a payload."""
+        with self._write() as db:
+            _count(db, digest, size_bytes)
+
+    def note_sends(self, sends: Sequence[tuple[bytes, int, int | None]], cleared: Sequence[bytes]) -> None:
+        """All that one turn of the block server sends, in one transaction: (digest, bytes, expires_at or None), and what it clears."""
+        with self._write() as db:
+            for digest, size_bytes, expires_at in sends:
+                _count(db, digest, size_bytes)
+                if expires_at is not None:
+                    _put_retained(db, digest, size_bytes, expires_at)
+            if cleared:
+                db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(cleared))))
+
+    def publish_counts(self, digests: Sequence[bytes] | None = None) -> dict[bytes, int]:
+        """How often each payload was published."""
+        query = select(tables.publishes.c.digest, tables.publishes.c.count)
+        if digests is not None:
+            query = query.where(tables.publishes.c.digest.in_(list(digests)))
+        with self._read() as db:
+            return {row.digest: int(row[1]) for row in db.execute(query)}
+
+    # Events
+
+    def add_event(self, kind: str, text: str, body: Mapping[str, Any] | None = None) -> None:
+        """Something for whoever watches."""
+        with self._write() as db:
+            self._event(db, kind, text, body or {})
+
+    def events(self, since_id: int = 0, limit: int = 1000) -> list[EventRow]:
+        """Events after `since_id`, oldest first."""
+        query = select(tables.events).where(tables.events.c.id > since_id).order_by(tables.events.c.id).limit(limit)
+        with self._read() as db:
+            return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in db.execute(query).mappings()]
+
+    def last_event_id(self) -> int:
+        """Where the events end at present."""
+        with self._read() as db:
+            return int(db.execute(select(func.max(tables.events.c.id))).scalar() or 0)
+
+    def prune(self, *, events_kept: int = 100_000) -> None:
+        """Forget what nobody asks for any more: ids of long-gone windows, and all but the newest events."""
+        with self._write() as db:
+            db.execute(delete(tables.windows_seen).where(tables.windows_seen.c.at < self._now() - SEEN_SECONDS))
+            newest = db.execute(select(func.max(tables.events.c.id))).scalar() or 0
+            db.execute(delete(tables.events).where(tables.events.c.id <= newest - events_kept))
+
+    def _event(self, db: Connection, kind: str, text: str, body: Mapping[str, Any]) -> None:
+        db.execute(insert(tables.events).values(at=self._now(), kind=kind, text=text, body=json.dumps(body)))
+
+    # The database
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with _foreign(str(self._engine.url)), self._engine.connect() as db:
+            yield db
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with _foreign(str(self._engine.url)), self._engine.begin() as db:
+            yield db
+
+    def _rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
+        with self._read() as db:
+            return [kind(**row) for row in db.execute(query).mappings()]
+
+
+def _pragmas(connection: Any, record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged window survives a power cut
+    cursor.close()
+
+
+@contextmanager
+def _foreign(url: str) -> Iterator[None]:
+    """No database exception leaves this file."""
+    try:
+        yield
+    except DBAPIError as error:
+        text = str(error.orig)
+        if "disk is full" in text or "No space" in text:
+            raise Refused(Code.DISK_FULL, f"database {url}: {text}") from error
+        raise Unreachable(f"database {url}: {text}") from error
+    except SQLAlchemyError as error:
+        raise Unreachable(f"database {url}: {error}") from error
+
+
+def _fields(row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+
+
+def _where(statement: Any, table: Table, key: Mapping[str, Any]) -> Any:
+    for name, value in key.items():
+        statement = statement.where(table.c[name] == value)
+    return statement
+
+
+def _put(db: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Replace or insert one row, in words that every database knows."""
+    if not db.execute(_where(update(table), table, key).values(dict(values))).rowcount:
+        db.execute(insert(table).values(dict(values)))
+
+
+def _inserted(db: Connection, table: Table, values: Mapping[str, Any]) -> int:
+    key = db.execute(insert(table).values(dict(values))).inserted_primary_key
+    return int(key[0]) if key else 0
+
+
+def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: int) -> None:
+    _put(db, tables.retained, {"digest": digest}, {"digest": digest, "bytes": size_bytes, "expires_at": expires_at})
+
+
+def _count(db: Connection, digest: bytes, size_bytes: int) -> None:
+    table = tables.publishes
+    change = update(table).where(table.c.digest == digest).values(count=table.c.count + 1, bytes=table.c.bytes + size_bytes)
+    if not db.execute(change).rowcount:
+        db.execute(insert(table).values(digest=digest, count=1, bytes=size_bytes))

@@ -1,0 +1,149 @@
+"""The hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+
+metadata = MetaData()
+# SQLite numbers rows by itself only for a plain INTEGER key.
+_serial = BigInteger().with_variant(Integer, "sqlite")
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("session", BigInteger, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("last_seen", BigInteger, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("cohort", String(64), nullable=False),
+)
+
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("received_at", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("model", String(64)),
+    Column("version", String(64)),
+    Column("digest", LargeBinary),
+    Column("since", BigInteger),
+    Column("code", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Index("receipts_by_model", "model", "received_at"),
+)
+
+commands = Table(
+    "commands",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("model", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("code", String(64), nullable=False),
+    Column("text", Text, nullable=False),
+)
+
+rollouts = Table(
+    "rollouts",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("serial", BigInteger, nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    Column("stage_entered_at", BigInteger, nullable=False),
+    Column("held_since", BigInteger),
+    Column("judged_from", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("addressed", Integer, nullable=False),
+    Column("heard", Integer, nullable=False),
+    Column("serving", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("silent", Integer, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
+windows_seen = Table(
+    "windows_seen",
+    metadata,
+    Column("id", LargeBinary(16), primary_key=True),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+intervals = Table(
+    "intervals",
+    metadata,
+    Column("release", LargeBinary(32), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("seconds", BigInteger, primary_key=True),
+    Column("model", String(64), nullable=False, index=True),
+    Column("windows", BigInteger, nullable=False),
+    Column("counts", LargeBinary, nullable=False),
+    Column("last_at", BigInteger, nullable=False, index=True),
+    Column("tested_windows", BigInteger, nullable=False),
+    Column("alarmed", Boolean, nullable=False),
+)
+
+drifts = Table(
+    "drifts",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("seconds", BigInteger, primary_key=True),
+    Column("tested_at", BigInteger, nullable=False),
+    Column("alarm", Boolean, nullable=False),
+    Column("body", Text, nullable=False),
+)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("model", String(64)),
+    Column("body", Text, nullable=False),
+)
+
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("topic", String(256), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+retained = Table(
+    "retained",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("bytes", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+)
+
+publishes = Table(
+    "publishes",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("body", Text, nullable=False),
+)

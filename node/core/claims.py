@@ -1,0 +1,52 @@
+"""What can be said of trust documents without verifying a signature: claims to be checked, repetitions, serials that fall. Knows no TUF."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.bundle import TrustBundle
+from schemas.errors import Code, Refused, mismatch
+from schemas.rollout import Rollout
+
+
+def claimed_version(data: bytes, kind: str) -> int:
+    """What version a role says to be; not verified, and good only to tell by which name TUF will ask for it.
+
+    Raises:
+        Refused: not JSON, a key twice, too deep, or the metadata of another kind of role.
+    """
+    try:
+        signed = json.loads(data, object_pairs_hook=_without_duplicates)["signed"]
+        version, found = signed["version"], signed["_type"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Refused(Code.SCHEMA_MALFORMED, f"{kind}: not TUF metadata") from None
+    if found != kind:
+        raise mismatch(Code.TRUST_MISMATCH, "kind of a role", expected=kind, actual=str(found)[:32])
+    if type(version) is not int or not 0 < version < 2**53:
+        raise Refused(Code.SCHEMA_MALFORMED, f"{kind}: TUF metadata without a version")
+    return version
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice")  # two readers could take different ones for true
+    return found
+
+
+def check_serials(rollouts: Mapping[str, Rollout], earlier: Mapping[str, Rollout]) -> None:
+    """A hub that came back from the past signs with the right key: its older serial gives it away.
+
+    Raises:
+        Refused: a model's serial is lower than it was.
+    """
+    for model, rollout in rollouts.items():
+        if model in earlier and rollout.serial < earlier[model].serial:
+            raise mismatch(
+                Code.TRUST_ROLLBACK, f"serial of {model}'s rollout", expected=f"{earlier[model].serial} or more", actual=rollout.serial
+            )
+
+
+def is_again(bundle: TrustBundle, trusted: TrustBundle) -> bool:
+    """Whether a bundle says nothing new: QoS 1 delivers twice, and a retained message comes with every connection."""
+    return set(bundle.roots) <= set(trusted.roots) and bundle.model_copy(update={"roots": trusted.roots}) == trusted

@@ -1,0 +1,193 @@
+"""One valid instance of every document, for the AsyncAPI description and the golden vectors. Nothing here is real or secret."""
+
+from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
+from schemas.codec import encode
+from schemas.document import Document
+from schemas.insight import Alert, Drift, MergedWindow, SignalCounts, SignalDrift
+from schemas.manifest import (
+    Baseline,
+    Block,
+    File,
+    Golden,
+    Index,
+    Limits,
+    Manifest,
+    Payload,
+    Privacy,
+    Requirements,
+    Signal,
+    Tensor,
+    Variant,
+)
+from schemas.names import sha256
+from schemas.receipt import Evidence, Receipt, SealedReceipt
+from schemas.rollout import Gate, ReleaseRef, Rollout
+from schemas.state import Profile, Slot, State, TelemetryBudget
+from schemas.want import Range, Want
+from schemas.window import Window
+
+NOON = 1_359_720_000  # 2013-02-01 12:00 UTC
+_GRAPH = sha256(b"graph")
+_GOLDEN = sha256(b"golden")
+_BLOCK = Block(_GRAPH, 100_000, (Payload("zstd", sha256(b"graph, compressed"), 61_234),))
+
+MANIFEST = Manifest(
+    model="delay",
+    version="1.2.0",
+    created=NOON,
+    description="Arrival delay of a departing flight, in minutes.",
+    licence="Apache-2.0",
+    parent=sha256(b"an earlier manifest"),
+    inputs=(Tensor(name="features", datatype="FP32", shape=(-1, 2)),),
+    outputs=(Tensor(name="minutes", datatype="FP32", shape=(-1, 1)),),
+    variants=(
+        Variant(
+            name="fp32",
+            requirements=Requirements(arch=("x86_64", "aarch64"), memory_bytes_min=64 * 2**20),
+            files=(File(path="model.onnx", bytes=100_000, digest=_GRAPH, blocks=(_BLOCK,)),),
+        ),
+    ),
+    golden=Golden(file=File(path="golden.npz", bytes=2_048, digest=_GOLDEN, blocks=(Block(_GOLDEN, 2_048),))),
+    limits=Limits(latency_ms_max=50.0),
+    baseline=Baseline(
+        rows=26_000,
+        blocks=31,
+        signals=(
+            Signal(
+                name="wind_speed",
+                kind="numeric",
+                side="input",
+                tensor="features",
+                column=0,
+                edges=(5.75, 11.5),
+                counts=(8_000, 10_000, 7_900, 100),
+                between=(0.25,),
+            ),
+            Signal(
+                name="origin",
+                kind="categorical",
+                side="input",
+                tensor="features",
+                column=1,
+                categories=("EWR", "JFK", "LGA"),
+                counts=(9_000, 9_000, 8_000, 0),
+            ),
+        ),
+    ),
+    privacy=Privacy(epsilon=1.0, delta=1e-6, sigma2_numerator=1_250, sigma2_denominator=10, window_seconds=86_400),
+)
+MANIFEST_BYTES = encode(MANIFEST)
+RELEASE = ReleaseRef("1.2.0", sha256(MANIFEST_BYTES))
+ROLLOUT = Rollout(
+    model="delay",
+    serial=7,
+    release=RELEASE,
+    fallback=ReleaseRef("1.1.0", sha256(b"an earlier manifest")),
+    state="running",
+    stages=(5, 25, 100),
+    stage=1,
+    salt=bytes(range(16)),
+    labels={"site": "airport"},
+    gate=Gate(soak_seconds=3_600),
+    started=NOON,
+)
+RECEIPT = Receipt(
+    node="gate-17",
+    sequence=3,
+    at=NOON + 60,
+    outcome="serving",
+    model="delay",
+    version="1.2.0",
+    digest=RELEASE.digest,
+    since=NOON + 50,
+    evidence=Evidence(golden_error_max=0.02, golden_rows=64, load_ms=41.5, latency_ms=0.8, memory_bytes=48 * 2**20, bytes_received=63_282),
+)
+_DRIFT_SIGNAL = SignalDrift(name="wind_speed", p_value=1e-9, p_adjusted=2e-9, effect=1.75, size=1.8, direction="higher")
+
+EXAMPLES: tuple[Document, ...] = (
+    MANIFEST,
+    Index(blocks=(_BLOCK,)),
+    ROLLOUT,
+    TrustBundle(
+        roots=(b'{"signatures":[],"signed":{"_type":"root"}}',),
+        timestamp=b'{"signatures":[],"signed":{"_type":"timestamp"}}',
+        snapshot=b'{"signatures":[],"signed":{"_type":"snapshot"}}',
+        targets=b'{"signatures":[],"signed":{"_type":"targets"}}',
+        rollouts=b'{"signatures":[],"signed":{"_type":"targets"}}',
+        documents=(RolloutBytes("delay", encode(ROLLOUT)),),
+    ),
+    ModelBundle(model="delay", role=b'{"signatures":[],"signed":{"_type":"targets"}}', manifests=(ManifestBytes("1.2.0", MANIFEST_BYTES),)),
+    Want(release=RELEASE.digest, variant="fp32", ranges=(Range(0, 1),), encodings=("raw", "zstd")),
+    State(
+        node="gate-17",
+        session=12,
+        status="online",
+        at=NOON,
+        software="fleetcast 0.1.0",
+        public_key=b"0Y0\x13\x06\x07*\x86H\xce=",
+        cohort="nyc",
+        profile=Profile(arch="x86_64", cores=2, memory_bytes=2**30, providers=("CPUExecutionProvider",), labels={"site": "airport"}),
+        packet_bytes_max=2 * 2**20,
+        root_version=1,
+        timestamp_version=40,
+        slots=(
+            Slot(
+                model="delay",
+                state="active",
+                serving=RELEASE.digest,
+                serving_version="1.2.0",
+                bytes_planned=63_282,
+                bytes_received=63_282,
+            ),
+        ),
+        telemetry=TelemetryBudget(rho_spent=0.25, rho_day_max=1.0, windows_waiting=1),
+    ),
+    RECEIPT,
+    SealedReceipt(body=encode(RECEIPT), signature=b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)),
+    Window(
+        id=bytes(range(16)),
+        release=RELEASE.digest[:8],
+        start=NOON,
+        seconds=86_400,
+        rows=812,
+        counts=bytes([3, 250, 1, 2, 0, 255, 7, 128]) + (1_000).to_bytes(4, "little"),
+    ),
+    SignalCounts(name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)),
+    MergedWindow(
+        model="delay",
+        version="1.2.0",
+        cohort="nyc",
+        start=NOON,
+        seconds=86_400,
+        windows=6,
+        rows=812,
+        noise_sd=27.4,
+        epsilon=1.0,
+        delta=1e-6,
+        signals=(
+            SignalCounts(
+                name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)
+            ),
+        ),
+    ),
+    _DRIFT_SIGNAL,
+    Drift(
+        model="delay",
+        version="1.2.0",
+        cohort="nyc",
+        start=NOON,
+        seconds=86_400,
+        windows=6,
+        alarm=True,
+        alpha=0.01,
+        signals=(_DRIFT_SIGNAL,),
+    ),
+    Alert(
+        kind="drift",
+        at=NOON + 90_000,
+        model="delay",
+        cohort="nyc",
+        text="delay 1.2.0 in cohort nyc: wind_speed is higher than its reference.",
+        signals=(_DRIFT_SIGNAL,),
+    ),
+)

@@ -1,0 +1,228 @@
+"""Stages and gates: when a rollout goes on, waits, halts, or is done."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hub.core import rollout as core
+from hub.core.rollout import Announce, Facts, Halted, NodeFacts, Progress, Start
+from schemas.errors import Code, Refused
+from schemas.names import sha256
+from schemas.rollout import Gate, ReleaseRef, bucket
+
+RELEASE, OLD = ReleaseRef("1.1.0", sha256(b"new")), ReleaseRef("1.0.0", sha256(b"old"))
+SALTS = [bytes([number]) * 16 for number in range(64)]
+NOW = 10_000
+
+
+def wish(*stages: int, labels: dict[str, str] | None = None, **gate: object) -> Start:
+    return Start(version="1.1.0", stages=stages or (100,), labels=labels or {}, gate=Gate.model_validate(gate))
+
+
+def node(name: str, *, heard: bool = True, serving: bool = False, failed_at: int | None = None, **labels: str) -> NodeFacts:
+    return NodeFacts(name, labels, heard, serving, failed_at)
+
+
+def fleet(count: int, *, serving: int = 0, **changes: bool) -> list[NodeFacts]:
+    return [node(f"n{number}", serving=number < serving, **changes) for number in range(count)]
+
+
+def begin(start: Start, nodes: Sequence[NodeFacts] = (), before: Progress | None = None) -> Progress:
+    rollout = before.rollout if before else None
+    return core.begin("delay", start, RELEASE, before=rollout, nodes=nodes, salts=SALTS, now=NOW)
+
+
+def done(release: ReleaseRef = OLD) -> Progress:
+    progress = begin(wish(), fleet(1))
+    progress = replace(progress, rollout=progress.rollout.model_copy(update={"release": release}))
+    progress, _ = core.step(progress, Facts(fleet(1, serving=1)), now=NOW)
+    assert progress.rollout.state == "done"
+    return progress
+
+
+def served(progress: Progress, nodes: Sequence[NodeFacts]) -> list[NodeFacts]:
+    """The nodes of the present stage have taken it."""
+    rollout = progress.rollout
+    return [replace(one, serving=bucket(rollout.salt, one.node) < rollout.percent) for one in nodes]
+
+
+def test_a_stage_whose_gate_holds_leads_to_the_next_and_the_last_one_to_done() -> None:
+    nodes = fleet(20)
+    progress = begin(wish(10, 50, 100), nodes)
+    seen = []
+
+    for turn in range(3):
+        progress, actions = core.step(progress, Facts(served(progress, nodes)), now=NOW + turn)
+        seen.append((progress.rollout.serial, progress.rollout.percent, progress.rollout.state, len(actions)))
+
+    assert seen == [(2, 50, "running", 1), (3, 100, "running", 1), (4, 100, "done", 1)]
+
+
+def test_too_few_receipts_wait_and_say_how_many() -> None:
+    progress = begin(wish(receipts_ratio_min=0.95), fleet(20))
+
+    waiting, actions = core.step(progress, Facts(fleet(20, serving=18)), now=NOW + 9999)
+
+    assert (waiting.rollout, actions) == (progress.rollout, ())
+    assert "18 of 20" in waiting.reason
+
+
+def test_silent_nodes_neither_hold_up_a_stage_nor_carry_it() -> None:
+    nodes = fleet(10, serving=10) + [node(f"s{number}", heard=False) for number in range(30)]
+    progress, _ = core.step(begin(wish(), nodes), Facts(nodes), now=NOW)
+
+    assert progress.rollout.state == "done"
+    assert (progress.tally.heard, progress.tally.silent) == (10, 30)
+
+
+def test_a_stage_of_silent_nodes_only_waits() -> None:
+    nodes = fleet(5, serving=5, heard=False)
+
+    progress, actions = core.step(begin(wish(), nodes), Facts(nodes), now=NOW + 10**6)
+
+    assert (progress.rollout.state, actions) == ("running", ())
+    assert "silent" in progress.reason
+
+
+def test_a_fleet_without_nodes_waits_for_one() -> None:
+    progress, actions = core.step(begin(wish(labels={"site": "a"})), Facts([node("n1", site="b")]), now=NOW + 10**6)
+
+    assert (progress.rollout.state, actions) == ("running", ())
+    assert "no node" in progress.reason
+
+
+def test_more_failures_than_allowed_halt() -> None:
+    nodes = [*fleet(10, serving=8), node("x", failed_at=NOW), node("y", failed_at=NOW)]
+
+    progress, actions = core.step(begin(wish(failures_ratio_max=0.1), nodes), Facts(nodes), now=NOW)
+
+    assert progress.rollout.state == "halted"
+    assert [type(action) for action in actions] == [Announce, Halted]
+    assert "2 of 12" in progress.reason
+
+
+def test_failures_of_before_the_rollout_do_not_count() -> None:
+    nodes = [*fleet(10, serving=10), node("x", failed_at=NOW - 1)]
+
+    progress, _ = core.step(begin(wish(receipts_ratio_min=0.9), nodes), Facts(nodes), now=NOW)
+
+    assert progress.rollout.state == "done"
+
+
+@pytest.mark.parametrize(("halt_on_drift", "state"), [(True, "halted"), (False, "done")])
+def test_a_drift_alarm_of_the_new_release_halts_where_the_gate_says_so(halt_on_drift: bool, state: str) -> None:
+    nodes = fleet(3, serving=3)
+
+    progress, _ = core.step(begin(wish(halt_on_drift=halt_on_drift), nodes), Facts(nodes, drift_alarm=True), now=NOW)
+
+    assert progress.rollout.state == state
+
+
+def test_the_gate_must_hold_without_a_break_for_the_soak_time() -> None:
+    good, bad = Facts(fleet(4, serving=4)), Facts(fleet(4, serving=1))
+    progress = begin(wish(soak_seconds=60), fleet(4))
+
+    states = []
+    for at, facts in ((0, good), (59, good), (60, bad), (61, good), (120, good), (121, good)):
+        progress, _ = core.step(progress, facts, now=NOW + at)
+        states.append(progress.rollout.state)
+
+    assert states == ["running"] * 5 + ["done"]
+
+
+def test_a_small_fleet_gets_a_salt_that_leaves_no_stage_empty() -> None:
+    nodes = fleet(3)
+
+    rollout = begin(wish(34, 100), nodes).rollout
+
+    assert 1 <= sum(bucket(rollout.salt, one.node) < 34 for one in nodes) <= 2
+
+
+def test_a_stage_that_no_node_falls_into_is_passed_over() -> None:
+    nodes = [node("n1")]
+    progress = begin(wish(1, 100), nodes)
+    assert bucket(progress.rollout.salt, "n1") >= 1
+
+    progress, actions = core.step(progress, Facts(nodes), now=NOW)
+
+    assert progress.rollout.percent == 100
+    assert "no node falls into the stage" in actions[0].text
+
+
+def test_a_halted_rollout_resumes_where_it_was_and_forgives_what_was_seen() -> None:
+    nodes = [*fleet(9, serving=9), node("x", failed_at=NOW)]
+    progress, _ = core.step(begin(wish(50, 100, receipts_ratio_min=0.5), nodes), Facts(nodes), now=NOW)
+    progress = progress if progress.rollout.state == "halted" else core.halt(progress)
+
+    resumed = core.resume(progress, now=NOW + 5)
+    after, _ = core.step(resumed, Facts(nodes), now=NOW + 6)
+
+    assert resumed.rollout.stage == progress.rollout.stage
+    assert after.rollout.state != "halted"
+
+
+def test_rolling_back_leads_to_the_last_release_that_was_done() -> None:
+    progress = begin(wish(), fleet(2), before=done(OLD))
+
+    back = core.roll_back(progress)
+
+    assert (back.rollout.state, back.rollout.fallback) == ("rolled_back", OLD)
+
+
+def test_a_rollout_that_supersedes_a_running_one_keeps_its_fallback() -> None:
+    running = begin(wish(), fleet(2), before=done(OLD))
+
+    newest = begin(wish(), fleet(2), before=running)
+
+    assert (newest.rollout.serial, newest.rollout.fallback) == (running.rollout.serial + 1, OLD)
+
+
+def test_the_first_rollout_has_nothing_to_go_back_to() -> None:
+    with pytest.raises(Refused, match="no release to go back to") as refusal:
+        core.roll_back(begin(wish(), fleet(1)))
+
+    assert refusal.value.code == Code.ROLLOUT_INVALID
+
+
+@pytest.mark.parametrize("change", [core.halt, lambda progress: core.resume(progress, now=NOW)])
+def test_what_is_done_can_neither_be_halted_nor_resumed(change: object) -> None:
+    with pytest.raises(Refused, match="is done"):
+        change(done())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("stages", [(50,), (50, 50, 100), (100, 50)])
+def test_stages_must_rise_to_a_hundred(stages: tuple[int, ...]) -> None:
+    with pytest.raises(Refused, match="must rise and end at 100"):
+        begin(wish(*stages))
+
+
+events = st.lists(
+    st.tuples(
+        st.integers(0, 12), st.integers(0, 12), st.booleans(), st.sampled_from(["step", "step", "step", "halt", "resume", "roll_back"])
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=200)
+@given(events)
+def test_serials_rise_by_one_with_each_new_document_and_never_without(history: list[tuple[int, int, bool, str]]) -> None:
+    progress, now = begin(wish(20, 60, 100, soak_seconds=3), fleet(12), before=done()), NOW
+    for serving, failing, alarm, kind in history:
+        before, now = progress, now + 1
+        nodes = [replace(one, failed_at=now if number >= 12 - failing else None) for number, one in enumerate(fleet(12, serving=serving))]
+        try:
+            if kind == "step":
+                progress, actions = core.step(progress, Facts(nodes, drift_alarm=alarm), now=now)
+                assert any(isinstance(action, Announce) for action in actions) == (progress.rollout != before.rollout)
+            else:
+                progress = {"halt": core.halt, "resume": partial(core.resume, now=now), "roll_back": core.roll_back}[kind](progress)
+        except Refused:
+            assert progress == before
+        changed = progress.rollout.model_copy(update={"serial": 0}) != before.rollout.model_copy(update={"serial": 0})
+        assert progress.rollout.serial == before.rollout.serial + changed
+        assert progress.rollout.stage in {before.rollout.stage, before.rollout.stage + 1}
