@@ -220,12 +220,13 @@ class Device:
         skipped: list[Message] = []
         while True:
             message = self.client.next(Message)
-            self.client.link.ack(message)
-            if message.topic == topic and wanted(message):
-                self.client.unread[:0] = skipped
-                return message
             if message.topic != topic:
                 skipped.append(message)
+                continue
+            self.client.link.ack(message)
+            if wanted(message):
+                self.client.unread[:0] = skipped
+                return message
 
     def window(self, manifest: Manifest, counts: list[int], *, start: int = START, cohort: str = "nyc", rows: int | None = None) -> None:
         """Send counts, without noise."""

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -242,7 +243,7 @@ def test_what_a_stranger_puts_on_the_hubs_topics_is_told_and_put_right(embedded:
     fleet.publish("1.0.0")
     foreign = Fleet(tmp_path / "foreign")
     foreign.publish("6.6.6", seed=6)
-    foreign.repository.refresh(snapshot=foreign.online[0], timestamp=foreign.online[1], now=_now())
+    foreign.repository.refresh(snapshot=foreign.online[0], timestamp=foreign.online[1], now=datetime.now(UTC))
     with fleet.hub(embedded):
         device = Device.connect("n1", embedded, fleet)
         device.client.subscribe(fleet.topics.trust, fleet.topics.model("delay"))
@@ -265,12 +266,6 @@ def test_what_a_stranger_puts_on_the_hubs_topics_is_told_and_put_right(embedded:
 
         until("ours again", lambda: _retained(embedded, fleet.topics.trust) == newest)
         assert _retained(embedded, fleet.topics.model("delay")) == newer_model
-
-
-def _now():  # type: ignore[no-untyped-def]
-    from datetime import UTC, datetime
-
-    return datetime.now(UTC)
 
 
 def _retained(broker: brokers.Broker, topic: str) -> bytes:
@@ -365,7 +360,7 @@ def test_a_node_whose_connection_is_lost_is_told_once(mosquitto: brokers.Broker,
         device.session -= 1
         device.say_state("lost", public_key=b"", profile=None)
 
-        until("the alert", lambda: fleet.store.alerts())
+        until("the alert", fleet.store.alerts)
         device.say_state()
         until("its return", lambda: (row := fleet.store.node("n1")) and row.status == "online")
 

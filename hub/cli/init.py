@@ -1,0 +1,126 @@
+"""`fleetcast init`: a new fleet's folder, whole or not at all."""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from hub.cli.errors import Ended, Exit
+from hub.cli.options import json_option, passphrase, passphrase_option, show_one
+from hub.keys import create_key, load_signer
+from hub.settings import SETTINGS_NAME
+from hub.store import Store
+from hub.trust import Repository
+from schemas.errors import Code, Refused
+from schemas.mqtt import BrokerUrl
+from schemas.names import check_name
+from schemas.topics import access_list, consumer_access_list
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--fleet", required=True, help="The fleet's name: the topic level after fleetcast/v1.")
+@click.option("--root-keys", default=3, show_default=True, type=click.IntRange(1, 16), help="How many root keys.")
+@click.option("--threshold", default=2, show_default=True, type=click.IntRange(1, 16), help="How many of them a new root needs.")
+@click.option("--model", "models", multiple=True, help="A model that the team key may publish; may be repeated.")
+@click.option("--broker", "broker_url", default="", help="mqtt:// or mqtts:// URL; without it the hub starts a broker of its own.")
+@click.option("--cohort-nodes-min", default=20, show_default=True, type=click.IntRange(1), help="Nothing is shown about fewer nodes.")
+@passphrase_option
+@json_option
+def init(
+    directory: Path,
+    fleet: str,
+    root_keys: int,
+    threshold: int,
+    models: tuple[str, ...],
+    broker_url: str,
+    cohort_nodes_min: int,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a fleet: its keys, its signed trust root, its settings and the broker's access list.
+
+    \b
+    Examples:
+      fleetcast init ./plant --fleet plant --model delay
+      fleetcast init ./plant --fleet plant --broker mqtts://broker.example:8883 --passphrase-file secret.txt
+    """
+    check_name("fleet", fleet)
+    for model in models:
+        check_name("model", model)
+    if threshold > root_keys:
+        raise click.UsageError(f"--threshold {threshold} needs at least as many --root-keys, found {root_keys}")
+    if broker_url:
+        BrokerUrl.parse(broker_url)
+    if directory.exists() and any(directory.iterdir()):
+        raise Ended(Exit.CONFLICT, f"{directory} is not empty: a fleet is made in a new folder")
+    secret = passphrase(passphrase_file, confirm=True)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _make(partial, fleet, root_keys, threshold, models, broker_url, cohort_nodes_min, secret)
+        if directory.exists():
+            directory.rmdir()
+        partial.rename(directory)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise Refused(
+            Code.DISK_FULL if error.errno == 28 else Code.SETTINGS_INVALID, f"{directory} could not be made: {error.strerror}"
+        ) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    show_one(
+        {
+            "fleet": fleet,
+            "directory": str(directory),
+            "root_keys": f"{threshold} of {root_keys}",
+            "models": list(models),
+            "broker": broker_url or "embedded, on loopback",
+            "pin_on_nodes": str(directory / "root.json"),
+            "take_offline": str(directory / "keys"),
+        },
+        as_json=as_json,
+    )
+
+
+def _make(
+    directory: Path,
+    fleet: str,
+    root_keys: int,
+    threshold: int,
+    models: tuple[str, ...],
+    broker_url: str,
+    cohort_nodes_min: int,
+    secret: bytes,
+) -> None:
+    for folder in ("keys", "online", "blocks", "broker"):
+        (directory / folder).mkdir(parents=True, mode=0o700)
+    names = [*(f"keys/root-{number}" for number in range(1, root_keys + 1)), "keys/targets", "keys/team"]
+    names += ["online/snapshot", "online/timestamp", "online/rollouts"]
+    for name in names:
+        create_key(directory / f"{name}.pem", secret)
+    signers = {name: load_signer(directory / f"{name}.pem", secret) for name in names}
+    repository = Repository.create(
+        directory / "trust",
+        root_signers=[signers[name] for name in names[:root_keys]],
+        threshold=threshold,
+        targets=signers["keys/targets"],
+        snapshot=signers["online/snapshot"],
+        timestamp=signers["online/timestamp"],
+        rollouts=signers["online/rollouts"],
+        team=signers["keys/team"].public_key,
+        models=models,
+        now=datetime.now(UTC),
+    )
+    (directory / "root.json").write_bytes(repository.root())
+    (directory / "broker" / "acl").write_text(access_list(fleet))
+    (directory / "broker" / "acl-consumers").write_text(consumer_access_list(fleet))
+    settings = [f'fleet = "{fleet}"', f"cohort_nodes_min = {cohort_nodes_min}"]
+    if broker_url:
+        settings.append(f'broker_url = "{broker_url}"')
+    (directory / SETTINGS_NAME).write_text("\n".join(settings) + "\n")
+    store = Store(f"sqlite:///{directory / 'hub.sqlite'}")
+    store.create()
+    store.close()

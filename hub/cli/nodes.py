@@ -1,0 +1,81 @@
+"""`fleetcast nodes`: what every node serves, by its own signed receipts, and what it is busy with."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.cli.options import dir_option, json_option, open_store, show, show_one
+from hub.rows import NodeRow, ReceiptRow
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.state import Slot, State
+
+
+@click.command()
+@click.argument("node", required=False)
+@dir_option
+@json_option
+def nodes(node: str | None, directory: Path, as_json: bool) -> None:
+    """List the nodes, or show one.
+
+    \b
+    Examples:
+      fleetcast nodes
+      fleetcast nodes gateway-17 --json
+    """
+    store = open_store(directory)
+    receipts = store.receipts()  # the newest first
+    rows = [_row(row, [one for one in receipts if one.node == row.node]) for row in store.nodes() if node in {None, row.node}]
+    if node is not None:
+        if not rows:
+            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {node!r} has ever been heard from")
+        show_one({**rows[0], "models": [_in_words(one) for one in rows[0]["models"]]} if not as_json else rows[0], as_json=as_json)
+        return
+    flat = [{**row, "serves": [_in_words(one) for one in row["models"]]} for row in rows]
+    show(
+        rows if as_json else flat,
+        ["node", "status", "last_seen", "cohort", "serves", "software"],
+        as_json=as_json,
+        empty="No node has been heard from.",
+    )
+
+
+def _row(row: NodeRow, receipts: list[ReceiptRow]) -> dict[str, Any]:
+    state = codec.decode(State, row.state)
+    return {
+        "node": row.node,
+        "status": row.status,
+        "last_seen": datetime.fromtimestamp(row.last_seen, UTC).isoformat(),
+        "session": row.session,
+        "cohort": row.cohort,
+        "software": state.software,
+        "labels": dict(state.profile.labels) if state.profile else {},
+        "arch": state.profile.arch if state.profile else None,
+        "stale": state.stale,
+        "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry else None,
+        "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
+        "models": [_model(slot, receipts) for slot in state.slots],
+    }
+
+
+def _model(slot: Slot, receipts: list[ReceiptRow]) -> dict[str, Any]:
+    serving = next((one for one in receipts if one.model == slot.model and one.outcome == "serving"), None)
+    return {
+        "model": slot.model,
+        "serving_version": serving.version if serving else None,  # by receipt, not by what the state claims
+        "serving_digest": serving.digest.hex() if serving and serving.digest else None,
+        "state": slot.state,
+        "target_version": slot.target_version,
+        "code": slot.code,
+        "bytes_planned": slot.bytes_planned,
+        "bytes_received": slot.bytes_received,
+        "bytes_reused": slot.bytes_reused,
+        "bytes_wasted": slot.bytes_wasted,
+    }
+
+
+def _in_words(one: dict[str, Any]) -> str:
+    busy = "" if one["state"] == "active" else f" ({one['state']} {one['target_version'] or ''}{' ' + one['code'] if one['code'] else ''})"
+    return f"{one['model']}@{one['serving_version'] or '-'}{busy}"

@@ -1,0 +1,161 @@
+"""`fleetcast publish`: from a model file to a signed release."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from hub.blockstore import BlockStore
+from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
+from hub.keys import load_signer
+from hub.settings import load
+from hub.trust import Repository
+from schemas.errors import Code, Refused
+from schemas.manifest import Limits, Manifest
+from schemas.names import check_name, check_version, sha256
+
+if TYPE_CHECKING:
+    from hub.builder import BuiltRelease
+
+
+@click.command()
+@click.argument("model_file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--name", required=True, help="The model's name.")
+@click.option("--version", required=True, help="Such as 1.2.0; a version is published once.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Reference data: .parquet, .csv or .npz, a column a feature.")
+@click.option("--blocks", "blocks_column", help="Column that says which day, shift or batch a row is from.")
+@click.option("--columns", help="Feature columns in the model's order, with commas; else all of the reference's.")
+@click.option("--signals", help="What to watch, with commas; else every feature and output.")
+@click.option("--golden", type=click.Path(path_type=Path), help="npz with arrays input.<tensor> and output.<tensor>; else made up.")
+@click.option("--parent", help="Version that this one follows; else the newest.")
+@click.option("--description", default="", help="A sentence for people.")
+@click.option("--licence", default="", help="SPDX name.")
+@click.option(
+    "--epsilon", default=1.0, show_default=True, type=click.FloatRange(0, 64, min_open=True), help="Promised to a record in a window."
+)
+@click.option("--delta", default=1e-6, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True))
+@click.option("--window-seconds", default=3600, show_default=True, type=click.IntRange(1))
+@click.option("--latency-ms-max", default=1000.0, show_default=True, type=click.FloatRange(0, min_open=True))
+@click.option("--memory-mib-max", default=2048, show_default=True, type=click.IntRange(1))
+@click.option("--probation-seconds", default=60, show_default=True, type=click.IntRange(0))
+@dir_option
+@passphrase_option
+@json_option
+def publish(directory: Path, passphrase_file: Path | None, as_json: bool, **said: Any) -> None:
+    """Sign and store a release; a running hub announces it within a second.
+
+    \b
+    Examples:
+      fleetcast publish model.onnx --name delay --version 1.2.0 --reference ref.parquet --blocks day
+      fleetcast publish model.onnx --name delay --version 1.2.1 --golden golden.npz --json
+    """
+    load(directory)  # says so when there is no fleet
+    model, version = check_name("model", said["name"]), check_version(said["version"])
+    repository = Repository(directory / "trust")
+    secret = passphrase(passphrase_file)
+    team = load_signer(directory / "keys" / "team.pem", secret)
+    delegated = _delegate(repository, directory, model, secret)
+    with _progress() as progress:
+        built = _build(repository, directory, said, progress)
+    repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
+    store = open_store(directory)
+    store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
+    store.close()
+    summary = {**_summary(built), "newly_delegated": delegated, "announced": hub_runs(directory)}
+    show_one(summary, as_json=as_json)
+    if not hub_runs(directory) and not as_json:
+        click.echo("No hub runs here now: it is announced when one does.", err=True)
+
+
+def _delegate(repository: Repository, directory: Path, model: str, secret: bytes) -> bool:
+    if model in repository.models():
+        return False
+    path = directory / "keys" / "targets.pem"
+    if not path.exists():
+        raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any team, and the key that could do so is not at {path}")
+    team = load_signer(directory / "keys" / "team.pem", secret)
+    repository.delegate(model, team=team.public_key, targets=load_signer(path, secret), now=datetime.now(UTC))
+    return True
+
+
+def _build(repository: Repository, directory: Path, said: dict[str, Any], progress: Any) -> "BuiltRelease":
+    from hub.builder import PublishRequest, build  # noqa: PLC0415  # onnxruntime takes a while to import
+    from hub.reference import read_reference  # noqa: PLC0415
+
+    model, known = said["name"], repository.releases(said["name"])
+    parent = said["parent"] or (known[-1] if known and known[-1] != said["version"] else None)
+    created = int(time.time())
+    if said["version"] in known:  # the same content twice is nothing: so it has to be given the same date and parent
+        before = _decode(repository.manifest(model, said["version"]))
+        created, parent_digest = before.created, before.parent
+    else:
+        parent_digest = sha256(repository.manifest(model, parent)) if parent else None
+    request = PublishRequest(
+        model_path=said["model_file"],
+        name=model,
+        version=said["version"],
+        reference=read_reference(said["reference"]) if said["reference"] else None,
+        blocks_column=said["blocks_column"],
+        feature_columns=tuple(said["columns"].split(",")) if said["columns"] else None,
+        signals=tuple(said["signals"].split(",")) if said["signals"] else None,
+        golden_path=said["golden"],
+        description=said["description"],
+        licence=said["licence"],
+        parent=parent_digest,
+        epsilon=said["epsilon"],
+        delta=said["delta"],
+        window_seconds=said["window_seconds"],
+        limits=Limits(
+            latency_ms_max=said["latency_ms_max"],
+            memory_bytes_max=said["memory_mib_max"] * 1024 * 1024,
+            probation_seconds=said["probation_seconds"],
+        ),
+        progress=progress,
+    )
+    return build(request, BlockStore(directory / "blocks"), now=created)
+
+
+def _decode(document: bytes) -> Manifest:
+    from schemas import codec  # noqa: PLC0415
+
+    return codec.decode(Manifest, document)
+
+
+def _summary(built: "BuiltRelease") -> dict[str, Any]:
+    manifest = built.manifest
+    return {
+        "model": manifest.model,
+        "version": manifest.version,
+        "digest": built.digest.hex(),
+        "bytes": built.file_bytes,
+        "bytes_to_fetch": built.wire_bytes,  # by a device that has nothing yet
+        "bytes_stored": built.stored_bytes,
+        "manifest_bytes": len(built.document),
+        "signals": [signal.name for signal in manifest.baseline.signals] if manifest.baseline else [],
+        "unwatched": list(built.unwatched),
+        "epsilon": manifest.privacy.epsilon if manifest.privacy else None,
+        "golden": manifest.golden is not None,
+    }
+
+
+@contextmanager
+def _progress() -> Iterator[Any]:
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, done, total: None
+        return
+    with Progress(console=console, transient=True) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield tell

@@ -1,0 +1,175 @@
+"""`fleetcast rollout`: start, follow, halt, resume, go back."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.cli.errors import Ended, Exit
+from hub.cli.options import dir_option, hub_runs, json_option, open_store, show
+from hub.rows import CommandRow, RolloutRow
+from hub.trust import Repository
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.rollout import Rollout
+
+ANSWER_SECONDS = 15.0  # how long a running hub may take to obey
+LOOK_SECONDS = 0.3
+
+
+@click.group()
+def rollout() -> None:
+    """Say which nodes should run which release."""
+
+
+@rollout.command()
+@click.argument("release", metavar="MODEL@VERSION")
+@click.option("--stages", default="100", show_default=True, help="Percent of the fleet, rising, with commas.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only nodes with this label; may be repeated.")
+@click.option(
+    "--receipts-min", default=0.95, show_default=True, type=click.FloatRange(0, 1), help="Share of nodes heard from that must serve it."
+)
+@click.option("--failures-max", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="More refusals than this share halt it.")
+@click.option("--soak-seconds", default=0, show_default=True, type=click.IntRange(0), help="How long a gate must hold.")
+@click.option(
+    "--silent-seconds", default=3600, show_default=True, type=click.IntRange(1), help="A node not heard from for so long does not count."
+)
+@click.option("--halt-on-drift/--no-halt-on-drift", default=True, show_default=True)
+@click.option("--wait", is_flag=True, help="Follow it to its end.")
+@click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="With --wait: how long.")
+@dir_option
+@json_option
+def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, as_json: bool, **said: Any) -> None:
+    """Roll a release out, in stages.
+
+    \b
+    Examples:
+      fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 --soak-seconds 600 --wait
+      fleetcast rollout start delay@1.2.0 --label site=plant-7
+    """
+    model, _, version = release.partition("@")
+    if not version:
+        raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
+    try:
+        percents = [int(one) for one in stages.split(",")]
+        wanted = dict(one.split("=", 1) for one in labels)
+    except ValueError:
+        raise click.UsageError(
+            f"--stages must be whole percents with commas and --label KEY=VALUE, found {stages!r} and {labels}"
+        ) from None
+    Repository(directory / "trust").manifest(model, version)  # says so when there is no such release
+    gate = {
+        "receipts_ratio_min": said["receipts_min"],
+        "failures_ratio_max": said["failures_max"],
+        "soak_seconds": said["soak_seconds"],
+        "silent_seconds": said["silent_seconds"],
+        "halt_on_drift": said["halt_on_drift"],
+    }
+    _ask(
+        directory, "start", model, {"version": version, "stages": percents, "labels": wanted, "gate": gate}, quiet=as_json and said["wait"]
+    )
+    if said["wait"]:
+        _follow(directory, model, version, said["timeout_seconds"], as_json)
+
+
+@rollout.command()
+@click.argument("model", required=False)
+@dir_option
+@json_option
+def status(model: str | None, directory: Path, as_json: bool) -> None:
+    """Show every rollout, or one model's.
+
+    \b
+    Example:
+      fleetcast rollout status delay --json
+    """
+    store = open_store(directory)
+    rows = [_row(row) for row in store.rollout_rows() if model in {None, row.model}]
+    show(
+        rows,
+        ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"],
+        as_json=as_json,
+        empty="There is no rollout.",
+    )
+
+
+def _simple(kind: str, sentence: str) -> click.Command:
+    @rollout.command(kind, help=f"{sentence}\n\n\b\nExample:\n  fleetcast rollout {kind} delay")
+    @click.argument("model")
+    @dir_option
+    @json_option
+    def run(model: str, directory: Path, as_json: bool) -> None:
+        _ask(directory, {"back": "rollback"}.get(kind, kind), model, {}, quiet=False, as_json=as_json)
+
+    return run
+
+
+halt = _simple("halt", "Move nobody any more; who has the release keeps it.")
+resume = _simple("resume", "Go on after a halt.")
+back = _simple("back", "Send every node back to the release before.")
+
+
+def _ask(directory: Path, kind: str, model: str, body: dict[str, Any], *, quiet: bool, as_json: bool = False) -> None:
+    store = open_store(directory)
+    number = store.add_command(kind, model, json.dumps(body))
+    if not hub_runs(directory):
+        click.echo("No hub runs here now: it is done when one does.", err=True)
+        return
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        answer: CommandRow | None = store.command(number)
+        if answer is not None and answer.state != "open":
+            if answer.state == "refused":
+                raise Refused(Code(answer.code), answer.text)
+            if as_json:
+                show([{"model": model, "text": answer.text}], ["text"], as_json=True, empty="")
+            elif not quiet:
+                click.echo(answer.text, err=True)
+            return
+        time.sleep(LOOK_SECONDS)
+    raise Ended(Exit.TIMEOUT, f"the hub has not answered within {ANSWER_SECONDS:.0f} s; the command stays queued")
+
+
+def _follow(directory: Path, model: str, version: str, timeout_seconds: int, as_json: bool) -> None:
+    store = open_store(directory)
+    deadline, said = time.monotonic() + timeout_seconds, ""
+    while True:
+        row = next((_row(one) for one in store.rollout_rows() if one.model == model), {})
+        line = f"{model}@{row.get('version')} {row.get('state')}, {row.get('percent')} %: {row.get('reason')}"
+        if line != said and not as_json:
+            click.echo(line, err=not sys.stdout.isatty())
+            said = line
+        if row.get("version") != version:
+            raise Ended(Exit.HALTED, f"the rollout of {model}@{version} was superseded by {row.get('version')}")
+        if row["state"] == "done":
+            if as_json:
+                show([row], [], as_json=True, empty="")
+            return
+        if row["state"] in {"halted", "rolled_back"}:
+            raise Ended(Exit.HALTED, f"the rollout of {model}@{version} is {row['state']}: {row['reason']}")
+        if time.monotonic() >= deadline:
+            raise Ended(Exit.TIMEOUT, f"the rollout of {model}@{version} is still {row['state']} at {row['percent']} %: {row['reason']}")
+        time.sleep(LOOK_SECONDS)
+
+
+def _row(row: RolloutRow) -> dict[str, Any]:
+    one = codec.decode(Rollout, row.document)
+    return {
+        "model": row.model,
+        "version": one.release.version,
+        "digest": one.release.digest.hex(),
+        "fallback": one.fallback.version if one.fallback else None,
+        "state": one.state,
+        "stage": f"{one.stage + 1} of {len(one.stages)}",
+        "percent": one.percent,
+        "serial": one.serial,
+        "nodes": row.addressed,
+        "heard": row.heard,
+        "silent": row.silent,
+        "serving": row.serving,
+        "failed": row.failed,
+        "reason": row.reason,
+    }

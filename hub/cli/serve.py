@@ -1,0 +1,66 @@
+"""`fleetcast hub`: run the hub."""
+
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import click
+import structlog
+
+from hub.cli.options import passphrase, passphrase_option
+from hub.keys import load_signer
+from hub.settings import load
+from schemas.mqtt import BrokerUrl
+
+FOR_EVER_SECONDS = 10 * 365 * 86_400.0
+
+
+@click.command("hub")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR")
+@click.option("--broker", "broker_url", default=None, help="mqtt:// or mqtts:// URL, over what fleet.toml says.")
+@click.option("--wait-broker", is_flag=True, help="Start even when the broker does not answer yet.")
+@click.option("--json-logs", is_flag=True, help="Log a JSON object a line.")
+@passphrase_option
+def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs: bool, passphrase_file: Path | None) -> None:
+    """Run the hub until SIGTERM or SIGINT.
+
+    \b
+    Examples:
+      fleetcast hub ./plant
+      fleetcast hub ./plant --broker mqtt://10.0.0.5:1883 --passphrase-file secret.txt
+    """
+    settings = load(directory)
+    changes: dict[str, object] = {"connect_seconds": FOR_EVER_SECONDS} if wait_broker else {}
+    if broker_url is not None:
+        BrokerUrl.parse(broker_url)
+        changes["broker_url"] = broker_url
+    settings = settings.model_copy(update=changes)
+    secret = passphrase(passphrase_file)
+    keys = {name: load_signer(directory / "online" / f"{name}.pem", secret) for name in ("snapshot", "timestamp", "rollouts")}
+    _log(json_logs)
+    from hub.service.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
+    from hub.service.loop import Service  # noqa: PLC0415
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Service(directory, settings, signers=Signers(**keys)).run(stop)
+
+
+def _log(as_json: bool) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

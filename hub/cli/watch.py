@@ -1,0 +1,72 @@
+"""`fleetcast watch`: what happens, as it happens."""
+
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from hub.cli.errors import Ended, Exit
+from hub.cli.options import dir_option, json_option, open_store
+from hub.rows import EventRow
+from hub.store import Store
+
+LOOK_SECONDS = 0.3
+PAGE = 1000
+
+
+@click.command()
+@click.option("--history", is_flag=True, help="Print what has happened so far and end.")
+@click.option("--since-id", default=None, type=int, help="Begin after this event; else with what comes now.")
+@click.option("--kind", "kinds", multiple=True, help="Only these kinds: node, receipt, rollout, release, drift, alert, refusal, broker.")
+@click.option("--until", help="End, with exit code 0, at the first event of this kind.")
+@click.option("--timeout-seconds", type=click.FloatRange(0), help="End, with exit code 10, after so long.")
+@dir_option
+@json_option
+def watch(
+    history: bool,
+    since_id: int | None,
+    kinds: tuple[str, ...],
+    until: str | None,
+    timeout_seconds: float | None,
+    directory: Path,
+    as_json: bool,
+) -> None:
+    """Follow receipts, rollouts, drift, alerts and refusals, a line each.
+
+    \b
+    Examples:
+      fleetcast watch
+      fleetcast watch --kind alert --until alert --timeout-seconds 600
+      fleetcast watch --history --json
+    """
+    store = open_store(directory)
+    at = since_id if since_id is not None else (0 if history else _newest(store))
+    deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    while True:
+        page = store.events(at, limit=PAGE)
+        for event in page:
+            at = event.id
+            if not kinds or event.kind in kinds:
+                click.echo(_line(event, as_json))
+            if event.kind == until:
+                return
+        if len(page) == PAGE:
+            continue
+        if history:
+            return
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:.0f} s")
+        time.sleep(LOOK_SECONDS)
+
+
+def _newest(store: Store) -> int:
+    return store.last_event_id()
+
+
+def _line(event: EventRow, as_json: bool) -> str:
+    if as_json:
+        return json.dumps({"id": event.id, "at": event.at, "kind": event.kind, "text": event.text, **event.body})
+    moment = datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return f"{moment}  {event.kind:<8} {event.text}"
