@@ -42,6 +42,16 @@ class ReceiptRow:
 
 
 @dataclass(frozen=True, slots=True)
+class EarlyReceiptRow:
+    """A receipt, not verified, that came before its node had said what its key is."""
+
+    id: int
+    node: str
+    at: int
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CommandRow:
     """What an operator asked for; `kind` and `body` are those of hub.core.rollout. `text` says how it ended, `code` why it was refused."""
 

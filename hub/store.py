@@ -19,6 +19,7 @@ from hub import tables
 from hub.rows import (
     AlertRow,
     CommandRow,
+    EarlyReceiptRow,
     EventRow,
     IntervalRow,
     NodeRow,
@@ -36,6 +37,7 @@ SEEN_SECONDS = 35 * 24 * 3600  # a window's id is remembered longer than any win
 __all__ = [
     "AlertRow",
     "CommandRow",
+    "EarlyReceiptRow",
     "EventRow",
     "IntervalRow",
     "NodeRow",
@@ -114,6 +116,23 @@ class Store:
         if node is not None:
             query = query.where(tables.receipts.c.node == node)
         return self._rows(ReceiptRow, query.limit(limit))
+
+    def add_early_receipt(self, node: str, sealed: bytes, *, at_most: int) -> bool:
+        """Keep a receipt until its node's key is known; False when so many wait already."""
+        with self._write() as db:
+            if int(db.execute(select(func.count()).select_from(tables.early_receipts)).scalar() or 0) >= at_most:
+                return False
+            db.execute(insert(tables.early_receipts).values(node=node, at=self._now(), sealed=sealed))
+        return True
+
+    def early_receipts(self) -> list[EarlyReceiptRow]:
+        """What waits, oldest first."""
+        return self._rows(EarlyReceiptRow, select(tables.early_receipts).order_by(tables.early_receipts.c.id))
+
+    def drop_early_receipt(self, row_id: int) -> None:
+        """It waits no more."""
+        with self._write() as db:
+            db.execute(delete(tables.early_receipts).where(tables.early_receipts.c.id == row_id))
 
     # Commands
 

@@ -36,6 +36,15 @@ receipts = Table(
     Index("receipts_by_model", "model", "received_at"),
 )
 
+early_receipts = Table(
+    "early_receipts",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("node", String(64), nullable=False, index=True),
+    Column("at", BigInteger, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+)
+
 commands = Table(
     "commands",
     metadata,

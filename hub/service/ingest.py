@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
@@ -11,11 +11,10 @@ from hub.devices import verify_receipt
 from hub.mqtt import ReceiptArrived, StateArrived, WindowArrived
 from hub.service.notes import Notes
 from hub.service.releases import Releases
-from hub.store import NodeRow, ReceiptRow, Store, WindowRow
+from hub.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.insight import Alert
-from schemas.mqtt import Message
 from schemas.names import check_name
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import State
@@ -25,15 +24,9 @@ log = structlog.get_logger()
 NODES_MAX = 100_000  # known to one hub; a hostile broker must not fill the database with invented ones
 COHORTS_MAX = 256  # of one model
 OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
-EARLY_RECEIPTS_MAX = 64  # that wait for their node's state, for topics keep no order among each other
-EARLY_SECONDS = 30.0
+EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
+EARLY_SECONDS = 60
 SAVE_SEEN_SECONDS = 10.0  # how often it is made durable when nodes were last seen
-
-
-@dataclass(frozen=True, slots=True)
-class _Early:
-    event: ReceiptArrived
-    until: float
 
 
 class Ingest:
@@ -46,13 +39,13 @@ class Ingest:
         notes: Notes,
         releases: Releases,
         silent_seconds: int,
-        ack: Callable[[Message], None],
+        topic_of: Callable[[str], str],
         clock: Callable[[], float],
     ) -> None:
-        self._store, self._notes, self._releases, self._ack, self._clock = store, notes, releases, ack, clock
-        self._silent_seconds = silent_seconds
+        self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
+        self._silent_seconds, self._topic_of = silent_seconds, topic_of
         self.nodes: dict[str, fleet.Node] = {}
-        self._early: list[_Early] = []
+        self._early: list[EarlyReceiptRow] = store.early_receipts()
         self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
         self._saved_at = clock()
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
@@ -96,41 +89,47 @@ class Ingest:
         self.nodes[name] = node
         self._seen.discard(name)
         self._tell_silence(node, now)
-        for early in [one for one in self._early if one.event.node == name]:
-            self._early.remove(early)
-            self._take_early(early)
+        if node.public_key:
+            self._take_early(name)
 
     # Receipts
 
-    def receipt(self, event: ReceiptArrived) -> bool:
-        """A node signed something; False when it has to wait for the node's state, and is acknowledged later.
+    def receipt(self, event: ReceiptArrived) -> None:
+        """A node signed something.
 
         Raises:
-            Refused: signed by another device, or naming another.
+            Refused: signed by another device, naming another, or one too many of nodes that are not known.
         """
         node = self.nodes.get(event.node)
-        if node is None or not node.public_key:
-            if len(self._early) >= EARLY_RECEIPTS_MAX:
-                raise _unknown(event.node)
-            self._early.append(_Early(event, self._clock() + EARLY_SECONDS))
-            return False
-        receipt = verify_receipt(event.sealed, node.public_key)
-        if receipt.node != event.node:
-            raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=event.node, actual=receipt.node)
+        if node is not None and node.public_key:
+            self._take_receipt(node, event.sealed)
+        elif self._store.add_early_receipt(check_name("node", event.node), codec.encode(event.sealed), at_most=EARLY_RECEIPTS_MAX):
+            self._early = self._store.early_receipts()
+        else:
+            raise _unknown(event.node)
+
+    def _take_receipt(self, node: fleet.Node, sealed: SealedReceipt) -> None:
+        receipt = verify_receipt(sealed, node.public_key)
+        if receipt.node != node.name:
+            raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=node.name, actual=receipt.node)
         now = int(self._clock())
-        if self._store.add_receipt(_receipt_row(receipt, event.sealed, now)):
-            self.nodes[event.node] = fleet.fold_receipt(node, receipt, received_at=now)
-            self._seen.add(event.node)
+        if self._store.add_receipt(_receipt_row(receipt, sealed, now)):
+            self.nodes[node.name] = fleet.fold_receipt(self.nodes[node.name], receipt, received_at=now)
+            self._seen.add(node.name)
             if receipt.outcome == "refused":
                 self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
-        return True
 
-    def _take_early(self, early: _Early) -> None:
-        try:
-            self.receipt(early.event)
-        except Refused as refusal:
-            self._notes.refusal(refusal, early.event.message.topic)
-        self._ack(early.event.message)
+    def _take_early(self, name: str) -> None:
+        for early in [one for one in self._early if one.node == name]:
+            try:
+                self._take_receipt(self.nodes[name], codec.decode(SealedReceipt, early.sealed))
+            except Refused as refusal:
+                self._notes.refusal(refusal, self._topic_of(name))
+            self._drop_early(early)
+
+    def _drop_early(self, early: EarlyReceiptRow) -> None:
+        self._store.drop_early_receipt(early.id)
+        self._early.remove(early)
 
     # Windows
 
@@ -174,10 +173,9 @@ class Ingest:
     def tick(self) -> None:
         """Give up receipts whose node never came, tell who fell silent, keep when nodes were seen."""
         now = self._clock()
-        for early in [one for one in self._early if one.until <= now]:
-            self._early.remove(early)
-            self._notes.refusal(_unknown(early.event.node), early.event.message.topic)
-            self._ack(early.event.message)
+        for early in [one for one in self._early if one.at + EARLY_SECONDS <= now]:
+            self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
+            self._drop_early(early)
         if now - self._saved_at >= SAVE_SEEN_SECONDS:
             self._saved_at = now
             for node in self.nodes.values():
@@ -188,10 +186,6 @@ class Ingest:
         """Make it durable when nodes were last seen."""
         self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
         self._seen.clear()
-
-    def disconnected(self) -> None:
-        """What was not acknowledged comes again."""
-        self._early.clear()
 
     def _tell_silence(self, node: fleet.Node, now: int) -> None:
         """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""

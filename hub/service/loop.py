@@ -96,7 +96,7 @@ class Service:
             notes=self._notes,
             releases=releases,
             silent_seconds=settings.silent_seconds,
-            ack=self._link.ack,
+            topic_of=self._link.topics.receipt,
             clock=wall,
         )
         self._settling = Settling(
@@ -213,12 +213,12 @@ class Service:
             log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
+        """All windows in one transaction, then the rest one by one. Acknowledged in the order of arrival, as MQTT asks (4.6.0-2)."""
         windows = [event for event in events if isinstance(event, WindowArrived)]
         if windows:
             self._take_windows(windows)
         for event in events:
-            if not isinstance(event, WindowArrived):
-                self._handle(event)
+            self._handle(event)
 
     def _handle(self, event: HubEvent) -> None:
         match event:
@@ -244,14 +244,15 @@ class Service:
                 self._message(event.message, lambda: self._ingest.state(event))
             case ReceiptArrived():
                 self._message(event.message, lambda: self._ingest.receipt(event))
+            case WindowArrived(message=message):
+                self._link.ack(message)  # taken already, with its batch
             case OwnTopic():
                 self._message(event.message, lambda: self._announcer.guard(event))
 
-    def _message(self, message: Message, handle: Callable[[], bool | None]) -> None:
-        """Handle, then acknowledge; False means that its part acknowledges it later."""
+    def _message(self, message: Message, handle: Callable[[], None]) -> None:
+        """Handle, then acknowledge."""
         try:
-            if handle() is False:
-                return
+            handle()
         except Unreachable:
             raise
         except Refused as refusal:
@@ -270,10 +271,12 @@ class Service:
         except Exception:  # one of them is a bug of ours: the others must not suffer for it
             log.exception("windows.bug", windows=len(events))
             for event in events:
-                self._message(event.message, lambda event=event: self._ingest.windows([event]))  # type: ignore[misc]
-            return
-        for event in events:
-            self._link.ack(event.message)
+                try:
+                    self._ingest.windows([event])
+                except (Unreachable, Refused):
+                    raise
+                except Exception:
+                    log.exception("message.bug", topic=event.message.topic, bytes=len(event.message.payload))
 
     # The broker
 
@@ -302,7 +305,6 @@ class Service:
     def _disconnected(self) -> None:
         self._online = False
         self._retry_at = max(self._retry_at, self._monotonic() + RETRY_SECONDS_MIN * self._rng.random())
-        self._ingest.disconnected()
 
     def _drop(self) -> None:
         """What was not acknowledged has to come again, after a while."""

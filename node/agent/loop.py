@@ -242,11 +242,15 @@ class Agent:
             self._store.raise_fact("clock_floor", clocks.floor_of(self._view.timestamp_expires))
             log.info("trust.accepted", root=self._view.root_version, timestamp=self._view.timestamp_version)
             for pending in list(self._pending_models.values()):
-                self._model_arrived(pending)
+                self._take_model(pending)
             self._follow()
         self._link.ack(event.message)
 
     def _model_arrived(self, event: ModelArrived) -> None:
+        self._take_model(event)
+        self._link.ack(event.message)
+
+    def _take_model(self, event: ModelArrived) -> None:
         model = event.bundle.model
         try:
             self._releases[model] = self._trust.accept_model(event.bundle, now=datetime.fromtimestamp(self._wall(), UTC))
@@ -258,7 +262,6 @@ class Agent:
         except Unreachable as error:
             self._pending_models[model] = event  # the trust bundle that lists it is on its way
             log.info("model.waits_for_trust", model=model, reason=str(error))
-        self._link.ack(event.message)
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""

@@ -175,6 +175,7 @@ class Device:
     key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     sequence: int = 0
     session: int = 0
+    kept: list[Message] = field(default_factory=list)
 
     @classmethod
     def connect(cls, name: str, broker: Broker, fleet: Fleet) -> "Device":
@@ -216,17 +217,17 @@ class Device:
         self.client.link.publish(self.fleet.topics.want(self.name), codec.encode(want))
 
     def next_on(self, topic: str, *, wanted: Callable[[Message], bool] = lambda message: bool(message.payload)) -> Message:
-        """The next message of a topic that is as wanted; the others stay unread."""
-        skipped: list[Message] = []
+        """The next message of a topic that is as wanted; those of other topics are kept. All are acknowledged in the order of arrival."""
+        for at, message in enumerate(self.kept):
+            if message.topic == topic and wanted(message):
+                return self.kept.pop(at)
         while True:
             message = self.client.next(Message)
-            if message.topic != topic:
-                skipped.append(message)
-                continue
             self.client.link.ack(message)
-            if wanted(message):
-                self.client.unread[:0] = skipped
+            if message.topic == topic and wanted(message):
                 return message
+            if message.topic != topic:
+                self.kept.append(message)
 
     def window(self, manifest: Manifest, counts: list[int], *, start: int = START, cohort: str = "nyc", rows: int | None = None) -> None:
         """Send counts, without noise."""
