@@ -29,7 +29,7 @@ MOSQUITTO = "/usr/sbin/mosquitto"
 
 
 def measure() -> list[Figure]:
-    """A release of incompressible float32 weights, fetched by a fresh node three times; a bare subscriber takes the same payloads between."""
+    """Incompressible float32 weights, fetched by a fresh node three times; a bare subscriber takes the same payloads between."""
     if not Path(MOSQUITTO).exists():
         raise SystemExit("bench delivery needs mosquitto: apt-get install mosquitto")
     with tempfile.TemporaryDirectory() as folder, _mosquitto(Path(folder)) as port:
@@ -83,7 +83,7 @@ class _Fleet:
         self.hub = subprocess.Popen(
             [str(BIN / "fleetcast"), "hub", str(self.folder / "fleet"), *secret], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        _wait(lambda: (self.folder / "fleet" / "hub.ready").exists(), 30)
+        _wait((self.folder / "fleet" / "hub.ready").exists, 30)
         self._cli("rollout", "start", "m@1.0.0", "--stages", "100")
 
     def fetch(self, name: str) -> tuple[float, float]:
@@ -92,7 +92,8 @@ class _Fleet:
         directory.mkdir()
         road = _CountingRoad(self.port)
         (directory / "node.toml").write_text(
-            f'id = "{name}"\nfleet = "bench"\nbroker = "mqtt://127.0.0.1:{road.port}"\ndata = "data"\nroot = "../fleet/root.json"\nport = 0\n'
+            f'id = "{name}"\nfleet = "bench"\nbroker = "mqtt://127.0.0.1:{road.port}"\ndata = "data"\n'
+            'root = "../fleet/root.json"\nport = 0\n'
         )
         log = directory / "log"
         with log.open("wb") as target:

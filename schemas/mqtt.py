@@ -276,8 +276,9 @@ class Link:
             if message.epoch != self._epoch or message.mid not in self._unacked:
                 return
             self._unacked[message.mid] = True
-            while self._unacked and next(iter(self._unacked.values())):
-                mid = next(iter(self._unacked))
+            for mid, durable in list(self._unacked.items()):
+                if not durable:
+                    return
                 del self._unacked[mid]
                 self._client.ack(mid, 1)
 

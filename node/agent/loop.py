@@ -265,8 +265,8 @@ class Agent:
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""
-        if self._view is None or self._view.stale:
-            return  # stale: what is active keeps serving, nothing new is activated
+        if self._view is None or self._stale():
+            return  # what is active keeps serving, nothing new is activated
         for model, rollout in self._view.rollouts.items():
             reference = wanted(rollout, node=self._settings.id, labels=dict(self._settings.labels))
             if reference is None:
@@ -277,6 +277,14 @@ class Agent:
             for release in self._releases.get(model, ()):
                 if release.digest == reference.digest:
                     self._slots.wanted(release, rollout.salt, self._wall())
+
+    def _stale(self) -> bool:
+        """Whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""
+        if self._view is None:
+            return False
+        wall, floor = int(self._wall()), self._store.fact("clock_floor")
+        now = clocks.trusted_now(wall, floor)
+        return not clocks.is_known(wall, floor) or self._view.expires.timestamp() <= now
 
     # What the node says
 
@@ -352,7 +360,7 @@ class Agent:
             packet_bytes_max=PACKET_BYTES_MAX,
             root_version=view.root_version if view else 0,
             timestamp_version=view.timestamp_version if view else 0,
-            stale=view.stale if view else False,
+            stale=self._stale(),
             slots=self._slots.report_of(),
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
         )

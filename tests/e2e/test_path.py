@@ -1,0 +1,186 @@
+"""The whole path by the real commands and processes, on mosquitto with our configuration and access list, and on the embedded broker."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from skl2onnx import to_onnx
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+
+from schemas.mqtt import Message
+from schemas.topics import Topics
+from tests.broker.client import Client
+from tests.brokers import CONSUMER, FLEET, Broker, free_port
+
+BIN = Path(sys.executable).parent
+pytestmark = pytest.mark.timeout(180)
+
+
+def until(what: str, probe: Callable[[], Any], *, seconds: float = 40) -> Any:
+    deadline = time.monotonic() + seconds
+    while True:
+        found = probe()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.1)
+
+
+@dataclass
+class Plant:
+    """A fleet's folder, its hub and its nodes, as processes."""
+
+    directory: Path
+    broker: Broker
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    nodes: dict[str, tuple[subprocess.Popen[bytes], int]] = field(default_factory=dict)
+
+    @property
+    def fleet(self) -> Path:
+        return self.directory / "fleet"
+
+    def cli(self, *arguments: str, code: int = 0) -> Any:
+        done = subprocess.run(
+            [str(BIN / "fleetcast"), *arguments, "--json"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "FLEETCAST_DIR": str(self.fleet)},
+        )
+        assert done.returncode == code, f"fleetcast {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(done.stdout)
+        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+    def start(self) -> None:
+        secret = self.directory / "secret"
+        secret.write_text("test\n")
+        secret.chmod(0o600)
+        self.cli(
+            "init", str(self.fleet), "--fleet", FLEET, "--model", "diabetes", "--cohort-nodes-min", "2", "--passphrase-file", str(secret)
+        )
+        tls = self.broker.tls("hub")
+        lines = [f'broker_url = "{self.broker.url("hub")}"', "settle_seconds = 1"]
+        if tls is not None:
+            lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']
+        with (self.fleet / "fleet.toml").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+        self.run("hub", [str(BIN / "fleetcast"), "hub", str(self.fleet), "--passphrase-file", str(secret), "--json-logs"])
+        until("the hub", (self.fleet / "hub.ready").exists)
+
+    def run(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+    def start_node(self, name: str) -> None:
+        directory = self.directory / name
+        if not directory.exists():
+            directory.mkdir()
+            lines = [
+                f'id = "{name}"',
+                f'fleet = "{FLEET}"',
+                f'broker = "{self.broker.url(name)}"',
+                'data = "data"',
+                'root = "../fleet/root.json"',
+            ]
+            lines += ['cohort = "lab"', f"port = {free_port()}", "grace_seconds = 0", "idle_seconds = 1"]
+            tls = self.broker.tls(name)
+            if tls is not None:
+                lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']
+            (directory / "node.toml").write_text("\n".join(lines) + "\n")
+        port = int(next(line for line in (directory / "node.toml").read_text().splitlines() if line.startswith("port")).split("=")[1])
+        process = self.run(name, [str(BIN / "fleetcast-node"), "run", "--settings", str(directory / "node.toml")])
+        self.nodes[name] = (process, port)
+
+    def publish(self, version: str, alpha: float) -> dict[str, Any]:
+        inputs, target = load_diabetes(return_X_y=True)
+        model = Ridge(alpha=alpha).fit(inputs, target)
+        path = self.directory / f"{version}.onnx"
+        path.write_bytes(to_onnx(model, inputs[:1].astype(np.float32)).SerializeToString())
+        np.savez(self.directory / "reference.npz", **{f"x{j}": inputs[:, j].astype(np.float32) for j in range(inputs.shape[1])})
+        said = ["--name", "diabetes", "--version", version, "--reference", str(self.directory / "reference.npz"), "--window-seconds", "60"]
+        return dict(self.cli("publish", str(path), *said, "--probation-seconds", "1", "--passphrase-file", str(self.directory / "secret")))
+
+    def infer(self, name: str, inputs: np.ndarray, **parameters: Any) -> dict[str, Any]:
+        tensor = {"name": "X", "datatype": "FP32", "shape": list(inputs.shape), "data": inputs.ravel().tolist()}
+        url = f"http://127.0.0.1:{self.nodes[name][1]}/v2/models/diabetes/infer"
+        reply = httpx.post(url, json={"inputs": [tensor], "parameters": parameters}, timeout=30)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            process.wait(20)
+
+
+@pytest.fixture
+def plant(broker: Broker, tmp_path: Path) -> Iterator[Plant]:
+    made = Plant(tmp_path, broker)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def test_a_release_goes_from_publisher_to_fleet_and_its_telemetry_comes_back(plant: Plant) -> None:
+    inputs = load_diabetes().data.astype(np.float32)
+    for name in ("node-a", "node-b"):
+        plant.start_node(name)
+    until("two nodes", lambda: len(plant.cli("nodes")) == 2)
+    consumer = Client.of(plant.broker, CONSUMER)
+    consumer.open()
+    consumer.subscribe(Topics(FLEET).windows("diabetes"))
+    published = plant.publish("1.0.0", 1.0)
+
+    plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "60")
+    for name in ("node-a", "node-b"):
+        plant.infer(name, inputs[:200], event_time=1_000_000_020)
+
+    nodes = plant.cli("nodes")
+    assert {model["serving_digest"] for node in nodes for model in node["models"]} == {published["digest"]}
+    merged = json.loads(consumer.next(Message, seconds=30).payload)
+    consumer.link.close()
+    assert merged["windows"] == 2
+    assert abs(merged["rows"] - 400) < 8 * merged["noise_sd"]
+
+
+def test_a_broker_that_forgets_and_nodes_that_die_end_with_everybody_serving_the_new_release(plant: Plant) -> None:
+    inputs = load_diabetes().data.astype(np.float32)
+    plant.start_node("node-a")
+    plant.publish("1.0.0", 1.0)
+    until("the node", lambda: len(plant.cli("nodes")) == 1)
+    plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "60")
+    first = plant.infer("node-a", inputs[:3])
+
+    plant.broker.restart()
+    plant.nodes["node-a"][0].kill()
+    plant.nodes["node-a"][0].wait()
+    second_digest = plant.publish("2.0.0", 50.0)["digest"]
+    plant.start_node("node-a")
+    plant.cli("rollout", "start", "diabetes@2.0.0", "--wait", "--timeout-seconds", "90")
+    second = plant.infer("node-a", inputs[:3])
+
+    assert (first["model_version"], second["model_version"]) == ("1.0.0", "2.0.0")
+    assert first["outputs"][0]["data"] != second["outputs"][0]["data"]
+    assert [m["serving_digest"] for node in plant.cli("nodes") for m in node["models"]] == [second_digest]
+
+    plant.cli("rollout", "back", "diabetes")
+    until("the way back", lambda: plant.infer("node-a", inputs[:3])["model_version"] == "1.0.0")
+    assert plant.infer("node-a", inputs[:3])["outputs"] == first["outputs"]

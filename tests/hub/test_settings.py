@@ -1,0 +1,57 @@
+"""The hub's settings: the environment over the file, and nothing that is not understood."""
+
+from pathlib import Path
+
+import pytest
+
+from hub.settings import load
+from schemas.errors import Code, Refused
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "fleet.toml").write_text(text)
+    return tmp_path
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEETCAST_COHORT_NODES_MIN", "7")
+    monkeypatch.setenv("FLEETCAST_DIR", str(tmp_path))
+
+    settings = load(written(tmp_path, 'fleet = "main"\ncohort_nodes_min = 5\nsettle_seconds = 3\n'))
+
+    assert (settings.cohort_nodes_min, settings.settle_seconds, settings.alpha) == (7, 3, 0.01)
+
+
+def test_certificates_are_looked_for_beside_the_file(tmp_path: Path) -> None:
+    text = 'fleet = "main"\nbroker_url = "mqtts://h"\ntls_ca = "tls/ca.crt"\ntls_certificate = "tls/hub.crt"\ntls_key = "/etc/hub.key"\n'
+
+    tls = load(written(tmp_path, text)).tls
+
+    assert tls is not None
+    assert (tls.ca, tls.key) == (str(tmp_path / "tls/ca.crt"), "/etc/hub.key")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "fleet"),
+        ('fleet = "No Name"', "fleet"),
+        ('fleet = "main"\nsettle_second = 3', "settle_second"),
+        ('fleet = "main"\nalpha = 2', "alpha"),
+        ('fleet = "main', "fleet.toml"),
+        ('fleet = "main"\ntls_ca = "ca.crt"', "go together"),
+        ('fleet = "main"\nbroker_url = "http://h"', "must look like"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(Refused, match=says) as refusal:
+        load(written(tmp_path, text))
+
+    assert refusal.value.code == Code.SETTINGS_INVALID
+
+
+def test_a_folder_without_settings_is_no_fleets(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="No such file") as refusal:
+        load(tmp_path)
+
+    assert refusal.value.code == Code.SETTINGS_INVALID
