@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +19,7 @@ def main(names: Sequence[str]) -> int:
     if unknown:
         print(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}", file=sys.stderr)
         return 2
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), wrapper_class=structlog.make_filtering_bound_logger(30))
     figures: list[Figure] = []
     for name in names or GROUPS:
         print(f"measuring {name} ...", file=sys.stderr)

@@ -23,7 +23,7 @@ from bench.figures import Figure, median
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 
 BIN = Path(sys.executable).parent
-MODEL_BYTES = 48 * MIB
+MODEL_BYTES = 48 * MIB  # within the default budget of blocks retained at the broker
 ROUNDS = 3
 MOSQUITTO = "/usr/sbin/mosquitto"
 

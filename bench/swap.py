@@ -1,10 +1,12 @@
 """Requests while releases are switched under them: how many fail, and how much slower the slow ones get."""
 
-import http.client
 import json
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +19,11 @@ from node.serving import Listen, Prepared, Server, Staged
 from schemas.manifest import Block, File, Limits, Manifest, Tensor, Variant
 from schemas.names import sha256
 
-CLIENTS, STEADY_SECONDS, SWAPS = 4, 4.0, 6
+CLIENTS, PAUSE_SECONDS, STEADY_SECONDS, SWAPS = 2, 0.004, 8.0, 20
 
 
 def measure() -> list[Figure]:
-    """Four clients without pause against one node's server; p99 steady, then over six swaps between two real models."""
+    """Two steady clients against one node's server; p99 of them undisturbed, then over twenty swaps between two real models."""
     with tempfile.TemporaryDirectory() as folder:
         releases = [_release(Path(folder), seed) for seed in (0, 1)]
         server = Server(Listen(port=0), node="bench", on_rows=lambda _: None)
@@ -48,7 +50,7 @@ def measure() -> list[Figure]:
 
 def _release(folder: Path, seed: int) -> Staged:
     inputs, target = load_diabetes(return_X_y=True)
-    model = MLPRegressor((64, 64), random_state=seed, max_iter=50).fit(inputs, target)
+    model = MLPRegressor(hidden_layer_sizes=(64, 64), random_state=seed, max_iter=50).fit(inputs, target)
     data = to_onnx(model, inputs[:1].astype(np.float32)).SerializeToString()
     path = folder / f"{seed}.onnx"
     path.write_bytes(data)
@@ -75,31 +77,48 @@ def _bring(server: Server, release: Staged) -> None:
     server.switch(release.model, release.digest)
 
 
-def _load(port: int, seconds: float, meanwhile) -> tuple[list[float], int]:  # type: ignore[no-untyped-def]
-    stop, times, failures = threading.Event(), [], []
-    body = json.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 10], "data": [0.01] * 10}]})
-
-    def ask() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        while not stop.is_set():
-            began = time.perf_counter()
-            try:
-                connection.request("POST", "/v2/models/bench/infer", body, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-                response.read()
-                if response.status != 200:
-                    failures.append(response.status)
-            except (OSError, http.client.HTTPException) as error:
-                failures.append(error)
-                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            times.append(time.perf_counter() - began)
-
-    threads = [threading.Thread(target=ask) for _ in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
+def _load(port: int, seconds: float, meanwhile: Callable[[], None]) -> tuple[list[float], int]:
+    """Clients in a process of their own, until `meanwhile` is over and so many seconds have passed."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CLIENTS, str(port), str(CLIENTS), str(PAUSE_SECONDS)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(1)  # it has begun by now
     meanwhile()
     time.sleep(seconds)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return times, len(failures)
+    said, _ = child.communicate("stop\n", timeout=60)
+    answer = json.loads(said)
+    return answer["times"], answer["failures"]
+
+
+_CLIENTS = """
+import http.client, json, sys, threading, time
+port, clients, pause = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+body = json.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 10], "data": [0.01] * 10}]})
+stop, times, failures = threading.Event(), [], []
+def ask():
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    while not stop.is_set():
+        began = time.perf_counter()
+        try:
+            connection.request("POST", "/v2/models/bench/infer", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            response.read()
+            if response.status != 200:
+                failures.append(response.status)
+        except (OSError, http.client.HTTPException) as error:
+            failures.append(repr(error))
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        times.append(time.perf_counter() - began)
+        stop.wait(pause)
+threads = [threading.Thread(target=ask) for _ in range(clients)]
+for thread in threads:
+    thread.start()
+sys.stdin.readline()
+stop.set()
+for thread in threads:
+    thread.join()
+print(json.dumps({"times": times, "failures": len(failures)}))
+"""

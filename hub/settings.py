@@ -36,6 +36,7 @@ class HubSettings(BaseSettings):
 
     cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB  # of blocks that the broker retains for latecomers; 0: none
     cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600
+    again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # a block published so recently is not published again
     linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # wants for a block within this time cause one publish
 
     @classmethod

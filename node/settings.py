@@ -35,7 +35,7 @@ class NodeSettings(BaseSettings):
     cohort: Cohort = "default"  # whose windows are compared with ours
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of one model's worker
 
-    window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 2 * MIB  # of blocks in flight
+    window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB  # of blocks in flight at the most; it adapts to the link
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
     state_seconds: Annotated[int, Field(ge=1)] = 300  # say again what is so, even when nothing changed
 

@@ -347,11 +347,12 @@ class Story:
             self.claims.check(
                 f"{what} is refused as {code}, and reported", bool(seen), (seen or [{"text": "not seen"}])[0].get("text", "")[:200]
             )
+        touched = [row for row in self.drifts() if row["start"] == ATTACKED_START]
         after = [(n["node"], [(m["model"], m["serving_digest"]) for m in n["models"]]) for n in self.fleet.nodes()]
         self.claims.check(
             "and nothing else changed",
-            before == after,
-            f"all six serve what they served; {len(self.drifts()) - intervals_before} new intervals",
+            before == after and not touched,
+            f"all six serve what they served; intervals of 2 March that were counted: {len(touched)}",
         )
 
     def wait_for_refusal(self, code: str) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 A node subscribes to a block's exact topic before it sends its want. So a block that the broker retains when the want arrives reaches the
 node without another publish, and so does one that is still on its way there to be retained. A block that is not retained reaches only
-those whose want came before it was sent: these are served by one publish, later ones by the next. What a node wants `again` is always
-sent: nothing rests on the broker.
+those whose want came before it was sent: so it lingers a moment, and they are served by one publish, later ones by the next. What a node
+wants `again` is sent, unless it was a moment ago and is still on its way: nothing rests on the broker, and many nodes that it failed at
+once cost one publish.
 
 Times are seconds of any one clock. What is over the budget, or has expired, is cleared: mosquitto keeps an expired block in its memory
 until somebody subscribes to it.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from schemas.manifest import Payload
 
 EXPIRY_MARGIN_SECONDS = 5.0  # a retained block that is about to expire may be gone before it is read
+AGAIN_SECONDS = 3.0  # who asks again has waited longer than that, and is subscribed: what was sent since then still reaches it
 WAITING_MAX = 65_536  # blocks that wait to be sent; past that, whoever wants more has to ask again
 
 
@@ -50,12 +52,21 @@ class _Retained:
 class BlockServer:
     """What waits to be published, in the order in which it was first wanted, and what the broker retains, oldest first."""
 
-    def __init__(self, *, cache_bytes_max: int, expiry_seconds: int, linger_seconds: float, retain_available: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        cache_bytes_max: int,
+        expiry_seconds: int,
+        linger_seconds: float,
+        again_seconds: float = AGAIN_SECONDS,
+        retain_available: bool = True,
+    ) -> None:
         self.retain_available = retain_available  # set when the broker says so
         self._cache_bytes_max, self._expiry_seconds, self._linger_seconds = cache_bytes_max, expiry_seconds, linger_seconds
         self._waiting: OrderedDict[bytes, _Waiting] = OrderedDict()
         self._retained: OrderedDict[bytes, _Retained] = OrderedDict()
         self._retained_bytes = 0
+        self._again_seconds = again_seconds
 
     def wanted(self, payloads: Sequence[Payload], *, again: bool, now: float) -> None:
         """A node wants these; it is subscribed to them already."""
@@ -63,8 +74,11 @@ class BlockServer:
             held = self._retained.get(payload.digest)
             if held is not None and not again and held.expires_at - now > EXPIRY_MARGIN_SECONDS:
                 continue  # the broker gives it to the node by itself
+            if held is not None and again and now - (held.expires_at - self._expiry_seconds) < self._again_seconds:
+                continue
             if len(self._waiting) < WAITING_MAX:
-                self._waiting.setdefault(payload.digest, _Waiting(payload.bytes, now + self._linger_seconds))
+                linger = 0.0 if self._may_retain(payload.bytes) else self._linger_seconds  # what is retained need not wait for latecomers
+                self._waiting.setdefault(payload.digest, _Waiting(payload.bytes, now + linger))
 
     def due(self, now: float, *, room: int) -> list[Send | Clear]:
         """What to publish now, in this order: at most `room` blocks, the longest waiting first, and whatever is to be cleared for them."""
@@ -74,7 +88,7 @@ class BlockServer:
             if waiting.due > now:
                 break
             del self._waiting[digest]
-            retain = self.retain_available and waiting.bytes <= self._cache_bytes_max
+            retain = self._may_retain(waiting.bytes)
             if retain:
                 self._drop(digest)
                 commands.extend(Clear(oldest) for oldest in self._make_room(waiting.bytes))
@@ -103,6 +117,9 @@ class BlockServer:
     def retained_bytes(self) -> int:
         """What the broker holds for us, expired or not."""
         return self._retained_bytes
+
+    def _may_retain(self, size_bytes: int) -> bool:
+        return self.retain_available and size_bytes <= self._cache_bytes_max
 
     def _make_room(self, size_bytes: int) -> list[bytes]:
         """Let go of the oldest until so many bytes fit into the budget."""

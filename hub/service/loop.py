@@ -89,6 +89,7 @@ class Service:
             cache_bytes_max=settings.cache_bytes_max,
             expiry_seconds=settings.cache_expiry_seconds,
             linger_seconds=settings.linger_seconds,
+            again_seconds=settings.again_seconds,
         )
         self._wants = Wants(server, store=self._store, blocks=blocks, releases=releases, link=self._link, clock=wall)
         self._ingest = Ingest(

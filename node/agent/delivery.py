@@ -1,6 +1,7 @@
 """Runs transfers: what `node.core.transfer` decides, done to the broker and the disk, in the order that survives any crash.
 
-Of each payload that arrives: verify, decode, verify, write, make durable, record, and only then acknowledge.
+Of each payload that arrives: verify, decode, verify, write, record, and only then acknowledge. A kill loses none of it; what a power cut
+takes is found by its hash and fetched again; the whole is synced and verified before anything loads it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -119,7 +120,7 @@ class Delivery:
             self._run(job, job.transfer.granted(digests, now=now), now)
 
     def arrived(self, blocks: Sequence[BlockArrived], now: float) -> None:
-        """Take a batch of payloads: one write, one sync, one record, then their acknowledgements."""
+        """Take a batch of payloads: one write, one record, then their acknowledgements."""
         fresh: set[bytes] = set()
         for job in list(self._jobs.values()):
             if job.transfer is not None:
@@ -243,7 +244,7 @@ class Delivery:
                 writes.append((job.paths[place.file], place.offset, data))
                 held.append(Held(piece.block.digest, job.paths[place.file], place.offset, len(data)))
         self._artifacts.write(writes)
-        with self._store.transaction():
+        with self._store.transaction(synced=False):
             self._store.add_held(held)
             if not job.in_index:
                 self._store.add_bytes(job.target.digest, received=sum(taken.values()), wasted=wasted)

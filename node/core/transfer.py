@@ -10,11 +10,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, EncodingName, Payload, cheapest
 from schemas.want import Range, ranges_of
 
 QUIET_SECONDS_MIN = 5.0  # nothing arrived for so long: ask again; doubles up to the maximum
 QUIET_SECONDS_MAX = 300.0
+WINDOW_BYTES_MIN = BLOCK_BYTES_MAX  # one full block
+WINDOW_BYTES_START = 512 * 1024  # doubles while half of it arrives within GROW_SECONDS, halves when nothing arrives
+GROW_SECONDS = 1.0
 RANGES_PER_WANT = 128  # under the schema's bound, so that a fragmented window still is one small message
 
 
@@ -95,6 +99,8 @@ class Transfer:
     in_flight_bytes: int = 0
     quiet_since: float = 0.0
     quiet_seconds: float = QUIET_SECONDS_MIN
+    window: int = WINDOW_BYTES_START  # the present one, at most `window_bytes`
+    filled_at: float = 0.0
     complete: bool = False
 
     @classmethod
@@ -104,6 +110,7 @@ class Transfer:
         """Begin with the pieces that are not on disk."""
         transfer = cls(deque(wanted), window_bytes, filters_per_subscribe, rng, online)
         transfer.quiet_since = now
+        transfer.window = min(window_bytes, WINDOW_BYTES_START)
         return transfer, transfer._fill(now)
 
     def piece(self, digest: bytes) -> Piece | None:
@@ -142,7 +149,9 @@ class Transfer:
         self.arrived.append(digest)
         self.quiet_since, self.quiet_seconds = now, QUIET_SECONDS_MIN
         commands: list[Command] = []
-        if self.in_flight_bytes <= self.window_bytes // 2:  # in halves, so that wants and subscriptions stay few
+        if self.in_flight_bytes <= self.window // 2:  # in halves, so that wants and subscriptions stay few
+            if now - self.filled_at < GROW_SECONDS:
+                self.window = min(self.window_bytes, self.window * 2)
             commands = self._fill(now)
         if not self.asked and not self.missing:
             self.complete = True
@@ -165,6 +174,7 @@ class Transfer:
             return []
         if self.asked and now - self.quiet_since >= self.quiet_seconds:
             self.quiet_since = now
+            self.window = min(self.window_bytes, max(WINDOW_BYTES_MIN, self.window // 2))
             self.quiet_seconds = min(QUIET_SECONDS_MAX, self.quiet_seconds * (1.5 + self.rng.random()))
             # Subscriptions are repeated too: a broker may have refused or lost one without saying so.
             return [*self._subscribe(list(self.asked)), *_ask(list(self.asked.values()), again=True)]
@@ -182,14 +192,14 @@ class Transfer:
         if not self.online:
             return []
         fresh: list[bytes] = []
-        while self.missing and (not self.asked or self.in_flight_bytes + self.missing[0].payload.bytes <= self.window_bytes):
+        while self.missing and (not self.asked or self.in_flight_bytes + self.missing[0].payload.bytes <= self.window):
             piece = self.missing.popleft()
             self.asked[piece.payload.digest] = piece
             self.in_flight_bytes += piece.payload.bytes
             fresh.append(piece.payload.digest)
         if not fresh:
             return []
-        self.quiet_since = now
+        self.quiet_since = self.filled_at = now
         self.ungranted.update(fresh)
         return self._subscribe(fresh)
 

@@ -126,7 +126,7 @@ class Fleet:
     def settings(self, broker: Broker | None, **changes: Any) -> HubSettings:
         """Quick ones; without a broker, the embedded one."""
         tls = broker.tls("hub") if broker else None
-        fields: dict[str, Any] = {"fleet": FLEET, "cohort_nodes_min": 3, "settle_seconds": 1, "connect_seconds": 10.0}
+        fields: dict[str, Any] = {"fleet": FLEET, "cohort_nodes_min": 3, "again_seconds": 0.0, "settle_seconds": 1, "connect_seconds": 10.0}
         if broker is not None:
             fields["broker_url"] = broker.url("hub")
         if tls is not None:

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.core.blocks import EXPIRY_MARGIN_SECONDS, BlockServer, Clear, Send
+from hub.core.blocks import AGAIN_SECONDS, EXPIRY_MARGIN_SECONDS, BlockServer, Clear, Send
 from schemas.manifest import Payload
 from schemas.names import sha256
 
@@ -50,10 +50,19 @@ def test_what_is_wanted_again_is_sent_though_it_is_retained() -> None:
     blocks.wanted([payload(1)], again=False, now=0.0)
     blocks.due(1.0, room=48)
 
-    blocks.wanted([payload(1)], again=True, now=2.0)
+    blocks.wanted([payload(1)], again=True, now=1.0 + AGAIN_SECONDS)
 
-    assert blocks.due(3.0, room=48) == [Send(payload(1).digest, True, EXPIRY)]
+    assert blocks.due(10.0, room=48) == [Send(payload(1).digest, True, EXPIRY)]
     assert blocks.retained_bytes == 100 * KB
+
+
+def test_many_that_ask_again_at_once_cost_one_publish() -> None:
+    blocks = server()
+    for node in range(20):
+        blocks.wanted([payload(1)], again=True, now=node * 0.1)
+        blocks.due(node * 0.1, room=48)
+
+    assert blocks.due(5.0, room=48) == []
 
 
 def test_the_oldest_is_cleared_before_the_budget_is_exceeded() -> None:
