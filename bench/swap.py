@@ -28,6 +28,7 @@ def measure() -> list[Figure]:
         releases = [_release(Path(folder), seed) for seed in (0, 1)]
         server = Server(Listen(port=0), node="bench", on_rows=lambda _: None)
         server.start()
+        sys.setswitchinterval(0.0005)  # as `fleetcast-node run` does
         try:
             _bring(server, releases[0])
             steady, failed_steady = _load(server.port, STEADY_SECONDS, lambda: None)
