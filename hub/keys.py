@@ -1,5 +1,6 @@
 """Private keys on disk: made, encrypted, loaded to sign. The hub's only door to them; nothing here knows what is signed."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -32,7 +33,8 @@ def create_key(path: Path, passphrase: bytes) -> None:
     try:
         _write_new(path, data)
     except OSError as error:
-        raise Refused(Code.KEY_UNREADABLE, f"key {path} could not be made: {os.strerror(error.errno or 0)}") from error
+        code = Code.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Code.KEY_UNREADABLE
+        raise Refused(code, f"key {path} could not be made: {os.strerror(error.errno or 0)}") from error
 
 
 def load_signer(path: Path, passphrase: bytes) -> Signer:

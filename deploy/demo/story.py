@@ -224,9 +224,8 @@ class Story:
             lambda: next((s for s in self.fleet.sites if s.bytes_of(digest)["received"] > 300_000), None),
             seconds=60,
         )
-        say(
-            f"{victim.name} has {victim.bytes_of(digest)['received']} bytes of it: the broker is killed, and comes back with an empty memory"
-        )
+        received = victim.bytes_of(digest)["received"]
+        say(f"{victim.name} has {received} bytes of it: the broker is killed, and comes back with an empty memory")
         pid = int(self.ready()["broker_pid"])
         os.kill(pid, signal.SIGKILL)
         until("a new broker", lambda: int(self.ready().get("broker_pid") or pid) != pid, seconds=30)

@@ -1,8 +1,10 @@
 """`fleetcast publish`: from a model file to a signed release."""
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,14 @@ from hub.cli.options import dir_option, hub_runs, json_option, open_store, passp
 from hub.keys import load_signer
 from hub.settings import load
 from hub.trust import Repository
+from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.manifest import Limits, Manifest
 from schemas.names import check_name, check_version, sha256
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
     from hub.builder import BuiltRelease
 
 
@@ -60,40 +65,58 @@ def publish(directory: Path, passphrase_file: Path | None, as_json: bool, **said
     repository = Repository(directory / "trust")
     secret = passphrase(passphrase_file)
     team = load_signer(directory / "keys" / "team.pem", secret)
-    delegated = _delegate(repository, directory, model, secret)
+    targets = _delegator(repository, directory, model, secret)
     with _progress() as progress:
-        built = _build(repository, directory, said, progress)
-    repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
-    store = open_store(directory)
-    store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
-    store.close()
+        known = version in repository.releases(model)
+        built = _rebuild(repository, said, progress) if known else _build(repository, BlockStore(directory / "blocks"), said, progress)
+    delegated = targets is not None
+    if targets is not None:
+        repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
+    if not known:
+        repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
+        store = open_store(directory)
+        store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
+        store.close()
     summary = {**_summary(built), "newly_delegated": delegated, "announced": hub_runs(directory)}
     show_one(summary, as_json=as_json)
     if not hub_runs(directory) and not as_json:
         click.echo("No hub runs here now: it is announced when one does.", err=True)
 
 
-def _delegate(repository: Repository, directory: Path, model: str, secret: bytes) -> bool:
+def _delegator(repository: Repository, directory: Path, model: str, secret: bytes) -> "Signer | None":
+    """The key that can delegate the model to the team, when it is not yet."""
     if model in repository.models():
-        return False
+        return None
     path = directory / "keys" / "targets.pem"
     if not path.exists():
         raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any team, and the key that could do so is not at {path}")
-    team = load_signer(directory / "keys" / "team.pem", secret)
-    repository.delegate(model, team=team.public_key, targets=load_signer(path, secret), now=datetime.now(UTC))
-    return True
+    return load_signer(path, secret)
 
 
-def _build(repository: Repository, directory: Path, said: dict[str, Any], progress: Any) -> "BuiltRelease":
+def _rebuild(repository: Repository, said: dict[str, Any], progress: Any) -> "BuiltRelease":
+    """The same version again: the same content is nothing, other content a conflict; either way nothing is stored.
+
+    Raises:
+        Refused: the version is published with other content.
+    """
+    from hub.core.release import same_content  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as elsewhere:
+        built = _build(repository, BlockStore(Path(elsewhere)), said, progress)
+    before = codec.decode(Manifest, repository.manifest(said["name"], said["version"]))
+    if not same_content(built.manifest, before):
+        raise Refused(Code.RELEASE_CONFLICT, f"{said['name']}@{said['version']} is published already, with other content")
+    return replace(built, manifest=before, document=codec.encode(before), digest=sha256(codec.encode(before)), stored_bytes=0)
+
+
+def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], progress: Any) -> "BuiltRelease":
     from hub.builder import PublishRequest, build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.reference import read_reference  # noqa: PLC0415
 
     model, known = said["name"], repository.releases(said["name"])
     parent = said["parent"] or (known[-1] if known and known[-1] != said["version"] else None)
-    created = int(time.time())
-    if said["version"] in known:  # the same content twice is nothing: so it has to be given the same date and parent
-        before = _decode(repository.manifest(model, said["version"]))
-        created, parent_digest = before.created, before.parent
+    if said["version"] in known and said["parent"] is None:
+        parent_digest = codec.decode(Manifest, repository.manifest(model, said["version"])).parent
     else:
         parent_digest = sha256(repository.manifest(model, parent)) if parent else None
     request = PublishRequest(
@@ -118,13 +141,7 @@ def _build(repository: Repository, directory: Path, said: dict[str, Any], progre
         ),
         progress=progress,
     )
-    return build(request, BlockStore(directory / "blocks"), now=created)
-
-
-def _decode(document: bytes) -> Manifest:
-    from schemas import codec  # noqa: PLC0415
-
-    return codec.decode(Manifest, document)
+    return build(request, blocks, now=int(time.time()))
 
 
 def _summary(built: "BuiltRelease") -> dict[str, Any]:

@@ -33,6 +33,8 @@ class _Numeric:
 
     def count(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """Flat bin numbers of [rows, width] values; a column that is not there is "other"."""
+        if values.shape[1] == 0:
+            return np.broadcast_to(self.others, (len(values), len(self.others)))
         missing = self.columns >= values.shape[1]
         picked = values[:, np.where(missing, 0, self.columns)].astype(np.float64, copy=False)
         bins = (picked[:, :, None] >= self.edges).sum(axis=2) + self.offsets

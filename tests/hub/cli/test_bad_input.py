@@ -1,0 +1,233 @@
+"""Every bad input ends in its exit code and a sentence, and leaves the fleet's folder as it was, byte for byte."""
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from skl2onnx import to_onnx
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+
+from hub.cli.errors import Exit
+from tests.brokers import free_port
+from tests.small_disk import BYTES, small_disk
+
+BIN = Path(sys.executable).parent
+INPUTS, TARGET = load_diabetes(return_X_y=True)
+
+
+def run(*arguments: str, fleet: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FLEETCAST_DIR": str(fleet or "")}
+    return subprocess.run([str(BIN / "fleetcast"), *arguments], capture_output=True, text=True, check=False, env=environment, timeout=90)
+
+
+def digest_of(folder: Path) -> str:
+    """Every file's path and content; SQLite's own scratch files come and go."""
+    hasher = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith(("-wal", "-shm", ".lock", "lock")):
+            hasher.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return hasher.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet with one release, a good model and a good reference, shared by the tests: each must leave it as it is."""
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "secret").write_text("test\n")
+    (folder / "secret").chmod(0o600)
+    (folder / "good.onnx").write_bytes(to_onnx(Ridge().fit(INPUTS, TARGET), INPUTS[:1].astype(np.float32)).SerializeToString())
+    np.savez(folder / "good.npz", **{f"x{j}": INPUTS[:, j].astype(np.float32) for j in range(10)})
+    assert run("init", str(folder / "fleet"), "--fleet", "f", "--model", "m", "--passphrase-file", str(folder / "secret")).returncode == 0
+    assert publish(folder, "1.0.0", "good.onnx", "--reference", str(folder / "good.npz")).returncode == 0
+    return folder
+
+
+def publish(folder: Path, version: str, model: str, *more: str) -> subprocess.CompletedProcess[str]:
+    said = ["publish", str(folder / model), "--name", "m", "--version", version, "--passphrase-file", str(folder / "secret"), *more]
+    return run(*said, "--json", fleet=folder / "fleet")
+
+
+@pytest.fixture
+def unchanged(made: Path) -> Iterator[Path]:
+    before = digest_of(made / "fleet")
+    yield made
+    assert digest_of(made / "fleet") == before, "the fleet's folder has changed"
+
+
+def refused(done: subprocess.CompletedProcess[str], code: Exit, *words: str) -> None:
+    assert done.returncode == code, f"exit {done.returncode}: {done.stdout} {done.stderr}"
+    assert "Traceback" not in done.stderr + done.stdout
+    for word in words:
+        assert word in done.stderr, f"{word!r} is not in {done.stderr!r}"
+
+
+def test_a_file_that_is_no_onnx_is_refused(unchanged: Path, tmp_path: Path) -> None:
+    (unchanged / "text.onnx").write_text("this is no model")
+
+    refused(publish(unchanged, "2.0.0", "text.onnx"), Exit.REFUSED, "text.onnx", "ONNX")
+
+
+def test_a_truncated_model_is_refused(unchanged: Path) -> None:
+    data = (unchanged / "good.onnx").read_bytes()
+    (unchanged / "short.onnx").write_bytes(data[: len(data) // 2])
+
+    refused(publish(unchanged, "2.0.0", "short.onnx"), Exit.REFUSED, "short.onnx")
+
+
+def test_external_data_outside_the_models_folder_is_refused(unchanged: Path) -> None:
+    weight = numpy_helper.from_array(np.zeros((2, 2), np.float32), "w")
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    entry = weight.external_data.add()
+    entry.key, entry.value = "location", "../../etc/passwd"
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [value("x", TensorProto.FLOAT, ["n", 2])],
+        [value("y", TensorProto.FLOAT, ["n", 2])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (unchanged / "outside.onnx").write_bytes(model.SerializeToString())
+    assert onnx.load_model_from_string(model.SerializeToString()).graph.node
+
+    refused(publish(unchanged, "2.0.0", "outside.onnx"), Exit.REFUSED, "external", "../../etc/passwd")
+
+
+def test_a_version_published_twice_with_other_content_is_a_conflict(unchanged: Path) -> None:
+    other = to_onnx(Ridge(alpha=9).fit(INPUTS, TARGET), INPUTS[:1].astype(np.float32)).SerializeToString()
+    (unchanged / "other.onnx").write_bytes(other)
+
+    done = publish(unchanged, "1.0.0", "other.onnx", "--reference", str(unchanged / "good.npz"))
+
+    assert done.returncode == Exit.CONFLICT, done.stderr
+
+
+def test_a_version_published_twice_with_the_same_content_is_nothing(unchanged: Path) -> None:
+    done = publish(unchanged, "1.0.0", "good.onnx", "--reference", str(unchanged / "good.npz"))
+
+    assert done.returncode == Exit.OK, done.stderr
+
+
+@pytest.mark.parametrize(("columns", "words"), [(9, ("expected 10", "x8")), (11, ("expected 10", "x10"))])
+def test_a_reference_whose_columns_do_not_match_is_refused(unchanged: Path, columns: int, words: tuple[str, ...]) -> None:
+    np.savez(unchanged / "columns.npz", **{f"x{j}": INPUTS[:, j % 10].astype(np.float32) for j in range(columns)})
+
+    refused(publish(unchanged, "2.0.0", "good.onnx", "--reference", str(unchanged / "columns.npz")), Exit.REFUSED, *words)
+
+
+def test_nan_in_a_reference_is_refused_with_column_and_row(unchanged: Path) -> None:
+    columns = {f"x{j}": INPUTS[:, j].astype(np.float32) for j in range(10)}
+    columns["x3"][7] = np.nan
+    np.savez(unchanged / "nan.npz", **columns)
+
+    refused(publish(unchanged, "2.0.0", "good.onnx", "--reference", str(unchanged / "nan.npz")), Exit.REFUSED, "x3", "7")
+
+
+def test_a_wrong_passphrase_is_told_as_that(unchanged: Path, tmp_path: Path) -> None:
+    (tmp_path / "wrong").write_text("wrong\n")
+    (tmp_path / "wrong").chmod(0o600)
+
+    done = run(
+        "publish", str(unchanged / "good.onnx"), *("--name", "m", "--version", "2.0.0", "--passphrase-file", str(tmp_path / "wrong")),
+        fleet=unchanged / "fleet",
+    )  # fmt: skip
+
+    refused(done, Exit.KEY, "passphrase")
+
+
+def test_an_unreadable_key_is_named(made: Path) -> None:
+    key = made / "fleet" / "keys" / "team.pem"
+    genuine = key.read_bytes()
+    try:
+        key.write_text("no key at all")
+        done = publish(made, "2.0.0", "good.onnx")
+    finally:
+        key.write_bytes(genuine)
+
+    refused(done, Exit.KEY, "team.pem")
+
+
+def test_a_broker_that_is_not_there_is_unreachable(made: Path) -> None:
+    url = f"mqtt://127.0.0.1:{free_port()}"
+    environment = {**os.environ, "FLEETCAST_CONNECT_SECONDS": "2"}
+
+    done = subprocess.run(
+        [str(BIN / "fleetcast"), "hub", str(made / "fleet"), "--broker", url, "--passphrase-file", str(made / "secret")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=60,
+    )
+
+    refused(done, Exit.UNREACHABLE, url)
+
+
+def test_a_port_in_use_is_told_with_its_number(unchanged: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [str(BIN / "fleetcast"), "hub", str(unchanged / "fleet"), "--passphrase-file", str(unchanged / "secret")],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "FLEETCAST_BROKER_PORT": str(port)},
+            timeout=60,
+        )
+
+    refused(done, Exit.PORT_IN_USE, str(port))
+
+
+def test_a_full_disk_leaves_no_fleet_behind(made: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        (disk / "filler").write_bytes(bytes(BYTES // 4 - 4096))
+        for number in range(3):
+            with contextlib.suppress(OSError):
+                (disk / f"filler-{number}").write_bytes(bytes(BYTES // 4 - 8192))
+        done = run("init", str(disk / "fleet"), "--fleet", "f", "--passphrase-file", str(made / "secret"))
+
+        refused(done, Exit.DISK_FULL)
+        assert not (disk / "fleet").exists()
+
+
+def test_a_fleet_is_not_made_over_another(unchanged: Path) -> None:
+    done = run("init", str(unchanged / "fleet"), "--fleet", "f", "--passphrase-file", str(unchanged / "secret"))
+
+    refused(done, Exit.CONFLICT, "not empty")
+
+
+def test_a_rollout_of_a_release_that_is_not_there_is_refused_and_json_says_so_too(unchanged: Path) -> None:
+    done = run("rollout", "start", "m@7.7.7", "--json", fleet=unchanged / "fleet")
+
+    refused(done, Exit.REFUSED, "7.7.7")
+    assert json.loads(done.stdout)["error"]["code"] == "release.unknown"
+
+
+def test_a_folder_without_a_fleet_is_told_as_that(tmp_path: Path) -> None:
+    refused(run("nodes", fleet=tmp_path), Exit.REFUSED, "fleet.toml")
+
+
+@pytest.mark.parametrize("verb", ["init", "hub", "publish", "rollout", "nodes", "releases", "watch", "completion"])
+def test_every_command_has_help_with_an_example(verb: str) -> None:
+    done = run(verb, "--help")
+
+    assert done.returncode == 0
+    assert "fleetcast " + verb in done.stdout or verb == "rollout"
+
+
+def test_completion_is_a_script_of_the_shell() -> None:
+    assert "_fleetcast_completion" in run("completion", "bash").stdout

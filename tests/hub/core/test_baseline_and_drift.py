@@ -1,0 +1,173 @@
+"""No alarm without drift, an alarm with it, at the stated rates, through noise and ordinary days."""
+
+import numpy as np
+import pytest
+
+from hub.core import drift, windows
+from hub.core.baseline import SignalSpec, build_baseline
+from hub.core.windows import Interval
+from schemas.errors import Code, Refused
+from schemas.manifest import Baseline, Block, File, Manifest, Privacy, Tensor, Variant
+from schemas.names import sha256
+from schemas.window import Window, expected_counts, pack_counts
+
+SIGMA2 = 357.0
+SIGNALS = 4
+
+
+def reference(rng: np.random.Generator, *, days: int = 0, spread: float = 0.0) -> Baseline:
+    rows = 6000
+    keys = np.repeat(np.arange(days), rows // days) if days else None
+    shift = np.repeat(rng.normal(0, spread, (days, SIGNALS)), rows // days, axis=0) if days else 0.0
+    values = rng.normal(size=(rows, SIGNALS)) + shift
+    return build_baseline([(SignalSpec(f"s{j}", "numeric", "input", "X", j), values[:, j]) for j in range(SIGNALS)], keys)
+
+
+def counted(baseline: Baseline, values: np.ndarray, rng: np.random.Generator, nodes: int) -> list[int]:
+    found: list[int] = []
+    for j, signal in enumerate(baseline.signals):
+        ordinary = np.isfinite(values[:, j])
+        bins = np.where(ordinary, np.searchsorted(signal.edges, values[:, j], side="right"), signal.bins - 1)
+        counts = np.bincount(bins, minlength=signal.bins) + np.round(rng.normal(0, np.sqrt(nodes * SIGMA2), signal.bins))
+        found.extend(int(count) for count in counts)
+    return found
+
+
+def alarms(baseline: Baseline, rng: np.random.Generator, *, nodes: int, shift: float, trials: int, spread: float = 0.0) -> float:
+    raised = 0
+    for _ in range(trials):
+        values = rng.normal(size=(100 * nodes, SIGNALS)) + rng.normal(0, spread, SIGNALS)
+        values[:, 0] += shift
+        signals = drift.test_window(counted(baseline, values, rng, nodes), nodes, baseline, SIGMA2)
+        raised += bool(drift.alarmed(signals))
+    return raised / trials
+
+
+@pytest.mark.parametrize("nodes", [1, 10, 100])
+def test_without_drift_there_are_no_more_alarms_than_alpha(nodes: int) -> None:
+    rng = np.random.default_rng(nodes)
+
+    rate = alarms(reference(rng), rng, nodes=nodes, shift=0.0, trials=400)
+
+    assert rate <= 0.01 + 3 * np.sqrt(0.01 * 0.99 / 400)
+
+
+def test_a_shift_of_half_a_deviation_is_seen_by_a_hundred_nodes_at_once() -> None:
+    rng = np.random.default_rng(1)
+
+    assert alarms(reference(rng), rng, nodes=100, shift=0.5, trials=50) >= 0.98
+
+
+def test_ordinary_differences_between_days_are_no_drift_when_the_reference_has_days() -> None:
+    rng = np.random.default_rng(2)
+
+    with_days = alarms(reference(rng, days=30, spread=0.3), rng, nodes=50, shift=0.0, trials=150, spread=0.3)
+    without = alarms(reference(rng), rng, nodes=50, shift=0.0, trials=50, spread=0.3)
+
+    assert with_days <= 0.06
+    assert without >= 0.5  # what every test without the term does
+
+
+def test_the_alarm_names_the_signal_and_its_direction() -> None:
+    rng = np.random.default_rng(3)
+    baseline = reference(rng)
+    values = rng.normal(size=(5000, SIGNALS))
+    values[:, 2] -= 1.0
+
+    raised = drift.alarmed(drift.test_window(counted(baseline, values, rng, 50), 50, baseline, SIGMA2))
+
+    assert [(one.name, one.direction) for one in raised] == [("s2", "lower")]
+    assert "s2 is lower" in drift.in_words(raised)
+
+
+def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
+    rng = np.random.default_rng(4)
+    baseline = reference(rng)
+    values = rng.normal(size=(5000, SIGNALS))
+    values[:2000, 1] = np.nan
+
+    raised = drift.alarmed(drift.test_window(counted(baseline, values, rng, 50), 50, baseline, SIGMA2))
+
+    assert [one.name for one in raised] == ["s1"]
+
+
+def test_an_interval_without_rows_says_nothing() -> None:
+    baseline = reference(np.random.default_rng(5))
+
+    signals = drift.test_window([0] * sum(s.bins for s in baseline.signals), 3, baseline, SIGMA2)
+
+    assert {one.p_value for one in signals} == {1.0}
+
+
+def test_a_constant_column_makes_a_baseline() -> None:
+    baseline = build_baseline([(SignalSpec("c", "numeric", "input", "X"), np.ones(100))], None)
+
+    assert sum(baseline.signals[0].counts) == 100
+
+
+def test_the_same_reference_makes_the_same_baseline() -> None:
+    assert reference(np.random.default_rng(6), days=10, spread=0.1) == reference(np.random.default_rng(6), days=10, spread=0.1)
+
+
+# Which windows are believed
+
+
+def manifest(baseline: Baseline) -> Manifest:
+    block = Block(sha256(b"x"), 1)
+    return Manifest(
+        model="m",
+        version="1.0.0",
+        created=1,
+        inputs=(Tensor(name="X", datatype="FP32", shape=(-1, SIGNALS)),),
+        outputs=(Tensor(name="y", datatype="FP32", shape=(-1, 1)),),
+        variants=(Variant(name="v", files=(File(path="m.onnx", bytes=1, digest=block.digest, blocks=(block,)),)),),
+        baseline=baseline,
+        privacy=Privacy(epsilon=1.0, delta=1e-6, sigma2_numerator=357, sigma2_denominator=1, window_seconds=3600),
+    )
+
+
+BASELINE = reference(np.random.default_rng(9))
+BINS = sum(signal.bins for signal in BASELINE.signals)
+
+
+def window(counts: list[int], *, rows: int = 100, start: int = 7200, seconds: int = 3600) -> Window:
+    packed = pack_counts(counts, expected_counts(BASELINE, rows)) if len(counts) == BINS else bytes(len(counts))
+    return Window(id=bytes(16), release=bytes(8), start=start, seconds=seconds, rows=rows, counts=packed)
+
+
+def test_a_plausible_window_is_believed_as_it_is() -> None:
+    rng = np.random.default_rng(10)
+    counts = [int(one + rng.normal(0, 18.9)) for one in expected_counts(BASELINE, 100)]
+
+    assert list(windows.accept(window(counts), manifest=manifest(BASELINE), now=10_000)) == counts
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (window([10**9] * BINS), Code.WINDOW_ABSURD),
+        (window([-500] * BINS), Code.WINDOW_ABSURD),
+        (window([3000, *[0] * (BINS - 1)]), Code.WINDOW_ABSURD),
+        (window(list(expected_counts(BASELINE, 5_000_000)), rows=5_000_000), Code.WINDOW_ABSURD),
+        (window([0] * (BINS - 1)), Code.WINDOW_SHAPE),
+        (window([11] * BINS, seconds=60), Code.WINDOW_SHAPE),
+        (window([11] * BINS, start=7201), Code.WINDOW_SHAPE),
+        (window([11] * BINS, start=3600 * 1000), Code.WINDOW_FUTURE),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused_with_its_code(bad: Window, code: Code) -> None:
+    with pytest.raises(Refused) as refusal:
+        windows.accept(bad, manifest=manifest(BASELINE), now=10_000)
+
+    assert refusal.value.code is code
+
+
+def test_windows_add_up_and_say_their_noise() -> None:
+    counts = expected_counts(BASELINE, 100)
+    interval = Interval(bytes(32), "m", "c", 7200, 3600, 1, counts)
+
+    merged = windows.merged_window(windows.merge(interval, counts), manifest(BASELINE))
+
+    assert merged.windows == 2
+    assert abs(merged.rows - 200) <= 8  # expected counts are whole numbers
+    assert merged.noise_sd == pytest.approx(np.sqrt(2 * 357))
