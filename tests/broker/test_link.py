@@ -409,3 +409,23 @@ def rogue(
         yield server
         done.set()
         thread.join(15)
+
+
+def test_acknowledgements_leave_in_the_order_of_arrival(broker: brokers.Broker) -> None:
+    topic = Topics(brokers.FLEET).telemetry("m", "c")
+    hub, node = Client.of(broker, "hub", session_expiry_seconds=60), Client.of(broker, "node-a")
+    hub.open()
+    hub.subscribe(topic)
+    node.open()
+    for number in range(8):
+        node.link.publish(topic, b"%d" % number)
+    came = [hub.next(Message) for _ in range(8)]
+
+    for message in [*reversed(came), came[0]]:  # done with in any order, one of them twice
+        hub.link.ack(message)
+    node.link.publish(topic, b"after")
+
+    assert hub.next(Message).payload == b"after"
+    assert not any(isinstance(event, Disconnected) for event in hub.heard)
+    node.link.close()
+    hub.link.drop()
