@@ -29,8 +29,9 @@ from schemas.mqtt import (
     TlsFiles,
     Will,
 )
+from schemas.topics import Topics
 from tests.broker.client import Client
-from tests.brokers import Authority, Broker, Mosquitto, free_port
+from tests.brokers import FLEET, Authority, Broker, Mosquitto, free_port
 
 TOPIC = "fleetcast/v1/main/"
 QUIET_SECONDS = 0.5  # nothing more is expected after it
@@ -411,8 +412,8 @@ def rogue(
         thread.join(15)
 
 
-def test_acknowledgements_leave_in_the_order_of_arrival(broker: brokers.Broker) -> None:
-    topic = Topics(brokers.FLEET).telemetry("m", "c")
+def test_acknowledgements_leave_in_the_order_of_arrival(broker: Broker) -> None:
+    topic = Topics(FLEET).telemetry("m", "c")
     hub, node = Client.of(broker, "hub", session_expiry_seconds=60), Client.of(broker, "node-a")
     hub.open()
     hub.subscribe(topic)
