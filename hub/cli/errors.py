@@ -59,6 +59,10 @@ def guarded(run: Callable[[], object]) -> None:
         _end(Exit.UNREACHABLE, "unreachable", str(error))
     except Ended as ended:
         _end(ended.code, ended.code.name.lower(), str(ended))
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in {"hub", "schemas", "node"}:
+            _bug(error)
+        _end(Exit.USAGE, "not_installed", f"{error.name} is not installed: operators install 'fleetcast[hub]', this may be a device")
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             _end(Exit.DISK_FULL, str(Code.DISK_FULL), f"no room on the disk for {error.filename or 'what was to be written'}")

@@ -82,6 +82,11 @@ class Delivery:
         """Whether something is under way that wants frequent turns."""
         return any(job.scan is not None for job in self._jobs.values())
 
+    @property
+    def fetching(self) -> bool:
+        """Whether any release is on its way."""
+        return bool(self._jobs)
+
     def start(self, model: str, target: Target, manifest: Manifest, variant: str, now: float) -> None:
         """Bring a release to disk; whatever is there already is used."""
         self.cancel(model)

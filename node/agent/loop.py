@@ -40,6 +40,7 @@ TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 120.0
 OUTBOX_IN_FLIGHT = 32
+PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
 
 
@@ -101,6 +102,7 @@ class Agent:
         self._said: State | None = None
         self._said_at = 0.0
         self._refusals: dict[tuple[str, str], float] = {}
+        self._pause: Callable[[float], object] = lambda seconds: None
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set.
@@ -108,6 +110,7 @@ class Agent:
         Raises:
             Refused: the local port is taken.
         """
+        self._pause = stop.wait
         for model, slot in self._store.slots().items():
             if slot.serving is not None:
                 self.server.expect(model)
@@ -132,12 +135,25 @@ class Agent:
                 blocks.append(event)
                 continue
             if blocks:
-                self._delivery.arrived(blocks, self._monotonic())
+                self._guarded(self._delivery.arrived, blocks, self._monotonic())
                 blocks = []
-            self._handle(event)
+            if not self._guarded(self._handle, event) and (message := getattr(event, "message", None)) is not None:
+                self._link.ack(message)  # it would only come again
         if blocks:
-            self._delivery.arrived(blocks, self._monotonic())
-        self._tick()
+            self._guarded(self._delivery.arrived, blocks, self._monotonic())
+        if not self._guarded(self._tick):
+            self._pause(TURN_SECONDS)
+
+    def _guarded(self, do: Callable[..., None], *arguments: Any) -> bool:
+        """Whether it went well. One message, or one bug of ours, must not end the serving of models: it is told loudly instead."""
+        try:
+            do(*arguments)
+        except Unreachable as error:
+            log.warning("broker.unreachable", reason=str(error))
+        except Exception:
+            log.exception("node.bug", doing=getattr(do, "__name__", "?"))
+            return False
+        return True
 
     def _take_events(self) -> list[Any]:
         found: list[Any] = []
@@ -334,7 +350,8 @@ class Agent:
                     return
 
     def _say_state(self, now: float) -> None:
-        if not self._slots.changed and self._said is not None and now - self._said_at < self._settings.state_seconds:
+        pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
+        if not self._slots.changed and self._said is not None and now - self._said_at < pause:
             return
         state = self._state("online")
         if (
