@@ -1,0 +1,100 @@
+"""What the node remembers is there after any death, and nothing is counted twice."""
+
+from pathlib import Path
+
+import pytest
+
+from node.core.lifecycle import ModelSlot, Target
+from node.store import SENT_KEPT, Held, NodeStore
+from schemas.names import sha256
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> NodeStore:
+    return NodeStore(tmp_path / "node.sqlite")
+
+
+def test_a_slot_is_there_after_a_restart(tmp_path: Path) -> None:
+    slot = ModelSlot(model="m", state="fetching", target=Target(version="1.0.0", digest=sha256(b"x"), rollout=bytes(16)))
+    first = NodeStore(tmp_path / "node.sqlite")
+    first.put_slot(slot)
+    first.close()
+
+    assert NodeStore(tmp_path / "node.sqlite").slots() == {"m": slot}
+
+
+def test_counters_only_rise(store: NodeStore) -> None:
+    assert [store.next("session"), store.next("session")] == [1, 2]
+
+    store.raise_fact("floor", 10)
+    store.raise_fact("floor", 5)
+
+    assert store.fact("floor") == 10
+
+
+def test_a_transaction_that_fails_leaves_nothing(store: NodeStore) -> None:
+    def charge_and_die() -> None:
+        with store.transaction():
+            store.charge([1], 0.5)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        charge_and_die()
+
+    assert store.spent([1]) == 0.0
+
+
+def test_the_dearest_day_of_an_interval_counts(store: NodeStore) -> None:
+    store.charge([1, 2], 0.1)
+    store.charge([2], 0.2)
+
+    assert store.spent([1, 2]) == pytest.approx(0.3)
+
+
+def test_a_message_waits_until_it_is_sent_and_is_said_again_to_a_broker_that_forgot(store: NodeStore) -> None:
+    number = store.enqueue("receipt", "t", b"1")
+    assert [one.payload for one in store.waiting(10)] == [b"1"]
+
+    store.mark_sent([number])
+    assert store.waiting(10) == []
+    store.resend()
+
+    assert [one.payload for one in store.waiting(10)] == [b"1"]
+
+
+def test_sent_messages_are_kept_only_so_many(store: NodeStore) -> None:
+    numbers = [store.enqueue("window", "t", b"%d" % number) for number in range(SENT_KEPT + 50)]
+    store.mark_sent(numbers)
+
+    store.resend()
+
+    assert len(store.waiting(10_000)) <= SENT_KEPT
+
+
+def test_a_block_is_found_wherever_it_stands_and_forgotten_with_its_folder(store: NodeStore) -> None:
+    digest = sha256(b"block")
+    store.add_held([Held(digest, "aa/v/f", 0, 5), Held(digest, "bb/v/f", 5, 5)])
+
+    store.forget_held("aa")
+
+    assert store.held([digest]) == {digest: [Held(digest, "bb/v/f", 5, 5)]}
+
+
+def test_a_resumed_transfer_goes_on_counting(store: NodeStore) -> None:
+    store.put_planned(b"r" * 32, 100)
+    store.add_bytes(b"r" * 32, received=40, wasted=3)
+    store.put_planned(b"r" * 32, 100)
+    store.add_bytes(b"r" * 32, received=50, reused=10)
+
+    found = store.bytes_of(b"r" * 32)
+
+    assert (found.planned, found.received, found.reused, found.wasted) == (100, 90, 10, 3)
+
+
+def test_an_interval_that_was_closed_stays_closed_and_its_checkpoint_is_gone(store: NodeStore) -> None:
+    store.put_sketch("m", b"r" * 32, {60: [1, 2], 120: [3, 4]})
+
+    store.close_window("m", b"r" * 32, 60, at=1, rows=3, rho=0.1, sent=True)
+
+    assert store.window_closed("m", b"r" * 32, 60)
+    assert store.sketches("m", b"r" * 32) == {120: [3, 4]}
