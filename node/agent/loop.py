@@ -31,7 +31,7 @@ from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.mqtt import Connected, Disconnected, Published, Subscribed, TlsFiles
 from schemas.receipt import Evidence, Receipt
-from schemas.rollout import wanted
+from schemas.rollout import selected, wanted
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -286,6 +286,8 @@ class Agent:
         for model, rollout in self._view.rollouts.items():
             reference = wanted(rollout, node=self._settings.id, labels=dict(self._settings.labels))
             if reference is None:
+                if rollout.state == "halted" and selected(rollout, dict(self._settings.labels)):
+                    self._slots.halted(model, self._wall())
                 continue
             if model not in self._model_topics:
                 self._model_topics.add(model)

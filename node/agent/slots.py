@@ -97,6 +97,12 @@ class Slots:
         target = Target(version=manifest.version, digest=release.digest, rollout=rollout)
         self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
 
+    def halted(self, model: str, now: float) -> None:
+        """The model's rollout was halted."""
+        slot = self._slots.get(model)
+        if slot is not None:
+            self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
+
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: float) -> None:
         """A transfer ended."""
         slot = self._slots[model]

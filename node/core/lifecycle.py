@@ -14,7 +14,7 @@ from schemas.manifest import Seconds
 from schemas.names import Digest, ModelName, Version
 from schemas.state import SlotState
 
-EventName = Literal["wanted", "fetched", "prepared", "switched", "settled", "failed", "withdrawn"]
+EventName = Literal["wanted", "fetched", "prepared", "switched", "settled", "failed", "withdrawn", "dropped"]
 
 MOVES: dict[tuple[SlotState, EventName], SlotState] = {
     ("idle", "wanted"): "fetching",
@@ -34,9 +34,12 @@ MOVES: dict[tuple[SlotState, EventName], SlotState] = {
     ("testing", "failed"): "refused",
     ("probation", "failed"): "rolled_back",
     ("active", "failed"): "rolled_back",
-    ("fetching", "withdrawn"): "active",  # or idle, where nothing is served
+    ("fetching", "withdrawn"): "active",  # back to what is served
     ("staged", "withdrawn"): "active",
     ("testing", "withdrawn"): "active",
+    ("fetching", "dropped"): "idle",  # nothing was served before
+    ("staged", "dropped"): "idle",
+    ("testing", "dropped"): "idle",
 }
 
 
@@ -135,6 +138,15 @@ def wanted(slot: ModelSlot, target: Target, *, now: int) -> Step:
         return _withdrawn(slot, target, now=now)
     cancel = _cancel(slot)
     return _move(slot, "wanted", now, target=target, code=""), [*cancel, Fetch(target)]
+
+
+def halted(slot: ModelSlot, *, now: int) -> Step:
+    """The rollout moves nobody any more: what is under way is given up, its blocks stay; what is served, or on probation, goes on."""
+    if slot.state not in {"fetching", "staged", "testing"}:
+        return slot, []
+    if slot.serving is None:
+        return _move(slot, "dropped", now, target=None, code=""), _cancel(slot)
+    return _withdrawn(slot, slot.serving, now=now)
 
 
 def fetched(slot: ModelSlot, *, now: int) -> Step:

@@ -107,6 +107,20 @@ def test_wanting_what_is_served_gives_up_what_was_under_way() -> None:
     assert (slot.state, commands) == ("active", [CancelFetch(target(2))])
 
 
+def test_a_halted_rollout_stops_who_has_not_switched_and_leaves_who_has() -> None:
+    fetching, _ = lifecycle.wanted(active(1), target(2), now=1)
+    first, _ = lifecycle.wanted(ModelSlot(model="m"), target(1), now=1)
+
+    stopped, commands = lifecycle.halted(fetching, now=2)
+    dropped, _ = lifecycle.halted(first, now=2)
+    resumed, again = lifecycle.wanted(stopped, target(2), now=3)
+
+    assert (stopped.state, stopped.serving, commands) == ("active", target(1), [CancelFetch(target(2))])
+    assert (dropped.state, dropped.target) == ("idle", None)
+    assert (resumed.state, again) == ("fetching", [Fetch(target(2))])
+    assert lifecycle.halted(active(1), now=2) == (active(1), [])
+
+
 @pytest.mark.parametrize("move", [lifecycle.fetched, lifecycle.prepared, lifecycle.switched, lifecycle.settled])
 def test_what_the_table_does_not_name_raises_and_changes_nothing(move: object) -> None:
     slot = active(1)
@@ -155,6 +169,10 @@ class Life(RuleBasedStateMachine):
     @rule()
     def fail(self) -> None:
         self.do(lifecycle.failed(self.slot, "code", "reason", now=1))
+
+    @rule()
+    def halt(self) -> None:
+        self.do(lifecycle.halted(self.slot, now=1))
 
     @rule()
     def die_and_come_back(self) -> None:
