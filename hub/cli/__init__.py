@@ -7,6 +7,7 @@ from hub.cli.init import init
 from hub.cli.nodes import nodes
 from hub.cli.publish import publish
 from hub.cli.releases import releases
+from hub.cli.renew import renew
 from hub.cli.rollout import rollout
 from hub.cli.serve import serve
 from hub.cli.watch import watch
@@ -27,5 +28,5 @@ def command() -> None:
     """
 
 
-for _verb in (init, serve, publish, rollout, nodes, releases, watch, completion):
+for _verb in (init, serve, publish, rollout, nodes, releases, watch, renew, completion):
     command.add_command(_verb)

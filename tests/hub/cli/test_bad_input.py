@@ -221,7 +221,16 @@ def test_a_folder_without_a_fleet_is_told_as_that(tmp_path: Path) -> None:
     refused(run("nodes", fleet=tmp_path), Exit.REFUSED, "fleet.toml")
 
 
-@pytest.mark.parametrize("verb", ["init", "hub", "publish", "rollout", "nodes", "releases", "watch", "completion"])
+def test_what_people_sign_is_renewed_by_one_command(made: Path) -> None:
+    done = run("renew", "--passphrase-file", str(made / "secret"), "--json", fleet=made / "fleet")
+
+    assert done.returncode == 0, done.stderr
+    roles = {row["role"]: row["severity"] for row in json.loads(done.stdout)}
+    assert {roles["targets"], roles["model-m"]} == {"ok"}
+    assert (made / "fleet" / "trust" / "metadata" / "2.targets.json").exists()
+
+
+@pytest.mark.parametrize("verb", ["init", "hub", "publish", "rollout", "nodes", "releases", "watch", "renew", "completion"])
 def test_every_command_has_help_with_an_example(verb: str) -> None:
     done = run(verb, "--help")
 

@@ -1,0 +1,40 @@
+"""`fleetcast renew`: sign again what expires, with the keys that people keep."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.cli.options import dir_option, json_option, passphrase, passphrase_option, show
+from hub.keys import load_signer
+from hub.settings import load
+from hub.trust import Repository
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, help="Only this model's releases; may be repeated. Without it: all, and the delegations.")
+@dir_option
+@passphrase_option
+@json_option
+def renew(models: tuple[str, ...], directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Sign the delegations and the releases again before they expire; the hub renews its own roles by itself.
+
+    \b
+    Examples:
+      fleetcast renew
+      fleetcast renew --model delay --json
+    """
+    load(directory)  # says so when there is no fleet
+    repository, now = Repository(directory / "trust"), datetime.now(UTC)
+    secret = passphrase(passphrase_file)
+    team = load_signer(directory / "keys" / "team.pem", secret)
+    if not models:
+        repository.renew_targets(targets=load_signer(directory / "keys" / "targets.pem", secret), now=now)
+    for model in models or repository.models():
+        if repository.releases(model):
+            repository.renew_releases(model, team=team, now=now)
+    rows: list[dict[str, Any]] = [
+        {"role": one.role, "expires": one.expires.isoformat(), "severity": one.severity} for one in repository.expiries(now)
+    ]
+    show(rows, ["role", "expires", "severity"], as_json=as_json, empty="Nothing is signed.")
