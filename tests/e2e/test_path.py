@@ -106,6 +106,11 @@ class Plant:
         process = self.run(name, [str(BIN / "fleetcast-node"), "run", "--settings", str(directory / "node.toml")])
         self.nodes[name] = (process, port)
 
+    def node_cli(self, name: str, *arguments: str) -> Any:
+        settings = ["--settings", str(self.directory / name / "node.toml")]
+        done = subprocess.run([str(BIN / "fleetcast-node"), *arguments, *settings], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+
     def publish(self, version: str, alpha: float) -> dict[str, Any]:
         inputs, target = load_diabetes(return_X_y=True)
         model = Ridge(alpha=alpha).fit(inputs, target)
@@ -157,6 +162,11 @@ def test_a_release_goes_from_publisher_to_fleet_and_its_telemetry_comes_back(pla
     assert {model["serving_digest"] for node in nodes for model in node["models"]} == {published["digest"]}
     merged = json.loads(consumer.next(Message, seconds=30).payload)
     consumer.link.close()
+    left = plant.node_cli("node-a", "telemetry", "show", "--json")
+    spent = plant.node_cli("node-a", "telemetry", "budget", "--json")
+    assert [(row["sent"], row["topic"]) for row in left] == [(True, Topics(FLEET).telemetry("diabetes", "lab"))]
+    assert spent[0]["day"] == "2001-09-09"
+    assert 0 < spent[0]["rho"] < spent[0]["rho_day_max"]
     assert merged["windows"] == 2
     assert abs(merged["rows"] - 400) < 8 * merged["noise_sd"]
 
