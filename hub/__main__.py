@@ -5,9 +5,13 @@ from hub.cli.errors import guarded
 
 def main() -> None:
     """Run one command; what is expected to go wrong ends in a sentence and an exit code, never in a traceback."""
-    from hub.cli import command  # noqa: PLC0415  # inside the guard: even an import that fails is told in words
 
-    guarded(lambda: command(prog_name="fleetcast"))
+    def run() -> None:
+        from hub.cli.commands import command  # noqa: PLC0415  # inside the guard: even an import that fails is told in words
+
+        command(prog_name="fleetcast", standalone_mode=False)  # click raises, and the guard alone says how it ends
+
+    guarded(run)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """`fleetcast init`: a new fleet's folder, whole or not at all."""
 
+import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from hub.cli.errors import Ended, Exit
-from hub.cli.options import json_option, passphrase, passphrase_option, show_one
+from hub.cli.errors import FULL, Ended, Exit
+from hub.cli.options import json_option, passphrase, passphrase_option, room_for_database, show_one
 from hub.keys import create_key, load_signer
 from hub.settings import SETTINGS_NAME
 from hub.store import Store
@@ -16,6 +20,8 @@ from schemas.errors import Code, Refused
 from schemas.mqtt import BrokerUrl
 from schemas.names import check_name
 from schemas.topics import access_list, consumer_access_list
+
+PARTIAL = ".partial"
 
 
 @click.command()
@@ -44,33 +50,20 @@ def init(
     \b
     Examples:
       fleetcast init ./plant --fleet plant --model delay
+      fleetcast init /var/lib/fleetcast-hub --fleet plant --root-keys 5 --threshold 3
       fleetcast init ./plant --fleet plant --broker mqtts://broker.example:8883 --passphrase-file secret.txt
     """
     check_name("fleet", fleet)
-    for model in models:
-        check_name("model", model)
+    models = tuple(dict.fromkeys(check_name("model", model) for model in models))
     if threshold > root_keys:
         raise click.UsageError(f"--threshold {threshold} needs at least as many --root-keys, found {root_keys}")
     if broker_url:
         BrokerUrl.parse(broker_url)
-    if directory.exists() and any(directory.iterdir()):
+    if directory.exists() and any(entry.name != PARTIAL for entry in directory.iterdir()):
         raise Ended(Exit.CONFLICT, f"{directory} is not empty: a fleet is made in a new folder")
     secret = passphrase(passphrase_file, confirm=True)
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with _whole(directory.resolve()) as partial:
         _make(partial, fleet, root_keys, threshold, models, broker_url, cohort_nodes_min, secret)
-        if directory.exists():
-            directory.rmdir()
-        partial.rename(directory)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise Refused(
-            Code.DISK_FULL if error.errno == 28 else Code.SETTINGS_INVALID, f"{directory} could not be made: {error.strerror}"
-        ) from error
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     show_one(
         {
             "fleet": fleet,
@@ -83,6 +76,50 @@ def init(
         },
         as_json=as_json,
     )
+
+
+@contextmanager
+def _whole(directory: Path) -> Iterator[Path]:
+    """A folder to fill: durable and in its place when the block ends well, without a trace when it does not.
+
+    Raises:
+        Refused: the disk is full, or does not let us.
+    """
+    ancestors = [folder for folder in directory.parents if not folder.exists()]  # the nearest first
+    there = directory.exists()  # a mounted volume, or the shell's own folder: not to be replaced, so it is filled from inside
+    partial = directory / PARTIAL if there else directory.with_name(f".{directory.name}{PARTIAL}")
+    placed: list[Path] = []
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        yield partial
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
+        if there:
+            # The settings last: without them nothing takes the folder for a fleet's.
+            for entry in sorted(partial.iterdir(), key=lambda one: one.name == SETTINGS_NAME):
+                placed.append(entry.rename(directory / entry.name))
+            partial.rmdir()
+        else:
+            placed.append(partial.rename(directory))
+        _sync(directory if there else directory.parent)
+    except BaseException as error:
+        for path in (partial, *placed):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for folder in ancestors:
+                folder.rmdir()
+        if isinstance(error, OSError):
+            code = Code.DISK_FULL if error.errno in FULL else Code.SETTINGS_INVALID
+            raise Refused(code, f"{directory} could not be made: {error.strerror}") from error
+        raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make(
@@ -119,8 +156,9 @@ def _make(
     (directory / "broker" / "acl-consumers").write_text(consumer_access_list(fleet))
     settings = [f'fleet = "{fleet}"', f"cohort_nodes_min = {cohort_nodes_min}"]
     if broker_url:
-        settings.append(f'broker_url = "{broker_url}"')
+        settings.append(f"broker_url = {json.dumps(broker_url)}")
     (directory / SETTINGS_NAME).write_text("\n".join(settings) + "\n")
     store = Store(f"sqlite:///{directory / 'hub.sqlite'}")
-    store.create()
+    with room_for_database(directory):
+        store.create()
     store.close()

@@ -1,16 +1,19 @@
 """`fleetcast nodes`: what every node serves, by its own signed receipts, and what it is busy with."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hub.cli.options import dir_option, json_option, open_store, show, show_one
+from hub.cli.options import Lines, dir_option, json_option, open_store, show, show_one
 from hub.rows import NodeRow, ReceiptRow
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.state import Slot, State
+
+LEDGER = ("planned", "received", "reused", "wasted")
 
 
 @click.command()
@@ -18,7 +21,7 @@ from schemas.state import Slot, State
 @dir_option
 @json_option
 def nodes(node: str | None, directory: Path, as_json: bool) -> None:
-    """List the nodes, or show one.
+    """List the nodes, or show one with its bytes and its privacy budget.
 
     \b
     Examples:
@@ -26,12 +29,13 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
       fleetcast nodes gateway-17 --json
     """
     store = open_store(directory)
-    receipts = store.receipts()  # the newest first
-    rows = [_row(row, [one for one in receipts if one.node == row.node]) for row in store.nodes() if node in {None, row.node}]
+    serving = {(one.node, one.model): one for one in reversed(store.receipts(node=node)) if one.outcome == "serving"}  # the newest stays
+    rows = [_row(row, serving) for row in store.nodes() if node in {None, row.node}]
     if node is not None:
         if not rows:
             raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {node!r} has ever been heard from")
-        show_one({**rows[0], "models": [_in_words(one) for one in rows[0]["models"]]} if not as_json else rows[0], as_json=as_json)
+        one = rows[0]
+        show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
         return
     flat = [{**row, "serves": [_in_words(one) for one in row["models"]]} for row in rows]
     show(
@@ -42,7 +46,7 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
     )
 
 
-def _row(row: NodeRow, receipts: list[ReceiptRow]) -> dict[str, Any]:
+def _row(row: NodeRow, serving: Mapping[tuple[str, str | None], ReceiptRow]) -> dict[str, Any]:
     state = codec.decode(State, row.state)
     return {
         "node": row.node,
@@ -56,12 +60,11 @@ def _row(row: NodeRow, receipts: list[ReceiptRow]) -> dict[str, Any]:
         "stale": state.stale,
         "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry else None,
         "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
-        "models": [_model(slot, receipts) for slot in state.slots],
+        "models": [_model(slot, serving.get((row.node, slot.model))) for slot in state.slots],
     }
 
 
-def _model(slot: Slot, receipts: list[ReceiptRow]) -> dict[str, Any]:
-    serving = next((one for one in receipts if one.model == slot.model and one.outcome == "serving"), None)
+def _model(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
     return {
         "model": slot.model,
         "serving_version": serving.version if serving else None,  # by receipt, not by what the state claims
@@ -74,6 +77,13 @@ def _model(slot: Slot, receipts: list[ReceiptRow]) -> dict[str, Any]:
         "bytes_reused": slot.bytes_reused,
         "bytes_wasted": slot.bytes_wasted,
     }
+
+
+def _details(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a node is not a plain value, in words."""
+    ledger = [f"{m['model']}: " + ", ".join(f"{m[f'bytes_{what}']} {what}" for what in LEDGER) for m in one["models"]]
+    labels = [f"{key}={value}" for key, value in one["labels"].items()]
+    return {"labels": labels, "models": Lines(map(_in_words, one["models"])), "bytes": Lines(ledger)}
 
 
 def _in_words(one: dict[str, Any]) -> str:

@@ -2,20 +2,31 @@
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from hub.settings import HubSettings
+from hub.cli.plain import plain
+from hub.settings import HubSettings, load
 from hub.store import Store
-from schemas.errors import Code, Refused
+from hub.trust import Repository
+from schemas.errors import Code, Refused, Unreachable
 
-F = TypeVar("F", bound=Callable[..., Any])
+PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
+DATABASE_BYTES_MIN = 256 * 1024  # of room, below which a database that cannot be written is told as a full disk
+
+
+class Lines(list[str]):
+    """A value that is shown a line an item, where people read it."""
+
 
 dir_option = click.option(
     "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="The fleet's folder."
@@ -37,7 +48,8 @@ def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
     """
     if path is not None:
         try:
-            first = path.read_text().split("\n", 1)[0].strip()
+            with path.open() as file:
+                first = file.readline(PASSPHRASE_CHARACTERS_MAX).rstrip("\r\n")  # spaces belong to it, as they do where it is typed
         except (OSError, UnicodeDecodeError) as error:
             raise Refused(Code.KEY_UNREADABLE, f"passphrase file {path}: {getattr(error, 'strerror', None) or error}") from None
         if path.stat().st_mode & 0o077:
@@ -55,13 +67,39 @@ def open_store(directory: Path) -> Store:
     """The fleet's database.
 
     Raises:
-        Refused: there is no fleet in this folder.
+        Refused: there is no fleet in this folder, or the disk has no room.
+        Unreachable: the database does not answer.
     """
-    from hub.settings import load  # noqa: PLC0415
-
     store = Store(database_url(directory, load(directory)))
-    store.create()
+    with room_for_database(directory):
+        store.create()
     return store
+
+
+def check_model(repository: Repository, model: str) -> None:
+    """Whether the fleet has such a model.
+
+    Raises:
+        Refused: it has not.
+    """
+    known = repository.models()
+    if model not in known:
+        raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
+
+
+@contextmanager
+def room_for_database(directory: Path) -> Iterator[None]:
+    """A full disk told as that: SQLite says "disk I/O error" when there is no room for its scratch files.
+
+    Raises:
+        Refused: the disk has no room.
+    """
+    try:
+        yield
+    except Unreachable as error:
+        if shutil.disk_usage(directory).free < DATABASE_BYTES_MIN:
+            raise Refused(Code.DISK_FULL, f"no room for the database in {directory}: {error}") from error
+        raise
 
 
 def database_url(directory: Path, settings: HubSettings) -> str:
@@ -74,7 +112,9 @@ def hub_runs(directory: Path) -> bool:
     try:
         pid = int(json.loads((directory / "hub.ready").read_text())["pid"])
         os.kill(pid, 0)
-    except (OSError, ValueError, KeyError):
+    except PermissionError:
+        return True  # it runs, as another user
+    except (OSError, ValueError, KeyError, TypeError):
         return False
     return True
 
@@ -89,7 +129,7 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
         return
     table = Table(*[name.replace("_", " ") for name in columns], box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*[_cell(row.get(name)) for name in columns])
+        table.add_row(*[Text(_cell(row.get(name))) for name in columns])  # Text: a node's "[red]" is no markup of ours
     console = Console()
     console.print(table) if console.is_terminal else Console(width=200).print(table)
 
@@ -101,10 +141,12 @@ def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
         return
     width = max(len(name) for name in row)
     for name, value in row.items():
-        click.echo(f"{name.replace('_', ' '):<{width}}  {_cell(value)}")
+        label = name.replace("_", " ")
+        for number, line in enumerate(value if isinstance(value, Lines) and value else [value]):
+            click.echo(f"{'' if number else label:<{width}}  {_cell(line)}")
 
 
 def _cell(value: Any) -> str:
-    if value is None or value == "":
+    if value is None or value in ("", [], ()):
         return "-"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return plain(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))

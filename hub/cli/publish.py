@@ -1,8 +1,9 @@
 """`fleetcast publish`: from a model file to a signed release."""
 
+import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,16 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 
 from hub.blockstore import BlockStore
+from hub.cli.errors import FULL
 from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
+from hub.cli.releases import block_count
 from hub.keys import load_signer
 from hub.settings import load
 from hub.trust import Repository
 from schemas import codec
-from schemas.errors import Code, Refused
+from schemas.errors import Code, FleetcastError, Refused
+from schemas.limits import MIB
 from schemas.manifest import Limits, Manifest
 from schemas.names import check_name, check_version, sha256
 
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
     from hub.builder import BuiltRelease
+
+
+SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the database's scratch files; all of them rounded up by the disk
 
 
 @click.command()
@@ -47,7 +55,7 @@ if TYPE_CHECKING:
 @click.option("--delta", default=1e-6, show_default=True, type=click.FloatRange(0, 1, min_open=True, max_open=True))
 @click.option("--window-seconds", default=3600, show_default=True, type=click.IntRange(1))
 @click.option("--latency-ms-max", default=1000.0, show_default=True, type=click.FloatRange(0, min_open=True))
-@click.option("--memory-mib-max", default=2048, show_default=True, type=click.IntRange(1))
+@click.option("--memory-mib-max", default=2048, show_default=True, type=click.IntRange(1, 1024 * 1024))
 @click.option("--probation-seconds", default=60, show_default=True, type=click.IntRange(0))
 @dir_option
 @passphrase_option
@@ -59,6 +67,7 @@ def publish(directory: Path, passphrase_file: Path | None, as_json: bool, **said
     Examples:
       fleetcast publish model.onnx --name delay --version 1.2.0 --reference ref.parquet --blocks day
       fleetcast publish model.onnx --name delay --version 1.2.1 --golden golden.npz --json
+      fleetcast publish model.onnx --name delay --version 1.3.0 --reference ref.csv --columns month,hour,distance --signals hour
     """
     load(directory)  # says so when there is no fleet
     model, version = check_name("model", said["name"]), check_version(said["version"])
@@ -66,21 +75,55 @@ def publish(directory: Path, passphrase_file: Path | None, as_json: bool, **said
     secret = passphrase(passphrase_file)
     team = load_signer(directory / "keys" / "team.pem", secret)
     targets = _delegator(repository, directory, model, secret)
-    with _progress() as progress:
-        known = version in repository.releases(model)
-        built = _rebuild(repository, said, progress) if known else _build(repository, BlockStore(directory / "blocks"), said, progress)
-    delegated = targets is not None
-    if targets is not None:
-        repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
-    if not known:
-        repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
-        store = open_store(directory)
-        store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
-        store.close()
-    summary = {**_summary(built), "newly_delegated": delegated, "announced": hub_runs(directory)}
-    show_one(summary, as_json=as_json)
-    if not hub_runs(directory) and not as_json:
+    if version in repository.releases(model):
+        with _progress() as progress:
+            built = _rebuild(repository, said, progress)
+    else:
+        built = _publish(repository, directory, said, team=team, targets=targets)
+    runs = hub_runs(directory)
+    show_one(
+        {**_summary(built, BlockStore(directory / "blocks")), "newly_delegated": targets is not None, "announced": runs}, as_json=as_json
+    )
+    if not runs and not as_json:
         click.echo("No hub runs here now: it is announced when one does.", err=True)
+
+
+def _publish(repository: Repository, directory: Path, said: dict[str, Any], *, team: "Signer", targets: "Signer | None") -> "BuiltRelease":
+    """Build, store, sign, and tell who watches."""
+    model, version = said["name"], said["version"]
+    with _room_to_sign(directory) as give_back:
+        store = open_store(directory)  # before anything is stored: what cannot be written to is told while nothing has changed
+        with _progress() as progress:
+            built = _build(repository, BlockStore(directory / "blocks"), said, progress)
+        give_back()
+        if targets is not None:
+            repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
+        repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
+    try:
+        store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
+    except FleetcastError as error:  # it is signed and will be announced: that nobody is told now does not undo it
+        click.echo(f"warning: published, but not noted for `fleetcast watch`: {error}", err=True)
+    store.close()
+    return built
+
+
+@contextmanager
+def _room_to_sign(directory: Path) -> Iterator[Callable[[], None]]:
+    """Room on the disk, held while blocks are stored and given back for what is signed after them.
+
+    Without it a disk could be full between the two: blocks would stay that no release names, or a model that is delegated and has none.
+
+    Raises:
+        Refused: there is no such room.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=directory) as held:
+            os.posix_fallocate(held.fileno(), 0, SIGNING_BYTES)
+            yield held.close
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise Refused(Code.DISK_FULL, f"no room in {directory}: a release needs {SIGNING_BYTES} bytes besides its blocks") from error
 
 
 def _delegator(repository: Repository, directory: Path, model: str, secret: bytes) -> "Signer | None":
@@ -125,8 +168,8 @@ def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], pro
         version=said["version"],
         reference=read_reference(said["reference"]) if said["reference"] else None,
         blocks_column=said["blocks_column"],
-        feature_columns=tuple(said["columns"].split(",")) if said["columns"] else None,
-        signals=tuple(said["signals"].split(",")) if said["signals"] else None,
+        feature_columns=_names(said["columns"]),
+        signals=_names(said["signals"]),
         golden_path=said["golden"],
         description=said["description"],
         licence=said["licence"],
@@ -134,23 +177,37 @@ def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], pro
         epsilon=said["epsilon"],
         delta=said["delta"],
         window_seconds=said["window_seconds"],
-        limits=Limits(
-            latency_ms_max=said["latency_ms_max"],
-            memory_bytes_max=said["memory_mib_max"] * 1024 * 1024,
-            probation_seconds=said["probation_seconds"],
-        ),
+        limits=_limits(said),
         progress=progress,
     )
     return build(request, blocks, now=int(time.time()))
 
 
-def _summary(built: "BuiltRelease") -> dict[str, Any]:
+def _names(said: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in said.split(",")) if said else None
+
+
+def _limits(said: dict[str, Any]) -> Limits:
+    from hub.core.release import invalid  # noqa: PLC0415  # with it comes scipy, which takes a while to import
+
+    try:
+        return Limits(
+            latency_ms_max=said["latency_ms_max"],
+            memory_bytes_max=said["memory_mib_max"] * MIB,
+            probation_seconds=said["probation_seconds"],
+        )
+    except ValidationError as error:
+        raise invalid(Code.SETTINGS_INVALID, "limits", error) from None
+
+
+def _summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
     manifest = built.manifest
     return {
         "model": manifest.model,
         "version": manifest.version,
         "digest": built.digest.hex(),
         "bytes": built.file_bytes,
+        "blocks": block_count(manifest, blocks),
         "bytes_to_fetch": built.wire_bytes,  # by a device that has nothing yet
         "bytes_stored": built.stored_bytes,
         "manifest_bytes": len(built.document),

@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
-from hub.cli.options import dir_option, json_option, open_store, show
+from hub.blockstore import BlockStore
+from hub.cli.options import check_model, dir_option, json_option, open_store, show
 from hub.trust import Repository
 from schemas import codec
-from schemas.manifest import Manifest
+from schemas.errors import FleetcastError
+from schemas.manifest import Index, Manifest
 from schemas.names import sha256
 
 
@@ -26,7 +28,9 @@ def releases(model: str | None, directory: Path, as_json: bool) -> None:
       fleetcast releases
       fleetcast releases delay --json
     """
-    store, repository = open_store(directory), Repository(directory / "trust")
+    store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
+    if model is not None:
+        check_model(repository, model)
     newest = {(one.node, one.model): one.digest for one in reversed(store.receipts()) if one.outcome == "serving"}
     serving = Counter(newest.values())
     rows: list[dict[str, Any]] = []
@@ -35,12 +39,12 @@ def releases(model: str | None, directory: Path, as_json: bool) -> None:
             continue
         for version in repository.releases(name):
             document = repository.manifest(name, version)
-            rows.append(_row(codec.decode(Manifest, document), sha256(document), serving))
+            rows.append(_row(codec.decode(Manifest, document), sha256(document), serving, blocks))
     columns = ["model", "version", "release", "created", "bytes", "blocks", "signals", "nodes_serving"]
     show(rows, columns, as_json=as_json, empty="Nothing has been published.")
 
 
-def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes | None]") -> dict[str, Any]:
+def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes | None]", blocks: BlockStore) -> dict[str, Any]:
     files = manifest.files_of(manifest.variants[0].name)
     return {
         "model": manifest.model,
@@ -50,9 +54,19 @@ def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes | None]") ->
         "created": datetime.fromtimestamp(manifest.created, UTC).isoformat(),
         "parent": manifest.parent.hex() if manifest.parent else None,
         "bytes": sum(file.bytes for file in files),
-        "blocks": sum(len(file.blocks) for file in files),
+        "blocks": block_count(manifest, blocks),
         "variants": [variant.name for variant in manifest.variants],
         "signals": len(manifest.baseline.signals) if manifest.baseline else 0,
         "description": manifest.description,
         "nodes_serving": serving[digest],
     }
+
+
+def block_count(manifest: Manifest, blocks: BlockStore) -> int | None:
+    """How many blocks a release has; None when the store has lost a part of the list."""
+    files = manifest.files_of(manifest.variants[0].name)
+    try:
+        parts = sum(len(codec.decode(Index, blocks.read(part.digest)).blocks) for file in files for part in file.index)
+    except FleetcastError:
+        return None
+    return parts + sum(len(file.blocks) for file in files)

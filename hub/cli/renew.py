@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from hub.cli.options import dir_option, json_option, passphrase, passphrase_option, show
+from hub.cli.options import check_model, dir_option, json_option, passphrase, passphrase_option, show
 from hub.keys import load_signer
 from hub.settings import load
 from hub.trust import Repository
@@ -27,6 +27,8 @@ def renew(models: tuple[str, ...], directory: Path, passphrase_file: Path | None
     """
     load(directory)  # says so when there is no fleet
     repository, now = Repository(directory / "trust"), datetime.now(UTC)
+    for model in models:
+        check_model(repository, model)
     secret = passphrase(passphrase_file)
     team = load_signer(directory / "keys" / "team.pem", secret)
     if not models:

@@ -1,20 +1,23 @@
 """`fleetcast rollout`: start, follow, halt, resume, go back."""
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import dir_option, hub_runs, json_option, open_store, show
-from hub.rows import CommandRow, RolloutRow
+from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show
+from hub.cli.plain import plain
+from hub.core import rollout as core
+from hub.rows import RolloutRow
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
-from schemas.rollout import Rollout
+from schemas.names import sha256
+from schemas.rollout import ReleaseRef, Rollout
 
 ANSWER_SECONDS = 15.0  # how long a running hub may take to obey
 LOOK_SECONDS = 0.3
@@ -22,7 +25,14 @@ LOOK_SECONDS = 0.3
 
 @click.group()
 def rollout() -> None:
-    """Say which nodes should run which release."""
+    """Say which nodes should run which release.
+
+    \b
+    Examples:
+      fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 --soak-seconds 600 --wait
+      fleetcast rollout status
+      fleetcast rollout halt delay
+    """
 
 
 @rollout.command()
@@ -60,7 +70,6 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         raise click.UsageError(
             f"--stages must be whole percents with commas and --label KEY=VALUE, found {stages!r} and {labels}"
         ) from None
-    Repository(directory / "trust").manifest(model, version)  # says so when there is no such release
     gate = {
         "receipts_ratio_min": said["receipts_min"],
         "failures_ratio_max": said["failures_max"],
@@ -68,11 +77,29 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         "silent_seconds": said["silent_seconds"],
         "halt_on_drift": said["halt_on_drift"],
     }
-    _ask(
-        directory, "start", model, {"version": version, "stages": percents, "labels": wanted, "gate": gate}, quiet=as_json and said["wait"]
-    )
-    if said["wait"]:
-        _follow(directory, model, version, said["timeout_seconds"], as_json)
+    body = json.dumps({"version": version, "stages": percents, "labels": wanted, "gate": gate})
+    _check(directory, model, version, body)
+    if not said["wait"]:
+        _ask(directory, "start", model, body, as_json=as_json)
+        return
+    deadline = time.monotonic() + said["timeout_seconds"]
+    _ask(directory, "start", model, body, as_json=as_json, deadline=deadline)
+    _follow(directory, model, version, deadline, as_json)
+
+
+def _check(directory: Path, model: str, version: str, body: str) -> None:
+    """What the hub would refuse is refused now: it may not run before next week, and then nobody waits for its answer.
+
+    Raises:
+        Refused: there is no such release, or no such rollout can be.
+    """
+    release = ReleaseRef(version, sha256(Repository(directory / "trust").manifest(model, version)))
+    try:
+        wish = core.Start.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    core.begin(model, wish, release, before=None, nodes=[], salts=[bytes(16)], now=0)
 
 
 @rollout.command()
@@ -86,6 +113,8 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
     Example:
       fleetcast rollout status delay --json
     """
+    if model is not None:
+        check_model(Repository(directory / "trust"), model)
     store = open_store(directory)
     rows = [_row(row) for row in store.rollout_rows() if model in {None, row.model}]
     show(
@@ -102,7 +131,8 @@ def _simple(kind: str, sentence: str) -> click.Command:
     @dir_option
     @json_option
     def run(model: str, directory: Path, as_json: bool) -> None:
-        _ask(directory, {"back": "rollback"}.get(kind, kind), model, {}, quiet=False, as_json=as_json)
+        check_model(Repository(directory / "trust"), model)
+        _ask(directory, {"back": "rollback"}.get(kind, kind), model, "{}", as_json=as_json)
 
     return run
 
@@ -112,38 +142,51 @@ resume = _simple("resume", "Go on after a halt.")
 back = _simple("back", "Send every node back to the release before.")
 
 
-def _ask(directory: Path, kind: str, model: str, body: dict[str, Any], *, quiet: bool, as_json: bool = False) -> None:
+def _ask(directory: Path, kind: str, model: str, body: str, *, as_json: bool, deadline: float | None = None) -> None:
+    """Queue a command and print how it ended. Without a deadline, only a running hub is waited for, and then a while.
+
+    Raises:
+        Refused: the hub has refused it.
+        Ended: no answer in time.
+    """
     store = open_store(directory)
-    number = store.add_command(kind, model, json.dumps(body))
+    number = store.add_command(kind, model, body)
     if not hub_runs(directory):
-        click.echo("No hub runs here now: it is done when one does.", err=True)
-        return
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while time.monotonic() < deadline:
-        answer: CommandRow | None = store.command(number)
-        if answer is not None and answer.state != "open":
-            if answer.state == "refused":
-                raise Refused(Code(answer.code), answer.text)
+        click.echo(f"No hub runs here now: {'waiting for one' if deadline else 'it is done when one does'}.", err=True)
+        if deadline is None:
             if as_json:
-                show([{"model": model, "text": answer.text}], ["text"], as_json=True, empty="")
-            elif not quiet:
-                click.echo(answer.text, err=True)
+                click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "queued", "text": ""}, indent=2))
             return
+    until = time.monotonic() + ANSWER_SECONDS if deadline is None else deadline
+    while (answer := store.command(number)) is None or answer.state == "open":
+        if time.monotonic() >= until:
+            raise Ended(Exit.TIMEOUT, "no hub has answered in time; the command stays queued")
         time.sleep(LOOK_SECONDS)
-    raise Ended(Exit.TIMEOUT, f"the hub has not answered within {ANSWER_SECONDS:.0f} s; the command stays queued")
+    store.close()
+    if answer.state == "refused":
+        raise Refused(Code(answer.code), answer.text)
+    if as_json and deadline is None:  # else what --wait has waited for is the answer
+        click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "done", "text": answer.text}, indent=2))
+    elif not as_json:
+        click.echo(answer.text)
 
 
-def _follow(directory: Path, model: str, version: str, timeout_seconds: int, as_json: bool) -> None:
-    store = open_store(directory)
-    deadline, said = time.monotonic() + timeout_seconds, ""
+def _follow(directory: Path, model: str, version: str, deadline: float, as_json: bool) -> None:
+    """Print each step until the rollout is done.
+
+    Raises:
+        Ended: it halted, went back or was superseded, or time is up.
+    """
+    store, said = open_store(directory), ""
     while True:
-        row = next((_row(one) for one in store.rollout_rows() if one.model == model), {})
-        line = f"{model}@{row.get('version')} {row.get('state')}, {row.get('percent')} %: {row.get('reason')}"
+        row = next(_row(one) for one in store.rollout_rows() if one.model == model)  # the hub has answered, so there is one
+        name = f"{model}@{row['version']}"
+        line = f"{name} {row['state']} at {row['percent']} %, {row['serving']} of {row['nodes']} nodes serve it: {plain(row['reason'])}"
         if line != said and not as_json:
-            click.echo(line, err=not sys.stdout.isatty())
+            click.echo(line)
             said = line
-        if row.get("version") != version:
-            raise Ended(Exit.HALTED, f"the rollout of {model}@{version} was superseded by {row.get('version')}")
+        if row["version"] != version:
+            raise Ended(Exit.HALTED, f"the rollout of {model}@{version} was superseded by {row['version']}")
         if row["state"] == "done":
             if as_json:
                 show([row], [], as_json=True, empty="")

@@ -1,9 +1,11 @@
 """`fleetcast hub`: run the hub."""
 
+import json
 import logging
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -14,6 +16,7 @@ from hub.keys import load_signer
 from hub.settings import load
 from schemas.mqtt import BrokerUrl
 
+LOOK_SECONDS = 0.1
 FOR_EVER_SECONDS = 10 * 365 * 86_400.0
 
 
@@ -41,13 +44,26 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     keys = {name: load_signer(directory / "online" / f"{name}.pem", secret) for name in ("snapshot", "timestamp", "rollouts")}
     _log(json_logs)
     from hub.service.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
-    from hub.service.loop import Service  # noqa: PLC0415
+    from hub.service.loop import READY_NAME, Service  # noqa: PLC0415
 
     sys.setswitchinterval(0.0005)  # the network thread and the loop hand over often: see node/cli.py
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Service(directory, settings, signers=Signers(**keys)).run(stop)
+    service = Service(directory, settings, signers=Signers(**keys))
+    ready = directory / READY_NAME
+    ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
+    threading.Thread(target=_tell_ready, args=(ready, stop, json_logs), daemon=True).start()
+    service.run(stop)
+
+
+def _tell_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
+    """One line on stdout as soon as nodes find the hub at its broker."""
+    while not stop.wait(LOOK_SECONDS):
+        with suppress(OSError, ValueError):  # not there yet; or nobody reads our stdout
+            facts = json.loads(ready.read_text())
+            click.echo(json.dumps({"event": "hub.ready", **facts}) if as_json else f"fleet {facts['fleet']} is at {facts['broker_url']}")
+            return
 
 
 def _log(as_json: bool) -> None:

@@ -9,9 +9,10 @@ import click
 
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, open_store
+from hub.cli.plain import plain
 from hub.rows import EventRow
-from hub.store import Store
 
+KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker")
 LOOK_SECONDS = 0.3
 PAGE = 1000
 
@@ -19,8 +20,8 @@ PAGE = 1000
 @click.command()
 @click.option("--history", is_flag=True, help="Print what has happened so far and end.")
 @click.option("--since-id", default=None, type=int, help="Begin after this event; else with what comes now.")
-@click.option("--kind", "kinds", multiple=True, help="Only these kinds: node, receipt, rollout, release, drift, alert, refusal, broker.")
-@click.option("--until", help="End, with exit code 0, at the first event of this kind.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Only this kind; may be repeated.")
+@click.option("--until", type=click.Choice(KINDS), help="End, with exit code 0, at the first event of this kind.")
 @click.option("--timeout-seconds", type=click.FloatRange(0), help="End, with exit code 10, after so long.")
 @dir_option
 @json_option
@@ -42,31 +43,30 @@ def watch(
       fleetcast watch --history --json
     """
     store = open_store(directory)
-    at = since_id if since_id is not None else (0 if history else _newest(store))
+    at = since_id if since_id is not None else (0 if history else store.last_event_id())
     deadline = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     while True:
         page = store.events(at, limit=PAGE)
         for event in page:
             at = event.id
-            if not kinds or event.kind in kinds:
+            kind = event.kind.partition(".")[0]  # "broker.restarted" is of the kind "broker"
+            if not kinds or kind in {*kinds, until}:
                 click.echo(_line(event, as_json))
-            if event.kind == until:
+            if kind == until:
                 return
         if len(page) == PAGE:
             continue
+        if history and until:
+            raise Ended(Exit.TIMEOUT, f"there is no {until} in the history")
         if history:
             return
         if deadline is not None and time.monotonic() >= deadline:
-            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:.0f} s")
+            raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:g} s")
         time.sleep(LOOK_SECONDS)
-
-
-def _newest(store: Store) -> int:
-    return store.last_event_id()
 
 
 def _line(event: EventRow, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"id": event.id, "at": event.at, "kind": event.kind, "text": event.text, **event.body})
+        return json.dumps({**event.body, "id": event.id, "at": event.at, "kind": event.kind, "text": event.text})
     moment = datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    return f"{moment}  {event.kind:<8} {event.text}"
+    return f"{moment}  {event.kind:<8} {plain(event.text)}"

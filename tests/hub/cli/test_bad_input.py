@@ -1,11 +1,10 @@
 """Every bad input ends in its exit code and a sentence, and leaves the fleet's folder as it was, byte for byte."""
 
 import contextlib
-import hashlib
 import json
 import os
+import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,41 +12,18 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from skl2onnx import to_onnx
-from sklearn.datasets import load_diabetes
-from sklearn.linear_model import Ridge
 
 from hub.cli.errors import Exit
+from hub.cli.publish import SIGNING_BYTES
 from tests.brokers import free_port
+from tests.hub.cli.fleets import BIN, INPUTS, digest_of, features, make, ridge, run
 from tests.small_disk import BYTES, small_disk
-
-BIN = Path(sys.executable).parent
-INPUTS, TARGET = load_diabetes(return_X_y=True)
-
-
-def run(*arguments: str, fleet: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "FLEETCAST_DIR": str(fleet or "")}
-    return subprocess.run([str(BIN / "fleetcast"), *arguments], capture_output=True, text=True, check=False, env=environment, timeout=90)
-
-
-def digest_of(folder: Path) -> str:
-    """Every file's path and content; SQLite's own scratch files come and go."""
-    hasher = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.name.endswith(("-wal", "-shm", ".lock", "lock")):
-            hasher.update(str(path.relative_to(folder)).encode() + path.read_bytes())
-    return hasher.hexdigest()
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fleet with one release, a good model and a good reference, shared by the tests: each must leave it as it is."""
-    folder = tmp_path_factory.mktemp("made")
-    (folder / "secret").write_text("test\n")
-    (folder / "secret").chmod(0o600)
-    (folder / "good.onnx").write_bytes(to_onnx(Ridge().fit(INPUTS, TARGET), INPUTS[:1].astype(np.float32)).SerializeToString())
-    np.savez(folder / "good.npz", **{f"x{j}": INPUTS[:, j].astype(np.float32) for j in range(10)})
-    assert run("init", str(folder / "fleet"), "--fleet", "f", "--model", "m", "--passphrase-file", str(folder / "secret")).returncode == 0
+    folder = make(tmp_path_factory.mktemp("made"), "m").folder
     assert publish(folder, "1.0.0", "good.onnx", "--reference", str(folder / "good.npz")).returncode == 0
     return folder
 
@@ -106,8 +82,7 @@ def test_external_data_outside_the_models_folder_is_refused(unchanged: Path) -> 
 
 
 def test_a_version_published_twice_with_other_content_is_a_conflict(unchanged: Path) -> None:
-    other = to_onnx(Ridge(alpha=9).fit(INPUTS, TARGET), INPUTS[:1].astype(np.float32)).SerializeToString()
-    (unchanged / "other.onnx").write_bytes(other)
+    (unchanged / "other.onnx").write_bytes(ridge(alpha=9))
 
     done = publish(unchanged, "1.0.0", "other.onnx", "--reference", str(unchanged / "good.npz"))
 
@@ -128,7 +103,7 @@ def test_a_reference_whose_columns_do_not_match_is_refused(unchanged: Path, colu
 
 
 def test_nan_in_a_reference_is_refused_with_column_and_row(unchanged: Path) -> None:
-    columns = {f"x{j}": INPUTS[:, j].astype(np.float32) for j in range(10)}
+    columns = features()
     columns["x3"][7] = np.nan
     np.savez(unchanged / "nan.npz", **columns)
 
@@ -204,6 +179,61 @@ def test_a_full_disk_leaves_no_fleet_behind(made: Path, tmp_path: Path) -> None:
         assert not (disk / "fleet").exists()
 
 
+@pytest.mark.parametrize("missing_bytes", [4096, 200_000])
+def test_a_disk_too_full_to_sign_leaves_no_block_and_no_delegation_behind(made: Path, tmp_path: Path, missing_bytes: int) -> None:
+    """Enough room for the release's blocks, and not for what names them: found before the first of them is stored."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, check=False).returncode != 0:
+        pytest.skip("a disk of a few megabytes needs the right to mount one")
+    try:
+        shutil.copytree(made / "fleet", folder / "fleet")
+        (folder / "filler").write_bytes(bytes(shutil.disk_usage(folder).free - SIGNING_BYTES + missing_bytes))
+        before = digest_of(folder / "fleet")
+        said = ["--name", "new", "--version", "1.0.0", "--passphrase-file", str(made / "secret")]
+
+        full = run("publish", str(made / "good.onnx"), *said, fleet=folder / "fleet")
+
+        refused(full, Exit.DISK_FULL, "no room")
+        assert digest_of(folder / "fleet") == before
+        (folder / "filler").unlink()
+        assert run("publish", str(made / "good.onnx"), *said, fleet=folder / "fleet").returncode == 0
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_database_on_a_full_disk_is_told_as_a_full_disk(made: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        shutil.copytree(made / "fleet", disk / "fleet", ignore=shutil.ignore_patterns("blocks", "*-wal", "*-shm"))
+        with contextlib.suppress(OSError):
+            (disk / "filler").write_bytes(bytes(BYTES))
+        done = run("rollout", "start", "m@1.0.0", fleet=disk / "fleet")
+
+        refused(done, Exit.DISK_FULL)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--latency-ms-max", "nan"),
+        ("--latency-ms-max", "inf"),
+        ("--epsilon", "nan"),
+        ("--probation-seconds", "9" * 30),
+        ("--window-seconds", "9" * 30),
+    ],
+)
+def test_a_limit_that_no_release_can_have_is_refused(unchanged: Path, option: str, value: str) -> None:
+    done = publish(unchanged, "2.0.0", "good.onnx", "--reference", str(unchanged / "good.npz"), option, value)
+
+    refused(done, Exit.REFUSED, option.removeprefix("--").replace("-", "_"))
+
+
+def test_a_fleets_file_that_is_gone_is_named(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "fleet", tmp_path / "fleet", ignore=shutil.ignore_patterns("trust"))
+
+    refused(run("releases", fleet=tmp_path / "fleet"), Exit.REFUSED, "trust/lock")
+
+
 def test_a_fleet_is_not_made_over_another(unchanged: Path) -> None:
     done = run("init", str(unchanged / "fleet"), "--fleet", "f", "--passphrase-file", str(unchanged / "secret"))
 
@@ -235,7 +265,8 @@ def test_every_command_has_help_with_an_example(verb: str) -> None:
     done = run(verb, "--help")
 
     assert done.returncode == 0
-    assert "fleetcast " + verb in done.stdout or verb == "rollout"
+    assert "Example" in done.stdout
+    assert "fleetcast " + verb in done.stdout.partition("Example")[2]
 
 
 def test_completion_is_a_script_of_the_shell() -> None:

@@ -1,0 +1,78 @@
+"""Real fleets, models and references for tests of the commands, and the real `fleetcast` that is run on them."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from skl2onnx import to_onnx
+from sklearn.datasets import load_diabetes
+from sklearn.linear_model import Ridge
+
+BIN = Path(sys.executable).parent
+INPUTS, TARGET = load_diabetes(return_X_y=True)
+COLUMNS = [f"x{j}" for j in range(INPUTS.shape[1])]
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*arguments: str, fleet: Path | None = None, **environment: str) -> Done:
+    """`fleetcast` as an operator runs it; `fleet` is what FLEETCAST_DIR says."""
+    said = {**os.environ, "FLEETCAST_DIR": str(fleet or ""), **environment}
+    return subprocess.run([str(BIN / "fleetcast"), *arguments], capture_output=True, text=True, check=False, env=said, timeout=90)
+
+
+def ridge(alpha: float = 1.0) -> bytes:
+    """A small ONNX model; another alpha makes another one."""
+    return bytes(to_onnx(Ridge(alpha=alpha).fit(INPUTS, TARGET), INPUTS[:1].astype(np.float32)).SerializeToString())
+
+
+def features() -> dict[str, np.ndarray]:
+    """The columns that the model was trained on."""
+    return {name: INPUTS[:, j].astype(np.float32) for j, name in enumerate(COLUMNS)}
+
+
+def digest_of(folder: Path) -> str:
+    """Every file's path and content; SQLite's own scratch files and locks come and go."""
+    hasher = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.endswith(("-wal", "-shm", "lock")):
+            hasher.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return hasher.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A folder with a fleet in `fleet`, a passphrase in `secret`, a model in `good.onnx` and its reference in `good.npz`."""
+
+    folder: Path
+
+    @property
+    def fleet(self) -> Path:
+        return self.folder / "fleet"
+
+    @property
+    def secret(self) -> Path:
+        return self.folder / "secret"
+
+    def run(self, *arguments: str, **environment: str) -> Done:
+        """Any command on this fleet, with its passphrase."""
+        return run(*arguments, fleet=self.fleet, FLEETCAST_PASSPHRASE_FILE=str(self.secret), **environment)
+
+    def publish(self, version: str, *more: str, model: str = "good.onnx", name: str = "m") -> Done:
+        return self.run("publish", str(self.folder / model), "--name", name, "--version", version, *more, "--json")
+
+
+def make(folder: Path, *models: str) -> Made:
+    """A new fleet, whose team may publish `models`."""
+    made = Made(folder)
+    made.secret.write_text("test\n")
+    made.secret.chmod(0o600)
+    (folder / "good.onnx").write_bytes(ridge())
+    np.savez(folder / "good.npz", **features())
+    named = [word for model in models for word in ("--model", model)]
+    done = made.run("init", str(made.fleet), "--fleet", "f", *named)
+    assert done.returncode == 0, done.stderr
+    return made
