@@ -28,7 +28,17 @@ class Hub:
         command = [str(BIN / "fleetcast"), "hub", str(made.fleet), "--passphrase-file", str(made.secret), "--json-logs"]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
-        self.ready = json.loads(self.process.stdout.readline())
+        line = self.process.stdout.readline()
+        if not line.startswith("{"):
+            self.process.kill()
+        self.ready = json.loads(line)
+
+    def __enter__(self) -> "Hub":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.stop(signal.SIGTERM)
 
     def stop(self, number: int) -> int:
         self.process.send_signal(number)
@@ -37,10 +47,8 @@ class Hub:
 
 @pytest.fixture
 def hub(made: Made) -> Iterator[Hub]:
-    running = Hub(made)
-    yield running
-    if running.process.poll() is None:
-        running.stop(signal.SIGTERM)
+    with Hub(made) as running:
+        yield running
 
 
 def start(made: Made, *more: str) -> "subprocess.CompletedProcess[str]":
@@ -134,13 +142,12 @@ def test_who_waits_for_a_rollout_that_is_halted_is_told_by_the_exit_code(made: M
 def test_what_was_queued_is_done_when_a_hub_comes(made: Made) -> None:
     number = json.loads(start(made, "--json").stdout)["command"]
 
-    running = Hub(made)
+    with Hub(made):
+        waited = start(made, "--json")  # commands are answered in order
     store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
-    waited = start(made, "--json")
     answer = store.command(number)
     store.close()
 
-    assert running.stop(signal.SIGINT) == 0
     assert waited.returncode == 0, waited.stderr
     assert answer is not None
     assert answer.state == "done"
@@ -160,7 +167,8 @@ def test_a_second_hub_in_the_same_folder_is_refused_and_harms_nothing(made: Made
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_hub_ends_well_by_a_signal(made: Made, number: int) -> None:
-    assert Hub(made).stop(number) == 0
+    with Hub(made) as running:
+        assert running.stop(number) == 0
     assert not (made.fleet / "hub.ready").exists()
 
 
