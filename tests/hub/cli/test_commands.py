@@ -222,7 +222,13 @@ def test_watch_says_when_it_waited_in_vain(made: Made) -> None:
 
 def test_ctrl_c_ends_watch_without_a_word(made: Made) -> None:
     watching = subprocess.Popen(
-        [str(BIN / "fleetcast"), "watch"], stderr=subprocess.PIPE, text=True, env={**os.environ, "FLEETCAST_DIR": str(made.fleet)}
+        [str(BIN / "fleetcast"), "watch"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "FLEETCAST_DIR": str(made.fleet)},
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background job ignores it, and hands that on
     )
     time.sleep(2)
 
