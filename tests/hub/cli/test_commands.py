@@ -226,9 +226,8 @@ def test_ctrl_c_ends_watch_without_a_word(made: Made) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "FLEETCAST_DIR": str(made.fleet)},
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # a shell's background job ignores it, and hands that on
+        # A shell's background job ignores SIGINT, and hands that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     time.sleep(2)
 
