@@ -95,5 +95,7 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _canonical(value[key]) for key in sorted(value)}
     if isinstance(value, (list, tuple)):
+        while value and value[-1] is None:  # what a row says nothing of is left out, as in a map: a field can be added to rows later
+            value = value[:-1]
         return [_canonical(item) for item in value]
     return value

@@ -11,8 +11,8 @@ DECODABLE: tuple[EncodingName, ...] = ("raw", "zstd")
 WINDOW_BYTES_MAX = BLOCK_BYTES_MAX  # what a zstd frame may have a decoder keep: nothing reaches further back than its block's beginning
 
 
-def decode_payload(payload: Payload, block: Block, data: bytes) -> bytes:
-    """The block's bytes.
+def decode_payload(payload: Payload, block: Block, data: bytes, parent: bytes = b"") -> bytes:
+    """The block's bytes; `parent` is what the payload's parents hold, verified and joined.
 
     Raises:
         Refused: longer than any payload may be, not the payload that was asked for, or not that block once decoded.

@@ -79,7 +79,18 @@ def as_json(document: Document) -> dict[str, Any]:
     fields: dict[str, Any] = document.model_dump(mode="json", by_alias=True, exclude_none=True)
     content = {kind: content for kind, content in CARRIES.values() if kind}.get(type(document), MSGPACK)
     tag = {} if content == JSON else {"@": f"{document.schema_name}/{document.schema_version}"}
-    return {**tag, **fields}
+    return {**tag, **{name: _without_nothing(value) for name, value in fields.items()}}
+
+
+def _without_nothing(value: Any) -> Any:
+    """As the codec writes rows: what stands at the end and says nothing is left out."""
+    if isinstance(value, dict):
+        return {key: _without_nothing(item) for key, item in value.items()}
+    if isinstance(value, list):
+        while value and value[-1] is None:
+            value = value[:-1]
+        return [_without_nothing(item) for item in value]
+    return value
 
 
 def asyncapi() -> dict[str, Any]:

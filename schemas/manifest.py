@@ -1,9 +1,10 @@
 """The signed description of a release: what it is made of, what it needs, and how to tell that it works."""
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas import limits
 from schemas.document import Document, Fact
@@ -20,11 +21,14 @@ Datatype = Literal[
 
 
 class Payload(NamedTuple):
-    """One encoding of a block: the digest and size of the bytes that travel."""
+    """One encoding of a block: the digest and size of the bytes that travel. `delta` alone has parents: the decoded blocks, joined in
+    order, that it is applied to.
+    """
 
     encoding: EncodingName
     digest: Digest
     bytes: Annotated[int, Field(ge=1, le=limits.PAYLOAD_BYTES_MAX)]
+    parents: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=limits.DELTA_PARENTS_MAX)] | None = None
 
 
 class Block(NamedTuple):
@@ -32,7 +36,22 @@ class Block(NamedTuple):
 
     digest: Digest
     bytes: Annotated[int, Field(ge=1, le=limits.BLOCK_BYTES_MAX)]
-    payloads: Annotated[tuple[Payload, ...], Field(max_length=4)] = ()
+    payloads: Annotated[tuple[Payload, ...], Field(max_length=limits.PAYLOADS_PER_BLOCK_MAX)] = ()
+
+    @property
+    def choices(self) -> tuple[Payload, ...]:
+        """All payloads in the order by which `Want.choice` counts them: those that are listed, then `raw`."""
+        return *self.payloads, Payload("raw", self.digest, self.bytes)
+
+
+def _parents_agree(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    for block in blocks:
+        for payload in block.payloads:
+            if (payload.encoding == "delta") != (payload.parents is not None):
+                raise ValueError("a delta names its parents, and nothing else does")
+            if payload.parents is not None and block.digest in payload.parents:
+                raise ValueError("a block is its own parent")
+    return blocks
 
 
 class File(Fact):
@@ -41,7 +60,7 @@ class File(Fact):
     path: FilePath
     bytes: Annotated[int, Field(ge=1, le=limits.FILE_BYTES_MAX)]
     digest: Digest
-    blocks: Annotated[tuple[Block, ...], Field(max_length=1024)] = ()
+    blocks: Annotated[tuple[Block, ...], Field(max_length=1024), AfterValidator(_parents_agree)] = ()
     index: Annotated[tuple[Block, ...], Field(max_length=1024)] = ()  # parts of the encoded block list, when it is too long for a manifest
 
     @model_validator(mode="after")
@@ -58,7 +77,7 @@ class Index(Document):
 
     schema_name = "index"
     bytes_max = limits.BLOCK_BYTES_MAX
-    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=limits.INDEX_PART_BLOCKS_MAX)]
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=limits.INDEX_PART_BLOCKS_MAX), AfterValidator(_parents_agree)]
 
 
 class Tensor(Fact):
@@ -207,9 +226,18 @@ class Manifest(Document):
         raise KeyError(variant)
 
 
-def cheapest(block: Block, encodings: tuple[EncodingName, ...]) -> Payload:
-    """The payload that a node able to decode `encodings` fetches: the smallest, `raw` when nothing is smaller."""
-    usable = [payload for payload in block.payloads if payload.encoding in encodings and payload.bytes < block.bytes]
+def holds_nothing(digest: bytes) -> bool:
+    """What a node that has no block yet says of any."""
+    return False
+
+
+def cheapest(block: Block, encodings: tuple[EncodingName, ...], holds: Callable[[bytes], bool] = holds_nothing) -> Payload:
+    """The payload to fetch by a node that decodes `encodings` and `holds` such blocks: the smallest, `raw` when nothing is smaller."""
+    usable = [
+        payload
+        for payload in block.payloads
+        if payload.encoding in encodings and payload.bytes < block.bytes and all(holds(parent) for parent in payload.parents or ())
+    ]
     return min(usable, key=lambda payload: (payload.bytes, payload.digest), default=Payload("raw", block.digest, block.bytes))
 
 

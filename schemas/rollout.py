@@ -28,6 +28,14 @@ class Gate(Fact):
     halt_on_drift: bool = True
 
 
+class Carriage(Fact):
+    """How a rollout's bytes may travel."""
+
+    bytes_max: Annotated[int, Field(ge=0, le=2**53)] | None = None  # of one node, in all; none beyond
+    full_download: bool | None = None  # whether a node without the parent of a delta may take the whole; else its own policy says
+    priority: Annotated[int, Field(ge=0, le=9)] = 5  # of a node's transfers, the higher goes first
+
+
 class Rollout(Document):
     """One model's rollout. `serial` only rises: it fences off a hub that came back from the past."""
 
@@ -44,6 +52,7 @@ class Rollout(Document):
     salt: Annotated[bytes, Field(min_length=16, max_length=16)]
     labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]
     gate: Gate = Gate()
+    carriage: Carriage | None = None
     started: Seconds
 
     @property

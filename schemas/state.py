@@ -9,7 +9,9 @@ from schemas.document import Document, Fact
 from schemas.manifest import Count, Seconds
 from schemas.names import Cohort, Digest, Label, ModelName, NodeId, Version
 
-SlotState = Literal["idle", "fetching", "staged", "testing", "shadow", "probation", "active", "refused", "rolled_back"]
+SlotState = Literal["idle", "fetching", "out_of_budget", "staged", "testing", "shadow", "probation", "active", "refused", "rolled_back"]
+
+LinkClass = Literal["free", "metered", "roaming"]
 
 
 class Slot(Fact):
@@ -21,7 +23,8 @@ class Slot(Fact):
     serving_version: Version | None = None
     target: Digest | None = None
     target_version: Version | None = None
-    code: Annotated[str, Field(max_length=64)] = ""  # why it was refused or rolled back
+    last_good: Digest | None = None  # on disk as well: a release may be sent as a delta against it
+    code: Annotated[str, Field(max_length=64)] = ""  # why it was refused, rolled back, or waits
     bytes_planned: Count = 0
     bytes_received: Count = 0
     bytes_reused: Count = 0
@@ -60,6 +63,7 @@ class State(Document):
     software: Annotated[str, Field(max_length=64)] = ""
     public_key: Annotated[bytes, Field(max_length=256)] = b""  # DER SubjectPublicKeyInfo of the device's key
     cohort: Cohort | None = None
+    link: LinkClass | None = None  # what its road costs
     profile: Profile | None = None
     packet_bytes_max: Count = 0
     root_version: Count = 0

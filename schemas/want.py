@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document
-from schemas.manifest import EncodingName
+from schemas.manifest import Block, EncodingName, Payload, cheapest
 from schemas.names import Digest, Label
 
 
@@ -21,7 +21,8 @@ class Want(Document):
     """Blocks are counted over the variant's files in manifest order (`Manifest.files_of`), inline or through their index.
 
     `index` asks for the parts of the block lists instead, counted likewise over all files' `index` entries.
-    The hub sends of each block the payload that `cheapest` names for `encodings`. `again` says that the node has waited for these before.
+    The hub sends of each block the payload that stands at `choice` of `Block.choices` (`raw`, the last, for any number beyond), or without
+    a choice the one that `cheapest` names for `encodings`. `again` says that the node has waited for these before.
     """
 
     schema_name = "want"
@@ -33,6 +34,13 @@ class Want(Document):
     encodings: Annotated[tuple[EncodingName, ...], Field(min_length=1, max_length=8)]
     index: bool = False
     again: bool = False
+    choice: Annotated[int, Field(ge=0, le=limits.PAYLOADS_PER_BLOCK_MAX)] | None = None
+
+    def payload_of(self, block: Block) -> Payload:
+        """What is to be sent of this block."""
+        if self.choice is None:
+            return cheapest(block, self.encodings)
+        return block.choices[min(self.choice, len(block.payloads))]
 
 
 def ranges_of(numbers: list[int]) -> tuple[Range, ...]:

@@ -5,12 +5,11 @@ from collections.abc import Callable
 import structlog
 
 from hub.blockstore import BlockStore
-from hub.core.blocks import BlockServer, Clear, Send
 from hub.mqtt import HubLink, WantArrived
 from hub.service.releases import Releases
 from hub.store import Store
+from schemas.blocks import BlockServer, Clear, Send
 from schemas.errors import Refused, Unreachable
-from schemas.manifest import cheapest
 
 log = structlog.get_logger()
 
@@ -35,7 +34,7 @@ class Wants:
         """
         want = event.want
         blocks = self._releases.wanted(want.release, want.variant, index=want.index, ranges=want.ranges)
-        self._server.wanted([cheapest(block, want.encodings) for block in blocks], again=want.again, now=self._clock())
+        self._server.wanted([want.payload_of(block) for block in blocks], again=want.again, now=self._clock())
 
     def published(self, mid: int) -> None:
         """The broker has taken a publish."""

@@ -20,7 +20,6 @@ from typing import IO, Any
 import structlog
 
 from hub.blockstore import BlockStore
-from hub.core.blocks import BlockServer
 from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
 from hub.service.announce import Announcer, Signers
 from hub.service.blocks import Wants
@@ -33,6 +32,7 @@ from hub.service.settle import Settling
 from hub.settings import HubSettings
 from hub.store import Store
 from hub.trust import Repository
+from schemas.blocks import BlockServer
 from schemas.errors import Code, Refused, Unreachable
 from schemas.insight import Alert, Drift, MergedWindow
 from schemas.mqtt import Connected, Disconnected, Message, Published, Subscribed

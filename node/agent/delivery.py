@@ -19,7 +19,7 @@ from schemas import codec
 from schemas.encoding import DECODABLE, decode_payload
 from schemas.errors import Code, Refused, Unreachable
 from schemas.manifest import Block, File, Index, Manifest
-from schemas.want import Range, Want
+from schemas.want import Want
 
 log = structlog.get_logger()
 
@@ -281,13 +281,21 @@ class Delivery:
                         self._granting[mid] = (job.model, digests)
                 case core.Unsubscribe(digests):
                     self._link.unsubscribe_blocks(digests)
-                case core.Ask(ranges, again):
-                    self._ask(job, ranges, again)
+                case core.Ask():
+                    self._ask(job, command)
                 case core.Complete():
                     self._guard(job, now, lambda: self._finish(job, now))
 
-    def _ask(self, job: Job, ranges: tuple[Range, ...], again: bool) -> None:
-        want = Want(release=job.target.digest, variant=job.variant, ranges=ranges, encodings=DECODABLE, index=job.in_index, again=again)
+    def _ask(self, job: Job, ask: core.Ask) -> None:
+        want = Want(
+            release=job.target.digest,
+            variant=job.variant,
+            ranges=ask.ranges,
+            encodings=DECODABLE,
+            index=job.in_index,
+            again=ask.again,
+            choice=ask.choice,
+        )
         try:
             self._link.want(want)
         except Unreachable as error:

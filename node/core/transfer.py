@@ -6,19 +6,21 @@ not come after a quiet time is asked for again. The window bounds memory, becaus
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from schemas.limits import BLOCK_BYTES_MAX
-from schemas.manifest import Block, EncodingName, Payload, cheapest
+from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
 from schemas.want import Range, ranges_of
 
-QUIET_SECONDS_MIN = 5.0  # nothing arrived for so long: ask again; doubles up to the maximum
+QUIET_SECONDS_MIN = 5.0  # nothing arrived for so long: ask again; doubles up to the maximum, and is longer where blocks come slowly
 QUIET_SECONDS_MAX = 300.0
-WINDOW_BYTES_MIN = BLOCK_BYTES_MAX  # one full block
-WINDOW_BYTES_START = 512 * 1024  # doubles while half of it arrives within GROW_SECONDS, halves when nothing arrives
-GROW_SECONDS = 1.0
+QUIET_PER_PACE = 4.0  # on a road that brings a block every 15 s, a minute's silence means something and 5 s mean nothing
+PACE_KEPT = 0.9  # of the longest wait, with each arrival: one slow block is remembered for some twenty
+WINDOW_BYTES_MIN = 2 * BLOCK_BYTES_MAX  # one arriving, one asked for; a transfer starts with it, for who knows how slow the road is
+GROW_SECONDS = 3.0  # the window doubles while half of it arrives so fast, and halves when nothing arrives
+WINDOW_PIECES_MAX = 256  # tiny blocks too: a hub answers at most 1,024 of one want, a broker drops what overfills its queue
 RANGES_PER_WANT = 128  # under the schema's bound, so that a fragmented window still is one small message
 
 
@@ -38,6 +40,7 @@ class Piece:
     payload: Payload
     block: Block
     places: tuple[Place, ...]
+    choice: int = 0  # which of the block's payloads, by the count of `schemas.want.Want`
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,7 @@ class Ask:
 
     ranges: tuple[Range, ...]
     again: bool
+    choice: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +74,20 @@ class Complete:
 Command = Subscribe | Unsubscribe | Ask | Complete
 
 
-def pieces(files: Sequence[Sequence[Block]], encodings: tuple[EncodingName, ...]) -> tuple[Piece, ...]:
-    """What has to be fetched for files given as block lists: one piece a distinct payload, in order of first use."""
-    found: dict[bytes, tuple[int, Payload, Block, list[Place]]] = {}
+def pieces(
+    files: Sequence[Sequence[Block]], encodings: tuple[EncodingName, ...], holds: Callable[[bytes], bool] = holds_nothing
+) -> tuple[Piece, ...]:
+    """What has to be fetched for files given as block lists: one piece a distinct block, in order of first use."""
+    found: dict[bytes, tuple[int, Block, list[Place]]] = {}
     number = 0
     for file, blocks in enumerate(files):
         offset = 0
         for block in blocks:
-            payload = cheapest(block, encodings)
-            found.setdefault(payload.digest, (number, payload, block, []))[3].append(Place(file, offset))
+            found.setdefault(block.digest, (number, block, []))[2].append(Place(file, offset))
             offset += block.bytes
             number += 1
-    return tuple(Piece(first, payload, block, tuple(places)) for first, payload, block, places in found.values())
+    chosen = [(first, cheapest(block, encodings, holds), block, tuple(places)) for first, block, places in found.values()]
+    return tuple(Piece(first, payload, block, places, block.choices.index(payload)) for first, payload, block, places in chosen)
 
 
 @dataclass(slots=True)
@@ -99,7 +105,10 @@ class Transfer:
     in_flight_bytes: int = 0
     quiet_since: float = 0.0
     quiet_seconds: float = QUIET_SECONDS_MIN
-    window: int = WINDOW_BYTES_START  # the present one, at most `window_bytes`
+    pace_seconds: float = 0.0  # the longest wait for an arrival, of late
+    asked_again: bool = False  # since the last arrival
+    damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
+    window: int = WINDOW_BYTES_MIN  # the present one, at most `window_bytes`
     filled_at: float = 0.0
     complete: bool = False
 
@@ -110,7 +119,7 @@ class Transfer:
         """Begin with the pieces that are not on disk."""
         transfer = cls(deque(wanted), window_bytes, filters_per_subscribe, rng, online)
         transfer.quiet_since = now
-        transfer.window = min(window_bytes, WINDOW_BYTES_START)
+        transfer.window = min(window_bytes, WINDOW_BYTES_MIN)
         return transfer, transfer._fill(now)
 
     def piece(self, digest: bytes) -> Piece | None:
@@ -118,14 +127,13 @@ class Transfer:
         return self.asked.get(digest)
 
     def connected(self, *, session_present: bool, now: float) -> list[Command]:
-        """A connection is up; a broker that forgot our session has to be told everything again."""
+        """A connection is up; a broker that forgot our session has to be told everything again, another what it may not have heard."""
         self.online = True
-        self.quiet_since, self.quiet_seconds = now, QUIET_SECONDS_MIN
-        if session_present and not self.ungranted:
-            return self._fill(now)
-        self.arrived.clear()
-        self.ungranted = set(self.asked)
-        return self._subscribe(list(self.asked)) + self._fill(now)
+        self.quiet_since = now
+        if not session_present:
+            self.arrived.clear()
+            self.ungranted = set(self.asked)
+        return self._subscribe([digest for digest in self.asked if digest in self.ungranted]) + self._fill(now)
 
     def disconnected(self) -> list[Command]:
         """The road is closed: nothing to do until `connected`."""
@@ -147,7 +155,7 @@ class Transfer:
         self.ungranted.discard(digest)
         self.in_flight_bytes -= piece.payload.bytes
         self.arrived.append(digest)
-        self.quiet_since, self.quiet_seconds = now, QUIET_SECONDS_MIN
+        self._learn_pace(now)
         commands: list[Command] = []
         if self.in_flight_bytes <= self.window // 2:  # in halves, so that wants and subscriptions stay few
             if now - self.filled_at < GROW_SECONDS:
@@ -161,24 +169,25 @@ class Transfer:
         return commands
 
     def rejected(self, digest: bytes, *, now: float) -> list[Command]:
-        """A payload came damaged: ask for it again at once; the quiet time then bounds how often."""
+        """A payload came damaged: ask for it again at once, but once; after that only when all is quiet, or a liar spends our bytes."""
         piece = self.asked.get(digest)
-        if piece is None or digest in self.ungranted:
+        if piece is None or digest in self.ungranted or digest in self.damaged:
             return []
-        self.quiet_since = now
+        self.damaged.add(digest)
+        self.quiet_since, self.asked_again = now, True
         return _ask([piece], again=True)
 
     def tick(self, now: float) -> list[Command]:
         """Ask again for what has been quiet for too long."""
-        if not self.online or self.complete:
+        if not self.online or not self.asked or now - self.quiet_since < self.quiet_seconds:
             return []
-        if self.asked and now - self.quiet_since >= self.quiet_seconds:
-            self.quiet_since = now
-            self.window = min(self.window_bytes, max(WINDOW_BYTES_MIN, self.window // 2))
-            self.quiet_seconds = min(QUIET_SECONDS_MAX, self.quiet_seconds * (1.5 + self.rng.random()))
-            # Subscriptions are repeated too: a broker may have refused or lost one without saying so.
-            return [*self._subscribe(list(self.asked)), *_ask(list(self.asked.values()), again=True)]
-        return self._fill(now)
+        # The second time subscriptions are repeated too: a broker may have refused or lost one without saying so. Not the first time,
+        # for whatever it retains comes once more with each.
+        commands = self._subscribe(list(self.asked)) if self.asked_again else []
+        self.quiet_since, self.asked_again = now, True
+        self.window = min(self.window_bytes, max(WINDOW_BYTES_MIN, self.window // 2))
+        self.quiet_seconds = min(QUIET_SECONDS_MAX, self.quiet_seconds * (1.5 + self.rng.random()))
+        return [*commands, *_ask(list(self.asked.values()), again=True)]
 
     def cancel(self) -> list[Command]:
         """Leave all topics; what is on disk stays for whoever can use it."""
@@ -192,7 +201,9 @@ class Transfer:
         if not self.online:
             return []
         fresh: list[bytes] = []
-        while self.missing and (not self.asked or self.in_flight_bytes + self.missing[0].payload.bytes <= self.window):
+        while self.missing and len(self.asked) < WINDOW_PIECES_MAX:
+            if self.asked and self.in_flight_bytes + self.missing[0].payload.bytes > self.window:
+                break
             piece = self.missing.popleft()
             self.asked[piece.payload.digest] = piece
             self.in_flight_bytes += piece.payload.bytes
@@ -202,6 +213,18 @@ class Transfer:
         self.quiet_since = self.filled_at = now
         self.ungranted.update(fresh)
         return self._subscribe(fresh)
+
+    def _learn_pace(self, now: float) -> None:
+        """How long may this road be quiet while nothing is lost? Of an arrival after asking again nobody knows which asking it answers.
+
+        So that teaches nothing, and the longer quiet time stays until something comes unasked (Karn and Partridge 1987; RFC 6298, 5).
+        """
+        waited, self.quiet_since = now - self.quiet_since, now
+        if self.asked_again:
+            self.asked_again = False
+        elif waited > 0:  # arrivals of one batch say nothing of the pace
+            self.pace_seconds = max(waited, PACE_KEPT * self.pace_seconds)
+            self.quiet_seconds = min(QUIET_SECONDS_MAX, max(QUIET_SECONDS_MIN, QUIET_PER_PACE * self.pace_seconds))
 
     def _subscribe(self, digests: list[bytes]) -> list[Command]:
         step = self.filters_per_subscribe
@@ -214,5 +237,8 @@ class Transfer:
 
 
 def _ask(wanted: list[Piece], *, again: bool) -> list[Command]:
-    ranges = ranges_of(sorted(piece.number for piece in wanted))
-    return [Ask(ranges[at : at + RANGES_PER_WANT], again) for at in range(0, len(ranges), RANGES_PER_WANT)]
+    commands: list[Command] = []
+    for choice in sorted({piece.choice for piece in wanted}):
+        ranges = ranges_of(sorted(piece.number for piece in wanted if piece.choice == choice))
+        commands += [Ask(ranges[at : at + RANGES_PER_WANT], again, choice) for at in range(0, len(ranges), RANGES_PER_WANT)]
+    return commands

@@ -21,7 +21,7 @@ from node.mqtt import BlockArrived, NodeLink
 from node.store import NodeStore
 from schemas import codec
 from schemas.errors import Code, Refused, Unreachable
-from schemas.manifest import Block, File, Index, Manifest, Tensor, Variant, cheapest
+from schemas.manifest import Block, File, Index, Manifest, Tensor, Variant
 from schemas.mqtt import Connected, Disconnected, Message, Subscribed
 from schemas.names import sha256
 from schemas.topics import Topics
@@ -94,7 +94,7 @@ class Hub:
         blocks = file.blocks or codec.decode(Index, self.payloads[file.index[0].digest]).blocks if not want.index else file.index
         for first, length in want.ranges:
             for block in blocks[first : first + length]:
-                payload = cheapest(block, want.encodings)
+                payload = want.payload_of(block)
                 data = self.payloads[payload.digest]
                 if payload.digest in self.damage:
                     self.damage.discard(payload.digest)

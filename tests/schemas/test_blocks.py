@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.core.blocks import AGAIN_SECONDS, EXPIRY_MARGIN_SECONDS, BlockServer, Clear, Send
+from schemas.blocks import AGAIN_SECONDS, EXPIRY_MARGIN_SECONDS, BlockServer, Clear, Send
 from schemas.manifest import Payload
 from schemas.names import sha256
 
