@@ -102,6 +102,16 @@ class Artifacts:
         if hasher.digest() != file.digest:
             raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
 
+    def size(self, relative: str) -> int:
+        """Bytes that a file has; 0 when there is none."""
+        with contextlib.suppress(OSError):
+            return self.path(relative).stat().st_size
+        return 0
+
+    def used_bytes(self) -> int:
+        """What all releases take of the disk."""
+        return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
+
     def releases(self) -> list[bytes]:
         """The releases that have a folder here."""
         return [bytes.fromhex(entry.name) for entry in self.directory.iterdir() if len(entry.name) == 64]

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from node.core.budget import Policy
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
-from schemas.state import Profile
+from schemas.state import LinkClass, Profile
 
 
 class NodeSettings(BaseSettings):
@@ -37,6 +38,11 @@ class NodeSettings(BaseSettings):
 
     window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB  # of blocks in flight at the most; it adapts to the link
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
+    rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # of blocks, on average over a second
+    link: LinkClass = "free"  # what the road costs: its budget is that of its class
+    link_file: Path | None = None  # a file that holds that word, for a modem that roams; read again every few seconds
+    budgets: dict[LinkClass, Policy] = {}
+    disk_bytes_max: Annotated[int, Field(ge=MIB)] | None = None  # of all releases together
     state_seconds: Annotated[int, Field(ge=1)] = 300  # say again what is so, even when nothing changed
 
     telemetry: bool = True
@@ -73,9 +79,9 @@ def load(path: Path) -> NodeSettings:
         fields: dict[str, Any] = dict(TomlConfigSettingsSource(NodeSettings, path)())
         if not fields:
             path.read_bytes()  # an absent file reads as an empty one
-        for name in ("data", "root", "socket", "tls_ca", "tls_certificate", "tls_key"):
+        for name in ("data", "root", "link_file", "socket", "tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
-                fields[name] = path.parent / fields[name] if name in {"data", "root"} else str(path.parent / fields[name])
+                fields[name] = path.parent / fields[name] if name in {"data", "root", "link_file"} else str(path.parent / fields[name])
         return NodeSettings(**fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from node.core.lifecycle import ModelSlot
 
+DAYS_KEPT = 92  # of the ledger of bytes by day
 SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be said again to a broker that lost its memory
 
 _TABLES = """
@@ -22,6 +23,7 @@ CREATE TABLE IF NOT EXISTS held (digest BLOB NOT NULL, path TEXT NOT NULL, offse
 CREATE INDEX IF NOT EXISTS held_digest ON held (digest);
 CREATE TABLE IF NOT EXISTS transfer (release BLOB PRIMARY KEY, planned INTEGER NOT NULL, received INTEGER NOT NULL,
     reused INTEGER NOT NULL, wasted INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS day_bytes (day INTEGER NOT NULL, link TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, link));
 CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL,
     sent INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS spent (day INTEGER PRIMARY KEY, rho REAL NOT NULL);
@@ -34,7 +36,7 @@ CREATE TABLE IF NOT EXISTS sketch (model TEXT NOT NULL, release BLOB NOT NULL, s
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """The ledger of one release's transfer. planned = received + reused once it is complete; wasted comes on top."""
+    """The ledger of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
 
     planned: int = 0
     received: int = 0
@@ -131,6 +133,14 @@ class NodeStore:
                 found.setdefault(digest, []).append(Held(*row))
         return found
 
+    def holds(self, digest: bytes) -> bool:
+        """Whether a block is recorded anywhere."""
+        return self._db.execute("SELECT 1 FROM held WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
+
+    def drop_held(self, path: str, offset: int) -> None:
+        """What stands there is not the block that was recorded."""
+        self._db.execute("DELETE FROM held WHERE path = ? AND offset = ?", (path, offset))
+
     def add_held(self, blocks: Iterable[Held]) -> None:
         """Record blocks whose bytes are durable."""
         rows = [(one.digest, one.path, one.offset, one.bytes) for one in blocks]
@@ -147,11 +157,35 @@ class NodeStore:
         row = self._db.execute("SELECT planned, received, reused, wasted FROM transfer WHERE release = ?", (release,)).fetchone()
         return Bytes(*row) if row else Bytes()
 
-    def put_planned(self, release: bytes, planned: int) -> None:
-        """State what a release costs in all; a transfer that is resumed keeps what it counted so far."""
+    def open_ledger(self, release: bytes) -> None:
+        """Begin to count; a transfer that is resumed keeps what it counted so far."""
+        self._db.execute("INSERT OR IGNORE INTO transfer VALUES (?, 0, 0, 0, 0)", (release,))
+
+    def plan_missing(self, release: bytes, missing: int) -> None:
+        """State what a release costs in all: what is there, and what is missing."""
+        self._db.execute("UPDATE transfer SET planned = received + reused + ? WHERE release = ?", (missing, release))
+
+    def ledgers(self) -> dict[bytes, Bytes]:
+        """Every release's ledger."""
+        rows = self._db.execute("SELECT release, planned, received, reused, wasted FROM transfer").fetchall()
+        return {release: Bytes(*counts) for release, *counts in rows}
+
+    def day_bytes(self, day: int, link: str) -> int:
+        """What came on a day over a class of road, in payload bytes."""
+        row = self._db.execute("SELECT bytes FROM day_bytes WHERE day = ? AND link = ?", (day, link)).fetchone()
+        return int(row[0]) if row else 0
+
+    def add_day_bytes(self, day: int, link: str, size_bytes: int) -> None:
+        """Count what came; days are kept for a quarter."""
         self._db.execute(
-            "INSERT INTO transfer VALUES (?, ?, 0, 0, 0) ON CONFLICT (release) DO UPDATE SET planned = excluded.planned", (release, planned)
+            "INSERT INTO day_bytes VALUES (?, ?, ?) ON CONFLICT (day, link) DO UPDATE SET bytes = bytes + excluded.bytes",
+            (day, link, size_bytes),
         )
+        self._db.execute("DELETE FROM day_bytes WHERE day < ?", (day - DAYS_KEPT,))
+
+    def days(self) -> list[tuple[int, str, int]]:
+        """Bytes by day and class of road, the newest first."""
+        return [tuple(row) for row in self._db.execute("SELECT day, link, bytes FROM day_bytes ORDER BY day DESC, link")]
 
     def add_bytes(self, release: bytes, *, received: int = 0, reused: int = 0, wasted: int = 0) -> None:
         """Count bytes of a transfer."""

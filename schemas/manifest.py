@@ -194,6 +194,7 @@ class Manifest(Document):
     description: Text = ""
     licence: Annotated[str, Field(max_length=64)] = ""
     parent: Digest | None = None
+    parents: Annotated[tuple[Digest, ...], Field(max_length=8)] | None = None  # releases whose blocks its deltas are against
     inputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=limits.TENSORS_MAX)]
     outputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=limits.TENSORS_MAX)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=limits.VARIANTS_MAX)]

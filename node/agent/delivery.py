@@ -4,12 +4,14 @@ Of each payload that arrives: verify, decode, verify, write, record, and only th
 takes is found by its hash and fetched again; the whole is synced and verified before anything loads it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from random import Random
 
 import structlog
 
+from node.agent.job import Job, Outcome, Stalled
+from node.agent.purse import Purse
+from node.agent.stock import Stock
 from node.core import transfer as core
 from node.core.lifecycle import Target
 from node.files import Artifacts
@@ -17,8 +19,10 @@ from node.mqtt import BlockArrived, NodeLink
 from node.store import Held, NodeStore
 from schemas import codec
 from schemas.encoding import DECODABLE, decode_payload
-from schemas.errors import Code, Refused, Unreachable
+from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.manifest import Block, File, Index, Manifest
+from schemas.names import sha256
+from schemas.rollout import Carriage
 from schemas.want import Want
 
 log = structlog.get_logger()
@@ -26,32 +30,7 @@ log = structlog.get_logger()
 SCAN_BYTES = 16 * 1024 * 1024  # looked at on disk between two turns of the loop, so that it stays responsive
 RECENT_MAX = 1024  # payloads remembered, so that a second copy is counted as waste
 PARKED_SECONDS = 60.0  # a full disk is looked at again after this
-
-
-@dataclass(slots=True)
-class Job:
-    """One release on its way to disk: first its block lists, where they are too long for the manifest, then its files."""
-
-    model: str
-    target: Target
-    manifest: Manifest
-    variant: str
-    files: tuple[File, ...]
-    in_index: bool = True
-    paths: list[str] = field(default_factory=list)
-    scan: Iterator[core.Piece] | None = None
-    missing: list[core.Piece] = field(default_factory=list)
-    transfer: core.Transfer | None = None
-    parked_until: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a job ended; `refusal` is None when every file is on disk and verified."""
-
-    model: str
-    target: Target
-    refusal: Refused | None
+DISK_CODES = frozenset({Code.DISK_FULL, Code.DISK_QUOTA})
 
 
 class Delivery:
@@ -63,15 +42,19 @@ class Delivery:
         store: NodeStore,
         artifacts: Artifacts,
         link: NodeLink,
+        stock: Stock,
+        purse: Purse,
         window_bytes: int,
         filters_per_subscribe: int,
         rng: Random,
-        ended: Callable[[Outcome], None],
+        post: Callable[[Outcome | Stalled], None],
         refused: Callable[[Refused, str], None],
+        make_room: Callable[[], None] = lambda: None,
+        disk_bytes_max: int | None = None,
     ) -> None:
-        self._store, self._artifacts, self._link = store, artifacts, link
+        self._store, self._artifacts, self._link, self._stock, self._purse = store, artifacts, link, stock, purse
         self._window_bytes, self._filters, self._rng = window_bytes, filters_per_subscribe, rng
-        self._ended, self._refused = ended, refused
+        self._post, self._refused, self._make_room, self._disk_bytes_max = post, refused, make_room, disk_bytes_max
         self._jobs: dict[str, Job] = {}
         self._recent: dict[bytes, bytes] = {}  # payloads just taken, and for which release: a second copy is waste
         self._granting: dict[int, tuple[str, tuple[bytes, ...]]] = {}
@@ -87,14 +70,23 @@ class Delivery:
         """Whether any release is on its way."""
         return bool(self._jobs)
 
-    def start(self, model: str, target: Target, manifest: Manifest, variant: str, now: float) -> None:
-        """Bring a release to disk; whatever is there already is used."""
+    def start(
+        self,
+        model: str,
+        target: Target,
+        manifest: Manifest,
+        variant: str,
+        now: float,
+        *,
+        carriage: Carriage | None = None,
+        follows: bool = False,
+    ) -> None:
+        """Bring a release to disk; whatever is there already is used. `follows`: another one of this model is here already."""
         self.cancel(model)
-        files = manifest.files_of(variant)
-        job = Job(model, target, manifest, variant, files)
+        job = Job(model, target, manifest, variant, manifest.files_of(variant), carriage or Carriage(), follows)
         self._jobs[model] = job
         log.info("fetch.started", model=model, version=target.version)
-        self._guard(job, now, lambda: self._begin(job, now))
+        self._guard(job, now, lambda: self._begin(job))
 
     def cancel(self, model: str) -> None:
         """Give a transfer up; its blocks stay for the next one."""
@@ -106,6 +98,7 @@ class Delivery:
         """The broker is there."""
         self._online = True
         self._granting.clear()
+        self._share(now)
         for job in list(self._jobs.values()):
             if job.transfer is not None:
                 self._run(job, job.transfer.connected(session_present=session_present, now=now), now)
@@ -135,25 +128,33 @@ class Delivery:
                     self._guard(job, now, lambda job=job, mine=mine: self._take(job, mine, now))  # type: ignore[misc]
         for block in blocks:
             if block.digest in self._recent and block.digest not in fresh:
-                self._store.add_bytes(self._recent[block.digest], wasted=len(block.message.payload))
+                self._count(self._recent[block.digest], now, wasted=len(block.message.payload))
             self._link.ack(block.message)
         while len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
     def tick(self, now: float) -> None:
-        """Look at the disk, ask again, wake what was parked."""
+        """Look at the disk, ask again, wake what was parked, let go on what a budget allows again."""
         for job in list(self._jobs.values()):
             if job.parked_until and now >= job.parked_until:
                 job.parked_until = 0.0
-                self._guard(job, now, lambda job=job: self._begin(job, now))  # type: ignore[misc]
+                self._guard(job, now, lambda job=job: self._begin(job))  # type: ignore[misc]
             elif job.scan is not None:
                 self._guard(job, now, lambda job=job: self._look(job, now))  # type: ignore[misc]
-            elif job.transfer is not None:
+        self._share(now)
+        for job in list(self._jobs.values()):
+            if job.transfer is not None:
                 self._run(job, job.transfer.tick(now), now)
+
+    def carried(self, now: float) -> None:
+        """Something was carried here: whatever is missing may be in it."""
+        for job in list(self._jobs.values()):
+            if job.transfer is not None:
+                self._again(job, now)
 
     # Phases of a job
 
-    def _begin(self, job: Job, now: float) -> None:
+    def _begin(self, job: Job) -> None:
         indexed = [part for file in job.files for part in file.index]
         job.transfer, job.missing = None, []
         if indexed and job.in_index:
@@ -165,12 +166,22 @@ class Delivery:
             lists = [self._blocks(job, file) for file in job.files]
             job.paths = [self._artifacts.relative(job.target.digest, job.variant, file) for file in job.files]
             sizes = [file.bytes for file in job.files]
-        for path, size in zip(job.paths, sizes, strict=True):
+        self._allocate(job, sizes)
+        self._store.open_ledger(job.target.digest)
+        job.scan = iter(core.pieces(lists, DECODABLE, self._stock.records))
+
+    def _allocate(self, job: Job, sizes: list[int]) -> None:
+        wanted = dict(zip(job.paths, sizes, strict=True))
+        if self._disk_bytes_max is not None:
+            more = sum(max(0, size - self._artifacts.size(path)) for path, size in wanted.items())
+            if self._artifacts.used_bytes() + more > self._disk_bytes_max:
+                self._make_room()
+            used = self._artifacts.used_bytes()
+            if used + more > self._disk_bytes_max:
+                what = f"disk of {job.model} {job.target.version}: {used} bytes are used, {more} more are needed"
+                raise mismatch(Code.DISK_QUOTA, what, expected=f"at most {self._disk_bytes_max}", actual=used + more)
+        for path, size in wanted.items():
             self._artifacts.allocate(path, size)
-        wanted = core.pieces(lists, DECODABLE)
-        if not job.in_index:
-            self._store.put_planned(job.target.digest, sum(piece.payload.bytes for piece in wanted))
-        job.scan = iter(wanted)
 
     def _blocks(self, job: Job, file: File) -> tuple[Block, ...]:
         if file.blocks:
@@ -195,24 +206,31 @@ class Delivery:
             if looked >= SCAN_BYTES:
                 return
         job.scan = None
+        if not job.in_index:
+            job.instead_bytes = sum(piece.payload.bytes for piece in job.missing if self._lacks_parent(piece)) if job.follows else 0
+            self._store.plan_missing(job.target.digest, sum(piece.payload.bytes for piece in job.missing))
         job.transfer, commands = core.Transfer.start(
-            job.missing, window_bytes=self._window_bytes, filters_per_subscribe=self._filters, rng=self._rng, now=now, online=self._online
+            job.missing, window_bytes=self._window_bytes, filters_per_subscribe=self._filters, rng=self._rng, now=now, online=False
         )
         log.info("fetch.planned", model=job.model, missing=len(job.missing), index=job.in_index)
         if not job.missing:
-            self._finish(job, now)
-        else:
-            self._run(job, commands, now)
+            self._finish(job)
+            return
+        self._run(job, commands, now)
+        self._share(now)  # before anything is asked for: a budget is a hard stop
+        if self._online and job.transfer is not None:
+            self._run(job, job.transfer.connected(session_present=True, now=now), now)
+
+    def _lacks_parent(self, piece: core.Piece) -> bool:
+        """Whether a delta would have been less, had its parent been here."""
+        return any(payload.encoding == "delta" and payload.bytes < piece.payload.bytes for payload in piece.block.payloads)
 
     def _reuse(self, job: Job, piece: core.Piece) -> bool:
         own = {(job.paths[place.file], place.offset) for place in piece.places}
-        standing = set()
-        data: bytes | None = None
-        for held in self._store.held([piece.block.digest]).get(piece.block.digest, []):
-            found = self._artifacts.holds(held.path, held.offset, piece.block.digest, piece.block.bytes)
-            if found is not None:
-                data = found
-                standing.add((held.path, held.offset))
+        standing: set[tuple[str, int]] = set()
+        data = self._stock.read(piece.block.digest, standing=standing)
+        if data is None:
+            data = self._stock.unpack(piece.block)
         if data is None:
             return False
         lacking = own - standing
@@ -220,7 +238,7 @@ class Delivery:
             self._artifacts.write((path, offset, data) for path, offset in lacking)
             with self._store.transaction():
                 self._store.add_held(Held(piece.block.digest, path, offset, len(data)) for path, offset in lacking)
-                if not job.in_index and not own & standing:  # taken from another release; what we fetched ourselves is counted already
+                if not own & standing:  # taken from elsewhere; what we fetched ourselves is counted already
                     self._store.add_bytes(job.target.digest, reused=piece.payload.bytes)
         return True
 
@@ -228,39 +246,57 @@ class Delivery:
         transfer = job.transfer
         if transfer is None:
             return
-        writes: list[tuple[str, int, bytes]] = []
-        held: list[Held] = []
-        taken: dict[bytes, int] = {}
-        wasted = 0
+        taken: dict[bytes, tuple[core.Piece, bytes]] = {}
+        damaged: list[bytes] = []
+        wasted = received = 0
+        parent_gone = False
         for block in blocks:
+            payload = block.message.payload
             piece = transfer.piece(block.digest)
             if piece is None or block.digest in taken:
-                wasted += len(block.message.payload)
+                wasted += len(payload)
                 continue
-            try:
-                data = decode_payload(piece.payload, piece.block, block.message.payload)
-            except Refused as refusal:
-                wasted += len(block.message.payload)
-                self._refused(refusal, job.model)
-                self._run(job, transfer.rejected(block.digest, now=now), now)
+            if sha256(payload) != block.digest:
+                wasted += len(payload)
+                damaged.append(block.digest)
                 continue
-            taken[block.digest] = len(block.message.payload)
-            for place in piece.places:
-                writes.append((job.paths[place.file], place.offset, data))
-                held.append(Held(piece.block.digest, job.paths[place.file], place.offset, len(data)))
-        self._artifacts.write(writes)
-        with self._store.transaction(synced=False):
-            self._store.add_held(held)
-            if not job.in_index:
-                self._store.add_bytes(job.target.digest, received=sum(taken.values()), wasted=wasted)
+            parent = self._stock.join(piece.payload.parents or ())
+            if parent is None:
+                wasted += len(payload)
+                parent_gone = True
+                continue
+            taken[block.digest] = piece, decode_payload(piece.payload, piece.block, payload, parent)
+            received += len(payload)
+        self._keep(job, list(taken.values()), now, received=received, wasted=wasted)
+        self._share(now)
         for digest in taken:
             self._recent[digest] = job.target.digest
             self._run(job, transfer.took(digest, now=now), now)
+        for digest in damaged:
+            self._refused(mismatch(Code.BLOCK_DIGEST, "payload", expected=digest.hex(), actual="other bytes"), job.model)
+            self._run(job, transfer.rejected(digest, now=now), now)
+        if parent_gone and self._jobs.get(job.model) is job:
+            log.warning("fetch.parent_gone", model=job.model, version=job.target.version)
+            self._again(job, now)  # what it costs without the parent is for the budget to allow
 
-    def _finish(self, job: Job, now: float) -> None:
+    def _keep(self, job: Job, pieces: list[tuple[core.Piece, bytes]], now: float, *, received: int, wasted: int) -> None:
+        """Write, then record."""
+        places = [(piece, job.paths[place.file], place.offset, data) for piece, data in pieces for place in piece.places]
+        self._artifacts.write((path, offset, data) for _, path, offset, data in places)
+        with self._store.transaction(synced=False):
+            self._store.add_held(Held(piece.block.digest, path, offset, len(data)) for piece, path, offset, data in places)
+            self._count(job.target.digest, now, received=received, wasted=wasted)
+        if job.code is not None and pieces and job.code not in DISK_CODES:
+            self._unpark(job)  # what a budget or a silent hub held up has moved on
+
+    def _count(self, release: bytes, now: float, *, received: int = 0, wasted: int = 0) -> None:
+        self._store.add_bytes(release, received=received, wasted=wasted)
+        self._purse.spend(received + wasted, now)
+
+    def _finish(self, job: Job) -> None:
         if job.in_index:
             job.in_index = False
-            self._begin(job, now)
+            self._begin(job)
             return
         try:
             for path, file in zip(job.paths, job.files, strict=True):
@@ -270,7 +306,39 @@ class Delivery:
             raise
         del self._jobs[job.model]
         log.info("fetch.complete", model=job.model, version=job.target.version)
-        self._ended(Outcome(job.model, job.target, None))
+        self._post(Outcome(job.model, job.target, None))
+
+    def _again(self, job: Job, now: float) -> None:
+        """Look at the disk once more and plan anew."""
+        if job.transfer is not None:
+            self._run(job, job.transfer.cancel(), now)
+        self._guard(job, now, lambda: self._begin(job))
+
+    # Budgets
+
+    def _share(self, now: float) -> None:
+        """Divide the window among the transfers, each within its budget."""
+        running = [job for job in self._jobs.values() if job.transfer is not None and not job.transfer.complete]
+        for job, (allowed_bytes, stop) in zip(running, self._purse.divide(running, self._store, self._window_bytes, now), strict=True):
+            if job.transfer is not None:
+                self._run(job, job.transfer.allow(allowed_bytes, now=now), now)
+            if stop is not None:
+                self._park(job, *stop)
+            elif job.code is not None and str(job.code).startswith("budget."):
+                self._unpark(job)
+
+    def _park(self, job: Job, code: Code, reason: str) -> None:
+        if job.code is not code:
+            job.code = code
+            log.warning("fetch.parked", model=job.model, code=code, reason=reason)
+            self._post(Stalled(job.model, job.target, code, reason))
+
+    def _unpark(self, job: Job) -> None:
+        job.code = None
+        log.info("fetch.goes_on", model=job.model)
+        self._post(Stalled(job.model, job.target, None, ""))
+
+    # The broker
 
     def _run(self, job: Job, commands: list[core.Command], now: float) -> None:
         for command in commands:
@@ -283,8 +351,12 @@ class Delivery:
                     self._link.unsubscribe_blocks(digests)
                 case core.Ask():
                     self._ask(job, command)
+                case core.GaveUp():
+                    refusal = Refused(Code.BLOCK_TIMEOUT, f"blocks of {job.model} {job.target.version} were asked for and never came")
+                    self._park(job, refusal.code, refusal.reason)
+                    self._refused(refusal, job.model)
                 case core.Complete():
-                    self._guard(job, now, lambda: self._finish(job, now))
+                    self._guard(job, now, lambda: self._finish(job))
 
     def _ask(self, job: Job, ask: core.Ask) -> None:
         want = Want(
@@ -306,12 +378,17 @@ class Delivery:
         try:
             do()
         except Refused as refusal:
-            if refusal.code is Code.DISK_FULL:
-                log.warning("fetch.parked", model=job.model, code=refusal.code, reason=refusal.reason)
+            if self._jobs.get(job.model) is not job:
+                raise
+            if refusal.code in DISK_CODES:
                 if job.transfer is not None:
                     self._run(job, job.transfer.cancel(), now)
                 job.transfer, job.scan, job.parked_until = None, None, now + PARKED_SECONDS
+                self._park(job, refusal.code, refusal.reason)
                 self._refused(refusal, job.model)
             else:
                 self.cancel(job.model)
-                self._ended(Outcome(job.model, job.target, refusal))
+                self._post(Outcome(job.model, job.target, refusal))
+        else:
+            if job.code in DISK_CODES and not job.parked_until:
+                self._unpark(job)

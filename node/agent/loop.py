@@ -14,9 +14,13 @@ from typing import Any, Literal
 
 import structlog
 
-from node.agent.delivery import Delivery, Outcome
+from node.agent.delivery import Delivery
+from node.agent.job import Outcome, Stalled
+from node.agent.purse import Purse
 from node.agent.slots import Slots, WorkerGone, WorkerReady
+from node.agent.stock import Stock
 from node.agent.telemetry import Telemetry
+from node.carried import Carried
 from node.core import clock as clocks
 from node.core.lifecycle import Target
 from node.files import Artifacts
@@ -27,11 +31,12 @@ from node.settings import NodeSettings, profile
 from node.store import NodeStore
 from node.trust import Release, Trust, View
 from schemas import codec
+from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.mqtt import Connected, Disconnected, Published, Subscribed, TlsFiles
 from schemas.receipt import Evidence, Receipt
-from schemas.rollout import selected, wanted
+from schemas.rollout import Carriage, selected, wanted
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -41,6 +46,7 @@ BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and sy
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 120.0
 OUTBOX_IN_FLIGHT = 32
 PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
+CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
 
 
@@ -69,15 +75,28 @@ class Agent:
         )
         self.server = Server(_listen(settings), node=settings.id, on_rows=self._observe)
         self.server.on_worker_exit = lambda model, digest, reason: self._inbox.put(WorkerGone(model, digest, reason))
+        self._carried = Carried(settings.data / "carried")
+        self._purse = Purse(
+            self._store,
+            link=settings.link,
+            link_file=settings.link_file,
+            policies=settings.budgets,
+            rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
+            wall=wall,
+        )
         self._delivery = Delivery(
             store=self._store,
             artifacts=self._artifacts,
             link=self._link,
+            stock=Stock(self._store, self._artifacts, self._carried),
+            purse=self._purse,
             window_bytes=settings.window_bytes,
             filters_per_subscribe=settings.filters_per_subscribe,
             rng=rng,
-            ended=self._inbox.put,
+            post=self._inbox.put,
             refused=self._refusal,
+            make_room=lambda: self._slots.make_room(),  # noqa: PLW0108  # the slots come after
+            disk_bytes_max=settings.disk_bytes_max,
         )
         self._profile = profile(settings)
         self._slots = Slots(
@@ -90,10 +109,13 @@ class Agent:
             post=self._inbox.put,
             report=self._report,
             serving_changed=self._telemetry.watch,
+            carriage_of=self._carriage_of,
         )
         self._view: View | None = None
         self._releases: dict[str, tuple[Release, ...]] = {}
-        self._pending_models: dict[str, ModelArrived] = {}
+        self._pending_models: dict[str, ModelBundle] = {}
+        self._carried_seen: dict[bytes, float] = {}
+        self._carried_at = 0.0
         self._model_topics: set[str] = set()
         self._session = 0
         self._online = False
@@ -166,10 +188,13 @@ class Agent:
         return found
 
     def _parse(self, event: Any) -> Any:
-        return event if isinstance(event, Outcome | WorkerReady | WorkerGone) else self._link.parse(event)
+        return event if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone) else self._link.parse(event)
 
     def _tick(self) -> None:
         now = self._monotonic()
+        if now - self._carried_at >= CARRIED_SECONDS:
+            self._carried_at = now
+            self._look_for_carried(now)
         self._delivery.tick(now)
         self._slots.tick(self._wall())
         if self._telemetry.tick(self._wall()):
@@ -178,7 +203,7 @@ class Agent:
             self._send_outbox()
             self._say_state(now)
 
-    def _handle(self, event: NodeEvent | Outcome | WorkerReady | WorkerGone) -> None:
+    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone) -> None:
         match event:
             case Connected():
                 self._connected(event)
@@ -202,6 +227,9 @@ class Agent:
                 self._link.ack(message)
             case Outcome(model, target, refusal):
                 self._slots.fetched(model, target, refusal, self._wall())
+                self._carried.remove(target.digest)
+            case Stalled():
+                self._slots.stalled(event, self._wall())
             case WorkerReady():
                 self._slots.ready(event, self._wall())
             case WorkerGone():
@@ -246,10 +274,14 @@ class Agent:
     # What the hub says
 
     def _trust_arrived(self, event: TrustArrived) -> None:
+        self._take_trust(event.bundle)
+        self._link.ack(event.message)
+
+    def _take_trust(self, bundle: TrustBundle) -> None:
         floor = self._store.fact("clock_floor")
         now = datetime.fromtimestamp(clocks.trusted_now(int(self._wall()), floor), UTC)
         try:
-            self._view = self._trust.accept(event.bundle, now=now)
+            self._view = self._trust.accept(bundle, now=now)
         except Refused as refusal:
             self._refusal(refusal, "")
         except Unreachable as error:
@@ -260,24 +292,45 @@ class Agent:
             for pending in list(self._pending_models.values()):
                 self._take_model(pending)
             self._follow()
-        self._link.ack(event.message)
 
     def _model_arrived(self, event: ModelArrived) -> None:
-        self._take_model(event)
+        self._take_model(event.bundle)
         self._link.ack(event.message)
 
-    def _take_model(self, event: ModelArrived) -> None:
-        model = event.bundle.model
+    def _take_model(self, bundle: ModelBundle) -> None:
+        model = bundle.model
         try:
-            self._releases[model] = self._trust.accept_model(event.bundle, now=datetime.fromtimestamp(self._wall(), UTC))
+            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(self._wall(), UTC))
             self._pending_models.pop(model, None)
+            self._slots.announced(self._releases[model])
             self._follow()
         except Refused as refusal:
             self._pending_models.pop(model, None)
             self._refusal(refusal, model)
         except Unreachable as error:
-            self._pending_models[model] = event  # the trust bundle that lists it is on its way
+            self._pending_models[model] = bundle  # the trust bundle that lists it is on its way
             log.info("model.waits_for_trust", model=model, reason=str(error))
+
+    def _look_for_carried(self, now: float) -> None:
+        """Take what somebody brought on a stick as if the broker had said it: verified alike, refused alike."""
+        for release, unpacked_at in self._carried.releases().items():
+            if self._carried_seen.get(release) == unpacked_at:
+                continue
+            self._carried_seen[release] = unpacked_at
+            try:
+                brought = self._carried.documents(release)
+            except Refused as refusal:
+                self._refusal(refusal, "")
+                self._carried.remove(release)
+                continue
+            log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
+            self._take_trust(brought.trust)
+            self._take_model(brought.model)
+            self._delivery.carried(now)
+
+    def _carriage_of(self, model: str) -> Carriage | None:
+        rollout = self._view.rollouts.get(model) if self._view is not None else None
+        return rollout.carriage if rollout is not None else None
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""
@@ -375,6 +428,7 @@ class Agent:
             software=f"fleetcast {version('fleetcast')}",
             public_key=self._identity.public_key,
             cohort=self._settings.cohort,
+            link=self._purse.link,
             profile=self._profile,
             packet_bytes_max=PACKET_BYTES_MAX,
             root_version=view.root_version if view else 0,

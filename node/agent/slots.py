@@ -1,15 +1,15 @@
 """Carries out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 
+from node.agent.job import Stalled
 from node.core import lifecycle
 from node.core.lifecycle import ModelSlot, Target
-from node.core.variant import choose
 from node.files import Artifacts
 from node.serving import Prepared, Server, Staged
 from node.store import NodeStore
@@ -20,7 +20,9 @@ from schemas.limits import MANIFEST_BYTES_MAX
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.receipt import Evidence
+from schemas.rollout import Carriage
 from schemas.state import Profile, Slot
+from schemas.variant import choose
 
 log = structlog.get_logger()
 
@@ -30,7 +32,9 @@ PROBATION_REQUESTS_MIN = 20  # fewer say nothing about an error ratio
 class Fetcher(Protocol):
     """What brings releases to disk."""
 
-    def start(self, model: str, target: Target, manifest: Manifest, variant: str, now: float) -> None:
+    def start(
+        self, model: str, target: Target, manifest: Manifest, variant: str, now: float, *, carriage: Carriage | None, follows: bool
+    ) -> None:
         """Begin."""
 
     def cancel(self, model: str) -> None:
@@ -70,13 +74,15 @@ class Slots:
         post: Callable[[WorkerReady], None],
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest], None],
+        carriage_of: Callable[[str], Carriage | None],
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._profile, self._threads, self._post, self._report = profile, threads, post, report
-        self._serving_changed = serving_changed
+        self._serving_changed, self._carriage_of = serving_changed, carriage_of
         self._slots: dict[str, ModelSlot] = {}
         self._manifests: dict[bytes, Manifest] = {}
         self._restoring: set[bytes] = set()
+        self._announced: dict[str, tuple[tuple[bytes, int, tuple[bytes, ...]], ...]] = {}  # digest, created, parents, by model
         self._evidence: dict[bytes, Evidence] = {}
         self.changed = True
 
@@ -112,6 +118,13 @@ class Slots:
             self._apply(slot, lifecycle.fetched(slot, now=int(now)), now)
         else:
             self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
+
+    def stalled(self, event: Stalled, now: float) -> None:
+        """A transfer waits, or goes on."""
+        slot = self._slots.get(event.model)
+        if slot is not None and slot.target == event.target:
+            code = str(event.code or "")
+            self._apply(slot, lifecycle.waits(slot, code, spent=code.startswith("budget."), now=int(now)), now)
 
     def ready(self, event: WorkerReady, now: float) -> None:
         """A worker is warm, or could not be."""
@@ -156,6 +169,7 @@ class Slots:
                     serving_version=slot.serving.version if slot.serving else None,
                     target=slot.target.digest if slot.target else None,
                     target_version=slot.target.version if slot.target else None,
+                    last_good=slot.last_good.digest if slot.last_good else None,
                     code=slot.code,
                     bytes_planned=ledger.planned if ledger else 0,
                     bytes_received=ledger.received if ledger else 0,
@@ -204,7 +218,9 @@ class Slots:
         except Refused as refusal:
             self.fetched(model, target, refusal, now)
             return
-        self._fetcher.start(model, target, manifest, variant.name, now)
+        slot = self._slots[model]
+        follows = slot.serving is not None or slot.last_good is not None
+        self._fetcher.start(model, target, manifest, variant.name, now, carriage=self._carriage_of(model), follows=follows)
 
     def _prepare(self, model: str, target: Target) -> None:
         try:
@@ -315,11 +331,28 @@ class Slots:
     def _manifest_path(self, digest: bytes) -> Path:
         return self._artifacts.directory / digest.hex() / "manifest.msgpack"
 
+    # The disk
+
+    def make_room(self) -> None:
+        """Remove whatever nobody needs, half-finished releases too: only what is being fetched now, served, or last good stays."""
+        self._tidy()
+
+    def announced(self, releases: Sequence[Release]) -> None:
+        """A model's current releases: what the newer ones are deltas of must not be removed before they are here."""
+        for model in {release.manifest.model for release in releases}:
+            self._announced[model] = tuple((one.digest, one.manifest.created, one.manifest.parents or ()) for one in releases)
+
+    def _needed(self, slot: ModelSlot) -> set[bytes]:
+        settled = {target.digest for target in (slot.serving, slot.last_good) if target}
+        since = self._manifest(slot.serving.digest).created if slot.serving else 0
+        newer = [one for one in self._announced.get(slot.model, ()) if one[0] not in settled and one[1] >= since]
+        return {parent for _, _, parents in newer for parent in parents}
+
     def _tidy(self) -> None:
         kept = {target.digest for slot in self._slots.values() for target in (slot.target, slot.serving, slot.last_good) if target}
-        for digest in self._artifacts.releases():
-            if digest not in kept:
-                self._store.forget_held(digest.hex())
-                self._artifacts.remove(digest)
-                self._manifests.pop(digest, None)
-                log.info("release.removed", release=digest.hex()[:12])
+        kept |= {parent for slot in self._slots.values() for parent in self._needed(slot)}
+        for digest in set(self._artifacts.releases()) - kept:
+            self._store.forget_held(digest.hex())
+            self._artifacts.remove(digest)
+            self._manifests.pop(digest, None)
+            log.info("release.removed", release=digest.hex()[:12])

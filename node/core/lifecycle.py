@@ -14,7 +14,9 @@ from schemas.manifest import Seconds
 from schemas.names import Digest, ModelName, Version
 from schemas.state import SlotState
 
-EventName = Literal["wanted", "fetched", "prepared", "switched", "settled", "failed", "withdrawn", "dropped"]
+EventName = Literal[
+    "wanted", "fetched", "prepared", "switched", "settled", "failed", "withdrawn", "dropped", "stalled", "budget_spent", "goes_on"
+]
 
 MOVES: dict[tuple[SlotState, EventName], SlotState] = {
     ("idle", "wanted"): "fetching",
@@ -25,7 +27,18 @@ MOVES: dict[tuple[SlotState, EventName], SlotState] = {
     ("staged", "wanted"): "fetching",
     ("testing", "wanted"): "fetching",
     ("probation", "wanted"): "fetching",
+    ("out_of_budget", "wanted"): "fetching",
     ("fetching", "fetched"): "staged",
+    ("fetching", "stalled"): "fetching",  # a full disk, or blocks that never come: it waits, with a code
+    ("fetching", "budget_spent"): "out_of_budget",
+    ("fetching", "goes_on"): "fetching",
+    ("out_of_budget", "goes_on"): "fetching",
+    ("out_of_budget", "stalled"): "fetching",
+    ("out_of_budget", "budget_spent"): "out_of_budget",  # by another rule now
+    ("out_of_budget", "fetched"): "staged",  # what was missing was carried here
+    ("out_of_budget", "failed"): "refused",
+    ("out_of_budget", "withdrawn"): "active",
+    ("out_of_budget", "dropped"): "idle",
     ("staged", "prepared"): "testing",
     ("testing", "switched"): "probation",
     ("probation", "settled"): "active",
@@ -41,6 +54,10 @@ MOVES: dict[tuple[SlotState, EventName], SlotState] = {
     ("staged", "dropped"): "idle",
     ("testing", "dropped"): "idle",
 }
+
+
+FETCHING: frozenset[SlotState] = frozenset({"fetching", "out_of_budget"})
+UNDER_WAY: frozenset[SlotState] = FETCHING | {"staged", "testing"}
 
 
 class ImpossibleMove(RuntimeError):
@@ -132,7 +149,7 @@ Step = tuple[ModelSlot, list[Command]]
 def wanted(slot: ModelSlot, target: Target, *, now: int) -> Step:
     """A rollout wants this release here. Wanting what is served, or what this rollout was refused already, changes nothing."""
     if slot.target is not None and slot.target.digest == target.digest:
-        if slot.state in {"fetching", "staged", "testing", "probation", "active"} or slot.target.rollout == target.rollout:
+        if slot.state in {*UNDER_WAY, "probation", "active"} or slot.target.rollout == target.rollout:
             return slot, []
     elif slot.serving is not None and slot.serving.digest == target.digest:
         return _withdrawn(slot, target, now=now)
@@ -142,7 +159,7 @@ def wanted(slot: ModelSlot, target: Target, *, now: int) -> Step:
 
 def halted(slot: ModelSlot, *, now: int) -> Step:
     """The rollout moves nobody any more: what is under way is given up, its blocks stay; what is served, or on probation, goes on."""
-    if slot.state not in {"fetching", "staged", "testing"}:
+    if slot.state not in UNDER_WAY:
         return slot, []
     if slot.serving is None:
         return _move(slot, "dropped", now, target=None, code=""), _cancel(slot)
@@ -152,7 +169,14 @@ def halted(slot: ModelSlot, *, now: int) -> Step:
 def fetched(slot: ModelSlot, *, now: int) -> Step:
     """Every file is on disk and verified."""
     target = _target(slot)
-    return _move(slot, "fetched", now), [Prepare(target)]
+    return _move(slot, "fetched", now, code=""), [Prepare(target)]
+
+
+def waits(slot: ModelSlot, code: str, *, spent: bool, now: int) -> Step:
+    """The transfer cannot go on for now, because a budget is spent or for another reason; without a code it goes on."""
+    if slot.state not in FETCHING:
+        return slot, []
+    return _move(slot, "goes_on" if not code else "budget_spent" if spent else "stalled", now, code=code), []
 
 
 def prepared(slot: ModelSlot, *, now: int) -> Step:
@@ -187,7 +211,7 @@ def failed(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
 def resume(slot: ModelSlot) -> list[Command]:
     """What to do after a restart: bring back what was served, then go on with what was under way."""
     commands: list[Command] = [Restore(slot.serving)] if slot.serving is not None else []
-    if slot.target is not None and slot.state == "fetching":
+    if slot.target is not None and slot.state in FETCHING:
         commands.append(Fetch(slot.target))
     elif slot.target is not None and slot.state in {"staged", "testing"}:
         commands.append(Prepare(slot.target))  # its worker died with us
@@ -201,7 +225,7 @@ def restarted(slot: ModelSlot) -> ModelSlot:
 
 def _withdrawn(slot: ModelSlot, target: Target, *, now: int) -> Step:
     """The rollout wants what is served already: whatever was under way is given up."""
-    if slot.state in {"fetching", "staged", "testing"}:
+    if slot.state in UNDER_WAY:
         return _move(slot, "withdrawn", now, target=target, code=""), _cancel(slot)
     return slot, []
 
@@ -209,7 +233,7 @@ def _withdrawn(slot: ModelSlot, target: Target, *, now: int) -> Step:
 def _cancel(slot: ModelSlot) -> list[Command]:
     if slot.target is None:
         return []
-    if slot.state == "fetching":
+    if slot.state in FETCHING:
         return [CancelFetch(slot.target)]
     return [Retire(slot.target)] if slot.state in {"staged", "testing"} else []
 

@@ -71,7 +71,12 @@ class Complete:
     """Every piece has arrived."""
 
 
-Command = Subscribe | Unsubscribe | Ask | Complete
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """What was asked for has not come for very long; it is still waited for."""
+
+
+Command = Subscribe | Unsubscribe | Ask | GaveUp | Complete
 
 
 def pieces(
@@ -110,6 +115,7 @@ class Transfer:
     damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
     window: int = WINDOW_BYTES_MIN  # the present one, at most `window_bytes`
     filled_at: float = 0.0
+    allowed: int = 2**62
     complete: bool = False
 
     @classmethod
@@ -189,6 +195,21 @@ class Transfer:
         self.quiet_seconds = min(QUIET_SECONDS_MAX, self.quiet_seconds * (1.5 + self.rng.random()))
         return [*commands, *_ask(list(self.asked.values()), again=True)]
 
+    @property
+    def stalled(self) -> bool:
+        """Whether what was asked for had to be asked for again, and has not come since."""
+        return self.asked_again
+
+    @property
+    def missing_bytes(self) -> int:
+        """What has not been asked for yet."""
+        return sum(piece.payload.bytes for piece in self.missing)
+
+    def allow(self, window_bytes_max: int, *, now: float) -> list[Command]:
+        """Have at most so many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
+        self.allowed = window_bytes_max
+        return self._fill(now)
+
     def cancel(self) -> list[Command]:
         """Leave all topics; what is on disk stays for whoever can use it."""
         self.arrived.extend(self.asked)
@@ -202,7 +223,8 @@ class Transfer:
             return []
         fresh: list[bytes] = []
         while self.missing and len(self.asked) < WINDOW_PIECES_MAX:
-            if self.asked and self.in_flight_bytes + self.missing[0].payload.bytes > self.window:
+            more = self.in_flight_bytes + self.missing[0].payload.bytes
+            if (self.asked and more > self.window) or more > self.allowed:
                 break
             piece = self.missing.popleft()
             self.asked[piece.payload.digest] = piece

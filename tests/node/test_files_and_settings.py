@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from node.core.variant import choose
 from node.files import Artifacts
 from node.settings import load
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Manifest, Requirements, Tensor, Variant
 from schemas.names import sha256
 from schemas.state import Profile
+from schemas.variant import choose
 
 GOOD = 'id = "gw-1"\nfleet = "f"\nbroker = "mqtt://h:1883"\ndata = "data"\nroot = "root.json"\n'
 

@@ -81,14 +81,30 @@ def test_a_block_is_found_wherever_it_stands_and_forgotten_with_its_folder(store
 
 
 def test_a_resumed_transfer_goes_on_counting(store: NodeStore) -> None:
-    store.put_planned(b"r" * 32, 100)
+    store.open_ledger(b"r" * 32)
+    store.plan_missing(b"r" * 32, 100)
     store.add_bytes(b"r" * 32, received=40, wasted=3)
-    store.put_planned(b"r" * 32, 100)
-    store.add_bytes(b"r" * 32, received=50, reused=10)
+    store.open_ledger(b"r" * 32)
+    store.add_bytes(b"r" * 32, reused=10)
+    store.plan_missing(b"r" * 32, 50)
+    store.add_bytes(b"r" * 32, received=50)
 
     found = store.bytes_of(b"r" * 32)
 
     assert (found.planned, found.received, found.reused, found.wasted) == (100, 90, 10, 3)
+    assert store.ledgers() == {b"r" * 32: found}
+
+
+def test_bytes_are_counted_by_day_and_by_what_the_road_costs(store: NodeStore) -> None:
+    store.add_day_bytes(10, "metered", 5)
+    store.add_day_bytes(10, "metered", 6)
+    store.add_day_bytes(10, "free", 7)
+    store.add_day_bytes(11, "free", 8)
+
+    assert (store.day_bytes(10, "metered"), store.day_bytes(10, "roaming")) == (11, 0)
+    assert store.days() == [(11, "free", 8), (10, "free", 7), (10, "metered", 11)]
+    store.add_day_bytes(200, "free", 1)
+    assert store.days() == [(200, "free", 1)]
 
 
 def test_an_interval_that_was_closed_stays_closed_and_its_checkpoint_is_gone(store: NodeStore) -> None:

@@ -14,14 +14,20 @@ from typing import Any
 import pytest
 
 from hub.core.encode import encode_block
-from node.agent.delivery import Delivery, Outcome
+from node.agent.delivery import Delivery
+from node.agent.job import Outcome, Stalled
+from node.agent.purse import Purse
+from node.agent.stock import Stock
+from node.carried import Carried
+from node.core.budget import Policy
 from node.core.lifecycle import Target
 from node.files import Artifacts
 from node.mqtt import BlockArrived, NodeLink
 from node.store import NodeStore
 from schemas import codec
+from schemas.encoding import DECODABLE
 from schemas.errors import Code, Refused, Unreachable
-from schemas.manifest import Block, File, Index, Manifest, Tensor, Variant
+from schemas.manifest import Block, File, Index, Manifest, Tensor, Variant, cheapest
 from schemas.mqtt import Connected, Disconnected, Message, Subscribed
 from schemas.names import sha256
 from schemas.topics import Topics
@@ -118,11 +124,23 @@ def serving(hub: Hub) -> Iterator[Hub]:
 class Node:
     """A node's delivery, without the rest of it."""
 
-    def __init__(self, broker: Broker, folder: Path) -> None:
+    def __init__(self, broker: Broker, folder: Path, *, policies: dict[Any, Policy] | None = None, rate: float | None = None) -> None:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.link = NodeLink(broker.url("node-a"), fleet=FLEET, node="node-a", inbox=self.inbox, tls=broker.tls("node-a"))
         self.store, self.artifacts = NodeStore(folder / "node.sqlite"), Artifacts(folder / "artifacts")
         self.ended: list[Outcome] = []
+        self.stalled: list[Stalled] = []
+        self.carried = Carried(folder / "carried")
+        self.link_file = folder / "link"
+        self.wall = 1_700_000_000.0
+        purse = Purse(
+            self.store,
+            link="free",
+            link_file=self.link_file,
+            policies=policies or {},
+            rate_bytes_per_second_max=rate,
+            wall=lambda: self.wall,
+        )
         self.refused: list[Code] = []
         self.delivery = Delivery(
             store=self.store,
@@ -131,7 +149,9 @@ class Node:
             window_bytes=400_000,
             filters_per_subscribe=8,
             rng=Random(0),
-            ended=self.ended.append,
+            stock=Stock(self.store, self.artifacts, self.carried),
+            purse=purse,
+            post=lambda event: (self.ended if isinstance(event, Outcome) else self.stalled).append(event),  # type: ignore[attr-defined]
             refused=lambda refusal, model: self.refused.append(refusal.code),
         )
         self.online = False
@@ -190,7 +210,8 @@ def test_a_release_arrives_whole_each_block_once_and_its_ledger_adds_up(broker: 
         assert node.file(manifest) == data
         assert set(hub.published.values()) == {1}
         ledger = node.store.bytes_of(target(manifest).digest)
-        assert (ledger.planned, ledger.received, ledger.reused, ledger.wasted) == (len(data), len(data), 0, 0)
+        lists = sum(cheapest(part, DECODABLE).bytes for part in manifest.variants[0].files[0].index)
+        assert (ledger.planned, ledger.received, ledger.reused, ledger.wasted) == (len(data) + lists, len(data) + lists, 0, 0)
         node.die()
 
 
@@ -306,7 +327,7 @@ def test_a_full_disk_parks_the_transfer_and_room_lets_it_go_on(mosquitto: Broker
             with contextlib.suppress(OSError):
                 (disk / f"filler-{number}").write_bytes(bytes(50_000))
         node = Node(mosquitto, tmp_path)
-        node.artifacts = node.delivery._artifacts = Artifacts(disk / "artifacts")
+        node.artifacts = node.delivery._artifacts = node.delivery._stock._artifacts = Artifacts(disk / "artifacts")
         node.fetch(manifest)
         node.until(lambda: node.refused)
         assert node.refused[0] is Code.DISK_FULL

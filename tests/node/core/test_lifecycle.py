@@ -46,6 +46,22 @@ def test_a_release_that_is_good_is_fetched_tested_switched_to_and_settled() -> N
     assert (slot.state, slot.serving, slot.serving_since) == ("active", target(1), 4)
 
 
+def test_a_spent_budget_shows_and_is_no_refusal() -> None:
+    slot, _ = lifecycle.wanted(active(1), target(2), now=1)
+
+    slot, nothing = lifecycle.waits(slot, "budget.day", spent=True, now=2)
+    assert (slot.state, slot.code, slot.serving, nothing) == ("out_of_budget", "budget.day", target(1), [])
+    assert lifecycle.resume(slot) == [Restore(target(1)), Fetch(target(2))]
+    assert lifecycle.halted(slot, now=3)[1] == [CancelFetch(target(2))]
+
+    slot, _ = lifecycle.waits(slot, "", spent=False, now=3)
+    slot, _ = lifecycle.waits(slot, "disk.full", spent=False, now=4)
+    assert (slot.state, slot.code) == ("fetching", "disk.full")
+    slot, commands = lifecycle.fetched(slot, now=5)
+    assert (slot.state, slot.code, commands) == ("staged", "", [Prepare(target(2))])
+    assert lifecycle.waits(slot, "budget.day", spent=True, now=6) == (slot, [])
+
+
 def test_a_release_that_fails_its_test_is_refused_and_the_old_one_keeps_serving() -> None:
     slot, _ = lifecycle.wanted(active(1), target(2), now=1)
     slot, _ = lifecycle.fetched(slot, now=2)

@@ -1,0 +1,50 @@
+"""One release on its way to disk, and what is said of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from node.core import transfer as core
+from node.core.lifecycle import Target
+from schemas.errors import Code, Refused
+from schemas.manifest import File, Manifest
+from schemas.rollout import Carriage
+
+
+@dataclass(slots=True)
+class Job:
+    """First its block lists, where they are too long for the manifest, then its files."""
+
+    model: str
+    target: Target
+    manifest: Manifest
+    variant: str
+    files: tuple[File, ...]
+    carriage: Carriage
+    follows: bool  # another release of the model is here: this one need not come whole
+    in_index: bool = True
+    paths: list[str] = field(default_factory=list)
+    scan: Iterator[core.Piece] | None = None
+    missing: list[core.Piece] = field(default_factory=list)
+    transfer: core.Transfer | None = None
+    instead_bytes: int = 0  # to be fetched whole, because a delta's parent is not here
+    parked_until: float = 0.0  # a full disk
+    code: Code | None = None  # why it waits
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended; `refusal` is None when every file is on disk and verified."""
+
+    model: str
+    target: Target
+    refusal: Refused | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """A job waits, for a reason that has a code; without one it goes on."""
+
+    model: str
+    target: Target
+    code: Code | None
+    reason: str

@@ -1,0 +1,121 @@
+"""What a transfer may cost: by what the road costs, by the day, by the hour, by the rollout. Decides; knows no clock and no road.
+
+A budget is a hard stop. What is asked for counts as spent until it has come, so that what is on its way cannot overrun it; only what a
+broker sends twice can, by at most a window. Payload bytes are counted: topics and acknowledgements add less than 1.5 %.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import AfterValidator
+
+from schemas.document import Fact
+from schemas.errors import Code
+from schemas.manifest import Count
+from schemas.rollout import Carriage
+
+MINUTES_PER_DAY = 24 * 60
+
+
+def _span(text: str) -> str:
+    begin, dash, end = text.partition("-")
+    for part in (begin, end):
+        hour, colon, minute = part.partition(":")
+        if not (dash and colon and hour.isdecimal() and minute.isdecimal() and int(hour) <= 24 and int(minute) < 60):
+            raise ValueError(f"hours {text!r} must look like 22:00-06:00")
+    return text
+
+
+class Policy(Fact):
+    """What one class of road may be used for; no field says that everything is allowed."""
+
+    bytes_day_max: Count | None = None  # of a local day; 0 forbids the road for releases
+    hours: Annotated[str, AfterValidator(lambda text: _span(text) if text else text)] = ""  # local time, such as 22:00-06:00
+    full_download: bool = True  # of a release that is offered as a delta, when its parent is not here
+
+    @classmethod
+    def default(cls, link: str) -> Self:
+        """Where the site says nothing: a road that costs money takes no whole release in place of a delta."""
+        return cls(full_download=link == "free")
+
+    def open_at(self, minute: int) -> bool:
+        """Whether the road may be used at this minute of the local day."""
+        if not self.hours:
+            return True
+        begin, end = (_minute(part) for part in self.hours.split("-"))
+        return begin <= minute < end if begin < end else minute >= begin or minute < end
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a transfer has cost and will cost, in payload bytes. `instead_bytes` come as a whole because a delta's parent is not here."""
+
+    received_bytes: int  # of this release so far, wasted ones included
+    in_flight_bytes: int  # asked for
+    missing_bytes: int  # not yet asked for
+    instead_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How many more bytes may be asked for; with none, why."""
+
+    bytes: int
+    code: Code | None = None
+    reason: str = ""
+
+
+UNLIMITED = 2**62
+
+
+def allowance(
+    policy: Policy, carriage: Carriage | None, use: Use, *, next_bytes: int, link: str, today_bytes: int, minute: int
+) -> Allowance:
+    """What may be asked for now, at least `next_bytes` or nothing. `today_bytes` came today over this class of road, for all releases."""
+    whole = policy.full_download if carriage is None or carriage.full_download is None else carriage.full_download
+    if use.instead_bytes and not whole:
+        text = f"{use.instead_bytes} bytes are offered as a delta whose parent is not here, and a {link} link takes no whole ones instead"
+        return Allowance(0, Code.BUDGET_FULL, text)
+    if not policy.open_at(minute):
+        return Allowance(0, Code.BUDGET_HOURS, f"a {link} link is used from {policy.hours} only")
+    cap = carriage.bytes_max if carriage is not None else None
+    if cap is not None and use.received_bytes + use.in_flight_bytes + use.missing_bytes > cap:
+        need = use.in_flight_bytes + use.missing_bytes
+        text = f"{need} bytes are missing and {use.received_bytes} have come, the rollout allows a node {cap}"
+        return Allowance(0, Code.BUDGET_ROLLOUT, text)
+    left = UNLIMITED if policy.bytes_day_max is None else policy.bytes_day_max - today_bytes
+    if left < next_bytes:
+        text = f"{today_bytes} of {policy.bytes_day_max} bytes are spent today on a {link} link, the next block has {next_bytes}"
+        return Allowance(0, Code.BUDGET_DAY, text)
+    return Allowance(left)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One transfer among those of a node."""
+
+    priority: int  # the higher goes first
+    missing_bytes: int  # to be asked for
+    in_flight_bytes: int
+    allowed_bytes: int  # by its budget
+
+
+def shares(claims: Sequence[Claim], window_bytes: int) -> list[int]:
+    """How many bytes each may have in flight: the highest priority takes the window, among equals the one with least to go.
+
+    What is in flight already counts against the window whoever asked for it. Nobody waits for one that its budget stops.
+    """
+    room = window_bytes - sum(claim.in_flight_bytes for claim in claims)
+    found = [claim.in_flight_bytes for claim in claims]
+    for at in sorted(range(len(claims)), key=lambda at: (-claims[at].priority, claims[at].missing_bytes, at)):
+        claim = claims[at]
+        more = max(0, min(room, claim.allowed_bytes, claim.missing_bytes))
+        found[at] += more
+        room -= more
+    return found
+
+
+def _minute(text: str) -> int:
+    hour, _, minute = text.partition(":")
+    return (int(hour) * 60 + int(minute)) % MINUTES_PER_DAY

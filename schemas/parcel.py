@@ -1,0 +1,81 @@
+"""A release in one file, for where there is no link: what the topics would have carried, in the order in which a device needs it.
+
+The file is a line that says what it is, then frames: a kind, a length in four bytes (big endian), and the bytes. It needs no names, since
+blocks are found by their digest, and no seal of its own: the device believes it exactly as far as it believes a broker.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import IO, Literal
+
+from schemas import limits
+from schemas.document import Document
+from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import Count, Seconds
+from schemas.names import Digest, FleetName, Label, ModelName, NodeId, Version
+
+MAGIC = b"fleetcast parcel 1\n"
+Kind = Literal["parcel", "trust", "model", "block", "end"]
+_LETTERS: dict[bytes, Kind] = {b"P": "parcel", b"T": "trust", b"M": "model", b"B": "block", b"E": "end"}
+_BYTES_MAX: dict[Kind, int] = {
+    "parcel": limits.PARCEL_BYTES_MAX,
+    "trust": limits.TRUST_BUNDLE_BYTES_MAX,
+    "model": limits.MODEL_BUNDLE_BYTES_MAX,
+    "block": limits.PAYLOAD_BYTES_MAX,
+    "end": 0,
+}
+_ORDER: tuple[Kind, ...] = ("parcel", "trust", "model")  # then blocks, then the end
+
+
+class Parcel(Document):
+    """What is inside, for people and for a first look; nothing is believed because it stands here."""
+
+    schema_name = "parcel"
+    bytes_max = limits.PARCEL_BYTES_MAX
+
+    fleet: FleetName
+    model: ModelName
+    version: Version
+    release: Digest
+    at: Seconds
+    blocks: Count
+    bytes: Count  # of their payloads
+    variant: Label | None = None  # of one variant only
+    node: NodeId | None = None  # only what this node lacks
+
+
+def write_frame(target: IO[bytes], kind: Kind, data: bytes = b"") -> None:
+    """Append one frame."""
+    letter = next(letter for letter, name in _LETTERS.items() if name == kind)
+    target.write(letter + struct.pack(">I", len(data)) + data)
+
+
+def read_frames(source: IO[bytes]) -> Iterator[tuple[Kind, bytes]]:
+    """Every frame but the end, in order; in memory is one at a time.
+
+    Raises:
+        Refused: not such a file, cut short, out of order, or a frame larger than its kind may be.
+    """
+    if source.read(len(MAGIC)) != MAGIC:
+        raise Refused(Code.SCHEMA_UNSUPPORTED, f"this is no parcel: it does not begin with {MAGIC.decode().strip()!r}")
+    place = 0
+    while True:
+        head = source.read(5)
+        kind = _LETTERS.get(head[:1])
+        expected: Kind = _ORDER[place] if place < len(_ORDER) else "block"
+        if len(head) < 5:
+            raise mismatch(Code.SCHEMA_MALFORMED, f"parcel, frame {place}", expected=f"a {expected} or the end", actual="a file cut short")
+        if kind != expected and not (kind == "end" and place >= len(_ORDER)):
+            raise mismatch(Code.SCHEMA_MALFORMED, f"parcel, frame {place}", expected=f"a {expected}", actual=f"kind {head[:1]!r}")
+        size = struct.unpack(">I", head[1:])[0]
+        if size > _BYTES_MAX[kind]:
+            raise mismatch(Code.SCHEMA_TOO_LARGE, f"parcel, a {kind}", expected=f"at most {_BYTES_MAX[kind]} bytes", actual=size)
+        data = source.read(size)
+        if len(data) < size:
+            raise mismatch(
+                Code.SCHEMA_MALFORMED, f"parcel, a {kind}", expected=f"{size} bytes", actual=f"{len(data)}, the file is cut short"
+            )
+        if kind == "end":
+            return
+        place += 1
+        yield kind, data
