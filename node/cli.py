@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import click
 import structlog
 
+from node.carried import Carried
 from node.core import privacy
 from node.settings import NodeSettings, load
 from node.store import NodeStore
@@ -60,6 +61,66 @@ def run(path: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     Agent(settings, pinned_root=pinned_root(settings), wall=time.time, monotonic=time.monotonic, rng=Random()).run(stop)
+
+
+@command.command(name="import")
+@settings_option
+@json_option
+@click.argument("parcel", type=click.Path(path_type=Path, dir_okay=False))
+def import_(path: Path, parcel: Path, as_json: bool) -> None:
+    """Take a release that was carried here in a file, from `fleetcast export`.
+
+    The file is checked and unpacked; the node that runs here takes it within a second, else when it next starts. What it believes of it is
+    what it would believe of a broker: the fleet's signatures.
+
+    \b
+    Example:
+      fleetcast-node import /media/usb/delay.parcel --settings /etc/fleetcast/node.toml
+    """
+    settings = load(path)
+    found = Carried(settings.data / "carried").unpack(parcel, fleet=settings.fleet)
+    if found.node is not None and found.node != settings.id:
+        click.echo(f"warning: {parcel} holds only what {found.node} lacks; this is {settings.id}, which may lack more", err=True)
+    row = {"model": found.model, "version": found.version, "release": found.release.hex(), "blocks": found.blocks, "bytes": found.bytes}
+    if as_json:
+        click.echo(json.dumps(row))
+    else:
+        click.echo(f"{found.model}@{found.version}: {found.blocks} blocks, {found.bytes} bytes")
+
+
+@command.command()
+@settings_option
+@json_option
+def ledger(path: Path, as_json: bool) -> None:
+    """Show what releases have cost, and what came on which day over which class of link, in payload bytes.
+
+    \b
+    Example:
+      fleetcast-node ledger --settings node.toml
+    """
+    store = _open(load(path))
+    releases = [
+        {
+            "release": release.hex(),
+            "planned": one.planned,
+            "received": one.received,
+            "reused": one.reused,
+            "missing": one.planned - one.received - one.reused,
+            "wasted": one.wasted,
+        }
+        for release, one in store.ledgers().items()
+    ]
+    days = [{"day": date.fromordinal(day).isoformat(), "link": link, "bytes": count} for day, link, count in store.days()]
+    if as_json:
+        click.echo(json.dumps({"releases": releases, "days": days}, indent=2))
+        return
+    for row in releases:
+        text = ", ".join(f"{row[what]} {what}" for what in ("planned", "received", "reused", "missing", "wasted"))
+        click.echo(f"{str(row['release'])[:12]}  {text}")
+    for day in days:
+        click.echo(f"{day['day']}  {day['link']:<8} {day['bytes']} bytes")
+    if not releases:
+        click.echo("Nothing has been fetched.")
 
 
 @command.group()

@@ -20,6 +20,7 @@ from schemas.manifest import (
     Variant,
 )
 from schemas.names import sha256
+from schemas.parcel import Parcel
 from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rollout import Gate, ReleaseRef, Rollout
 from schemas.state import Profile, Slot, State, TelemetryBudget
@@ -117,6 +118,7 @@ EXAMPLES: tuple[Document, ...] = (
         documents=(RolloutBytes("delay", encode(ROLLOUT)),),
     ),
     ModelBundle(model="delay", role=b'{"signatures":[],"signed":{"_type":"targets"}}', manifests=(ManifestBytes("1.2.0", MANIFEST_BYTES),)),
+    Parcel(fleet="plant", model="delay", version="1.2.0", release=RELEASE.digest, at=NOON, blocks=1, bytes=61_234, node="gate-17"),
     Want(release=RELEASE.digest, variant="fp32", ranges=(Range(0, 1),), encodings=("raw", "zstd")),
     State(
         node="gate-17",

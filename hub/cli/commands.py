@@ -8,8 +8,10 @@ import click
 
 from hub.cli.completion import completion
 from hub.cli.errors import ReaderGone
+from hub.cli.export import export
 from hub.cli.init import init
 from hub.cli.nodes import nodes
+from hub.cli.plan import ledger, plan
 from hub.cli.publish import publish
 from hub.cli.releases import releases
 from hub.cli.renew import renew
@@ -53,5 +55,5 @@ def command() -> None:
     """
 
 
-for _verb in (init, serve, publish, rollout, nodes, releases, watch, renew, completion):
+for _verb in (init, serve, publish, plan, rollout, ledger, nodes, releases, export, watch, renew, completion):
     command.add_command(_verb)

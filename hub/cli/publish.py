@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import Progress
 
 from hub.blockstore import BlockStore
 from hub.cli.errors import FULL
 from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
+from hub.cli.progress import Tell, progress
 from hub.cli.releases import block_count
 from hub.keys import load_signer
 from hub.settings import load
@@ -76,8 +75,8 @@ def publish(directory: Path, passphrase_file: Path | None, as_json: bool, **said
     team = load_signer(directory / "keys" / "team.pem", secret)
     targets = _delegator(repository, directory, model, secret)
     if version in repository.releases(model):
-        with _progress() as progress:
-            built = _rebuild(repository, said, progress)
+        with progress() as tell:
+            built = _rebuild(repository, said, tell)
     else:
         built = _publish(repository, directory, said, team=team, targets=targets)
     runs = hub_runs(directory)
@@ -93,8 +92,8 @@ def _publish(repository: Repository, directory: Path, said: dict[str, Any], *, t
     model, version = said["name"], said["version"]
     with _room_to_sign(directory) as give_back:
         store = open_store(directory)  # before anything is stored: what cannot be written to is told while nothing has changed
-        with _progress() as progress:
-            built = _build(repository, BlockStore(directory / "blocks"), said, progress)
+        with progress() as tell:
+            built = _build(repository, BlockStore(directory / "blocks"), said, tell)
         give_back()
         if targets is not None:
             repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
@@ -136,7 +135,7 @@ def _delegator(repository: Repository, directory: Path, model: str, secret: byte
     return load_signer(path, secret)
 
 
-def _rebuild(repository: Repository, said: dict[str, Any], progress: Any) -> "BuiltRelease":
+def _rebuild(repository: Repository, said: dict[str, Any], tell: Tell) -> "BuiltRelease":
     """The same version again: the same content is nothing, other content a conflict; either way nothing is stored.
 
     Raises:
@@ -145,14 +144,14 @@ def _rebuild(repository: Repository, said: dict[str, Any], progress: Any) -> "Bu
     from hub.core.release import same_content  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as elsewhere:
-        built = _build(repository, BlockStore(Path(elsewhere)), said, progress)
+        built = _build(repository, BlockStore(Path(elsewhere)), said, tell)
     before = codec.decode(Manifest, repository.manifest(said["name"], said["version"]))
     if not same_content(built.manifest, before):
         raise Refused(Code.RELEASE_CONFLICT, f"{said['name']}@{said['version']} is published already, with other content")
     return replace(built, manifest=before, document=codec.encode(before), digest=sha256(codec.encode(before)), stored_bytes=0)
 
 
-def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], progress: Any) -> "BuiltRelease":
+def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], tell: Tell) -> "BuiltRelease":
     from hub.builder import PublishRequest, build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.reference import read_reference  # noqa: PLC0415
 
@@ -178,7 +177,7 @@ def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], pro
         delta=said["delta"],
         window_seconds=said["window_seconds"],
         limits=_limits(said),
-        progress=progress,
+        progress=tell,
     )
     return build(request, blocks, now=int(time.time()))
 
@@ -216,20 +215,3 @@ def _summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
         "epsilon": manifest.privacy.epsilon if manifest.privacy else None,
         "golden": manifest.golden is not None,
     }
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda what, done, total: None
-        return
-    with Progress(console=console, transient=True) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
-
-        yield tell

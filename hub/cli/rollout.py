@@ -48,6 +48,13 @@ def rollout() -> None:
     "--silent-seconds", default=3600, show_default=True, type=click.IntRange(1), help="A node not heard from for so long does not count."
 )
 @click.option("--halt-on-drift/--no-halt-on-drift", default=True, show_default=True)
+@click.option("--node-bytes-max", type=click.IntRange(0), help="A node that would fetch more than this stops, out of budget.")
+@click.option(
+    "--full-download/--no-full-download",
+    default=None,
+    help="Whether a node without a delta's parent takes the whole; else its own policy says.",
+)
+@click.option("--priority", default=5, show_default=True, type=click.IntRange(0, 9), help="Of a node's transfers the higher goes first.")
 @click.option("--wait", is_flag=True, help="Follow it to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="With --wait: how long.")
 @dir_option
@@ -58,7 +65,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     \b
     Examples:
       fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 --soak-seconds 600 --wait
-      fleetcast rollout start delay@1.2.0 --label site=plant-7
+      fleetcast rollout start delay@1.2.0 --label site=plant-7 --node-bytes-max 2000000
     """
     model, _, version = release.partition("@")
     if not version:
@@ -77,7 +84,8 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         "silent_seconds": said["silent_seconds"],
         "halt_on_drift": said["halt_on_drift"],
     }
-    body = json.dumps({"version": version, "stages": percents, "labels": wanted, "gate": gate})
+    carriage = {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
+    body = json.dumps({"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage})
     _check(directory, model, version, body)
     if not said["wait"]:
         _ask(directory, "start", model, body, as_json=as_json)

@@ -23,7 +23,7 @@ from schemas.document import Fact
 from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX, STAGES_MAX
 from schemas.names import Label, Version
-from schemas.rollout import Gate, ReleaseRef, Rollout, bucket, selected
+from schemas.rollout import Carriage, Gate, ReleaseRef, Rollout, bucket, selected
 
 CommandKind = Literal["start", "halt", "resume", "rollback"]
 KINDS: tuple[CommandKind, ...] = ("start", "halt", "resume", "rollback")
@@ -37,6 +37,7 @@ class Start(Fact):
     stages: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
     gate: Gate = Gate()
+    carriage: Carriage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,7 @@ def begin(
         salt=salts[0],
         labels=wish.labels,
         gate=wish.gate,
+        carriage=wish.carriage,
         started=now,
     )
     names = [node.node for node in nodes if selected(rollout, dict(node.labels))]

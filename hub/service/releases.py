@@ -50,7 +50,7 @@ class Releases:
         Raises:
             Refused: there is no such release, variant or block, or they are too many.
         """
-        lists = self._lists_of(release, variant)
+        lists = self.lists(release, variant)
         numbered = lists.index if index else lists.blocks
         found: list[Block] = []
         for first, length in ranges:
@@ -62,19 +62,12 @@ class Releases:
             found.extend(numbered[first : first + length])
         return found
 
-    def _read(self) -> None:
-        generation = self._repository.generation()
-        if generation == self._generation:
-            return  # strangers may ask for releases that there are not as often as they like
-        self._generation = generation
-        for model in self._repository.models():
-            for version in self._repository.releases(model):
-                document = self._repository.manifest(model, version)
-                digest = sha256(document)
-                if digest not in self._manifests:
-                    self._manifests[digest] = codec.decode(Manifest, document)
+    def lists(self, release: bytes, variant: str) -> BlockLists:
+        """What the ranges of a want count over.
 
-    def _lists_of(self, release: bytes, variant: str) -> BlockLists:
+        Raises:
+            Refused: there is no such release or variant, or the store has lost a part of the list.
+        """
         key = (release, variant)
         if key not in self._lists:
             try:
@@ -87,6 +80,18 @@ class Releases:
                 del self._lists[next(iter(self._lists))]
             self._lists[key] = BlockLists(blocks, index)
         return self._lists[key]
+
+    def _read(self) -> None:
+        generation = self._repository.generation()
+        if generation == self._generation:
+            return  # strangers may ask for releases that there are not as often as they like
+        self._generation = generation
+        for model in self._repository.models():
+            for version in self._repository.releases(model):
+                document = self._repository.manifest(model, version)
+                digest = sha256(document)
+                if digest not in self._manifests:
+                    self._manifests[digest] = codec.decode(Manifest, document)
 
     def _blocks_of(self, file: File) -> tuple[Block, ...]:
         # A part's raw payload is always stored (hub/core/encode.py), under the part's own digest.

@@ -7,13 +7,13 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import version
 from random import Random
 from typing import Any, Literal
 
 import structlog
 
+from node.agent.beliefs import Beliefs
 from node.agent.delivery import Delivery
 from node.agent.job import Outcome, Stalled
 from node.agent.purse import Purse
@@ -21,7 +21,6 @@ from node.agent.slots import Slots, WorkerGone, WorkerReady
 from node.agent.stock import Stock
 from node.agent.telemetry import Telemetry
 from node.carried import Carried
-from node.core import clock as clocks
 from node.core.lifecycle import Target
 from node.files import Artifacts
 from node.identity import Identity
@@ -29,14 +28,12 @@ from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, 
 from node.serving import Listen, Observation, Server
 from node.settings import NodeSettings, profile
 from node.store import NodeStore
-from node.trust import Release, Trust, View
+from node.trust import Trust
 from schemas import codec
-from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.mqtt import Connected, Disconnected, Published, Subscribed, TlsFiles
 from schemas.receipt import Evidence, Receipt
-from schemas.rollout import Carriage, selected, wanted
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -46,7 +43,6 @@ BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and sy
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 120.0
 OUTBOX_IN_FLIGHT = 32
 PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
-CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
 
 
@@ -61,7 +57,6 @@ class Agent:
         self._store = NodeStore(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")
         self._identity = Identity.load_or_create(settings.data / "device.pem")
-        self._trust = Trust(settings.data / "trust", pinned_root)
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
         self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls)
         self._telemetry = Telemetry(
@@ -83,6 +78,16 @@ class Agent:
             policies=settings.budgets,
             rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
             wall=wall,
+        )
+        self._beliefs = Beliefs(
+            settings,
+            store=self._store,
+            trust=Trust(settings.data / "trust", pinned_root),
+            carried=self._carried,
+            wall=wall,
+            subscribe_models=self._link.subscribe_models,
+            refused=self._refusal,
+            found=lambda: self._delivery.carried(self._monotonic()),
         )
         self._delivery = Delivery(
             store=self._store,
@@ -109,14 +114,8 @@ class Agent:
             post=self._inbox.put,
             report=self._report,
             serving_changed=self._telemetry.watch,
-            carriage_of=self._carriage_of,
+            carriage_of=self._beliefs.carriage_of,
         )
-        self._view: View | None = None
-        self._releases: dict[str, tuple[Release, ...]] = {}
-        self._pending_models: dict[str, ModelBundle] = {}
-        self._carried_seen: dict[bytes, float] = {}
-        self._carried_at = 0.0
-        self._model_topics: set[str] = set()
         self._session = 0
         self._online = False
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
@@ -138,9 +137,7 @@ class Agent:
                 self.server.expect(model)
         self.server.start()
         try:
-            self._view = self._trust.current()
-            if self._view is not None:
-                self._store.raise_fact("clock_floor", clocks.floor_of(self._view.timestamp_expires))
+            self._beliefs.begin(self._slots)
             self._slots.resume(self._wall())
             while not stop.is_set():
                 self._turn()
@@ -192,9 +189,7 @@ class Agent:
 
     def _tick(self) -> None:
         now = self._monotonic()
-        if now - self._carried_at >= CARRIED_SECONDS:
-            self._carried_at = now
-            self._look_for_carried(now)
+        self._beliefs.look_for_carried(now)
         self._delivery.tick(now)
         self._slots.tick(self._wall())
         if self._telemetry.tick(self._wall()):
@@ -254,7 +249,7 @@ class Agent:
         if not event.session_present:
             self._store.resend()
             self._link.subscribe_trust()
-            self._link.subscribe_models(sorted(self._model_topics))
+            self._link.subscribe_models(sorted(self._beliefs.models))
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, reason: str) -> None:
@@ -274,88 +269,12 @@ class Agent:
     # What the hub says
 
     def _trust_arrived(self, event: TrustArrived) -> None:
-        self._take_trust(event.bundle)
+        self._beliefs.take_trust(event.bundle)
         self._link.ack(event.message)
-
-    def _take_trust(self, bundle: TrustBundle) -> None:
-        floor = self._store.fact("clock_floor")
-        now = datetime.fromtimestamp(clocks.trusted_now(int(self._wall()), floor), UTC)
-        try:
-            self._view = self._trust.accept(bundle, now=now)
-        except Refused as refusal:
-            self._refusal(refusal, "")
-        except Unreachable as error:
-            log.warning("trust.incomplete", reason=str(error))
-        else:
-            self._store.raise_fact("clock_floor", clocks.floor_of(self._view.timestamp_expires))
-            log.info("trust.accepted", root=self._view.root_version, timestamp=self._view.timestamp_version)
-            for pending in list(self._pending_models.values()):
-                self._take_model(pending)
-            self._follow()
 
     def _model_arrived(self, event: ModelArrived) -> None:
-        self._take_model(event.bundle)
+        self._beliefs.take_model(event.bundle)
         self._link.ack(event.message)
-
-    def _take_model(self, bundle: ModelBundle) -> None:
-        model = bundle.model
-        try:
-            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(self._wall(), UTC))
-            self._pending_models.pop(model, None)
-            self._slots.announced(self._releases[model])
-            self._follow()
-        except Refused as refusal:
-            self._pending_models.pop(model, None)
-            self._refusal(refusal, model)
-        except Unreachable as error:
-            self._pending_models[model] = bundle  # the trust bundle that lists it is on its way
-            log.info("model.waits_for_trust", model=model, reason=str(error))
-
-    def _look_for_carried(self, now: float) -> None:
-        """Take what somebody brought on a stick as if the broker had said it: verified alike, refused alike."""
-        for release, unpacked_at in self._carried.releases().items():
-            if self._carried_seen.get(release) == unpacked_at:
-                continue
-            self._carried_seen[release] = unpacked_at
-            try:
-                brought = self._carried.documents(release)
-            except Refused as refusal:
-                self._refusal(refusal, "")
-                self._carried.remove(release)
-                continue
-            log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
-            self._take_trust(brought.trust)
-            self._take_model(brought.model)
-            self._delivery.carried(now)
-
-    def _carriage_of(self, model: str) -> Carriage | None:
-        rollout = self._view.rollouts.get(model) if self._view is not None else None
-        return rollout.carriage if rollout is not None else None
-
-    def _follow(self) -> None:
-        """Bring every slot towards what the rollouts want of this node."""
-        if self._view is None or self._stale():
-            return  # what is active keeps serving, nothing new is activated
-        for model, rollout in self._view.rollouts.items():
-            reference = wanted(rollout, node=self._settings.id, labels=dict(self._settings.labels))
-            if reference is None:
-                if rollout.state == "halted" and selected(rollout, dict(self._settings.labels)):
-                    self._slots.halted(model, self._wall())
-                continue
-            if model not in self._model_topics:
-                self._model_topics.add(model)
-                self._link.subscribe_models([model])
-            for release in self._releases.get(model, ()):
-                if release.digest == reference.digest:
-                    self._slots.wanted(release, rollout.salt, self._wall())
-
-    def _stale(self) -> bool:
-        """Whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""
-        if self._view is None:
-            return False
-        wall, floor = int(self._wall()), self._store.fact("clock_floor")
-        now = clocks.trusted_now(wall, floor)
-        return not clocks.is_known(wall, floor) or self._view.expires.timestamp() <= now
 
     # What the node says
 
@@ -419,7 +338,7 @@ class Agent:
         self._slots.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
-        view = self._view
+        view = self._beliefs.view
         return State(
             node=self._settings.id,
             session=max(self._session, 1),
@@ -433,7 +352,7 @@ class Agent:
             packet_bytes_max=PACKET_BYTES_MAX,
             root_version=view.root_version if view else 0,
             timestamp_version=view.timestamp_version if view else 0,
-            stale=self._stale(),
+            stale=self._beliefs.stale(),
             slots=self._slots.report_of(),
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
         )

@@ -1,0 +1,118 @@
+"""`fleetcast export`: a signed release in one file, for where there is no link."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from hub.blockstore import BlockStore
+from hub.cli.holdings import Held, Holdings
+from hub.cli.options import check_model, dir_option, json_option, open_store, show_one
+from hub.cli.plan import split
+from hub.cli.progress import progress
+from hub.service.releases import Releases
+from hub.settings import load
+from hub.trust import Repository
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.parcel import MAGIC, Parcel, write_frame
+from schemas.state import State
+from schemas.variant import choose
+
+
+@click.command()
+@click.argument("release", metavar="MODEL@VERSION")
+@click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--node", help="Only what this node lacks, by what it last reported.")
+@click.option("--variant", help="Only this variant; else all.")
+@dir_option
+@json_option
+def export(release: str, target: Path, node: str | None, variant: str | None, directory: Path, as_json: bool) -> None:
+    """Write a release to a file that a device takes with `fleetcast-node import`, as from the broker: same signatures, same checks.
+
+    The file also carries the fleet's present trust metadata and rollouts: roll the release out before you export it.
+
+    \b
+    Examples:
+      fleetcast export delay@1.2.0 /media/usb/delay.parcel
+      fleetcast export delay@1.2.0 /media/usb/gate-17.parcel --node gate-17
+    """
+    model, version = split(release)
+    repository, blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
+    check_model(repository, model)
+    document = repository.manifest(model, version)
+    manifest, digest = codec.decode(Manifest, document), sha256(document)
+    holdings = Holdings(Releases(repository, blocks))
+    variants, held = _for(manifest, node, variant, directory, holdings)
+    payloads: dict[bytes, int] = {}
+    for name in variants:
+        payloads.update(holdings.cost_of(manifest, digest, name, held, follows=bool(held)).fetched)
+    parcel = Parcel(
+        fleet=load(directory).fleet,
+        model=model,
+        version=version,
+        release=digest,
+        at=int(time.time()),
+        blocks=len(payloads),
+        bytes=sum(payloads.values()),
+        variant=variants[0] if len(variants) == 1 else None,
+        node=node,
+    )
+    bundles = [("trust", codec.encode(repository.trust_bundle())), ("model", codec.encode(repository.model_bundle(model, [version])))]
+    _write(target, parcel, bundles, _read(blocks, payloads))
+    show_one(
+        {
+            "file": str(target),
+            "bytes": target.stat().st_size,
+            "blocks": len(payloads),
+            "variants": list(variants),
+            "node": node,
+            "rolled_out": repository.rollout(model) is not None,
+        },
+        as_json=as_json,
+    )
+
+
+def _for(manifest: Manifest, node: str | None, variant: str | None, directory: Path, holdings: Holdings) -> tuple[list[str], Held]:
+    names = [one.name for one in manifest.variants]
+    if variant is not None and variant not in names:
+        raise Refused(Code.RELEASE_NO_VARIANT, f"{manifest.model}@{manifest.version} has no variant {variant!r}; it has {', '.join(names)}")
+    if node is None:
+        return ([variant] if variant else names), frozenset()
+    row = next((row for row in open_store(directory).nodes() if row.node == node), None)
+    state = codec.decode(State, row.state) if row is not None else None
+    if state is None or state.profile is None:
+        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {node!r} has ever said what it has: leave --node out, and it takes the whole")
+    return [variant or choose(manifest, state.profile).name], holdings.releases_of(state)
+
+
+def _read(blocks: BlockStore, payloads: dict[bytes, int]) -> Iterator[bytes]:
+    with progress() as tell:
+        for done, digest in enumerate(payloads, 1):
+            yield blocks.read(digest)
+            tell("blocks", done, len(payloads))
+
+
+def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterator[bytes]) -> None:
+    """Under another name until all of it is on the stick."""
+    partial = target.with_name(target.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(MAGIC)
+            write_frame(file, "parcel", codec.encode(parcel))
+            for kind, data in bundles:
+                write_frame(file, "trust" if kind == "trust" else "model", data)
+            for data in blocks:
+                write_frame(file, "block", data)
+            write_frame(file, "end")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+    except OSError as error:
+        raise Refused(Code.DISK_FULL, f"{target} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,256 @@
+"""`fleetcast plan` says what a rollout will cost, `fleetcast ledger` what it did."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from hub.blockstore import BlockStore
+from hub.cli.holdings import Holdings
+from hub.cli.options import check_model, dir_option, json_option, open_store, show
+from hub.core.plan import Cost, by_site, seconds
+from hub.rows import NodeRow, ReceiptRow
+from hub.service.releases import Releases
+from hub.trust import Repository
+from schemas import codec
+from schemas.errors import Refused
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.receipt import Receipt, SealedReceipt
+from schemas.state import LinkClass, State
+from schemas.variant import choose
+
+RATES_BIT_S: dict[str, float] = {"free": 50e6, "metered": 1e6, "roaming": 128e3}  # a site's line, LTE-M, NB-IoT; --rate says otherwise
+NO_SITE = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    node: str
+    site: str
+    link: str
+    runs: str
+    variant: str
+    cost: Cost
+    refused: str = ""
+
+
+@click.command()
+@click.argument("release", metavar="MODEL@VERSION")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only nodes with this label; may be repeated.")
+@click.option("--rate", "rates", multiple=True, metavar="CLASS=BIT/S", help="What a class of link carries, such as metered=300000.")
+@click.option("--nodes/--no-nodes", "each", default=True, help="List every node, or only sites and sums.")
+@dir_option
+@json_option
+def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bool, directory: Path, as_json: bool) -> None:
+    """Say what a rollout of this release will cost, before anything is sent.
+
+    Counted are the payloads that each known node lacks, by what it reported that it serves; a site is what nodes say in their label "site".
+
+    \b
+    Examples:
+      fleetcast plan delay@1.2.0
+      fleetcast plan delay@1.2.0 --label site=plant-7 --rate metered=300000 --json
+    """
+    model, version = split(release)
+    speeds = RATES_BIT_S | _rates(rates)
+    repository = Repository(directory / "trust")
+    check_model(repository, model)
+    document = repository.manifest(model, version)
+    manifest, digest = codec.decode(Manifest, document), sha256(document)
+    holdings = Holdings(Releases(repository, BlockStore(directory / "blocks")))
+    wanted = pairs("--label", labels)
+    rows = [row for row in open_store(directory).nodes() if _matches(row, wanted)]
+    planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
+    fits = [one for one in planned if not one.refused]
+    result = {
+        "release": f"{model}@{version}",
+        "bytes_planned": sum(one.cost.fetched_bytes for one in fits),
+        "bytes_reused": sum(one.cost.reused_bytes for one in fits),
+        "nodes": [_node_row(one, speeds) for one in planned] if each else [],
+        "sites": _site_rows(fits),
+        "links": _link_rows(fits, speeds),
+        "first_install": [
+            {"variant": variant.name, "bytes": holdings.cost_of(manifest, digest, variant.name, frozenset(), follows=False).fetched_bytes}
+            for variant in manifest.variants
+        ],
+    }
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    _print(result)
+
+
+def _print(result: Mapping[str, Any]) -> None:
+    if result["nodes"]:
+        columns = ["node", "site", "link", "runs", "variant", "fetches", "has", "whole_for_delta", "takes", "refused"]
+        show(result["nodes"], columns, as_json=False, empty="")
+        click.echo()
+    show(result["sites"], ["site", "nodes", "fetches", "behind_a_relay"], as_json=False, empty="No node has been heard from.")
+    click.echo()
+    show(result["links"], ["link", "nodes", "fetches", "bit_per_second", "longest"], as_json=False, empty="")
+    click.echo(f"In all {result['bytes_planned']} bytes to fetch, {result['bytes_reused']} are there already.")
+    for one in result["first_install"]:
+        click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
+
+
+def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: Holdings) -> _Planned:
+    state = codec.decode(State, row.state)
+    site = state.profile.labels.get("site", NO_SITE) if state.profile else NO_SITE
+    runs = next((slot.serving_version or "-" for slot in state.slots if slot.model == manifest.model), "-")
+    link = state.link or "free"
+    if state.profile is None:
+        return _Planned(row.node, site, link, runs, "-", Cost({}, 0, 0), "it has not said what it is")
+    try:
+        variant = choose(manifest, state.profile).name
+    except Refused as refusal:
+        return _Planned(row.node, site, link, runs, "-", Cost({}, 0, 0), refusal.reason)
+    follows = any(slot.model == manifest.model and (slot.serving or slot.last_good) for slot in state.slots)
+    held = holdings.releases_of(state)
+    return _Planned(row.node, site, link, runs, variant, holdings.cost_of(manifest, digest, variant, held, follows=follows))
+
+
+def _node_row(one: _Planned, speeds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "node": one.node,
+        "site": one.site,
+        "link": one.link,
+        "runs": one.runs,
+        "variant": one.variant,
+        "fetches": one.cost.fetched_bytes,
+        "has": one.cost.reused_bytes,
+        "whole_for_delta": one.cost.instead_bytes,
+        "seconds": round(seconds(one.cost.fetched_bytes, speeds[one.link]), 1),
+        "takes": _duration(seconds(one.cost.fetched_bytes, speeds[one.link])),
+        "refused": one.refused,
+    }
+
+
+def _site_rows(planned: list[_Planned]) -> list[dict[str, Any]]:
+    sites = by_site((one.site, one.cost) for one in planned)
+    return [
+        {"site": site, "nodes": found.nodes, "fetches": found.each_bytes, "behind_a_relay": found.relayed_bytes}
+        for site, found in sites.items()
+    ]
+
+
+def _link_rows(planned: list[_Planned], speeds: Mapping[str, float]) -> list[dict[str, Any]]:
+    rows = []
+    for link in get_args(LinkClass):
+        mine = [one.cost.fetched_bytes for one in planned if one.link == link]
+        if mine:
+            longest = seconds(max(mine), speeds[link])
+            rows.append(
+                {
+                    "link": link,
+                    "nodes": len(mine),
+                    "fetches": sum(mine),
+                    "bit_per_second": round(speeds[link]),
+                    "seconds_longest": round(longest, 1),
+                    "longest": _duration(longest),
+                }
+            )
+    return rows
+
+
+@click.command()
+@click.argument("release", metavar="MODEL@VERSION")
+@dir_option
+@json_option
+def ledger(release: str, directory: Path, as_json: bool) -> None:
+    """Show what a release has cost each node: planned, received, reused, missing and wasted payload bytes.
+
+    planned = received + reused + missing; what was wasted (sent twice, or damaged) comes on top.
+
+    \b
+    Examples:
+      fleetcast ledger delay@1.2.0
+      fleetcast ledger delay@1.2.0 --json
+    """
+    model, version = split(release)
+    repository = Repository(directory / "trust")
+    check_model(repository, model)
+    digest = sha256(repository.manifest(model, version))
+    store = open_store(directory)
+    rows = {
+        row.node: _of_receipt(row) for row in reversed(store.receipts(model=model)) if row.digest == digest and row.outcome != "refused"
+    }
+    for node in store.nodes():
+        for slot in codec.decode(State, node.state).slots:
+            if slot.target == digest and slot.bytes_planned:
+                rows[node.node] = _ledger_row(
+                    node.node, slot.state, slot.code, slot.bytes_planned, slot.bytes_received, slot.bytes_reused, slot.bytes_wasted
+                )
+    found = [rows[name] for name in sorted(rows)]
+    counted = ("planned", "received", "reused", "missing", "wasted")
+    sums = {"node": "all", "state": "", "code": "", **{what: sum(row[what] for row in found) for what in counted}}
+    columns = ["node", "state", "code", *counted]
+    if as_json:
+        click.echo(json.dumps({"release": release, "nodes": found, "sum": {what: sums[what] for what in counted}}, indent=2))
+        return
+    show([*found, sums] if found else [], columns, as_json=False, empty=f"No node has begun to fetch {release}.")
+
+
+def _of_receipt(row: ReceiptRow) -> dict[str, Any]:
+    evidence = codec.decode(Receipt, codec.decode(SealedReceipt, row.sealed).body).evidence
+    if evidence is None:
+        return _ledger_row(row.node, row.outcome, row.code, 0, 0, 0, 0)
+    counts = (evidence.bytes_planned, evidence.bytes_received, evidence.bytes_reused, evidence.bytes_wasted)
+    return _ledger_row(row.node, row.outcome, row.code, *counts)
+
+
+def _ledger_row(node: str, state: str, code: str, planned: int, received: int, reused: int, wasted: int) -> dict[str, Any]:
+    missing = planned - received - reused
+    return {
+        "node": node,
+        "state": state,
+        "code": code,
+        "planned": planned,
+        "received": received,
+        "reused": reused,
+        "missing": missing,
+        "wasted": wasted,
+    }
+
+
+def split(release: str) -> tuple[str, str]:
+    """MODEL@VERSION as two."""
+    model, _, version = release.partition("@")
+    if not version:
+        raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
+    return model, version
+
+
+def pairs(option: str, said: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE options as a mapping."""
+    try:
+        return dict(one.split("=", 1) for one in said)
+    except ValueError:
+        raise click.UsageError(f"{option} must be KEY=VALUE, found {', '.join(said)}") from None
+
+
+def _rates(said: tuple[str, ...]) -> dict[str, float]:
+    found = pairs("--rate", said)
+    try:
+        speeds = {link: float(rate) for link, rate in found.items()}
+    except ValueError:
+        speeds = {}
+    if len(speeds) != len(found) or not set(speeds) <= set(RATES_BIT_S) or not all(0 < rate < float("inf") for rate in speeds.values()):
+        raise click.UsageError(f"--rate must be {'|'.join(RATES_BIT_S)}=BIT/S, such as metered=300000, found {', '.join(said)}")
+    return speeds
+
+
+def _matches(row: NodeRow, wanted: Mapping[str, str]) -> bool:
+    profile = codec.decode(State, row.state).profile
+    labels = profile.labels if profile is not None else {}
+    return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def _duration(value: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.1f} s"
