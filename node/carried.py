@@ -54,7 +54,7 @@ class Carried:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
                 raise Refused(Code.DISK_FULL, f"no room in {self.directory} for {path}") from error
             raise Unreachable(f"{path}: {error.strerror or error}") from error
         return parcel

@@ -268,13 +268,14 @@ class Delivery:
             taken[block.digest] = piece, decode_payload(piece.payload, piece.block, payload, parent)
             received += len(payload)
         self._keep(job, list(taken.values()), now, received=received, wasted=wasted)
-        self._share(now)
+        self._run(job, transfer.allow(0, now=now), now)  # what these make room for is divided below, among all
         for digest in taken:
             self._recent[digest] = job.target.digest
             self._run(job, transfer.took(digest, now=now), now)
         for digest in damaged:
             self._refused(mismatch(Code.BLOCK_DIGEST, "payload", expected=digest.hex(), actual="other bytes"), job.model)
             self._run(job, transfer.rejected(digest, now=now), now)
+        self._share(now)
         if parent_gone and self._jobs.get(job.model) is job:
             log.warning("fetch.parent_gone", model=job.model, version=job.target.version)
             self._again(job, now)  # what it costs without the parent is for the budget to allow
@@ -286,8 +287,8 @@ class Delivery:
         with self._store.transaction(synced=False):
             self._store.add_held(Held(piece.block.digest, path, offset, len(data)) for piece, path, offset, data in places)
             self._count(job.target.digest, now, received=received, wasted=wasted)
-        if job.code is not None and pieces and job.code not in DISK_CODES:
-            self._unpark(job)  # what a budget or a silent hub held up has moved on
+        if job.code is Code.BLOCK_TIMEOUT and pieces:
+            self._unpark(job)
 
     def _count(self, release: bytes, now: float, *, received: int = 0, wasted: int = 0) -> None:
         self._store.add_bytes(release, received=received, wasted=wasted)
@@ -323,7 +324,8 @@ class Delivery:
             if job.transfer is not None:
                 self._run(job, job.transfer.allow(allowed_bytes, now=now), now)
             if stop is not None:
-                self._park(job, *stop)
+                if job.transfer is not None and not job.transfer.in_flight_bytes:  # what was asked for within the budget still comes
+                    self._park(job, *stop)
             elif job.code is not None and str(job.code).startswith("budget."):
                 self._unpark(job)
 

@@ -194,3 +194,55 @@ def test_a_broker_that_forgets_and_nodes_that_die_end_with_everybody_serving_the
     plant.cli("rollout", "back", "diabetes")
     until("the way back", lambda: plant.infer("node-a", inputs[:3])["model_version"] == "1.0.0")
     assert plant.infer("node-a", inputs[:3])["outputs"] == first["outputs"]
+
+
+def test_a_plan_before_a_ledger_after_and_a_stick_where_there_is_no_link(plant: Plant) -> None:
+    inputs = load_diabetes().data.astype(np.float32)
+    plant.start_node("node-a")
+    plant.publish("1.0.0", 1.0)
+    until("the node", lambda: len(plant.cli("nodes")) == 1)
+
+    def serves(version: str) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return bool(plant.infer("node-a", inputs[:3])["model_version"] == version)
+        return False
+
+    planned = plant.cli("plan", "diabetes@1.0.0")
+    plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "60")
+    spent = plant.cli("ledger", "diabetes@1.0.0")
+
+    assert planned["bytes_planned"] == spent["sum"]["received"] > 0
+    assert planned["first_install"] == [{"variant": "default", "bytes": planned["bytes_planned"]}]
+    assert [(row["fetches"], row["refused"]) for row in planned["nodes"]] == [(planned["bytes_planned"], "")]
+    assert spent["sum"] == {
+        "planned": planned["bytes_planned"],
+        "received": planned["bytes_planned"],
+        "reused": 0,
+        "missing": 0,
+        "wasted": 0,
+    }
+    own = plant.node_cli("node-a", "ledger", "--json")
+    assert [row["received"] for row in own["releases"]] == [planned["bytes_planned"]]
+    assert sum(day["bytes"] for day in own["days"]) == planned["bytes_planned"]
+
+    # The link of node-a is cut for good: its own settings lead to a port where nobody is.
+    plant.nodes["node-a"][0].terminate()
+    plant.nodes["node-a"][0].wait(20)
+    settings = plant.directory / "node-a" / "node.toml"
+    said = settings.read_text()
+    settings.write_text(said.replace(plant.broker.url("node-a"), plant.broker.url("node-a").rsplit(":", 1)[0] + f":{free_port()}"))
+    plant.publish("2.0.0", 50.0)
+    plant.cli("rollout", "start", "diabetes@2.0.0")
+    until("the rollout", lambda: any(row["version"] == "2.0.0" for row in plant.cli("rollout", "status")))
+    whole = plant.cli("export", "diabetes@2.0.0", str(plant.directory / "whole.parcel"))
+    part = plant.cli("export", "diabetes@2.0.0", str(plant.directory / "part.parcel"), "--node", "node-a")
+    assert part["blocks"] <= whole["blocks"]
+
+    plant.start_node("node-a")
+    until("the old model", lambda: serves("1.0.0"))
+    brought = plant.node_cli("node-a", "import", str(plant.directory / "part.parcel"), "--json")
+    assert (brought["version"], brought["blocks"]) == ("2.0.0", part["blocks"])
+    until("the new model", lambda: serves("2.0.0"))
+    rows = {row["release"]: row for row in plant.node_cli("node-a", "ledger", "--json")["releases"]}
+    assert rows[brought["release"]]["received"] == 0
+    assert rows[brought["release"]]["reused"] == rows[brought["release"]]["planned"] > 0

@@ -1,0 +1,196 @@
+"""A hub that only serves blocks, and a node that only fetches them, over a real broker and a real disk."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from hub.core.encode import encode_block
+from node.agent.delivery import Delivery
+from node.agent.job import Outcome, Stalled
+from node.agent.purse import Purse
+from node.agent.stock import Stock
+from node.carried import Carried
+from node.core.budget import Policy
+from node.core.lifecycle import Target
+from node.files import Artifacts
+from node.mqtt import BlockArrived, NodeLink
+from node.store import NodeStore
+from schemas import codec
+from schemas.errors import Code, Unreachable
+from schemas.manifest import Block, File, Index, Manifest, Tensor, Variant
+from schemas.mqtt import Connected, Disconnected, Message, Subscribed
+from schemas.names import sha256
+from schemas.rollout import Carriage
+from schemas.topics import Topics
+from schemas.want import Want
+from tests.broker.client import Client
+from tests.brokers import FLEET, Broker
+
+BLOCK = 60_000
+
+
+def release(data: bytes, *, indexed: bool = False, model: str = "m") -> tuple[Manifest, dict[bytes, bytes]]:
+    """A manifest of one file, and its payloads by digest."""
+    payloads: dict[bytes, bytes] = {}
+    blocks: list[Block] = []
+    for at in range(0, len(data), BLOCK):
+        block, encoded = encode_block(data[at : at + BLOCK])
+        blocks.append(block)
+        payloads.update(encoded)
+    listed: dict[str, Any] = {"blocks": tuple(blocks)}
+    if indexed:
+        part, encoded = encode_block(codec.encode(Index(blocks=tuple(blocks))))
+        payloads.update(encoded)
+        listed = {"index": (part,)}
+    file = File(path="model.onnx", bytes=len(data), digest=sha256(data), **listed)
+    tensor = Tensor(name="x", datatype="FP32", shape=(-1, 1))
+    manifest = Manifest(
+        model=model, version="1.0.0", created=1, inputs=(tensor,), outputs=(tensor,), variants=(Variant(name="v", files=(file,)),)
+    )
+    return manifest, payloads
+
+
+def target(manifest: Manifest) -> Target:
+    return Target(version=manifest.version, digest=sha256(codec.encode(manifest)))
+
+
+@dataclass
+class Hub:
+    """Answers wants; counts what it publishes, and damages what it is told to, once."""
+
+    broker: Broker
+    manifest: Manifest
+    payloads: dict[bytes, bytes]
+    published: Counter[bytes] = field(default_factory=Counter)
+    damage: set[bytes] = field(default_factory=set)
+    others: tuple[Manifest, ...] = ()
+    mute_after: int = 10**9
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        client, topics = Client.of(self.broker, "hub"), Topics(FLEET)
+        online = False
+        while not self.stop.is_set():
+            if not online:
+                with contextlib.suppress(Unreachable, AssertionError):
+                    client.open()
+                    client.subscribe(topics.filter("want"))
+                    online = True
+                time.sleep(0.05)
+                continue
+            with contextlib.suppress(queue.Empty):
+                event = client.inbox.get(timeout=0.05)
+                online = not isinstance(event, Disconnected)
+                if isinstance(event, Message):
+                    self.serve(client, topics, codec.decode(Want, event.payload))
+                    client.link.ack(event)
+        client.link.close()
+
+    def serve(self, client: Client, topics: Topics, want: Want) -> None:
+        manifest = next(one for one in (self.manifest, *self.others) if target(one).digest == want.release)
+        file = manifest.variants[0].files[0]
+        blocks = file.blocks or codec.decode(Index, self.payloads[file.index[0].digest]).blocks if not want.index else file.index
+        for first, length in want.ranges:
+            for block in blocks[first : first + length]:
+                payload = want.payload_of(block)
+                data = self.payloads[payload.digest]
+                if payload.digest in self.damage:
+                    self.damage.discard(payload.digest)
+                    data = bytes([data[0] ^ 1]) + data[1:]
+                if sum(self.published.values()) < self.mute_after:
+                    self.published[payload.digest] += 1
+                    client.link.publish(topics.block(payload.digest), data)
+
+
+@contextlib.contextmanager
+def serving(hub: Hub) -> Iterator[Hub]:
+    thread = threading.Thread(target=hub.run, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.stop.set()
+        thread.join(10)
+
+
+class Node:
+    """A node's delivery, without the rest of it."""
+
+    def __init__(self, broker: Broker, folder: Path, *, policies: dict[Any, Policy] | None = None, rate: float | None = None) -> None:
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.link = NodeLink(broker.url("node-a"), fleet=FLEET, node="node-a", inbox=self.inbox, tls=broker.tls("node-a"))
+        self.store, self.artifacts = NodeStore(folder / "node.sqlite"), Artifacts(folder / "artifacts")
+        self.ended: list[Outcome] = []
+        self.stalled: list[Stalled] = []
+        self.carried = Carried(folder / "carried")
+        self.link_file = folder / "link"
+        self.wall = 1_700_000_000.0
+        self.purse = Purse(
+            self.store,
+            link="free",
+            link_file=self.link_file,
+            policies=policies or {},
+            rate_bytes_per_second_max=rate,
+            wall=lambda: self.wall,
+        )
+        self.refused: list[Code] = []
+        self.delivery = Delivery(
+            store=self.store,
+            artifacts=self.artifacts,
+            link=self.link,
+            window_bytes=400_000,
+            filters_per_subscribe=8,
+            rng=Random(0),
+            stock=Stock(self.store, self.artifacts, self.carried),
+            purse=self.purse,
+            post=lambda event: (self.ended if isinstance(event, Outcome) else self.stalled).append(event),  # type: ignore[attr-defined]
+            refused=lambda refusal, model: self.refused.append(refusal.code),
+        )
+        self.online = self.connected = False
+        self.session = 0
+
+    def turn(self) -> None:
+        if not self.online:
+            self.session += 1
+            with contextlib.suppress(Unreachable):
+                self.link.open(session=self.session, at=1)
+                self.online = True
+        with contextlib.suppress(queue.Empty):
+            event = self.link.parse(self.inbox.get(timeout=0.02))
+            match event:
+                case Connected():
+                    self.connected = True
+                    self.delivery.connected(session_present=event.session_present, now=time.monotonic())
+                case Disconnected():
+                    self.online = False
+                    self.delivery.disconnected()
+                case Subscribed(mid, _):
+                    self.delivery.granted(mid, time.monotonic())
+                case BlockArrived():
+                    self.delivery.arrived([event], time.monotonic())
+        self.delivery.tick(time.monotonic())
+
+    def until(self, done: Any, seconds: float = 40.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < deadline, "waited in vain"
+            self.turn()
+
+    def fetch(self, manifest: Manifest, *, carriage: Carriage | None = None, follows: bool = False) -> None:
+        self.delivery.start(manifest.model, target(manifest), manifest, "v", time.monotonic(), carriage=carriage, follows=follows)
+
+    def die(self) -> None:
+        """As kill -9 would: nothing is said or saved."""
+        self.link._link.drop()
+        self.store.close()
+
+    def file(self, manifest: Manifest) -> bytes:
+        path = self.artifacts.relative(target(manifest).digest, "v", manifest.variants[0].files[0])
+        return self.artifacts.path(path).read_bytes()
