@@ -100,7 +100,7 @@ class Variant(Fact):
     """One build of the release for a class of devices; the first file is the one that the runtime loads."""
 
     name: Label
-    runtime: Literal["onnx"] = "onnx"
+    runtime: Literal["onnx", "files"] = "onnx"  # "files": handed over verified, and run by whoever knows them
     requirements: Requirements = Requirements()
     files: Annotated[tuple[File, ...], Field(min_length=1, max_length=limits.FILES_PER_VARIANT_MAX)]
 
@@ -195,8 +195,8 @@ class Manifest(Document):
     licence: Annotated[str, Field(max_length=64)] = ""
     parent: Digest | None = None
     parents: Annotated[tuple[Digest, ...], Field(max_length=8)] | None = None  # releases whose blocks its deltas are against
-    inputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=limits.TENSORS_MAX)]
-    outputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=limits.TENSORS_MAX)]
+    inputs: Annotated[tuple[Tensor, ...], Field(max_length=limits.TENSORS_MAX)]
+    outputs: Annotated[tuple[Tensor, ...], Field(max_length=limits.TENSORS_MAX)]
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=limits.VARIANTS_MAX)]
     golden: Golden | None = None
     limits: Limits = Limits()
@@ -211,6 +211,8 @@ class Manifest(Document):
             paths = [file.path.casefold() for file in self.files_of(variant.name)]
             if len(set(paths)) != len(paths):  # case-folded: a device's file system may not tell them apart
                 raise ValueError("two files have one path")
+        if any(variant.runtime != "files" for variant in self.variants) != bool(self.inputs and self.outputs):
+            raise ValueError("what is run has inputs and outputs, and files have none")
         if (self.baseline is None) != (self.privacy is None):
             raise ValueError("a baseline needs its noise, and noise a baseline")
         return self

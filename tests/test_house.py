@@ -19,8 +19,8 @@ LINES_MAX = 450
 ONLY_IN = {
     "msgpack": {"schemas/codec.py"},
     "paho": {"schemas/mqtt.py", "hub/mqtt.py", "node/mqtt.py"},
-    "onnxruntime": {"node/runtime.py", "hub/builder.py"},
-    "onnx": {"hub/builder.py"},
+    "onnxruntime": {"node/runtime.py", "hub/onnxmodel.py"},
+    "onnx": {"hub/onnxmodel.py"},
     "iotcore": {"hub/broker.py"},
     "pyarrow": {"hub/reference.py"},
     "sqlite3": {"node/store.py"},

@@ -23,7 +23,7 @@ from hub.settings import load
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, FleetcastError, Refused
-from schemas.limits import MIB
+from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.manifest import Limits, Manifest
 from schemas.names import check_name, check_version, sha256
 
@@ -45,6 +45,18 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
 @click.option("--columns", help="Feature columns in the model's order, with commas; else all of the reference's.")
 @click.option("--signals", help="What to watch, with commas; else every feature and output.")
 @click.option("--golden", type=click.Path(path_type=Path), help="npz with arrays input.<tensor> and output.<tensor>; else made up.")
+@click.option(
+    "--file",
+    "more_files",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="One more file beside it: a tokenizer, labels.",
+)
+@click.option(
+    "--block-bytes",
+    type=click.IntRange(1024, BLOCK_BYTES_MAX),
+    help="Largest block; else as large as the broker's packets allow, at most 122880.",
+)
 @click.option("--parent", help="Version that this one follows; else the newest.")
 @click.option("--description", default="", help="A sentence for people.")
 @click.option("--licence", default="", help="SPDX name.")
@@ -67,6 +79,7 @@ def publish(directory: Path, passphrase_file: Path | None, as_json: bool, **said
       fleetcast publish model.onnx --name delay --version 1.2.0 --reference ref.parquet --blocks day
       fleetcast publish model.onnx --name delay --version 1.2.1 --golden golden.npz --json
       fleetcast publish model.onnx --name delay --version 1.3.0 --reference ref.csv --columns month,hour,distance --signals hour
+      fleetcast publish chat.gguf --name chat --version 1.0.0 --file tokenizer.json
     """
     load(directory)  # says so when there is no fleet
     model, version = check_name("model", said["name"]), check_version(said["version"])
@@ -173,6 +186,8 @@ def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], tel
         description=said["description"],
         licence=said["licence"],
         parent=parent_digest,
+        more_files=tuple(said["more_files"]),
+        block_bytes_max=said["block_bytes"] or BLOCK_BYTES_MAX,
         epsilon=said["epsilon"],
         delta=said["delta"],
         window_seconds=said["window_seconds"],

@@ -22,8 +22,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from hub.blockstore import BlockStore
-from hub.builder import COLUMNS_KEY, BuiltRelease, PublishRequest, build
+from hub.builder import BuiltRelease, PublishRequest, build
 from hub.core import release as core
+from hub.onnxmodel import COLUMNS_KEY
 from hub.reference import read_reference
 from node.core import golden
 from node.core.sketch import Sketch
