@@ -3,7 +3,7 @@
 Everything is checked before anything is stored, and what is stored is stored as a whole or not at all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +27,14 @@ from hub.contents import (
     store_content,
 )
 from hub.core import release as core
+from hub.core.aligning import Earlier
 from hub.core.baseline import build_baseline
-from hub.core.cutting import Span
+from hub.core.cutting import TensorSpan
 from hub.core.noise import sigma2_for
 from hub.onnxmodel import Arrays, OnnxModel, external_data
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX
+from schemas.limits import BLOCK_BYTES_MAX, PAYLOADS_PER_BLOCK_MAX
 from schemas.manifest import Baseline, File, Golden, Limits, Manifest, Privacy, Tensor, Variant
 from schemas.names import check_name, check_version, sha256
 
@@ -64,6 +65,8 @@ class PublishRequest:
     description: str = ""
     licence: str = ""
     parent: bytes | None = None
+    parents: Mapping[str, Sequence[Earlier]] = field(default_factory=dict)  # files that deltas may be against, by name
+    parent_releases: tuple[bytes, ...] = ()  # whose they are
     more_files: tuple[Path, ...] = ()  # beside the model: tokenizer, labels, whatever its program reads
     block_bytes_max: int = BLOCK_BYTES_MAX  # less for a broker that takes only small packets, or a very slow road
     epsilon: float = 1.0
@@ -106,7 +109,7 @@ class _Described:
     """What is known of a model before its files are stored; `spans` is where tensors stand in files that do not say so themselves."""
 
     paths: dict[str, Path]
-    spans: dict[str, list[Span]]
+    spans: dict[str, list[TensorSpan]]
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     watch: _Watch = field(default_factory=_Watch)
@@ -131,7 +134,16 @@ def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease
         raise mismatch(Code.ARTIFACT_PATH, "files of a release", expected="each name once", actual=core.listed(list(paths)))
     check_names([*paths, *([GOLDEN_FILE] if described.golden is not None else [])])
     stamps = {name: Stamp.of(path) for name, path in paths.items()}
-    contents = [content_of(name, path, described.spans.get(name), block_bytes_max=request.block_bytes_max) for name, path in paths.items()]
+    contents = [
+        content_of(
+            name,
+            path,
+            described.spans.get(name),
+            block_bytes_max=request.block_bytes_max,
+            parents=request.parents.get(name, ())[: PAYLOADS_PER_BLOCK_MAX - 1],
+        )
+        for name, path in paths.items()
+    ]
     if described.golden is not None:
         contents.append(content_of_bytes(GOLDEN_FILE, described.golden, block_bytes_max=request.block_bytes_max))
     return _store_all(request, described, paths, stamps, contents, store, now=now)
@@ -147,12 +159,15 @@ def _store_all(
     *,
     now: int,
 ) -> BuiltRelease:
-    inline = core.inline_files([len(content.cuts) for content in contents])
+    deltas = min(PAYLOADS_PER_BLOCK_MAX - 1, len(request.parent_releases))
+    inline = core.inline_files([len(content.cuts) for content in contents], deltas=deltas)
 
     def describe(files: Sequence[File]) -> Manifest:
         return _manifest(request, described, files, now=now)
 
-    core.check_size(describe([core.foreseen_file(one.name, one.cuts, inline=fits) for one, fits in zip(contents, inline, strict=True)]))
+    core.check_size(
+        describe([core.foreseen_file(one.name, one.cuts, inline=fits, deltas=deltas) for one, fits in zip(contents, inline, strict=True)])
+    )
     with store.batch() as batch, ThreadPoolExecutor(ENCODERS) as encoders:
         stored = [
             store_content(content, batch, encoders, request.progress, inline=one, source=paths.get(content.name, request.model_path))
@@ -220,6 +235,7 @@ def _manifest(request: PublishRequest, described: _Described, files: Sequence[Fi
             description=request.description,
             licence=request.licence,
             parent=request.parent,
+            parents=request.parent_releases or None,
             inputs=described.inputs,
             outputs=described.outputs,
             variants=(Variant(name="default", runtime=runtime, files=tuple(files[:-1] if with_golden else files)),),

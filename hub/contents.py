@@ -4,6 +4,7 @@ import hashlib
 import mmap
 import re
 import stat
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from hub.core import release as core
-from hub.core.cutting import Span, cut, tensor_spans
-from hub.core.encode import encode_block
+from hub.core.aligning import Earlier, Likeness, ancestor, plan
+from hub.core.cutting import TENSOR_BYTES_MIN, Span, TensorSpan, cut, tensors
+from hub.core.encode import Ancestor, encode_block
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, FILE_BYTES_MAX, FILES_PER_VARIANT_MAX
 from schemas.manifest import Block, File
@@ -72,11 +74,21 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file of the release: its name there, how it is cut, and how to read it."""
+    """A file of the release: its name there, how it is cut, of what each block consists, and how to read it.
+
+    `likenesses` says for each of the `parents` what each block is like there.
+    """
 
     name: str
     cuts: list[Span]
+    dtypes: list[str | None]
     open: Callable[[], IO[bytes]]
+    parents: Sequence[Earlier] = ()
+    likenesses: Sequence[Sequence[Likeness]] = ()
+
+    def ancestors(self, number: int) -> list[Ancestor]:
+        """What the block of this number may be a delta of."""
+        return [ancestor(found[number], parent) for found, parent in zip(self.likenesses, self.parents, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +99,37 @@ class Stored:
     wire_bytes: int
 
 
-def content_of(name: str, path: Path, spans: Sequence[Span] | None = None, *, block_bytes_max: int = BLOCK_BYTES_MAX) -> Content:
-    """A file on disk; where its tensors stand is looked up in it, unless it is said."""
-    if spans is None:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            spans = tensor_spans(view)
-    return Content(name, cut(path.stat().st_size, spans, block_bytes_max=block_bytes_max), _opener(path))
+def content_of(
+    name: str,
+    path: Path,
+    spans: Sequence[TensorSpan] | None = None,
+    *,
+    block_bytes_max: int = BLOCK_BYTES_MAX,
+    parents: Sequence[Earlier] = (),
+) -> Content:
+    """A file on disk; where its tensors stand is looked up in it, unless it is said. The parents' blocks that stand in it stay whole."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+        found = sorted(spans) if spans is not None else tensors(view)
+        planned = plan(view, found, parents, block_bytes_max=block_bytes_max)
+    return Content(name, planned.cuts, _dtypes(planned.cuts, found), _opener(path), parents, planned.likenesses)
 
 
 def content_of_bytes(name: str, data: bytes, *, block_bytes_max: int = BLOCK_BYTES_MAX) -> Content:
     """A file that was made here."""
-    return Content(name, cut(len(data), [], block_bytes_max=block_bytes_max), lambda: BytesIO(data))
+    cuts = cut(len(data), [], block_bytes_max=block_bytes_max)
+    return Content(name, cuts, [None] * len(cuts), lambda: BytesIO(data))
+
+
+def _dtypes(cuts: Sequence[Span], spans: Sequence[TensorSpan]) -> list[str | None]:
+    """Of what each block consists: of the large tensor that it begins in."""
+    large = [span for span in spans if span.length >= TENSOR_BYTES_MIN]
+    begins = [span.offset for span in large]
+    found: list[str | None] = []
+    for at, _ in cuts:
+        place = bisect_right(begins, at) - 1
+        inside = place >= 0 and at < large[place].offset + large[place].length
+        found.append(large[place].dtype if inside else None)
+    return found
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -135,7 +167,8 @@ def store_content(
                 raise changed(source)
             for data in read:
                 digest.update(data)
-            for block, payloads in encoders.map(encode_block, read):
+            numbers = range(at, at + len(ahead))
+            for block, payloads in encoders.map(lambda data, number: _encode(content, data, number), read, numbers):
                 blocks.append(block)
                 for name, payload in payloads.items():
                     batch.put(name, payload)
@@ -143,6 +176,10 @@ def store_content(
     for name, payload in index.items():
         batch.put(name, payload)
     return Stored(described, core.wire_bytes(blocks) + core.wire_bytes(described.index))
+
+
+def _encode(content: Content, data: bytes, number: int) -> tuple[Block, dict[bytes, bytes]]:
+    return encode_block(data, dtype=content.dtypes[number], parents=content.ancestors(number))
 
 
 def changed(path: Path) -> Refused:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hub.core import release as core
-from hub.core.cutting import Span
+from hub.core.cutting import ONNX_DTYPES, TensorSpan
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import FILE_BYTES_MAX, FILES_PER_VARIANT_MAX
 from schemas.manifest import Tensor
@@ -62,7 +62,7 @@ def _tensor(path: Path, one: Any) -> Tensor:
         raise core.invalid(Code.MODEL_SIGNATURE, f"{path}: tensor {one.name[:64]!r}", error) from None
 
 
-def external_data(path: Path) -> dict[str, list[Span]]:
+def external_data(path: Path) -> dict[str, list[TensorSpan]]:
     """Files beside the model that hold its weights, by the name under which it looks for them, and where in each a tensor stands.
 
     Raises:
@@ -81,7 +81,7 @@ def external_data(path: Path) -> dict[str, list[Span]]:
         raise Refused(Code.MODEL_LOAD, f"{path} is not an ONNX model, or is cut short: {core.first_line(error)}") from error
     if not model.graph.node or not model.opset_import:
         raise Refused(Code.MODEL_LOAD, f"{path} is not an ONNX model, or is cut short: it has no graph")
-    found: dict[str, list[Span]] = {}
+    found: dict[str, list[TensorSpan]] = {}
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -90,7 +90,8 @@ def external_data(path: Path) -> dict[str, list[Span]]:
                 _check_location(path.parent, location, tensor.name)
             spans = found.setdefault(location, [])
             if entries.get("offset", "0").isdecimal() and entries.get("length", "").isdecimal():
-                spans.append((int(entries.get("offset", "0")), int(entries["length"])))
+                dtype = ONNX_DTYPES.get(tensor.data_type)
+                spans.append(TensorSpan(int(entries.get("offset", "0")), int(entries["length"]), tensor.name[:256], dtype))
     if len(found) >= FILES_PER_VARIANT_MAX:
         expected = f"fewer than {FILES_PER_VARIANT_MAX}"
         raise mismatch(Code.MODEL_EXTERNAL_DATA, f"{path}: files of external data", expected=expected, actual=len(found))

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from schemas.errors import Code, Refused
-from schemas.limits import MIB
+from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.mqtt import BrokerUrl, TlsFiles
 from schemas.names import FleetName
 
@@ -36,6 +36,7 @@ class HubSettings(BaseSettings):
 
     cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB  # of blocks that the broker retains for latecomers; 0: none
     cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600
+    block_bytes_max: Annotated[int, Field(ge=1024, le=BLOCK_BYTES_MAX)] = BLOCK_BYTES_MAX  # of new releases: less for very slow roads
     again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # a block published so recently is not published again
     linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # wants for a block within this time cause one publish
 

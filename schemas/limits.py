@@ -7,6 +7,7 @@ BLOCK_BYTES_MAX = 120 * KIB  # a payload, its topic and properties fit the 128 K
 PAYLOAD_BYTES_MAX = BLOCK_BYTES_MAX  # a publisher keeps no encoding that is larger than the block itself
 PAYLOADS_PER_BLOCK_MAX = 4  # one that stands alone, and deltas against the few releases that a fleet runs at once
 DELTA_PARENTS_MAX = 4  # a block of text that moved lies across two of the parent's; memory for a delta is this many blocks
+HEADER_BYTES = 512  # of a PUBLISH at the most: a block's topic (at most 170) and its properties
 PACKET_BYTES_MAX = 2 * MIB  # the largest document (a trust bundle) and its header; paho reads whatever a broker sends
 MANIFEST_BYTES_MAX = 64 * KIB  # 500 blocks fit inline; beyond that the block list is an index of its own
 INDEX_PART_BLOCKS_MAX = 1000  # entries of about 75 bytes: one part is one block

@@ -1,10 +1,12 @@
 """`fleetcast publish`: from a model file to a signed release."""
 
+import json
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +21,15 @@ from hub.cli.options import dir_option, hub_runs, json_option, open_store, passp
 from hub.cli.progress import Tell, progress
 from hub.cli.releases import block_count
 from hub.keys import load_signer
+from hub.parents import parent_files
 from hub.settings import load
 from hub.trust import Repository
 from schemas import codec
-from schemas.errors import Code, FleetcastError, Refused
-from schemas.limits import BLOCK_BYTES_MAX, MIB
+from schemas.errors import Code, FleetcastError, Refused, mismatch
+from schemas.limits import BLOCK_BYTES_MAX, HEADER_BYTES, MIB, PACKET_BYTES_MAX, PAYLOADS_PER_BLOCK_MAX
 from schemas.manifest import Limits, Manifest
 from schemas.names import check_name, check_version, sha256
+from schemas.state import State
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
@@ -89,7 +93,7 @@ def publish(directory: Path, passphrase_file: Path | None, as_json: bool, **said
     targets = _delegator(repository, directory, model, secret)
     if version in repository.releases(model):
         with progress() as tell:
-            built = _rebuild(repository, said, tell)
+            built = _rebuild(repository, directory, said, tell)
     else:
         built = _publish(repository, directory, said, team=team, targets=targets)
     runs = hub_runs(directory)
@@ -106,7 +110,7 @@ def _publish(repository: Repository, directory: Path, said: dict[str, Any], *, t
     with _room_to_sign(directory) as give_back:
         store = open_store(directory)  # before anything is stored: what cannot be written to is told while nothing has changed
         with progress() as tell:
-            built = _build(repository, BlockStore(directory / "blocks"), said, tell)
+            built = _build(repository, directory, BlockStore(directory / "blocks"), said, tell)
         give_back()
         if targets is not None:
             repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
@@ -148,7 +152,7 @@ def _delegator(repository: Repository, directory: Path, model: str, secret: byte
     return load_signer(path, secret)
 
 
-def _rebuild(repository: Repository, said: dict[str, Any], tell: Tell) -> "BuiltRelease":
+def _rebuild(repository: Repository, directory: Path, said: dict[str, Any], tell: Tell) -> "BuiltRelease":
     """The same version again: the same content is nothing, other content a conflict; either way nothing is stored.
 
     Raises:
@@ -157,14 +161,14 @@ def _rebuild(repository: Repository, said: dict[str, Any], tell: Tell) -> "Built
     from hub.core.release import same_content  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as elsewhere:
-        built = _build(repository, BlockStore(Path(elsewhere)), said, tell)
+        built = _build(repository, directory, BlockStore(Path(elsewhere)), said, tell)
     before = codec.decode(Manifest, repository.manifest(said["name"], said["version"]))
     if not same_content(built.manifest, before):
         raise Refused(Code.RELEASE_CONFLICT, f"{said['name']}@{said['version']} is published already, with other content")
     return replace(built, manifest=before, document=codec.encode(before), digest=sha256(codec.encode(before)), stored_bytes=0)
 
 
-def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], tell: Tell) -> "BuiltRelease":
+def _build(repository: Repository, directory: Path, blocks: BlockStore, said: dict[str, Any], tell: Tell) -> "BuiltRelease":
     from hub.builder import PublishRequest, build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.reference import read_reference  # noqa: PLC0415
 
@@ -174,27 +178,56 @@ def _build(repository: Repository, blocks: BlockStore, said: dict[str, Any], tel
         parent_digest = codec.decode(Manifest, repository.manifest(model, said["version"])).parent
     else:
         parent_digest = sha256(repository.manifest(model, parent)) if parent else None
-    request = PublishRequest(
-        model_path=said["model_file"],
-        name=model,
-        version=said["version"],
-        reference=read_reference(said["reference"]) if said["reference"] else None,
-        blocks_column=said["blocks_column"],
-        feature_columns=_names(said["columns"]),
-        signals=_names(said["signals"]),
-        golden_path=said["golden"],
-        description=said["description"],
-        licence=said["licence"],
-        parent=parent_digest,
-        more_files=tuple(said["more_files"]),
-        block_bytes_max=said["block_bytes"] or BLOCK_BYTES_MAX,
-        epsilon=said["epsilon"],
-        delta=said["delta"],
-        window_seconds=said["window_seconds"],
-        limits=_limits(said),
-        progress=tell,
-    )
-    return build(request, blocks, now=int(time.time()))
+    before = codec.decode(Manifest, repository.manifest(model, said["version"])) if said["version"] in known else None
+    parents = _parents(repository, directory, model, parent_digest, before)
+    with parent_files(list(parents.values()), BlockStore(directory / "blocks"), directory) as files:
+        request = PublishRequest(
+            model_path=said["model_file"],
+            name=model,
+            version=said["version"],
+            reference=read_reference(said["reference"]) if said["reference"] else None,
+            blocks_column=said["blocks_column"],
+            feature_columns=_names(said["columns"]),
+            signals=_names(said["signals"]),
+            golden_path=said["golden"],
+            description=said["description"],
+            licence=said["licence"],
+            parent=parent_digest,
+            parents=files,
+            parent_releases=tuple(parents),
+            more_files=tuple(said["more_files"]),
+            block_bytes_max=_block_bytes(directory, said["block_bytes"]),
+            limits=_limits(said),
+            epsilon=said["epsilon"],
+            delta=said["delta"],
+            window_seconds=said["window_seconds"],
+            progress=tell,
+        )
+        return build(request, blocks, now=int(time.time()))
+
+
+def _parents(repository: Repository, directory: Path, model: str, parent: bytes | None, before: Manifest | None) -> dict[bytes, Manifest]:
+    """The releases that a new one is encoded against: what most nodes run, and the one that it follows; else those that `before` names."""
+    manifests = {sha256(one): codec.decode(Manifest, one) for one in (repository.manifest(model, v) for v in repository.releases(model))}
+    if before is not None:
+        return {digest: manifests[digest] for digest in before.parents or () if digest in manifests}
+    running: Counter[bytes] = Counter()
+    for row in open_store(directory).nodes():
+        running.update(slot.serving for slot in codec.decode(State, row.state).slots if slot.serving is not None)
+    most = [digest for digest, _ in running.most_common() if digest in manifests]
+    chosen = dict.fromkeys([*most, *([parent] if parent in manifests else [])])
+    return {digest: manifests[digest] for digest in list(chosen)[: PAYLOADS_PER_BLOCK_MAX - 1]}
+
+
+def _block_bytes(directory: Path, said: int | None) -> int:
+    """As large as a payload and its header may be for the broker that the hub is connected to, unless somebody says otherwise."""
+    packet_bytes = PACKET_BYTES_MAX
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no hub runs: it will say so if its broker takes less
+        packet_bytes = int(json.loads((directory / "hub.ready").read_text())["packet_bytes_max"])
+    fits = min(BLOCK_BYTES_MAX, packet_bytes - HEADER_BYTES)
+    if said is not None and said > fits:
+        raise mismatch(Code.PACKET_TOO_SMALL, "--block-bytes for this broker", expected=f"at most {fits}", actual=said)
+    return said or min(fits, load(directory).block_bytes_max)
 
 
 def _names(said: str | None) -> tuple[str, ...] | None:

@@ -4,7 +4,7 @@ import io
 import lzma
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal, NamedTuple
 
@@ -17,10 +17,11 @@ from hub.core.cutting import Span
 from hub.core.encode import encode_block
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX, INDEX_PART_BLOCKS_MAX, MIB, SIGNALS_MAX
+from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, INDEX_PART_BLOCKS_MAX, KIB, MIB, SIGNALS_MAX
 from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor
 
 INLINE_BLOCKS_MAX = 256  # of a manifest, all files together, about 22 KB of its 64; a list that does not fit becomes an index
+INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # of entries; a part is a block itself
 GOLDEN_ROWS = 16
 GOLDEN_BYTES_MAX = 16 * MIB  # every node of the fleet fetches it
 GOLDEN_UNPACKED_BYTES_MAX = 64 * MIB  # a device holds it beside two models
@@ -96,11 +97,11 @@ class Golden:
 # Files
 
 
-def inline_files(block_counts: Sequence[int]) -> list[bool]:
+def inline_files(block_counts: Sequence[int], *, deltas: int = 0) -> list[bool]:
     """Which files carry their block list in the manifest: in order, as long as their blocks are not too many together."""
-    inline, total = [], 0
+    inline, total, most = [], 0, INLINE_BLOCKS_MAX * _entry_bytes(_largest(1, 0)) // _entry_bytes(_largest(1, deltas))
     for count in block_counts:
-        inline.append(total + count <= INLINE_BLOCKS_MAX)
+        inline.append(total + count <= most)
         total += count if inline[-1] else 0
     return inline
 
@@ -112,24 +113,44 @@ def assemble_file(path: str, digest: bytes, blocks: Sequence[Block], *, inline: 
         return File(path=path, bytes=total, digest=digest, blocks=tuple(blocks)), {}
     parts: list[Block] = []
     found: dict[bytes, bytes] = {}
-    for at in range(0, len(blocks), INDEX_PART_BLOCKS_MAX):
-        part, payloads = encode_block(codec.encode(Index(blocks=tuple(blocks[at : at + INDEX_PART_BLOCKS_MAX]))))
+    for listed in _index_parts(blocks):
+        part, payloads = encode_block(codec.encode(Index(blocks=listed)))
         parts.append(part)
         found |= payloads
     return File(path=path, bytes=total, digest=digest, index=tuple(parts)), found
 
 
-def foreseen_file(path: str, cuts: Sequence[Span], *, inline: bool) -> File:
+def _index_parts(blocks: Sequence[Block]) -> Iterator[tuple[Block, ...]]:
+    part: list[Block] = []
+    size = 0
+    for block in blocks:
+        if part and (len(part) >= INDEX_PART_BLOCKS_MAX or size + _entry_bytes(block) > INDEX_PART_BYTES_MAX):
+            yield tuple(part)
+            part, size = [], 0
+        part.append(block)
+        size += _entry_bytes(block)
+    if part:
+        yield tuple(part)
+
+
+def foreseen_file(path: str, cuts: Sequence[Span], *, inline: bool, deltas: int = 0) -> File:
     """The largest description that a file cut so can get, to try a manifest's size before anything is stored."""
     lengths = [length for _, length in cuts]
-
-    def largest(length: int) -> Block:
-        return Block(bytes(32), length, (Payload("zstd", bytes(32), length),))
-
+    blocks = tuple(_largest(length, deltas) for length in lengths)
     if inline:
-        return File(path=path, bytes=sum(lengths), digest=bytes(32), blocks=tuple(largest(length) for length in lengths))
-    parts = -(-len(lengths) // INDEX_PART_BLOCKS_MAX)
-    return File(path=path, bytes=sum(lengths), digest=bytes(32), index=(largest(BLOCK_BYTES_MAX),) * parts)
+        return File(path=path, bytes=sum(lengths), digest=bytes(32), blocks=blocks)
+    parts = sum(1 for _ in _index_parts(blocks))
+    return File(path=path, bytes=sum(lengths), digest=bytes(32), index=(_largest(BLOCK_BYTES_MAX, 0),) * parts)
+
+
+def _largest(length: int, deltas: int) -> Block:
+    delta = Payload("delta", bytes(32), length, tuple(bytes([number]) * 32 for number in range(1, DELTA_PARENTS_MAX + 1)))
+    return Block(bytes(32), length, (Payload("planes", bytes(32), length), *[delta] * deltas))
+
+
+def _entry_bytes(block: Block) -> int:
+    """At most what a block's entry takes in a list: digests of 34 bytes, numbers of 5, an encoding of 7, and the arrays around them."""
+    return 41 + sum(49 + 35 * len(payload.parents or ()) for payload in block.payloads)
 
 
 def check_size(manifest: Manifest) -> None:

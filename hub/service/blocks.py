@@ -9,7 +9,8 @@ from hub.mqtt import HubLink, WantArrived
 from hub.service.releases import Releases
 from hub.store import Store
 from schemas.blocks import BlockServer, Clear, Send
-from schemas.errors import Refused, Unreachable
+from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import HEADER_BYTES, PACKET_BYTES_MAX
 
 log = structlog.get_logger()
 
@@ -24,6 +25,7 @@ class Wants:
     ) -> None:
         self._server, self._store, self._blocks, self._releases, self._link, self._clock = server, store, blocks, releases, link, clock
         self._in_flight: set[int] = set()
+        self._packet_bytes_max = PACKET_BYTES_MAX
         server.restored((row.digest, row.bytes, row.expires_at) for row in store.retained())
 
     def wanted(self, event: WantArrived) -> None:
@@ -34,15 +36,24 @@ class Wants:
         """
         want = event.want
         blocks = self._releases.wanted(want.release, want.variant, index=want.index, ranges=want.ranges)
-        self._server.wanted([want.payload_of(block) for block in blocks], again=want.again, now=self._clock())
+        payloads = [want.payload_of(block) for block in blocks]
+        largest = max(payload.bytes for payload in payloads)
+        if largest + HEADER_BYTES > self._packet_bytes_max:
+            what = f"a block of release {want.release.hex()[:12]} has {largest} bytes, and the broker takes packets"
+            raise Refused(
+                Code.PACKET_TOO_SMALL,
+                f"{what} of {self._packet_bytes_max}: publish it anew with --block-bytes {self._packet_bytes_max - HEADER_BYTES}",
+            )
+        self._server.wanted(payloads, again=want.again, now=self._clock())
 
     def published(self, mid: int) -> None:
         """The broker has taken a publish."""
         self._in_flight.discard(mid)
 
-    def connected(self, *, session_present: bool, retain_available: bool) -> None:
+    def connected(self, *, session_present: bool, retain_available: bool, packet_bytes_max: int) -> None:
         """A new connection; a broker that has lost our session has lost what it retained as well."""
         self._server.retain_available = retain_available
+        self._packet_bytes_max = packet_bytes_max
         self._in_flight.clear()
         if not session_present:
             self._store.forget_retained()

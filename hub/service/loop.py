@@ -35,6 +35,7 @@ from hub.trust import Repository
 from schemas.blocks import BlockServer
 from schemas.errors import Code, Refused, Unreachable
 from schemas.insight import Alert, Drift, MergedWindow
+from schemas.limits import PACKET_BYTES_MAX
 from schemas.mqtt import Connected, Disconnected, Message, Published, Subscribed
 
 log = structlog.get_logger()
@@ -77,6 +78,7 @@ class Service:
             self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
         self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls)
         self._online = self._ever_online = False
+        self._packet_bytes_max = PACKET_BYTES_MAX
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
         self._looked_at = self._kept_house_at = float("-inf")
         self._wire(signers)
@@ -292,7 +294,10 @@ class Service:
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, retain_available=event.retain_available)
         self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
-        self._wants.connected(session_present=event.session_present, retain_available=event.retain_available)
+        self._packet_bytes_max = event.packet_bytes_max
+        self._wants.connected(
+            session_present=event.session_present, retain_available=event.retain_available, packet_bytes_max=event.packet_bytes_max
+        )
         self._link.subscribe()
         if not event.session_present:
             self._announcer.forgot()
@@ -330,6 +335,7 @@ class Service:
             "fleet": self._settings.fleet,
             "broker_url": self.broker_url,
             "broker_pid": self._broker.pid if self._broker is not None else None,
+            "packet_bytes_max": self._packet_bytes_max,
         }
         partial = self._directory / f".{READY_NAME}"
         partial.write_text(json.dumps(facts))
