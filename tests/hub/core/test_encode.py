@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.core.encode import SAVING_MIN, encode_block
-from schemas.encoding import decode_payload
+from schemas.encoding import DECODABLE, decode_payload
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Payload, cheapest
 from schemas.names import sha256
@@ -24,9 +24,9 @@ def test_every_payload_decodes_to_the_block(data: bytes, times: int) -> None:
 
 def test_what_compresses_travels_compressed() -> None:
     block, payloads = encode_block(bytes(BLOCK_BYTES_MAX))
-    best = cheapest(block, ("raw", "zstd"))
+    best = cheapest(block, DECODABLE)
 
-    assert best.encoding == "zstd"
+    assert best.encoding in {"zstd", "planes"}
     assert len(payloads) == 2
 
 
