@@ -64,7 +64,7 @@ class Likeness(NamedTuple):
 
 
 def plan(view: memoryview | bytes, tensors: Sequence[TensorSpan], parents: Sequence[Earlier] = ()) -> Plan:
-    """Cut a file so that it shares as many blocks as it can with its parents, the first before the second, and say what the rest is like."""
+    """Cut a file so that it shares as many blocks as it can with its parents, the first first, and say what the rest is like."""
     total, spans = len(view), [(one.offset, one.length) for one in tensors]
     known = [find_known(view, tensors, parent) for parent in parents]
     wanted: list[Span] = []

@@ -23,6 +23,7 @@ LZMA_ENTROPY_MAX = 7.5  # bits a byte: denser planes gain less than a hundredth 
 FLOAT_WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 INTEGER_WIDTHS = {"int64": 8, "uint64": 8, "int32": 4, "uint32": 4, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1, "float8": 1, "int4": 1}
 RECORD_BYTES = {"Q4_0": 18, "Q4_1": 20, "Q5_0": 22, "Q5_1": 24, "Q8_0": 34, "Q2_K": 84, "Q3_K": 110, "Q4_K": 144, "Q5_K": 176, "Q6_K": 210}
+LZMA_FAST = [wire.LZMA_FILTERS[0] | {"mf": lzma.MF_HC4, "nice_len": 32, "depth": 4}]  # few matches in planes; same decoder
 
 
 class Ancestor(NamedTuple):
@@ -192,9 +193,9 @@ def _stream(plane: NDArray[np.uint8]) -> bytes:
     probe = _frame(data, PROBE_LEVEL)
     if len(probe) >= 0.995 * len(data) and bits > 7.95:
         return _headed(wire.STORED, data)
-    kind, best = min(((wire.STORED, data), (wire.ZSTD, probe), (wire.ZSTD, _frame(data, ZSTD_LEVEL))), key=lambda one: len(one[1]))
+    kind, best = min(((wire.STORED, data), (wire.ZSTD, _frame(data, ZSTD_LEVEL))), key=lambda one: len(one[1]))
     if bits <= LZMA_ENTROPY_MAX:
-        packed = lzma.compress(data, lzma.FORMAT_RAW, filters=wire.LZMA_FILTERS)
+        packed = lzma.compress(data, lzma.FORMAT_RAW, filters=LZMA_FAST)
         if len(packed) < 0.99 * len(best):
             kind, best = wire.LZMA, packed
     return _headed(kind, best)
