@@ -1,5 +1,6 @@
 """A payload becomes its block again, and nothing else becomes anything."""
 
+import lzma
 import tracemalloc
 
 import pytest
@@ -7,7 +8,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.encoding import WINDOW_BYTES_MAX, decode_payload
+from schemas.encoding import LZMA_FILTERS, MAGICLESS, PARENT_BYTES_MAX, WINDOW_BYTES_MAX, decode_payload
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB, PAYLOAD_BYTES_MAX
 from schemas.manifest import Block, EncodingName, Payload
@@ -117,3 +118,104 @@ def test_an_unknown_method_is_refused() -> None:
     data = b"weights"
 
     assert refusal(payload_of(b"\xf0" + data, "planes"), block_of(data), b"\xf0" + data) == Code.BLOCK_DECODE
+
+
+# planes and delta
+
+
+def raises_only_refused(encoding: EncodingName, data: bytes, block: Block, parent: bytes) -> bytes | None:
+    """What a payload with an honest digest decodes to; None when it is refused."""
+    names = (sha256(parent),) if encoding == "delta" else None
+    try:
+        return decode_payload(Payload(encoding, sha256(data), max(len(data), 1), names), block, data, parent)
+    except Refused:
+        return None
+
+
+METHODS = [bytes([head]) for head in (0x00, 0x02, 0x12, 0x20, 0x10, 0x11, 0x16, 0x22, 0x26, 0x30, 0x35, 0xF0)]
+
+
+@given(st.sampled_from(["planes", "delta"]), st.sampled_from(METHODS), st.binary(max_size=200), st.integers(1, BLOCK_BYTES_MAX))
+def test_what_a_stranger_signs_is_refused_and_raises_nothing_else(encoding: EncodingName, head: bytes, data: bytes, size: int) -> None:
+    assert raises_only_refused(encoding, head + data, Block(bytes(32), size), b"parent" * 100) is None
+
+
+def stream(kind: int, data: bytes) -> bytes:
+    return bytes([kind]) + len(data).to_bytes(3, "little") + data
+
+
+def bombs() -> list[bytes]:
+    """A stream of each kind that decodes to 64 MiB, or to nothing, or that promises what it does not hold."""
+    zeros = bytes(64 * MIB)
+    frames = [
+        zstandard.ZstdCompressor(
+            compression_params=zstandard.ZstdCompressionParameters.from_level(
+                3, format=MAGICLESS, write_content_size=declared, window_log=log
+            )
+        ).compress(zeros)
+        for declared in (0, 1)
+        for log in (17, 27)
+    ]
+    packed = lzma.compress(zeros, lzma.FORMAT_RAW, filters=LZMA_FILTERS)
+    return [
+        *(stream(1, one) for one in frames),
+        stream(2, packed),
+        stream(2, b""),
+        stream(3, b""),
+        stream(0, bytes(10)),
+        b"\x00\xff\xff\xff",
+    ]
+
+
+BOMBS = bombs()
+
+
+@pytest.mark.parametrize("number", range(len(BOMBS)))
+@pytest.mark.parametrize(("encoding", "head"), [("planes", b"\x00"), ("planes", b"\x20\x22"), ("delta", b"\x10\x00\x00\x00")])
+def test_a_bomb_of_any_method_is_refused_within_a_few_blocks(encoding: EncodingName, head: bytes, number: int) -> None:
+    data = head + BOMBS[number]
+    tracemalloc.start()
+    try:
+        decoded = raises_only_refused(encoding, data, Block(bytes(32), BLOCK_BYTES_MAX), bytes(BLOCK_BYTES_MAX))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert decoded is None
+    assert peak < 4 * MIB
+
+
+def test_a_bomb_with_a_prefix_is_refused() -> None:
+    frame = BOMBS[0][4:]
+
+    assert raises_only_refused("delta", b"\x00" + frame, Block(bytes(32), BLOCK_BYTES_MAX), b"parent") is None
+
+
+@pytest.mark.parametrize("parent", [b"", bytes(PARENT_BYTES_MAX + 1)])
+def test_a_parent_of_no_possible_length_is_refused_as_a_parent(parent: bytes) -> None:
+    data = b"\x10\x00\x00\x00" + stream(0, b"x")
+    with pytest.raises(Refused) as caught:
+        decode_payload(Payload("delta", sha256(data), len(data), (bytes(32),)), block_of(b"x"), data, parent)
+
+    assert caught.value.code == Code.BLOCK_PARENT
+
+
+def test_a_parent_shorter_than_what_is_passed_over_is_refused_as_a_parent() -> None:
+    data = b"\x10\x08\x00\x00" + stream(0, b"x")
+    with pytest.raises(Refused) as caught:
+        decode_payload(Payload("delta", sha256(data), len(data), (bytes(32),)), block_of(b"x"), data, b"short")
+
+    assert caught.value.code == Code.BLOCK_PARENT
+
+
+def test_bytes_behind_the_streams_are_refused() -> None:
+    data = b"\x00" + stream(0, b"x")
+
+    assert decode_payload(payload_of(data, "planes"), block_of(b"x"), data) == b"x"
+    assert refusal(payload_of(data + b"y", "planes"), block_of(b"x"), data + b"y") == Code.BLOCK_DECODE
+
+
+def test_a_right_payload_of_a_block_said_to_be_longer_is_refused() -> None:
+    data = b"\x00" + stream(3, b"x")
+
+    assert refusal(payload_of(data, "planes"), Block(sha256(b"xx"), 3), data) == Code.BLOCK_DIGEST

@@ -1,13 +1,17 @@
 """A block is stored so that every node can decode it, and as small as it gets where that is worth an entry."""
 
+import contextlib
 import os
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.core.encode import SAVING_MIN, encode_block
+from hub.core.encode import SAVING_MIN, Ancestor, encode_block
 from schemas.encoding import DECODABLE, decode_payload
-from schemas.limits import BLOCK_BYTES_MAX
+from schemas.errors import Code, Refused
+from schemas.limits import BLOCK_BYTES_MAX, PAYLOADS_PER_BLOCK_MAX
 from schemas.manifest import Payload, cheapest
 from schemas.names import sha256
 
@@ -49,3 +53,101 @@ def test_the_same_bytes_give_the_same_payloads() -> None:
     data = os.urandom(100) * 50
 
     assert encode_block(data) == encode_block(data)
+
+
+# planes and delta
+
+DTYPES = [None, "float32", "float16", "bfloat16", "float64", "int8", "uint16", "int64", "Q8_0", "Q4_1", "unheard of"]
+blobs = st.builds(lambda data, times: data * times, st.binary(min_size=1, max_size=400), st.integers(1, 30))
+
+
+def like(data: bytes, seed: int) -> bytes:
+    """The same bytes, with one in ten a little different."""
+    rng = np.random.default_rng(seed)
+    values = np.frombuffer(data, np.uint8)
+    return np.where(rng.random(len(values)) < 0.1, values + rng.integers(0, 5, len(values), np.uint8), values).astype(np.uint8).tobytes()
+
+
+def all_come_back(data: bytes, dtype: str | None, parents: list[Ancestor]) -> None:
+    block, payloads = encode_block(data, dtype=dtype, parents=parents)
+    held = {parent.digests: parent.data for parent in parents}
+
+    assert len(block.payloads) <= PAYLOADS_PER_BLOCK_MAX
+    for payload in block.payloads:
+        packed = payloads[payload.digest]
+        assert (sha256(packed), len(packed)) == (payload.digest, payload.bytes)
+        assert decode_payload(payload, block, packed, held[payload.parents] if payload.parents else b"") == data
+
+
+@given(blobs, st.sampled_from(DTYPES), st.lists(st.tuples(blobs, st.integers(0, 50)), max_size=4))
+def test_any_bytes_come_back_with_any_parents(data: bytes, dtype: str | None, parents: list[tuple[bytes, int]]) -> None:
+    all_come_back(data, dtype, [Ancestor((sha256(one),), one, min(skip, len(one))) for one, skip in parents])
+
+
+@given(blobs, st.sampled_from(DTYPES), st.integers(0, 9), st.binary(max_size=40))
+def test_any_bytes_come_back_from_a_parent_that_is_like_them(data: bytes, dtype: str | None, seed: int, lead: bytes) -> None:
+    parent = lead + like(data, seed)
+    all_come_back(data, dtype, [Ancestor((sha256(parent),), parent, len(lead))])
+
+
+@given(st.data(), st.sampled_from(["float32", "float16", "int8", None]))
+def test_a_damaged_payload_gives_the_block_or_is_refused(data: st.DataObject, dtype: str | None) -> None:
+    before = np.random.default_rng(0).normal(size=600).astype(np.float32)
+    parent, content = before.tobytes(), (before * np.float32(1.001)).tobytes()
+    block, payloads = encode_block(content, dtype=dtype, parents=[Ancestor((sha256(parent),), parent)])
+    payload = data.draw(st.sampled_from(block.payloads))
+    damaged = bytearray(payloads[payload.digest])
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.one_of(st.integers(0, min(12, len(damaged) - 1)), st.integers(0, len(damaged) - 1)))] = data.draw(
+            st.integers(0, 255)
+        )
+    damaged = damaged[: data.draw(st.one_of(st.just(len(damaged)), st.integers(1, len(damaged))))]
+    signed = payload._replace(digest=sha256(bytes(damaged)), bytes=len(damaged))
+
+    with contextlib.suppress(Refused):
+        assert decode_payload(signed, block, bytes(damaged), parent if payload.parents else b"") == content
+
+
+@pytest.mark.parametrize("dtype", ["float32", None])
+def test_a_wrong_parent_never_gives_wrong_bytes(dtype: str | None) -> None:
+    before = np.random.default_rng(0).normal(size=3000).astype(np.float32)
+    parent, content = before.tobytes(), (before * np.float32(1.0001)).tobytes()
+    block, payloads = encode_block(content, dtype=dtype, parents=[Ancestor((sha256(parent),), parent)])
+    delta = next(one for one in block.payloads if one.encoding == "delta")
+    for wrong in (parent[::-1], parent[:-8], b""):
+        with pytest.raises(Refused) as caught:
+            decode_payload(delta, block, payloads[delta.digest], wrong)
+        assert caught.value.code in {Code.BLOCK_PARENT, Code.BLOCK_DIGEST, Code.BLOCK_DECODE}
+
+
+def test_fine_tuned_weights_travel_as_a_delta_and_small_ones_beside_zstd() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.normal(0, 0.05, 30_000).astype(np.float32)
+    after = (before + rng.normal(0, 1e-5, 30_000)).astype(np.float32)
+    parent = before.tobytes()
+    block, _ = encode_block(after.tobytes(), dtype="float32", parents=[Ancestor((sha256(parent),), parent)])
+    sizes = {payload.encoding: payload.bytes / block.bytes for payload in block.payloads}
+
+    assert sizes["planes"] < 0.87
+    assert sizes["delta"] < 0.6
+
+
+def test_a_text_that_moved_in_its_parent_is_a_delta_of_few_bytes() -> None:
+    words = b" ".join(str(number * 7919 % 100_003).encode() for number in range(8000))
+    block, _ = encode_block(words[500:30_000], parents=[Ancestor((sha256(words),), words)])
+
+    assert min(payload.bytes for payload in block.payloads) < 40
+
+
+def test_a_block_that_is_its_parents_needs_no_delta() -> None:
+    data = b"text" * 1000
+    block, _ = encode_block(data, parents=[Ancestor((sha256(data),), data)])
+
+    assert all(payload.encoding != "delta" for payload in block.payloads)
+
+
+def test_unlike_parents_give_no_delta() -> None:
+    data, other = os.urandom(5000), os.urandom(5000)
+    block, _ = encode_block(data, dtype="float32", parents=[Ancestor((sha256(other),), other)])
+
+    assert block.payloads == ()
