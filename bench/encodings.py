@@ -178,7 +178,7 @@ def _casync(old: Path, new: Path, folder: Path) -> int:
 
 
 def _zchunk(old: Path, new: Path, folder: Path) -> int:
-    """Its new chunks, by its own account, without the header."""
+    """Its new chunks, by its own account."""
     for file in (old, new):
         _run("zck", "-o", folder / f"{file.name}.zck", file)
     if shutil.which("zck_delta_size") is None:
