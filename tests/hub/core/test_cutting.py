@@ -1,5 +1,8 @@
 """Blocks cover a file, are as large as they may be, and stay the same where the tensors do."""
 
+import json
+import struct
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from hub.core import cutting
-from hub.core.cutting import GAP_BYTES_MIN, TENSOR_BYTES_MIN, Span, cut, tensor_spans
+from hub.core.cutting import GAP_BYTES_MIN, TENSOR_BYTES_MIN, Span, cut, tensor_spans, tensors
 from schemas.limits import BLOCK_BYTES_MAX, KIB
 from schemas.names import sha256
 
@@ -157,3 +160,97 @@ def test_a_file_of_nothing_but_fields_is_given_up_in_time(monkeypatch: pytest.Mo
 
     assert tensor_spans(data)
     assert tensor_spans(data + b"\x08\x01" * 1000) == []
+
+
+# Other formats, and nested graphs
+
+
+def safetensors_of(arrays: dict[str, np.ndarray]) -> bytes:
+    """A safetensors file of float32 tensors."""
+    header, at = {}, 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in arrays.values())
+
+
+def gguf_of(arrays: dict[str, np.ndarray], words: int = 3) -> bytes:
+    """A GGUF file of float32 tensors, with a string, a number and a list of strings before them."""
+
+    def string(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(arrays), 3)
+    head += string("general.name") + struct.pack("<I", 8) + string("test")
+    head += string("general.alignment") + struct.pack("<II", 4, 64)
+    head += string("words") + struct.pack("<IIQ", 9, 8, words) + string("word") * words
+    body = b""
+    for name, array in arrays.items():
+        body += bytes(-len(body) % 64)
+        head += string(name) + struct.pack("<IQIQ", 1, array.size, 0, len(body))
+        body += array.tobytes()
+    return head + bytes(-len(head) % 64) + body
+
+
+@pytest.mark.parametrize("made", [safetensors_of, gguf_of])
+def test_tensors_of_other_formats_are_found_with_their_names(made: Callable[[dict[str, np.ndarray]], bytes]) -> None:
+    arrays = {"one": floats(5000), "two": floats(77, seed=1), "three": floats(6000, seed=2)}
+    data = made(arrays)
+
+    assert [(one.name, one.dtype, data[one.offset : one.offset + one.length]) for one in tensors(data)] == [
+        (name, "float32", array.tobytes()) for name, array in arrays.items()
+    ]
+
+
+def test_a_gguf_tensor_of_records_is_as_long_as_its_records() -> None:
+    data = gguf_of({"one": floats(64)})
+    at = data.index(struct.pack("<IQIQ", 1, 64, 0, 0))
+    quantised = data[:at] + struct.pack("<IQIQ", 1, 64, 8, 0) + data[at + 24 :]
+
+    assert [(one.length, one.dtype) for one in tensors(quantised)] == [(68, "Q8_0")]
+
+
+@given(st.data(), st.sampled_from([safetensors_of, gguf_of]))
+def test_a_damaged_file_of_another_format_never_leads_outside(data: st.DataObject, made: Callable[[dict[str, np.ndarray]], bytes]) -> None:
+    whole = bytearray(made({"a": floats(50), "b": floats(70)}))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, 250))] = data.draw(st.integers(0, 255))
+    damaged = bytes(whole[: data.draw(st.integers(0, len(whole)))])
+
+    assert all(one.offset >= 0 and one.length > 0 and one.offset + one.length <= len(damaged) for one in tensors(damaged))
+
+
+@pytest.mark.parametrize("begin", [b"GGUF", b"\x10\0\0\0\0\0\0\0{"])
+@given(rest=st.binary(max_size=200))
+def test_garbage_that_begins_like_a_model_raises_nothing(begin: bytes, rest: bytes) -> None:
+    assert all(one.offset + one.length <= len(begin + rest) for one in tensors(begin + rest))
+
+
+def test_weights_inside_a_branch_and_a_constant_are_found() -> None:
+    inner = numpy_helper.from_array(floats(5000), "inner")
+    constant = helper.make_node("Constant", [], ["made"], value=numpy_helper.from_array(floats(6000, seed=1)))
+    output = helper.make_tensor_value_info("out", TensorProto.FLOAT, [5000])
+    branch = helper.make_graph([constant, helper.make_node("Identity", ["inner"], ["out"])], "branch", [], [output], [inner])
+    condition = helper.make_tensor_value_info("condition", TensorProto.BOOL, [])
+    node = helper.make_node("If", ["condition"], ["result"], then_branch=branch, else_branch=branch)
+    result = helper.make_tensor_value_info("result", TensorProto.FLOAT, [5000])
+    data = helper.make_model(helper.make_graph([node], "g", [condition], [result])).SerializeToString()
+
+    assert sorted(one.name for one in tensors(data)) == ["inner", "inner", "made", "made"]
+    assert {one.length for one in tensors(data)} == {20_000, 24_000}
+
+
+@given(files(), st.lists(st.tuples(st.integers(0, 100_000), st.integers(0, BLOCK)), max_size=6))
+def test_known_blocks_never_break_the_cover_nor_the_tensors(file: tuple[int, list[Span]], known: list[Span]) -> None:
+    total, spans = file
+    plain = {at for at, _ in cut(total, spans, block_bytes_max=BLOCK)}
+    blocks = cut(total, spans, known=known, block_bytes_max=BLOCK)
+
+    assert [at + length for at, length in blocks] == [at for at, _ in blocks[1:]] + [total] * bool(blocks)
+    assert all(0 < length <= BLOCK for _, length in blocks)
+    assert {begin for begin, length in spans if length >= TENSOR_BYTES_MIN} & plain <= {at for at, _ in blocks}
+
+
+def test_a_known_block_in_a_text_is_a_block() -> None:
+    assert cut(30_000, [], known=[(7000, 9000)], block_bytes_max=BLOCK) == [(0, 7000), (7000, 9000), (16_000, BLOCK), (26_240, 3760)]

@@ -123,9 +123,11 @@ def serving(hub: Hub) -> Iterator[Hub]:
 class Node:
     """A node's delivery, without the rest of it."""
 
-    def __init__(self, broker: Broker, folder: Path, *, policies: dict[Any, Policy] | None = None, rate: float | None = None) -> None:
+    def __init__(
+        self, broker: Broker, folder: Path, *, name: str = "node-a", policies: dict[Any, Policy] | None = None, rate: float | None = None
+    ) -> None:
         self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.link = NodeLink(broker.url("node-a"), fleet=FLEET, node="node-a", inbox=self.inbox, tls=broker.tls("node-a"))
+        self.link = NodeLink(broker.url(name), fleet=FLEET, node=name, inbox=self.inbox, tls=broker.tls(name))
         self.store, self.artifacts = NodeStore(folder / "node.sqlite"), Artifacts(folder / "artifacts")
         self.ended: list[Outcome] = []
         self.stalled: list[Stalled] = []
