@@ -102,6 +102,15 @@ class Artifacts:
         if hasher.digest() != file.digest:
             raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
 
+    def point(self, model: str, release: bytes, variant: str) -> None:
+        """Have the link `current/<model>` beside the folder lead to a variant's files, in one step."""
+        current = self.directory.parent / "current"
+        current.mkdir(exist_ok=True)
+        partial = current / f".{model}.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(Path("..") / self.directory.name / release.hex() / variant)
+        partial.replace(current / model)
+
     def size(self, relative: str) -> int:
         """Bytes that a file has; 0 when there is none."""
         with contextlib.suppress(OSError):

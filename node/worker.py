@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from node.core.frames import PREFIX, Frame, Malformed, check_sizes, decode, encode
-from node.core.tensors import Raw, array_of, raw_of
+from node.core.tensors import Array, Raw, Spec, array_of, raw_of
 from schemas.errors import Code, Refused
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def load(fields: Mapping[str, Any]) -> "Runtime":
         if fields["quiet"]:
             _only_when_idle()
         try:
-            from node.runtime import OnnxRuntime  # noqa: PLC0415  # the slow import, quietly
-
-            outcome.append(OnnxRuntime(Path(fields["path"]), threads=fields["threads"]))
+            outcome.append(_runtime(fields))
         except Exception as error:
             outcome.append(error)
 
@@ -90,6 +88,38 @@ def load(fields: Mapping[str, Any]) -> "Runtime":
     if isinstance(outcome[0], Exception):
         raise outcome[0]
     return outcome[0]
+
+
+def _runtime(fields: Mapping[str, Any]) -> "Runtime":
+    if fields["runtime"] == "files":
+        return Files(Path(fields["path"]))
+    from node.runtime import OnnxRuntime  # noqa: PLC0415  # the slow import, quietly
+
+    return OnnxRuntime(Path(fields["path"]), threads=fields["threads"])
+
+
+class Files:
+    """A release that another program on the device reads: nothing is run here, and the files are there."""
+
+    inputs: tuple[Spec, ...] = ()
+    outputs: tuple[Spec, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                file.read(1)
+        except OSError as error:
+            raise Refused(Code.MODEL_LOAD, f"{path.name} cannot be read: {error.strerror}") from None
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Nothing, of nothing.
+
+        Raises:
+            Refused: REQUEST_INVALID when somebody asks for more.
+        """
+        if inputs:
+            raise Refused(Code.REQUEST_INVALID, "this release is files for another program: nothing is run here")
+        return []
 
 
 def infer(runtime: "Runtime", frame: Frame) -> list[Raw]:

@@ -61,6 +61,7 @@ class Worker(asyncio.Protocol):
         cls,
         model_path: Path,
         *,
+        runtime: str = "onnx",
         threads: int = 1,
         start_seconds: float = START_SECONDS_MAX,
         request_seconds: float = REQUEST_SECONDS_MAX,
@@ -73,14 +74,16 @@ class Worker(asyncio.Protocol):
         # The runtime's own threads would inherit the loading thread's policy, and keep it: with them, loading is never quiet.
         if threads == 1 and start_seconds > QUIET_SECONDS_MAX:
             try:
-                return await cls._start(model_path, threads, QUIET_SECONDS_MAX, request_seconds, quiet=True)
+                return await cls._start(model_path, runtime, threads, QUIET_SECONDS_MAX, request_seconds, quiet=True)
             except Refused as refusal:
                 if refusal.code is not Code.WORKER_HUNG:
                     raise
-        return await cls._start(model_path, threads, start_seconds, request_seconds, quiet=False)
+        return await cls._start(model_path, runtime, threads, start_seconds, request_seconds, quiet=False)
 
     @classmethod
-    async def _start(cls, model_path: Path, threads: int, start_seconds: float, request_seconds: float, *, quiet: bool) -> "Worker":
+    async def _start(
+        cls, model_path: Path, runtime: str, threads: int, start_seconds: float, request_seconds: float, *, quiet: bool
+    ) -> "Worker":
         ours, theirs = socket.socketpair()
         spawning = asyncio.get_running_loop().run_in_executor(_SPAWNER, _spawn, theirs, threads)
         try:
@@ -98,7 +101,8 @@ class Worker(asyncio.Protocol):
         _, worker = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process), sock=ours)
         try:
             worker._be_patient(start_seconds)
-            loaded = await worker._ask("load", {"path": str(model_path.resolve()), "threads": threads, "quiet": quiet})
+            fields = {"path": str(model_path.resolve()), "runtime": runtime, "threads": threads, "quiet": quiet}
+            loaded = await worker._ask("load", fields)
         except BaseException:
             await worker.close()
             raise

@@ -245,10 +245,11 @@ class Slots:
             model_path=path,
             golden_path=golden,
             threads=self._threads,
+            runtime=variant.runtime,
         )
 
     def _switch(self, slot: ModelSlot, target: Target, now: float) -> None:
-        self._serving_changed(target.digest, self._manifest(target.digest))
+        self._tell_serving(slot.model, target)
         try:
             self._server.switch(slot.model, target.digest)
         except Refused as refusal:  # the worker died between its test and the switch
@@ -257,6 +258,12 @@ class Slots:
         if slot.serving is not None and slot.serving.digest != target.digest:
             self._server.retire(slot.serving.digest)
         self._apply(slot, lifecycle.switched(slot, now=int(now)), now)
+
+    def _tell_serving(self, model: str, target: Target) -> None:
+        """Telemetry counts for this release from now on, and other programs find its files."""
+        manifest = self._manifest(target.digest)
+        self._serving_changed(target.digest, manifest)
+        self._artifacts.point(model, target.digest, choose(manifest, self._profile).name)
 
     def _restored(self, slot: ModelSlot, event: WorkerReady, now: float) -> None:
         self._restoring.discard(event.target.digest)
@@ -267,7 +274,7 @@ class Slots:
             return
         if isinstance(result, Prepared):
             self._evidence[event.target.digest] = result.evidence
-            self._serving_changed(event.target.digest, self._manifest(event.target.digest))
+            self._tell_serving(slot.model, event.target)
             self._server.switch(slot.model, event.target.digest)
             if slot.state == "rolled_back" and slot.target is not None:
                 self._server.retire(slot.target.digest)

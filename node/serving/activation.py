@@ -35,6 +35,7 @@ class Staged:
     model_path: Path
     golden_path: Path | None
     threads: int = 1
+    runtime: str = "onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ async def activate(staged: Staged) -> Activated:
             WORKER_HUNG; the worker is gone.
     """
     started = time.perf_counter()
-    worker = await Worker.start(staged.model_path, threads=staged.threads)
+    worker = await Worker.start(staged.model_path, runtime=staged.runtime, threads=staged.threads)
     load_ms = (time.perf_counter() - started) * 1e3
     try:
         check_signature("inputs", declared=specs_of(staged.manifest.inputs), found=worker.inputs)

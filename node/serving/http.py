@@ -35,6 +35,8 @@ STATUS: Final = {
     Code.WORKER_HUNG: 504,
 }  # whatever else is refused here is the model's failure: 500
 
+PLATFORMS = {"onnx": "onnxruntime_onnx", "files": "files"}  # the Open Inference Protocol's word for what runs a model
+
 
 class Disconnected(Exception):
     """The client went away before its request was whole."""
@@ -77,7 +79,11 @@ class Health:
         held = self._router.find(model, request.path_params.get("version"))
         return JSONResponse(
             model_metadata(
-                model=model, versions=self._router.versions(model), platform="onnxruntime_onnx", inputs=held.inputs, outputs=held.outputs
+                model=model,
+                versions=self._router.versions(model),
+                platform=PLATFORMS[held.staged.runtime],
+                inputs=held.inputs,
+                outputs=held.outputs,
             )
         )
 

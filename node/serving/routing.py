@@ -298,7 +298,7 @@ class Router:
             if held.deaths > 1:
                 await asyncio.sleep(min(RESTART_SECONDS_MAX, 0.5 * 2 ** (held.deaths - 2)))
             try:
-                worker = await Worker.start(held.staged.model_path, threads=held.staged.threads)
+                worker = await Worker.start(held.staged.model_path, runtime=held.staged.runtime, threads=held.staged.threads)
             except Refused as refusal:
                 held.deaths += 1
                 log.warning("worker.not_restarted", model=held.staged.model, code=refusal.code, reason=refusal.reason)
