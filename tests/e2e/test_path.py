@@ -246,3 +246,32 @@ def test_a_plan_before_a_ledger_after_and_a_stick_where_there_is_no_link(plant: 
     rows = {row["release"]: row for row in plant.node_cli("node-a", "ledger", "--json")["releases"]}
     assert rows[brought["release"]]["received"] == 0
     assert rows[brought["release"]]["reused"] == rows[brought["release"]]["planned"] > 0
+
+
+def test_a_release_of_files_is_handed_over_and_its_update_fetches_only_what_changed(plant: Plant) -> None:
+    plant.start_node("node-a")
+    until("the node", lambda: len(plant.cli("nodes")) == 1)
+    weights = np.random.default_rng(0).integers(0, 256, 600_000, dtype=np.uint8).tobytes()
+    labels = "\n".join(f"label number {number}" for number in range(4000))
+    (plant.directory / "chat.gguf").write_bytes(b"GGUF" + weights)
+    (plant.directory / "labels.txt").write_text(labels)
+    secret = ["--passphrase-file", str(plant.directory / "secret")]
+    said = ["publish", str(plant.directory / "chat.gguf"), "--name", "diabetes", "--file", str(plant.directory / "labels.txt"), *secret]
+    plant.cli(*said, "--version", "1.0.0", "--probation-seconds", "1", "--block-bytes", "60000")
+    plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "60")
+    current = plant.directory / "node-a" / "data" / "current" / "diabetes"
+    until("the receipt", lambda: (current / "labels.txt").exists())
+
+    assert (current / "chat.gguf").read_bytes() == b"GGUF" + weights
+    assert (current / "labels.txt").read_text() == labels
+    metadata = httpx.get(f"http://127.0.0.1:{plant.nodes['node-a'][1]}/v2/models/diabetes").json()
+    assert (metadata["platform"], metadata["inputs"]) == ("files", [])
+
+    (plant.directory / "labels.txt").write_text(labels.replace("number 2000", "number two thousand"))
+    plant.cli(*said, "--version", "1.1.0", "--probation-seconds", "1", "--block-bytes", "60000")
+    planned = plant.cli("plan", "diabetes@1.1.0")
+    plant.cli("rollout", "start", "diabetes@1.1.0", "--wait", "--timeout-seconds", "60")
+    until("the new labels", lambda: "two thousand" in (current / "labels.txt").read_text())
+    spent = plant.cli("ledger", "diabetes@1.1.0")["sum"]
+    assert 0 < spent["received"] == planned["bytes_planned"] < 400
+    assert spent["planned"] == spent["received"] + spent["reused"]
