@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench generate lock clean
+.PHONY: help demo test check format bench bench-delivery generate lock clean
 
 help:  ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## a fleet of six nodes, real data, every claim checked; writes demo-report.json
 	$(BIN)/python -m deploy.demo
@@ -31,6 +31,9 @@ format: $(STAMP)  ## rewrite the code as `check` wants it
 
 bench: $(STAMP)  ## measure every figure that README quotes; writes bench/results.json
 	$(BIN)/python -m bench
+
+bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casync and zchunk (from Debian); a quarter of an hour
+	$(BIN)/python -m bench all-of-delivery
 
 generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md
 	$(BIN)/python -m schemas.generate

@@ -7,14 +7,22 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import delivery, swap, telemetry
+from bench import delivery, encodings, memory, swap, telemetry
 from bench.figures import Figure, write
 
-GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {"telemetry": telemetry.measure, "swap": swap.measure, "delivery": delivery.measure}
+GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
+    "telemetry": telemetry.measure,
+    "swap": swap.measure,
+    "delivery": delivery.measure,
+    "memory": memory.measure,
+    "encodings": encodings.measure,
+}
+DELIVERY = ("delivery", "memory", "encodings")  # `make bench-delivery`
 
 
 def main(names: Sequence[str]) -> int:
     """All groups, or those named."""
+    names = [one for name in names for one in (DELIVERY if name == "all-of-delivery" else (name,))]
     unknown = set(names) - set(GROUPS)
     if unknown:
         print(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}", file=sys.stderr)

@@ -71,20 +71,33 @@ class _Fleet:
     port: int
     hub: subprocess.Popen[bytes] | None = None
 
-    def publish(self) -> None:
-        """Make the fleet, start its hub, publish and roll out."""
+    def begin(self) -> None:
+        """Make the fleet and start its hub."""
         (self.folder / "pass").write_text("bench\n")
         (self.folder / "pass").chmod(0o600)
-        _model(self.folder / "model.onnx")
-        secret = ["--passphrase-file", str(self.folder / "pass")]
         broker = f"mqtt://127.0.0.1:{self.port}"
-        self._cli("init", str(self.folder / "fleet"), "--fleet", "bench", "--model", "m", "--broker", broker, *secret)
-        self._cli("publish", str(self.folder / "model.onnx"), "--name", "m", "--version", "1.0.0", *secret)
+        self.cli("init", str(self.folder / "fleet"), "--fleet", "bench", "--model", "m", "--broker", broker, *self.secret)
         self.hub = subprocess.Popen(
-            [str(BIN / "fleetcast"), "hub", str(self.folder / "fleet"), *secret], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [str(BIN / "fleetcast"), "hub", str(self.folder / "fleet"), *self.secret], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         _wait((self.folder / "fleet" / "hub.ready").exists, 30)
-        self._cli("rollout", "start", "m@1.0.0", "--stages", "100")
+
+    def publish(self) -> None:
+        """Begin, publish and roll out."""
+        self.begin()
+        _model(self.folder / "model.onnx")
+        self.cli("publish", str(self.folder / "model.onnx"), "--name", "m", "--version", "1.0.0", *self.secret)
+        self.cli("rollout", "start", "m@1.0.0", "--stages", "100")
+
+    @property
+    def secret(self) -> list[str]:
+        """Opens the fleet's keys."""
+        return ["--passphrase-file", str(self.folder / "pass")]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of its commands."""
+        return {**os.environ, "FLEETCAST_DIR": str(self.folder / "fleet")}
 
     def fetch(self, name: str) -> tuple[float, float]:
         """A fresh node's rate in bytes a second, and its wire overhead."""
@@ -115,9 +128,9 @@ class _Fleet:
         data = (self.folder / "model.onnx").read_bytes()
         return [data[at : at + BLOCK_BYTES_MAX] for at in range(0, len(data), BLOCK_BYTES_MAX)]
 
-    def _cli(self, *arguments: str) -> None:
-        environment = {**os.environ, "FLEETCAST_DIR": str(self.folder / "fleet")}
-        subprocess.run([str(BIN / "fleetcast"), *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
+    def cli(self, *arguments: str) -> None:
+        """Run one of its commands."""
+        subprocess.run([str(BIN / "fleetcast"), *arguments], check=True, stdout=subprocess.DEVNULL, env=self.environment)
 
     def stop(self) -> None:
         """End the hub."""
