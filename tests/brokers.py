@@ -127,6 +127,11 @@ class Mosquitto:
             text = text.replace(found, f"listener {wanted} 127.0.0.1\n")
         (directory / "mosquitto.conf").write_text(text + f"\nuser {pwd.getpwuid(os.getuid()).pw_name}\n")
 
+    def configure(self, line: str) -> None:
+        """One more line of configuration, from the next start on."""
+        with (self._directory / "mosquitto.conf").open("a") as file:
+            file.write(f"{line}\n")
+
     def start(self) -> None:
         with (self._directory / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, "-c", "mosquitto.conf"], cwd=self._directory, stdout=log, stderr=log)

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,10 @@ def test_a_plan_before_a_ledger_after_and_a_stick_where_there_is_no_link(plant: 
     assert part["blocks"] <= whole["blocks"]
 
     plant.start_node("node-a")
-    until("the old model", lambda: serves("1.0.0"))
+    until("the old model", partial(serves, "1.0.0"))
     brought = plant.node_cli("node-a", "import", str(plant.directory / "part.parcel"), "--json")
     assert (brought["version"], brought["blocks"]) == ("2.0.0", part["blocks"])
-    until("the new model", lambda: serves("2.0.0"))
+    until("the new model", partial(serves, "2.0.0"))
     rows = {row["release"]: row for row in plant.node_cli("node-a", "ledger", "--json")["releases"]}
     assert rows[brought["release"]]["received"] == 0
     assert rows[brought["release"]]["reused"] == rows[brought["release"]]["planned"] > 0
@@ -275,3 +276,18 @@ def test_a_release_of_files_is_handed_over_and_its_update_fetches_only_what_chan
     spent = plant.cli("ledger", "diabetes@1.1.0")["sum"]
     assert 0 < spent["received"] == planned["bytes_planned"] < 400
     assert spent["planned"] == spent["received"] + spent["reused"]
+
+    # 1.2.0 and 1.3.0 are deltas of 1.0.0 too: it stays until neither is to come, though it is neither served nor the last good.
+    first = next(row["digest"] for row in plant.cli("releases", "diabetes") if row["version"] == "1.0.0")
+    for version in ("1.2.0", "1.3.0"):
+        (plant.directory / "labels.txt").write_text(labels + version)
+        plant.cli(*said, "--version", version, "--parent", "1.0.0", "--probation-seconds", "1", "--block-bytes", "60000")
+    artifacts = plant.directory / "node-a" / "data" / "artifacts"
+    plant.cli("rollout", "start", "diabetes@1.2.0", "--wait", "--timeout-seconds", "60")
+    log = plant.directory / "node-a.log"
+    until("the end of probation", lambda: log.read_text().count('"state": "active"') == 3)
+    assert (artifacts / first).is_dir()
+    plant.cli("rollout", "start", "diabetes@1.3.0", "--wait", "--timeout-seconds", "60")
+    until("the end of probation", lambda: log.read_text().count('"state": "active"') == 4)
+    until("the first release to go", lambda: not (artifacts / first).exists())
+    assert len(list(artifacts.iterdir())) == 2  # what is served, and what it would go back to
