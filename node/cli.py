@@ -55,12 +55,7 @@ def run(path: Path) -> None:
 
     settings = load(path)
     _log_to_stderr()
-    # Every write and every hash lets go of the interpreter; the default 5 ms until it comes back would cost half the rate of a transfer.
-    sys.setswitchinterval(0.0005)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    Agent(settings, pinned_root=pinned_root(settings), wall=time.time, monotonic=time.monotonic, rng=Random()).run(stop)
+    Agent(settings, pinned_root=pinned_root(settings), wall=time.time, monotonic=time.monotonic, rng=Random()).run(_until_told())
 
 
 @command.command(name="import")
@@ -121,6 +116,25 @@ def ledger(path: Path, as_json: bool) -> None:
         click.echo(f"{day['day']}  {day['link']:<8} {day['bytes']} bytes")
     if not releases:
         click.echo("Nothing has been fetched.")
+
+
+@command.command()
+@click.option(
+    "--settings", "path", type=click.Path(path_type=Path), default="relay.toml", show_default=True, envvar="FLEETCAST_RELAY_SETTINGS"
+)
+def relay(path: Path) -> None:
+    """Fetch each block once over a site's uplink and serve the site's own broker, until SIGTERM or SIGINT.
+
+    \b
+    Example:
+      fleetcast-node relay --settings /etc/fleetcast/relay.toml
+    """
+    from node.relay.loop import Relay  # noqa: PLC0415  # imports that --help does not need
+    from node.relay.settings import load as load_relay  # noqa: PLC0415
+
+    settings = load_relay(path)
+    _log_to_stderr()
+    Relay(settings, monotonic=time.monotonic, rng=Random()).run(_until_told())
 
 
 @command.group()
@@ -197,6 +211,16 @@ def budget(path: Path, as_json: bool) -> None:
         click.echo("Nothing has been spent.")
 
 
+def _until_told() -> threading.Event:
+    """Set by SIGTERM and SIGINT."""
+    # Every write and every hash lets go of the interpreter; the default 5 ms until it comes back would cost half the rate of a transfer.
+    sys.setswitchinterval(0.0005)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
 def _open(settings: NodeSettings) -> NodeStore:
     path = settings.data / "node.sqlite"
     if not path.exists():
@@ -205,6 +229,7 @@ def _open(settings: NodeSettings) -> NodeStore:
 
 
 def _log_to_stderr() -> None:
+    """Facts as JSON, a line each."""
     logging.basicConfig(level=logging.WARNING)
     structlog.configure(
         processors=[

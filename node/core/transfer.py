@@ -205,6 +205,12 @@ class Transfer:
         """What has not been asked for yet."""
         return sum(piece.payload.bytes for piece in self.missing)
 
+    def add(self, wanted: Iterable[Piece], *, now: float) -> list[Command]:
+        """More is wanted of the same list; none of it is awaited already."""
+        self.missing.extend(wanted)
+        self.complete = False
+        return self._fill(now)
+
     def allow(self, window_bytes_max: int, *, now: float) -> list[Command]:
         """Have at most so many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
         self.allowed = window_bytes_max

@@ -261,7 +261,7 @@ def test_a_release_of_files_is_handed_over_and_its_update_fetches_only_what_chan
     plant.cli(*said, "--version", "1.0.0", "--probation-seconds", "1", "--block-bytes", "60000")
     plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "60")
     current = plant.directory / "node-a" / "data" / "current" / "diabetes"
-    until("the receipt", lambda: (current / "labels.txt").exists())
+    until("the receipt", (current / "labels.txt").exists)
 
     assert (current / "chat.gguf").read_bytes() == b"GGUF" + weights
     assert (current / "labels.txt").read_text() == labels
@@ -272,7 +272,7 @@ def test_a_release_of_files_is_handed_over_and_its_update_fetches_only_what_chan
     plant.cli(*said, "--version", "1.1.0", "--probation-seconds", "1", "--block-bytes", "60000")
     planned = plant.cli("plan", "diabetes@1.1.0")
     plant.cli("rollout", "start", "diabetes@1.1.0", "--wait", "--timeout-seconds", "60")
-    until("the new labels", lambda: "two thousand" in (current / "labels.txt").read_text())
+    until("the new labels", lambda: "two thousand" in (current / "labels.txt").read_text(), seconds=40)
     spent = plant.cli("ledger", "diabetes@1.1.0")["sum"]
     assert 0 < spent["received"] == planned["bytes_planned"] < 400
     assert spent["planned"] == spent["received"] + spent["reused"]
