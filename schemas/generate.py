@@ -273,10 +273,13 @@ def main(arguments: list[str] | None = None, *, root: Path = CHECKOUT, say: Call
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
     parser.add_argument("--acl", metavar="FLEET", help="print the access list of this fleet's hub and nodes")
     parser.add_argument("--acl-consumers", metavar="FLEET", help="print the access list of this fleet's consumers")
+    parser.add_argument(
+        "--bridge", metavar="NAME", action="append", default=[], help="with --acl: a site's bridge, by its certificate's CN"
+    )
     options = parser.parse_args(arguments)
     try:
         if options.acl:
-            say(topics.access_list(options.acl))
+            say(topics.access_list(options.acl, options.bridge))
             return 0
         if options.acl_consumers:
             say(topics.consumer_access_list(options.acl_consumers))

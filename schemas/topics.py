@@ -1,6 +1,7 @@
 """The only source of topic names: who writes each, who reads it, whether it is retained. Makes the broker's access list."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,8 +122,8 @@ def block_digest(address: Address) -> bytes:
     return bytes.fromhex(address.levels[0])
 
 
-def access_list(fleet: str) -> str:
-    """The access-control list of the hub's and the nodes' listener, in mosquitto's format.
+def access_list(fleet: str, bridges: Sequence[str] = ()) -> str:
+    """The access-control list of the hub's and the nodes' listener, in mosquitto's format; `bridges` are those of sites.
 
     A node's user name is its certificate's CN and its node id; mosquitto puts it in place of `%u`. A pattern holds for every user, and
     who writes telemetry cannot be told by its topic: so consumers, who must write nothing, have a listener and a list of their own.
@@ -130,6 +131,11 @@ def access_list(fleet: str) -> str:
     prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
     lines = [_head(fleet, "hub and nodes"), "", "user hub", f"topic readwrite {prefix}#", ""]
     lines += ["# Consumers have a listener of their own", f"user {CONSUMER}", f"topic deny {prefix}#"]
+    for bridge in bridges:
+        lines += ["", "# A site's bridge speaks for whichever nodes are there", f"user {check_name('node', bridge)}"]
+        lines += [
+            f"topic write {prefix}{_levels(kind, own='+')}" for kind in TABLE if kind.writer == "node" and kind.name in {"state", "receipt"}
+        ]
     lines += ["", "# Every node, by its own name"]
     lines += [f"pattern write {prefix}{_levels(kind, own='%u')}" for kind in TABLE if kind.writer == "node"]
     lines += [f"pattern read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "node" in kind.readers]

@@ -127,6 +127,11 @@ class Mosquitto:
             text = text.replace(found, f"listener {wanted} 127.0.0.1\n")
         (directory / "mosquitto.conf").write_text(text + f"\nuser {pwd.getpwuid(os.getuid()).pw_name}\n")
 
+    @property
+    def port(self) -> int:
+        """Of the hub's and the nodes' listener."""
+        return self._port
+
     def configure(self, line: str) -> None:
         """One more line of configuration, from the next start on."""
         with (self._directory / "mosquitto.conf").open("a") as file:

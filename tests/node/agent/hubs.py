@@ -185,8 +185,8 @@ class Node:
             assert time.monotonic() < deadline, "waited in vain"
             self.turn()
 
-    def fetch(self, manifest: Manifest, *, carriage: Carriage | None = None, follows: bool = False) -> None:
-        self.delivery.start(manifest.model, target(manifest), manifest, "v", time.monotonic(), carriage=carriage, follows=follows)
+    def fetch(self, manifest: Manifest, *, variant: str = "v", carriage: Carriage | None = None, follows: bool = False) -> None:
+        self.delivery.start(manifest.model, target(manifest), manifest, variant, time.monotonic(), carriage=carriage, follows=follows)
 
     def die(self) -> None:
         """As kill -9 would: nothing is said or saved."""
