@@ -77,10 +77,15 @@ class _Fleet:
         (self.folder / "pass").chmod(0o600)
         broker = f"mqtt://127.0.0.1:{self.port}"
         self.cli("init", str(self.folder / "fleet"), "--fleet", "bench", "--model", "m", "--broker", broker, *self.secret)
+        self.run_hub()
+
+    def run_hub(self) -> None:
+        """Until nodes can reach it."""
+        ready = self.folder / "fleet" / "hub.ready"
         self.hub = subprocess.Popen(
             [str(BIN / "fleetcast"), "hub", str(self.folder / "fleet"), *self.secret], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        _wait((self.folder / "fleet" / "hub.ready").exists, 30)
+        _wait(ready.exists, 30)
 
     def publish(self) -> None:
         """Begin, publish and roll out."""

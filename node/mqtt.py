@@ -81,14 +81,14 @@ class NodeLink:
         """Leave politely."""
         self._link.close()
 
-    def subscribe_trust(self) -> None:
+    def subscribe_trust(self, *, only_if_new: bool) -> None:
         """Ask for the trust bundle."""
-        self._link.subscribe([self.topics.trust])
+        self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
 
-    def subscribe_models(self, models: Sequence[str]) -> None:
+    def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
         """Ask for these models' roles and manifests."""
         for model in models:
-            self._link.subscribe([self.topics.model(model)])
+            self._link.subscribe([self.topics.model(model)], only_if_new=only_if_new)
 
     def subscribe_blocks(self, digests: Sequence[bytes]) -> int | None:
         """Ask for exact block topics; `Subscribed` with the returned id follows."""

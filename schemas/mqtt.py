@@ -27,6 +27,7 @@ from schemas.limits import PACKET_BYTES_MAX
 
 KEEPALIVE_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
+CONNACK_SECONDS = 30.0  # over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait
 GOODBYE_SECONDS = 2.0
 INFLIGHT_MAX = 64  # publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it
 QUEUED_MAX = 4096  # publishes waiting in paho, so that an offline client does not grow without bound
@@ -175,6 +176,7 @@ class Link:
         self._url = url
         self._inbox = inbox
         self._ended = threading.Event()
+        self._reopening = False
         self._session_expiry_seconds = session_expiry_seconds
         self._receive_max = receive_max
         self._epoch = 0
@@ -213,7 +215,9 @@ class Link:
         Raises:
             Unreachable: nothing answers at that address.
         """
+        self._reopening = True
         self.drop()
+        self._reopening = False
         if will is not None:
             properties = _properties(PacketTypes.WILLMESSAGE)
             properties.WillDelayInterval = will.delay_seconds
@@ -256,9 +260,14 @@ class Link:
             raise Unreachable(f"broker {self._url}: {QUEUED_MAX} publishes wait already")
         return info.mid
 
-    def subscribe(self, filters: Sequence[str], *, no_local: bool = False) -> int | None:
-        """Send one SUBSCRIBE; None when there is no connection, and the next `Connected` has to start over."""
-        options = SubscribeOptions(qos=1, noLocal=no_local)
+    def subscribe(self, filters: Sequence[str], *, no_local: bool = False, only_if_new: bool = False) -> int | None:
+        """Send one SUBSCRIBE; None when there is no connection, and the next `Connected` has to start over.
+
+        With `only_if_new` a broker that knows the subscription does not send again what it retains: so it can be said at every
+        connection, whatever an earlier one came to say of it before it broke.
+        """
+        handling = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB if only_if_new else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
+        options = SubscribeOptions(qos=1, noLocal=no_local, retainHandling=handling)
         result, mid = self._client.subscribe([(one, options) for one in filters])
         return mid if result == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
@@ -310,7 +319,8 @@ class Link:
 
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         self._ended.set()
-        self._inbox.put(Disconnected(str(reason)))
+        if not self._reopening:  # else it would be taken for the end of the connection that is just begun
+            self._inbox.put(Disconnected(str(reason)))
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         if message.qos:

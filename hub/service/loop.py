@@ -36,7 +36,7 @@ from schemas.blocks import BlockServer
 from schemas.errors import Code, Refused, Unreachable
 from schemas.insight import Alert, Drift, MergedWindow
 from schemas.limits import PACKET_BYTES_MAX
-from schemas.mqtt import Connected, Disconnected, Message, Published, Subscribed
+from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
 
 log = structlog.get_logger()
 
@@ -288,6 +288,7 @@ class Service:
         self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
         try:
             self._link.open()
+            self._retry_at = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
             log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
 
@@ -309,8 +310,8 @@ class Service:
             self._say_ready()
 
     def _disconnected(self) -> None:
-        self._online = False
-        self._retry_at = max(self._retry_at, self._monotonic() + RETRY_SECONDS_MIN * self._rng.random())
+        wait = RETRY_SECONDS_MIN if self._online else self._retry_seconds
+        self._online, self._retry_at = False, self._monotonic() + wait * (0.5 + self._rng.random())
 
     def _drop(self) -> None:
         """What was not acknowledged has to come again, after a while."""

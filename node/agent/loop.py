@@ -32,7 +32,7 @@ from node.trust import Trust
 from schemas import codec
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
-from schemas.mqtt import Connected, Disconnected, Published, Subscribed, TlsFiles
+from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Published, Subscribed, TlsFiles
 from schemas.receipt import Evidence, Receipt
 from schemas.state import State
 
@@ -235,9 +235,10 @@ class Agent:
     def _connect(self) -> None:
         self._session = self._store.next("session")
         self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
-        self._retry_at = self._monotonic() + self._retry_seconds * (0.5 + self._rng.random())
+        self._retry_at = self._monotonic() + self._backoff()
         try:
             self._link.open(session=self._session, at=int(self._wall()))
+            self._retry_at = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
             log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
 
@@ -248,15 +249,19 @@ class Agent:
         self._said = None
         if not event.session_present:
             self._store.resend()
-            self._link.subscribe_trust()
-            self._link.subscribe_models(sorted(self._beliefs.models))
+        # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
+        self._link.subscribe_trust(only_if_new=event.session_present)
+        self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, reason: str) -> None:
         log.warning("broker.disconnected", reason=reason)
+        self._retry_at = self._monotonic() + (RETRY_SECONDS_MIN * self._rng.random() if self._online else self._backoff())
         self._online = False
-        self._retry_at = max(self._retry_at, self._monotonic() + RETRY_SECONDS_MIN * self._rng.random())
         self._delivery.disconnected()
+
+    def _backoff(self) -> float:
+        return self._retry_seconds * (0.5 + self._rng.random())
 
     def _leave(self) -> None:
         self._telemetry.checkpoint()

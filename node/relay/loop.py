@@ -21,7 +21,7 @@ from schemas.bundle import ModelBundle, TrustBundle
 from schemas.encoding import DECODABLE
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import BLOCK_BYTES_MAX
-from schemas.mqtt import Connected, Disconnected, Message, Published, Subscribed
+from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
 from schemas.names import sha256
 from schemas.want import Want
 
@@ -107,11 +107,15 @@ class Relay:
 
     def _connect(self, side: Side) -> None:
         self._retry_seconds[side] = min(RETRY_SECONDS_MAX, self._retry_seconds[side] * 2)
-        self._retry_at[side] = self._monotonic() + self._retry_seconds[side] * (0.5 + self._rng.random())
+        self._retry_at[side] = self._monotonic() + self._backoff(side)
         try:
             self._links[side].open()
+            self._retry_at[side] = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
             log.warning("broker.unreachable", side=side, reason=str(error))
+
+    def _backoff(self, side: Side) -> float:
+        return self._retry_seconds[side] * (0.5 + self._rng.random())
 
     def _handle(self, side: Side, event: Any) -> None:
         match event:
@@ -119,8 +123,8 @@ class Relay:
                 self._connected(side, event)
             case Disconnected(reason):
                 log.warning("broker.disconnected", side=side, reason=reason)
-                self._online[side] = False
-                self._retry_at[side] = max(self._retry_at[side], self._monotonic() + RETRY_SECONDS_MIN * self._rng.random())
+                wait = RETRY_SECONDS_MIN * self._rng.random() if self._online[side] else self._backoff(side)
+                self._online[side], self._retry_at[side] = False, self._monotonic() + wait
                 if side == "upstream":
                     self._core.disconnected()
             case Subscribed(mid, refused):
@@ -146,9 +150,9 @@ class Relay:
             link.subscribe_wants()
             return
         self._granting.clear()
-        if not event.session_present or not self._models:  # what an earlier process was told, this one has not heard
-            link.subscribe_trust()
-            link.subscribe_models(sorted(self._models))
+        known = event.session_present and bool(self._models)  # what an earlier process was told, this one has not heard
+        link.subscribe_trust(only_if_new=known)
+        link.subscribe_models(sorted(self._models), only_if_new=known)
         self._run(self._core.connected(session_present=event.session_present, now=self._monotonic()))
 
     # Messages

@@ -90,14 +90,14 @@ class RelayLink:
         """Hear what the site's nodes want."""
         self._link.subscribe([self.topics.filter("want")])
 
-    def subscribe_trust(self) -> None:
+    def subscribe_trust(self, *, only_if_new: bool) -> None:
         """Hear which models there are."""
-        self._link.subscribe([self.topics.trust])
+        self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
 
-    def subscribe_models(self, models: Sequence[str]) -> None:
+    def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
         """Hear which releases these models have: exact topics, for not every broker gives what it retains to a wildcard."""
         for model in models:
-            self._link.subscribe([self.topics.model(model)])
+            self._link.subscribe([self.topics.model(model)], only_if_new=only_if_new)
 
     def subscribe_blocks(self, digests: Sequence[bytes]) -> int | None:
         """Ask for exact block topics; `Subscribed` with the returned id follows."""
