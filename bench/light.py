@@ -96,8 +96,8 @@ class LightNode:
     def _run(self, commands: Sequence[Any]) -> None:
         for command in commands:
             match command:
-                case Subscribe(digests):
-                    mid = self.link.subscribe_blocks(digests)
+                case Subscribe(digests, only_if_new):
+                    mid = self.link.subscribe_blocks(digests, only_if_new=only_if_new)
                     if mid is not None:
                         self._granting[mid] = digests
                 case Unsubscribe(digests):

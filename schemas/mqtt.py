@@ -176,7 +176,7 @@ class Link:
         self._url = url
         self._inbox = inbox
         self._ended = threading.Event()
-        self._reopening = False
+        self._reopening = self._accepted = False
         self._session_expiry_seconds = session_expiry_seconds
         self._receive_max = receive_max
         self._epoch = 0
@@ -217,7 +217,7 @@ class Link:
         """
         self._reopening = True
         self.drop()
-        self._reopening = False
+        self._reopening = self._accepted = False
         if will is not None:
             properties = _properties(PacketTypes.WILLMESSAGE)
             properties.WillDelayInterval = will.delay_seconds
@@ -311,6 +311,7 @@ class Link:
     def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
             return  # paho calls _on_disconnect next, with the same reason
+        self._accepted = True
         packet_max = getattr(properties, "MaximumPacketSize", None) or PACKET_BYTES_MAX
         receive_max = getattr(properties, "ReceiveMaximum", None) or INFLIGHT_MAX
         self._client.limit_inflight(min(INFLIGHT_MAX, receive_max))
@@ -319,7 +320,7 @@ class Link:
 
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         self._ended.set()
-        if not self._reopening:  # else it would be taken for the end of the connection that is just begun
+        if self._accepted or not self._reopening:  # else it would be taken for the end of the connection that is just begun
             self._inbox.put(Disconnected(str(reason)))
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:

@@ -345,8 +345,8 @@ class Delivery:
     def _run(self, job: Job, commands: list[core.Command], now: float) -> None:
         for command in commands:
             match command:
-                case core.Subscribe(digests):
-                    mid = self._link.subscribe_blocks(digests)
+                case core.Subscribe(digests, only_if_new):
+                    mid = self._link.subscribe_blocks(digests, only_if_new=only_if_new)
                     if mid is not None:
                         self._granting[mid] = (job.model, digests)
                 case core.Unsubscribe(digests):

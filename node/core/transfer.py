@@ -15,6 +15,7 @@ from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothi
 from schemas.want import Range, ranges_of
 
 QUIET_SECONDS_MIN = 5.0  # nothing arrived for so long: ask again; doubles up to the maximum, and is longer where blocks come slowly
+QUIET_SECONDS_START = 60.0  # before anything has come nobody knows the road: a full block over 20 kbit/s takes 50 s (RFC 6298, 2.1)
 QUIET_SECONDS_MAX = 300.0
 QUIET_PER_PACE = 4.0  # on a road that brings a block every 15 s, a minute's silence means something and 5 s mean nothing
 PACE_KEPT = 0.9  # of the longest wait, with each arrival: one slow block is remembered for some twenty
@@ -45,9 +46,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Ask the broker for these exact topics; `granted` follows."""
+    """Ask the broker for these exact topics; `granted` follows. `only_if_new`: what it retains comes only if it did not know."""
 
     digests: tuple[bytes, ...]
+    only_if_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class Transfer:
     arrived: list[bytes] = field(default_factory=list)  # still subscribed to
     in_flight_bytes: int = 0
     quiet_since: float = 0.0
-    quiet_seconds: float = QUIET_SECONDS_MIN
+    quiet_seconds: float = QUIET_SECONDS_START
     pace_seconds: float = 0.0  # the longest wait for an arrival, of late
     asked_again: bool = False  # since the last arrival
     damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
@@ -139,7 +141,8 @@ class Transfer:
         if not session_present:
             self.arrived.clear()
             self.ungranted = set(self.asked)
-        return self._subscribe([digest for digest in self.asked if digest in self.ungranted]) + self._fill(now)
+        open_ = [digest for digest in self.asked if digest in self.ungranted]
+        return self._subscribe(open_, only_if_new=session_present) + self._fill(now)
 
     def disconnected(self) -> list[Command]:
         """The road is closed: nothing to do until `connected`."""
@@ -254,9 +257,9 @@ class Transfer:
             self.pace_seconds = max(waited, PACE_KEPT * self.pace_seconds)
             self.quiet_seconds = min(QUIET_SECONDS_MAX, max(QUIET_SECONDS_MIN, QUIET_PER_PACE * self.pace_seconds))
 
-    def _subscribe(self, digests: list[bytes]) -> list[Command]:
+    def _subscribe(self, digests: list[bytes], *, only_if_new: bool = False) -> list[Command]:
         step = self.filters_per_subscribe
-        return [Subscribe(tuple(digests[at : at + step])) for at in range(0, len(digests), step)]
+        return [Subscribe(tuple(digests[at : at + step]), only_if_new) for at in range(0, len(digests), step)]
 
     def _leave(self) -> list[Command]:
         digests, self.arrived = self.arrived, []

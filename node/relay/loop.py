@@ -266,8 +266,8 @@ class Relay:
         link = self._links["upstream"]
         for act in acts:
             match act:
-                case Subscribe(digests):
-                    mid = link.subscribe_blocks(digests)
+                case Subscribe(digests, only_if_new):
+                    mid = link.subscribe_blocks(digests, only_if_new=only_if_new)
                     source = self._core.coming.get(digests[0])
                     if mid is not None and source is not None:
                         self._granting[mid] = (source, digests)

@@ -99,9 +99,9 @@ class RelayLink:
         for model in models:
             self._link.subscribe([self.topics.model(model)], only_if_new=only_if_new)
 
-    def subscribe_blocks(self, digests: Sequence[bytes]) -> int | None:
+    def subscribe_blocks(self, digests: Sequence[bytes], *, only_if_new: bool = False) -> int | None:
         """Ask for exact block topics; `Subscribed` with the returned id follows."""
-        return self._link.subscribe([self.topics.block(digest) for digest in digests])
+        return self._link.subscribe([self.topics.block(digest) for digest in digests], only_if_new=only_if_new)
 
     def unsubscribe_blocks(self, digests: Sequence[bytes]) -> None:
         """Leave block topics."""

@@ -46,6 +46,7 @@ class Node:
     asked: Counter[bytes] = field(default_factory=Counter)
     asked_again: int = 0
     carried_bytes: int = 0  # of blocks, wanted or not
+    drops: int = 0
     window_bytes_seen: int = 0
     done_at: float | None = None
 
@@ -125,8 +126,8 @@ class Fleet:
         node.window_bytes_seen = max(node.window_bytes_seen, node.transfer.in_flight_bytes)
         for command in commands:
             match command:
-                case Subscribe(digests):
-                    self._up(node, lambda digests=digests: self._subscribe(node, digests))  # type: ignore[misc]
+                case Subscribe(digests, only_if_new):
+                    self._up(node, lambda digests=digests, only_if_new=only_if_new: self._subscribe(node, digests, only_if_new))  # type: ignore[misc]
                 case Unsubscribe(digests):
                     self._up(node, lambda digests=digests: node.subscribed.difference_update(digests))  # type: ignore[misc]
                 case Ask(ranges, again, _):
@@ -144,6 +145,7 @@ class Fleet:
 
     def _disconnect(self, node: Node, *, forget: bool) -> None:
         node.online = False
+        node.drops += 1
         node.transfer.disconnected()
         if forget:
             node.epoch += 1
@@ -161,11 +163,12 @@ class Fleet:
 
     # The broker
 
-    def _subscribe(self, node: Node, digests: tuple[bytes, ...]) -> None:
+    def _subscribe(self, node: Node, digests: tuple[bytes, ...], only_if_new: bool) -> None:
+        known = set(node.subscribed) if only_if_new else set()
         node.subscribed.update(digests)
         self._down(node, "granted", digests, PACKET_BYTES)
         for digest in digests:
-            if digest in self.retained:
+            if digest in self.retained and digest not in known:
                 self._down(node, "block", digest, self._bytes[digest])
 
     def _publish(self, digest: bytes, *, retain: bool) -> None:

@@ -72,10 +72,12 @@ class Hub:
     damage: set[bytes] = field(default_factory=set)
     others: tuple[Manifest, ...] = ()
     mute_after: int = 10**9
+    client: Client | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> None:
         client, topics = Client.of(self.broker, "hub"), Topics(FLEET)
+        self.client = client
         online = False
         while not self.stop.is_set():
             if not online:
@@ -157,6 +159,7 @@ class Node:
         )
         self.online = self.connected = False
         self.session = 0
+        self.heard: list[Any] = []
 
     def turn(self) -> None:
         if not self.online:
@@ -177,6 +180,8 @@ class Node:
                     self.delivery.granted(mid, time.monotonic())
                 case BlockArrived():
                     self.delivery.arrived([event], time.monotonic())
+                case _:
+                    self.heard.append(event)
         self.delivery.tick(time.monotonic())
 
     def until(self, done: Any, seconds: float = 40.0) -> None:

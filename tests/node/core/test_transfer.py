@@ -44,7 +44,7 @@ class World:
     def carry_out(self, commands: list[object]) -> None:
         for command in commands:
             match command:
-                case Subscribe(digests):
+                case Subscribe(digests, _):
                     assert len(digests) <= FILTERS
                     self.subscribed.update(digests)
                     if self.rng.random() >= self.lose:
