@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
 from schemas.want import Range, ranges_of
 
@@ -19,7 +18,9 @@ QUIET_SECONDS_START = 60.0  # before anything has come nobody knows the road: a 
 QUIET_SECONDS_MAX = 300.0
 QUIET_PER_PACE = 4.0  # on a road that brings a block every 15 s, a minute's silence means something and 5 s mean nothing
 PACE_KEPT = 0.9  # of the longest wait, with each arrival: one slow block is remembered for some twenty
-WINDOW_BYTES_MIN = 2 * BLOCK_BYTES_MAX  # one arriving, one asked for; a transfer starts with it, for who knows how slow the road is
+WINDOW_BYTES_MIN = 16 * 1024  # over 20 kbit/s more is a minute of queue; a transfer starts with it, for who knows how slow the road is
+WINDOW_PIECES_MIN = 2  # one arriving, one asked for: else a road with long delay stands empty between them
+GIVE_UP_SECONDS = 6 * 3600.0  # of asking without an answer, while connected; then somebody should look
 GROW_SECONDS = 3.0  # the window doubles while half of it arrives so fast, and halves when nothing arrives
 WINDOW_PIECES_MAX = 256  # tiny blocks too: a hub answers at most 1,024 of one want, a broker drops what overfills its queue
 RANGES_PER_WANT = 128  # under the schema's bound, so that a fragmented window still is one small message
@@ -110,6 +111,7 @@ class Transfer:
     ungranted: set[bytes] = field(default_factory=set)  # subscribed to, not yet confirmed
     arrived: list[bytes] = field(default_factory=list)  # still subscribed to
     in_flight_bytes: int = 0
+    missing_bytes: int = 0  # not yet asked for
     quiet_since: float = 0.0
     quiet_seconds: float = QUIET_SECONDS_START
     pace_seconds: float = 0.0  # the longest wait for an arrival, of late
@@ -117,6 +119,8 @@ class Transfer:
     damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
     window: int = WINDOW_BYTES_MIN  # the present one, at most `window_bytes`
     filled_at: float = 0.0
+    silent_seconds: float = 0.0  # of asking in vain
+    gave_up: bool = False
     allowed: int = 2**62
     complete: bool = False
 
@@ -126,6 +130,7 @@ class Transfer:
     ) -> tuple["Transfer", list[Command]]:
         """Begin with the pieces that are not on disk."""
         transfer = cls(deque(wanted), window_bytes, filters_per_subscribe, rng, online)
+        transfer.missing_bytes = sum(piece.payload.bytes for piece in transfer.missing)
         transfer.quiet_since = now
         transfer.window = min(window_bytes, WINDOW_BYTES_MIN)
         return transfer, transfer._fill(now)
@@ -165,10 +170,11 @@ class Transfer:
         self.in_flight_bytes -= piece.payload.bytes
         self.arrived.append(digest)
         self._learn_pace(now)
+        self.silent_seconds, self.gave_up = 0.0, False
         commands: list[Command] = []
-        if self.in_flight_bytes <= self.window // 2:  # in halves, so that wants and subscriptions stay few
-            if now - self.filled_at < GROW_SECONDS:
-                self.window = min(self.window_bytes, self.window * 2)
+        if self.in_flight_bytes <= self.window // 2 and now - self.filled_at < GROW_SECONDS:
+            self.window = min(self.window_bytes, self.window * 2)
+        if self._has_room:
             commands = self._fill(now)
         if not self.asked and not self.missing:
             self.complete = True
@@ -193,6 +199,10 @@ class Transfer:
         # The second time subscriptions are repeated too: a broker may have refused or lost one without saying so. Not the first time,
         # for whatever it retains comes once more with each.
         commands = self._subscribe(list(self.asked)) if self.asked_again else []
+        self.silent_seconds += now - self.quiet_since
+        if self.silent_seconds >= GIVE_UP_SECONDS and not self.gave_up:
+            self.gave_up = True
+            commands.append(GaveUp())
         self.quiet_since, self.asked_again = now, True
         self.window = min(self.window_bytes, max(WINDOW_BYTES_MIN, self.window // 2))
         self.quiet_seconds = min(QUIET_SECONDS_MAX, self.quiet_seconds * (1.5 + self.rng.random()))
@@ -204,26 +214,29 @@ class Transfer:
         return self.asked_again
 
     @property
-    def missing_bytes(self) -> int:
-        """What has not been asked for yet."""
-        return sum(piece.payload.bytes for piece in self.missing)
+    def _has_room(self) -> bool:
+        """In halves, so that wants and subscriptions stay few."""
+        return self.in_flight_bytes <= self.window // 2 or len(self.asked) < WINDOW_PIECES_MIN
 
     def add(self, wanted: Iterable[Piece], *, now: float) -> list[Command]:
         """More is wanted of the same list; none of it is awaited already."""
-        self.missing.extend(wanted)
+        for piece in wanted:
+            self.missing.append(piece)
+            self.missing_bytes += piece.payload.bytes
         self.complete = False
         return self._fill(now)
 
     def allow(self, window_bytes_max: int, *, now: float) -> list[Command]:
         """Have at most so many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
         self.allowed = window_bytes_max
-        return self._fill(now)
+        return self._fill(now) if self._has_room else []
 
     def cancel(self) -> list[Command]:
         """Leave all topics; what is on disk stays for whoever can use it."""
         self.arrived.extend(self.asked)
         self.asked.clear()
         self.missing.clear()
+        self.missing_bytes = 0
         self.complete = True
         return self._leave()
 
@@ -233,11 +246,12 @@ class Transfer:
         fresh: list[bytes] = []
         while self.missing and len(self.asked) < WINDOW_PIECES_MAX:
             more = self.in_flight_bytes + self.missing[0].payload.bytes
-            if (self.asked and more > self.window) or more > self.allowed:
+            if (len(self.asked) >= WINDOW_PIECES_MIN and more > self.window) or more > self.allowed:
                 break
             piece = self.missing.popleft()
             self.asked[piece.payload.digest] = piece
             self.in_flight_bytes += piece.payload.bytes
+            self.missing_bytes -= piece.payload.bytes
             fresh.append(piece.payload.digest)
         if not fresh:
             return []

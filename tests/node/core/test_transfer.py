@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.core.transfer import Ask, Complete, Piece, Place, Subscribe, Transfer, Unsubscribe, pieces
+from node.core.transfer import GIVE_UP_SECONDS, Ask, Complete, GaveUp, Piece, Place, Subscribe, Transfer, Unsubscribe, pieces
 from schemas.manifest import Block, Payload
 from schemas.names import sha256
 
@@ -175,3 +175,36 @@ def test_the_cheapest_encoding_that_the_node_can_decode_is_chosen() -> None:
 
     assert pieces([[one]], ("raw", "zstd"))[0].payload == small
     assert pieces([[one]], ("raw",))[0].payload == Payload("raw", one.digest, 100)
+
+
+def test_what_never_comes_is_told_once_and_still_asked_for() -> None:
+    wanted = plan(3)
+    transfer, _ = Transfer.start(wanted, window_bytes=WINDOW, filters_per_subscribe=8, rng=Random(0), now=0.0, online=True)
+    transfer.granted([piece.payload.digest for piece in wanted[:2]], now=0.0)
+    told = asked = 0
+    for step in range(0, 10 * 3600, 5):
+        commands = transfer.tick(float(step))
+        told += sum(isinstance(command, GaveUp) for command in commands)
+        asked += any(isinstance(command, Ask) for command in commands)
+        assert told == 0 or step >= GIVE_UP_SECONDS
+
+    assert told == 1
+    assert 60 < asked < 200  # every five minutes, after the first
+    transfer.took(wanted[0].payload.digest, now=36_000.0)
+    assert not transfer.gave_up
+
+
+def test_what_is_allowed_is_never_exceeded_and_nothing_paused_is_asked_for() -> None:
+    wanted = plan(20)
+    transfer, _ = Transfer.start(wanted, window_bytes=WINDOW, filters_per_subscribe=8, rng=Random(0), now=0.0, online=False)
+    assert transfer.allow(0, now=0.0) == []
+    assert transfer.connected(session_present=True, now=0.0) == []
+    now = 0.0
+    for allowed in (250_000, 100_000, 0, 350_000):
+        now += 0.1
+        transfer.allow(allowed, now=now)
+        before = transfer.in_flight_bytes
+        for digest in list(transfer.asked)[:1]:
+            transfer.took(digest, now=now)
+        assert transfer.in_flight_bytes <= max(allowed, before)
+    assert transfer.missing_bytes == sum(piece.payload.bytes for piece in transfer.missing)
