@@ -29,10 +29,10 @@ format: $(STAMP)  ## rewrite the code as `check` wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)  ## measure every figure that README quotes; writes bench/results.json
+bench: $(STAMP)  ## measure the quick figures beside their peers; writes bench/results.json
 	$(BIN)/python -m bench
 
-bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casync and zchunk (from Debian); a quarter of an hour
+bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casync and zchunk from Debian, and bad links; 20 minutes
 	$(BIN)/python -m bench all-of-delivery
 
 generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md

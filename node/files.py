@@ -17,6 +17,7 @@ from schemas.manifest import File
 from schemas.names import sha256
 
 READ_BYTES = 1024 * 1024
+KNOWN_MAX = 256
 
 
 class Artifacts:
@@ -24,6 +25,7 @@ class Artifacts:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._known: dict[str, Path] = {}  # looked up at every block; resolving takes a system call a level
         directory.mkdir(parents=True, exist_ok=True)
 
     def relative(self, release: bytes, variant: str, file: File) -> str:
@@ -36,9 +38,14 @@ class Artifacts:
         Raises:
             Refused: it would stand outside the folder.
         """
+        if relative in self._known:
+            return self._known[relative]
         path = self.directory / relative
         if not path.resolve().is_relative_to(self.directory.resolve()):
             raise Refused(Code.ARTIFACT_PATH, f"{relative!r} would stand outside {self.directory}")
+        while len(self._known) >= KNOWN_MAX:
+            del self._known[next(iter(self._known))]
+        self._known[relative] = path
         return path
 
     def allocate(self, relative: str, size_bytes: int) -> None:
@@ -128,6 +135,7 @@ class Artifacts:
     def remove(self, release: bytes) -> None:
         """Delete a release's folder."""
         shutil.rmtree(self.directory / release.hex(), ignore_errors=True)
+        self._known.clear()
 
 
 def _pwrite(descriptor: int, data: bytes, offset: int) -> None:

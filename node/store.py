@@ -73,6 +73,7 @@ class NodeStore:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_TABLES)
+        self._day = -1  # the last that bytes were counted for
 
     def close(self) -> None:
         """Release the file."""
@@ -181,7 +182,9 @@ class NodeStore:
             "INSERT INTO day_bytes VALUES (?, ?, ?) ON CONFLICT (day, link) DO UPDATE SET bytes = bytes + excluded.bytes",
             (day, link, size_bytes),
         )
-        self._db.execute("DELETE FROM day_bytes WHERE day < ?", (day - DAYS_KEPT,))
+        if day != self._day:
+            self._day = day
+            self._db.execute("DELETE FROM day_bytes WHERE day < ?", (day - DAYS_KEPT,))
 
     def days(self) -> list[tuple[int, str, int]]:
         """Bytes by day and class of road, the newest first."""

@@ -119,6 +119,7 @@ class Transfer:
     damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
     window: int = WINDOW_BYTES_MIN  # the present one, at most `window_bytes`
     filled_at: float = 0.0
+    filled_bytes: int = 0  # in flight then: two large blocks are more than a small window
     silent_seconds: float = 0.0  # of asking in vain
     gave_up: bool = False
     allowed: int = 2**62
@@ -172,8 +173,9 @@ class Transfer:
         self._learn_pace(now)
         self.silent_seconds, self.gave_up = 0.0, False
         commands: list[Command] = []
-        if self.in_flight_bytes <= self.window // 2 and now - self.filled_at < GROW_SECONDS:
-            self.window = min(self.window_bytes, self.window * 2)
+        full = max(self.window, self.filled_bytes)
+        if self.in_flight_bytes <= full // 2 and now - self.filled_at < GROW_SECONDS:
+            self.window = min(self.window_bytes, 2 * full)
         if self._has_room:
             commands = self._fill(now)
         if not self.asked and not self.missing:
@@ -216,7 +218,7 @@ class Transfer:
     @property
     def _has_room(self) -> bool:
         """In halves, so that wants and subscriptions stay few."""
-        return self.in_flight_bytes <= self.window // 2 or len(self.asked) < WINDOW_PIECES_MIN
+        return self.in_flight_bytes <= max(self.window, self.filled_bytes) // 2 or len(self.asked) < WINDOW_PIECES_MIN
 
     def add(self, wanted: Iterable[Piece], *, now: float) -> list[Command]:
         """More is wanted of the same list; none of it is awaited already."""
@@ -256,6 +258,7 @@ class Transfer:
         if not fresh:
             return []
         self.quiet_since = self.filled_at = now
+        self.filled_bytes = self.in_flight_bytes
         self.ungranted.update(fresh)
         return self._subscribe(fresh)
 
