@@ -165,3 +165,42 @@ def test_a_manifest_says_of_a_delta_whose_it_is_and_of_nothing_else() -> None:
         with pytest.raises(ValueError, match="parent"):
             File(path="m", bytes=block.bytes, digest=bytes(32), blocks=(one,))
     assert codec.decode(Manifest, codec.encode(second)) == second
+
+
+def test_blocks_that_are_each_other_s_parents_come_whole(mosquitto: Broker, tmp_path: Path) -> None:
+    one, two = cut(weights(3))[:2]
+    first, found = encode_block(one, dtype="float32", parents=[Ancestor((sha256(two),), two)])
+    near = tuned(one + two)[: len(one)]
+    second, more = encode_block(near, dtype="float32", parents=[Ancestor((sha256(one),), one)])
+    circle = first._replace(payloads=(*first.payloads, second.payloads[-1]._replace(parents=(second.digest,))))
+    manifest = manifest_of("1.0.0", [circle, second], one + near)
+    with serving(Hub(mosquitto, manifest, {**found, **more})) as hub:
+        node = Node(mosquitto, tmp_path)
+        node.fetch(manifest)
+        node.until(lambda: node.ended)
+
+        assert node.file(manifest) == one + near
+        assert second.payloads[-1].encoding == "delta"
+        assert not hub.published[second.payloads[-1].digest]
+        node.die()
+
+
+def test_blocks_that_never_come_are_told_and_taken_when_they_do(mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.core.transfer.GIVE_UP_SECONDS", 0.5)
+    monkeypatch.setattr("node.core.transfer.QUIET_SECONDS_MIN", 0.2)
+    monkeypatch.setattr("node.core.transfer.QUIET_SECONDS_MAX", 0.4)
+    data = Random(3).randbytes(6 * 60_000)
+    manifest, payloads = release(data)
+    with serving(Hub(mosquitto, manifest, payloads, mute_after=3)) as hub:
+        node = Node(mosquitto, tmp_path)
+        node.fetch(manifest)
+        node.until(lambda: node.stalled)
+
+        assert (node.stalled[0].code, node.refused) == (Code.BLOCK_TIMEOUT, [Code.BLOCK_TIMEOUT])
+        assert node.store.bytes_of(target(manifest).digest).received == 3 * 60_000
+        hub.mute_after = 10**9
+        node.until(lambda: node.ended)
+
+        assert node.file(manifest) == data
+        assert node.stalled[-1].code is None
+        node.die()
