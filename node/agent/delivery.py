@@ -88,6 +88,11 @@ class Delivery:
         log.info("fetch.started", model=model, version=target.version)
         self._guard(job, now, lambda: self._begin(job))
 
+    def carry(self, model: str, carriage: Carriage | None) -> None:
+        """The rollout says otherwise how the bytes of a transfer may travel."""
+        if model in self._jobs:
+            self._jobs[model].carriage = carriage or Carriage()
+
     def cancel(self, model: str) -> None:
         """Give a transfer up; its blocks stay for the next one."""
         job = self._jobs.pop(model, None)

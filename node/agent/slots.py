@@ -37,6 +37,9 @@ class Fetcher(Protocol):
     ) -> None:
         """Begin."""
 
+    def carry(self, model: str, carriage: Carriage | None) -> None:
+        """The rollout says otherwise how the bytes may travel."""
+
     def cancel(self, model: str) -> None:
         """Give up."""
 
@@ -102,6 +105,7 @@ class Slots:
         slot = self._slots.get(manifest.model) or ModelSlot(model=manifest.model)
         target = Target(version=manifest.version, digest=release.digest, rollout=rollout)
         self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
+        self._fetcher.carry(manifest.model, self._carriage_of(manifest.model))  # another rollout of what is on its way already
 
     def halted(self, model: str, now: float) -> None:
         """The model's rollout was halted."""

@@ -37,7 +37,10 @@ Act = Subscribe | Unsubscribe | AskUp
 
 @dataclass(slots=True)
 class Relaying:
-    """Both sides. `holds` says whether a payload is on disk; every method returns what to do up the road, in order."""
+    """Both sides. `holds` says whether a payload is on disk; every method returns what to do up the road, in order.
+
+    Only `tick` lets more be asked for, since only there the window is divided among all transfers.
+    """
 
     server: BlockServer
     holds: Callable[[bytes], bool]
@@ -52,9 +55,9 @@ class Relaying:
         """A node at the site wants these, and is subscribed to them."""
         here = [piece.payload for piece in pieces if self.holds(piece.payload.digest)]
         self.server.wanted(here, again=again, now=now)
-        held = {payload.digest for payload in here}
-        fresh = [piece for piece in pieces if piece.payload.digest not in held and piece.payload.digest not in self.coming]
-        fresh = fresh[: max(0, NEEDS_MAX - len(self.coming))]
+        known = {payload.digest for payload in here} | self.coming.keys()
+        new = {piece.payload.digest: piece for piece in pieces if piece.payload.digest not in known}  # a block may stand in two places
+        fresh = list(new.values())[: max(0, NEEDS_MAX - len(self.coming))]
         if not fresh or (source not in self.transfers and len(self.transfers) >= TRANSFERS_MAX):
             return []
         self.coming.update({piece.payload.digest: source for piece in fresh})
@@ -63,7 +66,9 @@ class Relaying:
                 fresh, window_bytes=self.window_bytes, filters_per_subscribe=self.filters_per_subscribe, rng=self.rng, now=now, online=False
             )
             self.transfers[source] = transfer
+            transfer.allow(0, now=now)
             return self._acts(source, transfer.connected(session_present=True, now=now)) if self.online else []
+        self.transfers[source].allow(0, now=now)
         return self._acts(source, self.transfers[source].add(fresh, now=now))
 
     def piece(self, digest: bytes) -> Piece | None:
@@ -77,6 +82,7 @@ class Relaying:
         if source is None:
             return []
         self.server.wanted([payload], again=True, now=now)
+        self.transfers[source].allow(0, now=now)
         return self._acts(source, self.transfers[source].took(payload.digest, now=now))
 
     def rejected(self, digest: bytes, *, now: float) -> list[Act]:
@@ -87,6 +93,8 @@ class Relaying:
     def connected(self, *, session_present: bool, now: float) -> list[Act]:
         """The uplink is there."""
         self.online = True
+        for transfer in self.transfers.values():
+            transfer.allow(0, now=now)
         return [
             act
             for source, transfer in list(self.transfers.items())

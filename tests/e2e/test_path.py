@@ -291,3 +291,19 @@ def test_a_release_of_files_is_handed_over_and_its_update_fetches_only_what_chan
     until("the end of probation", lambda: log.read_text().count('"state": "active"') == 4)
     until("the first release to go", lambda: not (artifacts / first).exists())
     assert len(list(artifacts.iterdir())) == 2  # what is served, and what it would go back to
+
+
+def test_a_rollout_that_costs_a_node_too_much_stops_before_the_first_byte_and_says_so(plant: Plant) -> None:
+    plant.start_node("node-a")
+    plant.publish("1.0.0", 1.0)
+    until("the node", lambda: len(plant.cli("nodes")) == 1)
+
+    plant.cli("rollout", "start", "diabetes@1.0.0", "--node-bytes-max", "10")
+    stopped = until("a node that stops", lambda: [one for one in plant.cli("nodes")[0]["models"] if one["state"] == "out_of_budget"])[0]
+
+    assert (stopped["code"], stopped["bytes_received"], stopped["serving_version"]) == ("budget.rollout", 0, None)
+    assert stopped["bytes_planned"] == plant.cli("plan", "diabetes@1.0.0")["bytes_planned"]
+    row = plant.cli("ledger", "diabetes@1.0.0")["nodes"][0]
+    assert (row["state"], row["code"], row["missing"]) == ("out_of_budget", "budget.rollout", row["planned"])
+    plant.cli("rollout", "start", "diabetes@1.0.0", "--node-bytes-max", "10000000", "--wait", "--timeout-seconds", "60")
+    assert plant.cli("ledger", "diabetes@1.0.0")["sum"]["missing"] == 0

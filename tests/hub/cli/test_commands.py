@@ -235,3 +235,15 @@ def test_ctrl_c_ends_watch_without_a_word(made: Made) -> None:
     _, error = watching.communicate(timeout=10)
 
     assert (watching.returncode, error.strip()) == (Exit.INTERRUPTED, "")
+
+
+def test_blocks_are_as_small_as_the_broker_of_the_running_hub_takes(tmp_path: Path) -> None:
+    made = make(tmp_path, "m")
+    (tmp_path / "weights.bin").write_bytes(np.random.default_rng(0).bytes(100_000))
+    (made.fleet / "hub.ready").write_text(json.dumps({"pid": 1, "packet_bytes_max": 8704}))
+
+    refused = made.publish("1.0.0", "--block-bytes", "9000", model="weights.bin")
+    done = made.publish("1.0.0", model="weights.bin")
+
+    assert (refused.returncode, "packet.too_small" in refused.stdout, "8192" in refused.stderr) == (3, True, True)
+    assert json.loads(done.stdout)["blocks"] == -(-100_000 // 8192)

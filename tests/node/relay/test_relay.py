@@ -164,7 +164,7 @@ def test_the_disk_is_bounded_and_what_was_dropped_is_fetched_again(
 
         assert relay.cache.bytes <= 5 * BLOCK
         assert sum(path.stat().st_size for path in (tmp_path / "relay").rglob("*") if path.is_file()) <= 5 * BLOCK
-        assert sum(hub.published.values()) <= 40
+        assert sum(hub.published.values()) <= 50  # twice twenty, and what was dropped before it could be served
 
 
 def test_relays_in_a_chain_cost_each_road_one_copy(mosquitto: Broker, site: Mosquitto, tmp_path: Path) -> None:
