@@ -15,6 +15,7 @@ from bench.coalescing import publish
 from bench.delivery import BIN, MOSQUITTO, _answers, _Fleet, _wait
 from bench.figures import Figure
 from bench.roads import Road, Weather
+from node.core.transfer import GROW_SECONDS, WINDOW_PIECES_MIN
 
 KIB = 1024
 TIMEOUT_SECONDS = 600
@@ -51,14 +52,15 @@ def measure() -> list[Figure]:
             ideal = world.fetch(Road(world.fleet.port, GOOD), "ideal", lambda: None)
             road = Road(world.fleet.port, link.weather, seed=number)
             found = world.fetch(road, "node", lambda link=link, world=world: world.disturb(link.meanwhile))  # type: ignore[misc]
-        cuts = road.cuts + bool(link.meanwhile == "broker")
+        cuts = found.cuts + (link.meanwhile == "broker")
         over = found.road_bytes - ideal.road_bytes
-        beyond = max(0, over - cuts * 2 * link.block_bytes) / ideal.road_bytes
+        window = max(WINDOW_PIECES_MIN * link.block_bytes, 2 * GROW_SECONDS * link.weather.rate)  # the most that a transfer asks for here
+        beyond = max(0, over - cuts * window) / ideal.road_bytes
         figures += [
             Figure(
                 f"delivery.waste_ratio.{link.name}",
                 beyond,
-                f"of the ideal, beyond 2 blocks a cut ({cuts} cuts)",
+                f"of the ideal, beyond {cuts} cuts of {window / KIB:.0f} KiB in flight",
                 "<= 0.03",
                 "all over the ideal",
                 over / ideal.road_bytes,
@@ -72,6 +74,7 @@ def measure() -> list[Figure]:
 class _Fetched:
     road_bytes: int  # to the node
     seconds: float
+    cuts: int
     wasted_bytes: int  # of payloads, by the node's ledger
 
 
@@ -98,7 +101,7 @@ class _World:
             _wait(lambda: b"fetch.planned" in log.read_bytes(), TIMEOUT_SECONDS)
             threading.Timer(2.0, disturb).start()
             _wait(lambda: b"fetch.complete" in log.read_bytes(), TIMEOUT_SECONDS)
-            seconds, road_bytes = time.monotonic() - began, road.down_bytes
+            seconds, road_bytes, cuts = time.monotonic() - began, road.down_bytes, road.cuts
         finally:
             road.close()
             node.terminate()
@@ -108,7 +111,7 @@ class _World:
         ).stdout
         wasted = sum(row["wasted"] for row in json.loads(said)["releases"])
         shutil.rmtree(directory)
-        return _Fetched(road_bytes, seconds, wasted)
+        return _Fetched(road_bytes, seconds, cuts, wasted)
 
     def disturb(self, what: str) -> None:
         if what == "hub":

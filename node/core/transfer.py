@@ -13,15 +13,16 @@ from random import Random
 from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
 from schemas.want import Range, ranges_of
 
-QUIET_SECONDS_MIN = 5.0  # nothing arrived for so long: ask again; doubles up to the maximum, and is longer where blocks come slowly
-QUIET_SECONDS_START = 60.0  # before anything has come nobody knows the road: a full block over 20 kbit/s takes 50 s (RFC 6298, 2.1)
+# Nothing arrived for so long: ask again; doubles up to the maximum. On a connection that stands, what was sent comes, however late, and
+# asking again has it sent twice: a road that is down for half a minute is no reason yet. What a broker dropped waits for this.
+QUIET_SECONDS_MIN = 60.0  # a full block over 20 kbit/s takes 50 s
 QUIET_SECONDS_MAX = 300.0
-QUIET_PER_PACE = 4.0  # on a road that brings a block every 15 s, a minute's silence means something and 5 s mean nothing
+QUIET_PER_PACE = 4.0  # longer, where blocks come slowly: on a road that brings one a minute, four minutes' silence mean something
 PACE_KEPT = 0.9  # of the longest wait, with each arrival: one slow block is remembered for some twenty
 WINDOW_BYTES_MIN = 16 * 1024  # over 20 kbit/s more is a minute of queue; a transfer starts with it, for who knows how slow the road is
 WINDOW_PIECES_MIN = 2  # one arriving, one asked for: else a road with long delay stands empty between them
 GIVE_UP_SECONDS = 6 * 3600.0  # of asking without an answer, while connected; then somebody should look
-GROW_SECONDS = 3.0  # the window doubles while half of it arrives so fast, and halves when nothing arrives
+GROW_SECONDS = 1.5  # the window doubles while half of it arrives so fast, and halves when nothing arrives
 WINDOW_PIECES_MAX = 256  # tiny blocks too: a hub answers at most 1,024 of one want, a broker drops what overfills its queue
 RANGES_PER_WANT = 128  # under the schema's bound, so that a fragmented window still is one small message
 
@@ -113,7 +114,7 @@ class Transfer:
     in_flight_bytes: int = 0
     missing_bytes: int = 0  # not yet asked for
     quiet_since: float = 0.0
-    quiet_seconds: float = QUIET_SECONDS_START
+    quiet_seconds: float = QUIET_SECONDS_MIN
     pace_seconds: float = 0.0  # the longest wait for an arrival, of late
     asked_again: bool = False  # since the last arrival
     damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
