@@ -13,11 +13,13 @@ from random import Random
 from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
 from schemas.want import Range, ranges_of
 
-# Nothing arrived for so long: ask again; doubles up to the maximum. On a connection that stands, what was sent comes, however late, and
-# asking again has it sent twice: a road that is down for half a minute is no reason yet. What a broker dropped waits for this.
-QUIET_SECONDS_MIN = 60.0  # a full block over 20 kbit/s takes 50 s
+# Nothing arrived for so long: is something lost, or only late? What a broker answers stands in line behind the blocks that it sends. So it
+# is asked something small first, and only when it has answered, and nothing came before that, is anything asked for again; a road that was
+# down for half a minute has nothing sent twice. Doubles up to the maximum.
+QUIET_SECONDS_MIN = 5.0
 QUIET_SECONDS_MAX = 300.0
-QUIET_PER_PACE = 4.0  # longer, where blocks come slowly: on a road that brings one a minute, four minutes' silence mean something
+QUIET_PER_PACE = 4.0  # longer, where blocks come slowly: on a road that brings one in 15 s, a minute's silence means something
+PROBE_SECONDS = 120.0  # a connection that carries nothing has been ended by then; a broker that does not answer is believed no more
 PACE_KEPT = 0.9  # of the longest wait, with each arrival: one slow block is remembered for some twenty
 WINDOW_BYTES_MIN = 16 * 1024  # over 20 kbit/s more is a minute of queue; a transfer starts with it, for who knows how slow the road is
 WINDOW_PIECES_MIN = 2  # one arriving, one asked for: else a road with long delay stands empty between them
@@ -117,6 +119,8 @@ class Transfer:
     quiet_seconds: float = QUIET_SECONDS_MIN
     pace_seconds: float = 0.0  # the longest wait for an arrival, of late
     asked_again: bool = False  # since the last arrival
+    probe: bytes | None = None  # a topic that was subscribed to once more, to see whether the broker answers
+    probed_at: float = 0.0
     damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
     window: int = WINDOW_BYTES_MIN  # the present one, at most `window_bytes`
     filled_at: float = 0.0
@@ -143,7 +147,7 @@ class Transfer:
 
     def connected(self, *, session_present: bool, now: float) -> list[Command]:
         """A connection is up; a broker that forgot our session has to be told everything again, another what it may not have heard."""
-        self.online = True
+        self.online, self.probe = True, None
         self.quiet_since = now
         if not session_present:
             self.arrived.clear()
@@ -160,8 +164,10 @@ class Transfer:
         """The broker confirmed these subscriptions: only now can a want not miss its answer."""
         fresh = [self.asked[digest] for digest in digests if digest in self.ungranted and digest in self.asked]
         self.ungranted.difference_update(digests)
-        self.quiet_since = now
-        return _ask(fresh, again=False)
+        if fresh:
+            self.quiet_since, self.probe = now, None
+            return _ask(fresh, again=False)
+        return self._ask_again(now) if self.probe in digests else []
 
     def took(self, digest: bytes, *, now: float) -> list[Command]:
         """A piece is verified and on disk; one that was not awaited changes nothing."""
@@ -172,7 +178,7 @@ class Transfer:
         self.in_flight_bytes -= piece.payload.bytes
         self.arrived.append(digest)
         self._learn_pace(now)
-        self.silent_seconds, self.gave_up = 0.0, False
+        self.silent_seconds, self.gave_up, self.probe = 0.0, False, None
         commands: list[Command] = []
         full = max(self.window, self.filled_bytes)
         if self.in_flight_bytes <= full // 2 and now - self.filled_at < GROW_SECONDS:
@@ -199,14 +205,22 @@ class Transfer:
         """Ask again for what has been quiet for too long."""
         if not self.online or not self.asked or now - self.quiet_since < self.quiet_seconds:
             return []
-        # The second time subscriptions are repeated too: a broker may have refused or lost one without saying so. Not the first time,
-        # for whatever it retains comes once more with each.
+        if self.probe is None:
+            self.probe, self.probed_at = next(iter(self.asked)), now
+            return [Subscribe((self.probe,), only_if_new=True)]
+        return self._ask_again(now) if now - self.probed_at >= PROBE_SECONDS else []
+
+    def _ask_again(self, now: float) -> list[Command]:
+        """The second time subscriptions are repeated too: a broker may have refused or lost one without saying so.
+
+        Not the first time, for whatever it retains comes once more with each.
+        """
         commands = self._subscribe(list(self.asked)) if self.asked_again else []
         self.silent_seconds += now - self.quiet_since
         if self.silent_seconds >= GIVE_UP_SECONDS and not self.gave_up:
             self.gave_up = True
             commands.append(GaveUp())
-        self.quiet_since, self.asked_again = now, True
+        self.quiet_since, self.asked_again, self.probe = now, True, None
         self.window = min(self.window_bytes, max(WINDOW_BYTES_MIN, self.window // 2))
         self.quiet_seconds = min(QUIET_SECONDS_MAX, self.quiet_seconds * (1.5 + self.rng.random()))
         return [*commands, *_ask(list(self.asked.values()), again=True)]

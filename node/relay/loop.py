@@ -236,7 +236,8 @@ class Relay:
 
     def _tick(self) -> None:
         now = self._monotonic()
-        allowed = self._settings.window_bytes
+        # Never more than half the disk: what comes must not push out what has not been served yet.
+        allowed = min(self._settings.window_bytes, max(BLOCK_BYTES_MAX, self._settings.disk_bytes_max // 2))
         if self._rate is not None:
             allowed = min(allowed, max(0, int(self._rate.level(now))))
         self._run(self._core.tick(allowed_bytes=allowed, now=now))
