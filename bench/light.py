@@ -10,11 +10,9 @@ from typing import Any
 
 from node.core.transfer import Ask, Complete, Piece, Subscribe, Transfer, Unsubscribe
 from node.mqtt import NodeLink
-from schemas.encoding import DECODABLE
 from schemas.errors import Unreachable
 from schemas.mqtt import Connected, Disconnected, Message, Subscribed
 from schemas.topics import Topics
-from schemas.want import Want
 
 PER_PROCESS = 250
 TICK_SECONDS = 0.25
@@ -102,11 +100,8 @@ class LightNode:
                         self._granting[mid] = digests
                 case Unsubscribe(digests):
                     self.link.unsubscribe_blocks(digests)
-                case Ask(ranges, again, choice):
-                    errand = self.errand
-                    self.link.want(
-                        Want(release=errand.release, variant=errand.variant, ranges=ranges, encodings=DECODABLE, again=again, choice=choice)
-                    )
+                case Ask():
+                    self.link.want(command.want(self.errand.release, self.errand.variant))
                 case Complete():
                     self.done = True
 

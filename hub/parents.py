@@ -10,8 +10,7 @@ from pathlib import Path
 from hub.blockstore import BlockStore
 from hub.core.aligning import Earlier
 from hub.core.cutting import tensors
-from schemas import codec
-from schemas.manifest import Block, File, Index, Manifest
+from schemas.manifest import Block, File, Manifest, blocks_of
 
 
 @contextmanager
@@ -27,9 +26,7 @@ def parent_files(manifests: Sequence[Manifest], blocks: BlockStore, scratch: Pat
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
         for number, manifest in enumerate(manifests):
             for file in {file.path: file for variant in manifest.variants for file in variant.files}.values():
-                listed = file.blocks or tuple(
-                    block for part in file.index for block in codec.decode(Index, blocks.read(part.digest)).blocks
-                )
+                listed = blocks_of(file, lambda part: blocks.read(part.digest))
                 path = folder / f"{number}-{len(found)}-{file.digest.hex()[:16]}"
                 found.setdefault(file.path, []).append(_open(path, file, listed, blocks, stack))
         yield found

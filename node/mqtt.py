@@ -60,22 +60,12 @@ class Cleared:
 NodeEvent = Connected | Disconnected | Published | Subscribed | TrustArrived | ModelArrived | BlockArrived | Unreadable | Cleared
 
 
-class NodeLink:
-    """One node's connection to its broker."""
+class BlockReader:
+    """A connection on which blocks are asked for: what a node has in common with a relay."""
 
-    def __init__(self, url: str, *, fleet: str, node: str, inbox: "queue.SimpleQueue[Any]", tls: TlsFiles | None) -> None:
+    def __init__(self, link: Link, *, fleet: str, name: str) -> None:
         self.topics = Topics(fleet)
-        self._node = node
-        self._link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls)
-
-    def open(self, *, session: int, at: int) -> None:
-        """Begin a connection whose Will says that this session is lost.
-
-        Raises:
-            Unreachable: nothing answers.
-        """
-        lost = State(node=self._node, session=session, status="lost", at=at)
-        self._link.open(Will(self.topics.state(self._node), codec.encode(lost)))
+        self._link, self._name = link, name
 
     def close(self) -> None:
         """Leave politely."""
@@ -86,7 +76,7 @@ class NodeLink:
         self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
 
     def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
-        """Ask for these models' roles and manifests."""
+        """Ask for these models' roles and manifests: exact topics, for not every broker gives what it retains to a wildcard."""
         for model in models:
             self._link.subscribe([self.topics.model(model)], only_if_new=only_if_new)
 
@@ -99,20 +89,41 @@ class NodeLink:
         self._link.unsubscribe([self.topics.block(digest) for digest in digests])
 
     def want(self, want: Want) -> None:
-        """Ask the hub for blocks; a want that waited too long is worth nothing."""
-        self._link.publish(self.topics.want(self._node), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
+        """Ask for blocks; a want that waited too long is worth nothing.
 
-    def say_state(self, state: State) -> None:
-        """Retain what is so."""
-        self._link.publish(self.topics.state(self._node), codec.encode(state), retain=True, content_type=MSGPACK)
-
-    def say(self, topic: str, payload: bytes) -> int:
-        """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""
-        return self._link.publish(topic, payload, content_type=MSGPACK)
+        Raises:
+            Unreachable: too much waits already.
+        """
+        self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
 
     def ack(self, message: Message) -> None:
         """The effect of this message is durable."""
         self._link.ack(message)
+
+
+class NodeLink(BlockReader):
+    """One node's connection to its broker."""
+
+    def __init__(self, url: str, *, fleet: str, node: str, inbox: "queue.SimpleQueue[Any]", tls: TlsFiles | None) -> None:
+        link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls)
+        super().__init__(link, fleet=fleet, name=node)
+
+    def open(self, *, session: int, at: int) -> None:
+        """Begin a connection whose Will says that this session is lost.
+
+        Raises:
+            Unreachable: nothing answers.
+        """
+        lost = State(node=self._name, session=session, status="lost", at=at)
+        self._link.open(Will(self.topics.state(self._name), codec.encode(lost)))
+
+    def say_state(self, state: State) -> None:
+        """Retain what is so."""
+        self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
+
+    def say(self, topic: str, payload: bytes) -> int:
+        """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""
+        return self._link.publish(topic, payload, content_type=MSGPACK)
 
     def parse(self, event: LinkEvent) -> NodeEvent:
         """The event as documents."""

@@ -2,6 +2,8 @@
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -15,7 +17,47 @@ from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import LinkClass, Profile
 
 
-class NodeSettings(BaseSettings):
+class SiteSettings(BaseSettings):
+    """Settings of a file, each also in the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file."""
+        return env_settings, init_settings
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a settings file, as a sentence.
+
+    Raises:
+        Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
+
+
+def fields_of(kind: type[BaseSettings], path: Path) -> dict[str, Any]:
+    """What a TOML file says; it raises what `told` tells."""
+    fields: dict[str, Any] = dict(TomlConfigSettingsSource(kind, path)())
+    if not fields:
+        path.read_bytes()  # an absent file reads as an empty one
+    return fields
+
+
+class NodeSettings(SiteSettings):
     """`node.toml`; every field can also be given as FLEETCAST_NODE_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_NODE_", extra="forbid", frozen=True)
@@ -50,18 +92,6 @@ class NodeSettings(BaseSettings):
     grace_seconds: Annotated[float, Field(ge=0)] = 5.0  # a window waits so long for rows that are late
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0  # and is closed when nothing more comes
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file."""
-        return env_settings, init_settings
-
     @model_validator(mode="after")
     def _own_name(self) -> Self:
         if self.id in RESERVED_NODES:
@@ -75,19 +105,12 @@ def load(path: Path) -> NodeSettings:
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
-    try:
-        fields: dict[str, Any] = dict(TomlConfigSettingsSource(NodeSettings, path)())
-        if not fields:
-            path.read_bytes()  # an absent file reads as an empty one
+    with told(path):
+        fields = fields_of(NodeSettings, path)
         for name in ("data", "root", "link_file", "socket", "tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
                 fields[name] = path.parent / fields[name] if name in {"data", "root", "link_file"} else str(path.parent / fields[name])
         return NodeSettings(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (OSError, ValueError) as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
 
 
 def profile(settings: NodeSettings) -> Profile:

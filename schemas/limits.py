@@ -30,6 +30,7 @@ MODEL_BUNDLE_BYTES_MAX = 512 * KIB
 MODEL_BUNDLE_DECODED_BYTES_MAX = 2 * MIB
 MANIFESTS_PER_MODEL_MAX = 16  # the current ones: those that a rollout names and the newest
 WANT_BYTES_MAX = 4 * KIB
+WANT_BLOCKS_MAX = 1024  # of one want; a node's largest window is 64 MiB, which is 547 full blocks
 WANT_RANGES_MAX = 256  # a window of 2 MiB is 18 blocks; fragmented ones stay far below this
 PARCEL_BYTES_MAX = 2 * KIB
 PARCEL_BLOCKS_MAX = 200_000  # 8 GiB in blocks of half the usual size, with room

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from schemas import limits
+from schemas import codec, limits
 from schemas.document import Document, Fact
 from schemas.names import Digest, FilePath, Label, ModelName, Version
 
@@ -227,6 +227,15 @@ class Manifest(Document):
             if candidate.name == variant:
                 return candidate.files + ((self.golden.file,) if self.golden else ())
         raise KeyError(variant)
+
+
+def blocks_of(file: File, read: Callable[[Block], bytes]) -> tuple[Block, ...]:
+    """A file's blocks, as the manifest lists them or by its index; `read` gives a part of the index, verified, or raises.
+
+    Raises:
+        Refused: a part is no block list.
+    """
+    return file.blocks or tuple(block for part in file.index for block in codec.decode(Index, read(part)).blocks)
 
 
 def holds_nothing(digest: bytes) -> bool:

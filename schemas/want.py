@@ -1,11 +1,13 @@
 """A node's request for blocks: ranges over the block list of one variant of one release."""
 
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document
+from schemas.errors import Code, mismatch
 from schemas.manifest import Block, EncodingName, Payload, cheapest
 from schemas.names import Digest, Label
 
@@ -35,6 +37,22 @@ class Want(Document):
     index: bool = False
     again: bool = False
     choice: Annotated[int, Field(ge=0, le=limits.PAYLOADS_PER_BLOCK_MAX)] | None = None
+
+    def pick(self, blocks: Sequence[Block]) -> list[tuple[int, Block]]:
+        """The blocks that the ranges name, with their numbers.
+
+        Raises:
+            Refused: there are not so many, or they are too many for one want.
+        """
+        found: list[tuple[int, Block]] = []
+        for first, length in self.ranges:
+            if first + length > len(blocks):
+                what = f"blocks wanted of release {self.release.hex()[:16]}, variant {self.variant}"
+                raise mismatch(Code.SCHEMA_MALFORMED, what, expected=f"below {len(blocks)}", actual=f"{first} to {first + length - 1}")
+            if len(found) + length > limits.WANT_BLOCKS_MAX:
+                raise mismatch(Code.SCHEMA_TOO_LARGE, "blocks in one want", expected=f"at most {limits.WANT_BLOCKS_MAX}", actual="more")
+            found += [(number, blocks[number]) for number in range(first, first + length)]
+        return found
 
     def payload_of(self, block: Block) -> Payload:
         """What is to be sent of this block."""

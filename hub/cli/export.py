@@ -9,8 +9,7 @@ import click
 
 from hub.blockstore import BlockStore
 from hub.cli.holdings import Held, Holdings
-from hub.cli.options import check_model, dir_option, json_option, open_store, show_one
-from hub.cli.plan import split
+from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
 from hub.service.releases import Releases
 from hub.settings import load
@@ -50,7 +49,7 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
     variants, held = _for(manifest, node, variant, directory, holdings)
     payloads: dict[bytes, int] = {}
     for name in variants:
-        payloads.update(holdings.cost_of(manifest, digest, name, held, follows=bool(held)).fetched)
+        payloads.update(holdings.cost_of(digest, name, held, follows=bool(held)).fetched)
     parcel = Parcel(
         fleet=load(directory).fleet,
         model=model,

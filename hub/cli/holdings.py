@@ -3,7 +3,6 @@
 from hub.core.plan import Cost, cost
 from hub.service.releases import Releases
 from schemas.errors import Refused
-from schemas.manifest import Manifest
 from schemas.state import State
 from schemas.variant import choose
 
@@ -30,7 +29,7 @@ class Holdings:
                 continue
         return frozenset(found)
 
-    def cost_of(self, manifest: Manifest, digest: bytes, variant: str, held: Held, *, follows: bool) -> Cost:
+    def cost_of(self, digest: bytes, variant: str, held: Held, *, follows: bool) -> Cost:
         """What a node that holds these fetches of this variant."""
         key = (digest, variant, held, follows)
         if key not in self._costs:

@@ -87,6 +87,14 @@ def check_model(repository: Repository, model: str) -> None:
         raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
 
 
+def split(release: str) -> tuple[str, str]:
+    """MODEL@VERSION as two."""
+    model, _, version = release.partition("@")
+    if not version:
+        raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
+    return model, version
+
+
 @contextmanager
 def room_for_database(directory: Path) -> Iterator[None]:
     """A full disk told as that: SQLite says "disk I/O error" when there is no room for its scratch files.

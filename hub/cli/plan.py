@@ -10,7 +10,7 @@ import click
 
 from hub.blockstore import BlockStore
 from hub.cli.holdings import Holdings
-from hub.cli.options import check_model, dir_option, json_option, open_store, show
+from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
 from hub.core.plan import Cost, by_site, seconds
 from hub.rows import NodeRow, ReceiptRow
 from hub.service.releases import Releases
@@ -74,7 +74,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
         "sites": _site_rows(fits),
         "links": _link_rows(fits, speeds),
         "first_install": [
-            {"variant": variant.name, "bytes": holdings.cost_of(manifest, digest, variant.name, frozenset(), follows=False).fetched_bytes}
+            {"variant": variant.name, "bytes": holdings.cost_of(digest, variant.name, frozenset(), follows=False).fetched_bytes}
             for variant in manifest.variants
         ],
     }
@@ -110,7 +110,7 @@ def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: Holding
         return _Planned(row.node, site, link, runs, "-", Cost({}, 0, 0), refusal.reason)
     follows = any(slot.model == manifest.model and (slot.serving or slot.last_good) for slot in state.slots)
     held = holdings.releases_of(state)
-    return _Planned(row.node, site, link, runs, variant, holdings.cost_of(manifest, digest, variant, held, follows=follows))
+    return _Planned(row.node, site, link, runs, variant, holdings.cost_of(digest, variant, held, follows=follows))
 
 
 def _node_row(one: _Planned, speeds: Mapping[str, float]) -> dict[str, Any]:
@@ -214,14 +214,6 @@ def _ledger_row(node: str, state: str, code: str, planned: int, received: int, r
         "missing": missing,
         "wasted": wasted,
     }
-
-
-def split(release: str) -> tuple[str, str]:
-    """MODEL@VERSION as two."""
-    model, _, version = release.partition("@")
-    if not version:
-        raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
-    return model, version
 
 
 def pairs(option: str, said: tuple[str, ...]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from hub.cli.options import check_model, dir_option, json_option, open_store, sh
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import FleetcastError
-from schemas.manifest import Index, Manifest
+from schemas.manifest import Manifest, blocks_of
 from schemas.names import sha256
 
 
@@ -66,7 +66,6 @@ def block_count(manifest: Manifest, blocks: BlockStore) -> int | None:
     """How many blocks a release has; None when the store has lost a part of the list."""
     files = manifest.files_of(manifest.variants[0].name)
     try:
-        parts = sum(len(codec.decode(Index, blocks.read(part.digest)).blocks) for file in files for part in file.index)
+        return sum(len(blocks_of(file, lambda part: blocks.read(part.digest))) for file in files)
     except FleetcastError:
         return None
-    return parts + sum(len(file.blocks) for file in files)

@@ -9,7 +9,7 @@ import click
 from pydantic import ValidationError
 
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show
+from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.cli.plain import plain
 from hub.core import rollout as core
 from hub.rows import RolloutRow
@@ -67,9 +67,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
       fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 --soak-seconds 600 --wait
       fleetcast rollout start delay@1.2.0 --label site=plant-7 --node-bytes-max 2000000
     """
-    model, _, version = release.partition("@")
-    if not version:
-        raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
+    model, version = split(release)
     try:
         percents = [int(one) for one in stages.split(",")]
         wanted = dict(one.split("=", 1) for one in labels)

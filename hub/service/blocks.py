@@ -35,7 +35,7 @@ class Wants:
             Refused: there is no such release, variant or block, or they are too many.
         """
         want = event.want
-        blocks = self._releases.wanted(want.release, want.variant, index=want.index, ranges=want.ranges)
+        blocks = self._releases.wanted(want)
         payloads = [want.payload_of(block) for block in blocks]
         largest = max(payload.bytes for payload in payloads)
         if largest + HEADER_BYTES > self._packet_bytes_max:

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from hub.blockstore import BlockStore
 from hub.trust import Repository
 from schemas import codec
-from schemas.errors import Code, Refused, mismatch
-from schemas.manifest import Block, File, Index, Manifest
+from schemas.errors import Code, Refused
+from schemas.manifest import Block, Manifest, blocks_of
 from schemas.names import sha256
+from schemas.want import Want
 
 LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and its fallback, with room
-WANT_BLOCKS_MAX = 1024  # of one want; a node's largest window is 64 MiB, which is 547 full blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +44,14 @@ class Releases:
                     return digest, manifest
         raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {prefix.hex()[:16]}")
 
-    def wanted(self, release: bytes, variant: str, *, index: bool, ranges: tuple[tuple[int, int], ...]) -> list[Block]:
+    def wanted(self, want: Want) -> list[Block]:
         """The blocks that a want names.
 
         Raises:
             Refused: there is no such release, variant or block, or they are too many.
         """
-        lists = self.lists(release, variant)
-        numbered = lists.index if index else lists.blocks
-        found: list[Block] = []
-        for first, length in ranges:
-            if first + length > len(numbered):
-                what = f"blocks wanted of release {release.hex()[:16]}, variant {variant}"
-                raise mismatch(Code.SCHEMA_MALFORMED, what, expected=f"below {len(numbered)}", actual=f"{first} to {first + length - 1}")
-            if len(found) + length > WANT_BLOCKS_MAX:
-                raise mismatch(Code.SCHEMA_TOO_LARGE, "blocks in one want", expected=f"at most {WANT_BLOCKS_MAX}", actual="more")
-            found.extend(numbered[first : first + length])
-        return found
+        lists = self.lists(want.release, want.variant)
+        return [block for _, block in want.pick(lists.index if want.index else lists.blocks)]
 
     def lists(self, release: bytes, variant: str) -> BlockLists:
         """What the ranges of a want count over.
@@ -74,7 +65,7 @@ class Releases:
                 files = self.find(release)[1].files_of(variant)
             except KeyError:
                 raise Refused(Code.RELEASE_UNKNOWN, f"release {release.hex()[:16]} has no variant {variant!r}") from None
-            blocks = tuple(block for file in files for block in self._blocks_of(file))
+            blocks = tuple(block for file in files for block in blocks_of(file, self._part))
             index = tuple(part for file in files for part in file.index)
             while len(self._lists) >= LISTS_KEPT:
                 del self._lists[next(iter(self._lists))]
@@ -93,6 +84,5 @@ class Releases:
                 if digest not in self._manifests:
                     self._manifests[digest] = codec.decode(Manifest, document)
 
-    def _blocks_of(self, file: File) -> tuple[Block, ...]:
-        # A part's raw payload is always stored (hub/core/encode.py), under the part's own digest.
-        return file.blocks or tuple(block for part in file.index for block in codec.decode(Index, self._store.read(part.digest)).blocks)
+    def _part(self, part: Block) -> bytes:
+        return self._store.read(part.digest)  # its raw payload is always stored (hub/core/encode.py), under the part's own digest

@@ -13,17 +13,16 @@ from node.agent.job import Job, Outcome, Stalled
 from node.agent.purse import Purse
 from node.agent.stock import Stock
 from node.core import transfer as core
+from node.core.budget import BUDGET_CODES
 from node.core.lifecycle import Target
 from node.files import Artifacts
 from node.mqtt import BlockArrived, NodeLink
 from node.store import Held, NodeStore
-from schemas import codec
 from schemas.encoding import DECODABLE, decode_payload
 from schemas.errors import Code, Refused, Unreachable, mismatch
-from schemas.manifest import Block, File, Index, Manifest
+from schemas.manifest import Block, File, Manifest, blocks_of
 from schemas.names import sha256
 from schemas.rollout import Carriage
-from schemas.want import Want
 
 log = structlog.get_logger()
 
@@ -189,17 +188,16 @@ class Delivery:
             self._artifacts.allocate(path, size)
 
     def _blocks(self, job: Job, file: File) -> tuple[Block, ...]:
-        if file.blocks:
-            return file.blocks
-        found: list[Block] = []
-        for part in file.index:
+        def read(part: Block) -> bytes:
             data = self._artifacts.holds(f"{job.target.digest.hex()}/index/{part.digest.hex()}", 0, part.digest, part.bytes)
             if data is None:
                 raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} has changed on disk")
-            found.extend(codec.decode(Index, data).blocks)
+            return data
+
+        found = blocks_of(file, read)
         if sum(block.bytes for block in found) != file.bytes:
             raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} does not add up to its {file.bytes} bytes")
-        return tuple(found)
+        return found
 
     def _look(self, job: Job, now: float) -> None:
         """Use what is on disk already, verified again, a bounded stretch at a time."""
@@ -261,17 +259,20 @@ class Delivery:
             if piece is None or block.digest in taken:
                 wasted += len(payload)
                 continue
-            if sha256(payload) != block.digest:
-                wasted += len(payload)
-                damaged.append(block.digest)
-                continue
             parent = self._stock.join(piece.payload.parents or ())
-            if parent is None:
-                wasted += len(payload)
+            try:
+                if parent is not None:
+                    taken[block.digest] = piece, decode_payload(piece.payload, piece.block, payload, parent)
+                    received += len(payload)
+                    continue
+            except Refused:
+                if sha256(payload) == block.digest:  # it came as it was sent: the publisher's fault, and not the road's
+                    raise
+            wasted += len(payload)
+            if sha256(payload) == block.digest:
                 parent_gone = True
-                continue
-            taken[block.digest] = piece, decode_payload(piece.payload, piece.block, payload, parent)
-            received += len(payload)
+            else:
+                damaged.append(block.digest)
         self._keep(job, list(taken.values()), now, received=received, wasted=wasted)
         self._run(job, transfer.allow(0, now=now), now)  # what these make room for is divided below, among all
         for digest in taken:
@@ -325,13 +326,13 @@ class Delivery:
     def _share(self, now: float) -> None:
         """Divide the window among the transfers, each within its budget."""
         running = [job for job in self._jobs.values() if job.transfer is not None and not job.transfer.complete]
-        for job, (allowed_bytes, stop) in zip(running, self._purse.divide(running, self._store, self._window_bytes, now), strict=True):
+        for job, (allowed_bytes, stop) in zip(running, self._purse.divide(running, self._window_bytes, now), strict=True):
             if job.transfer is not None:
                 self._run(job, job.transfer.allow(allowed_bytes, now=now), now)
             if stop is not None:
                 if job.transfer is not None and not job.transfer.in_flight_bytes:  # what was asked for within the budget still comes
                     self._park(job, *stop)
-            elif job.code is not None and str(job.code).startswith("budget."):
+            elif job.code in BUDGET_CODES:
                 self._unpark(job)
 
     def _park(self, job: Job, code: Code, reason: str) -> None:
@@ -366,17 +367,8 @@ class Delivery:
                     self._guard(job, now, lambda: self._finish(job))
 
     def _ask(self, job: Job, ask: core.Ask) -> None:
-        want = Want(
-            release=job.target.digest,
-            variant=job.variant,
-            ranges=ask.ranges,
-            encodings=DECODABLE,
-            index=job.in_index,
-            again=ask.again,
-            choice=ask.choice,
-        )
         try:
-            self._link.want(want)
+            self._link.want(ask.want(job.target.digest, job.variant, index=job.in_index))
         except Unreachable as error:
             log.warning("want.not_sent", model=job.model, reason=str(error))  # the quiet time asks again
 

@@ -100,7 +100,7 @@ class Agent:
             rng=rng,
             post=self._inbox.put,
             refused=self._refusal,
-            make_room=lambda: self._slots.make_room(),  # noqa: PLW0108  # the slots come after
+            make_room=lambda: self._slots.tidy(),  # noqa: PLW0108  # the slots come after
             disk_bytes_max=settings.disk_bytes_max,
         )
         self._profile = profile(settings)

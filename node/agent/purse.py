@@ -9,6 +9,7 @@ import structlog
 from node.agent.job import Job
 from node.core.budget import Claim, Policy, Use, allowance, shares
 from node.core.rate import Rate
+from node.core.transfer import Transfer
 from node.store import NodeStore
 from schemas.errors import Code
 from schemas.limits import BLOCK_BYTES_MAX
@@ -60,20 +61,20 @@ class Purse:
         if size_bytes:
             self._store.add_day_bytes(self._day_and_minute()[0], self.link, size_bytes)
 
-    def divide(self, jobs: Sequence[Job], store: NodeStore, window_bytes: int, now: float) -> list[tuple[int, tuple[Code, str] | None]]:
+    def divide(self, jobs: Sequence[Job], window_bytes: int, now: float) -> list[tuple[int, tuple[Code, str] | None]]:
         """For each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
         day, minute = self._day_and_minute()
         link = self.link
         policy = self._policies.get(link) or Policy.default(link)
         in_flight = sum(job.transfer.in_flight_bytes for job in jobs if job.transfer is not None)
-        today = store.day_bytes(day, link) + in_flight
+        today = self._store.day_bytes(day, link) + in_flight
         claims: list[Claim] = []
         stops: list[tuple[Code, str] | None] = []
         for job in jobs:
             transfer = job.transfer
             if transfer is None:
                 raise ValueError("a job without a transfer has no share")
-            use = _use(job, store)
+            use = _use(job, transfer, self._store)
             if not use.missing_bytes:
                 stops.append(None)
                 claims.append(Claim(job.carriage.priority, 0, transfer.in_flight_bytes, 0))
@@ -100,12 +101,11 @@ class Purse:
         return local.toordinal(), local.hour * 60 + local.minute
 
 
-def _use(job: Job, store: NodeStore) -> Use:
-    transfer, ledger = job.transfer, store.bytes_of(job.target.digest)
-    missing = transfer.missing if transfer is not None else ()
+def _use(job: Job, transfer: Transfer, store: NodeStore) -> Use:
+    ledger = store.bytes_of(job.target.digest)
     return Use(
         received_bytes=ledger.received + ledger.wasted,
-        in_flight_bytes=transfer.in_flight_bytes if transfer is not None else 0,
-        missing_bytes=transfer.missing_bytes if transfer is not None else 0,
-        instead_bytes=job.instead_bytes if missing else 0,
+        in_flight_bytes=transfer.in_flight_bytes,
+        missing_bytes=transfer.missing_bytes,
+        instead_bytes=job.instead_bytes,
     )

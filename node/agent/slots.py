@@ -9,6 +9,7 @@ import structlog
 
 from node.agent.job import Stalled
 from node.core import lifecycle
+from node.core.budget import BUDGET_CODES
 from node.core.lifecycle import ModelSlot, Target
 from node.files import Artifacts
 from node.serving import Prepared, Server, Staged
@@ -127,8 +128,7 @@ class Slots:
         """A transfer waits, or goes on."""
         slot = self._slots.get(event.model)
         if slot is not None and slot.target == event.target:
-            code = str(event.code or "")
-            self._apply(slot, lifecycle.waits(slot, code, spent=code.startswith("budget."), now=int(now)), now)
+            self._apply(slot, lifecycle.waits(slot, str(event.code or ""), spent=event.code in BUDGET_CODES, now=int(now)), now)
 
     def ready(self, event: WorkerReady, now: float) -> None:
         """A worker is warm, or could not be."""
@@ -213,7 +213,7 @@ class Slots:
                 case lifecycle.Report():
                     self._say(slot, command)
                 case lifecycle.Tidy():
-                    self._tidy()
+                    self.tidy()
 
     def _fetch(self, model: str, target: Target, now: float) -> None:
         try:
@@ -344,10 +344,6 @@ class Slots:
 
     # The disk
 
-    def make_room(self) -> None:
-        """Remove whatever nobody needs, half-finished releases too: only what is being fetched now, served, or last good stays."""
-        self._tidy()
-
     def announced(self, releases: Sequence[Release]) -> None:
         """A model's current releases: what the newer ones are deltas of must not be removed before they are here."""
         for model in {release.manifest.model for release in releases}:
@@ -359,7 +355,8 @@ class Slots:
         newer = [one for one in self._announced.get(slot.model, ()) if one[0] not in settled and one[1] >= since]
         return {parent for _, _, parents in newer for parent in parents}
 
-    def _tidy(self) -> None:
+    def tidy(self) -> None:
+        """Remove whatever nobody needs, half-finished releases too; what is fetched now, served, last good or needed for a delta stays."""
         kept = {target.digest for slot in self._slots.values() for target in (slot.target, slot.serving, slot.last_good) if target}
         kept |= {parent for slot in self._slots.values() for parent in self._needed(slot)}
         for digest in set(self._artifacts.releases()) - kept:

@@ -16,6 +16,7 @@ from schemas.manifest import Count
 from schemas.rollout import Carriage
 
 MINUTES_PER_DAY = 24 * 60
+BUDGET_CODES = frozenset({Code.BUDGET_DAY, Code.BUDGET_HOURS, Code.BUDGET_ROLLOUT, Code.BUDGET_FULL})
 
 
 def _span(text: str) -> str:

@@ -27,14 +27,3 @@ class Rate:
     def spend(self, size_bytes: int, now: float) -> None:
         """So many came, allowed or not."""
         self._level = self.level(now) - size_bytes
-
-    def take(self, size_bytes: int, now: float) -> bool:
-        """Spend, if the level allows it; what is larger than the burst is let through when the bucket is full."""
-        if self.level(now) < min(size_bytes, self.burst_bytes):
-            return False
-        self._level -= size_bytes
-        return True
-
-    def wait_seconds(self, size_bytes: int, now: float) -> float:
-        """How long until `take` says yes."""
-        return max(0.0, (min(size_bytes, self.burst_bytes) - self.level(now)) / self.bytes_per_second)

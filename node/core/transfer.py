@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from schemas.encoding import DECODABLE
 from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
-from schemas.want import Range, ranges_of
+from schemas.want import Range, Want, ranges_of
 
 # Nothing arrived for so long: is something lost, or only late? What a broker answers stands in line behind the blocks that it sends. So it
 # is asked something small first, and only when it has answered, and nothing came before that, is anything asked for again; a road that was
@@ -70,6 +71,12 @@ class Ask:
     ranges: tuple[Range, ...]
     again: bool
     choice: int
+
+    def want(self, release: bytes, variant: str, *, index: bool = False) -> Want:
+        """As a document, for what the numbers count over."""
+        return Want(
+            release=release, variant=variant, ranges=self.ranges, encodings=DECODABLE, index=index, again=self.again, choice=self.choice
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,13 @@ from node.core.transfer import Piece
 from schemas import codec
 from schemas.bundle import ModelBundle
 from schemas.encoding import decode_payload
-from schemas.errors import Code, Refused, mismatch
+from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Index, Manifest
 from schemas.names import sha256
 from schemas.want import Want
 
 MODELS_MAX = 256  # a site's; a hostile broker may announce more
 LISTS_KEPT = 16  # block lists of variants, kept decoded
-WANT_BLOCKS_MAX = 1024  # of one want, as at the hub
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +58,8 @@ class Library:
         numbered = self._numbered(source)
         if isinstance(numbered, Lacking):
             return numbered
-        found: list[Piece] = []
-        for first, length in want.ranges:
-            if first + length > len(numbered):
-                what = f"blocks wanted of release {want.release.hex()[:16]}, variant {want.variant}"
-                raise mismatch(Code.SCHEMA_MALFORMED, what, expected=f"below {len(numbered)}", actual=f"{first} to {first + length - 1}")
-            if len(found) + length > WANT_BLOCKS_MAX:
-                raise mismatch(Code.SCHEMA_TOO_LARGE, "blocks in one want", expected=f"at most {WANT_BLOCKS_MAX}", actual="more")
-            for number in range(first, first + length):
-                block = numbered[number]
-                payload = want.payload_of(block)
-                found.append(Piece(number, payload, block, (), block.choices.index(payload)))
-        return source, tuple(found)
+        picked = ((number, block, want.payload_of(block)) for number, block in want.pick(numbered))
+        return source, tuple(Piece(number, payload, block, (), block.choices.index(payload)) for number, block, payload in picked)
 
     def _numbered(self, source: Source) -> tuple[Block, ...] | Lacking:
         files = self._files(source)

@@ -13,12 +13,11 @@ from node.core.rate import Rate
 from node.core.relaying import Act, AskUp, Relaying, Source
 from node.core.transfer import Subscribe, Unsubscribe
 from node.relay.cache import Cache
-from node.relay.library import Lacking, Library
+from node.relay.library import MODELS_MAX, Lacking, Library
 from node.relay.mqtt import BlockArrived, Heard, RelayLink, Side, WantArrived
 from node.relay.settings import RelaySettings
 from schemas.blocks import BlockServer, Clear, Send
 from schemas.bundle import ModelBundle, TrustBundle
-from schemas.encoding import DECODABLE
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
@@ -34,7 +33,6 @@ IN_FLIGHT_MAX = 48  # publishes that the site's broker has not taken yet
 PASSING_MAX = 64  # payloads kept in memory as well: what has just come is what is served next, also where the disk is full
 PENDING_WANTS_MAX = 256  # that wait for a block list; who waited for longer asks again
 TOTALS_SECONDS = 60.0
-MODELS_MAX = 256
 
 
 class Relay:
@@ -275,17 +273,8 @@ class Relay:
                 case Unsubscribe(digests):
                     link.unsubscribe_blocks(digests)
                 case AskUp(source, ask):
-                    want = Want(
-                        release=source.release,
-                        variant=source.variant,
-                        ranges=ask.ranges,
-                        encodings=DECODABLE,
-                        index=source.index,
-                        again=ask.again,
-                        choice=ask.choice,
-                    )
                     try:
-                        link.want(want)
+                        link.want(ask.want(source.release, source.variant, index=source.index))
                     except Unreachable as error:
                         log.warning("want.not_sent", reason=str(error))  # the quiet time asks again
 

@@ -1,23 +1,21 @@
 """A relay's two connections, as documents: parses at the door. What comes by either stands in one inbox, and says by which."""
 
 import queue
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from node.mqtt import BlockReader
 from node.relay.settings import Door
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused
 from schemas.mqtt import BrokerUrl, Link, Message
 from schemas.names import check_name
-from schemas.topics import Topics, block_digest
+from schemas.topics import block_digest
 from schemas.want import Want
 
 SESSION_EXPIRY_SECONDS = 24 * 3600
-WANT_EXPIRY_SECONDS = 30  # a want that waited longer is worth nothing: it is said again
 RECEIVE_MAX = 128
-MSGPACK = "application/msgpack"
 Side = Literal["upstream", "site"]
 
 
@@ -59,13 +57,11 @@ class _Inbox:
 Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
 
 
-class RelayLink:
+class RelayLink(BlockReader):
     """One of the two connections."""
 
     def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.SimpleQueue[Heard]") -> None:
-        self.topics = Topics(fleet)
-        self._name = name
-        self._link = Link(
+        link = Link(
             BrokerUrl.parse(door.broker),
             client_id=name,
             inbox=_Inbox(side, inbox),  # type: ignore[arg-type]  # it is only ever put into
@@ -73,6 +69,7 @@ class RelayLink:
             receive_max=RECEIVE_MAX,
             tls=door.tls,
         )
+        super().__init__(link, fleet=fleet, name=name)
 
     def open(self) -> None:
         """Begin a connection.
@@ -82,38 +79,9 @@ class RelayLink:
         """
         self._link.open()
 
-    def close(self) -> None:
-        """Leave politely."""
-        self._link.close()
-
     def subscribe_wants(self) -> None:
         """Hear what the site's nodes want."""
         self._link.subscribe([self.topics.filter("want")])
-
-    def subscribe_trust(self, *, only_if_new: bool) -> None:
-        """Hear which models there are."""
-        self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
-
-    def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
-        """Hear which releases these models have: exact topics, for not every broker gives what it retains to a wildcard."""
-        for model in models:
-            self._link.subscribe([self.topics.model(model)], only_if_new=only_if_new)
-
-    def subscribe_blocks(self, digests: Sequence[bytes], *, only_if_new: bool = False) -> int | None:
-        """Ask for exact block topics; `Subscribed` with the returned id follows."""
-        return self._link.subscribe([self.topics.block(digest) for digest in digests], only_if_new=only_if_new)
-
-    def unsubscribe_blocks(self, digests: Sequence[bytes]) -> None:
-        """Leave block topics."""
-        self._link.unsubscribe([self.topics.block(digest) for digest in digests])
-
-    def want(self, want: Want) -> None:
-        """Ask up the road.
-
-        Raises:
-            Unreachable: too much waits already.
-        """
-        self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
 
     def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
         """Give the site a payload; `Published` with the returned id follows.
@@ -126,10 +94,6 @@ class RelayLink:
     def clear_block(self, digest: bytes) -> None:
         """Take a payload out of the site's broker's memory."""
         self._link.publish(self.topics.block(digest), b"", retain=True)
-
-    def ack(self, message: Message) -> None:
-        """The effect of this message is durable."""
-        self._link.ack(message)
 
     def parse(self, message: Message) -> Parsed:
         """The message as a document; None when there is nothing in it.

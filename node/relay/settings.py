@@ -1,12 +1,12 @@
 """What a relay is told at its site: two brokers, and how much it may hold. Read once, at start."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from schemas.errors import Code, Refused
+from node.settings import SiteSettings, fields_of, told
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.mqtt import BrokerUrl, TlsFiles
 from schemas.names import FleetName, NodeId
@@ -36,7 +36,7 @@ class Door(BaseSettings):
         return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
 
 
-class RelaySettings(BaseSettings):
+class RelaySettings(SiteSettings):
     """`relay.toml`; every field can also be given as FLEETCAST_RELAY_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True)
@@ -56,18 +56,6 @@ class RelaySettings(BaseSettings):
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
     rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # of the uplink
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file."""
-        return env_settings, init_settings
-
 
 def load(path: Path) -> RelaySettings:
     """The settings in a TOML file; relative paths in it are relative to the file.
@@ -75,10 +63,8 @@ def load(path: Path) -> RelaySettings:
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
-    try:
-        fields: dict[str, Any] = dict(TomlConfigSettingsSource(RelaySettings, path)())
-        if not fields:
-            path.read_bytes()  # an absent file reads as an empty one
+    with told(path):
+        fields = fields_of(RelaySettings, path)
         if fields.get("data"):
             fields["data"] = path.parent / fields["data"]
         for door in (fields.get("upstream"), fields.get("site")):
@@ -86,8 +72,3 @@ def load(path: Path) -> RelaySettings:
                 if isinstance(door, dict) and door.get(name):
                     door[name] = str(path.parent / door[name])
         return RelaySettings(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (OSError, ValueError) as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None

@@ -124,9 +124,9 @@ def test_what_is_planned_is_what_a_node_of_that_past_fetches(fleet: Fleet) -> No
     state = State(node="a", session=1, status="online", at=1, profile=profile, slots=(slot,))
 
     held = holdings.releases_of(state)
-    has = holdings.cost_of(new, digests["1.1.0"], "default", held, follows=True)
-    fresh = holdings.cost_of(new, digests["1.1.0"], "default", frozenset(), follows=False)
-    lost = holdings.cost_of(new, digests["1.1.0"], "default", frozenset(), follows=True)
+    has = holdings.cost_of(digests["1.1.0"], "default", held, follows=True)
+    fresh = holdings.cost_of(digests["1.1.0"], "default", frozenset(), follows=False)
+    lost = holdings.cost_of(digests["1.1.0"], "default", frozenset(), follows=True)
 
     assert (has.fetched_bytes < 100, has.reused_bytes, has.instead_bytes) == (True, (BLOCKS - 1) * BLOCK_BYTES, 0)
     assert (fresh.fetched_bytes, fresh.reused_bytes, fresh.instead_bytes) == (BLOCKS * BLOCK_BYTES, 0, 0)
