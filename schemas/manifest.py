@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from schemas import codec, limits
 from schemas.document import Document, Fact
 from schemas.names import Digest, FilePath, Label, ModelName, Version
+from schemas.parameters import Parameters
 
 EncodingName = Literal["raw", "zstd", "planes", "delta"]
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -94,25 +95,57 @@ class Requirements(Fact):
     arch: Annotated[tuple[Label, ...], Field(max_length=8)] = ()
     memory_bytes_min: Count = 0
     providers: Annotated[tuple[Label, ...], Field(max_length=8)] = ()
+    cores_min: Annotated[int, Field(ge=1, le=4096)] | None = None
+    labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX)] | None = None
+
+
+class Golden(Fact):
+    """Inputs with their known outputs: an npz whose arrays are named `input.<tensor>` and `output.<tensor>`, compared by
+    `abs(actual - expected) <= absolute + relative * abs(expected)`.
+
+    Of a text, the share of its leading words that agree counts: what is generated greedily differs wholly after the first other word.
+    """
+
+    file: File
+    relative_tolerance: Annotated[float, Field(ge=0, le=1)] = 1e-3
+    absolute_tolerance: Annotated[float, Field(ge=0)] = 1e-4
+    text_agreement_min: Annotated[float, Field(gt=0, le=1)] | None = None  # every word, where nothing is said
+
+
+class Measured(Fact):
+    """What a variant does on the publisher's held-out rows, and what the build that it was made from did."""
+
+    rows: Annotated[int, Field(ge=1, le=2**53)]
+    metric: Literal["accuracy", "r2", "agreement"]  # the last against the original's answers, where no truth was given
+    score: float
+    original: float
+    latency_ms: Annotated[float, Field(ge=0)]  # median of one row, on the publisher's machine
+    original_latency_ms: Annotated[float, Field(ge=0)]
 
 
 class Variant(Fact):
     """One build of the release for a class of devices; the first file is the one that the runtime loads."""
 
     name: Label
-    runtime: Literal["onnx", "files"] = "onnx"  # "files": handed over verified, and run by whoever knows them
+    runtime: Label = "onnx"  # an entry point of the group `fleetcast.runtimes`; "files": handed over, and run by whoever knows them
     requirements: Requirements = Requirements()
     files: Annotated[tuple[File, ...], Field(min_length=1, max_length=limits.FILES_PER_VARIANT_MAX)]
+    golden: Golden | None = None  # its own, where its answers differ from the other variants'
+    measured: Measured | None = None
 
 
-class Golden(Fact):
-    """Inputs with their known outputs: an npz whose arrays are named `input.<tensor>` and `output.<tensor>`, compared by
-    `abs(actual - expected) <= absolute + relative * abs(expected)`.
+class Shadow(Fact):
+    """Before a switch the old release answers and the new one is compared; on probation the other way round.
+
+    Two answers agree when texts and whole numbers are equal, rows of several floats have the same largest, and single floats differ by at
+    most `absolute + relative * abs(old)`.
     """
 
-    file: File
-    relative_tolerance: Annotated[float, Field(ge=0, le=1)] = 1e-3
-    absolute_tolerance: Annotated[float, Field(ge=0)] = 1e-4
+    seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)]
+    requests_min: Annotated[int, Field(ge=1, le=1_000_000)] = 20  # fewer say nothing, and nothing is decided by them
+    agreement_min: Annotated[float, Field(ge=0, le=1)] = 0.9
+    relative_tolerance: Annotated[float, Field(ge=0, le=10)] = 0.1
+    absolute_tolerance: Annotated[float, Field(ge=0)] = 1e-3
 
 
 class Limits(Fact):
@@ -122,6 +155,7 @@ class Limits(Fact):
     memory_bytes_max: Annotated[int, Field(gt=0)] = 2 * 1024 * limits.MIB
     probation_seconds: Annotated[int, Field(ge=0, le=7 * 24 * 3600)] = 60
     probation_error_ratio_max: Annotated[float, Field(ge=0, le=1)] = 0.02
+    shadow: Shadow | None = None
 
 
 class Signal(Fact):
@@ -202,6 +236,7 @@ class Manifest(Document):
     limits: Limits = Limits()
     baseline: Baseline | None = None
     privacy: Privacy | None = None
+    parameters: Parameters | None = None
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -215,7 +250,17 @@ class Manifest(Document):
             raise ValueError("what is run has inputs and outputs, and files have none")
         if (self.baseline is None) != (self.privacy is None):
             raise ValueError("a baseline needs its noise, and noise a baseline")
+        inputs = {tensor.name for tensor in self.inputs}
+        for parameter in self.parameters or ():
+            if parameter.goes_to == "input" and parameter.name not in inputs:
+                raise ValueError(f"parameter {parameter.name!r} goes to an input that the model does not have")
+        if len({parameter.name for parameter in self.parameters or ()}) != len(self.parameters or ()):
+            raise ValueError("two parameters have one name")
         return self
+
+    def golden_of(self, variant: Variant) -> Golden | None:
+        """What a variant has to answer."""
+        return variant.golden or self.golden
 
     def files_of(self, variant: str) -> tuple[File, ...]:
         """The files that a node of this variant fetches, in the order by which `Want` counts blocks.
@@ -225,7 +270,8 @@ class Manifest(Document):
         """
         for candidate in self.variants:
             if candidate.name == variant:
-                return candidate.files + ((self.golden.file,) if self.golden else ())
+                golden = self.golden_of(candidate)
+                return candidate.files + ((golden.file,) if golden else ())
         raise KeyError(variant)
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from schemas import limits
 from schemas.document import Document, Fact
 from schemas.manifest import Count, Seconds
-from schemas.names import Digest, ModelName, NodeId, Version
+from schemas.names import Digest, Label, ModelName, NodeId, Version
 
 
 class Evidence(Fact):
@@ -22,6 +22,10 @@ class Evidence(Fact):
     bytes_received: Count = 0
     bytes_reused: Count = 0
     bytes_wasted: Count = 0
+    variant: Label | None = None
+    shadow_requests: Count | None = None
+    shadow_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
 class Receipt(Document):

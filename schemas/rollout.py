@@ -9,6 +9,7 @@ from schemas import limits
 from schemas.document import Document, Fact
 from schemas.manifest import Seconds
 from schemas.names import Digest, Label, ModelName, Version
+from schemas.parameters import Value
 
 
 class ReleaseRef(NamedTuple):
@@ -53,6 +54,7 @@ class Rollout(Document):
     labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]
     gate: Gate = Gate()
     carriage: Carriage | None = None
+    parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # of the release, set for all
     started: Seconds
 
     @property

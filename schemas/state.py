@@ -8,6 +8,7 @@ from schemas import limits
 from schemas.document import Document, Fact
 from schemas.manifest import Count, Seconds
 from schemas.names import Cohort, Digest, Label, ModelName, NodeId, Version
+from schemas.parameters import Setting
 
 SlotState = Literal["idle", "fetching", "out_of_budget", "staged", "testing", "shadow", "probation", "active", "refused", "rolled_back"]
 
@@ -29,6 +30,8 @@ class Slot(Fact):
     bytes_received: Count = 0
     bytes_reused: Count = 0
     bytes_wasted: Count = 0
+    variant: Label | None = None  # that is served
+    parameters: Annotated[tuple[Setting, ...], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # in force
 
 
 class Profile(Fact):
@@ -39,6 +42,7 @@ class Profile(Fact):
     memory_bytes: Count
     providers: Annotated[tuple[Label, ...], Field(max_length=16)] = ()
     labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]
+    runtimes: Annotated[tuple[Label, ...], Field(max_length=16)] | None = None
 
 
 class TelemetryBudget(Fact):

@@ -22,10 +22,17 @@ def choose(manifest: Manifest, profile: Profile) -> Variant:
 
 def _missing(variant: Variant, profile: Profile) -> list[str]:
     needs, missing = variant.requirements, []
+    if profile.runtimes is not None and variant.runtime not in profile.runtimes:
+        missing.append(f"the runtime {variant.runtime}, here are {', '.join(profile.runtimes) or 'none'}")
     if needs.arch and profile.arch not in needs.arch:
         missing.append(f"arch {' or '.join(needs.arch)}, this is {profile.arch}")
     if profile.memory_bytes < needs.memory_bytes_min:
         missing.append(f"{needs.memory_bytes_min} bytes of memory, here are {profile.memory_bytes}")
+    if needs.cores_min is not None and profile.cores < needs.cores_min:
+        missing.append(f"{needs.cores_min} cores, here are {profile.cores}")
     if absent := set(needs.providers) - set(profile.providers):
         missing.append(f"providers {', '.join(sorted(absent))}")
+    for label, value in sorted((needs.labels or {}).items()):
+        if profile.labels.get(label) != value:
+            missing.append(f"the label {label}={value}, this has {profile.labels.get(label) or 'none'}")
     return missing
