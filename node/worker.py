@@ -1,47 +1,74 @@
 """The worker process: loads one model and answers frames on an inherited socket, in order, until the socket closes.
 
-Started as `python -m node.worker <socket descriptor> <parent's process id>`. Knows no manifest, release or HTTP. A model that crashes,
-leaks or hangs takes down this process and no other; when the agent dies, however it dies, this process ends too.
+Started as `python -m node.worker <socket descriptor> <descriptor of cancelled ids> <parent's process id>`. Knows no manifest, release or
+HTTP. A model that crashes, leaks or hangs takes down this process and no other; when the agent dies, however it dies, this ends too.
 """
 
 import ctypes
+import importlib
 import os
 import re
 import resource
+import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from node.core.frames import PREFIX, Frame, Malformed, check_sizes, decode, encode
-from node.core.tensors import Array, Raw, Spec, array_of, raw_of
+from node.core.tensors import Raw, array_of, raw_of
+from node.runtimes import Chats, Options, Runtime
 from schemas.errors import Code, Refused
-
-if TYPE_CHECKING:
-    from node.runtime import Runtime
+from schemas.limits import MIB
 
 PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+STACK_BYTES: Final = 8 * MIB  # a thread's stack counts as its data; what glibc reserves for each
+INTERPRETER_BYTES: Final = 64 * MIB  # Python, numpy and a runtime's own tables, before any model
+OOM_SCORE: Final = 500  # a device that runs out of memory kills a model before it kills the agent that can start it again
+CANCEL: Final = struct.Struct("<Q")  # the id of a request that nobody waits for any more
 
 
 def main() -> None:
     """Serve until the agent closes the socket."""
-    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    descriptor, cancels, parent = (int(argument) for argument in sys.argv[1:4])
     _die_with(parent)
     for signum in (signal.SIGINT, signal.SIGTERM):  # a terminal or systemd signals the whole group, while the agent still drains
         signal.signal(signum, signal.SIG_IGN)
+    with suppress(OSError):  # not Linux
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     with socket.socket(fileno=descriptor) as connection:
         try:
-            serve(connection)
+            serve(connection, Cancels(cancels))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             pass  # the agent is done with this worker, or gone
         except Malformed as error:
             sys.exit(f"worker: {error}")
 
 
-def serve(connection: socket.socket) -> None:
+class Cancels:
+    """Requests that nobody waits for any more, told on a pipe beside the socket, because the socket is read only between two requests."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._ids: set[int] = set()
+
+    def holds(self, id: int) -> bool:
+        """Whether this request was given up."""
+        while select.select([self._descriptor], [], [], 0)[0]:
+            said = os.read(self._descriptor, CANCEL.size)
+            if len(said) < CANCEL.size:
+                break  # the agent is gone; the socket says so too
+            self._ids.add(CANCEL.unpack(said)[0])
+        self._ids = {one for one in self._ids if one >= id}
+        return id in self._ids
+
+
+def serve(connection: socket.socket, cancels: Cancels) -> None:
     """Answer frames one after the other; pipelined ones wait in the socket.
 
     Raises:
@@ -49,87 +76,94 @@ def serve(connection: socket.socket) -> None:
         Malformed: the agent speaks another protocol.
     """
     runtime: Runtime | None = None
+    names: list[str] = []
     while True:
         frame = read_frame(connection)
         try:
             if frame.kind == "load":
                 runtime = load(frame.fields)
-                reply = encode(frame.id, "loaded", {"inputs": runtime.inputs, "outputs": runtime.outputs})
+                signature = runtime.describe()
+                names = [spec.name for spec in signature.outputs]
+                fields = {"inputs": signature.inputs, "outputs": signature.outputs, "platform": signature.platform}
+                reply = encode(frame.id, "loaded", {**fields, "chats": isinstance(runtime, Chats)})
             elif frame.kind == "memory":
                 reply = encode(frame.id, "memory", {"bytes": memory_bytes_peak()})
             elif frame.kind == "infer" and runtime is not None:
-                reply = encode(frame.id, "answer", {}, infer(runtime, frame))
+                reply = encode(frame.id, "answer", {}, infer(runtime, names, frame))
+            elif frame.kind == "chat" and isinstance(runtime, Chats):
+                reply = encode(frame.id, "answer", {"body": chat(runtime, frame, connection, cancels)})
             else:
                 raise Malformed(f"unexpected frame {frame.kind!r}")
         except Refused as refusal:
             reply = encode(frame.id, "error", {"code": refusal.code, "reason": refusal.reason})
+        except MemoryError:
+            reply = encode(frame.id, "error", {"code": Code.MODEL_TOO_LARGE, "reason": "no more memory within the worker's limit"})
         connection.sendall(b"".join(reply))
 
 
-def load(fields: Mapping[str, Any]) -> "Runtime":
+def load(fields: Mapping[str, Any]) -> Runtime:
     """The model that the agent names; `quiet`: by a thread that runs only when no other wants the processor.
 
     Raises:
-        Refused: MODEL_LOAD.
+        Refused: MODEL_LOAD, MODEL_TOO_LARGE or RUNTIME_ABSENT.
     """
-    outcome: list[Runtime | Exception] = []
+    _limit_memory(fields.get("memory_bytes_max"), int(fields["threads"]))
+    if cores := fields.get("cores"):
+        os.sched_setaffinity(0, cores)
+    outcome: list[Runtime | BaseException] = []
 
     def run() -> None:
         if fields["quiet"]:
             _only_when_idle()
         try:
-            outcome.append(_runtime(fields))
-        except Exception as error:
+            outcome.append(make(fields))
+        except BaseException as error:
             outcome.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    if isinstance(outcome[0], Exception):
+    if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]
 
 
-def _runtime(fields: Mapping[str, Any]) -> "Runtime":
-    if fields["runtime"] == "files":
-        return Files(Path(fields["path"]))
-    from node.runtime import OnnxRuntime  # noqa: PLC0415  # the slow import, quietly
+def make(fields: Mapping[str, Any]) -> Runtime:
+    """A runtime of the kind that is named, with the model in it.
 
-    return OnnxRuntime(Path(fields["path"]), threads=fields["threads"])
-
-
-class Files:
-    """A release that another program on the device reads: nothing is run here, and the files are there."""
-
-    inputs: tuple[Spec, ...] = ()
-    outputs: tuple[Spec, ...] = ()
-
-    def __init__(self, path: Path) -> None:
-        try:
-            with path.open("rb") as file:
-                file.read(1)
-        except OSError as error:
-            raise Refused(Code.MODEL_LOAD, f"{path.name} cannot be read: {error.strerror}") from None
-
-    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
-        """Nothing, of nothing.
-
-        Raises:
-            Refused: REQUEST_INVALID when somebody asks for more.
-        """
-        if inputs:
-            raise Refused(Code.REQUEST_INVALID, "this release is files for another program: nothing is run here")
-        return []
+    Raises:
+        Refused: as `load`.
+    """
+    module, _, attribute = str(fields["target"]).partition(":")
+    try:
+        runtime: Runtime = getattr(importlib.import_module(module), attribute)()  # the slow import, quietly
+    except (ImportError, AttributeError) as error:
+        raise Refused(Code.RUNTIME_ABSENT, f"the runtime {fields['target']} cannot be had on this device: {error}") from None
+    options = Options(int(fields["threads"]), tuple(fields.get("providers", ())), fields.get("parameters"))
+    runtime.load(Path(fields["path"]), options)
+    return runtime
 
 
-def infer(runtime: "Runtime", frame: Frame) -> list[Raw]:
+def infer(runtime: Runtime, names: list[str], frame: Frame) -> list[Raw]:
     """Every tensor that the model gives: telemetry watches outputs that a client may not have asked for.
 
     Raises:
         Refused: the inputs do not fit, or the model fails on them.
     """
-    answers = runtime.run({raw.name: array_of(raw) for raw in frame.tensors})
-    return [raw_of(spec.name, answer) for spec, answer in zip(runtime.outputs, answers, strict=True)]
+    answers = runtime.infer({raw.name: array_of(raw) for raw in frame.tensors}, frame.fields.get("parameters") or {})
+    if len(answers) != len(names):
+        raise Refused(Code.MODEL_RUN, f"outputs: expected {len(names)}, the runtime gave {len(answers)}")
+    return [raw_of(name, answer) for name, answer in zip(names, answers, strict=True)]
+
+
+def chat(runtime: Chats, frame: Frame, connection: socket.socket, cancels: Cancels) -> Mapping[str, Any]:
+    """One turn of a conversation, its chunks sent as they come."""
+
+    def say(chunk: Mapping[str, Any]) -> bool:
+        connection.sendall(b"".join(encode(frame.id, "part", {"chunk": chunk})))
+        return not cancels.holds(frame.id)
+
+    return {} if cancels.holds(frame.id) else runtime.chat(frame.fields["body"], frame.fields.get("parameters") or {}, say)
 
 
 def read_frame(connection: socket.socket) -> Frame:
@@ -171,6 +205,18 @@ def _only_when_idle() -> None:
     """For the calling thread, and for good. A niceness of 10, measured, still made some requests wait for a whole time slice."""
     if sys.platform == "linux":
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _limit_memory(bytes_max: int | None, threads: int) -> None:
+    """Have the kernel refuse memory beyond what the release states, so that a model that allocates without end fails by itself.
+
+    Of the process's writable data (setrlimit(2), RLIMIT_DATA): what is only mapped from a file does not count.
+    """
+    if bytes_max is None or sys.platform != "linux":
+        return
+    limit = bytes_max + INTERPRETER_BYTES + (threads + 1) * STACK_BYTES
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _die_with(parent: int) -> None:

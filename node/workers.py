@@ -10,14 +10,20 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from node.core.frames import Assembler, Frame, Malformed, encode
 from node.core.tensors import Raw, Spec
+from node.runtimes import available
+from node.worker import CANCEL
 from schemas.errors import Code, Refused
+from schemas.parameters import Value
 
 START_SECONDS_MAX: Final = 120.0  # importing a runtime and optimising a large graph from a slow SD card
 QUIET_SECONDS_MAX: Final = 20.0  # for loading on idle processors only; a device that is never idle then loads as loudly as it must
@@ -35,14 +41,108 @@ class WorkerLost(Refused):
         self.suspect: Final = suspect
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A model and how it is to be loaded. `memory_bytes_max`: beyond it the kernel refuses memory; `cores`: the only ones it may use."""
+
+    path: Path
+    runtime: str = "onnx"
+    threads: int = 1
+    providers: tuple[str, ...] = ()
+    parameters: Mapping[str, Value] | None = None
+    memory_bytes_max: int | None = None
+    cores: tuple[int, ...] = ()
+    start_seconds: float = START_SECONDS_MAX
+    request_seconds: float = REQUEST_SECONDS_MAX
+
+    def fields(self, *, quiet: bool) -> dict[str, Any]:
+        """As the worker reads them.
+
+        Raises:
+            Refused: RUNTIME_ABSENT.
+        """
+        return {
+            "path": str(self.path.resolve()),
+            "target": target_of(self.runtime),
+            "threads": self.threads,
+            "providers": list(self.providers),
+            "parameters": dict(self.parameters or {}),
+            "memory_bytes_max": self.memory_bytes_max,
+            "cores": list(self.cores),
+            "quiet": quiet,
+        }
+
+
+@cache
+def _runtimes() -> dict[str, str]:
+    return available()
+
+
+def target_of(runtime: str) -> str:
+    """Where a runtime is found.
+
+    Raises:
+        Refused: RUNTIME_ABSENT, naming what is there.
+    """
+    found = _runtimes()
+    if runtime not in found:
+        raise Refused(Code.RUNTIME_ABSENT, f"the runtime {runtime!r} is not installed here; installed are {', '.join(found) or 'none'}")
+    return found[runtime]
+
+
+class Runner(Protocol):
+    """A loaded model that answers: a worker process, or the agent itself where a device is too small for two."""
+
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    platform: str
+    chats: bool
+
+    @property
+    def process_id(self) -> int:
+        """Of the process that the model is in."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can still be sent."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer yet."""
+
+    def watch(self, on_exit: Callable[[Code, str], None]) -> None:
+        """Have `on_exit(code, reason)` called once when it ends without having been closed, also when it has already."""
+
+    async def infer(self, tensors: Sequence[Raw], parameters: Mapping[str, Value] | None = None) -> tuple[Raw, ...]:
+        """The model's outputs for these inputs."""
+
+    async def chat(
+        self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
+    ) -> Mapping[str, Any]:
+        """One turn of a conversation; `say` hears each chunk of a stream. Cancelling ends the generation."""
+
+    async def memory_bytes(self) -> int:
+        """The most memory that its process has held."""
+
+    async def drained(self, seconds_max: float) -> bool:
+        """Wait until nothing waits for an answer; False when that took too long."""
+
+    async def close(self) -> None:
+        """Give everything back."""
+
+
 class Worker(asyncio.Protocol):
     """One live worker process with its model loaded. Made by `Worker.start`; `inputs` and `outputs` are the model's own."""
 
     inputs: tuple[Spec, ...] = ()
     outputs: tuple[Spec, ...] = ()
+    platform: str = ""
+    chats: bool = False
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], cancels: int) -> None:
         self._process = process
+        self._cancels = cancels  # the pipe on which requests are given up
+        self._parts: dict[int, Callable[[Mapping[str, Any]], None]] = {}
         self._on_exit: Callable[[Code, str], None] | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
@@ -57,57 +157,52 @@ class Worker(asyncio.Protocol):
         self._gone: asyncio.Future[tuple[Code, str]] = self._loop.create_future()
 
     @classmethod
-    async def start(
-        cls,
-        model_path: Path,
-        *,
-        runtime: str = "onnx",
-        threads: int = 1,
-        start_seconds: float = START_SECONDS_MAX,
-        request_seconds: float = REQUEST_SECONDS_MAX,
-    ) -> "Worker":
+    async def start(cls, load: Load) -> "Worker":
         """A worker that has loaded the model.
 
         Raises:
-            Refused: MODEL_LOAD, WORKER_CRASHED (also when no process can be started) or WORKER_HUNG after `start_seconds`.
+            Refused: MODEL_LOAD, RUNTIME_ABSENT, WORKER_CRASHED (also when no process can be started) or WORKER_HUNG.
         """
         # The runtime's own threads would inherit the loading thread's policy, and keep it: with them, loading is never quiet.
-        if threads == 1 and start_seconds > QUIET_SECONDS_MAX:
+        if load.threads == 1 and load.start_seconds > QUIET_SECONDS_MAX:
             try:
-                return await cls._start(model_path, runtime, threads, QUIET_SECONDS_MAX, request_seconds, quiet=True)
+                return await cls._start(load, QUIET_SECONDS_MAX, quiet=True)
             except Refused as refusal:
                 if refusal.code is not Code.WORKER_HUNG:
                     raise
-        return await cls._start(model_path, runtime, threads, start_seconds, request_seconds, quiet=False)
+        return await cls._start(load, load.start_seconds, quiet=False)
 
     @classmethod
-    async def _start(
-        cls, model_path: Path, runtime: str, threads: int, start_seconds: float, request_seconds: float, *, quiet: bool
-    ) -> "Worker":
+    async def _start(cls, load: Load, start_seconds: float, *, quiet: bool) -> "Worker":
+        fields = load.fields(quiet=quiet)
         ours, theirs = socket.socketpair()
-        spawning = asyncio.get_running_loop().run_in_executor(_SPAWNER, _spawn, theirs, threads)
+        cancels_theirs, cancels = os.pipe()
+        spawning = asyncio.get_running_loop().run_in_executor(_SPAWNER, _spawn, theirs, cancels_theirs, load.threads)
         try:
             process = await asyncio.shield(spawning)
         except OSError as error:
             ours.close()
+            os.close(cancels)
             raise Refused(Code.WORKER_CRASHED, f"no worker process could be started: {error.strerror}") from None
         except asyncio.CancelledError:
             ours.close()
+            os.close(cancels)
             process = await spawning
             process.kill()
             process.wait()
             raise
         ours.setblocking(False)
-        _, worker = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process), sock=ours)
+        os.set_blocking(cancels, False)
+        _, worker = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process, cancels), sock=ours)
         try:
             worker._be_patient(start_seconds)
-            fields = {"path": str(model_path.resolve()), "runtime": runtime, "threads": threads, "quiet": quiet}
             loaded = await worker._ask("load", fields)
         except BaseException:
             await worker.close()
             raise
-        worker._be_patient(request_seconds)
+        worker._be_patient(load.request_seconds)
         worker.inputs, worker.outputs = (_specs(loaded.fields[side]) for side in ("inputs", "outputs"))
+        worker.platform, worker.chats = str(loaded.fields["platform"]), bool(loaded.fields["chats"])
         return worker
 
     def watch(self, on_exit: Callable[[Code, str], None]) -> None:
@@ -131,14 +226,34 @@ class Worker(asyncio.Protocol):
         """Requests without an answer yet."""
         return len(self._pending)
 
-    async def infer(self, tensors: Sequence[Raw]) -> tuple[Raw, ...]:
+    async def infer(self, tensors: Sequence[Raw], parameters: Mapping[str, Value] | None = None) -> tuple[Raw, ...]:
         """The model's outputs for these inputs. The request is on its way before this first awaits.
 
         Raises:
-            Refused: REQUEST_INVALID or MODEL_RUN from the runtime.
+            Refused: REQUEST_INVALID, MODEL_RUN or MODEL_TOO_LARGE from the runtime.
             WorkerLost: WORKER_CRASHED or WORKER_HUNG; another worker may answer.
         """
-        return (await self._ask("infer", {}, tensors)).tensors
+        return (await self._ask("infer", {"parameters": parameters} if parameters else {}, tensors)).tensors
+
+    async def chat(
+        self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
+    ) -> Mapping[str, Any]:
+        """One turn of a conversation; `say` hears each chunk of a stream. When whoever asked is cancelled, so is the generation.
+
+        Raises:
+            Refused, WorkerLost: as `infer`.
+        """
+        id = self._next_id
+        self._parts[id] = say
+        try:
+            answer: Mapping[str, Any] = (await self._ask("chat", {"body": body, "parameters": parameters})).fields["body"]
+        except asyncio.CancelledError:
+            with suppress(OSError):  # full, or closed: the answer's own bound ends it
+                os.write(self._cancels, CANCEL.pack(id))
+            raise
+        finally:
+            del self._parts[id]
+        return answer
 
     async def memory_bytes(self) -> int:
         """The most memory that the worker has held.
@@ -203,6 +318,10 @@ class Worker(asyncio.Protocol):
 
     def _answered(self, frame: Frame) -> None:
         self._progress = self._loop.time()
+        if frame.kind == "part":
+            if frame.id in self._parts:
+                self._parts[frame.id](frame.fields["chunk"])
+            return
         future = self._pending.pop(frame.id)
         if future.done():  # whoever asked was cancelled
             return
@@ -240,6 +359,7 @@ class Worker(asyncio.Protocol):
             ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         except subprocess.TimeoutExpired:
             ended = "killed, but the kernel still holds it"
+        os.close(self._cancels)
         code, reason = self._cause or (Code.WORKER_CRASHED, "the worker was closed" if self._closing else f"the worker process was {ended}")
         for position, future in enumerate(self._pending.values()):
             if not future.done():
@@ -250,8 +370,8 @@ class Worker(asyncio.Protocol):
             self._on_exit(code, reason)
 
 
-def _spawn(theirs: socket.socket, threads: int) -> subprocess.Popen[bytes]:
-    """Start the process and close our copy of its end of the socket."""
+def _spawn(theirs: socket.socket, cancels: int, threads: int) -> subprocess.Popen[bytes]:
+    """Start the process and close our copies of its ends of the socket and the pipe."""
     root = str(Path(__file__).resolve().parents[1])  # where the package `node` lies
     environment = {
         "PATH": os.defpath,
@@ -262,14 +382,17 @@ def _spawn(theirs: socket.socket, threads: int) -> subprocess.Popen[bytes]:
         "OMP_NUM_THREADS": str(threads),
     }
     with theirs:
-        return subprocess.Popen(
-            # -P: a file in the folder where the agent happens to stand must not shadow a module.
-            [sys.executable, "-P", "-m", "node.worker", str(theirs.fileno()), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=environment,
-        )
+        try:
+            return subprocess.Popen(
+                # -P: a file in the folder where the agent happens to stand must not shadow a module.
+                [sys.executable, "-P", "-m", "node.worker", str(theirs.fileno()), str(cancels), str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno(), cancels],
+                env=environment,
+            )
+        finally:
+            os.close(cancels)
 
 
 def _specs(listed: Sequence[Sequence[Any]]) -> tuple[Spec, ...]:

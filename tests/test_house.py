@@ -19,7 +19,7 @@ LINES_MAX = 450
 ONLY_IN = {
     "msgpack": {"schemas/codec.py"},
     "paho": {"schemas/mqtt.py", "hub/mqtt.py", "node/mqtt.py"},
-    "onnxruntime": {"node/runtime.py", "hub/onnxmodel.py"},
+    "onnxruntime": {"node/runtimes/onnx.py", "hub/onnxmodel.py"},
     "onnx": {"hub/onnxmodel.py"},
     "iotcore": {"hub/broker.py"},
     "pyarrow": {"hub/reference.py"},

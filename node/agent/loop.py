@@ -69,7 +69,7 @@ class Agent:
             clock=wall,
         )
         self.server = Server(_listen(settings), node=settings.id, on_rows=self._observe)
-        self.server.on_worker_exit = lambda model, digest, reason: self._inbox.put(WorkerGone(model, digest, reason))
+        self.server.on_worker_exit = lambda *told: self._inbox.put(WorkerGone(*told))
         self._carried = Carried(settings.data / "carried")
         self._purse = Purse(
             self._store,

@@ -61,6 +61,7 @@ class WorkerGone:
     model: str
     digest: bytes
     reason: str
+    deaths: int  # in a row
 
 
 class Slots:

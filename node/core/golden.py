@@ -77,7 +77,14 @@ def fit_inputs(case: GoldenCase, specs: Sequence[Spec]) -> dict[str, Array]:
     return fitted
 
 
-def compare(expected: Mapping[str, Array], actual: Mapping[str, Array], *, relative: float, absolute: float) -> float:
+def compare(
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    *,
+    relative: float,
+    absolute: float,
+    text_agreement_min: float | None = None,
+) -> float:
     """The worst element's error as a share of its tolerance, 1.0 being the limit.
 
     Raises:
@@ -87,7 +94,10 @@ def compare(expected: Mapping[str, Array], actual: Mapping[str, Array], *, relat
     for name, known in expected.items():
         if name not in actual:
             raise mismatch(Code.GOLDEN_INVALID, "golden output", expected=f"one of {sorted(actual)}", actual=name)
-        worst = max(worst, _compare_one(name, known, actual[name], relative, absolute))
+        if text_agreement_min is not None and known.dtype.kind in "OUS" and known.shape == actual[name].shape:
+            worst = max(worst, _compare_texts(name, known, actual[name], text_agreement_min))
+        else:
+            worst = max(worst, _compare_one(name, known, actual[name], relative, absolute))
     return worst
 
 
@@ -106,6 +116,24 @@ def _compare_one(name: str, known: Array, answer: Array, relative: float, absolu
         where = f"{name}{[int(axis) for axis in at]}"
         raise mismatch(Code.MODEL_GOLDEN, where, expected=f"{str(known[at])[:64]} ({how})", actual=str(answer[at])[:64])
     return float(share[at])
+
+
+def _compare_texts(name: str, known: Array, answer: Array, agreement_min: float) -> float:
+    worst = 0.0
+    for at, (want, have) in enumerate(zip(known.ravel().tolist(), answer.ravel().tolist(), strict=True)):
+        agreement = leading_words(str(want), str(have))
+        if agreement < agreement_min:
+            expected = f"{str(want)[:64]!r} ({agreement_min:.0%} of its leading words)"
+            raise mismatch(Code.MODEL_GOLDEN, f"{name}[{at}]", expected=expected, actual=f"{str(have)[:64]!r} ({agreement:.0%})")
+        worst = max(worst, (1 - agreement) / (1 - agreement_min) if agreement_min < 1 else 0.0)
+    return worst
+
+
+def leading_words(want: str, have: str) -> float:
+    """The share of the words of `want` that `have` begins with: generated greedily, all differs after the first other word."""
+    wanted, found = want.split(), have.split()
+    same = next((at for at, (one, other) in enumerate(zip(wanted, found, strict=False)) if one != other), min(len(wanted), len(found)))
+    return same / len(wanted) if wanted else float(not found)
 
 
 def _shares(known: Array, answer: Array, relative: float, absolute: float) -> Array:

@@ -6,8 +6,9 @@ then says where the object ends (KServe: Open Inference Protocol, Binary Tensor 
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 from node.core.tensors import Raw, Spec, check_shape, json_elements, raw_from_binary, raw_from_json, refuse_request
@@ -29,8 +30,15 @@ class Request:
     event_time: float | None
 
 
-def parse_request(body: bytes, *, header_bytes: int | None, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> Request:
-    """The request that a body holds; binary tensors are views of it.
+def parse_request(
+    body: bytes,
+    *,
+    header_bytes: int | None,
+    inputs: Sequence[Spec],
+    outputs: Sequence[Spec],
+    fed: Mapping[str, Raw] = MappingProxyType({}),
+) -> Request:
+    """The request that a body holds; binary tensors are views of it. `fed` are inputs that a request may leave out.
 
     Raises:
         Refused: REQUEST_INVALID, naming what was expected and found; SCHEMA_TOO_LARGE for a JSON part beyond `JSON_BYTES_MAX`.
@@ -45,13 +53,15 @@ def parse_request(body: bytes, *, header_bytes: int | None, inputs: Sequence[Spe
         raise refuse_request(f"id must be a string of at most {ID_CHARACTERS_MAX} characters")
     return Request(
         id=id,
-        inputs=_inputs(header.get("inputs"), binary, inputs),
+        inputs=_inputs(header.get("inputs"), binary, inputs, fed),
         outputs=_outputs(header.get("outputs"), outputs, default_binary=parameters.get("binary_data_output") is True),
         event_time=None if event_time is None else float(event_time),
     )
 
 
-def encode_response(request: Request, *, model: str, version: str, answers: Sequence[Raw]) -> tuple[bytes, int | None]:
+def encode_response(
+    request: Request, *, model: str, version: str, answers: Sequence[Raw], parameters: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[bytes, int | None]:
     """The body, and the length of its JSON part when binary tensors follow it.
 
     Raises:
@@ -71,6 +81,8 @@ def encode_response(request: Request, *, model: str, version: str, answers: Sequ
     fields: dict[str, Any] = {"model_name": model, "model_version": version, "outputs": listed}
     if request.id is not None:
         fields["id"] = request.id
+    if parameters:
+        fields["parameters"] = dict(parameters)
     try:
         header = json.dumps(fields, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
@@ -79,11 +91,18 @@ def encode_response(request: Request, *, model: str, version: str, answers: Sequ
 
 
 def model_metadata(
-    *, model: str, versions: Sequence[str], platform: str, inputs: Sequence[Spec], outputs: Sequence[Spec]
+    *,
+    model: str,
+    versions: Sequence[str],
+    platform: str,
+    inputs: Sequence[Spec],
+    outputs: Sequence[Spec],
+    parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The body of `GET /v2/models/<model>`."""
+    """The body of `GET /v2/models/<model>`; `parameters` are the release's, as they are in force."""
     sides = {side: [spec._asdict() for spec in specs] for side, specs in (("inputs", inputs), ("outputs", outputs))}
-    return {"name": model, "versions": list(versions), "platform": platform, **sides}
+    more = {"parameters": dict(parameters)} if parameters else {}
+    return {"name": model, "versions": list(versions), "platform": platform, **sides, **more}
 
 
 def _split(body: bytes, header_bytes: int | None) -> tuple[dict[str, Any], memoryview]:
@@ -110,12 +129,12 @@ def _parameters(what: str, fields: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _inputs(listed: object, binary: memoryview, specs: Sequence[Spec]) -> tuple[Raw, ...]:
+def _inputs(listed: object, binary: memoryview, specs: Sequence[Spec], fed: Mapping[str, Raw]) -> tuple[Raw, ...]:
     tensors = _by_name("inputs", listed)
     wanted = {spec.name: spec for spec in specs}
-    if set(tensors) != set(wanted):
+    if set(tensors) != set(wanted) and set(tensors) | set(fed) != set(wanted):
         raise mismatch(Code.REQUEST_INVALID, "inputs", expected=sorted(wanted), actual=sorted(tensors))
-    raws, at = {}, 0
+    raws, at = dict(fed), 0
     for name, tensor in tensors.items():  # in the request's order, which is that of the binary data
         spec = wanted[name]
         if tensor.get("datatype") != spec.datatype:

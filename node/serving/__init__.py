@@ -2,12 +2,13 @@
 
 1. `server`: a listening socket and an asyncio loop in a thread of its own; the agent's thread-safe handle on all that follows.
 2. `activation`: a staged release becomes a warm worker with evidence, or a refusal.
-3. `routing`: which worker answers which request; the switch, the retry after a crash, the new start.
-4. `http`: requests and responses, and nothing about workers.
+3. `routing`: which worker answers which request; the switch, the retry after a crash, the new start, the comparison of two releases.
+   `held` is what it holds, `batching` joins rows of requests that wait.
+4. `http` and `chat`: requests and responses, and nothing about workers.
 """
 
 from node.serving.activation import Prepared, Staged
-from node.serving.routing import Observation, Stats
+from node.serving.held import Observation, Stats
 from node.serving.server import Listen, Server
 
 __all__ = ["Listen", "Observation", "Prepared", "Server", "Staged", "Stats"]

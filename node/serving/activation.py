@@ -2,25 +2,31 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
 from node.core import golden
-from node.core.tensors import DTYPES, Raw, Spec, array_of, check_signature, raw_of
-from node.workers import Worker
+from node.core.inforce import InForce
+from node.core.tensors import DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
+from node.inline import Inline
+from node.workers import REQUEST_SECONDS_MAX, Load, Runner, Worker
 from schemas.errors import Code, Refused, mismatch
-from schemas.manifest import Manifest, Tensor
+from schemas.manifest import Golden, Manifest, Tensor
 from schemas.receipt import Evidence
 
 WARM_RUNS: Final = 3  # the first run allocates, the second plans memory
 LATENCY_RUNS: Final = 21  # odd: the median is one of them
 LATENCY_SECONDS_MAX: Final = 3.0  # a slow model is measured on fewer runs; it is still measured
 MIN_RUNS: Final = 3
+ROWS_ALONE_MIN: Final = 2
+ROWS_ALONE: Final = 4  # golden rows that are asked one by one
+ALONE_TOLERANCE: Final = 1e-3  # a kernel may add up in another order for one row than for many
+HUNG_TIMES: Final = 10.0  # a request that takes so many times the release's own limit is not slow, it hangs
 SYNTHETIC_AXIS: Final = 1  # of a free axis, where no golden input says how long it is
 
 
@@ -36,6 +42,32 @@ class Staged:
     golden_path: Path | None
     threads: int = 1
     runtime: str = "onnx"
+    variant: str = ""  # the first, where nothing is said
+    providers: tuple[str, ...] = ()
+    parameters: InForce = field(default_factory=InForce)
+    isolation: Literal["process", "inline"] = "process"
+    cores: tuple[int, ...] = ()
+
+    @property
+    def golden(self) -> Golden | None:
+        """What this variant has to answer."""
+        chosen = next((one for one in self.manifest.variants if one.name == self.variant), self.manifest.variants[0])
+        return self.manifest.golden_of(chosen)
+
+    @property
+    def load(self) -> Load:
+        """How its model is to be loaded. A model that is slow by its own limits is not taken for one that hangs."""
+        bounds = self.manifest.limits
+        return Load(
+            self.model_path,
+            runtime=self.runtime,
+            threads=self.threads,
+            providers=self.providers,
+            parameters=self.parameters.runtime,
+            memory_bytes_max=bounds.memory_bytes_max,
+            cores=self.cores,
+            request_seconds=max(REQUEST_SECONDS_MAX, HUNG_TIMES * bounds.latency_ms_max / 1e3),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +80,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """A proven worker. `sample` is one row (or the golden batch, where no axis is free), to warm up another worker with."""
+    """A proven worker. `sample` is one row (or the golden batch, where no axis is free), to warm up another worker with.
 
-    worker: Worker
+    `joins_rows`: rows of several requests may be asked together, since golden rows gave the same answers alone as together.
+    """
+
+    worker: Runner
     evidence: Evidence
     sample: tuple[Raw, ...]
+    joins_rows: bool = False
 
 
 def specs_of(tensors: Sequence[Tensor]) -> tuple[Spec, ...]:
@@ -60,59 +96,126 @@ def specs_of(tensors: Sequence[Tensor]) -> tuple[Spec, ...]:
     return tuple(Spec(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
 
 
+async def start(staged: Staged) -> Runner:
+    """The model, loaded: in a process of its own, or in this one.
+
+    Raises:
+        Refused: MODEL_LOAD, MODEL_TOO_LARGE, RUNTIME_ABSENT, WORKER_CRASHED or WORKER_HUNG.
+    """
+    return await (Inline.start(staged.load) if staged.isolation == "inline" else Worker.start(staged.load))
+
+
 async def activate(staged: Staged) -> Activated:
     """Start a worker and have it prove itself on this device.
 
     Raises:
-        Refused: MODEL_LOAD, MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_TOO_SLOW, MODEL_TOO_LARGE, WORKER_CRASHED or
-            WORKER_HUNG; the worker is gone.
+        Refused: as `start`, and MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_NOT_FINITE, MODEL_TOO_SLOW; the worker is
+            gone.
     """
     started = time.perf_counter()
-    worker = await Worker.start(staged.model_path, runtime=staged.runtime, threads=staged.threads)
+    worker = await start(staged)
     load_ms = (time.perf_counter() - started) * 1e3
     try:
         check_signature("inputs", declared=specs_of(staged.manifest.inputs), found=worker.inputs)
         check_signature("outputs", declared=specs_of(staged.manifest.outputs), found=worker.outputs)
-        sample, error_max, rows = await _self_test(worker, staged)
-        latency_ms = await _latency_ms(worker, sample)
+        proof = await _self_test(worker, staged)
+        latency_ms = await _latency_ms(worker, staged, proof.sample)
         memory_bytes = await worker.memory_bytes()
         _check_limits(staged.manifest, latency_ms, memory_bytes)
-    except BaseException:  # a cancelled activation leaves no process either
+    except BaseException:
         await worker.close()
         raise
     evidence = Evidence(
-        golden_error_max=error_max, golden_rows=rows, load_ms=round(load_ms, 3), latency_ms=round(latency_ms, 3), memory_bytes=memory_bytes
+        golden_error_max=proof.error_max,
+        golden_rows=proof.rows,
+        load_ms=load_ms,
+        latency_ms=latency_ms,
+        memory_bytes=memory_bytes,
+        variant=staged.variant or None,
+        threads=staged.threads,
     )
-    return Activated(worker, evidence, sample)
+    return Activated(worker, evidence, proof.sample, proof.joins_rows)
 
 
-async def warm(worker: Worker, sample: Sequence[Raw]) -> None:
+async def warm(worker: Runner, staged: Staged, sample: Sequence[Raw]) -> None:
     """Run the model until its buffers are there.
 
     Raises:
         Refused: the model fails, or the worker does.
     """
     for _ in range(WARM_RUNS):
-        await worker.infer(sample)
+        await worker.infer(sample, staged.parameters.runtime)
 
 
-async def _self_test(worker: Worker, staged: Staged) -> tuple[tuple[Raw, ...], float, int]:
-    inputs = specs_of(staged.manifest.inputs)
-    terms = staged.manifest.golden
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    sample: tuple[Raw, ...]
+    error_max: float = 0.0
+    rows: int = 0
+    joins_rows: bool = False
+
+
+async def _self_test(worker: Runner, staged: Staged) -> _Proof:
+    inputs, outputs = specs_of(staged.manifest.inputs), specs_of(staged.manifest.outputs)
+    terms = staged.golden
     if terms is None or staged.golden_path is None:
         if terms is not None:
             raise Refused(Code.GOLDEN_INVALID, f"the manifest names golden inputs ({terms.file.path}), and none are staged")
-        return tuple(_blank(spec) for spec in inputs), 0.0, 0
+        sample = tuple(_blank(spec) for spec in inputs)
+        _check_answers(outputs, await _asked(worker, staged, sample), known={})
+        return _Proof(sample)
     case = await asyncio.to_thread(_read_golden, staged.golden_path)  # unpacking must not hold up requests
     fitted = golden.fit_inputs(case, inputs)
     raws = [raw_of(name, array) for name, array in fitted.items()]
-    answers = {raw.name: array_of(raw) for raw in await worker.infer(raws)}
+    answers = await _asked(worker, staged, raws)
     error_max = await asyncio.to_thread(
-        golden.compare, case.outputs, answers, relative=terms.relative_tolerance, absolute=terms.absolute_tolerance
+        golden.compare,
+        case.outputs,
+        answers,
+        relative=terms.relative_tolerance,
+        absolute=terms.absolute_tolerance,
+        text_agreement_min=terms.text_agreement_min,
     )
+    _check_answers(outputs, answers, known=case.outputs)
     one_row = all(spec.shape[:1] == (-1,) for spec in inputs)
-    sample = [raw_of(name, array[:1]) for name, array in fitted.items()] if one_row else raws
-    return tuple(sample), error_max, case.rows
+    sample = tuple(raw_of(name, array[:1]) for name, array in fitted.items()) if one_row else tuple(raws)
+    joins = one_row and all(spec.shape[:1] == (-1,) for spec in outputs) and await _rows_alone(worker, staged, fitted, answers, case.rows)
+    return _Proof(sample, error_max, case.rows, joins)
+
+
+async def _asked(worker: Runner, staged: Staged, raws: Sequence[Raw]) -> dict[str, Array]:
+    return {raw.name: array_of(raw) for raw in await worker.infer(raws, staged.parameters.runtime)}
+
+
+async def _rows_alone(worker: Runner, staged: Staged, fitted: Mapping[str, Array], together: Mapping[str, Array], rows: int) -> bool:
+    """Whether golden rows are answered alone as they were together: a free first axis may also be time, where joining would be wrong."""
+    if rows < ROWS_ALONE_MIN or any(array.shape[:1] != (rows,) for side in (fitted, together) for array in side.values()):
+        return False
+    for row in range(min(rows, ROWS_ALONE)):
+        try:
+            alone = await _asked(worker, staged, [raw_of(name, array[row : row + 1]) for name, array in fitted.items()])
+            known = {name: array[row : row + 1] for name, array in together.items()}
+            golden.compare(known, alone, relative=ALONE_TOLERANCE, absolute=ALONE_TOLERANCE)
+        except Refused as refusal:
+            if refusal.code not in {Code.MODEL_GOLDEN, Code.MODEL_RUN, Code.REQUEST_INVALID}:
+                raise
+            return False
+    return True
+
+
+def _check_answers(specs: Sequence[Spec], answers: Mapping[str, Array], *, known: Mapping[str, Array]) -> None:
+    """Whether what the model gave is what it says it gives; a NaN is fine where the publisher's model gave one too.
+
+    Raises:
+        Refused: MODEL_SIGNATURE or MODEL_NOT_FINITE.
+    """
+    for spec in specs:
+        answer = answers[spec.name]
+        fits = len(answer.shape) == len(spec.shape) and all(want in (-1, have) for want, have in zip(spec.shape, answer.shape, strict=True))
+        if not fits:
+            raise mismatch(Code.MODEL_SIGNATURE, f"shape of {spec.name}", expected=list(spec.shape), actual=list(answer.shape))
+        if answer.dtype.kind == "f" and spec.name not in known and not np.isfinite(answer).all():
+            raise mismatch(Code.MODEL_NOT_FINITE, f"output {spec.name}", expected="finite numbers", actual="NaN or infinity")
 
 
 def _read_golden(path: Path) -> golden.GoldenCase:
@@ -124,12 +227,12 @@ def _read_golden(path: Path) -> golden.GoldenCase:
         raise Refused(Code.GOLDEN_INVALID, f"the golden file cannot be read: {error.strerror}") from None
 
 
-async def _latency_ms(worker: Worker, sample: Sequence[Raw]) -> float:
-    await warm(worker, sample)
+async def _latency_ms(worker: Runner, staged: Staged, sample: Sequence[Raw]) -> float:
+    await warm(worker, staged, sample)
     taken: list[float] = []
     while len(taken) < LATENCY_RUNS and (len(taken) < MIN_RUNS or sum(taken) < LATENCY_SECONDS_MAX):
         began = time.perf_counter()
-        await worker.infer(sample)
+        await worker.infer(sample, staged.parameters.runtime)
         taken.append(time.perf_counter() - began)
     return median(taken) * 1e3
 

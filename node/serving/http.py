@@ -1,7 +1,6 @@
 """The Open Inference Protocol v2 over REST, with the binary tensor extension. Knows requests and responses, and nothing about workers.
 
-An error is `{"error": "..."}`: 400 the request is wrong, 404 no such model or version, 413 too large, 500 the model failed, 503 not now
-(with Retry-After), 504 the model did not answer.
+An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 """
 
 import asyncio
@@ -19,23 +18,17 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from node.core.oip import BODY_BYTES_MAX, encode_response, model_metadata
-from node.core.tensors import refuse_request
-from node.serving.routing import Busy, Observation, Router
+from node.core.tensors import json_elements, refuse_request
+from node.serving.chat import chat_routes
+from node.serving.held import Busy, Held, Observation
+from node.serving.routing import Router
+from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import MIB
 
 log = structlog.get_logger(__name__)
 
 BODIES_BYTES_MAX: Final = 256 * MIB  # of all requests together: four of the largest, and a device still has memory for models
-RETRY_AFTER_SECONDS: Final = "1"
-STATUS: Final = {
-    Code.REQUEST_INVALID: 400,
-    Code.RELEASE_UNKNOWN: 404,
-    Code.SCHEMA_TOO_LARGE: 413,
-    Code.WORKER_HUNG: 504,
-}  # whatever else is refused here is the model's failure: 500
-
-PLATFORMS = {"onnx": "onnxruntime_onnx", "files": "files"}  # the Open Inference Protocol's word for what runs a model
 
 
 class Disconnected(Exception):
@@ -49,7 +42,10 @@ def application(router: Router, *, node: str, on_rows: Callable[[Observation], N
     one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]  # the busy ones first: matched in order
     routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
+    routes += [Route(f"{path}/stats", health.statistics) for path in (one, versioned)]
     routes += [Route(path, health.model) for path in (one, versioned)]
+    routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
+    routes += chat_routes(router, node=node)
     routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
     return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
@@ -59,7 +55,11 @@ class Health:
 
     def __init__(self, router: Router, node: str) -> None:
         self._router = router
-        self._metadata = {"name": node, "version": version_of("fleetcast"), "extensions": ["binary_tensor_data"]}
+        self._metadata = {
+            "name": node,
+            "version": version_of("fleetcast"),
+            "extensions": ["binary_tensor_data", "model_repository", "statistics"],
+        }
 
     async def server(self, request: Request) -> JSONResponse:
         """GET /v2."""
@@ -81,11 +81,23 @@ class Health:
             model_metadata(
                 model=model,
                 versions=self._router.versions(model),
-                platform=PLATFORMS[held.staged.runtime],
+                platform=held.platform,
                 inputs=held.inputs,
                 outputs=held.outputs,
+                parameters={**{name: json_elements(raw)[0] for name, raw in held.parameters.inputs.items()}, **in_words(held)},
             )
         )
+
+    async def index(self, request: Request) -> JSONResponse:
+        """POST /v2/repository/index: every release that is held here (the protocol's model repository extension)."""
+        return JSONResponse(self._router.index())
+
+    async def statistics(self, request: Request) -> JSONResponse:
+        """GET /v2/models/<model>/stats: requests, failures and latency of the current release, or of the version named."""
+        held = self._router.find(request.path_params["model"], request.path_params.get("version"))
+        stats = held.stats()
+        fields = {"name": held.staged.model, "version": held.staged.version, "inference_count": stats.requests, "failures": stats.errors}
+        return JSONResponse({**fields, "latency_ms_p50": stats.latency_ms_p50, "latency_ms_p99": stats.latency_ms_p99})
 
     async def model_ready(self, request: Request) -> JSONResponse:
         """GET /v2/models/<model>/ready."""
@@ -112,7 +124,11 @@ class Infer:
             body = await _body(receive, headers, reserved)
             answer = await self._router.answer(path["model"], path.get("version"), body, header_bytes)
             payload, json_bytes = encode_response(
-                answer.request, model=path["model"], version=answer.held.staged.version, answers=answer.outputs
+                answer.request,
+                model=path["model"],
+                version=answer.held.staged.version,
+                answers=answer.outputs,
+                parameters=answer.held.parameters.client,
             )
         except FleetcastError as error:
             await _error_response(error)(scope, receive, send)
@@ -192,6 +208,11 @@ def _response(payload: bytes, json_bytes: int | None) -> tuple[Message, Message]
     return {"type": "http.response.start", "status": 200, "headers": headers}, {"type": "http.response.body", "body": payload}
 
 
+def in_words(held: Held) -> dict[str, Any]:
+    """Parameters of a release that no input takes, as they are in force."""
+    return {**held.parameters.runtime, **held.parameters.client}
+
+
 def _readiness(fields: dict[str, Any], *, is_ready: bool) -> JSONResponse:
     if is_ready:
         return JSONResponse({**fields, "ready": True})
@@ -199,9 +220,9 @@ def _readiness(fields: dict[str, Any], *, is_ready: bool) -> JSONResponse:
 
 
 def _error_response(error: FleetcastError) -> JSONResponse:
+    status = status_of(error)
     if not isinstance(error, Refused):
-        return JSONResponse({"error": str(error)}, 503, {"Retry-After": RETRY_AFTER_SECONDS})
-    status = STATUS.get(error.code, 500)
+        return JSONResponse({"error": str(error)}, status, {"Retry-After": RETRY_AFTER_SECONDS})
     # What is too large is not read to its end, so the connection cannot be used again.
     return JSONResponse({"error": error.reason}, status, {"Connection": "close"} if status == 413 else None)
 

@@ -6,110 +6,40 @@ without awaiting in between, so that a switch falls between two requests and nev
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from node.core.oip import Request, parse_request
-from node.core.tensors import Array, Raw, Spec, array_of, rows_of
-from node.serving.activation import Activated, Staged, specs_of, warm
-from node.workers import Worker, WorkerLost
-from schemas.errors import Code, Refused, Unreachable
-from schemas.receipt import Evidence
+from node.core.agreement import Agreement, compare
+from node.core.inforce import InForce
+from node.core.oip import parse_request
+from node.core.tensors import Array, Raw, array_of, rows_of
+from node.serving import activation
+from node.serving.activation import Activated, Staged
+from node.serving.batching import Batcher
+from node.serving.held import Answer, Busy, Held, Slot, Stats
+from node.workers import Runner, WorkerLost
+from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 QUEUE_REQUESTS_MAX: Final = 256  # a model, begun and unanswered; beyond it a client had better come back than wait
 READY_SECONDS_MAX: Final = 10.0  # a request waits so long for a crashed worker's successor
 DRAIN_SECONDS_MAX: Final = 30.0  # a retired worker's last requests; no longer than a hung one is waited for
 RESTART_SECONDS_MAX: Final = 60.0  # between attempts to start a worker that keeps dying; the first follows at once
 HEALTHY_SECONDS: Final = 60.0  # after which a worker's earlier deaths are forgotten
+CLIENTS_FAULT: Final = {Code.REQUEST_INVALID, Code.SCHEMA_TOO_LARGE}
 SUSPICIONS_MAX: Final = 2  # a request that was being computed when two workers died is not tried on a third
-LATENCIES_KEPT: Final = 2048
-
-
-class Busy(Unreachable):
-    """No worker can take the request now; the same request may succeed in a moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client."""
-
-    requests: int
-    errors: int
-    latency_ms_p50: float
-    latency_ms_p99: float
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One answered request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds."""
-
-    model: str
-    digest: bytes
-    inputs: dict[str, Array]
-    outputs: dict[str, Array]
-    rows: int
-    event_time: float | None
-
-
-class Answer(NamedTuple):
-    """An answered request, and the one release that answered it."""
-
-    held: "Held"
-    request: Request
-    outputs: tuple[Raw, ...]
-
-    def observation(self) -> Observation:
-        """What telemetry may count."""
-        return Observation(
-            model=self.held.staged.model,
-            digest=self.held.staged.digest,
-            inputs={raw.name: array_of(raw) for raw in self.request.inputs},
-            outputs={raw.name: array_of(raw) for raw in self.outputs},
-            rows=rows_of(self.held.inputs, self.request.inputs),
-            event_time=self.request.event_time,
-        )
-
-
-@dataclass(eq=False)
-class Held:
-    """A release with its worker; None while a dead one is being replaced."""
-
-    staged: Staged
-    inputs: tuple[Spec, ...]
-    outputs: tuple[Spec, ...]
-    worker: Worker | None = None
-    evidence: Evidence = field(default_factory=Evidence)
-    sample: tuple[Raw, ...] = ()
-    switched: bool = False  # only what was once proven in service is addressable by its version
-    retired: bool = False
-    deaths: int = 0
-    started: float = 0.0
-    requests: int = 0
-    errors: int = 0
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
-
-
-@dataclass(eq=False)
-class Slot:
-    """A model's releases by digest."""
-
-    held: dict[bytes, Held] = field(default_factory=dict)
-    current: Held | None = None
-    waiting: int = 0
-    expected: bool = False  # a release is on its way back after a restart: requests wait for it
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+COMPARING_MAX: Final = 4  # of a model, answers that wait to be compared: what comes meanwhile is not, and no client waits for any
 
 
 class Router:
-    """Slots by model name. `on_worker_exit(model, digest, reason)` hears of every worker that ends by itself."""
+    """Slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
 
-    def __init__(self, on_worker_exit: Callable[[str, bytes, str], None]) -> None:
+    def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None]) -> None:
         self.slots: dict[str, Slot] = {}
         self._on_worker_exit = on_worker_exit
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,6 +75,16 @@ class Router:
         """Versions of a model that can be asked by name."""
         return [held.staged.version for held in self.slots[model].held.values() if held.switched]
 
+    def index(self) -> list[dict[str, str]]:
+        """Every release that is held, with what it is to those who ask."""
+        found = []
+        for model, slot in sorted(self.slots.items()):
+            for held in slot.held.values():
+                live = held.worker is not None and held.worker.alive
+                role = "serving" if held is slot.current else "compared with what serves" if held is slot.beside else "held"
+                found.append({"name": model, "version": held.staged.version, "state": "READY" if live else "UNAVAILABLE", "reason": role})
+        return found
+
     def ready(self) -> bool:
         """Whether something is served, and all that is served has a live worker."""
         current = [slot.current for slot in self.slots.values() if slot.current is not None]
@@ -163,48 +103,109 @@ class Router:
         if slot is None or not slot.expected:
             self.find(model, version)
             slot = self.slots[model]
+
+        async def ask(held: Held, worker: Runner, *, alone: bool) -> Answer:
+            inputs, fed = held.inputs, held.parameters.inputs
+            request = parse_request(body, header_bytes=header_bytes, inputs=inputs, outputs=held.outputs, fed=fed)
+            batcher = None if alone else held.batcher
+            outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
+            return Answer(held, request, outputs)
+
+        answer = await self._waited(slot, model, version, ask)
+        if slot.beside is not None and slot.current is answer.held and slot.comparing < COMPARING_MAX:
+            slot.comparing += 1
+            self._spawn(self._compare(slot, slot.beside, answer))
+        return answer
+
+    async def chat(self, model: str, body: Mapping[str, Any], say: Callable[[Mapping[str, Any]], None]) -> tuple[Held, Mapping[str, Any]]:
+        """One turn of a conversation with the current release, and which release that was.
+
+        Raises:
+            Refused: the request is wrong, or the model holds no conversations; as `answer`.
+            Busy: nothing can answer it now.
+        """
+        begun = False
+
+        def begin(chunk: Mapping[str, Any]) -> None:
+            nonlocal begun
+            begun = True
+            say(chunk)
+
+        async def ask(held: Held, worker: Runner, *, alone: bool) -> tuple[Held, Mapping[str, Any]]:
+            if not held.chats:
+                raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
+            try:
+                return held, await worker.chat(body, held.parameters.runtime, begin)
+            except WorkerLost as lost:
+                if begun:  # the client has heard half of an answer: another worker cannot go on with it
+                    raise Refused(lost.code, lost.reason) from None
+                raise
+
+        slot = self.slots.get(model)
+        if slot is None or not slot.expected:
+            self.find(model, None)
+            slot = self.slots[model]
+        return await self._waited(slot, model, None, ask)
+
+    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]") -> T:
         if slot.waiting >= QUEUE_REQUESTS_MAX:
             raise Busy(f"{slot.waiting} requests for model {model!r} wait already")
         slot.waiting += 1
         try:
-            return await self._answer(model, version, body, header_bytes)
+            return await self._asked(model, version, ask)
         finally:
             slot.waiting -= 1
 
-    async def _answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
+    async def _asked(self, model: str, version: str | None, ask: "Ask[T]") -> T:
         deadline = time.monotonic() + READY_SECONDS_MAX
         suspicions = 0
         while self.slots[model].expected:
             await _until_changed(self.slots[model], deadline, model)
         while True:
             held = self.find(model, version)
-            request = parse_request(body, header_bytes=header_bytes, inputs=held.inputs, outputs=held.outputs)
             if held.worker is None or not held.worker.alive:
                 await _until_changed(self.slots[model], deadline, model)
                 continue
             began = time.perf_counter()
             try:
-                outputs = await held.worker.infer(request.inputs)
+                answer = await ask(held, held.worker, alone=suspicions > 0)
             except WorkerLost as lost:
                 suspicions += lost.suspect
                 if (lost.code is Code.WORKER_HUNG and lost.suspect) or suspicions >= SUSPICIONS_MAX:
-                    _failed(held)
+                    held.errors += 1
                     raise
                 continue
             except Refused as refusal:
-                if refusal.code is not Code.REQUEST_INVALID:
-                    _failed(held)
+                if refusal.code not in CLIENTS_FAULT:
+                    held.errors += 1
                 raise
             held.requests += 1
             held.latencies.append(time.perf_counter() - began)
-            return Answer(held, request, outputs)
+            return answer
+
+    async def _compare(self, slot: Slot, beside: Held, answer: Answer) -> None:
+        """Have the other release answer as well; only whether they agree is kept."""
+        terms = beside.staged.manifest.limits.shadow or answer.held.staged.manifest.limits.shadow
+        rows = rows_of(answer.held.inputs, answer.request.inputs)
+        found = Agreement(rows, 0)
+        try:
+            if terms is None or beside.worker is None or not beside.worker.alive:
+                return
+            outputs = await beside.worker.infer(answer.request.inputs, beside.parameters.runtime)
+            found = compare(_arrays(answer.outputs), _arrays(outputs), rows=rows, terms=terms)
+        except WorkerLost:
+            return  # told to the agent by itself
+        except Refused:
+            pass  # it cannot answer what the other one could
+        finally:
+            slot.comparing -= 1
+        if slot.beside is beside:
+            slot.agreement = slot.agreement.plus(found)
 
     def hold(self, staged: Staged, activated: Activated) -> None:
         """Keep a proven worker warm."""
-        slot = self.slots.setdefault(staged.model, Slot())
-        held = Held(staged, specs_of(staged.manifest.inputs), specs_of(staged.manifest.outputs))
-        held.evidence, held.sample = activated.evidence, activated.sample
-        slot.held[staged.digest] = held
+        held = Held.of(staged, activated)
+        self.slots.setdefault(staged.model, Slot()).held[staged.digest] = held
         self._install(held, activated.worker)
 
     def lookup(self, digest: bytes) -> Held | None:
@@ -227,11 +228,32 @@ class Router:
             raise Refused(
                 Code.WORKER_CRASHED, f"the worker of release {held.staged.version} of model {model!r} has died since it was prepared"
             )
-        slot.current, held.switched, slot.expected = held, True, False
-        held.requests, held.errors = 0, 0
-        held.latencies.clear()
-        _announce(slot)
+        slot.current, slot.expected, slot.beside = held, False, None
+        held.begin()
+        slot.announce()
         log.info("release.switched", model=model, version=held.staged.version, digest=digest.hex()[:16])
+
+    def compare_with(self, model: str, digest: bytes) -> None:
+        """Have this held release answer what the current one answers, and count how often they agree; it must not be the current one.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN when it is not held, or nothing is served.
+        """
+        slot = self.slots.get(model)
+        held = slot.held.get(digest) if slot else None
+        if slot is None or held is None or slot.current in (None, held):
+            raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} has nothing to be compared with")
+        slot.beside, slot.agreement = held, Agreement()
+
+    def agreement(self, model: str) -> Agreement:
+        """Of the current release and the one beside it."""
+        return self.slots[model].agreement if model in self.slots else Agreement()
+
+    def set_parameters(self, digest: bytes, parameters: InForce) -> None:
+        """What is in force for a held release from now on."""
+        held = self.lookup(digest)
+        if held is not None:
+            held.parameters = parameters
 
     def retire(self, digest: bytes) -> None:
         """Stop addressing a release, and close its worker once it has answered what it has."""
@@ -243,9 +265,11 @@ class Router:
         held.retired = True
         if slot.current is held:
             slot.current = None
+        if slot.beside is held:
+            slot.beside = None
         if not slot.held:
             del self.slots[held.staged.model]
-        _announce(slot)
+        slot.announce()
         self._spawn(self._drain(held))
 
     def stats(self, model: str, digest: bytes) -> Stats:
@@ -257,9 +281,7 @@ class Router:
         held = self.slots[model].held.get(digest) if model in self.slots else None
         if held is None:
             raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} is not held")
-        ordered = sorted(held.latencies) or [0.0]
-        p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
-        return Stats(held.requests + held.errors, held.errors, p50, p99)
+        return held.stats()
 
     async def close(self) -> None:
         """End every worker."""
@@ -279,18 +301,19 @@ class Router:
         if time.monotonic() - held.started > HEALTHY_SECONDS:
             held.deaths = 0
         held.deaths += 1
-        held.worker = None
+        held.worker = held.batcher = None
         model, digest = held.staged.model, held.staged.digest
         log.error("worker.exited", model=model, version=held.staged.version, code=code, reason=reason, deaths=held.deaths)
         self._spawn(self._restart(held))
-        self._on_worker_exit(model, digest, f"{reason} [{code}]")
+        self._on_worker_exit(model, digest, f"{reason} [{code}]", held.deaths)
 
-    def _install(self, held: Held, worker: Worker) -> None:
+    def _install(self, held: Held, worker: Runner) -> None:
         held.worker, held.started = worker, time.monotonic()
+        held.batcher = Batcher(worker) if held.joins_rows else None
         worker.watch(lambda code, reason: self.died(held, code, reason))
         slot = self.slots.get(held.staged.model)
         if slot is not None:
-            _announce(slot)
+            slot.announce()
 
     async def _restart(self, held: Held) -> None:
         """The same bytes proved themselves before: they are loaded and warmed up, not tested again."""
@@ -298,13 +321,13 @@ class Router:
             if held.deaths > 1:
                 await asyncio.sleep(min(RESTART_SECONDS_MAX, 0.5 * 2 ** (held.deaths - 2)))
             try:
-                worker = await Worker.start(held.staged.model_path, runtime=held.staged.runtime, threads=held.staged.threads)
+                worker = await activation.start(held.staged)
             except Refused as refusal:
                 held.deaths += 1
                 log.warning("worker.not_restarted", model=held.staged.model, code=refusal.code, reason=refusal.reason)
                 continue
             try:
-                await warm(worker, held.sample)
+                await activation.warm(worker, held.staged, held.sample)
             except BaseException as error:
                 await worker.close()
                 if not isinstance(error, Refused):
@@ -330,14 +353,15 @@ class Router:
         task.add_done_callback(self._tasks.discard)
 
 
-def _failed(held: Held) -> None:
-    held.errors += 1
+class Ask(Protocol[T_co]):
+    """Puts one question to the worker of a release."""
+
+    def __call__(self, held: Held, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
+        """`alone`: a worker died of it, or of what it was joined with."""
 
 
-def _announce(slot: Slot) -> None:
-    """Wake those who wait for a worker; the next ones wait for the next change."""
-    slot.changed.set()
-    slot.changed = asyncio.Event()
+def _arrays(raws: tuple[Raw, ...]) -> dict[str, Array]:
+    return {raw.name: array_of(raw) for raw in raws}
 
 
 async def _until_changed(slot: Slot, deadline: float, model: str) -> None:

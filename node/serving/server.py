@@ -19,9 +19,12 @@ from typing import Final, TypeVar
 import structlog
 import uvicorn
 
+from node.core.agreement import Agreement
+from node.core.inforce import InForce
 from node.serving.activation import Activated, Prepared, Staged, activate
+from node.serving.held import Observation, Stats
 from node.serving.http import application
-from node.serving.routing import Observation, Router, Stats
+from node.serving.routing import Router
 from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)
@@ -36,24 +39,27 @@ UDS_MODE: Final = 0o660  # the group that the integrator gives the folder may as
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen: an inherited socket if `fd` is set (it stays open for its owner), else a Unix socket, else TCP (port 0: any)."""
+    """Where to listen: an inherited socket if `fd` is set (it stays open for its owner), else TCP (port 0: any) and a Unix socket."""
 
     host: str = "127.0.0.1"
-    port: int = 8080
+    port: int | None = None
     uds: str | None = None
     fd: int | None = None
 
     def __str__(self) -> str:
         if self.fd is not None:
             return f"inherited socket {self.fd}"
-        return self.uds or f"{self.host}:{self.port}"
+        places = [f"{self.host}:{self.port}"] if self.port is not None else []
+        return " and ".join([*places, *([self.uds] if self.uds else [])])
 
 
 class Server:
-    """Serves the releases that it is given. `on_worker_exit(model, digest, reason)` hears of every worker that ends by itself."""
+    """Serves the releases that it is given. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by
+    itself; `deaths` is how often in a row.
+    """
 
     def __init__(self, listen: Listen, *, node: str, on_rows: Callable[[Observation], None]) -> None:
-        self.on_worker_exit: Callable[[str, bytes, str], None] | None = None
+        self.on_worker_exit: Callable[[str, bytes, str, int], None] | None = None
         self._listen = listen
         self._router = Router(self._worker_exited)
         self._app = application(self._router, node=node, on_rows=on_rows)
@@ -76,9 +82,10 @@ class Server:
         """
         if self._thread is not None:
             raise RuntimeError("the server was started already")
-        listener = _bind(self._listen)
-        if listener.family in (socket.AF_INET, socket.AF_INET6):
-            self._port = listener.getsockname()[1]
+        listeners = _bind(self._listen)
+        for listener in listeners:
+            if listener.family in (socket.AF_INET, socket.AF_INET6):
+                self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
             lifespan="off",
@@ -92,7 +99,7 @@ class Server:
         )
         self._http = uvicorn.Server(config)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, args=(listener,), name="serving", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(listeners,), name="serving", daemon=True)
         self._thread.start()
         log.info("serving.started", listen=str(self._listen), port=self._port)
 
@@ -139,6 +146,22 @@ class Server:
 
         self._call(on_loop)
 
+    def compare_with(self, model: str, digest: bytes) -> None:
+        """Have a prepared release answer beside the current one from now on; only how often they agree is kept.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN when it is not held, or is itself the current one.
+        """
+        self._call(lambda: self._router.compare_with(model, digest))
+
+    def agreement(self, model: str) -> Agreement:
+        """Of the current release and the one beside it, since that was put there."""
+        return self._call(lambda: self._router.agreement(model))
+
+    def set_parameters(self, digest: bytes, parameters: InForce) -> None:
+        """What is in force for a release, from the next request on."""
+        self._call(lambda: self._router.set_parameters(digest, parameters))
+
     def stats(self, model: str, digest: bytes) -> Stats:
         """What a held release has done since it was switched to.
 
@@ -176,19 +199,19 @@ class Server:
         loop.call_soon_threadsafe(on_loop)
         return outcome.result(CALL_SECONDS_MAX)
 
-    def _run(self, listener: socket.socket) -> None:
+    def _run(self, listeners: list[socket.socket]) -> None:
         assert self._loop is not None  # noqa: S101
         assert self._http is not None  # noqa: S101
         asyncio.set_event_loop(self._loop)
         try:
-            self._loop.run_until_complete(self._serve(self._http, listener))
+            self._loop.run_until_complete(self._serve(self._http, listeners))
         finally:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
-    async def _serve(self, http: uvicorn.Server, listener: socket.socket) -> None:
+    async def _serve(self, http: uvicorn.Server, listeners: list[socket.socket]) -> None:
         try:
-            await http.serve(sockets=[listener])
+            await http.serve(sockets=listeners)
         finally:
             tasks = [task for task, _ in self._preparing.values()]
             for task in tasks:
@@ -225,10 +248,10 @@ class Server:
         for done in self._preparing.pop(release.digest)[1]:
             _tell(done, outcome)
 
-    def _worker_exited(self, model: str, digest: bytes, reason: str) -> None:
+    def _worker_exited(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
         if self.on_worker_exit is not None:
             try:
-                self.on_worker_exit(model, digest, reason)
+                self.on_worker_exit(model, digest, reason, deaths)
             except Exception:
                 log.exception("callback.failed", callback="on_worker_exit")
 
@@ -240,18 +263,24 @@ def _tell(done: Callable[[Prepared | Refused], None], outcome: Prepared | Refuse
         log.exception("callback.failed", callback="done")
 
 
-def _bind(listen: Listen) -> socket.socket:
+def _bind(listen: Listen) -> list[socket.socket]:
+    if listen.fd is not None:
+        return [socket.socket(fileno=os.dup(listen.fd))]  # closing ours leaves the owner's listening
+    bound: list[socket.socket] = []
     try:
-        if listen.fd is not None:
-            return socket.socket(fileno=os.dup(listen.fd))  # closing ours leaves the owner's listening
         if listen.uds is not None:
-            return _bind_uds(listen.uds)
-        family, kind, proto, _, address = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, kind, proto)
-        return _listening(listener, address)
+            bound.append(_bind_uds(listen.uds))
+        if listen.port is not None:
+            family, kind, proto, _, address = socket.getaddrinfo(
+                listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            bound.append(_listening(socket.socket(family, kind, proto), address))
     except OSError as error:
+        for one in bound:
+            one.close()
         code = Code.PORT_IN_USE if error.errno == errno.EADDRINUSE else Code.SETTINGS_INVALID
         raise Refused(code, f"cannot listen on {listen}: {error.strerror or error}") from None
+    return bound
 
 
 def _bind_uds(path: str) -> socket.socket:

@@ -98,7 +98,7 @@ class Running:
 
     server: Server
     observations: list[Observation]
-    exits: list[tuple[str, bytes, str]]
+    exits: list[tuple[str, bytes, str, int]]
 
     @property
     def url(self) -> str:
@@ -125,9 +125,9 @@ def start() -> Iterator[Callable[..., Running]]:
 
     def begin(listen: Listen | None = None) -> Running:
         observations: list[Observation] = []
-        exits: list[tuple[str, bytes, str]] = []
+        exits: list[tuple[str, bytes, str, int]] = []
         server = Server(listen or Listen(port=0), node="ewr-1", on_rows=observations.append)
-        server.on_worker_exit = lambda model, digest, reason: exits.append((model, digest, reason))
+        server.on_worker_exit = lambda *told: exits.append(told)
         server.start()
         servers.append(server)
         return Running(server, observations, exits)

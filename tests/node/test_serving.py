@@ -91,7 +91,7 @@ REFUSALS: dict[str, tuple[Callable[[Any], tuple[bytes, dict[str, Any]]], Code, s
     "large": (
         lambda r: (r.linear.onnx, {"limits": Limits(memory_bytes_max=2**20)}),
         Code.MODEL_TOO_LARGE,
-        "at most 1048576 bytes, found",
+        "no more memory within the worker's limit",
     ),
 }
 

@@ -140,7 +140,7 @@ def test_a_worker_killed_under_load_fails_no_request(running: Any, stage: Callab
     answers = load.run(kill)
 
     assert {"1.0.0"} == check(answers, regressors.rows, {"1.0.0": regressors.linear})
-    assert [("delay", release.digest, "the worker process was killed by SIGKILL [worker.crashed]")] == running.exits
+    assert [("delay", release.digest, "the worker process was killed by SIGKILL [worker.crashed]", 1)] == running.exits
     assert running.server.held()[release.digest] is not None
 
 
@@ -149,7 +149,7 @@ def test_after_a_crash_the_agent_can_roll_back_from_its_callback(running: Any, s
     running.serve(good)
     running.serve(bad)
 
-    def roll_back(model: str, digest: bytes, reason: str) -> None:
+    def roll_back(model: str, digest: bytes, reason: str, deaths: int) -> None:
         running.server.switch(model, good.digest)
         running.server.retire(digest)
 

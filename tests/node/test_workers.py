@@ -14,7 +14,7 @@ import pytest
 
 from node import workers
 from node.core.tensors import array_of, raw_of
-from node.workers import Worker, WorkerLost
+from node.workers import Load, Worker, WorkerLost
 from schemas.errors import Code, Refused
 
 
@@ -34,7 +34,7 @@ def running(process_id: int) -> bool:
 
 def test_pipelined_requests_each_get_their_own_answer(model_path: Path, regressors: Any) -> None:
     async def ask() -> list[np.ndarray]:
-        worker = await Worker.start(model_path)
+        worker = await Worker.start(Load(model_path))
         answers = await asyncio.gather(*(worker.infer([raw_of("X", regressors.rows[n : n + 1])]) for n in range(50)))
         await worker.close()
         return [array_of(answer[0]) for answer in answers]
@@ -48,7 +48,7 @@ def test_a_file_that_is_no_model_is_refused_and_leaves_no_process(tmp_path: Path
     path.write_bytes(content)
 
     with pytest.raises(Refused, match="ONNX Runtime cannot load the model") as caught:
-        asyncio.run(Worker.start(path))
+        asyncio.run(Worker.start(Load(path)))
 
     assert caught.value.code is Code.MODEL_LOAD
     assert subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "node.worker"], capture_output=True, check=False).stdout == b""
@@ -56,7 +56,7 @@ def test_a_file_that_is_no_model_is_refused_and_leaves_no_process(tmp_path: Path
 
 def test_a_worker_that_does_not_start_in_time_is_hung(model_path: Path) -> None:
     with pytest.raises(Refused, match=r"no answer from the worker in 0.01 seconds") as caught:
-        asyncio.run(Worker.start(model_path, start_seconds=0.01))
+        asyncio.run(Worker.start(Load(model_path, start_seconds=0.01)))
 
     assert caught.value.code is Code.WORKER_HUNG
 
@@ -65,7 +65,7 @@ def test_a_stopped_worker_is_killed_and_reported_as_hung(model_path: Path, regre
     exits: list[tuple[Code, str]] = []
 
     async def ask() -> int:
-        worker = await Worker.start(model_path, request_seconds=0.3)
+        worker = await Worker.start(Load(model_path, request_seconds=0.3))
         worker.watch(lambda code, reason: exits.append((code, reason)))
         os.kill(worker.process_id, signal.SIGSTOP)
         with pytest.raises(WorkerLost) as caught:
@@ -83,7 +83,7 @@ def test_when_a_worker_is_killed_only_the_oldest_request_is_suspect(model_path: 
     exits: list[tuple[Code, str]] = []
 
     async def ask() -> list[Any]:
-        worker = await Worker.start(model_path)
+        worker = await Worker.start(Load(model_path))
         worker.watch(lambda code, reason: exits.append((code, reason)))
         os.kill(worker.process_id, signal.SIGSTOP)
         asks = [asyncio.create_task(worker.infer([raw_of("X", regressors.rows[:1])])) for _ in range(3)]
@@ -99,7 +99,7 @@ def test_when_a_worker_is_killed_only_the_oldest_request_is_suspect(model_path: 
 
 def test_a_model_error_is_an_answer_and_the_worker_lives(model_path: Path, regressors: Any) -> None:
     async def ask() -> np.ndarray:
-        worker = await Worker.start(model_path)
+        worker = await Worker.start(Load(model_path))
         with pytest.raises(Refused) as caught:
             await worker.infer([raw_of("X", np.zeros((1, 4), np.float32))])
         assert caught.value.code is Code.REQUEST_INVALID
@@ -114,7 +114,7 @@ def test_a_worker_sees_nothing_of_the_agents_environment(model_path: Path, monke
     monkeypatch.setenv("FLEETCAST_PASSPHRASE", "secret")
 
     async def environment() -> bytes:
-        worker = await Worker.start(model_path)
+        worker = await Worker.start(Load(model_path))
         seen = Path(f"/proc/{worker.process_id}/environ").read_bytes()
         await worker.close()
         return seen
@@ -127,7 +127,7 @@ def test_a_worker_sees_nothing_of_the_agents_environment(model_path: Path, monke
 
 def test_a_worker_ignores_the_signals_that_stop_its_agent(model_path: Path, regressors: Any) -> None:
     async def ask() -> int:
-        worker = await Worker.start(model_path)
+        worker = await Worker.start(Load(model_path))
         os.kill(worker.process_id, signal.SIGTERM)
         os.kill(worker.process_id, signal.SIGINT)
         answer = await worker.infer([raw_of("X", regressors.rows[:1])])
@@ -140,10 +140,10 @@ def test_a_worker_ignores_the_signals_that_stop_its_agent(model_path: Path, regr
 AGENT = """
 import asyncio, sys
 from pathlib import Path
-from node.workers import Worker
+from node.workers import Load, Worker
 
 async def main():
-    worker = await Worker.start(Path(sys.argv[1]))
+    worker = await Worker.start(Load(Path(sys.argv[1])))
     print(worker.process_id, flush=True)
     await asyncio.sleep(60)
 
@@ -169,7 +169,7 @@ def test_a_device_without_an_idle_moment_loads_in_spite_of_it(model_path: Path, 
     monkeypatch.setattr(workers, "QUIET_SECONDS_MAX", 0.01)  # the quiet attempt cannot succeed in that
 
     async def ask() -> int:
-        worker = await Worker.start(model_path)
+        worker = await Worker.start(Load(model_path))
         answer = await worker.infer([raw_of("X", regressors.rows[:1])])
         await worker.close()
         return len(answer)

@@ -1,0 +1,77 @@
+"""What runs a model: one small protocol, and the entry points that fulfil it. A runtime itself is imported in worker processes only.
+
+A distribution adds a runtime by an entry point of the group `fleetcast.runtimes`, named as releases name it (docs/runtimes.md).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+from node.core.tensors import Array, Spec
+from schemas.parameters import Value
+
+GROUP: Final = "fleetcast.runtimes"
+NEEDS: Final = {"onnx": "onnxruntime", "llama": "xllamacpp", "litert": "ai_edge_litert"}  # what our own stand on, where it is an extra
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a model is to be loaded here. `providers`: execution providers that the variant requires, the preferred first."""
+
+    threads: int = 1
+    providers: tuple[str, ...] = ()
+    parameters: Mapping[str, Value] | None = None  # of the release that go to the runtime, as they are when it is loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a loaded model takes and gives, in order, and the Open Inference Protocol's word for what runs it."""
+
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    platform: str
+
+
+class Runtime(Protocol):
+    """One model in one process. The methods are called by one thread, one after the other."""
+
+    def load(self, path: Path, options: Options) -> None:
+        """Read the model; the other files of its variant stand beside it.
+
+        Raises:
+            Refused: MODEL_LOAD, or another code that says what is wrong with it.
+        """
+
+    def describe(self) -> Signature:
+        """What was loaded."""
+
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+        """The outputs, in the order of the signature; `parameters` are the release's that go to the runtime.
+
+        Raises:
+            Refused: REQUEST_INVALID when the inputs do not fit, MODEL_RUN when the model fails on them.
+        """
+
+    def close(self) -> None:
+        """Give back what was loaded; the process may live on."""
+
+
+@runtime_checkable
+class Chats(Protocol):
+    """A runtime that also holds conversations (OpenAI's chat completions)."""
+
+    def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
+        """The completion; where the body asks for a stream, `say` is given each chunk first, and answers whether to go on.
+
+        Raises:
+            Refused: REQUEST_INVALID when the body is not understood, MODEL_RUN when the model fails.
+        """
+
+
+def available() -> dict[str, str]:
+    """Where each runtime that is installed here is found, as `module:attribute`, by name."""
+    found = {point.name: point.value for point in entry_points(group=GROUP)}
+    return {name: value for name, value in sorted(found.items()) if name not in NEEDS or find_spec(NEEDS[name]) is not None}

@@ -1,0 +1,93 @@
+"""ONNX Runtime, the default. `python -m node.runtimes.onnx` prints the execution providers that it has here, as JSON."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+
+from node.core.tensors import DATATYPES, Array, Spec
+from node.runtimes import Options, Signature
+from schemas.errors import Code, Refused, mismatch
+from schemas.parameters import Value
+
+REASON_CHARACTERS_MAX: Final = 300  # a runtime's message names nodes and shapes first; the rest is source lines
+FATAL_ONLY: Final = 4  # ONNX Runtime's severity; whatever goes wrong is raised, and reported with its reason
+OUT_OF_MEMORY: Final = ("bad allocation", "bad_alloc", "Failed to allocate")
+
+
+class OnnxRuntime:
+    """An ONNX model on this device's execution providers, sequential, with so many threads inside an operator."""
+
+    def load(self, path: Path, options: Options) -> None:
+        """Read the graph and optimise it for this device."""
+        said = onnxruntime.SessionOptions()
+        said.intra_op_num_threads = options.threads
+        said.inter_op_num_threads = 1
+        said.log_severity_level = FATAL_ONLY
+        # A device has other work than to spin while it waits for the next request.
+        said.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        said.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        here = providers()
+        if absent := set(options.providers) - set(here):
+            raise mismatch(Code.MODEL_LOAD, "execution providers", expected=", ".join(sorted(absent)), actual=", ".join(here))
+        wanted = [*options.providers, *(name for name in here if name not in options.providers)]
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), said, providers=wanted)
+        except Exception as error:  # ONNX Runtime's own classes have no common base
+            raise _refused(Code.MODEL_LOAD, "ONNX Runtime cannot load the model", error) from None
+        if idle := set(options.providers) - set(self._session.get_providers()):  # it falls back without a word
+            found = ", ".join(self._session.get_providers())
+            raise mismatch(Code.MODEL_LOAD, "execution providers in use", expected=", ".join(sorted(idle)), actual=found)
+        self._outputs = [node.name for node in self._session.get_outputs()]
+
+    def describe(self) -> Signature:
+        """The graph's own inputs and outputs."""
+        inputs, outputs = (tuple(_spec(node) for node in side) for side in (self._session.get_inputs(), self._session.get_outputs()))
+        return Signature(inputs, outputs, "onnxruntime_onnx")
+
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+        """Run the graph."""
+        try:
+            answers = self._session.run(self._outputs, inputs)
+        except Exception as error:
+            code = Code.REQUEST_INVALID if type(error).__name__ == "InvalidArgument" else Code.MODEL_RUN
+            raise _refused(code, "ONNX Runtime", error) from None
+        return [np.asarray(answer) for answer in answers]
+
+    def close(self) -> None:
+        """Drop the session."""
+        del self._session
+
+
+def providers() -> list[str]:
+    """Execution providers that can be used here; the remote one would send rows off the device."""
+    return [name for name in onnxruntime.get_available_providers() if not name.startswith("Azure")]
+
+
+def _refused(code: Code, what: str, error: Exception) -> Refused:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS_MAX]
+    if any(sign in str(error) for sign in OUT_OF_MEMORY):
+        return Refused(Code.MODEL_TOO_LARGE, f"{what}: no more memory within the worker's limit: {line}")
+    return Refused(code, f"{what}: {line}")
+
+
+def _spec(node: Any) -> Spec:
+    """A graph's input or output; what is no tensor keeps ONNX Runtime's own name for its type."""
+    datatype = str(node.type)
+    if datatype.startswith("tensor("):
+        datatype = ONNX_DATATYPES.get(datatype[len("tensor(") : -1], datatype)
+    shape = node.shape if isinstance(node.shape, list) else []  # None for what is no tensor
+    return Spec(node.name, datatype, tuple(axis if isinstance(axis, int) and axis >= 0 else -1 for axis in shape))
+
+
+ONNX_DATATYPES: Final = {
+    {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name): datatype for dtype, datatype in DATATYPES.items()
+} | {"string": "BYTES"}
+
+
+if __name__ == "__main__":
+    json.dump(providers(), sys.stdout)

@@ -1,0 +1,126 @@
+"""What the router holds: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from node.core.agreement import Agreement
+from node.core.inforce import InForce
+from node.core.oip import Request
+from node.core.tensors import Array, Raw, Spec, array_of, rows_of
+from node.serving.activation import Activated, Staged, specs_of
+from node.serving.batching import Batcher
+from node.workers import Runner
+from schemas.errors import Unreachable
+from schemas.receipt import Evidence
+
+LATENCIES_KEPT: Final = 2048
+
+
+class Busy(Unreachable):
+    """No worker can take the request now; the same request may succeed in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client."""
+
+    requests: int
+    errors: int
+    latency_ms_p50: float
+    latency_ms_p99: float
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One answered request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds."""
+
+    model: str
+    digest: bytes
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    rows: int
+    event_time: float | None
+
+
+class Answer(NamedTuple):
+    """An answered request, and the one release that answered it."""
+
+    held: "Held"
+    request: Request
+    outputs: tuple[Raw, ...]
+
+    def observation(self) -> Observation:
+        """What telemetry may count."""
+        return Observation(
+            model=self.held.staged.model,
+            digest=self.held.staged.digest,
+            inputs={raw.name: array_of(raw) for raw in self.request.inputs},
+            outputs={raw.name: array_of(raw) for raw in self.outputs},
+            rows=rows_of(self.held.inputs, self.request.inputs),
+            event_time=self.request.event_time,
+        )
+
+
+@dataclass(eq=False)
+class Held:
+    """A release with its worker; None while a dead one is being replaced."""
+
+    staged: Staged
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    parameters: InForce
+    worker: Runner | None = None
+    batcher: Batcher | None = None  # where its rows may be joined
+    evidence: Evidence = field(default_factory=Evidence)
+    sample: tuple[Raw, ...] = ()
+    joins_rows: bool = False
+    platform: str = ""
+    chats: bool = False
+    switched: bool = False  # only what was once proven in service is addressable by its version
+    retired: bool = False
+    deaths: int = 0
+    started: float = 0.0
+    requests: int = 0
+    errors: int = 0
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
+
+    @classmethod
+    def of(cls, staged: Staged, activated: Activated) -> "Held":
+        """A proven release."""
+        manifest, worker = staged.manifest, activated.worker
+        held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
+        held.evidence, held.sample, held.joins_rows = activated.evidence, activated.sample, activated.joins_rows
+        held.platform, held.chats = worker.platform, worker.chats
+        return held
+
+    def stats(self) -> Stats:
+        """Since it was switched to."""
+        ordered = sorted(self.latencies) or [0.0]
+        p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
+        return Stats(self.requests + self.errors, self.errors, p50, p99)
+
+    def begin(self) -> None:
+        """Count anew: it is the current release from now on."""
+        self.switched, self.requests, self.errors = True, 0, 0
+        self.latencies.clear()
+
+
+@dataclass(eq=False)
+class Slot:
+    """A model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
+
+    held: dict[bytes, Held] = field(default_factory=dict)
+    current: Held | None = None
+    beside: Held | None = None
+    agreement: Agreement = field(default_factory=Agreement)
+    comparing: int = 0
+    waiting: int = 0
+    expected: bool = False  # a release is on its way back after a restart: requests wait for it
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def announce(self) -> None:
+        """Wake those who wait for a worker; the next ones wait for the next change."""
+        self.changed.set()
+        self.changed = asyncio.Event()

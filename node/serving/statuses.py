@@ -1,0 +1,20 @@
+"""Which HTTP status says what: 400 the request is wrong, 404 no such model or version, 413 too large, 500 the model failed, 503 not now
+(with Retry-After), 504 the model did not answer.
+"""
+
+from typing import Final
+
+from schemas.errors import Code, FleetcastError, Refused
+
+RETRY_AFTER_SECONDS: Final = "1"
+STATUS: Final = {
+    Code.REQUEST_INVALID: 400,
+    Code.RELEASE_UNKNOWN: 404,
+    Code.SCHEMA_TOO_LARGE: 413,
+    Code.WORKER_HUNG: 504,
+}  # whatever else is refused here is the model's failure: 500
+
+
+def status_of(error: FleetcastError) -> int:
+    """The status of an expected error."""
+    return STATUS.get(error.code, 500) if isinstance(error, Refused) else 503
