@@ -5,7 +5,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -77,6 +77,11 @@ class NodeSettings(SiteSettings):
     labels: dict[Label, Label] = {}
     cohort: Cohort = "default"  # whose windows are compared with ours
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of one model's worker
+    cores: Annotated[
+        tuple[Annotated[int, Field(ge=0, lt=4096)], ...], Field(max_length=4096)
+    ] = ()  # that models may use; all, where none is named
+    isolation: Literal["process", "inline"] = "process"  # inline: models run in the agent itself, on devices too small for two processes
+    parameters_file: Path | None = None  # what the site sets about its models; `parameters.toml` in `data` where nothing is said
 
     window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB  # of blocks in flight at the most; it adapts to the link
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
@@ -107,9 +112,13 @@ def load(path: Path) -> NodeSettings:
     """
     with told(path):
         fields = fields_of(NodeSettings, path)
-        for name in ("data", "root", "link_file", "socket", "tls_ca", "tls_certificate", "tls_key"):
+        for name in ("data", "root", "link_file", "parameters_file", "socket", "tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
-                fields[name] = path.parent / fields[name] if name in {"data", "root", "link_file"} else str(path.parent / fields[name])
+                fields[name] = (
+                    path.parent / fields[name]
+                    if name in {"data", "root", "link_file", "parameters_file"}
+                    else str(path.parent / fields[name])
+                )
         return NodeSettings(**fields)
 
 

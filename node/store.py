@@ -10,14 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.core.lifecycle import ModelSlot
+from node.core.lifecycle import ModelSlot, Move
 
+MOVES_KEPT = 1000  # of a slot: years of releases
 DAYS_KEPT = 92  # of the ledger of bytes by day
 SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be said again to a broker that lost its memory
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS slot (model TEXT PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS move (model TEXT NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (model, number));
 CREATE TABLE IF NOT EXISTS held (digest BLOB NOT NULL, path TEXT NOT NULL, offset INTEGER NOT NULL, bytes INTEGER NOT NULL,
     PRIMARY KEY (path, offset));
 CREATE INDEX IF NOT EXISTS held_digest ON held (digest);
@@ -120,9 +122,16 @@ class NodeStore:
         rows = self._db.execute("SELECT model, document FROM slot").fetchall()
         return {model: ModelSlot.model_validate_json(document) for model, document in rows}
 
-    def put_slot(self, slot: ModelSlot) -> None:
-        """Make a slot durable."""
+    def put_slot(self, slot: ModelSlot, move: Move) -> None:
+        """Make a slot durable, with the move that led to it; to be called within a transaction."""
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
+        self._db.execute("INSERT OR REPLACE INTO move VALUES (?, ?, ?)", (slot.model, move.number, move.model_dump_json()))
+        self._db.execute("DELETE FROM move WHERE model = ? AND number <= ?", (slot.model, move.number - MOVES_KEPT))
+
+    def moves(self, model: str) -> list[Move]:
+        """How a slot came to be what it is, the oldest first."""
+        rows = self._db.execute("SELECT document FROM move WHERE model = ? ORDER BY number", (model,))
+        return [Move.model_validate_json(document) for (document,) in rows]
 
     # Blocks
 

@@ -142,7 +142,7 @@ class Shadow(Fact):
     """
 
     seconds: Annotated[int, Field(ge=1, le=7 * 24 * 3600)]
-    requests_min: Annotated[int, Field(ge=1, le=1_000_000)] = 20  # fewer say nothing, and nothing is decided by them
+    rows_min: Annotated[int, Field(ge=1, le=1_000_000)] = 20  # fewer say nothing, and nothing is decided by them
     agreement_min: Annotated[float, Field(ge=0, le=1)] = 0.9
     relative_tolerance: Annotated[float, Field(ge=0, le=10)] = 0.1
     absolute_tolerance: Annotated[float, Field(ge=0)] = 1e-3

@@ -23,7 +23,7 @@ class Evidence(Fact):
     bytes_reused: Count = 0
     bytes_wasted: Count = 0
     variant: Label | None = None
-    shadow_requests: Count | None = None
+    shadow_rows: Count | None = None  # compared with what was served before
     shadow_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 

@@ -55,6 +55,7 @@ class Rollout(Document):
     gate: Gate = Gate()
     carriage: Carriage | None = None
     parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # of the release, set for all
+    fallback_parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # of what it replaces
     started: Seconds
 
     @property

@@ -1,6 +1,6 @@
 """What the node believes of its fleet, and what it makes of it: verified trust and releases in, wishes to the slots out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
@@ -13,6 +13,7 @@ from node.store import NodeStore
 from node.trust import Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Refused, Unreachable
+from schemas.parameters import Value
 from schemas.rollout import Carriage, selected, wanted
 
 log = structlog.get_logger()
@@ -44,6 +45,7 @@ class Beliefs:
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
         self._looked_at = float("-inf")
+        self._parameters: Mapping[str, tuple[object, object]] = {}
 
     def begin(self, slots: Slots) -> None:
         """Take up what was believed before a restart; wishes go to these slots."""
@@ -68,6 +70,7 @@ class Beliefs:
             for pending in list(self._pending.values()):
                 self.take_model(pending)
             self._follow()
+            self._tell_parameters()
 
     def take_model(self, bundle: ModelBundle) -> None:
         """The hub, or who carries its word, says which releases a model has."""
@@ -109,6 +112,24 @@ class Beliefs:
         """How the bytes of a model's rollout may travel."""
         rollout = self.view.rollouts.get(model) if self.view is not None else None
         return rollout.carriage if rollout is not None else None
+
+    def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
+        """What the model's rollout sets about this release: its new one's, or what held for the old one before it."""
+        rollout = self.view.rollouts.get(model) if self.view is not None else None
+        if rollout is None or not selected(rollout, dict(self._settings.labels)):
+            return {}
+        if rollout.release.digest == digest:
+            return rollout.parameters or {}
+        is_fallback = rollout.fallback is not None and rollout.fallback.digest == digest
+        return (rollout.fallback_parameters or {}) if is_fallback else {}
+
+    def _tell_parameters(self) -> None:
+        """Say so when operators set something else than before, of what runs here already."""
+        rollouts = self.view.rollouts if self.view is not None else {}
+        said = {model: (rollout.parameters, rollout.fallback_parameters) for model, rollout in rollouts.items()}
+        if said != self._parameters and self._slots is not None:
+            self._slots.parameters_changed()
+        self._parameters = said
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""

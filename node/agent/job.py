@@ -1,10 +1,12 @@
-"""One release on its way to disk, and what is said of it."""
+"""One release on its way to disk and into a worker, and what is said of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from node.core import transfer as core
 from node.core.lifecycle import Target
+from node.serving import Prepared
 from schemas.errors import Code, Refused
 from schemas.manifest import File, Manifest
 from schemas.rollout import Carriage
@@ -48,3 +50,38 @@ class Stalled:
     target: Target
     code: Code | None
     reason: str
+
+
+class Fetcher(Protocol):
+    """What brings releases to disk."""
+
+    def start(
+        self, model: str, target: Target, manifest: Manifest, variant: str, now: float, *, carriage: Carriage | None, follows: bool
+    ) -> None:
+        """Begin."""
+
+    def carry(self, model: str, carriage: Carriage | None) -> None:
+        """The rollout says otherwise how the bytes may travel."""
+
+    def cancel(self, model: str) -> None:
+        """Give up."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """A worker was prepared, or why not."""
+
+    model: str
+    target: Target
+    result: Prepared | Refused
+    ticket: int  # of the start that it is the end of
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """A worker ended by itself."""
+
+    model: str
+    digest: bytes
+    reason: str
+    deaths: int  # in a row

@@ -15,25 +15,28 @@ import structlog
 
 from node.agent.beliefs import Beliefs
 from node.agent.delivery import Delivery
-from node.agent.job import Outcome, Stalled
+from node.agent.job import Outcome, Stalled, WorkerGone, WorkerReady
+from node.agent.manifests import Manifests
+from node.agent.parameters import Parameters
 from node.agent.purse import Purse
-from node.agent.slots import Slots, WorkerGone, WorkerReady
+from node.agent.reporter import Reporter
+from node.agent.slots import Slots
 from node.agent.stock import Stock
 from node.agent.telemetry import Telemetry
 from node.carried import Carried
-from node.core.lifecycle import Target
+from node.core.inforce import InForce
 from node.files import Artifacts
 from node.identity import Identity
 from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
+from node.overrides import Overrides
 from node.serving import Listen, Observation, Server
 from node.settings import NodeSettings, profile
 from node.store import NodeStore
 from node.trust import Trust
-from schemas import codec
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
+from schemas.manifest import Manifest
 from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Published, Subscribed, TlsFiles
-from schemas.receipt import Evidence, Receipt
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -41,9 +44,7 @@ log = structlog.get_logger()
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 120.0
-OUTBOX_IN_FLIGHT = 32
 PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
-REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
 
 
 class Agent:
@@ -54,11 +55,15 @@ class Agent:
     ) -> None:
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
         self._store = NodeStore(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")
         self._identity = Identity.load_or_create(settings.data / "device.pem")
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
         self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls)
+        self._reporter = Reporter(
+            node=settings.id, store=self._store, link=self._link, identity=self._identity, wall=wall, monotonic=monotonic
+        )
         self._telemetry = Telemetry(
             store=self._store,
             topic=self._link.topics.telemetry,
@@ -86,7 +91,7 @@ class Agent:
             carried=self._carried,
             wall=wall,
             subscribe_models=self._link.subscribe_models,
-            refused=self._refusal,
+            refused=self._reporter.refusal,
             found=lambda: self._delivery.carried(self._monotonic()),
         )
         self._delivery = Delivery(
@@ -99,30 +104,36 @@ class Agent:
             filters_per_subscribe=settings.filters_per_subscribe,
             rng=rng,
             post=self._inbox.put,
-            refused=self._refusal,
+            refused=self._reporter.refusal,
             make_room=lambda: self._slots.tidy(),  # noqa: PLW0108  # the slots come after
             disk_bytes_max=settings.disk_bytes_max,
         )
         self._profile = profile(settings)
+        manifests = Manifests(self._artifacts, self._profile)
+        self._parameters = Parameters(
+            Overrides(settings.parameters_file or settings.data / "parameters.toml"),
+            rollout_says=self._beliefs.parameters_of,
+            refused=self._reporter.refusal,
+        )
         self._slots = Slots(
             store=self._store,
             artifacts=self._artifacts,
             fetcher=self._delivery,
             server=self.server,
-            profile=self._profile,
-            threads=settings.threads,
+            manifests=manifests,
+            parameters=self._parameters,
+            settings=settings,
             post=self._inbox.put,
-            report=self._report,
-            serving_changed=self._telemetry.watch,
+            report=self._reporter.report,
+            serving_changed=self._serving_changed,
             carriage_of=self._beliefs.carriage_of,
         )
         self._session = 0
         self._online = False
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
-        self._sending: dict[int, int] = {}  # publish id to outbox id
         self._said: State | None = None
         self._said_at = 0.0
-        self._refusals: dict[tuple[str, str], float] = {}
+        self._shares: dict[bytes, float] = {}  # of a release's requests, that telemetry counts
         self._pause: Callable[[float], object] = lambda seconds: None
 
     def run(self, stop: threading.Event) -> None:
@@ -191,11 +202,13 @@ class Agent:
         now = self._monotonic()
         self._beliefs.look_for_carried(now)
         self._delivery.tick(now)
+        if self._parameters.look(now):
+            self._slots.parameters_changed()
         self._slots.tick(self._wall())
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
         if self._online:
-            self._send_outbox()
+            self._reporter.send()
             self._say_state(now)
 
     def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone) -> None:
@@ -209,14 +222,13 @@ class Agent:
                     log.error("subscribe.denied", filters=refused)
                 self._delivery.granted(mid, self._monotonic())
             case Published(mid):
-                if mid in self._sending:
-                    self._store.mark_sent([self._sending.pop(mid)])
+                self._reporter.published(mid)
             case TrustArrived():
                 self._trust_arrived(event)
             case ModelArrived():
                 self._model_arrived(event)
             case Unreadable(refusal, message):
-                self._refusal(refusal, "")
+                self._reporter.refusal(refusal, "")
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
@@ -245,10 +257,8 @@ class Agent:
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, session=self._session)
         self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
-        self._sending.clear()
         self._said = None
-        if not event.session_present:
-            self._store.resend()
+        self._reporter.connected(session_present=event.session_present)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
         self._link.subscribe_trust(only_if_new=event.session_present)
         self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=event.session_present)
@@ -282,51 +292,6 @@ class Agent:
         self._link.ack(event.message)
 
     # What the node says
-
-    def _report(
-        self,
-        outcome: Literal["serving", "refused", "rolled_back"],
-        *,
-        code: str = "",
-        reason: str = "",
-        model: str | None = None,
-        target: Target | None = None,
-        since: int | None = None,
-        evidence: Evidence | None = None,
-    ) -> None:
-        receipt = Receipt(
-            node=self._settings.id,
-            sequence=self._store.next("receipt"),
-            at=int(self._wall()),
-            outcome=outcome,
-            model=model or None,
-            version=target.version if target else None,
-            digest=target.digest if target else None,
-            since=since,
-            code=code,
-            reason=reason[:512],
-            evidence=evidence,
-        )
-        payload = codec.encode(self._identity.seal(receipt))
-        self._store.enqueue("receipt", self._link.topics.receipt(self._settings.id), payload)
-        log.info("receipt.signed", outcome=outcome, model=model, code=code, version=receipt.version)
-
-    def _refusal(self, refusal: Refused, model: str) -> None:
-        """Report a message that was refused; nothing else changes."""
-        log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
-        key, now = (str(refusal.code), model), self._monotonic()
-        if now - self._refusals.get(key, -REFUSAL_SECONDS) >= REFUSAL_SECONDS:
-            self._refusals[key] = now
-            self._report("refused", code=refusal.code, reason=refusal.reason, model=model)
-
-    def _send_outbox(self) -> None:
-        flying = set(self._sending.values())
-        for waiting in self._store.waiting(OUTBOX_IN_FLIGHT):
-            if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
-                try:
-                    self._sending[self._link.say(waiting.topic, waiting.payload)] = waiting.id
-                except Unreachable:
-                    return
 
     def _say_state(self, now: float) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
@@ -362,8 +327,12 @@ class Agent:
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
         )
 
+    def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: InForce) -> None:
+        self._shares[digest] = parameters.telemetry_share
+        self._telemetry.watch(digest, manifest)
+
     def _observe(self, seen: Observation) -> None:
-        if self._settings.telemetry:
+        if self._settings.telemetry and self._sampling.random() < self._shares.get(seen.digest, 1.0):
             self._telemetry.observe(seen)
 
 

@@ -1,67 +1,35 @@
 """Carries out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from itertools import count
 
 import structlog
 
-from node.agent.job import Stalled
-from node.core import lifecycle
+from node.agent.job import Fetcher, Stalled, WorkerGone, WorkerReady
+from node.agent.keeping import Keeping
+from node.agent.manifests import Manifests
+from node.agent.parameters import Parameters
+from node.agent.statements import Statements
+from node.core import judging, lifecycle
+from node.core.agreement import Agreement
 from node.core.budget import BUDGET_CODES
+from node.core.inforce import InForce
 from node.core.lifecycle import ModelSlot, Target
 from node.files import Artifacts
 from node.serving import Prepared, Server, Staged
+from node.settings import NodeSettings
 from node.store import NodeStore
 from node.trust import Release
-from schemas import codec
 from schemas.errors import Code, Refused
-from schemas.limits import MANIFEST_BYTES_MAX
 from schemas.manifest import Manifest
-from schemas.names import sha256
-from schemas.receipt import Evidence
 from schemas.rollout import Carriage
-from schemas.state import Profile, Slot
-from schemas.variant import choose
+from schemas.state import Slot
 
 log = structlog.get_logger()
 
-PROBATION_REQUESTS_MIN = 20  # fewer say nothing about an error ratio
-
-
-class Fetcher(Protocol):
-    """What brings releases to disk."""
-
-    def start(
-        self, model: str, target: Target, manifest: Manifest, variant: str, now: float, *, carriage: Carriage | None, follows: bool
-    ) -> None:
-        """Begin."""
-
-    def carry(self, model: str, carriage: Carriage | None) -> None:
-        """The rollout says otherwise how the bytes may travel."""
-
-    def cancel(self, model: str) -> None:
-        """Give up."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """A worker was prepared, or why not."""
-
-    model: str
-    target: Target
-    result: Prepared | Refused
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerGone:
-    """A worker ended by itself."""
-
-    model: str
-    digest: bytes
-    reason: str
-    deaths: int  # in a row
+RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # of a release that has proved itself here before; a device that just booted is slow
+DEVICES_FAULT = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.WORKER_HUNG})
+REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
 
 
 class Slots:
@@ -74,36 +42,38 @@ class Slots:
         artifacts: Artifacts,
         fetcher: Fetcher,
         server: Server,
-        profile: Profile,
-        threads: int,
+        manifests: Manifests,
+        parameters: Parameters,
+        settings: NodeSettings,
         post: Callable[[WorkerReady], None],
         report: Callable[..., None],
-        serving_changed: Callable[[bytes, Manifest], None],
+        serving_changed: Callable[[bytes, Manifest, InForce], None],
         carriage_of: Callable[[str], Carriage | None],
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
-        self._profile, self._threads, self._post, self._report = profile, threads, post, report
+        self._manifests, self._parameters, self._settings = manifests, parameters, settings
+        self._post, self._statements = post, Statements(store, report)
         self._serving_changed, self._carriage_of = serving_changed, carriage_of
         self._slots: dict[str, ModelSlot] = {}
-        self._manifests: dict[bytes, Manifest] = {}
+        self._numbers = count(1)
+        self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
         self._restoring: set[bytes] = set()
-        self._announced: dict[str, tuple[tuple[bytes, int, tuple[bytes, ...]], ...]] = {}  # digest, created, parents, by model
-        self._evidence: dict[bytes, Evidence] = {}
+        self._restore_again: dict[bytes, tuple[int, float]] = {}  # tries so far, and when the next one begins; 0 while it runs
+        self._keeping = Keeping(store, artifacts, manifests, parameters)
         self.changed = True
 
     # What the loop tells
 
     def resume(self, now: float) -> None:
         """After a start: bring back what was served, and go on."""
-        for model, remembered in self._store.slots().items():
-            slot = lifecycle.restarted(remembered)
-            self._slots[model] = slot
-            self._carry_out(slot, lifecycle.resume(slot), now)
+        self._slots = self._store.slots()
+        for slot in list(self._slots.values()):
+            self._apply(slot, lifecycle.interrupted(slot, now=int(now)), now)
 
     def wanted(self, release: Release, rollout: bytes, now: float) -> None:
         """A rollout wants this verified release here."""
         manifest = release.manifest
-        self._keep_manifest(release)
+        self._manifests.keep(release)
         slot = self._slots.get(manifest.model) or ModelSlot(model=manifest.model)
         target = Target(version=manifest.version, digest=release.digest, rollout=rollout)
         self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
@@ -133,93 +103,138 @@ class Slots:
 
     def ready(self, event: WorkerReady, now: float) -> None:
         """A worker is warm, or could not be."""
+        if self._tickets.get(event.target.digest) != event.ticket:
+            return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
         if event.target.digest in self._restoring:
             self._restored(slot, event, now)
-        elif slot.target != event.target or slot.state != "staged":
+        elif slot.target != event.target or slot.state != "testing":
             if isinstance(result, Prepared):
-                self._server.retire(event.target.digest)  # overtaken while it was loading
+                self._retire(event.target.digest)  # overtaken while it was loading
         elif isinstance(result, Refused):
             self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
         else:
-            self._evidence[event.target.digest] = result.evidence
-            self._apply(slot, lifecycle.prepared(slot, now=int(now)), now)
+            self._statements.measured(event.target, result.evidence)
+            compare = self._manifests.get(event.target.digest).limits.shadow is not None
+            self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
     def worker_gone(self, event: WorkerGone, now: float) -> None:
-        """A worker crashed: on probation that rolls back; later the server has started it again already."""
+        """A worker ended by itself. The server has started another already; what is not proven, or dies again and again, goes back."""
         slot = self._slots.get(event.model)
-        if slot is None or slot.serving is None or slot.serving.digest != event.digest:
+        if slot is None:
             return
-        log.error("worker.gone", model=event.model, version=slot.serving.version, reason=event.reason)
-        if slot.state == "probation":
-            reason = f"the worker ended while on probation: {event.reason}"
+        log.error("worker.gone", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
+        if slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
+            reason = f"the worker ended while it was compared: {event.reason}"
             self._apply(slot, lifecycle.failed(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+        elif slot.serving is not None and slot.serving.digest == event.digest:
+            if not slot.proven:
+                reason = f"the worker ended while on probation: {event.reason}"
+                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+            elif event.deaths >= judging.CRASHES_MAX and slot.last_good is not None:
+                reason = f"the worker ended {event.deaths} times in a row: {event.reason}"
+                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
 
     def tick(self, now: float) -> None:
-        """End probations."""
-        for slot in list(self._slots.values()):
-            if slot.state == "probation" and slot.serving is not None and slot.serving.digest not in self._restoring:
-                self._judge(slot, slot.serving, now)
+        """Judge what is compared, and what is served without having proved itself."""
+        for model in list(self._slots):
+            slot = self._slots[model]
+            again = self._restore_again.get(slot.serving.digest) if slot.serving else None
+            if slot.serving is not None and again is not None and 0 < again[1] <= now:
+                self._restore_again[slot.serving.digest] = (again[0], 0.0)
+                self._prepare(model, slot.serving)
+            if slot.state == "shadow" and slot.target is not None:
+                self._judge_shadow(slot, slot.target, now)
+            slot = self._slots[model]
+            if slot.serving is not None and not slot.proven and slot.serving.digest not in self._restoring:
+                self._judge_probation(slot, slot.serving, now)
+
+    def parameters_changed(self) -> None:
+        """An operator or the site set something: it holds from the next request on."""
+        for slot in self._slots.values():
+            for target in (slot.serving, slot.target):
+                if target is not None:
+                    self._set_parameters(target.digest)
+        self.changed = True
 
     def report_of(self) -> tuple[Slot, ...]:
         """The slots, as the state document says them."""
-        found = []
-        for slot in self._slots.values():
-            ledger = self._store.bytes_of(slot.target.digest) if slot.target else None
-            found.append(
-                Slot(
-                    model=slot.model,
-                    state=slot.state,
-                    serving=slot.serving.digest if slot.serving else None,
-                    serving_version=slot.serving.version if slot.serving else None,
-                    target=slot.target.digest if slot.target else None,
-                    target_version=slot.target.version if slot.target else None,
-                    last_good=slot.last_good.digest if slot.last_good else None,
-                    code=slot.code,
-                    bytes_planned=ledger.planned if ledger else 0,
-                    bytes_received=ledger.received if ledger else 0,
-                    bytes_reused=ledger.reused if ledger else 0,
-                    bytes_wasted=ledger.wasted if ledger else 0,
-                )
-            )
-        return tuple(found)
+        return tuple(self._report_of(slot) for slot in self._slots.values())
+
+    def _report_of(self, slot: ModelSlot) -> Slot:
+        ledger = self._store.bytes_of(slot.target.digest if slot.target else b"")
+        variant, parameters = None, None
+        if slot.serving is not None:
+            try:
+                manifest = self._manifests.get(slot.serving.digest)
+                variant = self._manifests.variant_here(slot.serving.digest).name
+                parameters = self._parameters.settings_of(slot.serving.digest, manifest) or None
+            except Refused as refusal:  # the disk was changed under us: what is loaded still answers
+                log.error("manifest.lost", model=slot.model, code=refusal.code, reason=refusal.reason)
+        return Slot(
+            model=slot.model,
+            state=slot.state,
+            serving=slot.serving.digest if slot.serving else None,
+            serving_version=slot.serving.version if slot.serving else None,
+            target=slot.target.digest if slot.target else None,
+            target_version=slot.target.version if slot.target else None,
+            last_good=slot.last_good.digest if slot.last_good else None,
+            code=slot.code,
+            bytes_planned=ledger.planned,
+            bytes_received=ledger.received,
+            bytes_reused=ledger.reused,
+            bytes_wasted=ledger.wasted,
+            variant=variant,
+            parameters=parameters,
+        )
 
     # How it is done
 
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: float) -> None:
-        slot, commands = step
-        if slot != before:
-            self._store.put_slot(slot)
+        """Durable first: the slot, the move, and what they report, at once. A kill after that is taken up by `resume`."""
+        slot = step.slot
+        said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
+        if step.move is not None:
+            with self._store.transaction():
+                self._store.put_slot(slot, step.move)
+                for report in said:
+                    self._statements.say(slot, report)
             self._slots[slot.model] = slot
             self.changed = True
-            log.info("slot.moved", model=slot.model, before=before.state, state=slot.state, code=slot.code)
-        self._carry_out(slot, commands, now)
+            log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
+        for command in step.commands:
+            if command not in said:
+                self._carry_out(slot, command, now)
 
-    def _carry_out(self, slot: ModelSlot, commands: list[lifecycle.Command], now: float) -> None:
-        for command in commands:
-            match command:
-                case lifecycle.Fetch(target):
-                    self._fetch(slot.model, target, now)
-                case lifecycle.CancelFetch():
-                    self._fetcher.cancel(slot.model)
-                case lifecycle.Prepare(target):
-                    self._prepare(slot.model, target)
-                case lifecycle.Restore(target):
-                    self._restoring.add(target.digest)
-                    self._prepare(slot.model, target)
-                case lifecycle.Switch(target):
-                    self._switch(self._slots[slot.model], target, now)
-                case lifecycle.Retire(target):
-                    self._server.retire(target.digest)
-                case lifecycle.Report():
-                    self._say(slot, command)
-                case lifecycle.Tidy():
-                    self.tidy()
+    def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: float) -> None:
+        match command:
+            case lifecycle.Fetch(target):
+                self._fetch(slot.model, target, now)
+            case lifecycle.CancelFetch():
+                self._fetcher.cancel(slot.model)
+            case lifecycle.Prepare(target):
+                slot = self._slots[slot.model]
+                if slot.state == "staged":
+                    self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
+                self._prepare(slot.model, target)
+            case lifecycle.Restore(target):
+                self._restoring.add(target.digest)
+                self._prepare(slot.model, target)
+            case lifecycle.Compare(target):
+                self._compare(slot, target)
+            case lifecycle.Switch(target):
+                self._switch(self._slots[slot.model], target, now)
+            case lifecycle.Retire(target):
+                self._retire(target.digest)
+            case lifecycle.Report(_, target):
+                if self._slots[slot.model].serving == target:  # the switch may have failed, and its roll back was reported
+                    self._statements.say(self._slots[slot.model], command)
+            case lifecycle.Tidy():
+                self.tidy()
 
     def _fetch(self, model: str, target: Target, now: float) -> None:
         try:
-            manifest = self._manifest(target.digest)
-            variant = choose(manifest, self._profile)
+            manifest, variant = self._manifests.get(target.digest), self._manifests.wanted_variant(target.digest)
         except Refused as refusal:
             self.fetched(model, target, refusal, now)
             return
@@ -228,140 +243,151 @@ class Slots:
         self._fetcher.start(model, target, manifest, variant.name, now, carriage=self._carriage_of(model), follows=follows)
 
     def _prepare(self, model: str, target: Target) -> None:
+        ticket = self._tickets[target.digest] = next(self._numbers)
         try:
             staged = self._staged(model, target)
         except Refused as refusal:
-            self._post(WorkerReady(model, target, refusal))
+            self._post(WorkerReady(model, target, refusal, ticket))
             return
-        self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result)))
+        self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result, ticket)))
+
+    def _retire(self, digest: bytes) -> None:
+        """End a worker, or its start; what is said of it from now on is old."""
+        self._tickets.pop(digest, None)
+        self._restoring.discard(digest)
+        self._restore_again.pop(digest, None)
+        self._server.retire(digest)
 
     def _staged(self, model: str, target: Target) -> Staged:
-        manifest = self._manifest(target.digest)
-        variant = choose(manifest, self._profile)
-        path = self._artifacts.path(self._artifacts.relative(target.digest, variant.name, variant.files[0]))
-        golden: Path | None = None
-        if manifest.golden is not None:
-            golden = self._artifacts.path(self._artifacts.relative(target.digest, variant.name, manifest.golden.file))
+        manifest, variant = self._manifests.get(target.digest), self._manifests.variant_here(target.digest)
+        golden = manifest.golden_of(variant)
+        place = self._artifacts.relative
         return Staged(
             model=model,
             version=target.version,
             digest=target.digest,
             manifest=manifest,
-            model_path=path,
-            golden_path=golden,
-            threads=self._threads,
+            model_path=self._artifacts.path(place(target.digest, variant.name, variant.files[0])),
+            golden_path=self._artifacts.path(place(target.digest, variant.name, golden.file)) if golden else None,
+            threads=self._settings.threads,
             runtime=variant.runtime,
+            variant=variant.name,
+            providers=variant.requirements.providers,
+            parameters=self._parameters.in_force(target.digest, manifest),
+            isolation=self._settings.isolation,
+            cores=self._settings.cores,
         )
 
     def _switch(self, slot: ModelSlot, target: Target, now: float) -> None:
-        self._tell_serving(slot.model, target)
         try:
             self._server.switch(slot.model, target.digest)
         except Refused as refusal:  # the worker died between its test and the switch
             self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
             return
-        if slot.serving is not None and slot.serving.digest != target.digest:
-            self._server.retire(slot.serving.digest)
-        self._apply(slot, lifecycle.switched(slot, now=int(now)), now)
+        self._tell_serving(slot.model, target)
+        for old in {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot):
+            if old == getattr(slot.last_good, "digest", None) and self._manifests.get(target.digest).limits.shadow is not None:
+                self._compare_old(slot.model, old)
+            else:
+                self._retire(old)
+
+    def _compare(self, slot: ModelSlot, target: Target) -> None:
+        if slot.serving is not None and slot.serving.digest not in self._restoring:  # else as soon as it is back
+            self._server.compare_with(slot.model, target.digest)
+
+    def _others(self, slot: ModelSlot) -> set[bytes]:
+        """Releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
+        held = self._server.held_of(slot.model)
+        return held - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
+
+    def _compare_old(self, model: str, old: bytes) -> None:
+        """On probation the release that served before answers beside the new one, and is warm if it has to come back."""
+        try:
+            self._server.compare_with(model, old)
+        except Refused:  # not held: it was not what answered until now
+            self._retire(old)
 
     def _tell_serving(self, model: str, target: Target) -> None:
         """Telemetry counts for this release from now on, and other programs find its files."""
-        manifest = self._manifest(target.digest)
-        self._serving_changed(target.digest, manifest)
-        self._artifacts.point(model, target.digest, choose(manifest, self._profile).name)
+        manifest = self._manifests.get(target.digest)
+        self._serving_changed(target.digest, manifest, self._parameters.in_force(target.digest, manifest))
+        self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
+
+    def _set_parameters(self, digest: bytes) -> None:
+        try:
+            manifest = self._manifests.get(digest)
+        except Refused:
+            return
+        found = self._parameters.in_force(digest, manifest)
+        self._server.set_parameters(digest, found)
+        self._serving_changed(digest, manifest, found)
 
     def _restored(self, slot: ModelSlot, event: WorkerReady, now: float) -> None:
         self._restoring.discard(event.target.digest)
         result = event.result
         if slot.serving is None or slot.serving.digest != event.target.digest:
             if isinstance(result, Prepared):
-                self._server.retire(event.target.digest)
+                self._retire(event.target.digest)
             return
         if isinstance(result, Prepared):
-            self._evidence[event.target.digest] = result.evidence
-            self._tell_serving(slot.model, event.target)
+            self._statements.measured(event.target, result.evidence)
             self._server.switch(slot.model, event.target.digest)
-            if slot.state == "rolled_back" and slot.target is not None:
-                self._server.retire(slot.target.digest)
-            self._say(slot, lifecycle.Report("serving", event.target))
-        elif slot.state in {"probation", "active"}:
-            self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
+            self._tell_serving(slot.model, event.target)
+            if slot.state == "shadow" and slot.target is not None:
+                self._server.compare_with(slot.model, slot.target.digest)
+            for other in self._others(slot):
+                if slot.state not in lifecycle.IN_WORKER or slot.target is None or other != slot.target.digest:
+                    self._retire(other)
+            self._statements.say(slot, lifecycle.Report("serving", event.target))
+            self._restore_again.pop(event.target.digest, None)
+            return
+        log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
+        tries = self._restore_again.get(event.target.digest, (0, 0.0))[0] + 1
+        if slot.proven and result.code in DEVICES_FAULT and tries < RESTORE_TRIES:
+            self._restoring.add(event.target.digest)
+            self._restore_again[event.target.digest] = (tries, now + RESTORE_SECONDS * tries)
         else:
-            log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
-            self._report("refused", code=result.code, reason=result.reason, model=slot.model, target=event.target)
+            self._restore_again.pop(event.target.digest, None)
+            self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)
 
-    def _judge(self, slot: ModelSlot, serving: Target, now: float) -> None:
-        limits = self._manifest(serving.digest).limits
-        stats = self._server.stats(slot.model, serving.digest)
-        if stats.requests >= PROBATION_REQUESTS_MIN and stats.errors > limits.probation_error_ratio_max * stats.requests:
-            reason = f"{stats.errors} of {stats.requests} requests failed, at most {limits.probation_error_ratio_max:.0%} may"
-            self._apply(slot, lifecycle.failed(slot, Code.PROBATION_ERRORS, reason, now=int(now)), now)
-        elif now - slot.since >= limits.probation_seconds:
+    def _judge_shadow(self, slot: ModelSlot, target: Target, now: float) -> None:
+        agreement = self._server.agreement(slot.model)
+        verdict = judging.on_shadow(self._manifests.get(target.digest).limits, agreement, seconds=now - slot.since)
+        if verdict.found == "waits":
+            return
+        self._statements.compared(target, agreement)
+        if verdict.found == "good":
+            self._apply(slot, lifecycle.agreed(slot, now=int(now)), now)
+        else:
+            self._apply(slot, lifecycle.failed(slot, verdict.code, verdict.reason, now=int(now)), now)
+
+    def _judge_probation(self, slot: ModelSlot, serving: Target, now: float) -> None:
+        # While something newer is compared, the agreement is that one's.
+        agreement = self._server.agreement(slot.model) if slot.state in lifecycle.SERVING else Agreement()
+        try:
+            stats = self._server.stats(slot.model, serving.digest)
+        except Refused:
+            return  # it is being loaded
+        verdict = judging.on_probation(
+            self._manifests.get(serving.digest).limits,
+            requests=stats.requests,
+            errors=stats.errors,
+            latency_ms=stats.latency_ms_p50,
+            agreement=agreement,
+            seconds=now - slot.serving_since,
+        )
+        if verdict.found == "good":
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
-
-    def _say(self, slot: ModelSlot, report: lifecycle.Report) -> None:
-        serving = report.outcome == "serving"
-        ledger = self._store.bytes_of(report.target.digest)
-        evidence = self._evidence.get(report.target.digest, Evidence()).model_copy(
-            update={
-                "bytes_planned": ledger.planned,
-                "bytes_received": ledger.received,
-                "bytes_reused": ledger.reused,
-                "bytes_wasted": ledger.wasted,
-            }
-        )
-        self._report(
-            report.outcome,
-            code=report.code,
-            reason=report.reason,
-            model=slot.model,
-            target=report.target,
-            since=slot.serving_since if serving else None,
-            evidence=evidence,
-        )
-
-    # Manifests of what stands on disk, so that a node without a broker knows its own models
-
-    def _keep_manifest(self, release: Release) -> None:
-        path = self._manifest_path(release.digest)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(codec.encode(release.manifest))
-            partial.replace(path)
-        self._manifests[release.digest] = release.manifest
-
-    def _manifest(self, digest: bytes) -> Manifest:
-        if digest not in self._manifests:
-            path = self._manifest_path(digest)
-            data = path.read_bytes()[: MANIFEST_BYTES_MAX + 1] if path.exists() else b""
-            if sha256(data) != digest:  # the digest was believed when the slot was written; the disk may have changed since
-                raise Refused(Code.ARTIFACT_DIGEST, f"the manifest of release {digest.hex()[:12]} is gone from the disk or was changed")
-            self._manifests[digest] = codec.decode(Manifest, data)
-        return self._manifests[digest]
-
-    def _manifest_path(self, digest: bytes) -> Path:
-        return self._artifacts.directory / digest.hex() / "manifest.msgpack"
+        elif verdict.found == "bad":
+            self._statements.compared(serving, agreement)
+            self._apply(slot, lifecycle.misbehaved(slot, verdict.code, verdict.reason, now=int(now)), now)
 
     # The disk
 
     def announced(self, releases: Sequence[Release]) -> None:
-        """A model's current releases: what the newer ones are deltas of must not be removed before they are here."""
-        for model in {release.manifest.model for release in releases}:
-            self._announced[model] = tuple((one.digest, one.manifest.created, one.manifest.parents or ()) for one in releases)
-
-    def _needed(self, slot: ModelSlot) -> set[bytes]:
-        settled = {target.digest for target in (slot.serving, slot.last_good) if target}
-        since = self._manifest(slot.serving.digest).created if slot.serving else 0
-        newer = [one for one in self._announced.get(slot.model, ()) if one[0] not in settled and one[1] >= since]
-        return {parent for _, _, parents in newer for parent in parents}
+        """A model's current releases: what the newer ones are deltas of is kept."""
+        self._keeping.announced(releases)
 
     def tidy(self) -> None:
-        """Remove whatever nobody needs, half-finished releases too; what is fetched now, served, last good or needed for a delta stays."""
-        kept = {target.digest for slot in self._slots.values() for target in (slot.target, slot.serving, slot.last_good) if target}
-        kept |= {parent for slot in self._slots.values() for parent in self._needed(slot)}
-        for digest in set(self._artifacts.releases()) - kept:
-            self._store.forget_held(digest.hex())
-            self._artifacts.remove(digest)
-            self._manifests.pop(digest, None)
-            log.info("release.removed", release=digest.hex()[:12])
+        """Remove whatever nobody needs."""
+        self._keeping.tidy(self._slots.values())

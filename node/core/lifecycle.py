@@ -1,63 +1,26 @@
-"""The life of one model slot, as a table. Decides; neither fetches, loads nor switches anything itself.
+"""The life of one model slot, moved by the table of schemas.lifecycle. Decides; neither fetches, loads nor switches anything itself.
 
 `MOVES` names every state that an event may lead to. What it does not name raises `ImpossibleMove` and changes nothing. The owner makes a
-new slot durable before it carries out the commands, so that after a crash `resume` can say what is still to be done.
+new slot durable, with the move that led to it and whatever it reports, before it carries out the other commands, so that after a crash
+`interrupted` can say what is still to be done, and `replay` can say how it came to be.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from schemas.document import Fact
+from schemas.lifecycle import MOVES, EventName
 from schemas.manifest import Seconds
 from schemas.names import Digest, ModelName, Version
 from schemas.state import SlotState
 
-EventName = Literal[
-    "wanted", "fetched", "prepared", "switched", "settled", "failed", "withdrawn", "dropped", "stalled", "budget_spent", "goes_on"
-]
-
-MOVES: dict[tuple[SlotState, EventName], SlotState] = {
-    ("idle", "wanted"): "fetching",
-    ("active", "wanted"): "fetching",
-    ("refused", "wanted"): "fetching",
-    ("rolled_back", "wanted"): "fetching",
-    ("fetching", "wanted"): "fetching",  # a newer release cancels the older transfer
-    ("staged", "wanted"): "fetching",
-    ("testing", "wanted"): "fetching",
-    ("probation", "wanted"): "fetching",
-    ("out_of_budget", "wanted"): "fetching",
-    ("fetching", "fetched"): "staged",
-    ("fetching", "stalled"): "fetching",  # a full disk, or blocks that never come: it waits, with a code
-    ("fetching", "budget_spent"): "out_of_budget",
-    ("fetching", "goes_on"): "fetching",
-    ("out_of_budget", "goes_on"): "fetching",
-    ("out_of_budget", "stalled"): "fetching",
-    ("out_of_budget", "budget_spent"): "out_of_budget",  # by another rule now
-    ("out_of_budget", "fetched"): "staged",  # what was missing was carried here
-    ("out_of_budget", "failed"): "refused",
-    ("out_of_budget", "withdrawn"): "active",
-    ("out_of_budget", "dropped"): "idle",
-    ("staged", "prepared"): "testing",
-    ("testing", "switched"): "probation",
-    ("probation", "settled"): "active",
-    ("fetching", "failed"): "refused",
-    ("staged", "failed"): "refused",
-    ("testing", "failed"): "refused",
-    ("probation", "failed"): "rolled_back",
-    ("active", "failed"): "rolled_back",
-    ("fetching", "withdrawn"): "active",  # back to what is served
-    ("staged", "withdrawn"): "active",
-    ("testing", "withdrawn"): "active",
-    ("fetching", "dropped"): "idle",  # nothing was served before
-    ("staged", "dropped"): "idle",
-    ("testing", "dropped"): "idle",
-}
-
-
 FETCHING: frozenset[SlotState] = frozenset({"fetching", "out_of_budget"})
-UNDER_WAY: frozenset[SlotState] = FETCHING | {"staged", "testing"}
+IN_WORKER: frozenset[SlotState] = frozenset({"testing", "shadow"})
+UNDER_WAY: frozenset[SlotState] = FETCHING | IN_WORKER | frozenset[SlotState]({"staged"})
+SERVING: frozenset[SlotState] = frozenset({"probation", "active"})
 
 
 class ImpossibleMove(RuntimeError):
@@ -82,6 +45,21 @@ class ModelSlot(Fact):
     last_good: Target | None = None
     since: Seconds = 0  # of the present state
     serving_since: Seconds = 0
+    proven: bool = False  # what is served has passed its probation
+    last_good_proven: bool = False  # not where the first release of all was superseded before it settled
+    code: str = Field(default="", max_length=64)
+    moves: int = 0  # that led here since the slot began
+
+
+class Move(Fact):
+    """One step of a slot through the table, as it is kept."""
+
+    number: int
+    at: Seconds
+    event: EventName
+    before: SlotState
+    after: SlotState
+    target: Target | None = None
     code: str = Field(default="", max_length=64)
 
 
@@ -107,8 +85,15 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
+class Compare:
+    """Have this release answer beside what is served; only whether they agree is kept."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
-    """New requests go to this release from now on; what served before drains, and its worker ends."""
+    """New requests go to this release from now on; what served before drains, and its worker ends unless it is compared from now on."""
 
     target: Target
 
@@ -142,92 +127,151 @@ class Tidy:
     """Remove from disk what is neither served, last good nor wanted."""
 
 
-Command = Fetch | CancelFetch | Prepare | Switch | Retire | Restore | Report | Tidy
-Step = tuple[ModelSlot, list[Command]]
+Command = Fetch | CancelFetch | Prepare | Compare | Switch | Retire | Restore | Report | Tidy
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The slot after an event, what is to be done about it, and the move through the table; none where nothing moved."""
+
+    slot: ModelSlot
+    commands: list[Command]
+    move: Move | None = None
 
 
 def wanted(slot: ModelSlot, target: Target, *, now: int) -> Step:
     """A rollout wants this release here. Wanting what is served, or what this rollout was refused already, changes nothing."""
     if slot.target is not None and slot.target.digest == target.digest:
-        if slot.state in {*UNDER_WAY, "probation", "active"} or slot.target.rollout == target.rollout:
-            return slot, []
+        if slot.state in UNDER_WAY | SERVING or slot.target.rollout == target.rollout:
+            return Step(slot, [])
     elif slot.serving is not None and slot.serving.digest == target.digest:
         return _withdrawn(slot, target, now=now)
-    cancel = _cancel(slot)
-    return _move(slot, "wanted", now, target=target, code=""), [*cancel, Fetch(target)]
+    return _move(slot, "wanted", now, [*_cancel(slot), Fetch(target)], target=target, code="")
 
 
 def halted(slot: ModelSlot, *, now: int) -> Step:
     """The rollout moves nobody any more: what is under way is given up, its blocks stay; what is served, or on probation, goes on."""
     if slot.state not in UNDER_WAY:
-        return slot, []
+        return Step(slot, [])
     if slot.serving is None:
-        return _move(slot, "dropped", now, target=None, code=""), _cancel(slot)
+        return _move(slot, "dropped", now, _cancel(slot), target=None, code="")
     return _withdrawn(slot, slot.serving, now=now)
 
 
 def fetched(slot: ModelSlot, *, now: int) -> Step:
     """Every file is on disk and verified."""
-    target = _target(slot)
-    return _move(slot, "fetched", now, code=""), [Prepare(target)]
+    return _move(slot, "fetched", now, [Prepare(_target(slot))], code="")
 
 
 def waits(slot: ModelSlot, code: str, *, spent: bool, now: int) -> Step:
     """The transfer cannot go on for now, because a budget is spent or for another reason; without a code it goes on."""
     if slot.state not in FETCHING:
-        return slot, []
-    return _move(slot, "goes_on" if not code else "budget_spent" if spent else "stalled", now, code=code), []
+        return Step(slot, [])
+    return _move(slot, "goes_on" if not code else "budget_spent" if spent else "stalled", now, [], code=code)
 
 
-def prepared(slot: ModelSlot, *, now: int) -> Step:
-    """The worker is warm and has proved itself on the golden inputs."""
+def begun(slot: ModelSlot, *, now: int) -> Step:
+    """A worker is being started for what is staged."""
+    _target(slot)
+    return _move(slot, "begun", now, [])
+
+
+def prepared(slot: ModelSlot, *, now: int, compare: bool = False) -> Step:
+    """The worker is warm and has proved itself. `compare`: the release wants to be compared with what is served first."""
     target = _target(slot)
-    return _move(slot, "prepared", now), [Switch(target)]
+    if compare and slot.serving is not None:
+        return _move(slot, "compared", now, [Compare(target)])
+    return _served(slot, "prepared", target, now=now)
 
 
-def switched(slot: ModelSlot, *, now: int) -> Step:
-    """Requests go to the new release; the old one stays on disk as the last good."""
-    target = _target(slot)
-    moved = _move(slot, "switched", now, serving=target, last_good=slot.serving or slot.last_good, serving_since=now)
-    return moved, [Report("serving", target)]
+def agreed(slot: ModelSlot, *, now: int) -> Step:
+    """The comparison beside what is served is over, and found nothing against the release."""
+    return _served(slot, "agreed", _target(slot), now=now)
 
 
 def settled(slot: ModelSlot, *, now: int) -> Step:
-    """Probation is over."""
-    return _move(slot, "settled", now), [Tidy()]
+    """Probation is over: what served before was perhaps still answering beside this one."""
+    retired: list[Command] = [Retire(slot.last_good)] if slot.last_good is not None else []
+    return _move(slot, "settled", now, [*retired, Tidy()], since=slot.since if slot.state != "probation" else now, proven=True)
 
 
 def failed(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
-    """The target was refused, or the served release misbehaved: keep or bring back what works."""
-    if slot.state in {"probation", "active"}:
+    """The target is at fault: keep or bring back what works."""
+    if slot.state in SERVING:
         bad = slot.serving or _target(slot)
-        good = slot.last_good if slot.last_good is not None and slot.last_good.digest != bad.digest else None
-        moved = _move(slot, "failed", now, serving=good, last_good=None, code=code, target=bad, serving_since=now if good else 0)
-        return moved, [Restore(good) if good is not None else Retire(bad), Report("rolled_back", bad, code, reason)]
+        return _move(slot, "failed", now, _back(slot, bad, code, reason), code=code, target=bad, **_without(slot, bad, now))
     target = _target(slot)
-    return _move(slot, "failed", now, code=code), [*_cancel(slot), Report("refused", target, code, reason)]
+    return _move(slot, "failed", now, [*_cancel(slot), Report("refused", target, code, reason)], code=code)
 
 
-def resume(slot: ModelSlot) -> list[Command]:
-    """What to do after a restart: bring back what was served, then go on with what was under way."""
+def misbehaved(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
+    """What is served is at fault, whatever else is under way: the last good one takes its place."""
+    if slot.state in SERVING:
+        return failed(slot, code, reason, now=now)
+    if slot.serving is None:
+        return Step(slot, [])
+    commands = _back(slot, slot.serving, code, reason)
+    if slot.state == "shadow":
+        commands = [Retire(_target(slot)), *commands, Prepare(_target(slot))]
+    return _move(slot, "reverted", now, commands, since=slot.since, **_without(slot, slot.serving, now))
+
+
+def interrupted(slot: ModelSlot, *, now: int) -> Step:
+    """The process ended and was started again: bring back what was served, then go on with what was under way."""
     commands: list[Command] = [Restore(slot.serving)] if slot.serving is not None else []
     if slot.target is not None and slot.state in FETCHING:
-        commands.append(Fetch(slot.target))
-    elif slot.target is not None and slot.state in {"staged", "testing"}:
-        commands.append(Prepare(slot.target))  # its worker died with us
-    return commands
+        return Step(slot, [*commands, Fetch(slot.target)])
+    if slot.target is not None and slot.state == "staged":
+        return Step(slot, [*commands, Prepare(slot.target)])
+    if slot.state in IN_WORKER:  # its worker died with us
+        return _move(slot, "interrupted", now, [*commands, Prepare(_target(slot))])
+    return Step(slot, commands)
 
 
-def restarted(slot: ModelSlot) -> ModelSlot:
-    """The slot as it is after the process ended: a test under way has to begin again."""
-    return slot.model_copy(update={"state": "staged"}) if slot.state == "testing" else slot
+def replay(moves: Iterable[Move]) -> SlotState:
+    """The state that these moves, the oldest first, lead to.
+
+    Raises:
+        ImpossibleMove: one of them is not in the table, does not begin where the last one ended, or is missing.
+    """
+    state: SlotState | None = None
+    number: int | None = None
+    for move in moves:
+        if (state is not None and move.before != state) or (number is not None and move.number != number + 1):
+            raise ImpossibleMove(f"move {move.number} begins in {move.before}; move {number} ended in {state}")
+        if MOVES.get((move.before, move.event)) != move.after:
+            raise ImpossibleMove(f"move {move.number}: {move.event} in state {move.before} does not lead to {move.after}")
+        state, number = move.after, move.number
+    return state or "idle"
+
+
+def _served(slot: ModelSlot, event: EventName, target: Target, *, now: int) -> Step:
+    """The new release is what is served from now on; the old one stays on disk as the last good."""
+    good, is_proven = (slot.serving, slot.proven) if slot.proven or slot.last_good is None else (slot.last_good, slot.last_good_proven)
+    changes = {"serving": target, "last_good": good, "last_good_proven": is_proven, "serving_since": now, "proven": False, "code": ""}
+    return _move(slot, event, now, [Switch(target), Report("serving", target)], **changes)
+
+
+def _good(slot: ModelSlot, bad: Target) -> Target | None:
+    return slot.last_good if slot.last_good is not None and slot.last_good.digest != bad.digest else None
+
+
+def _back(slot: ModelSlot, bad: Target, code: str, reason: str) -> list[Command]:
+    good = _good(slot, bad)
+    return [Restore(good) if good is not None else Retire(bad), Report("rolled_back", bad, code, reason)]
+
+
+def _without(slot: ModelSlot, bad: Target, now: int) -> dict[str, object]:
+    good = _good(slot, bad)
+    is_proven = good is not None and slot.last_good_proven
+    return {"serving": good, "last_good": None, "serving_since": now if good else 0, "proven": is_proven, "last_good_proven": False}
 
 
 def _withdrawn(slot: ModelSlot, target: Target, *, now: int) -> Step:
     """The rollout wants what is served already: whatever was under way is given up."""
     if slot.state in UNDER_WAY:
-        return _move(slot, "withdrawn", now, target=target, code=""), _cancel(slot)
-    return slot, []
+        return _move(slot, "withdrawn", now, _cancel(slot), target=target, code="")
+    return Step(slot, [])
 
 
 def _cancel(slot: ModelSlot) -> list[Command]:
@@ -235,7 +279,7 @@ def _cancel(slot: ModelSlot) -> list[Command]:
         return []
     if slot.state in FETCHING:
         return [CancelFetch(slot.target)]
-    return [Retire(slot.target)] if slot.state in {"staged", "testing"} else []
+    return [Retire(slot.target)] if slot.state in UNDER_WAY else []
 
 
 def _target(slot: ModelSlot) -> Target:
@@ -244,8 +288,11 @@ def _target(slot: ModelSlot) -> Target:
     return slot.target
 
 
-def _move(slot: ModelSlot, event: EventName, now: int, **changes: object) -> ModelSlot:
+def _move(slot: ModelSlot, event: EventName, now: int, commands: Sequence[Command], **changes: object) -> Step:
     state = MOVES.get((slot.state, event))
     if state is None:
         raise ImpossibleMove(f"{slot.model}: {event} in state {slot.state}")
-    return slot.model_copy(update={"state": state, "since": now, **changes})
+    after = slot.model_copy(update={"since": now, "moves": slot.moves + 1, **changes, "state": state})
+    about = after.target or slot.target
+    move = Move(number=after.moves, at=now, event=event, before=slot.state, after=state, target=about, code=after.code)
+    return Step(after, list(commands), move)

@@ -179,6 +179,10 @@ class Server:
 
         return self._call(on_loop)
 
+    def held_of(self, model: str) -> set[bytes]:
+        """The releases of a model that are held."""
+        return self._call(lambda: set(self._router.slots[model].held) if model in self._router.slots else set())
+
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._thread is None:
             raise RuntimeError("the server is not running")

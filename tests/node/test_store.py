@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from node.core.lifecycle import ModelSlot, Target
+from node.core.lifecycle import ModelSlot, Move, Target
 from node.store import SENT_KEPT, Held, NodeStore
 from schemas.names import sha256
 
@@ -17,10 +17,13 @@ def store(tmp_path: Path) -> NodeStore:
 def test_a_slot_is_there_after_a_restart(tmp_path: Path) -> None:
     slot = ModelSlot(model="m", state="fetching", target=Target(version="1.0.0", digest=sha256(b"x"), rollout=bytes(16)))
     first = NodeStore(tmp_path / "node.sqlite")
-    first.put_slot(slot)
+    move = Move(number=1, at=1, event="wanted", before="idle", after="fetching", target=slot.target)
+    with first.transaction():
+        first.put_slot(slot, move)
     first.close()
 
-    assert NodeStore(tmp_path / "node.sqlite").slots() == {"m": slot}
+    again = NodeStore(tmp_path / "node.sqlite")
+    assert (again.slots(), again.moves("m")) == ({"m": slot}, [move])
 
 
 def test_counters_only_rise(store: NodeStore) -> None:

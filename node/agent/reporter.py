@@ -1,0 +1,96 @@
+"""Signs what the node has to say, keeps it until the broker has taken it, and says it again to a broker that forgot."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from node.core.lifecycle import Target
+from node.identity import Identity
+from node.mqtt import NodeLink
+from node.store import NodeStore
+from schemas import codec
+from schemas.errors import Refused, Unreachable
+from schemas.limits import TEXT_MAX
+from schemas.receipt import Evidence, Receipt
+
+log = structlog.get_logger()
+
+OUTBOX_IN_FLIGHT = 32
+REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
+
+
+class Reporter:
+    """Receipts, refusals, and the outbox that windows share with them."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        store: NodeStore,
+        link: NodeLink,
+        identity: Identity,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._node, self._store, self._link, self._identity = node, store, link, identity
+        self._wall, self._monotonic = wall, monotonic
+        self._sending: dict[int, int] = {}  # publish id to outbox id
+        self._refusals: dict[tuple[str, str], float] = {}
+
+    def report(
+        self,
+        outcome: Literal["serving", "refused", "rolled_back"],
+        *,
+        code: str = "",
+        reason: str = "",
+        model: str | None = None,
+        target: Target | None = None,
+        since: int | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Sign a receipt and put it in the outbox."""
+        receipt = Receipt(
+            node=self._node,
+            sequence=self._store.next("receipt"),
+            at=int(self._wall()),
+            outcome=outcome,
+            model=model or None,
+            version=target.version if target else None,
+            digest=target.digest if target else None,
+            since=since,
+            code=code,
+            reason=reason[:TEXT_MAX],
+            evidence=evidence,
+        )
+        self._store.enqueue("receipt", self._link.topics.receipt(self._node), codec.encode(self._identity.seal(receipt)))
+        log.info("receipt.signed", outcome=outcome, model=model, code=code, version=receipt.version)
+
+    def refusal(self, refusal: Refused, model: str) -> None:
+        """Report a message or a file that was refused; nothing else changes."""
+        log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
+        key, now = (str(refusal.code), model), self._monotonic()
+        if now - self._refusals.get(key, -REFUSAL_SECONDS) >= REFUSAL_SECONDS:
+            self._refusals[key] = now
+            self.report("refused", code=refusal.code, reason=refusal.reason, model=model)
+
+    def connected(self, *, session_present: bool) -> None:
+        """The broker is there; one that forgot hears the kept messages again, and their readers count them once."""
+        self._sending.clear()
+        if not session_present:
+            self._store.resend()
+
+    def published(self, mid: int) -> None:
+        """The broker has taken a message."""
+        if mid in self._sending:
+            self._store.mark_sent([self._sending.pop(mid)])
+
+    def send(self) -> None:
+        """Say what waits, so much at a time."""
+        flying = set(self._sending.values())
+        for waiting in self._store.waiting(OUTBOX_IN_FLIGHT):
+            if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
+                try:
+                    self._sending[self._link.say(waiting.topic, waiting.payload)] = waiting.id
+                except Unreachable:
+                    return

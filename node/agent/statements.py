@@ -1,0 +1,41 @@
+"""What a slot's receipts say: the outcome, with what was measured on this device and what it cost to bring here."""
+
+from collections.abc import Callable
+
+from node.core.agreement import Agreement
+from node.core.lifecycle import ModelSlot, Report, Target
+from node.store import NodeStore
+from schemas.receipt import Evidence
+
+
+class Statements:
+    """Evidence by release, until it is said."""
+
+    def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
+        self._store, self._report = store, report
+        self._evidence: dict[bytes, Evidence] = {}
+
+    def measured(self, target: Target, evidence: Evidence) -> None:
+        """A release has proved itself."""
+        self._evidence[target.digest] = evidence
+
+    def compared(self, target: Target, agreement: Agreement) -> None:
+        """A release was compared with another one."""
+        if agreement.rows:
+            known = self._evidence.get(target.digest, Evidence())
+            self._evidence[target.digest] = known.model_copy(update={"shadow_rows": agreement.rows, "shadow_agreement": agreement.ratio})
+
+    def say(self, slot: ModelSlot, report: Report) -> None:
+        """Sign a receipt and keep it until the broker has it."""
+        serving = report.outcome == "serving"
+        ledger = self._store.bytes_of(report.target.digest)
+        counted = {f"bytes_{what}": getattr(ledger, what) for what in ("planned", "received", "reused", "wasted")}
+        self._report(
+            report.outcome,
+            code=report.code,
+            reason=report.reason,
+            model=slot.model,
+            target=report.target,
+            since=slot.serving_since if serving else None,
+            evidence=self._evidence.get(report.target.digest, Evidence()).model_copy(update=counted),
+        )
