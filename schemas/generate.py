@@ -17,6 +17,8 @@ from schemas.document import Document
 from schemas.errors import Code, Refused
 from schemas.examples import EXAMPLES
 from schemas.insight import Alert, Drift, MergedWindow
+from schemas.lifecycle import EVENTS, MOVES, STATES
+from schemas.meanings import MEANINGS
 from schemas.receipt import SealedReceipt
 from schemas.state import State
 from schemas.want import Want
@@ -115,7 +117,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def protocol_page() -> str:
-    """docs/protocol.md: topics, documents, codes, bounds."""
+    """docs/protocol.md: topics, documents, codes, the life of a model slot, bounds."""
     lines = [
         "# Protocol",
         "",
@@ -145,15 +147,54 @@ def protocol_page() -> str:
         "",
         "## Codes",
         "",
-        "Why something was refused, in receipts, alerts, logs and exit messages. A code never changes its meaning.",
+        "Why something was refused, in receipts, alerts, logs and exit messages. A code never changes its meaning; the sentence beside it",
+        "names what was expected and what was found.",
         "",
     ]
-    families: dict[str, list[str]] = {}
-    for code in Code:
-        families.setdefault(code.value.split(".")[0], []).append(f"`{code.value}`")
-    lines += ["| family | codes |", "|---|---|", *(f"| {family} | {', '.join(codes)} |" for family, codes in families.items())]
+    lines += ["| code | what is wrong | what mends it |", "|---|---|---|"]
+    lines += [f"| `{code.value}` | {MEANINGS[code][0]} | {MEANINGS[code][1]} |" for code in Code]
+    lines += ["", *_life()]
     lines += ["", "## Bounds", "", "| bound | value | why |", "|---|---|---|", *_bounds()]
     return "\n".join(lines) + "\n"
+
+
+def _life() -> list[str]:
+    """The states of a model slot and the moves between them, from the table by which nodes move."""
+    order = list(STATES)
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for (before, event), after in MOVES.items():
+        if before != after:
+            arrows.setdefault((before, after), []).append(event)
+    diagram = [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in arrows.items()]
+    columns = ["state", *(event for event in EVENTS)]
+    rows = [[f"**{state}**", *(MOVES.get((state, event), "") for event in EVENTS)] for state in order]
+    return [
+        "## The life of a model slot",
+        "",
+        "One slot a model, on every node. It moves by this table (`schemas/lifecycle.py`); what the table does not name changes nothing. A move",
+        "is durable, together with the receipt of a failure, before anything is done about it, and the node keeps its moves, so that they can be",
+        "replayed. `refused` and `rolled_back` carry one of the codes above. While something newer is under way, what is served stays served.",
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        "    [*] --> idle",
+        *diagram,
+        "```",
+        "",
+        "| state | what it means |",
+        "|---|---|",
+        *(f"| `{state}` | {what} |" for state, what in STATES.items()),
+        "",
+        "| event | what happened |",
+        "|---|---|",
+        *(f"| `{event}` | {what} |" for event, what in EVENTS.items()),
+        "",
+        "Where each event leads from each state; where nothing stands, it cannot happen:",
+        "",
+        "| " + " | ".join(columns) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(row) + " |" for row in rows),
+    ]
 
 
 def stale(root: Path) -> list[str]:

@@ -12,6 +12,7 @@ from node.store import NodeStore
 from schemas import codec
 from schemas.receipt import Receipt
 from tests.node.agent import lives
+from tests.node.agent.sites import SECONDS_MAX
 
 # A clean process that has imported everything forks each life: no threads of ours, and no second of imports.
 FORKS = multiprocessing.get_context("forkserver")
@@ -24,7 +25,7 @@ def live(folder: Path, kill_at: int | None) -> tuple[int | None, int]:
     writes = FORKS.Value("i", 0)
     process = FORKS.Process(target=lives.live, args=(folder, kill_at, writes))
     process.start()
-    process.join(lives.LIFE_SECONDS_MAX * 2)
+    process.join(4 * SECONDS_MAX)
     return process.exitcode, writes.value
 
 

@@ -1,0 +1,156 @@
+"""A node's slots with the real store, disk, server and workers; what a broker would bring is brought by a courier, at once."""
+
+import queue
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from node.agent.job import Outcome, WorkerGone, WorkerReady
+from node.agent.manifests import Manifests
+from node.agent.parameters import Parameters
+from node.agent.slots import Slots
+from node.core.inforce import InForce
+from node.core.lifecycle import ModelSlot, Target
+from node.files import Artifacts
+from node.overrides import Overrides
+from node.serving import Listen, Observation, Server
+from node.settings import NodeSettings
+from node.store import NodeStore
+from node.trust import Release
+from schemas import codec
+from schemas.errors import Refused
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.receipt import Receipt
+from schemas.state import Profile
+
+SECONDS_MAX = 30.0
+PROFILE = Profile(arch="any", cores=1, memory_bytes=2**30, providers=("CPUExecutionProvider",))
+
+
+def verified(manifest: Manifest) -> Release:
+    """As trust would have made it."""
+    return Release(manifest=manifest, digest=sha256(codec.encode(manifest)))
+
+
+@dataclass
+class Courier:
+    """Brings the files of a release to disk; `lost` are versions whose first file is gone again before it is loaded."""
+
+    artifacts: Artifacts
+    inbox: "queue.SimpleQueue[Any]"
+    contents: Mapping[bytes, bytes]  # by digest
+    lost: frozenset[str] = frozenset()
+
+    def start(self, model: str, target: Target, manifest: Manifest, variant: str, now: float, **more: Any) -> None:
+        for file in manifest.files_of(variant):
+            path = self.artifacts.relative(target.digest, variant, file)
+            self.artifacts.allocate(path, file.bytes)
+            self.artifacts.write([(path, 0, self.contents[file.digest])])
+            if target.version in self.lost:
+                self.artifacts.path(path).unlink()
+        self.inbox.put(Outcome(model, target, None))
+
+    def carry(self, model: str, carriage: Any) -> None:
+        pass
+
+    def cancel(self, model: str) -> None:
+        pass
+
+
+@dataclass
+class Site:
+    """One process of a node in a folder; `faster`: how many of its seconds pass in one of ours."""
+
+    folder: Path
+    contents: Mapping[bytes, bytes]
+    lost: frozenset[str] = frozenset()
+    faster: float = 1.0
+    rollout: dict[str, Any] = field(default_factory=dict)  # what a rollout sets
+    observed: list[Observation] = field(default_factory=list)
+    in_force: dict[bytes, InForce] = field(default_factory=dict)
+    refusals: list[Refused] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.store = NodeStore(self.folder / "node.sqlite")
+        self.server = Server(Listen(port=0), node="n", on_rows=self.observed.append)
+        self.server.on_worker_exit = lambda *told: self.inbox.put(WorkerGone(*told))
+        self._began = time.time()
+        artifacts = Artifacts(self.folder / "artifacts")
+        self.parameters = Parameters(
+            Overrides(self.folder / "parameters.toml"),
+            rollout_says=lambda model, digest: self.rollout,
+            refused=lambda refusal, model: self.refusals.append(refusal),
+        )
+        self.slots = Slots(
+            store=self.store,
+            artifacts=artifacts,
+            fetcher=Courier(artifacts, self.inbox, self.contents, self.lost),
+            server=self.server,
+            manifests=Manifests(artifacts, PROFILE),
+            parameters=self.parameters,
+            settings=NodeSettings(id="n", fleet="f", broker="mqtt://x", data=self.folder, root=self.folder / "root.json"),
+            post=self.inbox.put,
+            report=self._report,
+            serving_changed=lambda digest, manifest, in_force: self.in_force.update({digest: in_force}),
+            carriage_of=lambda model: None,
+        )
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.port}"
+
+    def now(self) -> float:
+        return self._began + (time.time() - self._began) * self.faster
+
+    def start(self) -> None:
+        self.server.start()
+        self.slots.resume(self.now())
+
+    def wants(self, release: Release, rollout: bytes = bytes(16)) -> None:
+        self.slots.wanted(release, rollout, self.now())
+
+    def slot(self, model: str = "m") -> ModelSlot:
+        return self.store.slots().get(model) or ModelSlot(model=model)
+
+    def receipts(self) -> list[Receipt]:
+        return [codec.decode(Receipt, one.payload) for one in self.store.waiting(1000) if one.kind == "receipt"]
+
+    def turn_until(self, over: Callable[[], bool], *, seconds_max: float = SECONDS_MAX) -> None:
+        deadline = time.monotonic() + seconds_max
+        while not over():
+            assert time.monotonic() < deadline, f"stuck in {self.store.slots()}"
+            self.turn()
+
+    def turn(self) -> None:
+        try:
+            event = self.inbox.get(timeout=0.01)
+        except queue.Empty:
+            event = None
+        match event:
+            case Outcome(model, target, refusal):
+                self.slots.fetched(model, target, refusal, self.now())
+            case WorkerReady():
+                self.slots.ready(event, self.now())
+            case WorkerGone():
+                self.slots.worker_gone(event, self.now())
+        if self.parameters.look(time.monotonic()):
+            self.slots.parameters_changed()
+        self.slots.tick(self.now())
+
+    def _report(self, outcome: Any, *, model: Any, target: Any, code: str, reason: str, since: Any, evidence: Any) -> None:
+        receipt = Receipt(
+            node="n",
+            sequence=self.store.next("receipt"),
+            at=1,
+            outcome=outcome,
+            version=target.version,
+            digest=target.digest,
+            code=code,
+            reason=reason[:512],
+            evidence=evidence,
+        )
+        self.store.enqueue("receipt", "r", codec.encode(receipt))
