@@ -171,9 +171,10 @@ def _life() -> list[str]:
     return [
         "## The life of a model slot",
         "",
-        "One slot a model, on every node. It moves by this table (`schemas/lifecycle.py`); what the table does not name changes nothing. A move",
-        "is durable, together with the receipt of a failure, before anything is done about it, and the node keeps its moves, so that they can be",
-        "replayed. `refused` and `rolled_back` carry one of the codes above. While something newer is under way, what is served stays served.",
+        "One slot a model, on every node. It moves by this table (`schemas/lifecycle.py`); what the table does not name changes nothing. A",
+        "move is durable, together with the receipt of a failure, before anything is done about it, and the node keeps its moves, so that",
+        "they can be replayed. `refused` and `rolled_back` carry one of the codes above. While something newer is under way, what is",
+        "served stays served.",
         "",
         "```mermaid",
         "stateDiagram-v2",

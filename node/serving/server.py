@@ -67,6 +67,7 @@ class Server:
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None
         self._port = 0
+        self._starting: set[asyncio.Task[Activated]] = set()  # also those that were given up and are not gone yet
         self._preparing: dict[bytes, tuple[asyncio.Task[Activated], list[Callable[[Prepared | Refused], None]]]] = {}
 
     @property
@@ -140,8 +141,8 @@ class Server:
         """
 
         def on_loop() -> None:
-            if digest in self._preparing:
-                self._preparing[digest][0].cancel()
+            if digest in self._preparing:  # who asks again from here on must not wait for what is being given up
+                self._preparing.pop(digest)[0].cancel()
             self._router.retire(digest)
 
         self._call(on_loop)
@@ -217,7 +218,7 @@ class Server:
         try:
             await http.serve(sockets=listeners)
         finally:
-            tasks = [task for task, _ in self._preparing.values()]
+            tasks = list(self._starting)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -231,10 +232,15 @@ class Server:
             self._preparing[release.digest][1].append(done)
         else:
             task = asyncio.get_running_loop().create_task(activate(release))
-            self._preparing[release.digest] = (task, [done])
-            task.add_done_callback(lambda finished: self._finish(release, finished))
+            told = [done]
+            self._preparing[release.digest] = (task, told)
+            self._starting.add(task)
+            task.add_done_callback(lambda finished: self._finish(release, finished, told))
 
-    def _finish(self, release: Staged, task: asyncio.Task[Activated]) -> None:
+    def _finish(self, release: Staged, task: asyncio.Task[Activated], told: list[Callable[[Prepared | Refused], None]]) -> None:
+        self._starting.discard(task)
+        if release.digest in self._preparing and self._preparing[release.digest][0] is task:
+            del self._preparing[release.digest]
         outcome: Prepared | Refused
         error = None if task.cancelled() else task.exception()
         if task.cancelled():
@@ -249,7 +255,7 @@ class Server:
         else:
             self._router.hold(release, task.result())
             outcome = Prepared(release.digest, task.result().evidence)
-        for done in self._preparing.pop(release.digest)[1]:
+        for done in told:
             _tell(done, outcome)
 
     def _worker_exited(self, model: str, digest: bytes, reason: str, deaths: int) -> None:

@@ -183,3 +183,18 @@ def test_a_release_whose_worker_died_after_preparing_is_not_switched_to(running:
 
     assert caught.value.code is Code.WORKER_CRASHED
     assert httpx.get(running.url + "/v2/models/delay/versions/1.0.0/ready").status_code == 200
+
+
+def test_a_release_that_is_asked_for_again_while_its_start_is_given_up_is_prepared_anew(
+    running: Any, stage: Callable[..., Any], regressors: Any
+) -> None:
+    release, outcomes, done = stage("1.0.0", regressors.linear.onnx), [], threading.Semaphore(0)
+    for _ in range(2):
+        running.server.prepare(release, lambda outcome: (outcomes.append(outcome), done.release()))
+        if not outcomes:
+            running.server.retire(release.digest)
+    running.server.prepare(release, lambda outcome: (outcomes.append(outcome), done.release()))
+    assert all(done.acquire(timeout=30) for _ in range(3))
+
+    assert [getattr(outcome, "code", None) for outcome in outcomes] == [Code.RELEASE_UNKNOWN, Code.RELEASE_UNKNOWN, None]
+    assert list(running.server.held()) == [release.digest]

@@ -5,6 +5,7 @@ The releases are of files, so that workers start quickly. Whoever lives on after
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class Life:
         if slot.state == "probation" and slot.serving is not None and slot.serving.version == CRASHING:
             process_id = self.site.server.held().get(slot.serving.digest)
             if process_id is not None:
-                os.kill(process_id, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it is gone, and not yet known to be
+                    os.kill(process_id, signal.SIGKILL)
 
 
 def live(folder: Path, kill_at: int | None, writes: Any = None) -> None:
