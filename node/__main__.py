@@ -2,7 +2,7 @@
 
 import sys
 
-from node.cli import command
+from node.cli.commands import command
 from schemas.errors import Code, Refused, Unreachable
 
 EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_PORT_IN_USE, EXIT_DISK_FULL = 3, 4, 8, 7

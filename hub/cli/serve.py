@@ -46,7 +46,7 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     from hub.service.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
     from hub.service.loop import READY_NAME, Service  # noqa: PLC0415
 
-    sys.setswitchinterval(0.0005)  # the network thread and the loop hand over often: see node/cli.py
+    sys.setswitchinterval(0.0005)  # the network thread and the loop hand over often: see node/cli/service.py
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -1,0 +1,26 @@
+"""What several of the device's commands share: their options, and the store of a node that has run."""
+
+from pathlib import Path
+
+import click
+
+from node.settings import NodeSettings
+from node.store import NodeStore
+from schemas.errors import Code, Refused
+
+settings_option = click.option(
+    "--settings", "path", type=click.Path(path_type=Path), default="node.toml", show_default=True, envvar="FLEETCAST_NODE_SETTINGS"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+def store_of(settings: NodeSettings) -> NodeStore:
+    """What the node remembers.
+
+    Raises:
+        Refused: it has not run yet.
+    """
+    path = settings.data / "node.sqlite"
+    if not path.exists():
+        raise Refused(Code.SETTINGS_INVALID, f"{path} does not exist: this node has not run yet")
+    return NodeStore(path)

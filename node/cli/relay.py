@@ -1,0 +1,28 @@
+"""`fleetcast-node relay`: a site's relay, until it is told to end."""
+
+import time
+from pathlib import Path
+from random import Random
+
+import click
+
+from node.cli.service import log_to_stderr, until_told
+
+
+@click.command()
+@click.option(
+    "--settings", "path", type=click.Path(path_type=Path), default="relay.toml", show_default=True, envvar="FLEETCAST_RELAY_SETTINGS"
+)
+def relay(path: Path) -> None:
+    """Fetch each block once over a site's uplink and serve the site's own broker, until SIGTERM or SIGINT.
+
+    \b
+    Example:
+      fleetcast-node relay --settings /etc/fleetcast/relay.toml
+    """
+    from node.relay.loop import Relay  # noqa: PLC0415  # imports that --help does not need
+    from node.relay.settings import load as load_relay  # noqa: PLC0415
+
+    settings = load_relay(path)
+    log_to_stderr()
+    Relay(settings, monotonic=time.monotonic, rng=Random()).run(until_told())

@@ -1,0 +1,33 @@
+"""What the commands that run until they are told share: how they are told, and how they log."""
+
+import logging
+import signal
+import sys
+import threading
+
+import structlog
+
+
+def until_told() -> threading.Event:
+    """Set by SIGTERM and SIGINT."""
+    # Every write and every hash lets go of the interpreter; the default 5 ms until it comes back would cost half the rate of a transfer.
+    sys.setswitchinterval(0.0005)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def log_to_stderr() -> None:
+    """Facts as JSON, a line each."""
+    logging.basicConfig(level=logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
