@@ -2,22 +2,20 @@
 
 import sys
 
-from node.cli.commands import command
-from schemas.errors import Code, Refused, Unreachable
-
-EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_PORT_IN_USE, EXIT_DISK_FULL = 3, 4, 8, 7
+from node.cli.errors import guarded
 
 
 def main() -> None:
-    """Run one command; what is expected to go wrong ends in a sentence and an exit code, never in a traceback."""
-    try:
-        command(prog_name="fleetcast-node")
-    except Refused as refusal:
-        print(f"fleetcast-node: {refusal}", file=sys.stderr)  # noqa: T201
-        sys.exit({Code.PORT_IN_USE: EXIT_PORT_IN_USE, Code.DISK_FULL: EXIT_DISK_FULL}.get(refusal.code, EXIT_REFUSED))
-    except Unreachable as error:
-        print(f"fleetcast-node: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(EXIT_UNREACHABLE)
+    """Run one command; whatever goes wrong ends in a sentence and an exit code, never in a traceback."""
+    guarded(_run)
+
+
+def _run() -> None:
+    from node.cli.commands import command  # noqa: PLC0415  # a missing dependency is told by `guarded`, too
+
+    code = command(prog_name="fleetcast-node", standalone_mode=False)
+    if isinstance(code, int) and code:
+        sys.exit(code)  # click's own exits, such as after --help
 
 
 if __name__ == "__main__":

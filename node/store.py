@@ -4,13 +4,17 @@ SQLite in WAL mode with `synchronous=FULL`: a transaction that has returned surv
 SQLAlchemy, because a device is small and these are eight small tables (docs/decisions/0003).
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from node.core.lifecycle import ModelSlot, Move
+from schemas.errors import Unreachable
+from schemas.receipt import Evidence
 
 MOVES_KEPT = 1000  # of a slot: years of releases
 DAYS_KEPT = 92  # of the ledger of bytes by day
@@ -31,6 +35,7 @@ CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TE
 CREATE TABLE IF NOT EXISTS spent (day INTEGER PRIMARY KEY, rho REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS window (model TEXT NOT NULL, release BLOB NOT NULL, start INTEGER NOT NULL, at INTEGER NOT NULL,
     rows INTEGER NOT NULL, rho REAL NOT NULL, sent INTEGER NOT NULL, PRIMARY KEY (model, release, start));
+CREATE TABLE IF NOT EXISTS evidence (release BLOB PRIMARY KEY, at INTEGER NOT NULL, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sketch (model TEXT NOT NULL, release BLOB NOT NULL, start INTEGER NOT NULL, counts TEXT NOT NULL,
     PRIMARY KEY (model, release, start));
 """
@@ -76,6 +81,23 @@ class NodeStore:
         self._db.execute("PRAGMA synchronous=FULL")
         self._db.executescript(_TABLES)
         self._day = -1  # the last that bytes were counted for
+
+    @classmethod
+    def reading(cls, path: Path) -> Self:
+        """The same file beside the agent that writes it: what is committed, and nothing can be written.
+
+        Raises:
+            Unreachable: the file cannot be read, or is no such file.
+        """
+        store = cls.__new__(cls)
+        # Without a log beside it nobody has it open, and then it can be read in a folder where we may not make one.
+        alone = "&immutable=1" if not path.with_name(f"{path.name}-wal").exists() and not os.access(path.parent, os.W_OK) else ""
+        try:
+            store._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
+            store._db.execute("SELECT 1 FROM slot LIMIT 1").fetchone()
+        except sqlite3.Error as error:
+            raise Unreachable(f"{path}: {error}") from None
+        return store
 
     def close(self) -> None:
         """Release the file."""
@@ -132,6 +154,17 @@ class NodeStore:
         """How a slot came to be what it is, the oldest first."""
         rows = self._db.execute("SELECT document FROM move WHERE model = ? ORDER BY number", (model,))
         return [Move.model_validate_json(document) for (document,) in rows]
+
+    def put_evidence(self, release: bytes, evidence: Evidence, *, at: int) -> None:
+        """Keep what a release's last activation here has measured."""
+        self._db.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?)", (release, at, evidence.model_dump_json(exclude_none=True)))
+
+    def evidence(self) -> dict[bytes, tuple[int, Evidence]]:
+        """When each release was last activated here, and what that has measured."""
+        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'evidence'").fetchone() is None:
+            return {}  # an earlier version made the file, and the agent of this one has not run yet
+        rows = self._db.execute("SELECT release, at, document FROM evidence").fetchall()
+        return {release: (at, Evidence.model_validate_json(document)) for release, at, document in rows}
 
     # Blocks
 

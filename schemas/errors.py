@@ -78,6 +78,7 @@ class Code(StrEnum):
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
     PORT_IN_USE = "port.in_use"
+    NODE_RUNNING = "node.running"
 
 
 class FleetcastError(Exception):

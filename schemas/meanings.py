@@ -99,4 +99,5 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     ),
     Code.SETTINGS_INVALID: ("a setting is missing, unknown or out of bounds", "the reason names the file and the field"),
     Code.PORT_IN_USE: ("another program listens there", "end it, or take another port"),
+    Code.NODE_RUNNING: ("another agent runs on this data folder", "end it, or give each node a folder of its own"),
 }

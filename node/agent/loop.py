@@ -21,6 +21,7 @@ from node.agent.parameters import Parameters
 from node.agent.purse import Purse
 from node.agent.reporter import Reporter
 from node.agent.slots import Slots
+from node.agent.status import Standing
 from node.agent.stock import Stock
 from node.agent.telemetry import Telemetry
 from node.carried import Carried
@@ -28,6 +29,7 @@ from node.core.inforce import InForce
 from node.files import Artifacts
 from node.identity import Identity
 from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
+from node.notify import Notify
 from node.overrides import Overrides
 from node.serving import Listen, Observation, Server
 from node.settings import NodeSettings, profile
@@ -64,6 +66,7 @@ class Agent:
         self._reporter = Reporter(
             node=settings.id, store=self._store, link=self._link, identity=self._identity, wall=wall, monotonic=monotonic
         )
+        self._reporter.told = lambda sentence: self._standing.trouble(sentence)
         self._telemetry = Telemetry(
             store=self._store,
             topic=self._link.topics.telemetry,
@@ -73,7 +76,8 @@ class Agent:
             idle_seconds=settings.idle_seconds,
             clock=wall,
         )
-        self.server = Server(_listen(settings), node=settings.id, on_rows=self._observe)
+        listen = _listen(settings)
+        self.server = Server(listen, node=settings.id, on_rows=self._observe)
         self.server.on_worker_exit = lambda *told: self._inbox.put(WorkerGone(*told))
         self._carried = Carried(settings.data / "carried")
         self._purse = Purse(
@@ -128,6 +132,17 @@ class Agent:
             serving_changed=self._serving_changed,
             carriage_of=self._beliefs.carriage_of,
         )
+        self._standing = Standing(
+            settings,
+            server=self.server,
+            listen=str(listen),
+            inherited=listen.fd is not None,
+            state=lambda: self._state("online"),
+            view=lambda: self._beliefs.view,
+            wall=wall,
+            monotonic=monotonic,
+            notify=Notify(),
+        )
         self._session = 0
         self._online = False
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
@@ -150,6 +165,7 @@ class Agent:
         try:
             self._beliefs.begin(self._slots)
             self._slots.resume(self._wall())
+            self._standing.began()
             while not stop.is_set():
                 self._turn()
         finally:
@@ -173,6 +189,7 @@ class Agent:
             self._guarded(self._delivery.arrived, blocks, self._monotonic())
         if not self._guarded(self._tick):
             self._pause(TURN_SECONDS)
+        self._guarded(self._standing.tick)
 
     def _guarded(self, do: Callable[..., None], *arguments: Any) -> bool:
         """Whether it went well. One message, or one bug of ours, must not end the serving of models: it is told loudly instead."""
@@ -180,8 +197,9 @@ class Agent:
             do(*arguments)
         except Unreachable as error:
             log.warning("broker.unreachable", reason=str(error))
-        except Exception:
+        except Exception as error:
             log.exception("node.bug", doing=getattr(do, "__name__", "?"))
+            self._standing.trouble(f"a bug of fleetcast was survived: {type(error).__name__}: {error}")
             return False
         return True
 
@@ -253,10 +271,12 @@ class Agent:
             self._retry_at = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
             log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+            self._standing.disconnected(str(error))
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, session=self._session)
         self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
+        self._standing.connected()
         self._said = None
         self._reporter.connected(session_present=event.session_present)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
@@ -268,12 +288,14 @@ class Agent:
         log.warning("broker.disconnected", reason=reason)
         self._retry_at = self._monotonic() + (RETRY_SECONDS_MIN * self._rng.random() if self._online else self._backoff())
         self._online = False
+        self._standing.disconnected(reason)
         self._delivery.disconnected()
 
     def _backoff(self) -> float:
         return self._retry_seconds * (0.5 + self._rng.random())
 
     def _leave(self) -> None:
+        self._standing.left()
         self._telemetry.checkpoint()
         if self._online:
             self._link.say_state(self._state("disconnected"))

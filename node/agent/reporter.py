@@ -37,6 +37,7 @@ class Reporter:
         self._wall, self._monotonic = wall, monotonic
         self._sending: dict[int, int] = {}  # publish id to outbox id
         self._refusals: dict[tuple[str, str], float] = {}
+        self.told: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
     def report(
         self,
@@ -69,6 +70,7 @@ class Reporter:
     def refusal(self, refusal: Refused, model: str) -> None:
         """Report a message or a file that was refused; nothing else changes."""
         log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
+        self.told(str(refusal))
         key, now = (str(refusal.code), model), self._monotonic()
         if now - self._refusals.get(key, -REFUSAL_SECONDS) >= REFUSAL_SECONDS:
             self._refusals[key] = now

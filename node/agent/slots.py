@@ -106,6 +106,8 @@ class Slots:
         if self._tickets.get(event.target.digest) != event.ticket:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
+        if isinstance(result, Prepared):
+            self._store.put_evidence(event.target.digest, result.evidence, at=int(now))
         if event.target.digest in self._restoring:
             self._restored(slot, event, now)
         elif slot.target != event.target or slot.state != "testing":

@@ -1,4 +1,4 @@
-"""What several of the device's commands share: their options, and the store of a node that has run."""
+"""What several of the device's commands share: their options, and the store of a node, read beside the agent."""
 
 from pathlib import Path
 
@@ -9,18 +9,25 @@ from node.store import NodeStore
 from schemas.errors import Code, Refused
 
 settings_option = click.option(
-    "--settings", "path", type=click.Path(path_type=Path), default="node.toml", show_default=True, envvar="FLEETCAST_NODE_SETTINGS"
+    "--settings",
+    "path",
+    type=click.Path(path_type=Path),
+    default="node.toml",
+    show_default=True,
+    envvar="FLEETCAST_NODE_SETTINGS",
+    help="The node's settings; relative paths in it are relative to it.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 def store_of(settings: NodeSettings) -> NodeStore:
-    """What the node remembers.
+    """What the node remembers; the agent may be running or not.
 
     Raises:
         Refused: it has not run yet.
+        Unreachable: the file cannot be read.
     """
     path = settings.data / "node.sqlite"
     if not path.exists():
         raise Refused(Code.SETTINGS_INVALID, f"{path} does not exist: this node has not run yet")
-    return NodeStore(path)
+    return NodeStore.reading(path)

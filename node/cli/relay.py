@@ -6,7 +6,8 @@ from random import Random
 
 import click
 
-from node.cli.service import log_to_stderr, until_told
+from node.cli.service import log_to_stderr, loud, until_told
+from node.running import alone
 
 
 @click.command()
@@ -25,4 +26,5 @@ def relay(path: Path) -> None:
 
     settings = load_relay(path)
     log_to_stderr()
-    Relay(settings, monotonic=time.monotonic, rng=Random()).run(until_told())
+    with loud(), alone(settings.data):
+        Relay(settings, monotonic=time.monotonic, rng=Random()).run(until_told())

@@ -7,14 +7,17 @@ from random import Random
 import click
 
 from node.cli.options import settings_option
-from node.cli.service import log_to_stderr, until_told
+from node.cli.service import log_to_stderr, loud, until_told
+from node.running import alone
 from node.settings import load
 
 
 @click.command()
 @settings_option
 def run(path: Path) -> None:
-    """Run the node until SIGTERM or SIGINT.
+    """Run the node until SIGTERM or SIGINT. One data folder is one node: a second one on the same folder is refused (exit code 6).
+
+    Facts are logged to stderr as JSON, a line each. Under systemd it says when it is ready and feeds the watchdog.
 
     \b
     Example:
@@ -24,4 +27,6 @@ def run(path: Path) -> None:
 
     settings = load(path)
     log_to_stderr()
-    Agent(settings, pinned_root=pinned_root(settings), wall=time.time, monotonic=time.monotonic, rng=Random()).run(until_told())
+    root = pinned_root(settings)
+    with loud(), alone(settings.data):
+        Agent(settings, pinned_root=root, wall=time.time, monotonic=time.monotonic, rng=Random()).run(until_told())

@@ -1,11 +1,17 @@
-"""What the commands that run until they are told share: how they are told, and how they log."""
+"""What the commands that run until they are told share: how they are told, how they log, and how they end by a bug."""
 
 import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
+
+from schemas.errors import FleetcastError
+
+log = structlog.get_logger()
 
 
 def until_told() -> threading.Event:
@@ -31,3 +37,15 @@ def log_to_stderr() -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+@contextmanager
+def loud() -> Iterator[None]:
+    """A bug that ends a service stands in its journal whole."""
+    try:
+        yield
+    except FleetcastError:
+        raise
+    except Exception:
+        log.exception("service.bug")
+        raise

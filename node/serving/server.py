@@ -173,12 +173,15 @@ class Server:
 
     def held(self) -> dict[bytes, int | None]:
         """The process id of each held release's worker, by digest; None while a dead one is being replaced."""
+        return self._call(self._held)
 
-        def on_loop() -> dict[bytes, int | None]:
-            everything = [held for slot in self._router.slots.values() for held in slot.held.values()]
-            return {held.staged.digest: held.worker.process_id if held.worker else None for held in everything}
+    def ask_held(self, done: Callable[[dict[bytes, int | None]], None]) -> None:
+        """Have `done` told what `held` says. Returns at once: a loop that is stuck keeps nobody waiting, and its silence tells of it."""
+        self._running().call_soon_threadsafe(lambda: done(self._held()))
 
-        return self._call(on_loop)
+    def _held(self) -> dict[bytes, int | None]:
+        everything = [held for slot in self._router.slots.values() for held in slot.held.values()]
+        return {held.staged.digest: held.worker.process_id if held.worker else None for held in everything}
 
     def held_of(self, model: str) -> set[bytes]:
         """The releases of a model that are held."""

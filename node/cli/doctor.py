@@ -1,0 +1,48 @@
+"""`fleetcast-node doctor`: what is wrong with this node, and how it is mended."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from node.cli.errors import Exit
+from node.cli.options import json_option, settings_option
+from node.cli.tables import plain
+from node.core.diagnosis import diagnose
+
+
+@click.command()
+@settings_option
+@json_option
+def doctor(path: Path, as_json: bool) -> None:
+    """Find the usual troubles: settings, folder, disk, clock, DNS, certificates, broker, trust, runtimes, memory, port, service.
+
+    It may run beside the agent, and takes up to a minute where a broker does not answer. Each finding has a code that stays. Ends with 0
+    when nothing is wrong, 1 when there are only warnings, 2 when there are troubles.
+
+    \b
+    Examples:
+      fleetcast-node doctor
+      fleetcast-node doctor --json | jq -r '.[].code'
+    """
+    from node.doctor import probe  # noqa: PLC0415  # half a second of imports that --help does not need
+
+    talks = sys.stderr.isatty()
+    facts = probe(
+        path, wall=time.time, step=lambda what: click.echo(f"\r\033[Klooking at {what} ...", nl=False, err=True) if talks else None
+    )
+    if talks:
+        click.echo("\r\033[K", nl=False, err=True)
+    found = diagnose(facts)
+    if as_json:
+        rows = [{"code": str(one.code), "level": one.level, "what": one.what, "mend": one.mend} for one in found]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        for one in found:
+            click.echo(f"{one.level}: {plain(one.what)} [{one.code}]\n  mend: {one.mend}")
+        if not found:
+            click.echo("Nothing is wrong.")
+    worst = {one.level for one in found}
+    sys.exit(Exit.TROUBLES if "trouble" in worst else Exit.WARNINGS if worst else Exit.OK)

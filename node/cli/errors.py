@@ -1,0 +1,102 @@
+"""How a command of the device ends: exit codes that scripts can use, sentences that people can, and never a traceback."""
+
+import errno
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NoReturn
+
+import click
+
+from node.cli.tables import plain
+from schemas.errors import Code, Refused, Unreachable
+
+
+class Exit(IntEnum):
+    """Exit codes; docs/operations.md lists them. 1 and 2 are the doctor's, and 2 is also click's for a command line without sense."""
+
+    OK = 0
+    WARNINGS = 1
+    TROUBLES = 2
+    USAGE = 2
+    REFUSED = 3
+    UNREACHABLE = 4
+    KEY = 5
+    RUNNING = 6
+    DISK_FULL = 7
+    PORT_IN_USE = 8
+    NOT_RUNNING = 11
+    NOT_SERVING = 12
+    BUG = 70  # EX_SOFTWARE of sysexits(3)
+    INTERRUPTED = 130  # what shells say of Ctrl-C
+    PIPE = 141  # and of a reader that has gone, such as `head`
+
+
+_BY_CODE = {
+    Code.KEY_UNREADABLE: Exit.KEY,
+    Code.NODE_RUNNING: Exit.RUNNING,
+    Code.DISK_FULL: Exit.DISK_FULL,
+    Code.PORT_IN_USE: Exit.PORT_IN_USE,
+}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def guarded(run: Callable[[], object]) -> NoReturn:
+    """Run, and end the process with what came of it."""
+    try:
+        run()
+        sys.stdout.flush()
+    except Refused as refusal:
+        _end(_BY_CODE.get(refusal.code, Exit.REFUSED), str(refusal.code), refusal.reason)
+    except Unreachable as error:
+        _end(Exit.UNREACHABLE, "unreachable", str(error))
+    except click.ClickException as error:
+        _say_json("usage", error.format_message())
+        error.show()
+        sys.exit(Exit.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains once more when it ends
+        sys.exit(Exit.PIPE)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] in {"node", "schemas"}:
+            _bug(error)
+        _end(Exit.USAGE, "not_installed", f"{error.name} is not installed: a device installs 'fleetcast[node]'")
+    except OSError as error:
+        if error.errno in _FULL:
+            _end(Exit.DISK_FULL, str(Code.DISK_FULL), f"no room on the disk for {error.filename or 'what was to be written'}")
+        if error.filename and (isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError) or error.errno == errno.EROFS):
+            _end(Exit.REFUSED, str(Code.SETTINGS_INVALID), f"{error.filename}: {error.strerror}")
+        _bug(error)
+    except Exception as error:  # the last net
+        _bug(error)
+    sys.exit(Exit.OK)
+
+
+def _end(code: Exit, name: str, sentence: str) -> NoReturn:
+    _say_json(name, sentence)
+    print(f"fleetcast-node: {plain(' '.join(sentence.split()))} [{name}]", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+def _say_json(name: str, sentence: str) -> None:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": {"code": name, "reason": sentence}}))  # noqa: T201
+
+
+def _bug(error: BaseException) -> NoReturn:
+    if os.environ.get("FLEETCAST_DEBUG"):
+        traceback.print_exception(error)
+        sys.exit(Exit.BUG)
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="fleetcast-bug-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(error, file=file)
+        where = f"the details are in {file.name}"
+    except OSError as full:
+        where = f"the details could not be kept ({full.strerror}); FLEETCAST_DEBUG=1 prints them"
+    _end(Exit.BUG, "bug", f"this is a bug in fleetcast: {type(error).__name__}: {error}; {where}")

@@ -1,0 +1,104 @@
+"""`fleetcast-node models`: every release that stands on this device's disk, and what is known of it."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node.cli.options import json_option, settings_option, store_of
+from node.cli.tables import show, size
+from node.core.health import AgentStatus
+from node.core.lifecycle import ModelSlot
+from node.inventory import OnDisk, releases
+from node.running import is_held, read_status
+from node.settings import load
+from schemas.receipt import Evidence
+
+COLUMNS = ("model", "version", "digest", "variant", "role", "size", "golden_error", "latency", "memory", "worker", "parameters")
+
+
+@click.command()
+@settings_option
+@json_option
+def models(path: Path, as_json: bool) -> None:
+    """Show every release on this disk: what it is to the node, what its last activation here measured, within which limits.
+
+    A golden error of 1 is the limit. Latency is the median of one request, memory the most that the worker has held.
+
+    \b
+    Examples:
+      fleetcast-node models
+      fleetcast-node models --json | jq '.[] | select(.role == "serving")'
+    """
+    settings = load(path)
+    store = store_of(settings)
+    slots, evidence = store.slots(), store.evidence()
+    store.close()
+    said = read_status(settings.data)
+    pids = {worker.digest: worker.pid for worker in said.workers} if said and is_held(settings.data) else {}
+    rows = [_row(one, slots, evidence, said, pids) for one in releases(settings.data)]
+    rows.sort(key=lambda row: (str(row["model"]), str(row["version"])))
+    show(rows if as_json else [{**row, **_short(row)} for row in rows], COLUMNS, as_json=as_json, empty="There is no release on this disk.")
+
+
+def role_of(digest: bytes, slots: Mapping[str, ModelSlot]) -> str:
+    """What a release on disk is to the node."""
+    for slot in slots.values():
+        for role, target in (("serving", slot.serving), ("last good", slot.last_good), (slot.state, slot.target)):
+            if target is not None and target.digest == digest:
+                return role
+    return "kept for deltas"  # what nobody needs is removed when a release has settled
+
+
+def rss_bytes(pid: int | None) -> int | None:
+    """The memory that a process holds now; None when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in fields if line.startswith("VmRSS:")), None)
+
+
+def _row(
+    one: OnDisk,
+    slots: Mapping[str, ModelSlot],
+    evidence: Mapping[bytes, tuple[int, Evidence]],
+    said: AgentStatus | None,
+    pids: Mapping[bytes, int | None],
+) -> dict[str, Any]:
+    manifest, (at, measured) = one.manifest, evidence.get(one.digest, (None, None))
+    slot = next((slot for slot in said.slots if slot.serving == one.digest), None) if said else None
+    return {
+        "model": manifest.model if manifest else None,
+        "version": manifest.version if manifest else None,
+        "digest": one.digest.hex(),
+        "variant": ", ".join(variant.name for variant in one.variants) or None,
+        "runtime": ", ".join(sorted({variant.runtime for variant in one.variants})) or None,
+        "role": role_of(one.digest, slots),
+        "bytes": one.bytes,
+        "activated": datetime.fromtimestamp(at, UTC).isoformat() if at is not None else None,
+        "evidence": measured.model_dump(mode="json", exclude_none=True) if measured else None,
+        "limits": manifest.limits.model_dump(mode="json", exclude_none=True) if manifest else None,
+        "parameters": [
+            {"name": setting.name, "value": setting.value, "source": setting.source, "code": setting.code}
+            for setting in (slot.parameters or () if slot else ())
+        ],
+        "worker_pid": pids.get(one.digest),
+        "worker_rss_bytes": rss_bytes(pids.get(one.digest)),
+    }
+
+
+def _short(row: Mapping[str, Any]) -> dict[str, Any]:
+    measured, limits = row["evidence"], row["limits"]
+    pid = row["worker_pid"]
+    return {
+        "digest": row["digest"][:12],
+        "size": size(row["bytes"]),
+        "golden_error": f"{measured['golden_error_max']:.2g}" if measured else None,
+        "latency": f"{measured['latency_ms']:.2f} of {limits['latency_ms_max']:g} ms" if measured and limits else None,
+        "memory": f"{size(measured['memory_bytes'])} of {size(limits['memory_bytes_max'])}" if measured and limits else None,
+        "worker": f"{pid} ({size(row['worker_rss_bytes'])})" if pid else None,
+        "parameters": ", ".join(f"{one['name']}={one['value']} ({one['source']})" for one in row["parameters"]),
+    }

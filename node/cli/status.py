@@ -1,0 +1,244 @@
+"""`fleetcast-node status`: how this node is, whether its agent runs or not."""
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from node.cli.errors import Exit
+from node.cli.options import json_option, settings_option
+from node.cli.tables import plain, show, size, span
+from node.core import clock, health
+from node.core.budget import Policy
+from node.core.health import AgentStatus, Verdict
+from node.core.lifecycle import ModelSlot
+from node.credentials import expires_at
+from node.inventory import releases
+from node.running import is_held, read_status
+from node.settings import NodeSettings, load
+from node.store import Bytes, NodeStore
+from schemas import codec
+from schemas.errors import Refused
+from schemas.receipt import Receipt, SealedReceipt
+
+RECEIPTS = 256  # so many are kept: the newest of a model says why it was refused
+EXITS = {Verdict.NOT_RUNNING: Exit.NOT_RUNNING, Verdict.NOT_TURNING: Exit.NOT_SERVING, Verdict.NOT_SERVING: Exit.NOT_SERVING}
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the store says."""
+
+    floor: int = 0
+    slots: tuple[tuple[ModelSlot, Bytes, str], ...] = ()  # with the bytes of what it is busy with, and why it was refused
+    today_bytes: dict[str, int] | None = None
+
+
+@click.command()
+@settings_option
+@json_option
+def status(path: Path, as_json: bool) -> None:
+    """Show how this node is: agent, broker, trusted metadata, clock, each model, budgets, disk. The agent may run or not.
+
+    Ends with 0 when the node serves what it should, or has nothing to serve yet; with 11 when it does not run; with 12 when it runs and
+    does not serve. A node without a broker is well: it serves what it has.
+
+    \b
+    Examples:
+      fleetcast-node status
+      fleetcast-node status --json | jq .verdict
+      fleetcast-node status > /dev/null || systemctl restart fleetcast-node@gate-17
+    """
+    settings = load(path)
+    now = int(time.time())
+    said = read_status(settings.data)
+    verdict = health.judge(said, running=is_held(settings.data), now=now)
+    found = gathered(settings, said, verdict, _remembered(settings.data), now=now)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _print(found, now)
+    sys.exit(EXITS.get(verdict, Exit.OK))
+
+
+def gathered(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict, kept: Remembered, *, now: int) -> dict[str, Any]:
+    """Everything that is said of a node, as JSON has it; times are ISO 8601 in UTC."""
+    runs = verdict is not Verdict.NOT_RUNNING
+    expires = said.expires if said else None
+    reported = {slot.model: slot for slot in said.slots} if said else {}
+    workers = {worker.digest: worker.pid for worker in said.workers} if said and runs else {}
+    free = shutil.disk_usage(settings.data).free if settings.data.exists() else None
+    policy = settings.budgets.get(said.link if said else settings.link) or Policy.default(said.link if said else settings.link)
+    return {
+        "node": settings.id,
+        "fleet": settings.fleet,
+        "verdict": str(verdict),
+        "agent": {
+            "running": runs,
+            "pid": said.pid if said and runs else None,
+            "since": _at(said.started_at if said and runs else None),
+            "ended": _at(said.ended_at if said and not runs else None),
+            "said": _at(said.written_at if said else None),
+            "software": said.software if said else None,
+            "listen": said.listen if said and runs else None,
+            "watchdog_seconds": said.watchdog_seconds if said and runs else None,
+            "error": said.error if said else "",
+            "error_at": _at(said.error_at if said else None),
+        },
+        "broker": {
+            "url": _without_password(settings.broker),
+            "connected": bool(said and runs and said.online),
+            "since": _at(said.since if said and runs else None),
+            "reason": said.reason if said else "",
+            "session": said.session if said else None,
+            "certificate_expires": _at(expires_at(settings.tls_certificate) or (said.certificate_expires if said else None)),
+        },
+        "metadata": {
+            "fresh": said is not None and expires is not None and not health.is_stale(expires, wall=now, floor=kept.floor),
+            "expires": _at(expires),
+            "root_version": said.root_version if said else None,
+            "timestamp_version": said.timestamp_version if said else None,
+        },
+        "clock": {"trusted": clock.is_known(now, kept.floor), "now": _at(now), "not_before": _at(max(kept.floor, clock.BUILD_TIME))},
+        "models": [_model(slot, counted, reason, reported.get(slot.model), workers) for slot, counted, reason in kept.slots],
+        "link": {
+            "class": said.link if said else settings.link,
+            "today_bytes": (kept.today_bytes or {}).get(said.link if said else settings.link, 0),
+            "bytes_day_max": policy.bytes_day_max,
+            "hours": policy.hours or None,
+            "full_download": policy.full_download,
+        },
+        "telemetry": said.telemetry.model_dump(mode="json") if said and said.telemetry else None,
+        "disk": {"used_bytes": sum(one.bytes for one in releases(settings.data)), "bytes_max": settings.disk_bytes_max, "free_bytes": free},
+    }
+
+
+def _model(slot: ModelSlot, counted: Bytes, reason: str, reported: Any, workers: dict[bytes, int | None]) -> dict[str, Any]:
+    serving = slot.serving
+    target = slot.target if slot.target and (serving is None or slot.target.digest != serving.digest) else None
+    return {
+        "model": slot.model,
+        "state": slot.state,
+        "serving": serving.version if serving else None,
+        "serving_digest": serving.digest.hex() if serving else None,
+        "serving_since": _at(slot.serving_since or None),
+        "worker_pid": workers.get(serving.digest) if serving else None,
+        "variant": reported.variant if reported else None,
+        "last_good": slot.last_good.version if slot.last_good else None,
+        "target": target.version if target else None,
+        "target_digest": target.digest.hex() if target else None,
+        "state_since": _at(slot.since or None),
+        "code": slot.code,
+        "reason": reason,
+        "bytes_planned": counted.planned,
+        "bytes_received": counted.received,
+        "bytes_reused": counted.reused,
+        "bytes_wasted": counted.wasted,
+    }
+
+
+def _remembered(data: Path) -> Remembered:
+    path = data / "node.sqlite"
+    if not path.exists():
+        return Remembered()
+    store = NodeStore.reading(path)
+    try:
+        reasons = _reasons(store)
+        slots = tuple(
+            (slot, store.bytes_of(slot.target.digest) if slot.target else Bytes(), reasons.get((model, slot.code), "") if slot.code else "")
+            for model, slot in sorted(store.slots().items())
+        )
+        today = date.today().toordinal()  # of the device's own day, as budgets count
+        return Remembered(store.fact("clock_floor"), slots, {link: count for day, link, count in store.days() if day == today})
+    finally:
+        store.close()
+
+
+def _reasons(store: NodeStore) -> dict[tuple[str, str], str]:
+    """What the newest receipt of a model with a code says."""
+    found: dict[tuple[str, str], str] = {}
+    for _, _, payload, _ in store.outbox_payloads("receipt", RECEIPTS):
+        try:
+            receipt = codec.decode(Receipt, codec.decode(SealedReceipt, payload).body)
+        except Refused:  # of a later version, before this one was put back
+            continue
+        found.setdefault((receipt.model or "", receipt.code), receipt.reason)
+    return found
+
+
+def _print(found: dict[str, Any], now: int) -> None:
+    for name, text in _lines(found, now):
+        click.echo(f"{name:<10} {plain(text)}")
+    rows = [_row(model, now) for model in found["models"]]
+    click.echo()
+    show(rows, ("model", "state", "serving", "since", "target", "bytes", "why"), as_json=False, empty="There is no model here yet.")
+
+
+def _row(model: dict[str, Any], now: int) -> dict[str, Any]:
+    got = f"{size(model['bytes_received'] + model['bytes_reused'])} of {size(model['bytes_planned'])}"
+    return {
+        **model,
+        "since": f"{span(now - _seconds(model['serving_since']))} ago" if model["serving_since"] else None,
+        "bytes": got if model["bytes_planned"] else None,
+        "why": f"{model['reason']} [{model['code']}]" if model["reason"] else model["code"],
+    }
+
+
+def _lines(found: dict[str, Any], now: int) -> list[tuple[str, str]]:
+    agent, broker, metadata, told, link, disk = (found[name] for name in ("agent", "broker", "metadata", "clock", "link", "disk"))
+    lines = [("node", f"{found['node']} of fleet {found['fleet']}: {found['verdict'].replace('_', ' ')}")]
+    if agent["running"]:
+        watchdog = f"watchdog {agent['watchdog_seconds']:g} s" if agent["watchdog_seconds"] else "no watchdog"
+        since = f"{span(now - _seconds(agent['since']))}, " if agent["since"] else ""
+        lines.append(("agent", f"runs since {since}pid {agent['pid']}, {watchdog}, serves on {agent['listen']}"))
+    elif agent["said"] is None:
+        lines.append(("agent", "does not run, and has not run here yet"))
+    else:
+        ended = "ended" if agent["ended"] else "ended without a word (killed, or the power went) after"
+        lines.append(("agent", f"does not run; {ended} {agent['ended'] or agent['said']}"))
+    if agent["error"]:
+        lines.append(("last error", f"{agent['error_at']}: {agent['error']}"))
+    state = "connected" if broker["connected"] else "not connected"
+    since = f" since {span(now - _seconds(broker['since']))}" if broker["since"] else ""
+    why = f": {broker['reason']}" if broker["reason"] and not broker["connected"] else ""
+    lines.append(("broker", f"{broker['url']}, {state}{since}{why}"))
+    if broker["certificate_expires"]:
+        lines.append(("", f"our certificate {_until(broker['certificate_expires'], now)}"))
+    fresh = "fresh" if metadata["fresh"] else "stale: what is active keeps serving, nothing new is activated"
+    lines.append(("metadata", f"{fresh}, {_until(metadata['expires'], now)}" if metadata["expires"] else "none has arrived yet"))
+    lines.append(
+        ("clock", "trusted" if told["trusted"] else f"not trusted: it says {told['now']}, and it is {told['not_before']} or later")
+    )
+    most = f" of {size(link['bytes_day_max'])}" if link["bytes_day_max"] is not None else ""
+    hours = f", used from {link['hours']}" if link["hours"] else ""
+    lines.append(("link", f"{link['class']}, {size(link['today_bytes'])}{most} today{hours}"))
+    if found["telemetry"]:
+        spent = found["telemetry"]
+        text = f"rho {spent['rho_spent']:.3f} of {spent['rho_day_max']:g} today, {spent['windows_waiting']} windows wait"
+        lines.append(("telemetry", f"{text}, {spent['windows_withheld']} withheld"))
+    quota = f" of {size(disk['bytes_max'])}" if disk["bytes_max"] else ""
+    return [*lines, ("disk", f"{size(disk['used_bytes'])}{quota} of releases, {size(disk['free_bytes'])} free")]
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _until(iso: str, now: int) -> str:
+    left = _seconds(iso) - now
+    return f"expires in {span(left)}" if left > 0 else f"expired {span(left)} ago"
+
+
+def _at(seconds: int | None) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds is not None else None
+
+
+def _seconds(iso: str) -> int:
+    return int(datetime.fromisoformat(iso).timestamp())

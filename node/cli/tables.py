@@ -1,0 +1,50 @@
+"""How the device's commands print: rows in columns, or JSON. Plain text, because a device has no library for more."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
+    """Rows as JSON, or some of their columns as a table."""
+    if as_json:
+        click.echo(json.dumps(list(rows), indent=2))
+    elif not rows:
+        click.echo(empty)
+    else:
+        cells = [[name.replace("_", " ") for name in columns], *([_cell(row.get(name)) for name in columns] for row in rows)]
+        widths = [max(len(row[at]) for row in cells) for at in range(len(columns))]
+        for row in cells:
+            click.echo("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def size(count: float | None) -> str:
+    """Bytes as people read them."""
+    if count is None:
+        return "-"
+    power = 0
+    while count >= 1024 and power < len(UNITS) - 1:
+        count, power = count / 1024, power + 1
+    return f"{count:.0f} {UNITS[power]}" if power == 0 or count >= 100 else f"{count:.1f} {UNITS[power]}"
+
+
+def span(seconds: float) -> str:
+    """A length of time as people read it."""
+    seconds = abs(seconds)
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def plain(text: str) -> str:
+    """Control characters written out, so that what others wrote cannot touch the terminal."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _cell(value: Any) -> str:
+    return "-" if value in (None, "") else plain(str(value))

@@ -1,0 +1,94 @@
+"""Whether an agent runs on a data folder: the lock that one holder may have, and the status that the agent leaves for commands to read.
+
+The lock is the kernel's (flock): it ends with the process, however that ends, and no stale file has to be judged. Knows no agent.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from node.core.health import AgentStatus
+from schemas.errors import Code, Refused
+
+LOCK_NAME: Final = "running.lock"
+STATUS_NAME: Final = "status.json"
+STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter that there can be is well below
+LOOK_SECONDS: Final = 0.5  # whoever only looks holds the lock for a moment: it is asked for again
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one on a folder for as long as this lasts.
+
+    Raises:
+        Refused: NODE_RUNNING, naming who is there; SETTINGS_INVALID when the folder cannot be written.
+    """
+    path = folder / LOCK_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"data folder {folder}: {error.strerror}") from None
+    try:
+        if not _locked(descriptor):
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "another one"
+            raise Refused(Code.NODE_RUNNING, f"process {holder} runs on the data folder {folder} already: one folder is one node")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether somebody runs on the folder right now. Looks for a moment at the lock itself, and never at a process id.
+
+    Raises:
+        PermissionError: the lock is not ours to look at.
+    """
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _locked(descriptor: int) -> bool:
+    deadline = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOK_SECONDS / 10)
+        else:
+            return True
+
+
+def write_status(folder: Path, status: AgentStatus) -> None:
+    """Leave a status: whole or not at all. Not synced, since after a power cut it says nothing that is still so."""
+    partial = folder / f"{STATUS_NAME}.partial"
+    partial.write_text(status.model_dump_json(exclude_none=True))
+    partial.replace(folder / STATUS_NAME)
+
+
+def read_status(folder: Path) -> AgentStatus | None:
+    """The last status that was left here; None when there is none, or another version of fleetcast wrote it."""
+    try:
+        with (folder / STATUS_NAME).open("rb") as file:
+            return AgentStatus.model_validate_json(file.read(STATUS_BYTES_MAX))
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
