@@ -1,7 +1,7 @@
 """Finds the facts that `node.core.diagnosis` judges: looks at files, and goes to the broker step by step, as the agent would.
 
-It disturbs nothing: at the broker it has a session of its own that ends with it, it takes no message from the agent, and what it writes in
-the data folder it removes again.
+It disturbs nothing. Where the agent is connected, its own word is taken for the login: a broker may allow one connection a certificate, as
+ours does, and ends the first for the second. What is written in the data folder is removed again.
 """
 
 import errno
@@ -42,6 +42,8 @@ ALERT_SECONDS_MIN, ALERT_SECONDS_MAX = 0.3, 5.0  # of waiting for a broker to sa
 
 # OpenSSL's X509_V_ERR_* (openssl-verification-options(1)).
 VERIFY: Final = {
+    2: Trouble.TLS_WRONG_CA,
+    7: Trouble.TLS_WRONG_CA,  # an authority that was made anew under its old name
     9: Trouble.TLS_NOT_YET,
     10: Trouble.TLS_EXPIRED,
     18: Trouble.TLS_WRONG_CA,
@@ -71,7 +73,8 @@ def probe(path: Path, *, wall: Callable[[], float], step: Callable[[str], object
     step(f"broker {url}")
     road = _road(url, tls) if facts.certificate is None or not _unusable(facts.certificate) else None
     facts = replace(facts, road=road)
-    if road is None or road.failed:
+    connected = facts.running and facts.status is not None and facts.status.online
+    if road is None or road.failed or connected:
         return facts
     step("login")
     root = settings.root if not facts.root_error else None
@@ -145,7 +148,7 @@ def _write_error(folder: Path) -> str:
         with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=folder):
             return ""
     except OSError as error:
-        return error.strerror or str(error)
+        return "" if error.errno in {errno.ENOSPC, errno.EDQUOT} else error.strerror or str(error)
 
 
 def _remembered(settings: NodeSettings, on_disk: list[OnDisk]) -> tuple[int, tuple[Served, ...], str]:
@@ -298,11 +301,11 @@ def _handshake(found: Road, url: BrokerUrl, tls: TlsFiles, raw: socket.socket) -
         return replace(found, failed="tls", tls=Trouble.TLS_FAILED, error=f"the TLS handshake broke: {error.strerror or error}")
 
 
-def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: Path | None, now: int) -> Login:
-    """Connect beside the agent, ask for what the hub retains, and judge it by the pinned root."""
+def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: Path | None, now: int) -> Login | None:
+    """Connect, ask for what the hub retains, and judge it by the pinned root; None when the agent came in between."""
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     topic = Topics(settings.fleet).trust
-    # Not the node's own client id: the broker would end the agent's connection, and the session that waits for it.
+    # Not the node's own client id, which most brokers would end the session for that waits for the agent.
     link = Link(url, client_id=f"{settings.id}-doctor-{os.getpid()}", inbox=inbox, session_expiry_seconds=0, tls=tls)
     try:
         link.open()
@@ -313,7 +316,10 @@ def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: P
         if failed is not None:
             return failed
         message = _heard(inbox, Message, RETAINED_SECONDS)
-        if not isinstance(message, Message) or not message.payload:
+        if isinstance(message, Disconnected):
+            taken = "taken over" in message.reason.lower()
+            return None if taken else Login("silent", f"broker {url} ended the connection: {message.reason}")
+        if message is None or not message.payload:
             return Login(topic=topic)
         return _judged(Login(topic=topic, arrived=True), message.payload, root, now)
     except Unreachable as error:

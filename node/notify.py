@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
-SERVICE_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+FEEDINGS: Final = 4  # of the watchdog in its time: one that is late is no alarm
 
 
 class Notify:
@@ -21,6 +21,7 @@ class Notify:
         fed = bool(self._address) and asked.isdecimal() and int(asked) > 0 and meant == str(pid or os.getpid())
         self.watchdog_seconds: Final = int(asked) / 1e6 if fed else None  # without a word for so long, the manager kills us
         self.told: Final = bool(self._address)
+        self._fed_at = float("-inf")
 
     def ready(self) -> None:
         """The start is over."""
@@ -33,6 +34,12 @@ class Notify:
     def watchdog(self) -> None:
         """Still well."""
         self._send("WATCHDOG=1")
+
+    def turned(self, now: float) -> None:
+        """A loop has turned: the watchdog is fed a few times in its time, where nothing else has to be asked first."""
+        if self.watchdog_seconds is not None and now - self._fed_at >= self.watchdog_seconds / FEEDINGS:
+            self._fed_at = now
+            self.watchdog()
 
     def stopping(self) -> None:
         """The end has begun."""

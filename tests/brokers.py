@@ -75,15 +75,16 @@ class Authority:
         """The authority's own certificate."""
         return self.directory / "ca.crt"
 
-    def issue(self, name: str, *, server: bool = False) -> TlsFiles:
-        """A certificate with this CN, made once."""
+    def issue(self, name: str, *, server: bool = False, hours: tuple[float, float] = (-1, 1), host: str = "localhost") -> TlsFiles:
+        """A certificate with this CN, made once, valid from and until so many hours from now."""
         stem = "".join(letter if letter.isalnum() or letter == "-" else f"_{ord(letter):x}" for letter in name)  # a CN may hold a slash
         certificate, key_path = self.directory / f"{stem}.crt", self.directory / f"{stem}.key"
         if not certificate.exists():
             key = ec.generate_private_key(ec.SECP256R1())
-            builder = self._builder(name, key.public_key())
+            builder = self._builder(name, key.public_key(), hours)
             if server:
-                names = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1")), x509.DNSName("localhost")])
+                address = [x509.IPAddress(IPv4Address("127.0.0.1"))] if host == "localhost" else []
+                names = x509.SubjectAlternativeName([*address, x509.DNSName(host)])
                 builder = builder.add_extension(names, critical=False)
             key_path.write_bytes(
                 key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -91,7 +92,7 @@ class Authority:
             certificate.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         return TlsFiles(ca=str(self.ca_path), certificate=str(certificate), key=str(key_path))
 
-    def _builder(self, name: str, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def _builder(self, name: str, key: ec.EllipticCurvePublicKey, hours: tuple[float, float] = (-1, 1)) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         return (
             x509.CertificateBuilder()
@@ -99,8 +100,8 @@ class Authority:
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)]))
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(hours=1))
+            .not_valid_before(now + timedelta(hours=hours[0]))
+            .not_valid_after(now + timedelta(hours=hours[1]))
         )
 
 

@@ -55,7 +55,7 @@ class Fleet:
     now: datetime
 
     @classmethod
-    def make(cls, directory: Path, *, models: Sequence[str] = ("delay",)) -> "Fleet":
+    def make(cls, directory: Path, *, models: Sequence[str] = ("delay",), now: datetime = NOW) -> "Fleet":
         keys = {name: CryptoSigner.generate_ed25519() for name in NAMES}
         repository = Repository.create(
             directory,
@@ -67,9 +67,9 @@ class Fleet:
             rollouts=keys["rollouts"],
             team=keys["team"].public_key,
             models=models,
-            now=NOW,
+            now=now,
         )
-        return cls(repository, keys, NOW)
+        return cls(repository, keys, now)
 
     @property
     def roots(self) -> list[CryptoSigner]:

@@ -238,6 +238,7 @@ class Agent:
             case Subscribed(mid, refused):
                 if refused:
                     log.error("subscribe.denied", filters=refused)
+                    self._standing.denied(refused)
                 self._delivery.granted(mid, self._monotonic())
             case Published(mid):
                 self._reporter.published(mid)

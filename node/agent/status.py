@@ -12,7 +12,7 @@ import structlog
 
 from node.core.health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
 from node.credentials import expires_at
-from node.notify import Notify
+from node.notify import FEEDINGS, Notify
 from node.running import write_status
 from node.serving import Server
 from node.settings import NodeSettings
@@ -23,7 +23,6 @@ from schemas.state import State
 log = structlog.get_logger()
 
 LOOK_SECONDS = 2.0  # how often what is said is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
-FEEDINGS = 4  # of the watchdog in its time: one that is late is no alarm
 
 
 class Standing:
@@ -48,9 +47,10 @@ class Standing:
         self._answered_at = self._started_at
         self._online, self._reason, self._error = False, "not connected yet", ""
         self._error_at: int | None = None
+        self._denied = 0
         self._certificate_expires: int | None = None
         self._held: dict[bytes, int | None] = {}
-        self._fed_at = self._asked_at = self._looked_at = float("-inf")
+        self._asked_at = self._looked_at = float("-inf")
         self._answered = True
         self._written: AgentStatus | None = None
         self._sentence = ""
@@ -64,11 +64,17 @@ class Standing:
     def connected(self) -> None:
         """The broker took us."""
         self._certificate_expires = expires_at(self._settings.tls_certificate)  # it may have been renewed
+        self._denied = 0
         self._turn(True, "")
 
     def disconnected(self, reason: str) -> None:
         """The connection ended, or could not be made."""
         self._turn(False, reason)
+
+    def denied(self, filters: int) -> None:
+        """The broker does not let us read so many topics."""
+        self._denied += filters
+        self.trouble(f"the broker denies {filters} of our subscriptions")
 
     def trouble(self, sentence: str) -> None:
         """Something was refused, or went wrong and was survived."""
@@ -143,6 +149,7 @@ class Standing:
             since=self._since,
             reason=self._reason,
             session=state.session,
+            denied=self._denied,
             link=state.link or "free",
             certificate_expires=self._certificate_expires,
             root_version=state.root_version,

@@ -17,6 +17,7 @@ FREE_BYTES_MIN = 16 * 1024 * 1024  # below it the store's log and a window of bl
 QUOTA_SHARE = 0.9  # of what releases may take: the next one will hardly fit
 EXPIRING_SHARE = 0.2  # of a certificate's life, after which somebody should have renewed it
 EXPIRING_SECONDS = 4 * 3600  # of trusted metadata, which a hub that is well renews twice a day
+EMPTY_SECONDS = 30  # connected, and nothing that is retained has come: there is nothing
 CLOCK_YEARS_MAX = 30  # after this program was made
 YEAR_SECONDS = 365 * 86_400
 
@@ -136,6 +137,8 @@ def folder(facts: Facts) -> Iterator[Finding]:
         yield Finding(Trouble.KEY_UNREADABLE, found.key_error)
     if found.store_error:
         yield Finding(Trouble.STORE_UNREADABLE, found.store_error)
+    if found.write_error:
+        return  # of a disk where nothing can be made, room says nothing
     if found.free_files == 0:
         yield Finding(Trouble.DISK_FULL, f"the disk of {found.path} has no inode left, whatever bytes it has")
     elif found.free_bytes < FREE_BYTES_MIN:
@@ -150,17 +153,20 @@ def folder(facts: Facts) -> Iterator[Finding]:
 
 def clock(facts: Facts) -> Iterator[Finding]:
     """The wall clock against what is proved."""
-    now, floor, certificate = facts.now, facts.clock_floor, facts.certificate
+    now, floor = facts.now, facts.clock_floor
     if now < BUILD_TIME:
         yield Finding(Trouble.CLOCK_NOT_SET, f"the clock is {_days(BUILD_TIME - now)} before this program was made: it was never set")
     elif now + SKEW_SECONDS_MAX < floor:
         yield Finding(Trouble.CLOCK_BEHIND, f"the clock is {_days(floor - now)} behind the newest signature that this node has seen")
     elif now > BUILD_TIME + CLOCK_YEARS_MAX * YEAR_SECONDS:
         yield Finding(Trouble.CLOCK_AHEAD, f"the clock is more than {CLOCK_YEARS_MAX} years after this program was made")
-    elif certificate is not None and facts.road is not None and facts.road.not_after is not None:
-        ours = not certificate.error and now > certificate.not_after
-        if ours and now > facts.road.not_after:
-            yield Finding(Trouble.CLOCK_AHEAD, "by this clock both our certificate and the broker's have expired")
+    elif _expired_both(facts):
+        yield Finding(Trouble.CLOCK_AHEAD, "by this clock both our certificate and the broker's have expired")
+
+
+def _expired_both(facts: Facts) -> bool:
+    ours, theirs = facts.certificate, facts.road
+    return ours is not None and not ours.error and facts.now > ours.not_after and theirs is not None and theirs.tls is Trouble.TLS_EXPIRED
 
 
 def root(facts: Facts) -> Iterator[Finding]:
@@ -233,11 +239,10 @@ _LOGINS = {"silent": Trouble.BROKER_SILENT, "refused": Trouble.BROKER_REFUSES, "
 
 
 def login(facts: Facts) -> Iterator[Finding]:
-    """What the broker lets us do, and whether the hub has spoken there."""
-    found = facts.login
-    said = facts.status
-    if said is not None and facts.running and "taken over" in said.reason.lower():
-        yield Finding(Trouble.BROKER_TAKEN_OVER, f"the broker ended our connection: {said.reason}")
+    """What the broker lets us do, and whether the hub has spoken there; of a connected agent, by its own word."""
+    said, found = facts.status, facts.login
+    if said is not None and facts.running:
+        yield from _connection(said, facts.now)
     if found is None:
         return
     if found.failed:
@@ -250,6 +255,19 @@ def login(facts: Facts) -> Iterator[Finding]:
         yield Finding(Trouble.ROOT_OTHER_FLEET, f"what the hub retains is not signed by the pinned root: {found.refusal}")
     elif found.refused is not None:
         yield Finding(Trouble.METADATA_REFUSED, f"{found.refusal} [{found.refused}]")
+
+
+def _connection(said: AgentStatus, now: int) -> Iterator[Finding]:
+    if "taken over" in said.reason.lower():
+        yield Finding(Trouble.BROKER_TAKEN_OVER, f"the broker ended our connection: {said.reason}")
+    if not said.online:
+        return
+    if said.denied:
+        yield Finding(Trouble.BROKER_DENIES, f"the broker denies {said.denied} of the agent's subscriptions")
+    elif not said.root_version and f"[{Code.TRUST_SIGNATURE}]" in said.error:
+        yield Finding(Trouble.ROOT_OTHER_FLEET, f"what the hub retains is not signed by the pinned root: {said.error}")
+    elif not said.root_version and now - said.since > EMPTY_SECONDS:
+        yield Finding(Trouble.BROKER_EMPTY, f"the agent is connected for {_days(now - said.since)}, and no trusted metadata has come")
 
 
 def runtimes(facts: Facts) -> Iterator[Finding]:

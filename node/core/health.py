@@ -40,6 +40,7 @@ class AgentStatus(Fact):
     since: Seconds  # the agent is connected, or is not
     reason: Line = ""  # why not, or why it was not the last time
     session: Count = 0
+    denied: Count = 0  # subscriptions, since it is connected
     link: LinkClass = "free"
     certificate_expires: Seconds | None = None
 

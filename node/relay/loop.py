@@ -12,6 +12,7 @@ import structlog
 from node.core.rate import Rate
 from node.core.relaying import Act, AskUp, Relaying, Source
 from node.core.transfer import Subscribe, Unsubscribe
+from node.notify import Notify
 from node.relay.cache import Cache
 from node.relay.library import MODELS_MAX, Lacking, Library
 from node.relay.mqtt import BlockArrived, Heard, RelayLink, Side, WantArrived
@@ -39,7 +40,7 @@ class Relay:
     """One site's relay."""
 
     def __init__(self, settings: RelaySettings, *, monotonic: Callable[[], float], rng: Random) -> None:
-        self._settings, self._monotonic, self._rng = settings, monotonic, rng
+        self._settings, self._monotonic, self._rng, self._notify = settings, monotonic, rng, Notify()
         self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         self._links: dict[Side, RelayLink] = {
             "upstream": RelayLink("upstream", settings.upstream, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
@@ -69,10 +70,13 @@ class Relay:
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set."""
+        self._notify.ready()
         try:
             while not stop.is_set():
                 self._turn()
+                self._notify.turned(self._monotonic())
         finally:
+            self._notify.stopping()
             for side, link in self._links.items():
                 if self._online[side]:
                     link.close()
