@@ -177,6 +177,7 @@ class Link:
         self._inbox = inbox
         self._ended = threading.Event()
         self._reopening = self._accepted = False
+        self._refusal = ""
         self._session_expiry_seconds = session_expiry_seconds
         self._receive_max = receive_max
         self._epoch = 0
@@ -218,6 +219,7 @@ class Link:
         self._reopening = True
         self.drop()
         self._reopening = self._accepted = False
+        self._refusal = ""
         if will is not None:
             properties = _properties(PacketTypes.WILLMESSAGE)
             properties.WillDelayInterval = will.delay_seconds
@@ -310,7 +312,8 @@ class Link:
 
     def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
-            return  # paho calls _on_disconnect next, with the same reason
+            self._refusal = str(reason)  # paho calls _on_disconnect next, and says "Protocol error" there
+            return
         self._accepted = True
         packet_max = getattr(properties, "MaximumPacketSize", None) or PACKET_BYTES_MAX
         receive_max = getattr(properties, "ReceiveMaximum", None) or INFLIGHT_MAX
@@ -321,7 +324,7 @@ class Link:
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         self._ended.set()
         if self._accepted or not self._reopening:  # else it would be taken for the end of the connection that is just begun
-            self._inbox.put(Disconnected(str(reason)))
+            self._inbox.put(Disconnected(self._refusal or str(reason)))
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         if message.qos:
