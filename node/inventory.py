@@ -11,7 +11,7 @@ from schemas.limits import MANIFEST_BYTES_MAX
 from schemas.manifest import Manifest, Variant
 from schemas.names import sha256
 
-OTHERS_MAY_READ = 0o077
+OTHERS_MAY = 0o007  # a group is given to whom it is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def keys_open_to_others(paths: list[Path]) -> list[str]:
     found = []
     for path in paths:
         with contextlib.suppress(OSError):
-            if path.stat().st_mode & OTHERS_MAY_READ:
+            if path.stat().st_mode & OTHERS_MAY:
                 found.append(str(path))
     return found
 

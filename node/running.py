@@ -31,7 +31,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK_NAME
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys, and counts of what models were asked
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"data folder {folder}: {error.strerror}") from None

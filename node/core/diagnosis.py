@@ -129,7 +129,7 @@ def folder(facts: Facts) -> Iterator[Finding]:
         return
     if found.write_error:
         yield Finding(Trouble.FOLDER_NOT_WRITABLE, f"{found.path} cannot be written: {found.write_error}")
-    if found.mode & 0o077:
+    if found.mode & 0o007:
         yield Finding(Trouble.FOLDER_OPEN, f"{found.path} has mode {found.mode & 0o777:03o}: others on this device can look into it")
     for key in found.open_keys:
         yield Finding(Trouble.KEY_OPEN, f"the private key {key} can be read by others on this device")

@@ -67,8 +67,8 @@ class Trouble(StrEnum):
 TABLE: dict[Trouble, tuple[Level, str]] = {
     Trouble.SETTINGS_INVALID: ("trouble", "correct that field of the settings file; docs/operations.md has the smallest file that works"),
     Trouble.FOLDER_NOT_WRITABLE: ("trouble", "give the folder to the user that the node runs as, or mount its disk for writing"),
-    Trouble.FOLDER_OPEN: ("warning", "chmod 700 the folder: it holds the device's key"),
-    Trouble.KEY_OPEN: ("warning", "chmod 600 the file; who has read it can speak as this device"),
+    Trouble.FOLDER_OPEN: ("warning", "chmod o= the folder: it holds what telemetry has counted, and the device's key"),
+    Trouble.KEY_OPEN: ("warning", "chmod o= the file; who has read it can speak as this device"),
     Trouble.KEY_UNREADABLE: ("trouble", "restore the file from a backup; or remove it, and have the hub forget the old key of this node"),
     Trouble.STORE_UNREADABLE: (
         "trouble",
