@@ -8,6 +8,8 @@ from typing import Final
 
 FEEDINGS: Final = 4  # of the watchdog in its time: one that is late is no alarm
 
+WAIT_SECONDS: Final = 2.0  # for what is said once, where the manager is behind; what is said again is dropped then
+
 
 class Notify:
     """The manager's socket, if there is one; without, every message goes nowhere."""
@@ -25,7 +27,7 @@ class Notify:
 
     def ready(self) -> None:
         """The start is over."""
-        self._send("READY=1")
+        self._send("READY=1", wait_seconds=WAIT_SECONDS)
 
     def status(self, sentence: str) -> None:
         """What `systemctl status` shows."""
@@ -43,11 +45,11 @@ class Notify:
 
     def stopping(self) -> None:
         """The end has begun."""
-        self._send("STOPPING=1")
+        self._send("STOPPING=1", wait_seconds=WAIT_SECONDS)
 
-    def _send(self, text: str) -> None:
+    def _send(self, text: str, *, wait_seconds: float = 0.0) -> None:
         if not self._address:
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.setblocking(False)  # a manager that does not listen must not hold us up
+            sock.settimeout(wait_seconds)  # a manager that does not listen must not hold us up
             sock.sendto(text.encode(), self._address)

@@ -45,6 +45,10 @@ _BY_CODE = {
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
+class ReaderGone(Exception):  # no error
+    """Whoever read what we print has seen enough."""
+
+
 def guarded(run: Callable[[], object]) -> NoReturn:
     """Run, and end the process with what came of it."""
     try:
@@ -60,7 +64,7 @@ def guarded(run: Callable[[], object]) -> NoReturn:
         sys.exit(Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains once more when it ends
         sys.exit(Exit.PIPE)
     except ModuleNotFoundError as error:

@@ -1,12 +1,17 @@
 """What the node remembers is there after any death, and nothing is counted twice."""
 
+import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from node.core.lifecycle import ModelSlot, Move, Target
 from node.store import SENT_KEPT, Held, NodeStore
+from schemas.errors import Unreachable
 from schemas.names import sha256
+from schemas.receipt import Evidence
 
 
 @pytest.fixture
@@ -117,3 +122,59 @@ def test_an_interval_that_was_closed_stays_closed_and_its_checkpoint_is_gone(sto
 
     assert store.window_closed("m", b"r" * 32, 60)
     assert store.sketches("m", b"r" * 32) == {120: [3, 4]}
+
+
+def test_a_reader_beside_the_writer_sees_what_is_committed_and_can_write_nothing(tmp_path: Path, store: NodeStore) -> None:
+    reader = NodeStore.reading(tmp_path / "node.sqlite")
+    store.raise_fact("floor", 10)
+    seen = reader.fact("floor")
+    with store.transaction():
+        store.raise_fact("floor", 20)
+        within = reader.fact("floor")
+
+    assert (seen, within, reader.fact("floor")) == (10, 10, 20)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        reader.raise_fact("floor", 30)
+
+
+def test_a_reader_leaves_the_file_of_a_writer_that_has_gone_as_it_was(tmp_path: Path) -> None:
+    writer = NodeStore(tmp_path / "node.sqlite")
+    writer.raise_fact("floor", 10)
+    writer.close()
+    before = (tmp_path / "node.sqlite").read_bytes()
+
+    reader = NodeStore.reading(tmp_path / "node.sqlite")
+    found = reader.fact("floor")
+    reader.close()
+
+    assert (found, (tmp_path / "node.sqlite").read_bytes() == before) == (10, True)
+
+
+def test_a_reader_sees_what_a_writer_that_was_killed_had_committed(tmp_path: Path) -> None:
+    code = "import os, sys; from pathlib import Path; from node.store import NodeStore\n"
+    code += "NodeStore(Path(sys.argv[1])).raise_fact('floor', 10); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "node.sqlite")], check=False)
+
+    assert (tmp_path / "node.sqlite-wal").exists()
+    assert NodeStore.reading(tmp_path / "node.sqlite").fact("floor") == 10
+
+
+@pytest.mark.parametrize("content", [b"no database" * 1000, b""])
+def test_a_file_that_is_no_store_is_unreachable(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "node.sqlite").write_bytes(content)
+
+    with pytest.raises(Unreachable, match=r"node\.sqlite"):
+        NodeStore.reading(tmp_path / "node.sqlite")
+
+
+def test_evidence_is_kept_and_one_made_before_it_was_has_none(tmp_path: Path, store: NodeStore) -> None:
+    evidence = Evidence(golden_error_max=0.5, golden_rows=3, latency_ms=1.25, memory_bytes=7, variant="int8")
+    store.put_evidence(b"r" * 32, Evidence(), at=1)
+    store.put_evidence(b"r" * 32, evidence, at=2)
+    kept = NodeStore.reading(tmp_path / "node.sqlite").evidence()
+    older = sqlite3.connect(tmp_path / "older.sqlite")
+    older.execute("CREATE TABLE slot (model TEXT PRIMARY KEY, document TEXT NOT NULL)")
+    older.close()
+
+    assert kept == {b"r" * 32: (2, evidence)}
+    assert NodeStore.reading(tmp_path / "older.sqlite").evidence() == {}
