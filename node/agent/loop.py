@@ -66,7 +66,6 @@ class Agent:
         self._reporter = Reporter(
             node=settings.id, store=self._store, link=self._link, identity=self._identity, wall=wall, monotonic=monotonic
         )
-        self._reporter.told = lambda sentence: self._standing.trouble(sentence)
         self._telemetry = Telemetry(
             store=self._store,
             topic=self._link.topics.telemetry,
@@ -143,6 +142,7 @@ class Agent:
             monotonic=monotonic,
             notify=Notify(),
         )
+        self._reporter.told = self._standing.trouble
         self._session = 0
         self._online = False
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN

@@ -18,7 +18,7 @@ from node.core.clock import BUILD_TIME
 from node.core.diagnosis import diagnose
 from node.core.findings import Trouble
 from node.core.health import AgentStatus
-from node.core.lifecycle import ModelSlot, Target
+from node.core.lifecycle import ModelSlot, Move, Target
 from node.doctor import probe
 from node.running import alone, write_status
 from node.store import NodeStore
@@ -405,7 +405,8 @@ def test_what_is_served_is_judged_by_its_runtime_its_memory_and_the_room_that_it
     (folder / variant.name / "model.onnx").write_bytes(data)
     serving = Target(version=manifest.version, digest=digest)
     store = NodeStore(site.data / "node.sqlite")
-    store.put_slot(ModelSlot(model=manifest.model, state="active", serving=serving, target=serving))
+    slot = ModelSlot(model=manifest.model, state="active", serving=serving, target=serving)
+    store.put_slot(slot, Move(number=1, at=1, event="settled", before="probation", after="active"))
     site.say(disk_bytes_max=len(data))
     assert site.found() == {Trouble.RUNTIME_ABSENT, Trouble.MEMORY_LIMITS, Trouble.DISK_QUOTA}
 

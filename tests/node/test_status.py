@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from node.core.health import AgentStatus, WorkerProcess
-from node.core.lifecycle import ModelSlot, Target
+from node.core.lifecycle import ModelSlot, Move, Target
 from node.identity import Identity
 from node.running import alone, write_status
 from node.store import NodeStore
@@ -59,11 +59,10 @@ def folder(tmp_path: Path) -> Path:
     (data / "artifacts" / sha256(b"half").hex()).mkdir()
     store = NodeStore(data / "node.sqlite")
     serving = Target(version=manifest.version, digest=digest)
-    store.put_slot(
-        ModelSlot(
-            model="m", state="refused", target=NEW, serving=serving, since=NOW - 60, serving_since=NOW - 7200, code="model.golden_mismatch"
-        )
+    slot = ModelSlot(
+        model="m", state="refused", target=NEW, serving=serving, since=NOW - 60, serving_since=NOW - 7200, code="model.golden_mismatch"
     )
+    store.put_slot(slot, Move(number=1, at=NOW - 60, event="failed", before="testing", after="refused", target=NEW, code=slot.code))
     for at, (version, code, reason) in enumerate(
         [("1.9.0", "model.golden_mismatch", "an older reason"), ("2.0.0", "model.golden_mismatch", "output y: \x1b[31mwrong")]
     ):
