@@ -40,6 +40,9 @@ CONNECT_SECONDS: Final = 10.0
 RETAINED_SECONDS: Final = 5.0  # a broker sends what it retains right behind its SUBACK
 ALERT_SECONDS_MIN, ALERT_SECONDS_MAX = 0.3, 5.0  # of waiting for a broker to say that it refuses our certificate
 
+INIT = Path("/proc/1")
+LISTENING: Final = "0A"  # TCP_LISTEN, as /proc/net/tcp writes it
+
 # OpenSSL's X509_V_ERR_* (openssl-verification-options(1)).
 VERIFY: Final = {
     2: Trouble.TLS_WRONG_CA,
@@ -69,7 +72,12 @@ def probe(path: Path, *, wall: Callable[[], float], step: Callable[[str], object
         needs = "mqtts:// needs tls_ca, tls_certificate and tls_key" if url.tls else "TLS files are given: say mqtts://"
         return Facts(now, node=settings.id, settings_error=f"{path}: broker: {url} and the TLS files do not fit: {needs}")
     step("data folder")
-    facts = _local(Facts(now, node=settings.id), settings, tls)
+    facts = Facts(now, node=settings.id, certificate=certificate_of(tls) if tls is not None else None)
+    try:
+        facts = _local(facts, settings, tls)
+    except PermissionError as error:  # another user's folder: what can be seen from outside is still told
+        text = f"{error.strerror} ({error.filename}): run this as root, or as the user that the node runs as"
+        facts = replace(facts, folder=Folder(str(settings.data), write_error=text))
     step(f"broker {url}")
     road = _road(url, tls) if facts.certificate is None or not _unusable(facts.certificate) else None
     facts = replace(facts, road=road)
@@ -98,21 +106,22 @@ def _local(facts: Facts, settings: NodeSettings, tls: TlsFiles | None) -> Facts:
     floor, served, store_error = _remembered(settings, on_disk)
     running, lock_error = _running(settings.data)
     error, missing = _root(settings.root)
-    taken, port_error = _port(settings) if not running else (False, "")
+    status = read_status(settings.data)
+    kept = status is not None and status.inherited  # the service manager listens, and keeps it while the agent is away
+    taken, port_error = _port(settings) if not running and not kept else (False, "")
     return replace(
         facts,
         folder=_folder(settings, tls, on_disk, store_error or lock_error),
         clock_floor=floor,
         root_error=error,
         root_missing=missing,
-        certificate=certificate_of(tls) if tls is not None else None,
         running=running,
-        status=read_status(settings.data),
+        status=status,
         port_error=port_error,
         port_taken=taken,
         served=served,
         runtimes=tuple(available()),
-        memory_bytes=_memory_bytes(settings),
+        memory_bytes=_memory_bytes(settings, status.pid if running and status is not None else os.getpid()),
     )
 
 
@@ -223,12 +232,11 @@ def _text(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _memory_bytes(settings: NodeSettings) -> int:
+def _memory_bytes(settings: NodeSettings, pid: int) -> int:
     """What the node may have: the machine's memory, or less where its service has a bound."""
     found = profile(settings).memory_bytes
-    status = read_status(settings.data)
     with suppress(OSError, ValueError):
-        group = Path(f"/proc/{status.pid if status else os.getpid()}/cgroup").read_text().partition("0::/")[2].strip()
+        group = Path(f"/proc/{pid}/cgroup").read_text().partition("0::/")[2].strip()
         found = min(found, int(Path(f"/sys/fs/cgroup/{group}/memory.max").read_text()))
     return found
 
@@ -244,8 +252,23 @@ def _port(settings: NodeSettings) -> tuple[bool, str]:
             listener.bind(address)
             listener.listen(1)
     except OSError as error:
+        if error.errno == errno.EADDRINUSE and _kept_by_init(settings.port):
+            return False, ""
         return error.errno == errno.EADDRINUSE, f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}"
     return False, ""
+
+
+def _kept_by_init(port: int) -> bool:
+    """Whether the service manager itself listens there, for a node that is to start; only root can tell."""
+    listening = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        with suppress(OSError):
+            for fields in (line.split() for line in table.read_text().splitlines()[1:]):
+                if fields[3] == LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                    listening.add(f"socket:[{fields[9]}]")
+    with suppress(OSError):
+        return any(str(held.readlink()) in listening for held in (INIT / "fd").iterdir())
+    return False
 
 
 # The broker

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -423,6 +424,35 @@ def test_a_port_that_somebody_else_has_is_told(site: Site) -> None:
 
     site.say(host="192.0.2.1")  # of no device: it is kept for documentation
     assert site.found() == {Trouble.PORT_UNUSABLE}
+
+
+def test_a_port_that_the_service_manager_keeps_for_the_node_is_free(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as kept:
+        site.say(port=kept.getsockname()[1])
+        before = site.found()
+        monkeypatch.setattr("node.doctor.INIT", Path("/proc/self"))  # as if this process were it
+        known = site.found()
+
+    assert (before, known) == ({Trouble.PORT_IN_USE}, set())
+
+
+def test_a_folder_of_another_user_is_told_and_the_broker_is_still_looked_at(site: Site) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can look as somebody else")
+    with tempfile.TemporaryDirectory(dir="/tmp") as shared:  # pytest's own folders are closed to others
+        Path(shared).chmod(0o755)
+        (Path(shared) / "data").mkdir(mode=0o700)
+        (Path(shared) / "node.toml").write_text(site.path.read_text())
+        site.path = Path(shared) / "node.toml"
+        site.show_nothing()
+        site.say(broker=f"mqtt://127.0.0.1:{free_port()}")
+        os.seteuid(65534)
+        try:
+            found = site.found()
+        finally:
+            os.seteuid(0)
+
+    assert found == {Trouble.FOLDER_NOT_WRITABLE, Trouble.TCP_REFUSED}
 
 
 def test_an_agent_that_was_killed_is_told(site: Site) -> None:
