@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Final
 
 FEEDINGS: Final = 4  # of the watchdog in its time: one that is late is no alarm
-
 WAIT_SECONDS: Final = 2.0  # for what is said once, where the manager is behind; what is said again is dropped then
 
 

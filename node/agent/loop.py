@@ -296,7 +296,7 @@ class Agent:
         return self._retry_seconds * (0.5 + self._rng.random())
 
     def _leave(self) -> None:
-        self._standing.left()
+        self._guarded(self._standing.left)
         self._telemetry.checkpoint()
         if self._online:
             self._link.say_state(self._state("disconnected"))
