@@ -223,7 +223,7 @@ def test_a_served_release_whose_worker_keeps_dying_goes_back_though_it_was_prove
             os.kill(process_id, signal.SIGKILL)
         return site.slot().state == "rolled_back"
 
-    site.turn_until(kill)
+    site.turn_until(kill, seconds_max=100)  # each start comes later than the one before
     site.turn_until(lambda: site.server.held_of("m") == {old.digest})
 
     assert (site.slot().serving and site.slot().serving.digest, site.slot().code) == (old.digest, Code.WORKER_CRASHED)
