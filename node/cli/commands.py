@@ -12,6 +12,7 @@ from node.cli.errors import ReaderGone
 from node.cli.imports import import_
 from node.cli.ledger import ledger
 from node.cli.models import models
+from node.cli.prove import prove
 from node.cli.relay import relay
 from node.cli.run import run
 from node.cli.status import status
@@ -53,5 +54,5 @@ def command() -> None:
     """
 
 
-for one in (run, status, models, doctor, telemetry, ledger, import_, relay, completion):
+for one in (run, status, models, doctor, telemetry, ledger, import_, prove, relay, completion):
     command.add_command(one)

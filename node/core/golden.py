@@ -8,7 +8,7 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -28,8 +28,8 @@ class GoldenCase:
     rows: int
 
 
-def parse(payload: bytes) -> GoldenCase:
-    """The case that an npz holds.
+def parse(payload: bytes, *, known: bool = True) -> GoldenCase:
+    """The case that an npz holds. Not `known`: its outputs may be absent, because the model is yet to be asked.
 
     Raises:
         Refused: GOLDEN_INVALID: no npz, too large when unpacked, pickled objects, or a side without arrays.
@@ -47,10 +47,20 @@ def parse(payload: bytes) -> GoldenCase:
         side: {name[len(side) + 1 :]: array for name, array in arrays.items() if name.startswith(side + ".")}
         for side in ("input", "output")
     }
-    if not sides["input"] or not sides["output"]:
+    if not sides["input"] or (known and not sides["output"]):
         raise mismatch(Code.GOLDEN_INVALID, "golden arrays", expected="input.<tensor> and output.<tensor>", actual=sorted(arrays)[:8])
     first = next(iter(sides["input"].values()))
     return GoldenCase(sides["input"], sides["output"], int(first.shape[0]) if first.ndim else 1)
+
+
+def pack(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
+    """The npz that `parse` reads; the same arrays give the same bytes."""
+    target = io.BytesIO()
+    arrays = {f"{side}.{name}": array for side, half in (("input", inputs), ("output", outputs)) for name, array in half.items()}
+    # Texts as fixed-width ones: a file with pickled objects is refused.
+    plain: dict[str, Any] = {name: array.astype(np.str_) if array.dtype == np.object_ else array for name, array in arrays.items()}
+    np.savez_compressed(target, **plain)
+    return target.getvalue()
 
 
 def fit_inputs(case: GoldenCase, specs: Sequence[Spec]) -> dict[str, Array]:
