@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from hub.cli.options import Lines, dir_option, json_option, open_store, show, show_one
+from hub.core.parameters import in_words
 from hub.rows import NodeRow, ReceiptRow
 from schemas import codec
 from schemas.errors import Code, Refused
@@ -76,6 +77,8 @@ def _model(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
         "bytes_received": slot.bytes_received,
         "bytes_reused": slot.bytes_reused,
         "bytes_wasted": slot.bytes_wasted,
+        "variant": slot.variant,
+        "parameters": [one._asdict() for one in slot.parameters or ()],
     }
 
 
@@ -83,7 +86,14 @@ def _details(one: Mapping[str, Any]) -> dict[str, Any]:
     """What of a node is not a plain value, in words."""
     ledger = [f"{m['model']}: " + ", ".join(f"{m[f'bytes_{what}']} {what}" for what in LEDGER) for m in one["models"]]
     labels = [f"{key}={value}" for key, value in one["labels"].items()]
-    return {"labels": labels, "models": Lines(map(_in_words, one["models"])), "bytes": Lines(ledger)}
+    parameters = [f"{m['model']}: {_setting(setting)}" for m in one["models"] for setting in m["parameters"]]
+    return {"labels": labels, "models": Lines(map(_in_words, one["models"])), "bytes": Lines(ledger), "parameters": Lines(parameters)}
+
+
+def _setting(one: Mapping[str, Any]) -> str:
+    """`threshold=0.7 (rollout; the site's own value is not allowed: parameter.bounds)`."""
+    refused = f"; the site's own value is not allowed: {one['code']}" if one["code"] else ""
+    return f"{in_words(one['name'], one['value'])} ({one['source']}{refused})"
 
 
 def _in_words(one: dict[str, Any]) -> str:

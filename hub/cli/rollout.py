@@ -2,25 +2,30 @@
 
 import json
 import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.cli.plain import plain
 from hub.core import rollout as core
+from hub.core.parameters import in_words, read
 from hub.rows import RolloutRow
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.parameters import Value
 from schemas.rollout import ReleaseRef, Rollout
+from schemas.state import State
 
 ANSWER_SECONDS = 15.0  # how long a running hub may take to obey
 LOOK_SECONDS = 0.3
+NAMES_SHOWN = 3
 
 
 @click.group()
@@ -55,6 +60,7 @@ def rollout() -> None:
     help="Whether a node without a delta's parent takes the whole; else its own policy says.",
 )
 @click.option("--priority", default=5, show_default=True, type=click.IntRange(0, 9), help="Of a node's transfers the higher goes first.")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A parameter of the release; may be repeated.")
 @click.option("--wait", is_flag=True, help="Follow it to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="With --wait: how long.")
 @dir_option
@@ -66,8 +72,11 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     Examples:
       fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 --soak-seconds 600 --wait
       fleetcast rollout start delay@1.2.0 --label site=plant-7 --node-bytes-max 2000000
+      fleetcast rollout start delay@1.2.0 --set threshold=0.7 --set labels.cat=Katze
     """
     model, version = split(release)
+    repository = Repository(directory / "trust")
+    ref, manifest = _release(repository, model, version)
     try:
         percents = [int(one) for one in stages.split(",")]
         wanted = dict(one.split("=", 1) for one in labels)
@@ -83,8 +92,11 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         "halt_on_drift": said["halt_on_drift"],
     }
     carriage = {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
-    body = json.dumps({"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage})
-    _check(directory, model, version, body)
+    parameters = read(manifest.parameters or (), _pairs(said["values"])) or None
+    wish = {"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage, "parameters": parameters}
+    body = json.dumps(wish)
+    _check(ref, manifest, body)
+    _tell_of_left_behind(_present(repository, model), parameters or {})
     if not said["wait"]:
         _ask(directory, "start", model, body, as_json=as_json)
         return
@@ -93,19 +105,80 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     _follow(directory, model, version, deadline, as_json)
 
 
-def _check(directory: Path, model: str, version: str, body: str) -> None:
+def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]) -> None:
+    """A new rollout begins with the release's own values: what was set for the one before should not vanish unnoticed."""
+    left = {name: value for name, value in ((before.parameters if before else None) or {}).items() if name not in parameters}
+    if left:
+        said = ", ".join(in_words(*one) for one in left.items())
+        click.echo(f"warning: set in the rollout before, and not in this one: {said}", err=True)
+
+
+def _check(release: ReleaseRef, manifest: Manifest, body: str) -> None:
     """What the hub would refuse is refused now: it may not run before next week, and then nobody waits for its answer.
 
     Raises:
-        Refused: there is no such release, or no such rollout can be.
+        Refused: no such rollout can be.
     """
-    release = ReleaseRef(version, sha256(Repository(directory / "trust").manifest(model, version)))
-    try:
-        wish = core.Start.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    core.begin(model, wish, release, before=None, nodes=[], salts=[bytes(16)], now=0)
+    wish = core.read(core.Start, body)
+    progress = core.begin(manifest.model, wish, release, before=None, nodes=[], salts=[bytes(16)], now=0, allowed=manifest.parameters or ())
+    codec.encode(progress.rollout)  # many long texts do not fit the document
+
+
+def _release(repository: Repository, model: str, version: str) -> tuple[ReleaseRef, Manifest]:
+    document = repository.manifest(model, version)
+    return ReleaseRef(version, sha256(document)), codec.decode(Manifest, document)
+
+
+def _present(repository: Repository, model: str) -> Rollout | None:
+    """The model's rollout as it is signed."""
+    document = repository.rollout(model) if model in repository.models() else None
+    return codec.decode(Rollout, document) if document is not None else None
+
+
+def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
+    """NAME=VALUE, as two.
+
+    Raises:
+        click.UsageError: it is not.
+    """
+    found = []
+    for one in said:
+        name, sign, text = one.partition("=")
+        if not (name and sign):
+            raise click.UsageError(f"{one!r} must be NAME=VALUE, such as threshold=0.7, or MAP.KEY=TEXT, such as labels.cat=Katze")
+        found.append((name, text))
+    return found
+
+
+@rollout.command(name="set")
+@click.argument("model")
+@click.argument("values", metavar="[NAME=VALUE]...", nargs=-1)
+@click.option("--unset", multiple=True, metavar="NAME", help="The release's own value again; may be repeated.")
+@dir_option
+@json_option
+def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], directory: Path, as_json: bool) -> None:
+    """Change parameters of the release that is rolled out: no new release, no stage begins again, and no node moves.
+
+    What is not named stays as it is set. A site's own value, where the release allows one, stays in force there.
+
+    \b
+    Examples:
+      fleetcast rollout set delay threshold=0.65
+      fleetcast rollout set delay labels.cat=Katze --unset threshold
+    """
+    repository = Repository(directory / "trust")
+    check_model(repository, model)
+    if not values and not unset:
+        raise click.UsageError("nothing to set: give NAME=VALUE or --unset NAME")
+    present = _present(repository, model)
+    if present is None:
+        raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}: set values when it starts, with --set")
+    allowed = _release(repository, model, present.release.version)[1].parameters or ()
+    said = read(allowed, _pairs(values))
+    body = core.SetParameters(version=present.release.version, parameters=said, unset=unset)
+    now = core.Progress(present, stage_entered_at=0, judged_from=0)
+    codec.encode(core.set_parameters(now, body, allowed=allowed).rollout)  # what the hub would refuse is refused now
+    _ask(directory, "set", model, body.model_dump_json(), as_json=as_json)
 
 
 @rollout.command()
@@ -122,10 +195,13 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
     if model is not None:
         check_model(Repository(directory / "trust"), model)
     store = open_store(directory)
-    rows = [_row(row) for row in store.rollout_rows() if model in {None, row.model}]
+    states = [codec.decode(State, row.state) for row in store.nodes()]
+    rows = [{**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if model in {None, row.model}]
+    columns = ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
+    flat = [{**row, "parameters": [_told(name, one) for name, one in row["parameters"].items()]} for row in rows]
     show(
-        rows,
-        ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"],
+        rows if as_json else flat,
+        [*columns, "parameters"] if any(row["parameters"] for row in rows) else columns,
         as_json=as_json,
         empty="There is no rollout.",
     )
@@ -222,3 +298,34 @@ def _row(row: RolloutRow) -> dict[str, Any]:
         "failed": row.failed,
         "reason": row.reason,
     }
+
+
+def _in_force(row: RolloutRow, states: Iterable[State]) -> dict[str, dict[str, Any]]:
+    """Each parameter: what the rollout sets, and how many of the nodes that serve its release say whose value they have in force."""
+    one = codec.decode(Rollout, row.document)
+    found: dict[str, dict[str, Any]] = {name: {"set": value, **_nobody()} for name, value in (one.parameters or {}).items()}
+    for state in states:
+        slots = [slot for slot in state.slots if slot.model == row.model and slot.serving == one.release.digest]
+        for setting in (setting for slot in slots for setting in slot.parameters or ()):
+            entry = found.setdefault(setting.name, {"set": None, **_nobody()})
+            entry[setting.source] += 1
+            if setting.code is not None:
+                entry["refused"].append({"node": state.node, "code": setting.code})
+    return found
+
+
+def _nobody() -> dict[str, Any]:
+    return {"rollout": 0, "site": 0, "release": 0, "refused": []}
+
+
+def _told(name: str, one: Mapping[str, Any]) -> str:
+    """`threshold=0.7: in force on 5, 1 has its site's; the site's own value is not allowed on gate-3`."""
+    said = in_words(name, one["set"]) if one["set"] is not None else f"{name} as released"
+    parts = [f"in force on {one['rollout' if one['set'] is not None else 'release']}"]
+    if one["site"]:
+        parts.append(f"{one['site']} by their sites")
+    if one["refused"]:
+        names = [refusal["node"] for refusal in one["refused"]]
+        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        parts.append(f"the site's own is not allowed on {', '.join(names[:NAMES_SHOWN])}{more}")
+    return f"{said} ({'; '.join(parts)})"

@@ -15,19 +15,22 @@ Every document that `step` or a command makes has a serial higher by one than th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from hub.core.parameters import settled
 from schemas.document import Fact
-from schemas.errors import Code, Refused
-from schemas.limits import LABELS_MAX, STAGES_MAX
+from schemas.errors import Code, Refused, mismatch
+from schemas.limits import LABELS_MAX, PARAMETERS_MAX, STAGES_MAX
 from schemas.names import Label, Version
+from schemas.parameters import Parameters, Value
 from schemas.rollout import Carriage, Gate, ReleaseRef, Rollout, bucket, selected
 
-CommandKind = Literal["start", "halt", "resume", "rollback"]
-KINDS: tuple[CommandKind, ...] = ("start", "halt", "resume", "rollback")
+CommandKind = Literal["start", "halt", "resume", "rollback", "set"]
+KINDS: tuple[CommandKind, ...] = ("start", "halt", "resume", "rollback", "set")
 DONE = "done"
+Body = TypeVar("Body", bound=Fact)
 
 
 class Start(Fact):
@@ -38,6 +41,28 @@ class Start(Fact):
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
     gate: Gate = Gate()
     carriage: Carriage | None = None
+    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # of a map, entries that differ suffice
+
+
+class SetParameters(Fact):
+    """Body of the command `set`: what is to be in force of the rollout's release, and what is to be the release's own again."""
+
+    version: Version  # of which these are the parameters: another rollout may have begun meanwhile
+    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX, default_factory=dict)]
+    unset: Annotated[tuple[Label, ...], Field(max_length=PARAMETERS_MAX)] = ()
+
+
+def read(kind: type[Body], body: str) -> Body:
+    """A command's body.
+
+    Raises:
+        Refused: ROLLOUT_INVALID, naming the field.
+    """
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +128,23 @@ Action = Announce | Halted
 
 
 def begin(
-    model: str, wish: Start, release: ReleaseRef, *, before: Rollout | None, nodes: Sequence[NodeFacts], salts: Sequence[bytes], now: int
+    model: str,
+    wish: Start,
+    release: ReleaseRef,
+    *,
+    before: Rollout | None,
+    nodes: Sequence[NodeFacts],
+    salts: Sequence[bytes],
+    now: int,
+    allowed: Parameters = (),
 ) -> Progress:
     """A new rollout, which supersedes `before`; it falls back to the release of the last rollout that was done.
 
-    Of the random `salts` the first is taken that leaves no stage without a node, so that small fleets have a canary too.
+    Of the random `salts` the first is taken that leaves no stage without a node, so that small fleets have a canary too. `allowed` are the
+    release's parameters; what the rollout before had set of another release's is not taken over.
 
     Raises:
-        Refused: the stages do not rise to 100 %.
+        Refused: the stages do not rise to 100 %, or a parameter is unknown or out of bounds.
     """
     if list(wish.stages) != sorted(set(wish.stages)) or wish.stages[-1] != 100:
         raise Refused(Code.ROLLOUT_INVALID, f"stages must rise and end at 100, not {', '.join(map(str, wish.stages))}")
@@ -125,6 +159,7 @@ def begin(
         labels=wish.labels,
         gate=wish.gate,
         carriage=wish.carriage,
+        parameters=settled(allowed, {}, wish.parameters or {}),
         started=now,
     )
     names = [node.node for node in nodes if selected(rollout, dict(node.labels))]
@@ -180,6 +215,22 @@ def roll_back(progress: Progress) -> Progress:
     return replace(
         _next(progress, state="rolled_back"), held_since=None, reason=f"rolled back to {rollout.fallback.version} by an operator"
     )
+
+
+def set_parameters(progress: Progress, wish: SetParameters, *, allowed: Parameters) -> Progress:
+    """Change what is in force of the release, and nothing else: stage, salt and state stay, so no node moves.
+
+    Raises:
+        Refused: it is rolled back, of another release than the wish, or a parameter is unknown or out of bounds.
+    """
+    rollout = progress.rollout
+    _must_be(rollout, ("running", "halted", DONE), "given parameters")
+    if wish.version != rollout.release.version:
+        raise mismatch(
+            Code.ROLLOUT_INVALID, f"release of the rollout of {rollout.model}", expected=wish.version, actual=rollout.release.version
+        )
+    after = settled(allowed, rollout.parameters or {}, wish.parameters, wish.unset)
+    return progress if after == rollout.parameters else _next(progress, parameters=after)
 
 
 def _must_be(rollout: Rollout, states: Sequence[str], done: str) -> None:

@@ -9,17 +9,18 @@ from dataclasses import astuple, replace
 from datetime import UTC, datetime
 
 import structlog
-from pydantic import ValidationError
 from securesystemslib.signer import Signer
 
 from hub.core import fleet
 from hub.core import rollout as core
+from hub.core.parameters import in_words
 from hub.service.notes import Notes
 from hub.store import CommandRow, RolloutRow, Store
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.insight import Alert
+from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
 
@@ -68,13 +69,15 @@ class Controller:
     def _answer(self, command: CommandRow) -> bool:
         try:
             progress, text = self._obey(command)
-            self._sign(progress, text)
+            changed = progress != self._progress.get(command.model)
+            if changed:
+                self._sign(progress, text)
         except Refused as refusal:
             log.warning("command.refused", kind=command.kind, model=command.model, code=str(refusal.code), reason=refusal.reason)
             self._store.finish_command(command.id, ok=False, text=refusal.reason, code=str(refusal.code))
             return False
         self._store.finish_command(command.id, ok=True, text=text)
-        return True
+        return changed
 
     def _obey(self, command: CommandRow) -> tuple[core.Progress, str]:
         model = command.model
@@ -85,6 +88,8 @@ class Controller:
         if model not in self._progress:
             raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}")
         before = self._progress[model]
+        if command.kind == "set":
+            return self._set(before, command.body)
         if command.kind == "halt":
             after = core.halt(before)
         elif command.kind == "resume":
@@ -93,13 +98,24 @@ class Controller:
             after = core.roll_back(before)
         return after, f"rollout of {model} {after.rollout.release.version} {after.reason}"
 
+    def _set(self, before: core.Progress, body: str) -> tuple[core.Progress, str]:
+        wish = core.read(core.SetParameters, body)
+        rollout = before.rollout
+        after = core.set_parameters(before, wish, allowed=self._manifest(rollout.model, rollout.release.version)[0].parameters or ())
+        what = f"parameters of {rollout.model} {rollout.release.version}"
+        if after == before:
+            return before, f"{what} are so already, serial {rollout.serial}"
+        said = ", ".join(in_words(*one) for one in (after.rollout.parameters or {}).items())
+        return after, f"{what} are now {said or 'its own'}, serial {after.rollout.serial}"
+
+    def _manifest(self, model: str, version: str) -> tuple[Manifest, bytes]:
+        document = self._repository.manifest(model, version)
+        return codec.decode(Manifest, document), sha256(document)
+
     def _start(self, model: str, body: str) -> tuple[core.Progress, str]:
-        try:
-            wish = core.Start.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-        release = ReleaseRef(wish.version, sha256(self._repository.manifest(model, wish.version)))
+        wish = core.read(core.Start, body)
+        manifest, digest = self._manifest(model, wish.version)
+        release = ReleaseRef(wish.version, digest)
         known = self._progress.get(model)
         now = int(self._wall())
         progress = core.begin(
@@ -110,6 +126,7 @@ class Controller:
             nodes=[fleet.facts(node, model=model, digest=release.digest, now=now, silent_seconds=1) for node in self._nodes.values()],
             salts=[self._random_bytes(16) for _ in range(SALTS)],
             now=now,
+            allowed=manifest.parameters or (),
         )
         stages = ", ".join(f"{percent} %" for percent in wish.stages)
         return progress, f"rollout of {model} {wish.version} has begun, serial {progress.rollout.serial}, stages {stages}"

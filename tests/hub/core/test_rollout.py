@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.core import rollout as core
-from hub.core.rollout import Announce, Facts, Halted, NodeFacts, Progress, Start
+from hub.core.rollout import Announce, Facts, Halted, NodeFacts, Progress, SetParameters, Start
 from schemas.errors import Code, Refused
 from schemas.names import sha256
-from schemas.rollout import Gate, ReleaseRef, bucket
+from schemas.parameters import Parameter
+from schemas.rollout import Gate, ReleaseRef, bucket, wanted
 
 RELEASE, OLD = ReleaseRef("1.1.0", sha256(b"new")), ReleaseRef("1.0.0", sha256(b"old"))
 SALTS = [bytes([number]) * 16 for number in range(64)]
@@ -226,3 +227,72 @@ def test_serials_rise_by_one_with_each_new_document_and_never_without(history: l
         changed = progress.rollout.model_copy(update={"serial": 0}) != before.rollout.model_copy(update={"serial": 0})
         assert progress.rollout.serial == before.rollout.serial + changed
         assert progress.rollout.stage in {before.rollout.stage, before.rollout.stage + 1}
+
+
+THRESHOLD = Parameter(name="threshold", goes_to="client", default=0.5, min=0.0, max=1.0)
+
+
+def with_parameters(progress: Progress, version: str = "1.1.0", **values: float) -> Progress:
+    return core.set_parameters(progress, SetParameters(version=version, parameters=dict(values)), allowed=(THRESHOLD,))
+
+
+def test_setting_a_parameter_changes_that_and_the_serial_and_nothing_else() -> None:
+    before = done(RELEASE)
+
+    after = with_parameters(before, threshold=0.7)
+
+    changed = {"serial": before.rollout.serial + 1, "parameters": {"threshold": 0.7}}
+    assert after == replace(before, rollout=before.rollout.model_copy(update=changed))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_no_node_moves_however_often_parameters_are_set(values: list[float]) -> None:
+    before = begin(wish(10, 50, 100), fleet(20))
+    after = before
+    for value in values:
+        after = with_parameters(after, threshold=value)
+
+    wants = [[wanted(one.rollout, node=f"n{number}", labels={}) for number in range(20)] for one in (before, after)]
+    assert wants[0] == wants[1]
+    assert after.rollout.parameters == {"threshold": values[-1]}
+
+
+def test_the_same_value_again_is_nothing() -> None:
+    once = with_parameters(begin(wish(), fleet(1)), threshold=0.7)
+
+    assert with_parameters(once, threshold=0.7) is once
+
+
+def test_parameters_of_another_release_than_is_rolled_out_are_refused() -> None:
+    with pytest.raises(Refused, match=r"expected 1\.0\.0, found 1\.1\.0"):
+        with_parameters(begin(wish(), fleet(1)), version="1.0.0", threshold=0.7)
+
+
+def test_a_rollout_that_went_back_takes_no_parameters() -> None:
+    back = core.roll_back(begin(wish(), fleet(1), before=done()))
+
+    with pytest.raises(Refused, match="rolled_back; only one that is running or halted or done"):
+        with_parameters(back, threshold=0.7)
+
+
+def test_a_stage_that_goes_on_keeps_what_is_set() -> None:
+    nodes = fleet(20)
+    progress = with_parameters(begin(wish(10, 100), nodes), threshold=0.7)
+
+    progress, _ = core.step(progress, Facts(served(progress, nodes)), now=NOW)
+
+    assert (progress.rollout.percent, progress.rollout.parameters) == (100, {"threshold": 0.7})
+
+
+def test_a_rollout_that_begins_has_what_is_set_with_it_within_bounds() -> None:
+    start = wish().model_copy(update={"parameters": {"threshold": 0.7}})
+    begun = core.begin("delay", start, RELEASE, before=None, nodes=[], salts=SALTS, now=NOW, allowed=(THRESHOLD,))
+
+    assert begun.rollout.parameters == {"threshold": 0.7}
+    with pytest.raises(Refused, match="expected none, found threshold"):
+        core.begin("delay", start, RELEASE, before=None, nodes=[], salts=SALTS, now=NOW)
+
+
+def test_a_body_that_makes_no_sense_is_refused_by_its_field() -> None:
+    with pytest.raises(Refused, match="parameters"):
+        core.read(SetParameters, '{"version": "1.0.0", "parameters": 3}')
