@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.mqtt import BrokerUrl, TlsFiles
-from schemas.names import FleetName
+from schemas.names import FleetName, Label
 
 SETTINGS_NAME = "fleet.toml"
 
@@ -33,6 +33,8 @@ class HubSettings(BaseSettings):
     cohort_nodes_min: Annotated[int, Field(ge=1)] = 20  # nothing is shown of fewer: nobody is to stand out
     settle_seconds: Annotated[int, Field(ge=0)] = 300  # an interval is tested when no window of it came for so long
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+    checks_required: tuple[Label, ...] = ()  # profiles for which a release must have passed `fleetcast check` before it is rolled out
 
     cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB  # of blocks that the broker retains for latecomers; 0: none
     cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600

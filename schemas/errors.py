@@ -38,6 +38,7 @@ class Code(StrEnum):
     RELEASE_NO_VARIANT = "release.no_variant"
     RELEASE_CONFLICT = "release.conflict"
     RELEASE_UNKNOWN = "release.unknown"
+    RELEASE_UNCHECKED = "release.unchecked"
     MODEL_LOAD = "model.load_failed"
     MODEL_RUN = "model.run_failed"
     MODEL_SIGNATURE = "model.signature_mismatch"

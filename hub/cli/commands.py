@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from hub.cli.check import check
 from hub.cli.completion import completion
 from hub.cli.errors import ReaderGone
 from hub.cli.export import export
@@ -55,5 +56,5 @@ def command() -> None:
     """
 
 
-for _verb in (init, serve, publish, plan, rollout, ledger, nodes, releases, export, watch, renew, completion):
+for _verb in (init, serve, publish, check, plan, rollout, ledger, nodes, releases, export, watch, renew, completion):
     command.add_command(_verb)

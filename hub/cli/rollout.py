@@ -8,12 +8,15 @@ from typing import Any
 
 import click
 
+from hub.checks import Checks
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.cli.plain import plain
 from hub.core import rollout as core
+from hub.core.checking import unchecked
 from hub.core.parameters import in_words, read
 from hub.rows import RolloutRow
+from hub.settings import load
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
@@ -61,6 +64,7 @@ def rollout() -> None:
 )
 @click.option("--priority", default=5, show_default=True, type=click.IntRange(0, 9), help="Of a node's transfers the higher goes first.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A parameter of the release; may be repeated.")
+@click.option("--require-check", is_flag=True, help="Not unless it has passed `fleetcast check`; else a warning is all.")
 @click.option("--wait", is_flag=True, help="Follow it to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="With --wait: how long.")
 @dir_option
@@ -96,6 +100,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     wish = {"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage, "parameters": parameters}
     body = json.dumps(wish)
     _check(ref, manifest, body)
+    _look_at_checks(directory, ref, manifest, required=said["require_check"])
     _tell_of_left_behind(_present(repository, model), parameters or {})
     if not said["wait"]:
         _ask(directory, "start", model, body, as_json=as_json)
@@ -103,6 +108,23 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     deadline = time.monotonic() + said["timeout_seconds"]
     _ask(directory, "start", model, body, as_json=as_json, deadline=deadline)
     _follow(directory, model, version, deadline, as_json)
+
+
+def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *, required: bool) -> None:
+    """What `fleetcast check` found is a warning, unless the fleet's settings or the operator make it a condition.
+
+    Raises:
+        Refused: RELEASE_UNCHECKED.
+    """
+    profiles = load(directory).checks_required
+    found = Checks(directory / "checks").against(manifest, profiles)
+    if not found:
+        return
+    name = f"{manifest.model}@{release.version}"
+    try_it = f"fleetcast check {name} --profile {','.join(profiles) or 'pi4,gateway,tiny'}"
+    if profiles or required:
+        raise unchecked(name, [*found, f"try {try_it}"])
+    click.echo(f"warning: {name}: {'; '.join(found)} ({try_it})", err=True)
 
 
 def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]) -> None:

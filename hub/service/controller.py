@@ -4,7 +4,7 @@ The signed document in the repository is the truth; the row in the store is the 
 came between the two.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from datetime import UTC, datetime
 
@@ -13,6 +13,7 @@ from securesystemslib.signer import Signer
 
 from hub.core import fleet
 from hub.core import rollout as core
+from hub.core.checking import unchecked
 from hub.core.parameters import in_words
 from hub.service.notes import Notes
 from hub.store import CommandRow, RolloutRow, Store
@@ -45,9 +46,11 @@ class Controller:
         random_bytes: Callable[[int], bytes],
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        speaks_against: Callable[[Manifest], Sequence[str]] = lambda manifest: (),
     ) -> None:
         self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
         self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
+        self._speaks_against = speaks_against  # why a release may not be rolled out, whoever asks
         self._judge_at = 0.0
         self._progress = self._restored()
 
@@ -115,6 +118,8 @@ class Controller:
     def _start(self, model: str, body: str) -> tuple[core.Progress, str]:
         wish = core.read(core.Start, body)
         manifest, digest = self._manifest(model, wish.version)
+        if found := self._speaks_against(manifest):
+            raise unchecked(f"{model}@{wish.version}", found)
         release = ReleaseRef(wish.version, digest)
         known = self._progress.get(model)
         now = int(self._wall())

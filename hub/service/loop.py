@@ -20,6 +20,7 @@ from typing import IO, Any
 import structlog
 
 from hub.blockstore import BlockStore
+from hub.checks import Checks
 from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
 from hub.service.announce import Announcer, Signers
 from hub.service.blocks import Wants
@@ -116,6 +117,7 @@ class Service:
         self._announcer = Announcer(
             repository=repository, link=self._link, notes=self._notes, signers=signers, wall=wall, monotonic=monotonic
         )
+        checks, required = Checks(self._directory / "checks"), settings.checks_required
         self._controller = Controller(
             repository=repository,
             store=self._store,
@@ -125,6 +127,7 @@ class Service:
             random_bytes=self._rng.randbytes,
             wall=wall,
             monotonic=monotonic,
+            speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
 
     @property

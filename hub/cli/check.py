@@ -1,0 +1,258 @@
+"""`fleetcast check`: try a release on kinds of devices that are not here, before it is rolled out to those that are."""
+
+import json
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from hub.blockstore import BlockStore
+from hub.checking import Absent, Blocks, lay_out, prover, run
+from hub.checks import Checks
+from hub.cli.errors import Ended, Exit
+from hub.cli.options import dir_option, json_option, show, split
+from hub.cli.progress import Tell, progress
+from hub.core.checking import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
+from hub.settings import SETTINGS_NAME
+from hub.trust import Repository
+from schemas import codec
+from schemas.errors import Code, Refused, mismatch
+from schemas.limits import MIB
+from schemas.manifest import Limits, Manifest
+from schemas.names import sha256
+
+PROFILES_BYTES_MAX = 1 * MIB
+UNPUBLISHED = "0.0.0"  # the version of what has none yet
+_file = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A release and where its bytes are; `name` as the operator said it."""
+
+    name: str
+    manifest: Manifest
+    blocks: Blocks
+    published: bool
+
+
+@click.command()
+@click.argument("release", metavar="MODEL@VERSION|MODEL_FILE")
+@click.option("--profile", "profiles", required=True, help="Kinds of devices, with commas: pi4, pi5, gateway, tiny, or your own.")
+@click.option("--profiles-file", type=_file, help="TOML file with profiles of your own, a table each.")
+@click.option("--golden", type=_file, help="Of a model file: npz with arrays input.<tensor> and output.<tensor>.")
+@click.option("--reference", type=_file, help="Of a model file: reference data, from which golden inputs are made up.")
+@click.option("--columns", help="Of a model file: feature columns in the model's order, with commas.")
+@click.option("--file", "more_files", multiple=True, type=_file, help="Of a model file: one more file beside it.")
+@click.option("--latency-ms-max", default=1000.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of a model file.")
+@click.option("--memory-mib-max", default=2048, show_default=True, type=click.IntRange(1, 1024 * 1024), help="Of a model file.")
+@dir_option
+@json_option
+def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **said: Any) -> None:
+    """Activate a release under each profile's limits, as a node of that kind would, and show what it found.
+
+    Memory and cores are limited for real. Times are measured on this machine and multiplied by the profile's slowdown: an estimate. In a
+    fleet's folder the result is kept, and `fleetcast rollout start` looks at it. Ends with 0 only when every profile passes.
+
+    \b
+    Examples:
+      fleetcast check delay@1.2.0 --profile pi4,gateway,tiny
+      fleetcast check model.onnx --golden golden.npz --latency-ms-max 50 --profile tiny --json
+      fleetcast check delay@1.2.0 --profile line-camera --profiles-file profiles.toml
+    """
+    wanted = _wanted(profiles, profiles_file)
+    try:
+        command = prover()
+        with progress() as tell, _candidate(release, directory, said, tell) as candidate:
+            results = _try_all(command, candidate, wanted, directory, tell)
+    except Absent as error:
+        raise Ended(Exit.USAGE, str(error)) from None
+    if (directory / SETTINGS_NAME).exists():
+        _keep(Checks(directory / "checks"), candidate, results)
+    _show(candidate, results, as_json=as_json)
+    refused = [result.profile.name for result in results if not result.passed]
+    if refused:
+        if not as_json:
+            click.echo(f"fleetcast: {candidate.name} is refused by {', '.join(refused)}", err=True)
+        sys.exit(Exit.REFUSED)  # not raised: with --json the results are the answer
+
+
+# What is checked
+
+
+def _wanted(said: str, path: Path | None) -> list[DeviceProfile]:
+    known = {**BUILT_IN, **(read_profiles(path) if path is not None else {})}
+    names = list(dict.fromkeys(name.strip() for name in said.split(",") if name.strip()))
+    if not names or set(names) - set(known):
+        raise mismatch(Code.SETTINGS_INVALID, "profiles", expected=f"some of {', '.join(known)}", actual=said[:128] or "none")
+    return [known[name] for name in names]
+
+
+def read_profiles(path: Path) -> dict[str, DeviceProfile]:
+    """Profiles of a TOML file, a table each, by name.
+
+    Raises:
+        Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(PROFILES_BYTES_MAX + 1)
+        if len(data) > PROFILES_BYTES_MAX:
+            raise mismatch(Code.SETTINGS_INVALID, f"{path}: size", expected=f"at most {PROFILES_BYTES_MAX} bytes", actual="more")
+        tables = tomllib.loads(data.decode())
+    except OSError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
+    return {name: _profile(path, name, table) for name, table in tables.items()}
+
+
+def _profile(path: Path, name: str, table: object) -> DeviceProfile:
+    if not isinstance(table, dict) or "name" in table:
+        raise mismatch(Code.SETTINGS_INVALID, f"{path}: {name}", expected="a table, named by its header", actual=str(table)[:64])
+    try:
+        return DeviceProfile.model_validate_json(json.dumps({"labels": {}, **table, "name": name}, default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, (name, *first["loc"])))
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {where}: {first['msg']}") from None
+
+
+@contextmanager
+def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tell) -> Iterator[Candidate]:
+    if not Path(release).exists() and "@" in release:
+        model, version = split(release)
+        manifest = codec.decode(Manifest, Repository(directory / "trust").manifest(model, version))
+        yield Candidate(release, manifest, BlockStore(directory / "blocks"), published=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="fleetcast-check-") as scratch:
+        blocks = BlockStore(Path(scratch))
+        yield Candidate(release, _built(Path(release), blocks, said, tell), blocks, published=False)
+
+
+def _built(model: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
+    from hub.builder import PublishRequest, build  # noqa: PLC0415  # onnxruntime takes a while to import
+    from hub.reference import read_reference  # noqa: PLC0415
+
+    request = PublishRequest(
+        model_path=model,
+        name="unpublished",
+        version=UNPUBLISHED,
+        reference=read_reference(said["reference"]) if said["reference"] else None,
+        feature_columns=tuple(name.strip() for name in said["columns"].split(",")) if said["columns"] else None,
+        golden_path=said["golden"],
+        more_files=tuple(said["more_files"]),
+        limits=Limits(latency_ms_max=said["latency_ms_max"], memory_bytes_max=said["memory_mib_max"] * MIB),
+        progress=tell,
+    )
+    return build(request, blocks, now=0).manifest
+
+
+# How it is tried
+
+
+def _try_all(command: list[str], candidate: Candidate, profiles: Sequence[DeviceProfile], directory: Path, tell: Tell) -> list[Result]:
+    """Beside the fleet's blocks, where there are any: the files may be larger than what /tmp holds."""
+    beside = directory if (directory / SETTINGS_NAME).exists() else None
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix=".check-", dir=beside) as scratch:
+        folder = Path(scratch)
+        (folder / "manifest.msgpack").write_bytes(codec.encode(candidate.manifest))
+        for number, profile in enumerate(profiles):
+            tell("profiles", number, len(profiles))
+            results.append(_try(command, candidate, profile, folder))
+    return results
+
+
+def _try(command: list[str], candidate: Candidate, profile: DeviceProfile, folder: Path) -> Result:
+    variant = chosen(candidate.manifest, profile)
+    if isinstance(variant, Result):
+        return variant
+    files = folder / str([one.name for one in candidate.manifest.variants].index(variant))  # a name may be "..", a number is none
+    if not files.exists():
+        lay_out(candidate.manifest, variant, candidate.blocks, files)
+    tried = run(command, folder / "manifest.msgpack", files, variant=variant, profile=profile)
+    return judge(profile, candidate.manifest, tried.proof, variant=variant, limited_by=tried.limited_by)
+
+
+def _keep(checks: Checks, candidate: Candidate, results: Sequence[Result]) -> None:
+    manifest = candidate.manifest
+    for result in results:
+        checks.keep(
+            Check(
+                content=content_of(manifest),
+                at=int(time.time()),
+                software=installed("fleetcast"),
+                model=manifest.model,
+                version=manifest.version,
+                release=sha256(codec.encode(manifest)) if candidate.published else None,
+                result=result,
+            )
+        )
+
+
+# How it is told
+
+
+def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool) -> None:
+    rows = [_row(result, candidate.manifest) for result in results]
+    columns = ["profile", "variant", "verdict", "load_ms", "latency_ms", "memory_mib", "golden_error", "limited_by"]
+    show(rows if as_json else [_in_words(row) for row in rows], columns, as_json=as_json, empty="Nothing was checked.")
+    if as_json:
+        return
+    for row in rows:
+        if not row["passed"]:
+            click.echo(f"{row['profile']}: {row['reason']} [{row['code']}]")
+        elif row["cores_used"] < row["cores"]:
+            click.echo(f"{row['profile']}: has {row['cores']} cores, this machine {row['cores_used']}")
+    if any(row["slowdown"] != 1 and row["load_ms"] is not None for row in rows):
+        said = ", ".join(f"{row['profile']} {row['slowdown']:g}" for row in rows)
+        click.echo(f"Times are estimates: measured here, and multiplied by each profile's slowdown ({said}).")
+
+
+def _row(result: Result, manifest: Manifest) -> dict[str, Any]:
+    one, profile = result.evidence, result.profile
+    return {
+        "profile": profile.name,
+        "variant": result.variant,
+        "verdict": "passed" if result.passed else result.code,
+        "passed": result.passed,
+        "code": result.code,
+        "reason": result.reason,
+        "load_ms": result.load_ms,
+        "latency_ms": result.latency_ms,
+        "latency_ms_max": manifest.limits.latency_ms_max,
+        "load_ms_here": one.load_ms if one else None,
+        "latency_ms_here": one.latency_ms if one else None,
+        "slowdown": profile.slowdown,
+        "memory_bytes": one.memory_bytes if one else None,
+        "memory_bytes_max": min(manifest.limits.memory_bytes_max, profile.model_bytes),
+        "golden_error": one.golden_error_max if one else None,
+        "golden_rows": one.golden_rows if one else None,
+        "cores": profile.cores,
+        "cores_used": result.cores,
+        "limited_by": result.limited_by,
+    }
+
+
+def _in_words(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with units and limits in the cells."""
+    if row["load_ms"] is None:
+        return {**row, "memory_mib": None, "limited_by": None}
+    golden = f"{row['golden_error']:.2g} of the tolerance" if row["golden_rows"] else "no golden inputs"
+    return {
+        **row,
+        "load_ms": f"{row['load_ms']:.0f}",
+        "latency_ms": f"{row['latency_ms']:.3g} of {row['latency_ms_max']:g}",
+        "memory_mib": f"{row['memory_bytes'] / MIB:.0f} of {row['memory_bytes_max'] / MIB:.0f}",
+        "golden_error": golden,
+    }
