@@ -4,13 +4,23 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
+
+from hub.blockstore import BlockStore
+from hub.builder import PublishRequest, build
+from hub.keys import load_signer
+from hub.trust import Repository
+from schemas import codec
+from schemas.manifest import Manifest
 
 BIN = Path(sys.executable).parent
 INPUTS, TARGET = load_diabetes(return_X_y=True)
@@ -63,6 +73,14 @@ class Made:
 
     def publish(self, version: str, *more: str, model: str = "good.onnx", name: str = "m") -> Done:
         return self.run("publish", str(self.folder / model), "--name", name, "--version", version, *more, "--json")
+
+    def publish_as(self, version: str, model: Path, *, golden: Path | None = None, **fields: Any) -> Manifest:
+        """As a publisher's own program would sign it: `fields` replace those of the manifest that is built."""
+        request = PublishRequest(model_path=model, name="m", version=version, golden_path=golden)
+        manifest = build(request, BlockStore(self.fleet / "blocks"), now=int(time.time())).manifest.model_copy(update=fields)
+        team = load_signer(self.fleet / "keys" / "team.pem", b"test")
+        Repository(self.fleet / "trust").add_release("m", version, codec.encode(manifest), team=team, now=datetime.now(UTC))
+        return manifest
 
 
 def make(folder: Path, *models: str) -> Made:
