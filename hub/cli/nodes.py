@@ -12,6 +12,8 @@ from hub.core.parameters import in_words
 from hub.rows import NodeRow, ReceiptRow
 from schemas import codec
 from schemas.errors import Code, Refused
+from schemas.limits import MIB
+from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Slot, State
 
 LEDGER = ("planned", "received", "reused", "wasted")
@@ -79,7 +81,16 @@ def _model(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
         "bytes_wasted": slot.bytes_wasted,
         "variant": slot.variant,
         "parameters": [one._asdict() for one in slot.parameters or ()],
+        "evidence": _evidence(serving),
     }
+
+
+def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
+    """What the device measured when it activated what it serves."""
+    if serving is None:
+        return None
+    receipt = codec.decode(Receipt, codec.decode(SealedReceipt, serving.sealed).body)
+    return receipt.evidence.model_dump(mode="json", exclude_none=True) if receipt.evidence is not None else None
 
 
 def _details(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +98,19 @@ def _details(one: Mapping[str, Any]) -> dict[str, Any]:
     ledger = [f"{m['model']}: " + ", ".join(f"{m[f'bytes_{what}']} {what}" for what in LEDGER) for m in one["models"]]
     labels = [f"{key}={value}" for key, value in one["labels"].items()]
     parameters = [f"{m['model']}: {_setting(setting)}" for m in one["models"] for setting in m["parameters"]]
-    return {"labels": labels, "models": Lines(map(_in_words, one["models"])), "bytes": Lines(ledger), "parameters": Lines(parameters)}
+    measured = [f"{m['model']}: {_measured(m['evidence'])}" for m in one["models"] if m["evidence"]]
+    return {
+        "labels": labels,
+        "models": Lines(map(_in_words, one["models"])),
+        "measured": Lines(measured),
+        "bytes": Lines(ledger),
+        "parameters": Lines(parameters),
+    }
+
+
+def _measured(one: Mapping[str, Any]) -> str:
+    """`latency 1.42 ms, load 620 ms, memory 71 MiB` when it was activated."""
+    return f"latency {one['latency_ms']:.3g} ms, load {one['load_ms']:.0f} ms, memory {one['memory_bytes'] / MIB:.0f} MiB"
 
 
 def _setting(one: Mapping[str, Any]) -> str:

@@ -220,13 +220,11 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
     states = [codec.decode(State, row.state) for row in store.nodes()]
     rows = [{**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if model in {None, row.model}]
     columns = ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
-    flat = [{**row, "parameters": [_told(name, one) for name, one in row["parameters"].items()]} for row in rows]
-    show(
-        rows if as_json else flat,
-        [*columns, "parameters"] if any(row["parameters"] for row in rows) else columns,
-        as_json=as_json,
-        empty="There is no rollout.",
-    )
+    show(rows, columns, as_json=as_json, empty="There is no rollout.")
+    if not as_json:
+        for row in rows:
+            for name, one in row["parameters"].items():
+                click.echo(plain(f"{row['model']}: {_told(name, one)}"))
 
 
 def _simple(kind: str, sentence: str) -> click.Command:

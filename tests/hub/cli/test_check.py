@@ -16,9 +16,12 @@ from skl2onnx import to_onnx
 from sklearn.neighbors import KNeighborsRegressor
 
 from hub.cli.errors import Exit
+from hub.store import Store
 from schemas.limits import MIB
 from schemas.manifest import Requirements, Variant
 from tests.hub.cli.fleets import BIN, INPUTS, Done, Made, make, ridge
+from tests.hub.cli.test_rollout import Hub
+from tests.hub.hubs import until
 
 SMALL = """
 [small]
@@ -268,6 +271,27 @@ def test_profiles_that_the_settings_require_must_have_passed_and_a_refusal_says_
     assert (absent.returncode, refused.returncode, passed.returncode) == (Exit.REFUSED, Exit.REFUSED, 0)
     assert "it was not checked for slow" in absent.stderr
     assert "slow refused it: estimated latency" in refused.stderr
+
+
+def test_a_hub_holds_to_what_its_settings_require_whoever_asks(tmp_path: Path) -> None:
+    made = make(tmp_path, "m")
+    made.publish_as("1.0.0", made.folder / "good.onnx")
+    with (made.fleet / "fleet.toml").open("a") as file:
+        file.write('checks_required = ["tiny"]\n')
+    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+
+    with Hub(made):
+        number = store.add_command("start", "m", '{"version": "1.0.0"}')
+        until("the hub's answer", lambda: (answer := store.command(number)) is not None and answer.state != "open")
+        answer = store.command(number)
+        made.run("check", "m@1.0.0", "--profile", "tiny")
+        allowed = start(made, "1.0.0")
+    store.close()
+
+    assert answer is not None
+    assert (answer.state, answer.code) == ("refused", "release.unchecked")
+    assert "m@1.0.0 may not be rolled out: it was not checked for tiny" in answer.text
+    assert allowed.returncode == 0, allowed.stderr
 
 
 def test_a_damaged_record_is_told_by_its_path_and_not_taken_for_a_pass(made: Made) -> None:
