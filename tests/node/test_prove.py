@@ -11,6 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import StringTensorType
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 
 from node.core import golden
 from node.serving import Staged
@@ -189,6 +194,29 @@ def test_a_variant_that_is_not_there_is_refused_by_name(stage: Stage, regressors
     assert "expected int8, found fp32" in proof_of(done).reason
 
 
+@pytest.mark.parametrize(("arguments", "code"), [((), "release.no_variant"), (("--variant", "odd"), "runtime.absent")])
+def test_a_runtime_that_is_not_installed_here_is_refused_by_name(
+    stage: Stage, regressors: Regressors, arguments: tuple[str, ...], code: str
+) -> None:
+    odd = Variant(name="odd", runtime="nosuch", files=(file_of("model.onnx", regressors.linear.onnx),))
+
+    done = prove(stage("1.0.0", regressors.linear.onnx, variants=(odd,)), *arguments, "--json")
+
+    assert done.returncode == REFUSED
+    assert proof_of(done).code == code
+    assert "nosuch" in proof_of(done).reason
+    assert "onnx" in proof_of(done).reason
+
+
+def test_files_that_nobody_runs_are_proved_to_be_there(stage: Stage, regressors: Regressors) -> None:
+    handed_over = Variant(name="files", runtime="files", files=(file_of("model.onnx", regressors.linear.onnx),))
+
+    done = prove(stage("1.0.0", regressors.linear.onnx, variants=(handed_over,), inputs=(), outputs=()), "--json")
+
+    assert done.returncode == 0, done.stdout
+    assert proof_of(done).variant == "files"
+
+
 def test_a_model_that_takes_more_than_a_device_has_is_refused_by_the_kernel(stage: Stage, tmp_path: Path) -> None:
     staged = stage("1.0.0", grower(tmp_path / "grower.onnx", 600), **ONE_ROW)
 
@@ -233,6 +261,27 @@ def test_answers_are_golden_outputs_where_only_inputs_were_given(stage: Stage, r
     evidence = proof_of(done).evidence
     assert evidence is not None
     assert evidence.golden_rows == 8
+
+
+def test_answers_in_words_are_golden_outputs_as_well(stage: Stage, tmp_path: Path) -> None:
+    told = np.array([["what a fine day"], ["rain again"], ["fine sun"], ["more rain and wind"]])
+    mood = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(told[:, 0], ["glad", "sad", "glad", "sad"])
+    model = to_onnx(mood, initial_types=[("X", StringTensorType([None, 1]))], options={"zipmap": False}, target_opset=17)
+    tensors = {
+        "inputs": (Tensor(name="X", datatype="BYTES", shape=(-1, 1)),),
+        "outputs": (
+            Tensor(name="output_label", datatype="BYTES", shape=(-1,)),
+            Tensor(name="output_probability", datatype="FP32", shape=(-1, 2)),
+        ),
+    }
+    staged = stage("1.0.0", model.SerializeToString(), golden=({"X": told}, {}), **tensors)
+
+    done = prove(staged, "--answers", str(tmp_path / "golden.npz"), "--json")
+
+    assert done.returncode == 0, done.stdout
+    case = golden.parse((tmp_path / "golden.npz").read_bytes())
+    assert case.inputs["X"].tolist() == told.tolist()
+    assert case.outputs["output_label"].tolist() == ["glad", "sad", "glad", "sad"]
 
 
 def test_answers_are_written_also_where_they_are_not_the_golden_ones(stage: Stage, regressors: Regressors, tmp_path: Path) -> None:
