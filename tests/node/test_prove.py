@@ -265,13 +265,13 @@ def test_answers_are_golden_outputs_where_only_inputs_were_given(stage: Stage, r
 
 def test_answers_in_words_are_golden_outputs_as_well(stage: Stage, tmp_path: Path) -> None:
     told = np.array([["what a fine day"], ["rain again"], ["fine sun"], ["more rain and wind"]])
-    mood = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(told[:, 0], ["glad", "sad", "glad", "sad"])
+    mood = make_pipeline(TfidfVectorizer(lowercase=False), LogisticRegression()).fit(told[:, 0], ["glad", "sad", "glad", "sad"])
     model = to_onnx(mood, initial_types=[("X", StringTensorType([None, 1]))], options={"zipmap": False}, target_opset=17)
     tensors = {
         "inputs": (Tensor(name="X", datatype="BYTES", shape=(-1, 1)),),
         "outputs": (
-            Tensor(name="output_label", datatype="BYTES", shape=(-1,)),
-            Tensor(name="output_probability", datatype="FP32", shape=(-1, 2)),
+            Tensor(name="label", datatype="BYTES", shape=(-1,)),
+            Tensor(name="probabilities", datatype="FP32", shape=(-1, 2)),
         ),
     }
     staged = stage("1.0.0", model.SerializeToString(), golden=({"X": told}, {}), **tensors)
@@ -281,7 +281,7 @@ def test_answers_in_words_are_golden_outputs_as_well(stage: Stage, tmp_path: Pat
     assert done.returncode == 0, done.stdout
     case = golden.parse((tmp_path / "golden.npz").read_bytes())
     assert case.inputs["X"].tolist() == told.tolist()
-    assert case.outputs["output_label"].tolist() == ["glad", "sad", "glad", "sad"]
+    assert case.outputs["label"].tolist() == ["glad", "sad", "glad", "sad"]
 
 
 def test_answers_are_written_also_where_they_are_not_the_golden_ones(stage: Stage, regressors: Regressors, tmp_path: Path) -> None:
