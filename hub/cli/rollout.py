@@ -129,7 +129,7 @@ def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *,
 
 def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]) -> None:
     """A new rollout begins with the release's own values: what was set for the one before should not vanish unnoticed."""
-    left = {name: value for name, value in ((before.parameters if before else None) or {}).items() if name not in parameters}
+    left = {name: value for name, value in (core.in_force(before)[1] if before else {}).items() if name not in parameters}
     if left:
         said = ", ".join(in_words(*one) for one in left.items())
         click.echo(f"warning: set in the rollout before, and not in this one: {said}", err=True)
@@ -181,7 +181,8 @@ def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
 def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], directory: Path, as_json: bool) -> None:
     """Change parameters of the release that is rolled out: no new release, no stage begins again, and no node moves.
 
-    What is not named stays as it is set. A site's own value, where the release allows one, stays in force there.
+    What is not named stays as it is set. A site's own value, where the release allows one, stays in force there. After `rollout back` they
+    are those of the release that is served again.
 
     \b
     Examples:
@@ -195,9 +196,9 @@ def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], directory:
     present = _present(repository, model)
     if present is None:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}: set values when it starts, with --set")
-    allowed = _release(repository, model, present.release.version)[1].parameters or ()
-    said = read(allowed, _pairs(values))
-    body = core.SetParameters(version=present.release.version, parameters=said, unset=unset)
+    version = core.in_force(present)[0].version
+    allowed = _release(repository, model, version)[1].parameters or ()
+    body = core.SetParameters(version=version, parameters=read(allowed, _pairs(values)), unset=unset)
     now = core.Progress(present, stage_entered_at=0, judged_from=0)
     codec.encode(core.set_parameters(now, body, allowed=allowed).rollout)  # what the hub would refuse is refused now
     _ask(directory, "set", model, body.model_dump_json(), as_json=as_json)
@@ -321,11 +322,11 @@ def _row(row: RolloutRow) -> dict[str, Any]:
 
 
 def _in_force(row: RolloutRow, states: Iterable[State]) -> dict[str, dict[str, Any]]:
-    """Each parameter: what the rollout sets, and how many of the nodes that serve its release say whose value they have in force."""
-    one = codec.decode(Rollout, row.document)
-    found: dict[str, dict[str, Any]] = {name: {"set": value, **_nobody()} for name, value in (one.parameters or {}).items()}
+    """Each parameter: what the rollout sets, and how many of the nodes that serve the release say whose value they have in force."""
+    release, said = core.in_force(codec.decode(Rollout, row.document))
+    found: dict[str, dict[str, Any]] = {name: {"set": value, **_nobody()} for name, value in said.items()}
     for state in states:
-        slots = [slot for slot in state.slots if slot.model == row.model and slot.serving == one.release.digest]
+        slots = [slot for slot in state.slots if slot.model == row.model and slot.serving == release.digest]
         for setting in (setting for slot in slots for setting in slot.parameters or ()):
             entry = found.setdefault(setting.name, {"set": None, **_nobody()})
             entry[setting.source] += 1

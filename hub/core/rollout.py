@@ -141,18 +141,19 @@ def begin(
     """A new rollout, which supersedes `before`; it falls back to the release of the last rollout that was done.
 
     Of the random `salts` the first is taken that leaves no stage without a node, so that small fleets have a canary too. `allowed` are the
-    release's parameters; what the rollout before had set of another release's is not taken over.
+    release's parameters; what the rollout before had set of its own release stays with that one.
 
     Raises:
         Refused: the stages do not rise to 100 %, or a parameter is unknown or out of bounds.
     """
     if list(wish.stages) != sorted(set(wish.stages)) or wish.stages[-1] != 100:
         raise Refused(Code.ROLLOUT_INVALID, f"stages must rise and end at 100, not {', '.join(map(str, wish.stages))}")
+    fallback, kept = _fallback(before)
     rollout = Rollout(
         model=model,
         serial=before.serial + 1 if before else 1,
         release=release,
-        fallback=_fallback(before),
+        fallback=fallback,
         state="running",
         stages=wish.stages,
         salt=salts[0],
@@ -160,6 +161,7 @@ def begin(
         gate=wish.gate,
         carriage=wish.carriage,
         parameters=settled(allowed, {}, wish.parameters or {}),
+        fallback_parameters=kept,
         started=now,
     )
     names = [node.node for node in nodes if selected(rollout, dict(node.labels))]
@@ -167,10 +169,11 @@ def begin(
     return Progress(rollout.model_copy(update={"salt": salt}), stage_entered_at=now, judged_from=now, reason="has just begun")
 
 
-def _fallback(before: Rollout | None) -> ReleaseRef | None:
+def _fallback(before: Rollout | None) -> tuple[ReleaseRef | None, dict[str, Value] | None]:
+    """The release that nodes keep or go back to, with what was set of it: that must not change because another one is on its way."""
     if before is None:
-        return None
-    return before.release if before.state == DONE else before.fallback
+        return None, None
+    return (before.release, before.parameters) if before.state == DONE else (before.fallback, before.fallback_parameters)
 
 
 def _fills_all(salt: bytes, stages: Sequence[int], nodes: Sequence[str]) -> bool:
@@ -217,20 +220,27 @@ def roll_back(progress: Progress) -> Progress:
     )
 
 
+def in_force(rollout: Rollout) -> tuple[ReleaseRef, dict[str, Value]]:
+    """The release whose parameters `set` changes, and what is set of it: the new one, or after going back the one that is served again."""
+    if rollout.state == "rolled_back" and rollout.fallback is not None:
+        return rollout.fallback, rollout.fallback_parameters or {}
+    return rollout.release, rollout.parameters or {}
+
+
 def set_parameters(progress: Progress, wish: SetParameters, *, allowed: Parameters) -> Progress:
     """Change what is in force of the release, and nothing else: stage, salt and state stay, so no node moves.
 
     Raises:
-        Refused: it is rolled back, of another release than the wish, or a parameter is unknown or out of bounds.
+        Refused: the rollout is of another release than the wish, or a parameter is unknown or out of bounds.
     """
     rollout = progress.rollout
-    _must_be(rollout, ("running", "halted", DONE), "given parameters")
-    if wish.version != rollout.release.version:
-        raise mismatch(
-            Code.ROLLOUT_INVALID, f"release of the rollout of {rollout.model}", expected=wish.version, actual=rollout.release.version
-        )
-    after = settled(allowed, rollout.parameters or {}, wish.parameters, wish.unset)
-    return progress if after == rollout.parameters else _next(progress, parameters=after)
+    release, before = in_force(rollout)
+    if wish.version != release.version:
+        raise mismatch(Code.ROLLOUT_INVALID, f"release of {rollout.model} in force", expected=wish.version, actual=release.version)
+    after = settled(allowed, before, wish.parameters, wish.unset)
+    if (after or {}) == before:
+        return progress
+    return _next(progress, **{"parameters" if release == rollout.release else "fallback_parameters": after})
 
 
 def _must_be(rollout: Rollout, states: Sequence[str], done: str) -> None:

@@ -103,12 +103,12 @@ class Controller:
 
     def _set(self, before: core.Progress, body: str) -> tuple[core.Progress, str]:
         wish = core.read(core.SetParameters, body)
-        rollout = before.rollout
-        after = core.set_parameters(before, wish, allowed=self._manifest(rollout.model, rollout.release.version)[0].parameters or ())
-        what = f"parameters of {rollout.model} {rollout.release.version}"
+        model, (release, _) = before.rollout.model, core.in_force(before.rollout)
+        after = core.set_parameters(before, wish, allowed=self._manifest(model, release.version)[0].parameters or ())
+        what = f"parameters of {model} {release.version}"
         if after == before:
-            return before, f"{what} are so already, serial {rollout.serial}"
-        said = ", ".join(in_words(*one) for one in (after.rollout.parameters or {}).items())
+            return before, f"{what} are so already, serial {before.rollout.serial}"
+        said = ", ".join(in_words(*one) for one in core.in_force(after.rollout)[1].items())
         return after, f"{what} are now {said or 'its own'}, serial {after.rollout.serial}"
 
     def _manifest(self, model: str, version: str) -> tuple[Manifest, bytes]:

@@ -268,10 +268,24 @@ def test_parameters_of_another_release_than_is_rolled_out_are_refused() -> None:
         with_parameters(begin(wish(), fleet(1)), version="1.0.0", threshold=0.7)
 
 
-def test_a_rollout_that_went_back_takes_no_parameters() -> None:
+def test_what_was_set_of_a_release_stays_in_force_where_that_is_still_served() -> None:
+    before = core.set_parameters(done(), SetParameters(version="1.0.0", parameters={"threshold": 0.7}), allowed=(THRESHOLD,))
+
+    running = begin(wish(10, 100), fleet(20), before=before)
+    again = begin(wish(10, 100), fleet(20), before=running)  # of the next release, before the last one was done
+
+    assert (running.rollout.fallback, running.rollout.fallback_parameters, running.rollout.parameters) == (OLD, {"threshold": 0.7}, None)
+    assert (again.rollout.fallback, again.rollout.fallback_parameters) == (OLD, {"threshold": 0.7})
+
+
+def test_after_going_back_parameters_are_those_of_the_release_that_is_served_again() -> None:
     back = core.roll_back(begin(wish(), fleet(1), before=done()))
 
-    with pytest.raises(Refused, match="rolled_back; only one that is running or halted or done"):
+    after = core.set_parameters(back, SetParameters(version="1.0.0", parameters={"threshold": 0.7}), allowed=(THRESHOLD,))
+
+    changed = {"serial": back.rollout.serial + 1, "fallback_parameters": {"threshold": 0.7}}
+    assert after.rollout == back.rollout.model_copy(update=changed)
+    with pytest.raises(Refused, match=r"expected 1\.1\.0, found 1\.0\.0"):
         with_parameters(back, threshold=0.7)
 
 
