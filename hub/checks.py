@@ -1,6 +1,5 @@
 """The checks that were made, in the fleet's folder: `checks/<content>/<profile>.json`, the newest of each profile. Knows no rollout."""
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from hub.core.checking import Check, content_of, lacking
+from hub.metadata import write
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 
@@ -29,18 +29,8 @@ class Checks:
             Refused: the folder cannot be written.
         """
         path = self.directory / check.content.hex() / f"{check.result.profile.name}.json"
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("w", encoding="utf-8") as file:
-                    file.write(check.model_dump_json(exclude_none=True, indent=2))
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-                _sync(path.parent)
-            finally:
-                partial.unlink(missing_ok=True)
+            write(path, check.model_dump_json(exclude_none=True, indent=2).encode())
         except OSError as error:
             raise Refused(Code.DISK_FULL, f"the check cannot be kept at {path}: {error.strerror}") from error
 
@@ -69,11 +59,3 @@ def _read(path: Path) -> Check:
             return Check.model_validate_json(file.read(CHECK_BYTES_MAX))
     except (OSError, ValidationError):
         raise Refused(Code.SCHEMA_MALFORMED, f"{path} is no check that can be read; remove it, and check again") from None
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
