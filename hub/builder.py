@@ -3,14 +3,12 @@
 Everything is checked before anything is stored, and what is stored is stored as a whole or not at all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hub.contents import (
@@ -27,58 +25,15 @@ from hub.contents import (
     store_content,
 )
 from hub.core import release as core
-from hub.core.aligning import Earlier
-from hub.core.baseline import build_baseline
 from hub.core.cutting import TensorSpan
-from hub.core.noise import sigma2_for
-from hub.onnxmodel import Arrays, OnnxModel, external_data
+from hub.onnxmodel import OnnxModel, external_data
+from hub.request import PublishRequest
+from hub.watching import Watch, rows_max, watch
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX, PAYLOADS_PER_BLOCK_MAX
-from schemas.manifest import Baseline, File, Golden, Limits, Manifest, Privacy, Tensor, Variant
+from schemas.limits import PAYLOADS_PER_BLOCK_MAX
+from schemas.manifest import File, Golden, Manifest, Privacy, Tensor, Variant
 from schemas.names import check_name, check_version, sha256
-
-BATCH_ROWS = 4096  # of the reference, run through the model at a time
-
-
-class Reference(Protocol):
-    """The publisher's reference data, read: hub.reference.Reference."""
-
-    def fit(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None, blocks_column: str | None
-    ) -> core.Fitted:
-        """The columns as the model takes them."""
-
-
-@dataclass(frozen=True)
-class PublishRequest:
-    """What the publisher says. `feature_columns` names the reference's columns in the model's order, before what its metadata names."""
-
-    model_path: Path
-    name: str
-    version: str
-    reference: Reference | None = None
-    blocks_column: str | None = None
-    feature_columns: tuple[str, ...] | None = None
-    signals: tuple[str, ...] | None = None
-    golden_path: Path | None = None
-    description: str = ""
-    licence: str = ""
-    parent: bytes | None = None
-    parents: Mapping[str, Sequence[Earlier]] = field(default_factory=dict)  # files that deltas may be against, by name
-    parent_releases: tuple[bytes, ...] = ()  # whose they are
-    more_files: tuple[Path, ...] = ()  # beside the model: tokenizer, labels, whatever its program reads
-    block_bytes_max: int = BLOCK_BYTES_MAX  # less for a broker that takes only small packets, or a very slow road
-    epsilon: float = 1.0
-    delta: float = 1e-6
-    window_seconds: int = 3600
-    limits: Limits = field(default_factory=Limits)
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
-
-    @property
-    def is_onnx(self) -> bool:
-        """Whether the fleet runs it; anything else is delivered as files."""
-        return self.model_path.suffix.lower() == ".onnx"
 
 
 @dataclass(frozen=True)
@@ -95,16 +50,6 @@ class BuiltRelease:
 
 
 @dataclass(frozen=True, slots=True)
-class _Watch:
-    """What becomes of a reference."""
-
-    fitted: core.Fitted | None = None
-    baseline: Baseline | None = None
-    privacy: Privacy | None = None
-    unwatched: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class _Described:
     """What is known of a model before its files are stored; `spans` is where tensors stand in files that do not say so themselves."""
 
@@ -112,7 +57,7 @@ class _Described:
     spans: dict[str, list[TensorSpan]]
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
-    watch: _Watch = field(default_factory=_Watch)
+    watch: Watch = field(default_factory=Watch)
     golden: bytes | None = None
 
 
@@ -192,14 +137,14 @@ def _store_all(
 def _onnx(request: PublishRequest) -> "_Described":
     external = external_data(request.model_path)
     model = OnnxModel(request.model_path)
-    watch = _watch(request, model)
+    watched = watch(request, model)
     paths = {MODEL_FILE: request.model_path, **{name: request.model_path.parent / name for name in external}}
     taken = {MODEL_FILE, GOLDEN_FILE} & {name.casefold() for name in external}
     if taken:
         raise mismatch(
             Code.MODEL_EXTERNAL_DATA, f"{request.model_path}: external data", expected="other names", actual=core.listed(list(external))
         )
-    return _Described(paths, external, model.inputs, model.outputs, watch, _golden(request, model, watch.fitted))
+    return _Described(paths, external, model.inputs, model.outputs, watched, _golden(request, model, watched.fitted))
 
 
 # The description
@@ -251,60 +196,12 @@ def _manifest(request: PublishRequest, described: _Described, files: Sequence[Fi
 # The reference and the golden inputs
 
 
-def _watch(request: PublishRequest, model: OnnxModel) -> _Watch:
-    if request.reference is None:
-        return _Watch()
-    named = request.feature_columns if request.feature_columns is not None else model.columns
-    fitted = request.reference.fit(model.inputs, model.outputs, named=named, blocks_column=request.blocks_column)
-    signals, unwatched = core.watched(fitted, _outputs_over(request, model, fitted), request.signals)
-    numerator, denominator = sigma2_for(request.epsilon, request.delta, len(signals))
-    try:
-        baseline = build_baseline(signals, fitted.blocks)
-        privacy = Privacy(
-            epsilon=request.epsilon,
-            delta=request.delta,
-            sigma2_numerator=numerator,
-            sigma2_denominator=denominator,
-            window_seconds=request.window_seconds,
-        )
-    except ValidationError as error:
-        raise core.invalid(Code.REFERENCE_INVALID, "baseline", error) from None
-    return _Watch(fitted, baseline, privacy, unwatched)
-
-
-def _outputs_over(request: PublishRequest, model: OnnxModel, fitted: core.Fitted) -> Arrays:
-    """What the model answers to the reference, [rows, ...]: outputs that have a value a row, or that a signal names."""
-    parts: dict[str, list[NDArray[Any]]] = {tensor.name: [] for tensor in model.outputs}
-    step = _rows_max(model, BATCH_ROWS)
-    for at in range(0, fitted.rows, step):
-        request.progress("running the reference", at, fitted.rows)
-        rows = min(step, fitted.rows - at)
-        feeds = core.feeds(fitted.features, {name: column[at : at + rows] for name, column in fitted.columns.items()})
-        for name, values in model.run(feeds, Code.MODEL_RUN).items():
-            by_row = values.ndim > 0 and len(values) == rows
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                row = at + int(np.argwhere(~np.isfinite(values))[0][0]) if by_row else at
-                raise mismatch(
-                    Code.MODEL_RUN, f"output {name!r} of reference row {row}", expected="finite numbers", actual="NaN or infinity"
-                )
-            wanted = values.size == rows or any(signal.startswith(f"{name}[") for signal in request.signals or ())
-            if not (by_row and wanted):
-                parts.pop(name, None)
-            elif name in parts:
-                parts[name].append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def _rows_max(model: OnnxModel, rows: int) -> int:
-    return 1 if any(tensor.shape[:1] == (1,) for tensor in model.inputs) else rows
-
-
 def _golden(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> bytes | None:
     """The golden file as it will be shipped: the publisher's, or one made up from the reference; the model has to agree with it."""
     if request.golden_path is not None:
         what, data = str(request.golden_path), _read_golden(request.golden_path)
     elif fitted is not None:
-        columns = core.golden_columns(fitted.columns, rows=_rows_max(model, core.GOLDEN_ROWS))
+        columns = core.golden_columns(fitted.columns, rows=rows_max(model, core.GOLDEN_ROWS))
         feeds = core.feeds(fitted.features, columns)
         what, data = "golden inputs made from the reference", core.pack_golden(core.Golden(feeds, model.run(feeds, Code.MODEL_RUN)))
     else:

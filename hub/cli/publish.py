@@ -169,8 +169,9 @@ def _rebuild(repository: Repository, directory: Path, said: dict[str, Any], tell
 
 
 def _build(repository: Repository, directory: Path, blocks: BlockStore, said: dict[str, Any], tell: Tell) -> "BuiltRelease":
-    from hub.builder import PublishRequest, build  # noqa: PLC0415  # onnxruntime takes a while to import
+    from hub.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.reference import read_reference  # noqa: PLC0415
+    from hub.request import PublishRequest  # noqa: PLC0415
 
     model, known = said["name"], repository.releases(said["name"])
     parent = said["parent"] or (known[-1] if known and known[-1] != said["version"] else None)

@@ -22,10 +22,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from hub.blockstore import BlockStore
-from hub.builder import BuiltRelease, PublishRequest, build
+from hub.builder import BuiltRelease, build
 from hub.core import release as core
 from hub.onnxmodel import COLUMNS_KEY
 from hub.reference import read_reference
+from hub.request import PublishRequest
 from node.core import golden
 from node.core.sketch import Sketch
 from node.core.tensors import Spec
