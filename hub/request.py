@@ -3,12 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
 
 from hub.core import release as core
 from hub.core.aligning import Earlier
+from hub.core.samples import Samples
 from schemas.limits import BLOCK_BYTES_MAX
-from schemas.manifest import Limits, Tensor
+from schemas.manifest import Limits, Manifest, Requirements, Tensor
+from schemas.parameters import Parameter
+
+How = Literal["as-is", "int8", "int8-static", "fp16", "pruned"]
+RUNTIMES: Mapping[str, str] = {".onnx": "onnx", ".gguf": "llama", ".tflite": "litert"}  # by a model's suffix; anything else is files
+FILES, ONNX = "files", "onnx"
+DEFAULT_VARIANT = "default"
+LOSS_MAX = 0.01
+Answers = Callable[[Manifest, Path], Mapping[str, NDArray[Any]]]
 
 
 class Reference(Protocol):
@@ -18,6 +29,62 @@ class Reference(Protocol):
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None, blocks_column: str | None
     ) -> core.Fitted:
         """The columns as the model takes them."""
+
+
+class Rows(Protocol):
+    """Rows to measure or to calibrate with, read: hub.samples.Rows."""
+
+    def fit(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None) -> Samples:
+        """The rows as the model takes them, and the truth about each where it was named."""
+
+
+class Parents(Protocol):
+    """Files of earlier releases that deltas may be against: hub.parents."""
+
+    def __call__(self, variant: str, path: str) -> Sequence[Earlier]:
+        """What this file of this variant was in each of them that has it."""
+
+
+def no_parents(variant: str, path: str) -> Sequence[Earlier]:
+    """A first release's."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Build:
+    """One variant to be made: how, from which file, and what a device must have for it."""
+
+    name: str
+    how: How = "as-is"
+    sparsity: float = 0.0  # share of the weights of each large tensor that is set to zero, before anything else is done
+    model_path: Path | None = None  # a file that was made elsewhere, in place of the release's model
+    requirements: Requirements = field(default_factory=Requirements)
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Which builds, in order of preference, and on what terms they are published."""
+
+    builds: tuple[Build, ...] = (Build(DEFAULT_VARIANT),)
+    loss_max: float = LOSS_MAX
+    all_or_none: bool = False
+    held_out: Rows | None = None
+    output: str | None = None  # that is compared with the truth; else the first that can be
+    calibration: Rows | None = None
+
+
+@dataclass(frozen=True)
+class GoldenTerms:
+    """How closely a device has to answer; nothing said: schemas.manifest.Golden's own terms."""
+
+    relative_tolerance: float | None = None
+    absolute_tolerance: float | None = None
+    text_agreement_min: float | None = None
+
+    @property
+    def said(self) -> dict[str, float]:
+        """Only what was said."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -32,10 +99,16 @@ class PublishRequest:
     feature_columns: tuple[str, ...] | None = None
     signals: tuple[str, ...] | None = None
     golden_path: Path | None = None
+    golden_terms: GoldenTerms = field(default_factory=GoldenTerms)
     description: str = ""
     licence: str = ""
+    runtime: str | None = None  # else by the model's suffix
+    inputs: tuple[Tensor, ...] | None = None  # of a runtime whose files nothing here can read
+    outputs: tuple[Tensor, ...] | None = None
+    parameters: tuple[Parameter, ...] = ()
+    variants: Variants = field(default_factory=Variants)
     parent: bytes | None = None
-    parents: Mapping[str, Sequence[Earlier]] = field(default_factory=dict)  # files that deltas may be against, by name
+    parents: Parents = no_parents
     parent_releases: tuple[bytes, ...] = ()  # whose they are
     more_files: tuple[Path, ...] = ()  # beside the model: tokenizer, labels, whatever its program reads
     block_bytes_max: int = BLOCK_BYTES_MAX  # less for a broker that takes only small packets, or a very slow road
@@ -43,9 +116,10 @@ class PublishRequest:
     delta: float = 1e-6
     window_seconds: int = 3600
     limits: Limits = field(default_factory=Limits)
+    answers: Answers | None = None  # the device's own runtime, asked golden inputs of which no answers are given
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
     @property
-    def is_onnx(self) -> bool:
-        """Whether the fleet runs it; anything else is delivered as files."""
-        return self.model_path.suffix.lower() == ".onnx"
+    def runs_as(self) -> str:
+        """The runtime that loads it on a device; `files`: delivered, and run by whoever knows them."""
+        return self.runtime or RUNTIMES.get(self.model_path.suffix.lower(), FILES)
