@@ -6,7 +6,7 @@ Knows no release. What stands in the graph is what a device runs: inputs and out
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import MIB
 
 MODEL_BYTES_MAX = 1900 * MIB  # a protobuf message holds 2 GiB, and a quantiser writes the whole model into one
+NARROW_VALUES_MIN = 1024  # below it the names of what is added weigh more than what is saved
 WEIGHT_VALUES_MIN = 256  # of a tensor that is worth pruning; below it stand biases and shapes
 CALIBRATION_ROWS_MAX = 64  # at a time: every activation of these rows is held
 WEIGHTED = {
@@ -33,6 +34,8 @@ WEIGHTED = {
     "RNN": (1, 2),
     "Gather": (0,),
 }
+DYNAMIC = ("MatMul", "Gemm", "LSTM", "Gather", "Attention", "EmbedLayerNormalization")
+PER_CHANNEL_OPSET = 13  # before it DequantizeLinear knew no axis
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
 QUANTISED = {
     "MatMulInteger",
@@ -55,6 +58,7 @@ def make(what: str, source: Path, target: Path, how: str, *, sparsity: float, ca
     try:
         model = _load(what, source)
         outside = list(model.graph.input), list(model.graph.output)
+        _lift_constants(model.graph)
         if sparsity or how == "pruned":
             _prune(what, model, sparsity)
         with _quietly(), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -63,6 +67,8 @@ def make(what: str, source: Path, target: Path, how: str, *, sparsity: float, ca
                     model = _dynamic(what, model, Path(scratch))
                 case "int8-static":
                     model = _static(what, model, Path(scratch), calibration)
+                case "int8-weights":
+                    _narrow(what, model)
                 case "fp16":
                     model = _halved(what, model)
         _keep_outside(model, *outside)
@@ -76,7 +82,9 @@ def make(what: str, source: Path, target: Path, how: str, *, sparsity: float, ca
 
 def sparsity_of(path: Path) -> float:
     """The share of zeros among the weights that pruning would look at."""
-    weights = [values for _, values in _weights(onnx.load_model(str(path)))]
+    model = onnx.load_model(str(path))
+    _lift_constants(model.graph)
+    weights = [values for _, values in _weights(model)]
     total = sum(values.size for values in weights)
     return sum(int((values == 0).sum()) for values in weights) / total if total else 0.0
 
@@ -102,18 +110,23 @@ def _dynamic(what: str, model: onnx.ModelProto, scratch: Path) -> onnx.ModelProt
     """Weights in int8, activations by the range that each request has.
 
     Seven bits of the eight are used (`reduce_range`): with all of them, processors that add up pairs of products in 16 bits (x86 before
-    VNNI) saturate where others do not, and a device would answer otherwise than the publisher's machine.
+    VNNI) saturate where others do not, and a device would answer otherwise than the publisher's machine. Convolutions stay as they are:
+    in integers with a range of their own for each request they take ten times as long as in float (docs/decisions/0008).
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
 
-    for signed in (True, False):  # a convolution in integers takes unsigned weights only
-        onnx.save_model(model, str(scratch / "source.onnx"))
-        kind = QuantType.QInt8 if signed else QuantType.QUInt8
-        quantize_dynamic(scratch / "source.onnx", scratch / "made.onnx", weight_type=kind, per_channel=signed, reduce_range=True)
-        made = onnx.load_model(str(scratch / "made.onnx"))
-        if not signed or not any(node.op_type == "ConvInteger" for node in _nodes(made.graph)):
-            break
-    return _quantised(what, model, made)
+    onnx.save_model(model, str(scratch / "source.onnx"))
+    quantize_dynamic(
+        scratch / "source.onnx",
+        scratch / "made.onnx",
+        op_types_to_quantize=list(DYNAMIC),
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+        extra_options={"EnableSubgraph": True},
+    )
+    hint = " (convolutions need int8-static)" if any(node.op_type == "Conv" for node in _nodes(model.graph)) else ""
+    return _quantised(what, model, onnx.load_model(str(scratch / "made.onnx")), f"operators with weights of {', '.join(DYNAMIC)}{hint}")
 
 
 def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Samples | None) -> onnx.ModelProto:
@@ -153,10 +166,11 @@ def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Sampl
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        per_channel=True,
+        per_channel=_opset(model) >= PER_CHANNEL_OPSET,
         reduce_range=True,  # as above
     )
-    return _quantised(what, model, onnx.load_model(str(scratch / "made.onnx")))
+    made = onnx.load_model(str(scratch / "made.onnx"))
+    return _quantised(what, model, made, "operators with weights that can be int8, such as MatMul, Gemm or Conv")
 
 
 def _flatten_biases(path: Path) -> None:
@@ -170,10 +184,43 @@ def _flatten_biases(path: Path) -> None:
     onnx.save_model(model, str(path))
 
 
-def _quantised(what: str, before: onnx.ModelProto, after: onnx.ModelProto) -> onnx.ModelProto:
+def _quantised(what: str, before: onnx.ModelProto, after: onnx.ModelProto, expected: str) -> onnx.ModelProto:
     if not any(node.op_type in QUANTISED for node in _nodes(after.graph)):
-        raise _nothing(what, before, "operators with weights that can be int8, such as MatMul, Gemm, Conv or LSTM")
+        raise _nothing(what, before, expected)
     return after
+
+
+def _narrow(what: str, model: onnx.ModelProto) -> None:
+    """Large weights in int8, and reckoned with as before: w = scale * q, a scale an output channel, |q| at most 127.
+
+    A quarter of the bytes travel. The two operators that make them floats again are folded away when the model is loaded, so that a device
+    reckons, and holds in memory, what it would of the original; processors do not differ, as they do when activations are in int8.
+    """
+    if not sum(_narrow_graph(graph) for graph in reversed(list(_graphs(model.graph)))):
+        raise _nothing(what, model, f"weights in float32 with two axes and at least {NARROW_VALUES_MIN} values")
+
+
+def _narrow_graph(graph: onnx.GraphProto) -> int:
+    given = {one.name for one in graph.input}  # a default that a request may replace is no weight
+    by_column = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    kept, before = [], []
+    for tensor in graph.initializer:
+        size = int(np.prod(tensor.dims))
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2 or size < NARROW_VALUES_MIN or tensor.name in given:
+            kept.append(tensor)
+            continue
+        values = onnx.numpy_helper.to_array(tensor)
+        channel = values.ndim - 1 if tensor.name in by_column else 0
+        most = np.abs(values).max(axis=tuple(axis for axis in range(values.ndim) if axis != channel), keepdims=True)
+        scale = np.where(most > 0, most / 127, 1).astype(np.float32)
+        names = {part: f"{tensor.name}.{part}" for part in ("int8", "scale", "float")}
+        kept.append(onnx.numpy_helper.from_array(np.rint(values / scale).astype(np.int8), names["int8"]))
+        kept.append(onnx.numpy_helper.from_array(scale, names["scale"]))
+        before.append(onnx.helper.make_node("Cast", [names["int8"]], [names["float"]], f"{tensor.name}.cast", to=onnx.TensorProto.FLOAT))
+        before.append(onnx.helper.make_node("Mul", [names["float"], names["scale"]], [tensor.name], f"{tensor.name}.mul"))
+    _replace(graph.initializer, kept)
+    _replace(graph.node, [*before, *graph.node])
+    return len(before)
 
 
 def _halved(what: str, model: onnx.ModelProto) -> onnx.ModelProto:
@@ -219,34 +266,59 @@ def _nothing(what: str, model: onnx.ModelProto, expected: str) -> Refused:
 def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, NDArray[Any]]]:
     """Float tensors of two axes or more that are an operator's weights, wherever in the model they stand."""
     named = {node.input[place] for node in _nodes(model.graph) for place in WEIGHTED.get(node.op_type, ()) if place < len(node.input)}
-    constants = [
-        (attribute.t, node.output[0])
-        for node in _nodes(model.graph)
-        if node.op_type == "Constant"
-        for attribute in node.attribute
-        if attribute.name == "value"
-    ]
-    for tensor, name in [*((one, one.name) for one in _initializers(model.graph)), *constants]:
-        if name in named and tensor.data_type in FLOATS and len(tensor.dims) >= 2:
+    for tensor in _initializers(model.graph):
+        if tensor.name in named and tensor.data_type in FLOATS and len(tensor.dims) >= 2:
             values = onnx.numpy_helper.to_array(tensor)
             if values.size >= WEIGHT_VALUES_MIN:
                 yield tensor, values
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+def _lift_constants(graph: onnx.GraphProto) -> None:
+    """Tensors of Constant nodes as initializers, which mean the same: the tools look for weights nowhere else, and exporters write both."""
+    for inner in reversed(list(_graphs(graph))):  # inner ones first: what is replaced is replaced by a copy
+        _lift_from(inner)
+
+
+def _lift_from(graph: onnx.GraphProto) -> None:
+    kept: list[onnx.NodeProto] = []
     for node in graph.node:
-        yield node
+        value = next((one.t for one in node.attribute if one.name == "value"), None)
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx") and value is not None:
+            value.name = node.output[0]
+            graph.initializer.append(value)
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        _replace(graph.node, kept)
+
+
+def _replace(field: Any, messages: Sequence[Any]) -> None:
+    """A repeated field's messages by these, some of which stand in it."""
+    copies = [type(one).FromString(one.SerializeToString()) for one in messages]
+    del field[:]
+    field.extend(copies)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and those in its nodes, wherever."""
+    yield graph
+    for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                if inner.node:
+                    yield from _graphs(inner)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=1)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    return (node for inner in _graphs(graph) for node in inner.node)
 
 
 def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _initializers(inner)
+    return (tensor for inner in _graphs(graph) for tensor in inner.initializer)
 
 
 def _keep_outside(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> None:

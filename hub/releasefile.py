@@ -28,6 +28,7 @@ NAMED: Mapping[str, How] = {
     "original": "as-is",
     "int8": "int8",
     "int8-static": "int8-static",
+    "int8-weights": "int8-weights",
     "fp16": "fp16",
     "pruned": "pruned",
 }  # builds that need no more than their name

@@ -14,7 +14,7 @@ from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Limits, Manifest, Requirements, Tensor
 from schemas.parameters import Parameter
 
-How = Literal["as-is", "int8", "int8-static", "fp16", "pruned"]
+How = Literal["as-is", "int8", "int8-static", "int8-weights", "fp16", "pruned"]
 RUNTIMES: Mapping[str, str] = {".onnx": "onnx", ".gguf": "llama", ".tflite": "litert"}  # by a model's suffix; anything else is files
 FILES, ONNX = "files", "onnx"
 DEFAULT_VARIANT = "default"

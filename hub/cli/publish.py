@@ -60,7 +60,7 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
 @click.option(
     "--runtime", help="What loads it on a device: onnx, llama, litert, files (delivered only) or a third party's; else by its suffix."
 )
-@click.option("--variants", help="Builds in order of preference, with commas: fp32, int8, int8-static, fp16, pruned.")
+@click.option("--variants", help="Builds in order of preference, with commas: fp32, int8, int8-static, int8-weights, fp16, pruned.")
 @click.option(
     "--held-out", type=click.Path(path_type=Path), help="Rows on which each build is measured against the original; else the reference."
 )
