@@ -35,6 +35,7 @@ WEIGHTED = {
     "Gather": (0,),
 }
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Gather", "Attention", "EmbedLayerNormalization")
+STATIC = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather")
 PER_CHANNEL_OPSET = 13  # before it DequantizeLinear knew no axis
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
 QUANTISED = {
@@ -115,6 +116,9 @@ def _dynamic(what: str, model: onnx.ModelProto, scratch: Path) -> onnx.ModelProt
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: PLC0415
 
+    hint = " (convolutions need int8-static)" if any(node.op_type == "Conv" for node in _nodes(model.graph)) else ""
+    expected = f"operators with weights of {', '.join(DYNAMIC)}{hint}"
+    _check_kinds(what, model, DYNAMIC, expected)
     onnx.save_model(model, str(scratch / "source.onnx"))
     quantize_dynamic(
         scratch / "source.onnx",
@@ -125,8 +129,7 @@ def _dynamic(what: str, model: onnx.ModelProto, scratch: Path) -> onnx.ModelProt
         reduce_range=True,
         extra_options={"EnableSubgraph": True},
     )
-    hint = " (convolutions need int8-static)" if any(node.op_type == "Conv" for node in _nodes(model.graph)) else ""
-    return _quantised(what, model, onnx.load_model(str(scratch / "made.onnx")), f"operators with weights of {', '.join(DYNAMIC)}{hint}")
+    return _quantised(what, model, onnx.load_model(str(scratch / "made.onnx")), expected)
 
 
 def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Samples | None) -> onnx.ModelProto:
@@ -141,6 +144,8 @@ def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Sampl
         quantize_static,
     )
 
+    expected = f"operators with weights such as {', '.join(STATIC)}"
+    _check_kinds(what, model, STATIC, expected)
     rows = calibration
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -169,8 +174,7 @@ def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Sampl
         per_channel=_opset(model) >= PER_CHANNEL_OPSET,
         reduce_range=True,  # as above
     )
-    made = onnx.load_model(str(scratch / "made.onnx"))
-    return _quantised(what, model, made, "operators with weights that can be int8, such as MatMul, Gemm or Conv")
+    return _quantised(what, model, onnx.load_model(str(scratch / "made.onnx")), expected)
 
 
 def _flatten_biases(path: Path) -> None:
@@ -182,6 +186,12 @@ def _flatten_biases(path: Path) -> None:
         if tensor.name in biases - others and len(tensor.dims) == 2 and tensor.dims[0] == 1:
             del tensor.dims[0]
     onnx.save_model(model, str(path))
+
+
+def _check_kinds(what: str, model: onnx.ModelProto, kinds: Sequence[str], expected: str) -> None:
+    """Before a tool is asked: of a model without any such operator it says whatever it stumbles over."""
+    if not any(node.op_type in kinds for node in _nodes(model.graph)):
+        raise _nothing(what, model, expected)
 
 
 def _quantised(what: str, before: onnx.ModelProto, after: onnx.ModelProto, expected: str) -> onnx.ModelProto:
