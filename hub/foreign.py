@@ -94,7 +94,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
     try:
         told = json.loads(done.stdout)
-        inputs, outputs = (_TENSORS.validate_python(told[side]) for side in ("inputs", "outputs"))
+        inputs, outputs = (_TENSORS.validate_json(json.dumps(told[side])) for side in ("inputs", "outputs"))
     except ValidationError as error:
         raise core.invalid(Code.MODEL_SIGNATURE, f"{path}: tensors", error) from None
     return inputs, outputs

@@ -50,7 +50,10 @@ class Rows:
             return None
         if self.truth not in self.columns:
             raise mismatch(
-                Code.REFERENCE_INVALID, f"{self.path}: truth", expected=f"a column {self.truth!r}", actual=listed(list(reversed(self.columns)))
+                Code.REFERENCE_INVALID,
+                f"{self.path}: truth",
+                expected=f"a column {self.truth!r}",
+                actual=listed(list(reversed(self.columns))),
             )
         values = self.columns[self.truth]
         if values.ndim != 1 or values.dtype.kind not in "biufUO":
