@@ -11,7 +11,7 @@ from hub.core import release as core
 from hub.foreign import signature_of
 from hub.onnxmodel import OnnxModel
 from hub.prompts import SUFFIXES, read_prompts
-from hub.request import ONNX, Build, GoldenTerms, PublishRequest
+from hub.request import FILES, ONNX, Build, GoldenTerms, PublishRequest
 from hub.variants import LeftOut, Part, files_of, make_variants
 from hub.watching import Watch, watch
 from schemas.errors import Code, Refused, mismatch
@@ -47,12 +47,12 @@ def describe(request: PublishRequest, scratch: Path) -> Described:
 
 
 def _onnx(request: PublishRequest, scratch: Path) -> Described:
-    files_of(request.model_path)  # says what is wrong with the file, before it is loaded
+    files = files_of(request.model_path)  # says what is wrong with it before it is loaded
     model = OnnxModel(request.model_path)
     _check_declared(request, model)
     watched = watch(request, model)
     case = _onnx_case(request, model, watched, scratch)
-    parts, left_out = make_variants(request, model, case, watched.fitted, scratch)
+    parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
     return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out)
 
 
@@ -146,7 +146,10 @@ def check_request(request: PublishRequest) -> None:
         raise Refused(
             Code.REFERENCE_INVALID, f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so a reference says nothing"
         )
-    if request.runs_as == "files" and request.golden_path is not None:
+    if request.runs_as != ONNX and (request.variants.held_out is not None or request.variants.calibration is not None):
+        reason = f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so it cannot be measured or calibrated"
+        raise Refused(Code.REFERENCE_INVALID, reason)
+    if request.runs_as == FILES and request.golden_path is not None:
         raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files: nothing runs it, so golden inputs say nothing")
     if request.reference is None:
         given = {"block column": request.blocks_column, "signals": request.signals}

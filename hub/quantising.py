@@ -3,6 +3,7 @@
 Knows no release. What stands in the graph is what a device runs: inputs and outputs keep their types, so that every build is called alike.
 """
 
+import errno
 import logging
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from hub.core.release import first_line, listed
@@ -37,6 +39,7 @@ WEIGHTED = {
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Gather", "Attention", "EmbedLayerNormalization")
 STATIC = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather")
 PER_CHANNEL_OPSET = 13  # before it DequantizeLinear knew no axis
+QUIET, WARNINGS = 4, 2  # onnxruntime's severities: nothing but what is fatal, and its default
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
 QUANTISED = {
     "MatMulInteger",
@@ -73,12 +76,15 @@ def make(what: str, source: Path, target: Path, how: str, *, sparsity: float, ca
                 case "fp16":
                     model = _halved(what, model)
         _keep_outside(model, *outside)
-        data = model.SerializeToString(deterministic=True)
+        target.write_bytes(model.SerializeToString(deterministic=True))
     except FleetcastError:
         raise
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise Refused(Code.DISK_FULL, f"no room in {target.parent} to make {what}") from error
+        raise Refused(Code.VARIANT_FAILED, f"{what} cannot be made: {first_line(error)}") from error
     except Exception as error:  # the tools raise whatever they stumble over: ValueError, KeyError, IndexError, protobuf's, onnxruntime's
         raise Refused(Code.VARIANT_FAILED, f"{what} cannot be made: {type(error).__name__}: {first_line(error)}") from error
-    target.write_bytes(data)
 
 
 def sparsity_of(path: Path) -> float:
@@ -345,8 +351,10 @@ def _quietly() -> Iterator[None]:
     """Without the tools' advice on the operator's terminal, and without the folder that one of them puts on the path."""
     path, level = list(sys.path), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    onnxruntime.set_default_logger_severity(QUIET)
     try:
         yield
     finally:
         logging.disable(level)
+        onnxruntime.set_default_logger_severity(WARNINGS)
         sys.path[:] = path

@@ -15,7 +15,7 @@ from hub.core import release as core
 from hub.core.cutting import TensorSpan
 from hub.core.samples import Samples
 from hub.onnxmodel import OnnxModel, external_data
-from hub.request import Build, PublishRequest
+from hub.request import ONNX, Build, PublishRequest
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Measured, Requirements
 
@@ -23,6 +23,7 @@ LATENCY_RUNS = 51  # odd: the median is one of them
 LATENCY_SECONDS_MAX = 1.0  # of each build; a slow one is measured on fewer runs
 LATENCY_RUNS_MIN = 3
 ROUNDS = {"int8", "int8-static", "fp16"}  # builds that reckon in fewer bits than the original
+Files = tuple[dict[str, Path], dict[str, list[TensorSpan]]]  # by the name they get on a device: where each is, and its tensors if told
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class LeftOut:
     reason: str
 
 
-def files_of(path: Path) -> tuple[dict[str, Path], dict[str, list[TensorSpan]]]:
+def files_of(path: Path) -> Files:
     """An ONNX model's files by the name they get on a device, and the tensors of those that hold external data.
 
     Raises:
@@ -64,14 +65,14 @@ def files_of(path: Path) -> tuple[dict[str, Path], dict[str, list[TensorSpan]]]:
 
 
 def make_variants(
-    request: PublishRequest, original: OnnxModel, case: golden.Case | None, fitted: core.Fitted | None, scratch: Path
+    request: PublishRequest, original: OnnxModel, files: Files, case: golden.Case | None, fitted: core.Fitted | None, scratch: Path
 ) -> tuple[tuple[Part, ...], tuple[LeftOut, ...]]:
     """Every build that is asked for; what is made stands in the scratch folder.
 
     Raises:
         Refused: the held-out or calibration rows do not fit the model; a build fails or loses too much, and all are wanted or none is left.
     """
-    workshop = _Workshop(request, original, case, fitted, scratch)
+    workshop = _Workshop(request, original, files, case, fitted, scratch)
     parts: list[Part] = []
     left_out: list[LeftOut] = []
     for build in request.variants.builds:
@@ -90,9 +91,15 @@ class _Workshop:
     """Makes and measures one build after another; what is the same for all is reckoned once."""
 
     def __init__(
-        self, request: PublishRequest, original: OnnxModel, case: golden.Case | None, fitted: core.Fitted | None, scratch: Path
+        self,
+        request: PublishRequest,
+        original: OnnxModel,
+        files: Files,
+        case: golden.Case | None,
+        fitted: core.Fitted | None,
+        scratch: Path,
     ) -> None:
-        self._request, self._original, self._case, self._scratch = request, original, case, scratch
+        self._request, self._original, self._files, self._case, self._scratch = request, original, files, case, scratch
         terms, named = request.variants, request.feature_columns if request.feature_columns is not None else original.columns
         signature = original.inputs, original.outputs
         self._calibration = terms.calibration.fit(*signature, named=named) if terms.calibration is not None else None
@@ -116,9 +123,9 @@ class _Workshop:
             Refused: VARIANT_FAILED or VARIANT_LOSS.
         """
         if not _is_made(build):
-            paths, spans = files_of(self._request.model_path)
+            paths, spans = self._files
             measured = self._measure(build, self._original) if self._rows is not None else None
-            return Part(build.name, "onnx", paths, spans, build.requirements, None, measured)
+            return Part(build.name, ONNX, paths, spans, build.requirements, None, measured)
         self._request.progress(f"making {build.name}", 0, 1)
         what = f"variant {build.name!r}"
         if build.how == "as-is" and build.model_path is not None and not build.sparsity:
@@ -131,7 +138,7 @@ class _Workshop:
         model = self._load(what, paths[MODEL_FILE])
         measured = self._measure(build, model)
         case = golden.own_case(build.name, self._case, model, rounds=build.how in ROUNDS) if self._case is not None else None
-        return Part(build.name, "onnx", paths, spans, build.requirements, case, measured)
+        return Part(build.name, ONNX, paths, spans, build.requirements, case, measured)
 
     def _load(self, what: str, path: Path) -> OnnxModel:
         try:
