@@ -3,6 +3,7 @@
 Everything is checked before anything is stored, and what is stored is stored as a whole or not at all.
 """
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -183,7 +184,7 @@ def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: in
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(key, Path):
             if not target.exists():  # of several builds the first is asked
-                target.symlink_to(key.resolve())
+                _place(key.resolve(), target)
         else:
             target.write_bytes(key.data)
     manifest = _manifest(request, release, described, now=now)
@@ -191,6 +192,14 @@ def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: in
     request.progress("asking the golden inputs", 0, 1)
     answers = request.answers(manifest.model_copy(update={"variants": (first,)}), folder)
     return answered(release.described, answers, what=f"answers of {request.model_path.name}")
+
+
+def _place(source: Path, target: Path) -> None:
+    """The same file there, without its bytes where the disk allows it; a symbolic link would lead outside the folder, and be refused."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, target)
 
 
 # The description

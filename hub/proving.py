@@ -1,6 +1,7 @@
 """Asks a model its golden inputs through the device's own command, which has the runtimes that a hub does not have."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from schemas.manifest import Manifest
 COMMAND = "fleetcast-node"
 SECONDS_MAX = 1800.0  # a language model of gigabytes is loaded twice and answers a few prompts
 OUTPUT = "output."
+INHERITED = ("PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")  # nothing that opens keys reaches a process that runs a model
 
 
 def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
@@ -36,7 +38,14 @@ def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
         said.write_bytes(codec.encode(manifest))
         line = [command, "prove", "--manifest", str(said), "--files", str(folder), "--variant", manifest.variants[0].name]
         try:
-            done = subprocess.run([*line, "--answers", str(told), "--json"], capture_output=True, check=False, timeout=SECONDS_MAX)
+            done = subprocess.run(
+                [*line, "--answers", str(told), "--json"],
+                capture_output=True,
+                check=False,
+                timeout=SECONDS_MAX,
+                stdin=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in INHERITED if name in os.environ},
+            )
         except subprocess.TimeoutExpired:
             raise mismatch(Code.WORKER_HUNG, "answers to the golden inputs", expected=f"within {SECONDS_MAX:g} s", actual="none") from None
         if done.returncode or not told.exists():
