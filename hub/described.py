@@ -1,6 +1,5 @@
 """What is known of a release before any of it is stored: its signature, its builds and their files, its golden case, its signals."""
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -51,21 +50,18 @@ def _onnx(request: PublishRequest, scratch: Path) -> Described:
     model = OnnxModel(request.model_path)
     _check_declared(request, model)
     watched = watch(request, model)
-    case = _onnx_case(request, model, watched, scratch)
+    case = _onnx_case(request, model, watched)
     parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
     return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out)
 
 
-def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch, scratch: Path) -> golden.Case | None:
+def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> golden.Case | None:
     if request.golden_path is None or request.golden_path.suffix.lower() not in SUFFIXES:
         return golden.case_of(request, model, watched.fitted)
     arrays, terms = read_prompts(request.golden_path, model.inputs, model.outputs)
     if not arrays.outputs:
         arrays = replace(arrays, outputs=model.run(dict(arrays.inputs), Code.GOLDEN_INVALID))
-    with tempfile.NamedTemporaryFile(dir=scratch, suffix=".npz") as file:
-        file.write(core.pack_golden(arrays))
-        file.flush()
-        return golden.case_of(replace(request, golden_path=Path(file.name), golden_terms=_with(request.golden_terms, terms)), model, None)
+    return golden.checked_case(str(request.golden_path), core.pack_golden(arrays), model, _with(request.golden_terms, terms))
 
 
 def _foreign(request: PublishRequest) -> Described:

@@ -51,11 +51,19 @@ def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | Non
         what, data = "golden inputs made from the reference", core.pack_golden(core.Golden(feeds, model.run(feeds, Code.MODEL_RUN)))
     else:
         return None
+    return checked_case(what, data, model, request.golden_terms)
+
+
+def checked_case(what: str, data: bytes, model: OnnxModel, terms: GoldenTerms) -> Case:
+    """A case that the model agrees with.
+
+    Raises:
+        Refused: GOLDEN_INVALID: it does not fit the model, or the model answers otherwise.
+    """
     arrays = core.parse_golden(what, data, model.inputs, model.outputs)
-    case = Case(data, arrays, request.golden_terms)
-    core.check_golden(
-        what, arrays.outputs, model.run(dict(arrays.inputs), Code.GOLDEN_INVALID), relative=case.relative, absolute=case.absolute
-    )
+    case = Case(data, arrays, terms)
+    answers = model.run(dict(arrays.inputs), Code.GOLDEN_INVALID)
+    core.check_golden(what, arrays.outputs, answers, relative=case.relative, absolute=case.absolute)
     return case
 
 

@@ -10,6 +10,7 @@ import flatbuffers
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as tflite
+from onnx import TensorProto, helper
 
 from hub import foreign
 from hub.blockstore import BlockStore
@@ -211,6 +212,28 @@ def test_gguf_builds_that_were_made_elsewhere_are_variants(tmp_path: Path, store
     refused = refusal(replace(request, variants=Variants((Build("int8", "int8"),))), BlockStore(tmp_path / "other"))
     assert refused.code == Code.VARIANT_FAILED
     assert "ONNX" in refused.reason
+
+
+def test_an_onnx_model_of_texts_has_to_agree_with_its_prompts_and_answers_those_that_have_no_answer(
+    tmp_path: Path, store: BlockStore
+) -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["said"], ["heard"])],
+        "g",
+        [value("said", TensorProto.STRING, ["n"])],
+        [value("heard", TensorProto.STRING, ["n"])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    (tmp_path / "echo.onnx").write_bytes(model.SerializeToString())
+    wrong, open_ = prompts(tmp_path / "wrong.toml", "Paris"), prompts(tmp_path / "open.toml")
+
+    refused = refusal(PublishRequest(tmp_path / "echo.onnx", "echo", "1.0.0", golden_path=wrong), store)
+    manifest = build(PublishRequest(tmp_path / "echo.onnx", "echo", "1.0.0", golden_path=open_), store, now=NOW).manifest
+
+    assert refused.code == Code.GOLDEN_INVALID
+    assert all(word in refused.reason for word in ("wrong.toml", "Paris", "The capital"))
+    assert case_of(manifest, store).outputs["heard"].tolist() == ["The capital of France is"]
 
 
 # LiteRT
