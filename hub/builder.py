@@ -3,82 +3,50 @@
 Everything is checked before anything is stored, and what is stored is stored as a whole or not at all.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hub.contents import (
     ENCODERS,
     GOLDEN_FILE,
-    MODEL_FILE,
     Content,
     Payloads,
     Stamp,
+    Stored,
     changed,
     check_names,
     content_of,
     content_of_bytes,
+    file_of,
     store_content,
 )
 from hub.core import release as core
-from hub.core.aligning import Earlier
-from hub.core.baseline import build_baseline
-from hub.core.cutting import TensorSpan
-from hub.core.noise import sigma2_for
-from hub.onnxmodel import Arrays, OnnxModel, external_data
+from hub.described import Described, answered, check_request, describe
+from hub.golden import Case
+from hub.request import PublishRequest
+from hub.variants import LeftOut
 from schemas import codec
-from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX, PAYLOADS_PER_BLOCK_MAX
-from schemas.manifest import Baseline, File, Golden, Limits, Manifest, Privacy, Tensor, Variant
+from schemas.errors import Code, mismatch
+from schemas.limits import PAYLOADS_PER_BLOCK_MAX
+from schemas.manifest import File, Golden, Manifest, Privacy, Requirements, Variant
 from schemas.names import check_name, check_version, sha256
 
-BATCH_ROWS = 4096  # of the reference, run through the model at a time
+Key = Path | Case  # what a content is of: a file on disk, or golden inputs that were put together here
 
 
-class Reference(Protocol):
-    """The publisher's reference data, read: hub.reference.Reference."""
+@dataclass(frozen=True, slots=True)
+class BuiltVariant:
+    """A build as a device that has nothing yet meets it: all its files unpacked, and what it fetches."""
 
-    def fit(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None, blocks_column: str | None
-    ) -> core.Fitted:
-        """The columns as the model takes them."""
-
-
-@dataclass(frozen=True)
-class PublishRequest:
-    """What the publisher says. `feature_columns` names the reference's columns in the model's order, before what its metadata names."""
-
-    model_path: Path
     name: str
-    version: str
-    reference: Reference | None = None
-    blocks_column: str | None = None
-    feature_columns: tuple[str, ...] | None = None
-    signals: tuple[str, ...] | None = None
-    golden_path: Path | None = None
-    description: str = ""
-    licence: str = ""
-    parent: bytes | None = None
-    parents: Mapping[str, Sequence[Earlier]] = field(default_factory=dict)  # files that deltas may be against, by name
-    parent_releases: tuple[bytes, ...] = ()  # whose they are
-    more_files: tuple[Path, ...] = ()  # beside the model: tokenizer, labels, whatever its program reads
-    block_bytes_max: int = BLOCK_BYTES_MAX  # less for a broker that takes only small packets, or a very slow road
-    epsilon: float = 1.0
-    delta: float = 1e-6
-    window_seconds: int = 3600
-    limits: Limits = field(default_factory=Limits)
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None
-
-    @property
-    def is_onnx(self) -> bool:
-        """Whether the fleet runs it; anything else is delivered as files."""
-        return self.model_path.suffix.lower() == ".onnx"
+    file_bytes: int
+    wire_bytes: int
 
 
 @dataclass(frozen=True)
@@ -88,118 +56,150 @@ class BuiltRelease:
     manifest: Manifest
     document: bytes
     digest: bytes
-    file_bytes: int  # of all files, unpacked
-    wire_bytes: int  # what a device that has nothing yet fetches
+    variants: tuple[BuiltVariant, ...]  # in the manifest's order
+    left_out: tuple[LeftOut, ...]  # builds that were asked for and are not published, and why
     stored_bytes: int  # by how much the store grew
     unwatched: tuple[str, ...]  # input columns that are no signals, because there were more than a window may hold
-
-
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """What becomes of a reference."""
-
-    fitted: core.Fitted | None = None
-    baseline: Baseline | None = None
-    privacy: Privacy | None = None
-    unwatched: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Described:
-    """What is known of a model before its files are stored; `spans` is where tensors stand in files that do not say so themselves."""
-
-    paths: dict[str, Path]
-    spans: dict[str, list[TensorSpan]]
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
-    watch: _Watch = field(default_factory=_Watch)
-    golden: bytes | None = None
 
 
 def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease:
     """Read, check, cut, encode, store and describe; `now` is in seconds since 1970, UTC.
 
-    A model that is no ONNX file is a release of files: delivered, verified and handed over, and run by whoever knows them.
+    What no runtime loads is a release of files: delivered, verified and handed over, and run by whoever knows them.
 
     Raises:
-        Refused: whatever is wrong with the model, the reference or the golden inputs, or no room to store it; nothing is left behind.
+        Refused: whatever is wrong with the model, the reference, the golden inputs or the variants, or no room to store it; nothing is
+            left behind.
         Unreachable: the store's disk does not answer.
     """
     check_name("model", request.name)
     check_version(request.version)
     _check_settings(request)
-    described = _onnx(request) if request.is_onnx else _Described({request.model_path.name: request.model_path}, {})
-    paths = {**described.paths, **{path.name: path for path in request.more_files}}
-    if len(paths) != len(described.paths) + len(request.more_files):
-        raise mismatch(Code.ARTIFACT_PATH, "files of a release", expected="each name once", actual=core.listed(list(paths)))
-    check_names([*paths, *([GOLDEN_FILE] if described.golden is not None else [])])
-    stamps = {name: Stamp.of(path) for name, path in paths.items()}
-    contents = [
-        content_of(
-            name,
-            path,
-            described.spans.get(name),
-            block_bytes_max=request.block_bytes_max,
-            parents=request.parents.get(name, ())[: PAYLOADS_PER_BLOCK_MAX - 1],
-        )
-        for name, path in paths.items()
-    ]
-    if described.golden is not None:
-        contents.append(content_of_bytes(GOLDEN_FILE, described.golden, block_bytes_max=request.block_bytes_max))
-    return _store_all(request, described, paths, stamps, contents, store, now=now)
+    check_request(request)
+    with tempfile.TemporaryDirectory(prefix="fleetcast-build-") as scratch:
+        described = describe(request, Path(scratch))
+        release = _Release(request, described)
+        if described.unanswered is not None:
+            release = _Release(request, _asked(request, release, Path(scratch), now=now))
+        return _store_all(request, release, store, now=now)
 
 
-def _store_all(
-    request: PublishRequest,
-    described: "_Described",
-    paths: dict[str, Path],
-    stamps: dict[str, Stamp],
-    contents: list[Content],
-    store: Payloads,
-    *,
-    now: int,
-) -> BuiltRelease:
+class _Release:
+    """The files of all builds, each once however many builds have it, and which build has which."""
+
+    def __init__(self, request: PublishRequest, described: Described) -> None:
+        self.described = described
+        self.files: list[dict[str, Key]] = []  # of each part, by the name that they have there
+        self.stamps: dict[Path, Stamp] = {}
+        self.contents: dict[Key, Content] = {}
+        parents = PAYLOADS_PER_BLOCK_MAX - 1
+        for part in described.parts:
+            more = {path.name: path for path in request.more_files}
+            if len(more) != len(request.more_files) or more.keys() & part.paths.keys():
+                given = [*part.paths, *(path.name for path in request.more_files)]
+                raise mismatch(Code.ARTIFACT_PATH, "files of a release", expected="each name once", actual=core.listed(given))
+            files: dict[str, Key] = {**part.paths, **more}
+            check_names([*files, *([GOLDEN_FILE] if part.case or described.case else [])])
+            self.files.append(files)
+            for name, path in {**part.paths, **more}.items():
+                if path not in self.contents:
+                    self.stamps[path] = Stamp.of(path)
+                    self.contents[path] = content_of(
+                        name,
+                        path,
+                        part.spans.get(name),
+                        block_bytes_max=request.block_bytes_max,
+                        parents=request.parents(part.name, name)[:parents],
+                    )
+        for case in described.cases:
+            self.contents[case] = content_of_bytes(GOLDEN_FILE, case.data, block_bytes_max=request.block_bytes_max)
+
+    def sources(self) -> Iterator[tuple[Content, Path]]:
+        """Every content, with the publisher's file that is blamed when it changes meanwhile."""
+        model = next(iter(self.stamps))
+        return ((content, key if isinstance(key, Path) else model) for key, content in self.contents.items())
+
+    def variants(self, described: Mapping[Key, File]) -> Iterator[Variant]:
+        """As the manifest has them."""
+        for part, files in zip(self.described.parts, self.files, strict=True):
+            yield Variant(
+                name=part.name,
+                runtime=part.runtime,
+                requirements=part.requirements,
+                files=tuple(described[key] for key in files.values()),
+                golden=_golden(part.case, described) if part.case is not None else None,
+                measured=part.measured,
+            )
+
+
+def _store_all(request: PublishRequest, release: _Release, store: Payloads, *, now: int) -> BuiltRelease:
     deltas = min(PAYLOADS_PER_BLOCK_MAX - 1, len(request.parent_releases))
+    contents = list(release.contents.values())
     inline = core.inline_files([len(content.cuts) for content in contents], deltas=deltas)
 
-    def describe(files: Sequence[File]) -> Manifest:
-        return _manifest(request, described, files, now=now)
+    def describe_as(files: Sequence[File]) -> Manifest:
+        return _manifest(request, release, dict(zip(release.contents, files, strict=True)), now=now)
 
     core.check_size(
-        describe([core.foreseen_file(one.name, one.cuts, inline=fits, deltas=deltas) for one, fits in zip(contents, inline, strict=True)])
+        describe_as(
+            [core.foreseen_file(one.name, one.cuts, inline=fits, deltas=deltas) for one, fits in zip(contents, inline, strict=True)]
+        )
     )
     with store.batch() as batch, ThreadPoolExecutor(ENCODERS) as encoders:
         stored = [
-            store_content(content, batch, encoders, request.progress, inline=one, source=paths.get(content.name, request.model_path))
-            for content, one in zip(contents, inline, strict=True)
+            store_content(content, batch, encoders, request.progress, inline=one, source=source)
+            for (content, source), one in zip(release.sources(), inline, strict=True)
         ]
-        for name, path in paths.items():
-            if Stamp.of(path) != stamps[name]:
+        for path, stamp in release.stamps.items():
+            if Stamp.of(path) != stamp:
                 raise changed(path)
-        manifest = describe([one.file for one in stored])
+        manifest = describe_as([one.file for one in stored])
         document = codec.encode(manifest)
     return BuiltRelease(
         manifest=manifest,
         document=document,
         digest=sha256(document),
-        file_bytes=sum(one.file.bytes for one in stored),
-        wire_bytes=sum(one.wire_bytes for one in stored),
+        variants=tuple(_built_variants(manifest, stored)),
+        left_out=release.described.left_out,
         stored_bytes=batch.added_bytes,
-        unwatched=described.watch.unwatched,
+        unwatched=release.described.watch.unwatched,
     )
 
 
-def _onnx(request: PublishRequest) -> "_Described":
-    external = external_data(request.model_path)
-    model = OnnxModel(request.model_path)
-    watch = _watch(request, model)
-    paths = {MODEL_FILE: request.model_path, **{name: request.model_path.parent / name for name in external}}
-    taken = {MODEL_FILE, GOLDEN_FILE} & {name.casefold() for name in external}
-    if taken:
-        raise mismatch(
-            Code.MODEL_EXTERNAL_DATA, f"{request.model_path}: external data", expected="other names", actual=core.listed(list(external))
-        )
-    return _Described(paths, external, model.inputs, model.outputs, watch, _golden(request, model, watch.fitted))
+def _built_variants(manifest: Manifest, stored: Sequence[Stored]) -> Iterator[BuiltVariant]:
+    wire_bytes = {one.file: one.wire_bytes for one in stored}
+    for variant in manifest.variants:
+        files = manifest.files_of(variant.name)
+        yield BuiltVariant(variant.name, sum(file.bytes for file in files), sum(wire_bytes[file] for file in files))
+
+
+def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: int) -> Described:
+    """The release with the answers to its golden inputs, which the runtime of its first build gives."""
+    assert request.answers is not None  # noqa: S101  # hub.described has looked
+    folder = scratch / "asked"
+    folder.mkdir()
+    described = {key: file_of(content) for key, content in release.contents.items()}
+    for key, file in described.items():
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(key, Path):
+            if not target.exists():  # of several builds the first is asked
+                _place(key.resolve(), target)
+        else:
+            target.write_bytes(key.data)
+    manifest = _manifest(request, release, described, now=now)
+    first = manifest.variants[0].model_copy(update={"requirements": Requirements()})
+    request.progress("asking the golden inputs", 0, 1)
+    answers = request.answers(manifest.model_copy(update={"variants": (first,)}), folder)
+    return answered(release.described, answers, what=f"answers of {request.model_path.name}")
+
+
+def _place(source: Path, target: Path) -> None:
+    """The same file there, without its bytes where the disk allows it; a symbolic link would lead outside the folder, and be refused."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, target)
 
 
 # The description
@@ -212,21 +212,11 @@ def _check_settings(request: PublishRequest) -> None:
         )
     except ValidationError as error:
         raise core.invalid(Code.SETTINGS_INVALID, "telemetry", error) from None
-    if not request.is_onnx and (request.reference is not None or request.golden_path is not None):
-        raise Refused(
-            Code.REFERENCE_INVALID,
-            f"{request.model_path} is no .onnx file: nothing here runs it, so a reference or golden inputs say nothing",
-        )
-    if request.reference is None:
-        given = {"block column": request.blocks_column, "feature columns": request.feature_columns, "signals": request.signals}
-        needless = [what for what, value in given.items() if value is not None]
-        if needless:
-            raise Refused(Code.REFERENCE_INVALID, f"{' and '.join(needless)} are named, but no reference is given")
 
 
-def _manifest(request: PublishRequest, described: _Described, files: Sequence[File], *, now: int) -> Manifest:
-    with_golden = described.golden is not None
-    runtime: Literal["onnx", "files"] = "onnx" if request.is_onnx else "files"
+def _manifest(request: PublishRequest, release: _Release, described: Mapping[Key, File], *, now: int) -> Manifest:
+    case = release.described.case
+    shared = case is not None and any(part.case is None for part in release.described.parts)
     try:
         return Manifest(
             model=request.name,
@@ -236,97 +226,18 @@ def _manifest(request: PublishRequest, described: _Described, files: Sequence[Fi
             licence=request.licence,
             parent=request.parent,
             parents=request.parent_releases or None,
-            inputs=described.inputs,
-            outputs=described.outputs,
-            variants=(Variant(name="default", runtime=runtime, files=tuple(files[:-1] if with_golden else files)),),
-            golden=Golden(file=files[-1]) if with_golden else None,
+            inputs=release.described.inputs,
+            outputs=release.described.outputs,
+            variants=tuple(release.variants(described)),
+            golden=_golden(case, described) if case is not None and shared else None,
             limits=request.limits,
-            baseline=described.watch.baseline,
-            privacy=described.watch.privacy,
+            baseline=release.described.watch.baseline,
+            privacy=release.described.watch.privacy,
+            parameters=request.parameters or None,
         )
     except ValidationError as error:
         raise core.invalid(Code.SETTINGS_INVALID, "release", error) from None
 
 
-# The reference and the golden inputs
-
-
-def _watch(request: PublishRequest, model: OnnxModel) -> _Watch:
-    if request.reference is None:
-        return _Watch()
-    named = request.feature_columns if request.feature_columns is not None else model.columns
-    fitted = request.reference.fit(model.inputs, model.outputs, named=named, blocks_column=request.blocks_column)
-    signals, unwatched = core.watched(fitted, _outputs_over(request, model, fitted), request.signals)
-    numerator, denominator = sigma2_for(request.epsilon, request.delta, len(signals))
-    try:
-        baseline = build_baseline(signals, fitted.blocks)
-        privacy = Privacy(
-            epsilon=request.epsilon,
-            delta=request.delta,
-            sigma2_numerator=numerator,
-            sigma2_denominator=denominator,
-            window_seconds=request.window_seconds,
-        )
-    except ValidationError as error:
-        raise core.invalid(Code.REFERENCE_INVALID, "baseline", error) from None
-    return _Watch(fitted, baseline, privacy, unwatched)
-
-
-def _outputs_over(request: PublishRequest, model: OnnxModel, fitted: core.Fitted) -> Arrays:
-    """What the model answers to the reference, [rows, ...]: outputs that have a value a row, or that a signal names."""
-    parts: dict[str, list[NDArray[Any]]] = {tensor.name: [] for tensor in model.outputs}
-    step = _rows_max(model, BATCH_ROWS)
-    for at in range(0, fitted.rows, step):
-        request.progress("running the reference", at, fitted.rows)
-        rows = min(step, fitted.rows - at)
-        feeds = core.feeds(fitted.features, {name: column[at : at + rows] for name, column in fitted.columns.items()})
-        for name, values in model.run(feeds, Code.MODEL_RUN).items():
-            by_row = values.ndim > 0 and len(values) == rows
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                row = at + int(np.argwhere(~np.isfinite(values))[0][0]) if by_row else at
-                raise mismatch(
-                    Code.MODEL_RUN, f"output {name!r} of reference row {row}", expected="finite numbers", actual="NaN or infinity"
-                )
-            wanted = values.size == rows or any(signal.startswith(f"{name}[") for signal in request.signals or ())
-            if not (by_row and wanted):
-                parts.pop(name, None)
-            elif name in parts:
-                parts[name].append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def _rows_max(model: OnnxModel, rows: int) -> int:
-    return 1 if any(tensor.shape[:1] == (1,) for tensor in model.inputs) else rows
-
-
-def _golden(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> bytes | None:
-    """The golden file as it will be shipped: the publisher's, or one made up from the reference; the model has to agree with it."""
-    if request.golden_path is not None:
-        what, data = str(request.golden_path), _read_golden(request.golden_path)
-    elif fitted is not None:
-        columns = core.golden_columns(fitted.columns, rows=_rows_max(model, core.GOLDEN_ROWS))
-        feeds = core.feeds(fitted.features, columns)
-        what, data = "golden inputs made from the reference", core.pack_golden(core.Golden(feeds, model.run(feeds, Code.MODEL_RUN)))
-    else:
-        return None
-    golden = core.parse_golden(what, data, model.inputs, model.outputs)
-    terms = Golden.model_fields
-    core.check_golden(
-        what,
-        golden.outputs,
-        model.run(dict(golden.inputs), Code.GOLDEN_INVALID),
-        relative=terms["relative_tolerance"].default,
-        absolute=terms["absolute_tolerance"].default,
-    )
-    return data
-
-
-def _read_golden(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(core.GOLDEN_BYTES_MAX + 1)
-    except OSError as error:
-        raise Refused(Code.GOLDEN_INVALID, f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > core.GOLDEN_BYTES_MAX:
-        raise mismatch(Code.GOLDEN_INVALID, f"{path}: size", expected=f"at most {core.GOLDEN_BYTES_MAX} bytes", actual="more")
-    return data
+def _golden(case: Case, described: Mapping[Key, File]) -> Golden:
+    return Golden(file=described[case], **case.terms.said)

@@ -20,7 +20,7 @@ from hub.core.encode import Ancestor, encode_block
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, FILE_BYTES_MAX, FILES_PER_VARIANT_MAX
 from schemas.manifest import Block, File
-from schemas.names import FILE_PATTERN
+from schemas.names import FILE_PATTERN, sha256
 
 MODEL_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"
 ENCODERS = 4  # threads, since zstd leaves the interpreter; a publisher's machine has that many cores
@@ -176,6 +176,18 @@ def store_content(
     for name, payload in index.items():
         batch.put(name, payload)
     return Stored(described, core.wire_bytes(blocks) + core.wire_bytes(described.index))
+
+
+def file_of(content: Content) -> File:
+    """A file's description by what stands in it, nothing of it encoded or stored: its digests are those that a release would have."""
+    blocks: list[Block] = []
+    digest = hashlib.sha256()
+    with content.open() as file:
+        for _, length in content.cuts:
+            data = file.read(length)
+            digest.update(data)
+            blocks.append(Block(sha256(data), length))
+    return core.assemble_file(content.name, digest.digest(), blocks, inline=len(blocks) <= core.INLINE_BLOCKS_MAX)[0]
 
 
 def _encode(content: Content, data: bytes, number: int) -> tuple[Block, dict[bytes, bytes]]:

@@ -18,6 +18,8 @@ from schemas.limits import FILE_BYTES_MAX, FILES_PER_VARIANT_MAX
 from schemas.manifest import Tensor
 from schemas.names import FILE_PATTERN
 
+STANDARD = "ai.onnx"  # also written as nothing
+DOMAINS = {STANDARD, "ai.onnx.ml", "com.microsoft"}  # that onnxruntime brings along
 COLUMNS_KEY = "fleetcast.columns"  # of the model's own metadata: its features in order, separated by commas
 Arrays = dict[str, NDArray[Any]]
 
@@ -81,6 +83,7 @@ def external_data(path: Path) -> dict[str, list[TensorSpan]]:
         raise Refused(Code.MODEL_LOAD, f"{path} is not an ONNX model, or is cut short: {core.first_line(error)}") from error
     if not model.graph.node or not model.opset_import:
         raise Refused(Code.MODEL_LOAD, f"{path} is not an ONNX model, or is cut short: it has no graph")
+    _check_operators(path, model)
     found: dict[str, list[TensorSpan]] = {}
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
@@ -96,6 +99,32 @@ def external_data(path: Path) -> dict[str, list[TensorSpan]]:
         expected = f"fewer than {FILES_PER_VARIANT_MAX}"
         raise mismatch(Code.MODEL_EXTERNAL_DATA, f"{path}: files of external data", expected=expected, actual=len(found))
     return found
+
+
+def _check_operators(path: Path, model: onnx.ModelProto) -> None:
+    """Whether a device's runtime, which is given no library of the publisher's, can know every operator."""
+    newest = onnx.defs.onnx_opset_version()
+    imported = {one.domain or STANDARD: one.version for one in model.opset_import}
+    for domain in {one.domain or STANDARD for one in _all_nodes(model)}:
+        if domain not in imported:
+            raise mismatch(Code.MODEL_LOAD, f"{path}: opset of its operators of {domain}", expected="a version", actual="none")
+    if imported.get(STANDARD, 1) > newest:
+        raise mismatch(Code.MODEL_LOAD, f"{path}: opset of {STANDARD}", expected=f"at most {newest}", actual=imported[STANDARD])
+    own = DOMAINS | {one.domain or STANDARD for one in model.functions}
+    custom = sorted({f"{one.domain}.{one.op_type}" for one in _all_nodes(model) if (one.domain or STANDARD) not in own})
+    if custom:
+        expected = f"those of {', '.join(sorted(DOMAINS))}, which every device has"
+        raise mismatch(Code.MODEL_LOAD, f"{path}: operators", expected=expected, actual=f"custom ones, {core.listed(custom)}")
+
+
+def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph and of the graphs in its nodes; those of functions import opsets of their own."""
+    graphs = [model.graph]
+    while graphs:
+        for node in graphs.pop().node:
+            yield node
+            for attribute in node.attribute:
+                graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -10,29 +10,55 @@ from pathlib import Path
 from hub.blockstore import BlockStore
 from hub.core.aligning import Earlier
 from hub.core.cutting import tensors
-from schemas.manifest import Block, File, Manifest, blocks_of
+from schemas.manifest import Block, File, Manifest, Variant, blocks_of
+
+
+class ParentFiles:
+    """Files of earlier releases by variant and name, put together in the scratch folder when they are first asked for."""
+
+    def __init__(self, manifests: Sequence[Manifest], blocks: BlockStore, scratch: Path, stack: ExitStack) -> None:
+        self._manifests, self._blocks, self._scratch, self._stack = manifests, blocks, scratch, stack
+        self._opened: dict[File, Earlier] = {}
+
+    def __call__(self, variant: str, path: str) -> list[Earlier]:
+        """What this file of this variant was in each release that has it, the first release's first.
+
+        A release without a variant of that name is looked through in its order of preference, since its only build may have had another
+        name. A model that is named anew with each version is its build's first file again, if it is of the same kind.
+
+        Raises:
+            Refused: the store has lost a block, or the disk has no room.
+            Unreachable: the disk does not answer.
+        """
+        found = (_find(manifest.variants, variant, path) for manifest in self._manifests)
+        return [self._open(file) for file in found if file is not None]
+
+    def _open(self, file: File) -> Earlier:
+        if file not in self._opened:
+            listed = blocks_of(file, lambda part: self._blocks.read(part.digest))
+            self._opened[file] = _open(self._scratch / str(len(self._opened)), listed, self._blocks, self._stack)
+        return self._opened[file]
 
 
 @contextmanager
-def parent_files(manifests: Sequence[Manifest], blocks: BlockStore, scratch: Path) -> Iterator[dict[str, list[Earlier]]]:
-    """By name, the files of these releases, the first release's first; they stand in the scratch folder as long as they are used.
-
-    Raises:
-        Refused: the store has lost a block, or the disk has no room.
-        Unreachable: the disk does not answer.
-    """
-    found: dict[str, list[Earlier]] = {}
+def parent_files(manifests: Sequence[Manifest], blocks: BlockStore, scratch: Path) -> Iterator[ParentFiles]:
+    """The files of these releases; they stand in the scratch folder as long as they are used."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
-        for number, manifest in enumerate(manifests):
-            for file in {file.path: file for variant in manifest.variants for file in variant.files}.values():
-                listed = blocks_of(file, lambda part: blocks.read(part.digest))
-                path = folder / f"{number}-{len(found)}-{file.digest.hex()[:16]}"
-                found.setdefault(file.path, []).append(_open(path, file, listed, blocks, stack))
-        yield found
+        yield ParentFiles(manifests, blocks, folder, stack)
 
 
-def _open(path: Path, file: File, listed: Sequence[Block], blocks: BlockStore, stack: ExitStack) -> Earlier:
+def _find(variants: Sequence[Variant], name: str, path: str) -> File | None:
+    same = [variant for variant in variants if variant.name == name]
+    for variant in same or variants:
+        for file in variant.files:
+            if file.path == path:
+                return file
+    first = (same or variants)[0].files[0]
+    return first if Path(first.path).suffix == Path(path).suffix else None
+
+
+def _open(path: Path, listed: Sequence[Block], blocks: BlockStore, stack: ExitStack) -> Earlier:
     with path.open("wb") as target:
         for block in listed:
             target.write(blocks.read(block.digest))

@@ -19,8 +19,9 @@ LINES_MAX = 450
 ONLY_IN = {
     "msgpack": {"schemas/codec.py"},
     "paho": {"schemas/mqtt.py", "hub/mqtt.py", "node/mqtt.py"},
-    "onnxruntime": {"node/runtimes/onnx.py", "hub/onnxmodel.py"},
-    "onnx": {"hub/onnxmodel.py"},
+    "onnxruntime": {"node/runtimes/onnx.py", "hub/onnxmodel.py", "hub/quantising.py"},
+    "onnx": {"hub/onnxmodel.py", "hub/quantising.py"},
+    "ai_edge_litert": {"node/runtimes/litert.py", "hub/litert.py"},
     "iotcore": {"hub/broker.py"},
     "pyarrow": {"hub/reference.py"},
     "sqlite3": {"node/store.py"},

@@ -18,20 +18,22 @@ from pydantic import ValidationError
 from hub.blockstore import BlockStore
 from hub.checking import Absent, Blocks, lay_out, prover, run
 from hub.checks import Checks
+from hub.cli.built import left_out
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
 from hub.cli.progress import Tell, progress
+from hub.cli.publishing import request_for
 from hub.core.checking import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
 from hub.settings import SETTINGS_NAME
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
-from schemas.manifest import Limits, Manifest
+from schemas.manifest import Manifest
 from schemas.names import sha256
 
 PROFILES_BYTES_MAX = 1 * MIB
-UNPUBLISHED = "0.0.0"  # the version of what has none yet
+UNPUBLISHED = {"name": "unpublished", "version": "0.0.0"}  # of a model file, which has neither yet
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -46,15 +48,15 @@ class Candidate:
 
 
 @click.command()
-@click.argument("release", metavar="MODEL@VERSION|MODEL_FILE")
+@click.argument("release", metavar="MODEL@VERSION|RELEASE.TOML|MODEL")
 @click.option("--profile", "profiles", required=True, help="Kinds of devices, with commas: pi4, pi5, gateway, tiny, or your own.")
 @click.option("--profiles-file", type=_file, help="TOML file with profiles of your own, a table each.")
-@click.option("--golden", type=_file, help="Of a model file: npz with arrays input.<tensor> and output.<tensor>.")
-@click.option("--reference", type=_file, help="Of a model file: reference data, from which golden inputs are made up.")
-@click.option("--columns", help="Of a model file: feature columns in the model's order, with commas.")
-@click.option("--file", "more_files", multiple=True, type=_file, help="Of a model file: one more file beside it.")
-@click.option("--latency-ms-max", default=1000.0, show_default=True, type=click.FloatRange(0, min_open=True), help="Of a model file.")
-@click.option("--memory-mib-max", default=2048, show_default=True, type=click.IntRange(1, 1024 * 1024), help="Of a model file.")
+@click.option("--golden", type=_file, help="Of what is not published: golden inputs, as `publish` takes them.")
+@click.option("--reference", type=_file, help="Likewise: reference data, from which golden inputs are made up.")
+@click.option("--columns", help="Likewise: feature columns in the model's order, with commas.")
+@click.option("--file", "more_files", multiple=True, type=_file, help="Likewise: one more file beside the model.")
+@click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="Likewise.  [default: 1000.0]")
+@click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Likewise.  [default: 2048]")
 @dir_option
 @json_option
 def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **said: Any) -> None:
@@ -65,7 +67,8 @@ def check(release: str, profiles: str, profiles_file: Path | None, directory: Pa
 
     \b
     Examples:
-      fleetcast check delay@1.2.0 --profile pi4,gateway,tiny
+      fleetcast check release.toml --profile pi4,gateway,tiny
+      fleetcast check delay@1.2.0 --profile pi4
       fleetcast check model.onnx --golden golden.npz --latency-ms-max 50 --profile tiny --json
       fleetcast check delay@1.2.0 --profile line-camera --profiles-file profiles.toml
     """
@@ -139,22 +142,38 @@ def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tel
         yield Candidate(release, _built(Path(release), blocks, said, tell), blocks, published=False)
 
 
-def _built(model: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
-    from hub.builder import PublishRequest, build  # noqa: PLC0415  # onnxruntime takes a while to import
-    from hub.reference import read_reference  # noqa: PLC0415
+def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
+    """As `publish` would build it, with what the command line says over the release file."""
+    from hub.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
+    from hub.proving import answers  # noqa: PLC0415
+    from hub.releasefile import read_release  # noqa: PLC0415
 
-    request = PublishRequest(
-        model_path=model,
-        name="unpublished",
-        version=UNPUBLISHED,
-        reference=read_reference(said["reference"]) if said["reference"] else None,
-        feature_columns=tuple(name.strip() for name in said["columns"].split(",")) if said["columns"] else None,
-        golden_path=said["golden"],
-        more_files=tuple(said["more_files"]),
-        limits=Limits(latency_ms_max=said["latency_ms_max"], memory_bytes_max=said["memory_mib_max"] * MIB),
-        progress=tell,
-    )
-    return build(request, blocks, now=0).manifest
+    fields = _fields(said)
+    if source.suffix.lower() == ".toml":
+        release = read_release(source, fields)
+    else:
+        release = read_release(None, {**UNPUBLISHED, "model": str(source.absolute()), **fields})
+    built = build(request_for(release, tell=tell, answers=answers), blocks, now=0)
+    for one in left_out(built):
+        click.echo(f"warning: variant {one['variant']} is left out: {one['reason']}", err=True)
+    return built.manifest
+
+
+def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, where a release file would have them."""
+    reference = {
+        "data": str(said["reference"].absolute()) if said["reference"] else None,
+        "columns": [name.strip() for name in said["columns"].split(",")] if said["columns"] else None,
+    }
+    limits = {
+        "latency_ms_max": said["latency_ms_max"],
+        "memory_bytes_max": said["memory_mib_max"] * MIB if said["memory_mib_max"] else None,
+    }
+    golden = {"data": str(said["golden"].absolute()) if said["golden"] else None}
+    tables = {"reference": reference, "limits": limits, "golden": golden}
+    found: dict[str, Any] = {name: {key: value for key, value in one.items() if value is not None} for name, one in tables.items()}
+    found["files"] = [str(path.absolute()) for path in said["more_files"]]
+    return {name: value for name, value in found.items() if value}
 
 
 # How it is tried

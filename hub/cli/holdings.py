@@ -22,9 +22,13 @@ class Holdings:
         if state.profile is None:
             return frozenset()
         found: set[tuple[bytes, str]] = set()
+        served = {slot.serving: slot.variant for slot in state.slots if slot.serving is not None and slot.variant is not None}
         for digest in {digest for slot in state.slots for digest in (slot.serving, slot.last_good) if digest is not None}:
             try:
-                found.add((digest, choose(self._releases.find(digest)[1], state.profile).name))
+                manifest = self._releases.find(digest)[1]
+                said = served.get(digest)  # its profile may have been another when it chose
+                known = said is not None and any(variant.name == said for variant in manifest.variants)
+                found.add((digest, said if said is not None and known else choose(manifest, state.profile).name))
             except Refused:  # of another hub's time: it may hold blocks of ours, but nobody can say so
                 continue
         return frozenset(found)

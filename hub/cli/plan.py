@@ -48,7 +48,8 @@ class _Planned:
 def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bool, directory: Path, as_json: bool) -> None:
     """Say what a rollout of this release will cost, before anything is sent.
 
-    Counted are the payloads that each known node lacks, by what it reported that it serves; a site is what nodes say in their label "site".
+    Counted are the payloads that each known node lacks of the variant that suits it, by what it reported that it is and serves; a site is
+    what nodes say in their label "site".
 
     \b
     Examples:
@@ -73,6 +74,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
         "nodes": [_node_row(one, speeds) for one in planned] if each else [],
         "sites": _site_rows(fits),
         "links": _link_rows(fits, speeds),
+        "variants": _variant_rows(fits, [variant.name for variant in manifest.variants]),
         "first_install": [
             {"variant": variant.name, "bytes": holdings.cost_of(digest, variant.name, frozenset(), follows=False).fetched_bytes}
             for variant in manifest.variants
@@ -92,6 +94,9 @@ def _print(result: Mapping[str, Any]) -> None:
     show(result["sites"], ["site", "nodes", "fetches", "behind_a_relay"], as_json=False, empty="No node has been heard from.")
     click.echo()
     show(result["links"], ["link", "nodes", "fetches", "bit_per_second", "longest"], as_json=False, empty="")
+    if len(result["variants"]) > 1:
+        click.echo()
+        show(result["variants"], ["variant", "nodes", "fetches"], as_json=False, empty="")
     click.echo(f"In all {result['bytes_planned']} bytes to fetch, {result['bytes_reused']} are there already.")
     for one in result["first_install"]:
         click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
@@ -135,6 +140,12 @@ def _site_rows(planned: list[_Planned]) -> list[dict[str, Any]]:
         {"site": site, "nodes": found.nodes, "fetches": found.each_bytes, "behind_a_relay": found.relayed_bytes}
         for site, found in sites.items()
     ]
+
+
+def _variant_rows(planned: list[_Planned], names: list[str]) -> list[dict[str, Any]]:
+    """How many nodes take each build, by what each said of itself, and what they fetch of it."""
+    taken = {name: [one.cost.fetched_bytes for one in planned if one.variant == name] for name in names}
+    return [{"variant": name, "nodes": len(sizes), "fetches": sum(sizes)} for name, sizes in taken.items()]
 
 
 def _link_rows(planned: list[_Planned], speeds: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def releases(model: str | None, directory: Path, as_json: bool) -> None:
         for version in repository.releases(name):
             document = repository.manifest(name, version)
             rows.append(_row(codec.decode(Manifest, document), sha256(document), serving, blocks))
-    columns = ["model", "version", "release", "created", "bytes", "blocks", "signals", "nodes_serving"]
+    columns = ["model", "version", "release", "created", "variants", "bytes", "blocks", "signals", "nodes_serving"]
     show(rows, columns, as_json=as_json, empty="Nothing has been published.")
 
 

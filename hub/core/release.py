@@ -172,8 +172,18 @@ def wire_bytes(blocks: Sequence[Block]) -> int:
 
 
 def same_content(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests are the same release but for when they were made: publishing that again is nothing."""
-    return one == other.model_copy(update={"created": one.created})
+    """Whether two manifests are the same release but for when they were made and how fast builds ran: publishing it again is nothing."""
+    return _undated(one) == _undated(other)
+
+
+def _undated(manifest: Manifest) -> Manifest:
+    variants = [
+        one.model_copy(update={"measured": one.measured.model_copy(update={"latency_ms": 0.0, "original_latency_ms": 0.0})})
+        if one.measured is not None
+        else one
+        for one in manifest.variants
+    ]
+    return manifest.model_copy(update={"created": 0, "variants": tuple(variants)})
 
 
 # Signals
@@ -272,8 +282,8 @@ def pack_golden(golden: Golden) -> bytes:
     return target.getvalue()
 
 
-def parse_golden(what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Golden:
-    """The golden inputs as the model takes them, and the outputs that are known for them.
+def parse_golden(what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, answered: bool = True) -> Golden:
+    """The golden inputs as the model takes them, and the outputs that are known for them; not `answered`: there may be none.
 
     Raises:
         Refused: no npz of plain arrays, too large, not all of the inputs, none of the outputs, or another datatype or shape.
@@ -281,7 +291,7 @@ def parse_golden(what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequ
     arrays = plain_arrays(what, io.BytesIO(data), Code.GOLDEN_INVALID, bytes_max=GOLDEN_UNPACKED_BYTES_MAX)
     takes = {f"input.{tensor.name}": tensor for tensor in inputs}
     gives = {f"output.{tensor.name}": tensor for tensor in outputs}
-    if not (takes.keys() <= arrays.keys() <= takes.keys() | gives.keys() and arrays.keys() & gives.keys()):
+    if not (takes.keys() <= arrays.keys() <= takes.keys() | gives.keys() and (arrays.keys() & gives.keys() or not answered)):
         expected = f"{listed(list(takes))} and some of {listed(list(gives))}"
         raise mismatch(Code.GOLDEN_INVALID, f"{what}: arrays", expected=expected, actual=listed(list(arrays)))
     known = {gives[name].name: array for name, array in arrays.items() if name in gives}
@@ -365,6 +375,11 @@ def listed(names: Sequence[str]) -> str:
     """Names for a sentence, the first of many."""
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return f"{list(names[:NAMES_SHOWN])}{more}"
+
+
+def signature(tensors: Sequence[Tensor]) -> str:
+    """Inputs or outputs for a sentence."""
+    return listed([f"{one.name} {one.datatype}{list(one.shape)}" for one in tensors])
 
 
 def invalid(code: Code, what: str, error: ValidationError) -> Refused:

@@ -257,7 +257,8 @@ def test_a_release_of_files_is_handed_over_and_its_update_fetches_only_what_chan
     (plant.directory / "chat.gguf").write_bytes(b"GGUF" + weights)
     (plant.directory / "labels.txt").write_text(labels)
     secret = ["--passphrase-file", str(plant.directory / "secret")]
-    said = ["publish", str(plant.directory / "chat.gguf"), "--name", "diabetes", "--file", str(plant.directory / "labels.txt"), *secret]
+    said = ["publish", str(plant.directory / "chat.gguf"), "--name", "diabetes", "--runtime", "files"]
+    said += ["--file", str(plant.directory / "labels.txt"), *secret]
     plant.cli(*said, "--version", "1.0.0", "--probation-seconds", "1", "--block-bytes", "60000")
     plant.cli("rollout", "start", "diabetes@1.0.0", "--wait", "--timeout-seconds", "60")
     current = plant.directory / "node-a" / "data" / "current" / "diabetes"

@@ -22,10 +22,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from hub.blockstore import BlockStore
-from hub.builder import BuiltRelease, PublishRequest, build
+from hub.builder import BuiltRelease, build
 from hub.core import release as core
 from hub.onnxmodel import COLUMNS_KEY
 from hub.reference import read_reference
+from hub.request import PublishRequest
 from node.core import golden
 from node.core.sketch import Sketch
 from node.core.tensors import Spec
@@ -121,9 +122,9 @@ def fetched(block: Block, store: BlockStore) -> bytes:
     return decode_payload(payload, block, store.read(payload.digest))
 
 
-def rebuilt(built: BuiltRelease, store: BlockStore, folder: Path) -> Path:
+def rebuilt(built: BuiltRelease, store: BlockStore, folder: Path, variant: str = "default") -> Path:
     """The release's files as a device would write them; the first one's path."""
-    files = codec.decode(Manifest, built.document).files_of("default")
+    files = codec.decode(Manifest, built.document).files_of(variant)
     for file in files:
         data = b"".join(fetched(block, store) for block in blocks_of(file, store))
         assert (len(data), sha256(data)) == (file.bytes, file.digest)
@@ -198,8 +199,8 @@ def test_the_sizes_that_are_said_are_those_of_the_payloads(regressor: Trained, s
     files = built.manifest.files_of("default")
     blocks = [block for file in files for block in blocks_of(file, store)]
 
-    assert built.file_bytes == sum(file.bytes for file in files)
-    assert built.wire_bytes == sum(cheapest(block, ("raw", "zstd")).bytes for block in blocks)
+    assert built.variants[0].file_bytes == sum(file.bytes for file in files)
+    assert built.variants[0].wire_bytes == sum(cheapest(block, ("raw", "zstd")).bytes for block in blocks)
     assert built.stored_bytes == sum(len(store.read(digest)) for digest in store.digests())
     assert all(block.bytes <= BLOCK_BYTES_MAX for block in blocks)
 

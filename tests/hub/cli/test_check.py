@@ -19,6 +19,7 @@ from hub.cli.errors import Exit
 from hub.store import Store
 from schemas.limits import MIB
 from schemas.manifest import Requirements, Variant
+from tests.hub import digits
 from tests.hub.cli.fleets import BIN, INPUTS, Done, Made, make, ridge
 from tests.hub.cli.test_rollout import Hub
 from tests.hub.hubs import until
@@ -30,6 +31,29 @@ cores = 1
 memory_bytes = 268435456
 reserved_bytes = 134217728
 slowdown = 1.0
+"""
+
+RELEASE = """
+name = "m"
+version = "3.0.0"
+model = "digits.onnx"
+
+[reference]
+data = "seen.npz"
+signals = ["label"]
+
+[variants]
+builds = ["fp32", "int8"]
+held_out = "held.npz"
+truth = "digit"
+loss_max = 0.05
+
+[[variant]]
+name = "fp32"
+requirements = { memory_bytes_min = 1073741824 }
+
+[[variant]]
+name = "int8"
 """
 
 
@@ -177,6 +201,44 @@ def test_each_profile_gets_the_variant_that_such_a_device_would_take_and_says_wh
     assert rows["tiny"]["code"] == "release.no_variant"
     assert "big needs 3221225472 bytes of memory, here are 268435456" in rows["tiny"]["reason"]
     assert "intel needs arch x86_64, this is aarch64" in rows["tiny"]["reason"]
+
+
+def test_a_release_file_is_checked_as_it_would_be_published_and_that_check_counts(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "digits.onnx").write_bytes(digits.classifier())
+    digits.seen(tmp_path / "seen.npz")
+    digits.held_out(tmp_path / "held.npz")
+    (tmp_path / "release.toml").write_text(RELEASE)
+
+    checked = made.run("check", str(tmp_path / "release.toml"), "--profile", "gateway,tiny", "--json")
+    published = made.run("publish", str(tmp_path / "release.toml"), "--json")
+    started = start(made, "3.0.0", "--require-check")
+
+    rows = rows_of(checked)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert {name: row["variant"] for name, row in rows.items()} == {"gateway": "fp32", "tiny": "int8"}
+    assert published.returncode == 0, published.stderr
+    assert started.returncode == 0, started.stderr
+
+
+def test_options_stand_over_what_a_release_file_says(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "digits.onnx").write_bytes(digits.classifier())
+    digits.seen(tmp_path / "seen.npz")
+    digits.held_out(tmp_path / "held.npz")
+    (tmp_path / "release.toml").write_text(RELEASE)
+
+    done = made.run("check", str(tmp_path / "release.toml"), "--profile", "gateway", "--latency-ms-max", "0.0001", "--json")
+
+    assert done.returncode == Exit.REFUSED
+    assert rows_of(done)["gateway"]["code"] == "model.too_slow"
+
+
+def test_a_release_file_that_makes_no_sense_is_refused_as_publish_refuses_it(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "release.toml").write_text('name = "m"\nversion = "3.0.0"\nmodl = "x.onnx"\n')
+
+    done = made.run("check", str(tmp_path / "release.toml"), "--profile", "gateway")
+
+    assert done.returncode == Exit.REFUSED
+    assert "[settings.invalid]" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""Golden answers come from the device's own command, which is given nothing that opens keys; what it refuses is refused with its code."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hub import proving
+from hub.blockstore import BlockStore
+from hub.builder import build
+from hub.request import PublishRequest
+from schemas.errors import Code, Refused
+from tests.hub.test_foreign import NOW, case_of, litert
+
+NODE = Path(sys.executable).with_name("fleetcast-node")
+PROVES = NODE.exists() and subprocess.run([str(NODE), "prove", "--help"], capture_output=True, check=False).returncode == 0
+
+
+def request(folder: Path) -> PublishRequest:
+    """A LiteRT model whose golden inputs have no answers yet."""
+    np.savez(folder / "golden.npz", **{"input.x": np.arange(8, dtype=np.float32).reshape(2, 4)})
+    return PublishRequest(litert(folder / "add.tflite"), "add", "1.0.0", golden_path=folder / "golden.npz", answers=proving.answers)
+
+
+def instead(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Another command in the place of the device's."""
+    path = folder / "fleetcast-node"
+    path.write_text(f"#!{sys.executable}\nimport os, sys\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(proving.shutil, "which", lambda command, path=None: str(folder / "fleetcast-node"))
+
+
+def refusal(folder: Path) -> Refused:
+    store = BlockStore(folder / "blocks")
+    with pytest.raises(Refused) as caught:
+        build(request(folder), store, now=NOW)
+    assert not list(store.digests())
+    return caught.value
+
+
+@pytest.mark.skipif(not PROVES, reason="fleetcast-node here has no `prove`")
+def test_a_real_runtime_answers_the_golden_inputs_that_have_no_answers(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path / "blocks")
+
+    manifest = build(request(tmp_path), store, now=NOW).manifest
+
+    assert np.array_equal(case_of(manifest, store).outputs["y"], 2 * np.arange(8, dtype=np.float32).reshape(2, 4))
+
+
+def test_the_commands_own_refusal_is_ours_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(tmp_path, monkeypatch, """print('{"passed": false, "code": "model.too_slow", "reason": "it takes a minute"}'); sys.exit(3)""")
+
+    refused = refusal(tmp_path)
+
+    assert refused.code == Code.MODEL_TOO_SLOW
+    assert "it takes a minute" in refused.reason
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [("sys.exit('no such command')", ("1", "no such command")), ("os.kill(os.getpid(), 9)", ("-9",)), ("print('{}')", ("0",))],
+)
+def test_a_command_that_dies_or_says_nothing_is_told_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: tuple[str, ...]
+) -> None:
+    instead(tmp_path, monkeypatch, script)
+
+    refused = refusal(tmp_path)
+
+    assert refused.code == Code.GOLDEN_INVALID
+    assert all(word in refused.reason for word in words), refused.reason
+
+
+def test_answers_of_another_shape_of_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(tmp_path, monkeypatch, "open(sys.argv[sys.argv.index('--answers') + 1], 'wb').write(b'no npz')")
+
+    assert refusal(tmp_path).code == Code.GOLDEN_INVALID
+
+
+def test_a_command_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving, "SECONDS_MAX", 1.0)
+    instead(tmp_path, monkeypatch, "import time; time.sleep(600)")
+
+    assert refusal(tmp_path).code == Code.WORKER_HUNG
+
+
+def test_without_the_command_the_answers_have_to_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proving.shutil, "which", lambda command, path=None: None)
+
+    refused = refusal(tmp_path)
+
+    assert refused.code == Code.RUNTIME_ABSENT
+    assert "fleetcast[node]" in refused.reason
+
+
+def test_a_process_that_runs_a_model_is_not_told_where_the_passphrase_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEETCAST_PASSPHRASE_FILE", "/secret")
+    seen = tmp_path / "seen"
+    instead(tmp_path, monkeypatch, f"open({str(seen)!r}, 'w').write(repr(dict(os.environ))); sys.exit(1)")
+
+    refusal(tmp_path)
+
+    assert os.environ["FLEETCAST_PASSPHRASE_FILE"] == "/secret"
+    assert "PATH" in seen.read_text()
+    assert "FLEETCAST" not in seen.read_text()
