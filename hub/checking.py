@@ -96,11 +96,16 @@ def run(
     asked += ["--threads", str(profile.threads), "--cores", str(profile.cores), "--memory-bytes", str(profile.model_bytes)]
     with memory_cgroup(profile.memory_bytes) as cgroup:
         words = [*command, *asked] if cgroup is None else inside(cgroup, [*command, *asked])
-        proof = _ended(words, seconds_max)
+        proof = proof_of(words, seconds_max)
     return Tried(proof, "rlimit" if cgroup is None else "cgroup")
 
 
-def _ended(words: list[str], seconds_max: float) -> Proof:
+def proof_of(words: list[str], seconds_max: float) -> Proof:
+    """Run a prover to its end, given nothing of ours that opens keys; how it died is a proof as well.
+
+    Raises:
+        Absent: the prover lacks what it needs.
+    """
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     with ExitStack() as stack:
         process = stack.enter_context(

@@ -132,6 +132,7 @@ class _Workshop:
             paths, spans = files_of(build.model_path)
         else:
             source = build.model_path or self._request.model_path
+            files_of(source)  # that its external data, if any, is its own
             target = self._scratch / f"{build.name}.onnx"
             quantising.make(what, source, target, build.how, sparsity=build.sparsity, calibration=self._calibration)
             paths, spans = {MODEL_FILE: target}, {}

@@ -1,7 +1,6 @@
 """Golden answers come from the device's own command, which is given nothing that opens keys; what it refuses is refused with its code."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import pytest
 from hub import proving
 from hub.blockstore import BlockStore
 from hub.builder import build
+from hub.checking import Absent
 from hub.request import PublishRequest
 from schemas.errors import Code, Refused
 from tests.hub.test_foreign import NOW, case_of, litert
 
-NODE = Path(sys.executable).with_name("fleetcast-node")
-PROVES = NODE.exists() and subprocess.run([str(NODE), "prove", "--help"], capture_output=True, check=False).returncode == 0
+PASSED = """print('{"passed": true}')"""
 
 
 def request(folder: Path) -> PublishRequest:
@@ -30,7 +29,7 @@ def instead(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     path = folder / "fleetcast-node"
     path.write_text(f"#!{sys.executable}\nimport os, sys\n{script}\n")
     path.chmod(0o755)
-    monkeypatch.setattr(proving.shutil, "which", lambda command, path=None: str(folder / "fleetcast-node"))
+    monkeypatch.setattr(proving, "prover", lambda: [str(path)])
 
 
 def refusal(folder: Path) -> Refused:
@@ -41,7 +40,6 @@ def refusal(folder: Path) -> Refused:
     return caught.value
 
 
-@pytest.mark.skipif(not PROVES, reason="fleetcast-node here has no `prove`")
 def test_a_real_runtime_answers_the_golden_inputs_that_have_no_answers(tmp_path: Path) -> None:
     store = BlockStore(tmp_path / "blocks")
 
@@ -61,7 +59,7 @@ def test_the_commands_own_refusal_is_ours_with_its_code(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("script", "words"),
-    [("sys.exit('no such command')", ("1", "no such command")), ("os.kill(os.getpid(), 9)", ("-9",)), ("print('{}')", ("0",))],
+    [("sys.exit('no such command')", ("1", "no such command")), ("os.kill(os.getpid(), 9)", ("SIGKILL",)), ("print('{}')", ("0",))],
 )
 def test_a_command_that_dies_or_says_nothing_is_told_as_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: tuple[str, ...]
@@ -70,12 +68,18 @@ def test_a_command_that_dies_or_says_nothing_is_told_as_that(
 
     refused = refusal(tmp_path)
 
-    assert refused.code == Code.GOLDEN_INVALID
+    assert refused.code == Code.WORKER_CRASHED
     assert all(word in refused.reason for word in words), refused.reason
 
 
+def test_a_proof_without_answers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    instead(tmp_path, monkeypatch, PASSED)
+
+    assert "a file of them" in refusal(tmp_path).reason
+
+
 def test_answers_of_another_shape_of_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    instead(tmp_path, monkeypatch, "open(sys.argv[sys.argv.index('--answers') + 1], 'wb').write(b'no npz')")
+    instead(tmp_path, monkeypatch, "open(sys.argv[sys.argv.index('--answers') + 1], 'wb').write(b'no npz'); " + PASSED)
 
     assert refusal(tmp_path).code == Code.GOLDEN_INVALID
 
@@ -88,7 +92,10 @@ def test_a_command_that_never_ends_is_ended(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_without_the_command_the_answers_have_to_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proving.shutil, "which", lambda command, path=None: None)
+    def prover() -> list[str]:
+        raise Absent("there is none")
+
+    monkeypatch.setattr(proving, "prover", prover)
 
     refused = refusal(tmp_path)
 
