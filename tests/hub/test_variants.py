@@ -413,3 +413,21 @@ def _nudged(data: bytes) -> bytes:
             changed = (values * (1 + np.random.default_rng(1).normal(0, 1e-4, values.shape))).astype(np.float32)
             tensor.CopyFrom(onnx.numpy_helper.from_array(changed, tensor.name))
     return bytes(model.SerializeToString())
+
+
+def test_a_build_of_a_file_whose_weights_stand_outside_its_folder_is_refused(
+    request_: PublishRequest, store: BlockStore, tmp_path: Path
+) -> None:
+    model = onnx.load_model_from_string(digits.classifier())
+    weight = next(one for one in model.graph.initializer if one.name == "coefficient")
+    for field in ("raw_data", "float_data"):
+        weight.ClearField(field)  # type: ignore[arg-type]
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    entry = weight.external_data.add()
+    entry.key, entry.value = "location", "../secret.bin"
+    (tmp_path / "other.onnx").write_bytes(model.SerializeToString())
+
+    refused = refusal(with_variants(request_, builds=(Build("int8", "int8", model_path=tmp_path / "other.onnx"), FP32)), store)
+
+    assert refused.code == Code.MODEL_EXTERNAL_DATA
+    assert "../secret.bin" in refused.reason
