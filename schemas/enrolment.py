@@ -69,13 +69,13 @@ class Token:
         Raises:
             Refused: it is not a token.
         """
-        parts = text.strip()[: TOKEN_CHARACTERS_MAX + 1].split(".")
+        said = text.strip()[: TOKEN_CHARACTERS_MAX + 1]
         try:
-            prefix, pin, secret = parts
+            _, pin, secret = said.split(".")
             found = cls(_unpadded(pin), _unpadded(secret))
         except (ValueError, binascii.Error):
             raise _no_token() from None
-        if prefix != TOKEN_PREFIX or len(found.pin) != 32 or len(found.secret) != SECRET_BYTES:
+        if str(found) != said or len(found.pin) != 32 or len(found.secret) != SECRET_BYTES:
             raise _no_token()
         return found
 
