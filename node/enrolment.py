@@ -99,7 +99,7 @@ class Enrolment:
         Raises:
             Refused: DISK_FULL or SETTINGS_INVALID when it cannot be written; nothing has changed.
         """
-        _write(self._folder / _KEPT, codec.encode(kept))
+        write(self._folder / _KEPT, codec.encode(kept))
 
     def derive(self, kept: Kept) -> None:
         """Make every other file from what is kept, where it is not so already.
@@ -117,7 +117,7 @@ class Enrolment:
         for name, data in files.items():  # in this order: who reads the settings finds what they name
             path = self._folder / name
             if not path.exists() or path.read_bytes() != data:
-                _write(path, data)
+                write(path, data)
 
     def take_next_key(self) -> None:
         """The key that the newest certificate is for takes the place of the one before it."""
@@ -138,14 +138,19 @@ def _settings(hub: str, answer: Enrolled) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _write(path: Path, data: bytes) -> None:
-    """A file, readable by its owner only, whole or as it was."""
+def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """A file, by default readable by its owner only, whole or as it was.
+
+    Raises:
+        Refused: DISK_FULL or SETTINGS_INVALID when it cannot be written.
+    """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
+                os.fchmod(file.fileno(), mode)
                 file.flush()
                 os.fsync(file.fileno())
             Path(partial).replace(path)

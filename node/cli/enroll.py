@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -130,21 +129,12 @@ def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
     """The one line that `run` cannot do without, before whatever stands in the file; the rest is in the data folder."""
     if own.get("data"):
         return
+    from node.enrolment import write  # noqa: PLC0415  # cryptography is slow to import; --help does not need it
+
     named = os.path.relpath(folder, path.parent) if folder.resolve().is_relative_to(path.parent.resolve()) else str(folder.resolve())
     text = "# What is not said here is in `enrolment/settings.toml` in the data folder, from the hub.\n" if not path.exists() else ""
     text += f"data = {json.dumps(named)}\n" + (path.read_text() if path.exists() else "")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o600)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(partial).replace(path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    write(path, text.encode(), mode=path.stat().st_mode & 0o777 if path.exists() else 0o600)
 
 
 @contextmanager
