@@ -15,23 +15,13 @@ from typing import Any
 import click
 import structlog
 
+from node.cli.options import json_option, settings_option
 from node.settings import load
 from schemas.enrolment import Token
 from schemas.errors import Code, Refused
 
 TOKEN_VARIABLE = "FLEETCAST_TOKEN"  # noqa: S105  # its name
 TOKEN_BYTES_READ_MAX = 4096  # from stdin
-
-_settings_option = click.option(
-    "--settings",
-    "path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default="node.toml",
-    show_default=True,
-    envvar="FLEETCAST_NODE_SETTINGS",
-    help="The device's settings; made if there are none.",
-)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 @click.command()
@@ -40,8 +30,8 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON 
 @click.option(
     "--data", type=click.Path(path_type=Path, file_okay=False), default=None, help="What the node keeps; beside the settings: data."
 )
-@_settings_option
-@_json_option
+@settings_option
+@json_option
 def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -> None:
     """Become the node that the token is for. Afterwards `fleetcast-node run` needs no more settings.
 
@@ -90,8 +80,8 @@ def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -
 
 @click.command()
 @click.option("--new-key", is_flag=True, help="With a new device key; the hub takes receipts of the present one, too.")
-@_settings_option
-@_json_option
+@settings_option
+@json_option
 def renew(new_key: bool, path: Path, as_json: bool) -> None:
     """Renew the device's certificate now. The node that runs here does it by itself at half of a certificate's life.
 
