@@ -1,4 +1,4 @@
-"""Whether a receipt was signed by the device that it names. Knows no store: which key belongs to which node is the caller's to say."""
+"""Whether something was signed by the device that it names. Knows no store: which key belongs to which node is the caller's to say."""
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,6 +15,17 @@ def verify_receipt(sealed: SealedReceipt, public_key: bytes) -> Receipt:
     Raises:
         Refused: the signature is not this key's, or the body is no receipt.
     """
+    if not is_signed(sealed.body, sealed.signature, public_key):
+        raise Refused(Code.RECEIPT_SIGNATURE, "the receipt is not signed by the node's own key")
+    return codec.decode(Receipt, sealed.body)
+
+
+def is_signed(data: bytes, signature: bytes, public_key: bytes) -> bool:
+    """Whether this key signed the data; `public_key` is DER SubjectPublicKeyInfo, ECDSA on P-256.
+
+    Raises:
+        Refused: RECEIPT_SIGNATURE, the key is no such key.
+    """
     try:
         key = serialization.load_der_public_key(public_key)
     except (ValueError, UnsupportedAlgorithm):
@@ -23,7 +34,7 @@ def verify_receipt(sealed: SealedReceipt, public_key: bytes) -> Receipt:
         found = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__.lstrip("_")
         raise mismatch(Code.RECEIPT_SIGNATURE, "kind of the node's key", expected="ECDSA on P-256", actual=found)
     try:
-        key.verify(sealed.signature, sealed.body, ec.ECDSA(hashes.SHA256()))
+        key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:
-        raise Refused(Code.RECEIPT_SIGNATURE, "the receipt is not signed by the node's own key") from None
-    return codec.decode(Receipt, sealed.body)
+        return False
+    return True

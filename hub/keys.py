@@ -4,21 +4,23 @@ import errno
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, mismatch
 
 KEY_BYTES_MAX = 16 * 1024  # an encrypted PEM key is under 1 KiB
 PASSPHRASE_BYTES_MAX = 1023  # what OpenSSL takes
 _CURVES = ("secp256r1", "secp384r1")
 
 
-def create_key(path: Path, passphrase: bytes) -> None:
-    """Make an ed25519 key, encrypted, readable by its owner only; an existing file is never overwritten.
+def create_key(path: Path, passphrase: bytes, kind: Literal["ed25519", "p256"] = "ed25519") -> None:
+    """Make a key, encrypted, readable by its owner only; an existing file is never overwritten. P-256 is for certificates.
 
     Raises:
         Refused: KEY_PASSPHRASE when there is none, KEY_UNREADABLE when the file exists or cannot be written; nothing is left behind.
@@ -27,9 +29,24 @@ def create_key(path: Path, passphrase: bytes) -> None:
         raise Refused(
             Code.KEY_PASSPHRASE, f"key {path}: expected a passphrase of 1 to {PASSPHRASE_BYTES_MAX} bytes, found {len(passphrase)}"
         )
-    data = ed25519.Ed25519PrivateKey.generate().private_bytes(
+    key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    data = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(passphrase)
     )
+    _make(path, data)
+
+
+def create_tls_key(path: Path) -> None:
+    """Make a P-256 key for a TLS connection, readable by its owner only: not encrypted, for no broker can be asked for a passphrase.
+
+    Raises:
+        Refused: as `create_key`.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    _make(path, key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+
+def _make(path: Path, data: bytes) -> None:
     try:
         _write_new(path, data)
     except OSError as error:
@@ -43,19 +60,36 @@ def load_signer(path: Path, passphrase: bytes) -> Signer:
     Raises:
         Refused: KEY_UNREADABLE when the file is absent, unreadable or no such key; KEY_PASSPHRASE when the passphrase does not open it.
     """
+    key = _load(path, passphrase)
+    _check_kind(path, key)
+    return CryptoSigner(key)
+
+
+def load_p256(path: Path, passphrase: bytes = b"") -> ec.EllipticCurvePrivateKey:
+    """A key that signs certificates, or a server's own: ECDSA on P-256.
+
+    Raises:
+        Refused: as `load_signer`.
+    """
+    key = _load(path, passphrase)
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        found = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey) else type(key).__name__.lstrip("_")
+        raise mismatch(Code.KEY_UNREADABLE, f"key {path}", expected="ECDSA on P-256", actual=found)
+    return key
+
+
+def _load(path: Path, passphrase: bytes) -> PrivateKeyTypes:
     data = _read(path)
     encrypted = b"ENCRYPTED" in data
     if encrypted and not passphrase:
         raise Refused(Code.KEY_PASSPHRASE, f"key {path} is encrypted, and no passphrase was given")
     try:
-        key = serialization.load_pem_private_key(data, passphrase if encrypted else None)
+        return serialization.load_pem_private_key(data, passphrase if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # A wrong passphrase cannot be told from a damaged body; a file that is cut short can, for it lacks its last line.
         if encrypted and b"-----END" in data:
             raise Refused(Code.KEY_PASSPHRASE, f"the passphrase does not open key {path}") from None
         raise Refused(Code.KEY_UNREADABLE, f"{path} is not a private key in PEM form") from None
-    _check_kind(path, key)
-    return CryptoSigner(key)
 
 
 def public_key(path: Path, passphrase: bytes = b"") -> Key:

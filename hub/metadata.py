@@ -106,14 +106,16 @@ class MetadataFolder:
                 yield int(version), role, path
 
 
-def write(path: Path, data: bytes) -> None:
-    """Durable before visible."""
+def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
+    """Durable before visible; with `mode`, whatever the process would give new files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError:

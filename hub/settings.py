@@ -1,7 +1,8 @@
 """What a hub is told at its own site: whose fleet it is, where its broker is, what it may hold. Read once, at start."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -26,6 +27,14 @@ class HubSettings(BaseSettings):
     tls_certificate: str = ""
     tls_key: str = ""
     connect_seconds: Annotated[float, Field(ge=0)] = 30.0  # a broker that never answered in this time after the start ends the hub
+
+    enrolment: Literal["open", "required"] = "open"  # required: nothing counts that comes in the name of a node that was not enrolled
+    enrolment_listen: str = ""  # host:port of the HTTPS endpoint at which devices enrol; empty: none
+    enrolment_url: str = ""  # how devices reach it: https://hub.example:8443
+    enrolment_names: tuple[str, ...] = ()  # host names and addresses besides, for its certificate
+    node_broker_url: str = ""  # what enrolled nodes are told; empty: `broker_url`
+    certificate_days: Annotated[float, Field(gt=0, le=3650)] = 90.0  # of a node; it renews at half of it
+    way_back_days: Annotated[float, Field(ge=0, le=3650)] = 400.0  # so long after its certificate expired a device may still renew it
 
     database_url: str = ""  # postgresql+psycopg://...; empty: `hub.sqlite` in the fleet's folder
 
@@ -59,8 +68,23 @@ class HubSettings(BaseSettings):
         given = [bool(self.tls_ca), bool(self.tls_certificate), bool(self.tls_key)]
         if any(given) and not all(given):
             raise ValueError("tls_ca, tls_certificate and tls_key go together")
-        if self.broker_url:
-            BrokerUrl.parse(self.broker_url)
+        for url in (self.broker_url, self.node_broker_url):
+            if url:
+                BrokerUrl.parse(url)
+        return self
+
+    @model_validator(mode="after")
+    def _endpoint_can_be_found(self) -> Self:
+        if self.enrolment_listen:
+            _, _, port = self.enrolment_listen.rpartition(":")
+            if not port.isdigit() or int(port) > 65535:
+                raise ValueError(f"enrolment_listen {self.enrolment_listen!r} must look like 0.0.0.0:8443")
+            if not self.enrolment_url:
+                raise ValueError("enrolment_listen needs enrolment_url: how devices reach it, https://hub.example:8443")
+        if self.enrolment_url:
+            found = urlsplit(self.enrolment_url)
+            if found.scheme != "https" or not found.hostname or found.path not in {"", "/"}:
+                raise ValueError(f"enrolment_url {self.enrolment_url!r} must look like https://hub.example:8443")
         return self
 
     @property

@@ -7,15 +7,18 @@ database. Every method is one transaction, durable when it returns. Knows no top
 import json
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Table, create_engine, delete, event, func, insert, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, Integer, delete, func, insert, select, update
 
 from hub import tables
+from hub.database import Database
+from hub.database import fields as _fields
+from hub.database import inserted as _inserted
+from hub.database import put as _put
+from hub.database import where as _where
 from hub.rows import (
     AlertRow,
     CommandRow,
@@ -29,10 +32,8 @@ from hub.rows import (
     RolloutRow,
     WindowRow,
 )
-from schemas.errors import Code, Refused, Unreachable
 from schemas.insight import Alert, Drift
 
-BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 SEEN_SECONDS = 35 * 24 * 3600  # a window's id is remembered longer than any window lasts
 __all__ = [
     "AlertRow",
@@ -54,20 +55,15 @@ class Store:
     """The hub's database."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        sqlite = make_url(url).get_backend_name() == "sqlite"
-        self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if sqlite else {})
-        if sqlite:
-            event.listen(self._engine, "connect", _pragmas)
+        self.database = Database(url, clock=clock)
 
     def create(self) -> None:
         """Make the tables that are missing."""
-        with _foreign(str(self._engine.url)):
-            tables.metadata.create_all(self._engine)
+        self.database.create(tables.metadata)
 
     def close(self) -> None:
         """Release the database."""
-        self._engine.dispose()
+        self.database.close()
 
     # Nodes
 
@@ -380,63 +376,16 @@ class Store:
     # The database
 
     def _now(self) -> int:
-        return int(self._clock())
+        return self.database.now()
 
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with _foreign(str(self._engine.url)), self._engine.connect() as db:
-            yield db
+    def _read(self) -> AbstractContextManager[Connection]:
+        return self.database.read()
 
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with _foreign(str(self._engine.url)), self._engine.begin() as db:
-            yield db
+    def _write(self) -> AbstractContextManager[Connection]:
+        return self.database.write()
 
     def _rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
-        with self._read() as db:
-            return [kind(**row) for row in db.execute(query).mappings()]
-
-
-def _pragmas(connection: Any, record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged window survives a power cut
-    cursor.close()
-
-
-@contextmanager
-def _foreign(url: str) -> Iterator[None]:
-    """No database exception leaves this file."""
-    try:
-        yield
-    except DBAPIError as error:
-        text = str(error.orig)
-        if "disk is full" in text or "No space" in text:
-            raise Refused(Code.DISK_FULL, f"database {url}: {text}") from error
-        raise Unreachable(f"database {url}: {text}") from error
-    except SQLAlchemyError as error:
-        raise Unreachable(f"database {url}: {error}") from error
-
-
-def _fields(row: Any) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in row.__dataclass_fields__}
-
-
-def _where(statement: Any, table: Table, key: Mapping[str, Any]) -> Any:
-    for name, value in key.items():
-        statement = statement.where(table.c[name] == value)
-    return statement
-
-
-def _put(db: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Replace or insert one row, in words that every database knows."""
-    if not db.execute(_where(update(table), table, key).values(dict(values))).rowcount:
-        db.execute(insert(table).values(dict(values)))
-
-
-def _inserted(db: Connection, table: Table, values: Mapping[str, Any]) -> int:
-    key = db.execute(insert(table).values(dict(values))).inserted_primary_key
-    return int(key[0]) if key else 0
+        return self.database.rows(kind, query)
 
 
 def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: int) -> None:

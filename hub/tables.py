@@ -156,3 +156,44 @@ events = Table(
     Column("text", Text, nullable=False),
     Column("body", Text, nullable=False),
 )
+
+# Enrolment. `revision` rises with every change of an enrolment, so that a running hub reads only what is new.
+enrolment_tokens = Table(
+    "enrolment_tokens",
+    metadata,
+    Column("digest", LargeBinary(32), primary_key=True),
+    Column("node", String(64), nullable=False, index=True),
+    Column("cohort", String(64), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("made_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("used_at", BigInteger),
+    Column("public_key", LargeBinary),
+    Column("serial", String(40)),
+)
+
+enrolments = Table(
+    "enrolments",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("earlier_key", LargeBinary),
+    Column("cohort", String(64), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column("enrolled_at", BigInteger, nullable=False),
+    Column("renewed_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    Column("serial", String(40), nullable=False),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+certificates = Table(
+    "certificates",
+    metadata,
+    Column("serial", String(40), primary_key=True),
+    Column("name", String(255), nullable=False, index=True),
+    Column("kind", String(8), nullable=False),
+    Column("not_after", BigInteger, nullable=False),
+    Column("certificate", LargeBinary, nullable=False),
+    Column("revoked_at", BigInteger, index=True),
+)

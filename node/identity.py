@@ -1,10 +1,14 @@
-"""The device's own key: made here, never leaves, signs receipts."""
+"""The device's own key: made here, never leaves; signs receipts, and is what the device's certificate is for.
+
+One key for both on purpose: so the hub knows from the enrolment whose receipts it reads (docs/decisions/0011).
+"""
 
 import contextlib
 import os
 import tempfile
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -49,10 +53,19 @@ class Identity:
             raise mismatch(Code.KEY_UNREADABLE, f"device key {path}", expected="ECDSA on P-256", actual=found)
         return cls(key)
 
+    def sign(self, data: bytes) -> bytes:
+        """ECDSA with SHA-256, DER."""
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    def request(self) -> bytes:
+        """A certificate request, PKCS #10 in DER: it proves that we have the key, and names nobody, for the hub chooses names."""
+        builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
     def seal(self, receipt: Receipt) -> SealedReceipt:
         """The receipt's exact bytes with our signature over them."""
         body = codec.encode(receipt)
-        return SealedReceipt(body=body, signature=self._key.sign(body, ec.ECDSA(hashes.SHA256())))
+        return SealedReceipt(body=body, signature=self.sign(body))
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """What the node's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,8 +104,17 @@ class BlockReader:
 class NodeLink(BlockReader):
     """One node's connection to its broker."""
 
-    def __init__(self, url: str, *, fleet: str, node: str, inbox: "queue.SimpleQueue[Any]", tls: TlsFiles | None) -> None:
-        link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls)
+    def __init__(
+        self,
+        url: str,
+        *,
+        fleet: str,
+        node: str,
+        inbox: "queue.SimpleQueue[Any]",
+        tls: TlsFiles | None,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls, now=now)
         super().__init__(link, fleet=fleet, name=node)
 
     def open(self, *, session: int, at: int) -> None:
@@ -116,6 +125,14 @@ class NodeLink(BlockReader):
         """
         lost = State(node=self._name, session=session, status="lost", at=at)
         self._link.open(Will(self.topics.state(self._name), codec.encode(lost)))
+
+    def move(self, url: str) -> None:
+        """The broker is elsewhere from the next `open` on.
+
+        Raises:
+            Refused: no such URL, or another kind of connection.
+        """
+        self._link.move(BrokerUrl.parse(url))
 
     def say_state(self, state: State) -> None:
         """Retain what is so."""

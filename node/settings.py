@@ -13,8 +13,13 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from node.core.budget import Policy
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
+from schemas.mqtt import BrokerUrl
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import LinkClass, Profile
+
+ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrolment.py)
+_TLS = ("tls_ca", "tls_certificate", "tls_key")
+_PATHS = ("data", "root", "link_file", "parameters_file")
 
 
 class SiteSettings(BaseSettings):
@@ -70,6 +75,8 @@ class NodeSettings(SiteSettings):
     tls_ca: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
+    hub: str = ""  # https://hub:8443, where an enrolled node renews its certificate
+    new_key_on_renewal: bool = False  # a new device key with every renewal; the hub takes receipts of the one before, too
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
@@ -105,21 +112,35 @@ class NodeSettings(SiteSettings):
 
 
 def load(path: Path) -> NodeSettings:
-    """The settings in a TOML file; relative paths in it are relative to the file.
+    """The settings in a TOML file, over those of the device's enrolment; relative paths are relative to the file that says them.
 
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
     with told(path):
-        fields = fields_of(NodeSettings, path)
-        for name in ("data", "root", "link_file", "parameters_file", "socket", "tls_ca", "tls_certificate", "tls_key"):
-            if fields.get(name):
-                fields[name] = (
-                    path.parent / fields[name]
-                    if name in {"data", "root", "link_file", "parameters_file"}
-                    else str(path.parent / fields[name])
-                )
+        fields = _anchored(fields_of(NodeSettings, path), path.parent)
+        data = os.environ.get("FLEETCAST_NODE_DATA") or fields.get("data")
+        enrolled = Path(data) / ENROLLED if isinstance(data, str | Path) else None
+        if enrolled is not None and enrolled.exists():
+            fields = _beneath(_anchored(fields_of(NodeSettings, enrolled), enrolled.parent), fields)
         return NodeSettings(**fields)
+
+
+def _anchored(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Relative paths are relative to the folder of the file that says them."""
+    for name in (*_PATHS, "socket", *_TLS):
+        if fields.get(name):
+            fields[name] = folder / fields[name] if name in _PATHS else str(folder / fields[name])
+    return fields
+
+
+def _beneath(enrolled: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What the device's own file says, over what the hub said when the device enrolled."""
+    site_broker = str(own.get("broker", ""))
+    if any(own.get(name) for name in _TLS) or (site_broker and not BrokerUrl.parse(site_broker).tls):
+        enrolled = {name: value for name, value in enrolled.items() if name not in _TLS}  # of that broker only
+    labels = {**enrolled.get("labels", {}), **own.get("labels", {})}
+    return {**enrolled, **own, **({"labels": labels} if labels else {})}
 
 
 def profile(settings: NodeSettings) -> Profile:

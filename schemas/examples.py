@@ -3,6 +3,17 @@
 from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
 from schemas.codec import encode
 from schemas.document import Document
+from schemas.enrolment import (
+    AuthorityCertificate,
+    Enrolled,
+    EnrolmentRefused,
+    EnrolmentRequest,
+    Hello,
+    Renewal,
+    SealedRenewal,
+    SignedStatement,
+    Statement,
+)
 from schemas.insight import Alert, Drift, MergedWindow, SignalCounts, SignalDrift
 from schemas.manifest import (
     Baseline,
@@ -105,6 +116,10 @@ RECEIPT = Receipt(
 )
 _DRIFT_SIGNAL = SignalDrift(name="wind_speed", p_value=1e-9, p_adjusted=2e-9, effect=1.75, size=1.8, direction="higher")
 
+_SIGNATURE = b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)
+STATEMENT = Statement(fleet="plant", nonce=sha256(b"drawn by the device"), at=NOON)
+RENEWAL = Renewal(node="gate-17", statement=encode(STATEMENT), statement_signature=_SIGNATURE, request=b"0\x81\xc7 (PKCS #10)")
+
 EXAMPLES: tuple[Document, ...] = (
     MANIFEST,
     Index(blocks=(_BLOCK,)),
@@ -192,4 +207,24 @@ EXAMPLES: tuple[Document, ...] = (
         text="delay 1.2.0 in cohort nyc: wind_speed is higher than its reference.",
         signals=(_DRIFT_SIGNAL,),
     ),
+    AuthorityCertificate(certificate=b"0\x82\x01\x9a (X.509)", root=sha256(b"the first root")),
+    Hello(nonce=STATEMENT.nonce),
+    STATEMENT,
+    SignedStatement(body=encode(STATEMENT), signature=_SIGNATURE, issuer=b"0\x82\x01\xb2 (X.509)"),
+    EnrolmentRequest(secret=bytes(32), request=RENEWAL.request),
+    RENEWAL,
+    SealedRenewal(body=encode(RENEWAL), signature=_SIGNATURE),
+    Enrolled(
+        fleet="plant",
+        node="gate-17",
+        certificate=b"0\x82\x01\xa1 (X.509)",
+        issuer=b"0\x82\x01\xb2 (X.509)",
+        authority=b"0\x82\x01\x9a (X.509)",
+        broker="mqtts://broker.example:8883",
+        cohort="nyc",
+        labels={"site": "airport"},
+        root=b'{"signatures":[],"signed":{"_type":"root"}}',
+        trust=b"(\xb5/\xfd (an encoded trust bundle)",
+    ),
+    EnrolmentRefused(code="enrolment.token", reason="the token for node 'gate-17' was used already, by another device's key"),
 )

@@ -14,6 +14,7 @@ from typing import Any
 from schemas import limits, topics
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.document import Document
+from schemas.enrolment import ENDPOINTS, TOKEN_PREFIX
 from schemas.errors import Code, Refused
 from schemas.examples import EXAMPLES
 from schemas.insight import Alert, Drift, MergedWindow
@@ -141,6 +142,20 @@ def protocol_page() -> str:
         retained = "yes" if kind.retained else "no"
         readers = ", ".join(kind.readers)
         lines.append(f"| `{_address(kind)}` | {kind.writer} | {readers} | {retained} | {carries} | {bound:,} | {kind.what} |")
+    lines += [
+        "",
+        "## Enrolment",
+        "",
+        f"Over HTTPS at the hub, bodies as `application/msgpack`. A token is `{TOKEN_PREFIX}.<pin>.<secret>`, both base64url: SHA-256 of",
+        "two digests, that of the fleet's root certificate's SubjectPublicKeyInfo and that of its first trust root, and 32 random bytes. A",
+        "device fetches `authority` unverified, compares the pin, and from then on speaks only over connections that this certificate",
+        "vouches for. Refusals have status 400, 403 or 413 and carry `enrolment-refused`; 408, 429 and 5xx mean: later.",
+        "",
+        "| request | carries | answered with | what |",
+        "|---|---|---|---|",
+    ]
+    for row in ENDPOINTS:
+        lines.append(f"| `{row.method} {row.path}` | {f'`{row.asks}`' if row.asks else ''} | `{row.answers}` | {row.what} |")
     lines += ["", "## Documents", "", "| document | what |", "|---|---|"]
     lines += [f"| [`{kind.schema_name}`](../schemas/json/{kind.schema_name}.json) | {_first_line(kind)} |" for kind in EXAMPLE_OF]
     lines += [

@@ -46,3 +46,4 @@ PARAMETER_TEXT_MAX = 128
 PARAMETER_ENTRIES_MAX = 64  # classes of a label map
 ENROLMENT_BYTES_MAX = 2 * MIB  # certificates, the fleet's root and a recent trust bundle
 CSR_BYTES_MAX = 8 * KIB  # an ECDSA request is under 1 KiB
+CERTIFICATE_BYTES_MAX = 4 * KIB  # DER; an ECDSA certificate with a few names is under 1 KiB

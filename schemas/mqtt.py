@@ -10,7 +10,7 @@ import queue
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -27,6 +27,7 @@ from schemas.limits import PACKET_BYTES_MAX
 
 KEEPALIVE_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for
 CONNACK_SECONDS = 30.0  # over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait
 GOODBYE_SECONDS = 2.0
 INFLIGHT_MAX = 64  # publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it
@@ -156,7 +157,11 @@ class _BoundedClient(paho.Client):
 
 
 class Link:
-    """One client of one broker; events go to `inbox`, in order."""
+    """One client of one broker; events go to `inbox`, in order.
+
+    `now` is for a device whose clock may be wrong: the broker's certificate is then judged by it in place of the machine's clock. Our own
+    certificate is read again at every `open`, for it may have been renewed.
+    """
 
     def __init__(
         self,
@@ -167,13 +172,14 @@ class Link:
         session_expiry_seconds: int,
         receive_max: int = 64,
         tls: TlsFiles | None = None,
+        now: Callable[[], float] | None = None,
     ) -> None:
         if url.tls != (tls is not None):
             wrong = (
                 "needs TLS: give the CA, our certificate and its key" if url.tls else "is not TLS, but TLS files are given: say mqtts://"
             )
             raise Refused(Code.SETTINGS_INVALID, f"broker {url} {wrong}")
-        self._url = url
+        self._url, self._tls, self._now = url, tls, now
         self._inbox = inbox
         self._ended = threading.Event()
         self._reopening = self._accepted = False
@@ -193,7 +199,7 @@ class Link:
         client.max_inflight_messages_set(INFLIGHT_MAX)
         client.max_queued_messages_set(QUEUED_MAX)
         client.connect_timeout = CONNECT_TIMEOUT_SECONDS
-        client.on_socket_open = _no_delay
+        client.on_socket_open = self._on_socket_open
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
@@ -201,14 +207,27 @@ class Link:
         client.on_subscribe = self._on_subscribe
         if url.username:
             client.username_pw_set(url.username, url.password)
+        self._context: ssl.SSLContext | None = None
         if tls is not None:
             try:
-                context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=tls.ca)
-                context.load_cert_chain(tls.certificate, tls.key)
+                self._context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=tls.ca)
+                self._context.load_cert_chain(tls.certificate, tls.key)
             except (OSError, ssl.SSLError) as error:
                 raise Refused(Code.KEY_UNREADABLE, f"TLS files {tls.ca}, {tls.certificate}, {tls.key}: {error}") from error
-            client.tls_set_context(context)
+            if now is not None:
+                self._context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
+            client.tls_set_context(self._context)
         self._client = client
+
+    def move(self, url: BrokerUrl) -> None:
+        """The broker is elsewhere from the next `open` on.
+
+        Raises:
+            Refused: it is spoken to otherwise than the one before.
+        """
+        if url.tls != self._url.tls:
+            raise Refused(Code.SETTINGS_INVALID, f"broker {url} is not spoken to as {self._url} was: restart with other TLS settings")
+        self._url = url
 
     def open(self, will: Will | None = None) -> None:
         """Begin one connection; `Connected` or `Disconnected` follows in the inbox.
@@ -233,6 +252,8 @@ class Link:
             self._unacked.clear()
         self._ended.clear()
         try:
+            if self._context is not None and self._tls is not None:
+                self._context.load_cert_chain(self._tls.certificate, self._tls.key)
             self._client.connect(
                 self._url.host,
                 self._url.port,
@@ -308,6 +329,15 @@ class Link:
             self._ended.wait(GOODBYE_SECONDS)
         self.drop()
 
+    def _on_socket_open(self, client: paho.Client, userdata: object, sock: Any) -> None:
+        """After the TLS handshake, before a byte of MQTT; in the thread of whoever opens."""
+        _no_delay(sock)
+        if self._now is None or not isinstance(sock, ssl.SSLSocket):
+            return
+        ends = ssl.cert_time_to_seconds(str((sock.getpeercert() or {}).get("notAfter")))
+        if ends <= self._now():  # one that is not valid yet proves that the clock lags, and is no reason to doubt the broker
+            raise OSError("the broker's certificate has expired")
+
     # Network thread: hand over, decide nothing.
 
     def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
@@ -345,7 +375,7 @@ def _properties(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]  # paho left this one constructor without types
 
 
-def _no_delay(client: paho.Client, userdata: object, sock: Any) -> None:
+def _no_delay(sock: Any) -> None:
     # Nagle and delayed acknowledgements together cost a factor of 20 on small windows.
     with contextlib.suppress(OSError, AttributeError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

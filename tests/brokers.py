@@ -68,7 +68,11 @@ class Authority:
         builder = self._builder(self.name, self._key.public_key()).add_extension(
             x509.BasicConstraints(ca=True, path_length=0), critical=True
         )
-        self.ca_path.write_bytes(builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        made = builder.sign(self._key, hashes.SHA256())
+        self.ca_path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        nobody = x509.CertificateRevocationListBuilder().issuer_name(made.subject).last_update(made.not_valid_before_utc)
+        crl = nobody.next_update(made.not_valid_after_utc).sign(self._key, hashes.SHA256())
+        (self.directory / "revoked.crl").write_bytes(crl.public_bytes(serialization.Encoding.PEM))
 
     @property
     def ca_path(self) -> Path:
@@ -110,18 +114,20 @@ class Mosquitto:
 
     kind: Kind = "mosquitto"
 
-    def __init__(self, directory: Path, fleet: str = FLEET) -> None:
+    def __init__(self, directory: Path, fleet: str = FLEET, *, ready: bool = False) -> None:
+        """`ready`: certificates and lists are in the folder already."""
         program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if program is None:
             _missing("mosquitto is not installed: `apt-get install mosquitto` (Debian), then run again")
         self._program = str(program)
         self._directory = directory
-        self._authority = Authority(directory / "tls")
-        self._authority.issue("server", server=True)
         self._port, self._consumer_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        (directory / "acl").write_text(topics.access_list(fleet))
-        (directory / "acl-consumers").write_text(topics.consumer_access_list(fleet))
+        if not ready:
+            self._authority = Authority(directory / "tls")
+            self._authority.issue("server", server=True)
+            (directory / "acl").write_text(topics.access_list(fleet))
+            (directory / "acl-consumers").write_text(topics.consumer_access_list(fleet))
         text = (CONFIG / "mosquitto.conf").read_text()
         for found, wanted in (("listener 8883\n", self._port), ("listener 8884\n", self._consumer_port)):
             assert text.count(found) == 1, f"mosquitto.conf must say {found!r} once"

@@ -7,12 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
+from hub.authority import Authority
+from hub.cli.authority import issue_hub, make_authority
 from hub.cli.errors import FULL, Ended, Exit
 from hub.cli.options import json_option, passphrase, passphrase_option, room_for_database, show_one
-from hub.keys import create_key, load_signer
+from hub.enrolments import Enrolments
+from hub.issuing import ISSUER_KEY
+from hub.keys import create_key, load_p256, load_signer
 from hub.settings import SETTINGS_NAME
 from hub.store import Store
 from hub.trust import Repository
@@ -31,6 +36,7 @@ PARTIAL = ".partial"
 @click.option("--threshold", default=2, show_default=True, type=click.IntRange(1, 16), help="How many of them a new root needs.")
 @click.option("--model", "models", multiple=True, help="A model that the team key may publish; may be repeated.")
 @click.option("--broker", "broker_url", default="", help="mqtt:// or mqtts:// URL; without it the hub starts a broker of its own.")
+@click.option("--hub-url", default="", help="https:// URL at which devices reach this hub to enrol, such as https://hub.example:8443.")
 @click.option("--cohort-nodes-min", default=20, show_default=True, type=click.IntRange(1), help="Nothing is shown about fewer nodes.")
 @passphrase_option
 @json_option
@@ -41,17 +47,18 @@ def init(
     threshold: int,
     models: tuple[str, ...],
     broker_url: str,
+    hub_url: str,
     cohort_nodes_min: int,
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a fleet: its keys, its signed trust root, its settings and the broker's access list.
+    """Make a fleet: its keys, its signed trust root, its certificate authority, its settings and the broker's access list.
 
     \b
     Examples:
       fleetcast init ./plant --fleet plant --model delay
       fleetcast init /var/lib/fleetcast-hub --fleet plant --root-keys 5 --threshold 3
-      fleetcast init ./plant --fleet plant --broker mqtts://broker.example:8883 --passphrase-file secret.txt
+      fleetcast init ./plant --fleet plant --broker mqtts://broker.example:8883 --hub-url https://hub.example:8443
     """
     check_name("fleet", fleet)
     models = tuple(dict.fromkeys(check_name("model", model) for model in models))
@@ -59,11 +66,21 @@ def init(
         raise click.UsageError(f"--threshold {threshold} needs at least as many --root-keys, found {root_keys}")
     if broker_url:
         BrokerUrl.parse(broker_url)
+    settings = [f'fleet = "{fleet}"', f"cohort_nodes_min = {cohort_nodes_min}"]
+    if broker_url:
+        settings.append(f"broker_url = {json.dumps(broker_url)}")
+    if hub_url:
+        settings += [f'enrolment_listen = "0.0.0.0:{_port(hub_url)}"', f"enrolment_url = {json.dumps(hub_url)}"]
     if directory.exists() and any(entry.name != PARTIAL for entry in directory.iterdir()):
         raise Ended(Exit.CONFLICT, f"{directory} is not empty: a fleet is made in a new folder")
     secret = passphrase(passphrase_file, confirm=True)
     with _whole(directory.resolve()) as partial:
-        _make(partial, fleet, root_keys, threshold, models, broker_url, cohort_nodes_min, secret)
+        _make(partial, fleet, root_keys, threshold, models, settings, secret)
+        if broker_url and BrokerUrl.parse(broker_url).tls:
+            authority = Authority(partial, load_p256(partial / ISSUER_KEY, secret), fleet=fleet)
+            store = Store(f"sqlite:///{partial / 'hub.sqlite'}")
+            issue_hub(partial, authority, Enrolments(store.database))
+            store.close()
     show_one(
         {
             "fleet": fleet,
@@ -71,6 +88,7 @@ def init(
             "root_keys": f"{threshold} of {root_keys}",
             "models": list(models),
             "broker": broker_url or "embedded, on loopback",
+            "devices_enrol_at": hub_url or "nowhere: no --hub-url was given",
             "pin_on_nodes": str(directory / "root.json"),
             "take_offline": str(directory / "keys"),
         },
@@ -128,8 +146,7 @@ def _make(
     root_keys: int,
     threshold: int,
     models: tuple[str, ...],
-    broker_url: str,
-    cohort_nodes_min: int,
+    settings: list[str],
     secret: bytes,
 ) -> None:
     for folder in ("keys", "online", "blocks", "broker"):
@@ -154,11 +171,20 @@ def _make(
     (directory / "root.json").write_bytes(repository.root())
     (directory / "broker" / "acl").write_text(access_list(fleet))
     (directory / "broker" / "acl-consumers").write_text(consumer_access_list(fleet))
-    settings = [f'fleet = "{fleet}"', f"cohort_nodes_min = {cohort_nodes_min}"]
-    if broker_url:
-        settings.append(f"broker_url = {json.dumps(broker_url)}")
     (directory / SETTINGS_NAME).write_text("\n".join(settings) + "\n")
     store = Store(f"sqlite:///{directory / 'hub.sqlite'}")
     with room_for_database(directory):
         store.create()
     store.close()
+    make_authority(directory, fleet, secret)
+
+
+def _port(hub_url: str) -> int:
+    try:
+        found = urlsplit(hub_url)
+        port = found.port
+    except ValueError as error:
+        raise click.UsageError(f"--hub-url {hub_url!r}: {error}") from None
+    if found.scheme != "https" or not found.hostname or found.path not in {"", "/"}:
+        raise click.UsageError(f"--hub-url {hub_url!r} must look like https://hub.example:8443")
+    return port or 443

@@ -43,6 +43,7 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     secret = passphrase(passphrase_file)
     keys = {name: load_signer(directory / "online" / f"{name}.pem", secret) for name in ("snapshot", "timestamp", "rollouts")}
     _log(json_logs)
+    from hub.issuing import open_authority  # noqa: PLC0415
     from hub.service.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
     from hub.service.loop import READY_NAME, Service  # noqa: PLC0415
 
@@ -50,7 +51,8 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    service = Service(directory, settings, signers=Signers(**keys))
+    authority = open_authority(directory, lambda: secret, fleet=settings.fleet) if settings.enrolment_listen else None
+    service = Service(directory, settings, signers=Signers(**keys), authority=authority)
     ready = directory / READY_NAME
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
     threading.Thread(target=_tell_ready, args=(ready, stop, json_logs), daemon=True).start()

@@ -35,10 +35,14 @@ def life(role: str) -> timedelta:
 
 def expiry(role: str, expires: datetime, now: datetime) -> Expiry:
     """What to tell an operator of a role."""
-    share = (expires - now) / life(role)
-    if share <= 0:
-        return Expiry(role, expires, "expired")
-    return Expiry(role, expires, "urgent" if share < URGENT_SHARE else "warning" if share < WARNING_SHARE else "ok")
+    return Expiry(role, expires, severity_of((expires - now) / life(role)))
+
+
+def severity_of(share_left: float) -> Severity:
+    """How much it matters that so large a share of a life is left."""
+    if share_left <= 0:
+        return "expired"
+    return "urgent" if share_left < URGENT_SHARE else "warning" if share_left < WARNING_SHARE else "ok"
 
 
 def is_ageing(role: str, expires: datetime, now: datetime) -> bool:

@@ -2,11 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
 
 from hub.core import fleet, windows
+from hub.core.enrolment import Roll
 from hub.devices import verify_receipt
 from hub.mqtt import ReceiptArrived, StateArrived, WindowArrived
 from hub.service.notes import Notes
@@ -37,13 +39,16 @@ class Ingest:
         *,
         store: Store,
         notes: Notes,
+        roll: Roll,
+        look: Callable[[], None],
         releases: Releases,
         silent_seconds: int,
         topic_of: Callable[[str], str],
         clock: Callable[[], float],
     ) -> None:
         self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
-        self._silent_seconds, self._topic_of = silent_seconds, topic_of
+        self._look = look  # brings the roll up to date
+        self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
         self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
@@ -56,6 +61,8 @@ class Ingest:
 
     def _restore(self) -> None:
         for row in self._store.nodes():
+            if not self._roll.counts(row.node):
+                continue  # what it said before stays in the store, for people
             state = codec.decode(State, row.state)
             self.nodes[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key)
         for kept in reversed(self._store.receipts()):
@@ -68,21 +75,42 @@ class Ingest:
     # States
 
     def seen(self, name: str) -> None:
-        """A node said something."""
+        """A node said something.
+
+        Raises:
+            Refused: nothing in its name counts.
+        """
+        self._check(name)
         if name in self.nodes:
             self.nodes[name] = replace(self.nodes[name], last_seen=int(self._clock()))
             self._seen.add(name)
+
+    def forget(self, name: str) -> None:
+        """A node was revoked: no rollout waits for it any more."""
+        if self.nodes.pop(name, None) is not None:
+            self._silent.discard(name)
+            self._seen.discard(name)
 
     def state(self, event: StateArrived) -> None:
         """A node says how it is, or its broker says that it is lost.
 
         Raises:
-            Refused: a reserved name, another key, or one node too many.
+            Refused: a reserved name, another key, one node too many, revoked, or not enrolled where that is required.
         """
         name, now = event.state.node, int(self._clock())
+        known = self.nodes.get(name)
+        if known is None or event.state.public_key not in {b"", known.public_key}:
+            self._look()  # it was perhaps enrolled a moment ago
+        self._roll.check_state(event.state)
         if name not in self.nodes and len(self.nodes) >= NODES_MAX:
             raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
-        node = fleet.fold_state(self.nodes.get(name), event.state, now=now, retained=event.message.retained)
+        keys = self._roll.keys(name)
+        if known is not None and keys:
+            # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
+            known = replace(known, public_key=event.state.public_key or keys[0]) if known.public_key in keys else None
+        node = fleet.fold_state(known, event.state, now=now, retained=event.message.retained)
+        if node is not None and keys:
+            node = replace(node, public_key=keys[0])
         if node is None or node == self.nodes.get(name):
             return
         self._store.upsert_node(_row(node))
@@ -98,8 +126,9 @@ class Ingest:
         """A node signed something.
 
         Raises:
-            Refused: signed by another device, naming another, or one too many of nodes that are not known.
+            Refused: signed by another device, naming another, one too many of nodes that are not known, or of a node that does not count.
         """
+        self._check(event.node)
         node = self.nodes.get(event.node)
         if node is not None and node.public_key:
             self._take_receipt(node, event.sealed)
@@ -109,7 +138,7 @@ class Ingest:
             raise _unknown(event.node)
 
     def _take_receipt(self, node: fleet.Node, sealed: SealedReceipt) -> None:
-        receipt = verify_receipt(sealed, node.public_key)
+        receipt = self._verified(node, sealed)
         if receipt.node != node.name:
             raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=node.name, actual=receipt.node)
         now = int(self._clock())
@@ -118,6 +147,22 @@ class Ingest:
             self._seen.add(node.name)
             if receipt.outcome == "refused":
                 self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
+
+    def _check(self, name: str) -> None:
+        if not self._roll.counts(name):
+            self._look()
+        self._roll.check(name)
+
+    def _verified(self, node: fleet.Node, sealed: SealedReceipt) -> Receipt:
+        keys = self._roll.keys(node.name) or (node.public_key,)
+        try:
+            return _verified_by(keys, sealed)
+        except Refused:
+            self._look()  # it has perhaps had a new key for a moment
+            renewed = self._roll.keys(node.name)
+            if not renewed or renewed == keys:
+                raise
+            return _verified_by(renewed, sealed)
 
     def _take_early(self, name: str) -> None:
         for early in [one for one in self._early if one.node == name]:
@@ -200,6 +245,14 @@ class Ingest:
 
     def _is_silent(self, node: fleet.Node, now: int) -> bool:
         return node.status == "lost" or not fleet.heard(node, now=now, silent_seconds=self._silent_seconds)
+
+
+def _verified_by(keys: Sequence[bytes], sealed: SealedReceipt) -> Receipt:
+    *others, last = keys
+    for key in others:  # a device that has a new key may have signed what comes with the one before
+        with suppress(Refused):
+            return verify_receipt(sealed, key)
+    return verify_receipt(sealed, last)
 
 
 def _unknown(node: str) -> Refused:

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 import structlog
 
+from hub.authority import Authority
 from hub.blockstore import BlockStore
 from hub.checks import Checks
 from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
@@ -26,6 +27,7 @@ from hub.service.announce import Announcer, Signers
 from hub.service.blocks import Wants
 from hub.service.controller import Controller
 from hub.service.embedded import OwnBroker
+from hub.service.enrolling import Enrolling
 from hub.service.ingest import Ingest
 from hub.service.notes import Notes
 from hub.service.releases import Releases
@@ -63,6 +65,7 @@ class Service:
         settings: HubSettings,
         *,
         signers: Signers,
+        authority: Authority | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
@@ -82,9 +85,9 @@ class Service:
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
         self._looked_at = self._kept_house_at = float("-inf")
-        self._wire(signers)
+        self._wire(signers, authority)
 
-    def _wire(self, signers: Signers) -> None:
+    def _wire(self, signers: Signers, authority: Authority | None) -> None:
         settings, wall, monotonic = self._settings, self._wall, self._monotonic
         repository, blocks = Repository(self._directory / "trust"), BlockStore(self._directory / "blocks")
         releases = Releases(repository, blocks)
@@ -95,9 +98,22 @@ class Service:
             again_seconds=settings.again_seconds,
         )
         self._wants = Wants(server, store=self._store, blocks=blocks, releases=releases, link=self._link, clock=wall)
+        self._enrolling = Enrolling(
+            self._directory,
+            settings,
+            authority=authority,
+            store=self._store,
+            notes=self._notes,
+            broker_url=self.broker_url,
+            revoked=lambda node: self._ingest.forget(node),  # noqa: PLW0108  # it comes after
+            wall=wall,
+            monotonic=monotonic,
+        )
         self._ingest = Ingest(
             store=self._store,
             notes=self._notes,
+            roll=self._enrolling.roll,
+            look=self._enrolling.follow,
             releases=releases,
             silent_seconds=settings.silent_seconds,
             topic_of=self._link.topics.receipt,
@@ -139,13 +155,14 @@ class Service:
         """Serve until `stop` is set.
 
         Raises:
-            Refused: the embedded broker's port is taken.
+            Refused: the embedded broker's port is taken, or the enrolment endpoint's.
             Unreachable: the broker did not answer in the first `connect_seconds`.
         """
         began = self._monotonic()
         try:
             if self._broker is not None:
                 self._broker.start()
+            self._enrolling.start()
             while not stop.is_set():
                 self._turn()
                 if not self._ever_online and self._monotonic() - began > self._settings.connect_seconds:
@@ -155,6 +172,7 @@ class Service:
 
     def _leave(self) -> None:
         (self._directory / READY_NAME).unlink(missing_ok=True)
+        self._enrolling.stop()
         with contextlib.suppress(Unreachable):
             self._ingest.save()
         if self._ever_online:
@@ -201,6 +219,7 @@ class Service:
         now = self._monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
+            self._work(self._enrolling.tick)
             self._work(self._controller.tick)
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
@@ -244,8 +263,7 @@ class Service:
             case Cleared(message):
                 self._link.ack(message)
             case WantArrived():
-                self._ingest.seen(event.node)
-                self._message(event.message, lambda: self._wants.wanted(event))
+                self._message(event.message, lambda: self._wanted(event))
             case StateArrived():
                 self._message(event.message, lambda: self._ingest.state(event))
             case ReceiptArrived():
@@ -254,6 +272,10 @@ class Service:
                 self._link.ack(message)  # taken already, with its batch
             case OwnTopic():
                 self._message(event.message, lambda: self._announcer.guard(event))
+
+    def _wanted(self, event: WantArrived) -> None:
+        self._ingest.seen(event.node)
+        self._wants.wanted(event)
 
     def _message(self, message: Message, handle: Callable[[], None]) -> None:
         """Handle, then acknowledge."""
@@ -340,6 +362,7 @@ class Service:
             "broker_url": self.broker_url,
             "broker_pid": self._broker.pid if self._broker is not None else None,
             "packet_bytes_max": self._packet_bytes_max,
+            "enrolment_port": self._enrolling.port,
         }
         partial = self._directory / f".{READY_NAME}"
         partial.write_text(json.dumps(facts))

@@ -19,15 +19,16 @@ from node.agent.job import Outcome, Stalled, WorkerGone, WorkerReady
 from node.agent.manifests import Manifests
 from node.agent.parameters import Parameters
 from node.agent.purse import Purse
+from node.agent.renewing import Renewing
 from node.agent.reporter import Reporter
 from node.agent.slots import Slots
 from node.agent.status import Standing
 from node.agent.stock import Stock
 from node.agent.telemetry import Telemetry
 from node.carried import Carried
+from node.core.clock import SignedClock, trusted_now
 from node.core.inforce import InForce
 from node.files import Artifacts
-from node.identity import Identity
 from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
 from node.notify import Notify
 from node.overrides import Overrides
@@ -55,16 +56,32 @@ class Agent:
     def __init__(
         self, settings: NodeSettings, *, pinned_root: bytes, wall: Callable[[], float], monotonic: Callable[[], float], rng: Random
     ) -> None:
+        clock, machine = SignedClock(), wall
+        wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
         self._store = NodeStore(settings.data / "node.sqlite")
+        self._renewing = Renewing(
+            settings,
+            store=self._store,
+            clock=clock,
+            wall=machine,
+            monotonic=monotonic,
+            rng=rng,
+            moved=lambda broker: self._link.move(broker),  # noqa: PLW0108  # link and beliefs come after
+            take_trust=lambda bundle: self._beliefs.take_trust(bundle),  # noqa: PLW0108
+        )
         self._artifacts = Artifacts(settings.data / "artifacts")
-        self._identity = Identity.load_or_create(settings.data / "device.pem")
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
-        self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls)
+        self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls, now=self._trusted_now)
         self._reporter = Reporter(
-            node=settings.id, store=self._store, link=self._link, identity=self._identity, wall=wall, monotonic=monotonic
+            node=settings.id,
+            store=self._store,
+            link=self._link,
+            identity=lambda: self._renewing.identity,
+            wall=wall,
+            monotonic=monotonic,
         )
         self._telemetry = Telemetry(
             store=self._store,
@@ -218,6 +235,7 @@ class Agent:
 
     def _tick(self) -> None:
         now = self._monotonic()
+        self._renewing.tick(online=self._online)
         self._beliefs.look_for_carried(now)
         self._delivery.tick(now)
         if self._parameters.look(now):
@@ -292,6 +310,9 @@ class Agent:
         self._standing.disconnected(reason)
         self._delivery.disconnected()
 
+    def _trusted_now(self) -> float:
+        return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
+
     def _backoff(self) -> float:
         return self._retry_seconds * (0.5 + self._rng.random())
 
@@ -338,7 +359,7 @@ class Agent:
             status=status,
             at=int(self._wall()),
             software=f"fleetcast {version('fleetcast')}",
-            public_key=self._identity.public_key,
+            public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
             link=self._purse.link,
             profile=self._profile,

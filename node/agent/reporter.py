@@ -29,7 +29,7 @@ class Reporter:
         node: str,
         store: NodeStore,
         link: NodeLink,
-        identity: Identity,
+        identity: Callable[[], Identity],  # it may change: a device can ask for a new key
         wall: Callable[[], float],
         monotonic: Callable[[], float],
     ) -> None:
@@ -64,7 +64,7 @@ class Reporter:
             reason=reason[:TEXT_MAX],
             evidence=evidence,
         )
-        self._store.enqueue("receipt", self._link.topics.receipt(self._node), codec.encode(self._identity.seal(receipt)))
+        self._store.enqueue("receipt", self._link.topics.receipt(self._node), codec.encode(self._identity().seal(receipt)))
         log.info("receipt.signed", outcome=outcome, model=model, code=code, version=receipt.version)
 
     def refusal(self, refusal: Refused, model: str) -> None:

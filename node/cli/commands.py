@@ -8,6 +8,7 @@ import click
 
 from node.cli.completion import completion
 from node.cli.doctor import doctor
+from node.cli.enroll import enroll, renew
 from node.cli.errors import ReaderGone
 from node.cli.imports import import_
 from node.cli.ledger import ledger
@@ -46,6 +47,7 @@ def command() -> None:
 
     \b
     Examples:
+      fleetcast-node enroll --hub https://hub.example:8443 --token ft1.K7gNU3sd....
       fleetcast-node run --settings /etc/fleetcast/node.toml
       fleetcast-node status --settings /etc/fleetcast/node.toml
       fleetcast-node doctor --settings /etc/fleetcast/node.toml
@@ -54,5 +56,5 @@ def command() -> None:
     """
 
 
-for one in (run, status, models, doctor, telemetry, ledger, import_, prove, relay, completion):
+for one in (enroll, renew, run, status, models, doctor, telemetry, ledger, import_, prove, relay, completion):
     command.add_command(one)

@@ -2,9 +2,11 @@
 
 Rollback safety rests on version numbers and not on time; time only says whether metadata is still fresh. A clock that lags is lifted to the
 newest time that a trusted signature proves (at 1970, expired metadata would be accepted). A clock that runs ahead makes everything look
-expired. In both cases what is active keeps serving, and nothing new is activated.
+expired. In both cases what is active keeps serving, and nothing new is activated. The hub's signed word on the time, given for a nonce of
+ours, puts either right for as long as this process runs.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 
 TIMESTAMP_SECONDS = 86_400  # a timestamp lives a day: it was signed no earlier than that before it expires
@@ -32,3 +34,27 @@ def is_known(wall: int, floor: int) -> bool:
 def floor_of(timestamp_expires: datetime) -> int:
     """The moment that a trusted timestamp proves to be past."""
     return int(timestamp_expires.timestamp()) - TIMESTAMP_SECONDS
+
+
+class SignedClock:
+    """The wall clock, unless the hub's issuer has signed that it is wrong: then that time, carried on by the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._anchor: tuple[int, float] | None = None  # what was signed, and when by the monotonic clock
+
+    def told(self, at: int, *, wall: float, monotonic: float) -> bool:
+        """Take a signed time; True when the wall clock is too far from it to be believed."""
+        self._anchor = (at, monotonic) if abs(wall - at) > SKEW_SECONDS_MAX else None
+        return self._anchor is not None
+
+    def now(self, *, wall: float, monotonic: float) -> float:
+        """Seconds since 1970; a wall clock that has been put right meanwhile is believed again."""
+        if self._anchor is None:
+            return wall
+        at, then = self._anchor
+        told = at + monotonic - then
+        return wall if abs(wall - told) <= SKEW_SECONDS_MAX else told
+
+    def over(self, wall: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:
+        """A wall clock that is put right by what was told."""
+        return lambda: self.now(wall=wall(), monotonic=monotonic())

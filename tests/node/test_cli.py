@@ -59,7 +59,21 @@ def test_a_local_port_in_use_is_told_with_its_number(tmp_path: Path) -> None:
     assert (done.returncode, str(port) in done.stderr, "Traceback" in done.stderr) == (8, True, False), done.stderr
 
 
-COMMANDS = ("run", "status", "models", "doctor", "telemetry show", "telemetry budget", "ledger", "import", "relay", "completion")
+COMMANDS = (
+    "run",
+    "status",
+    "models",
+    "doctor",
+    "telemetry show",
+    "telemetry budget",
+    "ledger",
+    "import",
+    "relay",
+    "completion",
+    "enroll",
+    "renew",
+    "prove",
+)
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
@@ -69,7 +83,7 @@ def test_help_has_examples(command: str) -> None:
     assert (done.returncode, "Example" in done.stdout, f"fleetcast-node {command}" in done.stdout) == (0, True, True), done.stdout
 
 
-@pytest.mark.parametrize("command", [one for one in COMMANDS if one not in {"run", "relay", "completion"}])
+@pytest.mark.parametrize("command", [one for one in COMMANDS if one not in {"run", "relay", "completion", "prove"}])
 def test_what_prints_a_table_prints_json(command: str) -> None:
     assert "--json" in run(*command.split(), "--help").stdout
 

@@ -35,11 +35,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 def test_a_new_fleet_has_encrypted_keys_that_only_its_owner_reads(made: Made) -> None:
     keys = sorted((*(made.fleet / "keys").iterdir(), *(made.fleet / "online").iterdir()))
 
-    assert [key.stem for key in keys] == ["root-1", "root-2", "root-3", "targets", "team", "rollouts", "snapshot", "timestamp"]
+    assert [key.stem for key in keys] == [
+        "ca",
+        "root-1",
+        "root-2",
+        "root-3",
+        "targets",
+        "team",
+        "issuer",
+        "rollouts",
+        "snapshot",
+        "timestamp",
+    ]
     for key in keys:
         assert key.stat().st_mode & 0o077 == 0
         assert b"BEGIN ENCRYPTED PRIVATE KEY" in key.read_bytes()
-        assert load_signer(key, b"test").public_key.keytype == "ed25519"
+        assert load_signer(key, b"test").public_key.keytype == ("ecdsa" if key.stem in {"ca", "issuer"} else "ed25519")
     assert (made.fleet / "root.json").read_bytes() == Repository(made.fleet / "trust").root()
     assert json.loads((made.fleet / "root.json").read_bytes())["signed"]["roles"]["root"]["threshold"] == 2
 

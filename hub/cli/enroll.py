@@ -1,0 +1,222 @@
+"""`fleetcast enroll`: tokens for new devices, who was enrolled, and who is no more."""
+
+import os
+import re
+import secrets
+import signal
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.cli.authority import open_authority, token_pin
+from hub.cli.errors import Ended, Exit
+from hub.cli.options import dir_option, json_option, open_store, passphrase_option, show, show_one
+from hub.enrolments import EnrolmentRow, Enrolments, Place
+from hub.issuing import LIST_NAME, write_list
+from hub.settings import load
+from schemas.enrolment import SECRET_BYTES, Token
+from schemas.errors import Code, Refused
+from schemas.limits import LABELS_MAX
+from schemas.names import RESERVED_NODES, check_name
+
+COUNT_MAX = 10_000  # tokens made by one command
+EXPIRES_DAYS_MAX = 90  # of a token: it lies around on paper, in mails and in histories of shells
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LABEL = r"[A-Za-z0-9._-]{1,63}"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def enroll() -> None:
+    """Let devices into the fleet, list them, and put them out.
+
+    \b
+    Examples:
+      fleetcast enroll token --node gateway-17 --label site=plant-7
+      fleetcast enroll list
+      fleetcast enroll revoke gateway-17
+    """
+
+
+@enroll.command()
+@click.option("--node", required=True, help="The node's name; with --count the prefix of their names.")
+@click.option("--count", type=click.IntRange(1, COUNT_MAX), default=None, help="Make tokens for NODE-1, NODE-2, and so on.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="What rollouts select it by; may be repeated.")
+@click.option("--cohort", default="", help="Whose windows are compared with its own.")
+@click.option("--expires", default="24h", show_default=True, help="How long it is good: 30m, 24h, 7d.")
+@click.option("--replace", is_flag=True, help="Also for a node that is enrolled: its certificate is revoked when the token is used.")
+@dir_option
+@json_option
+def token(
+    node: str, count: int | None, labels: tuple[str, ...], cohort: str, expires: str, replace: bool, directory: Path, as_json: bool
+) -> None:
+    """Print a token that lets one device enrol under this name, once.
+
+    Whoever has it first is the node: hand it over as you would a key. It is kept here as a digest only, and cannot be shown again.
+
+    \b
+    Examples:
+      fleetcast enroll token --node gateway-17
+      fleetcast enroll token --node gateway --count 20 --label site=plant-7 --cohort nyc --expires 7d --json
+    """
+    settings, pin = load(directory), token_pin(directory)
+    seconds = _seconds(expires)
+    names = [node] if count is None else [f"{node}-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
+    for name in names:
+        if check_name("node", name) in RESERVED_NODES:
+            raise Refused(Code.NAME_INVALID, f"node id {name!r} is reserved for {name} itself")
+    if cohort:
+        check_name("cohort", cohort)
+    enrolments = Enrolments(open_store(directory).database)
+    if not replace:
+        for name in names:
+            row = enrolments.node(name)
+            if row is not None and row.standing.revoked_at is None:
+                raise Ended(Exit.CONFLICT, f"node {name} is enrolled already; --replace makes a token for a device in its place")
+    chosen = _labels(labels)
+    made = [(name, Token(pin, secrets.token_bytes(SECRET_BYTES))) for name in names]
+    ends = int(time.time()) + seconds
+    enrolments.add_tokens([(one.digest, Place(name, cohort, chosen)) for name, one in made], expires_at=ends)
+    hub = settings.enrolment_url or "https://HUB:8443"
+    rows = [
+        {
+            "node": name,
+            "token": str(one),
+            "expires": datetime.fromtimestamp(ends, UTC).isoformat(),
+            "command": f"fleetcast-node enroll --hub {hub} --token {one}",
+        }
+        for name, one in made
+    ]
+    if not settings.enrolment_listen:
+        click.echo("warning: fleet.toml names no enrolment_listen: no hub answers devices that enrol", err=True)
+    if count is None:
+        show_one(rows[0], as_json=as_json)
+    else:
+        show(rows, ["node", "expires", "token"], as_json=as_json, empty="")
+
+
+@enroll.command("list")
+@click.option("--tokens", is_flag=True, help="Tokens that nobody has used yet instead.")
+@dir_option
+@json_option
+def list_(tokens: bool, directory: Path, as_json: bool) -> None:
+    """List the enrolled nodes and when their certificates expire.
+
+    \b
+    Examples:
+      fleetcast enroll list
+      fleetcast enroll list --tokens --json
+    """
+    enrolments = Enrolments(open_store(directory).database)
+    if tokens:
+        waiting = [
+            {
+                "node": one.place.node,
+                "cohort": one.place.cohort,
+                "labels": dict(one.place.labels),
+                "made": _time(one.made_at),
+                "expires": _time(one.facts.expires_at),
+            }
+            for one in enrolments.open_tokens()
+        ]
+        show(waiting, ["node", "cohort", "made", "expires"], as_json=as_json, empty="No token waits to be used.")
+        return
+    rows = [_row(one) for one in enrolments.nodes()]
+    columns = ["node", "status", "cohort", "enrolled", "renewed", "expires"]
+    show(rows, columns, as_json=as_json, empty="No node has been enrolled.")
+
+
+@enroll.command()
+@click.argument("name", metavar="NODE")
+@click.option(
+    "--reload",
+    "pid_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="mosquitto's pid_file: it is told to read again.",
+)
+@dir_option
+@passphrase_option
+@json_option
+def revoke(name: str, pid_file: Path | None, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Put a node out: the hub ignores it at once, the broker when it has read the new list and the node connects again.
+
+    Its unused tokens are withdrawn. NODE may also be the name of another certificate: analytics, or a relay's.
+
+    \b
+    Examples:
+      fleetcast enroll revoke gateway-17
+      fleetcast enroll revoke gateway-17 --reload /run/mosquitto/mosquitto.pid
+    """
+    check_name("node", name)
+    enrolments = Enrolments(open_store(directory).database)
+    withdrawn = enrolments.withdraw_tokens(name)
+    certificates = enrolments.revoke(name)  # before anybody is asked for a passphrase
+    if enrolments.node(name) is None and not (certificates or withdrawn) and not _has(enrolments, name):
+        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it")
+    authority = open_authority(directory, passphrase_file)
+    write_list(directory, authority, enrolments, now=datetime.now(UTC))
+    if pid_file is not None:
+        _reload(pid_file)
+    show_one(
+        {
+            "node": name,
+            "certificates_revoked": certificates,
+            "tokens_withdrawn": withdrawn,
+            "list": str(directory / LIST_NAME),
+            "broker": "was told to read it" if pid_file is not None else "reads it after a SIGHUP",
+        },
+        as_json=as_json,
+    )
+
+
+def _has(enrolments: Enrolments, name: str) -> bool:
+    return any(one.name == name for one in enrolments.certificates(kinds=("client",)))
+
+
+def _reload(pid_file: Path) -> None:
+    try:
+        os.kill(int(pid_file.read_text()), signal.SIGHUP)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise Refused(Code.SETTINGS_INVALID, f"revoked, but the broker was not told: {pid_file}: {reason}") from None
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"([1-9]\d{0,5})([smhd])", text)
+    seconds = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 0 < seconds <= EXPIRES_DAYS_MAX * 86_400:
+        raise click.UsageError(f"--expires {text!r} must look like 30m, 24h or 7d, and be at most {EXPIRES_DAYS_MAX}d")
+    return seconds
+
+
+def _labels(texts: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if not re.fullmatch(_LABEL, key) or not re.fullmatch(_LABEL, value):
+            raise click.UsageError(f"--label {text!r} must look like site=plant-7, of letters, digits and . _ -")
+        found[key] = value
+    if len(found) > LABELS_MAX:
+        raise click.UsageError(f"at most {LABELS_MAX} labels, found {len(found)}")
+    return found
+
+
+def _row(one: EnrolmentRow) -> dict[str, Any]:
+    return {
+        "node": one.place.node,
+        "status": "revoked" if one.standing.revoked_at is not None else "expired" if one.standing.not_after < time.time() else "enrolled",
+        "cohort": one.place.cohort,
+        "labels": dict(one.place.labels),
+        "enrolled": _time(one.enrolled_at),
+        "renewed": _time(one.standing.renewed_at),
+        "expires": _time(one.standing.not_after),
+        "revoked": _time(one.standing.revoked_at) if one.standing.revoked_at is not None else None,
+        "serial": one.serial,
+    }
+
+
+def _time(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()

@@ -1,0 +1,100 @@
+"""One SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, MetaData, Table, create_engine, event, insert, update
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from schemas.errors import Code, Refused, Unreachable
+
+BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
+
+
+class Database:
+    """A database by its URL; any thread may use it."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        sqlite = make_url(url).get_backend_name() == "sqlite"
+        self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if sqlite else {})
+        if sqlite:
+            event.listen(self._engine, "connect", _pragmas)
+
+    def create(self, metadata: MetaData) -> None:
+        """Make the tables that are missing."""
+        with _foreign(str(self._engine.url)):
+            metadata.create_all(self._engine)
+
+    def close(self) -> None:
+        """Release it."""
+        self._engine.dispose()
+
+    def now(self) -> int:
+        """Seconds since 1970."""
+        return int(self._clock())
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection to read by."""
+        with _foreign(str(self._engine.url)), self._engine.connect() as db:
+            yield db
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """One transaction, durable when the block ends."""
+        with _foreign(str(self._engine.url)), self._engine.begin() as db:
+            yield db
+
+    def rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
+        """What a query finds, as `kind`."""
+        with self.read() as db:
+            return [kind(**row) for row in db.execute(query).mappings()]
+
+
+def _pragmas(connection: Any, record: object) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")  # an acknowledged window survives a power cut
+    cursor.close()
+
+
+@contextmanager
+def _foreign(url: str) -> Iterator[None]:
+    """No database exception leaves this file."""
+    try:
+        yield
+    except DBAPIError as error:
+        text = str(error.orig)
+        if "disk is full" in text or "No space" in text:
+            raise Refused(Code.DISK_FULL, f"database {url}: {text}") from error
+        raise Unreachable(f"database {url}: {text}") from error
+    except SQLAlchemyError as error:
+        raise Unreachable(f"database {url}: {error}") from error
+
+
+def fields(row: Any) -> dict[str, Any]:
+    """A row's columns by their names."""
+    return {name: getattr(row, name) for name in row.__dataclass_fields__}
+
+
+def where(statement: Any, table: Table, key: Mapping[str, Any]) -> Any:
+    """The statement, for the rows with this key."""
+    for name, value in key.items():
+        statement = statement.where(table.c[name] == value)
+    return statement
+
+
+def put(db: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Replace or insert one row, in words that every database knows."""
+    if not db.execute(where(update(table), table, key).values(dict(values))).rowcount:
+        db.execute(insert(table).values(dict(values)))
+
+
+def inserted(db: Connection, table: Table, values: Mapping[str, Any]) -> int:
+    """The number of a new row."""
+    key = db.execute(insert(table).values(dict(values))).inserted_primary_key
+    return int(key[0]) if key else 0

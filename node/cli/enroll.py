@@ -1,0 +1,156 @@
+"""`fleetcast-node enroll` and `renew`: become a node of a fleet with a token, and ask for the next certificate now."""
+
+import errno
+import json
+import logging
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from node.cli.options import json_option, settings_option
+from node.settings import load
+from schemas.enrolment import Token
+from schemas.errors import Code, Refused
+
+TOKEN_VARIABLE = "FLEETCAST_TOKEN"  # noqa: S105  # its name
+TOKEN_BYTES_READ_MAX = 4096  # from stdin
+
+
+@click.command()
+@click.option("--hub", required=True, help="Where the fleet's hub lets devices in: https://hub.example:8443.")
+@click.option("--token", required=True, envvar=TOKEN_VARIABLE, help="From `fleetcast enroll token`; - reads it from stdin.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, file_okay=False), default=None, help="What the node keeps; beside the settings: data."
+)
+@settings_option
+@json_option
+def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -> None:
+    """Become the node that the token is for. Afterwards `fleetcast-node run` needs no more settings.
+
+    The key is made here and never leaves. The hub is believed because its authority is the one that the token names; what it answers is
+    verified before anything is kept. If it breaks off, run it again with the same token: it goes on where it was.
+
+    \b
+    Examples:
+      fleetcast-node enroll --hub https://hub.example:8443 --token ft1.K7gNU3sd....
+      fleetcast-node enroll --hub https://hub.example:8443 --token - < token \\
+        --settings /etc/fleetcast/nodes/gate-17/node.toml --data /var/lib/fleetcast-node/gate-17
+    """
+    from node import office  # noqa: PLC0415  # half a second of imports that --help does not need
+    from node.agent import joining  # noqa: PLC0415
+    from node.core.clock import floor_of  # noqa: PLC0415
+    from node.store import NodeStore  # noqa: PLC0415
+
+    office.check_url(hub)
+    parsed = Token.parse(sys.stdin.read(TOKEN_BYTES_READ_MAX) if token == "-" else token)  # noqa: S105
+    _log_to_stderr()
+    with _told(path):
+        own = tomllib.loads(path.read_text()) if path.exists() else {}
+        folder = _data_folder(path, own, data)
+        member = joining.enrol(folder, hub=hub, token=parsed, site_id=own.get("id"))
+        proved = joining.take_trust(folder, member)
+        store = NodeStore(folder / "node.sqlite")
+        store.raise_fact("clock_floor", max(member.kept.at, floor_of(datetime.fromtimestamp(proved, UTC))))
+        store.close()
+        _name_data(path, own, folder)
+    settings = load(path)
+    _show(
+        {
+            "node": settings.id,
+            "fleet": settings.fleet,
+            "broker": settings.broker,
+            "cohort": settings.cohort,
+            "labels": dict(settings.labels),
+            "expires": datetime.fromtimestamp(member.certified.ends, UTC).isoformat(),
+            "settings": str(path),
+            "data": str(folder),
+            "next": f"fleetcast-node run --settings {path}",
+        },
+        as_json=as_json,
+    )
+
+
+@click.command()
+@click.option("--new-key", is_flag=True, help="With a new device key; the hub takes receipts of the present one, too.")
+@settings_option
+@json_option
+def renew(new_key: bool, path: Path, as_json: bool) -> None:
+    """Renew the device's certificate now. The node that runs here does it by itself at half of a certificate's life.
+
+    \b
+    Examples:
+      fleetcast-node renew
+      fleetcast-node renew --new-key --settings /etc/fleetcast/node.toml
+    """
+    from node.agent import joining  # noqa: PLC0415  # half a second of imports that --help does not need
+
+    settings = load(path)
+    _log_to_stderr()
+    with _told(path):
+        member = joining.settle(settings.data)
+        if member is None:
+            raise Refused(Code.SETTINGS_INVALID, f"{settings.data} holds no enrolment: fleetcast-node enroll --hub ... --token ...")
+        renewed = joining.renew(settings.data, member, hub=settings.hub or member.kept.hub, new_key=new_key)
+        kept = joining.keep(settings.data, renewed)
+    expires = datetime.fromtimestamp(kept.certified.ends, UTC).isoformat()
+    _show(
+        {"node": kept.answer.node, "expires": expires, "new_key": kept.identity.public_key != member.identity.public_key}, as_json=as_json
+    )
+
+
+def _data_folder(path: Path, own: Mapping[str, Any], data: Path | None) -> Path:
+    said = os.environ.get("FLEETCAST_NODE_DATA") or (path.parent / str(own["data"]) if own.get("data") else None)
+    if said is None:
+        return data or path.parent / "data"
+    if data is not None and data.resolve() != Path(said).resolve():
+        raise Refused(Code.SETTINGS_INVALID, f"--data says {data}, and {path} says {said}")
+    return Path(said)
+
+
+def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
+    """The one line that `run` cannot do without, before whatever stands in the file; the rest is in the data folder."""
+    if own.get("data"):
+        return
+    from node.enrolment import write  # noqa: PLC0415  # cryptography is slow to import; --help does not need it
+
+    named = os.path.relpath(folder, path.parent) if folder.resolve().is_relative_to(path.parent.resolve()) else str(folder.resolve())
+    text = "# What is not said here is in `enrolment/settings.toml` in the data folder, from the hub.\n" if not path.exists() else ""
+    text += f"data = {json.dumps(named)}\n" + (path.read_text() if path.exists() else "")
+    write(path, text.encode(), mode=path.stat().st_mode & 0o777 if path.exists() else 0o600)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the disk or a file at the device does wrong, as a sentence."""
+    try:
+        yield
+    except OSError as error:
+        code = Code.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Code.SETTINGS_INVALID
+        raise Refused(code, f"{error.filename or path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
+
+
+def _log_to_stderr() -> None:
+    """Stdout is the result's; only what is wrong is told."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+    )
+
+
+def _show(row: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(dict(row), indent=2))
+        return
+    width = max(map(len, row))
+    for name, value in row.items():
+        text = ", ".join(f"{key}={one}" for key, one in value.items()) if isinstance(value, dict) else str(value)
+        click.echo(f"{name:<{width}}  {text or '-'}")
