@@ -15,25 +15,12 @@ from schemas.enrolment import (
     Statement,
 )
 from schemas.insight import Alert, Drift, MergedWindow, SignalCounts, SignalDrift
-from schemas.manifest import (
-    Baseline,
-    Block,
-    File,
-    Golden,
-    Index,
-    Limits,
-    Manifest,
-    Payload,
-    Privacy,
-    Requirements,
-    Signal,
-    Tensor,
-    Variant,
-)
+from schemas.manifest import Block, File, Golden, Index, Limits, Manifest, Payload, Requirements, Tensor, Variant
 from schemas.names import sha256
 from schemas.parcel import Parcel
 from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rollout import Gate, ReleaseRef, Rollout
+from schemas.signals import Baseline, Privacy, Signal
 from schemas.state import Profile, Slot, State, TelemetryBudget
 from schemas.want import Range, Want
 from schemas.window import Window

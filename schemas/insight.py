@@ -6,8 +6,9 @@ from pydantic import Field
 
 from schemas.document import Document
 from schemas.limits import MIB, SIGNALS_MAX
-from schemas.manifest import Count, Seconds
+from schemas.manifest import Seconds
 from schemas.names import Cohort, ModelName, Version
+from schemas.signals import Count
 
 
 class SignalCounts(Document):
@@ -39,6 +40,9 @@ class MergedWindow(Document):
     epsilon: float  # what one record in one window is promised
     delta: float
     signals: Annotated[tuple[SignalCounts, ...], Field(max_length=SIGNALS_MAX)]
+    calibrated: bool | None = None  # counts are differences from each node's own baseline, and nothing is expected of them but zero
+    late: Annotated[int, Field(ge=0)] | None = None  # of the windows, those that came after the interval was first tested
+    reference_rows: Annotated[float, Field(ge=0)] | None = None  # of calibrated windows: the sum of n^2/M, rows and own baseline's rows
 
 
 class SignalDrift(Document):

@@ -1,6 +1,5 @@
 """The signed description of a release: what it is made of, what it needs, and how to tell that it works."""
 
-import math
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -10,12 +9,11 @@ from schemas import codec, limits
 from schemas.document import Document, Fact
 from schemas.names import Digest, FilePath, Label, ModelName, Version
 from schemas.parameters import Parameters
+from schemas.signals import Baseline, Count, Privacy, TensorName
 
 EncodingName = Literal["raw", "zstd", "planes", "delta"]
-Count = Annotated[int, Field(ge=0, le=2**53)]
 Seconds = Annotated[int, Field(ge=0, le=2**40)]
 Text = Annotated[str, Field(max_length=limits.TEXT_MAX)]
-TensorName = Annotated[str, Field(min_length=1, max_length=256)]
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"
 ]  # the Open Inference Protocol's names
@@ -156,64 +154,6 @@ class Limits(Fact):
     probation_seconds: Annotated[int, Field(ge=0, le=7 * 24 * 3600)] = 60
     probation_error_ratio_max: Annotated[float, Field(ge=0, le=1)] = 0.02
     shadow: Shadow | None = None
-
-
-class Signal(Fact):
-    """One watched quantity and its reference.
-
-    A numeric signal has `len(edges) + 1` ordered bins (`bin = searchsorted(edges, x, side="right")`), a categorical one has a bin a
-    category; both have one more, the last: "other", for what is not finite or was never seen. `counts` are the reference's, in that order.
-    `between` is the covariance of the mean scores between blocks of the reference (row-major, q by q, q scores): see hub/core/drift.py.
-    """
-
-    name: Annotated[str, Field(min_length=1, max_length=64)]
-    kind: Literal["numeric", "categorical"]
-    side: Literal["input", "output"]
-    tensor: TensorName
-    column: Annotated[int, Field(ge=0, le=2**31)] = 0  # in the tensor's flattened row
-    edges: Annotated[tuple[float, ...], Field(max_length=limits.BINS_MAX - 2)] = ()
-    categories: Annotated[tuple[float | str, ...], Field(max_length=limits.CATEGORIES_MAX)] = ()
-    counts: Annotated[tuple[Count, ...], Field(min_length=2, max_length=limits.BINS_MAX)]
-    between: Annotated[tuple[float, ...], Field(max_length=64)] = ()
-
-    @property
-    def bins(self) -> int:
-        """Number of bins, "other" included."""
-        return len(self.counts)
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        ordinary = len(self.edges) + 1 if self.kind == "numeric" else len(self.categories)
-        if len(self.counts) != ordinary + 1:
-            raise ValueError("counts must have one entry a bin and one for 'other'")
-        if list(self.edges) != sorted(set(self.edges)):
-            raise ValueError("edges must rise")
-        if math.isqrt(len(self.between)) ** 2 != len(self.between):
-            raise ValueError("between must be a square matrix")
-        return self
-
-
-class Baseline(Fact):
-    """The reference against which windows are compared: its rows, and how many blocks (days, shifts) they came in."""
-
-    rows: Annotated[int, Field(ge=1, le=2**53)]
-    blocks: Annotated[int, Field(ge=1, le=2**31)]
-    signals: Annotated[tuple[Signal, ...], Field(min_length=1, max_length=limits.SIGNALS_MAX)]
-
-
-class Privacy(Fact):
-    """The noise of a window: epsilon and delta are what a record in a window is promised, sigma2 what the sampler is given."""
-
-    epsilon: Annotated[float, Field(gt=0, le=64)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-    sigma2_numerator: Annotated[int, Field(ge=1, le=2**53)]
-    sigma2_denominator: Annotated[int, Field(ge=1, le=2**31)]
-    window_seconds: Annotated[int, Field(ge=1, le=limits.WINDOW_SECONDS_MAX)]
-
-    @property
-    def sigma2(self) -> float:
-        """Variance of the noise on every count."""
-        return self.sigma2_numerator / self.sigma2_denominator
 
 
 class Manifest(Document):

@@ -11,8 +11,9 @@ from typing import IO, Literal
 from schemas import limits
 from schemas.document import Document
 from schemas.errors import Code, Refused, mismatch
-from schemas.manifest import Count, Seconds
+from schemas.manifest import Seconds
 from schemas.names import Digest, FleetName, Label, ModelName, NodeId, Version
+from schemas.signals import Count
 
 MAGIC = b"fleetcast parcel 1\n"
 Kind = Literal["parcel", "trust", "model", "block", "end"]

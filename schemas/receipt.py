@@ -6,8 +6,9 @@ from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document, Fact
-from schemas.manifest import Count, Seconds
+from schemas.manifest import Seconds
 from schemas.names import Digest, Label, ModelName, NodeId, Version
+from schemas.signals import Count
 
 
 class Evidence(Fact):

@@ -6,9 +6,10 @@ from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document, Fact
-from schemas.manifest import Count, Seconds
+from schemas.manifest import Seconds
 from schemas.names import Cohort, Digest, Label, ModelName, NodeId, Version
 from schemas.parameters import Setting
+from schemas.signals import Count
 
 SlotState = Literal["idle", "fetching", "out_of_budget", "staged", "testing", "shadow", "probation", "active", "refused", "rolled_back"]
 
@@ -52,6 +53,12 @@ class TelemetryBudget(Fact):
     rho_day_max: Annotated[float, Field(ge=0)]
     windows_waiting: Count = 0
     windows_withheld: Count = 0  # not sent, because the budget was spent
+    windows_merged: Count | None = None  # that waited, added to another one since there were too many
+    windows_dropped: Count | None = None  # that waited, and could be added to no other
+    intervals_late: Count | None = None  # that rows came for after their window was closed; how many rows is told to nobody
+    calibrating: Annotated[tuple[ModelName, ...], Field(max_length=limits.SLOTS_MAX)] | None = None  # models without an own baseline yet
+    ledger_entries: Count | None = None  # it only grows: whoever sees it shrink knows that an old one was put back
+    code: Annotated[str, Field(max_length=64)] | None = None  # why nothing is sent
 
 
 class State(Document):

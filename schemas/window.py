@@ -1,21 +1,34 @@
 """What a node says of its model's inputs and outputs over an interval: noisy counts. There is no field that could hold a row or a node id.
 
-Counts travel as differences from what the baseline expects of `rows` rows, one signed byte each; a difference that does not fit stands as
--128 there and in full (little-endian int32) behind the bytes. `rows` is itself derived from the noisy counts.
+Counts travel as differences from a centre, in steps (`Privacy.step`) and Rice codes. The centre is what the baseline expects of `rows`
+rows; `rows` is itself derived from the noisy counts. A calibrated window carries how the counts differ from the node's own baseline, its
+centre is zero, and `own_rows_log2` says of how many rows that baseline is: never the counts as well, for both together would reveal the
+baseline, which is the same in all of a node's windows.
+
+A first node's form is still read: differences of one signed byte each; one that does not fit stands as -128 there and in full
+(little-endian int32) behind the bytes.
 """
 
 import sys
 from array import array
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
-from schemas import limits
+from schemas import limits, rice
 from schemas.document import Document
 from schemas.errors import Code, mismatch
-from schemas.manifest import Baseline, Seconds
+from schemas.manifest import Seconds
 from schemas.names import DigestPrefix, Id16
+from schemas.signals import Baseline, Privacy
+
+Counts = NDArray[np.int64]
+Bins = Annotated[bytes, Field(min_length=1, max_length=limits.SIGNALS_MAX * limits.BINS_MAX * 5)]
+Log2 = Annotated[int, Field(ge=0, le=40)]
+Units = Annotated[int, Field(ge=2, le=limits.WINDOW_UNITS_MAX)]
 
 
 class Window(Document):
@@ -27,25 +40,86 @@ class Window(Document):
     id: Annotated[Id16, Field(alias="i")]  # random, single use: a window delivered twice is counted once
     release: Annotated[DigestPrefix, Field(alias="r")]
     start: Annotated[Seconds, Field(alias="s")]
-    seconds: Annotated[int, Field(alias="w", ge=1, le=limits.WINDOW_SECONDS_MAX)]
+    seconds: Annotated[int, Field(alias="w", ge=1, le=limits.WINDOW_UNITS_MAX * limits.WINDOW_SECONDS_MAX)]
     rows: Annotated[int, Field(alias="n", ge=0, le=limits.WINDOW_ROWS_MAX)]
-    counts: Annotated[bytes, Field(alias="c", min_length=1, max_length=limits.SIGNALS_MAX * limits.BINS_MAX * 5)]
+    counts: Annotated[Bins | None, Field(alias="c")] = None
+    packed: Annotated[Bins | None, Field(alias="p")] = None
+    own_rows_log2: Annotated[Log2 | None, Field(alias="m")] = None  # of the node's own baseline, rounded down: no fingerprint
+    units: Annotated[Units | None, Field(alias="u")] = None  # windows that were added up while the node was offline
+
+    @property
+    def noises(self) -> int:
+        """How many windows' noise its counts hold."""
+        return self.units or 1
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.counts is None) == (self.packed is None):
+            raise ValueError("counts are either packed or not")
+        if self.own_rows_log2 is not None and self.packed is None:
+            raise ValueError("differences from an own baseline are packed")
+        return self
+
+
+class Expectation:
+    """What a baseline expects of so many rows, flat over its signals: integer arithmetic, so that every device says the same."""
+
+    def __init__(self, baseline: Baseline) -> None:
+        self._baseline = baseline
+        self._references: dict[int | None, tuple[Counts, Counts, int]] = {}
+
+    def of(self, rows: int, start_seconds: int) -> Counts:
+        """Counts, shape [bins of all signals], for a window that starts then."""
+        key = self._baseline.key_of(start_seconds)
+        if key not in self._references:
+            self._references[key] = _reference(self._baseline, key)
+        counts, totals, most = self._references[key]
+        if 2 * rows * most >= 2**62:  # beyond this, in Python's own integers
+            pairs = zip(counts.tolist(), totals.tolist(), strict=True)
+            return np.array([(2 * rows * count + total) // (2 * total) for count, total in pairs], np.int64)
+        found: Counts = (2 * rows * counts + totals) // (2 * totals)
+        return found
+
+
+def expected_counts(baseline: Baseline, rows: int, start_seconds: int = 0) -> tuple[int, ...]:
+    """What the baseline expects of so many rows, once."""
+    return tuple(Expectation(baseline).of(rows, start_seconds).tolist())
+
+
+def write_counts(counts: Counts, *, center: Counts | None, privacy: Privacy) -> bytes:
+    """Noisy counts for the wire: whole steps away from the centre. The rounding is of noisy counts, and costs no privacy."""
+    residuals = counts if center is None else counts - center
+    return rice.pack((residuals + privacy.step // 2) // privacy.step)
+
+
+def read_counts(window: Window, *, expectation: Expectation, privacy: Privacy, bins: int) -> Counts:
+    """A window's counts, or what they differ from the node's own baseline, shape [bins of all signals].
+
+    Raises:
+        Refused: WINDOW_SHAPE: there are more or fewer than the baseline has bins.
+    """
+    center = expectation.of(window.rows, window.start) if window.own_rows_log2 is None else np.zeros(bins, np.int64)
+    if window.packed is None:
+        return np.array(unpack_counts(window.counts or b"", center.tolist()), np.int64)
+    found: Counts = center + privacy.step * rice.unpack(window.packed, bins, what="window's bins")
+    return found
+
+
+def _reference(baseline: Baseline, key: int | None) -> tuple[Counts, Counts, int]:
+    counts: list[int] = []
+    totals: list[int] = []
+    for signal in baseline.signals:
+        reference = signal.reference(key)
+        counts.extend(reference)
+        totals.extend([sum(reference) or 1] * len(reference))
+    return np.array(counts, np.int64), np.array(totals, np.int64), max(totals)
 
 
 _ESCAPE = -128  # does not fit a signed byte, stands in full behind
 
 
-def expected_counts(baseline: Baseline, rows: int) -> tuple[int, ...]:
-    """What the baseline expects of so many rows, flat over its signals; integer arithmetic, so that every device says the same."""
-    found: list[int] = []
-    for signal in baseline.signals:
-        total = sum(signal.counts) or 1
-        found.extend((2 * rows * count + total) // (2 * total) for count in signal.counts)
-    return tuple(found)
-
-
 def pack_counts(counts: Sequence[int], expected: Sequence[int]) -> bytes:
-    """Counts as differences from what is expected."""
+    """Counts as differences from what is expected, in a first node's form."""
     short, full = array("b"), array("i")
     for count, center in zip(counts, expected, strict=True):
         residual = count - center

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hub.core.scores import reference_shares, scores_of
 from schemas.limits import CATEGORIES_MAX
-from schemas.manifest import Baseline, Signal
+from schemas.signals import Baseline, Signal
 
 BINS = 8  # the noise term scales with them
 

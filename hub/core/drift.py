@@ -18,7 +18,7 @@ from scipy.special import chdtrc, fdtrc
 
 from hub.core.scores import scores_of_signal
 from schemas.insight import SignalDrift
-from schemas.manifest import Baseline, Signal
+from schemas.signals import Baseline, Signal
 
 ALPHA = 0.01
 EFFECT_MIN = 0.03  # in standard deviations of a score

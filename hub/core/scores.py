@@ -7,7 +7,7 @@ variance one a row (smooth tests: Neyman 1937; Rayner and Best 1989).
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.manifest import Signal
+from schemas.signals import Signal
 
 Floats = NDArray[np.float64]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 from schemas.errors import Code, Refused, mismatch
 from schemas.insight import MergedWindow, SignalCounts
-from schemas.manifest import Baseline, Manifest, Privacy
-from schemas.window import Window, expected_counts, unpack_counts
+from schemas.manifest import Manifest
+from schemas.signals import Baseline, Privacy
+from schemas.window import Expectation, Window, read_counts
 
 NODE_ROWS_MAX = 1_000_000  # of one window: the most that one node can weigh in its cohort
 FUTURE_SECONDS = 3600  # of clock error that is forgiven
@@ -40,7 +41,7 @@ def accept(window: Window, *, manifest: Manifest, now: int) -> tuple[int, ...]:
         )
     if window.start > now + FUTURE_SECONDS:
         raise mismatch(Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + FUTURE_SECONDS}", actual=window.start)
-    counts = unpack_counts(window.counts, expected_counts(baseline, window.rows))
+    counts = tuple(read_counts(window, expectation=Expectation(baseline), privacy=privacy, bins=baseline.bins).tolist())
     if window.rows > NODE_ROWS_MAX:
         raise mismatch(Code.WINDOW_ABSURD, "rows", expected=f"at most {NODE_ROWS_MAX}", actual=window.rows)
     _plausible(counts, window.rows, baseline, math.sqrt(privacy.sigma2))

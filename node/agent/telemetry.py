@@ -16,7 +16,8 @@ from node.core.sketch import Sketch, noised
 from node.serving import Observation
 from node.store import NodeStore
 from schemas import codec
-from schemas.manifest import Baseline, Manifest, Privacy
+from schemas.manifest import Manifest
+from schemas.signals import Baseline, Privacy
 from schemas.state import TelemetryBudget
 
 log = structlog.get_logger()

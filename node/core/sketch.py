@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from node.core.privacy import BitSource, discrete_gaussian
 from schemas.limits import WINDOW_ROWS_MAX
-from schemas.manifest import Baseline, Signal
+from schemas.signals import Baseline, Signal
 from schemas.window import Window, expected_counts, pack_counts
 
 OPEN_WINDOWS_MAX = 64  # a program with a broken clock must not fill the memory: beyond this the oldest is closed

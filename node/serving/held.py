@@ -34,7 +34,10 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One answered request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds."""
+    """One request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds.
+
+    What was not answered, through no fault of the client, has no outputs, and `failed` is set.
+    """
 
     model: str
     digest: bytes
@@ -42,6 +45,10 @@ class Observation:
     outputs: dict[str, Array]
     rows: int
     event_time: float | None
+    latency_ms: float | None = None
+    failed: bool = False
+    memory_bytes: int | None = None  # of the worker that answered
+    stop_reason: str | None = None  # of a generated answer
 
 
 class Answer(NamedTuple):

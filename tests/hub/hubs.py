@@ -24,10 +24,11 @@ from hub.settings import HubSettings
 from hub.store import EventRow, Store
 from hub.trust import Repository
 from schemas import codec
-from schemas.manifest import Block, File, Manifest, Privacy, Tensor, Variant
+from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.mqtt import Message
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
+from schemas.signals import Privacy
 from schemas.state import Profile, State
 from schemas.topics import Topics
 from schemas.want import Range, Want

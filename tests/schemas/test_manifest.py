@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.examples import MANIFEST
-from schemas.manifest import Block, File, Golden, Manifest, Payload, Signal, Tensor, Variant, cheapest
+from schemas.manifest import Block, File, Golden, Manifest, Payload, Tensor, Variant, cheapest
 from schemas.names import sha256
+from schemas.signals import Signal
 from schemas.want import Range, ranges_of
 
 A, B, C = (sha256(name) for name in (b"a", b"b", b"c"))

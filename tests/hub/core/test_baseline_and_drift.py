@@ -7,8 +7,9 @@ from hub.core import drift, windows
 from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.windows import Interval
 from schemas.errors import Code, Refused
-from schemas.manifest import Baseline, Block, File, Manifest, Privacy, Tensor, Variant
+from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
+from schemas.signals import Baseline, Privacy
 from schemas.window import Window, expected_counts, pack_counts
 
 SIGMA2 = 357.0

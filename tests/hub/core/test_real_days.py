@@ -10,8 +10,9 @@ from hub.core.noise import sigma2_for
 from node.core.privacy import BitSource
 from node.core.sketch import Sketch, noised
 from schemas import codec
-from schemas.manifest import Block, File, Manifest, Privacy, Tensor, Variant
+from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
+from schemas.signals import Privacy
 from schemas.window import Window
 
 FEATURES = ["dep_delay", "hour", "distance", "wind_speed", "visib"]

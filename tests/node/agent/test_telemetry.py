@@ -12,8 +12,9 @@ from node.core.privacy import day_of
 from node.serving import Observation
 from node.store import NodeStore
 from schemas import codec
-from schemas.manifest import Block, File, Manifest, Privacy, Tensor, Variant
+from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
+from schemas.signals import Privacy
 from schemas.window import Window
 
 DIGEST = sha256(b"release")

@@ -12,7 +12,7 @@ from hub.core.baseline import SignalSpec, build_baseline
 from node.core.privacy import BitSource
 from node.core.sketch import OPEN_WINDOWS_MAX, Sketch, noised
 from schemas import codec
-from schemas.manifest import Baseline
+from schemas.signals import Baseline
 from schemas.window import Window, expected_counts, unpack_counts
 
 RNG = np.random.default_rng(0)

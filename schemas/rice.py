@@ -1,0 +1,49 @@
+"""Whole numbers in few bits: Golomb-Rice codes, whose length is within a tenth of a bit of the entropy of noise. Knows no window.
+
+A number v becomes u = 2v or -2v - 1 (zigzag); with k chosen for all of them together, its k low bits stand in one run and the rest, u >> k,
+in unary in another: so many zeros and a one. One byte says k. (Golomb 1966; Rice and Plaunt 1971.)
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.errors import Code, Refused, mismatch
+
+LOW_BITS_MAX = 31  # of a residual of 32 bits
+VALUE_MAX = 2**31 - 1
+Integers = NDArray[np.int64]
+
+
+def pack(values: Integers) -> bytes:
+    """The shortest code of these numbers, shape [n]; what is beyond 32 bits is cut to them."""
+    kept = np.clip(values, -VALUE_MAX, VALUE_MAX).astype(np.int64)
+    zigzag = (kept << 1) ^ (kept >> 63)
+    low = min(range(LOW_BITS_MAX + 1), key=lambda bits: len(zigzag) * (bits + 1) + int((zigzag >> bits).sum()))
+    tails = (zigzag[:, None] >> np.arange(low)) & 1
+    ends = np.cumsum((zigzag >> low) + 1)
+    unary = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+    unary[ends - 1] = 1
+    bits = np.concatenate([tails.astype(np.uint8).ravel(), unary])
+    return bytes([low]) + np.packbits(bits).tobytes()
+
+
+def unpack(data: bytes, count: int, *, what: str) -> Integers:
+    """The `count` numbers again, shape [count]; no more memory than 8 times the data.
+
+    Raises:
+        Refused: WINDOW_SHAPE: there are more or fewer, or bits are left over.
+    """
+    low = data[0] if data else LOW_BITS_MAX + 1
+    bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=min(1, len(data))))
+    if low > LOW_BITS_MAX or len(bits) < count * (low + 1):
+        raise mismatch(Code.WINDOW_SHAPE, what, expected=f"{count} numbers", actual=f"{len(data)} bytes")
+    ends = np.flatnonzero(bits[count * low :])
+    if len(ends) != count or len(bits) - count * low - (int(ends[-1]) + 1 if count else 0) >= 8:
+        raise mismatch(Code.WINDOW_SHAPE, what, expected=f"{count} numbers", actual=f"{len(ends)} in {len(data)} bytes")
+    heads = np.diff(ends, prepend=-1) - 1
+    if int(heads.max(initial=0)) >> (32 - low):
+        raise Refused(Code.WINDOW_SHAPE, f"{what}: a number beyond 32 bits")
+    tails = bits[: count * low].reshape(count, low).astype(np.int64) @ (np.int64(1) << np.arange(low, dtype=np.int64))
+    zigzag = (heads.astype(np.int64) << low) | tails
+    found: Integers = (zigzag >> 1) ^ -(zigzag & 1)
+    return found

@@ -1,0 +1,183 @@
+"""What is watched of a model, the reference that it is compared with, and the noise of what is told of it.
+
+Every field that a first manifest did not have is absent by default, so that its bytes, and with them its digest, stay what they were.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from schemas import limits
+from schemas.document import Fact
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+TensorName = Annotated[str, Field(min_length=1, max_length=256)]
+Measure = Literal[
+    "mean", "deviation", "sparsity", "projection", "length", "unknown", "surprisal", "class", "confidence", "entropy", "stop", "refusal"
+]  # schemas/measures.py says what each is
+Quantity = Literal["latency_ms", "error", "memory_mib"]  # of a signal whose side is "service", as its tensor
+
+STEP_SIGMAS = 4  # counts travel in steps of at most a quarter of the noise's deviation: that adds about half a percent to its variance
+
+
+class Season(Fact):
+    """Hours of the week that are each compared with their own reference: `24 / hours` a day, and weekends apart where that is said."""
+
+    hours: Literal[1, 2, 3, 4, 6, 8, 12, 24]
+    weekends: bool = False
+    offset_minutes: Annotated[int, Field(ge=-14 * 60, le=14 * 60)] = 0  # of the sites' clock before UTC
+
+    @property
+    def keys(self) -> int:
+        """How many references there are."""
+        return 24 // self.hours * (2 if self.weekends else 1)
+
+    def key_of(self, seconds: int) -> int:
+        """The reference for a window that starts at `seconds` since 1970, UTC."""
+        day, second = divmod(seconds + 60 * self.offset_minutes, 86_400)
+        key = second // (3600 * self.hours)
+        weekend = (day + 3) % 7 >= 5  # the first day of 1970 was a Thursday
+        return key + (24 // self.hours if self.weekends and weekend else 0)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not 2 <= self.keys <= limits.SEASON_KEYS_MAX:
+            raise ValueError(f"a season has 2 to {limits.SEASON_KEYS_MAX} keys, and this one {self.keys}")
+        return self
+
+
+class Signal(Fact):
+    """One watched quantity and its reference.
+
+    A numeric signal has `len(edges) + 1` ordered bins (`bin = searchsorted(edges, x, side="right")`), a categorical one has a bin a
+    category; both have one more, the last: "other", for what is not finite or was never seen. `counts` are the reference's, in that order;
+    all zero where the publisher has none, and the signal is then compared only with the node's own baseline.
+    `between` is the covariance of the mean scores between blocks of the reference (row-major, q by q, q scores): see hub/core/drift.py.
+    Without a `measure` the quantity is the value in `column`.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    kind: Literal["numeric", "categorical"]
+    side: Literal["input", "output", "service"]
+    tensor: TensorName
+    column: Annotated[int, Field(ge=0, le=2**31)] = 0  # in the tensor's flattened row; of a projection, which one it is
+    edges: Annotated[tuple[float, ...], Field(max_length=limits.BINS_MAX - 2)] = ()
+    categories: Annotated[tuple[float | str, ...], Field(max_length=limits.CATEGORIES_MAX)] = ()
+    counts: Annotated[tuple[Count, ...], Field(min_length=2, max_length=limits.BINS_MAX)]
+    between: Annotated[tuple[float, ...], Field(max_length=64)] = ()
+    measure: Measure | None = None
+    seed: Annotated[int, Field(ge=0, le=2**53)] | None = None  # of a projection
+    softmax: bool | None = None  # the output is of logits, not of probabilities
+    padding: Annotated[int, Field(ge=-(2**31), le=2**31)] | None = None  # id of the token that is none
+    unknown: Annotated[int, Field(ge=-(2**31), le=2**31)] | None = None  # id of the token that stands for what the vocabulary lacks
+    phrases: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=limits.PHRASES_MAX)] | None = (
+        None  # an answer that begins with one of these is a refusal
+    )
+    seasons: Annotated[tuple[tuple[Count, ...], ...], Field(max_length=limits.SEASON_KEYS_MAX)] | None = None  # `counts`, a season's key
+
+    @property
+    def bins(self) -> int:
+        """Number of bins, "other" included."""
+        return len(self.counts)
+
+    def reference(self, key: int | None) -> tuple[int, ...]:
+        """The counts to compare with at a season's key; None stands for all together."""
+        return self.counts if key is None or self.seasons is None else self.seasons[key]
+
+    @property
+    def binning(self) -> tuple[object, ...]:
+        """All that says what is counted into which bin: what stays the same when only the reference is another."""
+        return (self.kind, self.side, self.tensor, self.column, self.edges, self.categories, *self._rule)
+
+    @property
+    def _rule(self) -> tuple[object, ...]:
+        return self.measure, self.seed, self.softmax, self.padding, self.unknown, self.phrases
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        ordinary = len(self.edges) + 1 if self.kind == "numeric" else len(self.categories)
+        if len(self.counts) != ordinary + 1:
+            raise ValueError("counts must have one entry a bin and one for 'other'")
+        if list(self.edges) != sorted(set(self.edges)):
+            raise ValueError("edges must rise")
+        if math.isqrt(len(self.between)) ** 2 != len(self.between):
+            raise ValueError("between must be a square matrix")
+        if (self.measure == "projection") != (self.seed is not None):
+            raise ValueError("a projection has a seed, and nothing else has")
+        if (self.measure == "unknown") and self.unknown is None:
+            raise ValueError("a share of unknown tokens names the unknown token")
+        if (self.measure == "refusal") != (self.phrases is not None):
+            raise ValueError("a refusal is told by its phrases, and nothing else is")
+        if self.side == "service" and self.tensor not in Quantity.__args__:  # type: ignore[attr-defined]
+            raise ValueError(f"there is no quantity {self.tensor!r} of a service")
+        if any(len(counts) != len(self.counts) for counts in self.seasons or ()):
+            raise ValueError("each season has counts for the same bins")
+        return self
+
+
+class Baseline(Fact):
+    """The reference against which windows are compared: its rows, and how many blocks (days, shifts) they came in."""
+
+    rows: Annotated[int, Field(ge=1, le=2**53)]
+    blocks: Annotated[int, Field(ge=1, le=2**31)]
+    signals: Annotated[tuple[Signal, ...], Field(min_length=1, max_length=limits.SIGNALS_MAX)]
+    season: Season | None = None
+    calibration_rows: Annotated[int, Field(ge=limits.CALIBRATION_ROWS_MIN, le=2**40)] | None = None  # until a node has its own baseline
+
+    @property
+    def bins(self) -> int:
+        """Of all signals together."""
+        return sum(signal.bins for signal in self.signals)
+
+    def key_of(self, start_seconds: int) -> int | None:
+        """The season's key for a window; None where there are no seasons."""
+        return None if self.season is None else self.season.key_of(start_seconds)
+
+    @model_validator(mode="after")
+    def _seasons_agree(self) -> Self:
+        keys = None if self.season is None else self.season.keys
+        if any(signal.seasons is not None and len(signal.seasons) != keys for signal in self.signals):
+            raise ValueError("a signal has counts for each key of the season, or for none")
+        return self
+
+
+class Privacy(Fact):
+    """The noise of a window: epsilon and delta are what a record in a window is promised, sigma2 what the sampler is given.
+
+    With a `laplace` scale the noise is the discrete Laplace's, delta is 0, and sigma2 is that noise's variance.
+    """
+
+    epsilon: Annotated[float, Field(gt=0, le=64)]
+    delta: Annotated[float, Field(ge=0, lt=1)]
+    sigma2_numerator: Annotated[int, Field(ge=1, le=2**53)]
+    sigma2_denominator: Annotated[int, Field(ge=1, le=2**31)]
+    window_seconds: Annotated[int, Field(ge=1, le=limits.WINDOW_SECONDS_MAX)]
+    laplace_numerator: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    laplace_denominator: Annotated[int, Field(ge=1, le=2**31)] | None = None
+
+    @property
+    def sigma2(self) -> float:
+        """Variance of the noise on every count, and of the steps in which counts travel."""
+        return self.sigma2_numerator / self.sigma2_denominator + (self.step**2 - 1) / 12
+
+    @property
+    def step(self) -> int:
+        """In which counts travel: odd, so that rounding leans to neither side."""
+        half = 2 * STEP_SIGMAS
+        return 2 * math.isqrt(self.sigma2_numerator // (half * half * self.sigma2_denominator)) + 1
+
+    @property
+    def laplace(self) -> tuple[int, int] | None:
+        """The scale of discrete Laplace noise, as a fraction."""
+        if self.laplace_numerator is None or self.laplace_denominator is None:
+            return None
+        return self.laplace_numerator, self.laplace_denominator
+
+    @model_validator(mode="after")
+    def _pure_or_not(self) -> Self:
+        if (self.laplace_numerator is None) != (self.laplace_denominator is None):
+            raise ValueError("a scale has a numerator and a denominator")
+        if (self.delta == 0) != (self.laplace is not None):
+            raise ValueError("delta is 0 with Laplace noise, and only with it")
+        return self
