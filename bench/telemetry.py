@@ -8,9 +8,11 @@ import numpy as np
 from bench.figures import Figure, median
 from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.noise import sigma2_for
+from node.core.leaving import noised
 from node.core.privacy import BitSource
-from node.core.sketch import Sketch, noised
+from node.core.sketch import Sketch
 from schemas import codec
+from schemas.signals import Privacy
 
 SIGNALS, ROWS, EPSILON = 20, 100, 1.0
 ROUNDS, REQUESTS = 7, 2000
@@ -44,7 +46,9 @@ def measure() -> list[Figure]:
 
 
 def _window_bytes(baseline, rng) -> float:  # type: ignore[no-untyped-def]
-    sigma2, bits = sigma2_for(EPSILON, 1e-6, SIGNALS), BitSource(os.urandom)
+    numerator, denominator = sigma2_for(EPSILON, 1e-6, SIGNALS)
+    privacy = Privacy(epsilon=EPSILON, delta=1e-6, sigma2_numerator=numerator, sigma2_denominator=denominator, window_seconds=3600)
+    bits = BitSource(os.urandom)
     sizes = []
     for _ in range(50):
         sketch = Sketch(baseline, 3600)
@@ -52,12 +56,11 @@ def _window_bytes(baseline, rng) -> float:  # type: ignore[no-untyped-def]
         window = noised(
             sketch.take(1_000_000 // 3600 * 3600).tolist(),
             baseline=baseline,
-            sigma2=sigma2,
+            privacy=privacy,
             bits=bits,
             window_id=os.urandom(16),
             release=os.urandom(8),
             start=997200,
-            seconds=3600,
         )
         sizes.append(len(codec.encode(window)))
     return median(sizes)

@@ -1,8 +1,11 @@
 """What the hub's database says, as frozen values. Knows no SQL."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from schemas.insight import Alert
 
@@ -89,7 +92,10 @@ class RolloutRow:
 
 @dataclass(frozen=True, slots=True)
 class WindowRow:
-    """One accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals."""
+    """One accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals.
+
+    `rows`, `reference_rows`, `noise_units` are those of hub.core.windows; `group` is the random sub-group that it falls into.
+    """
 
     id: bytes
     release: bytes
@@ -97,12 +103,20 @@ class WindowRow:
     cohort: str
     start: int
     seconds: int
-    counts: tuple[int, ...]
+    counts: Sequence[int] | NDArray[np.int64]
+    rows: int = 0
+    calibrated: bool = False
+    reference_rows: float = 0.0
+    noise_units: float = 1.0
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalRow:
-    """The windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`."""
+    """The windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`.
+
+    `subgroups` holds the same by random sub-group: windows, rows and counts, int64, a row a group. `late` windows came after a first test.
+    """
 
     release: bytes
     model: str
@@ -114,6 +128,18 @@ class IntervalRow:
     last_at: int
     tested_windows: int
     alarmed: bool
+    rows: int
+    calibrated: bool
+    reference_rows: float
+    noise_units: float
+    late: int
+    subgroups: bytes
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """By which it is found."""
+        names = ("release", "cohort", "start", "seconds", "calibrated")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,13 @@ database. Every method is one transaction, durable when it returns. Knows no top
 
 import json
 import time
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import Connection, Integer, delete, func, insert, select, update
 
-from hub import tables
+from hub import intervals, tables
 from hub.database import Database
 from hub.database import fields as _fields
 from hub.database import inserted as _inserted
@@ -34,7 +33,6 @@ from hub.rows import (
 )
 from schemas.insight import Alert, Drift
 
-SEEN_SECONDS = 35 * 24 * 3600  # a window's id is remembered longer than any window lasts
 __all__ = [
     "AlertRow",
     "CommandRow",
@@ -60,6 +58,7 @@ class Store:
     def create(self) -> None:
         """Make the tables that are missing."""
         self.database.create(tables.metadata)
+        intervals.take_over(self.database.engine)
 
     def close(self) -> None:
         """Release the database."""
@@ -176,37 +175,8 @@ class Store:
 
     def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
         """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
-        now = self._now()
         with self._write() as db:
-            ids = [row.id for row in rows]
-            seen = set(db.execute(select(tables.windows_seen.c.id).where(tables.windows_seen.c.id.in_(ids))).scalars())
-            fresh: list[bool] = []
-            sums: dict[tuple[bytes, str, int, int], list[WindowRow]] = {}
-            for row in rows:
-                fresh.append(row.id not in seen)
-                if fresh[-1]:
-                    seen.add(row.id)
-                    sums.setdefault((row.release, row.cohort, row.start, row.seconds), []).append(row)
-            new = [{"id": row.id, "at": now} for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
-            if new:
-                db.execute(insert(tables.windows_seen), new)
-            for members in sums.values():
-                self._merge(db, members, now)
-        return fresh
-
-    def _merge(self, db: Connection, members: Sequence[WindowRow], now: int) -> None:
-        first, table = members[0], tables.intervals
-        key = {"release": first.release, "cohort": first.cohort, "start": first.start, "seconds": first.seconds}
-        found = db.execute(_where(select(table.c.windows, table.c.counts), table, key)).first()
-        total = list(zip(*(row.counts for row in members), strict=True))
-        counts = [sum(column) for column in total]
-        if found is not None:
-            counts = [a + b for a, b in zip(counts, array("q", found.counts), strict=True)]
-            values = {"windows": found.windows + len(members), "counts": array("q", counts).tobytes(), "last_at": now}
-            db.execute(_where(update(table), table, key).values(values))
-            return
-        values = {"model": first.model, "windows": len(members), "counts": array("q", counts).tobytes(), "last_at": now}
-        db.execute(insert(table).values({**key, **values, "tested_windows": 0, "alarmed": False}))
+            return intervals.add_windows(db, rows, self._now())
 
     def intervals(self, model: str, since: int | None = None) -> list[IntervalRow]:
         """A model's intervals that started at `since` or later, oldest first."""
@@ -230,17 +200,15 @@ class Store:
 
     def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None) -> None:
         """Say that an interval was tested with the windows that `row` has; with its result, unless too few nodes were heard."""
-        key = {"release": row.release, "cohort": row.cohort, "start": row.start, "seconds": row.seconds}
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
-            db.execute(_where(update(tables.intervals), tables.intervals, key).values(values))
+            db.execute(_where(update(tables.intervals), tables.intervals, row.key).values(values))
             if drift is not None:
                 self._drift(db, drift)
 
     def _intervals(self, query: Any) -> list[IntervalRow]:
         with self._read() as db:
-            rows = db.execute(query).mappings().all()
-        return [IntervalRow(**{**row, "counts": tuple(array("q", row["counts"]))}) for row in rows]
+            return intervals.interval_rows(db, query)
 
     # Insights and alerts
 
@@ -363,10 +331,17 @@ class Store:
         with self._read() as db:
             return int(db.execute(select(func.max(tables.events.c.id))).scalar() or 0)
 
-    def prune(self, *, events_kept: int = 100_000) -> None:
-        """Forget what nobody asks for any more: ids of long-gone windows, and all but the newest events."""
+    def prune(self, *, events_kept: int = 100_000, ids_days: int = 35, intervals_days: int = 400, told_days: int = 400) -> None:
+        """Forget what nobody asks for any more.
+
+        Ids of long-gone windows, intervals that were tested, drifts, alerts and refusals that are so old, and all but the newest events.
+        """
+        day, now = 24 * 3600, self._now()
         with self._write() as db:
-            db.execute(delete(tables.windows_seen).where(tables.windows_seen.c.at < self._now() - SEEN_SECONDS))
+            intervals.prune(db, seen_before=now - ids_days * day, tested_before=now - intervals_days * day)
+            db.execute(delete(tables.drifts).where(tables.drifts.c.tested_at < now - told_days * day))
+            db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - told_days * day))
+            db.execute(delete(tables.refusals).where(tables.refusals.c.at < now - told_days * day))
             newest = db.execute(select(func.max(tables.events.c.id))).scalar() or 0
             db.execute(delete(tables.events).where(tables.events.c.id <= newest - events_kept))
 

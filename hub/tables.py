@@ -1,6 +1,6 @@
 """The hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 # SQLite numbers rows by itself only for a plain INTEGER key.
@@ -84,15 +84,21 @@ windows_seen = Table(
 )
 
 intervals = Table(
-    "intervals",
+    "merged_intervals",  # a first hub's table `intervals` did not tell calibrated windows apart; hub/intervals.py takes it over
     metadata,
     Column("release", LargeBinary(32), primary_key=True),
     Column("cohort", String(64), primary_key=True),
     Column("start", BigInteger, primary_key=True),
     Column("seconds", BigInteger, primary_key=True),
+    Column("calibrated", Boolean, primary_key=True),
     Column("model", String(64), nullable=False, index=True),
     Column("windows", BigInteger, nullable=False),
+    Column("late", BigInteger, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("reference_rows", Double, nullable=False),
+    Column("noise_units", Double, nullable=False),
     Column("counts", LargeBinary, nullable=False),
+    Column("subgroups", LargeBinary, nullable=False),
     Column("last_at", BigInteger, nullable=False, index=True),
     Column("tested_windows", BigInteger, nullable=False),
     Column("alarmed", Boolean, nullable=False),

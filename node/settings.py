@@ -101,8 +101,16 @@ class NodeSettings(SiteSettings):
 
     telemetry: bool = True
     rho_day_max: Annotated[float, Field(ge=0)] = 0.7  # zCDP a day, about epsilon 6.2 at delta 1e-6
+    ledger_witness: Path | None = None  # the privacy ledger's second place, better on another disk than `data`; else beside it
+    windows_waiting_max: Annotated[int, Field(ge=8, le=10_000)] = 1000  # while there is no road; beyond it the oldest are added up
+    windows_waiting_bytes_max: Annotated[int, Field(ge=64 * 1024)] = MIB
     grace_seconds: Annotated[float, Field(ge=0)] = 5.0  # a window waits so long for rows that are late
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0  # and is closed when nothing more comes
+
+    @property
+    def witness(self) -> Path:
+        """Where the privacy ledger's witness is."""
+        return self.ledger_witness or self.data / "ledger.witness"
 
     @model_validator(mode="after")
     def _own_name(self) -> Self:

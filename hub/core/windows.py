@@ -4,8 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from schemas.errors import Code, Refused, mismatch
 from schemas.insight import MergedWindow, SignalCounts
+from schemas.limits import WINDOW_UNITS_MAX
 from schemas.manifest import Manifest
 from schemas.signals import Baseline, Privacy
 from schemas.window import Expectation, Window, read_counts
@@ -13,11 +17,45 @@ from schemas.window import Expectation, Window, read_counts
 NODE_ROWS_MAX = 1_000_000  # of one window: the most that one node can weigh in its cohort
 FUTURE_SECONDS = 3600  # of clock error that is forgiven
 SIGMAS_MAX = 8.0  # noise beyond this does not happen (1e-15 a count)
+OWN_ROWS_SHARE_MIN = 0.25  # of the calibration's rows: noise and rounding to a power of two take no more
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A window that is believed; `counts` [bins of all signals] are differences from the node's own baseline where it has `own_rows`."""
+
+    start: int
+    seconds: int
+    rows: int
+    noises: int
+    own_rows: int | None
+    counts: Counts
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its counts are differences."""
+        return self.own_rows is not None
+
+    @property
+    def reference_rows(self) -> float:
+        """n^2/M: what sampling the own baseline of M rows adds to the variance of n rows."""
+        return 0.0 if self.own_rows is None else self.rows * self.rows / self.own_rows
+
+    @property
+    def noise_units(self) -> float:
+        """How often the variance of one window's noise is in it: the own baseline's counts in the square of its share."""
+        return self.noises + (0.0 if self.own_rows is None else (self.rows / self.own_rows) ** 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The windows of one release and cohort over the same interval, added up."""
+    """The windows of one release and cohort over the same interval, added up; calibrated ones and others apart.
+
+    Under no drift the scores of calibrated counts have the variance `(rows + reference_rows) I + noise_units sigma^2 H'H` beside what
+    ordinary days add. `late` of the windows came after the interval had been tested.
+    """
 
     release: bytes
     model: str
@@ -26,52 +64,135 @@ class Interval:
     seconds: int
     windows: int
     counts: tuple[int, ...]
+    rows: int
+    calibrated: bool
+    reference_rows: float
+    noise_units: float
+    late: int = 0
 
 
-def accept(window: Window, *, manifest: Manifest, now: int) -> tuple[int, ...]:
-    """The window's counts, flat over the manifest's signals.
+class Reader:
+    """Reads the windows of one release; what is the same for all of them is worked out once."""
 
-    Raises:
-        Refused: another shape, from the future, or counts that neither rows nor noise can have made.
-    """
-    baseline, privacy = _watched(manifest)
-    if window.seconds != privacy.window_seconds or window.start % window.seconds:
-        raise mismatch(
-            Code.WINDOW_SHAPE, "interval", expected=f"{privacy.window_seconds} s", actual=f"{window.seconds} s at {window.start}"
-        )
-    if window.start > now + FUTURE_SECONDS:
-        raise mismatch(Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + FUTURE_SECONDS}", actual=window.start)
-    counts = tuple(read_counts(window, expectation=Expectation(baseline), privacy=privacy, bins=baseline.bins).tolist())
-    if window.rows > NODE_ROWS_MAX:
-        raise mismatch(Code.WINDOW_ABSURD, "rows", expected=f"at most {NODE_ROWS_MAX}", actual=window.rows)
-    _plausible(counts, window.rows, baseline, math.sqrt(privacy.sigma2))
-    return counts
+    def __init__(self, manifest: Manifest, *, rows_max: int = NODE_ROWS_MAX) -> None:
+        self.manifest = manifest
+        self._baseline, self._privacy = watched(manifest)
+        self._rows_max = rows_max
+        self._expectation = Expectation(self._baseline)
+        widths = [signal.bins for signal in self._baseline.signals]
+        self._widths = np.array(widths)
+        self._begins = np.cumsum([0, *widths[:-1]])
+        self._bins = sum(widths)
 
+    def read(self, window: Window, *, now: int) -> Taken:
+        """The window, decoded.
 
-def _plausible(counts: Sequence[int], rows: int, baseline: Baseline, sigma: float) -> None:
-    """Every row falls into exactly one bin of every signal, so all totals are the rows, give or take the noise."""
-    slack, at = SIGMAS_MAX * sigma, 0
-    # `rows` is itself a mean of noisy totals, so its own error is allowed for.
-    rows_slack = slack * math.sqrt(max(signal.bins for signal in baseline.signals)) + 1
-    for signal in baseline.signals:
-        mine = counts[at : at + signal.bins]
-        at += signal.bins
-        total_slack = slack * math.sqrt(signal.bins) + rows_slack
-        if abs(sum(mine) - rows) > total_slack:
-            raise mismatch(Code.WINDOW_ABSURD, f"total of signal {signal.name}", expected=f"{rows} ± {total_slack:.0f}", actual=sum(mine))
-        if min(mine) < -slack or max(mine) > rows + rows_slack + slack:
+        Raises:
+            Refused: another shape, from the future, too heavy, or counts that neither rows nor noise can have made.
+        """
+        self._check_interval(window, now)
+        if window.rows > self._rows_max * window.noises:
+            expected = f"at most {self._rows_max * window.noises}"
+            raise mismatch(Code.WINDOW_OVERWEIGHT, "rows of a window", expected=expected, actual=window.rows)
+        counts = read_counts(window, expectation=self._expectation, privacy=self._privacy, bins=self._bins)
+        own_rows = None if window.own_rows_log2 is None else 1 << window.own_rows_log2
+        taken = Taken(window.start, window.seconds, window.rows, window.noises, own_rows, counts)
+        self._check_own(taken)
+        self._check_counts(taken)
+        return taken
+
+    def _check_interval(self, window: Window, now: int) -> None:
+        ordinary = self._privacy.window_seconds
+        times = window.seconds // ordinary
+        grown = window.seconds % ordinary == 0 and times & (times - 1) == 0 and 1 <= times <= WINDOW_UNITS_MAX
+        if not grown or window.start % window.seconds or window.noises > times:
+            expected = f"{ordinary} s, or 2 to {WINDOW_UNITS_MAX} windows added up, that begin at a multiple of it"
+            actual = f"{window.noises} window(s) in {window.seconds} s at {window.start}"
+            raise mismatch(Code.WINDOW_SHAPE, "interval", expected=expected, actual=actual)
+        if window.start > now + FUTURE_SECONDS:
+            raise mismatch(Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + FUTURE_SECONDS}", actual=window.start)
+
+    def _check_own(self, taken: Taken) -> None:
+        """An own baseline of few rows would add so much variance that its cohort could see no drift."""
+        wanted = self._baseline.calibration_rows
+        if taken.own_rows is None:
+            return
+        if wanted is None:
+            raise mismatch(Code.WINDOW_SHAPE, "own baseline", expected="none: the release declares no calibration", actual=taken.own_rows)
+        if taken.own_rows < OWN_ROWS_SHARE_MIN * wanted:
+            raise mismatch(Code.WINDOW_ABSURD, "rows of an own baseline", expected=f"about {wanted}", actual=taken.own_rows)
+
+    def _check_counts(self, taken: Taken) -> None:
+        """Every row falls into exactly one bin of every signal, so all totals are the rows, or of differences zero, but for the noise."""
+        slack = SIGMAS_MAX * math.sqrt(taken.noise_units * self._privacy.sigma2)
+        # `rows` is itself a mean of noisy totals, so its own error is allowed for; differences are scaled by it.
+        rows_slack = slack * math.sqrt(int(self._widths.max())) + 1
+        target = 0 if taken.calibrated else taken.rows
+        least, most = (-taken.rows - rows_slack if taken.calibrated else 0) - slack, taken.rows + rows_slack + slack
+        totals = np.add.reduceat(taken.counts, self._begins)
+        total_slacks = slack * np.sqrt(self._widths) + rows_slack + (0.01 * taken.rows if taken.calibrated else 0)
+        wrong = np.flatnonzero(np.abs(totals - target) > total_slacks)
+        if len(wrong):
+            at = int(wrong[0])
             raise mismatch(
                 Code.WINDOW_ABSURD,
-                f"counts of signal {signal.name}",
-                expected=f"{-slack:.0f} to {rows + rows_slack + slack:.0f}",
-                actual=f"{min(mine)} to {max(mine)}",
+                f"total of signal {self._baseline.signals[at].name}",
+                expected=f"{target} ± {total_slacks[at]:.0f}",
+                actual=int(totals[at]),
             )
+        if int(taken.counts.min()) < least or int(taken.counts.max()) > most:
+            odd = int(np.flatnonzero((taken.counts < least) | (taken.counts > most))[0])
+            name = self._baseline.signals[int(np.searchsorted(self._begins, odd, side="right")) - 1].name
+            expected = f"{least:.0f} to {most:.0f}"
+            raise mismatch(Code.WINDOW_ABSURD, f"counts of signal {name}", expected=expected, actual=int(taken.counts[odd]))
 
 
-def merge(interval: Interval, counts: Sequence[int]) -> Interval:
+def accept(window: Window, *, manifest: Manifest, now: int) -> Taken:
+    """One window, when its release is not read often.
+
+    Raises:
+        Refused: as `Reader.read`.
+    """
+    return Reader(manifest).read(window, now=now)
+
+
+def first(taken: Taken, *, release: bytes, model: str, cohort: str) -> Interval:
+    """The interval of one window."""
+    return Interval(
+        release,
+        model,
+        cohort,
+        taken.start,
+        taken.seconds,
+        1,
+        tuple(taken.counts.tolist()),
+        taken.rows,
+        taken.calibrated,
+        taken.reference_rows,
+        taken.noise_units,
+    )
+
+
+def merge(interval: Interval, taken: Taken) -> Interval:
     """One more window of the interval."""
-    added = tuple(a + b for a, b in zip(interval.counts, counts, strict=True))
-    return replace(interval, windows=interval.windows + 1, counts=added)
+    return replace(
+        interval,
+        windows=interval.windows + 1,
+        counts=tuple(total([interval.counts, taken.counts]).tolist()),
+        rows=interval.rows + taken.rows,
+        reference_rows=interval.reference_rows + taken.reference_rows,
+        noise_units=interval.noise_units + taken.noise_units,
+    )
+
+
+def total(counts: Sequence[Counts | Sequence[int]]) -> Counts:
+    """Many windows' counts [bins] in one addition; noise adds as counts do, so that nothing is lost by it.
+
+    Raises:
+        ValueError: they are of different lengths.
+    """
+    found: Counts = np.stack([np.asarray(one, np.int64) for one in counts]).sum(axis=0)
+    return found
 
 
 def rows_of(counts: Sequence[int], baseline: Baseline) -> float:
@@ -80,12 +201,14 @@ def rows_of(counts: Sequence[int], baseline: Baseline) -> float:
 
 
 def merged_window(interval: Interval, manifest: Manifest) -> MergedWindow:
-    """What analytics consumers read of an interval."""
-    baseline, privacy = _watched(manifest)
-    rows = max(0.0, rows_of(interval.counts, baseline))
+    """What analytics consumers read of an interval. Of differences nothing is expected but zero."""
+    baseline, privacy = watched(manifest)
+    rows = 0.0 if interval.calibrated else max(0.0, rows_of(interval.counts, baseline))
+    key = baseline.key_of(interval.start)
     signals, at = [], 0
     for signal in baseline.signals:
-        total = sum(signal.counts) or 1
+        reference = signal.reference(key)
+        whole = sum(reference) or 1
         signals.append(
             SignalCounts(
                 name=signal.name,
@@ -93,7 +216,7 @@ def merged_window(interval: Interval, manifest: Manifest) -> MergedWindow:
                 edges=signal.edges,
                 categories=signal.categories,
                 counts=tuple(interval.counts[at : at + signal.bins]),
-                expected=tuple(round(rows * count / total, 2) for count in signal.counts),
+                expected=tuple(round(rows * count / whole, 2) for count in reference),
             )
         )
         at += signal.bins
@@ -104,15 +227,23 @@ def merged_window(interval: Interval, manifest: Manifest) -> MergedWindow:
         start=interval.start,
         seconds=interval.seconds,
         windows=interval.windows,
-        rows=round(rows),
-        noise_sd=math.sqrt(interval.windows * privacy.sigma2),
+        rows=interval.rows if interval.calibrated else round(rows),
+        noise_sd=math.sqrt(interval.noise_units * privacy.sigma2),
         epsilon=privacy.epsilon,
         delta=privacy.delta,
         signals=tuple(signals),
+        calibrated=True if interval.calibrated else None,
+        late=interval.late or None,
+        reference_rows=interval.reference_rows if interval.calibrated else None,
     )
 
 
-def _watched(manifest: Manifest) -> tuple[Baseline, Privacy]:
+def watched(manifest: Manifest) -> tuple[Baseline, Privacy]:
+    """What a release declares.
+
+    Raises:
+        Refused: it declares no signals.
+    """
     if manifest.baseline is None or manifest.privacy is None:
         raise Refused(Code.WINDOW_RELEASE, f"{manifest.model} {manifest.version} declares no signals")
     return manifest.baseline, manifest.privacy

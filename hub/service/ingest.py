@@ -4,11 +4,13 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from hashlib import blake2b
 
 import structlog
 
-from hub.core import fleet, windows
+from hub.core import fleet
 from hub.core.enrolment import Roll
+from hub.core.windows import Reader
 from hub.devices import verify_receipt
 from hub.mqtt import ReceiptArrived, StateArrived, WindowArrived
 from hub.service.notes import Notes
@@ -25,6 +27,7 @@ log = structlog.get_logger()
 
 NODES_MAX = 100_000  # known to one hub; a hostile broker must not fill the database with invented ones
 COHORTS_MAX = 256  # of one model
+READERS_KEPT = 64  # of releases that windows come of
 OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
@@ -44,11 +47,16 @@ class Ingest:
         releases: Releases,
         silent_seconds: int,
         topic_of: Callable[[str], str],
+        window_rows_max: int,
+        random_bytes: Callable[[int], bytes],
         clock: Callable[[], float],
     ) -> None:
         self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
         self._look = look  # brings the roll up to date
         self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
+        self._window_rows_max = window_rows_max
+        self._group_key = random_bytes(16)  # so that a sender cannot choose its window's sub-group
+        self._readers: dict[bytes, tuple[bytes, Reader]] = {}  # by the prefix that windows carry
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
         self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
@@ -192,13 +200,10 @@ class Ingest:
 
     def _accept(self, event: WindowArrived) -> WindowRow:
         window = event.window
-        try:
-            digest, manifest = self._releases.find(window.release)
-        except Refused:
-            raise Refused(Code.WINDOW_RELEASE, f"there is no release {window.release.hex()}") from None
-        if manifest.model != event.model:
-            raise mismatch(Code.WINDOW_RELEASE, "model of a window's release", expected=event.model, actual=manifest.model)
-        counts = windows.accept(window, manifest=manifest, now=int(self._clock()))
+        digest, reader = self._reader(window.release)
+        if reader.manifest.model != event.model:
+            raise mismatch(Code.WINDOW_RELEASE, "model of a window's release", expected=event.model, actual=reader.manifest.model)
+        taken = reader.read(window, now=int(self._clock()))
         key = (event.model, check_name("cohort", event.cohort))
         if key not in self._open and sum(model == event.model for model, _ in self._open) >= COHORTS_MAX:
             raise mismatch(Code.WINDOW_ABSURD, f"cohorts of {event.model}", expected=f"at most {COHORTS_MAX}", actual="one more")
@@ -207,7 +212,32 @@ class Ingest:
             what = f"untested intervals of {event.model}, cohort {event.cohort}"
             raise mismatch(Code.WINDOW_ABSURD, what, expected=f"at most {OPEN_INTERVALS_MAX}", actual="one more")
         mine.add((digest, window.start))
-        return WindowRow(window.id, digest, event.model, event.cohort, window.start, window.seconds, counts)
+        return WindowRow(
+            window.id,
+            digest,
+            event.model,
+            event.cohort,
+            window.start,
+            window.seconds,
+            taken.counts,
+            rows=taken.rows,
+            calibrated=taken.calibrated,
+            reference_rows=taken.reference_rows,
+            noise_units=taken.noise_units,
+            group=blake2b(window.id, key=self._group_key, digest_size=1).digest()[0],
+        )
+
+    def _reader(self, prefix: bytes) -> tuple[bytes, Reader]:
+        """What reads the windows of a release, and the release's digest."""
+        if prefix not in self._readers:
+            try:
+                digest, manifest = self._releases.find(prefix)
+            except Refused:
+                raise Refused(Code.WINDOW_RELEASE, f"there is no release {prefix.hex()}") from None
+            while len(self._readers) >= READERS_KEPT:
+                del self._readers[next(iter(self._readers))]
+            self._readers[prefix] = digest, Reader(manifest, rows_max=self._window_rows_max)
+        return self._readers[prefix]
 
     def settled(self, model: str, cohort: str, release: bytes, start: int) -> None:
         """An interval was tested."""

@@ -117,6 +117,8 @@ class Service:
             releases=releases,
             silent_seconds=settings.silent_seconds,
             topic_of=self._link.topics.receipt,
+            window_rows_max=settings.window_rows_max,
+            random_bytes=self._rng.randbytes,
             clock=wall,
         )
         self._settling = Settling(
@@ -127,6 +129,7 @@ class Service:
             settled=self._ingest.settled,
             cohort_nodes_min=settings.cohort_nodes_min,
             settle_seconds=settings.settle_seconds,
+            trim_outlying=settings.trim_outlying,
             alpha=settings.alpha,
             clock=wall,
         )
@@ -226,7 +229,8 @@ class Service:
             self._work(self._settling.tick)
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
-            self._store.prune()
+            days = self._settings
+            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, told_days=days.told_days)
 
     def _work(self, tick: Callable[[], object]) -> None:
         """One part's turn; what it refuses (a repository that somebody has damaged) must not keep the others from theirs."""

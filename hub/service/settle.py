@@ -10,6 +10,7 @@ import structlog
 
 from hub.core import drift, windows
 from hub.core.windows import Interval
+from hub.service import trimming
 from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.store import IntervalRow, Store
@@ -40,11 +41,13 @@ class Settling:
         settled: Callable[[str, str, bytes, int], None],
         cohort_nodes_min: int,
         settle_seconds: int,
+        trim_outlying: bool,
         alpha: float,
         clock: Callable[[], float],
     ) -> None:
         self._store, self._notes, self._releases, self._say, self._settled, self._clock = store, notes, releases, say, settled, clock
         self._cohort_nodes_min, self._settle_seconds, self._alpha = cohort_nodes_min, settle_seconds, alpha
+        self._trim_outlying = trim_outlying
 
     def tick(self) -> None:
         """Test what has settled."""
@@ -72,8 +75,12 @@ class Settling:
             self._store.mark_tested(row, alarmed=row.alarmed)
             log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
             return
-        interval = Interval(row.release, row.model, row.cohort, row.start, row.seconds, row.windows, row.counts)
-        signals = drift.test_window(row.counts, row.windows, manifest.baseline, manifest.privacy.sigma2)
+        interval = self._believed(row, manifest)
+        if interval.calibrated:  # differences: only the windows themselves are shown
+            self._store.mark_tested(row, alarmed=row.alarmed)
+            self._say(windows.merged_window(interval, manifest))
+            return
+        signals = drift.test_window(interval.counts, interval.windows, manifest.baseline, manifest.privacy.sigma2)
         raised = drift.alarmed(signals, self._alpha)
         result = self._result(row, manifest, signals, alarm=row.alarmed or bool(raised))
         newest = next(iter(self._store.drifts(row.model, limit=1)), None)
@@ -84,6 +91,13 @@ class Settling:
             text = f"{row.model} {manifest.version} drifts in cohort {row.cohort}: {drift.in_words(raised)}"
             at = int(self._clock())
             self._notes.alert(Alert(kind="drift", at=at, model=row.model, cohort=row.cohort, code="drift", text=text, signals=raised))
+
+    def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
+        """The interval to test; what is odd in it is told, and left out where the operator says so."""
+        odd = trimming.odd_groups(row, manifest)
+        if odd and not row.tested_windows:
+            self._notes.alert(trimming.alert_of(row, odd, at=int(self._clock()), trimmed=self._trim_outlying))
+        return trimming.trimmed(row, odd) if odd and self._trim_outlying else trimming.interval_of(row)
 
     def _result(self, row: IntervalRow, manifest: Manifest, signals: tuple[SignalDrift, ...], *, alarm: bool) -> Drift:
         return Drift(

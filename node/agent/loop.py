@@ -90,6 +90,9 @@ class Agent:
             rho_day_max=settings.rho_day_max,
             grace_seconds=settings.grace_seconds,
             idle_seconds=settings.idle_seconds,
+            witness=settings.witness,
+            waiting_max=settings.windows_waiting_max,
+            waiting_bytes_max=settings.windows_waiting_bytes_max,
             clock=wall,
         )
         listen = _listen(settings)

@@ -90,7 +90,11 @@ class Reporter:
     def send(self) -> None:
         """Say what waits, so much at a time."""
         flying = set(self._sending.values())
-        for waiting in self._store.waiting(OUTBOX_IN_FLIGHT):
+        outbox = self._store.waiting(OUTBOX_IN_FLIGHT)
+        fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]
+        if fresh:
+            self._store.mark_tried(fresh)
+        for waiting in outbox:
             if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
                 try:
                     self._sending[self._link.say(waiting.topic, waiting.payload)] = waiting.id

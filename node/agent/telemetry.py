@@ -6,23 +6,31 @@ one that will be sent: the same interval is never released twice with different 
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
+from node.agent.calibration import Calibration
+from node.agent.ledger import Ledger
 from node.core import privacy
-from node.core.sketch import Sketch, noised
+from node.core.leaving import added, crowded, noised
+from node.core.sketch import Sketch
 from node.serving import Observation
 from node.store import NodeStore
 from schemas import codec
+from schemas.errors import Code
 from schemas.manifest import Manifest
 from schemas.signals import Baseline, Privacy
 from schemas.state import TelemetryBudget
+from schemas.window import Window
 
 log = structlog.get_logger()
 
 CHECKPOINT_SECONDS = 2.0
+FUTURE_SECONDS = 3600  # of a program's clock error that is forgiven; later rows would spend the budget of days to come
+MIB_BYTES = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -33,7 +41,14 @@ class _Watched:
     baseline: Baseline
     privacy: Privacy
     sketch: Sketch
+    calibration: Calibration
     dirty: bool = False
+
+    @property
+    def rho(self) -> float:
+        """What a window costs."""
+        noise = self.privacy
+        return privacy.rho_of(len(self.baseline.signals), (noise.sigma2_numerator, noise.sigma2_denominator), noise.laplace)
 
 
 class Telemetry:
@@ -48,11 +63,16 @@ class Telemetry:
         rho_day_max: float,
         grace_seconds: float,
         idle_seconds: float,
+        witness: Path,
+        waiting_max: int,
+        waiting_bytes_max: int,
         clock: Callable[[], float],
     ) -> None:
         self._store, self._topic, self._cohort = store, topic, cohort
         self._rho_day_max, self._grace_seconds, self._idle_seconds = rho_day_max, grace_seconds, idle_seconds
+        self._waiting_max, self._waiting_bytes_max = waiting_max, waiting_bytes_max
         self._clock = clock
+        self._ledger = Ledger(store, witness, rho_day_max=rho_day_max, clock=clock)
         self._lock = threading.Lock()
         self._watched: dict[bytes, _Watched] = {}
         self._bits = privacy.BitSource(os.urandom)
@@ -66,16 +86,28 @@ class Telemetry:
             if digest not in self._watched:
                 sketch = Sketch(manifest.baseline, manifest.privacy.window_seconds)
                 sketch.restore(self._store.sketches(manifest.model, digest))
-                self._watched[digest] = _Watched(manifest, manifest.baseline, manifest.privacy, sketch)
+                calibration = Calibration(self._store, self._ledger, digest, manifest, cohort=self._cohort, bits=self._bits)
+                self._watched[digest] = _Watched(manifest, manifest.baseline, manifest.privacy, sketch, calibration)
 
     def observe(self, seen: Observation) -> None:
         """Count one served request."""
-        at = self._clock() if seen.event_time is None else seen.event_time
+        now = self._clock()
+        at = now if seen.event_time is None else seen.event_time
         with self._lock:
             watched = self._watched.get(seen.digest)
-            if watched is not None:
-                watched.sketch.observe(seen.inputs, seen.outputs, seen.rows, at)
-                watched.dirty = True
+            if watched is None:
+                return
+            watched.dirty = True
+            if at > now + FUTURE_SECONDS:
+                watched.sketch.odd[Code.ROWS_FUTURE] += seen.rows
+                return
+            service = {
+                "latency_ms": seen.latency_ms,
+                "error": "failed" if seen.failed else "answered",
+                "memory_mib": None if seen.memory_bytes is None else seen.memory_bytes / MIB_BYTES,
+                "stop": seen.stop_reason,
+            }
+            watched.sketch.observe(seen.inputs, seen.outputs, seen.rows, at, service)
 
     def tick(self, now: float) -> bool:
         """Close what is due, checkpoint the rest; True when something was put in the outbox."""
@@ -86,6 +118,9 @@ class Telemetry:
                 closed = [(start, watched.sketch.take(start).tolist()) for start in due]
             for start, counts in closed:
                 sent = self._close(digest, watched, start, counts, int(now)) or sent
+        if sent:
+            self._ledger.seal()
+            self._make_room()
         if now - self._checkpointed >= CHECKPOINT_SECONDS:
             self._checkpointed = now
             self.checkpoint()
@@ -93,48 +128,110 @@ class Telemetry:
 
     def checkpoint(self) -> None:
         """Write open windows to disk; they stay on the device."""
+        day = privacy.day_of(int(self._clock()))
         for digest, watched in self._watched.items():
             with self._lock:
-                counts, dirty = watched.sketch.snapshot(), watched.dirty
+                counts, odd, dirty = (
+                    watched.sketch.snapshot(),
+                    {str(code): rows for code, rows in watched.sketch.odd.items()},
+                    watched.dirty,
+                )
                 watched.dirty = False
+                watched.sketch.odd.clear()
             if dirty:
                 with self._store.transaction():
                     self._store.put_sketch(watched.manifest.model, digest, counts)
+                    self._store.add_odd(day, watched.manifest.model, odd)
 
     def budget(self, now: float) -> TelemetryBudget:
-        """What today has spent."""
+        """What today has spent, what waits, and why nothing leaves where nothing does."""
+        today = privacy.day_of(int(now))
+        spent = self._store.spent([today])
+        calibrating = {one.manifest.model for one in self._watched.values() if one.calibration.gathers}
+        dearest = max((one.rho for one in self._watched.values()), default=0.0)
+        code = self._ledger.quiet(int(now)) or (Code.LEDGER_SPENT if spent + dearest > self._rho_day_max else None)
         return TelemetryBudget(
-            rho_spent=self._store.spent([privacy.day_of(int(now))]),
+            rho_spent=spent,
             rho_day_max=self._rho_day_max,
             windows_waiting=self._store.count_waiting("window"),
             windows_withheld=self._store.count_withheld(),
+            windows_merged=self._store.fact("windows_merged") or None,
+            windows_dropped=self._store.fact("windows_dropped") or None,
+            intervals_late=self._store.count_late() or None,
+            calibrating=tuple(sorted(calibrating)) or None,
+            ledger_entries=self._ledger.entries or None,
+            code=None if code is None else str(code),
         )
 
     def _close(self, digest: bytes, watched: _Watched, start: int, counts: list[int], now: int) -> bool:
-        model, noise = watched.manifest.model, watched.privacy
-        if self._store.window_closed(model, digest, start):
-            log.warning("window.late_rows_dropped", model=model, start=start)  # the interval has been released: never twice
+        model, seconds = watched.manifest.model, watched.privacy.window_seconds
+        if self._store.window_closed(model, digest, start):  # the interval has been released: never twice
+            rows = sum(counts) // len(watched.baseline.signals)
+            with self._store.transaction():
+                self._store.mark_late(model, digest, start)
+                self._store.add_odd(privacy.day_of(now), model, {str(Code.ROWS_LATE): rows})
+            log.warning("window.late_rows_dropped", model=model, start=start, code=str(Code.ROWS_LATE))
             return False
-        sigma2 = (noise.sigma2_numerator, noise.sigma2_denominator)
-        rho = privacy.rho_of(len(watched.baseline.signals), sigma2)
-        days = list(privacy.days_of(start, noise.window_seconds))
-        affordable = self._store.spent(days) + rho <= self._rho_day_max
+        days = list(privacy.days_of(start, seconds))
+        withheld = self._ledger.refusal(start, days, watched.rho)
+        rows, rho = 0, 0.0
         with self._store.transaction():
-            if affordable:
-                self._store.charge(days, rho)
+            if withheld is None:
+                rho = watched.rho
+                self._ledger.charge(days, rho, f"window {model} {digest[:8].hex()} {start}")
                 window = noised(
                     counts,
                     baseline=watched.baseline,
-                    sigma2=sigma2,
+                    privacy=watched.privacy,
                     bits=self._bits,
                     window_id=os.urandom(16),
                     release=digest[:8],
                     start=start,
-                    seconds=noise.window_seconds,
+                    own=watched.calibration.own(),
                 )
+                rows = window.rows
+                watched.calibration.gather(counts, rows, days)
                 self._store.enqueue("window", self._topic(model, self._cohort), codec.encode(window))
-            self._store.close_window(
-                model, digest, start, at=now, rows=window.rows if affordable else 0, rho=rho if affordable else 0.0, sent=affordable
-            )
-        log.info("window.closed" if affordable else "window.withheld", model=model, start=start, rho=round(rho, 4))
-        return affordable
+            self._store.close_window(model, digest, start, at=now, rows=rows, rho=rho, code="" if withheld is None else str(withheld))
+        if withheld is None:
+            log.info("window.closed", model=model, start=start, rho=round(rho, 4))
+        else:
+            log.warning("window.withheld", model=model, start=start, code=str(withheld))
+        return withheld is None
+
+    # What waits
+
+    def _make_room(self) -> None:
+        """Have windows that wait be fewer: the oldest become one, and only what can become part of no other is let go, and counted."""
+        while (
+            self._store.count_waiting("window") > self._waiting_max or self._store.waiting_bytes("window") > self._waiting_bytes_max
+        ) and self._merge_or_drop():
+            pass
+
+    def _merge_or_drop(self) -> bool:
+        waiting = [
+            (number, topic, codec.decode(Window, payload)) for number, topic, payload, tried in self._store.waiting_windows() if not tried
+        ]
+        for digest, watched in self._watched.items():
+            topic = self._topic(watched.manifest.model, self._cohort)
+            mine = {number: window for number, where, window in waiting if where == topic and window.release == digest[:8]}
+            numbers = crowded(mine, baseline=watched.baseline, privacy=watched.privacy)
+            if numbers:
+                self._merge(topic, [mine[number] for number in numbers], numbers, watched)
+                return True
+        if waiting:
+            number, _, window = waiting[0]
+            with self._store.transaction():
+                self._store.drop_waiting([number])
+                self._store.next("windows_dropped")
+            log.warning("window.dropped", release=window.release.hex(), start=window.start, waiting_max=self._waiting_max)
+        return bool(waiting)
+
+    def _merge(self, topic: str, windows: Sequence[Window], numbers: Sequence[int], watched: _Watched) -> None:
+        merged = added(windows, baseline=watched.baseline, privacy=watched.privacy, window_id=os.urandom(16))
+        with self._store.transaction():
+            self._store.drop_waiting(numbers)
+            self._store.enqueue("window", topic, codec.encode(merged))
+            for _ in windows[1:]:
+                self._store.next("windows_merged")
+        log.info("window.merged", model=watched.manifest.model, start=merged.start, seconds=merged.seconds, windows=merged.noises)

@@ -56,7 +56,33 @@ def discrete_gaussian(n: int, sigma2: tuple[int, int], bits: BitSource) -> list[
     return found
 
 
+def discrete_laplace(n: int, scale: tuple[int, int], bits: BitSource) -> list[int]:
+    """`n` draws with P(x) proportional to exp(-|x| / scale); `scale` is a fraction as numerator and denominator (algorithm 2)."""
+    numerator, denominator = scale
+    found: list[int] = []
+    while len(found) < n:
+        size = _geometric(numerator, bits) // denominator
+        negative = bits.bits(1)
+        if not (negative and size == 0):  # zero would otherwise be twice as likely
+            found.append(-size if negative else size)
+    return found
+
+
+def noise(n: int, sigma2: tuple[int, int], laplace: tuple[int, int] | None, bits: BitSource) -> list[int]:
+    """`n` draws of what a manifest asks for: the discrete Laplace where a scale is given, else the discrete Gaussian."""
+    return discrete_gaussian(n, sigma2, bits) if laplace is None else discrete_laplace(n, laplace, bits)
+
+
 def _discrete_laplace(scale: int, bits: BitSource) -> int:
+    while True:
+        size = _geometric(scale, bits)
+        negative = bits.bits(1)
+        if not (negative and size == 0):
+            return -size if negative else size
+
+
+def _geometric(scale: int, bits: BitSource) -> int:
+    """P(x) proportional to exp(-x / scale), x >= 0."""
     while True:
         first = bits.below(scale)
         if not _bernoulli_exp_small(first, scale, bits):
@@ -64,11 +90,7 @@ def _discrete_laplace(scale: int, bits: BitSource) -> int:
         rounds = 0
         while _bernoulli_exp_small(1, 1, bits):
             rounds += 1
-        size = first + scale * rounds
-        negative = bits.bits(1)
-        if negative and size == 0:
-            continue  # zero would otherwise be twice as likely
-        return -size if negative else size
+        return first + scale * rounds
 
 
 def _bernoulli_exp(numerator: int, denominator: int, bits: BitSource) -> bool:
@@ -88,8 +110,13 @@ def _bernoulli_exp_small(numerator: int, denominator: int, bits: BitSource) -> b
     return rounds & 1 == 1
 
 
-def rho_of(signals: int, sigma2: tuple[int, int]) -> float:
-    """Zero-concentrated differential privacy of one window: a record touches one bin in each signal, so rho = signals / (2 sigma^2)."""
+def rho_of(signals: int, sigma2: tuple[int, int], laplace: tuple[int, int] | None = None) -> float:
+    """Zero-concentrated differential privacy of one window: a record touches one bin in each signal, so rho = signals / (2 sigma^2).
+
+    Of Laplace noise epsilon is signals / scale, and rho = epsilon^2 / 2 (Bun and Steinke 2016, proposition 1.4).
+    """
+    if laplace is not None:
+        return (signals * laplace[1] / laplace[0]) ** 2 / 2
     return signals * sigma2[1] / (2 * sigma2[0])
 
 

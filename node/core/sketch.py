@@ -3,6 +3,7 @@
 Windows are by event time: the moment that the local program gives with a request, or else the moment it came.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,40 +11,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from node.core.privacy import BitSource, discrete_gaussian
-from schemas.limits import WINDOW_ROWS_MAX
+from schemas.errors import Code
+from schemas.measures import measured
 from schemas.signals import Baseline, Signal
-from schemas.window import Window, expected_counts, pack_counts
 
 OPEN_WINDOWS_MAX = 64  # a program with a broken clock must not fill the memory: beyond this the oldest is closed
 Counts = NDArray[np.int64]
+Bins = NDArray[np.intp]
 Tensors = Mapping[str, NDArray[Any]]
+Service = Mapping[str, float | str | None]
+NO_SERVICE: Service = {}
 
 
 @dataclass(slots=True)
 class _Numeric:
-    """The numeric signals of one tensor, counted together."""
+    """The numeric signals that are values of one tensor, counted together."""
 
     side: str
     tensor: str
     columns: NDArray[np.intp]
     edges: NDArray[np.float64]  # [signals, most edges], padded with infinity
-    offsets: NDArray[np.intp]  # where each signal's bins begin
-    others: NDArray[np.intp]  # where each signal's "other" bin is
+    offsets: Bins  # where each signal's bins begin
+    others: Bins  # where each signal's "other" bin is
 
-    def count(self, values: NDArray[Any]) -> NDArray[np.intp]:
+    def count(self, values: NDArray[Any], odd: Counter[Code]) -> Bins:
         """Flat bin numbers of [rows, width] values; a column that is not there is "other"."""
         if values.shape[1] == 0:
+            return np.broadcast_to(self.others, (len(values), len(self.others)))
+        if values.dtype.kind not in "biuf":
+            odd[Code.ROWS_DATATYPE] += len(values)
             return np.broadcast_to(self.others, (len(values), len(self.others)))
         missing = self.columns >= values.shape[1]
         picked = values[:, np.where(missing, 0, self.columns)].astype(np.float64, copy=False)
         bins = (picked[:, :, None] >= self.edges).sum(axis=2) + self.offsets
-        return np.where(np.isfinite(picked) & ~missing, bins, self.others)
+        good = np.isfinite(picked)
+        if not good.all():
+            odd[Code.ROWS_NOT_FINITE] += int((~good).any(axis=1).sum())
+        if missing.any():
+            odd[Code.ROWS_SHAPE] += len(values)
+        return np.where(good & ~missing, bins, self.others)
 
 
 @dataclass(slots=True)
 class _Categorical:
-    """One categorical signal."""
+    """One categorical signal that is a value of a tensor."""
 
     side: str
     tensor: str
@@ -51,27 +62,81 @@ class _Categorical:
     bins: dict[Any, int]
     other: int
 
-    def count(self, values: NDArray[Any]) -> NDArray[np.intp]:
+    def count(self, values: NDArray[Any], odd: Counter[Code]) -> Bins:
         """Flat bin numbers of [rows, width] values."""
         if self.column >= values.shape[1]:
+            if values.shape[1]:
+                odd[Code.ROWS_SHAPE] += len(values)
             return np.full(len(values), self.other, np.intp)
-        return np.array([self.bins.get(_category(value), self.other) for value in values[:, self.column].tolist()], np.intp)
+        return _categories(values[:, self.column].tolist(), self.bins, self.other, odd)
+
+
+@dataclass(slots=True)
+class _Measured:
+    """One signal that is a measure of a whole row."""
+
+    side: str
+    tensor: str
+    signal: Signal
+    edges: NDArray[np.float64]
+    bins: dict[Any, int]
+    offset: int
+    other: int
+
+    def count(self, values: NDArray[Any], odd: Counter[Code]) -> Bins:
+        """Flat bin numbers of [rows, width] values."""
+        if values.shape[1] == 0:
+            return np.full(len(values), self.other, np.intp)
+        try:
+            with np.errstate(invalid="ignore", over="ignore"):
+                found = measured(self.signal, values)
+        except (TypeError, ValueError):  # texts where there should be numbers, or the other way round
+            odd[Code.ROWS_DATATYPE] += len(values)
+            return np.full(len(values), self.other, np.intp)
+        if self.bins:
+            return _categories(found.tolist(), self.bins, self.other, odd)
+        good = np.isfinite(found)
+        if not good.all():
+            odd[Code.ROWS_NOT_FINITE] += int((~good).sum())
+        return np.where(good, np.searchsorted(self.edges, found, side="right") + self.offset, self.other)
+
+
+@dataclass(slots=True)
+class _Said:
+    """One signal of the service: one value a request, the same for all of its rows."""
+
+    quantity: str
+    edges: NDArray[np.float64]
+    bins: dict[Any, int]
+    offset: int
+    other: int
+
+    def bin_of(self, value: float | str | None) -> int:
+        """The flat bin number; what was not measured is "other"."""
+        if value is None or isinstance(value, str) or self.bins:
+            return self.bins.get(value, self.other)
+        return int(np.searchsorted(self.edges, value, side="right")) + self.offset if np.isfinite(value) else self.other
 
 
 class Sketch:
-    """The open windows of one release on one node."""
+    """The open windows of one release on one node. `odd` says how many rows were "other", by why, since it was read; it stays here."""
 
     def __init__(self, baseline: Baseline, window_seconds: int) -> None:
         self._window_seconds = window_seconds
-        self._size = sum(signal.bins for signal in baseline.signals)
+        self._size = baseline.bins
         self._counters = _counters(baseline.signals)
+        self._said = _said(baseline.signals)
         self._open: dict[int, Counts] = {}
         self._watermark = float("-inf")
         self._observed = 0
         self._seen_observed, self._active_at = 0, float("-inf")
+        self.odd: Counter[Code] = Counter()
 
-    def observe(self, inputs: Tensors, outputs: Tensors, rows: int, at: float) -> None:
-        """Count the rows of one request; a value that cannot be counted is "other", and nothing is raised for it."""
+    def observe(self, inputs: Tensors, outputs: Tensors, rows: int, at: float, service: Service = NO_SERVICE) -> None:
+        """Count the rows of one request; a value that cannot be counted is "other", and nothing is raised for it.
+
+        `service` holds the quantities of `schemas.signals.Quantity`, and under "stop" why a generated answer ended.
+        """
         start = int(at // self._window_seconds) * self._window_seconds
         counts = self._open.get(start)
         if counts is None:
@@ -79,12 +144,20 @@ class Sketch:
         for counter in self._counters:
             tensor = (inputs if counter.side == "input" else outputs).get(counter.tensor)
             if tensor is None or tensor.size % rows or not tensor.size:
+                if tensor is not None:
+                    self.odd[Code.ROWS_SHAPE] += rows
                 values: NDArray[Any] = np.empty((rows, 0))
             else:
                 values = tensor.reshape(rows, -1)
-            counts += np.bincount(counter.count(values).ravel(), minlength=self._size)
+            counts += np.bincount(counter.count(values, self.odd).ravel(), minlength=self._size)
+        for said in self._said:
+            counts[said.bin_of(service.get(said.quantity))] += rows
         self._watermark = max(self._watermark, at)
         self._observed += 1
+
+    def start_of(self, at: float) -> int:
+        """When the window begins that this moment is in."""
+        return int(at // self._window_seconds) * self._window_seconds
 
     def due(self, now: float, *, grace_seconds: float, idle_seconds: float) -> list[int]:
         """Starts of the windows that are to close: passed by later events, or over and quiet, or too many."""
@@ -115,36 +188,19 @@ class Sketch:
                 self._open[start] = np.array(row, np.int64)
 
 
-def noised(
-    counts: Sequence[int],
-    *,
-    baseline: Baseline,
-    sigma2: tuple[int, int],
-    bits: BitSource,
-    window_id: bytes,
-    release: bytes,
-    start: int,
-    seconds: int,
-) -> Window:
-    """The window that leaves the device: noise on every count; the number of rows is read off the noisy counts."""
-    noisy = [count + noise for count, noise in zip(counts, discrete_gaussian(len(counts), sigma2, bits), strict=True)]
-    signals = len(baseline.signals)
-    rows = min(WINDOW_ROWS_MAX, max(0, (2 * sum(noisy) + signals) // (2 * signals)))
-    packed = pack_counts(noisy, expected_counts(baseline, rows))
-    return Window(id=window_id, release=release, start=start, seconds=seconds, rows=rows, counts=packed)
-
-
-def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical]:
+def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical | _Measured]:
     numeric: dict[tuple[str, str], list[tuple[Signal, int]]] = {}
-    found: list[_Numeric | _Categorical] = []
-    offset = 0
-    for signal in signals:
-        if signal.kind == "numeric":
+    found: list[_Numeric | _Categorical | _Measured] = []
+    for signal, offset in _placed(signals):
+        if signal.side == "service" or signal.measure == "stop":
+            continue
+        other = offset + signal.bins - 1
+        if signal.measure is not None:
+            found.append(_Measured(signal.side, signal.tensor, signal, np.array(signal.edges), _numbered(signal, offset), offset, other))
+        elif signal.kind == "numeric":
             numeric.setdefault((signal.side, signal.tensor), []).append((signal, offset))
         else:
-            bins = {category: offset + number for number, category in enumerate(signal.categories)}
-            found.append(_Categorical(signal.side, signal.tensor, signal.column, bins, offset + signal.bins - 1))
-        offset += signal.bins
+            found.append(_Categorical(signal.side, signal.tensor, signal.column, _numbered(signal, offset), other))
     for (side, tensor), members in numeric.items():
         width = max(len(signal.edges) for signal, _ in members)
         edges = np.full((len(members), width), np.inf)
@@ -160,6 +216,39 @@ def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical]:
                 np.array([at + signal.bins - 1 for signal, at in members], np.intp),
             )
         )
+    return found
+
+
+def _said(signals: Sequence[Signal]) -> list[_Said]:
+    return [
+        _Said(
+            "stop" if signal.measure == "stop" else signal.tensor,
+            np.array(signal.edges),
+            _numbered(signal, offset),
+            offset,
+            offset + signal.bins - 1,
+        )
+        for signal, offset in _placed(signals)
+        if signal.side == "service" or signal.measure == "stop"
+    ]
+
+
+def _placed(signals: Sequence[Signal]) -> list[tuple[Signal, int]]:
+    """Each signal and where its bins begin."""
+    begins = np.cumsum([0, *(signal.bins for signal in signals)]).tolist()
+    return list(zip(signals, begins[:-1], strict=True))
+
+
+def _numbered(signal: Signal, offset: int) -> dict[Any, int]:
+    """Flat bin numbers by category."""
+    return {category: offset + number for number, category in enumerate(signal.categories)}
+
+
+def _categories(values: Sequence[Any], bins: Mapping[Any, int], other: int, odd: Counter[Code]) -> Bins:
+    found = np.array([bins.get(_category(value), other) for value in values], np.intp)
+    unseen = int((found == other).sum())
+    if unseen:
+        odd[Code.ROWS_UNSEEN] += unseen
     return found
 
 

@@ -58,7 +58,7 @@ class Answer(NamedTuple):
     request: Request
     outputs: tuple[Raw, ...]
 
-    def observation(self) -> Observation:
+    def observation(self, latency_ms: float | None = None) -> Observation:
         """What telemetry may count."""
         return Observation(
             model=self.held.staged.model,
@@ -67,6 +67,7 @@ class Answer(NamedTuple):
             outputs={raw.name: array_of(raw) for raw in self.outputs},
             rows=rows_of(self.held.inputs, self.request.inputs),
             event_time=self.request.event_time,
+            latency_ms=latency_ms,
         )
 
 

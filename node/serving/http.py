@@ -4,6 +4,7 @@ An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 """
 
 import asyncio
+import time
 import zlib
 from collections.abc import Callable
 from importlib.metadata import version as version_of
@@ -21,7 +22,7 @@ from node.core.oip import BODY_BYTES_MAX, encode_response, model_metadata
 from node.core.tensors import json_elements, refuse_request
 from node.serving.chat import chat_routes
 from node.serving.held import Busy, Held, Observation
-from node.serving.routing import Router
+from node.serving.routing import CLIENTS_FAULT, Router
 from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import MIB
@@ -117,7 +118,7 @@ class Infer:
         """Answer one request, then let telemetry look at it."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         path = scope["path_params"]
-        reserved = 0
+        reserved, began = 0, time.perf_counter()
         try:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
@@ -132,17 +133,34 @@ class Infer:
             )
         except FleetcastError as error:
             await _error_response(error)(scope, receive, send)
+            if not (isinstance(error, Refused) and error.code in CLIENTS_FAULT):
+                self._tell(lambda: self._failure(path["model"], path.get("version"), began))
             return
         except Disconnected:
             return
         finally:
             self._bodies_bytes -= reserved
+        latency_ms = (time.perf_counter() - began) * 1e3
         for message in _response(payload, json_bytes):
             await send(message)
+        self._tell(lambda: answer.observation(latency_ms))
+
+    def _tell(self, seen: Callable[[], Observation | None]) -> None:
+        """Have telemetry look at a request; what goes wrong with it is no client's business."""
         try:
-            self._on_rows(answer.observation())
+            if (found := seen()) is not None:
+                self._on_rows(found)
         except Exception:
-            log.exception("telemetry.failed", model=path["model"])
+            log.exception("telemetry.failed")
+
+    def _failure(self, model: str, version: str | None, began: float) -> Observation | None:
+        """A request that was not answered, through no fault of the client; None where no release is there to answer for it."""
+        try:
+            staged = self._router.find(model, version).staged
+        except FleetcastError:
+            return None
+        latency_ms = (time.perf_counter() - began) * 1e3
+        return Observation(model, staged.digest, {}, {}, 1, None, latency_ms=latency_ms, failed=True)
 
     def _reserve(self, headers: dict[bytes, bytes]) -> int:
         declared = _integer(headers, b"content-length")

@@ -118,7 +118,7 @@ def test_bytes_are_counted_by_day_and_by_what_the_road_costs(store: NodeStore) -
 def test_an_interval_that_was_closed_stays_closed_and_its_checkpoint_is_gone(store: NodeStore) -> None:
     store.put_sketch("m", b"r" * 32, {60: [1, 2], 120: [3, 4]})
 
-    store.close_window("m", b"r" * 32, 60, at=1, rows=3, rho=0.1, sent=True)
+    store.close_window("m", b"r" * 32, 60, at=1, rows=3, rho=0.1)
 
     assert store.window_closed("m", b"r" * 32, 60)
     assert store.sketches("m", b"r" * 32) == {120: [3, 4]}

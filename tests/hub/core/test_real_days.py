@@ -7,8 +7,9 @@ import pytest
 from hub.core import drift, windows
 from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.noise import sigma2_for
+from node.core.leaving import noised
 from node.core.privacy import BitSource
-from node.core.sketch import Sketch, noised
+from node.core.sketch import Sketch
 from schemas import codec
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
@@ -44,6 +45,7 @@ def test_the_blizzard_is_found_and_the_days_before_it_are_not(flights, seed: int
         baseline=baseline,
         privacy=Privacy(epsilon=1.0, delta=1e-6, sigma2_numerator=sigma2[0], sigma2_denominator=sigma2[1], window_seconds=DAY),
     )
+    assert manifest.privacy is not None
     rng = np.random.default_rng(seed)
     bits = BitSource(rng.bytes)
 
@@ -58,18 +60,17 @@ def test_the_blizzard_is_found_and_the_days_before_it_are_not(flights, seed: int
                 sent = noised(
                     sketch.take(day * DAY).tolist(),
                     baseline=baseline,
-                    sigma2=sigma2,
+                    privacy=manifest.privacy,
                     bits=bits,
                     window_id=rng.bytes(16),
                     release=bytes(8),
                     start=day * DAY,
-                    seconds=DAY,
                 )
-                counts = windows.accept(codec.decode(Window, codec.encode(sent)), manifest=manifest, now=10**9)
-                first = windows.Interval(bytes(32), "delay", "nyc", day * DAY, DAY, 1, counts)
-                merged = first if merged is None else windows.merge(merged, counts)
+                taken = windows.accept(codec.decode(Window, codec.encode(sent)), manifest=manifest, now=10**9)
+                first = windows.first(taken, release=bytes(32), model="delay", cohort="nyc")
+                merged = first if merged is None else windows.merge(merged, taken)
         assert merged is not None
-        raised = drift.alarmed(drift.test_window(merged.counts, merged.windows, baseline, sigma2[0] / sigma2[1]))
+        raised = drift.alarmed(drift.test_window(merged.counts, merged.windows, baseline, manifest.privacy.sigma2))
         if raised:
             alarms[day] = [one.name for one in raised]
 

@@ -37,7 +37,7 @@ def manifest() -> Manifest:
 
 
 class Site:
-    def __init__(self, folder: Path, *, rho_day_max: float = 0.7) -> None:
+    def __init__(self, folder: Path, *, rho_day_max: float = 0.7, waiting_max: int = 1000, waiting_bytes_max: int = 2**20) -> None:
         self.now = 1_000_000_000.0
         self.store = NodeStore(folder / "node.sqlite")
         self.telemetry = Telemetry(
@@ -47,6 +47,9 @@ class Site:
             rho_day_max=rho_day_max,
             grace_seconds=0,
             idle_seconds=10,
+            witness=folder / "elsewhere" / "ledger.witness",
+            waiting_max=waiting_max,
+            waiting_bytes_max=waiting_bytes_max,
             clock=lambda: self.now,
         )
         self.telemetry.watch(DIGEST, manifest())

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hub.core.baseline import SignalSpec, build_baseline
+from node.core.leaving import noised
 from node.core.privacy import BitSource
-from node.core.sketch import OPEN_WINDOWS_MAX, Sketch, noised
+from node.core.sketch import OPEN_WINDOWS_MAX, Sketch
 from schemas import codec
-from schemas.signals import Baseline
-from schemas.window import Window, expected_counts, unpack_counts
+from schemas.signals import Baseline, Privacy
+from schemas.window import Expectation, Window, read_counts
 
 RNG = np.random.default_rng(0)
 
@@ -129,19 +130,20 @@ def test_what_leaves_is_noisy_and_its_rows_are_read_off_the_noise() -> None:
     reference = baseline()
     counts = [100] * sum(signal.bins for signal in reference.signals)
 
+    privacy = Privacy(epsilon=1.0, delta=1e-6, sigma2_numerator=400, sigma2_denominator=1, window_seconds=60)
+
     window = noised(
         counts,
         baseline=reference,
-        sigma2=(400, 1),
+        privacy=privacy,
         bits=BitSource(os.urandom),
         window_id=bytes(16),
         release=bytes(8),
         start=0,
-        seconds=60,
     )
     again = codec.decode(Window, codec.encode(window))
-    found = np.array(unpack_counts(again.counts, expected_counts(reference, again.rows)))
+    found = read_counts(again, expectation=Expectation(reference), privacy=privacy, bins=reference.bins)
 
     assert (found != np.array(counts)).mean() > 0.8
     assert abs((found - 100).std() - 20) < 12
-    assert again.rows == pytest.approx(sum(found) / 4, abs=1)
+    assert again.rows == pytest.approx(sum(found) / 4, abs=15)  # counts travel in steps

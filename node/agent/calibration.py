@@ -1,0 +1,109 @@
+"""The node's own baseline: gathered over a calibration, noised once, kept, and charged once.
+
+- A new release: what is counted of its inputs the same way keeps its baseline; of outputs and of the service, which are the release's
+  own, a new one is gathered, and only that is charged for.
+- A new cohort, which is a new site: all is gathered anew.
+- A lost disk: the same; the windows in between carry counts, as in any calibration.
+"""
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import structlog
+
+from node.agent.ledger import Ledger
+from node.core import privacy
+from node.core.leaving import Gathering, Own, noisy, rows_in
+from node.core.privacy import BitSource
+from node.store import NodeStore
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.signals import Baseline, Privacy, Signal
+
+log = structlog.get_logger()
+
+
+class Calibration:
+    """The own baseline of one release on this node. All that writes runs in the caller's transaction."""
+
+    def __init__(self, store: NodeStore, ledger: Ledger, digest: bytes, manifest: Manifest, *, cohort: str, bits: BitSource) -> None:
+        if manifest.baseline is None or manifest.privacy is None:
+            raise ValueError("a release without signals has no baseline")
+        self._store, self._ledger, self._digest, self._bits = store, ledger, digest, bits
+        self._model = manifest.model
+        self._baseline: Baseline = manifest.baseline
+        self._privacy: Privacy = manifest.privacy
+        self._keys = [_key(signal, cohort, digest) for signal in self._baseline.signals]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether there is to be an own baseline, and is none yet."""
+        return self._baseline.calibration_rows is not None and self.own() is None
+
+    def own(self) -> Own | None:
+        """The own baseline; None while a signal has none, or none is asked for."""
+        if self._baseline.calibration_rows is None:
+            return None
+        found = self._store.own(self._keys)
+        if any(key not in found for key in self._keys):
+            return None
+        counts = [count for key in self._keys for count in found[key][0]]
+        rows = [found[key][1] for key, signal in zip(self._keys, self._baseline.signals, strict=True) for _ in range(signal.bins)]
+        return Own(np.array(counts, np.int64), np.array(rows, np.int64))
+
+    def gather(self, counts: Sequence[int], rows: int, days: Sequence[int]) -> None:
+        """One more window's exact counts, and `rows` as its noisy ones say; the baseline is made when they are enough.
+
+        A day that cannot pay for its records' part in the baseline takes no part in it.
+        """
+        wanted = self._baseline.calibration_rows
+        missing = [] if wanted is None else self._missing()
+        if wanted is None or not missing:
+            return
+        document = self._store.gathering(self._model, self._digest)
+        gathered = Gathering((0,) * len(counts)) if document is None else _read(document)
+        rho = privacy.rho_of(len(missing), (self._privacy.sigma2_numerator, self._privacy.sigma2_denominator), self._privacy.laplace)
+        new = [day for day in days if day not in gathered.days]
+        if new and not self._ledger.affords(new, rho):
+            return
+        if new:
+            self._ledger.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
+        gathered = gathered.plus(counts, rows, days)
+        if gathered.rows < wanted:
+            self._store.put_gathering(self._model, self._digest, _written(gathered))
+            return
+        self._make(gathered, missing)
+        self._store.put_gathering(self._model, self._digest, None)
+
+    def _make(self, gathered: Gathering, missing: Sequence[int]) -> None:
+        begins = np.cumsum([0, *(signal.bins for signal in self._baseline.signals)])
+        exact = [gathered.counts[begins[number] : begins[number + 1]] for number in missing]
+        found = noisy([count for counts in exact for count in counts], self._privacy, self._bits)
+        rows = max(1, rows_in(found, len(missing)))
+        at, kept = 0, []
+        for number, counts in zip(missing, exact, strict=True):
+            kept.append((self._keys[number], found[at : at + len(counts)].tolist(), rows))
+            at += len(counts)
+        self._store.put_own(kept)
+        log.info("baseline.made", model=self._model, signals=len(missing), rows=rows)
+
+    def _missing(self) -> list[int]:
+        """Numbers of the signals that have no own baseline."""
+        found = self._store.own(self._keys)
+        return [number for number, key in enumerate(self._keys) if key not in found]
+
+
+def _key(signal: Signal, cohort: str, digest: bytes) -> bytes:
+    """Inputs are the site's, whatever release counts them the same way; all else is the release's."""
+    owner = b"" if signal.side == "input" else digest
+    return sha256(repr((cohort, signal.binning)).encode() + owner)
+
+
+def _written(gathered: Gathering) -> str:
+    return json.dumps({"counts": gathered.counts, "rows": gathered.rows, "days": gathered.days})
+
+
+def _read(document: str) -> Gathering:
+    fields = json.loads(document)
+    return Gathering(tuple(fields["counts"]), fields["rows"], tuple(fields["days"]))
