@@ -3,7 +3,7 @@
 Which column feeds what:
 
 - A model with one input [rows, d] takes d columns, in the file's order, or those that are named and in that order. A model with one
-  input a column takes each by the input's name.
+  input a column takes each by the input's name. Arrays of an npz with more axes are whole inputs, [rows, ...], by the inputs' names.
 - The block column (day, shift, batch) is none of them. Where names are not given and there are more columns than places, those called
   `label`, `target` or `prediction`, or as one of the model's outputs, are left out. Any other column too many is refused.
 """
@@ -47,18 +47,45 @@ class Reference:
         """How many."""
         return len(next(iter(self.columns.values())))
 
-    def fit(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None, blocks_column: str | None) -> Fitted:
-        """The columns as the model takes them; `named` says which and in what order, `blocks_column` which one says the block.
+    def fit(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        *,
+        named: Sequence[str] | None,
+        blocks_column: str | None,
+        time_column: str | None = None,
+    ) -> Fitted:
+        """The columns as the model takes them.
+
+        `named` says which and in what order; `blocks_column` which one says the block, and `time_column` when each row was.
 
         Raises:
             Refused: REFERENCE_INVALID: columns that do not match the inputs, a value that is missing or does not fit its input.
         """
         blocks = None if blocks_column is None else self._blocks(blocks_column)
-        columns = [name for name in self.columns if name != blocks_column]
+        times = None if time_column is None else self._times(time_column)
+        columns = [name for name in self.columns if name not in {blocks_column, time_column}]
+        if any(self.columns[name].ndim > 1 for name in columns):
+            return self._fit_whole(inputs, columns, blocks, times)
         places = self._match(inputs, [tensor.name for tensor in outputs], columns, named)
         fitted = {name: self._as_input(name, tensor) for name, tensor, _ in places}
         kinds = {name: kind_of(self.columns[name], categories_max=CATEGORIES_MAX) for name in fitted}
-        return Fitted(tuple(Feature(name, tensor, place, kinds[name]) for name, tensor, place in places), fitted, blocks)
+        return Fitted(tuple(Feature(name, tensor, place, kinds[name]) for name, tensor, place in places), fitted, blocks, times)
+
+    def _fit_whole(self, inputs: Sequence[Tensor], columns: Sequence[str], blocks: Array | None, times: Array | None) -> Fitted:
+        """Arrays [rows, ...] by the inputs' names, such as images."""
+        by_name = {tensor.name: tensor for tensor in inputs}
+        if set(columns) != set(by_name):
+            raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: arrays", expected=listed(list(by_name)), actual=listed(list(columns)))
+        for name, tensor in by_name.items():
+            shape, axes = self.columns[name].shape[1:], tensor.shape[1:]
+            fits = len(shape) == len(axes) and all(have >= 1 and want in (-1, have) for have, want in zip(shape, axes, strict=True))
+            if not fits or tensor.shape[:1] not in ((-1,), (1,)):
+                what = f"{self.path}: shape of {name!r}"
+                raise mismatch(Code.REFERENCE_INVALID, what, expected=["rows", *axes], actual=list(self.columns[name].shape))
+        fitted = {name: self._as_input(name, tensor) for name, tensor in by_name.items()}
+        return Fitted(tuple(Feature(name, tensor, 0, "numeric") for name, tensor in by_name.items()), fitted, blocks, times)
 
     def _match(
         self, inputs: Sequence[Tensor], outputs: Sequence[str], columns: Sequence[str], named: Sequence[str] | None
@@ -89,6 +116,17 @@ class Reference:
             raise mismatch(Code.REFERENCE_INVALID, f"block column {name!r}", expected="days, numbers or texts", actual=values.dtype)
         return values
 
+    def _times(self, name: str) -> Array:
+        """Seconds since 1970, [rows], of dates or of numbers that are seconds."""
+        if name not in self.columns:
+            raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: time column", expected=name, actual=listed(list(self.columns)))
+        values = self._present(name)
+        if values.dtype.kind == "M":
+            return values.astype("datetime64[s]").astype(np.int64)
+        if values.dtype.kind not in "iuf":
+            raise mismatch(Code.REFERENCE_INVALID, f"time column {name!r}", expected="dates, or seconds since 1970", actual=values.dtype)
+        return values.astype(np.int64)
+
     def _as_input(self, name: str, tensor: Tensor) -> Array:
         """The column in its input's dtype: what is counted here must be what a node sees, or ties at an edge fall on two sides."""
         values, dtype = self._present(name), DTYPES[tensor.datatype]
@@ -116,7 +154,7 @@ class Reference:
         return values
 
     def _all(self, name: str, good: NDArray[np.bool_], expected: str) -> None:
-        bad = np.flatnonzero(~good)
+        bad = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
         if len(bad):
             what = f"{self.path}: column {name!r}, row {bad[0]} (counted from 0; {len(bad)} such rows)"
             raise mismatch(Code.REFERENCE_INVALID, what, expected=expected, actual=str(self.columns[name][bad[0]])[:64])
@@ -147,10 +185,11 @@ def read_reference(path: Path) -> Reference:
     except (pa.ArrowException, ValueError, KeyError, EOFError) as error:
         raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read as {path.suffix}: {first_line(error)}") from error
     shapes = {name: list(column.shape) for name, column in columns.items()}
+    lengths = {shape[0] for shape in shapes.values() if shape}
     if not 1 <= len(columns) <= COLUMNS_MAX:
         raise mismatch(Code.REFERENCE_INVALID, f"{path}: number of columns", expected=f"1 to {COLUMNS_MAX}", actual=len(columns))
-    if any(len(shape) != 1 or shape != next(iter(shapes.values())) for shape in shapes.values()):
-        raise mismatch(Code.REFERENCE_INVALID, f"{path}: shapes", expected="one axis and one length", actual=str(shapes)[:200])
+    if len(lengths) != 1 or not all(shapes.values()):
+        raise mismatch(Code.REFERENCE_INVALID, f"{path}: shapes", expected="one first axis of one length", actual=str(shapes)[:200])
     reference = Reference(columns, path)
     if reference.rows < ROWS_MIN:
         raise mismatch(Code.REFERENCE_INVALID, f"{path}: rows", expected=f"at least {ROWS_MIN}", actual=reference.rows)

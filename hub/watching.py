@@ -1,5 +1,6 @@
 """What becomes of a reference: the signals that nodes count, the baseline they are compared with, and the noise on every count."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +9,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hub.core import release as core
-from hub.core.baseline import build_baseline
+from hub.core import signals
+from hub.core.baseline import Times, build_baseline
+from hub.core.laplace import laplace_for
 from hub.core.noise import sigma2_for
 from hub.onnxmodel import Arrays, OnnxModel
 from hub.request import PublishRequest
 from schemas.errors import Code, mismatch
 from schemas.manifest import Baseline, Privacy
 
+OUTPUT_VALUES_MAX = 4096  # of a row: of wider outputs only what is named is watched
 BATCH_ROWS = 4096  # of the reference, run through the model at a time
 
 
@@ -34,24 +38,62 @@ def watch(request: PublishRequest, model: OnnxModel) -> Watch:
     Raises:
         Refused: the reference does not fit the model, or the model cannot answer it.
     """
-    if request.reference is None:
+    if request.reference is None and request.calibration_rows is None:
         return Watch()
     named = request.feature_columns if request.feature_columns is not None else model.columns
-    fitted = request.reference.fit(model.inputs, model.outputs, named=named, blocks_column=request.blocks_column)
-    signals, unwatched = core.watched(fitted, _outputs_over(request, model, fitted), request.signals)
-    numerator, denominator = sigma2_for(request.epsilon, request.delta, len(signals))
-    try:
-        baseline = build_baseline(signals, fitted.blocks)
-        privacy = Privacy(
-            epsilon=request.epsilon,
-            delta=request.delta,
-            sigma2_numerator=numerator,
-            sigma2_denominator=denominator,
-            window_seconds=request.window_seconds,
+    fitted = None
+    if request.reference is not None:
+        fitted = request.reference.fit(
+            model.inputs, model.outputs, named=named, blocks_column=request.blocks_column, time_column=request.time_column
         )
+    answers = {} if fitted is None else _outputs_over(request, model, fitted)
+    known = signals.Model(model.inputs, model.outputs, request.limits, fitted, answers, request.calibration_rows is not None)
+    candidates, unwatched = signals.declared(known, request.signals)
+    if any(one.rows is None for one in candidates) and request.calibration_rows is None:
+        bare = [one.spec.name for one in candidates if one.rows is None]
+        what = f"reference of {core.listed(bare)}"
+        raise mismatch(Code.REFERENCE_INVALID, what, expected="the node's own, after --calibrate-rows", actual="none")
+    try:
+        return Watch(fitted, _baseline(request, candidates, fitted), _privacy(request, len(candidates)), unwatched)
     except ValidationError as error:
         raise core.invalid(Code.REFERENCE_INVALID, "baseline", error) from None
-    return Watch(fitted, baseline, privacy, unwatched)
+
+
+def _baseline(request: PublishRequest, candidates: Sequence[signals.Candidate], fitted: core.Fitted | None) -> Baseline:
+    values = [(one.spec, one.spec.measured(one.rows)) for one in candidates if one.rows is not None]
+    bare = [
+        one.spec.signal(edges=one.edges, categories=one.categories, counts=(0,) * ((len(one.edges) or len(one.categories) - 1) + 2))
+        for one in candidates
+        if one.rows is None
+    ]
+    times = None if fitted is None or fitted.times is None else Times(fitted.times, request.season)
+    if times is not None and request.window_seconds > 3600 * times.season.hours:
+        what = "--window-seconds, where hours are compared apart"
+        raise mismatch(Code.SETTINGS_INVALID, what, expected=f"at most {3600 * times.season.hours}", actual=request.window_seconds)
+    blocks = None if fitted is None else fitted.blocks
+    return build_baseline(values, blocks, times=times, calibration_rows=request.calibration_rows, unreferenced=bare)
+
+
+def _privacy(request: PublishRequest, count: int) -> Privacy:
+    if request.noise == "laplace":
+        scale, sigma2 = laplace_for(request.epsilon, count)
+        return Privacy(
+            epsilon=request.epsilon,
+            delta=0.0,
+            sigma2_numerator=sigma2[0],
+            sigma2_denominator=sigma2[1],
+            window_seconds=request.window_seconds,
+            laplace_numerator=scale[0],
+            laplace_denominator=scale[1],
+        )
+    numerator, denominator = sigma2_for(request.epsilon, request.delta, count)
+    return Privacy(
+        epsilon=request.epsilon,
+        delta=request.delta,
+        sigma2_numerator=numerator,
+        sigma2_denominator=denominator,
+        window_seconds=request.window_seconds,
+    )
 
 
 def _outputs_over(request: PublishRequest, model: OnnxModel, fitted: core.Fitted) -> Arrays:
@@ -69,7 +111,8 @@ def _outputs_over(request: PublishRequest, model: OnnxModel, fitted: core.Fitted
                 raise mismatch(
                     Code.MODEL_RUN, f"output {name!r} of reference row {row}", expected="finite numbers", actual="NaN or infinity"
                 )
-            wanted = values.size == rows or any(signal.startswith(f"{name}[") for signal in request.signals or ())
+            asked = any(signal.startswith((f"{name}[", f"{name}:")) for signal in request.signals or ())
+            wanted = asked or (request.signals is None and values.size <= rows * OUTPUT_VALUES_MAX) or values.size == rows
             if not (by_row and wanted):
                 parts.pop(name, None)
             elif name in parts:

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hub.core.baseline import SignalSpec
 from hub.core.cutting import Span
 from hub.core.encode import encode_block
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, INDEX_PART_BLOCKS_MAX, KIB, MIB, SIGNALS_MAX
+from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, INDEX_PART_BLOCKS_MAX, KIB, MIB
 from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor
 
 INLINE_BLOCKS_MAX = 256  # of a manifest, all files together, about 22 KB of its 64; a list that does not fit becomes an index
@@ -25,7 +24,6 @@ INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # of entries; a part is a block it
 GOLDEN_ROWS = 16
 GOLDEN_BYTES_MAX = 16 * MIB  # every node of the fleet fetches it
 GOLDEN_UNPACKED_BYTES_MAX = 64 * MIB  # a device holds it beside two models
-SIGNAL_NAME_MAX = 64  # schemas.manifest.Signal.name
 NAMES_SHOWN = 24  # of a list in a sentence
 DATATYPES = {  # onnxruntime's names of tensor types, and the Open Inference Protocol's
     "tensor(float)": "FP32",
@@ -74,11 +72,15 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row."""
+    """A reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row.
+
+    A column that is a whole input, such as images, is [rows, ...]. `times` [rows] are seconds since 1970.
+    """
 
     features: tuple[Feature, ...]
     columns: Arrays
     blocks: Array | None
+    times: Array | None = None
 
     @property
     def rows(self) -> int:
@@ -196,47 +198,6 @@ def kind_of(column: Array, *, categories_max: int) -> Kind:
     return "categorical"
 
 
-def watched(fitted: Fitted, outputs: Arrays, named: Sequence[str] | None) -> tuple[list[tuple[SignalSpec, Array]], tuple[str, ...]]:
-    """The signals to watch with their reference values [rows], and the names of those for which there is no room.
-
-    By default every input column and every output with one value a row, outputs first to have room. A value of a wider output is
-    watched when it is named, `<output>[<place>]`. An integer output is a class.
-
-    Raises:
-        Refused: a named signal does not exist or is named twice, there are none or too many, or a name is too long.
-    """
-    found: dict[str, tuple[SignalSpec, Array]] = {}
-    for feature in fitted.features:
-        spec = SignalSpec(feature.column, feature.kind, "input", feature.tensor.name, feature.place)
-        found[spec.name] = spec, fitted.columns[feature.column]
-    ordinary = list(found)
-    for output, values in outputs.items():
-        table = values.reshape(len(values), -1)
-        for place in range(table.shape[1]):
-            name = output if table.shape[1] == 1 else f"{output}[{place}]"
-            name = f"output {name}" if name in found else name
-            kind: Kind = "numeric" if table.dtype.kind == "f" else "categorical"
-            found[name] = SignalSpec(name, kind, "output", output, place), table[:, place]
-            ordinary += [name] if table.shape[1] == 1 else []
-    chosen = list(named) if named is not None else ordinary
-    if len(set(chosen)) != len(chosen) or not set(chosen) <= set(found):
-        wrong = [name for name in chosen if name not in found or chosen.count(name) > 1]
-        raise mismatch(Code.REFERENCE_INVALID, "signals", expected=f"some of {listed(list(found))}, each once", actual=listed(wrong))
-    left_out: list[str] = []
-    if named is None:
-        answers = [name for name in chosen if found[name][0].side == "output"]
-        left_out = [name for name in chosen if name not in answers][max(0, SIGNALS_MAX - len(answers)) :]
-        chosen = [name for name in chosen if name not in left_out]
-    if not 1 <= len(chosen) <= SIGNALS_MAX:
-        raise mismatch(Code.REFERENCE_INVALID, "number of signals", expected=f"1 to {SIGNALS_MAX}", actual=len(chosen))
-    for name in chosen:
-        if not 1 <= len(name) <= SIGNAL_NAME_MAX:
-            raise mismatch(
-                Code.REFERENCE_INVALID, f"name of signal {name!r}", expected=f"1 to {SIGNAL_NAME_MAX} characters", actual=len(name)
-            )
-    return [found[name] for name in chosen], tuple(left_out)
-
-
 def feeds(features: Sequence[Feature], columns: Arrays) -> dict[str, Array]:
     """The model's inputs, [rows, ...] each in its tensor's shape, of columns [rows]."""
     by_tensor: dict[str, list[Feature]] = {}
@@ -244,6 +205,9 @@ def feeds(features: Sequence[Feature], columns: Arrays) -> dict[str, Array]:
         by_tensor.setdefault(feature.tensor.name, []).append(feature)
     found = {}
     for name, places in by_tensor.items():
+        if columns[places[0].column].ndim > 1:  # a whole input
+            found[name] = np.ascontiguousarray(columns[places[0].column])
+            continue
         table = np.stack([columns[feature.column] for feature in sorted(places, key=lambda feature: feature.place)], axis=1)
         axes = places[0].tensor.shape[1:]
         shape = (table.shape[1],) if len(axes) == 1 else tuple(max(axis, 1) for axis in axes)  # a free axis takes what columns there are
@@ -262,6 +226,9 @@ def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS) -> dict[str, Arr
     """
     made: dict[str, Array] = {}
     for number, (name, column) in enumerate(columns.items()):
+        if column.ndim > 1:
+            made[name] = _golden_whole(column, rows, number)
+            continue
         if column.dtype.kind == "f":
             picked = np.sort(column)[np.linspace(0, len(column) - 1, rows + 2).astype(int)[1:-1]]
         else:
@@ -269,6 +236,12 @@ def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS) -> dict[str, Arr
             picked = np.resize(values[np.argsort(-counts, kind="stable")[:rows]], rows)
         made[name] = np.random.default_rng(number).permutation(picked)
     return made
+
+
+def _golden_whole(column: Array, rows: int, number: int) -> Array:
+    """The same of whole inputs [rows, ...]: each of their values has quantiles and an order of its own, so that no picture is anyone's."""
+    ordered = np.sort(column, axis=0)[np.linspace(0, len(column) - 1, rows + 2).astype(int)[1:-1]]
+    return np.random.default_rng(number).permuted(ordered, axis=0)
 
 
 def pack_golden(golden: Golden) -> bytes:

@@ -80,7 +80,9 @@ class Settling:
             self._store.mark_tested(row, alarmed=row.alarmed)
             self._say(windows.merged_window(interval, manifest))
             return
-        signals = drift.test_window(interval.counts, interval.windows, manifest.baseline, manifest.privacy.sigma2)
+        tested = drift.test_window(interval.counts, interval.windows, manifest.baseline, manifest.privacy.sigma2)
+        # A signal that the publisher has no reference for can only be compared with the nodes' own baselines.
+        signals = tuple(one for one, signal in zip(tested, manifest.baseline.signals, strict=True) if sum(signal.counts))
         raised = drift.alarmed(signals, self._alpha)
         result = self._result(row, manifest, signals, alarm=row.alarmed or bool(raised))
         newest = next(iter(self._store.drifts(row.model, limit=1)), None)

@@ -208,11 +208,14 @@ def test_the_sizes_that_are_said_are_those_of_the_payloads(regressor: Trained, s
 def test_a_classifiers_class_is_a_categorical_signal(classifier: Trained, store: BlockStore, tmp_path: Path) -> None:
     manifest = build(request_for(classifier, tmp_path), store, now=NOW).manifest
     assert manifest.baseline is not None
-    label = manifest.baseline.signals[-1]
+    label = manifest.baseline.signals[4]
     rows = classifier.frame.to_numpy(np.float32)
 
     assert [(one.name, one.datatype) for one in manifest.outputs] == [("label", "INT64"), ("probabilities", "FP32")]
-    assert [signal.name for signal in manifest.baseline.signals] == ["a", "b", "c", "d", "label"]
+    assert [signal.name for signal in manifest.baseline.signals] == [
+        *("a", "b", "c", "d", "label"),
+        *("probabilities:confidence", "probabilities:entropy"),
+    ]
     assert label.kind == "categorical"
     counts = dict(zip(label.categories, label.counts, strict=False))
     assert counts == {float(name): count for name, count in zip(*np.unique(classifier.predict(rows), return_counts=True), strict=True)}

@@ -152,12 +152,12 @@ def test_pickled_objects_are_not_unpickled(tmp_path: Path) -> None:
     unreadable(tmp_path / "ref.npz", "not an npz of plain arrays")
 
 
-def test_columns_of_several_lengths_or_axes_are_refused(tmp_path: Path) -> None:
+def test_columns_of_several_lengths_or_none_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "lengths.npz", a=np.zeros(ROWS), b=np.zeros(ROWS + 1))
-    np.savez(tmp_path / "axes.npz", a=np.zeros((ROWS, 2)))
+    np.savez(tmp_path / "axes.npz", a=np.zeros(()))
 
-    unreadable(tmp_path / "lengths.npz", "one axis and one length")
-    unreadable(tmp_path / "axes.npz", "one axis and one length")
+    unreadable(tmp_path / "lengths.npz", "one first axis of one length")
+    unreadable(tmp_path / "axes.npz", "one first axis of one length")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hub.core.release import Feature, Fitted, Golden
 from schemas import codec
 from schemas.encoding import decode_payload
 from schemas.errors import Code, Refused
-from schemas.limits import INDEX_PART_BLOCKS_MAX, MANIFEST_BYTES_MAX, SIGNALS_MAX
+from schemas.limits import INDEX_PART_BLOCKS_MAX, MANIFEST_BYTES_MAX
 from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor, Variant
 from schemas.names import sha256
 
@@ -102,57 +102,6 @@ def test_a_release_made_again_later_is_the_same_but_another_file_is_not() -> Non
 
 
 # Signals
-
-
-def test_every_input_column_and_every_single_output_is_watched() -> None:
-    columns = {"age": np.linspace(0, 1, 50, dtype="f4"), "wheels": np.arange(50) % 3}
-    outputs = {"label": np.arange(50) % 2, "score": np.linspace(0, 1, 50, dtype="f4")[:, None], "all": np.zeros((50, 3), "f4")}
-    signals, unwatched = release.watched(fitted(columns), outputs, None)
-
-    assert [(spec.name, spec.kind, spec.side, spec.tensor, spec.column) for spec, _ in signals] == [
-        ("age", "numeric", "input", "x", 0),
-        ("wheels", "categorical", "input", "x", 1),
-        ("label", "categorical", "output", "label", 0),
-        ("score", "numeric", "output", "score", 0),
-    ]
-    assert all(values.shape == (50,) for _, values in signals)
-    assert unwatched == ()
-
-
-def test_a_value_of_a_wide_output_is_watched_when_it_is_named() -> None:
-    columns, outputs = {"age": np.arange(30.0)}, {"all": np.arange(90.0).reshape(30, 3)}
-    signals, _ = release.watched(fitted(columns), outputs, ["all[2]"])
-
-    assert [(spec.name, spec.column) for spec, _ in signals] == [("all[2]", 2)]
-    assert (signals[0][1] == outputs["all"][:, 2]).all()
-
-
-def test_an_output_named_as_a_column_keeps_a_name_of_its_own() -> None:
-    signals, _ = release.watched(fitted({"speed": np.arange(30.0)}), {"speed": np.arange(30.0)}, None)
-
-    assert [spec.name for spec, _ in signals] == ["speed", "output speed"]
-
-
-def test_more_columns_than_a_window_holds_are_said_and_the_output_stays() -> None:
-    columns = {f"c{number}": np.arange(30.0) for number in range(SIGNALS_MAX + 2)}
-    signals, unwatched = release.watched(fitted(columns), {"y": np.arange(30.0)}, None)
-
-    assert len(signals) == SIGNALS_MAX
-    assert signals[-1][0].side == "output"
-    assert unwatched == (f"c{SIGNALS_MAX - 1}", f"c{SIGNALS_MAX}", f"c{SIGNALS_MAX + 1}")
-
-
-@pytest.mark.parametrize("named", [["speed"], ["age", "age"], []])
-def test_signals_that_do_not_exist_are_refused(named: list[str]) -> None:
-    with pytest.raises(Refused) as caught:
-        release.watched(fitted({"age": np.arange(30.0)}), {}, named)
-
-    assert caught.value.code == Code.REFERENCE_INVALID
-
-
-def test_a_name_too_long_for_a_signal_is_refused() -> None:
-    with pytest.raises(Refused, match="64 characters"):
-        release.watched(fitted({"a" * 65: np.arange(30.0)}), {}, None)
 
 
 @pytest.mark.parametrize(
