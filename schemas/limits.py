@@ -17,6 +17,7 @@ VARIANTS_MAX = 16
 SIGNALS_MAX = 64  # sigma grows with the square root of their number; beyond this nothing is seen through the noise
 BINS_MAX = 32  # the noise term scales with the bins; 8 is the default
 CATEGORIES_MAX = 31  # bins without the "other" bin
+BETWEEN_SCORES_MAX = 12  # directions of a histogram whose spread between days is carried; few references have days for more
 SEASON_KEYS_MAX = 24  # of hours of the week; each is a reference more in the manifest
 PHRASES_MAX = 16  # by which a refusal to answer is told
 CALIBRATION_ROWS_MIN = 256  # the noise on a node's own baseline would drown fewer

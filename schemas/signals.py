@@ -65,7 +65,7 @@ class Signal(Fact):
     edges: Annotated[tuple[float, ...], Field(max_length=limits.BINS_MAX - 2)] = ()
     categories: Annotated[tuple[float | str, ...], Field(max_length=limits.CATEGORIES_MAX)] = ()
     counts: Annotated[tuple[Count, ...], Field(min_length=2, max_length=limits.BINS_MAX)]
-    between: Annotated[tuple[float, ...], Field(max_length=64)] = ()
+    between: Annotated[tuple[float, ...], Field(max_length=limits.BETWEEN_SCORES_MAX**2)] = ()
     measure: Measure | None = None
     seed: Annotated[int, Field(ge=0, le=2**53)] | None = None  # of a projection
     softmax: bool | None = None  # the output is of logits, not of probabilities

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.core.scores import reference_shares, scores_of
-from schemas.limits import CATEGORIES_MAX
+from schemas.limits import BETWEEN_SCORES_MAX, CATEGORIES_MAX
 from schemas.measures import measured
 from schemas.signals import Baseline, Measure, Season, Signal
 
@@ -158,8 +158,8 @@ def _between_cells(
 
 def _covariance(scores: NDArray[np.float64], cells: NDArray[np.intp]) -> tuple[float, ...]:
     sizes = np.bincount(cells).astype(np.float64)
-    means = np.stack([np.bincount(cells, weights=column) for column in scores.T], axis=1) / sizes[:, None]
-    width = scores.shape[1]
+    width = min(scores.shape[1], BETWEEN_SCORES_MAX)
+    means = np.stack([np.bincount(cells, weights=column) for column in scores.T[:width]], axis=1) / sizes[:, None]
     covariance = np.atleast_2d(np.cov(means.T)) - np.eye(width) * np.mean(1 / sizes)
     values, vectors = np.linalg.eigh(covariance)
     clipped = (vectors * np.clip(values, 0, None)) @ vectors.T

@@ -10,6 +10,7 @@ and with T estimated from b blocks, s' V^-1 s is Hotelling's: F with q and b - q
 A shift smaller than `EFFECT_MIN` is no alarm however certain it is: large samples always differ.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,7 +50,7 @@ def _test_signal(signal: Signal, counts: Floats, rows: float, noise: float, base
     scores = scores_of_signal(signal)
     width = scores.shape[1]
     if signal.between:  # more directions than half the blocks cannot be told from ordinary days
-        width = min(width, max(1, (baseline.blocks - 1) // 2))
+        width = min(width, math.isqrt(len(signal.between)), max(1, (baseline.blocks - 1) // 2))
     scores = scores[:, :width]
     total = scores.T @ counts
     variance = (rows + rows * rows / baseline.rows) * np.eye(width) + noise * (scores.T @ scores)

@@ -153,13 +153,11 @@ def _others(model: Model, single: Mapping[str, Candidate], columns: Mapping[str,
 
 def _asked(model: Model, name: str) -> Candidate | None:
     """A measure that was named; None when there is no such thing."""
-    parts = _NAMED.fullmatch(name)
-    if parts is None:
-        return None
-    tensor, measure = parts["tensor"], parts["measure"]
     generic = {one.spec.name: one for one in _without_reference(model)}
-    if name in generic:
-        return generic[name]
+    parts = _NAMED.fullmatch(name)
+    if name in generic or parts is None:
+        return generic.get(name)
+    tensor, measure = parts["tensor"], parts["measure"]
     side = "input" if any(one.name == tensor for one in model.inputs) else "output"
     rows = _rows_of(model, tensor) if side == "input" else model.answers.get(tensor)
     known = {*MEASURES_OF_WIDE, *MEASURES_OF_PROBABILITIES, "projection", "length", "unknown", "surprisal"}

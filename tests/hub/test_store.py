@@ -1,13 +1,16 @@
 """The hub's memory: on disk, in one transaction each, the same thing once."""
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub.intervals import groups_of
 from hub.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.errors import Unreachable
 from schemas.insight import Alert, Drift, SignalDrift
@@ -192,6 +195,66 @@ def test_ids_of_windows_long_gone_and_old_events_are_forgotten(store: Store, clo
 
     assert [event.text for event in store.events()] == ["3", "4"]
     assert store.add_windows([window(1)]) == [True]
+
+
+def test_intervals_drifts_and_alerts_are_kept_as_long_as_the_operator_says(store: Store, clock: Clock) -> None:
+    store.add_windows([window(1)])
+    (row,) = store.intervals("delay")
+    store.mark_tested(row, alarmed=False, drift=drift())
+    store.add_windows([window(2, start=3600)])
+    store.add_alert(Alert(kind="refused", at=int(clock.now), code="x", text="a stranger"))
+    store.add_refusal(int(clock.now), "topic", "x", "not ours")
+    clock.now += 11 * 24 * 3600
+
+    store.prune(intervals_days=10, told_days=12)
+    assert [row.start for row in store.intervals("delay")] == [3600], "what was not tested yet is kept"
+    assert (len(store.drifts()), len(store.alerts()), len(store.refusals())) == (1, 1, 1)
+    store.prune(told_days=10)
+
+    assert (store.drifts(), store.alerts(), store.refusals()) == ([], [], [])
+
+
+def test_calibrated_windows_are_added_up_apart_and_sub_groups_are_kept(store: Store) -> None:
+    own = {"calibrated": True, "reference_rows": 2.5, "noise_units": 1.25}
+    rows = [replace(window(number), rows=10, group=number % 2, **(own if number < 4 else {})) for number in range(7)]  # type: ignore[arg-type]
+    store.add_windows(rows)
+
+    plain, calibrated = sorted(store.intervals("delay"), key=lambda row: row.calibrated)
+    windows, counted, totals = groups_of(calibrated)
+
+    assert (plain.windows, plain.rows, plain.reference_rows, plain.noise_units) == (3, 30, 0.0, 3.0)
+    assert (calibrated.windows, calibrated.rows, calibrated.reference_rows, calibrated.noise_units) == (4, 40, 10.0, 5.0)
+    assert (windows[:3], counted[:3]) == ([2, 2, 0], [20, 20, 0])
+    assert totals.sum(axis=0).tolist() == list(calibrated.counts)
+
+
+def test_windows_after_the_first_test_are_late(store: Store) -> None:
+    store.add_windows([window(1)])
+    store.mark_tested(store.intervals("delay")[0], alarmed=False)
+
+    store.add_windows([window(2), window(3)])
+
+    assert [(row.windows, row.late) for row in store.intervals("delay")] == [(3, 2)]
+
+
+def test_what_a_first_hub_added_up_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "hub.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute(
+            "CREATE TABLE intervals (release BLOB NOT NULL, cohort VARCHAR(64) NOT NULL, start BIGINT NOT NULL, seconds BIGINT NOT NULL,"
+            " model VARCHAR(64) NOT NULL, windows BIGINT NOT NULL, counts BLOB NOT NULL, last_at BIGINT NOT NULL,"
+            " tested_windows BIGINT NOT NULL, alarmed BOOLEAN NOT NULL, PRIMARY KEY (release, cohort, start, seconds))"
+        )
+        counts = np.array([5, 6], np.int64).tobytes()
+        old.execute("INSERT INTO intervals VALUES (?, 'nyc', 0, 3600, 'delay', 2, ?, 7, 2, 1)", (RELEASE, counts))
+
+    store = Store(f"sqlite:///{path}")
+    store.create()
+    store.create()
+    store.add_windows([window(3)])
+
+    (row,) = store.intervals("delay")
+    assert (row.windows, row.counts, row.noise_units, row.late, row.alarmed) == (3, (6, 8), 3.0, 1, True)
 
 
 def test_a_damaged_database_is_unreachable_and_not_a_stranger_s_exception(tmp_path: Path) -> None:

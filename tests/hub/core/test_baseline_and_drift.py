@@ -9,7 +9,7 @@ from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.signals import Baseline, Privacy
-from schemas.window import Window, expected_counts, pack_counts
+from schemas.window import Window, expected_counts, pack_counts, write_counts
 
 SIGMA2 = 357.0
 SIGNALS = 4
@@ -160,6 +160,57 @@ def test_a_window_that_cannot_be_is_refused_with_its_code(bad: Window, code: Cod
         windows.accept(bad, manifest=manifest(BASELINE), now=10_000)
 
     assert refusal.value.code is code
+
+
+OWN = BASELINE.model_copy(update={"calibration_rows": 1024})
+
+
+def difference(counts: list[int] | None = None, *, rows: int = 500, own_rows_log2: int = 10, **changes: int) -> Window:
+    values = np.zeros(BINS, np.int64) if counts is None else np.array(counts, np.int64)
+    privacy = manifest(OWN).privacy
+    assert privacy is not None
+    packed = write_counts(values, center=None, privacy=privacy)
+    fields = {"id": bytes(16), "release": bytes(8), "start": 7200, "seconds": 3600, "rows": rows, "packed": packed}
+    return Window(**{**fields, "own_rows_log2": own_rows_log2, **changes})  # type: ignore[arg-type]
+
+
+def test_differences_say_how_much_noise_and_sampling_is_in_them() -> None:
+    taken = windows.accept(difference(), manifest=manifest(OWN), now=10_000)
+
+    assert (taken.calibrated, taken.reference_rows, taken.noise_units) == (True, 500 * 500 / 1024, 1 + (500 / 1024) ** 2)
+
+
+def test_windows_that_were_added_up_say_how_many() -> None:
+    taken = windows.accept(difference(seconds=4 * 3600, start=4 * 3600, units=3, rows=1500), manifest=manifest(OWN), now=20_000)
+
+    assert (taken.noises, taken.seconds) == (3, 4 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (difference([2000, *[0] * (BINS - 1)]), Code.WINDOW_ABSURD),
+        (difference([140] * BINS), Code.WINDOW_ABSURD),
+        (difference([-140] * BINS), Code.WINDOW_ABSURD),
+        (difference(own_rows_log2=3), Code.WINDOW_ABSURD),
+        (difference(seconds=3 * 3600, start=3 * 3600, units=3), Code.WINDOW_SHAPE),
+        (difference(seconds=2 * 3600, units=3), Code.WINDOW_SHAPE),
+        (difference(seconds=2 * 3600, start=3600, units=2), Code.WINDOW_SHAPE),
+        (difference(seconds=128 * 3600, start=0, units=2), Code.WINDOW_SHAPE),
+        (difference(rows=2_000_000), Code.WINDOW_OVERWEIGHT),
+        (difference([0] * (BINS - 1)), Code.WINDOW_SHAPE),
+    ],
+)
+def test_differences_that_cannot_be_are_refused_with_their_code(bad: Window, code: Code) -> None:
+    with pytest.raises(Refused) as refusal:
+        windows.accept(bad, manifest=manifest(OWN), now=10_000)
+
+    assert refusal.value.code is code
+
+
+def test_differences_of_a_release_that_declares_no_calibration_are_refused() -> None:
+    with pytest.raises(Refused, match="declares no calibration"):
+        windows.accept(difference(), manifest=manifest(BASELINE), now=10_000)
 
 
 def test_windows_add_up_and_say_their_noise() -> None:

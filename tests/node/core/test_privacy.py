@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from node.core.privacy import BitSource, day_of, days_of, discrete_gaussian, epsilon_of, rho_of
+from hub.core.laplace import laplace_for
+from node.core.privacy import BitSource, day_of, days_of, discrete_gaussian, discrete_laplace, epsilon_of, rho_of
 
 DRAWS = 1_000_000
 
@@ -18,21 +19,92 @@ def exact(sigma2: float, reach: int) -> np.ndarray:
     return np.asarray(weights / weights.sum())
 
 
+def fits(draws: np.ndarray, expected: np.ndarray, seed: int) -> None:
+    """Chi-squared against the exact mass function, [-reach .. reach] in `expected`, whose ends take the tails."""
+    reach = (len(expected) - 1) // 2
+    inside = np.bincount(np.clip(draws, -reach, reach) + reach, minlength=2 * reach + 1)
+    assert stats.chisquare(inside, expected * len(draws)).pvalue > 1e-6, f"seed {seed}"
+
+
+def with_tails(mass: np.ndarray, reach: int) -> np.ndarray:
+    middle = len(mass) // 2
+    shares = mass[middle - reach : middle + reach + 1].copy()
+    shares[0], shares[-1] = mass[: middle - reach + 1].sum(), mass[middle + reach :].sum()
+    return shares
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("sigma2", [(357, 1), (9, 4)])
-def test_a_million_draws_fit_the_exact_mass_function(sigma2: tuple[int, int]) -> None:
+def test_a_million_gaussian_draws_fit_the_exact_mass_function(sigma2: tuple[int, int]) -> None:
+    gaussian_fits(sigma2, DRAWS)
+
+
+@pytest.mark.parametrize("sigma2", [(357, 1), (9, 4), (1, 64)])
+def test_gaussian_draws_fit_the_exact_mass_function(sigma2: tuple[int, int]) -> None:
+    gaussian_fits(sigma2, DRAWS // 10)
+
+
+def gaussian_fits(sigma2: tuple[int, int], count: int) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     variance = sigma2[0] / sigma2[1]
     reach = math.ceil(4 * math.sqrt(variance))
-    draws = np.array(discrete_gaussian(DRAWS // 5, sigma2, BitSource(Random(seed).randbytes)))
+    draws = np.array(discrete_gaussian(count, sigma2, BitSource(Random(seed).randbytes)))
 
-    inside = np.bincount(np.clip(draws, -reach, reach) + reach, minlength=2 * reach + 1)
-    expected = exact(variance, 20 * reach)
-    middle = len(expected) // 2
-    shares = expected[middle - reach : middle + reach + 1].copy()
-    shares[0], shares[-1] = expected[: middle - reach + 1].sum(), expected[middle + reach :].sum()
+    fits(draws, with_tails(exact(variance, 20 * reach), reach), seed)
 
-    assert stats.chisquare(inside, shares * len(draws)).pvalue > 1e-6, f"seed {seed}"
-    assert abs(draws.var() / variance - 1) < 0.02, f"seed {seed}"
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("scale", [(8, 1), (13, 5)])
+def test_a_million_laplace_draws_fit_the_exact_mass_function(scale: tuple[int, int]) -> None:
+    laplace_fits(scale, DRAWS)
+
+
+@pytest.mark.parametrize("scale", [(8, 1), (13, 5), (1, 3)])
+def test_laplace_draws_fit_the_exact_mass_function(scale: tuple[int, int]) -> None:
+    laplace_fits(scale, DRAWS // 10)
+
+
+def laplace_fits(scale: tuple[int, int], count: int) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    size = scale[0] / scale[1]
+    reach = math.ceil(6 * size)
+    weights = np.exp(-np.abs(np.arange(-20 * reach, 20 * reach + 1)) / size)
+    draws = np.array(discrete_laplace(count, scale, BitSource(Random(seed).randbytes)))
+
+    fits(draws, with_tails(weights / weights.sum(), reach), seed)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "laplace"])
+def test_our_draws_and_opendps_are_of_one_distribution(noise: str) -> None:
+    """OpenDP is 265 MB, and in no lock: `make test-oracle` installs it beside and runs this."""
+    opendp = pytest.importorskip("opendp.prelude")
+    opendp.enable_features("contrib")
+    space = opendp.vector_domain(opendp.atom_domain(T="i64")), opendp.l2_distance(T="f64")
+    if noise == "gaussian":
+        theirs = opendp.m.make_gaussian(*space, scale=18.9)
+        ours = discrete_gaussian(DRAWS // 10, (1890**2, 10**4), BitSource(os.urandom))
+    else:
+        theirs = opendp.m.make_laplace(space[0], opendp.l1_distance(T="i64"), scale=8.0)
+        ours = discrete_laplace(DRAWS // 10, (8, 1), BitSource(os.urandom))
+
+    found = np.array(theirs([0] * (DRAWS // 10)))
+
+    reach = 60
+    tables = [np.bincount(np.clip(one, -reach, reach) + reach, minlength=2 * reach + 1) for one in (np.array(ours), found)]
+    seen = np.array(tables)[:, np.sum(tables, axis=0) >= 20]
+    assert stats.chi2_contingency(seen).pvalue > 1e-6
+
+
+def test_laplace_noise_for_an_epsilon_gives_it_and_no_delta() -> None:
+    scale, sigma2 = laplace_for(1.0, 4)
+
+    draws = np.array(discrete_laplace(100_000, scale, BitSource(Random(3).randbytes)))
+
+    assert scale == (256, 64)
+    assert draws.var() == pytest.approx(sigma2[0] / sigma2[1], rel=0.05)
+    assert rho_of(4, sigma2, scale) == pytest.approx(0.5)
 
 
 def test_bits_are_uniform_below_any_bound() -> None:
