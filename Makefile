@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-delivery generate lock clean
+.PHONY: help demo test test-oracle check format bench bench-delivery generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,10 @@ demo: $(STAMP)  ## a fleet of six nodes, real data, every claim checked; writes 
 
 test: $(STAMP)  ## all tests, against real brokers on loopback
 	$(BIN)/pytest
+
+test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no lock; installs it beside
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade --target .oracle -r requirements/oracle.txt
+	PYTHONPATH=.oracle $(BIN)/pytest tests/node/core/test_privacy.py -k opendp
 
 check: $(STAMP)  ## format, lint, types, import rules, freshness of generated files
 	$(BIN)/ruff format --check .

@@ -56,6 +56,7 @@ class Ingest:
         self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
         self._window_rows_max = window_rows_max
         self._group_key = random_bytes(16)  # so that a sender cannot choose its window's sub-group
+        self._rolled_back: set[str] = set()  # nodes whose ledger has shrunk
         self._readers: dict[bytes, tuple[bytes, Reader]] = {}  # by the prefix that windows carry
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
@@ -112,6 +113,7 @@ class Ingest:
         self._roll.check_state(event.state)
         if name not in self.nodes and len(self.nodes) >= NODES_MAX:
             raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
+        self._tell_ledger(event.state)
         keys = self._roll.keys(name)
         if known is not None and keys:
             # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
@@ -127,6 +129,20 @@ class Ingest:
         self._tell_silence(node, now)
         if node.public_key:
             self._take_early(name)
+
+    def _tell_ledger(self, said: State) -> None:
+        """A privacy ledger only grows: one that has shrunk was put back from a copy, with its witness, and the node cannot know."""
+        before = self.nodes.get(said.node)
+        if before is None or before.state.telemetry is None or said.telemetry is None or said.at <= before.state.at:
+            return
+        had, has = before.state.telemetry.ledger_entries or 0, said.telemetry.ledger_entries or 0
+        if has >= had:
+            self._rolled_back.discard(said.node)
+        elif said.node not in self._rolled_back:
+            self._rolled_back.add(said.node)
+            text = f"the privacy ledger of node {said.node} had {had} entries and has {has}: an old copy was put back on it"
+            code = str(Code.LEDGER_ROLLED_BACK)
+            self._notes.alert(Alert(kind="refused", at=int(self._clock()), node=said.node, cohort=said.cohort, code=code, text=text))
 
     # Receipts
 

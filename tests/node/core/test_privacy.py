@@ -33,14 +33,12 @@ def with_tails(mass: np.ndarray, reach: int) -> np.ndarray:
     return shares
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("sigma2", [(357, 1), (9, 4)])
-def test_a_million_gaussian_draws_fit_the_exact_mass_function(sigma2: tuple[int, int]) -> None:
-    gaussian_fits(sigma2, DRAWS)
+def test_a_million_gaussian_draws_fit_the_exact_mass_function() -> None:
+    gaussian_fits((357, 1), DRAWS)
 
 
-@pytest.mark.parametrize("sigma2", [(357, 1), (9, 4), (1, 64)])
+@pytest.mark.parametrize("sigma2", [(9, 4), (1, 64)])
 def test_gaussian_draws_fit_the_exact_mass_function(sigma2: tuple[int, int]) -> None:
     gaussian_fits(sigma2, DRAWS // 10)
 
@@ -54,14 +52,12 @@ def gaussian_fits(sigma2: tuple[int, int], count: int) -> None:
     fits(draws, with_tails(exact(variance, 20 * reach), reach), seed)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("scale", [(8, 1), (13, 5)])
-def test_a_million_laplace_draws_fit_the_exact_mass_function(scale: tuple[int, int]) -> None:
-    laplace_fits(scale, DRAWS)
+def test_a_million_laplace_draws_fit_the_exact_mass_function() -> None:
+    laplace_fits((8, 1), DRAWS)
 
 
-@pytest.mark.parametrize("scale", [(8, 1), (13, 5), (1, 3)])
+@pytest.mark.parametrize("scale", [(13, 5), (1, 3)])
 def test_laplace_draws_fit_the_exact_mass_function(scale: tuple[int, int]) -> None:
     laplace_fits(scale, DRAWS // 10)
 
