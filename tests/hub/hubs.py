@@ -95,7 +95,7 @@ class Fleet:
         """The hub's online keys."""
         return Signers(*self.online)
 
-    def publish(self, version: str, seed: int = 1) -> Manifest:
+    def publish(self, version: str, seed: int = 1, *, calibration_rows: int | None = None) -> Manifest:
         """A release with five blocks that do not compress and one watched signal; what it would predict does not matter here."""
         rng = np.random.default_rng(seed)
         store, blocks = BlockStore(self.directory / "blocks"), list[Block]()
@@ -116,7 +116,11 @@ class Fleet:
             inputs=(tensor,),
             outputs=(tensor,),
             variants=(Variant(name="default", files=(file,)),),
-            baseline=build_baseline([(SignalSpec("hour", "numeric", "input", "x"), np.random.default_rng(0).normal(size=3000))], days),
+            baseline=build_baseline(
+                [(SignalSpec("hour", "numeric", "input", "x"), np.random.default_rng(0).normal(size=3000))],
+                days,
+                calibration_rows=calibration_rows,
+            ),
             privacy=Privacy(
                 epsilon=4.0, delta=1e-6, sigma2_numerator=numerator, sigma2_denominator=denominator, window_seconds=WINDOW_SECONDS
             ),
