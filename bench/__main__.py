@@ -8,11 +8,12 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, encodings, links, memory, relay, swap, telemetry
+from bench import coalescing, delivery, encodings, ingest, links, memory, relay, swap, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "telemetry": telemetry.measure,
+    "ingest": ingest.measure,
     "swap": swap.measure,
     "delivery": delivery.measure,
     "memory": memory.measure,
@@ -21,7 +22,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "encodings": encodings.measure,
     "links": links.measure,
 }
-QUICK = ("telemetry", "swap", "delivery", "memory", "relay")  # `make bench`
+QUICK = ("telemetry", "ingest", "swap", "delivery", "memory", "relay")  # `make bench`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
 

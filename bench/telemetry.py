@@ -8,14 +8,16 @@ import numpy as np
 from bench.figures import Figure, median
 from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.noise import sigma2_for
+from hub.core.windows import total
 from node.core.leaving import noised
-from node.core.privacy import BitSource
+from node.core.privacy import BitSource, discrete_gaussian
 from node.core.sketch import Sketch
 from schemas import codec
 from schemas.signals import Privacy
 
 SIGNALS, ROWS, EPSILON = 20, 100, 1.0
 ROUNDS, REQUESTS = 7, 2000
+DRAWS, MERGED, BATCH = 20_000, 20_000, 256  # a batch is what a hub takes in at a time
 
 
 def measure() -> list[Figure]:
@@ -37,12 +39,44 @@ def measure() -> list[Figure]:
         for request in requests:
             kept.append(request.tobytes())
         appends.append((time.perf_counter() - began) / REQUESTS * 1e6)
+    merged, plain = _merge_per_s(baseline)
     return [
+        Figure("telemetry.sampler_per_s", _sampler_per_s(), "draws/s", ">= 100000", "", None),
+        Figure("telemetry.merge_per_s", merged, "windows/s a core, 20 signals", ">= 73500", "number by number", plain),
         Figure(
             "telemetry.cost_us", median(costs), "µs an inference, 20 signals", "<= 50", "keeping the raw row in a list", median(appends)
         ),
-        Figure("telemetry.window_bytes", _window_bytes(baseline, rng), "bytes", "<= 800", "raw float32 rows", float(ROWS * SIGNALS * 4)),
+        Figure("telemetry.window_bytes", _window_bytes(baseline, rng), "bytes", "<= 200", "raw float32 rows", float(ROWS * SIGNALS * 4)),
     ]
+
+
+def _sampler_per_s() -> float:
+    sigma2, bits = sigma2_for(EPSILON, 1e-6, SIGNALS), BitSource(os.urandom)
+    rates = []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        discrete_gaussian(DRAWS, sigma2, bits)
+        rates.append(DRAWS / (time.perf_counter() - began))
+    return median(rates)
+
+
+def _merge_per_s(baseline) -> tuple[float, float]:  # type: ignore[no-untyped-def]
+    """Windows a second added to an interval on one core: ours, and one number after another."""
+    rng = np.random.default_rng(1)
+    windows = list(rng.integers(-60, 60, size=(MERGED, baseline.bins)))
+    lists = [row.tolist() for row in windows[: MERGED // 20]]
+    ours, plain = [], []
+    for _ in range(ROUNDS):
+        began = time.perf_counter()
+        for at in range(0, MERGED, BATCH):
+            total(windows[at : at + BATCH])
+        ours.append(MERGED / (time.perf_counter() - began))
+        began = time.perf_counter()
+        sums = [0] * baseline.bins
+        for row in lists:
+            sums = [a + b for a, b in zip(sums, row, strict=True)]
+        plain.append(len(lists) / (time.perf_counter() - began))
+    return median(ours), median(plain)
 
 
 def _window_bytes(baseline, rng) -> float:  # type: ignore[no-untyped-def]

@@ -11,6 +11,7 @@ from schemas.errors import Code, Refused, mismatch
 
 LOW_BITS_MAX = 31  # of a residual of 32 bits
 VALUE_MAX = 2**31 - 1
+WEIGHTS = np.int64(1) << np.arange(LOW_BITS_MAX, dtype=np.int64)
 Integers = NDArray[np.int64]
 
 
@@ -40,10 +41,10 @@ def unpack(data: bytes, count: int, *, what: str) -> Integers:
     ends = np.flatnonzero(bits[count * low :])
     if len(ends) != count or len(bits) - count * low - (int(ends[-1]) + 1 if count else 0) >= 8:
         raise mismatch(Code.WINDOW_SHAPE, what, expected=f"{count} numbers", actual=f"{len(ends)} in {len(data)} bytes")
-    heads = np.diff(ends, prepend=-1) - 1
-    if int(heads.max(initial=0)) >> (32 - low):
+    heads = ends.astype(np.int64)
+    heads[1:] -= heads[:-1] + 1  # the right side is worked out first
+    if count and int(heads.max()) >> (32 - low):
         raise Refused(Code.WINDOW_SHAPE, f"{what}: a number beyond 32 bits")
-    tails = bits[: count * low].reshape(count, low).astype(np.int64) @ (np.int64(1) << np.arange(low, dtype=np.int64))
-    zigzag = (heads.astype(np.int64) << low) | tails
+    zigzag = (heads << low) | (bits[: count * low].reshape(count, low) @ WEIGHTS[:low])
     found: Integers = (zigzag >> 1) ^ -(zigzag & 1)
     return found
