@@ -42,7 +42,7 @@ def keys_open_to_others(paths: list[Path]) -> list[str]:
 
 
 def _release(folder: Path, digest: bytes) -> OnDisk:
-    manifest = _manifest(folder / "manifest.msgpack", digest)
+    manifest = manifest_at(folder / "manifest.msgpack", digest)
     variants = tuple(one for one in manifest.variants if (folder / one.name).is_dir()) if manifest else ()
     return OnDisk(digest, manifest, variants, sum(_sizes(folder)))
 
@@ -54,7 +54,7 @@ def _sizes(folder: Path) -> Iterator[int]:
                 yield path.stat().st_size
 
 
-def _manifest(path: Path, digest: bytes) -> Manifest | None:
+def manifest_at(path: Path, digest: bytes) -> Manifest | None:
     try:
         with path.open("rb") as file:
             data = file.read(MANIFEST_BYTES_MAX + 1)

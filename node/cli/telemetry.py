@@ -1,19 +1,16 @@
-"""`fleetcast-node telemetry`: what left this device, byte for byte, and what it spent."""
+"""`fleetcast-node telemetry`: what left this device, byte for byte and decoded, what it spent, and what was kept back."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
+from node import told
 from node.cli.options import json_option, settings_option, store_of
-from node.core import privacy
+from node.inventory import manifest_at
 from node.settings import load
-from schemas import codec
-from schemas.window import Window
-
-DELTA = 1e-6  # at which a day's epsilon is stated
+from node.store import NodeStore
+from schemas.manifest import Manifest
 
 
 @click.group()
@@ -26,32 +23,30 @@ def telemetry() -> None:
 @json_option
 @click.option("--limit", default=20, show_default=True)
 def show(path: Path, as_json: bool, limit: int) -> None:
-    """Show the newest windows that left or wait to leave, byte for byte.
+    """Show the newest windows that left or wait to leave, byte for byte and decoded.
 
     \b
     Example:
       fleetcast-node telemetry show --limit 5 --json
     """
-    store = store_of(load(path))
-    rows: list[dict[str, Any]] = []
-    for _, topic, payload, sent in store.outbox_payloads("window", limit):
-        window = codec.decode(Window, payload)
-        rows.append(
-            {
-                "topic": topic,
-                "sent": sent,
-                "start": datetime.fromtimestamp(window.start, UTC).isoformat(),
-                "seconds": window.seconds,
-                "rows_noisy": window.rows,
-                "payload_hex": payload.hex(),
-            }
-        )
+    settings = load(path)
+    store = store_of(settings)
+
+    def read(digest: bytes) -> Manifest | None:
+        return manifest_at(settings.data / "artifacts" / digest.hex() / "manifest.msgpack", digest)
+
+    rows = list(told.windows(store, told.released(store, read), limit=limit))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
-        click.echo(f"{row['start']}  {'sent' if row['sent'] else 'waits'}  {row['topic']}  about {row['rows_noisy']} rows")
+        of = f", of {row['windows']} windows" if row["windows"] > 1 else ""
+        own = f", against an own baseline of {row['own_baseline_rows']} rows" if row["own_baseline_rows"] else ""
+        what = f"about {row['rows_noisy']} rows in {row['seconds']} s{of}{own}"
+        click.echo(f"{row['start']}  {'sent' if row['sent'] else 'waits'}  {row['topic']}  {what}, {row['bytes']} bytes")
         click.echo(f"  {row['payload_hex']}")
+        for one in row["signals"] or ():
+            click.echo(f"  {one['name']}: {' '.join(map(str, one['counts']))}")
     if not rows:
         click.echo("Nothing has left this device.")
 
@@ -60,31 +55,61 @@ def show(path: Path, as_json: bool, limit: int) -> None:
 @settings_option
 @json_option
 def budget(path: Path, as_json: bool) -> None:
-    """Show what the newest windows spent of the privacy budget, as zCDP rho and as epsilon.
+    """Show what each day spent of the privacy budget: as zCDP rho, as a record's epsilon in a window, and as the device's in the day.
 
     \b
     Example:
       fleetcast-node telemetry budget
     """
     settings = load(path)
-    store = store_of(settings)
-    days = sorted({privacy.day_of(start) for _, _, start, _, _, _, _ in store.windows(1000)}, reverse=True)
-    rows = []
-    for day in days:
-        rho = store.spent([day])
-        rows.append(
-            {
-                "day": datetime.fromtimestamp(day * 86400, UTC).date().isoformat(),
-                "rho": rho,
-                "rho_day_max": settings.rho_day_max,
-                "epsilon_day": privacy.epsilon_of(rho, DELTA) if rho else 0.0,
-                "delta": DELTA,
-            }
-        )
+    rows = told.spent(store_of(settings), rho_day_max=settings.rho_day_max)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     for row in rows:
-        click.echo(f"{row['day']}  rho {row['rho']:.3f} of {row['rho_day_max']}  epsilon {row['epsilon_day']:.2f} at delta {DELTA}")
+        epsilons = f"epsilon {row['epsilon_record_window']:.2f} a record in a window, {row['epsilon_day']:.2f} the device in the day"
+        click.echo(f"{row['day']}  rho {row['rho']:.3f} of {row['rho_day_max']}  {epsilons}, at delta {row['delta']}")
     if not rows:
         click.echo("Nothing has been spent.")
+
+
+@telemetry.command()
+@settings_option
+@json_option
+def kept(path: Path, as_json: bool) -> None:
+    """Show what did not leave, and rows that could not be counted as they should. These numbers are exact, and stay on this device.
+
+    \b
+    Example:
+      fleetcast-node telemetry kept
+    """
+    found = told.kept_back(store_of(load(path)))
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for code, count in found["withheld_windows"].items():
+        click.echo(f"{count} windows withheld  [{code}]")
+    for row in found["odd_rows"]:
+        click.echo(f"{row['day']}  {row['model']}  {row['rows']} rows  [{row['code']}]")
+    click.echo(f"{found['late_intervals']} intervals had rows after they were closed; the ledger has {found['ledger_entries']} entries")
+    if found["quiet_until"]:
+        click.echo(f"nothing of before {found['quiet_until']} leaves: the ledger could not be believed")
+
+
+@telemetry.command()
+@settings_option
+@click.confirmation_option(prompt="A new baseline costs as much of the budget as a window a day of its calibration. Forget this one?")
+def recalibrate(path: Path) -> None:
+    """Forget the node's own baseline and gather a new one, after the device was moved or its sensors were changed.
+
+    \b
+    Example:
+      fleetcast-node telemetry recalibrate --yes
+    """
+    settings = load(path)
+    store_of(settings).close()  # it is there, and can be read
+    store = NodeStore(settings.data / "node.sqlite")
+    with store.transaction():
+        store.forget_own()
+    store.close()
+    click.echo("Forgotten; the next windows carry counts until the calibration is over.")

@@ -1,0 +1,109 @@
+"""What telemetry told of this device and what it spent, for its people: read off the store, decoded by the release's own manifest."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+from node.core import privacy
+from node.store import NodeStore
+from schemas import codec
+from schemas.manifest import Manifest
+from schemas.window import Expectation, Window, read_counts
+
+DELTA = 1e-6  # at which a day's epsilon is stated
+FindManifest = Callable[[bytes], Manifest | None]
+
+
+def windows(store: NodeStore, manifest_of: FindManifest, *, limit: int) -> Iterator[dict[str, Any]]:
+    """The newest windows that left or wait to leave, byte for byte and decoded.
+
+    `manifest_of` finds a release by the first bytes of its digest; without it the counts stay undecoded.
+    """
+    for _, topic, payload, sent in store.outbox_payloads("window", limit):
+        window = codec.decode(Window, payload)
+        yield {
+            "topic": topic,
+            "sent": sent,
+            "start": _time(window.start),
+            "seconds": window.seconds,
+            "release": window.release.hex(),
+            "windows": window.noises,
+            "rows_noisy": window.rows,
+            "own_baseline_rows": None if window.own_rows_log2 is None else 1 << window.own_rows_log2,
+            "bytes": len(payload),
+            "payload_hex": payload.hex(),
+            "signals": _signals(window, manifest_of(window.release)),
+        }
+
+
+def _signals(window: Window, manifest: Manifest | None) -> list[dict[str, Any]] | None:
+    if manifest is None or manifest.baseline is None or manifest.privacy is None:
+        return None
+    baseline = manifest.baseline
+    counts = read_counts(window, expectation=Expectation(baseline), privacy=manifest.privacy, bins=baseline.bins).tolist()
+    found, at = [], 0
+    for signal in baseline.signals:
+        found.append({"name": signal.name, "counts": counts[at : at + signal.bins], "bins": _bins(signal.edges, signal.categories)})
+        at += signal.bins
+    return found
+
+
+def _bins(edges: tuple[float, ...], categories: tuple[float | str, ...]) -> list[str]:
+    if categories:
+        return [*map(str, categories), "other"]
+    ends = [f"{edge:.6g}" for edge in edges]
+    return [f"below {ends[0]}", *(f"{low} to {high}" for low, high in pairwise(ends)), f"{ends[-1]} or more", "other"]
+
+
+def spent(store: NodeStore, *, rho_day_max: float) -> list[dict[str, Any]]:
+    """What each day has spent, as zCDP rho and as epsilon: of one record in one window, and of all that the device told of the day."""
+    dearest: dict[int, float] = {}
+    counted: dict[int, int] = {}
+    for entry in store.ledger()[1]:
+        for day in entry.days:
+            dearest[day] = max(dearest.get(day, 0.0), entry.rho)
+            counted[day] = counted.get(day, 0) + entry.what.startswith("window")
+    return [
+        {
+            "day": _time(day * privacy.DAY_SECONDS)[:10],
+            "rho": rho,
+            "rho_day_max": rho_day_max,
+            "windows": counted.get(day, 0),
+            "epsilon_record_window": _epsilon(dearest.get(day, 0.0)),
+            "epsilon_day": _epsilon(rho),
+            "delta": DELTA,
+        }
+        for day, rho in store.spent_days().items()
+    ]
+
+
+def kept_back(store: NodeStore) -> dict[str, Any]:
+    """What did not leave, and what could not be counted as it should: these numbers stay here."""
+    return {
+        "withheld_windows": store.withheld(),
+        "late_intervals": store.count_late(),
+        "odd_rows": [
+            {"day": _time(day * privacy.DAY_SECONDS)[:10], "model": model, "code": code, "rows": n} for day, model, code, n in store.odd()
+        ],
+        "ledger_entries": store.ledger_end().number,
+        "quiet_until": _time(store.fact("ledger_quiet_until")) if store.fact("ledger_quiet_until") else None,
+    }
+
+
+def released(store: NodeStore, read: FindManifest) -> FindManifest:
+    """Finds the manifest of a release that windows came of; what is gone from the disk is None."""
+    digests = {digest[:8]: digest for _, digest, *_ in store.windows(1000)}
+
+    def find(prefix: bytes) -> Manifest | None:
+        return read(digests[prefix]) if prefix in digests else None
+
+    return find
+
+
+def _epsilon(rho: float) -> float:
+    return privacy.epsilon_of(rho, DELTA) if rho else 0.0
+
+
+def _time(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
