@@ -16,7 +16,7 @@ from schemas.want import Want
 from schemas.window import Window
 
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
-RECEIVE_MAX = 512  # unacknowledged messages to us: windows are made durable many at a time
+RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
 MSGPACK, JSON = "application/msgpack", "application/json"
 
 

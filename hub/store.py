@@ -58,7 +58,7 @@ class Store:
     def create(self) -> None:
         """Make the tables that are missing."""
         self.database.create(tables.metadata)
-        intervals.take_over(self.database.engine)
+        intervals.take_over(self.database)
 
     def close(self) -> None:
         """Release the database."""

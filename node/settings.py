@@ -19,7 +19,7 @@ from schemas.state import LinkClass, Profile
 
 ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrolment.py)
 _TLS = ("tls_ca", "tls_certificate", "tls_key")
-_PATHS = ("data", "root", "link_file", "parameters_file")
+_PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
 
 
 class SiteSettings(BaseSettings):

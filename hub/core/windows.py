@@ -80,7 +80,7 @@ class Reader:
         self._rows_max = rows_max
         self._expectation = Expectation(self._baseline)
         widths = [signal.bins for signal in self._baseline.signals]
-        self._widths = np.array(widths)
+        self._roots = np.sqrt(widths)
         self._begins = np.cumsum([0, *widths[:-1]])
         self._bins = sum(widths)
 
@@ -126,14 +126,14 @@ class Reader:
         """Every row falls into exactly one bin of every signal, so all totals are the rows, or of differences zero, but for the noise."""
         slack = SIGMAS_MAX * math.sqrt(taken.noise_units * self._privacy.sigma2)
         # `rows` is itself a mean of noisy totals, so its own error is allowed for; differences are scaled by it.
-        rows_slack = slack * math.sqrt(int(self._widths.max())) + 1
+        rows_slack = slack * float(self._roots.max()) + 1
         target = 0 if taken.calibrated else taken.rows
         least, most = (-taken.rows - rows_slack if taken.calibrated else 0) - slack, taken.rows + rows_slack + slack
         totals = np.add.reduceat(taken.counts, self._begins)
-        total_slacks = slack * np.sqrt(self._widths) + rows_slack + (0.01 * taken.rows if taken.calibrated else 0)
-        wrong = np.flatnonzero(np.abs(totals - target) > total_slacks)
-        if len(wrong):
-            at = int(wrong[0])
+        total_slacks = slack * self._roots + rows_slack + (0.01 * taken.rows if taken.calibrated else 0)
+        wrong = np.abs(totals - target) > total_slacks
+        if wrong.any():
+            at = int(wrong.argmax())
             raise mismatch(
                 Code.WINDOW_ABSURD,
                 f"total of signal {self._baseline.signals[at].name}",

@@ -44,7 +44,8 @@ from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Publ
 log = structlog.get_logger()
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
-BATCH_EVENTS = 512  # events taken in one turn; their windows become durable together
+BATCH_EVENTS = 1024  # events taken in one turn; their windows become durable together
+GATHER_SECONDS = 0.02  # windows wait so long for more: what they cost is the sync of the disk, and nobody waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 30.0
@@ -214,7 +215,16 @@ class Service:
             found.append(self._link.parse(self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()))
             while len(found) < BATCH_EVENTS:
                 found.append(self._link.parse(self._inbox.get_nowait()))
+        if found and isinstance(found[-1], WindowArrived):
+            self._gather(found, self._monotonic() + GATHER_SECONDS)
         return found
+
+    def _gather(self, found: list[HubEvent], until: float) -> None:
+        """Take more while nothing but windows comes."""
+        with contextlib.suppress(queue.Empty):
+            while len(found) < BATCH_EVENTS and isinstance(found[-1], WindowArrived):
+                left = until - self._monotonic()
+                found.append(self._link.parse(self._inbox.get(timeout=left) if left > 0 else self._inbox.get_nowait()))
 
     def _tick(self) -> None:
         if self._online:
