@@ -58,24 +58,34 @@ def _bins(edges: tuple[float, ...], categories: tuple[float | str, ...]) -> list
 
 def spent(store: NodeStore, *, rho_day_max: float) -> list[dict[str, Any]]:
     """What each day has spent, as zCDP rho and as epsilon: of one record in one window, and of all that the device told of the day."""
-    dearest: dict[int, float] = {}
+    of_records: dict[int, float] = {}
     counted: dict[int, int] = {}
-    for entry in store.ledger()[1]:
-        for day in entry.days:
-            dearest[day] = max(dearest.get(day, 0.0), entry.rho)
-            counted[day] = counted.get(day, 0) + entry.what.startswith("window")
+    for day, by_model in _charged(store).items():
+        # A record is in one window of its model, and in the own baseline if that was gathered from its day.
+        of_records[day] = max(max(rhos["window"], default=0.0) + sum(rhos["baseline"]) for rhos in by_model.values())
+        counted[day] = sum(len(rhos["window"]) for rhos in by_model.values())
     return [
         {
             "day": _time(day * privacy.DAY_SECONDS)[:10],
             "rho": rho,
             "rho_day_max": rho_day_max,
             "windows": counted.get(day, 0),
-            "epsilon_record_window": _epsilon(dearest.get(day, 0.0)),
+            "epsilon_record_window": _epsilon(of_records.get(day, 0.0)),
             "epsilon_day": _epsilon(rho),
             "delta": DELTA,
         }
         for day, rho in store.spent_days().items()
     ]
+
+
+def _charged(store: NodeStore) -> dict[int, dict[str, dict[str, list[float]]]]:
+    """Charges by day, model and kind."""
+    found: dict[int, dict[str, dict[str, list[float]]]] = {}
+    for entry in store.ledger()[1]:
+        kind, model, *_ = [*entry.what.split(), "", ""]
+        for day in entry.days if kind in {"window", "baseline"} else ():
+            found.setdefault(day, {}).setdefault(model, {"window": [], "baseline": []})[kind].append(entry.rho)
+    return found
 
 
 def kept_back(store: NodeStore) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""What a device shows of its telemetry is what left it: the same bytes, the same counts, what was charged, and what was kept back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from node import told
+from node.core.privacy import epsilon_of
+from node.store import NodeStore
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
+from schemas.window import Window
+from tests.node.agent.test_telemetry import DIGEST, Site, manifest
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    made = Site(tmp_path)
+    made.minutes(3, 200)
+    return made
+
+
+def read(digest: bytes) -> Manifest:
+    if digest != DIGEST:
+        raise Refused(Code.ARTIFACT_DIGEST, "gone")
+    return manifest()
+
+
+def test_windows_are_shown_byte_for_byte_and_decoded(site: Site) -> None:
+    shown = list(told.windows(site.store, told.released(site.store, read), limit=2))
+
+    payloads = [one.payload for one in site.store.waiting(10)][::-1][:2]
+    assert [bytes.fromhex(one["payload_hex"]) for one in shown] == payloads
+    assert [one["bytes"] for one in shown] == [len(payload) for payload in payloads]
+    (signal,) = shown[0]["signals"]
+    assert len(signal["bins"]) == len(signal["counts"])
+    assert abs(sum(signal["counts"]) - codec.decode(Window, payloads[0]).rows) < 30
+    assert signal["bins"][-1] == "other"
+
+
+def test_windows_of_a_release_that_is_gone_are_shown_as_bytes(site: Site) -> None:
+    assert [one["signals"] for one in told.windows(site.store, lambda prefix: None, limit=1)] == [None]
+    assert told.released(site.store, read)(b"12345678") is None
+
+
+def test_both_epsilons_of_a_day_are_shown(site: Site) -> None:
+    (day,) = told.spent(site.store, rho_day_max=0.7)
+
+    assert (day["day"], day["windows"]) == ("1970-01-01", 3)
+    assert day["epsilon_record_window"] == pytest.approx(1.0, abs=0.2)
+    assert day["epsilon_record_window"] < day["epsilon_day"] < 3 * day["epsilon_record_window"]
+
+
+def test_a_record_of_the_calibration_is_told_twice_and_its_epsilon_says_so(tmp_path: Path) -> None:
+    site = Site(tmp_path, rho_day_max=5.0, release=manifest(calibration_rows=256))
+    site.minutes(4, 200)
+
+    (day,) = told.spent(site.store, rho_day_max=5.0)
+
+    window = site.store.ledger()[1][0].rho
+    assert day["epsilon_record_window"] == pytest.approx(epsilon_of(2 * window, told.DELTA))
+    assert day["windows"] == 4
+
+
+def test_what_was_kept_back_is_shown_by_its_code(tmp_path: Path) -> None:
+    site = Site(tmp_path, rho_day_max=0.06)
+    site.rows(np.array([np.nan, 1.0]), at=5.0)
+    site.minutes(4, 50)
+    site.telemetry.checkpoint()
+
+    found = told.kept_back(site.store)
+
+    assert found["withheld_windows"] == {"ledger.spent": 2}
+    assert found["odd_rows"] == [{"day": "2001-09-09", "model": "m", "code": "rows.not_finite", "rows": 1}]
+    assert (found["ledger_entries"], found["quiet_until"]) == (2, None)
+
+
+def test_a_node_that_never_ran_has_told_nothing(tmp_path: Path) -> None:
+    store = NodeStore(tmp_path / "node.sqlite")
+
+    assert list(told.windows(store, lambda prefix: None, limit=5)) == []
+    assert told.spent(store, rho_day_max=0.7) == []
