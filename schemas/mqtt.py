@@ -10,6 +10,7 @@ import queue
 import socket
 import ssl
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,7 +188,7 @@ class Link:
         self._session_expiry_seconds = session_expiry_seconds
         self._receive_max = receive_max
         self._epoch = 0
-        self._unacked: dict[int, bool] = {}  # packet id to whether its effect is durable, in the order of arrival
+        self._unacked: OrderedDict[int, bool] = OrderedDict()  # packet id to whether its effect is durable, in the order of arrival
         self._ack_lock = threading.Lock()
         client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
@@ -308,10 +309,12 @@ class Link:
             if message.epoch != self._epoch or message.mid not in self._unacked:
                 return
             self._unacked[message.mid] = True
-            for mid, durable in list(self._unacked.items()):
+            while self._unacked:
+                mid, durable = self._unacked.popitem(last=False)
                 if not durable:
+                    self._unacked[mid] = False
+                    self._unacked.move_to_end(mid, last=False)
                     return
-                del self._unacked[mid]
                 self._client.ack(mid, 1)
 
     def drop(self) -> None:

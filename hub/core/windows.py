@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas import rice
 from schemas.errors import Code, Refused, mismatch
 from schemas.insight import MergedWindow, SignalCounts
 from schemas.limits import WINDOW_UNITS_MAX
@@ -91,15 +92,71 @@ class Reader:
             Refused: another shape, from the future, too heavy, or counts that neither rows nor noise can have made.
         """
         self._check_interval(window, now)
-        if window.rows > self._rows_max * window.noises:
-            expected = f"at most {self._rows_max * window.noises}"
-            raise mismatch(Code.WINDOW_OVERWEIGHT, "rows of a window", expected=expected, actual=window.rows)
+        self._check_weight(window)
         counts = read_counts(window, expectation=self._expectation, privacy=self._privacy, bins=self._bins)
         own_rows = None if window.own_rows_log2 is None else 1 << window.own_rows_log2
         taken = Taken(window.start, window.seconds, window.rows, window.noises, own_rows, counts)
         self._check_own(taken)
         self._check_counts(taken)
         return taken
+
+    def read_many(self, windows: Sequence[Window], *, now: int) -> list[Taken | Refused]:
+        """The same of many at once, in their order; what is wrong with one stands in its place."""
+        try:
+            packed = rice.unpack_many([one.packed or b"" for one in windows], self._bins, what="windows")
+        except Refused:
+            return [self._read_or_refuse(one, now) for one in windows]
+        found: list[Taken | Refused] = []
+        for window, residuals in zip(windows, packed, strict=True):
+            try:
+                self._check_interval(window, now)
+                found.append(self._taken(window, residuals))
+            except Refused as refusal:
+                found.append(refusal)
+        self._check_many(found)
+        return found
+
+    def _read_or_refuse(self, window: Window, now: int) -> Taken | Refused:
+        try:
+            return self.read(window, now=now)
+        except Refused as refusal:
+            return refusal
+
+    def _taken(self, window: Window, residuals: Counts) -> Taken:
+        """A packed window, its counts not looked at yet."""
+        self._check_weight(window)
+        counts = self._privacy.step * residuals
+        if window.own_rows_log2 is None:
+            counts += self._expectation.of(window.rows, window.start)
+        own_rows = None if window.own_rows_log2 is None else 1 << window.own_rows_log2
+        taken = Taken(window.start, window.seconds, window.rows, window.noises, own_rows, counts)
+        self._check_own(taken)
+        return taken
+
+    def _check_many(self, found: list[Taken | Refused]) -> None:
+        """Put a refusal in the place of each whose counts cannot be; `_check_counts` says the same of one."""
+        numbers = [number for number, one in enumerate(found) if isinstance(one, Taken) and not one.calibrated]
+        those = [one for one in found if isinstance(one, Taken) and not one.calibrated]
+        doubtful = [number for number, one in enumerate(found) if isinstance(one, Taken) and one.calibrated]
+        if those:
+            counts = np.stack([one.counts for one in those])
+            rows = np.array([one.rows for one in those])
+            slack = SIGMAS_MAX * np.sqrt(np.array([one.noises for one in those]) * self._privacy.sigma2)
+            rows_slack = slack * self._roots.max() + 1
+            totals = np.add.reduceat(counts, self._begins, axis=1)
+            good = (np.abs(totals - rows[:, None]) <= slack[:, None] * self._roots + rows_slack[:, None]).all(axis=1)
+            good &= (counts.min(axis=1) >= -slack) & (counts.max(axis=1) <= rows + rows_slack + slack)
+            doubtful += [numbers[at] for at in np.flatnonzero(~good)]
+        for number in doubtful:
+            try:
+                self._check_counts(found[number])  # type: ignore[arg-type]  # those are taken
+            except Refused as refusal:
+                found[number] = refusal
+
+    def _check_weight(self, window: Window) -> None:
+        most = self._rows_max * window.noises
+        if window.rows > most:
+            raise mismatch(Code.WINDOW_OVERWEIGHT, "rows of a window", expected=f"at most {most}", actual=window.rows)
 
     def _check_interval(self, window: Window, now: int) -> None:
         ordinary = self._privacy.window_seconds

@@ -10,7 +10,7 @@ import structlog
 
 from hub.core import fleet
 from hub.core.enrolment import Roll
-from hub.core.windows import Reader
+from hub.core.windows import Reader, Taken
 from hub.devices import verify_receipt
 from hub.mqtt import ReceiptArrived, StateArrived, WindowArrived
 from hub.service.notes import Notes
@@ -204,22 +204,32 @@ class Ingest:
 
     def windows(self, events: Sequence[WindowArrived]) -> None:
         """Windows came: those that are believed are durable when this returns."""
-        rows: list[WindowRow] = []
+        by_release: dict[bytes, list[WindowArrived]] = {}
         for event in events:
+            by_release.setdefault(event.window.release, []).append(event)
+        rows: list[WindowRow] = []
+        for prefix, those in by_release.items():
             try:
-                rows.append(self._accept(event))
+                digest, reader = self._reader(prefix)
             except Refused as refusal:
-                self._notes.refusal(refusal, event.message.topic)
+                for event in those:
+                    self._notes.refusal(refusal, event.message.topic)
+                continue
+            for event, taken in zip(those, reader.read_many([one.window for one in those], now=int(self._clock())), strict=True):
+                try:
+                    rows.append(self._accept(event, digest, reader, taken))
+                except Refused as refusal:
+                    self._notes.refusal(refusal, event.message.topic)
         if rows:
             fresh = self._store.add_windows(rows)
             log.debug("windows.taken", windows=sum(fresh), twice=len(fresh) - sum(fresh))
 
-    def _accept(self, event: WindowArrived) -> WindowRow:
-        window = event.window
-        digest, reader = self._reader(window.release)
+    def _accept(self, event: WindowArrived, digest: bytes, reader: Reader, taken: Taken | Refused) -> WindowRow:
         if reader.manifest.model != event.model:
             raise mismatch(Code.WINDOW_RELEASE, "model of a window's release", expected=event.model, actual=reader.manifest.model)
-        taken = reader.read(window, now=int(self._clock()))
+        if isinstance(taken, Refused):
+            raise taken
+        window = event.window
         key = (event.model, check_name("cohort", event.cohort))
         if key not in self._open and sum(model == event.model for model, _ in self._open) >= COHORTS_MAX:
             raise mismatch(Code.WINDOW_ABSURD, f"cohorts of {event.model}", expected=f"at most {COHORTS_MAX}", actual="one more")

@@ -20,6 +20,29 @@ def test_numbers_come_back(numbers: list[int]) -> None:
     assert rice.unpack(packed, len(numbers), what="it").tolist() == numbers
 
 
+@given(st.lists(st.lists(st.integers(-rice.VALUE_MAX, rice.VALUE_MAX), min_size=7, max_size=7), min_size=1, max_size=20))
+def test_many_at_once_are_each_as_alone(table: list[list[int]]) -> None:
+    packed = [rice.pack(np.array(numbers, np.int64)) for numbers in table]
+
+    assert rice.unpack_many(packed, 7, what="it").tolist() == table
+
+
+@given(st.lists(st.binary(max_size=12), min_size=1, max_size=5), st.integers(1, 9))
+def test_any_bytes_among_many_are_numbers_or_are_refused_as_alone(packed: list[bytes], count: int) -> None:
+    def alone() -> object:
+        try:
+            return [rice.unpack(data, count, what="it").tolist() for data in packed]
+        except Refused as refusal:
+            return refusal.code
+
+    try:
+        found: object = rice.unpack_many(packed, count, what="it").tolist()
+    except Refused as refusal:
+        found = refusal.code
+
+    assert found == alone()
+
+
 @given(st.lists(st.integers(-2000, 2000), min_size=1, max_size=300))
 def test_no_code_is_longer_than_the_worst_number_asks_for(numbers: list[int]) -> None:
     bits = max(abs(number) for number in numbers).bit_length() + 1

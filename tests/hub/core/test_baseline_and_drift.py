@@ -223,3 +223,44 @@ def test_windows_add_up_and_say_their_noise() -> None:
     assert merged.windows == 2
     assert abs(merged.rows - 200) <= 8  # expected counts are whole numbers
     assert merged.noise_sd == pytest.approx(np.sqrt(2 * (357 + 2)))  # steps of five
+
+
+def test_many_windows_are_read_as_each_alone_and_the_wrong_ones_refused_in_their_places() -> None:
+    rng = np.random.default_rng(11)
+    privacy = manifest(OWN).privacy
+    assert privacy is not None
+    mixed = []
+    for number in range(60):
+        rows, own = int(rng.integers(0, 400)), number % 3 == 0
+        expected = np.zeros(BINS) if own else np.array(expected_counts(OWN, rows))
+        counts = np.round(expected + rng.normal(0, 18.9, BINS)).astype(np.int64)
+        if number % 7 == 0:
+            counts[int(rng.integers(BINS))] += 3000
+        if own:
+            mixed.append(difference(counts.tolist(), rows=rows))
+        else:
+            packed = write_counts(counts, center=np.array(expected_counts(OWN, rows)), privacy=privacy)
+            fields = {"id": bytes(16), "release": bytes(8), "start": 7200, "seconds": 3600, "rows": rows, "packed": packed}
+            mixed.append(Window(**fields))  # type: ignore[arg-type]
+    mixed += [difference(own_rows_log2=2), difference(rows=2_000_000), difference(start=3600 * 1000)]
+    reader = windows.Reader(manifest(OWN))
+
+    def alone(one: Window) -> object:
+        try:
+            return reader.read(one, now=10_000).counts.tolist()
+        except Refused as refusal:
+            return str(refusal)
+
+    found = [str(one) if isinstance(one, Refused) else one.counts.tolist() for one in reader.read_many(mixed, now=10_000)]
+
+    assert found == [alone(one) for one in mixed]
+    assert sum(isinstance(one, str) for one in found) == 12
+
+
+def test_one_damaged_window_among_many_is_the_only_one_refused() -> None:
+    good = difference()
+    bad = good.model_copy(update={"packed": b"\xff\xff"})
+
+    found = windows.Reader(manifest(OWN)).read_many([good, bad, good], now=10_000)
+
+    assert [isinstance(one, Refused) for one in found] == [False, True, False]
