@@ -55,6 +55,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 
 def manifest_at(path: Path, digest: bytes) -> Manifest | None:
+    """The manifest in a file; None where there is none, or another."""
     try:
         with path.open("rb") as file:
             data = file.read(MANIFEST_BYTES_MAX + 1)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from schemas.errors import Code, Refused
@@ -104,11 +105,19 @@ class Topics:
             Refused: the topic is not one of this fleet's.
         """
         if topic.startswith(self.prefix) and len(topic) <= TOPIC_CHARACTERS_MAX:
-            parts = topic[len(self.prefix) :].split("/")
-            for kind, pattern in _PATTERNS.items():
-                if len(parts) == len(pattern) and all(p.startswith("{") or p == part for p, part in zip(pattern, parts, strict=True)):
-                    return Address(kind, tuple(part for p, part in zip(pattern, parts, strict=True) if p.startswith("{")))
+            found = _address(topic[len(self.prefix) :])
+            if found is not None:
+                return found
         raise Refused(Code.SCHEMA_MALFORMED, f"{topic[:TOPIC_CHARACTERS_MAX]!r} is not a topic of fleet {self.fleet!r}")
+
+
+@lru_cache(maxsize=1024)  # a fleet's windows come by few topics, thousands a second
+def _address(rest: str) -> Address | None:
+    parts = rest.split("/")
+    for kind, pattern in _PATTERNS.items():
+        if len(parts) == len(pattern) and all(p.startswith("{") or p == part for p, part in zip(pattern, parts, strict=True)):
+            return Address(kind, tuple(part for p, part in zip(pattern, parts, strict=True) if p.startswith("{")))
+    return None
 
 
 def block_digest(address: Address) -> bytes:

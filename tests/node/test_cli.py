@@ -99,7 +99,7 @@ def test_a_shell_is_given_what_it_needs_to_complete(shell: str) -> None:
     ("words", "at", "found"),
     [
         ("fleetcast-node ", 1, {*(one.split()[0] for one in COMMANDS)}),
-        ("fleetcast-node telemetry ", 2, {"show", "budget"}),
+        ("fleetcast-node telemetry ", 2, {"show", "budget", "kept", "recalibrate"}),
         ("fleetcast-node status --j", 2, {"--json"}),
     ],
 )
