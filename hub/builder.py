@@ -34,8 +34,9 @@ from hub.variants import LeftOut
 from schemas import codec
 from schemas.errors import Code, mismatch
 from schemas.limits import PAYLOADS_PER_BLOCK_MAX
-from schemas.manifest import File, Golden, Manifest, Privacy, Requirements, Variant
+from schemas.manifest import File, Golden, Manifest, Requirements, Variant
 from schemas.names import check_name, check_version, sha256
+from schemas.signals import Privacy
 
 Key = Path | Case  # what a content is of: a file on disk, or golden inputs that were put together here
 

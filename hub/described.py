@@ -12,7 +12,7 @@ from hub.onnxmodel import OnnxModel
 from hub.prompts import SUFFIXES, read_prompts
 from hub.request import FILES, ONNX, Build, GoldenTerms, PublishRequest
 from hub.variants import LeftOut, Part, files_of, make_variants
-from hub.watching import Watch, watch
+from hub.watching import Watch, watch, watch_unread
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
 
@@ -68,7 +68,7 @@ def _foreign(request: PublishRequest) -> Described:
     signature = signature_of(request, request.model_path)
     parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
     case, unanswered = _foreign_case(request, *signature)
-    return Described(parts, *signature, case=case, unanswered=unanswered)
+    return Described(parts, *signature, watch_unread(request, *signature), case=case, unanswered=unanswered)
 
 
 def _foreign_part(request: PublishRequest, build: Build, signature: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> Part:
@@ -148,7 +148,8 @@ def check_request(request: PublishRequest) -> None:
     if request.runs_as == FILES and request.golden_path is not None:
         raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files: nothing runs it, so golden inputs say nothing")
     if request.reference is None:
-        given = {"block column": request.blocks_column, "signals": request.signals}
+        given: dict[str, object] = {"block column": request.blocks_column, "time column": request.time_column}
+        given |= {"signals": request.signals} if request.calibration_rows is None else {}
         given |= {} if request.variants.held_out or request.variants.calibration else {"feature columns": request.feature_columns}
         needless = [what for what, value in given.items() if value is not None]
         if needless:

@@ -9,17 +9,18 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hub.request import DEFAULT_VARIANT, LOSS_MAX, Build, How
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX, KIB, MIB, TENSORS_MAX, VARIANTS_MAX, WINDOW_SECONDS_MAX
+from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, KIB, MIB, TENSORS_MAX, VARIANTS_MAX, WINDOW_SECONDS_MAX
 from schemas.manifest import Limits, Requirements, Tensor, Text
 from schemas.names import Label, ModelName, Version
 from schemas.parameters import Parameters
+from schemas.signals import Season
 
 BYTES_MAX = MIB  # a page of settings
 SPARSITY = 0.5  # of a pruned build, where nothing is said
@@ -45,6 +46,8 @@ class ReferenceTable(Fact):
     blocks: str | None = None
     columns: Columns | None = None
     signals: Columns | None = None
+    time: str | None = None
+    season: Season = Season(hours=4, weekends=True)
 
 
 class GoldenTable(Fact):
@@ -62,6 +65,8 @@ class PrivacyTable(Fact):
     epsilon: Annotated[float, Field(gt=0, le=64)] = 1.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     window_seconds: Annotated[int, Field(ge=1, le=WINDOW_SECONDS_MAX)] = 3600
+    noise: Literal["gaussian", "laplace"] = "gaussian"
+    calibration_rows: Annotated[int, Field(ge=CALIBRATION_ROWS_MIN)] | None = None
 
 
 class VariantsTable(Fact):

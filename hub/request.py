@@ -13,8 +13,10 @@ from hub.core.samples import Samples
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Limits, Manifest, Requirements, Tensor
 from schemas.parameters import Parameter
+from schemas.signals import Season
 
 How = Literal["as-is", "int8", "int8-static", "int8-weights", "fp16", "pruned"]
+Noise = Literal["gaussian", "laplace"]
 RUNTIMES: Mapping[str, str] = {".onnx": "onnx", ".gguf": "llama", ".tflite": "litert"}  # by a model's suffix; anything else is files
 FILES, ONNX = "files", "onnx"
 DEFAULT_VARIANT = "default"
@@ -26,7 +28,13 @@ class Reference(Protocol):
     """The publisher's reference data, read: hub.reference.Reference."""
 
     def fit(
-        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None, blocks_column: str | None
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        *,
+        named: Sequence[str] | None,
+        blocks_column: str | None,
+        time_column: str | None = None,
     ) -> core.Fitted:
         """The columns as the model takes them."""
 
@@ -115,6 +123,10 @@ class PublishRequest:
     epsilon: float = 1.0
     delta: float = 1e-6
     window_seconds: int = 3600
+    noise: Noise = "gaussian"
+    time_column: str | None = None  # of the reference; with it, hours of the week that differ are compared apart
+    season: Season = field(default_factory=lambda: Season(hours=4, weekends=True))
+    calibration_rows: int | None = None  # after which a node has its own baseline
     limits: Limits = field(default_factory=Limits)
     answers: Answers | None = None  # the device's own runtime, asked golden inputs of which no answers are given
     progress: Callable[[str, int, int], None] = lambda what, done, total: None

@@ -16,7 +16,8 @@ from hub.core.noise import sigma2_for
 from hub.onnxmodel import Arrays, OnnxModel
 from hub.request import PublishRequest
 from schemas.errors import Code, mismatch
-from schemas.manifest import Baseline, Privacy
+from schemas.manifest import Tensor
+from schemas.signals import Baseline, Privacy
 
 OUTPUT_VALUES_MAX = 4096  # of a row: of wider outputs only what is named is watched
 BATCH_ROWS = 4096  # of the reference, run through the model at a time
@@ -47,7 +48,24 @@ def watch(request: PublishRequest, model: OnnxModel) -> Watch:
             model.inputs, model.outputs, named=named, blocks_column=request.blocks_column, time_column=request.time_column
         )
     answers = {} if fitted is None else _outputs_over(request, model, fitted)
-    known = signals.Model(model.inputs, model.outputs, request.limits, fitted, answers, request.calibration_rows is not None)
+    return _watched(
+        request, signals.Model(model.inputs, model.outputs, request.limits, fitted, answers, request.calibration_rows is not None)
+    )
+
+
+def watch_unread(request: PublishRequest, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Watch:
+    """The same of a model that nothing here can run: what is generated and the service, compared with each node's own baseline.
+
+    Raises:
+        Refused: a signal is named that does not exist.
+    """
+    if request.calibration_rows is None or not outputs:
+        return Watch()
+    return _watched(request, signals.Model(inputs, outputs, request.limits, calibrates=True))
+
+
+def _watched(request: PublishRequest, known: signals.Model) -> Watch:
+    fitted = known.fitted
     candidates, unwatched = signals.declared(known, request.signals)
     if any(one.rows is None for one in candidates) and request.calibration_rows is None:
         bare = [one.spec.name for one in candidates if one.rows is None]

@@ -23,7 +23,7 @@ from hub.settings import load
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, FleetcastError, Refused
-from schemas.limits import BLOCK_BYTES_MAX, MIB
+from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, MIB
 from schemas.manifest import Manifest
 from schemas.names import check_name, check_version, sha256
 
@@ -45,6 +45,19 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
 @click.option("--blocks", "blocks_column", help="Column that says which day, shift or batch a row is from.")
 @click.option("--columns", help="Feature columns in the model's order, with commas; else all of the reference's.")
 @click.option("--signals", help="What to watch, with commas; else every feature and output.")
+@click.option("--time", "time_column", help="Column that says when a row was; with it, hours of the week are compared apart.")
+@click.option(
+    "--season-hours", type=click.Choice(["1", "2", "3", "4", "6", "8", "12", "24"]), help="Of one part of the week.  [default: 4]"
+)
+@click.option("--season-weekends/--no-season-weekends", default=None, help="Whether weekends are apart.  [default: they are]")
+@click.option("--season-offset-minutes", type=click.IntRange(-840, 840), help="Of the sites' clock before UTC.  [default: 0]")
+@click.option(
+    "--calibrate-rows",
+    "calibration_rows",
+    type=click.IntRange(CALIBRATION_ROWS_MIN),
+    help="Rows after which a node has a baseline of its own; then the service is watched too.",
+)
+@click.option("--noise", type=click.Choice(["gaussian", "laplace"]), help="laplace: delta is 0, for few signals.  [default: gaussian]")
 @click.option(
     "--golden",
     type=click.Path(path_type=Path),
@@ -153,9 +166,11 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
         "blocks": said["blocks_column"],
         "columns": _names(said["columns"]),
         "signals": _names(said["signals"]),
+        "time": said["time_column"],
+        "season": _season(said),
     }
     found["golden"] = {"data": _whole(said["golden"])}
-    found["privacy"] = {name: said[name] for name in ("epsilon", "delta", "window_seconds")}
+    found["privacy"] = {name: said[name] for name in ("epsilon", "delta", "window_seconds", "noise", "calibration_rows")}
     found["limits"] = {
         "latency_ms_max": said["latency_ms_max"],
         "memory_bytes_max": said["memory_mib_max"] and said["memory_mib_max"] * MIB,
@@ -168,6 +183,13 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
         **{name: said[name] for name in ("truth", "sparsity", "loss_max", "all_or_none")},
     }
     return _given(found)
+
+
+def _season(said: Mapping[str, Any]) -> dict[str, Any] | None:
+    given = {"hours": said["season_hours"], "weekends": said["season_weekends"], "offset_minutes": said["season_offset_minutes"]}
+    if all(value is None for value in given.values()):
+        return None
+    return {**given, "hours": int(said["season_hours"] or 4), "weekends": said["season_weekends"] in (None, True)}
 
 
 def _given(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from schemas.errors import Code, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, HEADER_BYTES, PACKET_BYTES_MAX, PAYLOADS_PER_BLOCK_MAX
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.signals import Season
 from schemas.state import State
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         epsilon=release.privacy.epsilon,
         delta=release.privacy.delta,
         window_seconds=release.privacy.window_seconds,
+        noise=release.privacy.noise,
+        calibration_rows=release.privacy.calibration_rows,
+        time_column=reference.time if reference else None,
+        season=reference.season if reference else Season(hours=4, weekends=True),
         answers=answers,
         progress=tell,
     )
@@ -72,7 +77,7 @@ def _variants(release: "ReleaseFile") -> "Variants":
     from hub.samples import read_rows  # noqa: PLC0415
 
     said = release.variants
-    passed_over = [release.reference.blocks] if release.reference and release.reference.blocks else []
+    passed_over = [name for name in (release.reference.blocks, release.reference.time) if name] if release.reference else []
     if said.truth is not None and said.held_out is None:
         raise mismatch(Code.SETTINGS_INVALID, "variants.held_out, in which truth is a column", expected="a file", actual="none")
     unlabelled = [*passed_over, *([said.truth] if said.truth else [])]  # calibration may be cut from the same table
