@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Engine, delete, insert, inspect, select, text, update
+from sqlalchemy import Connection, delete, insert, inspect, select, text, update
 
 from hub import tables
 from hub.core.subgroups import GROUPS
@@ -107,18 +107,16 @@ def prune(db: Connection, *, seen_before: int, tested_before: int) -> None:
     db.execute(delete(table).where(table.c.last_at < tested_before, table.c.windows <= table.c.tested_windows))
 
 
-def take_over(engine: Engine) -> None:
+def take_over(db: Connection) -> None:
     """Bring over what a first hub kept: none of its windows were calibrated, and their rows are not known beside their counts."""
-    if not inspect(engine).has_table(FIRST_TABLE):
+    if not inspect(db).has_table(FIRST_TABLE):
         return
     names = "release, cohort, start, seconds, model, windows, counts, last_at, tested_windows, alarmed"
-    with engine.begin() as db:
-        calibrated = {"calibrated": False, "none": b""}
-        db.execute(
-            text(
-                f"INSERT INTO {tables.intervals.name} ({names}, calibrated, late, rows, reference_rows, noise_units, subgroups)"  # noqa: S608
-                f" SELECT {names}, :calibrated, 0, 0, 0, windows, :none FROM {FIRST_TABLE}"
-            ),
-            calibrated,
-        )
-        db.execute(text(f"DROP TABLE {FIRST_TABLE}"))
+    db.execute(
+        text(
+            f"INSERT INTO {tables.intervals.name} ({names}, calibrated, late, rows, reference_rows, noise_units, subgroups)"  # noqa: S608
+            f" SELECT {names}, :calibrated, 0, 0, 0, windows, :none FROM {FIRST_TABLE}"
+        ),
+        {"calibrated": False, "none": b""},
+    )
+    db.execute(text(f"DROP TABLE {FIRST_TABLE}"))

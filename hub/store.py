@@ -58,7 +58,8 @@ class Store:
     def create(self) -> None:
         """Make the tables that are missing."""
         self.database.create(tables.metadata)
-        intervals.take_over(self.database)
+        with self.database.write() as db:
+            intervals.take_over(db)
 
     def close(self) -> None:
         """Release the database."""
