@@ -43,11 +43,11 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.PACKET_TOO_SMALL: ("the broker takes no packets of the size that is needed", "raise its limit, or publish with smaller blocks"),
     Code.RELEASE_NO_VARIANT: ("no variant of the release fits this device", "publish one that does; the reason says what is missing"),
     Code.RELEASE_CONFLICT: ("another release has this name and version already", "give it another version"),
+    Code.RELEASE_UNKNOWN: ("there is no such model or release here", "look at the names; the reason says which there are"),
     Code.RELEASE_UNCHECKED: (
         "it has not passed the check that a rollout of this fleet asks for",
         "`fleetcast check`; the reason says for what",
     ),
-    Code.RELEASE_UNKNOWN: ("there is no such model or release here", "look at the names; the reason says which there are"),
     Code.MODEL_LOAD: ("the runtime cannot load the model", "the reason is the runtime's own: opset, operator, provider or damage"),
     Code.MODEL_RUN: ("the model fails on inputs that it should take", "test it on the device's runtime: `fleetcast check`"),
     Code.MODEL_SIGNATURE: ("inputs, outputs or shapes are not those of the manifest", "publish the release anew from this model"),
