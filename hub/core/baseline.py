@@ -12,8 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.core.scores import reference_shares, scores_of
+from hub.core.spread import autocorrelation, between_blocks
 from schemas.limits import CATEGORIES_MAX
 from schemas.manifest import Baseline, Signal
+
+Floats = NDArray[np.float64]
 
 BINS = 8  # the noise term scales with them
 
@@ -35,11 +38,17 @@ def build_baseline(values: Sequence[tuple[SignalSpec, NDArray[Any]]], blocks: ND
     keys = None
     if blocks is not None:
         _, keys = np.unique(blocks, return_inverse=True)
-    signals = [_signal(spec, np.asarray(column), keys, bins) for spec, column in values]
-    return Baseline(rows=rows, blocks=1 if keys is None else int(keys.max()) + 1, signals=tuple(signals))
+    built = [_signal(spec, np.asarray(column), keys, bins) for spec, column in values]
+    signals = tuple(signal for signal, _ in built)
+    means = [one for _, one in built if one is not None]
+    if keys is None or not means:
+        return Baseline(rows=rows, blocks=1 if keys is None else int(keys.max()) + 1, signals=signals)
+    sizes = np.bincount(keys).astype(np.float64)
+    return Baseline(rows=rows, blocks=len(sizes), autocorrelation=round(autocorrelation(means, sizes), 4), signals=signals)
 
 
-def _signal(spec: SignalSpec, column: NDArray[Any], keys: NDArray[np.intp] | None, bins: int) -> Signal:
+def _signal(spec: SignalSpec, column: NDArray[Any], keys: NDArray[np.intp] | None, bins: int) -> tuple[Signal, Floats | None]:
+    """A signal, and its blocks' mean scores [blocks, scores] where there are blocks."""
     edges: tuple[float, ...] = ()
     categories: tuple[float | str, ...] = ()
     if spec.kind == "numeric":
@@ -59,8 +68,9 @@ def _signal(spec: SignalSpec, column: NDArray[Any], keys: NDArray[np.intp] | Non
         number = {category: at for at, category in enumerate(categories)}
         flat = np.array([number.get(value, count) for value in plain], np.intp)
     counts = np.bincount(flat, minlength=count + 1)
-    between = _between(spec.kind, counts, flat, keys)
-    return Signal(
+    means = _block_means(spec.kind, counts, flat, keys)
+    between = () if means is None or keys is None else tuple(between_blocks(means, np.bincount(keys).astype(np.float64)).ravel().tolist())
+    signal = Signal(
         name=spec.name,
         kind=spec.kind,
         side=spec.side,
@@ -71,17 +81,12 @@ def _signal(spec: SignalSpec, column: NDArray[Any], keys: NDArray[np.intp] | Non
         counts=tuple(int(one) for one in counts),
         between=between,
     )
+    return signal, means
 
 
-def _between(kind: str, counts: NDArray[np.intp], flat: NDArray[np.intp], keys: NDArray[np.intp] | None) -> tuple[float, ...]:
-    """Covariance between blocks of the mean scores, sampling error taken off, clipped to be positive: a moment estimate."""
+def _block_means(kind: str, counts: NDArray[np.intp], flat: NDArray[np.intp], keys: NDArray[np.intp] | None) -> Floats | None:
     if keys is None or keys.max() < 1:
-        return ()
+        return None
     scores = scores_of(kind, reference_shares(counts.astype(np.float64)))
     sizes = np.bincount(keys).astype(np.float64)
-    means = np.stack([np.bincount(keys, weights=column[flat]) for column in scores.T], axis=1) / sizes[:, None]
-    width = scores.shape[1]
-    covariance = np.atleast_2d(np.cov(means.T)) - np.eye(width) * np.mean(1 / sizes)
-    values, vectors = np.linalg.eigh(covariance)
-    clipped = (vectors * np.clip(values, 0, None)) @ vectors.T
-    return tuple(float(one) for one in clipped.ravel())
+    return np.stack([np.bincount(keys, weights=column[flat]) for column in scores.T], axis=1) / sizes[:, None]
