@@ -7,8 +7,10 @@ Per signal, the scores s = H'C of the merged counts C have under no drift the me
   + N^2 T (1 + 1/b)      ordinary differences between blocks (days), known from b of them
 
 and with T estimated from b blocks, s' V^-1 s is Hotelling's: F with q and b - q degrees of freedom. Where each node has taken off its own
-baseline, N^2/M is the sum of n_i^2/M_i, and K the noise of windows and baselines. p-values are adjusted by Bonferroni. A shift smaller than
-`EFFECT_MIN` is no alarm however certain it is: large samples always differ. For categories the statistic is the chi-squared with the same terms.
+baseline, N^2/M is the sum of n_i^2/M_i, and K the noise of windows and baselines. For categories the statistic is the chi-squared with the
+same terms. A numeric signal's level is shared: half for all directions together, a quarter each for the rank and for the share of "other"
+alone, since most drift goes one way, and with few blocks every direction more costs power. p-values are adjusted by Bonferroni over the
+signals. A shift smaller than `EFFECT_MIN` is no alarm however certain it is: large samples always differ.
 """
 
 from collections.abc import Sequence
@@ -23,6 +25,7 @@ from hub.core.ordinary import Ordinary
 from schemas.insight import SignalDrift
 
 ALPHA = 0.01
+LEADING = 2  # scores of a numeric signal that are tested alone too: its rank and its share of "other"
 ROWS_MIN = 1.0  # an interval without rows says nothing
 
 Floats = NDArray[np.float64]
@@ -44,6 +47,12 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     total, variance = ordinary.by_signal(np.where(kept, totals, 0.0)), _variance(part, ordinary, kept)
     statistic = np.einsum("sq,sq->s", total, np.linalg.solve(variance, total[:, :, None])[:, :, 0])
     p_values = _p_values(statistic, widths, freedom)
+    single = total**2 / np.diagonal(variance, axis1=1, axis2=2)
+    for score in range(min(LEADING, total.shape[1])):
+        shared = np.array([kind == "numeric" for kind in ordinary.kinds]) & (widths > score)
+        alone = _p_values(single[:, score], np.ones_like(widths), freedom)
+        p_values = np.where(shared, np.minimum(p_values, LEADING * alone), p_values)
+    p_values = np.where([kind == "numeric" for kind in ordinary.kinds], 2 * p_values, p_values)
     testable = ordinary.known | part.calibrated
     p_values = np.where(testable & np.isfinite(p_values), np.clip(p_values, 0.0, 1.0), 1.0)
     tested = max(1, int(testable.sum()))
