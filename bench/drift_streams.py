@@ -1,4 +1,4 @@
-"""The real streams on which drift is measured: flights out of New York joined with the hour's weather, and what a fleet would count of them."""
+"""The real streams on which drift is measured: flights out of New York joined with the hour's weather, as a fleet counts them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -117,6 +117,19 @@ class IntervalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamRow:
+    """One release in one cohort over time: `state` is an encoded hub.core.detector.Detector, `episode` an Episode (hub.core.episodes) in JSON."""
+
+    release: bytes
+    cohort: str
+    model: str
+    state: bytes
+    log_evidence: float
+    episode: str | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class AlertRow:
     """An alert, as it was published."""
 

@@ -41,7 +41,8 @@ class HubSettings(BaseSettings):
     silent_seconds: Annotated[int, Field(ge=1)] = 3600  # a node not heard from for so long is told as silent
     cohort_nodes_min: Annotated[int, Field(ge=1)] = 20  # nothing is shown of fewer: nobody is to stand out
     settle_seconds: Annotated[int, Field(ge=0)] = 300  # an interval is tested when no window of it came for so long
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01  # share of ordinary intervals of a cohort that are an alarm by themselves, at most
+    run_length: Annotated[float, Field(ge=10, le=1e9)] = 1000.0  # intervals between two false alarms of the evidence over time, at least
 
     checks_required: tuple[Label, ...] = ()  # profiles for which a release must have passed `fleetcast check` before it is rolled out
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, delete, func, insert, select, update
 
-from hub import tables
+from hub import streams, tables
 from hub.database import Database
 from hub.database import fields as _fields
 from hub.database import inserted as _inserted
@@ -30,6 +30,7 @@ from hub.rows import (
     RefusalRow,
     RetainedRow,
     RolloutRow,
+    StreamRow,
     WindowRow,
 )
 from schemas.insight import Alert, Drift
@@ -47,6 +48,7 @@ __all__ = [
     "RetainedRow",
     "RolloutRow",
     "Store",
+    "StreamRow",
     "WindowRow",
 ]
 
@@ -228,14 +230,28 @@ class Store:
             rows = db.execute(select(table.c.model, table.c.cohort, untested).group_by(table.c.model, table.c.cohort)).all()
         return {(model, cohort): int(count or 0) for model, cohort, count in rows}
 
-    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None) -> None:
-        """Say that an interval was tested with the windows that `row` has; with its result, unless too few nodes were heard."""
+    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None, stream: StreamRow | None = None) -> None:
+        """Say that an interval was tested with the windows that `row` has; with its result and what its stream has learnt of it, unless too
+        few nodes were heard.
+        """
         key = {"release": row.release, "cohort": row.cohort, "start": row.start, "seconds": row.seconds}
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
             db.execute(_where(update(tables.intervals), tables.intervals, key).values(values))
             if drift is not None:
                 self._drift(db, drift)
+            if stream is not None:
+                streams.keep(db, row, stream, now=self._now())
+
+    def counted(self, row: IntervalRow) -> tuple[int, tuple[int, ...]]:
+        """How many windows of an interval its stream has counted, and their counts; 0 and none where it has none."""
+        with self._read() as db:
+            return streams.counted_of(db, row)
+
+    def streams(self) -> list[StreamRow]:
+        """Every release in every cohort that was tested within the time for which late windows are taken."""
+        with self._read() as db:
+            return streams.since(db, self._now() - SEEN_SECONDS)
 
     def _intervals(self, query: Any) -> list[IntervalRow]:
         with self._read() as db:
@@ -367,6 +383,7 @@ class Store:
         """Forget what nobody asks for any more: ids of long-gone windows, and all but the newest events."""
         with self._write() as db:
             db.execute(delete(tables.windows_seen).where(tables.windows_seen.c.at < self._now() - SEEN_SECONDS))
+            streams.forget(db, self._now() - SEEN_SECONDS)
             newest = db.execute(select(func.max(tables.events.c.id))).scalar() or 0
             db.execute(delete(tables.events).where(tables.events.c.id <= newest - events_kept))
 

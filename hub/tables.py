@@ -1,6 +1,6 @@
 """The hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 # SQLite numbers rows by itself only for a plain INTEGER key.
@@ -109,6 +109,32 @@ drifts = Table(
     Column("tested_at", BigInteger, nullable=False),
     Column("alarm", Boolean, nullable=False),
     Column("body", Text, nullable=False),
+)
+
+# What of an interval the detector has counted: what comes later is the difference.
+counted = Table(
+    "counted",
+    metadata,
+    Column("release", LargeBinary(32), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("seconds", BigInteger, primary_key=True),
+    Column("windows", BigInteger, nullable=False),
+    Column("counts", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+# A stream: one release in one cohort, over time.
+streams = Table(
+    "streams",
+    metadata,
+    Column("release", LargeBinary(32), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("log_evidence", Float, nullable=False),
+    Column("episode", Text),
+    Column("at", BigInteger, nullable=False, index=True),
 )
 
 alerts = Table(

@@ -198,7 +198,9 @@ class Baseline(Fact):
 
     rows: Annotated[int, Field(ge=1, le=2**53)]
     blocks: Annotated[int, Field(ge=1, le=2**31)]
-    autocorrelation: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the blocks' effects, pooled over the signals: hub/core/spread.py
+    autocorrelation: Annotated[float, Field(ge=0, lt=1)] | None = (
+        None  # of the blocks' effects, pooled over the signals: hub/core/spread.py
+    )
     signals: Annotated[tuple[Signal, ...], Field(min_length=1, max_length=limits.SIGNALS_MAX)]
 
 

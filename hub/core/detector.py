@@ -1,12 +1,13 @@
-"""Whether drift has begun at some time, at most one false alarm in a thousand intervals, whatever their size and however they hang together.
+"""Whether drift has begun at some time: at most one false alarm in a thousand intervals, whatever their size and their dependence.
 
-An e-detector in Shiryaev-Roberts form (Shin, Ramdas, Rinaldo 2024): for every component and lambda R <- (1 + R) e, with e-values of mean at
-most one given the past (hub/core/evidence.py). Then R - t is a supermartingale, so is any fixed mean of such R, under any dependence between
-them; and the first time at which that mean reaches A has an expectation of at least A.
+An e-detector in Shiryaev-Roberts form (Shin, Ramdas, Rinaldo 2024): for every component and lambda R <- (1 + R) e, with e-values of mean
+at most one given the past (hub/core/evidence.py). Then R - t is a supermartingale, so is any fixed mean of such R, under any dependence
+between them; and the first time at which that mean reaches A has an expectation of at least A.
 
-- Intervals hang together by their block effects. Those follow a first-order autoregression, which is filtered (Kalman): an e-value is of what
-  the past did not foretell. An interval that is missing lets the foreknowledge fade by one step more.
-- What comes late for an interval multiplies R at its arrival, given what the interval has said already, in any order. No alarm is withdrawn.
+- Intervals hang together by their block effects. Those follow a first-order autoregression, which is filtered (Kalman): an e-value is of
+  what the past did not foretell. An interval that is missing lets the foreknowledge fade by one step more.
+- What comes late for an interval multiplies R at its arrival, given what the interval has said already, in any order. No alarm is
+  withdrawn.
 - Since when: the beginning of the climb (CUSUM, Page 1954) of the component and lambda with the most evidence.
 
 The state is a document: the hub stores it with what it found, and a restart loses nothing. Knows no other stream, no store and no clock.
@@ -58,9 +59,7 @@ class Detector(Document):
         sizes = {len(self.evidence), len(self.climb), len(self.began)}
         recent = 16 * ordinary.components * len(self.starts)
         return (
-            self.components == ordinary.components
-            and sizes == {cells}
-            and (len(self.recent), len(self.rows)) == (recent, len(self.starts))
+            self.components == ordinary.components and sizes == {cells} and (len(self.recent), len(self.rows)) == (recent, len(self.starts))
         )
 
 
@@ -115,9 +114,7 @@ def step(state: Detector, part: Part, ordinary: Ordinary) -> tuple[Detector, flo
         return state, _log_mean(_cells(state)[0], ordinary)  # what it shares with what was counted of its interval is not known any more
     mean, variance, response = memory.foretold(part, ordinary, seen)
     rate = state.rows_per_window or max(part.rows, 0.0) / part.windows
-    chosen = plan(
-        ordinary, windows=rounded(part.windows), rows=rounded(rate * part.windows), calibrated=part.calibrated
-    )
+    chosen = plan(ordinary, windows=rounded(part.windows), rows=rounded(rate * part.windows), calibrated=part.calibrated)
     logs = log_evidence(part, ordinary, chosen, mean=mean, variance=variance, response=response)
     evidence, climb, began = _cells(state)
     if late or memory.forgotten(part.start):
@@ -187,9 +184,7 @@ class _Memory:
         surprise = totals / rows - mean
         reach = SURPRISE_MAX * np.sqrt(whole)
         gain = variance / whole
-        entry = np.stack(
-            [mean + gain * np.clip(surprise, -reach, reach), (1 - gain) * variance, (1 - response) + gain * response, totals]
-        )
+        entry = np.stack([mean + gain * np.clip(surprise, -reach, reach), (1 - gain) * variance, (1 - response) + gain * response, totals])
         kept, starts, counted = self.kept, list(self.starts), list(self.rows)
         if seen is not None:
             entry[TOTAL] += kept[seen, TOTAL]
@@ -214,12 +209,22 @@ def _cells(state: Detector) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 
 def _log_mean(evidence: Floats, ordinary: Ordinary) -> float:
-    """log of the weighted mean of R over all components and lambdas."""
+    """Log of the weighted mean of R over all components and lambdas."""
     weighted = evidence + ordinary.log_weights[:, None]
     peak = float(weighted.max())
     if not math.isfinite(peak):
         return -math.inf
     return peak + math.log(float(np.exp(weighted - peak).sum()) / len(LAMBDAS))
+
+
+def standing(state: Detector, ordinary: Ordinary) -> float:
+    """Logarithm of a stream's evidence as it stands.
+
+    Raises:
+        ValueError: the state is not this reference's.
+    """
+    _check(state, ordinary)
+    return _log_mean(_cells(state)[0], ordinary)
 
 
 def signals(state: Detector, ordinary: Ordinary) -> tuple[SignalEvidence, ...]:

@@ -14,6 +14,7 @@ signals. A shift smaller than `EFFECT_MIN` is no alarm however certain it is: la
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from schemas.insight import SignalDrift
 
 ALPHA = 0.01
 LEADING = 2  # scores of a numeric signal that are tested alone too: its rank and its share of "other"
+ODDS_PLAIN_MAX = 6.0  # of evidence: a million to one is still read as a number
 ROWS_MIN = 1.0  # an interval without rows says nothing
 
 Floats = NDArray[np.float64]
@@ -121,10 +123,23 @@ def _p_values(statistic: Floats, widths: NDArray[np.intp], freedom: Floats) -> F
     return found
 
 
-def in_words(raised: Sequence[SignalDrift]) -> str:
-    """An alarm as a person reads it: which signals, which way, how far, how sure."""
-    return "; ".join(f"{one.name} {_way(one)} by {one.size:.2f} sd (p {one.p_adjusted:.0e})" for one in raised)
+def in_words(raised: Sequence[SignalDrift], alarm_kind: str | None = "interval") -> str:
+    """An alarm as a person reads it: which signals, which way, how far, how sure, and since when where it was found over time."""
+    return "; ".join(_in_words(one, over_time=alarm_kind == "time") for one in raised)
 
 
-def _way(one: SignalDrift) -> str:
-    return "has changed its shape" if one.direction == "shape" else f"is {one.direction}"
+def _in_words(one: SignalDrift, *, over_time: bool) -> str:
+    if over_time and one.since is not None and one.size_since is not None and one.direction_since is not None:
+        began = datetime.fromtimestamp(one.since, UTC).strftime("%Y-%m-%d %H:%M")
+        return (
+            f"{one.name} {_way(one.direction_since)} by {one.size_since:.2f} sd since {began} UTC (evidence {_odds(one.evidence or 0.0)})"
+        )
+    return f"{one.name} {_way(one.direction)} by {one.size:.2f} sd (p {one.p_adjusted:.0e})"
+
+
+def _odds(log10_evidence: float) -> str:
+    return f"{10**log10_evidence:.0f} to 1" if log10_evidence < ODDS_PLAIN_MAX else f"1e{log10_evidence:.0f} to 1"
+
+
+def _way(direction: str) -> str:
+    return "has changed its shape" if direction == "shape" else f"is {direction}"

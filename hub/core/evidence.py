@@ -1,13 +1,14 @@
 """How strongly an interval speaks against "nothing has changed": exact e-values of noisy counts. Knows one interval, and no other.
 
-For a component with scores h_b and a number lambda, let l_b = lambda h_b - A with A = log sum_b p_b exp(lambda h_b): the log-likelihood ratio
-of the reference tilted towards larger scores. For counts C of any number of rows, with the noise Z of K windows on every count,
+For a component with scores h_b and a number lambda, let l_b = lambda h_b - A with A = log sum_b p_b exp(lambda h_b): the log-likelihood
+ratio of the reference tilted towards larger scores. For counts C of any number of rows, with the noise Z of K windows on every count,
 
     e = exp(sum_b l_b C_b - K sum_b log E exp(l_b Z))
 
 has mean exactly 1 while rows follow the reference: sampling and noise are divided out by their own moment generating functions, and the
-number of rows need not be known. What rows share beyond that is divided out too: a block effect u of mean m and variance P by
-exp(-N lambda m - N^2 lambda^2 P / 2), and a shift too small to matter, or one that the reference cannot know of itself, by exp(-N |lambda| tolerance).
+number of rows need not be known. What rows share beyond that is divided out too: a block effect u of mean m and variance P by exp(-N
+lambda m - N^2 lambda^2 P / 2), and a shift too small to matter, or one that the reference cannot know of itself, by exp(-N |lambda|
+tolerance).
 
 Counts of nodes that took off their own baselines sum to nothing and follow no common distribution; theirs is exp(lambda s), over the
 reference's mgf for the rows and the exact one for the fresh noise, and what each baseline got wrong for good is part of the tolerance.
@@ -42,7 +43,7 @@ LOG_EVIDENCE_MAX = 600.0  # of one interval: exp of it is still a number, and su
 
 
 class Part(Fact):
-    """What came of an interval: all its windows, or those that came late. Calibrated windows are differences from each node's own baseline."""
+    """What came of an interval: all its windows, or the late ones. Calibrated ones are differences from each node's own baseline."""
 
     start: Annotated[int, Field(ge=0, le=2**53)]
     seconds: Annotated[int, Field(ge=1, le=2**31)]
@@ -93,11 +94,10 @@ def plan(ordinary: Ordinary, *, windows: float, rows: float, calibrated: bool) -
     return Plan(lambdas, tilt, noise, per_row)
 
 
-def log_evidence(
-    part: Part, ordinary: Ordinary, chosen: Plan, *, mean: Floats, variance: Floats, response: Floats
-) -> Floats:
+def log_evidence(part: Part, ordinary: Ordinary, chosen: Plan, *, mean: Floats, variance: Floats, response: Floats) -> Floats:
     """Logarithms of the e-values, [J, L], given what the past says of the block effect: its mean and variance [J], and which part of a
-    constant shift it has not taken up already, [J]."""
+    constant shift it has not taken up already, [J].
+    """
     rows = max(part.rows, 0.0)
     lambdas = chosen.lambdas
     found: Floats = np.einsum("jlb,jb->jl", chosen.tilt, ordinary.binned(part.counts)) - part.windows * chosen.noise
@@ -111,7 +111,8 @@ def log_evidence(
 
 def tolerance(part: Part, ordinary: Ordinary) -> Floats:
     """The shift of every component that is no drift, [J], in score units a row: the least that matters, or 2.5 standard errors of what the
-    interval is compared with, whichever is more."""
+    interval is compared with, whichever is more.
+    """
     rows = max(part.rows, 1.0)
     if part.calibrated:
         own = (part.reference_rows + part.own_noise_units * ordinary.sigma2 * ordinary.noise_gain) / rows**2
@@ -147,4 +148,4 @@ def doubts(ordinary: Ordinary) -> Floats:
 
 def rounded(size: float) -> float:
     """The nearest power of the square root of two: sizes that plans are made for, few enough to keep them."""
-    return 2.0 ** (round(2 * math.log2(max(size, 1.0))) / 2)
+    return float(2.0 ** (round(2 * math.log2(max(size, 1.0))) / 2))

@@ -51,7 +51,7 @@ def discrete_delta(sigma2: float, epsilon: float, signals: int) -> float:
 
 
 def log_mgf(at: NDArray[np.float64], sigma2: float) -> NDArray[np.float64]:
-    """log E exp(u Z) of the discrete Gaussian Z with P(z) proportional to exp(-z^2 / (2 sigma^2)), exactly; any shape.
+    """Log E exp(u Z) of the discrete Gaussian Z with P(z) proportional to exp(-z^2 / (2 sigma^2)), exactly; any shape.
 
     Completing the square leaves u^2 sigma^2 / 2 and a ratio of two theta functions, summed directly for small variances and by Poisson's
     formula for the others. The ratio is at most one (Canonne, Kamath, Steinke 2020, corollary 17).

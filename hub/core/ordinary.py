@@ -82,9 +82,7 @@ class Ordinary:
 
 def ordinary(baseline: Baseline, sigma2: float) -> Ordinary:
     """A manifest's baseline as arrays; `sigma2` is the variance of one window's noise on a count."""
-    return of_signals(
-        baseline.signals, rows=baseline.rows, blocks=baseline.blocks, rho=baseline.autocorrelation or 0.0, sigma2=sigma2
-    )
+    return of_signals(baseline.signals, rows=baseline.rows, blocks=baseline.blocks, rho=baseline.autocorrelation or 0.0, sigma2=sigma2)
 
 
 def of_signals(signals: Sequence[Signal], *, rows: int, blocks: int, rho: float, sigma2: float) -> Ordinary:

@@ -1,10 +1,10 @@
 """How much ordinary blocks (days, shifts) differ, and how a block depends on the last. Knows nothing of why.
 
-The mean scores of block t are u_t plus sampling, with u_t of covariance T between signals' scores and autocorrelation rho from a block to the
-next. Both are read off the publisher's reference, of which there are few blocks; so both come with what few blocks get wrong:
+The mean scores of block t are u_t plus sampling, with u_t of covariance T between signals' scores and autocorrelation rho from a block to
+the next. Both are read off the publisher's reference, of which there are few blocks; so both come with what few blocks get wrong:
 
-- rho is pooled over all components, for one component's would be noise, and gets its small-sample bias of (1 + 3 rho)/b back (Kendall 1954;
-  Marriott and Pope 1954);
+- rho is pooled over all components, for one component's would be noise, and gets its small-sample bias of (1 + 3 rho)/b back (Kendall
+  1954; Marriott and Pope 1954);
 - the variance of b dependent values about their own mean is too small by (L - 1)/(b - 1), with L = (1 + rho)/(1 - rho), and is known no
   better than from (b - 1)(1 - rho^2)/(1 + rho^2) independent ones (Bayley and Hammersley 1946).
 """
@@ -32,7 +32,7 @@ def between_blocks(means: Floats, sizes: Floats) -> Floats:
 
 
 def autocorrelation(means: Sequence[Floats], sizes: Floats) -> float:
-    """rho of the block effects, pooled over all components of all signals; each of `means` is [blocks, scores], blocks in their order."""
+    """Rho of the block effects, pooled over all components of all signals; each of `means` is [blocks, scores], blocks in their order."""
     blocks = len(sizes)
     if blocks < 3 or not means:
         return 0.0
@@ -43,7 +43,7 @@ def autocorrelation(means: Sequence[Floats], sizes: Floats) -> float:
     if effect <= 0:  # blocks differ by no more than sampling: there is nothing that could depend on the last
         return 0.0
     plain = min(AUTOCORRELATION_MAX, max(-AUTOCORRELATION_MAX, along / effect))
-    return min(AUTOCORRELATION_MAX, max(0.0, plain + (1 + 3 * plain) / blocks))
+    return float(min(AUTOCORRELATION_MAX, max(0.0, plain + (1 + 3 * plain) / blocks)))
 
 
 def long_run(rho: float) -> float:

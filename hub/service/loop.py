@@ -128,6 +128,7 @@ class Service:
             cohort_nodes_min=settings.cohort_nodes_min,
             settle_seconds=settings.settle_seconds,
             alpha=settings.alpha,
+            run_length=settings.run_length,
             clock=wall,
         )
         self._announcer = Announcer(

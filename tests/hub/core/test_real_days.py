@@ -6,7 +6,9 @@ import pytest
 
 from hub.core import drift, windows
 from hub.core.baseline import SignalSpec, build_baseline
+from hub.core.evidence import Part
 from hub.core.noise import sigma2_for
+from hub.core.ordinary import ordinary
 from node.core.privacy import BitSource
 from node.core.sketch import Sketch, noised
 from schemas import codec
@@ -68,7 +70,8 @@ def test_the_blizzard_is_found_and_the_days_before_it_are_not(flights, seed: int
                 first = windows.Interval(bytes(32), "delay", "nyc", day * DAY, DAY, 1, counts)
                 merged = first if merged is None else windows.merge(merged, counts)
         assert merged is not None
-        raised = drift.alarmed(drift.test_window(merged.counts, merged.windows, baseline, sigma2[0] / sigma2[1]))
+        part = Part(start=day, seconds=1, windows=merged.windows, rows=sum(merged.counts) / len(FEATURES), counts=merged.counts)
+        raised = drift.alarmed(drift.test_interval(part, ordinary(baseline, sigma2[0] / sigma2[1])))
         if raised:
             alarms[day] = [one.name for one in raised]
 
