@@ -118,7 +118,7 @@ class IntervalRow:
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """One release in one cohort over time: `state` is an encoded hub.core.detector.Detector, `episode` an Episode (hub.core.episodes) in JSON."""
+    """One release in one cohort over time: `state` is an encoded Detector (hub.core.detector), `episode` an Episode in JSON."""
 
     release: bytes
     cohort: str

@@ -36,7 +36,7 @@ def counted(baseline: Baseline, values: np.ndarray, rng: np.random.Generator, no
     return found
 
 
-def tested(baseline: Baseline, counts: list[int], nodes: int) -> tuple[SignalDrift, ...]:
+def found_of(baseline: Baseline, counts: list[int], nodes: int) -> tuple[SignalDrift, ...]:
     part = Part(start=0, seconds=3600, windows=nodes, rows=sum(counts) / len(baseline.signals), counts=tuple(counts))
     return drift.test_interval(part, ordinary(baseline, SIGMA2))
 
@@ -46,7 +46,7 @@ def alarms(baseline: Baseline, rng: np.random.Generator, *, nodes: int, shift: f
     for _ in range(trials):
         values = rng.normal(size=(100 * nodes, SIGNALS)) + rng.normal(0, spread, SIGNALS)
         values[:, 0] += shift
-        raised += bool(drift.alarmed(tested(baseline, counted(baseline, values, rng, nodes), nodes)))
+        raised += bool(drift.alarmed(found_of(baseline, counted(baseline, values, rng, nodes), nodes)))
     return raised / trials
 
 
@@ -81,7 +81,7 @@ def test_the_alarm_names_the_signal_and_its_direction() -> None:
     values = rng.normal(size=(5000, SIGNALS))
     values[:, 2] -= 1.0
 
-    raised = drift.alarmed(tested(baseline, counted(baseline, values, rng, 50), 50))
+    raised = drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
 
     assert [(one.name, one.direction) for one in raised] == [("s2", "lower")]
     assert "s2 is lower" in drift.in_words(raised)
@@ -93,7 +93,7 @@ def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
     values = rng.normal(size=(5000, SIGNALS))
     values[:2000, 1] = np.nan
 
-    raised = drift.alarmed(tested(baseline, counted(baseline, values, rng, 50), 50))
+    raised = drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
 
     assert [one.name for one in raised] == ["s1"]
 
@@ -101,7 +101,7 @@ def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
 def test_an_interval_without_rows_says_nothing() -> None:
     baseline = reference(np.random.default_rng(5))
 
-    signals = tested(baseline, [0] * sum(s.bins for s in baseline.signals), 3)
+    signals = found_of(baseline, [0] * sum(s.bins for s in baseline.signals), 3)
 
     assert {one.p_value for one in signals} == {1.0}
 
