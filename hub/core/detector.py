@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hub.core.drift import way
+from hub.core.drift import sizes, way
 from hub.core.evidence import LAMBDAS, Part, effect_variance, log_evidence, plan, rounded
 from hub.core.ordinary import Ordinary
 from schemas.document import Document
@@ -248,9 +248,11 @@ def signals(state: Detector, ordinary: Ordinary) -> tuple[SignalEvidence, ...]:
         leader, column = np.unravel_index(int(np.argmax(own)), own.shape)
         since = int(began[mine][leader, column])
         inside = starts >= since
-        shift = memory.kept[inside, TOTAL][:, mine].sum(axis=0) / max(1.0, float(rows[inside].sum()))
+        over = max(1.0, float(rows[inside].sum()))
+        shift = memory.kept[inside, TOTAL][:, mine].sum(axis=0) / over
         direction = way(ordinary.kinds[number], int(leader), float(shift[0]))
-        size = float(np.linalg.norm(shift))
+        per_row = 1 + ordinary.sigma2 * ordinary.noise_gain[mine] / max(state.rows_per_window, 1.0)
+        size = float(sizes(shift, per_row / over))
         found.append(SignalEvidence(name, peak + math.log(float(np.exp(own - peak).sum())), since, float(shift[0]), size, direction))
     return tuple(found)
 

@@ -59,13 +59,15 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     p_values = np.where(testable & np.isfinite(p_values), np.clip(p_values, 0.0, 1.0), 1.0)
     tested = max(1, int(testable.sum()))
     leading = np.abs(total) / np.sqrt(np.diagonal(variance, axis1=1, axis2=2))
+    units = part.noise_units if part.noise_units is not None else float(part.windows)
+    size = sizes(total / rows, ordinary.by_signal((rows + units * ordinary.sigma2 * ordinary.noise_gain) / rows**2))
     return tuple(
         SignalDrift(
             name=name,
             p_value=float(p_values[at]),
             p_adjusted=min(1.0, float(p_values[at]) * tested),
             effect=float(total[at, 0] / rows),
-            size=float(np.linalg.norm(total[at]) / rows),
+            size=float(size[at]),
             direction=way(ordinary.kinds[at], int(np.argmax(leading[at])), float(total[at, 0])),  # type: ignore[arg-type]
         )
         for at, name in enumerate(ordinary.names)
@@ -75,6 +77,15 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
 def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[SignalDrift, ...]:
     """The signals that raise an alarm, the surest first."""
     return tuple(sorted((one for one in signals if one.p_adjusted < alpha and one.size >= EFFECT_MIN), key=lambda one: one.p_value))
+
+
+def sizes(shift: Floats, chance: Floats) -> Floats:
+    """How far signals moved over all directions, [...], from shifts [..., scores] of which sampling and noise make up the variance `chance`.
+
+    What chance alone would make is taken off every square: else the noise of a rare bin, whose score is large, would be the size of it all.
+    """
+    found: Floats = np.sqrt(np.maximum(shift**2 - chance, 0.0).sum(axis=-1))
+    return found
 
 
 def nothing(name: str) -> SignalDrift:
