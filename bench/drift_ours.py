@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from bench import drift_streams as streams
 from hub.core import detector, drift
+from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.evidence import Part
 from hub.core.ordinary import Ordinary, of_signals, ordinary
 from hub.core.scores import reference_shares, scores_of
 from hub.core.spread import autocorrelation, between_blocks
 from node.core.privacy import BitSource, discrete_gaussian
 from schemas.manifest import Signal
+from schemas.window import expected_counts, pack_counts, unpack_counts
 
 ALARM, ALPHA = math.log(detector.RUN_LENGTH), drift.ALPHA
 NODES = (1, 10, 100)
@@ -51,7 +53,7 @@ class Stream:
 
 
 def noise(rng: np.random.Generator, sigma2: float, windows: int, size: int) -> Ints:
-    """The sum of so many windows' noise. Its exact sampler is measured and tested by itself; at these variances nothing tells the sums apart."""
+    """The sum of so many windows' noise. The exact sampler is tested by itself; at these variances nothing tells the sums apart."""
     return np.round(rng.normal(0, math.sqrt(windows * sigma2), size)).astype(np.int64) if sigma2 else np.zeros(size, np.int64)
 
 
@@ -76,27 +78,37 @@ def false_alarms(nodes: int, windows: int = FALSE_ALARM_WINDOWS) -> dict[str, fl
     return {name: 1000 * count / windows for name, count in found.items()}
 
 
-def delays(nodes: int, epsilon: float | None = 1.0, *, shifts: Sequence[float] = SHIFTS, repeats: int = DELAY_REPEATS) -> dict[str, float]:
+def delays(
+    nodes: int,
+    epsilon: float | None = 1.0,
+    *,
+    shifts: Sequence[float] = SHIFTS,
+    repeats: int = DELAY_REPEATS,
+    rows: streams.Rows | None = None,
+    columns: Sequence[int] = streams.SHIFTED,
+    alter: Callable[[Ordinary], Ordinary] = lambda known: known,
+) -> dict[str, float]:
     """Median windows until a shift of three of twelve features is found, by its size; `season` is a quarter of July's rows mixed in."""
-    rows = streams.shuffled(7)
+    rows = rows or streams.shuffled(7)
+    known = alter(rows.ordinary(epsilon))
     found = {}
     for shift in shifts:
         moved = rows.pool.copy()
-        for column in streams.SHIFTED:
+        for column in columns:
             moved[:, column] += shift * rows.reference[:, column].std()
-        found[str(shift)] = _median_delay(rows, nodes, epsilon, streams.binned(rows.baseline, moved), 1.0, repeats)
+        found[str(shift)] = _median_delay(rows, nodes, known, streams.binned(rows.baseline, moved), 1.0, repeats)
     frame = streams.joined()
-    july = frame[frame.month == 7][list(streams.FEATURES)].to_numpy(np.float64)
-    found["season"] = _median_delay(rows, nodes, epsilon, streams.binned(rows.baseline, july), SEASON_SHARE, repeats)
+    july = frame[frame.month == 7][list(known.names)].to_numpy(np.float64)
+    found["season"] = _median_delay(rows, nodes, known, streams.binned(rows.baseline, july), SEASON_SHARE, repeats)
     return found
 
 
-def _median_delay(rows: streams.Rows, nodes: int, epsilon: float | None, moved: Ints, share: float, repeats: int) -> float:
+def _median_delay(rows: streams.Rows, nodes: int, known: Ordinary, moved: Ints, share: float, repeats: int) -> float:
     rng, total = np.random.default_rng(nodes), nodes * streams.NODE_ROWS
-    size, signals = sum(signal.bins for signal in rows.baseline.signals), len(streams.FEATURES)
+    size, signals = known.size, len(known.names)
     found = []
     for _ in range(repeats):
-        stream, delay = Stream(rows.ordinary(epsilon)), DELAY_MAX + 1
+        stream, delay = Stream(known), DELAY_MAX + 1
         for at in range(WARM_UP + DELAY_MAX):
             mine = round(share * total) if at >= WARM_UP else 0
             drawn = [rows.bins[rng.integers(0, len(rows.pool), total - mine)], moved[rng.integers(0, len(moved), mine)]]
@@ -205,7 +217,7 @@ def mixes() -> tuple[list[tuple[str, str]], dict[str, NDArray[np.intp]]]:
 
 
 def who_is_online(epsilon: float | None, windows: int = FALSE_ALARM_WINDOWS, shift: float = 0.0) -> dict[str, float]:
-    """Shares of windows that are alarms while only who is online changes, from window to window; nothing else does, unless `shift` is put in."""
+    """Shares of windows that are alarms while who is online changes from window to window, and nothing else unless `shift` is put in."""
     frame, rng = streams.joined(), np.random.default_rng(8)
     values = frame[list(streams.FEATURES)].to_numpy(np.float64)
     reference = values[rng.permutation(len(values))[: streams.REFERENCE_ROWS]]
@@ -281,6 +293,51 @@ def sampler_per_s(draws: int = 20_000) -> float:
     return float(np.median(rates))
 
 
-def tried() -> Iterator[tuple[str, Callable[[], dict[str, float]]]]:
-    """What was tried to find shifts sooner."""
-    raise NotImplementedError
+def merge_per_s(windows: int = 5_000) -> float:
+    """Windows a second that one core unpacks and adds up, 20 signals, epsilon 1."""
+    rng = np.random.default_rng(2)
+    names = [f"x{j}" for j in range(20)]
+    baseline = streams.baseline_of(rng.normal(size=(5000, 20)), names, None)
+    expected, sigma2 = expected_counts(baseline, 100), streams.sigma2_of(1.0, 20)
+    packed = [pack_counts((np.array(expected) + noise(rng, sigma2, 1, len(expected))).tolist(), expected) for _ in range(windows)]
+    rates = []
+    for _ in range(5):
+        began = time.perf_counter()
+        total = [sum(column) for column in zip(*(unpack_counts(one, expected) for one in packed), strict=True)]
+        rates.append(windows / (time.perf_counter() - began))
+        assert len(total) == len(expected)
+    return float(np.median(rates))
+
+
+# Somebody else's stream
+
+
+def tweets(path: str, epsilon: float = 1.0) -> dict[str, object]:
+    """The weeks that are alarms: tweets by the program that wrote them, one node, from November 2016 on; eleven months are the reference.
+
+    The author gave up his Android phone between 6 and 26 March 2017.
+    """
+    data = np.load(path)
+    days = data["day"].astype("datetime64[D]")
+    week = (days.astype(np.int64) - 4) // 7  # Mondays
+    reference = (days >= np.datetime64("2015-12-07")) & (days < np.datetime64("2016-10-31"))
+    watched = (days >= np.datetime64("2016-10-31")) & (days < np.datetime64("2018-01-01"))
+    spec = SignalSpec("source", "categorical", "input", "source")
+    names = data["source"].astype(object)
+    often = {"Twitter for Android", "Twitter for iPhone", "Twitter Web Client"}
+    sources = np.array([name if name in often else "else" for name in names], object)
+    baseline = build_baseline([(spec, sources[reference])], week[reference])
+    sigma2 = streams.sigma2_of(epsilon, 1)
+    known, rng = ordinary(baseline, sigma2), np.random.default_rng(1)
+    number = {category: at for at, category in enumerate(baseline.signals[0].categories)}
+    stream, over_time, alone = Stream(known), [], []
+    for one in np.unique(week[watched]):
+        mine = sources[watched & (week == one)]
+        counts = np.bincount([number.get(name, known.size - 1) for name in mine], minlength=known.size) + noise(rng, sigma2, 1, known.size)
+        part = plain(counts, start=int(one), windows=1, signals=1)
+        monday = str(np.datetime64("1970-01-05") + 7 * int(one))
+        if drift.alarmed(drift.test_interval(part, known)):
+            alone.append(monday)
+        if stream.step(part):
+            over_time.append(monday)
+    return {"interval": alone, "time": over_time, "weeks": len(np.unique(week[watched]))}

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import warnings
+from pathlib import Path
 
 warnings.filterwarnings("ignore")
 
@@ -48,7 +49,7 @@ def windows_of(path, evidently_windows):
     for count, one in enumerate(numbers):
         mine = rows[number == one]
         columns = [mine[np.isfinite(mine[:, j]), j] for j in range(mine.shape[1])]
-        pairs = [(column, whole) for column, whole in zip(columns, full) if len(column) > 1]
+        pairs = [(column, whole) for column, whole in zip(columns, full, strict=True) if len(column) > 1]
         p_values = [stats.ks_2samp(column, whole, method="asymp").pvalue for column, whole in pairs]
         found["ks"].append(min(p_values) * len(p_values) < ALIBI_P)
         found["psi"].append(any(_psi(whole, column) > PSI_MAX for column, whole in pairs))
@@ -170,7 +171,7 @@ def _psi_alarm(reference, window):
 
 def _delay(reference, pool, rng, rows, longest, alpha, other=None, share=0.0):
     for window in range(1, longest + 1):
-        mine = int(round(share * rows))
+        mine = round(share * rows)
         values = pool[rng.integers(0, len(pool), rows - mine)]
         if mine:
             values = np.vstack([values, other[rng.integers(0, len(other), mine)]])
@@ -196,15 +197,14 @@ def _milliseconds(work, times):
 
 
 def main():
-    jobs = json.loads(open(sys.argv[1]).read())
+    jobs = json.loads(Path(sys.argv[1]).read_text())
     results = {}
     for name, job in jobs.items():
         began = time.perf_counter()
         function = {one.__name__: one for one in (false_alarms, windows_of, delay, speed, bytes_of, sampler, tweets)}[job.pop("do")]
         results[name] = function(**job)
         print(f"  peers: {name} in {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-        with open(sys.argv[2], "w") as file:
-            json.dump(results, file)
+        Path(sys.argv[2]).write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -55,14 +55,22 @@ class Rows:
 
     def noise(self, epsilon: float | None) -> float:
         """sigma^2 of epsilon; None: no noise."""
-        if epsilon is None:
-            return 0.0
-        numerator, denominator = sigma2_for(epsilon, DELTA, len(FEATURES))
-        return numerator / denominator
+        return 0.0 if epsilon is None else sigma2_of(epsilon, self.pool.shape[1])
 
     def ordinary(self, epsilon: float | None) -> Ordinary:
         """What the hub knows of it."""
         return ordinary(self.baseline, self.noise(epsilon))
+
+
+def sigma2_fraction(epsilon: float, signals: int) -> tuple[int, int]:
+    """The noise's variance as the sampler takes it."""
+    return sigma2_for(epsilon, DELTA, signals)
+
+
+def sigma2_of(epsilon: float, signals: int) -> float:
+    """The noise's variance."""
+    numerator, denominator = sigma2_fraction(epsilon, signals)
+    return numerator / denominator
 
 
 def binned(baseline: Baseline, values: Floats) -> Ints:
@@ -85,16 +93,16 @@ def numeric(names: Sequence[str]) -> list[SignalSpec]:
     return [SignalSpec(name, "numeric", "input", "X", at) for at, name in enumerate(names)]
 
 
-def baseline_of(values: Floats, names: Sequence[str], blocks: NDArray[Any] | None) -> Baseline:
+def baseline_of(values: Floats, names: Sequence[str], blocks: NDArray[Any] | None, *, bins: int = BINS) -> Baseline:
     """What a publisher would put into the manifest."""
-    return build_baseline([(spec, values[:, spec.column]) for spec in numeric(names)], blocks, bins=BINS)
+    return build_baseline([(spec, values[:, spec.column]) for spec in numeric(names)], blocks, bins=bins)
 
 
 @lru_cache(maxsize=4)
-def shuffled(seed: int) -> Rows:
+def shuffled(seed: int, *, bins: int = BINS, features: tuple[str, ...] = FEATURES) -> Rows:
     """All rows of the year in random order: nothing drifts."""
-    values = joined()[list(FEATURES)].to_numpy(np.float64)
+    values = joined()[list(features)].to_numpy(np.float64)
     values = values[np.random.default_rng(seed).permutation(len(values))]
     reference, pool = values[:REFERENCE_ROWS], values[REFERENCE_ROWS:]
-    baseline = baseline_of(reference, FEATURES, None)
+    baseline = baseline_of(reference, features, None, bins=bins)
     return Rows(reference, pool, baseline, binned(baseline, pool))

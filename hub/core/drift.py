@@ -80,7 +80,7 @@ def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[Signa
 
 
 def sizes(shift: Floats, chance: Floats) -> Floats:
-    """How far signals moved over all directions, [...], from shifts [..., scores] of which sampling and noise make up the variance `chance`.
+    """How far signals moved over all directions, [...], from shifts [..., scores] of which `chance` is the variance of sampling and noise.
 
     What chance alone would make is taken off every square: else the noise of a rare bin, whose score is large, would be the size of it all.
     """
