@@ -85,7 +85,18 @@ def _peers() -> str:
     if not stamp.exists() or stamp.read_text() != digest:
         print("  installing the other tools into .bench/peers (1.6 GB, some minutes) ...", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True)
-        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", str(LOCK)]
+        install = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+            "-r",
+            str(LOCK),
+        ]
         subprocess.run(install, check=True)
         stamp.write_text(digest)
     return str(python)

@@ -136,7 +136,7 @@ def _p_values(statistic: Floats, widths: NDArray[np.intp], freedom: Floats) -> F
 
 def in_words(raised: Sequence[SignalDrift], alarm_kind: str | None = "interval") -> str:
     """An alarm as a person reads it: which signals, which way, how far, how sure, and since when where it was found over time."""
-    return "; ".join(_in_words(one, over_time=alarm_kind == "time") for one in raised)
+    return "; ".join(_in_words(one, over_time=alarm_kind == "time" or one.p_adjusted >= ALPHA) for one in raised)
 
 
 def _in_words(one: SignalDrift, *, over_time: bool) -> str:

@@ -111,6 +111,7 @@ class Settling:
         result = self._result(row, manifest, judged)
         newest = next(iter(self._store.drifts(row.model, limit=1)), None)
         self._store.mark_tested(row, alarmed=result.alarm, drift=result, stream=judged.stream)
+        self._streams.keep(judged.stream)
         self._settled(row.model, row.cohort, row.release, row.start)
         interval = Interval(row.release, row.model, row.cohort, row.start, row.seconds, row.windows, row.counts)
         self._say(windows.merged_window(interval, manifest))

@@ -108,7 +108,7 @@ class Streams:
             None if episode is None else episode.model_dump_json(),
             int(self._clock()),
         )
-        self._kept[key], self._standing[key] = stream, stream.log_evidence
+        self._standing[key] = stream.log_evidence
         kinds: dict[tuple[bool, bool], Literal["interval", "time", "both"] | None] = {
             (False, False): None,
             (True, False): "interval",
@@ -126,6 +126,10 @@ class Streams:
             named=tuple(sorted((one for one in signals if one.name in about), key=lambda one: (one.p_value, -(one.evidence or 0.0)))),
             stream=stream,
         )
+
+    def keep(self, stream: StreamRow) -> None:
+        """What a stream has learnt is durable now."""
+        self._kept[stream.release, stream.cohort] = stream
 
     def _alarm_of(self, key: Key) -> float:
         """The evidence with which a stream became an alarm, while that lasts: it still counts among the alarms of the others."""

@@ -1,5 +1,6 @@
 """At most one false alarm in a thousand intervals, in all weathers; what is real is found soon, named, dated and measured."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hub.core import detector
+from hub.core import detector, evidence
 from hub.core.detector import RECENT, RUN_LENGTH, Detector
 from hub.core.evidence import Part
 from hub.core.ordinary import Ordinary, of_signals
@@ -24,11 +25,29 @@ def alarms(ordinary: Ordinary, counts: NDArray[np.int64], *, windows: int = 1) -
     """The intervals, of [intervals, signals, bins], at which a stream is an alarm."""
     state, found = detector.fresh(ordinary), []
     for at, one in enumerate(counts):
-        state, evidence = detector.step(state, drifting.part(one, start=at, windows=windows), ordinary)
-        if evidence >= ALARM:
+        state, log_evidence = detector.step(state, drifting.part(one, start=at, windows=windows), ordinary)
+        if log_evidence >= ALARM:
             found.append(at)
             state = detector.restarted(state)
     return found
+
+
+def test_the_evidence_of_every_component_less_the_time_is_a_martingale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By enumeration of all intervals of two rows in three bins: after t intervals, and what came late of one, the mean of R is t."""
+    monkeypatch.setattr(evidence, "EFFECT_MIN", 0.0)
+    counts = (5 * 10**14, 3 * 10**14, 2 * 10**14)  # so many that the reference's own error, which is tolerated too, is nothing
+    ordinary = of_signals([drifting.signal("s", counts)], rows=10**15, blocks=1, rho=0.0, sigma2=0.0)
+    possible = [np.bincount(rows, minlength=3) for rows in itertools.product(range(3), repeat=2)]
+    chances = [float(np.prod(ordinary.shares[0][list(rows)])) for rows in itertools.product(range(3), repeat=2)]
+
+    mean = np.zeros(10 * ordinary.components)
+    for chosen in itertools.product(range(len(possible)), repeat=3):
+        state = detector.fresh(ordinary)
+        for start, which in zip((0, 1, 0), chosen, strict=True):  # the third is late for the first
+            state, _ = detector.step(state, drifting.part(possible[which][None, :], start=start), ordinary)
+        mean += np.prod([chances[which] for which in chosen]) * np.exp(np.frombuffer(state.evidence))
+
+    np.testing.assert_allclose(mean, 2.0, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("windows", "sigma2"), [(1, 0.0), (1, 213.0), (100, 213.0)])
@@ -61,8 +80,8 @@ def test_a_shift_is_found_within_days_dated_and_measured() -> None:
 
     state = detector.fresh(ordinary)
     for at, one in enumerate(counts):
-        state, evidence = detector.step(state, drifting.part(one, start=at), ordinary)
-        if evidence >= ALARM:
+        state, log_evidence = detector.step(state, drifting.part(one, start=at), ordinary)
+        if log_evidence >= ALARM:
             break
 
     assert 100 <= at <= 107  # one component of sixty, known from a month
@@ -127,8 +146,8 @@ def test_late_windows_of_an_interval_count_the_same_in_any_order(seed: int, orde
     def after(parts: list[Part]) -> float:
         now = state
         for one in parts:
-            now, evidence = detector.step(now, one, ordinary)
-        return evidence
+            now, log_evidence = detector.step(now, one, ordinary)
+        return log_evidence
 
     assert after(late) == pytest.approx(after([late[at] for at in order]))
 
@@ -154,8 +173,8 @@ def test_a_day_whose_windows_come_in_two_halves_is_not_two_surprises(rho: float)
         state = detector.fresh(ordinary)
         for at, effect in enumerate(drifting.dependent(rng, 250, rho, 12, SPREAD)):
             for half in drifting.drawn(rng, np.stack([effect, effect]), ROWS // 2):
-                state, evidence = detector.step(state, drifting.part(half, start=at), ordinary)
-                if evidence >= ALARM:
+                state, log_evidence = detector.step(state, drifting.part(half, start=at), ordinary)
+                if log_evidence >= ALARM:
                     found += 1
                     state = detector.restarted(state)
 
@@ -171,8 +190,8 @@ def test_days_that_are_missing_let_the_foreknowledge_fade() -> None:
         state = detector.fresh(ordinary)
         for at in np.flatnonzero(rng.random(500) < 0.5):
             length += 1
-            state, evidence = detector.step(state, drifting.part(counts[at], start=int(at)), ordinary)
-            if evidence >= ALARM:
+            state, log_evidence = detector.step(state, drifting.part(counts[at], start=int(at)), ordinary)
+            if log_evidence >= ALARM:
                 found += 1
                 state = detector.restarted(state)
 
@@ -184,9 +203,9 @@ def test_what_comes_after_its_interval_is_forgotten_adds_no_evidence_where_days_
     ordinary = drifting.with_blocks(drifting.drawn(rng, drifting.dependent(rng, 31, 0.0, 2, SPREAD), ROWS), ROWS)
     state = detector.fresh(ordinary)
     for at, effect in enumerate(drifting.dependent(rng, RECENT + 5, 0.0, 2, SPREAD)):
-        state, evidence = detector.step(state, drifting.part(drifting.drawn(rng, effect, ROWS), start=at), ordinary)
+        state, log_evidence = detector.step(state, drifting.part(drifting.drawn(rng, effect, ROWS), start=at), ordinary)
 
-    assert detector.step(state, drifting.part(drifting.drawn(rng, effect + 1.0, ROWS), start=0), ordinary) == (state, evidence)
+    assert detector.step(state, drifting.part(drifting.drawn(rng, effect + 1.0, ROWS), start=0), ordinary) == (state, log_evidence)
 
 
 def test_who_is_online_is_no_drift_when_nodes_take_off_their_own_baselines() -> None:
@@ -213,8 +232,8 @@ def test_who_is_online_is_no_drift_when_nodes_take_off_their_own_baselines() -> 
             reference_rows=len(online) * rows**2 / own_rows,
             noise_units=len(online) * (1 + (rows / own_rows) ** 2),
         )
-        state, evidence = detector.step(state, merged, ordinary)
-        if evidence >= ALARM:
+        state, log_evidence = detector.step(state, merged, ordinary)
+        if log_evidence >= ALARM:
             found.append(at)
             state = detector.restarted(state)
 
@@ -240,9 +259,9 @@ def test_no_order_and_no_counts_of_intervals_break_a_stream(parts: list[tuple[in
     ordinary = drifting.flat(2, sigma2=2.0)
     state = detector.fresh(ordinary)
     for start, counts in parts:
-        state, evidence = detector.step(state, drifting.part(np.array(counts).reshape(2, 9), start=start), ordinary)
+        state, log_evidence = detector.step(state, drifting.part(np.array(counts).reshape(2, 9), start=start), ordinary)
 
-        assert not math.isnan(evidence)
-        assert evidence < math.inf
+        assert not math.isnan(log_evidence)
+        assert log_evidence < math.inf
     assert list(state.starts) == sorted(set(state.starts))
     assert len(detector.signals(state, ordinary)) == 2
