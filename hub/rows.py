@@ -130,6 +130,18 @@ class StreamRow:
 
 
 @dataclass(frozen=True, slots=True)
+class CountedRow:
+    """What a stream has counted of an interval: `part` is a Part (hub.core.evidence) in JSON. Calibrated windows and others are apart."""
+
+    release: bytes
+    cohort: str
+    start: int
+    seconds: int
+    calibrated: bool
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
 class AlertRow:
     """An alert, as it was published."""
 

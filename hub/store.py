@@ -48,7 +48,6 @@ __all__ = [
     "RetainedRow",
     "RolloutRow",
     "Store",
-    "StreamRow",
     "WindowRow",
 ]
 
@@ -230,9 +229,10 @@ class Store:
             rows = db.execute(select(table.c.model, table.c.cohort, untested).group_by(table.c.model, table.c.cohort)).all()
         return {(model, cohort): int(count or 0) for model, cohort, count in rows}
 
-    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None, stream: StreamRow | None = None) -> None:
-        """Say that an interval was tested with the windows that `row` has; with its result and what its stream has learnt of it, unless too
-        few nodes were heard.
+    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None, learnt: streams.Learnt | None = None) -> None:
+        """Say that an interval was tested with the windows that `row` has.
+
+        With its result, and what its stream has learnt of it, unless too few nodes were heard.
         """
         key = {"release": row.release, "cohort": row.cohort, "start": row.start, "seconds": row.seconds}
         with self._write() as db:
@@ -240,13 +240,13 @@ class Store:
             db.execute(_where(update(tables.intervals), tables.intervals, key).values(values))
             if drift is not None:
                 self._drift(db, drift)
-            if stream is not None:
-                streams.keep(db, row, stream, now=self._now())
+            if learnt is not None:
+                streams.keep(db, *learnt, now=self._now())
 
-    def counted(self, row: IntervalRow) -> tuple[int, tuple[int, ...]]:
-        """How many windows of an interval its stream has counted, and their counts; 0 and none where it has none."""
+    def counted(self, release: bytes, cohort: str, start: int, seconds: int, *, calibrated: bool) -> str | None:
+        """What its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
         with self._read() as db:
-            return streams.counted_of(db, row)
+            return streams.counted_of(db, release=release, cohort=cohort, start=start, seconds=seconds, calibrated=calibrated)
 
     def streams(self) -> list[StreamRow]:
         """Every release in every cohort that was tested within the time for which late windows are taken."""

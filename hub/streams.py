@@ -5,27 +5,27 @@ What a detector has learnt, and which counts of an interval it has learnt from, 
 crash an interval is either wholly counted or not at all.
 """
 
-from array import array
-from typing import Any
-
 from sqlalchemy import Connection, delete, select
 
 from hub.database import fields, put, where
-from hub.rows import IntervalRow, StreamRow
+from hub.rows import CountedRow, StreamRow
 from hub.tables import counted, streams
 
-
-def keep(db: Connection, row: IntervalRow, stream: StreamRow, *, now: int) -> None:
-    """The stream after it has counted all that `row` has."""
-    put(db, streams, {"release": row.release, "cohort": row.cohort}, fields(stream))
-    key = _key(row)
-    put(db, counted, key, {**key, "windows": row.windows, "counts": array("q", row.counts).tobytes(), "at": now})
+Learnt = tuple[StreamRow, CountedRow]  # a stream after an interval, and what of the interval it has counted
 
 
-def counted_of(db: Connection, row: IntervalRow) -> tuple[int, tuple[int, ...]]:
-    """How many windows of an interval its stream has counted, and their counts; 0 and none where it has none."""
-    found = db.execute(where(select(counted.c.windows, counted.c.counts), counted, _key(row))).first()
-    return (0, ()) if found is None else (int(found.windows), tuple(array("q", found.counts)))
+def keep(db: Connection, stream: StreamRow, counted_row: CountedRow, *, now: int) -> None:
+    """The stream after it has counted all that the row has."""
+    put(db, streams, {"release": stream.release, "cohort": stream.cohort}, fields(stream))
+    values = fields(counted_row)
+    put(db, counted, {name: value for name, value in values.items() if name != "part"}, {**values, "at": now})
+
+
+def counted_of(db: Connection, *, release: bytes, cohort: str, start: int, seconds: int, calibrated: bool) -> str | None:
+    """What its stream has counted of an interval; None where it has counted nothing."""
+    key = {"release": release, "cohort": cohort, "start": start, "seconds": seconds, "calibrated": calibrated}
+    found: str | None = db.execute(where(select(counted.c.part), counted, key)).scalar()
+    return found
 
 
 def since(db: Connection, moment: int) -> list[StreamRow]:
@@ -38,7 +38,3 @@ def forget(db: Connection, before: int) -> None:
     """Streams and counts of which nothing can come any more."""
     for table in (counted, streams):
         db.execute(delete(table).where(table.c.at < before))
-
-
-def _key(row: IntervalRow) -> dict[str, Any]:
-    return {"release": row.release, "cohort": row.cohort, "start": row.start, "seconds": row.seconds}

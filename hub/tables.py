@@ -119,8 +119,8 @@ counted = Table(
     Column("cohort", String(64), primary_key=True),
     Column("start", BigInteger, primary_key=True),
     Column("seconds", BigInteger, primary_key=True),
-    Column("windows", BigInteger, nullable=False),
-    Column("counts", LargeBinary, nullable=False),
+    Column("calibrated", Boolean, primary_key=True),
+    Column("part", Text, nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
 )
 

@@ -64,6 +64,24 @@ class Part(Fact):
             raise ValueError("only calibrated windows have baselines of their own")
         return self
 
+    def less(self, earlier: "Part") -> "Part | None":
+        """What came after `earlier` of the same interval; None where nothing did."""
+        if self.windows <= earlier.windows:
+            return None
+        units = None
+        if self.noise_units is not None:
+            units = max(float(self.windows - earlier.windows), self.noise_units - (earlier.noise_units or earlier.windows))
+        return Part(
+            start=self.start,
+            seconds=self.seconds,
+            windows=self.windows - earlier.windows,
+            rows=self.rows - earlier.rows,
+            counts=tuple(now - then for now, then in zip(self.counts, earlier.counts, strict=True)),
+            calibrated=self.calibrated,
+            reference_rows=max(0.0, self.reference_rows - earlier.reference_rows),
+            noise_units=units,
+        )
+
     @property
     def own_noise_units(self) -> float:
         """Noise of the nodes' own baselines, in windows' worth: the same in every interval."""

@@ -15,7 +15,8 @@ from hub.core.detector import Detector, SignalEvidence
 from hub.core.episodes import Episode, Event
 from hub.core.evidence import Part
 from hub.core.ordinary import Ordinary
-from hub.store import IntervalRow, Store, StreamRow
+from hub.rows import CountedRow, StreamRow
+from hub.store import IntervalRow, Store
 from schemas import codec
 from schemas.errors import Refused
 from schemas.insight import SignalDrift
@@ -30,8 +31,8 @@ Key = tuple[bytes, str]  # release, cohort
 class Seen:
     """An interval that was looked at, and its stream if it is taken."""
 
+    whole: Part
     signals: tuple[SignalDrift, ...]  # of the interval alone
-    before: Detector
     after: Detector
     log_evidence: float
     ordinary: Ordinary
@@ -49,7 +50,7 @@ class Judged:
     event: Event | None
     since: int | None
     named: tuple[SignalDrift, ...]  # the signals that the alarm is about, the surest first
-    stream: StreamRow
+    learnt: tuple[StreamRow, CountedRow]
 
 
 class Streams:
@@ -66,15 +67,15 @@ class Streams:
         Raises:
             ValueError: its counts are not the reference's.
         """
-        whole = _part(row, row.windows, row.counts, ordinary)
+        whole = part_of(row, ordinary)
         signals = drift.test_interval(whole, ordinary)
         before = self._state(row, ordinary)
-        windows, counts = self._store.counted(row)
-        if windows >= row.windows:
-            return Seen(signals, before, before, detector.standing(before, ordinary), ordinary)
-        new = row.counts if not windows else tuple(now - then for now, then in zip(row.counts, counts, strict=True))
-        after, evidence = detector.step(before, _part(row, row.windows - windows, new, ordinary), ordinary)
-        return Seen(signals, before, after, evidence, ordinary)
+        known = self._store.counted(row.release, row.cohort, row.start, row.seconds, calibrated=whole.calibrated)
+        new = whole if known is None else whole.less(Part.model_validate_json(known))
+        if new is None:
+            return Seen(whole, signals, before, detector.standing(before, ordinary), ordinary)
+        after, evidence = detector.step(before, new, ordinary)
+        return Seen(whole, signals, after, evidence, ordinary)
 
     def expect(self, together: Sequence[tuple[IntervalRow, Seen]]) -> None:
         """Intervals of one moment are about to be judged: each counts for the others."""
@@ -124,7 +125,10 @@ class Streams:
             event=event,
             since=episode.since if episode is not None else None,
             named=tuple(sorted((one for one in signals if one.name in about), key=lambda one: (one.p_value, -(one.evidence or 0.0)))),
-            stream=stream,
+            learnt=(
+                stream,
+                CountedRow(row.release, row.cohort, row.start, row.seconds, seen.whole.calibrated, seen.whole.model_dump_json()),
+            ),
         )
 
     def keep(self, stream: StreamRow) -> None:
@@ -150,8 +154,10 @@ class Streams:
         return detector.fresh(ordinary)
 
 
-def _part(row: IntervalRow, windows: int, counts: Sequence[int], ordinary: Ordinary) -> Part:
-    return Part(start=row.start, seconds=row.seconds, windows=windows, rows=sum(counts) / len(ordinary.names), counts=tuple(counts))
+def part_of(row: IntervalRow, ordinary: Ordinary) -> Part:
+    """A stored interval as the core takes it."""
+    rows = sum(row.counts) / len(ordinary.names)
+    return Part(start=row.start, seconds=row.seconds, windows=row.windows, rows=rows, counts=row.counts)
 
 
 def _with(one: SignalDrift, more: SignalEvidence) -> SignalDrift:
