@@ -114,7 +114,7 @@ def step(state: Detector, part: Part, ordinary: Ordinary) -> tuple[Detector, flo
         return state, _log_mean(_cells(state)[0], ordinary)  # what it shares with what was counted of its interval is not known any more
     mean, variance, response = memory.foretold(part, ordinary, seen)
     rate = state.rows_per_window or max(part.rows, 0.0) / part.windows
-    chosen = plan(ordinary, windows=rounded(part.windows), rows=rounded(rate * part.windows), calibrated=part.calibrated)
+    chosen = plan(ordinary, windows=rounded(part.noises), rows=rounded(rate * part.windows), calibrated=part.calibrated)
     logs = log_evidence(part, ordinary, chosen, mean=mean, variance=variance, response=response)
     evidence, climb, began = _cells(state)
     if late or memory.forgotten(part.start):
@@ -179,7 +179,7 @@ class _Memory:
         mean, variance, response = foretold
         rows = max(part.rows, 1.0)
         totals = ordinary.totals(part.counts)
-        own = rows + part.reference_rows + (part.noise_units or part.windows) * ordinary.sigma2 * ordinary.noise_gain
+        own = rows + part.reference_rows + part.noises * ordinary.sigma2 * ordinary.noise_gain
         whole = variance + own / rows**2
         surprise = totals / rows - mean
         reach = SURPRISE_MAX * np.sqrt(whole)

@@ -59,8 +59,7 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     p_values = np.where(testable & np.isfinite(p_values), np.clip(p_values, 0.0, 1.0), 1.0)
     tested = max(1, int(testable.sum()))
     leading = np.abs(total) / np.sqrt(np.diagonal(variance, axis1=1, axis2=2))
-    units = part.noise_units if part.noise_units is not None else float(part.windows)
-    size = sizes(total / rows, ordinary.by_signal((rows + units * ordinary.sigma2 * ordinary.noise_gain) / rows**2))
+    size = sizes(total / rows, ordinary.by_signal((rows + part.noises * ordinary.sigma2 * ordinary.noise_gain) / rows**2))
     return tuple(
         SignalDrift(
             name=name,
@@ -111,12 +110,12 @@ def _widths(ordinary: Ordinary) -> NDArray[np.intp]:
 def _variance(part: Part, ordinary: Ordinary, kept: NDArray[np.bool_]) -> Floats:
     rows = part.rows
     if part.calibrated:
-        reference, units = part.reference_rows, part.noise_units if part.noise_units is not None else float(part.windows)
+        reference = part.reference_rows
         blocks = max(1.0, rows / reference) if reference > 0 else 1.0
     else:
-        reference, units, blocks = rows * rows / ordinary.reference_rows, float(part.windows), float(ordinary.blocks)
+        reference, blocks = rows * rows / ordinary.reference_rows, float(ordinary.blocks)
     width = ordinary.noise_matrix.shape[1]
-    found = np.eye(width) * (rows + reference) + units * ordinary.sigma2 * ordinary.noise_matrix
+    found = np.eye(width) * (rows + reference) + part.noises * ordinary.sigma2 * ordinary.noise_matrix
     found = found + rows * rows * ordinary.between_matrix * (1 + spread.long_run(ordinary.rho) / blocks)
     inside = ordinary.by_signal(kept.astype(np.float64)) > 0
     both: Floats = np.where(inside[:, :, None] & inside[:, None, :], found, np.eye(width))

@@ -54,13 +54,13 @@ class Part(Fact):
     ]
     calibrated: bool = False
     reference_rows: Annotated[float, Field(ge=0, le=COUNT_MAX)] = 0.0  # sum of n_i^2 / M_i
-    noise_units: Annotated[float, Field(ge=0, le=COUNT_MAX)] | None = None  # sum of 1 + (n_i / M_i)^2; K where not calibrated
+    noise_units: Annotated[float, Field(ge=0, le=COUNT_MAX)] | None = None  # sum of k_i + (n_i / M_i)^2, k_i draws of noise; else K
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         if self.noise_units is not None and self.noise_units < self.windows:
             raise ValueError("every window carries its own noise")
-        if not self.calibrated and (self.reference_rows or self.noise_units not in (None, self.windows)):
+        if not self.calibrated and self.reference_rows:
             raise ValueError("only calibrated windows have baselines of their own")
         return self
 
@@ -83,9 +83,14 @@ class Part(Fact):
         )
 
     @property
-    def own_noise_units(self) -> float:
-        """Noise of the nodes' own baselines, in windows' worth: the same in every interval."""
-        return 0.0 if self.noise_units is None else self.noise_units - self.windows
+    def noises(self) -> float:
+        """Noise of the counts, in windows' worth; that of the nodes' own baselines is in it, so that no fresh noise can be missing."""
+        return float(self.windows) if self.noise_units is None else self.noise_units
+
+    @property
+    def own_noises(self) -> float:
+        """Of it, at most what is the nodes' own baselines': the same in every interval."""
+        return self.noises - self.windows if self.calibrated else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +123,7 @@ def log_evidence(part: Part, ordinary: Ordinary, chosen: Plan, *, mean: Floats, 
     """
     rows = max(part.rows, 0.0)
     lambdas = chosen.lambdas
-    found: Floats = np.einsum("jlb,jb->jl", chosen.tilt, ordinary.binned(part.counts)) - part.windows * chosen.noise
+    found: Floats = np.einsum("jlb,jb->jl", chosen.tilt, ordinary.binned(part.counts)) - part.noises * chosen.noise
     if part.calibrated:
         found -= rows * chosen.rows
     found -= rows * lambdas * mean[:, None] + (rows * lambdas) ** 2 * variance[:, None] * doubts(ordinary) / 2
@@ -133,7 +138,7 @@ def tolerance(part: Part, ordinary: Ordinary) -> Floats:
     """
     rows = max(part.rows, 1.0)
     if part.calibrated:
-        own = (part.reference_rows + part.own_noise_units * ordinary.sigma2 * ordinary.noise_gain) / rows**2
+        own = (part.reference_rows + part.own_noises * ordinary.sigma2 * ordinary.noise_gain) / rows**2
         blocks = max(1.0, rows / part.reference_rows) if part.reference_rows > 0 else 1.0  # intervals that a node calibrated over
     else:
         own, blocks = np.full(ordinary.components, 1 / ordinary.reference_rows), float(ordinary.blocks)

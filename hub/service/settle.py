@@ -6,9 +6,9 @@ is tested and published again, and the stream counts what is new of it; an alarm
 when it is raised and when it is over.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
 from typing import Protocol
 
 import structlog
@@ -60,8 +60,7 @@ class Settling:
 
     def tick(self) -> None:
         """Test what has settled, oldest first; those of one moment are judged together."""
-        rows = self._store.unsettled_intervals(int(self._clock()) - self._settle_seconds)
-        for _, together in groupby(sorted(rows, key=lambda row: row.start), key=lambda row: row.start):
+        for together in _rounds(self._store.unsettled_intervals(int(self._clock()) - self._settle_seconds)):
             seen: list[tuple[IntervalRow, Seen]] = []
             for row in together:
                 with self._only(row):
@@ -167,3 +166,14 @@ class Settling:
                 del self._references[next(iter(self._references))]
             found = self._references[digest] = ordinary(manifest.baseline, manifest.privacy.sigma2)
         return found
+
+
+def _rounds(rows: Sequence[IntervalRow]) -> list[list[IntervalRow]]:
+    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
+    found: dict[tuple[int, int], list[IntervalRow]] = {}
+    times: Counter[tuple[int, bytes, str]] = Counter()
+    for row in rows:
+        here = (row.start, row.release, row.cohort)
+        found.setdefault((row.start, times[here]), []).append(row)
+        times[here] += 1
+    return [found[moment] for moment in sorted(found)]

@@ -52,7 +52,7 @@ class Hub:
             clock=lambda: self.now,
         )
 
-    def hear(self, hour: int, *, shift: float = 0.0, windows: int = 10, cohort: str = "nyc") -> None:
+    def hear(self, hour: int, *, shift: float = 0.0, windows: int = 10, cohort: str = "nyc", seconds: int = WINDOW_SECONDS) -> None:
         """Windows of an hour come, with their noise."""
         signal = self.manifest.baseline.signals[0]  # type: ignore[union-attr]
         sigma2 = self.manifest.privacy.sigma2  # type: ignore[union-attr]
@@ -66,7 +66,7 @@ class Hub:
                 model="delay",
                 cohort=cohort,
                 start=START + hour * WINDOW_SECONDS,
-                seconds=WINDOW_SECONDS,
+                seconds=seconds,
                 counts=[int(one) for one in counts],
             )
 
@@ -147,6 +147,21 @@ def test_late_windows_are_counted_once_and_in_their_own_hour(hub: Hub) -> None:
     counted = hub.counted(0)
     assert counted is not None
     assert (counted.windows, counted.counts) == (14, row.counts)
+
+
+def test_two_intervals_of_one_stream_that_begin_at_one_moment_are_both_learnt_from(hub: Hub) -> None:
+    for hour in (0, 1):
+        hub.hear(hour)
+        hub.settle()
+    hub.hear(2)
+    hub.hear(2, seconds=2 * WINDOW_SECONDS)
+    hub.settle()
+
+    (stream,) = hub.store.streams()
+    assert hub.counted(2) is not None
+    assert hub.store.counted(hub.digest, "nyc", START + 2 * WINDOW_SECONDS, 2 * WINDOW_SECONDS, calibrated=False) is not None
+    first = codec.decode(Detector, stream.state)
+    assert first.rows[-1] > 1.5 * first.rows[0]  # the moment's rows of both
 
 
 def test_an_alarm_stays_when_what_comes_late_speaks_against_it(hub: Hub) -> None:
