@@ -28,6 +28,7 @@ from schemas.insight import SignalDrift
 ALPHA = 0.01
 LEADING = 2  # scores of a numeric signal that are tested alone too: its rank and its share of "other"
 ODDS_PLAIN_MAX = 6.0  # of evidence: a million to one is still read as a number
+CHANCE_SQUARES = 4.0  # two standard deviations, squared
 ROWS_MIN = 1.0  # an interval without rows says nothing
 
 Floats = NDArray[np.float64]
@@ -81,9 +82,13 @@ def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[Signa
 def sizes(shift: Floats, chance: Floats) -> Floats:
     """How far signals moved over all directions, [...], from shifts [..., scores] of which `chance` is the variance of sampling and noise.
 
-    What chance alone would make is taken off every square: else the noise of a rare bin, whose score is large, would be the size of it all.
+    What chance alone would make is taken off every square, and what lies within two standard deviations of it left out where anything lies
+    beyond: else the noise of a rare bin, whose score is large, would be the size of it all.
     """
-    found: Floats = np.sqrt(np.maximum(shift**2 - chance, 0.0).sum(axis=-1))
+    squares = shift**2
+    beyond = squares > CHANCE_SQUARES * chance
+    counted = beyond | ~beyond.any(axis=-1, keepdims=True)
+    found: Floats = np.sqrt(np.where(counted, np.maximum(squares - chance, 0.0), 0.0).sum(axis=-1))
     return found
 
 

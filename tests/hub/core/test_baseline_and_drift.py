@@ -87,6 +87,17 @@ def test_the_alarm_names_the_signal_and_its_direction() -> None:
     assert "s2 is lower" in drift.in_words(raised)
 
 
+def test_the_size_of_a_shift_is_not_that_of_the_noise_in_a_bin_that_is_never_used() -> None:
+    rng = np.random.default_rng(8)
+    baseline = reference(rng)
+    values = rng.normal(size=(5000, SIGNALS))
+    values[:, 2] -= 1.0
+
+    sizes = [drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))[0].size for _ in range(20)]
+
+    assert 0.7 <= np.median(sizes) <= 1.6  # one standard deviation of the values; "other" alone has one of 30 in this noise
+
+
 def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
     rng = np.random.default_rng(4)
     baseline = reference(rng)
