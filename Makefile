@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracle check format bench bench-delivery generate lock clean
+.PHONY: help demo test test-oracle check format bench bench-delivery bench-drift generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: $(STAMP)  ## measure the quick figures beside their peers; writes bench/r
 bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casync and zchunk from Debian, and bad links; 20 minutes
 	$(BIN)/python -m bench all-of-delivery
 
+bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs and OpenDP, installed into .bench/; 25 minutes
+	$(BIN)/python -m bench drift
+
 generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md
 	$(BIN)/python -m schemas.generate
 
@@ -47,9 +50,11 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/$(LOCK) --extra node --output-file requirements/node.txt
 	$(BIN)/$(LOCK) --extra hub --output-file requirements/hub.txt
 	$(BIN)/$(LOCK) --extra node --extra hub --extra dev --output-file requirements/dev.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  requirements/peers.in --output-file requirements/peers.txt
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .demo demo-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .demo .bench demo-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp carries the dates of what it was made from; a half-made environment has none and is made again.

@@ -8,7 +8,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, encodings, ingest, links, memory, relay, swap, telemetry
+from bench import coalescing, delivery, drift, encodings, ingest, links, memory, relay, swap, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "coalescing": coalescing.measure,
     "encodings": encodings.measure,
     "links": links.measure,
+    "drift": drift.measure,
 }
 QUICK = ("telemetry", "ingest", "swap", "delivery", "memory", "relay")  # `make bench`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
@@ -37,7 +38,7 @@ def main(names: Sequence[str]) -> int:
     figures: list[Figure] = []
     for name in names or QUICK:
         print(f"measuring {name} ...", file=sys.stderr)
-        command = "make bench" if name in QUICK else "make bench-delivery"
+        command = "make bench" if name in QUICK else "make bench-drift" if name == "drift" else "make bench-delivery"
         found = [replace(figure, command=command) for figure in GROUPS[name]()]
         write(found)  # each group at once: the next may take minutes, or fail
         figures.extend(found)

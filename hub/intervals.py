@@ -14,6 +14,7 @@ from hub.core.windows import total
 from hub.rows import IntervalRow, WindowRow
 
 FIRST_TABLE = "intervals"
+FIRST_DRIFTS = "drifts"
 GROUP_HEAD = 2  # windows and rows stand before a group's counts
 
 Key = tuple[bytes, str, int, int, bool]
@@ -120,3 +121,13 @@ def take_over(db: Connection) -> None:
         {"calibrated": False, "none": b""},
     )
     db.execute(text(f"DROP TABLE {FIRST_TABLE}"))
+
+
+def take_over_drifts(db: Connection) -> None:
+    """Bring over what a first hub found: all of it of windows that were not calibrated."""
+    if not inspect(db).has_table(FIRST_DRIFTS):
+        return
+    names = "model, version, cohort, start, seconds, tested_at, alarm, body"
+    taken = f"INSERT INTO {tables.drifts.name} ({names}, calibrated) SELECT {names}, :calibrated FROM {FIRST_DRIFTS}"  # noqa: S608
+    db.execute(text(taken), {"calibrated": False})
+    db.execute(text(f"DROP TABLE {FIRST_DRIFTS}"))

@@ -143,6 +143,31 @@ class IntervalRow:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamRow:
+    """One release in one cohort over time: `state` is an encoded Detector (hub.core.detector), `episode` an Episode in JSON."""
+
+    release: bytes
+    cohort: str
+    model: str
+    state: bytes
+    log_evidence: float
+    episode: str | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRow:
+    """What a stream has counted of an interval: `part` is a Part (hub.core.evidence) in JSON. Calibrated windows and others are apart."""
+
+    release: bytes
+    cohort: str
+    start: int
+    seconds: int
+    calibrated: bool
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
 class AlertRow:
     """An alert, as it was published."""
 

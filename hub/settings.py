@@ -46,7 +46,8 @@ class HubSettings(BaseSettings):
     ids_days: Annotated[int, Field(ge=32)] = 35  # how long a window's id is remembered: longer than any broker keeps one back
     intervals_days: Annotated[int, Field(ge=1)] = 400  # how long intervals are kept after their last window
     told_days: Annotated[int, Field(ge=1)] = 400  # how long drifts, alerts and refusals are kept
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01  # share of ordinary intervals of a cohort that are an alarm by themselves, at most
+    run_length: Annotated[float, Field(ge=10, le=1e9)] = 1000.0  # intervals between two false alarms of the evidence over time, at least
 
     checks_required: tuple[Label, ...] = ()  # profiles for which a release must have passed `fleetcast check` before it is rolled out
 

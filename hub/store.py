@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, delete, func, insert, select, update
 
-from hub import intervals, tables
+from hub import intervals, streams, tables
 from hub.database import Database
 from hub.database import fields as _fields
 from hub.database import inserted as _inserted
@@ -29,6 +29,7 @@ from hub.rows import (
     RefusalRow,
     RetainedRow,
     RolloutRow,
+    StreamRow,
     WindowRow,
 )
 from schemas.insight import Alert, Drift
@@ -48,6 +49,8 @@ __all__ = [
     "WindowRow",
 ]
 
+STREAM_SECONDS = 35 * 86_400  # a stream of which nothing came for so long is over, and counts no longer among the others
+
 
 class Store:
     """The hub's database."""
@@ -60,6 +63,7 @@ class Store:
         self.database.create(tables.metadata)
         with self.database.write() as db:
             intervals.take_over(db)
+            intervals.take_over_drifts(db)
 
     def close(self) -> None:
         """Release the database."""
@@ -168,11 +172,9 @@ class Store:
 
     # Windows
 
-    def add_window(
-        self, window_id: bytes, *, release: bytes, model: str, cohort: str, start: int, seconds: int, counts: Sequence[int]
-    ) -> bool:
-        """Add a window to its interval; False when its id was seen."""
-        return self.add_windows([WindowRow(window_id, release, model, cohort, start, seconds, tuple(counts))])[0]
+    def add_window(self, window_id: bytes, **fields: Any) -> bool:
+        """Add a window to its interval (fields of `WindowRow`); False when its id was seen."""
+        return self.add_windows([WindowRow(window_id, **fields)])[0]
 
     def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
         """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
@@ -199,13 +201,28 @@ class Store:
             rows = db.execute(select(table.c.model, table.c.cohort, untested).group_by(table.c.model, table.c.cohort)).all()
         return {(model, cohort): int(count or 0) for model, cohort, count in rows}
 
-    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None) -> None:
-        """Say that an interval was tested with the windows that `row` has; with its result, unless too few nodes were heard."""
+    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None, learnt: streams.Learnt | None = None) -> None:
+        """Say that an interval was tested with the windows that `row` has.
+
+        With its result, and what its stream has learnt of it, unless too few nodes were heard.
+        """
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
             db.execute(_where(update(tables.intervals), tables.intervals, row.key).values(values))
             if drift is not None:
                 self._drift(db, drift)
+            if learnt is not None:
+                streams.keep(db, *learnt, now=self._now())
+
+    def counted(self, release: bytes, cohort: str, start: int, seconds: int, *, calibrated: bool) -> str | None:
+        """What its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
+        with self._read() as db:
+            return streams.counted_of(db, release=release, cohort=cohort, start=start, seconds=seconds, calibrated=calibrated)
+
+    def streams(self) -> list[StreamRow]:
+        """Every release in every cohort that was tested within the time for which late windows are taken."""
+        with self._read() as db:
+            return streams.since(db, self._now() - STREAM_SECONDS)
 
     def _intervals(self, query: Any) -> list[IntervalRow]:
         with self._read() as db:
@@ -237,6 +254,7 @@ class Store:
 
     def _drift(self, db: Connection, drift: Drift) -> None:
         key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}
+        key["calibrated"] = drift.calibrated is True
         values = {"tested_at": self._now(), "alarm": drift.alarm, "body": drift.model_dump_json()}
         _put(db, tables.drifts, key, {**key, **values})
         text = (
@@ -340,6 +358,7 @@ class Store:
         day, now = 24 * 3600, self._now()
         with self._write() as db:
             intervals.prune(db, seen_before=now - ids_days * day, tested_before=now - intervals_days * day)
+            streams.forget(db, now - ids_days * day)
             db.execute(delete(tables.drifts).where(tables.drifts.c.tested_at < now - told_days * day))
             db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - told_days * day))
             db.execute(delete(tables.refusals).where(tables.refusals.c.at < now - told_days * day))

@@ -105,16 +105,43 @@ intervals = Table(
 )
 
 drifts = Table(
-    "drifts",
+    "drift_results",
     metadata,
     Column("model", String(64), primary_key=True),
     Column("version", String(64), primary_key=True),
     Column("cohort", String(64), primary_key=True),
     Column("start", BigInteger, primary_key=True),
     Column("seconds", BigInteger, primary_key=True),
+    Column("calibrated", Boolean, primary_key=True),
     Column("tested_at", BigInteger, nullable=False),
     Column("alarm", Boolean, nullable=False),
     Column("body", Text, nullable=False),
+)
+
+# What of an interval the detector has counted: what comes later is the difference.
+counted = Table(
+    "counted",
+    metadata,
+    Column("release", LargeBinary(32), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("seconds", BigInteger, primary_key=True),
+    Column("calibrated", Boolean, primary_key=True),
+    Column("part", Text, nullable=False),
+    Column("at", BigInteger, nullable=False, index=True),
+)
+
+# A stream: one release in one cohort, over time.
+streams = Table(
+    "streams",
+    metadata,
+    Column("release", LargeBinary(32), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("model", String(64), nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("log_evidence", Double, nullable=False),
+    Column("episode", Text),
+    Column("at", BigInteger, nullable=False, index=True),
 )
 
 alerts = Table(

@@ -56,6 +56,12 @@ class SignalDrift(Document):
     effect: float  # shift of the mean rank score in reference standard deviations; its sign is the direction
     size: Annotated[float, Field(ge=0)]  # of the shift over all directions, same unit
     direction: Literal["higher", "lower", "shape"]
+    # What the past says of it too, from the e-detector (hub/core/detector.py).
+    evidence: float | None = None  # log10 of it; alone, a signal would be an alarm at 3
+    since: Seconds | None = None  # start of the first interval of the change, as far as it can be told
+    effect_since: float | None = None  # as `effect`, over all intervals since then
+    size_since: Annotated[float, Field(ge=0)] | None = None
+    direction_since: Literal["higher", "lower", "shape"] | None = None
 
 
 class Drift(Document):
@@ -72,6 +78,14 @@ class Drift(Document):
     alarm: bool
     alpha: float
     signals: tuple[SignalDrift, ...]
+    # `interval`: this interval alone differs from the reference, at `alpha`. `time`: the evidence of all intervals so far reached its bar.
+    alarm_kind: Literal["interval", "time", "both"] | None = None
+    evidence: float | None = None  # log10 of the stream's, after this interval
+    evidence_needed: float | None = None  # log10 of the bar, by e-BH over all streams of the hub
+    streams: Count | None = None  # how many those are
+    episode: Literal["raised", "lasting", "over"] | None = None
+    since: Seconds | None = None  # when the episode's change began
+    calibrated: bool | None = None  # against each node's own baseline, of the nodes that have one
 
 
 class Alert(Document):
@@ -79,7 +93,7 @@ class Alert(Document):
 
     schema_name = "alert"
     bytes_max = MIB
-    kind: Literal["drift", "rollout_halted", "node_silent", "refused", "key_expiring"]
+    kind: Literal["drift", "drift_over", "rollout_halted", "node_silent", "refused", "key_expiring"]
     at: Seconds
     model: ModelName | None = None
     cohort: Cohort | None = None
@@ -87,3 +101,5 @@ class Alert(Document):
     code: str = ""
     text: str
     signals: tuple[SignalDrift, ...] = ()
+    since: Seconds | None = None  # when the change began, of a drift
+    alarm_kind: Literal["interval", "time", "both"] | None = None

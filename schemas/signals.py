@@ -122,6 +122,7 @@ class Baseline(Fact):
     rows: Annotated[int, Field(ge=1, le=2**53)]
     blocks: Annotated[int, Field(ge=1, le=2**31)]
     signals: Annotated[tuple[Signal, ...], Field(min_length=1, max_length=limits.SIGNALS_MAX)]
+    autocorrelation: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the blocks' effects, pooled: hub/core/spread.py
     season: Season | None = None
     calibration_rows: Annotated[int, Field(ge=limits.CALIBRATION_ROWS_MIN, le=2**40)] | None = None  # until a node has its own baseline
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.core.scores import reference_shares, scores_of
+from hub.core.spread import autocorrelation, between_blocks
 from schemas.limits import BETWEEN_SCORES_MAX, CATEGORIES_MAX
 from schemas.measures import measured
 from schemas.signals import Baseline, Measure, Season, Signal
@@ -22,6 +23,7 @@ SEASON_EFFECT_MIN = 0.1  # between the keys' mean scores, root mean square; with
 SEASON_ROWS_MIN = 100  # of a key: with fewer, its reference is that of all keys together
 
 Bins = NDArray[np.intp]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,14 @@ def build_baseline(
     if blocks is not None:
         _, keys = np.unique(blocks, return_inverse=True)
     hours = None if times is None else times.keys
-    signals = [_signal(spec, np.asarray(column), keys, bins, hours, times) for spec, column in values]
+    built = [_signal(spec, np.asarray(column), keys, bins, hours, times) for spec, column in values]
+    signals = tuple(signal for signal, _ in built)
+    means = [one for _, one in built if one is not None]
+    sizes = np.ones(1) if keys is None else np.bincount(keys).astype(np.float64)
     return Baseline(
         rows=rows,
-        blocks=1 if keys is None else int(keys.max()) + 1,
+        blocks=len(sizes),
+        autocorrelation=round(autocorrelation(means, sizes), 4) if means else None,
         signals=(*signals, *unreferenced),
         season=times.season if times is not None and any(one.seasons for one in signals) else None,
         calibration_rows=calibration_rows,
@@ -95,8 +101,9 @@ def build_baseline(
 
 
 def _signal(
-    spec: SignalSpec, column: NDArray[Any], keys: NDArray[np.intp] | None, bins: int, hours: Bins | None, times: Times | None
-) -> Signal:
+    spec: SignalSpec, column: NDArray[Any], keys: Bins | None, bins: int, hours: Bins | None, times: Times | None
+) -> tuple[Signal, Floats | None]:
+    """A signal, and its blocks' mean scores [blocks, scores] where there are blocks."""
     edges: tuple[float, ...] = ()
     categories: tuple[float | str, ...] = ()
     if spec.kind == "numeric":
@@ -107,14 +114,15 @@ def _signal(
         count = len(categories)
     counts = np.bincount(flat, minlength=count + 1)
     seasons = None if hours is None or times is None else _seasons(spec.kind, flat, hours, times.season.keys, counts)
-    between = _between(spec.kind, counts, flat, keys) if seasons is None else _between_cells(spec.kind, seasons, flat, keys, hours)
-    return spec.signal(
+    means, between = _blocks(_row_scores(spec.kind, counts, seasons, flat, hours), keys, None if seasons is None else hours)
+    signal = spec.signal(
         edges=edges,
         categories=categories,
         counts=tuple(int(one) for one in counts),
         between=between,
         seasons=None if seasons is None else tuple(tuple(int(one) for one in row) for row in seasons),
     )
+    return signal, means
 
 
 def _numeric(column: NDArray[Any], bins: int) -> tuple[tuple[float, ...], Bins]:
@@ -137,33 +145,28 @@ def _categorical(column: NDArray[Any]) -> tuple[tuple[float | str, ...], Bins]:
     return categories, np.array([number.get(value, len(categories)) for value in plain], np.intp)
 
 
-def _between(kind: str, counts: NDArray[np.intp], flat: Bins, keys: NDArray[np.intp] | None) -> tuple[float, ...]:
-    """Covariance between blocks of the mean scores, sampling error taken off, clipped to be positive: a moment estimate."""
+def _row_scores(kind: str, counts: Bins, seasons: Bins | None, flat: Bins, hours: Bins | None) -> Floats:
+    """The scores of each row, [rows, scores], against its hours' own reference where there is one."""
+    if seasons is None or hours is None:
+        found: Floats = scores_of(kind, reference_shares(counts.astype(np.float64)))[flat]
+    else:
+        found = np.stack([scores_of(kind, reference_shares(row.astype(np.float64))) for row in seasons])[hours, flat]
+    return found[:, :BETWEEN_SCORES_MAX]
+
+
+def _blocks(scores: Floats, keys: Bins | None, hours: Bins | None) -> tuple[Floats | None, tuple[float, ...]]:
+    """Mean scores by block, [blocks, scores], and the covariance between blocks; with `hours`, between blocks and hours."""
     if keys is None or keys.max() < 1:
-        return ()
-    scores = scores_of(kind, reference_shares(counts.astype(np.float64)))
-    return _covariance(scores[flat], keys)
+        return None, ()
+    means, _ = _means(scores, keys)
+    cells = keys if hours is None else np.unique(keys * (int(hours.max()) + 1) + hours, return_inverse=True)[1]
+    return means, tuple(float(one) for one in between_blocks(*_means(scores, cells)).ravel())
 
 
-def _between_cells(
-    kind: str, seasons: NDArray[np.intp], flat: Bins, keys: NDArray[np.intp] | None, hours: Bins | None
-) -> tuple[float, ...]:
-    """The same where windows are compared with their own hours: between blocks and hours, each against its hours' reference."""
-    if keys is None or keys.max() < 1 or hours is None:
-        return ()
-    tables = np.stack([scores_of(kind, reference_shares(row.astype(np.float64))) for row in seasons])
-    _, cells = np.unique(keys * len(seasons) + hours, return_inverse=True)
-    return _covariance(tables[hours, flat], cells)
-
-
-def _covariance(scores: NDArray[np.float64], cells: NDArray[np.intp]) -> tuple[float, ...]:
+def _means(scores: Floats, cells: Bins) -> tuple[Floats, Floats]:
+    """Mean scores and rows of each cell."""
     sizes = np.bincount(cells).astype(np.float64)
-    width = min(scores.shape[1], BETWEEN_SCORES_MAX)
-    means = np.stack([np.bincount(cells, weights=column) for column in scores.T[:width]], axis=1) / sizes[:, None]
-    covariance = np.atleast_2d(np.cov(means.T)) - np.eye(width) * np.mean(1 / sizes)
-    values, vectors = np.linalg.eigh(covariance)
-    clipped = (vectors * np.clip(values, 0, None)) @ vectors.T
-    return tuple(float(one) for one in clipped.ravel())
+    return np.stack([np.bincount(cells, weights=column) for column in scores.T], axis=1) / sizes[:, None], sizes
 
 
 def _seasons(kind: str, flat: Bins, hours: Bins, count: int, counts: NDArray[np.intp]) -> NDArray[np.intp] | None:

@@ -132,6 +132,7 @@ class Service:
             settle_seconds=settings.settle_seconds,
             trim_outlying=settings.trim_outlying,
             alpha=settings.alpha,
+            run_length=settings.run_length,
             clock=wall,
         )
         self._announcer = Announcer(

@@ -1,24 +1,33 @@
 """Tests intervals once no window of theirs has come for a while, and says what was found. Shows nothing of fewer nodes than the minimum.
 
-A window that comes later is added, and its interval is tested and published again; an alarm that was raised is not withdrawn by it.
+Every interval is tested twice: alone against the reference, and as one more of its stream, a release in a cohort over time. Streams are
+judged together, so that a thousand cohorts do not make a thousand times the false alarms. A window that comes later is added: its interval
+is tested and published again, and the stream counts what is new of it; an alarm that was raised is not withdrawn by it. An alarm is told
+when it is raised and when it is over.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import structlog
 
 from hub.core import drift, windows
+from hub.core.ordinary import Ordinary, ordinary
 from hub.core.windows import Interval
 from hub.service import trimming
 from hub.service.notes import Notes
 from hub.service.releases import Releases
+from hub.service.streams import Judged, Seen, Streams
 from hub.store import IntervalRow, Store
 from schemas.errors import Refused
-from schemas.insight import Alert, Drift, MergedWindow, SignalDrift
+from schemas.insight import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest
 
 log = structlog.get_logger()
+
+REFERENCES_KEPT = 64  # as arrays, at some tens of kilobytes each
 
 
 class SayInsight(Protocol):
@@ -43,24 +52,28 @@ class Settling:
         settle_seconds: int,
         trim_outlying: bool,
         alpha: float,
+        run_length: float,
         clock: Callable[[], float],
     ) -> None:
         self._store, self._notes, self._releases, self._say, self._settled, self._clock = store, notes, releases, say, settled, clock
         self._cohort_nodes_min, self._settle_seconds, self._alpha = cohort_nodes_min, settle_seconds, alpha
         self._trim_outlying = trim_outlying
+        self._streams = Streams(store, run_length=run_length, clock=clock)
+        self._references: dict[tuple[bytes, int | None], Ordinary] = {}
 
     def tick(self) -> None:
-        """Test what has settled."""
-        for row in self._store.unsettled_intervals(int(self._clock()) - self._settle_seconds):
-            try:
-                self._settle(row)
-            except Refused as refusal:  # its release is gone from the repository, or declares no signals
-                log.error("interval.untestable", model=row.model, start=row.start, code=str(refusal.code), reason=refusal.reason)
-                self._store.mark_tested(row, alarmed=row.alarmed)
-            except (ArithmeticError, ValueError):  # a baseline that no test can be made of: our bug, and the next interval is not to suffer
-                log.exception("interval.bug", model=row.model, start=row.start)
-                self._store.mark_tested(row, alarmed=row.alarmed)
-            self._settled(row.model, row.cohort, row.release, row.start)
+        """Test what has settled, oldest first; those of one moment are judged together."""
+        for together in _rounds(self._store.unsettled_intervals(int(self._clock()) - self._settle_seconds)):
+            seen: list[tuple[IntervalRow, Seen]] = []
+            for row in together:
+                with self._only(row):
+                    one = self._look(row)
+                    if one is not None:
+                        seen.append((row, one))
+            self._streams.expect(seen)
+            for row, one in seen:
+                with self._only(row):
+                    self._judge(row, one)
 
     def newest(self) -> list[Drift]:
         """Of each model, what stands retained on its topic: the newest interval."""
@@ -69,30 +82,42 @@ class Settling:
             found.setdefault(one.model, one)
         return list(found.values())
 
-    def _settle(self, row: IntervalRow) -> None:
-        _, manifest = self._releases.find(row.release)
+    @contextmanager
+    def _only(self, row: IntervalRow) -> Iterator[None]:
+        """What is wrong with one interval must not keep the others from their turn."""
+        try:
+            yield
+        except Refused as refusal:  # its release is gone from the repository, or declares no signals
+            log.error("interval.untestable", model=row.model, start=row.start, code=str(refusal.code), reason=refusal.reason)
+            self._give_up(row)
+        except (ArithmeticError, ValueError):  # a baseline that no test can be made of: our bug, and the next interval is not to suffer
+            log.exception("interval.bug", model=row.model, start=row.start)
+            self._give_up(row)
+
+    def _give_up(self, row: IntervalRow) -> None:
+        self._store.mark_tested(row, alarmed=row.alarmed)
+        self._settled(row.model, row.cohort, row.release, row.start)
+
+    def _look(self, row: IntervalRow) -> Seen | None:
+        """The interval alone, and its stream's evidence with it; nothing is durable yet."""
+        digest, manifest = self._releases.find(row.release)
         if row.windows < self._cohort_nodes_min or manifest.baseline is None or manifest.privacy is None:
-            self._store.mark_tested(row, alarmed=row.alarmed)
+            self._give_up(row)
             log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
-            return
-        interval = self._believed(row, manifest)
-        if interval.calibrated:  # differences: only the windows themselves are shown
-            self._store.mark_tested(row, alarmed=row.alarmed)
-            self._say(windows.merged_window(interval, manifest))
-            return
-        tested = drift.test_window(interval.counts, interval.windows, manifest.baseline, manifest.privacy.sigma2)
-        # A signal that the publisher has no reference for can only be compared with the nodes' own baselines.
-        signals = tuple(one for one, signal in zip(tested, manifest.baseline.signals, strict=True) if sum(signal.counts))
-        raised = drift.alarmed(signals, self._alpha)
-        result = self._result(row, manifest, signals, alarm=row.alarmed or bool(raised))
+            return None
+        return self._streams.look(row, self._believed(row, manifest), self._reference(digest, manifest, row.start))
+
+    def _judge(self, row: IntervalRow, seen: Seen) -> None:
+        _, manifest = self._releases.find(row.release)
+        judged = self._streams.judge(row, seen, alpha=self._alpha)
+        result = self._result(row, manifest, judged)
         newest = next(iter(self._store.drifts(row.model, limit=1)), None)
-        self._store.mark_tested(row, alarmed=result.alarm, drift=result)
-        self._say(windows.merged_window(interval, manifest))
+        self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=judged.learnt)
+        self._streams.keep(judged.learnt[0])
+        self._settled(row.model, row.cohort, row.release, row.start)
+        self._say(windows.merged_window(seen.interval, manifest))
         self._say(result, retain=newest is None or newest.start <= result.start)
-        if raised and not row.alarmed:
-            text = f"{row.model} {manifest.version} drifts in cohort {row.cohort}: {drift.in_words(raised)}"
-            at = int(self._clock())
-            self._notes.alert(Alert(kind="drift", at=at, model=row.model, cohort=row.cohort, code="drift", text=text, signals=raised))
+        self._tell(row, manifest, result, judged)
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
         """The interval to test; what is odd in it is told, and left out where the operator says so."""
@@ -101,7 +126,28 @@ class Settling:
             self._notes.alert(trimming.alert_of(row, odd, at=int(self._clock()), trimmed=self._trim_outlying))
         return trimming.trimmed(row, odd) if odd and self._trim_outlying else trimming.interval_of(row)
 
-    def _result(self, row: IntervalRow, manifest: Manifest, signals: tuple[SignalDrift, ...], *, alarm: bool) -> Drift:
+    def _tell(self, row: IntervalRow, manifest: Manifest, result: Drift, judged: Judged) -> None:
+        at = int(self._clock())
+        if judged.event == "raised":
+            text = f"{row.model} {manifest.version} drifts in cohort {row.cohort}: {drift.in_words(judged.named, result.alarm_kind)}"
+            self._notes.alert(
+                Alert(
+                    kind="drift",
+                    at=at,
+                    model=row.model,
+                    cohort=row.cohort,
+                    code="drift",
+                    text=text,
+                    signals=judged.named,
+                    since=result.since,
+                    alarm_kind=result.alarm_kind,
+                )
+            )
+        elif judged.event == "over":
+            text = f"{row.model} {manifest.version} no longer drifts in cohort {row.cohort}"
+            self._notes.alert(Alert(kind="drift_over", at=at, model=row.model, cohort=row.cohort, code="drift.over", text=text))
+
+    def _result(self, row: IntervalRow, manifest: Manifest, judged: Judged) -> Drift:
         return Drift(
             model=row.model,
             version=manifest.version,
@@ -109,7 +155,37 @@ class Settling:
             start=row.start,
             seconds=row.seconds,
             windows=row.windows,
-            alarm=alarm,
+            alarm=row.alarmed or judged.alarm_kind is not None,
             alpha=self._alpha,
-            signals=signals,
+            signals=judged.signals,
+            alarm_kind=judged.alarm_kind,
+            evidence=judged.evidence,
+            evidence_needed=judged.evidence_needed,
+            streams=judged.streams,
+            episode=judged.event,
+            since=judged.since,
+            calibrated=row.calibrated or None,
         )
+
+    def _reference(self, digest: bytes, manifest: Manifest, start: int) -> Ordinary:
+        """What is ordinary for an interval: its hour of the week's own reference, where the release has one."""
+        hour = None if manifest.baseline is None else manifest.baseline.key_of(start)
+        found = self._references.get((digest, hour))
+        if found is None:
+            if manifest.baseline is None or manifest.privacy is None:
+                raise ValueError("a release without signals is not tested")
+            if len(self._references) >= REFERENCES_KEPT:
+                del self._references[next(iter(self._references))]
+            found = self._references[digest, hour] = ordinary(manifest.baseline, manifest.privacy.sigma2, hour=hour)
+        return found
+
+
+def _rounds(rows: Sequence[IntervalRow]) -> list[list[IntervalRow]]:
+    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
+    found: dict[tuple[int, int], list[IntervalRow]] = {}
+    times: Counter[tuple[int, bytes, str]] = Counter()
+    for row in rows:
+        here = (row.start, row.release, row.cohort)
+        found.setdefault((row.start, times[here]), []).append(row)
+        times[here] += 1
+    return [found[moment] for moment in sorted(found)]

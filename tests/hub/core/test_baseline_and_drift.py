@@ -5,7 +5,10 @@ import pytest
 
 from hub.core import drift, windows
 from hub.core.baseline import SignalSpec, build_baseline
+from hub.core.evidence import Part
+from hub.core.ordinary import ordinary
 from schemas.errors import Code, Refused
+from schemas.insight import SignalDrift
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.signals import Baseline, Privacy
@@ -33,13 +36,17 @@ def counted(baseline: Baseline, values: np.ndarray, rng: np.random.Generator, no
     return found
 
 
+def found_of(baseline: Baseline, counts: list[int], nodes: int) -> tuple[SignalDrift, ...]:
+    part = Part(start=0, seconds=3600, windows=nodes, rows=sum(counts) / len(baseline.signals), counts=tuple(counts))
+    return drift.test_interval(part, ordinary(baseline, SIGMA2))
+
+
 def alarms(baseline: Baseline, rng: np.random.Generator, *, nodes: int, shift: float, trials: int, spread: float = 0.0) -> float:
     raised = 0
     for _ in range(trials):
         values = rng.normal(size=(100 * nodes, SIGNALS)) + rng.normal(0, spread, SIGNALS)
         values[:, 0] += shift
-        signals = drift.test_window(counted(baseline, values, rng, nodes), nodes, baseline, SIGMA2)
-        raised += bool(drift.alarmed(signals))
+        raised += bool(drift.alarmed(found_of(baseline, counted(baseline, values, rng, nodes), nodes)))
     return raised / trials
 
 
@@ -74,10 +81,21 @@ def test_the_alarm_names_the_signal_and_its_direction() -> None:
     values = rng.normal(size=(5000, SIGNALS))
     values[:, 2] -= 1.0
 
-    raised = drift.alarmed(drift.test_window(counted(baseline, values, rng, 50), 50, baseline, SIGMA2))
+    raised = drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
 
     assert [(one.name, one.direction) for one in raised] == [("s2", "lower")]
     assert "s2 is lower" in drift.in_words(raised)
+
+
+def test_the_size_of_a_shift_is_not_that_of_the_noise_in_a_bin_that_is_never_used() -> None:
+    rng = np.random.default_rng(8)
+    baseline = reference(rng)
+    values = rng.normal(size=(5000, SIGNALS))
+    values[:, 2] -= 1.0
+
+    sizes = [drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))[0].size for _ in range(20)]
+
+    assert 0.7 <= np.median(sizes) <= 1.6  # one standard deviation of the values; "other" alone has one of 30 in this noise
 
 
 def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
@@ -86,7 +104,7 @@ def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
     values = rng.normal(size=(5000, SIGNALS))
     values[:2000, 1] = np.nan
 
-    raised = drift.alarmed(drift.test_window(counted(baseline, values, rng, 50), 50, baseline, SIGMA2))
+    raised = drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
 
     assert [one.name for one in raised] == ["s1"]
 
@@ -94,7 +112,7 @@ def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
 def test_an_interval_without_rows_says_nothing() -> None:
     baseline = reference(np.random.default_rng(5))
 
-    signals = drift.test_window([0] * sum(s.bins for s in baseline.signals), 3, baseline, SIGMA2)
+    signals = found_of(baseline, [0] * sum(s.bins for s in baseline.signals), 3)
 
     assert {one.p_value for one in signals} == {1.0}
 

@@ -6,7 +6,9 @@ import pytest
 
 from hub.core import drift, windows
 from hub.core.baseline import SignalSpec, build_baseline
+from hub.core.evidence import Part
 from hub.core.noise import sigma2_for
+from hub.core.ordinary import ordinary
 from node.core.leaving import noised
 from node.core.privacy import BitSource
 from node.core.sketch import Sketch
@@ -70,7 +72,8 @@ def test_the_blizzard_is_found_and_the_days_before_it_are_not(flights, seed: int
                 first = windows.first(taken, release=bytes(32), model="delay", cohort="nyc")
                 merged = first if merged is None else windows.merge(merged, taken)
         assert merged is not None
-        raised = drift.alarmed(drift.test_window(merged.counts, merged.windows, baseline, manifest.privacy.sigma2))
+        part = Part(start=day, seconds=1, windows=merged.windows, rows=sum(merged.counts) / len(FEATURES), counts=merged.counts)
+        raised = drift.alarmed(drift.test_interval(part, ordinary(baseline, manifest.privacy.sigma2)))
         if raised:
             alarms[day] = [one.name for one in raised]
 
