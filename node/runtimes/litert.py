@@ -10,7 +10,6 @@ from ai_edge_litert.interpreter import Interpreter
 from node.core.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused
-from schemas.parameters import Value
 
 REASON_CHARACTERS_MAX: Final = 300
 
@@ -32,7 +31,7 @@ class LiteRt:
         inputs, outputs = (tuple(_spec(one) for one in side) for side in (self._inputs, self._outputs))
         return Signature(inputs, outputs, "litert_tflite")
 
-    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """Run the graph."""
         try:
             changed = False

@@ -12,7 +12,6 @@ import onnxruntime
 from node.core.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused, mismatch
-from schemas.parameters import Value
 
 REASON_CHARACTERS_MAX: Final = 300  # a runtime's message names nodes and shapes first; the rest is source lines
 FATAL_ONLY: Final = 4  # ONNX Runtime's severity; whatever goes wrong is raised, and reported with its reason
@@ -49,7 +48,7 @@ class OnnxRuntime:
         inputs, outputs = (tuple(_spec(node) for node in side) for side in (self._session.get_inputs(), self._session.get_outputs()))
         return Signature(inputs, outputs, "onnxruntime_onnx")
 
-    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """Run the graph."""
         try:
             answers = self._session.run(self._outputs, inputs)
