@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-delivery generate lock clean
+.PHONY: help demo test check format bench bench-delivery bench-node generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench: $(STAMP)  ## measure the quick figures beside their peers; writes bench/r
 
 bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casync and zchunk from Debian, and bad links; 20 minutes
 	$(BIN)/python -m bench all-of-delivery
+
+bench-node: $(STAMP)  ## measure serving: swaps under load, the agent's overhead, throughput beside mlserver, memory; 5 minutes
+	$(BIN)/python -m bench all-of-node
 
 generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md
 	$(BIN)/python -m schemas.generate

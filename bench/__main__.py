@@ -8,12 +8,12 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, encodings, links, memory, relay, swap, telemetry
+from bench import coalescing, delivery, encodings, links, memory, node, relay, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "telemetry": telemetry.measure,
-    "swap": swap.measure,
+    "node": node.measure,
     "delivery": delivery.measure,
     "memory": memory.measure,
     "relay": relay.measure,
@@ -21,13 +21,16 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "encodings": encodings.measure,
     "links": links.measure,
 }
-QUICK = ("telemetry", "swap", "delivery", "memory", "relay")  # `make bench`
+QUICK = ("telemetry", "delivery", "memory", "relay")  # `make bench`
+NODE = ("telemetry", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
+
+TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE}
 
 
 def main(names: Sequence[str]) -> int:
     """The quick groups, or those named."""
-    names = [one for name in names for one in (DELIVERY if name == "all-of-delivery" else (name,))]
+    names = [one for name in names for one in TOGETHER.get(name, (name,))]
     unknown = set(names) - set(GROUPS)
     if unknown:
         print(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}", file=sys.stderr)
@@ -36,7 +39,7 @@ def main(names: Sequence[str]) -> int:
     figures: list[Figure] = []
     for name in names or QUICK:
         print(f"measuring {name} ...", file=sys.stderr)
-        command = "make bench" if name in QUICK else "make bench-delivery"
+        command = "make bench" if name in QUICK else "make bench-node" if name in NODE else "make bench-delivery"
         found = [replace(figure, command=command) for figure in GROUPS[name]()]
         write(found)  # each group at once: the next may take minutes, or fail
         figures.extend(found)

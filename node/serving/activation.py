@@ -164,7 +164,15 @@ async def _self_test(worker: Runner, staged: Staged) -> _Proof:
         if terms is not None:
             raise Refused(Code.GOLDEN_INVALID, f"the manifest names golden inputs ({terms.file.path}), and none are staged")
         sample = tuple(_blank(spec) for spec in inputs)
-        _check_answers(outputs, await _asked(worker, staged, sample), known={})
+        try:
+            answers = await _asked(worker, staged, sample)
+        except Refused as refusal:
+            if refusal.code is not Code.REQUEST_INVALID:
+                raise
+            asked = ", ".join(f"{raw.name} {list(raw.shape)}" for raw in sample)
+            reason = f"without golden inputs it is asked with zeros ({asked}), which it does not take: {refusal.reason}"
+            raise Refused(Code.GOLDEN_INVALID, reason) from None
+        _check_answers(outputs, answers, known={})
         return _Proof(sample)
     case = await asyncio.to_thread(_read_golden, staged.golden_path)  # unpacking must not hold up requests
     fitted = golden.fit_inputs(case, inputs)

@@ -4,6 +4,7 @@ An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from importlib.metadata import version as version_of
 from typing import Any, Final
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.core.oip import BODY_BYTES_MAX, encode_response, model_metadata
 from node.core.tensors import json_elements, refuse_request
@@ -28,23 +29,38 @@ from schemas.limits import MIB
 
 log = structlog.get_logger(__name__)
 
+OUR_BUG: Final = {"error": "internal error; the node's log has it"}
+PLAIN_INFER: Final = re.compile(r"/v2/models/([^/]+)/infer")
 BODIES_BYTES_MAX: Final = 256 * MIB  # of all requests together: four of the largest, and a device still has memory for models
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
-def application(router: Router, *, node: str, on_rows: Callable[[Observation], None]) -> Starlette:
+def application(router: Router, *, node: str, on_rows: Callable[[Observation], None]) -> ASGIApp:
     """The ASGI application of one node."""
     infer = Infer(router, on_rows)
     health = Health(router, node)
     one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]  # the busy ones first: matched in order
+    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
     routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
     routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
     routes += [Route(path, health.model) for path in (one, versioned)]
     routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
     routes += chat_routes(router, node=node)
     routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
+    rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        """Inference on a model's current release straight to where it is answered: matching routes costs as much as many models do."""
+        if scope["type"] == "http" and scope["method"] == "POST" and (plain := PLAIN_INFER.fullmatch(scope["path"])):
+            try:
+                await infer({**scope, "path_params": {"model": plain[1]}}, receive, send)
+            except Exception:
+                log.exception("infer.failed", model=plain[1])
+                await JSONResponse(OUR_BUG, 500)(scope, receive, send)
+        else:
+            await rest(scope, receive, send)
+
+    return front
 
 
 class Health:
@@ -236,5 +252,5 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _our_bug(request: Request, error: Exception) -> JSONResponse:
-    sentence = "internal error; the node's log has it"  # the server raises it again, loudly
-    return JSONResponse(openai_fields(sentence, "server_error", "internal") if _for_openai(request) else {"error": sentence}, 500)
+    fields = openai_fields(OUR_BUG["error"], "server_error", "internal") if _for_openai(request) else OUR_BUG
+    return JSONResponse(fields, 500)  # the server raises it again, loudly
