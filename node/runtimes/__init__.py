@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from node.core.tensors import Array, Spec
+from schemas.errors import Code, Refused
+
+__all__ = ["GROUP", "Chats", "Code", "Options", "Refused", "Runtime", "Signature", "Spec", "available"]  # all that a runtime needs
 
 GROUP: Final = "fleetcast.runtimes"
 NEEDS: Final = {"onnx": "onnxruntime", "llama": "xllamacpp", "litert": "ai_edge_litert"}  # what our own stand on, where it is an extra
