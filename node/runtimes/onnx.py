@@ -57,7 +57,7 @@ class OnnxRuntime:
         try:
             answers = self._session.run(self._outputs, inputs)
         except Exception as error:
-            # An operator that cannot take what it is given says the same as inputs that do not fit, but that is the model's fault.
+            # An operator that cannot take what it is given says the same as inputs that do not fit the graph, but is the model's fault.
             unfit = type(error).__name__ == "InvalidArgument" and "while running" not in str(error)
             code = Code.REQUEST_INVALID if unfit else Code.MODEL_RUN
             raise _refused(code, "ONNX Runtime", error) from None
