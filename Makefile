@@ -7,13 +7,16 @@ STAMP := $(VENV)/.installed
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench bench-delivery bench-node generate lock clean
+.PHONY: help demo demo-slm test check format bench bench-delivery bench-node generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## a fleet of six nodes, real data, every claim checked; writes demo-report.json
 	$(BIN)/python -m deploy.demo
+
+demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced under load; writes demo-slm-report.json
+	$(BIN)/python -m deploy.demo_slm
 
 test: $(STAMP)  ## all tests, against real brokers on loopback
 	$(BIN)/pytest
@@ -48,7 +51,7 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/$(LOCK) --extra node --extra hub --extra dev --output-file requirements/dev.txt
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .demo demo-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .demo .demo-slm demo-report.json demo-slm-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp carries the dates of what it was made from; a half-made environment has none and is made again.
