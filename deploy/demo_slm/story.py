@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Story:
         self.site: Site | None = None
         self.talkers: Talkers | None = None
         self.releases: dict[str, dict[str, Any]] = {}
+        self.publishing: Future[None] | None = None  # encoding 98 MB takes as long as the road does: both at once
 
     def tell(self) -> None:
         """All acts."""
@@ -103,6 +105,8 @@ class Story:
             self.talkers.end()
         if self.road is not None:
             self.road.close()
+        if self.publishing is not None:
+            wait((self.publishing,), 120)
 
     def make_fleet(self) -> None:
         """Keys, a hub with its embedded broker, one node behind the road."""
@@ -123,20 +127,21 @@ class Story:
         """Publish, roll out, count what the breaks cost."""
         act(2, "SmolLM2-135M-Instruct: 98 MB of GGUF, published with a golden prompt, delivered, activated")
         path = smollm2()
-        self.publish("1.0.0", path)
-        began = time.monotonic()
-        self.rollout("1.0.0")
-        seconds = time.monotonic() - began
         assert self.road is not None
+        self.publish("1.0.0", path)
+        began, before = time.monotonic(), self.road.drops
+        self.publishing = ThreadPoolExecutor(1).submit(self.publish, "1.1.0", changed(path, self.fleet.directory.parent))
+        self.rollout("1.0.0")
+        seconds, drops = time.monotonic() - began, self.road.drops - before
         ledger = self._site.bytes_of(self.releases["1.0.0"]["digest"])
         self.claims.check(
             "it is delivered and activated over a road that breaks every 20 seconds",
-            self.road.drops >= 1 and self.served() == "1.0.0",
-            f"{path.stat().st_size / 1e6:.0f} MB in {seconds:.0f} s, {self.road.drops} breaks",
+            drops >= 1 and self.served() == "1.0.0",
+            f"{path.stat().st_size / 1e6:.0f} MB in {seconds:.0f} s, {drops} breaks",
         )
         self.claims.check(
             "each break costs at most what was in flight",
-            ledger["wasted"] <= self.road.drops * 4_000_000,
+            ledger["wasted"] <= drops * 4_000_000,
             f"received {ledger['received']} of {ledger['planned']} planned bytes, {ledger['wasted']} of them twice",
         )
 
@@ -158,7 +163,8 @@ class Story:
         self.talkers = Talkers(self._site.port)
         self.talkers.begin()
         until("the first answers", lambda: len(self.talkers.releases) >= 2 if self.talkers else False, seconds=60)
-        self.publish("1.1.0", changed(smollm2(), self.fleet.directory.parent))
+        assert self.publishing is not None
+        self.publishing.result()
         self.rollout("1.1.0")
         fingerprints = {version: self.releases[version]["digest"][:16] for version in self.releases}
         until(
