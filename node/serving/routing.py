@@ -30,6 +30,7 @@ QUEUE_REQUESTS_MAX: Final = 256  # a model, begun and unanswered; beyond it a cl
 CHATS_MAX: Final = 16  # likewise of conversations: they are held one after the other, and each takes seconds
 READY_SECONDS_MAX: Final = 10.0  # a request waits so long for a crashed worker's successor
 DRAIN_SECONDS_MAX: Final = 30.0  # a retired worker's last requests; no longer than a hung one is waited for
+DRAIN_LOOK_SECONDS: Final = 0.01
 RESTART_SECONDS_MAX: Final = 60.0  # between attempts to start a worker that keeps dying; the first follows at once
 RESTART_DOUBLINGS_MAX: Final = 8  # of half a second, which is beyond the longest pause
 HEALTHY_SECONDS: Final = 60.0  # after which a worker's earlier deaths are forgotten
@@ -374,7 +375,7 @@ class Router:
         deadline = time.monotonic() + DRAIN_SECONDS_MAX
         while waiting() and (left := deadline - time.monotonic()) > 0:
             await worker.drained(left)
-            await asyncio.sleep(0)  # what is queued follows what was answered
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)  # what is queued follows what was answered; what was given up is answered, too
         if waiting():
             log.warning("worker.not_drained", model=held.staged.model, version=held.staged.version, waiting=waiting())
         await worker.close()

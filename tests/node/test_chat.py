@@ -235,3 +235,15 @@ def test_streams_go_on_over_a_swap_and_new_ones_are_the_new_releases(
     assert len(rest) == 99
     assert {first.system_fingerprint} == {chunk.system_fingerprint for chunk in rest}
     assert after.system_fingerprint == new.digest.hex()[:16]
+
+
+def test_a_release_that_is_let_go_while_it_talks_to_nobody_costs_no_processor(talking: Any, tmp_path: Path) -> None:
+    (digest,) = talking.server.held()
+    body = {"model": "echo", "messages": says("word"), "max_tokens": 3, "temperature": 1.0, "user": str(tmp_path / "words")}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(talking.url + URL, json=body, timeout=0.3)
+    before = time.process_time()
+    talking.server.retire(digest)
+    words_said(tmp_path / "words")
+
+    assert time.process_time() - before < 0.5  # it waits about a second for the word that is being said

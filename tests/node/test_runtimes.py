@@ -131,6 +131,18 @@ def test_a_litert_model_runs_with_a_free_first_axis(tmp_path: Path) -> None:
     assert caught.value.code is Code.REQUEST_INVALID
 
 
+def test_a_litert_release_is_served_in_a_worker(running: Any, stage: Callable[..., Any]) -> None:
+    sides = {side: (Tensor(name=name, datatype="FP32", shape=(-1, 3)),) for side, name in (("inputs", "x"), ("outputs", "y"))}
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    staged = stage("1.0.0", doubled(), model="two", golden=({"x": rows}, {"y": 2 * rows}), **sides)
+    running.serve(replace(staged, runtime="litert"))
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 3], "data": rows.ravel().tolist()}]}
+    answer = httpx.post(running.url + "/v2/models/two/infer", json=body).json()
+
+    assert (2 * rows).ravel().tolist() == answer["outputs"][0]["data"]
+    assert httpx.get(running.url + "/v2/models/two").json()["platform"] == "litert_tflite"
+
+
 def test_a_file_that_is_no_tflite_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").write_bytes(b"not a flatbuffer at all")
 
