@@ -192,7 +192,7 @@ class Server:
 
     def _held(self) -> dict[bytes, int | None]:
         everything = [held for slot in self._router.slots.values() for held in slot.held.values()]
-        return {held.staged.digest: held.worker.process_id if held.worker else None for held in everything}
+        return {held.staged.digest: held.worker.process_id if held.worker and held.live else None for held in everything}
 
     def held_of(self, model: str) -> set[bytes]:
         """The releases of a model that are held."""
