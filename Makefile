@@ -7,13 +7,16 @@ STAMP := $(VENV)/.installed
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oracle check format bench bench-delivery bench-drift generate lock clean
+.PHONY: help demo demo-slm test test-oracle check format bench bench-delivery bench-node bench-drift generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## a fleet of six nodes, real data, every claim checked; writes demo-report.json
 	$(BIN)/python -m deploy.demo
+
+demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced under load; writes demo-slm-report.json
+	$(BIN)/python -m deploy.demo_slm
 
 test: $(STAMP)  ## all tests, against real brokers on loopback
 	$(BIN)/pytest
@@ -39,6 +42,9 @@ bench: $(STAMP)  ## measure the quick figures beside their peers; writes bench/r
 bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casync and zchunk from Debian, and bad links; 20 minutes
 	$(BIN)/python -m bench all-of-delivery
 
+bench-node: $(STAMP)  ## measure serving: swaps under load, the agent's overhead, throughput beside mlserver, memory; 5 minutes
+	$(BIN)/python -m bench all-of-node
+
 bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs and OpenDP, installed into .bench/; 25 minutes
 	$(BIN)/python -m bench drift
 
@@ -54,7 +60,8 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	  requirements/peers.in --output-file requirements/peers.txt
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .demo .bench demo-report.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .demo .demo-slm .bench .oracle demo-report.json demo-slm-report.json .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp carries the dates of what it was made from; a half-made environment has none and is made again.

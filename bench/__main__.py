@@ -8,13 +8,13 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, drift, encodings, ingest, links, memory, relay, swap, telemetry
+from bench import coalescing, delivery, drift, encodings, ingest, links, memory, node, relay, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "telemetry": telemetry.measure,
     "ingest": ingest.measure,
-    "swap": swap.measure,
+    "node": node.measure,
     "delivery": delivery.measure,
     "memory": memory.measure,
     "relay": relay.measure,
@@ -23,13 +23,17 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "links": links.measure,
     "drift": drift.measure,
 }
-QUICK = ("telemetry", "ingest", "swap", "delivery", "memory", "relay")  # `make bench`
+QUICK = ("telemetry", "ingest", "delivery", "memory", "relay")  # `make bench`
+NODE = ("telemetry", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
+
+COMMANDS = (("make bench", QUICK), ("make bench-node", NODE), ("make bench-drift", ("drift",)))
+TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE}
 
 
 def main(names: Sequence[str]) -> int:
     """The quick groups, or those named."""
-    names = [one for name in names for one in (DELIVERY if name == "all-of-delivery" else (name,))]
+    names = [one for name in names for one in TOGETHER.get(name, (name,))]
     unknown = set(names) - set(GROUPS)
     if unknown:
         print(f"unknown group {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}", file=sys.stderr)
@@ -38,7 +42,7 @@ def main(names: Sequence[str]) -> int:
     figures: list[Figure] = []
     for name in names or QUICK:
         print(f"measuring {name} ...", file=sys.stderr)
-        command = "make bench" if name in QUICK else "make bench-drift" if name == "drift" else "make bench-delivery"
+        command = next((said for said, group in COMMANDS if name in group), "make bench-delivery")
         found = [replace(figure, command=command) for figure in GROUPS[name]()]
         write(found)  # each group at once: the next may take minutes, or fail
         figures.extend(found)

@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from node.core.budget import Policy
+from node.runtimes import available
+from node.runtimes.probe import execution_providers
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.mqtt import BrokerUrl
@@ -157,6 +159,7 @@ def profile(settings: NodeSettings) -> Profile:
         arch=platform.machine() or "unknown",
         cores=os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        providers=("CPUExecutionProvider",),
+        providers=execution_providers(settings.data / "providers.json"),
         labels=dict(settings.labels),
+        runtimes=tuple(available()),
     )

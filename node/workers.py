@@ -12,16 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
-from node.core.frames import Assembler, Frame, Malformed, encode
+from node.core.frames import CANCEL, Assembler, Frame, Malformed, encode
 from node.core.tensors import Raw, Spec
+from node.idle import LOUD, QUIET
 from node.runtimes import available
-from node.worker import CANCEL
 from schemas.errors import Code, Refused
 from schemas.parameters import Value
 
@@ -34,11 +34,14 @@ _SPAWNER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-s
 
 
 class WorkerLost(Refused):
-    """The worker is gone with this request unanswered. `suspect`: the worker was busy with it, so it may be the cause."""
+    """The worker is gone with this request unanswered. `suspect`: the worker was busy with it, so it may be the cause; `joined`: with it
+    and others.
+    """
 
-    def __init__(self, code: Code, reason: str, *, suspect: bool) -> None:
+    def __init__(self, code: Code, reason: str, *, suspect: bool, joined: bool = False) -> None:
         super().__init__(code, reason)
         self.suspect: Final = suspect
+        self.joined: Final = joined
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Load:
     start_seconds: float = START_SECONDS_MAX
     request_seconds: float = REQUEST_SECONDS_MAX
 
-    def fields(self, *, quiet: bool) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """As the worker reads them.
 
         Raises:
@@ -69,7 +72,6 @@ class Load:
             "parameters": dict(self.parameters or {}),
             "memory_bytes_max": self.memory_bytes_max,
             "cores": list(self.cores),
-            "quiet": quiet,
         }
 
 
@@ -139,8 +141,9 @@ class Worker(asyncio.Protocol):
     platform: str = ""
     chats: bool = False
 
-    def __init__(self, process: subprocess.Popen[bytes], cancels: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], cancels: int, memory_bytes_max: int | None) -> None:
         self._process = process
+        self._memory_bytes_max = memory_bytes_max
         self._cancels = cancels  # the pipe on which requests are given up
         self._parts: dict[int, Callable[[Mapping[str, Any]], None]] = {}
         self._on_exit: Callable[[Code, str], None] | None = None
@@ -157,14 +160,13 @@ class Worker(asyncio.Protocol):
         self._gone: asyncio.Future[tuple[Code, str]] = self._loop.create_future()
 
     @classmethod
-    async def start(cls, load: Load) -> "Worker":
-        """A worker that has loaded the model.
+    async def start(cls, load: Load, *, urgent: bool = False) -> "Worker":
+        """A worker that has loaded the model: on processors that nobody else wants, unless it is urgent.
 
         Raises:
-            Refused: MODEL_LOAD, RUNTIME_ABSENT, WORKER_CRASHED (also when no process can be started) or WORKER_HUNG.
+            Refused: MODEL_LOAD, MODEL_TOO_LARGE, RUNTIME_ABSENT, WORKER_CRASHED (also when no process can be started) or WORKER_HUNG.
         """
-        # The runtime's own threads would inherit the loading thread's policy, and keep it: with them, loading is never quiet.
-        if load.threads == 1 and load.start_seconds > QUIET_SECONDS_MAX:
+        if not urgent and load.start_seconds > QUIET_SECONDS_MAX:
             try:
                 return await cls._start(load, QUIET_SECONDS_MAX, quiet=True)
             except Refused as refusal:
@@ -174,26 +176,13 @@ class Worker(asyncio.Protocol):
 
     @classmethod
     async def _start(cls, load: Load, start_seconds: float, *, quiet: bool) -> "Worker":
-        fields = load.fields(quiet=quiet)
-        ours, theirs = socket.socketpair()
-        cancels_theirs, cancels = os.pipe()
-        spawning = asyncio.get_running_loop().run_in_executor(_SPAWNER, _spawn, theirs, cancels_theirs, load.threads)
+        fields = load.fields()
         try:
-            process = await asyncio.shield(spawning)
+            process, ours, cancels = await _started(load.threads, QUIET if quiet else LOUD)
         except OSError as error:
-            ours.close()
-            os.close(cancels)
             raise Refused(Code.WORKER_CRASHED, f"no worker process could be started: {error.strerror}") from None
-        except asyncio.CancelledError:
-            ours.close()
-            os.close(cancels)
-            process = await spawning
-            process.kill()
-            process.wait()
-            raise
-        ours.setblocking(False)
-        os.set_blocking(cancels, False)
-        _, worker = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process, cancels), sock=ours)
+        worker = cls(process, cancels, load.memory_bytes_max)
+        await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=ours)
         try:
             worker._be_patient(start_seconds)
             loaded = await worker._ask("load", fields)
@@ -358,8 +347,10 @@ class Worker(asyncio.Protocol):
             status = await asyncio.to_thread(self._process.wait, REAP_SECONDS_MAX)
             ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         except subprocess.TimeoutExpired:
-            ended = "killed, but the kernel still holds it"
+            status, ended = 0, "killed, but the kernel still holds it"
         os.close(self._cancels)
+        if status == -signal.SIGABRT and self._memory_bytes_max is not None:  # how C++ ends when nobody expects that memory is refused
+            ended += f", as when a model asks for more memory than its limit of {self._memory_bytes_max} bytes"
         code, reason = self._cause or (Code.WORKER_CRASHED, "the worker was closed" if self._closing else f"the worker process was {ended}")
         for position, future in enumerate(self._pending.values()):
             if not future.done():
@@ -370,7 +361,34 @@ class Worker(asyncio.Protocol):
             self._on_exit(code, reason)
 
 
-def _spawn(theirs: socket.socket, cancels: int, threads: int) -> subprocess.Popen[bytes]:
+async def _started(threads: int, how: str) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
+    """A new process, our end of its socket, and of the pipe on which it hears what is given up.
+
+    Raises:
+        OSError: no process or descriptor is to be had.
+    """
+    with ExitStack() as ours:
+        socket_ours, socket_theirs = socket.socketpair()
+        ours.enter_context(socket_ours)
+        ours.enter_context(socket_theirs)  # closed twice is closed
+        cancels_theirs, cancels = os.pipe()
+        ours.callback(os.close, cancels)
+        spawning = asyncio.get_running_loop().run_in_executor(_SPAWNER, _spawn, socket_theirs, cancels_theirs, threads, how)
+        try:
+            process = await asyncio.shield(spawning)
+        except asyncio.CancelledError:
+            with suppress(OSError):
+                process = await spawning
+                process.kill()
+                process.wait()
+            raise
+        socket_ours.setblocking(False)
+        os.set_blocking(cancels, False)
+        ours.pop_all()
+    return process, socket_ours, cancels
+
+
+def _spawn(theirs: socket.socket, cancels: int, threads: int, how: str) -> subprocess.Popen[bytes]:
     """Start the process and close our copies of its ends of the socket and the pipe."""
     root = str(Path(__file__).resolve().parents[1])  # where the package `node` lies
     environment = {
@@ -385,7 +403,7 @@ def _spawn(theirs: socket.socket, cancels: int, threads: int) -> subprocess.Pope
         try:
             return subprocess.Popen(
                 # -P: a file in the folder where the agent happens to stand must not shadow a module.
-                [sys.executable, "-P", "-m", "node.worker", str(theirs.fileno()), str(cancels), str(os.getpid())],
+                [sys.executable, "-P", "-m", "node.worker", str(theirs.fileno()), str(cancels), str(os.getpid()), how],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), cancels],

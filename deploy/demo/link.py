@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -15,6 +16,9 @@ class SlowLink:
         self._broker_port, self._bytes_per_second = broker_port, bytes_per_second
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
+        self.open = True  # whether it takes connections
+        self._ends: set[socket.socket] = set()
+        self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -23,6 +27,9 @@ class SlowLink:
                 near, _ = self._listener.accept()
             except OSError:
                 return
+            if not self.open:
+                near.close()
+                continue
             try:
                 far = socket.create_connection(("127.0.0.1", self._broker_port), timeout=5)
             except OSError:
@@ -34,6 +41,8 @@ class SlowLink:
             # The proxy's own buffers must not swallow a whole release, or the road would not be slow at all.
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+            with self._lock:
+                self._ends |= {near, far}
             threading.Thread(target=self._carry, args=(near, far, None), daemon=True).start()
             threading.Thread(target=self._carry, args=(far, near, self._bytes_per_second), daemon=True).start()
 
@@ -46,8 +55,20 @@ class SlowLink:
         except OSError:
             pass
         for end in (source, sink):
+            with self._lock:
+                self._ends.discard(end)
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> bool:
+        """Reset every connection that it carries; whether there was one."""
+        with self._lock:
+            ends, self._ends = self._ends, set()
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # nothing more of what was written arrives
+                end.shutdown(socket.SHUT_RDWR)
+        return bool(ends)
 
     def close(self) -> None:
         """Accept no more."""

@@ -12,6 +12,7 @@ from node.core.tensors import DTYPES, Buffer, Raw
 from schemas.limits import MIB, TENSORS_MAX
 
 PREFIX: Final = struct.Struct("<II")  # header bytes, payload bytes
+CANCEL: Final = struct.Struct("<Q")  # on a pipe beside the stream: the id of a request that nobody waits for any more
 HEADER_BYTES_MAX: Final = 1 * MIB  # 64 tensors with names of 256 characters need 20 KB; signatures no more
 FRAME_BYTES_MAX: Final = 256 * MIB  # a request of serving's bound, or its outputs, with room for a model that widens
 

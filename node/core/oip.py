@@ -17,6 +17,7 @@ from schemas.errors import Code, Refused, mismatch
 
 BODY_BYTES_MAX: Final = 64 * limits.MIB  # ten uncompressed full-HD images in float32 have their own protocol
 JSON_BYTES_MAX: Final = 8 * limits.MIB  # parsing it holds up every other request; larger tensors travel as binary
+ELEMENTS_MAX: Final = 2**20  # of all outputs in JSON: making more of it would hold up every other request, too
 ID_CHARACTERS_MAX: Final = 256
 
 
@@ -65,10 +66,15 @@ def encode_response(
     """The body, and the length of its JSON part when binary tensors follow it.
 
     Raises:
-        Refused: REQUEST_INVALID: an output holds a value that JSON cannot carry (NaN, an infinity), and was not asked for as binary.
+        Refused: REQUEST_INVALID: an output holds a value that JSON cannot carry (NaN, an infinity), or the outputs hold more elements than
+            JSON is made of, and were not asked for as binary.
     """
     by_name = {raw.name: raw for raw in answers}
     listed, binary = [], []
+    elements = sum(math.prod(by_name[name].shape) for name, is_binary in request.outputs if not is_binary)
+    if elements > ELEMENTS_MAX:
+        what = "elements of outputs in JSON (ask for them with binary_data)"
+        raise mismatch(Code.REQUEST_INVALID, what, expected=f"at most {ELEMENTS_MAX}", actual=elements)
     for name, is_binary in request.outputs:
         raw = by_name[name]
         tensor: dict[str, Any] = {"name": name, "datatype": raw.datatype, "shape": raw.shape}

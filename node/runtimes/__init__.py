@@ -5,13 +5,14 @@ A distribution adds a runtime by an entry point of the group `fleetcast.runtimes
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
 from node.core.tensors import Array, Spec
-from schemas.parameters import Value
+from schemas.errors import Code, Refused
+
+__all__ = ["GROUP", "Chats", "Code", "Options", "Refused", "Runtime", "Signature", "Spec", "available"]  # all that a runtime needs
 
 GROUP: Final = "fleetcast.runtimes"
 NEEDS: Final = {"onnx": "onnxruntime", "llama": "xllamacpp", "litert": "ai_edge_litert"}  # what our own stand on, where it is an extra
@@ -23,7 +24,7 @@ class Options:
 
     threads: int = 1
     providers: tuple[str, ...] = ()
-    parameters: Mapping[str, Value] | None = None  # of the release that go to the runtime, as they are when it is loaded
+    parameters: Mapping[str, Any] | None = None  # of the release that go to the runtime, as they are when it is loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,10 @@ class Signature:
 
 
 class Runtime(Protocol):
-    """One model in one process. The methods are called by one thread, one after the other."""
+    """One model in one process. The methods are called one after the other; `load` by another thread than the rest.
+
+    Whatever they raise that is not `Refused` is reported as a failure of the model. Standard error is the node's log.
+    """
 
     def load(self, path: Path, options: Options) -> None:
         """Read the model; the other files of its variant stand beside it.
@@ -48,7 +52,7 @@ class Runtime(Protocol):
     def describe(self) -> Signature:
         """What was loaded."""
 
-    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """The outputs, in the order of the signature; `parameters` are the release's that go to the runtime.
 
         Raises:
@@ -63,8 +67,10 @@ class Runtime(Protocol):
 class Chats(Protocol):
     """A runtime that also holds conversations (OpenAI's chat completions)."""
 
-    def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
+    def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Any], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
         """The completion; where the body asks for a stream, `say` is given each chunk first, and answers whether to go on.
+
+        A long silence is taken for a hang: an empty chunk says that work goes on, also where no stream was asked for, and reaches nobody.
 
         Raises:
             Refused: REQUEST_INVALID when the body is not understood, MODEL_RUN when the model fails.
@@ -73,5 +79,7 @@ class Chats(Protocol):
 
 def available() -> dict[str, str]:
     """Where each runtime that is installed here is found, as `module:attribute`, by name."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  # a worker, which imports this module too, never asks
+
     found = {point.name: point.value for point in entry_points(group=GROUP)}
     return {name: value for name, value in sorted(found.items()) if name not in NEEDS or find_spec(NEEDS[name]) is not None}

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from node.core.tensors import Array
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused
-from schemas.parameters import Value
 
 
 class Files:
@@ -24,7 +24,7 @@ class Files:
         """It takes and gives nothing."""
         return Signature((), (), "files")
 
-    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """Nothing, of nothing."""
         if inputs:
             raise Refused(Code.REQUEST_INVALID, "this release is files for another program: nothing is run here")

@@ -10,7 +10,6 @@ from ai_edge_litert.interpreter import Interpreter
 from node.core.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused
-from schemas.parameters import Value
 
 REASON_CHARACTERS_MAX: Final = 300
 
@@ -32,29 +31,33 @@ class LiteRt:
         inputs, outputs = (tuple(_spec(one) for one in side) for side in (self._inputs, self._outputs))
         return Signature(inputs, outputs, "litert_tflite")
 
-    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """Run the graph."""
         try:
-            changed = False
-            for one in self._inputs:
-                if tuple(one["shape"]) != inputs[one["name"]].shape:
-                    self._interpreter.resize_tensor_input(one["index"], inputs[one["name"]].shape, strict=True)
-                    changed = True
-            if changed:
-                self._interpreter.allocate_tensors()
-                self._inputs = self._interpreter.get_input_details()
-            for one in self._inputs:
-                self._interpreter.set_tensor(one["index"], np.ascontiguousarray(inputs[one["name"]]))
+            self._fit(inputs)
+        except (ValueError, RuntimeError) as error:
+            raise Refused(Code.REQUEST_INVALID, f"LiteRT: {_line(error)}") from None
+        try:
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(one["index"]) for one in self._outputs]
-        except ValueError as error:
-            raise Refused(Code.REQUEST_INVALID, f"LiteRT: {_line(error)}") from None
-        except RuntimeError as error:
+        except (ValueError, RuntimeError) as error:
             raise Refused(Code.MODEL_RUN, f"LiteRT: {_line(error)}") from None
 
     def close(self) -> None:
         """Drop the interpreter."""
         del self._interpreter
+
+    def _fit(self, inputs: Mapping[str, Array]) -> None:
+        changed = False
+        for one in self._inputs:
+            if tuple(one["shape"]) != inputs[one["name"]].shape:
+                self._interpreter.resize_tensor_input(one["index"], inputs[one["name"]].shape, strict=True)
+                changed = True
+        if changed:
+            self._interpreter.allocate_tensors()
+            self._inputs = self._interpreter.get_input_details()
+        for one in self._inputs:
+            self._interpreter.set_tensor(one["index"], np.ascontiguousarray(inputs[one["name"]]))
 
 
 def _spec(one: Mapping[str, Any]) -> Spec:

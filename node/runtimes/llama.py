@@ -11,12 +11,13 @@ import xllamacpp
 
 from node.core.tensors import Array, Spec
 from node.runtimes import Options, Signature
-from schemas.errors import Code, Refused
-from schemas.parameters import Value
+from schemas.errors import Code, Refused, mismatch
 
 CONTEXT_TOKENS: Final = 2048  # the key-value cache grows with it; a release may set `context_tokens`
 TOKENS_MAX: Final = 256  # of an answer, where neither the request nor the release says; an abandoned one ends then
 TOKENS_CEILING: Final = 4096
+BATCH_TOKENS: Final = 128  # of a prompt at once: after each it is said that work goes on, and heard whether it should
+ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 REASON_CHARACTERS_MAX: Final = 300
 QUIET: Final = -1
 SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "presence_penalty", "frequency_penalty", "stop")
@@ -43,6 +44,7 @@ class Llama:
         params.model.path = str(path)
         params.n_ctx = int(_number(said, "context_tokens", CONTEXT_TOKENS))
         params.n_parallel = 1
+        params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
         params.verbosity = QUIET
         params.warmup = False  # activation warms up what it loads
@@ -58,27 +60,37 @@ class Llama:
         """A prompt in, a text out."""
         return Signature((Spec("prompt", "BYTES", (1,)),), (Spec("text", "BYTES", (1,)),), "llama_cpp_gguf")
 
-    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """The completion of one prompt: the likeliest words, unless the release's `temperature` says otherwise."""
         body = {"temperature": 0.0, **_sampling(parameters), "prompt": str(inputs["prompt"].ravel()[0]), "cache_prompt": False}
         body["n_predict"] = int(_number(parameters, "max_tokens", TOKENS_MAX))
         answer = self._asked(self._server.handle_completions, body)
         return [np.array([answer["choices"][0]["text"]], object)]
 
-    def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
-        """One turn of a conversation. The release's parameters are defaults, which a request may set for itself."""
-        if unknown := set(body) - CHAT_FIELDS - set(SAMPLING):
-            raise Refused(Code.REQUEST_INVALID, f"fields {', '.join(sorted(unknown))[:128]} are not understood here")
-        asked = {**_sampling(parameters), **{name: body[name] for name in body if name in SAMPLING}, "messages": body.get("messages")}
-        limit = body.get("max_completion_tokens") or body.get("max_tokens") or _number(parameters, "max_tokens", TOKENS_MAX)
-        if type(limit) not in (int, float) or not 1 <= limit <= TOKENS_CEILING:
-            raise Refused(Code.REQUEST_INVALID, f"max_tokens: expected 1 to {TOKENS_CEILING}, found {str(limit)[:64]}")
-        asked |= {name: body[name] for name in ("response_format", "stream_options") if name in body}
-        asked["max_tokens"] = int(limit)
-        if body.get("stream"):
-            self._asked(self._server.handle_chat_completions, {**asked, "stream": True}, lambda chunk: not say(chunk))
-            return {}
-        return self._asked(self._server.handle_chat_completions, asked)
+    def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Any], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
+        """One turn of a conversation. The release's parameters are defaults, which a request may set for itself.
+
+        It is streamed from llama.cpp also where the client did not ask for that, so that a long silence is none, and a client's leaving is
+        noticed.
+        """
+        asked = _checked(body, parameters)
+        streamed, whole = bool(body.get("stream")), Whole()
+        wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+
+        def tell(chunk: Mapping[str, Any]) -> bool:
+            if "error" in chunk:
+                whole.error = chunk["error"]
+                return True
+            if "prompt_progress" in chunk:
+                return not say({})
+            whole.add(chunk)
+            shown = streamed and (chunk["choices"] or wants_usage)
+            return not say(chunk if shown else {})
+
+        self._asked(self._server.handle_chat_completions, asked, tell)
+        if whole.error is not None:
+            raise _refused_body(whole.error)
+        return {} if streamed else whole.completion()
 
     def close(self) -> None:
         """Unmap it."""
@@ -92,15 +104,61 @@ class Llama:
         except Exception as error:
             raise Refused(Code.MODEL_RUN, f"llama.cpp: {_line(error)}") from None
         if "error" in answer:
-            raise Refused(Code.REQUEST_INVALID, f"llama.cpp: {str(answer['error'])[:REASON_CHARACTERS_MAX]}")
+            raise _refused_body(answer["error"])
         return answer
 
 
-def _sampling(parameters: Mapping[str, Value]) -> dict[str, Any]:
+class Whole:
+    """The completion that a stream's chunks add up to."""
+
+    def __init__(self) -> None:
+        self.error: Any = None
+        self._head: dict[str, Any] = {}
+        self._texts: dict[str, str] = {"content": ""}
+        self._finish_reason: str | None = None
+
+    def add(self, chunk: Mapping[str, Any]) -> None:
+        """One more chunk."""
+        self._head.update({name: chunk[name] for name in ("id", "usage", "timings") if name in chunk})
+        for choice in chunk["choices"]:
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+            for name, text in choice["delta"].items():
+                if name != "role" and isinstance(text, str):
+                    self._texts[name] = self._texts.get(name, "") + text
+
+    def completion(self) -> dict[str, Any]:
+        """As a client that wants no stream reads it."""
+        choice = {"index": 0, "finish_reason": self._finish_reason, "message": {"role": "assistant", **self._texts}}
+        return {**self._head, "object": "chat.completion", "choices": [choice]}
+
+
+def _checked(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    if unknown := set(body) - CHAT_FIELDS - set(SAMPLING):
+        raise Refused(Code.REQUEST_INVALID, f"fields {', '.join(sorted(unknown))[:128]} are not understood here")
+    if not isinstance(body.get("stream_options", {}), dict):
+        raise Refused(Code.REQUEST_INVALID, "stream_options: expected an object")
+    for message in body["messages"]:
+        if message.get("role") not in ROLES:
+            raise mismatch(Code.REQUEST_INVALID, "role of a message", expected=", ".join(ROLES), actual=str(message.get("role"))[:64])
+    limit = body.get("max_completion_tokens", body.get("max_tokens", _number(parameters, "max_tokens", TOKENS_MAX)))
+    if type(limit) not in (int, float) or not 1 <= limit <= TOKENS_CEILING:
+        raise mismatch(Code.REQUEST_INVALID, "max_tokens", expected=f"1 to {TOKENS_CEILING}", actual=str(limit)[:64])
+    asked = {**_sampling(parameters), **{name: body[name] for name in SAMPLING if name in body}, "messages": body["messages"]}
+    if "response_format" in body:
+        asked["response_format"] = body["response_format"]
+    return {**asked, "max_tokens": int(limit), "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
+
+
+def _refused_body(said: Any) -> Refused:
+    message = said.get("message", said) if isinstance(said, dict) else said
+    return Refused(Code.REQUEST_INVALID, f"llama.cpp: {str(message)[:REASON_CHARACTERS_MAX]}")
+
+
+def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: parameters[name] for name in SAMPLING if name in parameters}
 
 
-def _number(parameters: Mapping[str, Value], name: str, otherwise: float) -> float:
+def _number(parameters: Mapping[str, Any], name: str, otherwise: float) -> float:
     value = parameters.get(name, otherwise)
     return float(value) if isinstance(value, float | int) and math.isfinite(value) else otherwise
 

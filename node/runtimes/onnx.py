@@ -1,6 +1,7 @@
 """ONNX Runtime, the default. `python -m node.runtimes.onnx` prints the execution providers that it has here, as JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ import onnxruntime
 from node.core.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused, mismatch
-from schemas.parameters import Value
 
 REASON_CHARACTERS_MAX: Final = 300  # a runtime's message names nodes and shapes first; the rest is source lines
 FATAL_ONLY: Final = 4  # ONNX Runtime's severity; whatever goes wrong is raised, and reported with its reason
+OUTSIDE: Final = ("External data path validation failed", "Absolute path not allowed", "escapes")  # whose location is not in the folder
+BUFFER_BYTES: Final = re.compile(r"buffer of size (\d+)")
 OUT_OF_MEMORY: Final = ("bad allocation", "bad_alloc", "Failed to allocate")
 
 
@@ -38,7 +40,8 @@ class OnnxRuntime:
         try:
             self._session = onnxruntime.InferenceSession(str(path), said, providers=wanted)
         except Exception as error:  # ONNX Runtime's own classes have no common base
-            raise _refused(Code.MODEL_LOAD, "ONNX Runtime cannot load the model", error) from None
+            outside = any(sign in str(error) for sign in OUTSIDE)
+            raise _refused(Code.MODEL_EXTERNAL_DATA if outside else Code.MODEL_LOAD, "ONNX Runtime cannot load the model", error) from None
         if idle := set(options.providers) - set(self._session.get_providers()):  # it falls back without a word
             found = ", ".join(self._session.get_providers())
             raise mismatch(Code.MODEL_LOAD, "execution providers in use", expected=", ".join(sorted(idle)), actual=found)
@@ -49,12 +52,12 @@ class OnnxRuntime:
         inputs, outputs = (tuple(_spec(node) for node in side) for side in (self._session.get_inputs(), self._session.get_outputs()))
         return Signature(inputs, outputs, "onnxruntime_onnx")
 
-    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Value]) -> Sequence[Array]:
+    def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """Run the graph."""
         try:
             answers = self._session.run(self._outputs, inputs)
         except Exception as error:
-            # An operator that cannot take what it is given says the same as inputs that do not fit, but that is the model's fault.
+            # An operator that cannot take what it is given says the same as inputs that do not fit the graph, but is the model's fault.
             unfit = type(error).__name__ == "InvalidArgument" and "while running" not in str(error)
             code = Code.REQUEST_INVALID if unfit else Code.MODEL_RUN
             raise _refused(code, "ONNX Runtime", error) from None
@@ -71,9 +74,11 @@ def providers() -> list[str]:
 
 
 def _refused(code: Code, what: str, error: Exception) -> Refused:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS_MAX]
-    if any(sign in str(error) for sign in OUT_OF_MEMORY):
-        return Refused(Code.MODEL_TOO_LARGE, f"{what}: no more memory within the worker's limit: {line}")
+    text = str(error).strip()
+    line = (text.splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS_MAX]
+    if any(sign in text for sign in OUT_OF_MEMORY):
+        size = BUFFER_BYTES.search(text)
+        return Refused(Code.MODEL_TOO_LARGE, f"{what} asked for {size[1]} bytes at once" if size else f"{what}: {line}")
     return Refused(code, f"{what}: {line}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from node.core import golden
 from node.core.inforce import InForce
-from node.core.tensors import DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
+from node.core.tensors import DATATYPES, DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
 from node.inline import Inline
 from node.workers import REQUEST_SECONDS_MAX, Load, Runner, Worker
 from schemas.errors import Code, Refused, mismatch
@@ -82,13 +82,15 @@ class Prepared:
 class Activated:
     """A proven worker. `sample` is one row (or the golden batch, where no axis is free), to warm up another worker with.
 
-    `joins_rows`: rows of several requests may be asked together, since golden rows gave the same answers alone as together.
+    `joins_rows`: rows of several requests may be asked together, since golden rows gave the same answers alone as together; `row_seconds`
+    is what one of them takes.
     """
 
     worker: Runner
     evidence: Evidence
     sample: tuple[Raw, ...]
     joins_rows: bool = False
+    row_seconds: float = 0.0
 
 
 def specs_of(tensors: Sequence[Tensor]) -> tuple[Spec, ...]:
@@ -96,13 +98,13 @@ def specs_of(tensors: Sequence[Tensor]) -> tuple[Spec, ...]:
     return tuple(Spec(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
 
 
-async def start(staged: Staged) -> Runner:
-    """The model, loaded: in a process of its own, or in this one.
+async def start(staged: Staged, *, urgent: bool = False) -> Runner:
+    """The model, loaded: in a process of its own, or in this one. Urgent: though it takes the processor from what is served meanwhile.
 
     Raises:
         Refused: MODEL_LOAD, MODEL_TOO_LARGE, RUNTIME_ABSENT, WORKER_CRASHED or WORKER_HUNG.
     """
-    return await (Inline.start(staged.load) if staged.isolation == "inline" else Worker.start(staged.load))
+    return await (Inline.start(staged.load) if staged.isolation == "inline" else Worker.start(staged.load, urgent=urgent))
 
 
 async def activate(staged: Staged) -> Activated:
@@ -134,7 +136,7 @@ async def activate(staged: Staged) -> Activated:
         variant=staged.variant or None,
         threads=staged.threads,
     )
-    return Activated(worker, evidence, proof.sample, proof.joins_rows)
+    return Activated(worker, evidence, proof.sample, proof.joins_rows, row_seconds=latency_ms / 1e3)
 
 
 async def warm(worker: Runner, staged: Staged, sample: Sequence[Raw]) -> None:
@@ -162,7 +164,15 @@ async def _self_test(worker: Runner, staged: Staged) -> _Proof:
         if terms is not None:
             raise Refused(Code.GOLDEN_INVALID, f"the manifest names golden inputs ({terms.file.path}), and none are staged")
         sample = tuple(_blank(spec) for spec in inputs)
-        _check_answers(outputs, await _asked(worker, staged, sample), known={})
+        try:
+            answers = await _asked(worker, staged, sample)
+        except Refused as refusal:
+            if refusal.code is not Code.REQUEST_INVALID:
+                raise
+            asked = ", ".join(f"{raw.name} {list(raw.shape)}" for raw in sample)
+            reason = f"without golden inputs it is asked with zeros ({asked}), which it does not take: {refusal.reason}"
+            raise Refused(Code.GOLDEN_INVALID, reason) from None
+        _check_answers(outputs, answers, known={})
         return _Proof(sample)
     case = await asyncio.to_thread(_read_golden, staged.golden_path)  # unpacking must not hold up requests
     fitted = golden.fit_inputs(case, inputs)
@@ -204,13 +214,16 @@ async def _rows_alone(worker: Runner, staged: Staged, fitted: Mapping[str, Array
 
 
 def _check_answers(specs: Sequence[Spec], answers: Mapping[str, Array], *, known: Mapping[str, Array]) -> None:
-    """Whether what the model gave is what it says it gives; a NaN is fine where the publisher's model gave one too.
+    """Whether what the model gave is what it says it gives. Where golden outputs are known, `golden.compare` has looked for NaN already.
 
     Raises:
         Refused: MODEL_SIGNATURE or MODEL_NOT_FINITE.
     """
     for spec in specs:
         answer = answers[spec.name]
+        datatype = "BYTES" if answer.dtype.kind == "O" else DATATYPES[answer.dtype]
+        if datatype != spec.datatype:
+            raise mismatch(Code.MODEL_SIGNATURE, f"datatype of {spec.name}", expected=spec.datatype, actual=datatype)
         fits = len(answer.shape) == len(spec.shape) and all(want in (-1, have) for want, have in zip(spec.shape, answer.shape, strict=True))
         if not fits:
             raise mismatch(Code.MODEL_SIGNATURE, f"shape of {spec.name}", expected=list(spec.shape), actual=list(answer.shape))

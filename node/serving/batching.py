@@ -17,6 +17,7 @@ from schemas.parameters import Value
 
 ROWS_MAX: Final = 64  # of one joined question: beyond it the model's own buffers grow and nothing is gained
 BYTES_MAX: Final = 8 * MIB
+SECONDS_MAX: Final = 0.25  # that a joined question may take, by the latency of one row: nobody who joins waits long for the others
 
 Answer = tuple[Raw, ...]
 
@@ -25,22 +26,24 @@ Answer = tuple[Raw, ...]
 class _Waiting:
     inputs: tuple[Raw, ...]
     rows: int
+    parameters: Mapping[str, Value]
     answer: asyncio.Future[Answer]
 
     @property
     def bytes(self) -> int:
         return sum(len(raw.data) for raw in self.inputs)
 
-    def kind(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    def kind(self) -> tuple[Mapping[str, Value], tuple[tuple[str, tuple[int, ...]], ...]]:
         """What has to be equal for rows to be joined."""
-        return tuple((raw.name, raw.shape[1:]) for raw in self.inputs)
+        return self.parameters, tuple((raw.name, raw.shape[1:]) for raw in self.inputs)
 
 
 class Batcher:
-    """One worker's queue. `joined` counts the questions that held more than one request."""
+    """One worker's queue. `joined` counts the questions that held more than one request; `row_seconds` is what one row takes it."""
 
-    def __init__(self, worker: Runner) -> None:
+    def __init__(self, worker: Runner, row_seconds: float) -> None:
         self._worker = worker
+        self._rows_max = max(1, min(ROWS_MAX, int(SECONDS_MAX / row_seconds))) if row_seconds > 0 else ROWS_MAX
         self._queue: list[_Waiting] = []
         self._flying = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,21 +59,26 @@ class Batcher:
         if rows < 1 or any(raw.shape[:1] != (rows,) for raw in inputs):
             return await self._worker.infer(inputs, parameters)
         if self._flying:
-            waiting = _Waiting(inputs, rows, asyncio.get_running_loop().create_future())
+            waiting = _Waiting(inputs, rows, parameters, asyncio.get_running_loop().create_future())
             self._queue.append(waiting)
             return await waiting.answer
         self._flying += 1
         try:
             return await self._worker.infer(inputs, parameters)
         finally:
-            self._landed(parameters)
+            self._landed()
 
-    def _landed(self, parameters: Mapping[str, Value]) -> None:
+    @property
+    def waiting(self) -> int:
+        """Requests that are not with the worker yet."""
+        return len(self._queue)
+
+    def _landed(self) -> None:
         self._flying -= 1
         self._queue = [one for one in self._queue if not one.answer.done()]  # whoever asked was cancelled
         if self._queue and not self._flying:
             self._flying += 1
-            task = asyncio.get_running_loop().create_task(self._ask(self._take(), parameters))
+            task = asyncio.get_running_loop().create_task(self._ask(self._take()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -79,7 +87,7 @@ class Batcher:
         first, rows, size = self._queue[0], 0, 0
         taken, left = [], []
         for one in self._queue:
-            fits = one.kind() == first.kind() and rows + one.rows <= ROWS_MAX and size + one.bytes <= BYTES_MAX
+            fits = one.kind() == first.kind() and rows + one.rows <= self._rows_max and size + one.bytes <= BYTES_MAX
             if one is first or fits:
                 taken.append(one)
                 rows, size = rows + one.rows, size + one.bytes
@@ -88,9 +96,9 @@ class Batcher:
         self._queue = left
         return taken
 
-    async def _ask(self, batch: list[_Waiting], parameters: Mapping[str, Value]) -> None:
+    async def _ask(self, batch: list[_Waiting]) -> None:
         try:
-            for one, answer in zip(batch, await self._answers(batch, parameters), strict=True):
+            for one, answer in zip(batch, await self._answers(batch), strict=True):
                 if one.answer.done():
                     continue
                 if isinstance(answer, BaseException):
@@ -100,19 +108,20 @@ class Batcher:
         finally:
             for one in batch:
                 one.answer.cancel()  # no effect on what was answered
-            self._landed(parameters)
+            self._landed()
 
-    async def _answers(self, batch: list[_Waiting], parameters: Mapping[str, Value]) -> Sequence[Answer | BaseException]:
+    async def _answers(self, batch: list[_Waiting]) -> Sequence[Answer | BaseException]:
         if len(batch) > 1:
             try:
-                outputs = await self._worker.infer(join([one.inputs for one in batch]), parameters)
+                outputs = await self._worker.infer(join([one.inputs for one in batch]), batch[0].parameters)
                 self.joined += 1
                 return split(outputs, [one.rows for one in batch])
             except WorkerLost as lost:
-                return [lost] * len(batch)  # any of them may be the cause: each is tried again alone
+                together = WorkerLost(lost.code, lost.reason, suspect=lost.suspect, joined=True)
+                return [together] * len(batch)  # any of them may be the cause: each is tried again alone
             except (Refused, ValueError):
                 pass  # one of them is wrong, or the answer has no rows: the others must not suffer for it
-        return await asyncio.gather(*(self._worker.infer(one.inputs, parameters) for one in batch), return_exceptions=True)
+        return await asyncio.gather(*(self._worker.infer(one.inputs, one.parameters) for one in batch), return_exceptions=True)
 
 
 def join(requests: Sequence[Sequence[Raw]]) -> Answer:

@@ -1,22 +1,24 @@
 """OpenAI's chat completions for models that hold conversations, so that stock clients work unchanged.
 
 An error is `{"error": {"message": ..., "type": ..., "code": ...}}`, with the statuses of the Open Inference Protocol beside this. A stream
-is server-sent events, a chunk each, and `[DONE]`; whoever hangs up ends the generation.
+is server-sent events, a chunk each, and `[DONE]`. Whoever hangs up ends the generation, also one that is not streamed or has not begun.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from node.core.tensors import refuse_request
+from node.serving.bodies import Disconnected, read_body
 from node.serving.held import Held
 from node.serving.routing import Router
 from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
@@ -27,20 +29,23 @@ log = structlog.get_logger(__name__)
 
 CHAT_BYTES_MAX: Final = 256 * KIB  # a conversation longer than any context that a device holds
 CHUNKS_WAITING_MAX: Final = 1024  # of one stream whose reader is slow; beyond it is given up
+STALLED_SECONDS_MAX: Final = 30.0  # that a reader may take none of what is ready for it
+
+Chunk = Mapping[str, Any]
 
 
 def chat_routes(router: Router, *, node: str) -> list[Route]:
     """What to mount beside the Open Inference Protocol."""
     chats = Chats(router, node)
     return [
-        Route("/v1/chat/completions", chats.completions, methods=["POST"]),
+        Route("/v1/chat/completions", Completions(router), methods=["POST"]),
         Route("/v1/models", chats.models),
         Route("/v1/models/{model}", chats.model),
     ]
 
 
 class Chats:
-    """Conversations with the models of one node."""
+    """Which models of one node hold conversations."""
 
     def __init__(self, router: Router, node: str) -> None:
         self._router, self._node = router, node
@@ -55,53 +60,7 @@ class Chats:
             if held.staged.model == request.path_params["model"]:
                 return JSONResponse(self._entry(held))
         name = request.path_params["model"][:64]
-        return _error(Refused(Code.RELEASE_UNKNOWN, f"model {name!r} holds no conversations here"))
-
-    async def completions(self, request: Request) -> Response:
-        """POST /v1/chat/completions."""
-        try:
-            body = await _body(request)
-            model = body.get("model")
-            if not isinstance(model, str):
-                raise refuse_request("model must be the name of a model")
-            if body.get("n", 1) != 1:
-                raise mismatch(Code.REQUEST_INVALID, "n", expected=1, actual=str(body["n"])[:64])
-            if body.get("stream") is True:
-                return await self._stream(model, body)
-            held, answer = await self._router.chat(model, {**body, "stream": False}, lambda chunk: None)
-            return JSONResponse({**answer, **_whose(held)})
-        except FleetcastError as error:
-            return _error(error)
-        except ClientDisconnect:
-            return Response(status_code=400)
-
-    async def _stream(self, model: str, body: Mapping[str, Any]) -> Response:
-        """The headers wait for the first chunk, so that a refusal is still an error with a status."""
-        chunks: asyncio.Queue[Mapping[str, Any] | None] = asyncio.Queue(CHUNKS_WAITING_MAX)
-        heard = self._router.find(model, None)
-
-        def say(chunk: Mapping[str, Any]) -> None:
-            try:
-                chunks.put_nowait(chunk)
-            except asyncio.QueueFull:
-                task.cancel()
-
-        async def ask() -> None:
-            try:
-                await self._router.chat(model, body, say)
-            finally:
-                with suppress(asyncio.QueueFull):
-                    chunks.put_nowait(None)
-
-        task = asyncio.get_running_loop().create_task(ask())
-        try:
-            first = await chunks.get()
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
-        if first is None:
-            await task  # raises what went wrong
-        return StreamingResponse(_events(first, chunks, task, heard), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        return openai_error(Refused(Code.RELEASE_UNKNOWN, f"model {name!r} holds no conversations here"))
 
     def _chatting(self) -> list[Held]:
         return [held for slot in self._router.slots.values() if (held := slot.current) is not None and held.chats]
@@ -111,53 +70,147 @@ class Chats:
         return {"id": held.staged.model, "object": "model", "created": created, "owned_by": self._node, "version": held.staged.version}
 
 
-async def _events(
-    first: Mapping[str, Any] | None, chunks: "asyncio.Queue[Mapping[str, Any] | None]", task: "asyncio.Task[None]", held: Held
-) -> AsyncIterator[bytes]:
+class Completions:
+    """POST /v1/chat/completions: plain ASGI, because only so a client is watched while the model thinks."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hold one turn of a conversation."""
+        try:
+            turn = _turn(await read_body(receive, CHAT_BYTES_MAX))
+        except FleetcastError as error:
+            await openai_error(error)(scope, receive, send)
+            return
+        except Disconnected:
+            return
+        reply = Reply(self._router, turn)
+        talking = asyncio.create_task(reply.streamed(scope, receive, send) if turn["stream"] else reply.whole(scope, receive, send))
+        leaving = asyncio.create_task(_left(receive))
+        try:
+            await asyncio.wait((talking, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (talking, leaving):
+                task.cancel()
+            ends = await asyncio.gather(talking, leaving, return_exceptions=True)
+        if isinstance(ends[0], Exception):
+            raise ends[0]
+
+
+class Reply:
+    """One answer, as a whole or as it comes."""
+
+    def __init__(self, router: Router, turn: dict[str, Any]) -> None:
+        self._router, self._turn, self._model = router, turn, str(turn["model"])
+        self._created = int(time.time())
+
+    async def whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A JSON object."""
+        response: Response
+        try:
+            held, answer = await self._router.chat(self._model, self._turn, lambda held, chunk: None)
+            response = JSONResponse({**answer, **self._whose(held)})
+        except FleetcastError as error:
+            response = openai_error(error)
+        await response(scope, receive, send)
+
+    async def streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Server-sent events. The headers wait for the first chunk, so that a refusal is still an error with a status."""
+        chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(CHUNKS_WAITING_MAX + 1)  # one more for the end
+
+        def say(held: Held, chunk: Chunk) -> None:
+            if chunks.qsize() < CHUNKS_WAITING_MAX:
+                chunks.put_nowait({**chunk, **self._whose(held)})
+            else:
+                asking.cancel()
+
+        asking = asyncio.create_task(self._router.chat(self._model, self._turn, say))
+        asking.add_done_callback(lambda _: chunks.put_nowait(None))
+        try:
+            first = await chunks.get()
+            if first is None and (error := _failure(asking)) is not None:
+                await openai_error(error)(scope, receive, send)
+                return
+            headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            chunk = first
+            while chunk is not None:
+                await _sent(send, json.dumps(chunk, separators=(",", ":")))
+                chunk = await chunks.get()
+            error = _failure(asking)
+            await _sent(send, "[DONE]" if error is None else json.dumps(fields_of(error)))
+            await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            log.warning("chat.reader_stalled", model=self._model, seconds=STALLED_SECONDS_MAX)
+        finally:
+            asking.cancel()
+            with suppress(asyncio.CancelledError, FleetcastError):
+                await asking
+
+    def _whose(self, held: Held) -> dict[str, Any]:
+        """In place of what the runtime says, which names a path of this device."""
+        return {"model": held.staged.model, "system_fingerprint": held.staged.digest.hex()[:16], "created": self._created}
+
+
+def openai_error(error: FleetcastError) -> JSONResponse:
+    """An expected error as OpenAI's clients read it."""
+    status = status_of(error)
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else {"Connection": "close"} if status == 413 else None
+    return JSONResponse(fields_of(error), status, headers)
+
+
+def fields_of(error: FleetcastError) -> dict[str, Any]:
+    """Its fields."""
+    code = str(error.code) if isinstance(error, Refused) else "unavailable"
+    kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
+    return openai_fields(error.reason if isinstance(error, Refused) else str(error), kind, code)
+
+
+def openai_fields(message: str, kind: str, code: str) -> dict[str, Any]:
+    """The body of an error."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def _turn(payload: bytes) -> dict[str, Any]:
+    """What every runtime may rely on: a model's name, a list of messages, whether to stream, one choice.
+
+    Raises:
+        Refused: REQUEST_INVALID, naming the field.
+    """
     try:
-        chunk = first
-        while chunk is not None:
-            yield _event(json.dumps({**chunk, **_whose(held)}, separators=(",", ":")))
-            chunk = await chunks.get()
-        await task
-        yield _event("[DONE]")
-    except FleetcastError as error:  # the status is sent already
-        yield _event(json.dumps(_fields(error)))
-    finally:
-        task.cancel()
-
-
-def _event(data: str) -> bytes:
-    return f"data: {data}\n\n".encode()
-
-
-def _whose(held: Held) -> dict[str, Any]:
-    """In place of what the runtime says, which names a path of this device."""
-    return {"model": held.staged.model, "system_fingerprint": held.staged.digest.hex()[:16], "created": int(time.time())}
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > CHAT_BYTES_MAX:
-            raise mismatch(Code.SCHEMA_TOO_LARGE, "body bytes", expected=f"at most {CHAT_BYTES_MAX}", actual=f"{size} or more")
-        parts.append(part)
-    try:
-        body = json.loads(b"".join(parts))
+        body = json.loads(payload)
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
         raise refuse_request("the body is not a JSON object")
-    return body
+    if not isinstance(body.get("model"), str):
+        raise refuse_request("model must be the name of a model")
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
+        raise refuse_request("messages must be a list of at least one object")
+    if body.get("n") not in (None, 1):
+        raise mismatch(Code.REQUEST_INVALID, "n", expected=1, actual=str(body["n"])[:64])
+    if body.get("stream") not in (None, True, False):
+        raise mismatch(Code.REQUEST_INVALID, "stream", expected="true or false", actual=str(body["stream"])[:64])
+    given = {name: value for name, value in body.items() if value is not None}  # null says what leaving it out says
+    return {**given, "stream": bool(body.get("stream"))}
 
 
-def _fields(error: FleetcastError) -> dict[str, Any]:
-    code = str(error.code) if isinstance(error, Refused) else "unavailable"
-    kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
-    return {"error": {"message": error.reason if isinstance(error, Refused) else str(error), "type": kind, "code": code}}
+def _failure(asking: "asyncio.Task[Any]") -> FleetcastError | None:
+    if asking.cancelled():
+        return Refused(Code.REQUEST_INVALID, f"the stream was not read: {CHUNKS_WAITING_MAX} chunks waited for it")
+    error = asking.exception()
+    if error is None or isinstance(error, FleetcastError):
+        return error
+    raise error
 
 
-def _error(error: FleetcastError) -> JSONResponse:
-    status = status_of(error)
-    return JSONResponse(_fields(error), status, {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else None)
+async def _sent(send: Send, data: str) -> None:
+    async with asyncio.timeout(STALLED_SECONDS_MAX):
+        await send({"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True})
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

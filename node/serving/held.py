@@ -24,12 +24,17 @@ class Busy(Unreachable):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client."""
+    """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
+
+    `deaths`: how often in a row its worker ended by itself; `joined`: questions that held several requests, to its present worker.
+    """
 
     requests: int
     errors: int
     latency_ms_p50: float
     latency_ms_p99: float
+    deaths: int = 0
+    joined: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +89,20 @@ class Held:
     evidence: Evidence = field(default_factory=Evidence)
     sample: tuple[Raw, ...] = ()
     joins_rows: bool = False
+    row_seconds: float = 0.0
     platform: str = ""
     chats: bool = False
     switched: bool = False  # only what was once proven in service is addressable by its version
     retired: bool = False
     deaths: int = 0
+    death: str = ""  # what the last one was
     started: float = 0.0
     requests: int = 0
+    rows: int = 0
     errors: int = 0
+    seconds: float = 0.0  # of all answered requests together
+    failed_seconds: float = 0.0
+    last: float = 0.0  # when a request was answered, in Unix seconds
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
 
     @classmethod
@@ -99,7 +110,8 @@ class Held:
         """A proven release."""
         manifest, worker = staged.manifest, activated.worker
         held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
-        held.evidence, held.sample, held.joins_rows = activated.evidence, activated.sample, activated.joins_rows
+        held.evidence, held.sample = activated.evidence, activated.sample
+        held.joins_rows, held.row_seconds = activated.joins_rows, activated.row_seconds
         held.platform, held.chats = worker.platform, worker.chats
         return held
 
@@ -107,12 +119,31 @@ class Held:
         """Since it was switched to."""
         ordered = sorted(self.latencies) or [0.0]
         p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
-        return Stats(self.requests + self.errors, self.errors, p50, p99)
+        return Stats(self.requests + self.errors, self.errors, p50, p99, self.deaths, self.batcher.joined if self.batcher else 0)
+
+    @property
+    def live(self) -> bool:
+        """Whether it can be asked."""
+        return self.worker is not None and self.worker.alive
 
     def begin(self) -> None:
         """Count anew: it is the current release from now on."""
-        self.switched, self.requests, self.errors = True, 0, 0
+        self.switched, self.requests, self.rows, self.errors = True, 0, 0, 0
+        self.seconds = self.failed_seconds = 0.0
         self.latencies.clear()
+
+    def answered(self, rows: int, seconds: float, now: float) -> None:
+        """Count a request that was answered at `now`."""
+        self.requests += 1
+        self.rows += rows
+        self.seconds += seconds
+        self.last = now
+        self.latencies.append(seconds)
+
+    def failed(self, seconds: float) -> None:
+        """Count a request that failed through no fault of the client."""
+        self.errors += 1
+        self.failed_seconds += seconds
 
 
 @dataclass(eq=False)

@@ -4,8 +4,8 @@ An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 """
 
 import asyncio
+import re
 import time
-import zlib
 from collections.abc import Callable
 from importlib.metadata import version as version_of
 from typing import Any, Final
@@ -16,11 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.core.oip import BODY_BYTES_MAX, encode_response, model_metadata
 from node.core.tensors import json_elements, refuse_request
-from node.serving.chat import chat_routes
+from node.serving.bodies import Disconnected, decompressed, read_body
+from node.serving.chat import chat_routes, openai_error, openai_fields
 from node.serving.held import Busy, Held, Observation
 from node.serving.routing import CLIENTS_FAULT, Router
 from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
@@ -29,26 +30,38 @@ from schemas.limits import MIB
 
 log = structlog.get_logger(__name__)
 
+OUR_BUG: Final = {"error": "internal error; the node's log has it"}
+PLAIN_INFER: Final = re.compile(r"/v2/models/([^/]+)/infer")
 BODIES_BYTES_MAX: Final = 256 * MIB  # of all requests together: four of the largest, and a device still has memory for models
+INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
-class Disconnected(Exception):
-    """The client went away before its request was whole."""
-
-
-def application(router: Router, *, node: str, on_rows: Callable[[Observation], None]) -> Starlette:
+def application(router: Router, *, node: str, on_rows: Callable[[Observation], None]) -> ASGIApp:
     """The ASGI application of one node."""
     infer = Infer(router, on_rows)
     health = Health(router, node)
     one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]  # the busy ones first: matched in order
+    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
     routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
-    routes += [Route(f"{path}/stats", health.statistics) for path in (one, versioned)]
+    routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
     routes += [Route(path, health.model) for path in (one, versioned)]
     routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
     routes += chat_routes(router, node=node)
     routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
+    rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
+
+    async def front(scope: Scope, receive: Receive, send: Send) -> None:
+        """Inference on a model's current release straight to where it is answered: matching routes costs as much as many models do."""
+        if scope["type"] == "http" and scope["method"] == "POST" and (plain := PLAIN_INFER.fullmatch(scope["path"])):
+            try:
+                await infer({**scope, "path_params": {"model": plain[1]}}, receive, send)
+            except Exception:
+                log.exception("infer.failed", model=plain[1])
+                await JSONResponse(OUR_BUG, 500)(scope, receive, send)
+        else:
+            await rest(scope, receive, send)
+
+    return front
 
 
 class Health:
@@ -71,8 +84,8 @@ class Health:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> JSONResponse:
-        """GET /v2/health/ready: something is served, and all that is served can answer."""
-        return _readiness({}, is_ready=self._router.ready())
+        """GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol names."""
+        return _readiness({"live": True}, is_ready=self._router.ready())
 
     async def model(self, request: Request) -> JSONResponse:
         """GET /v2/models/<model>: metadata of the current release, or of the version named."""
@@ -94,16 +107,16 @@ class Health:
         return JSONResponse(self._router.index())
 
     async def statistics(self, request: Request) -> JSONResponse:
-        """GET /v2/models/<model>/stats: requests, failures and latency of the current release, or of the version named."""
-        held = self._router.find(request.path_params["model"], request.path_params.get("version"))
-        stats = held.stats()
-        fields = {"name": held.staged.model, "version": held.staged.version, "inference_count": stats.requests, "failures": stats.errors}
-        return JSONResponse({**fields, "latency_ms_p50": stats.latency_ms_p50, "latency_ms_p99": stats.latency_ms_p99})
+        """GET /v2/models[/<model>[/versions/<version>]]/stats: the statistics extension, as far as it is counted here, and more."""
+        model = request.path_params.get("model")
+        if model is None:
+            return JSONResponse({"model_stats": [_statistics(self._router.find(one, None)) for one in self._router.models()]})
+        return JSONResponse({"model_stats": [_statistics(self._router.find(model, request.path_params.get("version")))]})
 
     async def model_ready(self, request: Request) -> JSONResponse:
         """GET /v2/models/<model>/ready."""
         held = self._router.find(request.path_params["model"], request.path_params.get("version"))
-        return _readiness({"name": held.staged.model}, is_ready=held.worker is not None and held.worker.alive)
+        return _readiness({"name": held.staged.model}, is_ready=held.live)
 
 
 class Infer:
@@ -113,6 +126,7 @@ class Infer:
         self._router = router
         self._on_rows = on_rows
         self._bodies_bytes = 0
+        self._inflating = asyncio.Semaphore(INFLATING_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, then let telemetry look at it."""
@@ -122,7 +136,7 @@ class Infer:
         try:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
-            body = await _body(receive, headers, reserved)
+            body = await self._body(receive, headers, reserved)
             answer = await self._router.answer(path["model"], path.get("version"), body, header_bytes)
             payload, json_bytes = encode_response(
                 answer.request,
@@ -166,46 +180,21 @@ class Infer:
         declared = _integer(headers, b"content-length")
         if declared is not None and declared > BODY_BYTES_MAX:
             raise mismatch(Code.SCHEMA_TOO_LARGE, "body bytes", expected=f"at most {BODY_BYTES_MAX}", actual=declared)
-        # A chunked or compressed body may turn out as large as any.
-        size = BODY_BYTES_MAX if declared is None or b"content-encoding" in headers else declared
+        size = BODY_BYTES_MAX if declared is None else declared  # a chunked body may turn out as large as any
         if self._bodies_bytes + size > BODIES_BYTES_MAX:
             raise Busy(f"requests of {self._bodies_bytes} bytes are being answered already")
         self._bodies_bytes += size
         return size
 
-
-async def _body(receive: Receive, headers: dict[bytes, bytes], bytes_max: int) -> bytes:
-    parts, size, more = [], 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        part = message.get("body", b"")
-        parts.append(part)
-        size += len(part)
-        if size > bytes_max:
-            raise mismatch(Code.SCHEMA_TOO_LARGE, "body bytes", expected=f"at most {bytes_max}", actual=f"{size} or more")
-        more = message.get("more_body", False)
-    body = parts[0] if len(parts) == 1 else b"".join(parts)
-    encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
-    if encoding == "identity":
-        return body
-    if encoding not in ("gzip", "deflate"):
-        raise mismatch(Code.REQUEST_INVALID, "Content-Encoding", expected="gzip, deflate or none", actual=encoding[:64])
-    return await asyncio.to_thread(_decompress, body)
-
-
-def _decompress(body: bytes) -> bytes:
-    inflate = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # 32: gzip or zlib, by its header
-    try:
-        unpacked = inflate.decompress(body, BODY_BYTES_MAX + 1)
-    except zlib.error:
-        raise refuse_request("the body is not what its Content-Encoding says") from None
-    if len(unpacked) > BODY_BYTES_MAX:
-        raise mismatch(Code.SCHEMA_TOO_LARGE, "body bytes decompressed", expected=f"at most {BODY_BYTES_MAX}", actual="more")
-    if not inflate.eof:
-        raise refuse_request("the compressed body is cut off")
-    return unpacked
+    async def _body(self, receive: Receive, headers: dict[bytes, bytes], bytes_max: int) -> bytes:
+        body = await read_body(receive, bytes_max)
+        encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
+        if encoding == "identity":
+            return body
+        if encoding not in ("gzip", "deflate"):
+            raise mismatch(Code.REQUEST_INVALID, "Content-Encoding", expected="gzip, deflate or none", actual=encoding[:64])
+        async with self._inflating:
+            return await asyncio.to_thread(decompressed, body)
 
 
 def _integer(headers: dict[bytes, bytes], name: bytes) -> int | None:
@@ -224,6 +213,24 @@ def _response(payload: bytes, json_bytes: int | None) -> tuple[Message, Message]
     else:
         headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", str(json_bytes).encode())]
     return {"type": "http.response.start", "status": 200, "headers": headers}, {"type": "http.response.body", "body": payload}
+
+
+def _statistics(held: Held) -> dict[str, Any]:
+    """Counted since the release was switched to; durations in nanoseconds, as the extension has them."""
+    stats = held.stats()
+    success = {"count": held.requests, "ns": int(held.seconds * 1e9)}
+    return {
+        "name": held.staged.model,
+        "version": held.staged.version,
+        "last_inference": int(held.last * 1000),
+        "inference_count": held.rows,
+        "execution_count": held.requests,
+        "inference_stats": {"success": success, "fail": {"count": held.errors, "ns": int(held.failed_seconds * 1e9)}},
+        "latency_ms_p50": stats.latency_ms_p50,
+        "latency_ms_p99": stats.latency_ms_p99,
+        "joined_count": stats.joined,
+        "worker_deaths": stats.deaths,
+    }
 
 
 def in_words(held: Held) -> dict[str, Any]:
@@ -245,15 +252,23 @@ def _error_response(error: FleetcastError) -> JSONResponse:
     return JSONResponse({"error": error.reason}, status, {"Connection": "close"} if status == 413 else None)
 
 
+def _for_openai(request: Request) -> bool:
+    return request.url.path.startswith("/v1/")
+
+
 async def _error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, FleetcastError)  # noqa: S101  # Starlette picks the handler by class
-    return _error_response(error)
+    return openai_error(error) if _for_openai(request) else _error_response(error)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    return JSONResponse({"error": f"{request.method} {request.url.path[:256]}: {error.detail}"}, error.status_code, error.headers)
+    sentence = f"{request.method} {request.url.path[:256]}: {error.detail}"
+    if _for_openai(request):
+        return JSONResponse(openai_fields(sentence, "invalid_request_error", "http"), error.status_code, error.headers)
+    return JSONResponse({"error": sentence}, error.status_code, error.headers)
 
 
 async def _our_bug(request: Request, error: Exception) -> JSONResponse:
-    return JSONResponse({"error": "internal error; the node's log has it"}, 500)  # the server raises it again, loudly
+    fields = openai_fields(OUR_BUG["error"], "server_error", "internal") if _for_openai(request) else OUR_BUG
+    return JSONResponse(fields, 500)  # the server raises it again, loudly

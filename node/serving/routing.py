@@ -27,9 +27,12 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 QUEUE_REQUESTS_MAX: Final = 256  # a model, begun and unanswered; beyond it a client had better come back than wait
+CHATS_MAX: Final = 16  # likewise of conversations: they are held one after the other, and each takes seconds
 READY_SECONDS_MAX: Final = 10.0  # a request waits so long for a crashed worker's successor
 DRAIN_SECONDS_MAX: Final = 30.0  # a retired worker's last requests; no longer than a hung one is waited for
+DRAIN_LOOK_SECONDS: Final = 0.01
 RESTART_SECONDS_MAX: Final = 60.0  # between attempts to start a worker that keeps dying; the first follows at once
+RESTART_DOUBLINGS_MAX: Final = 8  # of half a second, which is beyond the longest pause
 HEALTHY_SECONDS: Final = 60.0  # after which a worker's earlier deaths are forgotten
 CLIENTS_FAULT: Final = {Code.REQUEST_INVALID, Code.SCHEMA_TOO_LARGE}
 SUSPICIONS_MAX: Final = 2  # a request that was being computed when two workers died is not tried on a third
@@ -80,15 +83,16 @@ class Router:
         found = []
         for model, slot in sorted(self.slots.items()):
             for held in slot.held.values():
-                live = held.worker is not None and held.worker.alive
                 role = "serving" if held is slot.current else "compared with what serves" if held is slot.beside else "held"
-                found.append({"name": model, "version": held.staged.version, "state": "READY" if live else "UNAVAILABLE", "reason": role})
+                dead = "" if held.live else f"; its worker ended {held.deaths} times in a row, the last time {held.death}"
+                state = "READY" if held.live else "UNAVAILABLE"
+                found.append({"name": model, "version": held.staged.version, "state": state, "reason": role + dead})
         return found
 
     def ready(self) -> bool:
         """Whether something is served, and all that is served has a live worker."""
         current = [slot.current for slot in self.slots.values() if slot.current is not None]
-        return bool(current) and all(held.worker is not None for held in current)
+        return bool(current) and all(held.live for held in current)
 
     async def answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
         """The current release's answer, or that of the version asked for.
@@ -111,14 +115,16 @@ class Router:
             outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
             return Answer(held, request, outputs)
 
-        answer = await self._waited(slot, model, version, ask)
+        answer = await self._waited(slot, model, version, ask, QUEUE_REQUESTS_MAX)
         if slot.beside is not None and slot.current is answer.held and slot.comparing < COMPARING_MAX:
             slot.comparing += 1
             self._spawn(self._compare(slot, slot.beside, answer))
         return answer
 
-    async def chat(self, model: str, body: Mapping[str, Any], say: Callable[[Mapping[str, Any]], None]) -> tuple[Held, Mapping[str, Any]]:
-        """One turn of a conversation with the current release, and which release that was.
+    async def chat(
+        self, model: str, body: Mapping[str, Any], say: Callable[[Held, Mapping[str, Any]], None]
+    ) -> tuple[Held, Mapping[str, Any]]:
+        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream.
 
         Raises:
             Refused: the request is wrong, or the model holds no conversations; as `answer`.
@@ -126,12 +132,13 @@ class Router:
         """
         begun = False
 
-        def begin(chunk: Mapping[str, Any]) -> None:
-            nonlocal begun
-            begun = True
-            say(chunk)
-
         async def ask(held: Held, worker: Runner, *, alone: bool) -> tuple[Held, Mapping[str, Any]]:
+            def begin(chunk: Mapping[str, Any]) -> None:
+                nonlocal begun
+                if chunk:  # an empty one only says that work goes on
+                    begun = True
+                    say(held, chunk)
+
             if not held.chats:
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
             try:
@@ -145,10 +152,10 @@ class Router:
         if slot is None or not slot.expected:
             self.find(model, None)
             slot = self.slots[model]
-        return await self._waited(slot, model, None, ask)
+        return await self._waited(slot, model, None, ask, CHATS_MAX)
 
-    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]") -> T:
-        if slot.waiting >= QUEUE_REQUESTS_MAX:
+    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]", waiting_max: int) -> T:
+        if slot.waiting >= waiting_max:
             raise Busy(f"{slot.waiting} requests for model {model!r} wait already")
         slot.waiting += 1
         try:
@@ -159,8 +166,12 @@ class Router:
     async def _asked(self, model: str, version: str | None, ask: "Ask[T]") -> T:
         deadline = time.monotonic() + READY_SECONDS_MAX
         suspicions = 0
-        while self.slots[model].expected:
-            await _until_changed(self.slots[model], deadline, model)
+        while (slot := self.slots.get(model)) is not None and slot.expected:
+            try:
+                await _until_changed(slot, deadline, model)
+            except Busy:
+                slot.expected = False  # it did not come back; those who ask from now on are told at once
+                raise
         while True:
             held = self.find(model, version)
             if held.worker is None or not held.worker.alive:
@@ -171,16 +182,17 @@ class Router:
                 answer = await ask(held, held.worker, alone=suspicions > 0)
             except WorkerLost as lost:
                 suspicions += lost.suspect
-                if (lost.code is Code.WORKER_HUNG and lost.suspect) or suspicions >= SUSPICIONS_MAX:
-                    held.errors += 1
+                if (lost.code is Code.WORKER_HUNG and lost.suspect and not lost.joined) or suspicions >= SUSPICIONS_MAX:
+                    held.failed(time.perf_counter() - began)
                     raise
+                deadline = time.monotonic() + READY_SECONDS_MAX  # for the successor, however long the lost one was waited for
                 continue
             except Refused as refusal:
                 if refusal.code not in CLIENTS_FAULT:
-                    held.errors += 1
+                    held.failed(time.perf_counter() - began)
                 raise
-            held.requests += 1
-            held.latencies.append(time.perf_counter() - began)
+            rows = rows_of(held.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
+            held.answered(rows, time.perf_counter() - began, time.time())
             return answer
 
     async def _compare(self, slot: Slot, beside: Held, answer: Answer) -> None:
@@ -189,7 +201,7 @@ class Router:
         rows = rows_of(answer.held.inputs, answer.request.inputs)
         found = Agreement(rows, 0)
         try:
-            if terms is None or beside.worker is None or not beside.worker.alive:
+            if terms is None or beside.worker is None or not beside.live:
                 return
             outputs = await beside.worker.infer(answer.request.inputs, beside.parameters.runtime)
             found = compare(_arrays(answer.outputs), _arrays(outputs), rows=rows, terms=terms)
@@ -300,39 +312,37 @@ class Router:
             return
         if time.monotonic() - held.started > HEALTHY_SECONDS:
             held.deaths = 0
-        held.deaths += 1
         held.worker = held.batcher = None
+        self._spawn(self._restart(held))
+        self._died(held, code, reason)
+
+    def _died(self, held: Held, code: Code, reason: str) -> None:
+        held.deaths += 1
+        held.death = f"{reason} [{code}]"
         model, digest = held.staged.model, held.staged.digest
         log.error("worker.exited", model=model, version=held.staged.version, code=code, reason=reason, deaths=held.deaths)
-        self._spawn(self._restart(held))
-        self._on_worker_exit(model, digest, f"{reason} [{code}]", held.deaths)
+        self._on_worker_exit(model, digest, held.death, held.deaths)
 
     def _install(self, held: Held, worker: Runner) -> None:
         held.worker, held.started = worker, time.monotonic()
-        held.batcher = Batcher(worker) if held.joins_rows else None
+        held.batcher = Batcher(worker, held.row_seconds) if held.joins_rows else None
         worker.watch(lambda code, reason: self.died(held, code, reason))
         slot = self.slots.get(held.staged.model)
         if slot is not None:
             slot.announce()
 
     async def _restart(self, held: Held) -> None:
-        """The same bytes proved themselves before: they are loaded and warmed up, not tested again."""
+        """The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for as long as the release
+        is held, ever more seldom, and every failure is told: whoever listens may retire it.
+        """
         while not held.retired:
             if held.deaths > 1:
-                await asyncio.sleep(min(RESTART_SECONDS_MAX, 0.5 * 2 ** (held.deaths - 2)))
+                await asyncio.sleep(min(RESTART_SECONDS_MAX, 0.5 * 2 ** min(held.deaths - 2, RESTART_DOUBLINGS_MAX)))
             try:
-                worker = await activation.start(held.staged)
+                worker = await self._started(held)
             except Refused as refusal:
-                held.deaths += 1
-                log.warning("worker.not_restarted", model=held.staged.model, code=refusal.code, reason=refusal.reason)
-                continue
-            try:
-                await activation.warm(worker, held.staged, held.sample)
-            except BaseException as error:
-                await worker.close()
-                if not isinstance(error, Refused):
-                    raise
-                held.deaths += 1
+                if not held.retired:
+                    self._died(held, refusal.code, refusal.reason)
                 continue
             if held.retired:
                 await worker.close()
@@ -340,17 +350,45 @@ class Router:
             self._install(held, worker)
             return
 
-    async def _drain(self, held: Held) -> None:
-        worker = held.worker
-        if worker is not None:
-            if not await worker.drained(DRAIN_SECONDS_MAX):
-                log.warning("worker.not_drained", model=held.staged.model, version=held.staged.version, waiting=worker.waiting)
+    async def _started(self, held: Held) -> Runner:
+        slot = self.slots.get(held.staged.model)
+        worker = await activation.start(held.staged, urgent=slot is not None and slot.current is held)
+        try:
+            await activation.warm(worker, held.staged, held.sample)
+        except BaseException:
             await worker.close()
+            raise
+        return worker
+
+    def discard(self, worker: Runner) -> None:
+        """Close a worker that nothing holds."""
+        self._spawn(worker.close())
+
+    async def _drain(self, held: Held) -> None:
+        worker, batcher = held.worker, held.batcher
+        if worker is None:
+            return
+
+        def waiting() -> int:
+            return worker.waiting + (batcher.waiting if batcher is not None else 0)
+
+        deadline = time.monotonic() + DRAIN_SECONDS_MAX
+        while waiting() and (left := deadline - time.monotonic()) > 0:
+            await worker.drained(left)
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)  # what is queued follows what was answered; what was given up is answered, too
+        if waiting():
+            log.warning("worker.not_drained", model=held.staged.model, version=held.staged.version, waiting=waiting())
+        await worker.close()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps only a weak reference
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("routing.failed", exc_info=task.exception())
 
 
 class Ask(Protocol[T_co]):

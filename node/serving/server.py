@@ -53,6 +53,15 @@ class Listen:
         return " and ".join([*places, *([self.uds] if self.uds else [])])
 
 
+@dataclass(eq=False)
+class _Preparation:
+    """A release on its way to being warm, and who waits to hear of it."""
+
+    release: Staged
+    task: asyncio.Task[Activated]
+    waiting: list[Callable[[Prepared | Refused], None]]
+
+
 class Server:
     """Serves the releases that it is given. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by
     itself; `deaths` is how often in a row.
@@ -67,8 +76,8 @@ class Server:
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None
         self._port = 0
-        self._starting: set[asyncio.Task[Activated]] = set()  # also those that were given up and are not gone yet
-        self._preparing: dict[bytes, tuple[asyncio.Task[Activated], list[Callable[[Prepared | Refused], None]]]] = {}
+        self._preparing: dict[bytes, _Preparation] = {}
+        self._abandoned: set[_Preparation] = set()
 
     @property
     def port(self) -> int:
@@ -141,8 +150,10 @@ class Server:
         """
 
         def on_loop() -> None:
-            if digest in self._preparing:  # who asks again from here on must not wait for what is being given up
-                self._preparing.pop(digest)[0].cancel()
+            preparation = self._preparing.pop(digest, None)  # so that one begun after this is another
+            if preparation is not None:
+                self._abandoned.add(preparation)
+                preparation.task.cancel()
             self._router.retire(digest)
 
         self._call(on_loop)
@@ -181,7 +192,7 @@ class Server:
 
     def _held(self) -> dict[bytes, int | None]:
         everything = [held for slot in self._router.slots.values() for held in slot.held.values()]
-        return {held.staged.digest: held.worker.process_id if held.worker else None for held in everything}
+        return {held.staged.digest: held.worker.process_id if held.worker and held.live else None for held in everything}
 
     def held_of(self, model: str) -> set[bytes]:
         """The releases of a model that are held."""
@@ -221,7 +232,7 @@ class Server:
         try:
             await http.serve(sockets=listeners)
         finally:
-            tasks = list(self._starting)
+            tasks = [preparation.task for preparation in (*self._preparing.values(), *self._abandoned)]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -232,21 +243,23 @@ class Server:
         if held is not None:
             _tell(done, Prepared(release.digest, held.evidence))
         elif release.digest in self._preparing:
-            self._preparing[release.digest][1].append(done)
+            self._preparing[release.digest].waiting.append(done)
         else:
-            task = asyncio.get_running_loop().create_task(activate(release))
-            told = [done]
-            self._preparing[release.digest] = (task, told)
-            self._starting.add(task)
-            task.add_done_callback(lambda finished: self._finish(release, finished, told))
+            preparation = _Preparation(release, asyncio.get_running_loop().create_task(activate(release)), [done])
+            self._preparing[release.digest] = preparation
+            preparation.task.add_done_callback(lambda _: self._finish(preparation))
 
-    def _finish(self, release: Staged, task: asyncio.Task[Activated], told: list[Callable[[Prepared | Refused], None]]) -> None:
-        self._starting.discard(task)
-        if release.digest in self._preparing and self._preparing[release.digest][0] is task:
+    def _finish(self, preparation: "_Preparation") -> None:
+        release, task = preparation.release, preparation.task
+        abandoned = preparation in self._abandoned
+        self._abandoned.discard(preparation)
+        if not abandoned:
             del self._preparing[release.digest]
         outcome: Prepared | Refused
         error = None if task.cancelled() else task.exception()
-        if task.cancelled():
+        if abandoned and error is None and not task.cancelled():  # it was ready in the very moment
+            self._router.discard(task.result().worker)
+        if abandoned or task.cancelled():
             outcome = Refused(
                 Code.RELEASE_UNKNOWN, f"release {release.version} of model {release.model!r} was retired while being prepared"
             )
@@ -258,7 +271,7 @@ class Server:
         else:
             self._router.hold(release, task.result())
             outcome = Prepared(release.digest, task.result().evidence)
-        for done in told:
+        for done in preparation.waiting:
             _tell(done, outcome)
 
     def _worker_exited(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
@@ -304,9 +317,7 @@ def _bind_uds(path: str) -> socket.socket:
             if probe.connect_ex(path) == 0:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         Path(path).unlink()  # left behind by a process that was killed
-    listener = _listening(socket.socket(socket.AF_UNIX), path)
-    Path(path).chmod(UDS_MODE)
-    return listener
+    return _listening(socket.socket(socket.AF_UNIX), path)
 
 
 def _listening(listener: socket.socket, address: object) -> socket.socket:
@@ -314,6 +325,8 @@ def _listening(listener: socket.socket, address: object) -> socket.socket:
         if listener.family != socket.AF_UNIX:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)  # type: ignore[arg-type]  # getaddrinfo's and ours
+        if listener.family == socket.AF_UNIX:
+            Path(str(address)).chmod(UDS_MODE)  # before anybody can connect
         listener.listen(BACKLOG)
     except OSError:
         listener.close()

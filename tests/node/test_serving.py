@@ -91,7 +91,7 @@ REFUSALS: dict[str, tuple[Callable[[Any], tuple[bytes, dict[str, Any]]], Code, s
     "large": (
         lambda r: (r.linear.onnx, {"limits": Limits(memory_bytes_max=2**20)}),
         Code.MODEL_TOO_LARGE,
-        "no more memory within the worker's limit",
+        r"memory of the worker: expected at most \d+ bytes( of data)?, found",
     ),
 }
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def test_a_model_error_is_an_answer_and_the_worker_lives(model_path: Path, regre
 
 
 def test_a_worker_sees_nothing_of_the_agents_environment(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLEETCAST_PASSPHRASE", "secret")
+    for name in ("FLEETCAST_PASSPHRASE_FILE", "FLEETCAST_NODE_TLS_KEY", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "HOME"):
+        monkeypatch.setenv(name, "secret")
 
     async def environment() -> bytes:
         worker = await Worker.start(Load(model_path))
@@ -121,7 +123,8 @@ def test_a_worker_sees_nothing_of_the_agents_environment(model_path: Path, monke
 
     seen = asyncio.run(environment())
 
-    assert b"PYTHONPATH=" in seen
+    names = {entry.partition(b"=")[0].decode() for entry in seen.split(b"\0") if entry}
+    assert names == {"PATH", "LANG", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
     assert b"secret" not in seen
 
 
@@ -139,6 +142,7 @@ def test_a_worker_ignores_the_signals_that_stop_its_agent(model_path: Path, regr
 
 AGENT = """
 import asyncio, sys
+from contextlib import suppress
 from pathlib import Path
 from node.workers import Load, Worker
 
@@ -175,3 +179,51 @@ def test_a_device_without_an_idle_moment_loads_in_spite_of_it(model_path: Path, 
         return len(answer)
 
     assert asyncio.run(ask()) == 1
+
+
+def test_a_worker_holds_no_descriptor_of_the_agents_and_leaves_no_core_file(model_path: Path, tmp_path: Path) -> None:
+    async def look() -> tuple[set[str], str]:
+        with (tmp_path / "key").open("wb"):
+            worker = await Worker.start(Load(model_path))
+            opened = {str(one.readlink()) for one in Path(f"/proc/{worker.process_id}/fd").iterdir()}
+            limits = Path(f"/proc/{worker.process_id}/limits").read_text()
+            await worker.close()
+            return opened, next(line for line in limits.splitlines() if line.startswith("Max core file size"))
+
+    opened, core = asyncio.run(look())
+
+    assert not any("key" in name for name in opened)
+    assert sum(name.startswith("socket:") for name in opened) == 1
+    assert core.split()[4:6] == ["0", "0"]
+
+
+def test_a_worker_runs_on_the_cores_it_is_given_and_no_others(model_path: Path) -> None:
+    async def look() -> set[int]:
+        worker = await Worker.start(Load(model_path, cores=(0,)))
+        cores = os.sched_getaffinity(worker.process_id)
+        await worker.close()
+        return cores
+
+    assert asyncio.run(look()) == {0}
+
+
+def test_loading_is_done_by_a_thread_that_waits_for_an_idle_processor_and_serving_is_not(model_path: Path) -> None:
+    async def look() -> tuple[set[int], int]:
+        seen: set[int] = set()
+        starting = asyncio.create_task(Worker.start(Load(model_path)))
+        while not starting.done():
+            for child in subprocess.run(
+                ["pgrep", "-P", str(os.getpid()), "-f", "node.worker"], capture_output=True, check=False
+            ).stdout.split():
+                with suppress(OSError):
+                    seen |= {os.sched_getscheduler(int(task.name)) for task in Path(f"/proc/{int(child)}/task").iterdir()}
+            await asyncio.sleep(0)
+        worker = starting.result()
+        serving = os.sched_getscheduler(worker.process_id)
+        await worker.close()
+        return seen, serving
+
+    seen, serving = asyncio.run(look())
+
+    assert os.SCHED_IDLE in seen
+    assert serving == os.SCHED_OTHER

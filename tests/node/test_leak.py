@@ -1,0 +1,45 @@
+"""A hundred swaps leave the agent where it was. bench/node.py measures how exactly."""
+
+import gc
+import os
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+SWAPS, SETTLED = 80, 20
+GROWTH_BYTES_MAX = 6 * 2**20  # of sixty swaps: a leaked worker's buffers or a model kept once each would be ten times that
+
+
+def anonymous_bytes() -> int:
+    gc.collect()
+    found = re.search(r"^RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def test_swaps_leave_no_memory_descriptor_thread_or_process(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
+    releases = [stage("1.0.0", regressors.linear.onnx), stage("2.0.0", regressors.forest.onnx)]
+    body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [64, 5], "data": np.ones(320).tolist()}]}
+    held: list[tuple[int, int, int]] = []
+    running.serve(releases[0])
+    with httpx.Client(base_url=running.url) as client:
+        for number in range(SWAPS):
+            old, new = releases[number % 2], releases[(number + 1) % 2]
+            running.serve(replace(new))
+            running.server.retire(old.digest)
+            assert client.post("/v2/models/delay/infer", json=body).status_code == 200
+            running.observations.clear()
+            if number >= SETTLED:
+                held.append((anonymous_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()))  # noqa: PTH208
+    memory, descriptors, threads = zip(*held, strict=True)
+
+    assert max(memory[-10:]) - max(memory[:10]) < GROWTH_BYTES_MAX
+    assert min(descriptors[-10:]) <= max(descriptors[:10])
+    assert min(threads[-10:]) <= max(threads[:10])
+    assert len(running.server.held()) == 1
