@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from hub.receivers import RECEIVERS_MAX, OnDrift, Webhook
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.mqtt import BrokerUrl, TlsFiles
@@ -50,6 +51,8 @@ class HubSettings(BaseSettings):
     run_length: Annotated[float, Field(ge=10, le=1e9)] = 1000.0  # intervals between two false alarms of the evidence over time, at least
 
     checks_required: tuple[Label, ...] = ()  # profiles for which a release must have passed `fleetcast check` before it is rolled out
+    webhooks: Annotated[tuple[Webhook, ...], Field(max_length=RECEIVERS_MAX)] = ()  # [[webhooks]]: who is told of alerts over HTTP
+    on_drift: Annotated[tuple[OnDrift, ...], Field(max_length=RECEIVERS_MAX)] = ()  # [[on_drift]]: what is done when drift was found
 
     cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB  # of blocks that the broker retains for latecomers; 0: none
     cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600
@@ -93,6 +96,14 @@ class HubSettings(BaseSettings):
                 raise ValueError(f"enrolment_url {self.enrolment_url!r} must look like https://hub.example:8443")
         return self
 
+    @model_validator(mode="after")
+    def _receivers_differ(self) -> Self:
+        names = [one.receiver for one in self.webhooks] + [one.receiver for one in self.on_drift]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two receivers are called {twice[0]!r}: give each a name of its own")
+        return self
+
     @property
     def tls(self) -> TlsFiles | None:
         """Our certificate for the broker, where it asks for one."""
@@ -113,6 +124,10 @@ def load(directory: Path) -> HubSettings:
         for name in ("tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])
+        for one in (*_tables(fields, "webhooks"), *_tables(fields, "on_drift")):
+            for name in ("secret_file", "ca_file"):
+                if isinstance(one.get(name), str) and one[name]:
+                    one[name] = str(directory / one[name])
         return HubSettings(**fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -121,3 +136,8 @@ def load(directory: Path) -> HubSettings:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
+
+
+def _tables(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found = fields.get(name)
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []

@@ -243,15 +243,6 @@ class Store:
         with self._read() as db:
             return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
 
-    def alarm_since(self, model: str, version: str, since: int) -> bool:
-        """Whether a release raised a drift alarm that was found at `since` or later."""
-        table = tables.drifts
-        query = select(func.count()).where(
-            table.c.model == model, table.c.version == version, table.c.alarm.is_(True), table.c.tested_at >= since
-        )
-        with self._read() as db:
-            return bool(db.execute(query).scalar())
-
     def _drift(self, db: Connection, drift: Drift) -> None:
         key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}
         key["calibrated"] = drift.calibrated is True

@@ -230,3 +230,28 @@ certificates = Table(
     Column("certificate", LargeBinary, nullable=False),
     Column("revoked_at", BigInteger, index=True),
 )
+
+# Who is told of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("cursor", BigInteger, nullable=False),
+    Column("delivered", BigInteger, nullable=False),
+    Column("given_up", BigInteger, nullable=False),
+    Column("last_at", BigInteger),
+    Column("error", Text, nullable=False),
+)
+
+# The outbox: an alert that a receiver has not had yet.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("receiver", String(128), primary_key=True),
+    Column("alert", BigInteger, primary_key=True),
+    Column("made_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("error", Text, nullable=False),
+    Index("deliveries_by_time", "receiver", "due_at"),
+)

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.document import Document
-from schemas.limits import MIB, SIGNALS_MAX
+from schemas.limits import FINDINGS_MAX, MIB, SIGNALS_MAX
 from schemas.manifest import Seconds
-from schemas.names import Cohort, ModelName, Version
+from schemas.names import Cohort, FleetName, ModelName, Version
 from schemas.signals import Count
 
 
@@ -103,3 +103,27 @@ class Alert(Document):
     signals: tuple[SignalDrift, ...] = ()
     since: Seconds | None = None  # when the change began, of a drift
     alarm_kind: Literal["interval", "time", "both"] | None = None
+    version: Version | None = None  # of the release that drifts
+
+
+class Found(Document):
+    """A drift that was found, and what speaks for it."""
+
+    schema_name = "found"
+    bytes_max = MIB
+    alert: Alert
+    drift: Drift | None = None  # the test that raised it; None where it is not kept any more
+    window: MergedWindow | None = None  # counts since the change began beside what the reference expects; None likewise
+
+
+class DriftEvidence(Document):
+    """What an `on_drift` hook is given: one model's drifts that were found together, each told in one run only."""
+
+    schema_name = "drift-evidence"
+    bytes_max = 16 * MIB
+    id: Annotated[str, Field(min_length=1, max_length=256)]  # the same at every attempt
+    fleet: FleetName
+    model: ModelName
+    at: Seconds
+    findings: Annotated[tuple[Found, ...], Field(min_length=1, max_length=FINDINGS_MAX)]
+    left_out: Count = 0  # how many more cohorts drift, whose evidence found no room

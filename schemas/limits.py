@@ -42,6 +42,7 @@ STATE_BYTES_MAX = 16 * KIB
 SLOTS_MAX = 32
 RECEIPT_BYTES_MAX = 4 * KIB
 WINDOW_BYTES_MAX = 12 * KIB  # 64 signals of 32 bins, every count escaped to 32 bits
+FINDINGS_MAX = 256  # drifts in one evidence: a model has no more cohorts
 WINDOW_ROWS_MAX = 100_000_000  # a node that saw more in one window is not believed
 WINDOW_UNITS_MAX = 64  # windows that a node offline has added up to one
 WINDOW_SECONDS_MAX = 31 * 24 * 3600

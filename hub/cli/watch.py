@@ -12,7 +12,7 @@ from hub.cli.options import dir_option, json_option, open_store
 from hub.cli.plain import plain
 from hub.rows import EventRow
 
-KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker")
+KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook")
 LOOK_SECONDS = 0.3
 PAGE = 1000
 

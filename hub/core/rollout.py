@@ -3,7 +3,7 @@
 A stage addresses the nodes whose labels are selected and whose bucket is below its percentage. Its gate looks at those that were *heard
 from*; the silent ones are a class of their own, that neither helps nor harms. In this order:
 
-1. a drift alarm of the new release, or more failures than the gate allows: halted;
+1. drift that speaks against the new release (hub/core/standing.py), or more failures than the gate allows: halted;
 2. no node is known that the labels select: waits for one to appear;
 3. nodes are known, but none falls into the stage (few nodes, small percentage): it is passed over, for nothing can be learned from it;
 4. all nodes of the stage are silent: waits, for an empty site proves nothing;
@@ -78,10 +78,10 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a gate looks at; `drift_alarm` says that the new release raised one since `judged_from`."""
+    """All that a gate looks at; `drift_alarm` says in words which drift speaks against the new release (hub/core/standing.py)."""
 
     nodes: Sequence[NodeFacts]
-    drift_alarm: bool = False
+    drift_alarm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ def _tally(progress: Progress, facts: Facts) -> Tally:
 
 def _problem(rollout: Rollout, tally: Tally, facts: Facts) -> str:
     if facts.drift_alarm and rollout.gate.halt_on_drift:
-        return f"{rollout.release.version} raised a drift alarm"
+        return facts.drift_alarm
     if tally.failed and tally.failed > rollout.gate.failures_ratio_max * tally.heard:
         return f"{tally.failed} of {tally.heard} nodes refused it or rolled back, at most {rollout.gate.failures_ratio_max:.0%} may"
     return ""

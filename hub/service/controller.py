@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 import structlog
 from securesystemslib.signer import Signer
 
-from hub.core import fleet
+from hub.core import fleet, standing
 from hub.core import rollout as core
 from hub.core.checking import unchecked
 from hub.core.parameters import in_words
+from hub.findings import Findings
 from hub.service.notes import Notes
 from hub.store import CommandRow, RolloutRow, Store
 from hub.trust import Repository
@@ -23,7 +24,7 @@ from schemas.errors import Code, Refused
 from schemas.insight import Alert
 from schemas.manifest import Manifest
 from schemas.names import sha256
-from schemas.rollout import ReleaseRef, Rollout
+from schemas.rollout import ReleaseRef, Rollout, bucket, selected
 
 log = structlog.get_logger()
 
@@ -51,6 +52,7 @@ class Controller:
         self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
         self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
         self._speaks_against = speaks_against  # why a release may not be rolled out, whoever asks
+        self._findings = Findings(store.database)
         self._judge_at = 0.0
         self._progress = self._restored()
 
@@ -141,7 +143,7 @@ class Controller:
     def _judge(self, model: str) -> bool:
         before = self._progress[model]
         rollout, now = before.rollout, int(self._wall())
-        alarm = rollout.state == "running" and self._store.alarm_since(model, rollout.release.version, before.judged_from)
+        alarm = self._drift(before) if rollout.state == "running" and rollout.gate.halt_on_drift else ""
         silent = rollout.gate.silent_seconds
         nodes = [
             fleet.facts(node, model=model, digest=rollout.release.digest, now=now, silent_seconds=silent) for node in self._nodes.values()
@@ -158,6 +160,23 @@ class Controller:
         if not signed and after != before:
             self._keep(after, "")
         return signed
+
+    def _drift(self, progress: core.Progress) -> str:
+        """Why drift speaks against it: alarms of its own release, since it is judged, in the cohorts of the nodes that it addresses."""
+        rollout, since = progress.rollout, progress.judged_from
+        if not self._findings.alarmed_since(rollout.model, rollout.release.version, since):
+            return ""  # nearly always, and quickly found
+        cohorts = {
+            node.state.cohort
+            for node in self._nodes.values()
+            if selected(rollout, dict(node.labels)) and bucket(rollout.salt, node.name) < rollout.percent
+        }
+        return standing.speaks_against(
+            self._findings.alerts(rollout.model),
+            version=rollout.release.version,
+            cohorts=None if None in cohorts else {one for one in cohorts if one is not None},
+            judged_from=since,
+        )
 
     # Durability
 

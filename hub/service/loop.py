@@ -22,12 +22,15 @@ import structlog
 from hub.authority import Authority
 from hub.blockstore import BlockStore
 from hub.checks import Checks
+from hub.findings import Findings
 from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
 from hub.service.announce import Announcer, Signers
 from hub.service.blocks import Wants
 from hub.service.controller import Controller
 from hub.service.embedded import OwnBroker
 from hub.service.enrolling import Enrolling
+from hub.service.evidence import Evidence
+from hub.service.hooks import Hooks
 from hub.service.ingest import Ingest
 from hub.service.notes import Notes
 from hub.service.releases import Releases
@@ -151,6 +154,16 @@ class Service:
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
 
+        self._hooks = Hooks(
+            self._directory,
+            settings,
+            store=self._store,
+            evidence=lambda: Evidence(
+                Findings(self._store.database), Releases(repository, blocks), cohort_nodes_min=settings.cohort_nodes_min
+            ),
+            clock=wall,
+        )
+
     @property
     def broker_url(self) -> str:
         """Where the broker is."""
@@ -168,6 +181,7 @@ class Service:
             if self._broker is not None:
                 self._broker.start()
             self._enrolling.start()
+            self._hooks.start()
             while not stop.is_set():
                 self._turn()
                 if not self._ever_online and self._monotonic() - began > self._settings.connect_seconds:
@@ -178,6 +192,7 @@ class Service:
     def _leave(self) -> None:
         (self._directory / READY_NAME).unlink(missing_ok=True)
         self._enrolling.stop()
+        self._hooks.stop()
         with contextlib.suppress(Unreachable):
             self._ingest.save()
         if self._ever_online:

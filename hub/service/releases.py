@@ -44,6 +44,20 @@ class Releases:
                     return digest, manifest
         raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {prefix.hex()[:16]}")
 
+    def named(self, model: str, version: str) -> tuple[bytes, Manifest]:
+        """A release by its name.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        for attempt in ("kept", "read"):
+            if attempt == "read":
+                self._read()
+            for digest, manifest in self._manifests.items():
+                if (manifest.model, manifest.version) == (model, version):
+                    return digest, manifest
+        raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}")
+
     def wanted(self, want: Want) -> list[Block]:
         """The blocks that a want names.
 

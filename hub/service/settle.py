@@ -141,11 +141,22 @@ class Settling:
                     signals=judged.named,
                     since=result.since,
                     alarm_kind=result.alarm_kind,
+                    version=manifest.version,
                 )
             )
         elif judged.event == "over":
             text = f"{row.model} {manifest.version} no longer drifts in cohort {row.cohort}"
-            self._notes.alert(Alert(kind="drift_over", at=at, model=row.model, cohort=row.cohort, code="drift.over", text=text))
+            self._notes.alert(
+                Alert(
+                    kind="drift_over",
+                    at=at,
+                    model=row.model,
+                    cohort=row.cohort,
+                    code="drift.over",
+                    text=text,
+                    version=manifest.version,
+                )
+            )
 
     def _result(self, row: IntervalRow, manifest: Manifest, judged: Judged) -> Drift:
         return Drift(

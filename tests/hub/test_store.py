@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.intervals import groups_of
+from hub.findings import Findings
 from hub.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.errors import Unreachable
 from schemas.insight import Alert, Drift, SignalDrift
@@ -141,9 +142,9 @@ def test_drifts_come_newest_first_and_replace_the_earlier_test_of_their_interval
         store.put_drift(one)
 
     assert [(one.start, one.alarm) for one in store.drifts("delay")] == [(7200, False), (3600, False), (0, True)]
-    assert store.alarm_since("delay", "1.0.0", 1000)
-    assert not store.alarm_since("delay", "1.0.0", 1001)
-    assert not store.alarm_since("delay", "1.1.0", 0)
+    assert Findings(store.database).alarmed_since("delay", "1.0.0", 1000)
+    assert not Findings(store.database).alarmed_since("delay", "1.0.0", 1001)
+    assert not Findings(store.database).alarmed_since("delay", "1.1.0", 0)
 
 
 def test_commands_wait_for_the_hub_and_carry_its_answer_back(store: Store) -> None:

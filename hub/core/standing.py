@@ -1,0 +1,70 @@
+"""Which alarms last, and which of them a rollout has to answer for. Knows findings, and neither their tests nor a clock.
+
+An episode ends when its stream is quiet for long enough (hub/core/episodes.py). A release that nobody serves any more has no intervals, so
+its episode would last for ever: it counts as left when the cohort has gone on with another release for as long as it may be quiet.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from hub.core.episodes import Episode
+from schemas.insight import Alert
+
+
+def lasts(episode: Episode | None, *, cohort_newest: int) -> bool:
+    """Whether an alarm lasts; `cohort_newest` is the start of the newest interval of the model in its cohort, of whichever release."""
+    return episode is not None and cohort_newest - episode.last <= episode.quiet_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One episode as alerts told it."""
+
+    raised: Alert
+    over_at: int | None
+
+
+def told(alerts: Sequence[Alert]) -> list[Told]:
+    """Episodes from a model's alerts, which come oldest first."""
+    found: list[Told] = []
+    running: dict[tuple[str | None, str | None, str | None], int] = {}
+    for alert in alerts:
+        key = (alert.model, alert.version, alert.cohort)
+        if alert.kind == "drift":
+            running[key] = len(found)
+            found.append(Told(alert, None))
+        elif alert.kind == "drift_over" and key in running:
+            at = running.pop(key)
+            found[at] = Told(found[at].raised, alert.at)
+    return found
+
+
+def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection[str] | None, judged_from: int) -> str:
+    """Why drift halts a rollout of `version` that is judged since `judged_from`, in words; empty where it does not.
+
+    What halts is drift that was raised since then, by the release that is rolled out, in a cohort of the nodes that are addressed, and of a
+    signal that did not drift there already under another release when judging began: what the world did before is not the release's
+    fault, and a release that answers it must be able to get out. `cohorts` is None where a node does not say its own: then all count.
+    """
+    episodes = told(alerts)
+    before: dict[str | None, set[str]] = {}
+    for one in episodes:
+        lasted = one.raised.at < judged_from and (one.over_at is None or one.over_at >= judged_from)
+        if lasted and one.raised.version != version:
+            before.setdefault(one.raised.cohort, set()).update(signal.name for signal in one.raised.signals)
+    for one in episodes:
+        alert = one.raised
+        if alert.version != version or alert.at < judged_from or (cohorts is not None and alert.cohort not in cohorts):
+            continue
+        new = [signal.name for signal in alert.signals if signal.name not in before.get(alert.cohort, ())]
+        if new or not alert.signals:
+            return f"{version} raised a drift alarm in cohort {alert.cohort}: {', '.join(new) or alert.text}"
+    return ""
+
+
+def newest_by_cohort(starts: Mapping[tuple[str, str, str], int]) -> dict[tuple[str, str], int]:
+    """The start of the newest interval of every (model, cohort), from those of every (model, version, cohort)."""
+    found: dict[tuple[str, str], int] = {}
+    for (model, _, cohort), start in starts.items():
+        found[model, cohort] = max(start, found.get((model, cohort), 0))
+    return found

@@ -1,0 +1,116 @@
+"""What the hub's database says of drift, to be asked by streams, periods and pages. Reads only; knows no statistics."""
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, tuple_
+
+from hub.database import Database
+from hub.rows import IntervalRow, StreamRow
+from hub.tables import alerts, drifts, intervals, streams
+from schemas.insight import Alert, Drift
+
+PAGE = 500  # intervals in memory at once, at some kilobytes each
+ALERTS_MAX = 10_000  # of one model: older ones concern nobody who asks now
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which intervals: of a model, and of a cohort and a period [since, until) where they are given; none of too few windows."""
+
+    model: str
+    cohort: str | None = None
+    since: int | None = None
+    until: int | None = None
+    release: bytes | None = None
+    windows_min: int = 1
+
+
+class Findings:
+    """Drift as it is kept."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def streams(self, model: str | None = None, cohort: str | None = None) -> list[StreamRow]:
+        """Streams that the hub still follows."""
+        query = select(streams).order_by(streams.c.model, streams.c.cohort, streams.c.at)
+        for column, value in ((streams.c.model, model), (streams.c.cohort, cohort)):
+            if value is not None:
+                query = query.where(column == value)
+        return self._database.rows(StreamRow, query)
+
+    def newest(self, model: str | None = None) -> dict[tuple[str, str, str], Drift]:
+        """The newest test of every (model, version, cohort)."""
+        key = (drifts.c.model, drifts.c.version, drifts.c.cohort)
+        last = select(*key, func.max(drifts.c.start).label("start")).group_by(*key)
+        if model is not None:
+            last = last.where(drifts.c.model == model)
+        found = last.subquery()
+        wanted = tuple_(*key, drifts.c.start).in_(select(found.c.model, found.c.version, found.c.cohort, found.c.start))
+        with self._database.read() as db:
+            documents = [Drift.model_validate_json(body) for body in db.execute(select(drifts.c.body).where(wanted)).scalars()]
+        return {(one.model, one.version, one.cohort): one for one in documents}
+
+    def drifts(self, model: str, version: str, cohort: str, *, since: int = 0, limit: int = 1000) -> list[Drift]:
+        """A stream's newest tests, the oldest of them first."""
+        query = (
+            select(drifts.c.body)
+            .where(drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.start >= since)
+            .order_by(drifts.c.start.desc())
+            .limit(limit)
+        )
+        with self._database.read() as db:
+            return [Drift.model_validate_json(body) for body in db.execute(query).scalars()][::-1]
+
+    def alerts(self, model: str | None = None) -> list[Alert]:
+        """Alerts that drift has begun or is over, the oldest first."""
+        query = select(alerts.c.body).where(alerts.c.kind.in_(["drift", "drift_over"])).order_by(alerts.c.id.desc()).limit(ALERTS_MAX)
+        if model is not None:
+            query = query.where(alerts.c.model == model)
+        with self._database.read() as db:
+            return [Alert.model_validate_json(body) for body in db.execute(query).scalars()][::-1]
+
+    def alarmed_since(self, model: str, version: str, moment: int) -> bool:
+        """Whether a release raised a drift alarm that was found at `moment` or later, or in one that lasted."""
+        query = select(func.count()).where(
+            drifts.c.model == model, drifts.c.version == version, drifts.c.alarm.is_(True), drifts.c.tested_at >= moment
+        )
+        with self._database.read() as db:
+            return bool(db.execute(query).scalar())
+
+    def count(self, asked: Asked) -> int:
+        """How many intervals there are."""
+        with self._database.read() as db:
+            return int(db.execute(_where(select(func.count()).select_from(intervals), asked)).scalar_one())
+
+    def intervals(self, asked: Asked) -> Iterator[IntervalRow]:
+        """Intervals in the order of time, a page at a time, so that their number costs no memory and no writer waits."""
+        order = (intervals.c.start, *(column for column in intervals.primary_key.columns if column is not intervals.c.start))
+        after: tuple[Any, ...] | None = None
+        while True:
+            query = _where(select(intervals), asked).order_by(*order).limit(PAGE)
+            if after is not None:
+                query = query.where(tuple_(*order) > tuple_(*after))
+            with self._database.read() as db:
+                page = db.execute(query).mappings().all()
+            for row in page:
+                yield IntervalRow(**{**row, "counts": tuple(array("q", row["counts"]))})
+            if len(page) < PAGE:
+                return
+            after = tuple(page[-1][column.name] for column in order)
+
+
+def _where(query: Any, asked: Asked) -> Any:
+    query = query.where(intervals.c.model == asked.model, intervals.c.windows >= asked.windows_min)
+    if asked.cohort is not None:
+        query = query.where(intervals.c.cohort == asked.cohort)
+    if asked.release is not None:
+        query = query.where(intervals.c.release == asked.release)
+    if asked.since is not None:
+        query = query.where(intervals.c.start >= asked.since)
+    if asked.until is not None:
+        query = query.where(intervals.c.start < asked.until)
+    return query

@@ -1,0 +1,83 @@
+"""One signed POST: Standard Webhooks 1.0 headers over urllib3. Knows no alert, no retry and no clock.
+
+The receiver checks HMAC-SHA256 over `webhook-id.webhook-timestamp.body` with the secret that both have. The id is the same at every attempt,
+so that it can tell a repetition; the timestamp is new at each, so that it can refuse what is old.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from pathlib import Path
+
+import urllib3
+
+from schemas.errors import Code, Refused, Unreachable
+
+SECRET_BYTES_MIN = 24  # as Standard Webhooks asks
+SECRET_FILE_BYTES_MAX = 4096
+PREFIX = "whsec_"
+
+
+class Poster:
+    """Posts to one URL; redirects are not followed, for they would lead a signed message astray."""
+
+    def __init__(self, url: str, secret: bytes, *, ca_file: str = "", timeout_seconds: float = 10.0) -> None:
+        self._url, self._secret = url, secret
+        self._timeout = urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds)
+        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False, ca_certs=ca_file or None)
+
+    def post(self, message_id: str, body: bytes, *, timestamp: int) -> None:
+        """Deliver one message.
+
+        Raises:
+            Unreachable: nobody answered in time, or the answer was not 2xx.
+        """
+        headers = {"content-type": "application/json", "user-agent": "fleetcast", **signed(self._secret, message_id, timestamp, body)}
+        try:
+            answer = self._pool.request(
+                "POST", self._url, body=body, headers=headers, timeout=self._timeout, redirect=False, retries=False, preload_content=False
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise Unreachable(f"{self._url}: {_reason(error)}") from error
+        status = int(answer.status)
+        answer.close()  # its body is nothing to us, however long it is
+        if not 200 <= status < 300:
+            hint = ", and redirects are not followed" if 300 <= status < 400 else ""
+            raise Unreachable(f"{self._url} answered {status}{hint}")
+
+
+def signed(secret: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """The three headers of Standard Webhooks 1.0."""
+    content = f"{message_id}.{timestamp}.".encode() + body
+    mac = base64.b64encode(hmac.new(secret, content, hashlib.sha256).digest()).decode()
+    return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{mac}"}
+
+
+def read_secret(path: Path) -> bytes:
+    """A secret from the first line of a file: base64 after `whsec_`, or the text itself.
+
+    Raises:
+        Refused: it cannot be read, or is too short to be a secret.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.read(SECRET_FILE_BYTES_MAX).splitlines()[:1]
+        text = line[0].strip().decode() if line else ""
+        secret = base64.b64decode(text.removeprefix(PREFIX), validate=True) if text.startswith(PREFIX) else text.encode()
+    except OSError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"secret file {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, binascii.Error) as error:
+        raise Refused(Code.SETTINGS_INVALID, f"secret file {path}: {error}") from None
+    if len(secret) < SECRET_BYTES_MIN:
+        raise Refused(
+            Code.SETTINGS_INVALID, f"secret file {path}: expected {SECRET_BYTES_MIN} bytes of secret or more, found {len(secret)}"
+        )
+    return secret
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib3.exceptions.TimeoutError):
+        return "no answer in time"
+    text = str(getattr(error, "reason", None) or error)
+    return text.rsplit(": ", 1)[-1] if text.startswith("<") else text
