@@ -1,7 +1,7 @@
 """One signed POST: Standard Webhooks 1.0 headers over urllib3. Knows no alert, no retry and no clock.
 
-The receiver checks HMAC-SHA256 over `webhook-id.webhook-timestamp.body` with the secret that both have. The id is the same at every attempt,
-so that it can tell a repetition; the timestamp is new at each, so that it can refuse what is old.
+The receiver checks HMAC-SHA256 over `webhook-id.webhook-timestamp.body` with the secret that both have. The id is the same at every
+attempt, so that it can tell a repetition; the timestamp is new at each, so that it can refuse what is old.
 """
 
 import base64

@@ -10,6 +10,7 @@ from hub.cli.authority import ca
 from hub.cli.check import check
 from hub.cli.completion import completion
 from hub.cli.enroll import enroll
+from hub.cli.drift import drift
 from hub.cli.errors import ReaderGone
 from hub.cli.export import export
 from hub.cli.init import init
@@ -58,5 +59,5 @@ def command() -> None:
     """
 
 
-for _verb in (init, serve, publish, check, plan, rollout, ledger, nodes, releases, export, watch, renew, ca, enroll, completion):
+for _verb in (init, serve, publish, check, plan, rollout, ledger, nodes, releases, drift, export, watch, renew, ca, enroll, completion):
     command.add_command(_verb)

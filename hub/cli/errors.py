@@ -31,6 +31,7 @@ class Exit(IntEnum):
     PORT_IN_USE = 8
     HALTED = 9
     TIMEOUT = 10
+    DRIFTS = 11
     INTERRUPTED = 130  # what shells say of Ctrl-C
     PIPE = 141  # and of a reader that has gone, such as `head`
 
@@ -49,9 +50,9 @@ _BY_CODE = {
 class Ended(Exception):  # an outcome, not an error
     """A command that did what it was asked, with an outcome that scripts want to know."""
 
-    def __init__(self, code: Exit, sentence: str) -> None:
+    def __init__(self, code: Exit, sentence: str, *, printed: bool = False) -> None:
         super().__init__(sentence)
-        self.code = code
+        self.code, self.printed = code, printed  # printed: what it has shown says it already
 
 
 class ReaderGone(Exception):  # likewise no error
@@ -67,6 +68,8 @@ def guarded(run: Callable[[], object]) -> None:
     except Unreachable as error:
         _end(Exit.UNREACHABLE, "unreachable", str(error))
     except Ended as ended:
+        if ended.printed:
+            sys.exit(ended.code)
         _end(ended.code, ended.code.name.lower(), str(ended))
     except click.ClickException as error:
         _usage(error)

@@ -1,0 +1,167 @@
+"""`fleetcast drift`: what drifts, where, since when and how far; `explain` shows it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.blockstore import BlockStore
+from hub.cli.errors import Ended, Exit
+from hub.cli.explain import explain
+from hub.cli.moments import MOMENT, iso
+from hub.cli.options import check_model, dir_option, json_option, open_store, show
+from hub.core import standing
+from hub.core.episodes import Episode
+from hub.findings import Findings
+from hub.rows import StreamRow
+from hub.service.releases import Releases
+from hub.trust import Repository
+from schemas.errors import Refused
+from schemas.insight import Alert, Drift, SignalDrift
+
+SIGNALS_SHOWN = 4  # in a line of the table; all are in --json
+COLUMNS = ["model", "version", "cohort", "state", "since", "signals", "evidence", "newest", "windows"]
+
+
+@click.group(invoke_without_command=True)
+@click.option("--model", help="Only this model.")
+@click.option("--cohort", help="Only this cohort.")
+@click.option("--since", type=MOMENT, help="Every drift that was found or lasted since then, also what is over.")
+@dir_option
+@json_option
+@click.pass_context
+def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int | None, directory: Path, as_json: bool) -> None:
+    """Say what drifts, where, since when, and how far.
+
+    A line a release and cohort. Ends with 11 when an alarm lasts, else with 0.
+
+    \b
+    Examples:
+      fleetcast drift
+      fleetcast drift --model delay --since 7d --json
+      fleetcast drift explain delay --cohort nyc --png drift.png
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    repository = Repository(directory / "trust")
+    if model is not None:
+        check_model(repository, model)
+    findings = Findings(open_store(directory).database)
+    releases = Releases(repository, BlockStore(directory / "blocks"))
+    rows = _standing(findings, releases, model, cohort)
+    lasting = any(row["alarm"] for row in rows)
+    if since is not None:
+        rows = _history(findings, rows, model, cohort, since)
+    table = [{**row, **_for_people(row)} for row in rows]
+    show(rows if as_json else table, COLUMNS, as_json=as_json, empty="Nothing drifts." if since else "No interval has been tested yet.")
+    if lasting:
+        raise Ended(Exit.DRIFTS, "an alarm lasts", printed=True)
+
+
+drift.add_command(explain)
+
+
+def _standing(findings: Findings, releases: Releases, model: str | None, cohort: str | None) -> list[dict[str, Any]]:
+    """Every stream as it stands, alarms that last first."""
+    newest = findings.newest(model)
+    cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
+    alerts = [one.raised for one in standing.told(findings.alerts(model))]
+    rows = []
+    for stream in findings.streams(model, cohort):
+        try:
+            version = releases.find(stream.release)[1].version
+        except Refused:  # of another hub's time
+            continue
+        last = newest.get((stream.model, version, stream.cohort))
+        if last is not None:
+            rows.append(_row(stream, last, alerts, cohorts[stream.model, stream.cohort]))
+    return sorted(rows, key=lambda row: (not row["alarm"], row["model"], row["cohort"], row["newest_at"]))
+
+
+def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest: int) -> dict[str, Any]:
+    episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
+    lasts = standing.lasts(episode, cohort_newest=cohort_newest)
+    mine = [one for one in alerts if (one.model, one.version, one.cohort) == (last.model, last.version, last.cohort)]
+    named = mine[-1].signals if episode is not None and mine else ()
+    return {
+        "model": last.model,
+        "version": last.version,
+        "cohort": last.cohort,
+        "state": "drifts" if lasts else "left" if episode is not None else "quiet",
+        "alarm": lasts,
+        "since": iso(episode.since) if episode is not None else None,
+        "signals": [_signal(one, next((now for now in last.signals if now.name == one.name), None)) for one in named],
+        "evidence": last.evidence,
+        "evidence_needed": last.evidence_needed,
+        "newest": iso(last.start),
+        "newest_at": last.start,
+        "windows": last.windows,
+        "tested_signals": len(last.signals),
+    }
+
+
+def _history(
+    findings: Findings, standing_rows: Sequence[dict[str, Any]], model: str | None, cohort: str | None, since: int
+) -> list[dict[str, Any]]:
+    """Every episode that was found or lasted at `since` or later, the newest first."""
+    states = {(row["model"], row["version"], row["cohort"]): row for row in standing_rows}
+    rows = []
+    for one in standing.told(findings.alerts(model)):
+        alert = one.raised
+        began = alert.since if alert.since is not None else alert.at
+        row = states.get((alert.model, alert.version, alert.cohort))
+        running = one.over_at is None and row is not None and row["since"] == iso(alert.since)
+        if (cohort not in {None, alert.cohort}) or (not running and max(began, one.over_at or 0) < since):
+            continue
+        rows.append(
+            {
+                "model": alert.model,
+                "version": alert.version,
+                "cohort": alert.cohort,
+                "state": row["state"] if running and row is not None else "over",
+                "alarm": bool(running and row is not None and row["alarm"]),
+                "since": iso(began),
+                "since_at": began,
+                "found": iso(alert.at),
+                "over": iso(one.over_at),
+                "kind": alert.alarm_kind,
+                "signals": [_signal(signal, None) for signal in alert.signals],
+                "text": alert.text,
+            }
+        )
+    return sorted(rows, key=lambda row: -row["since_at"])
+
+
+def _signal(found: SignalDrift, now: SignalDrift | None) -> dict[str, Any]:
+    """How far a signal was away when it was found, by what found it, and how far in the newest interval."""
+    over_time = found.size_since is not None and found.size_since > 0 and found.direction_since is not None
+    return {
+        "name": found.name,
+        "direction": found.direction_since if over_time else found.direction,
+        "size": round(found.size_since if over_time and found.size_since is not None else found.size, 4),
+        "size_newest": None if now is None else round(now.size, 4),
+        "p_adjusted": found.p_adjusted,
+        "evidence": found.evidence,
+    }
+
+
+def _for_people(row: dict[str, Any]) -> dict[str, Any]:
+    signals = [f"{one['name']} {_way(one['direction'])} {one['size']:.2f} sd" for one in row["signals"]]
+    more = [f"and {len(signals) - SIGNALS_SHOWN} more"] if len(signals) > SIGNALS_SHOWN else []
+    found: dict[str, Any] = {
+        "signals": [*signals[:SIGNALS_SHOWN], *more],
+        "since": _short(row["since"]),
+        "newest": _short(row.get("newest")),
+    }
+    if row.get("evidence") is not None and row.get("evidence_needed") is not None:
+        found["evidence"] = f"{row['evidence']:.1f} of {row['evidence_needed']:.1f}"
+    return found
+
+
+def _way(direction: str) -> str:
+    return "changed shape," if direction == "shape" else direction
+
+
+def _short(moment: str | None) -> str | None:
+    return None if moment is None else moment.removesuffix("Z").replace("T", " ").removesuffix(":00")

@@ -1,0 +1,254 @@
+"""`fleetcast drift explain`: the reference against what was counted, drawn on the terminal or into a file."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from hub.blockstore import BlockStore
+from hub.cli import bars
+from hub.cli.moments import MOMENT, iso, written
+from hub.cli.options import check_model, dir_option, json_option, open_store
+from hub.core import standing
+from hub.core.compare import Comparison, compare
+from hub.core.drift import ALPHA
+from hub.core.episodes import Episode
+from hub.findings import Asked, Findings
+from hub.rows import StreamRow
+from hub.service import shown
+from hub.service.releases import Releases
+from hub.settings import load
+from hub.trust import Repository
+from schemas.errors import Code, Refused
+from schemas.insight import Drift, MergedWindow, SignalDrift
+from schemas.manifest import Manifest
+
+SIGNALS_DEFAULT = 3  # that are shown where none is named and none alarmed
+INTERVALS_MAX = 5000  # of one picture: what began longer ago is shown by its newest intervals
+HISTORY_MAX = 120  # intervals of which the size is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One signal: its counts over the period, its tests over time, and what the newest test says."""
+
+    comparison: Comparison
+    history: tuple[tuple[int, float, float, bool], ...]  # start, size, effect, and whether this interval alone is an alarm of this signal
+    newest: SignalDrift
+    since: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """Everything that is shown of a stream."""
+
+    model: str
+    version: str
+    cohort: str
+    since: int
+    until: int
+    intervals: int
+    window: MergedWindow
+    alarm: bool
+    signals: tuple[Explained, ...]
+
+
+@click.command()
+@click.argument("model", metavar="MODEL[@VERSION]")
+@click.option("--cohort", help="Only this cohort; else the one that drifts most.")
+@click.option("--signal", "names", multiple=True, help="This signal; may be repeated. Else those of the alarm, or the likeliest.")
+@click.option("--at", "moment", type=MOMENT, help="The interval of this moment; else all since the drift began, or the newest.")
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into this file. Needs 'fleetcast[plots]'.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="The same as SVG.")
+@dir_option
+@json_option
+def explain(
+    model: str,
+    cohort: str | None,
+    names: tuple[str, ...],
+    moment: int | None,
+    png: Path | None,
+    svg: Path | None,
+    directory: Path,
+    as_json: bool,
+) -> None:
+    """Show the reference against what was counted, signal by signal.
+
+    \b
+    Examples:
+      fleetcast drift explain delay
+      fleetcast drift explain delay@1.2.0 --cohort nyc --signal wind_speed --at 2013-02-09
+      fleetcast drift explain delay --svg drift.svg
+    """
+    name, _, version = model.partition("@")
+    repository = Repository(directory / "trust")
+    check_model(repository, name)
+    if png or svg:
+        from hub.cli import plots  # noqa: PLC0415  # an extra of its own: the others do without
+
+        plots.check_installed()
+    findings = Findings(open_store(directory).database)
+    releases = Releases(repository, BlockStore(directory / "blocks"))
+    story = _story(findings, releases, name, version, cohort, names, moment, cohort_nodes_min=load(directory).cohort_nodes_min)
+    for path, kind in ((png, "png"), (svg, "svg")):
+        if path is not None:
+            plots.draw(story, path, kind)
+            click.echo(f"wrote {path}", err=True)
+    if as_json:
+        click.echo(json.dumps(_json(story), indent=2))
+    else:
+        _print(story)
+
+
+def _story(
+    findings: Findings,
+    releases: Releases,
+    model: str,
+    version: str,
+    cohort: str | None,
+    names: Sequence[str],
+    moment: int | None,
+    *,
+    cohort_nodes_min: int,
+) -> Story:
+    """What there is to show.
+
+    Raises:
+        Refused: nothing was tested there, or there is no such signal.
+    """
+    stream, manifest, episode = _stream(findings, releases, model, version, cohort)
+    tests = findings.drifts(model, manifest.version, stream.cohort)
+    test = _test_of(tests, moment)
+    since, until = (
+        (test.start, test.start + 1) if moment is not None or episode is None else (min(episode.since, test.start), test.start + 1)
+    )
+    asked = Asked(model, stream.cohort, since=since, until=until, release=stream.release, windows_min=cohort_nodes_min)
+    rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
+    window = shown.together([shown.merged(row, manifest) for row in rows])
+    if window is None:
+        raise Refused(Code.REFERENCE_INVALID, f"the counts of {model}@{manifest.version} in cohort {stream.cohort} are not kept any more")
+    compared = {one.name: one for one in compare(window)}
+    unknown = sorted(set(names) - {signal.name for signal in window.signals})
+    if unknown:
+        known = ", ".join(signal.name for signal in window.signals)
+        raise Refused(Code.SETTINGS_INVALID, f"{model}@{manifest.version} has no signal {unknown[0]!r}; it has {known}")
+    chosen = names or _likeliest(findings, test, episode)
+    return Story(
+        model=model,
+        version=manifest.version,
+        cohort=stream.cohort,
+        since=window.start,
+        until=window.start + window.seconds,
+        intervals=len(rows),
+        window=window,
+        alarm=episode is not None,
+        signals=tuple(_explained(compared[one], tests, test, episode) for one in chosen if one in compared),
+    )
+
+
+def _stream(
+    findings: Findings, releases: Releases, model: str, version: str, cohort: str | None
+) -> tuple[StreamRow, Manifest, Episode | None]:
+    """The stream to show: of those that were asked for, one whose alarm lasts, else the one with the most evidence."""
+    newest = findings.newest(model)
+    cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
+    found = []
+    for stream in findings.streams(model, cohort):
+        try:
+            manifest = releases.find(stream.release)[1]
+        except Refused:  # of another hub's time
+            continue
+        last = newest.get((model, manifest.version, stream.cohort))
+        if last is None or version not in {"", manifest.version}:
+            continue
+        episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
+        lasts = standing.lasts(episode, cohort_newest=cohorts[model, stream.cohort])
+        found.append(((lasts, last.alarm, stream.log_evidence, last.start), stream, manifest, episode))
+    if not found:
+        where = f" in cohort {cohort}" if cohort else ""
+        raise Refused(Code.RELEASE_UNKNOWN, f"no interval of {model}{'@' + version if version else ''} was tested{where} yet")
+    return max(found, key=lambda one: one[0])[1:]
+
+
+def _test_of(tests: Sequence[Drift], moment: int | None) -> Drift:
+    if moment is None:
+        return tests[-1]
+    for test in reversed(tests):
+        if test.start <= moment < test.start + test.seconds:
+            return test
+    first, last = written(tests[0].start), written(tests[-1].start + tests[-1].seconds)
+    raise Refused(Code.REFERENCE_INVALID, f"no interval at {written(moment)} UTC was tested; there are some from {first} to {last}")
+
+
+def _likeliest(findings: Findings, test: Drift, episode: Episode | None) -> list[str]:
+    """Which signals to show where none is named."""
+    if episode is not None:
+        told = [one for one in standing.told(findings.alerts(test.model)) if one.raised.version == test.version]
+        mine = [one.raised for one in told if one.raised.cohort == test.cohort]
+        if mine and mine[-1].signals:
+            return [one.name for one in mine[-1].signals]
+    ranked = sorted(test.signals, key=lambda one: (one.p_adjusted, -(one.evidence or 0.0)))
+    alarmed = [one.name for one in ranked if one.p_adjusted < test.alpha]
+    return alarmed or [one.name for one in ranked[:SIGNALS_DEFAULT]]
+
+
+def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, episode: Episode | None) -> Explained:
+    history = []
+    for one in tests[-HISTORY_MAX:]:
+        for signal in one.signals:
+            if signal.name == comparison.name:
+                history.append((one.start, signal.size, signal.effect, signal.p_adjusted < one.alpha))
+    newest = next(one for one in test.signals if one.name == comparison.name)
+    return Explained(comparison, tuple(history), newest, episode.since if episode is not None else None)
+
+
+def _json(story: Story) -> dict[str, Any]:
+    return {
+        "model": story.model,
+        "version": story.version,
+        "cohort": story.cohort,
+        "alarm": story.alarm,
+        "since": iso(story.since),
+        "until": iso(story.until),
+        "intervals": story.intervals,
+        "windows": story.window.windows,
+        "rows": story.window.rows,
+        "noise_sd": story.window.noise_sd,
+        "signals": [
+            {
+                **asdict(one.comparison),
+                "p_adjusted": one.newest.p_adjusted,
+                "evidence": one.newest.evidence,
+                "history": [
+                    {"start": iso(start), "size": size, "effect": effect, "alarm": alarm} for start, size, effect, alarm in one.history
+                ],
+            }
+            for one in story.signals
+        ],
+    }
+
+
+def _print(story: Story) -> None:
+    console = Console(highlight=False) if Console().is_terminal else Console(width=100, highlight=False)
+    period = f"{written(story.since)} to {written(story.until)} UTC"
+    title = Text(f"{story.model} {story.version}, cohort {story.cohort}", style="bold")
+    console.print(title.append(f"  {'drifts' if story.alarm else 'no alarm'}", style="bold red" if story.alarm else "green"))
+    console.print(
+        Text(f"{period}: {story.intervals} intervals, {story.window.windows} windows of nodes, about {story.window.rows} rows", style="dim")
+    )
+    for one in story.signals:
+        console.print()
+        for line in bars.lines(one.comparison, width=console.width):
+            console.print(line, no_wrap=True, crop=True)
+        for line in bars.over_time(one.history, since=one.since, width=console.width):
+            console.print(line, no_wrap=True, crop=True)
+    console.print()
+    console.print(
+        Text(f"bar: what was counted, with ± 2 sd of noise and sampling; | the reference. An alarm is p < {ALPHA:g}, or", style="dim")
+    )
+    console.print(Text("evidence over time; both know how much ordinary days differ, which this picture does not show.", style="dim"))

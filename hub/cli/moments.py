@@ -1,0 +1,48 @@
+"""Moments as operators write and read them: UTC, to the second, or so long ago."""
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+_AGO = re.compile(r"(\d{1,6})([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+class Moment(click.ParamType[int]):
+    """2026-11-26, 2026-11-26T11:20, with an offset or in UTC; or 90m, 24h, 7d, 2w ago. Becomes seconds since 1970."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The moment, or a usage error that shows what is understood."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        ago = _AGO.fullmatch(text)
+        if ago:
+            return max(0, int(time.time()) - int(ago[1]) * _SECONDS[ago[2]])
+        try:
+            found = datetime.fromisoformat(text)
+            at = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+            return max(0, int(at.timestamp()))
+        except (ValueError, OverflowError):
+            self.fail(f"{text!r} is no moment: write 2026-11-26, 2026-11-26T11:20 (UTC), or 24h, 7d, 2w for so long ago", param, ctx)
+
+
+MOMENT = Moment()
+
+
+def written(seconds: int | None) -> str | None:
+    """A moment for a table."""
+    if seconds is None:
+        return None
+    at = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
+    return at.strftime("%Y-%m-%d %H:%M") if at.second == 0 else at.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def iso(seconds: int | None) -> str | None:
+    """A moment for a script."""
+    return None if seconds is None else (datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,113 @@
+"""The same pictures as files, with matplotlib, which is an extra: `pip install 'fleetcast[plots]'`."""
+
+import importlib.util
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hub.cli.errors import Ended, Exit
+from hub.cli.moments import written
+from hub.core.compare import Comparison, in_words
+
+if TYPE_CHECKING:
+    from hub.cli.explain import Explained, Story
+
+REFERENCE, COUNTED, ALARM = "#b8b8b8", "#1b6ca8", "#c8553d"
+INCHES_WIDE, INCHES_A_SIGNAL = 10.0, 2.9
+DOTS_PER_INCH = 150
+LABEL_CHARACTERS_MAX = 18
+
+
+def check_installed() -> None:
+    """Whether there is something to draw with.
+
+    Raises:
+        Ended: there is not; the sentence says what to install.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Ended(Exit.USAGE, "--png and --svg draw with matplotlib, which is not installed: pip install 'fleetcast[plots]'")
+
+
+def draw(story: "Story", path: Path, kind: str) -> None:
+    """Draw every signal of a story, reference against counted on the left, over time on the right; the file is whole or not there."""
+    import matplotlib as mpl  # noqa: PLC0415
+
+    mpl.use("agg" if kind == "png" else "svg")
+    mpl.rcParams.update({"svg.hashsalt": "fleetcast", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+    from matplotlib import pyplot  # noqa: PLC0415
+
+    count = max(1, len(story.signals))
+    figure, grid = pyplot.subplots(
+        count, 2, figsize=(INCHES_WIDE, INCHES_A_SIGNAL * count + 0.6), squeeze=False, width_ratios=[3, 2], layout="constrained"
+    )
+    figure.suptitle(
+        f"{story.model} {story.version}, cohort {story.cohort}: {written(story.since)} to {written(story.until)} UTC\n"
+        f"{story.intervals} intervals, {story.window.windows} windows of nodes, about {story.window.rows:,} rows",
+        fontsize=10,
+    )
+    for number, one in enumerate(story.signals):
+        _histogram(grid[number][0], one.comparison, legend=number == 0)
+        _over_time(grid[number][1], one, since=story.since if story.alarm else None)
+    _save(figure, path, kind)
+    pyplot.close(figure)
+
+
+def _histogram(axes: Any, comparison: Comparison, *, legend: bool) -> None:
+    places = range(len(comparison.bins))
+    axes.bar([at - 0.2 for at in places], [100 * one.expected for one in comparison.bins], 0.4, color=REFERENCE, label="reference")
+    axes.bar(
+        [at + 0.2 for at in places],
+        [100 * max(0.0, one.seen) for one in comparison.bins],
+        0.4,
+        color=COUNTED,
+        yerr=[200 * one.sd for one in comparison.bins],
+        error_kw={"elinewidth": 0.8, "ecolor": "#444444", "capsize": 2},
+        label="counted, ± 2 sd of noise and sampling",
+    )
+    names = [
+        one.label if len(one.label) <= LABEL_CHARACTERS_MAX else one.label[: LABEL_CHARACTERS_MAX - 1] + "…" for one in comparison.bins
+    ]
+    axes.set_xticks(list(places), [_escape(one) for one in names], rotation=30, ha="right", fontsize=7)
+    axes.set_title(_escape(in_words(comparison)), loc="left", fontsize=9, fontweight="bold")
+    axes.set_ylabel("% of rows")
+    axes.set_ylim(bottom=0)
+    if legend:
+        axes.legend(fontsize=7, frameon=False)
+
+
+def _over_time(axes: Any, one: "Explained", *, since: int | None) -> None:
+    moments = [datetime.fromtimestamp(start, UTC) for start, _, _, _ in one.history]
+    sizes = [size for _, size, _, _ in one.history]
+    axes.plot(moments, sizes, color=COUNTED, linewidth=1, marker=".", markersize=3)
+    alarms = [(at, size) for at, size, (_, _, _, alarm) in zip(moments, sizes, one.history, strict=True) if alarm]
+    if alarms:
+        axes.scatter(*zip(*alarms, strict=True), color=ALARM, s=16, zorder=3, label="this interval alone is an alarm")
+    if since is not None and len(moments) > 1:
+        axes.axvline(datetime.fromtimestamp(since, UTC), color=ALARM, linewidth=0.9, linestyle="--", label="drifts since")
+    if alarms or (since is not None and len(moments) > 1):
+        axes.legend(fontsize=7, frameon=False)
+    axes.set_title("size by interval", loc="left", fontsize=9)
+    axes.set_ylabel("sd")
+    axes.set_ylim(bottom=0)
+    axes.tick_params(axis="x", labelrotation=30, labelsize=7)
+
+
+def _escape(text: str) -> str:
+    """A dollar sign begins no formula."""
+    return text.replace("$", r"\$")
+
+
+def _save(figure: Any, path: Path, kind: str) -> None:
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
+        try:
+            metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+            figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+            partial.flush()
+            os.fsync(partial.fileno())
+        except BaseException:
+            Path(partial.name).unlink(missing_ok=True)
+            raise
+    Path(partial.name).chmod(0o644)
+    Path(partial.name).replace(path)
