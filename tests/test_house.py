@@ -23,7 +23,9 @@ ONLY_IN = {
     "onnx": {"hub/onnxmodel.py", "hub/quantising.py"},
     "ai_edge_litert": {"node/runtimes/litert.py", "hub/litert.py"},
     "iotcore": {"hub/broker.py"},
-    "pyarrow": {"hub/reference.py"},
+    "pyarrow": {"hub/exported.py", "hub/reference.py"},
+    "matplotlib": {"hub/cli/plots.py"},
+    "urllib3": {"hub/webhooks.py"},
     "sqlite3": {"node/store.py"},
     "yaml": {"schemas/generate.py"},
 }

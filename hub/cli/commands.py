@@ -13,6 +13,7 @@ from hub.cli.enroll import enroll
 from hub.cli.drift import drift
 from hub.cli.errors import ReaderGone
 from hub.cli.export import export
+from hub.cli.export_windows import export_windows
 from hub.cli.init import init
 from hub.cli.nodes import nodes
 from hub.cli.plan import ledger, plan
@@ -59,5 +60,5 @@ def command() -> None:
     """
 
 
-for _verb in (init, serve, publish, check, plan, rollout, ledger, nodes, releases, drift, export, watch, renew, ca, enroll, completion):
+for _verb in (init, serve, publish, check, plan, rollout, ledger, nodes, releases, drift, export, export_windows, watch, renew, ca, enroll, completion):
     command.add_command(_verb)

@@ -21,6 +21,7 @@ from schemas.errors import Refused
 from schemas.insight import Alert, Drift, SignalDrift
 
 SIGNALS_SHOWN = 4  # in a line of the table; all are in --json
+HISTORY_COLUMNS = ["model", "version", "cohort", "state", "since", "found", "over", "signals"]
 COLUMNS = ["model", "version", "cohort", "state", "since", "signals", "evidence", "newest", "windows"]
 
 
@@ -54,7 +55,12 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
     if since is not None:
         rows = _history(findings, rows, model, cohort, since)
     table = [{**row, **_for_people(row)} for row in rows]
-    show(rows if as_json else table, COLUMNS, as_json=as_json, empty="Nothing drifts." if since else "No interval has been tested yet.")
+    show(
+        rows if as_json else table,
+        COLUMNS if since is None else HISTORY_COLUMNS,
+        as_json=as_json,
+        empty="Nothing drifts." if since else "No interval has been tested yet.",
+    )
     if lasting:
         raise Ended(Exit.DRIFTS, "an alarm lasts", printed=True)
 
@@ -149,11 +155,8 @@ def _signal(found: SignalDrift, now: SignalDrift | None) -> dict[str, Any]:
 def _for_people(row: dict[str, Any]) -> dict[str, Any]:
     signals = [f"{one['name']} {_way(one['direction'])} {one['size']:.2f} sd" for one in row["signals"]]
     more = [f"and {len(signals) - SIGNALS_SHOWN} more"] if len(signals) > SIGNALS_SHOWN else []
-    found: dict[str, Any] = {
-        "signals": [*signals[:SIGNALS_SHOWN], *more],
-        "since": _short(row["since"]),
-        "newest": _short(row.get("newest")),
-    }
+    found: dict[str, Any] = {"signals": [*signals[:SIGNALS_SHOWN], *more]}
+    found |= {name: _short(row[name]) for name in ("since", "newest", "found", "over") if name in row}
     if row.get("evidence") is not None and row.get("evidence_needed") is not None:
         found["evidence"] = f"{row['evidence']:.1f} of {row['evidence_needed']:.1f}"
     return found

@@ -57,6 +57,13 @@ class Story:
     alarm: bool
     signals: tuple[Explained, ...]
 
+    @property
+    def summary(self) -> str:
+        """The period, and how much was counted in it."""
+        intervals = f"{self.intervals} interval{'' if self.intervals == 1 else 's'}"
+        counted = f"{self.window.windows} windows of nodes, about {self.window.rows:,} rows"
+        return f"{written(self.since)} to {written(self.until)} UTC: {intervals}, {counted}"
+
 
 @click.command()
 @click.argument("model", metavar="MODEL[@VERSION]")
@@ -137,7 +144,9 @@ def _story(
     if unknown:
         known = ", ".join(signal.name for signal in window.signals)
         raise Refused(Code.SETTINGS_INVALID, f"{model}@{manifest.version} has no signal {unknown[0]!r}; it has {known}")
-    chosen = names or _likeliest(findings, test, episode)
+    named = _named(findings, test) if episode is not None else []
+    chosen = names or named or _likeliest(test)
+    began = dict.fromkeys(named, episode.since) if episode is not None else {}
     return Story(
         model=model,
         version=manifest.version,
@@ -147,7 +156,7 @@ def _story(
         intervals=len(rows),
         window=window,
         alarm=episode is not None,
-        signals=tuple(_explained(compared[one], tests, test, episode) for one in chosen if one in compared),
+        signals=tuple(_explained(compared[one], tests, test, began.get(one)) for one in chosen if one in compared),
     )
 
 
@@ -185,26 +194,28 @@ def _test_of(tests: Sequence[Drift], moment: int | None) -> Drift:
     raise Refused(Code.REFERENCE_INVALID, f"no interval at {written(moment)} UTC was tested; there are some from {first} to {last}")
 
 
-def _likeliest(findings: Findings, test: Drift, episode: Episode | None) -> list[str]:
-    """Which signals to show where none is named."""
-    if episode is not None:
-        told = [one for one in standing.told(findings.alerts(test.model)) if one.raised.version == test.version]
-        mine = [one.raised for one in told if one.raised.cohort == test.cohort]
-        if mine and mine[-1].signals:
-            return [one.name for one in mine[-1].signals]
+def _named(findings: Findings, test: Drift) -> list[str]:
+    """The signals of the newest alarm of the stream."""
+    told = [one.raised for one in standing.told(findings.alerts(test.model))]
+    mine = [one for one in told if (one.version, one.cohort) == (test.version, test.cohort)]
+    return [one.name for one in mine[-1].signals] if mine else []
+
+
+def _likeliest(test: Drift) -> list[str]:
+    """Which signals to show where none is named and none is the alarm's."""
     ranked = sorted(test.signals, key=lambda one: (one.p_adjusted, -(one.evidence or 0.0)))
     alarmed = [one.name for one in ranked if one.p_adjusted < test.alpha]
     return alarmed or [one.name for one in ranked[:SIGNALS_DEFAULT]]
 
 
-def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, episode: Episode | None) -> Explained:
+def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, since: int | None) -> Explained:
     history = []
     for one in tests[-HISTORY_MAX:]:
         for signal in one.signals:
             if signal.name == comparison.name:
                 history.append((one.start, signal.size, signal.effect, signal.p_adjusted < one.alpha))
     newest = next(one for one in test.signals if one.name == comparison.name)
-    return Explained(comparison, tuple(history), newest, episode.since if episode is not None else None)
+    return Explained(comparison, tuple(history), newest, since)
 
 
 def _json(story: Story) -> dict[str, Any]:
@@ -235,12 +246,9 @@ def _json(story: Story) -> dict[str, Any]:
 
 def _print(story: Story) -> None:
     console = Console(highlight=False) if Console().is_terminal else Console(width=100, highlight=False)
-    period = f"{written(story.since)} to {written(story.until)} UTC"
     title = Text(f"{story.model} {story.version}, cohort {story.cohort}", style="bold")
     console.print(title.append(f"  {'drifts' if story.alarm else 'no alarm'}", style="bold red" if story.alarm else "green"))
-    console.print(
-        Text(f"{period}: {story.intervals} intervals, {story.window.windows} windows of nodes, about {story.window.rows} rows", style="dim")
-    )
+    console.print(Text(story.summary, style="dim"))
     for one in story.signals:
         console.print()
         for line in bars.lines(one.comparison, width=console.width):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub.cli.errors import Ended, Exit
-from hub.cli.moments import written
 from hub.core.compare import Comparison, in_words
 
 if TYPE_CHECKING:
@@ -42,14 +41,10 @@ def draw(story: "Story", path: Path, kind: str) -> None:
     figure, grid = pyplot.subplots(
         count, 2, figsize=(INCHES_WIDE, INCHES_A_SIGNAL * count + 0.6), squeeze=False, width_ratios=[3, 2], layout="constrained"
     )
-    figure.suptitle(
-        f"{story.model} {story.version}, cohort {story.cohort}: {written(story.since)} to {written(story.until)} UTC\n"
-        f"{story.intervals} intervals, {story.window.windows} windows of nodes, about {story.window.rows:,} rows",
-        fontsize=10,
-    )
+    figure.suptitle(f"{story.model} {story.version}, cohort {story.cohort}\n{story.summary}", fontsize=10)
     for number, one in enumerate(story.signals):
         _histogram(grid[number][0], one.comparison, legend=number == 0)
-        _over_time(grid[number][1], one, since=story.since if story.alarm else None)
+        _over_time(grid[number][1], one)
     _save(figure, path, kind)
     pyplot.close(figure)
 
@@ -77,7 +72,8 @@ def _histogram(axes: Any, comparison: Comparison, *, legend: bool) -> None:
         axes.legend(fontsize=7, frameon=False)
 
 
-def _over_time(axes: Any, one: "Explained", *, since: int | None) -> None:
+def _over_time(axes: Any, one: "Explained") -> None:
+    since = one.since
     moments = [datetime.fromtimestamp(start, UTC) for start, _, _, _ in one.history]
     sizes = [size for _, size, _, _ in one.history]
     axes.plot(moments, sizes, color=COUNTED, linewidth=1, marker=".", markersize=3)

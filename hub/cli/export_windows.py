@@ -1,0 +1,79 @@
+"""`fleetcast export-windows`: merged windows as Parquet, for whoever analyses them with tools of their own."""
+
+from functools import cache
+from pathlib import Path
+
+import click
+
+from hub.blockstore import BlockStore
+from hub.cli.moments import MOMENT, iso
+from hub.cli.options import check_model, dir_option, json_option, open_store, show_one
+from hub.cli.progress import progress
+from hub.findings import Asked, Findings
+from hub.service import shown
+from hub.service.releases import Releases
+from hub.settings import load
+from hub.trust import Repository
+from schemas.errors import Refused
+from schemas.manifest import Manifest
+
+
+@click.command("export-windows")
+@click.option("--model", required=True, help="Whose windows.")
+@click.option("--cohort", help="Only this cohort.")
+@click.option("--since", type=MOMENT, help="Intervals that began then or later.")
+@click.option("--until", type=MOMENT, help="And before this moment.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file; what is there is replaced.")
+@dir_option
+@json_option
+def export_windows(model: str, cohort: str | None, since: int | None, until: int | None, out: Path, directory: Path, as_json: bool) -> None:
+    """Write merged windows into a Parquet file, one row a bin.
+
+    Intervals of fewer nodes than `cohort_nodes_min` are left out, as everywhere.
+
+    \b
+    Examples:
+      fleetcast export-windows --model delay --out delay.parquet
+      fleetcast export-windows --model delay --since 30d --cohort nyc --out delay.parquet
+      duckdb -c "SELECT signal, bin, sum(count), sum(expected) FROM 'delay.parquet' GROUP BY ALL ORDER BY ALL"
+    """
+    from hub import exported  # noqa: PLC0415  # pyarrow is slow to import, and --help does not need it
+
+    repository = Repository(directory / "trust")
+    check_model(repository, model)
+    releases = Releases(repository, BlockStore(directory / "blocks"))
+
+    @cache
+    def manifest_of(release: bytes) -> Manifest | None:
+        try:
+            return releases.find(release)[1]
+        except Refused:  # of another hub's time: what its bins were is not known any more
+            return None
+
+    findings = Findings(open_store(directory).database)
+    asked = Asked(model, cohort, since=since, until=until, windows_min=load(directory).cohort_nodes_min)
+    total, skipped, written = findings.count(asked), 0, 0
+    first: int | None = None
+    last: int | None = None
+    with progress() as tell, exported.writing(out) as file:
+        for done, row in enumerate(findings.intervals(asked), 1):
+            manifest = manifest_of(row.release)
+            if manifest is None or manifest.baseline is None:
+                skipped += 1
+            else:
+                file.add(shown.merged(row, manifest))
+                written += 1
+                first, last = row.start if first is None else first, row.start
+            tell("intervals", done, max(total, done))
+    show_one(
+        {
+            "file": str(out),
+            "bytes": out.stat().st_size,
+            "rows": file.rows,
+            "intervals": written,
+            "of_unknown_releases": skipped,
+            "first": iso(first),
+            "last": iso(last),
+        },
+        as_json=as_json,
+    )
