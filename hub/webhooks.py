@@ -76,8 +76,9 @@ def read_secret(path: Path) -> bytes:
     return secret
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: urllib3.exceptions.HTTPError) -> str:
+    if isinstance(error, urllib3.exceptions.NewConnectionError):
+        return str(error).rsplit("] ", 1)[-1].lower()  # "connection refused", without addresses in memory
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "no answer in time"
-    text = str(getattr(error, "reason", None) or error)
-    return text.rsplit(": ", 1)[-1] if text.startswith("<") else text
+    return str(error).removeprefix("(").split(" object at ")[0]
