@@ -14,7 +14,7 @@ from schemas.enrolment import (
     SignedStatement,
     Statement,
 )
-from schemas.insight import Alert, Drift, MergedWindow, SignalCounts, SignalDrift
+from schemas.insight import Alert, Drift, DriftEvidence, Found, MergedWindow, SignalCounts, SignalDrift
 from schemas.manifest import Block, File, Golden, Index, Limits, Manifest, Payload, Requirements, Tensor, Variant
 from schemas.names import sha256
 from schemas.parcel import Parcel
@@ -101,7 +101,64 @@ RECEIPT = Receipt(
     since=NOON + 50,
     evidence=Evidence(golden_error_max=0.02, golden_rows=64, load_ms=41.5, latency_ms=0.8, memory_bytes=48 * 2**20, bytes_received=63_282),
 )
-_DRIFT_SIGNAL = SignalDrift(name="wind_speed", p_value=1e-9, p_adjusted=2e-9, effect=1.75, size=1.8, direction="higher")
+_DRIFT_SIGNAL = SignalDrift(
+    name="wind_speed",
+    p_value=1e-9,
+    p_adjusted=2e-9,
+    effect=1.75,
+    size=1.8,
+    direction="higher",
+    evidence=8.4,
+    since=NOON - 86_400,
+    effect_since=1.5,
+    size_since=1.55,
+    direction_since="higher",
+)
+_MERGED = MergedWindow(
+    model="delay",
+    version="1.2.0",
+    cohort="nyc",
+    start=NOON,
+    seconds=86_400,
+    windows=6,
+    rows=812,
+    noise_sd=27.4,
+    epsilon=1.0,
+    delta=1e-6,
+    signals=(
+        SignalCounts(name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)),
+    ),
+)
+_DRIFT = Drift(
+    model="delay",
+    version="1.2.0",
+    cohort="nyc",
+    start=NOON,
+    seconds=86_400,
+    windows=6,
+    alarm=True,
+    alpha=0.01,
+    signals=(_DRIFT_SIGNAL,),
+    alarm_kind="both",
+    evidence=8.1,
+    evidence_needed=3.3,
+    streams=2,
+    episode="raised",
+    since=NOON - 86_400,
+)
+_ALERT = Alert(
+    kind="drift",
+    at=NOON + 90_000,
+    model="delay",
+    version="1.2.0",
+    cohort="nyc",
+    code="drift",
+    text="delay 1.2.0 drifts in cohort nyc: wind_speed is higher by 1.80 sd (p 2e-09)",
+    signals=(_DRIFT_SIGNAL,),
+    since=NOON - 86_400,
+    alarm_kind="both",
+)
+_FOUND = Found(alert=_ALERT, drift=_DRIFT, window=_MERGED)
 
 _SIGNATURE = b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)
 STATEMENT = Statement(fleet="plant", nonce=sha256(b"drawn by the device"), at=NOON)
@@ -157,43 +214,12 @@ EXAMPLES: tuple[Document, ...] = (
         counts=bytes([3, 250, 1, 2, 0, 255, 7, 128]) + (1_000).to_bytes(4, "little"),
     ),
     SignalCounts(name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)),
-    MergedWindow(
-        model="delay",
-        version="1.2.0",
-        cohort="nyc",
-        start=NOON,
-        seconds=86_400,
-        windows=6,
-        rows=812,
-        noise_sd=27.4,
-        epsilon=1.0,
-        delta=1e-6,
-        signals=(
-            SignalCounts(
-                name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)
-            ),
-        ),
-    ),
+    _MERGED,
     _DRIFT_SIGNAL,
-    Drift(
-        model="delay",
-        version="1.2.0",
-        cohort="nyc",
-        start=NOON,
-        seconds=86_400,
-        windows=6,
-        alarm=True,
-        alpha=0.01,
-        signals=(_DRIFT_SIGNAL,),
-    ),
-    Alert(
-        kind="drift",
-        at=NOON + 90_000,
-        model="delay",
-        cohort="nyc",
-        text="delay 1.2.0 in cohort nyc: wind_speed is higher than its reference.",
-        signals=(_DRIFT_SIGNAL,),
-    ),
+    _DRIFT,
+    _ALERT,
+    _FOUND,
+    DriftEvidence(id=f"plant.17.{_ALERT.at}", fleet="plant", model="delay", at=_ALERT.at + 60, findings=(_FOUND,)),
     AuthorityCertificate(certificate=b"0\x82\x01\x9a (X.509)", root=sha256(b"the first root")),
     Hello(nonce=STATEMENT.nonce),
     STATEMENT,
@@ -214,4 +240,60 @@ EXAMPLES: tuple[Document, ...] = (
         trust=b"(\xb5/\xfd (an encoded trust bundle)",
     ),
     EnrolmentRefused(code="enrolment.token", reason="the token for node 'gate-17' was used already, by another device's key"),
+)
+
+# What else consumers read, by a name for each: an interval without drift, and alerts of other kinds.
+MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
+    (
+        "quiet",
+        Drift(
+            model="delay",
+            version="1.2.0",
+            cohort="nyc",
+            start=NOON - 3 * 86_400,
+            seconds=86_400,
+            windows=6,
+            alarm=False,
+            alpha=0.01,
+            signals=(
+                SignalDrift(name="wind_speed", p_value=0.41, p_adjusted=0.82, effect=0.04, size=0.0, direction="shape", evidence=-0.3),
+            ),
+            evidence=-0.2,
+            evidence_needed=3.3,
+            streams=2,
+        ),
+    ),
+    (
+        "drift_over",
+        Alert(
+            kind="drift_over",
+            at=NOON + 10 * 86_400,
+            model="delay",
+            version="1.2.0",
+            cohort="nyc",
+            code="drift.over",
+            text="delay 1.2.0 no longer drifts in cohort nyc",
+        ),
+    ),
+    (
+        "rollout_halted",
+        Alert(
+            kind="rollout_halted",
+            at=NOON + 4000,
+            model="delay",
+            code="halted",
+            text="rollout of delay 1.2.0 halted at 10 %: 3 of 20 nodes refused it or rolled back, at most 5% may",
+        ),
+    ),
+    (
+        "node_silent",
+        Alert(
+            kind="node_silent",
+            at=NOON + 5000,
+            node="gate-17",
+            cohort="nyc",
+            code="silent",
+            text="node gate-17 was not heard from for 3600 s",
+        ),
+    ),
 )

@@ -16,8 +16,8 @@ from schemas.bundle import ModelBundle, TrustBundle
 from schemas.document import Document
 from schemas.enrolment import ENDPOINTS, TOKEN_PREFIX
 from schemas.errors import Code, Refused
-from schemas.examples import EXAMPLES
-from schemas.insight import Alert, Drift, MergedWindow
+from schemas.examples import EXAMPLES, MORE_EXAMPLES
+from schemas.insight import Alert, Drift, DriftEvidence, Found, MergedWindow
 from schemas.lifecycle import EVENTS, MOVES, STATES
 from schemas.meanings import MEANINGS
 from schemas.receipt import SealedReceipt
@@ -43,6 +43,7 @@ CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "drift": (Drift, JSON),
     "alert": (Alert, JSON),
 }
+JSON_BESIDE = {DriftEvidence, Found}  # that travel by webhook
 LEVELS = {"model": ("model",), "block": ("digest",), "telemetry": ("model", "cohort"), "windows": ("model",), "drift": ("model",)}
 LEVEL_MEANS = {
     "fleet": "the fleet's name",
@@ -69,7 +70,7 @@ def json_schema(kind: type[Document]) -> dict[str, Any]:
     schema: dict[str, Any] = _tidy(kind.model_json_schema(by_alias=True))
     for name, field in kind.model_fields.items():
         schema["properties"][field.alias or name]["title"] = name
-    if kind not in {document for document, content in CARRIES.values() if content == JSON}:
+    if kind not in JSON_BESIDE | {document for document, content in CARRIES.values() if content == JSON}:
         tag = {"const": f"{kind.schema_name}/{kind.schema_version}", "title": "schema name and version"}
         schema["properties"] = {"@": tag, **schema["properties"]}
         schema["required"] = ["@", *schema.get("required", [])]
@@ -81,6 +82,7 @@ def as_json(document: Document) -> dict[str, Any]:
     """The document as its JSON Schema describes it."""
     fields: dict[str, Any] = document.model_dump(mode="json", by_alias=True, exclude_none=True)
     content = {kind: content for kind, content in CARRIES.values() if kind}.get(type(document), MSGPACK)
+    content = JSON if type(document) in JSON_BESIDE else content
     tag = {} if content == JSON else {"@": f"{document.schema_name}/{document.schema_version}"}
     return {**tag, **{name: _without_nothing(value) for name, value in fields.items()}}
 
@@ -273,7 +275,11 @@ def _message(kind: topics.TopicKind) -> dict[str, Any]:
             "schemaFormat": "application/schema+json;version=2020-12",
             "schema": {"$ref": f"./json/{document.schema_name}.json"},
         },
-        "examples": [{"name": document.schema_name, "payload": as_json(EXAMPLE_OF[document])}],
+        "examples": [
+            {"name": name, "payload": as_json(example)}
+            for name, example in [(document.schema_name, EXAMPLE_OF[document]), *MORE_EXAMPLES]
+            if type(example) is document
+        ],
     }
 
 

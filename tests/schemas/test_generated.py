@@ -8,7 +8,7 @@ from jsonschema import Draft202012Validator
 
 from schemas import codec, topics
 from schemas.document import Document
-from schemas.examples import EXAMPLES
+from schemas.examples import EXAMPLES, MORE_EXAMPLES
 from schemas.generate import CARRIES, LEVELS, as_json, json_schema, main, outputs, stale, write
 
 CHECKOUT = Path(__file__).parents[2]
@@ -115,9 +115,11 @@ def test_an_example_in_the_asyncapi_document_is_a_real_message() -> None:
 
     for name, (kind, _) in CARRIES.items():
         if kind is not None:
-            (example,) = api["components"]["messages"][name]["examples"]
+            example, *more = api["components"]["messages"][name]["examples"]
 
             assert example["payload"] == as_json(by_name[kind.schema_name])
+            assert [one["payload"] for one in more] == [as_json(one) for _, one in MORE_EXAMPLES if type(one) is kind]
+            assert all(Draft202012Validator(json_schema(kind)).is_valid(one["payload"]) for one in more)
             assert len(codec.encode(by_name[kind.schema_name])) <= kind.bytes_max
 
 
