@@ -1,0 +1,120 @@
+"""A rollout's gate with the detectors' own findings: new drift of the release halts it, the world's older drift does not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hub.core import fleet
+from hub.service.controller import Controller
+from hub.service.notes import Notes
+from schemas import codec
+from schemas.manifest import Manifest
+from schemas.rollout import Rollout
+from schemas.state import Profile, State
+from tests.hub.drifted import Days
+
+
+class Gate:
+    """Days that pass, two releases, ten nodes of two cohorts, and the controller."""
+
+    def __init__(self, directory: Path) -> None:
+        self.days = Days(directory)
+        self.old, self.new = self.days.publish("1.0.0"), self.days.publish("1.1.0")
+        self.nodes = {f"n{number}": self.node(f"n{number}", "nyc" if number < 5 else "bos") for number in range(10)}
+        self.controller = Controller(
+            repository=self.days.fleet.repository,
+            store=self.days.store,
+            notes=Notes(self.days.store, say=lambda alert: None, clock=lambda: self.days.now),
+            nodes=self.nodes,
+            signer=self.days.fleet.online[2],
+            random_bytes=bytes,
+            wall=lambda: self.days.now,
+            monotonic=lambda: self.days.now,
+        )
+
+    def node(self, name: str, cohort: str) -> fleet.Node:
+        profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"city": cohort})
+        state = State(node=name, session=1, status="online", at=1, public_key=b"k", cohort=cohort, profile=profile)
+        return fleet.Node(state, "online", 1, 2**39, b"k")
+
+    def day(self, number: int, manifest: Manifest, *, shift: float, cohort: str = "nyc") -> None:
+        self.days.hear(manifest, number, shift=shift, cohort=cohort)
+        self.days.settle()
+        self.controller.tick()
+
+    def ask(self, kind: str, **body: object) -> None:
+        self.days.store.add_command(kind, "delay", json.dumps(body))
+        self.controller.tick()
+
+    @property
+    def state(self) -> str:
+        (row,) = self.days.store.rollout_rows()
+        return codec.decode(Rollout, row.document).state
+
+    @property
+    def reason(self) -> str:
+        return self.days.store.rollout_rows()[0].reason
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "fleet")
+
+
+def test_drift_that_the_new_release_is_the_first_to_show_halts_its_rollout(gate: Gate) -> None:
+    gate.day(0, gate.old, shift=0.0)
+    gate.ask("start", version="1.1.0", stages=[50, 100])
+    before = gate.state
+    gate.day(1, gate.new, shift=1.0)
+
+    assert (before, gate.state) == ("running", "halted")
+    assert gate.reason == "1.1.0 raised a drift alarm in cohort nyc: delay"
+    assert [one.alert.kind for one in gate.days.store.alerts()] == ["drift", "rollout_halted"]
+
+
+def test_drift_that_lasted_before_it_began_does_not_halt_it(gate: Gate) -> None:
+    for day in range(3):
+        gate.day(day, gate.old, shift=1.0)
+    gate.ask("start", version="1.1.0", stages=[50, 100])
+    for day in range(3, 6):
+        gate.day(day, gate.new, shift=1.0)
+
+    assert gate.state == "running"
+    assert [(one.alert.kind, one.alert.version) for one in gate.days.store.alerts()] == [("drift", "1.0.0"), ("drift", "1.1.0")]
+
+
+def test_the_same_drift_in_a_cohort_that_had_none_does(gate: Gate) -> None:
+    gate.day(0, gate.old, shift=1.0, cohort="nyc")
+    gate.ask("start", version="1.1.0", stages=[50, 100])
+    gate.day(1, gate.new, shift=1.0, cohort="bos")
+
+    assert gate.state == "halted"
+
+
+def test_a_cohort_that_the_rollout_does_not_address_is_not_its_fault(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[50, 100], labels={"city": "bos"})
+    gate.day(1, gate.new, shift=1.0, cohort="nyc")
+    before = gate.state
+    gate.day(2, gate.new, shift=1.0, cohort="bos")
+
+    assert (before, gate.state) == ("running", "halted")
+
+
+def test_who_resumes_has_seen_the_drift_and_it_does_not_halt_again_while_it_lasts(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[50, 100])
+    gate.day(1, gate.new, shift=1.0)
+    halted = gate.state
+    gate.days.now += 1
+    gate.ask("resume")
+    for day in range(2, 5):
+        gate.day(day, gate.new, shift=1.0)
+
+    assert (halted, gate.state) == ("halted", "running")
+
+
+def test_a_gate_that_does_not_look_at_drift_does_not(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[50, 100], gate={"halt_on_drift": False})
+    gate.day(1, gate.new, shift=1.0)
+
+    assert gate.state == "running"
