@@ -46,7 +46,7 @@ SCHEMA = pa.schema(
 class Writer:
     """An open file; `add` windows, and it is in its place when the block that `writing` gives ends well."""
 
-    def __init__(self, target: Any) -> None:
+    def __init__(self, target: str) -> None:
         self._file = pq.ParquetWriter(target, SCHEMA, compression=CODEC)
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self.rows = 0
@@ -94,6 +94,11 @@ class Writer:
         self.flush()
         self._file.close()
 
+    def abandon(self) -> None:
+        """Let go of the file as it is."""
+        with contextlib.suppress(Exception):  # it is removed anyway, whatever it says
+            self._file.close()
+
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Writer]:
@@ -107,15 +112,15 @@ def writing(path: Path) -> Iterator[Writer]:
             pass
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be written: {error.strerror}") from None
+    writer = Writer(partial.name)
     try:
-        with Path(partial.name).open("wb") as file:
-            writer = Writer(file)
-            yield writer
-            writer.close()
-            file.flush()
+        yield writer
+        writer.close()
+        with Path(partial.name).open("rb") as file:
             os.fsync(file.fileno())
         Path(partial.name).chmod(0o644)
         Path(partial.name).replace(path)
     except BaseException:
+        writer.abandon()
         Path(partial.name).unlink(missing_ok=True)
         raise

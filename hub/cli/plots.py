@@ -1,6 +1,5 @@
 """The same pictures as files, with matplotlib, which is an extra: `pip install 'fleetcast[plots]'`."""
 
-import importlib.util
 import os
 import tempfile
 from datetime import UTC, datetime
@@ -25,8 +24,10 @@ def check_installed() -> None:
     Raises:
         Ended: there is not; the sentence says what to install.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Ended(Exit.USAGE, "--png and --svg draw with matplotlib, which is not installed: pip install 'fleetcast[plots]'")
+    try:
+        import matplotlib as mpl  # noqa: PLC0415, F401
+    except ModuleNotFoundError:
+        raise Ended(Exit.USAGE, "--png and --svg draw with matplotlib, which is not installed: pip install 'fleetcast[plots]'") from None
 
 
 def draw(story: "Story", path: Path, kind: str) -> None:

@@ -247,9 +247,15 @@ def test_an_export_that_breaks_off_leaves_the_old_file(tmp_path: Path, drifting:
     target = tmp_path / "w.parquet"
     target.write_bytes(b"old")
     window = next(iter(_windows(drifting)))
-    with pytest.raises(ValueError, match="zip"), exported.writing(target) as file:
-        file.add(window)
-        file.add(window.model_copy(update={"signals": (window.signals[0].model_copy(update={"expected": ()}),)}))
+    broken = window.model_copy(update={"signals": (window.signals[0].model_copy(update={"expected": ()}),)})
+
+    def write() -> None:
+        with exported.writing(target) as file:
+            file.add(window)
+            file.add(broken)
+
+    with pytest.raises(ValueError, match="zip"):
+        write()
 
     assert target.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["w.parquet"]
