@@ -7,13 +7,16 @@ STAMP := $(VENV)/.installed
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-slm test test-oracle check format bench bench-delivery bench-node bench-drift generate lock clean
+.PHONY: help demo demo-loop demo-slm test test-oracle check format bench bench-delivery bench-node bench-drift generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMP)  ## a fleet of six nodes, real data, every claim checked; writes demo-report.json
 	$(BIN)/python -m deploy.demo
+
+demo-loop: $(STAMP)  ## drift closes the loop: found, retrained, canary, gate, all; writes demo-loop-report.json; 4 minutes
+	$(BIN)/python -W ignore -m deploy.demo.loop
 
 demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced under load; writes demo-slm-report.json
 	$(BIN)/python -m deploy.demo_slm
@@ -60,8 +63,8 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	  requirements/peers.in --output-file requirements/peers.txt
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .demo .demo-slm .bench .oracle demo-report.json demo-slm-report.json .pytest_cache .mypy_cache .ruff_cache
-	rm -rf .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .demo .demo-slm .bench .oracle demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
+	rm -rf .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp carries the dates of what it was made from; a half-made environment has none and is made again.

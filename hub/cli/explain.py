@@ -16,7 +16,6 @@ from hub.cli.moments import MOMENT, iso, written
 from hub.cli.options import check_model, dir_option, json_option, open_store
 from hub.core import standing
 from hub.core.compare import Comparison, compare
-from hub.core.drift import ALPHA
 from hub.core.episodes import Episode
 from hub.findings import Asked, Findings
 from hub.rows import StreamRow
@@ -55,6 +54,7 @@ class Story:
     intervals: int
     window: MergedWindow
     alarm: bool
+    alpha: float
     signals: tuple[Explained, ...]
 
     @property
@@ -156,6 +156,7 @@ def _story(
         intervals=len(rows),
         window=window,
         alarm=episode is not None,
+        alpha=test.alpha,
         signals=tuple(_explained(compared[one], tests, test, began.get(one)) for one in chosen if one in compared),
     )
 
@@ -257,6 +258,6 @@ def _print(story: Story) -> None:
             console.print(line, no_wrap=True, crop=True)
     console.print()
     console.print(
-        Text(f"bar: what was counted, with ± 2 sd of noise and sampling; | the reference. An alarm is p < {ALPHA:g}, or", style="dim")
+        Text(f"bar: what was counted, with ± 2 sd of noise and sampling; | the reference. An alarm is p < {story.alpha:g}, or", style="dim")
     )
     console.print(Text("evidence over time; both know how much ordinary days differ, which this picture does not show.", style="dim"))
