@@ -23,8 +23,9 @@ from hub.service.releases import Releases
 from hub.store import EventRow
 from schemas.insight import DriftEvidence
 from schemas.manifest import Manifest
+from tests import brokers
 from tests.hub.drifted import BEGIN, DAY, Days
-from tests.hub.hubs import until
+from tests.hub.hubs import Device, Fleet, until
 from tests.hub.receiving import receiving
 
 KEEP = "import sys,os,json; open('got.json','w').write(sys.stdin.read()); json.dump(dict(os.environ), open('env.json','w'))"
@@ -273,3 +274,24 @@ def test_much_input_that_is_not_read_and_much_output_block_nothing(tmp_path: Pat
 
     assert outcome.exit_code == 0
     assert outcome.tail.endswith("end")
+
+
+def test_a_running_hub_tells_its_webhook_and_one_that_hangs_keeps_no_message_waiting(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path / "fleet")
+    manifest = fleet.publish("1.0.0")
+    with receiving(lambda got: "hang") as slow, receiving() as quick, brokers.running("embedded", tmp_path / "broker") as broker:
+        secret = quick.secret_file(tmp_path)
+        given = [Webhook(url=one.url, secret_file=secret, name=name, timeout_seconds=5) for name, one in (("slow", slow), ("quick", quick))]
+        with fleet.hub(broker, webhooks=tuple(given)):
+            device = Device.connect("node-a", broker, fleet)
+            for _ in range(5):
+                device.window(manifest, [0, 0, 0, 0, 0, 0, 0, 400, 0])
+            until("the webhook", lambda: quick.got)
+            until("the other's attempt", lambda: slow.got)
+            device.sign("serving", manifest)
+            until("a receipt while one hangs", lambda: fleet.store.receipts("delay"))
+            slow.released.set()
+
+    assert quick.got[0].genuine
+    assert (quick.got[0].document["kind"], quick.got[0].document["version"]) == ("drift", "1.0.0")
+    assert {one.name: one.waiting for one in Outbox(fleet.store.database).receivers()} == {"webhook quick": 0, "webhook slow": 1}
