@@ -8,6 +8,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ssl
 from pathlib import Path
 
 import urllib3
@@ -20,12 +21,16 @@ PREFIX = "whsec_"
 
 
 class Poster:
-    """Posts to one URL; redirects are not followed, for they would lead a signed message astray."""
+    """Posts to one URL; redirects are not followed, for they would lead a signed message astray.
+
+    Raises:
+        Refused: the authority's certificate cannot be read.
+    """
 
     def __init__(self, url: str, secret: bytes, *, ca_file: str = "", timeout_seconds: float = 10.0) -> None:
         self._url, self._secret = url, secret
         self._timeout = urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds)
-        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False, ca_certs=ca_file or None)
+        self._pool = urllib3.PoolManager(num_pools=1, maxsize=1, retries=False, ssl_context=_context(ca_file))
 
     def post(self, message_id: str, body: bytes, *, timestamp: int) -> None:
         """Deliver one message.
@@ -45,6 +50,13 @@ class Poster:
         if not 200 <= status < 300:
             hint = ", and redirects are not followed" if 300 <= status < 400 else ""
             raise Unreachable(f"{self._url} answered {status}{hint}")
+
+
+def _context(ca_file: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file or None)
+    except OSError as error:  # an SSLError is one too
+        raise Refused(Code.SETTINGS_INVALID, f"ca_file {ca_file}: {error.strerror or error}") from None
 
 
 def signed(secret: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:

@@ -93,7 +93,7 @@ class Alert(Document):
 
     schema_name = "alert"
     bytes_max = MIB
-    kind: Literal["drift", "drift_over", "rollout_halted", "node_silent", "refused", "key_expiring"]
+    kind: Literal["drift", "drift_over", "rollout_halted", "node_silent", "refused", "key_expiring", "test"]
     at: Seconds
     model: ModelName | None = None
     cohort: Cohort | None = None

@@ -14,6 +14,7 @@ from hub.cli.drift import drift
 from hub.cli.errors import ReaderGone
 from hub.cli.export import export
 from hub.cli.export_windows import export_windows
+from hub.cli.hooks import hooks
 from hub.cli.init import init
 from hub.cli.nodes import nodes
 from hub.cli.plan import ledger, plan
@@ -60,5 +61,24 @@ def command() -> None:
     """
 
 
-for _verb in (init, serve, publish, check, plan, rollout, ledger, nodes, releases, drift, export, export_windows, watch, renew, ca, enroll, completion):
+for _verb in (
+    init,
+    serve,
+    publish,
+    check,
+    plan,
+    rollout,
+    ledger,
+    nodes,
+    releases,
+    drift,
+    export,
+    export_windows,
+    hooks,
+    watch,
+    renew,
+    ca,
+    enroll,
+    completion,
+):
     command.add_command(_verb)
