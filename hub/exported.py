@@ -18,6 +18,7 @@ from schemas.insight import MergedWindow
 
 GROUP_ROWS = 65_536  # of a row group, about 3 MiB in memory: what readers skip by, too
 CODEC = "zstd"
+SHARED = ("model", "version", "cohort", "start", "seconds", "windows", "rows", "noise_sd", "epsilon", "delta")  # by all bins of a window
 SCHEMA = pa.schema(
     [
         ("model", pa.dictionary(pa.int32(), pa.string())),
@@ -53,29 +54,26 @@ class Writer:
 
     def add(self, window: MergedWindow) -> None:
         """One merged window more."""
-        shared = window.model_dump(
-            include={"model", "version", "cohort", "start", "seconds", "windows", "rows", "noise_sd", "epsilon", "delta"}
-        )
+        shared = {name: getattr(window, name) for name in SHARED}
         for signal in window.signals:
-            bounds = [None, *signal.edges, None]
-            for number, (count, expected) in enumerate(zip(signal.counts, signal.expected, strict=True)):
-                other = number == len(signal.counts) - 1
-                numeric = signal.kind == "numeric" and not other
-                category = str(signal.categories[number]) if signal.kind == "categorical" and not other else None
-                row = {
-                    **shared,
-                    "signal": signal.name,
-                    "kind": signal.kind,
-                    "bin": number,
-                    "lower": bounds[number] if numeric else None,
-                    "upper": bounds[number + 1] if numeric else None,
-                    "category": category,
-                    "other": other,
-                    "count": count,
-                    "expected": expected,
-                }
-                for name, values in self._columns.items():
-                    values.append(row[name])
+            bins = len(signal.counts)
+            numeric = signal.kind == "numeric"
+            columns: dict[str, list[Any]] = {
+                **{name: [value] * bins for name, value in shared.items()},
+                "signal": [signal.name] * bins,
+                "kind": [signal.kind] * bins,
+                "bin": list(range(bins)),
+                "lower": [None, *signal.edges, None] if numeric else [None] * bins,
+                "upper": [*signal.edges, None, None] if numeric else [None] * bins,
+                "category": [None] * bins if numeric else [*map(str, signal.categories), None],
+                "other": [False] * (bins - 1) + [True],
+                "count": list(signal.counts),
+                "expected": list(signal.expected),
+            }
+            if {len(values) for values in columns.values()} != {bins}:
+                raise ValueError(f"signal {signal.name} has {bins} counts, and its bins are another number")
+            for name, values in columns.items():
+                self._columns[name].extend(values)
         if len(self._columns["bin"]) >= GROUP_ROWS:
             self.flush()
 
