@@ -114,6 +114,9 @@ _DRIFT_SIGNAL = SignalDrift(
     size_since=1.55,
     direction_since="higher",
 )
+_COUNTS = SignalCounts(
+    name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)
+)
 _MERGED = MergedWindow(
     model="delay",
     version="1.2.0",
@@ -125,9 +128,7 @@ _MERGED = MergedWindow(
     noise_sd=27.4,
     epsilon=1.0,
     delta=1e-6,
-    signals=(
-        SignalCounts(name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)),
-    ),
+    signals=(_COUNTS,),
 )
 _DRIFT = Drift(
     model="delay",
@@ -213,7 +214,7 @@ EXAMPLES: tuple[Document, ...] = (
         rows=812,
         counts=bytes([3, 250, 1, 2, 0, 255, 7, 128]) + (1_000).to_bytes(4, "little"),
     ),
-    SignalCounts(name="wind_speed", kind="numeric", edges=(5.75, 11.5), counts=(101, 240, 470, 2), expected=(249.8, 312.3, 246.7, 3.1)),
+    _COUNTS,
     _MERGED,
     _DRIFT_SIGNAL,
     _DRIFT,

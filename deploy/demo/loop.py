@@ -9,13 +9,10 @@ import hashlib
 import hmac
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,13 +22,13 @@ import numpy as np
 import pandas as pd
 
 from deploy.demo import data, summer
-from deploy.demo.claims import Claims, act, console, say
-from deploy.demo.fleet import BIN, Fleet, until
-from deploy.demo.traffic import Answer, Client
+from deploy.demo.claims import Claims, act
+from deploy.demo.fleet import BIN, Fleet, Site, until
+from deploy.demo.telling import run
+from deploy.demo.traffic import Answer, Client, at_once
 
 CHECKOUT = Path(__file__).parents[2]
 DIRECTORY = Path(".demo").resolve() / "loop"
-REPORT = Path("demo-loop-report.json")
 AIRPORTS = ("EWR", "JFK", "LGA")
 WINTER, ORDINARY = (101, 331), (date(2013, 4, 1), 10)
 CHANGE, CHANGE_DAYS_MAX = date(2013, 5, 25), 20
@@ -151,25 +148,15 @@ class Loop:
         """Every site asks its own endpoint about its flights of a day."""
         number = day.month * 100 + day.day
         todays = self.flights[self.flights.date == number]
-        errors: list[BaseException] = []
 
-        def ask(site: Any) -> None:
+        def ask(site: Site) -> None:
             mine = todays[todays.origin == site.airport].iloc[int(site.name[-1]) - 1 :: 2]
             client = Client(site)
-            try:
-                for at in range(0, len(mine), 16):
-                    part = mine.iloc[at : at + 16]
-                    self.answers.setdefault(number, []).append((part, client.infer(summer.rows(part), event_time=data.noon(number))))
-            except Exception as error:  # carried to the main thread
-                errors.append(error)
+            for at in range(0, len(mine), 16):
+                part = mine.iloc[at : at + 16]
+                self.answers.setdefault(number, []).append((part, client.infer(summer.rows(part), event_time=data.noon(number))))
 
-        threads = [threading.Thread(target=ask, args=(site,)) for site in self.fleet.sites]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+        at_once(self.fleet.sites, ask)
 
     def tested(self, begin: date, count: int, *, version: str = "1.0.0") -> None:
         """Wait until the hub has tested the last of these days."""
@@ -318,32 +305,5 @@ def _number(day: date) -> int:
     return day.month * 100 + day.day
 
 
-def main() -> int:
-    """Tell the story; 0 when every claim held."""
-    began = time.monotonic()
-    shutil.rmtree(DIRECTORY, ignore_errors=True)
-    DIRECTORY.mkdir(parents=True)
-    passphrase = DIRECTORY / "passphrase"
-    passphrase.touch(mode=0o600)
-    passphrase.write_text("an operator's secret\n")
-    fleet, claims = Fleet(DIRECTORY / "fleet", passphrase), Claims()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    loop = Loop(fleet, claims)
-    try:
-        loop.tell()
-    except Exception as error:  # the report must say that the story broke off
-        (DIRECTORY / "broke-off.txt").write_text(traceback.format_exc())
-        claims.check("the demonstration ran to its end", False, f"{error} (details in {DIRECTORY / 'broke-off.txt'}, logs beside it)")
-    finally:
-        loop.end()
-        fleet.stop()
-        claims.write(REPORT)
-    act(0, "Result")
-    say(f"{len(claims.all) - len(claims.failed)} of {len(claims.all)} claims held, in {time.monotonic() - began:.0f} s; report in {REPORT}")
-    for claim in claims.failed:
-        console.print(f"  [bold red]failed:[/] {claim.claim}")
-    return 1 if claims.failed else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(DIRECTORY, Path("demo-loop-report.json"), Loop))

@@ -4,7 +4,8 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,24 +67,21 @@ class Client:
 
 def replay(sites: Sequence[Site], batches: dict[str, list[Floats]], *, event_time: float) -> int:
     """Send each site its rows of one day, all sites at once; the number of rows sent."""
-    errors: list[BaseException] = []
 
     def send(site: Site) -> None:
         client = Client(site)
-        try:
-            for inputs in batches[site.name]:
-                client.infer(inputs, event_time=event_time)
-        except Exception as error:  # carried to the main thread
-            errors.append(error)
+        for inputs in batches[site.name]:
+            client.infer(inputs, event_time=event_time)
 
-    threads = [threading.Thread(target=send, args=(site,)) for site in sites]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    at_once(sites, send)
     return sum(len(inputs) for site in sites for inputs in batches[site.name])
+
+
+def at_once(sites: Sequence[Site], send: Callable[[Site], None]) -> None:
+    """Do something at every site, all at the same time; the first error comes out."""
+    with ThreadPoolExecutor(len(sites)) as pool:
+        for done in [pool.submit(send, site) for site in sites]:
+            done.result()
 
 
 @dataclass(slots=True)
