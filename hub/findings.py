@@ -1,7 +1,7 @@
 """What the hub's database says of drift, to be asked by streams, periods and pages. Reads only; knows no statistics."""
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,26 +42,24 @@ class Findings:
                 query = query.where(column == value)
         return self._database.rows(StreamRow, query)
 
-    def newest(self, model: str | None = None) -> dict[tuple[str, str, str], Drift]:
-        """The newest test of every (model, version, cohort)."""
-        key = (drifts.c.model, drifts.c.version, drifts.c.cohort)
-        last = select(*key, func.max(drifts.c.start).label("start")).group_by(*key)
-        if model is not None:
-            last = last.where(drifts.c.model == model)
-        found = last.subquery()
-        wanted = tuple_(*key, drifts.c.start).in_(select(found.c.model, found.c.version, found.c.cohort, found.c.start))
-        with self._database.read() as db:
-            documents = [Drift.model_validate_json(body) for body in db.execute(select(drifts.c.body).where(wanted)).scalars()]
-        return {(one.model, one.version, one.cohort): one for one in documents}
+    def newest(self, streams_of: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], Drift]:
+        """The newest test of each (model, version, cohort) that has one; the key leads to it, however many tests are kept."""
+        found = {}
+        for model, version, cohort in set(streams_of):
+            for one in self.drifts(model, version, cohort, limit=1):
+                found[model, version, cohort] = one
+        return found
 
-    def drifts(self, model: str, version: str, cohort: str, *, since: int = 0, limit: int = 1000) -> list[Drift]:
-        """A stream's newest tests, the oldest of them first."""
+    def drifts(self, model: str, version: str, cohort: str, *, since: int = 0, until: int | None = None, limit: int = 1000) -> list[Drift]:
+        """A stream's newest tests of intervals that began in [since, until), the oldest of them first."""
         query = (
             select(drifts.c.body)
             .where(drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.start >= since)
             .order_by(drifts.c.start.desc())
             .limit(limit)
         )
+        if until is not None:
+            query = query.where(drifts.c.start < until)
         with self._database.read() as db:
             return [Drift.model_validate_json(body) for body in db.execute(query).scalars()][::-1]
 

@@ -70,15 +70,17 @@ drift.add_command(explain)
 
 def _standing(findings: Findings, releases: Releases, model: str | None, cohort: str | None) -> list[dict[str, Any]]:
     """Every stream as it stands, alarms that last first."""
-    newest = findings.newest(model)
+    streams = []
+    for stream in findings.streams(model, cohort):
+        try:
+            streams.append((stream, releases.find(stream.release)[1].version))
+        except Refused:  # of another hub's time
+            continue
+    newest = findings.newest((stream.model, version, stream.cohort) for stream, version in streams)
     cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
     alerts = [one.raised for one in standing.told(findings.alerts(model))]
     rows = []
-    for stream in findings.streams(model, cohort):
-        try:
-            version = releases.find(stream.release)[1].version
-        except Refused:  # of another hub's time
-            continue
+    for stream, version in streams:
         last = newest.get((stream.model, version, stream.cohort))
         if last is not None:
             rows.append(_row(stream, last, alerts, cohorts[stream.model, stream.cohort]))

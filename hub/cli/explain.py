@@ -129,8 +129,11 @@ def _story(
         Refused: nothing was tested there, or there is no such signal.
     """
     stream, manifest, episode = _stream(findings, releases, model, version, cohort)
-    tests = findings.drifts(model, manifest.version, stream.cohort)
-    test = _test_of(tests, moment)
+    key = (model, manifest.version, stream.cohort)
+    tests = findings.drifts(*key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
+    if moment is not None:
+        _check_covers(findings, tests[-1] if tests else None, moment, key)
+    test = tests[-1]
     since, until = (
         (test.start, test.start + 1) if moment is not None or episode is None else (min(episode.since, test.start), test.start + 1)
     )
@@ -165,14 +168,16 @@ def _stream(
     findings: Findings, releases: Releases, model: str, version: str, cohort: str | None
 ) -> tuple[StreamRow, Manifest, Episode | None]:
     """The stream to show: of those that were asked for, one whose alarm lasts, else the one with the most evidence."""
-    newest = findings.newest(model)
-    cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
-    found = []
+    streams = []
     for stream in findings.streams(model, cohort):
         try:
-            manifest = releases.find(stream.release)[1]
+            streams.append((stream, releases.find(stream.release)[1]))
         except Refused:  # of another hub's time
             continue
+    newest = findings.newest((model, manifest.version, stream.cohort) for stream, manifest in streams)
+    cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
+    found = []
+    for stream, manifest in streams:
         last = newest.get((model, manifest.version, stream.cohort))
         if last is None or version not in {"", manifest.version}:
             continue
@@ -185,14 +190,17 @@ def _stream(
     return max(found, key=lambda one: one[0])[1:]
 
 
-def _test_of(tests: Sequence[Drift], moment: int | None) -> Drift:
-    if moment is None:
-        return tests[-1]
-    for test in reversed(tests):
-        if test.start <= moment < test.start + test.seconds:
-            return test
-    first, last = written(tests[0].start), written(tests[-1].start + tests[-1].seconds)
-    raise Refused(Code.REFERENCE_INVALID, f"no interval at {written(moment)} UTC was tested; there are some from {first} to {last}")
+def _check_covers(findings: Findings, test: Drift | None, moment: int, key: tuple[str, str, str]) -> None:
+    """Whether a test is of the interval of this moment.
+
+    Raises:
+        Refused: it is not; the sentence says what there is.
+    """
+    if test is None or test.start + test.seconds <= moment:
+        newest = findings.newest([key])[key]
+        raise Refused(
+            Code.REFERENCE_INVALID, f"no interval at {written(moment)} UTC was tested; the newest began at {written(newest.start)} UTC"
+        )
 
 
 def _named(findings: Findings, test: Drift) -> list[str]:
@@ -211,7 +219,7 @@ def _likeliest(test: Drift) -> list[str]:
 
 def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, since: int | None) -> Explained:
     history = []
-    for one in tests[-HISTORY_MAX:]:
+    for one in tests:
         for signal in one.signals:
             if signal.name == comparison.name:
                 history.append((one.start, signal.size, signal.effect, signal.p_adjusted < one.alpha))

@@ -5,6 +5,7 @@ not confirmed is tried again. The threads share the database with the loop and n
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -49,7 +50,11 @@ class Hooks:
         self._hooks: list[Hook] = []
         for one in settings.webhooks:
             poster = Poster(one.url, read_secret(Path(one.secret_file)), ca_file=one.ca_file, timeout_seconds=one.timeout_seconds)
-            self._hooks.append(WebhookTeller(one, poster=poster, outbox=self._outbox, fleet=settings.fleet, clock=clock, rng=Random()))
+            self._hooks.append(
+                WebhookTeller(
+                    one, poster=poster, outbox=self._outbox, fleet=settings.fleet, stopped=self._stop.is_set, clock=clock, rng=Random()
+                )
+            )
         for hook in settings.on_drift:
             self._hooks.append(
                 OnDriftHook(
@@ -80,8 +85,9 @@ class Hooks:
     def stop(self) -> None:
         """End. A program that runs is ended; a receiver that hangs is not waited for longer than a while."""
         self._stop.set()
+        deadline = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self, hook: Hook) -> None:
         while not self._stop.wait(LOOK_SECONDS):

@@ -19,9 +19,19 @@ GIVE_UP_SECONDS = 3 * 24 * 3600  # a weekend, in which nobody mends a receiver
 class WebhookTeller:
     """One webhook's work."""
 
-    def __init__(self, webhook: Webhook, *, poster: Poster, outbox: Outbox, fleet: str, clock: Callable[[], float], rng: Random) -> None:
+    def __init__(
+        self,
+        webhook: Webhook,
+        *,
+        poster: Poster,
+        outbox: Outbox,
+        fleet: str,
+        stopped: Callable[[], bool],
+        clock: Callable[[], float],
+        rng: Random,
+    ) -> None:
         self._webhook, self._poster, self._outbox = webhook, poster, outbox
-        self._fleet, self._clock, self._rng = fleet, clock, rng
+        self._fleet, self._stopped, self._clock, self._rng = fleet, stopped, clock, rng
         self._failures, self._quiet_until = 0, 0.0  # of the receiver, whichever alert it was
 
     @property
@@ -35,6 +45,8 @@ class WebhookTeller:
         if self._clock() < self._quiet_until:
             return
         for delivery in self._outbox.due(self.receiver):
+            if self._stopped():
+                return
             try:
                 self._poster.post(
                     message_id(self._fleet, delivery),

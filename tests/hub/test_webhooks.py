@@ -36,7 +36,9 @@ class Desk:
         self.outbox = Outbox(self.store.database)
         self.outbox.keep_only([self.webhook.receiver])
         poster = Poster(self.webhook.url, SECRET, timeout_seconds=self.webhook.timeout_seconds)
-        self.teller = WebhookTeller(self.webhook, poster=poster, outbox=self.outbox, fleet="plant", clock=lambda: self.now, rng=Random(1))
+        self.teller = WebhookTeller(
+            self.webhook, poster=poster, outbox=self.outbox, fleet="plant", stopped=lambda: False, clock=lambda: self.now, rng=Random(1)
+        )
 
     def alert(self, text: str = "hour is higher", kind: str = "drift", model: str | None = "delay") -> int:
         """The hub raises one."""
