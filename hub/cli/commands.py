@@ -9,8 +9,8 @@ import click
 from hub.cli.authority import ca
 from hub.cli.check import check
 from hub.cli.completion import completion
-from hub.cli.enroll import enroll
 from hub.cli.drift import drift
+from hub.cli.enroll import enroll
 from hub.cli.errors import ReaderGone
 from hub.cli.export import export
 from hub.cli.export_windows import export_windows
