@@ -158,8 +158,10 @@ class Service:
             self._directory,
             settings,
             store=self._store,
-            evidence=lambda: Evidence(
-                Findings(self._store.database), Releases(repository, blocks), cohort_nodes_min=settings.cohort_nodes_min
+            evidence=lambda: Evidence(  # with a view of releases of its own: it is for another thread
+                Findings(self._store.database),
+                Releases(Repository(self._directory / "trust"), blocks),
+                cohort_nodes_min=settings.cohort_nodes_min,
             ),
             clock=wall,
         )
