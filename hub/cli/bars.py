@@ -52,21 +52,23 @@ def _bar(one: Bin, room: int, most: float) -> Text:
     return text
 
 
-def over_time(history: Sequence[tuple[int, float, float, bool]], *, since: int | None, width: int) -> list[Text]:
-    """Its size in each interval, the alarming ones in red; nothing where there is only one."""
-    if len(history) < 2:
+def over_time(moved: Sequence[tuple[int, float, bool]], *, since: int | None, width: int) -> list[Text]:
+    """How far it moved in each interval, the alarming ones in red; nothing where there is only one."""
+    if len(moved) < 2:
         return []
-    shown = list(history)[-max(10, width - 20) :]
-    most = max(0.1, *(size for _, size, _, _ in shown))
+    shown = list(moved)[-max(10, width - 20) :]
+    farthest = max((value for _, value, _ in shown), key=abs)
+    most = max(0.1, abs(farthest))
     line = Text("over time  ", style="dim")
-    for start, size, _, alarm in shown:
-        step = STEPS[min(len(STEPS) - 1, int(size / most * len(STEPS)))]
+    for start, value, alarm in shown:
+        step = STEPS[min(len(STEPS) - 1, int(abs(value) / most * len(STEPS)))]
         inside = since is not None and start >= since
         line.append(step, style="red" if alarm else "yellow" if inside else "cyan")
-    scale = f"           {written(shown[0][0])} to {written(shown[-1][0])} UTC, the highest is {most:.2f} sd"
-    if since is not None:
-        scale += f"; drifts since {written(since)}"
-    return [line, Text(scale, style="dim")]
+    found = [
+        line,
+        Text(f"           {written(shown[0][0])} to {written(shown[-1][0])} UTC, the farthest is {farthest:+.2f} sd", style="dim"),
+    ]
+    return found if since is None else [*found, Text(f"           drifts since {written(since)} UTC", style="dim")]
 
 
 def _cut(name: str) -> str:

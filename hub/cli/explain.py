@@ -41,6 +41,15 @@ class Explained:
     newest: SignalDrift
     since: int | None
 
+    @property
+    def moved(self) -> tuple[tuple[int, float, bool], ...]:
+        """How far it moved, interval by interval: the rank of a numeric signal, with its sign; of categories their size.
+
+        The size of one interval over all directions would show the noise of rare bins, whose scores are large.
+        """
+        ranked = self.comparison.kind == "numeric"
+        return tuple((start, effect if ranked else size, alarm) for start, size, effect, alarm in self.history)
+
 
 @dataclass(frozen=True, slots=True)
 class Story:
@@ -262,10 +271,9 @@ def _print(story: Story) -> None:
         console.print()
         for line in bars.lines(one.comparison, width=console.width):
             console.print(line, no_wrap=True, crop=True)
-        for line in bars.over_time(one.history, since=one.since, width=console.width):
+        for line in bars.over_time(one.moved, since=one.since, width=console.width):
             console.print(line, no_wrap=True, crop=True)
     console.print()
-    console.print(
-        Text(f"bar: what was counted, with ± 2 sd of noise and sampling; | the reference. An alarm is p < {story.alpha:g}, or", style="dim")
-    )
-    console.print(Text("evidence over time; both know how much ordinary days differ, which this picture does not show.", style="dim"))
+    legend = "bar: what was counted, with ± 2 sd of noise and sampling; | the reference."
+    alarm = f"An alarm is p < {story.alpha:g}, or evidence over time; both know how much ordinary days differ, which this picture does not show."
+    console.print(Text(f"{legend} {alarm}", style="dim"))

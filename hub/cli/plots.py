@@ -74,20 +74,21 @@ def _histogram(axes: Any, comparison: Comparison, *, legend: bool) -> None:
 
 
 def _over_time(axes: Any, one: "Explained") -> None:
-    since = one.since
-    moments = [datetime.fromtimestamp(start, UTC) for start, _, _, _ in one.history]
-    sizes = [size for _, size, _, _ in one.history]
-    axes.plot(moments, sizes, color=COUNTED, linewidth=1, marker=".", markersize=3)
-    alarms = [(at, size) for at, size, (_, _, _, alarm) in zip(moments, sizes, one.history, strict=True) if alarm]
+    moments = [datetime.fromtimestamp(start, UTC) for start, _, _ in one.moved]
+    values = [value for _, value, _ in one.moved]
+    axes.axhline(0, color=REFERENCE, linewidth=0.8)
+    axes.plot(moments, values, color=COUNTED, linewidth=0.8, alpha=0.5)
+    axes.scatter(moments, values, color=COUNTED, s=8, zorder=2)
+    alarms = [(at, value) for at, (_, value, alarm) in zip(moments, one.moved, strict=True) if alarm]
     if alarms:
         axes.scatter(*zip(*alarms, strict=True), color=ALARM, s=16, zorder=3, label="this interval alone is an alarm")
-    if since is not None and len(moments) > 1:
-        axes.axvline(datetime.fromtimestamp(since, UTC), color=ALARM, linewidth=0.9, linestyle="--", label="drifts since")
-    if alarms or (since is not None and len(moments) > 1):
+    if one.since is not None and len(moments) > 1:
+        axes.axvline(datetime.fromtimestamp(one.since, UTC), color=ALARM, linewidth=0.9, linestyle="--", label="drifts since")
+    if alarms or (one.since is not None and len(moments) > 1):
         axes.legend(fontsize=7, frameon=False)
-    axes.set_title("size by interval", loc="left", fontsize=9)
+    what = "shift of the rank by interval" if one.comparison.kind == "numeric" else "size by interval"
+    axes.set_title(what, loc="left", fontsize=9)
     axes.set_ylabel("sd")
-    axes.set_ylim(bottom=0)
     axes.tick_params(axis="x", labelrotation=30, labelsize=7)
 
 
