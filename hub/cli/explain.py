@@ -275,5 +275,5 @@ def _print(story: Story) -> None:
             console.print(line, no_wrap=True, crop=True)
     console.print()
     legend = "bar: what was counted, with ± 2 sd of noise and sampling; | the reference."
-    alarm = f"An alarm is p < {story.alpha:g}, or evidence over time; both know how much ordinary days differ, which this picture does not show."
-    console.print(Text(f"{legend} {alarm}", style="dim"))
+    alarm = f"An alarm is p < {story.alpha:g}, or evidence over time; both know how much ordinary days differ,"
+    console.print(Text(f"{legend} {alarm} which this picture does not show.", style="dim"))
