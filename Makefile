@@ -63,7 +63,7 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	  requirements/peers.in --output-file requirements/peers.txt
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .demo .demo-slm .bench .oracle demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .demo .demo-loop .demo-slm .bench .oracle demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

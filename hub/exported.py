@@ -40,6 +40,7 @@ SCHEMA = pa.schema(
         ("noise_sd", pa.float64()),  # of the count
         ("epsilon", pa.float64()),  # what one record in one window is promised
         ("delta", pa.float64()),
+        ("calibrated", pa.bool_()),  # counts are differences from nodes' own baselines, of which zero is expected
     ]
 )
 
@@ -60,6 +61,7 @@ class Writer:
             numeric = signal.kind == "numeric"
             columns: dict[str, list[Any]] = {
                 **{name: [value] * bins for name, value in shared.items()},
+                "calibrated": [bool(window.calibrated)] * bins,
                 "signal": [signal.name] * bins,
                 "kind": [signal.kind] * bins,
                 "bin": list(range(bins)),

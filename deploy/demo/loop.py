@@ -28,7 +28,7 @@ from deploy.demo.telling import run
 from deploy.demo.traffic import Answer, Client, at_once
 
 CHECKOUT = Path(__file__).parents[2]
-DIRECTORY = Path(".demo").resolve() / "loop"
+DIRECTORY = Path(".demo-loop").resolve()
 AIRPORTS = ("EWR", "JFK", "LGA")
 WINTER, ORDINARY = (101, 331), (date(2013, 4, 1), 10)
 CHANGE, CHANGE_DAYS_MAX = date(2013, 5, 25), 20

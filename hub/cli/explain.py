@@ -148,7 +148,7 @@ def _story(
     )
     asked = Asked(model, stream.cohort, since=since, until=until, release=stream.release, windows_min=cohort_nodes_min)
     rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
-    window = shown.together([shown.merged(row, manifest) for row in rows])
+    window = shown.together([shown.on_reference(shown.merged(row, manifest), manifest) for row in rows])
     if window is None:
         raise Refused(Code.REFERENCE_INVALID, f"the counts of {model}@{manifest.version} in cohort {stream.cohort} are not kept any more")
     compared = {one.name: one for one in compare(window)}

@@ -4,24 +4,40 @@ import math
 from collections.abc import Sequence
 
 from hub.core import windows
-from hub.core.windows import Interval
 from hub.rows import IntervalRow
+from hub.service.trimming import interval_of
 from schemas.insight import MergedWindow, SignalCounts
 from schemas.manifest import Manifest
 
 
 def merged(row: IntervalRow, manifest: Manifest) -> MergedWindow:
     """An interval as it was published."""
-    return windows.merged_window(Interval(row.release, row.model, row.cohort, row.start, row.seconds, row.windows, row.counts), manifest)
+    return windows.merged_window(interval_of(row), manifest)
+
+
+def on_reference(window: MergedWindow, manifest: Manifest) -> MergedWindow:
+    """The window as counts: differences from nodes' own baselines are put on top of what the reference expects of so many rows."""
+    if not window.calibrated or manifest.baseline is None:
+        return window
+    key, found = manifest.baseline.key_of(window.start), []
+    for counted, signal in zip(window.signals, manifest.baseline.signals, strict=True):
+        reference = signal.reference(key)
+        expected = [window.rows * count / (sum(reference) or 1) for count in reference]
+        counts = tuple(round(center) + change for center, change in zip(expected, counted.counts, strict=True))
+        found.append(counted.model_copy(update={"counts": counts, "expected": tuple(round(one, 2) for one in expected)}))
+    return window.model_copy(update={"signals": tuple(found), "calibrated": None, "reference_rows": None})
 
 
 def together(parts: Sequence[MergedWindow]) -> MergedWindow | None:
     """Several intervals of one release and cohort as one, which begins with the first and is as long as all; None of none.
 
-    Noise of separate windows is independent: its variances add, as the counts do.
+    Noise of separate windows is independent: its variances add, as the counts do. Counts and differences do not: of both, those of more
+    nodes are taken.
     """
     if not parts:
         return None
+    plain, calibrated = [part for part in parts if not part.calibrated], [part for part in parts if part.calibrated]
+    parts = max(plain, calibrated, key=lambda some: sum(part.windows for part in some))
     first, last = min(parts, key=lambda one: one.start), max(parts, key=lambda one: one.start + one.seconds)
     signals = tuple(
         SignalCounts(

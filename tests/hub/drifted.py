@@ -54,6 +54,7 @@ class Days:
             settled=lambda *_: None,
             cohort_nodes_min=3,
             settle_seconds=0,
+            trim_outlying=False,
             alpha=0.01,
             run_length=1000.0,
             clock=lambda: self.now,

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hub.intervals import groups_of
 from hub.findings import Findings
+from hub.intervals import groups_of
 from hub.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.errors import Unreachable
 from schemas.insight import Alert, Drift, SignalDrift
