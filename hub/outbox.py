@@ -55,6 +55,7 @@ class Outbox:
             for name in known - set(names):
                 db.execute(delete(deliveries).where(deliveries.c.receiver == name))
                 db.execute(delete(receivers).where(receivers.c.name == name))
+            db.execute(delete(deliveries).where(deliveries.c.alert.not_in(select(alerts.c.id))))  # of alerts that are not kept any more
             newest = int(db.execute(select(func.max(alerts.c.id))).scalar() or 0)
             for name in sorted(set(names) - known):
                 db.execute(insert(receivers).values(name=name, cursor=newest, delivered=0, given_up=0, last_at=None, error=""))

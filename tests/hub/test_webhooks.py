@@ -1,5 +1,6 @@
 """Webhooks against a real HTTP server that fails, hangs and redirects: at least once, with the same id, and nobody waits for another."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -204,6 +205,18 @@ def test_a_receiver_that_is_away_for_long_misses_the_oldest(tmp_path: Path, rece
     assert sorted(int(got.document["text"]) for got in receiver.got) == [7, 8, 9, 10, 11]
     assert desk.outbox.receivers()[0].given_up == 7
     assert any("7 alerts given up" in one.text for one in desk.store.events() if one.kind == "hook")
+
+
+def test_an_alert_that_is_not_kept_any_more_waits_for_nobody(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.answer = lambda got: 500
+    desk = Desk(tmp_path, receiver)
+    desk.alert()
+    desk.turns(1)
+    with sqlite3.connect(tmp_path / "hub.sqlite") as db:
+        db.execute("delete from alerts")
+    desk.start()
+
+    assert desk.outbox.receivers()[0].waiting == 0
 
 
 def test_waits_double_up_to_an_hour_and_are_spread() -> None:
