@@ -131,9 +131,17 @@ def load(path: Path) -> NodeSettings:
         fields = _anchored(fields_of(NodeSettings, path), path.parent)
         data = os.environ.get("FLEETCAST_NODE_DATA") or fields.get("data")
         enrolled = Path(data) / ENROLLED if isinstance(data, str | Path) else None
-        if enrolled is not None and enrolled.exists():
+        if enrolled is not None and _can_be_seen(enrolled):
             fields = _beneath(_anchored(fields_of(NodeSettings, enrolled), enrolled.parent), fields)
         return NodeSettings(**fields)
+
+
+def _can_be_seen(path: Path) -> bool:
+    """Whether it is there; in a folder of somebody else nothing is, and whoever needs the folder says so."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _anchored(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
