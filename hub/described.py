@@ -94,7 +94,7 @@ def _foreign_case(
         data = core.pack_golden(arrays)
     else:
         data, terms = golden.read(path), GoldenTerms()
-        arrays = core.parse_golden(str(path), data, inputs, outputs, answered=False)
+        arrays = core.parse_golden(str(path), data, inputs, outputs, answered=False, one_by_one=True)
     if arrays.outputs:
         return golden.given_case(str(path), data, inputs, outputs, _with(request.golden_terms, terms)), None
     if request.answers is None:

@@ -109,7 +109,7 @@ def given_case(what: str, data: bytes, inputs: tuple[Tensor, ...], outputs: tupl
     Raises:
         Refused: GOLDEN_INVALID: it does not fit the signature.
     """
-    return Case(data, core.parse_golden(what, data, inputs, outputs), terms)
+    return Case(data, core.parse_golden(what, data, inputs, outputs, one_by_one=True), terms)
 
 
 def answered(inputs: core.Golden, answers: Mapping[str, core.Array]) -> bytes:

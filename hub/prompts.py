@@ -49,7 +49,8 @@ def read_prompts(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, 
         expected = f"one for each of {len(said.prompts)} prompts, or none at all"
         raise mismatch(Code.GOLDEN_INVALID, f"{path}: answers", expected=expected, actual=len(answers))
     for tensor in (*inputs, *outputs):
-        if len(tensor.shape) != 1 or tensor.shape[0] not in (-1, len(said.prompts)):  # a device asks all of a golden file at once
+        # A device asks all of them at once, or one after the other where the model takes one at a time.
+        if len(tensor.shape) != 1 or tensor.shape[0] not in (-1, 1, len(said.prompts)):
             expected = f"as many as {tensor.name!r} holds, {list(tensor.shape)}"
             raise mismatch(Code.GOLDEN_INVALID, f"{path}: prompts", expected=expected, actual=len(said.prompts))
     asked = {inputs[0].name: np.array([one.prompt for one in said.prompts], object)}

@@ -18,9 +18,8 @@ from typing import Any, Final
 
 from node.core import golden
 from node.core.inforce import in_force
-from node.core.tensors import Array, array_of, raw_of
 from node.runtimes import available
-from node.serving.activation import Activated, Staged, activate, specs_of, start
+from node.serving.activation import Activated, Staged, activate, answers_of, specs_of, start
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MANIFEST_BYTES_MAX, MIB, TEXT_MAX
@@ -198,13 +197,12 @@ async def _answered(staged: Staged, target: Path, stack: ExitStack) -> Staged:
     if staged.golden_path is None:
         raise Refused(Code.GOLDEN_INVALID, f"the manifest of {staged.model} {staged.version} names no golden inputs to answer")
     case = await asyncio.to_thread(_read_golden, staged.golden_path)
-    inputs = golden.fit_inputs(case, specs_of(staged.manifest.inputs))
+    asked = golden.questions(case, specs_of(staged.manifest.inputs))
     worker = await start(staged)
     try:
-        said = await worker.infer([raw_of(name, array) for name, array in inputs.items()], staged.parameters.runtime)
+        outputs = await answers_of(worker, staged, asked)
     finally:
         await worker.close()
-    outputs: dict[str, Array] = {raw.name: array_of(raw) for raw in said}
     packed = golden.pack(case.inputs, outputs)
     _write(target, packed)
     if case.outputs:

@@ -255,8 +255,12 @@ def pack_golden(golden: Golden) -> bytes:
     return target.getvalue()
 
 
-def parse_golden(what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, answered: bool = True) -> Golden:
+def parse_golden(
+    what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, answered: bool = True, one_by_one: bool = False
+) -> Golden:
     """The golden inputs as the model takes them, and the outputs that are known for them; not `answered`: there may be none.
+
+    `one_by_one`: of a model that takes one row there may be many, which a device asks one after the other.
 
     Raises:
         Refused: no npz of plain arrays, too large, not all of the inputs, none of the outputs, or another datatype or shape.
@@ -268,16 +272,15 @@ def parse_golden(what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequ
         expected = f"{listed(list(takes))} and some of {listed(list(gives))}"
         raise mismatch(Code.GOLDEN_INVALID, f"{what}: arrays", expected=expected, actual=listed(list(arrays)))
     known = {gives[name].name: array for name, array in arrays.items() if name in gives}
-    return Golden({tensor.name: _as_input(what, tensor, arrays[name]) for name, tensor in takes.items()}, known)
+    return Golden({tensor.name: _as_input(what, tensor, arrays[name], one_by_one=one_by_one) for name, tensor in takes.items()}, known)
 
 
-def _as_input(what: str, tensor: Tensor, array: Array) -> Array:
+def _as_input(what: str, tensor: Tensor, array: Array, *, one_by_one: bool) -> Array:
     dtype = DTYPES[tensor.datatype]
     if not (array.dtype.kind == "U" if tensor.datatype == "BYTES" else np.can_cast(array.dtype, dtype, "same_kind")):
         raise mismatch(Code.GOLDEN_INVALID, f"{what}: input.{tensor.name}", expected=tensor.datatype, actual=array.dtype)
-    fits = len(array.shape) == len(tensor.shape) and all(
-        have >= 1 and want in (-1, have) for want, have in zip(tensor.shape, array.shape, strict=True)
-    )
+    wanted = (-1, *tensor.shape[1:]) if one_by_one and tensor.shape[:1] == (1,) else tensor.shape
+    fits = len(array.shape) == len(wanted) and all(have >= 1 and want in (-1, have) for want, have in zip(wanted, array.shape, strict=True))
     if not fits:
         expected, actual = list(tensor.shape), list(array.shape)
         raise mismatch(Code.GOLDEN_INVALID, f"{what}: shape of input.{tensor.name}", expected=expected, actual=actual)

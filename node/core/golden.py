@@ -63,6 +63,19 @@ def pack(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
     return target.getvalue()
 
 
+def questions(case: GoldenCase, specs: Sequence[Spec]) -> list[dict[str, Array]]:
+    """What the model is to be asked, one question after the other: all rows at once, or each alone where it takes one at a time.
+
+    Raises:
+        Refused: as `fit_inputs`.
+    """
+    one_at_a_time = case.rows > 1 and all(spec.shape[:1] == (1,) for spec in specs)
+    if not one_at_a_time or any(array.shape[:1] != (case.rows,) for array in case.inputs.values()):
+        return [fit_inputs(case, specs)]
+    rows = [{name: array[row : row + 1] for name, array in case.inputs.items()} for row in range(case.rows)]
+    return [fit_inputs(GoldenCase(row, {}, 1), specs) for row in rows]
+
+
 def fit_inputs(case: GoldenCase, specs: Sequence[Spec]) -> dict[str, Array]:
     """The inputs as the model takes them, in the order of `specs`: cast to the signature's dtype within its own kind.
 

@@ -175,9 +175,8 @@ async def _self_test(worker: Runner, staged: Staged) -> _Proof:
         _check_answers(outputs, answers, known={})
         return _Proof(sample)
     case = await asyncio.to_thread(_read_golden, staged.golden_path)  # unpacking must not hold up requests
-    fitted = golden.fit_inputs(case, inputs)
-    raws = [raw_of(name, array) for name, array in fitted.items()]
-    answers = await _asked(worker, staged, raws)
+    questions = golden.questions(case, inputs)
+    answers = await answers_of(worker, staged, questions)
     error_max = await asyncio.to_thread(
         golden.compare,
         case.outputs,
@@ -186,11 +185,27 @@ async def _self_test(worker: Runner, staged: Staged) -> _Proof:
         absolute=terms.absolute_tolerance,
         text_agreement_min=terms.text_agreement_min,
     )
-    _check_answers(outputs, answers, known=case.outputs)
-    one_row = all(spec.shape[:1] == (-1,) for spec in inputs)
-    sample = tuple(raw_of(name, array[:1]) for name, array in fitted.items()) if one_row else tuple(raws)
+    if len(questions) == 1:
+        _check_answers(outputs, answers, known=case.outputs)
+    one_row, fitted = all(spec.shape[:1] == (-1,) for spec in inputs), questions[0]
+    sample = tuple(raw_of(name, array[:1] if one_row else array) for name, array in fitted.items())
     joins = one_row and all(spec.shape[:1] == (-1,) for spec in outputs) and await _rows_alone(worker, staged, fitted, answers, case.rows)
     return _Proof(sample, error_max, case.rows, joins)
+
+
+async def answers_of(worker: Runner, staged: Staged, asked: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """What the model answers to golden questions, joined row by row where there are several.
+
+    Raises:
+        Refused: the model fails on one, or MODEL_SIGNATURE where an answer to one row is not of the shape that the manifest says.
+    """
+    found: list[dict[str, Array]] = []
+    for question in asked:
+        answer = await _asked(worker, staged, [raw_of(name, array) for name, array in question.items()])
+        if len(asked) > 1:
+            _check_answers(specs_of(staged.manifest.outputs), answer, known=answer)
+        found.append(answer)
+    return found[0] if len(found) == 1 else {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
 async def _asked(worker: Runner, staged: Staged, raws: Sequence[Raw]) -> dict[str, Array]:

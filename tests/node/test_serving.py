@@ -388,3 +388,29 @@ def test_requests_on_an_inherited_socket_wait_while_the_agent_restarts(
         asking.join(10)
 
     assert [answer.status_code for answer in answers] == [200]
+
+
+def test_a_model_that_takes_one_row_proves_itself_on_many_one_after_the_other(running: Any, stage: Callable[..., Any]) -> None:
+    model = one_row_model()
+    rows = np.arange(15, dtype=np.float32).reshape(3, 5)
+    fields = {
+        "inputs": (Tensor(name="X", datatype="FP32", shape=(1, 5)),),
+        "outputs": (Tensor(name="variable", datatype="FP32", shape=(1, 5)),),
+    }
+    right, wrong = 2 * rows, 2 * rows.copy()
+    wrong[2, 0] += 1
+
+    proved = running.outcome(stage("1.0.0", model, golden=({"X": rows}, {"variable": right}), **fields))
+    refused = running.outcome(stage("2.0.0", model, golden=({"X": rows}, {"variable": wrong}), **fields))
+
+    assert isinstance(proved, Prepared)
+    assert proved.evidence.golden_rows == 3
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.MODEL_GOLDEN
+
+
+def one_row_model() -> bytes:
+    """y = x + x, of exactly one row."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5]) for name in ("X", "variable")]
+    graph = helper.make_graph([helper.make_node("Add", ["X", "X"], ["variable"])], "g", value[:1], value[1:])
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())

@@ -145,3 +145,16 @@ def test_inputs_alone_are_a_case_only_for_who_is_yet_to_ask_the_model() -> None:
     assert golden.parse(packed, known=False).rows == 2
     with pytest.raises(Refused, match=r"output\.<tensor>"):
         golden.parse(packed)
+
+
+def test_rows_are_asked_one_after_the_other_of_a_model_that_takes_one_at_a_time() -> None:
+    rows = np.arange(6, dtype=np.float32).reshape(3, 2)
+    case = golden.parse(npz(**{"input.x": rows, "output.y": rows}))
+
+    alone = golden.questions(case, [Spec("x", "FP32", (1, 2))])
+    together = golden.questions(case, [Spec("x", "FP32", (-1, 2))])
+
+    assert [one["x"].tolist() for one in alone] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+    assert [one["x"].tolist() for one in together] == [rows.tolist()]
+    with pytest.raises(Refused):
+        golden.questions(case, [Spec("x", "FP32", (2, 2))])
