@@ -1,4 +1,4 @@
-"""The acts: SmolLM2 is published, delivered over a road that breaks, activated by a golden prompt, asked, and replaced under load."""
+"""The acts: SmolLM2 is published, delivered over a road that breaks, activated by golden prompts, asked, and replaced under load."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ BYTES_PER_SECOND = 2_500_000  # 20 Mbit/s: with it 98 MB take forty seconds, and
 DROP_SECONDS = 20.0
 CONVERSATIONS = 2
 MODEL = "smol"
-GOLDEN = {"prompt": "The capital of France is", "answer": " Paris."}
+GOLDEN = ({"prompt": "The capital of France is"}, {"prompt": "Water is made of hydrogen and"})  # answered by the publisher's own runtime
 FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France? Answer with one word."}]
 RELEASE = """
 name = "{model}"
@@ -125,7 +125,7 @@ class Story:
 
     def deliver(self) -> None:
         """Publish, roll out, count what the breaks cost."""
-        act(2, "SmolLM2-135M-Instruct: 98 MB of GGUF, published with a golden prompt, delivered, activated")
+        act(2, "SmolLM2-135M-Instruct: 98 MB of GGUF, published with golden prompts, delivered, activated")
         path = smollm2()
         assert self.road is not None
         self.publish("1.0.0", path)
@@ -193,10 +193,10 @@ class Story:
         return self.site
 
     def publish(self, version: str, path: Path) -> None:
-        """A release file, a golden prompt, `fleetcast publish`."""
+        """A release file, golden prompts, `fleetcast publish`."""
         folder = self.fleet.directory.parent / "models"
         folder.mkdir(exist_ok=True)
-        (folder / "golden.json").write_text(json.dumps({"text_agreement_min": 0.5, "prompts": [GOLDEN]}))
+        (folder / "golden.json").write_text(json.dumps({"text_agreement_min": 0.5, "prompts": GOLDEN}))
         release = folder / f"release-{version}.toml"
         release.write_text(RELEASE.format(model=MODEL, version=version, path=path))
         began = time.monotonic()
