@@ -26,6 +26,8 @@ from schemas.mqtt import TlsFiles
 
 CONFIG = Path(__file__).parents[1] / "broker-config"
 FLEET = "main"
+FIRST_PORT, PORTS_EACH = 16_384, 2000
+_given = [0]
 Kind = Literal["mosquitto", "embedded"]
 KINDS: tuple[Kind, ...] = ("mosquitto", "embedded")
 CONSUMER = topics.CONSUMER
@@ -218,10 +220,22 @@ def running(kind: Kind, directory: Path) -> Iterator[Broker]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at this moment."""
+    """A port of loopback that nobody listens on at this moment; processes of one test run take them from ranges of their own."""
+    for port in _own_range():
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _own_range() -> Iterator[int]:
+    """Below the kernel's own, each port once: what was given a moment ago may not be bound yet."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    while worker.isdecimal() and _given[0] < PORTS_EACH:
+        _given[0] += 1
+        yield FIRST_PORT + int(worker) * PORTS_EACH + _given[0]
 
 
 def answers(port: int) -> bool:

@@ -11,23 +11,23 @@ BYTES = 256 * 1024  # of the disk; under the bound no single file may have a qua
 
 
 @contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, *, size_bytes: int = BYTES) -> Iterator[Path]:
     """A folder on it."""
     folder.mkdir()
-    if _mounted(folder):
+    if _mounted(folder, size_bytes):
         try:
             yield folder
         finally:
             subprocess.run(["umount", folder], check=True)
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES // 4, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes // 4, hard))
     try:
         yield folder
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def _mounted(folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", f"size={BYTES}", "tmpfs", str(folder)]
+def _mounted(folder: Path, size_bytes: int) -> bool:
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)]
     return shutil.which("mount") is not None and subprocess.run(command, capture_output=True, check=False).returncode == 0

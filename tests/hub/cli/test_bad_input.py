@@ -203,10 +203,10 @@ def test_a_disk_too_full_to_sign_leaves_no_block_and_no_delegation_behind(made: 
 
 
 def test_a_database_on_a_full_disk_is_told_as_a_full_disk(made: Path, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
+    with small_disk(tmp_path / "disk", size_bytes=4 * BYTES) as disk:
         shutil.copytree(made / "fleet", disk / "fleet", ignore=shutil.ignore_patterns("blocks", "*-wal", "*-shm"))
         with contextlib.suppress(OSError):
-            (disk / "filler").write_bytes(bytes(BYTES))
+            (disk / "filler").write_bytes(bytes(4 * BYTES))
         done = run("rollout", "start", "m@1.0.0", fleet=disk / "fleet")
 
         refused(done, Exit.DISK_FULL)
