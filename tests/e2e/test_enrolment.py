@@ -127,7 +127,8 @@ def test_from_a_token_to_a_signed_receipt_and_out_of_the_fleet_again(site: Site)
     # Out again: the hub ignores it at once, the broker at its next connection.
     revoked = site.cli("enroll", "revoke", "gateway-17", "--reload", str(site.pid_file))
     assert revoked["certificates_revoked"] == 1
-    end(process)  # it says goodbye
+    time.sleep(3)  # the hub looks at its roll every second, and the goodbye is to come after that
+    end(process)
     until("the hub's refusal", lambda: [one for one in site.log("hub", "message.refused") if one["code"] == "enrolment.revoked"])
     before = len(site.log("gateway-17", "broker.connected"))
     again = site.start_node(settings)
