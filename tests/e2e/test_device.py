@@ -17,7 +17,7 @@ from tests.brokers import Broker
 from tests.e2e.test_path import Plant, until
 
 BIN = Path(sys.executable).parent
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

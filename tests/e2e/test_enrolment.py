@@ -20,7 +20,7 @@ from tests.brokers import CONSUMER, Mosquitto, free_port
 from tests.e2e.test_path import BIN, until
 from tests.hub.cli.fleets import features, ridge
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 FLEET = "plant"
 
 

@@ -20,7 +20,7 @@ PARAMETERS = (
     Parameter(name="labels", goes_to="client", default={"ill": "ill", "well": "well"}),
 )
 ROW = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 10], "data": INPUTS[0].tolist()}]}
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture

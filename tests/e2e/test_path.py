@@ -26,10 +26,10 @@ from tests.broker.client import Client
 from tests.brokers import CONSUMER, FLEET, Broker, free_port
 
 BIN = Path(sys.executable).parent
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
-def until(what: str, probe: Callable[[], Any], *, seconds: float = 40) -> Any:
+def until(what: str, probe: Callable[[], Any], *, seconds: float = 100) -> Any:
     deadline = time.monotonic() + seconds
     while True:
         found = probe()

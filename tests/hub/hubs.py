@@ -42,7 +42,7 @@ WINDOW_SECONDS = 3600
 START = 1_700_000_000 // WINDOW_SECONDS * WINDOW_SECONDS
 
 
-def until(what: str, probe: Callable[[], T], *, seconds: float = 15.0) -> T:
+def until(what: str, probe: Callable[[], T], *, seconds: float = 60.0) -> T:
     """Wait for something to be so, and return it."""
     deadline = time.monotonic() + seconds
     while True:

@@ -184,7 +184,7 @@ class Node:
                     self.heard.append(event)
         self.delivery.tick(time.monotonic())
 
-    def until(self, done: Any, seconds: float = 40.0) -> None:
+    def until(self, done: Any, seconds: float = 100.0) -> None:
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, "waited in vain"
