@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from hub.request import DEFAULT_VARIANT, LOSS_MAX, Build, How
+from hub.request import CALIBRATION_ROWS, DEFAULT_VARIANT, LOSS_MAX, Build, How
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, KIB, MIB, TENSORS_MAX, VARIANTS_MAX, WINDOW_SECONDS_MAX
@@ -66,7 +66,19 @@ class PrivacyTable(Fact):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     window_seconds: Annotated[int, Field(ge=1, le=WINDOW_SECONDS_MAX)] = 3600
     noise: Literal["gaussian", "laplace"] = "gaussian"
-    calibration_rows: Annotated[int, Field(ge=CALIBRATION_ROWS_MIN)] | None = None
+    calibration_rows: Annotated[int, Field(ge=0)] | None = None  # 0: nodes are to have no baseline of their own
+
+    @model_validator(mode="after")
+    def _calibrates_or_not(self) -> Self:
+        if self.calibration_rows is not None and 0 < self.calibration_rows < CALIBRATION_ROWS_MIN:
+            raise ValueError(f"calibration_rows must be 0 or at least {CALIBRATION_ROWS_MIN}")
+        return self
+
+    def own_rows(self, *, watches: bool) -> int | None:
+        """Rows after which a node has a baseline of its own; where nothing is said, those of a release that watches something."""
+        if self.calibration_rows is None:
+            return CALIBRATION_ROWS if watches else None
+        return self.calibration_rows or None
 
 
 class VariantsTable(Fact):

@@ -21,6 +21,7 @@ RUNTIMES: Mapping[str, str] = {".onnx": "onnx", ".gguf": "llama", ".tflite": "li
 FILES, ONNX = "files", "onnx"
 DEFAULT_VARIANT = "default"
 LOSS_MAX = 0.01
+CALIBRATION_ROWS = 1024  # after which a node has its own baseline, where nothing else is said; docs/decisions/0021
 Answers = Callable[[Manifest, Path], Mapping[str, NDArray[Any]]]
 
 

@@ -23,6 +23,7 @@ SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be s
 _COLUMNS = (  # that a first node's tables do not have
     ("outbox", "tried", "INTEGER NOT NULL DEFAULT 0"),  # given to a broker at least once: it may have it, whatever it said
     ("window", "code", "TEXT NOT NULL DEFAULT ''"),  # why it was withheld
+    ("own", "hours", "TEXT NOT NULL DEFAULT ''"),  # its rows by hour of the week, where hours are told apart
     ("window", "late", "INTEGER NOT NULL DEFAULT 0"),  # whether rows came after it was closed
 )
 _TABLES = """

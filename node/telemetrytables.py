@@ -114,19 +114,19 @@ class TelemetryTables:
 
     # The own baseline
 
-    def own(self, signals: Sequence[bytes]) -> dict[bytes, tuple[list[int], int]]:
-        """Noisy counts of the own baseline and the rows that they are of, by signal, where there are any."""
-        found: dict[bytes, tuple[list[int], int]] = {}
+    def own(self, signals: Sequence[bytes]) -> dict[bytes, tuple[list[int], int, list[int]]]:
+        """Noisy counts of the own baseline, the rows that they are of, and those by hour of the week, by signal, where there are any."""
+        found: dict[bytes, tuple[list[int], int, list[int]]] = {}
         for signal in signals:
-            row = self._db.execute("SELECT counts, rows FROM own WHERE signal = ?", (signal,)).fetchone()
+            row = self._db.execute("SELECT counts, rows, hours FROM own WHERE signal = ?", (signal,)).fetchone()
             if row is not None:
-                found[signal] = [int(count) for count in row[0].split(",")], int(row[1])
+                found[signal] = [int(count) for count in row[0].split(",")], int(row[1]), [int(one) for one in row[2].split(",") if one]
         return found
 
-    def put_own(self, signals: Sequence[tuple[bytes, Sequence[int], int]]) -> None:
+    def put_own(self, signals: Sequence[tuple[bytes, Sequence[int], int, Sequence[int]]]) -> None:
         """Keep noisy counts: made once, and never again for the same signal."""
-        rows = [(signal, ",".join(map(str, counts)), rows) for signal, counts, rows in signals]
-        self._db.executemany("INSERT INTO own VALUES (?, ?, ?)", rows)
+        rows = [(signal, ",".join(map(str, counts)), rows, ",".join(map(str, hours))) for signal, counts, rows, hours in signals]
+        self._db.executemany("INSERT INTO own (signal, counts, rows, hours) VALUES (?, ?, ?, ?)", rows)
 
     def gathering(self, model: str, release: bytes) -> str | None:
         """What was gathered for an own baseline so far."""

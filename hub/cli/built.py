@@ -31,6 +31,7 @@ def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
         "variants": [one.name for one in built.variants],
         "signals": [signal.name for signal in manifest.baseline.signals] if manifest.baseline else [],
         "unwatched": list(built.unwatched),
+        "calibration_rows": manifest.baseline.calibration_rows if manifest.baseline else None,
         "epsilon": manifest.privacy.epsilon if manifest.privacy else None,
         "golden": any(manifest.golden_of(variant) is not None for variant in manifest.variants),
     }

@@ -23,7 +23,7 @@ from hub.settings import load
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, FleetcastError, Refused
-from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, MIB
+from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.manifest import Manifest
 from schemas.names import check_name, check_version, sha256
 
@@ -54,8 +54,9 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
 @click.option(
     "--calibrate-rows",
     "calibration_rows",
-    type=click.IntRange(CALIBRATION_ROWS_MIN),
-    help="Rows after which a node has a baseline of its own; then the service is watched too.",
+    type=click.IntRange(0),
+    help="Rows after which a node has a baseline of its own, from 256 on; the service is then watched too. 0: none."
+    "  [default: 1024 where there is a reference]",
 )
 @click.option("--noise", type=click.Choice(["gaussian", "laplace"]), help="laplace: delta is 0, for few signals.  [default: gaussian]")
 @click.option(

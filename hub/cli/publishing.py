@@ -64,7 +64,7 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         delta=release.privacy.delta,
         window_seconds=release.privacy.window_seconds,
         noise=release.privacy.noise,
-        calibration_rows=release.privacy.calibration_rows,
+        calibration_rows=release.privacy.own_rows(watches=reference is not None),
         time_column=reference.time if reference else None,
         season=reference.season if reference else Season(hours=4, weekends=True),
         answers=answers,

@@ -10,7 +10,8 @@ and with T estimated from b blocks, s' V^-1 s is Hotelling's: F with q and b - q
 baseline, N^2/M is the sum of n_i^2/M_i, and K the noise of windows and baselines. For categories the statistic is the chi-squared with the
 same terms. A numeric signal's level is shared: half for all directions together, a quarter each for the rank and for the share of "other"
 alone, since most drift goes one way, and with few blocks every direction more costs power. p-values are adjusted by Bonferroni over the
-signals. A shift smaller than `EFFECT_MIN` is no alarm however certain it is: large samples always differ.
+signals. A shift smaller than `EFFECT_MIN` is no alarm however certain it is: large samples always differ. Of numbers that have no reference
+a shift of less than one bin is none: they are counted into octaves (hub/core/scores.py).
 """
 
 from collections.abc import Sequence
@@ -74,9 +75,11 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     )
 
 
-def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[SignalDrift, ...]:
-    """The signals that raise an alarm, the surest first."""
-    return tuple(sorted((one for one in signals if one.p_adjusted < alpha and one.size >= EFFECT_MIN), key=lambda one: one.p_value))
+def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA, *, least: Sequence[float] = ()) -> tuple[SignalDrift, ...]:
+    """The signals that raise an alarm, the surest first; `least` is `Ordinary.least`, in the order of the signals."""
+    enough = [max(EFFECT_MIN, float(one)) for one in least] or [EFFECT_MIN] * len(signals)
+    found = [one for one, size in zip(signals, enough, strict=True) if one.p_adjusted < alpha and one.size >= size]
+    return tuple(sorted(found, key=lambda one: one.p_value))
 
 
 def sizes(shift: Floats, chance: Floats) -> Floats:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.core import spread
-from hub.core.scores import reference_shares, scores_of_signal
+from hub.core.scores import least_of, reference_shares, scores_of_signal
 from schemas.signals import Baseline, Signal
 
 Floats = NDArray[np.float64]
@@ -38,6 +38,7 @@ class Ordinary:
     gather: Places  # [J, B]: where a component's bins stand in the flat counts; `size` where it has fewer
     design: Floats  # [J, B]: its score of each bin, 0 where it has fewer
     shares: Floats  # [J, B]: the reference's probabilities
+    least: Floats  # [S]: the least shift that matters of signals that have no reference, 0 of the others
     noise_gain: Floats  # [J]: sum of squared scores, which is the noise's variance over K sigma^2
     between: Floats  # [J]: variance of the block effects, dependence accounted for
     log_weights: Floats  # [J]: logarithms of the components' parts of the evidence, which sum to 1
@@ -127,6 +128,7 @@ def of_signals(signals: Sequence[Signal], *, rows: int, blocks: int, rho: float,
         gather=gather,
         design=design,
         shares=shares,
+        least=np.array([least_of(signal) for signal in signals]),
         noise_gain=(design**2).sum(axis=1),
         between=between_matrix[owner, rank, rank],
         log_weights=np.log(weights),

@@ -35,6 +35,7 @@ REFUSALS = ("I'm sorry", "I am sorry", "Sorry,", "I can't", "I cannot", "I can n
 STOPS = ("stop", "length", "abort")
 LENGTH_EDGES = tuple(2.0**power for power in range(10))  # words of a text that nobody has a reference for
 LATENCY_OCTAVES, MEMORY_OCTAVES = range(-9, 2), range(-5, 2)  # of a release's own limits
+PRECEDENCE = ("output", "input", "service")  # where there is no room for all: the last that remain are left out
 MEASURES_OF_PROBABILITIES = ("class", "confidence", "entropy")
 MEASURES_OF_WIDE = ("mean", "deviation", "sparsity")
 _NAMED = re.compile(r"(?P<tensor>.+):(?P<measure>[a-z]+)(?:\[(?P<number>\d{1,3})\]|=(?P<token>-?\d{1,9}))?")
@@ -76,8 +77,8 @@ def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate]
     found = known | {one.spec.name: one for one in _by_default(model, single)}
     if named is None:
         chosen = _ordinary(model, columns) + _others(model, single, columns)
-        answers = [name for name in chosen if found[name].spec.side != "input"]
-        left_out = [name for name in chosen if name not in answers][max(0, SIGNALS_MAX - len(answers)) :]
+        ranked = sorted(chosen, key=lambda name: PRECEDENCE.index(found[name].spec.side))
+        left_out = [name for name in chosen if name in ranked[SIGNALS_MAX:]]
         chosen = [name for name in chosen if name not in left_out]
     else:
         left_out = []

@@ -2,6 +2,8 @@
 
 - A new release: what is counted of its inputs the same way keeps its baseline; of outputs and of the service, which are the release's
   own, a new one is gathered, and only that is charged for.
+- Hours of the week: a signal that has a reference for each is kept as its difference from the reference of the hours in which it was
+  gathered, so that a baseline of days is none against a night.
 - A new cohort, which is a new site: all is gathered anew.
 - A lost disk: the same; the windows in between carry counts, as in any calibration.
 """
@@ -14,12 +16,12 @@ import structlog
 
 from node.agent.ledger import Ledger
 from node.core import privacy
-from node.core.leaving import Gathering, Own, noisy, rows_in
+from node.core.leaving import Gathering, Own, noisy, rows_in, usual_of
 from node.core.privacy import BitSource
 from node.store import NodeStore
 from schemas.manifest import Manifest
 from schemas.names import sha256
-from schemas.signals import Baseline, Privacy, Signal
+from schemas.signals import Baseline, Privacy, Season, Signal
 
 log = structlog.get_logger()
 
@@ -34,7 +36,7 @@ class Calibration:
         self._model = manifest.model
         self._baseline: Baseline = manifest.baseline
         self._privacy: Privacy = manifest.privacy
-        self._keys = [_key(signal, cohort, digest) for signal in self._baseline.signals]
+        self._keys = [_key(signal, self._baseline.season, cohort, digest) for signal in self._baseline.signals]
 
     @property
     def gathers(self) -> bool:
@@ -48,11 +50,15 @@ class Calibration:
         found = self._store.own(self._keys)
         if any(key not in found for key in self._keys):
             return None
-        counts = [count for key in self._keys for count in found[key][0]]
-        rows = [found[key][1] for key, signal in zip(self._keys, self._baseline.signals, strict=True) for _ in range(signal.bins)]
-        return Own(np.array(counts, np.int64), np.array(rows, np.int64))
+        kept = [(signal, *found[key]) for key, signal in zip(self._keys, self._baseline.signals, strict=True)]
+        counts = [count for _, own, _, _ in kept for count in own]
+        of = [rows for signal, _, rows, _ in kept for _ in range(signal.bins)]
+        usual = None
+        if self._baseline.season is not None:
+            usual = np.array([count for signal, _, rows, hours in kept for count in usual_of(signal, rows, hours or [1])], np.int64)
+        return Own(np.array(counts, np.int64), np.array(of, np.int64), usual)
 
-    def gather(self, counts: Sequence[int], rows: int, days: Sequence[int]) -> None:
+    def gather(self, counts: Sequence[int], rows: int, days: Sequence[int], start: int) -> None:
         """One more window's exact counts, and `rows` as its noisy ones say; the baseline is made when they are enough.
 
         A day that cannot pay for its records' part in the baseline takes no part in it.
@@ -62,14 +68,17 @@ class Calibration:
         if wanted is None or not missing:
             return
         document = self._store.gathering(self._model, self._digest)
-        gathered = Gathering((0,) * len(counts)) if document is None else _read(document)
+        keys = 0 if self._baseline.season is None else self._baseline.season.keys
+        gathered = None if document is None else _read(document)
+        if gathered is None or len(gathered.hours) != keys:  # an earlier program's told no hours apart
+            gathered = Gathering((0,) * len(counts), hours=(0,) * keys)
         rho = privacy.rho_of(len(missing), (self._privacy.sigma2_numerator, self._privacy.sigma2_denominator), self._privacy.laplace)
         new = [day for day in days if day not in gathered.days]
         if new and not self._ledger.affords(new, rho):
             return
         if new:
             self._ledger.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
-        gathered = gathered.plus(counts, rows, days)
+        gathered = gathered.plus(counts, rows, days, self._baseline.key_of(start))
         if gathered.rows < wanted:
             self._store.put_gathering(self._model, self._digest, _written(gathered))
             return
@@ -83,7 +92,7 @@ class Calibration:
         rows = max(1, rows_in(found, len(missing)))
         at, kept = 0, []
         for number, counts in zip(missing, exact, strict=True):
-            kept.append((self._keys[number], found[at : at + len(counts)].tolist(), rows))
+            kept.append((self._keys[number], found[at : at + len(counts)].tolist(), rows, gathered.hours))
             at += len(counts)
         self._store.put_own(kept)
         log.info("baseline.made", model=self._model, signals=len(missing), rows=rows)
@@ -94,16 +103,18 @@ class Calibration:
         return [number for number, key in enumerate(self._keys) if key not in found]
 
 
-def _key(signal: Signal, cohort: str, digest: bytes) -> bytes:
+def _key(signal: Signal, season: Season | None, cohort: str, digest: bytes) -> bytes:
     """Inputs are the site's, whatever release counts them the same way; all else is the release's."""
     owner = b"" if signal.side == "input" else digest
-    return sha256(repr((cohort, signal.binning)).encode() + owner)
+    hours = () if season is None or signal.seasons is None else (season.hours, season.weekends, season.offset_minutes)
+    counted = (cohort, signal.binning, hours) if hours else (cohort, signal.binning)
+    return sha256(repr(counted).encode() + owner)
 
 
 def _written(gathered: Gathering) -> str:
-    return json.dumps({"counts": gathered.counts, "rows": gathered.rows, "days": gathered.days})
+    return json.dumps({"counts": gathered.counts, "rows": gathered.rows, "days": gathered.days, "hours": gathered.hours})
 
 
 def _read(document: str) -> Gathering:
     fields = json.loads(document)
-    return Gathering(tuple(fields["counts"]), fields["rows"], tuple(fields["days"]))
+    return Gathering(tuple(fields["counts"]), fields["rows"], tuple(fields["days"]), tuple(fields.get("hours", ())))

@@ -190,7 +190,7 @@ class Telemetry:
                     own=watched.calibration.own(),
                 )
                 rows = window.rows
-                watched.calibration.gather(counts, rows, days)
+                watched.calibration.gather(counts, rows, days, start)
                 self._store.enqueue("window", self._topic(model, self._cohort), codec.encode(window))
             self._store.close_window(model, digest, start, at=now, rows=rows, rho=rho, code="" if withheld is None else str(withheld))
         if withheld is None:

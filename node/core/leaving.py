@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from node.core.privacy import BitSource, noise
 from schemas.limits import WINDOW_ROWS_MAX, WINDOW_UNITS_MAX
-from schemas.signals import Baseline, Privacy
+from schemas.signals import Baseline, Privacy, Signal
 from schemas.window import Expectation, Window, read_counts, write_counts
 
 Counts = NDArray[np.int64]
@@ -19,19 +19,29 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A node's own baseline under noise, made once and kept: counts flat over the signals, and how many rows each signal's are of."""
+    """A node's own baseline under noise, made once and kept: counts flat over the signals, and how many rows each signal's are of.
+
+    Where hours of the week have references of their own, `usual` is what the reference expects of as many rows at the hours in which the
+    baseline was gathered: the node is then known by how it differs from the reference, and takes that to any other hour.
+    """
 
     counts: Counts  # [bins of all signals]
     rows: Counts  # the same length: of each bin's signal
+    usual: Counts | None = None  # the same length
 
     @property
     def rows_log2(self) -> int:
         """Of the fewest rows among the signals, rounded down: a number of few values tells no node from another."""
         return max(0, int(self.rows.min()).bit_length() - 1)
 
-    def share(self, rows: int) -> Counts:
-        """What the baseline says of so many rows."""
-        pairs = zip(self.counts.tolist(), self.rows.tolist(), strict=True)
+    def center(self, rows: int, expected: Counts) -> Counts:
+        """What the baseline says of so many rows, of which the reference expects `expected` at their hour."""
+        if self.usual is None:
+            return self._share(self.counts, rows)
+        return self._share(self.counts - self.usual, rows) + expected
+
+    def _share(self, counts: Counts, rows: int) -> Counts:
+        pairs = zip(counts.tolist(), self.rows.tolist(), strict=True)
         return np.array([(2 * rows * count + of) // (2 * of) for count, of in pairs], np.int64)
 
 
@@ -60,7 +70,8 @@ def noised(
     """The window that leaves the device: noise on every count; the number of rows is read off the noisy counts."""
     found = noisy(counts, privacy, bits)
     rows = rows_in(found, len(baseline.signals))
-    center = Expectation(baseline).of(rows, start) if own is None else own.share(rows)
+    expected = Expectation(baseline).of(rows, start)
+    center = expected if own is None else own.center(rows, expected)
     return Window(
         id=window_id,
         release=release,
@@ -128,14 +139,24 @@ def added(windows: Sequence[Window], *, baseline: Baseline, privacy: Privacy, wi
 class Gathering:
     """Counts for an own baseline that is not made yet: exact, and on this device only.
 
-    `rows` is what noisy windows say, so that the moment when it is made tells nothing of any record; `days` have paid for it.
+    `rows` is what noisy windows say, so that the moment when it is made tells nothing of any record; `days` have paid for it, and `hours`
+    are the rows by hour of the week, as the release tells hours apart; () where it does not.
     """
 
     counts: tuple[int, ...]
     rows: int = 0
     days: tuple[int, ...] = ()
+    hours: tuple[int, ...] = ()
 
-    def plus(self, counts: Sequence[int], rows: int, days: Sequence[int]) -> "Gathering":
-        """One more window."""
+    def plus(self, counts: Sequence[int], rows: int, days: Sequence[int], hour: int | None = None) -> "Gathering":
+        """One more window, of an hour of the week."""
         summed = tuple(a + b for a, b in zip(self.counts, counts, strict=True))
-        return replace(self, counts=summed, rows=self.rows + rows, days=tuple(sorted({*self.days, *days})))
+        hours = tuple(before + (rows if at == hour else 0) for at, before in enumerate(self.hours))
+        return replace(self, counts=summed, rows=self.rows + rows, days=tuple(sorted({*self.days, *days})), hours=hours)
+
+
+def usual_of(signal: Signal, rows: int, hours: Sequence[int]) -> list[int]:
+    """What the reference expects of so many rows, spread over the hours of the week as these are; shape [bins]."""
+    by_hour = [(sum(signal.reference(key)) or 1, signal.reference(key), share) for key, share in enumerate(hours)]
+    whole = sum(hours) or 1
+    return [round(rows * sum(share * counts[at] / total for total, counts, share in by_hour) / whole) for at in range(signal.bins)]
