@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         ("epsilon", pa.float64()),  # what one record in one window is promised
         ("delta", pa.float64()),
         ("calibrated", pa.bool_()),  # counts are differences from nodes' own baselines, of which zero is expected
+        ("left_out", pa.int64()),  # windows that were not tested, and are in no count: of sub-groups unlike the others
     ]
 )
 
@@ -62,6 +63,7 @@ class Writer:
             columns: dict[str, list[Any]] = {
                 **{name: [value] * bins for name, value in shared.items()},
                 "calibrated": [bool(window.calibrated)] * bins,
+                "left_out": [window.left_out or 0] * bins,
                 "signal": [signal.name] * bins,
                 "kind": [signal.kind] * bins,
                 "bin": list(range(bins)),

@@ -15,6 +15,8 @@ from schemas.insight import Alert, Drift
 PAGE = 500  # intervals in memory at once, at some kilobytes each
 ALERTS_MAX = 10_000  # of one model: older ones concern nobody who asks now
 
+Key = tuple[str, str, int, int, bool]  # of a tested interval: version, cohort, start, seconds, calibrated
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -55,7 +57,7 @@ class Findings:
         query = (
             select(drifts.c.body)
             .where(drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.start >= since)
-            .order_by(drifts.c.start.desc())
+            .order_by(drifts.c.start.desc(), drifts.c.calibrated.desc())
             .limit(limit)
         )
         if until is not None:
@@ -78,6 +80,30 @@ class Findings:
         )
         with self._database.read() as db:
             return bool(db.execute(query).scalar())
+
+    def tested_since(self, model: str, version: str, moment: int) -> dict[str, int]:
+        """How many intervals of a release were tested at `moment` or later, by cohort."""
+        query = (
+            select(drifts.c.cohort, func.count())
+            .where(drifts.c.model == model, drifts.c.version == version, drifts.c.tested_at >= moment)
+            .where(drifts.c.body.not_like('%"newcomers":true%'))
+            .group_by(drifts.c.cohort)
+        )
+        with self._database.read() as db:
+            return {cohort: int(count) for cohort, count in db.execute(query).all()}
+
+    def trimmed(self, asked: Asked) -> frozenset[Key]:
+        """Which of the intervals were tested without a part of their windows, by version, cohort, start, seconds and calibrated."""
+        table = drifts.c
+        query = select(table.version, table.cohort, table.start, table.seconds, table.calibrated).where(
+            table.model == asked.model, table.body.like('%"left_out":%'), table.body.not_like('%"left_out":null%')
+        )
+        if asked.since is not None:
+            query = query.where(table.start >= asked.since)
+        if asked.until is not None:
+            query = query.where(table.start < asked.until)
+        with self._database.read() as db:
+            return frozenset((row[0], row[1], row[2], row[3], bool(row[4])) for row in db.execute(query).all())
 
     def count(self, asked: Asked) -> int:
         """How many intervals there are."""

@@ -237,11 +237,23 @@ class Store:
 
     def drifts(self, model: str | None = None, limit: int | None = None) -> list[Drift]:
         """Tested intervals, the newest interval first."""
-        query = select(tables.drifts.c.body).order_by(tables.drifts.c.start.desc(), tables.drifts.c.cohort)
+        query = select(tables.drifts.c.body).order_by(
+            tables.drifts.c.start.desc(), tables.drifts.c.cohort, tables.drifts.c.calibrated.desc()
+        )
         if model is not None:
             query = query.where(tables.drifts.c.model == model)
         with self._read() as db:
             return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
+
+    def calibrated_since(self, model: str, version: str, cohort: str) -> int | None:
+        """Start of the first interval that was tested against nodes' own baselines; None where none was."""
+        table = tables.drifts
+        query = select(func.min(table.c.start)).where(
+            table.c.model == model, table.c.version == version, table.c.cohort == cohort, table.c.calibrated.is_(True)
+        )
+        with self._read() as db:
+            found = db.execute(query).scalar()
+        return None if found is None else int(found)
 
     def _drift(self, db: Connection, drift: Drift) -> None:
         key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}

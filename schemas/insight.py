@@ -43,6 +43,7 @@ class MergedWindow(Document):
     calibrated: bool | None = None  # counts are differences from each node's own baseline, and nothing is expected of them but zero
     late: Annotated[int, Field(ge=0)] | None = None  # of the windows, those that came after the interval was first tested
     reference_rows: Annotated[float, Field(ge=0)] | None = None  # of calibrated windows: the sum of n^2/M, rows and own baseline's rows
+    left_out: Annotated[int, Field(ge=0)] | None = None  # windows of sub-groups that are unlike the others: in no count here
 
 
 class SignalDrift(Document):
@@ -86,6 +87,8 @@ class Drift(Document):
     episode: Literal["raised", "lasting", "over"] | None = None
     since: Seconds | None = None  # when the episode's change began
     calibrated: bool | None = None  # against each node's own baseline, of the nodes that have one
+    newcomers: bool | None = None  # of nodes without one, in a cohort whose others have one: shown, and never an alarm
+    left_out: Count | None = None  # windows of sub-groups that are unlike the others, which were not tested
 
 
 class Alert(Document):

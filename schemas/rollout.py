@@ -27,6 +27,7 @@ class Gate(Fact):
     soak_seconds: Annotated[int, Field(ge=0, le=30 * 24 * 3600)] = 0
     silent_seconds: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] = 3600  # a node not heard from for so long is silent, not failed
     halt_on_drift: bool = True
+    drift_tests_min: Annotated[int, Field(ge=0, le=2**31)] | None = None  # intervals of the release that must have been tested in the stage
 
 
 class Carriage(Fact):

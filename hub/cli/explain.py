@@ -63,6 +63,7 @@ class Story:
     intervals: int
     window: MergedWindow
     alarm: bool
+    own_baselines: bool
     alpha: float
     signals: tuple[Explained, ...]
 
@@ -71,7 +72,9 @@ class Story:
         """The period, and how much was counted in it."""
         intervals = f"{self.intervals} interval{'' if self.intervals == 1 else 's'}"
         counted = f"{self.window.windows} windows of nodes, about {self.window.rows:,} rows"
-        return f"{written(self.since)} to {written(self.until)} UTC: {intervals}, {counted}"
+        left_out = self.window.left_out
+        but = f"; {left_out} windows unlike the others were left out of the tests, and are not shown" if left_out else ""
+        return f"{written(self.since)} to {written(self.until)} UTC: {intervals}, {counted}{but}"
 
 
 @click.command()
@@ -140,6 +143,7 @@ def _story(
     stream, manifest, episode = _stream(findings, releases, model, version, cohort)
     key = (model, manifest.version, stream.cohort)
     tests = findings.drifts(*key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
+    tests = [one for one in tests if not one.newcomers] or tests
     if moment is not None:
         _check_covers(findings, tests[-1] if tests else None, moment, key)
     test = tests[-1]
@@ -148,7 +152,8 @@ def _story(
     )
     asked = Asked(model, stream.cohort, since=since, until=until, release=stream.release, windows_min=cohort_nodes_min)
     rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
-    window = shown.together([shown.on_reference(shown.merged(row, manifest), manifest) for row in rows])
+    without = findings.trimmed(asked)
+    window = shown.together([shown.on_reference(shown.merged(row, manifest, without), manifest) for row in rows])
     if window is None:
         raise Refused(Code.REFERENCE_INVALID, f"the counts of {model}@{manifest.version} in cohort {stream.cohort} are not kept any more")
     compared = {one.name: one for one in compare(window)}
@@ -168,6 +173,7 @@ def _story(
         intervals=len(rows),
         window=window,
         alarm=episode is not None,
+        own_baselines=test.calibrated is True,
         alpha=test.alpha,
         signals=tuple(_explained(compared[one], tests, test, began.get(one)) for one in chosen if one in compared),
     )
@@ -248,6 +254,8 @@ def _json(story: Story) -> dict[str, Any]:
         "windows": story.window.windows,
         "rows": story.window.rows,
         "noise_sd": story.window.noise_sd,
+        "windows_left_out": story.window.left_out or 0,
+        "own_baselines": story.own_baselines,
         "signals": [
             {
                 **asdict(one.comparison),
@@ -275,5 +283,7 @@ def _print(story: Story) -> None:
             console.print(line, no_wrap=True, crop=True)
     console.print()
     legend = "bar: what was counted, with ± 2 sd of noise and sampling; | the reference."
+    if story.own_baselines:
+        legend += " Drawn is how nodes differ from their own baselines, on top of the reference."
     alarm = f"An alarm is p < {story.alpha:g}, or evidence over time; both know how much ordinary days differ,"
     console.print(Text(f"{legend} {alarm} which this picture does not show.", style="dim"))

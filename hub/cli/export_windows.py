@@ -29,7 +29,8 @@ from schemas.manifest import Manifest
 def export_windows(model: str, cohort: str | None, since: int | None, until: int | None, out: Path, directory: Path, as_json: bool) -> None:
     """Write merged windows into a Parquet file, one row a bin.
 
-    Intervals of fewer nodes than `cohort_nodes_min` are left out, as everywhere.
+    Intervals of fewer nodes than `cohort_nodes_min` are left out, as everywhere. Counts are those that were tested: windows that
+    `trim_outlying` kept from the test are in none, and counted in the column `left_out`.
 
     \b
     Examples:
@@ -52,7 +53,8 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
 
     findings = Findings(open_store(directory).database)
     asked = Asked(model, cohort, since=since, until=until, windows_min=load(directory).cohort_nodes_min)
-    total, skipped, written = findings.count(asked), 0, 0
+    total, skipped, written, left_out = findings.count(asked), 0, 0, 0
+    without = findings.trimmed(asked)
     first: int | None = None
     last: int | None = None
     with progress() as tell, exported.writing(out) as file:
@@ -61,7 +63,9 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
             if manifest is None or manifest.baseline is None:
                 skipped += 1
             else:
-                file.add(shown.merged(row, manifest))
+                window = shown.merged(row, manifest, without)
+                file.add(window)
+                left_out += window.left_out or 0
                 written += 1
                 first, last = row.start if first is None else first, row.start
             tell("intervals", done, max(total, done))
@@ -72,6 +76,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
             "rows": file.rows,
             "intervals": written,
             "of_unknown_releases": skipped,
+            "windows_left_out": left_out,
             "first": iso(first),
             "last": iso(last),
         },

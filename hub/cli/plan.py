@@ -1,7 +1,8 @@
 """`fleetcast plan` says what a rollout will cost, `fleetcast ledger` what it did."""
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,9 +12,11 @@ import click
 from hub.blockstore import BlockStore
 from hub.cli.holdings import Holdings
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
+from hub.core.judged import judged, stage_percent_min
 from hub.core.plan import Cost, by_site, seconds
 from hub.rows import NodeRow, ReceiptRow
 from hub.service.releases import Releases
+from hub.settings import load
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Refused
@@ -75,6 +78,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
         "sites": _site_rows(fits),
         "links": _link_rows(fits, speeds),
         "variants": _variant_rows(fits, [variant.name for variant in manifest.variants]),
+        "drift": _drift(rows, manifest, load(directory).cohort_nodes_min),
         "first_install": [
             {"variant": variant.name, "bytes": holdings.cost_of(digest, variant.name, frozenset(), follows=False).fetched_bytes}
             for variant in manifest.variants
@@ -84,6 +88,19 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
         click.echo(json.dumps(result, indent=2))
         return
     _print(result)
+
+
+def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[str, Any]:
+    """Whether a rollout's gate could judge drift among these nodes."""
+    cohorts = Counter(codec.decode(State, row.state).cohort for row in rows)
+    fewest = stage_percent_min(cohorts, nodes_min)
+    said = judged(f"{manifest.model}@{manifest.version}", watched=manifest.baseline is not None, nodes=cohorts, tests={}, nodes_min=nodes_min)
+    return {
+        "nodes_min": nodes_min,
+        "cohorts": [{"cohort": cohort, "nodes": count} for cohort, count in sorted(cohorts.items(), key=lambda one: str(one[0]))],
+        "stage_percent_min": fewest if manifest.baseline is not None else None,
+        "text": f"drift can be judged from stages of about {fewest} % on" if fewest and manifest.baseline is not None else said.text,
+    }
 
 
 def _print(result: Mapping[str, Any]) -> None:
@@ -98,6 +115,8 @@ def _print(result: Mapping[str, Any]) -> None:
         click.echo()
         show(result["variants"], ["variant", "nodes", "fetches"], as_json=False, empty="")
     click.echo(f"In all {result['bytes_planned']} bytes to fetch, {result['bytes_reused']} are there already.")
+    if result["drift"]["cohorts"]:
+        click.echo(f"D{result['drift']['text'][1:]}.")
     for one in result["first_install"]:
         click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
 

@@ -56,6 +56,9 @@ def rollout() -> None:
     "--silent-seconds", default=3600, show_default=True, type=click.IntRange(1), help="A node not heard from for so long does not count."
 )
 @click.option("--halt-on-drift/--no-halt-on-drift", default=True, show_default=True)
+@click.option(
+    "--drift-tests-min", type=click.IntRange(0), help="Intervals of it that must have been tested for drift in a stage; else it waits."
+)
 @click.option("--node-bytes-max", type=click.IntRange(0), help="A node that would fetch more than this stops, out of budget.")
 @click.option(
     "--full-download/--no-full-download",
@@ -94,6 +97,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         "soak_seconds": said["soak_seconds"],
         "silent_seconds": said["silent_seconds"],
         "halt_on_drift": said["halt_on_drift"],
+        "drift_tests_min": said["drift_tests_min"],
     }
     carriage = {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
     parameters = read(manifest.parameters or (), _pairs(said["values"])) or None

@@ -8,7 +8,10 @@ from*; the silent ones are a class of their own, that neither helps nor harms. I
 3. nodes are known, but none falls into the stage (few nodes, small percentage): it is passed over, for nothing can be learned from it;
 4. all nodes of the stage are silent: waits, for an empty site proves nothing;
 5. too few receipts: waits; a node that goes silent meanwhile leaves the reckoning after `gate.silent_seconds`;
-6. the gate has held for `gate.soak_seconds`: the next stage, and after the last one the rollout is done.
+6. too few intervals of it were tested for drift, where the gate asks for any: waits, and says when there are too few nodes for a test;
+7. the gate has held for `gate.soak_seconds`: the next stage, and after the last one the rollout is done.
+
+No alarm is not "no drift": where drift cannot be judged, or was not yet, the reason says so (hub/core/judged.py).
 
 Every document that `step` or a command makes has a serial higher by one than the one before.
 """
@@ -19,6 +22,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
+from hub.core.judged import Judged
 from hub.core.parameters import settled
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
@@ -78,10 +82,14 @@ class NodeFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a gate looks at; `drift_alarm` says in words which drift speaks against the new release (hub/core/standing.py)."""
+    """All that a gate looks at; `drift_alarm` says in words which drift speaks against the new release (hub/core/standing.py).
+
+    `drift` is what is known of it where none does; None where nobody asks.
+    """
 
     nodes: Sequence[NodeFacts]
     drift_alarm: str = ""
+    drift: Judged | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,8 +276,8 @@ def step(progress: Progress, facts: Facts, *, now: int) -> tuple[Progress, tuple
     held_since = progress.held_since if progress.held_since is not None else now
     left = held_since + rollout.gate.soak_seconds - now
     if left > 0 and tally.addressed:
-        return replace(progress, held_since=held_since, reason=f"the gate holds; it must for {left} s more"), ()
-    return _advance(progress, now)
+        return replace(progress, held_since=held_since, reason=f"the gate holds; it must for {left} s more{_of_drift(facts)}"), ()
+    return _advance(progress, facts, now)
 
 
 def _tally(progress: Progress, facts: Facts) -> Tally:
@@ -304,13 +312,22 @@ def _waiting(rollout: Rollout, tally: Tally, facts: Facts) -> str:
         needed = f"{rollout.gate.receipts_ratio_min:.0%} must"
         silent = f"; {tally.silent} more are silent" if tally.silent else ""
         return f"waits: {tally.serving} of {tally.heard} nodes heard from serve it, {needed}{silent}"
+    wanted = rollout.gate.drift_tests_min or 0
+    if tally.addressed and facts.drift is not None and facts.drift.tests < wanted:
+        return f"waits: {facts.drift.tests} of {wanted} intervals that the gate asks for were tested{_of_drift(facts)}"
     return ""
 
 
-def _advance(progress: Progress, now: int) -> tuple[Progress, tuple[Action, ...]]:
+def _of_drift(facts: Facts) -> str:
+    return f"; {facts.drift.text}" if facts.drift is not None and facts.drift.text else ""
+
+
+def _advance(progress: Progress, facts: Facts, now: int) -> tuple[Progress, tuple[Action, ...]]:
     rollout, tally = progress.rollout, progress.tally
     what = f"rollout of {rollout.model} {rollout.release.version}"
-    proof = f"{tally.serving} of {tally.heard} nodes heard from serve it" if tally.addressed else "no node falls into the stage"
+    proof = "no node falls into the stage"
+    if tally.addressed:
+        proof = f"{tally.serving} of {tally.heard} nodes heard from serve it{_of_drift(facts)}"
     if rollout.stage + 1 < len(rollout.stages):
         moved = _next(progress, stage=rollout.stage + 1)
         text = f"{what} goes from {rollout.percent} % to {moved.rollout.percent} %: {proof}"

@@ -55,7 +55,7 @@ class Interval:
     """The windows of one release and cohort over the same interval, added up; calibrated ones and others apart.
 
     Under no drift the scores of calibrated counts have the variance `(rows + reference_rows) I + noise_units sigma^2 H'H` beside what
-    ordinary days add. `late` of the windows came after the interval had been tested.
+    ordinary days add. `late` of the windows came after the interval had been tested; `left_out` more are in none of the counts.
     """
 
     release: bytes
@@ -70,6 +70,7 @@ class Interval:
     reference_rows: float
     noise_units: float
     late: int = 0
+    left_out: int = 0
 
 
 class Reader:
@@ -291,6 +292,7 @@ def merged_window(interval: Interval, manifest: Manifest) -> MergedWindow:
         signals=tuple(signals),
         calibrated=True if interval.calibrated else None,
         late=interval.late or None,
+        left_out=interval.left_out or None,
         reference_rows=interval.reference_rows if interval.calibrated else None,
     )
 

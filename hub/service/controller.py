@@ -4,6 +4,7 @@ The signed document in the repository is the truth; the row in the store is the 
 came between the two.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from securesystemslib.signer import Signer
 from hub.core import fleet, standing
 from hub.core import rollout as core
 from hub.core.checking import unchecked
+from hub.core.judged import Judged, judged
 from hub.core.parameters import in_words
 from hub.findings import Findings
 from hub.service.notes import Notes
@@ -47,11 +49,14 @@ class Controller:
         random_bytes: Callable[[int], bytes],
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        cohort_nodes_min: int,
         speaks_against: Callable[[Manifest], Sequence[str]] = lambda manifest: (),
     ) -> None:
         self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
         self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
         self._speaks_against = speaks_against  # why a release may not be rolled out, whoever asks
+        self._cohort_nodes_min = cohort_nodes_min
+        self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)
         self._judge_at = 0.0
         self._progress = self._restored()
@@ -143,12 +148,14 @@ class Controller:
     def _judge(self, model: str) -> bool:
         before = self._progress[model]
         rollout, now = before.rollout, int(self._wall())
-        alarm = self._drift(before) if rollout.state == "running" and rollout.gate.halt_on_drift else ""
+        running, gate = rollout.state == "running", rollout.gate
+        alarm = self._drift(before) if running and gate.halt_on_drift else ""
         silent = rollout.gate.silent_seconds
         nodes = [
             fleet.facts(node, model=model, digest=rollout.release.digest, now=now, silent_seconds=silent) for node in self._nodes.values()
         ]
-        after, actions = core.step(before, core.Facts(nodes, drift_alarm=alarm), now=now)
+        judged = self._judged(before, now) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
+        after, actions = core.step(before, core.Facts(nodes, drift_alarm=alarm, drift=judged), now=now)
         signed = False
         for action in actions:
             match action:
@@ -177,6 +184,22 @@ class Controller:
             cohorts=None if None in cohorts else {one for one in cohorts if one is not None},
             judged_from=since,
         )
+
+    def _judged(self, progress: core.Progress, now: int) -> Judged:
+        """Whether drift could be judged in this stage, and was."""
+        rollout = progress.rollout
+        model, (version, digest) = rollout.model, rollout.release
+        if digest not in self._watched:
+            self._watched[digest] = self._manifest(model, version)[0].baseline is not None
+        heard = Counter(
+            node.state.cohort
+            for node in self._nodes.values()
+            if selected(rollout, dict(node.labels))
+            and bucket(rollout.salt, node.name) < rollout.percent
+            and fleet.heard(node, now=now, silent_seconds=rollout.gate.silent_seconds)
+        )
+        tests = self._findings.tested_since(model, version, progress.stage_entered_at)
+        return judged(version, watched=self._watched[digest], nodes=heard, tests=tests, nodes_min=self._cohort_nodes_min)
 
     # Durability
 

@@ -60,8 +60,8 @@ class Evidence:
             windows_min=self._cohort_nodes_min,
         )
         rows = list(self._findings.intervals(asked))[-INTERVALS_MAX:]
-        manifest = self._releases.find(digest)[1]
-        return shown.together([shown.merged(row, manifest) for row in rows])
+        manifest, without = self._releases.find(digest)[1], self._findings.trimmed(asked)
+        return shown.together([shown.merged(row, manifest, without) for row in rows])
 
     def digest(self, model: str, version: str) -> bytes | None:
         """The release's digest; None where the repository does not have it."""

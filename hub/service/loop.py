@@ -151,6 +151,7 @@ class Service:
             random_bytes=self._rng.randbytes,
             wall=wall,
             monotonic=monotonic,
+            cohort_nodes_min=settings.cohort_nodes_min,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
 

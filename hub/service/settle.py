@@ -9,7 +9,7 @@ when it is raised and when it is over.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -17,9 +17,10 @@ from hub.core import drift, windows
 from hub.core.ordinary import Ordinary, ordinary
 from hub.core.windows import Interval
 from hub.service import trimming
+from hub.service.newcomers import Newcomers
 from hub.service.notes import Notes
 from hub.service.releases import Releases
-from hub.service.streams import Judged, Seen, Streams
+from hub.service.streams import Judged, Seen, Streams, part_of
 from hub.store import IntervalRow, Store
 from schemas.errors import Refused
 from schemas.insight import Alert, Drift, MergedWindow
@@ -59,6 +60,7 @@ class Settling:
         self._cohort_nodes_min, self._settle_seconds, self._alpha = cohort_nodes_min, settle_seconds, alpha
         self._trim_outlying = trim_outlying
         self._streams = Streams(store, run_length=run_length, clock=clock)
+        self._newcomers = Newcomers(store)
         self._references: dict[tuple[bytes, int | None], Ordinary] = {}
 
     def tick(self) -> None:
@@ -105,15 +107,37 @@ class Settling:
             self._give_up(row)
             log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
             return None
-        return self._streams.look(row, self._believed(row, manifest), self._reference(digest, manifest, row.start))
+        interval, reference = self._believed(row, manifest), self._reference(digest, manifest, row.start)
+        if interval.windows < self._cohort_nodes_min:  # what is left of it is too few
+            self._give_up(row)
+            log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
+            return None
+        if self._newcomers.are(row, manifest):
+            self._show(row, manifest, interval, reference)
+            return None
+        return self._streams.look(row, interval, reference)
+
+    def _show(self, row: IntervalRow, manifest: Manifest, interval: Interval, reference: Ordinary) -> None:
+        """What newcomers counted, beside the reference; it is no evidence of drift, and ends none."""
+        result = Drift(
+            **self._fields(row, manifest, interval),
+            alarm=row.alarmed,
+            signals=drift.test_interval(part_of(interval, reference), reference),
+            newcomers=True,
+        )
+        self._store.mark_tested(row, alarmed=row.alarmed, drift=result)
+        self._settled(row.model, row.cohort, row.release, row.start)
+        self._say(windows.merged_window(interval, manifest))
+        self._say(result)
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:
         _, manifest = self._releases.find(row.release)
         judged = self._streams.judge(row, seen, alpha=self._alpha)
-        result = self._result(row, manifest, judged)
+        result = self._result(row, manifest, seen.interval, judged)
         newest = next(iter(self._store.drifts(row.model, limit=1)), None)
         self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=judged.learnt)
         self._streams.keep(judged.learnt[0])
+        self._newcomers.judged(row)
         self._settled(row.model, row.cohort, row.release, row.start)
         self._say(windows.merged_window(seen.interval, manifest))
         self._say(result, retain=newest is None or newest.start <= result.start)
@@ -130,6 +154,8 @@ class Settling:
         at = int(self._clock())
         if judged.event == "raised":
             text = f"{row.model} {manifest.version} drifts in cohort {row.cohort}: {drift.in_words(judged.named, result.alarm_kind)}"
+            if not row.calibrated and manifest.baseline is not None and manifest.baseline.calibration_rows is not None:
+                text += "; against the publisher's reference: nodes have no baselines of their own yet"
             self._notes.alert(
                 Alert(
                     kind="drift",
@@ -158,16 +184,10 @@ class Settling:
                 )
             )
 
-    def _result(self, row: IntervalRow, manifest: Manifest, judged: Judged) -> Drift:
+    def _result(self, row: IntervalRow, manifest: Manifest, interval: Interval, judged: Judged) -> Drift:
         return Drift(
-            model=row.model,
-            version=manifest.version,
-            cohort=row.cohort,
-            start=row.start,
-            seconds=row.seconds,
-            windows=row.windows,
+            **self._fields(row, manifest, interval),
             alarm=row.alarmed or judged.alarm_kind is not None,
-            alpha=self._alpha,
             signals=judged.signals,
             alarm_kind=judged.alarm_kind,
             evidence=judged.evidence,
@@ -175,8 +195,21 @@ class Settling:
             streams=judged.streams,
             episode=judged.event,
             since=judged.since,
-            calibrated=row.calibrated or None,
         )
+
+    def _fields(self, row: IntervalRow, manifest: Manifest, interval: Interval) -> dict[str, Any]:
+        """What every result says of its interval; `windows` are those that were tested."""
+        return {
+            "model": row.model,
+            "version": manifest.version,
+            "cohort": row.cohort,
+            "start": row.start,
+            "seconds": row.seconds,
+            "windows": interval.windows,
+            "left_out": interval.left_out or None,
+            "alpha": self._alpha,
+            "calibrated": row.calibrated or None,
+        }
 
     def _reference(self, digest: bytes, manifest: Manifest, start: int) -> Ordinary:
         """What is ordinary for an interval: its hour of the week's own reference, where the release has one."""
@@ -192,10 +225,13 @@ class Settling:
 
 
 def _rounds(rows: Sequence[IntervalRow]) -> list[list[IntervalRow]]:
-    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
+    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first.
+
+    Of a stream's two, that of nodes with baselines of their own is the first: the others may be newcomers.
+    """
     found: dict[tuple[int, int], list[IntervalRow]] = {}
     times: Counter[tuple[int, bytes, str]] = Counter()
-    for row in rows:
+    for row in sorted(rows, key=lambda row: not row.calibrated):
         here = (row.start, row.release, row.cohort)
         found.setdefault((row.start, times[here]), []).append(row)
         times[here] += 1

@@ -1,17 +1,24 @@
 """What may be shown of intervals: nothing of fewer nodes than the minimum, and of the rest what analytics consumers read."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hub.core import windows
+from hub.findings import Key
 from hub.rows import IntervalRow
-from hub.service.trimming import interval_of
+from hub.service.trimming import interval_of, odd_groups, trimmed
 from schemas.insight import MergedWindow, SignalCounts
 from schemas.manifest import Manifest
 
 
-def merged(row: IntervalRow, manifest: Manifest) -> MergedWindow:
-    """An interval as it was published."""
+def merged(row: IntervalRow, manifest: Manifest, tested_without: Collection[Key] = ()) -> MergedWindow:
+    """An interval as it was tested and published; `tested_without` are those of which a part of the windows was left out.
+
+    Raises:
+        Refused: the release declares no signals.
+    """
+    if (manifest.version, row.cohort, row.start, row.seconds, row.calibrated) in tested_without:
+        return windows.merged_window(trimmed(row, odd_groups(row, manifest)), manifest)
     return windows.merged_window(interval_of(row), manifest)
 
 
@@ -57,5 +64,6 @@ def together(parts: Sequence[MergedWindow]) -> MergedWindow | None:
             "rows": sum(part.rows for part in parts),
             "noise_sd": math.sqrt(sum(part.noise_sd**2 for part in parts)),
             "signals": signals,
+            "left_out": sum(part.left_out or 0 for part in parts) or None,
         }
     )

@@ -56,6 +56,7 @@ def trimmed(row: IntervalRow, odd: tuple[Outlying, ...]) -> Interval:
         rows=row.rows - sum(rows[group] for group in gone),
         reference_rows=row.reference_rows * share,
         noise_units=row.noise_units * share,
+        left_out=row.windows - left,
     )
 
 

@@ -31,6 +31,7 @@ class Gate:
             random_bytes=bytes,
             wall=lambda: self.days.now,
             monotonic=lambda: self.days.now,
+            cohort_nodes_min=3,
         )
 
     def node(self, name: str, cohort: str) -> fleet.Node:

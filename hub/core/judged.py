@@ -1,0 +1,46 @@
+"""Whether drift of a release can be judged at all, and whether it was: what a gate says when there is no alarm. Knows no store and no clock.
+
+Nothing is tested of fewer nodes than the cohort's minimum, and nothing before an interval is over. No alarm is then not the same as no
+drift, and whoever moves a fleet by it has to know which of them it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+
+UNKNOWN = "of unknown name"  # of a node that has not said its own
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How many intervals were tested since the stage began, and what that says, in words."""
+
+    tests: int = 0
+    text: str = ""
+
+
+def judged(version: str, *, watched: bool, nodes: Mapping[str | None, int], tests: Mapping[str, int], nodes_min: int) -> Judged:
+    """What is known of drift in a stage without an alarm: `nodes` heard from by cohort, `tests` of the release's intervals by cohort."""
+    if not watched:
+        return Judged(0, f"drift cannot be judged: {version} watches no signals")
+    done = sum(count for cohort, count in tests.items() if cohort in nodes or None in nodes)
+    small = {cohort: count for cohort, count in nodes.items() if count < nodes_min and not tests.get(cohort or "")}
+    if nodes and len(small) == len(nodes) and not done:
+        return Judged(0, f"drift cannot be judged: {_few(small, nodes_min)}")
+    if not done:
+        return Judged(0, f"drift is not judged yet: no interval of {version} was tested in this stage")
+    said = f"no drift in {done} tested interval{'' if done == 1 else 's'}"
+    return Judged(done, f"{said}, but {_few(small, nodes_min)}" if small else said)
+
+
+def stage_percent_min(nodes: Mapping[str | None, int], nodes_min: int) -> int | None:
+    """The smallest stage at which the largest cohort has enough nodes to be judged, on average, in percent; None where none has."""
+    most = max(nodes.values(), default=0)
+    return max(1, ceil(100 * nodes_min / most)) if most >= nodes_min else None
+
+
+def _few(small: Mapping[str | None, int], nodes_min: int) -> str:
+    cohort = max(small, key=lambda one: small[one])
+    count = small[cohort]
+    more = f", and {len(small) - 1} more cohort{'' if len(small) == 2 else 's'} of too few" if len(small) > 1 else ""
+    return f"{count} node{'' if count == 1 else 's'} in cohort {cohort or UNKNOWN}, {nodes_min} needed{more}"
