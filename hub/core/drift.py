@@ -11,7 +11,7 @@ baseline, N^2/M is the sum of n_i^2/M_i, and K the noise of windows and baseline
 same terms. A numeric signal's level is shared: half for all directions together, a quarter each for the rank and for the share of "other"
 alone, since most drift goes one way, and with few blocks every direction more costs power. p-values are adjusted by Bonferroni over the
 signals. A shift smaller than `EFFECT_MIN` is no alarm however certain it is: large samples always differ. Of numbers that have no reference
-a shift of less than one bin is none: they are counted into octaves (hub/core/scores.py).
+a shift of less than a bin and a half is none: they are counted into octaves (hub/core/scores.py).
 """
 
 from collections.abc import Sequence

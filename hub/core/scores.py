@@ -12,6 +12,7 @@ from schemas.signals import Signal
 Floats = NDArray[np.float64]
 
 POLYNOMIALS = 4  # of the mid-rank; more see little through the noise
+BARE_BINS = 1.5  # by which numbers without a reference have to move: one is chance, and noise comes on top
 BARE_BINS_MIN = 3  # two of values and "other": with fewer there is no step from a bin to the next
 SMOOTHING = 0.5  # added to every reference count, so that a bin never seen has a probability
 
@@ -53,12 +54,13 @@ def least_of(signal: Signal) -> float:
     """The least shift of the rank that matters, in its standard deviations; 0 where nothing is to be said beyond `evidence.EFFECT_MIN`.
 
     Numbers that have no reference (latency, memory, words of an answer) are counted into octaves. When everything of a node stands beside
-    an edge, a change of a few percent moves all of it by one bin: so only a shift of more than a bin is one, which is more than a doubling.
+    an edge, a change of a few percent moves all of it by one bin: so only a shift of a bin and a half is one, which is about three times as
+    much, or as little.
     """
     if not _bare(signal) or signal.bins < BARE_BINS_MIN:
         return 0.0
     rank = scores_of_signal(signal)[:-1, 0]
-    return float(np.diff(rank).max())
+    return BARE_BINS * float(np.diff(rank).max())
 
 
 def _bare(signal: Signal) -> bool:

@@ -119,3 +119,31 @@ def test_a_gate_that_does_not_look_at_drift_does_not(gate: Gate) -> None:
     gate.day(1, gate.new, shift=1.0)
 
     assert gate.state == "running"
+
+
+def test_a_stage_of_too_few_nodes_for_a_test_says_so_and_passes_by_receipts_alone(gate: Gate) -> None:
+    gate.nodes.clear()
+    gate.nodes["n1"] = gate.node("n1", "nyc")
+    gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "soak_seconds": 60})
+    held = gate.reason
+    gate.days.now += 61
+    gate.controller.tick()
+
+    needed = "drift cannot be judged: 1 node in cohort nyc, 3 needed"
+    assert held == f"the gate holds; it must for 60 s more; {needed}"
+    assert (gate.state, gate.reason) == ("done", f"0 of 1 nodes heard from serve it; {needed}")
+
+
+def test_a_gate_that_asks_for_tests_waits_for_them_and_says_what_it_lacks(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "drift_tests_min": 2})
+    gate.days.now += 1
+    gate.controller.tick()
+    first = gate.reason
+    gate.day(1, gate.new, shift=0.0)
+    second, state = gate.reason, gate.state
+    gate.day(2, gate.new, shift=0.0)
+
+    assert first.startswith("waits: 0 of 2 intervals that the gate asks for were tested; drift is not judged yet")
+    assert second == "waits: 1 of 2 intervals that the gate asks for were tested; no drift in 1 tested interval"
+    assert (state, gate.state) == ("running", "done")
+    assert gate.reason.endswith("no drift in 2 tested intervals")
