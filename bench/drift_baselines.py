@@ -1,11 +1,12 @@
-"""Which default a release's own baselines need: `python -m bench.drift_baselines`; decision 0021 quotes what it prints. About 6 minutes.
+"""Which default a release's own baselines need: `python -m bench.drift_baselines`; decision 0021 quotes what it prints. About 4 minutes.
 
 The whole life of a fleet whose only change is who is online: a hundred nodes, each a carrier at an airport, gather their own baselines and
-send differences from then on, by the rules of the product (noise, rounding down to a power of two, newcomers that are not judged). Real
-rows; every row of the table is of the same rows, with the noise of twelve watched columns and of three signals of the service.
+send differences from then on, by the rules of the product (noise, rounding down to a power of two, nothing judged of who gathers). Real
+rows, with the noise of twelve watched columns and of three signals of the service; and the bytes of a window with all that.
 """
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,15 +19,23 @@ from rich.table import Table
 from bench import drift_ours as ours
 from bench import drift_streams as streams
 from hub.core import drift
+from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.evidence import Part
 from hub.core.ordinary import Ordinary, ordinary
-from schemas.signals import Baseline
+from hub.core.signals import Model, declared
+from node.core.leaving import Own, noised, noisy
+from node.core.privacy import BitSource
+from node.core.sketch import Sketch
+from schemas import codec
+from schemas.manifest import Limits, Tensor
+from schemas.signals import Baseline, Privacy
 
 ROWS = (None, 256, 512, 1024, 2048, 4096)  # that a node calibrates over; None: it has no baseline of its own
 WINDOWS = 2_000  # in which nothing but who is online changes
 SHIFTED_FOR, REPEATS = 30, 15  # windows that a shift is waited for, and fleets that it is put into
 SHIFTS = (0.1, 0.25)
-SERVICE_SIGNALS = 3
+SERVICE = ("service:latency_ms", "service:error", "service:memory_mib")
+SERVICE_SIGNALS = len(SERVICE)
 COHORT_MIN = 20
 
 Ints = NDArray[np.int64]
@@ -50,10 +59,11 @@ class Fleet:
         self.gathered: list[Ints] = [np.zeros(self.known.size, np.int64) for _ in self.nodes]
         self.rows = [0.0] * len(self.nodes)
         self.own: dict[int, tuple[Ints, int, int]] = {}  # counts, rows that they say they are of, and those as a window tells them
-        self.stream, self.at, self.calibrated = ours.Stream(self.known), 0, False
+        self.stream, self.at = ours.Stream(self.known), 0
+        self.gathers: bool | None = None  # of the newest interval, as long as no node has a baseline: whether it would have been an alarm
 
-    def step(self, bins: Ints) -> tuple[bool, bool, bool]:
-        """Whether it is an alarm alone, and over time; and whether it was judged by own baselines."""
+    def step(self, bins: Ints) -> tuple[bool, bool]:
+        """Whether it is an alarm alone, and over time."""
         names = list(self.scenarios)
         online = self.scenarios[names[int(self.rng.integers(len(names)))]]
         groups = _groups()
@@ -73,14 +83,16 @@ class Fleet:
             if self.wanted is not None:
                 self._gather(node, exact, counts)
         self.at += 1
-        alone = over_time = False
+        self.gathers = None
         if len(differences) >= COHORT_MIN:
-            self.calibrated = True
-            alone, over_time = self._judge(_differences(differences, shares, self.at))
-        if len(plain) >= COHORT_MIN and not self.calibrated:  # else they are newcomers: shown, and not judged
-            counts = np.sum(plain, axis=0)
-            alone, over_time = self._judge(ours.plain(counts, start=self.at, windows=len(plain), signals=len(self.known.names)))
-        return alone, over_time, self.calibrated
+            return self._judge(_differences(differences, shares, self.at))
+        if len(plain) < COHORT_MIN:
+            return False, False
+        part = ours.plain(np.sum(plain, axis=0), start=self.at, windows=len(plain), signals=len(self.known.names))
+        if self.wanted is None:
+            return self._judge(part)
+        self.gathers = bool(drift.alarmed(drift.test_interval(part, self.known)))
+        return False, False
 
     def _judge(self, part: Part) -> tuple[bool, bool]:
         return bool(drift.alarmed(drift.test_interval(part, self.known))), self.stream.step(part)
@@ -135,19 +147,15 @@ def measure(wanted: int | None) -> dict[str, float]:
     """Shares of windows that are alarms, in percent, and how soon a shift is found."""
     still = _bins(0.0)
     fleet = Fleet(wanted, seed=1)
-    first = {"windows": 0, "alarms": 0}
-    then = {"windows": 0, "alone": 0, "over time": 0}
+    gathering = unlike = alone = over_time = 0
     for _ in range(WINDOWS):
-        alone, over_time, calibrated = fleet.step(still)
-        if wanted is not None and not calibrated:
-            first["windows"] += 1
-            first["alarms"] += alone or over_time
-        else:
-            then["windows"] += 1
-            then["alone"] += alone
-            then["over time"] += over_time
-    found = {"calibrates": float(first["windows"]), "alarms meanwhile": float(first["alarms"])}
-    found |= {name: 100 * then[name] / then["windows"] for name in ("alone", "over time")}
+        one, more = fleet.step(still)
+        gathering += fleet.gathers is not None
+        unlike += fleet.gathers is True
+        alone += one
+        over_time += more
+    judged = WINDOWS - gathering
+    found = {"gathering": float(gathering), "unlike": float(unlike), "alone": 100 * alone / judged, "over time": 100 * over_time / judged}
     for shift in SHIFTS:
         found[f"shift {shift}"] = _delay(wanted, still, _bins(shift))
     return found
@@ -161,20 +169,61 @@ def _delay(wanted: int | None, still: Ints, moved: Ints) -> float:
         for _ in range(math.ceil((wanted or 0) / streams.NODE_ROWS * 1.8) + 10):
             fleet.step(still)
         fleet.stream = ours.Stream(fleet.known)
-        delays.append(next((at for at in range(1, SHIFTED_FOR + 1) if any(fleet.step(moved)[:2])), SHIFTED_FOR + 1))
+        delays.append(next((at for at in range(1, SHIFTED_FOR + 1) if any(fleet.step(moved))), SHIFTED_FOR + 1))
     return float(np.median(delays))
+
+
+def window_bytes() -> dict[str, float]:
+    """Median bytes on the wire of a window of twenty columns and a hundred rows, epsilon 1, of a node in calm service."""
+    rng, bits = np.random.default_rng(0), BitSource(os.urandom)
+    rows = rng.normal(size=(5000, 20))
+    values = [(SignalSpec(f"x{at}", "numeric", "input", "X", at), rows[:, at]) for at in range(20)]
+    tensor = Tensor(name="X", datatype="FP32", shape=(-1, 20))
+    model = Model((tensor,), (), Limits(), calibrates=True)
+    bare = [one.bare() for one in declared(model, SERVICE)[0]]
+    found = {}
+    for name, unreferenced, owns in (("20 columns", (), False), ("the same, own baseline", (), True), ("and the service", bare, True)):
+        baseline = build_baseline(values, None, unreferenced=unreferenced, calibration_rows=1024)
+        sigma2 = streams.sigma2_fraction(1.0, len(baseline.signals))
+        privacy = Privacy(epsilon=1.0, delta=streams.DELTA, sigma2_numerator=sigma2[0], sigma2_denominator=sigma2[1], window_seconds=3600)
+
+        def counts(many: int, baseline: Baseline = baseline) -> list[int]:
+            sketch = Sketch(baseline, 3600)
+            for _ in range(many):
+                service = {"latency_ms": rng.lognormal(1.0, 0.3), "error": "answered", "memory_mib": 100.0}
+                sketch.observe({"X": rng.normal(size=(1, 20)).astype(np.float32)}, {}, 1, 0.0, service)
+            return list(sketch.take(0).tolist())
+
+        own = Own(noisy(counts(1024), privacy, bits), np.full(baseline.bins, 1024)) if owns else None
+        sizes = []
+        for _ in range(30):
+            window = noised(
+                counts(streams.NODE_ROWS),
+                baseline=baseline,
+                privacy=privacy,
+                bits=bits,
+                window_id=os.urandom(16),
+                release=os.urandom(8),
+                start=0,
+                own=own,
+            )
+            sizes.append(len(codec.encode(window)))
+        found[name] = float(np.median(sizes))
+    return found
 
 
 def main() -> int:
     """Print the table."""
-    table = Table("rows", "windows to calibrate", "alarms meanwhile", "alone, %", "over time, %", *(f"{one} sd, windows" for one in SHIFTS))
+    table = Table("rows", "windows not judged", "unlike the reference", "alone, %", "over time, %", *(f"{one} sd, windows" for one in SHIFTS))
     for wanted in ROWS:
         found = measure(wanted)
         shifts = [f"{found[f'shift {shift}']:g}" if wanted else "alarms anyway" for shift in SHIFTS]
-        cells = [f"{found[name]:.3g}" for name in ("calibrates", "alarms meanwhile", "alone", "over time")]
+        cells = [f"{found[name]:.3g}" for name in ("gathering", "unlike", "alone", "over time")]
         table.add_row(str(wanted or "none"), *cells, *shifts)
         print(f"  {wanted}: {found}", file=sys.stderr, flush=True)
     Console(width=120).print(table)
+    for name, size in window_bytes().items():
+        print(f"bytes of a window, {name}: {size:.0f}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """What the hub's database says of drift, to be asked by streams, periods and pages. Reads only; knows no statistics."""
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from schemas.insight import Alert, Drift
 PAGE = 500  # intervals in memory at once, at some kilobytes each
 ALERTS_MAX = 10_000  # of one model: older ones concern nobody who asks now
 
+GATHERING = '%"gathering":true%'  # in the document of a test
 Key = tuple[str, str, int, int, bool]  # of a tested interval: version, cohort, start, seconds, calibrated
 
 
@@ -81,16 +83,28 @@ class Findings:
         with self._database.read() as db:
             return bool(db.execute(query).scalar())
 
-    def tested_since(self, model: str, version: str, moment: int) -> dict[str, int]:
-        """How many intervals of a release were tested at `moment` or later, by cohort."""
+    def tested_since(self, model: str, version: str, moment: int, *, gathering: bool = False) -> dict[str, int]:
+        """How many intervals of a release were judged at `moment` or later, by cohort; or of nodes that gather baselines, only shown."""
+        shown = drifts.c.body.like(GATHERING)
         query = (
             select(drifts.c.cohort, func.count())
             .where(drifts.c.model == model, drifts.c.version == version, drifts.c.tested_at >= moment)
-            .where(drifts.c.body.not_like('%"newcomers":true%'))
+            .where(shown if gathering else ~shown)
             .group_by(drifts.c.cohort)
         )
         with self._database.read() as db:
             return {cohort: int(count) for cohort, count in db.execute(query).all()}
+
+    def begun(self, model: str | None = None, cohort: str | None = None) -> list[StreamRow]:
+        """Streams of which nothing was judged yet: a release in a cohort of nodes that gather their baselines, as a stream without evidence."""
+        table = intervals.c
+        known = select(streams.c.release).where(streams.c.release == table.release, streams.c.cohort == table.cohort).exists()
+        query = select(table.release, table.cohort, table.model).where(~known, table.tested_windows > 0).distinct()
+        for column, value in ((table.model, model), (table.cohort, cohort)):
+            if value is not None:
+                query = query.where(column == value)
+        with self._database.read() as db:
+            return [StreamRow(row[0], row[1], row[2], b"", -math.inf, None, 0) for row in db.execute(query.order_by(table.model)).all()]
 
     def trimmed(self, asked: Asked) -> frozenset[Key]:
         """Which of the intervals were tested without a part of their windows, by version, cohort, start, seconds and calibrated."""

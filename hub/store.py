@@ -245,15 +245,11 @@ class Store:
         with self._read() as db:
             return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
 
-    def calibrated_since(self, model: str, version: str, cohort: str) -> int | None:
-        """Start of the first interval that was tested against nodes' own baselines; None where none was."""
-        table = tables.drifts
-        query = select(func.min(table.c.start)).where(
-            table.c.model == model, table.c.version == version, table.c.cohort == cohort, table.c.calibrated.is_(True)
-        )
+    def alerts_of(self, kind: str) -> list[Alert]:
+        """Every alert of a kind that is kept."""
         with self._read() as db:
-            found = db.execute(query).scalar()
-        return None if found is None else int(found)
+            found = db.execute(select(tables.alerts.c.body).where(tables.alerts.c.kind == kind)).scalars()
+            return [Alert.model_validate_json(body) for body in found]
 
     def _drift(self, db: Connection, drift: Drift) -> None:
         key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}

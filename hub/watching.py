@@ -79,11 +79,7 @@ def _watched(request: PublishRequest, known: signals.Model) -> Watch:
 
 def _baseline(request: PublishRequest, candidates: Sequence[signals.Candidate], fitted: core.Fitted | None) -> Baseline:
     values = [(one.spec, one.spec.measured(one.rows)) for one in candidates if one.rows is not None]
-    bare = [
-        one.spec.signal(edges=one.edges, categories=one.categories, counts=(0,) * ((len(one.edges) or len(one.categories) - 1) + 2))
-        for one in candidates
-        if one.rows is None
-    ]
+    bare = [one.bare() for one in candidates if one.rows is None]
     times = None if fitted is None or fitted.times is None else Times(fitted.times, request.season)
     if times is not None and request.window_seconds > 3600 * times.season.hours:
         what = "--window-seconds, where hours are compared apart"

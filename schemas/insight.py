@@ -87,7 +87,7 @@ class Drift(Document):
     episode: Literal["raised", "lasting", "over"] | None = None
     since: Seconds | None = None  # when the episode's change began
     calibrated: bool | None = None  # against each node's own baseline, of the nodes that have one
-    newcomers: bool | None = None  # of nodes without one, in a cohort whose others have one: shown, and never an alarm
+    gathering: bool | None = None  # of nodes that are to have one and have none yet: shown beside the reference, and never an alarm
     left_out: Count | None = None  # windows of sub-groups that are unlike the others, which were not tested
 
 
@@ -96,7 +96,7 @@ class Alert(Document):
 
     schema_name = "alert"
     bytes_max = MIB
-    kind: Literal["drift", "drift_over", "rollout_halted", "node_silent", "refused", "key_expiring", "test"]
+    kind: Literal["drift", "drift_over", "unlike_reference", "rollout_halted", "node_silent", "refused", "key_expiring", "test"]
     at: Seconds
     model: ModelName | None = None
     cohort: Cohort | None = None

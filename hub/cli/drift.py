@@ -35,7 +35,8 @@ COLUMNS = ["model", "version", "cohort", "state", "since", "signals", "evidence"
 def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int | None, directory: Path, as_json: bool) -> None:
     """Say what drifts, where, since when, and how far.
 
-    A line a release and cohort. Ends with 11 when an alarm lasts, else with 0.
+    A line a release and cohort. Ends with 11 when an alarm lasts, else with 0. Where a release calibrates, its nodes have yet to gather
+    baselines of their own, and nothing is judged.
 
     \b
     Examples:
@@ -71,7 +72,7 @@ drift.add_command(explain)
 def _standing(findings: Findings, releases: Releases, model: str | None, cohort: str | None) -> list[dict[str, Any]]:
     """Every stream as it stands, alarms that last first."""
     streams = []
-    for stream in findings.streams(model, cohort):
+    for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
         try:
             streams.append((stream, releases.find(stream.release)[1].version))
         except Refused:  # of another hub's time
@@ -82,7 +83,7 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
     rows = []
     for stream, version in streams:
         last = newest.get((stream.model, version, stream.cohort))
-        if last is not None:
+        if last is not None and (stream.state or last.gathering):
             rows.append(_row(stream, last, alerts, cohorts[stream.model, stream.cohort]))
     return sorted(rows, key=lambda row: (not row["alarm"], row["model"], row["cohort"], row["newest_at"]))
 
@@ -96,7 +97,7 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
         "model": last.model,
         "version": last.version,
         "cohort": last.cohort,
-        "state": "drifts" if lasts else "left" if episode is not None else "quiet",
+        "state": "drifts" if lasts else "left" if episode is not None else "calibrates" if last.gathering else "quiet",
         "alarm": lasts,
         "since": iso(episode.since) if episode is not None else None,
         "signals": [_signal(one, next((now for now in last.signals if now.name == one.name), None)) for one in named],

@@ -143,7 +143,7 @@ def _story(
     stream, manifest, episode = _stream(findings, releases, model, version, cohort)
     key = (model, manifest.version, stream.cohort)
     tests = findings.drifts(*key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
-    tests = [one for one in tests if not one.newcomers] or tests
+    tests = [one for one in tests if not one.gathering] or tests
     if moment is not None:
         _check_covers(findings, tests[-1] if tests else None, moment, key)
     test = tests[-1]
@@ -184,7 +184,7 @@ def _stream(
 ) -> tuple[StreamRow, Manifest, Episode | None]:
     """The stream to show: of those that were asked for, one whose alarm lasts, else the one with the most evidence."""
     streams = []
-    for stream in findings.streams(model, cohort):
+    for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
         try:
             streams.append((stream, releases.find(stream.release)[1]))
         except Refused:  # of another hub's time
@@ -194,7 +194,7 @@ def _stream(
     found = []
     for stream, manifest in streams:
         last = newest.get((model, manifest.version, stream.cohort))
-        if last is None or version not in {"", manifest.version}:
+        if last is None or version not in {"", manifest.version} or not (stream.state or last.gathering):
             continue
         episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
         lasts = standing.lasts(episode, cohort_newest=cohorts[model, stream.cohort])

@@ -19,14 +19,21 @@ class Judged:
     text: str = ""
 
 
-def judged(version: str, *, watched: bool, nodes: Mapping[str | None, int], tests: Mapping[str, int], nodes_min: int) -> Judged:
-    """What is known of drift in a stage without an alarm: `nodes` heard from by cohort, `tests` of the release's intervals by cohort."""
+def judged(
+    version: str, *, watched: bool, nodes: Mapping[str | None, int], tests: Mapping[str, int], nodes_min: int, gathering: int = 0
+) -> Judged:
+    """What is known of drift in a stage without an alarm: `nodes` heard from by cohort, `tests` of the release's intervals by cohort.
+
+    `gathering` are intervals of nodes that gather their own baselines: shown, and not judged.
+    """
     if not watched:
         return Judged(0, f"drift cannot be judged: {version} watches no signals")
     done = sum(count for cohort, count in tests.items() if cohort in nodes or None in nodes)
     small = {cohort: count for cohort, count in nodes.items() if count < nodes_min and not tests.get(cohort or "")}
     if nodes and len(small) == len(nodes) and not done:
         return Judged(0, f"drift cannot be judged: {_few(small, nodes_min)}")
+    if not done and gathering:
+        return Judged(0, f"drift is not judged yet: the nodes gather baselines of their own for {version}")
     if not done:
         return Judged(0, f"drift is not judged yet: no interval of {version} was tested in this stage")
     said = f"no drift in {done} tested interval{'' if done == 1 else 's'}"

@@ -25,6 +25,7 @@ from hub.core.release import Feature, Fitted, Kind, listed
 from schemas.errors import Code, mismatch
 from schemas.limits import CATEGORIES_MAX, SIGNALS_MAX
 from schemas.manifest import Limits, Tensor
+from schemas.signals import Signal
 
 WIDE = 33  # values in a row, from which on no single one means anything to a person
 PROJECTIONS = 4
@@ -51,6 +52,11 @@ class Candidate:
     rows: Array | None = None
     edges: tuple[float, ...] = ()
     categories: tuple[float | str, ...] = ()
+
+    def bare(self) -> Signal:
+        """The signal without a reference."""
+        bins = (len(self.edges) or len(self.categories) - 1) + 2
+        return self.spec.signal(edges=self.edges, categories=self.categories, counts=(0,) * bins)
 
 
 @dataclass(frozen=True)

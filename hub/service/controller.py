@@ -199,7 +199,15 @@ class Controller:
             and fleet.heard(node, now=now, silent_seconds=rollout.gate.silent_seconds)
         )
         tests = self._findings.tested_since(model, version, progress.stage_entered_at)
-        return judged(version, watched=self._watched[digest], nodes=heard, tests=tests, nodes_min=self._cohort_nodes_min)
+        gathering = {} if tests else self._findings.tested_since(model, version, progress.stage_entered_at, gathering=True)
+        return judged(
+            version,
+            watched=self._watched[digest],
+            nodes=heard,
+            tests=tests,
+            nodes_min=self._cohort_nodes_min,
+            gathering=sum(gathering.values()),
+        )
 
     # Durability
 

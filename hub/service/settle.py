@@ -3,7 +3,7 @@
 Every interval is tested twice: alone against the reference, and as one more of its stream, a release in a cohort over time. Streams are
 judged together, so that a thousand cohorts do not make a thousand times the false alarms. A window that comes later is added: its interval
 is tested and published again, and the stream counts what is new of it; an alarm that was raised is not withdrawn by it. An alarm is told
-when it is raised and when it is over.
+when it is raised and when it is over. Of nodes that have yet to gather a baseline of their own nothing is judged (hub/service/gathering.py).
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from hub.core import drift, windows
 from hub.core.ordinary import Ordinary, ordinary
 from hub.core.windows import Interval
 from hub.service import trimming
-from hub.service.newcomers import Newcomers
+from hub.service.gathering import Unlike, gathers, replaces
 from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.service.streams import Judged, Seen, Streams, part_of
@@ -60,7 +60,7 @@ class Settling:
         self._cohort_nodes_min, self._settle_seconds, self._alpha = cohort_nodes_min, settle_seconds, alpha
         self._trim_outlying = trim_outlying
         self._streams = Streams(store, run_length=run_length, clock=clock)
-        self._newcomers = Newcomers(store)
+        self._unlike = Unlike(store, notes)
         self._references: dict[tuple[bytes, int | None], Ordinary] = {}
 
     def tick(self) -> None:
@@ -112,23 +112,26 @@ class Settling:
             self._give_up(row)
             log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
             return None
-        if self._newcomers.are(row, manifest):
+        if gathers(row, manifest):
             self._show(row, manifest, interval, reference)
             return None
         return self._streams.look(row, interval, reference)
 
     def _show(self, row: IntervalRow, manifest: Manifest, interval: Interval, reference: Ordinary) -> None:
-        """What newcomers counted, beside the reference; it is no evidence of drift, and ends none."""
+        """What nodes without baselines counted, beside the reference; it is no evidence of drift, and ends none."""
         result = Drift(
             **self._fields(row, manifest, interval),
             alarm=row.alarmed,
             signals=drift.test_interval(part_of(interval, reference), reference),
-            newcomers=True,
+            gathering=True,
         )
+        newest = next(iter(self._store.drifts(row.model, limit=1)), None)
         self._store.mark_tested(row, alarmed=row.alarmed, drift=result)
         self._settled(row.model, row.cohort, row.release, row.start)
         self._say(windows.merged_window(interval, manifest))
-        self._say(result)
+        self._say(result, retain=replaces(result, newest))
+        alarmed = drift.alarmed(result.signals, self._alpha, least=reference.least.tolist())
+        self._unlike.tell(result, alarmed, at=int(self._clock()))
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:
         _, manifest = self._releases.find(row.release)
@@ -137,7 +140,6 @@ class Settling:
         newest = next(iter(self._store.drifts(row.model, limit=1)), None)
         self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=judged.learnt)
         self._streams.keep(judged.learnt[0])
-        self._newcomers.judged(row)
         self._settled(row.model, row.cohort, row.release, row.start)
         self._say(windows.merged_window(seen.interval, manifest))
         self._say(result, retain=newest is None or newest.start <= result.start)
@@ -154,8 +156,6 @@ class Settling:
         at = int(self._clock())
         if judged.event == "raised":
             text = f"{row.model} {manifest.version} drifts in cohort {row.cohort}: {drift.in_words(judged.named, result.alarm_kind)}"
-            if not row.calibrated and manifest.baseline is not None and manifest.baseline.calibration_rows is not None:
-                text += "; against the publisher's reference: nodes have no baselines of their own yet"
             self._notes.alert(
                 Alert(
                     kind="drift",
@@ -225,13 +225,10 @@ class Settling:
 
 
 def _rounds(rows: Sequence[IntervalRow]) -> list[list[IntervalRow]]:
-    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first.
-
-    Of a stream's two, that of nodes with baselines of their own is the first: the others may be newcomers.
-    """
+    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
     found: dict[tuple[int, int], list[IntervalRow]] = {}
     times: Counter[tuple[int, bytes, str]] = Counter()
-    for row in sorted(rows, key=lambda row: not row.calibrated):
+    for row in rows:
         here = (row.start, row.release, row.cohort)
         found.setdefault((row.start, times[here]), []).append(row)
         times[here] += 1

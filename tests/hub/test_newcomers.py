@@ -1,11 +1,12 @@
-"""Nodes without a baseline of their own: judged by the publisher's reference until their cohort has calibrated, and shown from then on."""
+"""Nodes that have yet to gather a baseline of their own: shown beside the reference, told once where they are unlike it, never an alarm."""
 
 from pathlib import Path
 
 import pytest
 
-from schemas.names import sha256
+from hub.findings import Findings
 from schemas import codec
+from schemas.names import sha256
 from tests.hub.test_settling import Hub
 
 
@@ -17,39 +18,41 @@ def hub(tmp_path: Path) -> Hub:
     return made
 
 
-def test_until_a_cohort_has_calibrated_its_counts_are_an_alarm_that_says_against_what(hub: Hub) -> None:
-    hub.hear(0, shift=1.0)
-    hub.settle()
+def test_a_cohort_that_is_unlike_the_reference_is_told_once_and_is_no_drift(hub: Hub) -> None:
+    for hour in range(3):
+        hub.hear(hour, shift=1.0)
+        hub.settle()
+        hub.start()
 
     (alert,) = hub.alerts()
-    assert hub.drift(0).alarm
-    assert alert.text.endswith("against the publisher's reference: nodes have no baselines of their own yet")
+    found = [hub.drift(hour) for hour in range(3)]
+    assert alert.kind == "unlike_reference"
+    assert "hour is higher" in alert.text
+    assert [(one.alarm, one.gathering, one.signals[0].p_adjusted < 1e-6) for one in found] == [(False, True, True)] * 3
+    assert hub.store.streams() == []
+    assert [one.cohort for one in Findings(hub.store.database).begun("delay")] == ["nyc"]
+    assert hub.settling.newest() == [found[2]]
 
 
-def test_in_a_cohort_that_has_calibrated_newcomers_are_shown_and_raise_nothing_also_after_a_restart(hub: Hub) -> None:
-    hub.hear_calibrated(0)
-    hub.settle()
-    hub.hear(1, shift=1.0)
-    hub.settle()
-    hub.start()
-    hub.hear(2, shift=1.0)
-    hub.hear_calibrated(2)
-    hub.settle()
+def test_where_others_have_baselines_newcomers_raise_nothing_end_nothing_and_do_not_stand_on_the_topic(hub: Hub) -> None:
+    for hour in range(4):
+        hub.hear_calibrated(hour, shift=1.0 if hour >= 2 else 0.0)
+        hub.hear(hour, shift=0.0 if hour >= 2 else 1.0)
+        hub.settle()
 
-    found = {(one.start, one.calibrated): one for one in hub.store.drifts("delay")}
-    shown = [one for one in found.values() if one.newcomers]
-    assert len(shown) == 2
-    assert [(one.alarm, one.episode, one.signals[0].p_adjusted < 1e-6) for one in shown] == [(False, None, True)] * 2
-    assert hub.alerts() == []
+    judged = [one for one in hub.store.drifts("delay") if not one.gathering]
+    assert [one.alarm for one in judged][::-1] == [False, False, True, True]
+    assert [one.episode for one in judged][::-1] == [None, None, "raised", "lasting"]
+    assert [one.kind for one in hub.alerts()] == ["unlike_reference", "drift"]
     assert hub.settling.newest()[0].calibrated
+    assert hub.store.streams() != []
+    assert Findings(hub.store.database).begun("delay") == []
 
 
-def test_an_alarm_that_was_raised_before_stays_when_more_of_its_windows_come(hub: Hub) -> None:
+def test_a_release_whose_nodes_have_no_baselines_is_judged_by_its_reference(hub: Hub) -> None:
+    hub.manifest = hub.fleet.publish("1.2.0")
+    hub.digest = sha256(codec.encode(hub.manifest))
     hub.hear(0, shift=1.0)
     hub.settle()
-    hub.hear_calibrated(1)
-    hub.settle()
-    hub.hear(0, shift=1.0)
-    hub.settle()
 
-    assert (hub.drift(0).alarm, hub.drift(0).newcomers, hub.drift(0).windows) == (True, None, 20)
+    assert (hub.drift(0).alarm, hub.drift(0).gathering) == (True, None)
