@@ -214,7 +214,9 @@ def window_bytes() -> dict[str, float]:
 
 def main() -> int:
     """Print the table."""
-    table = Table("rows", "windows not judged", "unlike the reference", "alone, %", "over time, %", *(f"{one} sd, windows" for one in SHIFTS))
+    table = Table(
+        "rows", "windows not judged", "unlike the reference", "alone, %", "over time, %", *(f"{one} sd, windows" for one in SHIFTS)
+    )
     for wanted in ROWS:
         found = measure(wanted)
         shifts = [f"{found[f'shift {shift}']:g}" if wanted else "alarms anyway" for shift in SHIFTS]

@@ -96,7 +96,7 @@ class Findings:
             return {cohort: int(count) for cohort, count in db.execute(query).all()}
 
     def begun(self, model: str | None = None, cohort: str | None = None) -> list[StreamRow]:
-        """Streams of which nothing was judged yet: a release in a cohort of nodes that gather their baselines, as a stream without evidence."""
+        """Streams of which nothing was judged yet, since the nodes gather their baselines: a release in a cohort, without evidence."""
         table = intervals.c
         known = select(streams.c.release).where(streams.c.release == table.release, streams.c.cohort == table.cohort).exists()
         query = select(table.release, table.cohort, table.model).where(~known, table.tested_windows > 0).distinct()

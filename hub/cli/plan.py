@@ -94,7 +94,9 @@ def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[
     """Whether a rollout's gate could judge drift among these nodes."""
     cohorts = Counter(codec.decode(State, row.state).cohort for row in rows)
     fewest = stage_percent_min(cohorts, nodes_min)
-    said = judged(f"{manifest.model}@{manifest.version}", watched=manifest.baseline is not None, nodes=cohorts, tests={}, nodes_min=nodes_min)
+    said = judged(
+        f"{manifest.model}@{manifest.version}", watched=manifest.baseline is not None, nodes=cohorts, tests={}, nodes_min=nodes_min
+    )
     return {
         "nodes_min": nodes_min,
         "cohorts": [{"cohort": cohort, "nodes": count} for cohort, count in sorted(cohorts.items(), key=lambda one: str(one[0]))],

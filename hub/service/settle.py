@@ -3,7 +3,7 @@
 Every interval is tested twice: alone against the reference, and as one more of its stream, a release in a cohort over time. Streams are
 judged together, so that a thousand cohorts do not make a thousand times the false alarms. A window that comes later is added: its interval
 is tested and published again, and the stream counts what is new of it; an alarm that was raised is not withdrawn by it. An alarm is told
-when it is raised and when it is over. Of nodes that have yet to gather a baseline of their own nothing is judged (hub/service/gathering.py).
+when it is raised and when it is over. Of nodes that have yet to gather a baseline of their own nothing is judged: hub/service/gathering.py.
 """
 
 from collections import Counter

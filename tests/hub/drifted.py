@@ -33,6 +33,7 @@ class Days:
     """A hub's folder, its database and a clock of ours; `settle` is what the running hub does."""
 
     directory: Path
+    trims: bool = False
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
     now: float = float(BEGIN)
     sent: int = 0
@@ -54,7 +55,7 @@ class Days:
             settled=lambda *_: None,
             cohort_nodes_min=3,
             settle_seconds=0,
-            trim_outlying=False,
+            trim_outlying=self.trims,
             alpha=0.01,
             run_length=1000.0,
             clock=lambda: self.now,
@@ -80,17 +81,17 @@ class Days:
         self.fleet.repository.add_release("delay", version, codec.encode(manifest), team=self.fleet.team, now=datetime.now(UTC))
         return manifest
 
-    def hear(self, manifest: Manifest, day: int, *, shift: float = 0.0, nodes: int = NODES, cohort: str = "nyc") -> None:
+    def hear(self, manifest: Manifest, day: int, *, shift: float = 0.0, nodes: int = NODES, cohort: str = "nyc", rows: int = ROWS) -> None:
         """Windows of a day come."""
         assert manifest.baseline is not None
         assert manifest.privacy is not None
         delay, hour, carrier = manifest.baseline.signals
         for _ in range(nodes):
             parts = [
-                np.searchsorted(delay.edges, self.rng.normal(shift, 1, ROWS), side="right"),
-                np.searchsorted(hour.edges, self.rng.uniform(0, 24, ROWS), side="right"),
+                np.searchsorted(delay.edges, self.rng.normal(shift, 1, rows), side="right"),
+                np.searchsorted(hour.edges, self.rng.uniform(0, 24, rows), side="right"),
                 np.array(
-                    [carrier.categories.index(one) for one in self.rng.choice(CARRIERS, ROWS, p=[0.4, 0.3, 0.2, 0.1])],
+                    [carrier.categories.index(one) for one in self.rng.choice(CARRIERS, rows, p=[0.4, 0.3, 0.2, 0.1])],
                 ),
             ]
             counts = np.concatenate(
@@ -106,6 +107,8 @@ class Days:
                 start=BEGIN + day * DAY,
                 seconds=DAY,
                 counts=[int(one) for one in counts + noise],
+                rows=rows,
+                group=self.sent,
             )
 
     def settle(self) -> None:

@@ -90,6 +90,19 @@ def test_all_that_a_release_may_be_can_be_said(folder: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("said", "watches", "expected"), [("", True, 1024), ("", False, None), (0, True, None), (256, True, 256), (256, False, 256)]
+)
+def test_nodes_calibrate_unless_nothing_is_watched_or_somebody_says_no(folder: Path, said: object, watches: bool, expected: object) -> None:
+    release = read(folder, BASE + (f"[privacy]\ncalibration_rows = {said}\n" if said != "" else ""))
+
+    assert release.privacy.own_rows(watches=watches) == expected
+
+
+def test_too_few_rows_for_a_baseline_are_refused(folder: Path) -> None:
+    assert "must be 0 or at least 256" in refused(folder, BASE + "[privacy]\ncalibration_rows = 255\n")
+
+
 def test_a_release_without_variants_is_one_build_as_it_is(folder: Path) -> None:
     assert read(folder, BASE).builds == (Build("default"),)
 

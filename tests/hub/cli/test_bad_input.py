@@ -220,12 +220,13 @@ def test_a_database_on_a_full_disk_is_told_as_a_full_disk(made: Path, tmp_path: 
         ("--epsilon", "nan"),
         ("--probation-seconds", "9" * 30),
         ("--window-seconds", "9" * 30),
+        ("--calibrate-rows", "255"),
     ],
 )
 def test_a_limit_that_no_release_can_have_is_refused(unchanged: Path, option: str, value: str) -> None:
     done = publish(unchanged, "2.0.0", "good.onnx", "--reference", str(unchanged / "good.npz"), option, value)
 
-    refused(done, Exit.REFUSED, option.removeprefix("--").replace("-", "_"))
+    refused(done, Exit.REFUSED, option.removeprefix("--").replace("-", "_").replace("calibrate_rows", "calibration_rows"))
 
 
 def test_a_fleets_file_that_is_gone_is_named(made: Path, tmp_path: Path) -> None:

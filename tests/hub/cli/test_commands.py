@@ -112,15 +112,24 @@ def test_parquet_csv_and_npz_say_the_same(made: Made, tmp_path: Path) -> None:
     np.savez(tmp_path / "ref.npz", **{name: frame[name].to_numpy() for name in COLUMNS}, day=frame["day"].to_numpy().astype(str))
 
     for version, kind in (("1.0.1", "parquet"), ("1.0.2", "csv"), ("1.0.3", "npz")):
-        done = made.publish(
-            version, "--reference", str(tmp_path / f"ref.{kind}"), "--blocks", "day", "--parent", "1.0.1" if kind != "parquet" else ""
-        )
+        parent = "1.0.1" if kind != "parquet" else ""
+        said = ["--reference", str(tmp_path / f"ref.{kind}"), "--blocks", "day", "--calibrate-rows", "0", "--parent", parent]
+        done = made.publish(version, *said)
         assert done.returncode == 0, done.stderr
 
     manifests = [codec.decode(Manifest, Repository(made.fleet / "trust").manifest("m", version)) for version in ("1.0.1", "1.0.2", "1.0.3")]
     assert manifests[0].baseline is not None
     assert manifests[0].baseline == manifests[1].baseline == manifests[2].baseline
     assert {signal.name for signal in manifests[0].baseline.signals} == {*COLUMNS, "variable"}
+
+
+def test_with_a_reference_nodes_calibrate_and_the_service_is_watched_where_nothing_else_is_said(made: Made, tmp_path: Path) -> None:
+    np.savez(tmp_path / "ref.npz", **features())
+
+    said = json.loads(made.publish("1.4.0", "--reference", str(tmp_path / "ref.npz")).stdout)
+
+    assert said["calibration_rows"] == 1024
+    assert said["signals"] == [*COLUMNS, "variable", "service:latency_ms", "service:error", "service:memory_mib"]
 
 
 def test_what_is_published_is_what_releases_lists(made: Made) -> None:

@@ -4,7 +4,7 @@ Every second day is the reference, the days between are watched, in parts of fou
 with the hour, each day; what a node knows of itself was gathered over days, and is compared with an evening.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,8 +162,8 @@ def same(rows: np.ndarray, start: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def halves(flights: pd.DataFrame) -> Iterator[tuple[Year, Year]]:
-    yield year(flights), year(flights, hours=False)
+def halves(flights: pd.DataFrame) -> tuple[Year, Year]:
+    return year(flights), year(flights, hours=False)
 
 
 def share(found: dict[int, bool], *, evenings: bool | None = None) -> float:
