@@ -6,6 +6,7 @@ cohort is unlike the reference is still worth knowing once: it may be that the m
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from hub.core import drift
 from hub.service.notes import Notes
@@ -13,7 +14,7 @@ from hub.store import IntervalRow, Store
 from schemas.insight import Alert, Drift, SignalDrift
 from schemas.manifest import Manifest
 
-KIND = "unlike_reference"
+KIND: Final = "unlike_reference"
 
 
 def gathers(row: IntervalRow, manifest: Manifest) -> bool:
