@@ -61,7 +61,7 @@ class Days:
             clock=lambda: self.now,
         )
 
-    def publish(self, version: str) -> Manifest:
+    def publish(self, version: str, *, calibration_rows: int | None = None) -> Manifest:
         """A release that watches a delay, an hour and a carrier, with thirty days of reference."""
         rng, rows = np.random.default_rng(0), 30 * 200
         values = [
@@ -74,7 +74,7 @@ class Days:
         manifest = plain.model_copy(
             update={
                 "version": version,
-                "baseline": build_baseline(values, np.repeat(np.arange(30), 200)),
+                "baseline": build_baseline(values, np.repeat(np.arange(30), 200), calibration_rows=calibration_rows),
                 "privacy": Privacy(epsilon=4.0, delta=1e-6, sigma2_numerator=numerator, sigma2_denominator=denominator, window_seconds=DAY),
             }
         )

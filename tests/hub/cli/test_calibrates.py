@@ -1,0 +1,58 @@
+"""What operators read of a release whose nodes gather their baselines: that, what was counted meanwhile, and from where drift can be judged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hub.rows import NodeRow
+from hub.store import Store
+from schemas import codec
+from schemas.state import Profile, State
+from tests.hub.cli.fleets import run
+from tests.hub.drifted import Days
+
+
+@pytest.fixture(scope="module")
+def gathering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two days of nodes without baselines of their own, unlike the reference."""
+    days = Days(tmp_path_factory.mktemp("gathering") / "fleet")
+    days.pass_days(days.publish("1.0.0", calibration_rows=1024), range(2), shift=lambda day: 1.0)
+    return days.directory
+
+
+def test_a_release_that_calibrates_says_so_and_raises_no_alarm(gathering: Path) -> None:
+    done = run("drift", "--json", fleet=gathering)
+
+    (row,) = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (row["state"], row["alarm"], row["signals"], row["newest"]) == ("calibrates", False, [], "2026-03-03T00:00:00Z")
+    assert "calibrates" in run("drift", fleet=gathering).stdout
+
+
+def test_what_is_counted_meanwhile_can_be_looked_at(gathering: Path) -> None:
+    done = run("drift", "explain", "delay", "--json", fleet=gathering)
+
+    shown = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (shown["alarm"], shown["own_baselines"], shown["signals"][0]["name"]) == (False, False, "delay")
+    assert shown["signals"][0]["size"] == pytest.approx(1.0, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [(2, "drift cannot be judged: 2 nodes in cohort nyc, 3 needed"), (12, "drift can be judged from stages of about 25 % on")],
+)
+def test_a_plan_says_from_which_stage_on_drift_can_be_judged(gathering: Path, nodes: int, expected: str) -> None:
+    store = Store(f"sqlite:///{gathering / 'hub.sqlite'}")
+    for number in range(nodes):
+        profile = Profile(arch="x86_64", cores=1, memory_bytes=2**30)
+        state = State(node=f"n{number}", session=1, status="online", at=1, public_key=b"k", cohort="nyc", profile=profile)
+        store.upsert_node(NodeRow(state.node, 1, "online", 1, codec.encode(state), b"", "nyc"))
+    store.close()
+
+    planned = json.loads(run("plan", "delay@1.0.0", "--json", fleet=gathering).stdout)
+    read = run("plan", "delay@1.0.0", fleet=gathering).stdout
+
+    assert (planned["drift"]["nodes_min"], planned["drift"]["text"]) == (3, expected)
+    assert f"D{expected[1:]}." in read
