@@ -1,4 +1,4 @@
-"""What operators read of a release whose nodes gather their baselines: that, what was counted meanwhile, and from where drift can be judged."""
+"""What operators read of a release whose nodes gather their baselines: that, what was counted, and from where drift can be judged."""
 
 import json
 from pathlib import Path
