@@ -152,6 +152,7 @@ def _story(
     )
     asked = Asked(model, stream.cohort, since=since, until=until, release=stream.release, windows_min=cohort_nodes_min)
     rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
+    rows = [row for row in rows if row.calibrated is (test.calibrated is True)] or rows
     without = findings.trimmed(asked)
     window = shown.together([shown.on_reference(shown.merged(row, manifest, without), manifest) for row in rows])
     if window is None:

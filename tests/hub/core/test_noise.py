@@ -34,6 +34,14 @@ def test_the_discrete_gaussian_keeps_epsilon_and_delta(epsilon: float, signals: 
     assert delta <= 1e-6 * 1.0001
 
 
+@pytest.mark.parametrize("signals", [1, 6, 12, 20, 23, 64])
+def test_a_day_of_windows_and_a_baseline_fit_a_days_budget_at_the_default_epsilon(signals: int) -> None:
+    numerator, denominator = sigma2_for(1.0, 1e-6, signals)
+    rho = signals * denominator / (2 * numerator)
+
+    assert 0.697 < 25 * rho <= 0.7
+
+
 def test_nonsense_is_not_answered() -> None:
     with pytest.raises(ValueError, match="epsilon"):
         sigma2_for(0.0, 1e-6, 1)
