@@ -42,7 +42,7 @@ WINDOW_SECONDS = 3600
 START = 1_700_000_000 // WINDOW_SECONDS * WINDOW_SECONDS
 
 
-def until(what: str, probe: Callable[[], T], *, seconds: float = 60.0) -> T:
+def until(what: str, probe: Callable[[], T], *, seconds: float = 100.0) -> T:
     """Wait for something to be so, and return it."""
     deadline = time.monotonic() + seconds
     while True:
@@ -131,7 +131,7 @@ class Fleet:
     def settings(self, broker: Broker | None, **changes: Any) -> HubSettings:
         """Quick ones; without a broker, the embedded one."""
         tls = broker.tls("hub") if broker else None
-        fields: dict[str, Any] = {"fleet": FLEET, "cohort_nodes_min": 3, "again_seconds": 0.0, "settle_seconds": 1, "connect_seconds": 10.0}
+        fields: dict[str, Any] = {"fleet": FLEET, "cohort_nodes_min": 3, "again_seconds": 0.0, "settle_seconds": 1, "connect_seconds": 60.0}
         if broker is not None:
             fields["broker_url"] = broker.url("hub")
         if tls is not None:
@@ -157,7 +157,7 @@ class Fleet:
             yield service
         finally:
             stop.set()
-            thread.join(20)
+            thread.join(60)
         if raised:
             raise raised[0]
 

@@ -12,7 +12,7 @@ from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
-from node.serving import Listen, Observation, Prepared, Server, Staged
+from node.serving import Listen, Observation, Prepared, Server, Staged, routing
 from schemas.errors import Refused
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, File, Golden, Manifest, Tensor, Variant
@@ -116,6 +116,12 @@ class Running:
         assert isinstance(outcome, Prepared), outcome
         self.server.switch(staged.model, staged.digest)
         return outcome
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crashed worker's successor takes its time on a machine that has much to do; tests of what comes after set their own."""
+    monkeypatch.setattr(routing, "READY_SECONDS_MAX", 60.0)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from node.serving import Listen, routing
+from tests.hub.hubs import until
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="needs curl")
 INFER = "/v2/models/delay/infer"
@@ -149,10 +149,7 @@ def test_what_is_not_ready_is_a_503_with_retry_after(
     running.serve(staged)
     staged.model_path.unlink()  # no other worker can take its place
     os.kill(running.server.held()[staged.digest], signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while not running.exits:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until("the worker's end", lambda: running.exits)
     curl = Curl([running.url])
     answers = [curl("/v2/health/ready"), curl("/v2/models/delay/ready"), curl(INFER, data=asked(regressors.rows[:1]))]
 

@@ -95,7 +95,7 @@ def ask(site: Site, rows: int = 1, *, shift: float | None = 0.0, first: float = 
     inputs = [{"name": "x", "datatype": "FP32", "shape": [rows, 1], "data": [first + row for row in range(rows)]}]
     if shift is not None:
         inputs.append({"name": "shift", "datatype": "FP32", "shape": [1], "data": [shift]})
-    return httpx.post(site.url + "/v2/models/m/infer", json={"inputs": inputs}, timeout=30)
+    return httpx.post(site.url + "/v2/models/m/infer", json={"inputs": inputs})
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def test_a_release_that_agrees_is_compared_then_served_and_only_counts_are_repor
     settle(site, publish("1.0.0", affine(2.0)))
     new = publish("2.0.0", affine(2.05), limits=Limits(probation_seconds=1, shadow=SHADOW))
 
-    with load(site, rows=3) as answers:
+    with load(site, rows=ROWS_MIN) as answers:
         site.wants(new)
         site.turn_until(lambda: site.slot().state == "shadow")
         site.turn_until(lambda: site.slot().state == "probation")
@@ -148,7 +148,7 @@ def test_a_release_that_disagrees_is_refused_and_nobody_ever_gets_its_answers(si
     old, new = publish("1.0.0", affine(2.0)), publish("2.0.0", affine(3.0), limits=Limits(shadow=SHADOW))
     settle(site, old)
 
-    with load(site, rows=3) as answers:
+    with load(site, rows=ROWS_MIN) as answers:
         site.wants(new)
         site.turn_until(lambda: site.slot().state == "refused")
 
@@ -167,7 +167,7 @@ def test_on_probation_the_old_release_answers_beside_the_new_one_and_comes_back_
     site.wants(new)
     site.turn_until(lambda: site.slot().state == "probation")  # nobody asked meanwhile, and nothing is decided by that
 
-    with load(site, rows=3) as answers:
+    with load(site, rows=ROWS_MIN) as answers:
         site.turn_until(lambda: site.slot().state == "rolled_back")
         site.turn_until(lambda: site.server.held_of("m") == {old.digest})
 
@@ -225,7 +225,7 @@ def test_a_served_release_whose_worker_keeps_dying_goes_back_though_it_was_prove
                 os.kill(process_id, signal.SIGKILL)
         return site.slot().state == "rolled_back"
 
-    site.turn_until(kill, seconds_max=100)  # each start comes later than the one before
+    site.turn_until(kill)  # each start comes later than the one before
     site.turn_until(lambda: site.server.held_of("m") == {old.digest})
 
     assert (site.slot().serving and site.slot().serving.digest, site.slot().code) == (old.digest, Code.WORKER_CRASHED)
