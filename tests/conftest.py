@@ -9,7 +9,7 @@ import httpx
 import hypothesis
 import pytest
 
-from tests import brokers
+from tests import brokers, ended
 
 # A property holds or does not; how long an example takes says nothing. In CI every run tries the same examples.
 hypothesis.settings.register_profile(
@@ -28,6 +28,10 @@ httpx._config.DEFAULT_TIMEOUT_CONFIG.read = httpx._config.DEFAULT_TIMEOUT_CONFIG
 # Whoever was started in a shell's background ignores Ctrl-C and hands that on to every process; ours are to hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    ended.follow(config)
 
 
 @pytest.fixture(params=brokers.KINDS)
