@@ -7,7 +7,7 @@ SQLAlchemy, because a device is small and these are a dozen small tables (docs/d
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -71,6 +71,33 @@ class Waiting:
     payload: bytes
 
 
+def _make(db: sqlite3.Connection) -> None:
+    db.executescript(_TABLES + TELEMETRY_TABLES)
+    for table, column, kind in _COLUMNS:
+        if column not in _columns(db, table):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA main.table_info({table})")}
+
+
+def _read_as_todays(db: sqlite3.Connection) -> None:
+    """What an older agent's file lacks is empty, for this connection alone: its people may look before the new agent has begun."""
+    with closing(sqlite3.connect(":memory:")) as todays:
+        _make(todays)
+        tables = todays.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
+    db.execute("PRAGMA temp_store=MEMORY")
+    for table, statement in tables:
+        there = _columns(db, table)
+        later = [(column, kind.partition("DEFAULT ")[2]) for name, column, kind in _COLUMNS if name == table]
+        lacking = [f"{default} AS {column}" for column, default in later if column not in there]
+        if not there:
+            db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+        elif lacking:
+            db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {', '.join(lacking)} FROM main.{table}")  # noqa: S608  # our own names
+
+
 class NodeStore(TelemetryTables):
     """One file, one writer thread."""
 
@@ -79,15 +106,12 @@ class NodeStore(TelemetryTables):
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES + TELEMETRY_TABLES)
-        for table, column, kind in _COLUMNS:
-            if column not in {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}:
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        _make(self._db)
         self._day = -1  # the last that bytes were counted for
 
     @classmethod
     def reading(cls, path: Path) -> Self:
-        """The same file beside the agent that writes it: what is committed, and nothing can be written.
+        """The same file beside the agent that writes it: what is committed, and nothing can be written. An older agent's reads as today's.
 
         Raises:
             Unreachable: the file cannot be read, or is no such file.
@@ -98,6 +122,7 @@ class NodeStore(TelemetryTables):
         try:
             store._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
             store._db.execute("SELECT 1 FROM slot LIMIT 1").fetchone()
+            _read_as_todays(store._db)
         except sqlite3.Error as error:
             raise Unreachable(f"{path}: {error}") from None
         return store
@@ -168,8 +193,6 @@ class NodeStore(TelemetryTables):
 
     def evidence(self) -> dict[bytes, tuple[int, Evidence]]:
         """When each release was last activated here, and what that has measured."""
-        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'evidence'").fetchone() is None:
-            return {}  # an earlier version made the file, and the agent of this one has not run yet
         rows = self._db.execute("SELECT release, at, document FROM evidence").fetchall()
         return {release: (at, Evidence.model_validate_json(document)) for release, at, document in rows}
 
