@@ -147,7 +147,14 @@ def test_a_lock_has_every_dependency_that_we_name_with_a_hash_for_each(name: str
 
 
 def test_what_installs_names_no_place_to_install_from() -> None:
-    installers = ["Makefile", ".ci/run", "pyproject.toml", *(relative(path) for path in (CHECKOUT / "requirements").glob("*"))]
+    installers = [
+        "Makefile",
+        ".ci/run",
+        "pyproject.toml",
+        "deploy/consumers/package.json",
+        "deploy/consumers/package-lock.json",
+        *(relative(path) for path in (CHECKOUT / "requirements").glob("*")),
+    ]
     installers += [relative(path) for path in (CHECKOUT / "deploy").glob("*") if path.is_file() and path.suffix != ".md"]
 
     found = {
