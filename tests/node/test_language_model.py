@@ -22,7 +22,7 @@ from node.serving import Staged
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
 from schemas.manifest import Golden, Limits, Tensor
-from tests.node.conftest import file_of
+from tests.node.conftest import file_of, staging, starting
 
 
 @cache
@@ -43,6 +43,10 @@ LIMITS = Limits(latency_ms_max=60_000, memory_bytes_max=1024 * MIB)
 
 @pytest.fixture
 def released(stage: Callable[..., Staged]) -> Callable[..., Staged]:
+    return releasing(stage)
+
+
+def releasing(stage: Callable[..., Staged]) -> Callable[..., Staged]:
     """SmolLM2 as a release with a golden prompt and its known continuation."""
 
     def put(version: str, text: str = " Paris.\n\nThe United States has", **fields: Any) -> Staged:
@@ -60,10 +64,13 @@ def released(stage: Callable[..., Staged]) -> Callable[..., Staged]:
     return put
 
 
-@pytest.fixture
-def serving(running: Any, released: Callable[..., Staged]) -> Any:
-    running.serve(released("1.0.0"))
-    return running
+@pytest.fixture(scope="module")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server for all tests that leave it as it is: a language model takes its time to begin."""
+    with starting() as begin:
+        running = begin()
+        running.serve(releasing(staging(tmp_path_factory.mktemp("smol")))("1.0.0"))
+        yield running
 
 
 @pytest.fixture
@@ -180,8 +187,8 @@ def listening(process_id: int) -> list[int]:
     return ports
 
 
-def test_it_is_replaced_under_load_and_no_stream_breaks(serving: Any, released: Callable[..., Staged]) -> None:
-    (old,) = serving.server.held()
+def test_it_is_replaced_under_load_and_no_stream_breaks(running: Any, released: Callable[..., Staged]) -> None:
+    serving, old = running, running.serve(released("1.0.0")).digest
     stop, told, broken = threading.Event(), [], []
 
     def ask() -> None:
