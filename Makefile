@@ -23,7 +23,7 @@ demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced 
 	$(BIN)/python -m deploy.demo_slm
 
 test: $(STAMP)  ## all tests, against real brokers on loopback, in three processes: most of them wait
-	$(BIN)/pytest -n 3
+	$(BIN)/pytest -n 3 --dist worksteal
 
 test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no lock; installs it beside
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade --target .oracle -r requirements/oracle.txt
