@@ -6,7 +6,6 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -219,17 +218,18 @@ def test_what_a_node_says_of_itself_cannot_touch_the_terminal(made: Made) -> Non
 def test_watch_ends_with_the_event_that_it_waits_for(made: Made) -> None:
     command = [str(BIN / "fleetcast"), "watch", "--until", "release", "--kind", "alert", "--timeout-seconds", "200", "--json"]
     watching = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "FLEETCAST_DIR": str(made.fleet)})
-    versions = (f"5.0.{number}" for number in count())
+    published: list[str] = []
 
     while watching.poll() is None:  # it begins with what comes once it has begun
-        made.publish(published := next(versions))
+        published.append(f"5.0.{len(published)}")
+        made.publish(published[-1])
         with suppress(subprocess.TimeoutExpired):
             watching.wait(3)
     said, _ = watching.communicate()
 
     assert watching.returncode == 0
     (line,) = map(json.loads, said.splitlines())
-    assert (line["kind"], line["version"] <= published) == ("release", True)
+    assert (line["kind"], line["version"] in published) == ("release", True)
 
 
 def test_watch_says_when_it_waited_in_vain(made: Made) -> None:
