@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from node.core.lifecycle import ModelSlot, Move
+from node.labelstables import LABELS_TABLES, LabelsTables
 from node.telemetrytables import DAYS_KEPT, TELEMETRY_TABLES, TelemetryTables
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
@@ -71,7 +72,7 @@ class Waiting:
     payload: bytes
 
 
-class NodeStore(TelemetryTables):
+class NodeStore(TelemetryTables, LabelsTables):
     """One file, one writer thread."""
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +80,7 @@ class NodeStore(TelemetryTables):
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES + TELEMETRY_TABLES)
+        self._db.executescript(_TABLES + TELEMETRY_TABLES + LABELS_TABLES)
         for table, column, kind in _COLUMNS:
             if column not in {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}:
                 self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
@@ -101,6 +102,23 @@ class NodeStore(TelemetryTables):
         except sqlite3.Error as error:
             raise Unreachable(f"{path}: {error}") from None
         return store
+
+    @classmethod
+    @contextmanager
+    def beside(cls, path: Path) -> Iterator[Self]:
+        """The same file, to be written to beside the agent, which may run or not: each waits for the other's transaction.
+
+        Raises:
+            Unreachable: the file cannot be written to, or is busy for too long.
+        """
+        try:
+            store = cls(path)
+            try:
+                yield store
+            finally:
+                store.close()
+        except sqlite3.Error as error:
+            raise Unreachable(f"{path}: {error}") from None
 
     def close(self) -> None:
         """Release the file."""
