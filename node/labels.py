@@ -40,7 +40,7 @@ def take(store: NodeStore, model: str, version: str | None, told: Told, *, now: 
     """
     with store.transaction():
         candidates = store.declared(model)
-        answered = [one for one in candidates if (store.interval(one, one.start_of(told.at)).answered or 0) > 0]
+        answered = [one for one in candidates if store.interval(one, one.start_of(told.at)).answered]
         declared = chosen(candidates, answered, model=model, version=version)
         known = store.interval(declared, declared.start_of(told.at))
         before = store.label_said(told.id) if told.id is not None else None

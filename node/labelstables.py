@@ -63,13 +63,13 @@ class LabelsTables:
         end = start + declared.seconds
         unsure = self._db.execute("SELECT 1 FROM unsure WHERE begin < ? AND until >= ? LIMIT 1", (end, start)).fetchone() is not None
         row = self._db.execute("SELECT rows FROM answered WHERE release = ? AND start = ?", (declared.release, start)).fetchone()
-        answered = None if unsure else int(row[0]) if row else 0
+        answered = int(row[0]) if row else 0
         found = self._db.execute(
             "SELECT right, wrong, due, closed_at FROM labelled WHERE release = ? AND start = ?", (declared.release, start)
         ).fetchone()
         if found is None:
-            return Known(start, answered)
-        return Known(start, answered, found[0], found[1], found[2], found[3] is not None)
+            return Known(start, answered, sure=not unsure)
+        return Known(start, answered, found[0], found[1], found[2], found[3] is not None, not unsure)
 
     # Counts
 

@@ -26,6 +26,7 @@ from schemas.manifest import Manifest
 log = structlog.get_logger()
 
 RUNS_SINCE = "answers_counted"  # the moment since which answers may be in memory only; 0: the last agent ended as it should
+OTHER_TIMES = "answers_of_other_times"  # programs here give times of their own: what was lost may be of any interval
 FUTURE_SECONDS = 3600  # of a program's clock error that is forgiven, as for windows
 
 
@@ -49,10 +50,11 @@ class Labels:
         self._seconds: dict[bytes, int] = {}  # of an interval, of the releases that are served
         self._lock = threading.Lock()
         self._answered: Counter[tuple[bytes, int]] = Counter()
+        self._other_times = False
         now = int(clock())
         with store.transaction():
             if since := store.fact(RUNS_SINCE):
-                store.add_unsure(min(since, now), now)
+                store.add_unsure(0 if store.fact(OTHER_TIMES) else min(since, now), now)
             store.set_fact(RUNS_SINCE, now)
 
     @property
@@ -78,8 +80,10 @@ class Labels:
         now = self._clock()
         at = now if seen.event_time is None else seen.event_time
         if 0 <= at <= now + FUTURE_SECONDS:
+            start = int(at) // seconds * seconds
             with self._lock:
-                self._answered[seen.digest, int(at) // seconds * seconds] += seen.rows
+                self._answered[seen.digest, start] += seen.rows
+                self._other_times |= not start <= now < start + seconds
 
     def said(self, event: LabelsSaid) -> None:
         """A program of the site says counts: it hears when they are durable, or why they are not taken."""
@@ -114,6 +118,8 @@ class Labels:
         if rows:
             now = int(self._clock())
             with self._store.transaction():
+                if self._other_times:
+                    self._store.raise_fact(OTHER_TIMES, 1)
                 self._store.add_answered(rows, at=now)
                 self._store.set_fact(RUNS_SINCE, now)
 

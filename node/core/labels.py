@@ -100,14 +100,18 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of an interval: how many answers were given (None: not for sure, the node died then), counts, and when they leave."""
+    """What is known of an interval: how many answers were given, counts of right and wrong ones, and when they leave.
+
+    Where the node died then, there may have been more answers than it knows of: it is not `sure`.
+    """
 
     start: int
-    answered: int | None
+    answered: int
     right: int = 0
     wrong: int = 0
     due: int | None = None
     closed: bool = False
+    sure: bool = True
 
 
 def chosen(declared: Sequence[Declared], answered: Sequence[Declared], *, model: str, version: str | None) -> Declared:
@@ -146,7 +150,7 @@ def check(told: Told, declared: Declared, known: Known, *, now: int) -> None:
     if known.closed:
         raise Refused(Code.LABELS_CLOSED, f"{name}: right and wrong answers have left already, and an interval leaves once")
     total = known.right + known.wrong + told.right + told.wrong
-    most = WINDOW_ROWS_MAX if known.answered is None else known.answered
+    most = known.answered if known.sure else WINDOW_ROWS_MAX
     if total > most:
         raise mismatch(Code.LABELS_EXCESS, f"{name}: right and wrong answers", expected=f"at most {most} that were given", actual=total)
 
