@@ -37,6 +37,13 @@ def test_episodes_are_told_from_alerts_each_by_its_release_and_cohort() -> None:
     assert [(one.raised.at, one.over_at) for one in told(alerts)] == [(1, 3), (2, 6), (4, None)]
 
 
+def test_accuracy_and_signals_of_one_release_are_episodes_of_their_own() -> None:
+    accuracy = alert("drift", 2, signals="accuracy").model_copy(update={"about": "accuracy"})
+    over = alert("drift_over", 3).model_copy(update={"about": "accuracy"})
+
+    assert [(one.raised.about, one.over_at) for one in told([alert("drift", 1), accuracy, over])] == [(None, None), ("accuracy", 3)]
+
+
 NEW = alert("drift", 1100)
 
 
