@@ -13,7 +13,7 @@ import structlog
 
 from node.agent.ledger import Ledger
 from node.core import privacy
-from node.core.labels import Declared, Told
+from node.core.labels import KEPT_SECONDS, Declared, Told
 from node.core.leaving import noised
 from node.core.privacy import BitSource
 from node.labels import Taken, take
@@ -79,7 +79,7 @@ class Labels:
             return
         now = self._clock()
         at = now if seen.event_time is None else seen.event_time
-        if 0 <= at <= now + FUTURE_SECONDS:
+        if now - KEPT_SECONDS <= at <= now + FUTURE_SECONDS:  # what lies outside is never labelled, and takes no room
             start = int(at) // seconds * seconds
             with self._lock:
                 self._answered[seen.digest, start] += seen.rows

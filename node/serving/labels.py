@@ -19,6 +19,8 @@ from node.core.labels import BODY_BYTES_MAX, Told, parse
 from node.serving.bodies import Disconnected, read_body
 from schemas.errors import Unreachable
 
+WAITING_MAX: Final = 64  # requests: each is a write to the disk, and a program in a loop must not keep the agent from its other work
+NAME_CHARACTERS_MAX: Final = 64  # of a model or version: longer ones are nobody's, and are not to fill the log
 TAKEN_SECONDS_MAX: Final = 30.0  # the agent's loop may be busy writing blocks; it takes its turn many times a second otherwise
 
 
@@ -46,6 +48,7 @@ class Door:
 
     def __init__(self, on_labels: OnLabels) -> None:
         self._on_labels = on_labels
+        self._waiting = 0
 
     async def say(self, request: Request) -> Response:
         """POST .../labels.
@@ -58,9 +61,15 @@ class Door:
             told = parse(await read_body(request.receive, BODY_BYTES_MAX))
         except Disconnected:
             return Response(status_code=400)  # nobody reads it
-        event = LabelsSaid(request.path_params["model"], request.path_params.get("version"), told)
-        self._on_labels(event)
+        if self._waiting >= WAITING_MAX:
+            raise Unreachable(f"labels of {self._waiting} requests wait already; say it again")
+        model, version = request.path_params["model"], request.path_params.get("version")
+        event = LabelsSaid(model[:NAME_CHARACTERS_MAX], version and version[:NAME_CHARACTERS_MAX], told)
+        self._waiting += 1
         try:
+            self._on_labels(event)
             return JSONResponse(await asyncio.wait_for(asyncio.wrap_future(event.done), TAKEN_SECONDS_MAX))
         except TimeoutError:
             raise Unreachable("the node is busy; say it again, with the same id") from None
+        finally:
+            self._waiting -= 1

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,18 @@ def test_an_agent_without_time_is_asked_again_and_counts_once(agent: Agent, monk
     assert (busy.status_code, busy.headers["Retry-After"], good.status_code) == (503, "1", 200)
     known = agent.loop.submit(lambda: agent.here.store.interval(agent.here.telemetry.labels.declared[0], WEEKS)).result(30)
     assert (known.right, known.wrong) == (90, 10)
+
+
+def test_no_more_than_so_many_wait_at_once(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "WAITING_MAX", 2)
+    agent.asleep.clear()
+    with ThreadPoolExecutor(3) as programs:
+        asked = [programs.submit(agent.post, right=1, wrong=0) for _ in range(3)]
+        refused = next(as_completed(asked)).result()
+        agent.asleep.set()
+
+    assert (refused.status_code, "wait already" in refused.json()["error"]) == (503, True)
+    assert sorted(one.result().status_code for one in asked) == [200, 200, 503]
 
 
 def test_a_node_that_sends_no_telemetry_says_so(agent: Agent) -> None:
