@@ -95,7 +95,7 @@ class LabelsTables:
         return [tuple(row) for row in self._db.execute(query, (now,))]
 
     def close_labels(self, release: bytes, start: int, *, at: int, rho: float, code: str) -> None:
-        """An interval has left, or with a code why it does not; its exact counts are gone."""
+        """An interval has left, or with a code why it does not; its exact counts are forgotten."""
         self._db.execute(
             "UPDATE labelled SET right = 0, wrong = 0, closed_at = ?, rho = ?, code = ? WHERE release = ? AND start = ?",
             (at, rho, code, release, start),

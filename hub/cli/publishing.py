@@ -88,6 +88,7 @@ def _accuracy(release: "ReleaseFile") -> "Truth | None":
     if data is None:
         raise mismatch(Code.SETTINGS_INVALID, "accuracy.data, in which truth is a column", expected="a file, or a reference", actual="none")
     passed_over = [name for name in (reference.time, reference.blocks) if name] if reference else []
+    passed_over += [release.variants.truth] if release.variants.truth else []  # one table may serve both
     blocks = said.blocks or (reference.blocks if reference else None)
     return Truth(
         rows=read_rows(data, truth=said.truth, passed_over=passed_over, blocks=blocks),
@@ -106,6 +107,8 @@ def _variants(release: "ReleaseFile") -> "Variants":
     passed_over = [name for name in (release.reference.blocks, release.reference.time) if name] if release.reference else []
     if said.truth is not None and said.held_out is None:
         raise mismatch(Code.SETTINGS_INVALID, "variants.held_out, in which truth is a column", expected="a file", actual="none")
+    if release.accuracy is not None:  # one table may serve both
+        passed_over += [name for name in (release.accuracy.truth, release.accuracy.blocks) if name]
     unlabelled = [*passed_over, *([said.truth] if said.truth else [])]  # calibration may be cut from the same table
     return Variants(
         builds=release.builds,

@@ -70,6 +70,20 @@ def test_right_and_wrong_answers_are_counted_by_day_and_no_label_is_published(tm
     assert (accuracy.privacy.epsilon, accuracy.privacy.window_seconds) == (0.5 if reference else 2.0, 86_400)
 
 
+def test_one_table_of_held_out_rows_serves_builds_and_accuracy(tmp_path: Path) -> None:
+    frame = held_out(tmp_path)
+    said = (
+        'truth = "digit"\ndata = "held.parquet"\nblocks = "day"\n[variants]\nbuilds = ["fp32"]\nheld_out = "held.parquet"\ntruth = "digit"'
+    )
+
+    manifest = build(release(tmp_path, said), BlockStore(tmp_path / "blocks"), now=NOW).manifest
+
+    assert manifest.accuracy is not None
+    measured = manifest.variants[0].measured
+    assert measured is not None
+    assert measured.score == pytest.approx(manifest.accuracy.baseline.signals[0].counts[1] / len(frame), abs=1e-6)
+
+
 def test_a_number_is_right_when_it_is_near_enough(tmp_path: Path) -> None:
     features, target = load_diabetes(return_X_y=True)
     (tmp_path / "model.onnx").write_bytes(ridge())

@@ -86,7 +86,7 @@ def test_counts_of_an_interval_leave_as_one_window_that_the_hub_believes(tmp_pat
     assert abs(right - 500) < 40
     assert abs(other) < 40
     assert reader.read(window, now=int(here.now)).start == WEEKS
-    assert here.telemetry.labels._store.interval(here.telemetry.labels.declared[0], WEEKS).right == 0, "exact counts are gone"
+    assert here.telemetry.labels._store.interval(here.telemetry.labels.declared[0], WEEKS).right == 0, "exact counts are forgotten"
 
 
 def test_a_window_of_answers_is_charged_to_the_day_of_the_answers_and_shown_byte_for_byte(tmp_path: Path) -> None:
