@@ -41,6 +41,7 @@ SCHEMA = pa.schema(
         ("epsilon", pa.float64()),  # what one record in one window is promised
         ("delta", pa.float64()),
         ("calibrated", pa.bool_()),  # counts are differences from nodes' own baselines, of which zero is expected
+        ("about", pa.dictionary(pa.int32(), pa.string())),  # accuracy: right and wrong answers; else null
     ]
 )
 
@@ -62,6 +63,7 @@ class Writer:
             columns: dict[str, list[Any]] = {
                 **{name: [value] * bins for name, value in shared.items()},
                 "calibrated": [bool(window.calibrated)] * bins,
+                "about": [window.about] * bins,
                 "signal": [signal.name] * bins,
                 "kind": [signal.kind] * bins,
                 "bin": list(range(bins)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import func, select, tuple_
 
+from hub.core.standing import StreamName
 from hub.database import Database
 from hub.rows import IntervalRow, StreamRow
 from hub.tables import alerts, drifts, intervals, streams
@@ -42,19 +43,21 @@ class Findings:
                 query = query.where(column == value)
         return self._database.rows(StreamRow, query)
 
-    def newest(self, streams_of: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], Drift]:
-        """The newest test of each (model, version, cohort) that has one; the key leads to it, however many tests are kept."""
+    def newest(self, streams_of: Iterable[StreamName]) -> dict[StreamName, Drift]:
+        """The newest test of each stream that has one; the key leads to it, however many tests are kept."""
         found = {}
-        for model, version, cohort in set(streams_of):
-            for one in self.drifts(model, version, cohort, limit=1):
-                found[model, version, cohort] = one
+        for name in set(streams_of):
+            for one in self.drifts(name, limit=1):
+                found[name] = one
         return found
 
-    def drifts(self, model: str, version: str, cohort: str, *, since: int = 0, until: int | None = None, limit: int = 1000) -> list[Drift]:
+    def drifts(self, name: StreamName, *, since: int = 0, until: int | None = None, limit: int = 1000) -> list[Drift]:
         """A stream's newest tests of intervals that began in [since, until), the oldest of them first."""
+        model, version, cohort, about = name
         query = (
             select(drifts.c.body)
             .where(drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.start >= since)
+            .where(drifts.c.about == (about or ""))
             .order_by(drifts.c.start.desc())
             .limit(limit)
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from node.core.lifecycle import ModelSlot, Move
+from node.labelstables import LABELS_TABLES, LabelsTables
 from node.telemetrytables import DAYS_KEPT, TELEMETRY_TABLES, TelemetryTables
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
@@ -72,7 +73,7 @@ class Waiting:
 
 
 def _make(db: sqlite3.Connection) -> None:
-    db.executescript(_TABLES + TELEMETRY_TABLES)
+    db.executescript(_TABLES + TELEMETRY_TABLES + LABELS_TABLES)
     for table, column, kind in _COLUMNS:
         if column not in _columns(db, table):
             db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
@@ -98,7 +99,7 @@ def _read_as_todays(db: sqlite3.Connection) -> None:
             db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {', '.join(lacking)} FROM main.{table}")  # noqa: S608  # our own names
 
 
-class NodeStore(TelemetryTables):
+class NodeStore(TelemetryTables, LabelsTables):
     """One file, one writer thread."""
 
     def __init__(self, path: Path) -> None:
@@ -126,6 +127,23 @@ class NodeStore(TelemetryTables):
         except sqlite3.Error as error:
             raise Unreachable(f"{path}: {error}") from None
         return store
+
+    @classmethod
+    @contextmanager
+    def beside(cls, path: Path) -> Iterator[Self]:
+        """The same file, to be written to beside the agent, which may run or not: each waits for the other's transaction.
+
+        Raises:
+            Unreachable: the file cannot be written to, or is busy for too long.
+        """
+        try:
+            store = cls(path)
+            try:
+                yield store
+            finally:
+                store.close()
+        except sqlite3.Error as error:
+            raise Unreachable(f"{path}: {error}") from None
 
     def close(self) -> None:
         """Release the file."""

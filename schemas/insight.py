@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from schemas.accuracy import About
 from schemas.document import Document
 from schemas.limits import FINDINGS_MAX, MIB, SIGNALS_MAX
 from schemas.manifest import Seconds
@@ -43,6 +44,7 @@ class MergedWindow(Document):
     calibrated: bool | None = None  # counts are differences from each node's own baseline, and nothing is expected of them but zero
     late: Annotated[int, Field(ge=0)] | None = None  # of the windows, those that came after the interval was first tested
     reference_rows: Annotated[float, Field(ge=0)] | None = None  # of calibrated windows: the sum of n^2/M, rows and own baseline's rows
+    about: About | None = None  # else about the release's signals
 
 
 class SignalDrift(Document):
@@ -86,6 +88,7 @@ class Drift(Document):
     episode: Literal["raised", "lasting", "over"] | None = None
     since: Seconds | None = None  # when the episode's change began
     calibrated: bool | None = None  # against each node's own baseline, of the nodes that have one
+    about: About | None = None  # else about the release's signals; a release's accuracy is a stream of its own
 
 
 class Alert(Document):
@@ -104,6 +107,7 @@ class Alert(Document):
     since: Seconds | None = None  # when the change began, of a drift
     alarm_kind: Literal["interval", "time", "both"] | None = None
     version: Version | None = None  # of the release that drifts
+    about: About | None = None  # of a drift: else about the release's signals
 
 
 class Found(Document):

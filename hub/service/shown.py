@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from hub.core import windows
+from hub.core import labels, windows
 from hub.rows import IntervalRow
 from hub.service.trimming import interval_of
 from schemas.insight import MergedWindow, SignalCounts
@@ -12,7 +12,7 @@ from schemas.manifest import Manifest
 
 def merged(row: IntervalRow, manifest: Manifest) -> MergedWindow:
     """An interval as it was published."""
-    return windows.merged_window(interval_of(row), manifest)
+    return windows.merged_window(interval_of(row), manifest, labels.about(manifest))
 
 
 def on_reference(window: MergedWindow, manifest: Manifest) -> MergedWindow:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.core.privacy import BitSource, noise
+from schemas.accuracy import About
 from schemas.limits import WINDOW_ROWS_MAX, WINDOW_UNITS_MAX
 from schemas.signals import Baseline, Privacy
 from schemas.window import Expectation, Window, read_counts, write_counts
@@ -56,6 +57,7 @@ def noised(
     release: bytes,
     start: int,
     own: Own | None = None,
+    about: About | None = None,
 ) -> Window:
     """The window that leaves the device: noise on every count; the number of rows is read off the noisy counts."""
     found = noisy(counts, privacy, bits)
@@ -69,6 +71,7 @@ def noised(
         rows=rows,
         packed=write_counts(found, center=center, privacy=privacy),
         own_rows_log2=None if own is None else own.rows_log2,
+        about=about,
     )
 
 
@@ -118,6 +121,7 @@ def added(windows: Sequence[Window], *, baseline: Baseline, privacy: Privacy, wi
         packed=write_counts(counts, center=center, privacy=privacy),
         own_rows_log2=windows[0].own_rows_log2,
         units=sum(one.noises for one in windows),
+        about=windows[0].about,
     )
 
 

@@ -45,6 +45,9 @@ class Plant:
 
     directory: Path
     broker: Broker
+    cohort_nodes_min: int = 2
+    hub_settings: tuple[str, ...] = ()
+    node_settings: tuple[str, ...] = ()
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     nodes: dict[str, tuple[subprocess.Popen[bytes], int]] = field(default_factory=dict)
 
@@ -69,11 +72,10 @@ class Plant:
         secret = self.directory / "secret"
         secret.write_text("test\n")
         secret.chmod(0o600)
-        self.cli(
-            "init", str(self.fleet), "--fleet", FLEET, "--model", "diabetes", "--cohort-nodes-min", "2", "--passphrase-file", str(secret)
-        )
+        said = ["--fleet", FLEET, "--model", "diabetes", "--cohort-nodes-min", str(self.cohort_nodes_min)]
+        self.cli("init", str(self.fleet), *said, "--passphrase-file", str(secret))
         tls = self.broker.tls("hub")
-        lines = [f'broker_url = "{self.broker.url("hub")}"', "settle_seconds = 1"]
+        lines = [f'broker_url = "{self.broker.url("hub")}"', "settle_seconds = 1", *self.hub_settings]
         if tls is not None:
             lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']
         with (self.fleet / "fleet.toml").open("a") as file:
@@ -87,7 +89,7 @@ class Plant:
         self.processes.append(process)
         return process
 
-    def start_node(self, name: str) -> None:
+    def start_node(self, name: str, cohort: str = "lab") -> None:
         directory = self.directory / name
         if not directory.exists():
             directory.mkdir()
@@ -98,7 +100,7 @@ class Plant:
                 'data = "data"',
                 'root = "../fleet/root.json"',
             ]
-            lines += ['cohort = "lab"', f"port = {free_port()}", "grace_seconds = 0", "idle_seconds = 1"]
+            lines += [*self.node_settings, f'cohort = "{cohort}"', f"port = {free_port()}", "grace_seconds = 0", "idle_seconds = 1"]
             tls = self.broker.tls(name)
             if tls is not None:
                 lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']

@@ -24,6 +24,7 @@ from hub.settings import HubSettings
 from hub.store import EventRow, Store
 from hub.trust import Repository
 from schemas import codec
+from schemas.accuracy import Accuracy
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.mqtt import Message
 from schemas.names import sha256
@@ -95,7 +96,7 @@ class Fleet:
         """The hub's online keys."""
         return Signers(*self.online)
 
-    def publish(self, version: str, seed: int = 1, *, calibration_rows: int | None = None) -> Manifest:
+    def publish(self, version: str, seed: int = 1, *, calibration_rows: int | None = None, accuracy: Accuracy | None = None) -> Manifest:
         """A release with five blocks that do not compress and one watched signal; what it would predict does not matter here."""
         rng = np.random.default_rng(seed)
         store, blocks = BlockStore(self.directory / "blocks"), list[Block]()
@@ -124,6 +125,7 @@ class Fleet:
             privacy=Privacy(
                 epsilon=4.0, delta=1e-6, sigma2_numerator=numerator, sigma2_denominator=denominator, window_seconds=WINDOW_SECONDS
             ),
+            accuracy=accuracy,
         )
         self.repository.add_release("delay", version, codec.encode(manifest), team=self.team, now=datetime.now(UTC))
         return manifest

@@ -66,6 +66,7 @@ COMMANDS = (
     "doctor",
     "telemetry show",
     "telemetry budget",
+    "labels",
     "ledger",
     "import",
     "relay",
