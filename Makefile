@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CONSUMERS := .consumers
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-loop demo-slm test test-oracle check format bench bench-delivery bench-node bench-drift generate lock clean
+.PHONY: help demo demo-loop demo-slm test test-oracle test-consumers check format bench bench-delivery bench-node bench-drift generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,11 +23,21 @@ demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced 
 	$(BIN)/python -m deploy.demo_slm
 
 test: $(STAMP)  ## all tests, against real brokers on loopback, in three processes: most of them wait
-	$(BIN)/pytest -n 3
+	$(BIN)/pytest -n 3 --dist worksteal
 
 test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no lock; installs it beside
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade --target .oracle -r requirements/oracle.txt
 	PYTHONPATH=.oracle $(BIN)/pytest tests/node/core/test_privacy.py -k opendp
+
+test-consumers: $(STAMP) $(CONSUMERS)/.installed  ## what other people's programs read, Node-RED among them; installs it beside, 96 MB, by npm
+	$(BIN)/pytest tests/consumers
+
+$(CONSUMERS)/.installed: deploy/consumers/package.json deploy/consumers/package-lock.json
+	@command -v npm >/dev/null || { echo "Node-RED is installed by npm, which is missing. On Debian: apt-get install npm" >&2; exit 1; }
+	mkdir -p $(CONSUMERS)
+	cp deploy/consumers/package.json deploy/consumers/package-lock.json $(CONSUMERS)
+	cd $(CONSUMERS) && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@touch $@
 
 check: $(STAMP)  ## format, lint, types, import rules, freshness of generated files
 	$(BIN)/ruff format --check .
@@ -63,7 +74,7 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	  requirements/peers.in --output-file requirements/peers.txt
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .demo .demo-loop .demo-slm .bench .oracle demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .demo .demo-loop .demo-slm .bench .oracle .consumers demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -75,6 +86,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	  { echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || rm -rf $(VENV)
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true  # on all cores, and without the tests of others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -94,7 +94,7 @@ class EmbeddedBroker:
         command = [sys.executable, "-P", "-m", "hub.broker", str(self._config)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
 
-    def wait_ready(self, *, seconds: float = 10.0) -> None:
+    def wait_ready(self, *, seconds: float = 30.0) -> None:
         """Return as soon as the broker answers.
 
         Raises:

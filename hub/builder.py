@@ -235,6 +235,7 @@ def _manifest(request: PublishRequest, release: _Release, described: Mapping[Key
             baseline=release.described.watch.baseline,
             privacy=release.described.watch.privacy,
             parameters=request.parameters or None,
+            accuracy=release.described.accuracy,
         )
     except ValidationError as error:
         raise core.invalid(Code.SETTINGS_INVALID, "release", error) from None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hub import golden
+from hub.accuracy import accuracy_of
 from hub.contents import GOLDEN_FILE
 from hub.core import release as core
 from hub.foreign import signature_of
@@ -13,6 +14,7 @@ from hub.prompts import SUFFIXES, read_prompts
 from hub.request import FILES, ONNX, Build, GoldenTerms, PublishRequest
 from hub.variants import LeftOut, Part, files_of, make_variants
 from hub.watching import Watch, watch, watch_unread
+from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
 
@@ -28,6 +30,7 @@ class Described:
     case: golden.Case | None = None
     unanswered: core.Golden | None = None
     left_out: tuple[LeftOut, ...] = ()
+    accuracy: Accuracy | None = None
 
     @property
     def cases(self) -> tuple[golden.Case, ...]:
@@ -52,7 +55,7 @@ def _onnx(request: PublishRequest, scratch: Path) -> Described:
     watched = watch(request, model)
     case = _onnx_case(request, model, watched)
     parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
-    return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out)
+    return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out, accuracy=accuracy_of(request, model))
 
 
 def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> golden.Case | None:
@@ -68,7 +71,8 @@ def _foreign(request: PublishRequest) -> Described:
     signature = signature_of(request, request.model_path)
     parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
     case, unanswered = _foreign_case(request, *signature)
-    return Described(parts, *signature, watch_unread(request, *signature), case=case, unanswered=unanswered)
+    watched = watch_unread(request, *signature)
+    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None))
 
 
 def _foreign_part(request: PublishRequest, build: Build, signature: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> Part:
@@ -150,7 +154,8 @@ def check_request(request: PublishRequest) -> None:
     if request.reference is None:
         given: dict[str, object] = {"block column": request.blocks_column, "time column": request.time_column}
         given |= {"signals": request.signals} if request.calibration_rows is None else {}
-        given |= {} if request.variants.held_out or request.variants.calibration else {"feature columns": request.feature_columns}
+        rows = request.variants.held_out or request.variants.calibration or (request.accuracy and request.accuracy.rows)
+        given |= {} if rows else {"feature columns": request.feature_columns}
         needless = [what for what, value in given.items() if value is not None]
         if needless:
             raise Refused(Code.REFERENCE_INVALID, f"{' and '.join(needless)} are named, but no reference is given")

@@ -42,6 +42,7 @@ SCHEMA = pa.schema(
         ("delta", pa.float64()),
         ("calibrated", pa.bool_()),  # counts are differences from nodes' own baselines, of which zero is expected
         ("left_out", pa.int64()),  # windows that were not tested, and are in no count: of sub-groups unlike the others
+        ("about", pa.dictionary(pa.int32(), pa.string())),  # accuracy: right and wrong answers; else null
     ]
 )
 
@@ -64,6 +65,7 @@ class Writer:
                 **{name: [value] * bins for name, value in shared.items()},
                 "calibrated": [bool(window.calibrated)] * bins,
                 "left_out": [window.left_out or 0] * bins,
+                "about": [window.about] * bins,
                 "signal": [signal.name] * bins,
                 "kind": [signal.kind] * bins,
                 "bin": list(range(bins)),

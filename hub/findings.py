@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import func, select, tuple_
 
+from hub.core.standing import StreamName
 from hub.database import Database
 from hub.rows import IntervalRow, StreamRow
 from hub.tables import alerts, drifts, intervals, streams
@@ -17,7 +18,7 @@ PAGE = 500  # intervals in memory at once, at some kilobytes each
 ALERTS_MAX = 10_000  # of one model: older ones concern nobody who asks now
 
 GATHERING = '%"gathering":true%'  # in the document of a test
-Key = tuple[str, str, int, int, bool]  # of a tested interval: version, cohort, start, seconds, calibrated
+Key = tuple[str, str, int, int, bool, str]  # of a tested interval: version, cohort, start, seconds, calibrated, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +47,21 @@ class Findings:
                 query = query.where(column == value)
         return self._database.rows(StreamRow, query)
 
-    def newest(self, streams_of: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], Drift]:
-        """The newest test of each (model, version, cohort) that has one; the key leads to it, however many tests are kept."""
+    def newest(self, streams_of: Iterable[StreamName]) -> dict[StreamName, Drift]:
+        """The newest test of each stream that has one; the key leads to it, however many tests are kept."""
         found = {}
-        for model, version, cohort in set(streams_of):
-            for one in self.drifts(model, version, cohort, limit=1):
-                found[model, version, cohort] = one
+        for name in set(streams_of):
+            for one in self.drifts(name, limit=1):
+                found[name] = one
         return found
 
-    def drifts(self, model: str, version: str, cohort: str, *, since: int = 0, until: int | None = None, limit: int = 1000) -> list[Drift]:
+    def drifts(self, name: StreamName, *, since: int = 0, until: int | None = None, limit: int = 1000) -> list[Drift]:
         """A stream's newest tests of intervals that began in [since, until), the oldest of them first."""
+        model, version, cohort, about = name
         query = (
             select(drifts.c.body)
             .where(drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.start >= since)
+            .where(drifts.c.about == (about or ""))
             .order_by(drifts.c.start.desc(), drifts.c.calibrated.desc())
             .limit(limit)
         )
@@ -84,12 +87,12 @@ class Findings:
             return bool(db.execute(query).scalar())
 
     def tested_since(self, model: str, version: str, moment: int, *, gathering: bool = False) -> dict[str, int]:
-        """How many intervals of a release were judged at `moment` or later, by cohort; or of nodes that gather baselines, only shown."""
+        """How many intervals of a release's signals were judged at `moment` or later, by cohort; or, of nodes that gather, only shown."""
         shown = drifts.c.body.like(GATHERING)
         query = (
             select(drifts.c.cohort, func.count())
             .where(drifts.c.model == model, drifts.c.version == version, drifts.c.tested_at >= moment)
-            .where(shown if gathering else ~shown)
+            .where(shown if gathering else ~shown, drifts.c.about == "")
             .group_by(drifts.c.cohort)
         )
         with self._database.read() as db:
@@ -107,9 +110,9 @@ class Findings:
             return [StreamRow(row[0], row[1], row[2], b"", -math.inf, None, 0) for row in db.execute(query.order_by(table.model)).all()]
 
     def trimmed(self, asked: Asked) -> frozenset[Key]:
-        """Which of the intervals were tested without a part of their windows, by version, cohort, start, seconds and calibrated."""
+        """Which of the intervals were tested without a part of their windows, by its key."""
         table = drifts.c
-        query = select(table.version, table.cohort, table.start, table.seconds, table.calibrated).where(
+        query = select(table.version, table.cohort, table.start, table.seconds, table.calibrated, table.about).where(
             table.model == asked.model, table.body.like('%"left_out":%'), table.body.not_like('%"left_out":null%')
         )
         if asked.since is not None:
@@ -117,7 +120,7 @@ class Findings:
         if asked.until is not None:
             query = query.where(table.start < asked.until)
         with self._database.read() as db:
-            return frozenset((row[0], row[1], row[2], row[3], bool(row[4])) for row in db.execute(query).all())
+            return frozenset((row[0], row[1], row[2], row[3], bool(row[4]), row[5]) for row in db.execute(query).all())
 
     def count(self, asked: Asked) -> int:
         """How many intervals there are."""

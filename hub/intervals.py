@@ -14,7 +14,7 @@ from hub.core.windows import total
 from hub.rows import IntervalRow, WindowRow
 
 FIRST_TABLE = "intervals"
-FIRST_DRIFTS = "drifts"
+FIRST_DRIFTS, SECOND_DRIFTS = "drifts", "drift_results"
 GROUP_HEAD = 2  # windows and rows stand before a group's counts
 
 Key = tuple[bytes, str, int, int, bool]
@@ -124,10 +124,10 @@ def take_over(db: Connection) -> None:
 
 
 def take_over_drifts(db: Connection) -> None:
-    """Bring over what a first hub found: all of it of windows that were not calibrated."""
-    if not inspect(db).has_table(FIRST_DRIFTS):
-        return
+    """Bring over what earlier hubs found: all of it of signals, and a first one's all of windows that were not calibrated."""
     names = "model, version, cohort, start, seconds, tested_at, alarm, body"
-    taken = f"INSERT INTO {tables.drifts.name} ({names}, calibrated) SELECT {names}, :calibrated FROM {FIRST_DRIFTS}"  # noqa: S608
-    db.execute(text(taken), {"calibrated": False})
-    db.execute(text(f"DROP TABLE {FIRST_DRIFTS}"))
+    for earlier, calibrated in ((FIRST_DRIFTS, "FALSE"), (SECOND_DRIFTS, "calibrated")):
+        if inspect(db).has_table(earlier):
+            into = f"INSERT INTO {tables.drifts.name} ({names}, calibrated, about)"
+            db.execute(text(f"{into} SELECT {names}, {calibrated}, '' FROM {earlier}"))  # noqa: S608  # names of our own
+            db.execute(text(f"DROP TABLE {earlier}"))

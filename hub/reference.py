@@ -47,6 +47,10 @@ class Reference:
         """How many."""
         return len(next(iter(self.columns.values())))
 
+    def without(self, name: str | None) -> "Reference":
+        """The same but for a column that is no feature."""
+        return Reference({one: column for one, column in self.columns.items() if one != name}, self.path)
+
     def fit(
         self,
         inputs: Sequence[Tensor],
@@ -63,7 +67,7 @@ class Reference:
         Raises:
             Refused: REFERENCE_INVALID: columns that do not match the inputs, a value that is missing or does not fit its input.
         """
-        blocks = None if blocks_column is None else self._blocks(blocks_column)
+        blocks = None if blocks_column is None else self.blocks(blocks_column)
         times = None if time_column is None else self._times(time_column)
         columns = [name for name in self.columns if name not in {blocks_column, time_column}]
         if any(self.columns[name].ndim > 1 for name in columns):
@@ -108,7 +112,12 @@ class Reference:
                 return places
         raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: columns", expected=_wanted(inputs), actual=listed(named or columns))
 
-    def _blocks(self, name: str) -> Array:
+    def blocks(self, name: str) -> Array:
+        """Which day, shift or batch each row is from, by a column.
+
+        Raises:
+            Refused: REFERENCE_INVALID: no such column, or a value that is missing.
+        """
         if name not in self.columns:
             raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: block column", expected=name, actual=listed(list(self.columns)))
         values = self._present(name)

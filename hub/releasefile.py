@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from hub.request import CALIBRATION_ROWS, DEFAULT_VARIANT, LOSS_MAX, Build, How
+from hub.request import ACCURACY_EPSILON, ACCURACY_WINDOW_SECONDS, CALIBRATION_ROWS, DEFAULT_VARIANT, LOSS_MAX, Build, How
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, KIB, MIB, TENSORS_MAX, VARIANTS_MAX, WINDOW_SECONDS_MAX
@@ -81,6 +81,31 @@ class PrivacyTable(Fact):
         return self.calibration_rows or None
 
 
+class AccuracyTable(Fact):
+    """`[accuracy]`: what is known of right and wrong answers, for sites that learn the truth later.
+
+    By `truth`, a column of held-out rows (`data`, else the reference's), with their `blocks`; or by `counts`, a CSV with the columns right
+    and wrong, a row a block.
+    """
+
+    data: Path | None = None
+    truth: Annotated[str, Field(min_length=1)] | None = None
+    blocks: str | None = None
+    output: str | None = None
+    right_within: Annotated[float, Field(ge=0)] | None = None
+    counts: Path | None = None
+    epsilon: Annotated[float, Field(gt=0, le=64)] = ACCURACY_EPSILON
+    window_seconds: Annotated[int, Field(ge=1, le=WINDOW_SECONDS_MAX)] = ACCURACY_WINDOW_SECONDS
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.truth is None) == (self.counts is None):
+            raise ValueError("either truth, a column of rows, or counts, a file of right and wrong answers, has to be said")
+        if self.counts is not None and any(one is not None for one in (self.data, self.blocks, self.output, self.right_within)):
+            raise ValueError("data, blocks, output and right_within are of rows with their truth, and go with no counts")
+        return self
+
+
 class VariantsTable(Fact):
     """`[variants]`: which builds in order of preference, each by the name of its `[[variant]]` or by one that says how; terms for all."""
 
@@ -128,6 +153,7 @@ class ReleaseFile(Fact):
     outputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=TENSORS_MAX)] | None = None
     reference: ReferenceTable | None = None
     golden: GoldenTable = GoldenTable()
+    accuracy: AccuracyTable | None = None
     privacy: PrivacyTable = PrivacyTable()
     limits: Limits = Limits()
     parameters: Parameters = ()
@@ -149,6 +175,8 @@ class ReleaseFile(Fact):
         given = {
             "reference.data": self.reference.data if self.reference else None,
             "golden.data": self.golden.data,
+            "accuracy.data": self.accuracy.data if self.accuracy else None,
+            "accuracy.counts": self.accuracy.counts if self.accuracy else None,
             "variants.held_out": self.variants.held_out,
             "variants.calibration": self.variants.calibration,
         }
@@ -197,7 +225,10 @@ def _toml(path: Path) -> dict[str, Any]:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no TOML: {str(error)[:200]}") from None
 
 
-_PATHS = ("model", "files", "reference.data", "golden.data", "variants.held_out", "variants.calibration", "variant.model")
+_PATHS = (
+    *("model", "files", "reference.data", "golden.data", "accuracy.data", "accuracy.counts"),
+    *("variants.held_out", "variants.calibration", "variant.model"),
+)
 
 
 def _rooted(fields: dict[str, Any], folder: Path) -> dict[str, Any]:

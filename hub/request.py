@@ -21,6 +21,8 @@ RUNTIMES: Mapping[str, str] = {".onnx": "onnx", ".gguf": "llama", ".tflite": "li
 FILES, ONNX = "files", "onnx"
 DEFAULT_VARIANT = "default"
 LOSS_MAX = 0.01
+ACCURACY_EPSILON = 0.5  # two counts need little noise; with it a day's window fits into the day's budget beside 24 of signals
+ACCURACY_WINDOW_SECONDS = 86_400
 CALIBRATION_ROWS = 1024  # after which a node has its own baseline, where nothing else is said; docs/decisions/0021
 Answers = Callable[[Manifest, Path], Mapping[str, NDArray[Any]]]
 
@@ -97,6 +99,18 @@ class GoldenTerms:
 
 
 @dataclass(frozen=True)
+class Truth:
+    """How right and wrong answers are known: of held-out rows with the truth about each, or counts (right, wrong) a block."""
+
+    rows: Rows | None = None
+    output: str | None = None  # that is compared with the truth; else the first that can be
+    right_within: float | None = None  # of an output that is a number
+    counts: tuple[tuple[int, int], ...] = ()
+    epsilon: float = ACCURACY_EPSILON
+    window_seconds: int = ACCURACY_WINDOW_SECONDS
+
+
+@dataclass(frozen=True)
 class PublishRequest:
     """What the publisher says. `feature_columns` names the reference's columns in the model's order, before what its metadata names."""
 
@@ -128,6 +142,7 @@ class PublishRequest:
     time_column: str | None = None  # of the reference; with it, hours of the week that differ are compared apart
     season: Season = field(default_factory=lambda: Season(hours=4, weekends=True))
     calibration_rows: int | None = None  # after which a node has its own baseline
+    accuracy: Truth | None = None
     limits: Limits = field(default_factory=Limits)
     answers: Answers | None = None  # the device's own runtime, asked golden inputs of which no answers are given
     progress: Callable[[str, int, int], None] = lambda what, done, total: None

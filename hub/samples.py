@@ -5,7 +5,7 @@ inputs, which are asked one by one (audio with a state, an image a request); els
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ class Rows:
     columns: dict[str, Array]
     truth: str | None = None
     passed_over: tuple[str, ...] = ()
+    blocks: str | None = None  # the column that says which day, shift or batch a row is from
 
     def fit(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None) -> Samples:
         """The rows as the model takes them.
@@ -35,12 +36,15 @@ class Rows:
             Refused: REFERENCE_INVALID: they do not fit the inputs, or have no such truth.
         """
         truth = self._truth()
-        rest = {name: column for name, column in self.columns.items() if name != self.truth and name not in self.passed_over}
+        blocks = None if self.blocks is None else Reference(self.columns, self.path).blocks(self.blocks)
+        no_inputs = {self.truth, self.blocks, *self.passed_over}
+        rest = {name: column for name, column in self.columns.items() if name not in no_inputs}
         if any(name.startswith(PREFIX) for name in rest):
             samples = self._arrays(inputs, rest, truth)
         else:
             fitted = Reference(rest, self.path).fit(inputs, outputs, named=named, blocks_column=None)
             samples = Samples(feeds(fitted.features, fitted.columns), truth)
+        samples = replace(samples, blocks=blocks)
         if truth is not None and len(truth) != samples.rows:
             raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: rows of truth {self.truth!r}", expected=samples.rows, actual=len(truth))
         return samples
@@ -99,7 +103,7 @@ class Rows:
         return array.astype(dtype)
 
 
-def read_rows(path: Path, *, truth: str | None = None, passed_over: Sequence[str] = ()) -> Rows:
+def read_rows(path: Path, *, truth: str | None = None, passed_over: Sequence[str] = (), blocks: str | None = None) -> Rows:
     """The rows in a .parquet, .csv or .npz file.
 
     Raises:
@@ -114,5 +118,5 @@ def read_rows(path: Path, *, truth: str | None = None, passed_over: Sequence[str
         except OSError as error:
             raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: {error.strerror}") from None
         if any(name.startswith(PREFIX) for name in arrays):
-            return Rows(path, arrays, truth, tuple(passed_over))
-    return Rows(path, read_reference(path).columns, truth, tuple(passed_over))
+            return Rows(path, arrays, truth, tuple(passed_over), blocks)
+    return Rows(path, read_reference(path).columns, truth, tuple(passed_over), blocks)

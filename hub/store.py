@@ -235,13 +235,14 @@ class Store:
         with self._write() as db:
             self._drift(db, drift)
 
-    def drifts(self, model: str | None = None, limit: int | None = None) -> list[Drift]:
-        """Tested intervals, the newest interval first."""
-        query = select(tables.drifts.c.body).order_by(
-            tables.drifts.c.start.desc(), tables.drifts.c.cohort, tables.drifts.c.calibrated.desc()
-        )
+    def drifts(self, model: str | None = None, limit: int | None = None, *, of_signals: bool = False) -> list[Drift]:
+        """Tested intervals, the newest interval first; `of_signals`: none that are about accuracy."""
+        table = tables.drifts.c
+        query = select(table.body).order_by(table.start.desc(), table.cohort, table.calibrated.desc())
         if model is not None:
             query = query.where(tables.drifts.c.model == model)
+        if of_signals:
+            query = query.where(tables.drifts.c.about == "")
         with self._read() as db:
             return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
 
@@ -253,7 +254,7 @@ class Store:
 
     def _drift(self, db: Connection, drift: Drift) -> None:
         key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}
-        key["calibrated"] = drift.calibrated is True
+        key |= {"calibrated": drift.calibrated is True, "about": drift.about or ""}
         values = {"tested_at": self._now(), "alarm": drift.alarm, "body": drift.model_dump_json()}
         _put(db, tables.drifts, key, {**key, **values})
         text = (

@@ -105,7 +105,7 @@ intervals = Table(
 )
 
 drifts = Table(
-    "drift_results",
+    "drift_tests",  # earlier tables did not tell calibrated windows apart, nor accuracy; hub/intervals.py takes them over
     metadata,
     Column("model", String(64), primary_key=True),
     Column("version", String(64), primary_key=True),
@@ -113,6 +113,7 @@ drifts = Table(
     Column("start", BigInteger, primary_key=True),
     Column("seconds", BigInteger, primary_key=True),
     Column("calibrated", Boolean, primary_key=True),
+    Column("about", String(16), primary_key=True),  # empty: the release's signals
     Column("tested_at", BigInteger, nullable=False),
     Column("alarm", Boolean, nullable=False),
     Column("body", Text, nullable=False),

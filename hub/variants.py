@@ -112,7 +112,7 @@ class _Workshop:
                 raise mismatch(Code.REFERENCE_INVALID, "variants that are made here", expected=expected, actual="neither")
             self._rows = Samples(core.feeds(fitted.features, fitted.columns))
         if self._rows is not None:
-            self._answers = _answers_over(original, self._rows, Code.REFERENCE_INVALID)
+            self._answers = answers_over(original, self._rows, Code.REFERENCE_INVALID)
             self._ruler = measuring.ruler(self._rows.truth, self._answers, terms.output)
             self._score = measuring.score(self._ruler, self._rows.truth, self._answers, self._answers)
 
@@ -156,7 +156,7 @@ class _Workshop:
         assert self._rows is not None  # noqa: S101  # whoever makes a build has rows
         self._request.progress(f"measuring {build.name}", 0, self._rows.rows)
         what = f"variant {build.name!r}"
-        answers = self._answers if model is self._original else _answers_over(model, self._rows, Code.VARIANT_FAILED)
+        answers = self._answers if model is self._original else answers_over(model, self._rows, Code.VARIANT_FAILED)
         if model is not self._original:
             answers = {name: values for name, values in answers.items() if name in self._answers}
             measuring.check_answers(what, self._answers, answers)
@@ -179,8 +179,12 @@ def _is_made(build: Build) -> bool:
     return build.how != "as-is" or build.model_path is not None or build.sparsity > 0
 
 
-def _answers_over(model: OnnxModel, rows: Samples, code: Code) -> dict[str, core.Array]:
-    """What a model answers to all rows, by output."""
+def answers_over(model: OnnxModel, rows: Samples, code: Code) -> dict[str, core.Array]:
+    """What a model answers to all rows, by output.
+
+    Raises:
+        Refused: the model cannot answer them, or `code`: no output has an answer a row.
+    """
     parts: dict[str, list[core.Array]] = {}
     one_by_one = any(tensor.shape[:1] == (1,) for tensor in model.inputs)
     for _, _, feeds in rows.batches(1) if one_by_one else rows.batches():

@@ -14,7 +14,7 @@ from hub.core.baseline import Times, build_baseline
 from hub.core.laplace import laplace_for
 from hub.core.noise import sigma2_for
 from hub.onnxmodel import Arrays, OnnxModel
-from hub.request import PublishRequest
+from hub.request import Noise, PublishRequest
 from schemas.errors import Code, mismatch
 from schemas.manifest import Tensor
 from schemas.signals import Baseline, Privacy
@@ -72,7 +72,8 @@ def _watched(request: PublishRequest, known: signals.Model) -> Watch:
         what = f"reference of {core.listed(bare)}"
         raise mismatch(Code.REFERENCE_INVALID, what, expected="the node's own, after --calibrate-rows", actual="none")
     try:
-        return Watch(fitted, _baseline(request, candidates, fitted), _privacy(request, len(candidates)), unwatched)
+        noise = noise_for(request.noise, request.epsilon, request.delta, window_seconds=request.window_seconds, signals=len(candidates))
+        return Watch(fitted, _baseline(request, candidates, fitted), noise, unwatched)
     except ValidationError as error:
         raise core.invalid(Code.REFERENCE_INVALID, "baseline", error) from None
 
@@ -88,25 +89,26 @@ def _baseline(request: PublishRequest, candidates: Sequence[signals.Candidate], 
     return build_baseline(values, blocks, times=times, calibration_rows=request.calibration_rows, unreferenced=bare)
 
 
-def _privacy(request: PublishRequest, count: int) -> Privacy:
-    if request.noise == "laplace":
-        scale, sigma2 = laplace_for(request.epsilon, count)
+def noise_for(kind: Noise, epsilon: float, delta: float, *, window_seconds: int, signals: int) -> Privacy:
+    """The noise of windows in which a record touches one bin in each of so many signals."""
+    if kind == "laplace":
+        scale, sigma2 = laplace_for(epsilon, signals)
         return Privacy(
-            epsilon=request.epsilon,
+            epsilon=epsilon,
             delta=0.0,
             sigma2_numerator=sigma2[0],
             sigma2_denominator=sigma2[1],
-            window_seconds=request.window_seconds,
+            window_seconds=window_seconds,
             laplace_numerator=scale[0],
             laplace_denominator=scale[1],
         )
-    numerator, denominator = sigma2_for(request.epsilon, request.delta, count)
+    numerator, denominator = sigma2_for(epsilon, delta, signals)
     return Privacy(
-        epsilon=request.epsilon,
-        delta=request.delta,
+        epsilon=epsilon,
+        delta=delta,
         sigma2_numerator=numerator,
         sigma2_denominator=denominator,
-        window_seconds=request.window_seconds,
+        window_seconds=window_seconds,
     )
 
 

@@ -14,7 +14,7 @@ from node.core.budget import Policy
 from node.runtimes import available
 from node.runtimes.probe import execution_providers
 from schemas.errors import Code, Refused
-from schemas.limits import BLOCK_BYTES_MAX, MIB
+from schemas.limits import BLOCK_BYTES_MAX, MIB, WINDOW_SECONDS_MAX
 from schemas.mqtt import BrokerUrl
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import LinkClass, Profile
@@ -108,6 +108,7 @@ class NodeSettings(SiteSettings):
     windows_waiting_bytes_max: Annotated[int, Field(ge=64 * 1024)] = MIB
     grace_seconds: Annotated[float, Field(ge=0)] = 5.0  # a window waits so long for rows that are late
     idle_seconds: Annotated[float, Field(ge=0)] = 60.0  # and is closed when nothing more comes
+    labels_wait_seconds: Annotated[float, Field(ge=0, le=WINDOW_SECONDS_MAX)] = 86_400.0  # from an interval's first labels until it leaves
 
     @property
     def witness(self) -> Path:

@@ -7,12 +7,13 @@ SQLAlchemy, because a device is small and these are a dozen small tables (docs/d
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from node.core.lifecycle import ModelSlot, Move
+from node.labelstables import LABELS_TABLES, LabelsTables
 from node.telemetrytables import DAYS_KEPT, TELEMETRY_TABLES, TelemetryTables
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
@@ -72,7 +73,34 @@ class Waiting:
     payload: bytes
 
 
-class NodeStore(TelemetryTables):
+def _make(db: sqlite3.Connection) -> None:
+    db.executescript(_TABLES + TELEMETRY_TABLES + LABELS_TABLES)
+    for table, column, kind in _COLUMNS:
+        if column not in _columns(db, table):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA main.table_info({table})")}
+
+
+def _read_as_todays(db: sqlite3.Connection) -> None:
+    """What an older agent's file lacks is empty, for this connection alone: its people may look before the new agent has begun."""
+    with closing(sqlite3.connect(":memory:")) as todays:
+        _make(todays)
+        tables = todays.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
+    db.execute("PRAGMA temp_store=MEMORY")
+    for table, statement in tables:
+        there = _columns(db, table)
+        later = [(column, kind.partition("DEFAULT ")[2]) for name, column, kind in _COLUMNS if name == table]
+        lacking = [f"{default} AS {column}" for column, default in later if column not in there]
+        if not there:
+            db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+        elif lacking:
+            db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {', '.join(lacking)} FROM main.{table}")  # noqa: S608  # our own names
+
+
+class NodeStore(TelemetryTables, LabelsTables):
     """One file, one writer thread."""
 
     def __init__(self, path: Path) -> None:
@@ -80,15 +108,12 @@ class NodeStore(TelemetryTables):
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_TABLES + TELEMETRY_TABLES)
-        for table, column, kind in _COLUMNS:
-            if column not in {row[1] for row in self._db.execute(f"PRAGMA table_info({table})")}:
-                self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+        _make(self._db)
         self._day = -1  # the last that bytes were counted for
 
     @classmethod
     def reading(cls, path: Path) -> Self:
-        """The same file beside the agent that writes it: what is committed, and nothing can be written.
+        """The same file beside the agent that writes it: what is committed, and nothing can be written. An older agent's reads as today's.
 
         Raises:
             Unreachable: the file cannot be read, or is no such file.
@@ -99,9 +124,27 @@ class NodeStore(TelemetryTables):
         try:
             store._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
             store._db.execute("SELECT 1 FROM slot LIMIT 1").fetchone()
+            _read_as_todays(store._db)
         except sqlite3.Error as error:
             raise Unreachable(f"{path}: {error}") from None
         return store
+
+    @classmethod
+    @contextmanager
+    def beside(cls, path: Path) -> Iterator[Self]:
+        """The same file, to be written to beside the agent, which may run or not: each waits for the other's transaction.
+
+        Raises:
+            Unreachable: the file cannot be written to, or is busy for too long.
+        """
+        try:
+            store = cls(path)
+            try:
+                yield store
+            finally:
+                store.close()
+        except sqlite3.Error as error:
+            raise Unreachable(f"{path}: {error}") from None
 
     def close(self) -> None:
         """Release the file."""
@@ -169,8 +212,6 @@ class NodeStore(TelemetryTables):
 
     def evidence(self) -> dict[bytes, tuple[int, Evidence]]:
         """When each release was last activated here, and what that has measured."""
-        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'evidence'").fetchone() is None:
-            return {}  # an earlier version made the file, and the agent of this one has not run yet
         rows = self._db.execute("SELECT release, at, document FROM evidence").fetchall()
         return {release: (at, Evidence.model_validate_json(document)) for release, at, document in rows}
 

@@ -1,5 +1,6 @@
 """What telemetry told of this device and what it spent, for its people: read off the store, decoded by the release's own manifest."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -9,9 +10,11 @@ from node.core import privacy
 from node.store import NodeStore
 from schemas import codec
 from schemas.manifest import Manifest
+from schemas.signals import Baseline, Privacy
 from schemas.window import Expectation, Window, read_counts
 
 DELTA = 1e-6  # at which a day's epsilon is stated
+KINDS = ("window", "labels", "baseline")  # first words of what the ledger's entries say that they are for
 FindManifest = Callable[[bytes], Manifest | None]
 
 
@@ -20,28 +23,34 @@ def windows(store: NodeStore, manifest_of: FindManifest, *, limit: int) -> Itera
 
     `manifest_of` finds a release by the first bytes of its digest; without it the counts stay undecoded.
     """
+    answers = {one.release[:8]: (one.accuracy.baseline, one.accuracy.privacy) for one in store.declared()}
     for _, topic, payload, sent in store.outbox_payloads("window", limit):
         window = codec.decode(Window, payload)
+        watched = _watched(manifest_of(window.release)) if window.about is None else answers.get(window.release)
         yield {
             "topic": topic,
             "sent": sent,
             "start": _time(window.start),
             "seconds": window.seconds,
             "release": window.release.hex(),
+            "about": window.about or "signals",
             "windows": window.noises,
             "rows_noisy": window.rows,
             "own_baseline_rows": None if window.own_rows_log2 is None else 1 << window.own_rows_log2,
             "bytes": len(payload),
             "payload_hex": payload.hex(),
-            "signals": _signals(window, manifest_of(window.release)),
+            "signals": None if watched is None else _signals(window, *watched),
         }
 
 
-def _signals(window: Window, manifest: Manifest | None) -> list[dict[str, Any]] | None:
+def _watched(manifest: Manifest | None) -> tuple[Baseline, Privacy] | None:
     if manifest is None or manifest.baseline is None or manifest.privacy is None:
         return None
-    baseline = manifest.baseline
-    counts = read_counts(window, expectation=Expectation(baseline), privacy=manifest.privacy, bins=baseline.bins).tolist()
+    return manifest.baseline, manifest.privacy
+
+
+def _signals(window: Window, baseline: Baseline, noise: Privacy) -> list[dict[str, Any]]:
+    counts = read_counts(window, expectation=Expectation(baseline), privacy=noise, bins=baseline.bins).tolist()
     found, at = [], 0
     for signal in baseline.signals:
         found.append({"name": signal.name, "counts": counts[at : at + signal.bins], "bins": _bins(signal.edges, signal.categories)})
@@ -61,9 +70,11 @@ def spent(store: NodeStore, *, rho_day_max: float) -> list[dict[str, Any]]:
     of_records: dict[int, float] = {}
     counted: dict[int, int] = {}
     for day, by_model in _charged(store).items():
-        # A record is in one window of its model, and in the own baseline if that was gathered from its day.
-        of_records[day] = max(max(rhos["window"], default=0.0) + sum(rhos["baseline"]) for rhos in by_model.values())
-        counted[day] = sum(len(rhos["window"]) for rhos in by_model.values())
+        # A record is in one window of its model, in one of labels, and in the own baseline if that was gathered from its day.
+        of_records[day] = max(
+            max(rhos["window"], default=0.0) + max(rhos["labels"], default=0.0) + sum(rhos["baseline"]) for rhos in by_model.values()
+        )
+        counted[day] = sum(len(rhos["window"]) + len(rhos["labels"]) for rhos in by_model.values())
     return [
         {
             "day": _time(day * privacy.DAY_SECONDS)[:10],
@@ -83,15 +94,15 @@ def _charged(store: NodeStore) -> dict[int, dict[str, dict[str, list[float]]]]:
     found: dict[int, dict[str, dict[str, list[float]]]] = {}
     for entry in store.ledger()[1]:
         kind, model, *_ = [*entry.what.split(), "", ""]
-        for day in entry.days if kind in {"window", "baseline"} else ():
-            found.setdefault(day, {}).setdefault(model, {"window": [], "baseline": []})[kind].append(entry.rho)
+        for day in entry.days if kind in KINDS else ():
+            found.setdefault(day, {}).setdefault(model, {one: [] for one in KINDS})[kind].append(entry.rho)
     return found
 
 
 def kept_back(store: NodeStore) -> dict[str, Any]:
     """What did not leave, and what could not be counted as it should: these numbers stay here."""
     return {
-        "withheld_windows": store.withheld(),
+        "withheld_windows": dict(Counter(store.withheld()) + Counter(store.withheld_labels())),
         "late_intervals": store.count_late(),
         "odd_rows": [
             {"day": _time(day * privacy.DAY_SECONDS)[:10], "model": model, "code": code, "rows": n} for day, model, code, n in store.odd()

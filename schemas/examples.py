@@ -1,5 +1,8 @@
 """One valid instance of every document, for the AsyncAPI description and the golden vectors. Nothing here is real or secret."""
 
+import numpy as np
+
+from schemas.accuracy import Accuracy
 from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
 from schemas.codec import encode
 from schemas.document import Document
@@ -19,6 +22,7 @@ from schemas.manifest import Block, File, Golden, Index, Limits, Manifest, Paylo
 from schemas.names import sha256
 from schemas.parcel import Parcel
 from schemas.receipt import Evidence, Receipt, SealedReceipt
+from schemas.rice import pack
 from schemas.rollout import Gate, ReleaseRef, Rollout
 from schemas.signals import Baseline, Privacy, Signal
 from schemas.state import Profile, Slot, State, TelemetryBudget
@@ -243,8 +247,114 @@ EXAMPLES: tuple[Document, ...] = (
     EnrolmentRefused(code="enrolment.token", reason="the token for node 'gate-17' was used already, by another device's key"),
 )
 
-# What else consumers read, by a name for each: an interval without drift, and alerts of other kinds.
+# A release whose sites learn later what was right: its reference, a window of right and wrong answers, and what comes of it.
+_ACCURACY = MANIFEST.model_copy(
+    update={
+        "version": "1.3.0",
+        "accuracy": Accuracy(
+            baseline=Baseline(
+                rows=26_000,
+                blocks=31,
+                autocorrelation=0.1,
+                signals=(
+                    Signal(
+                        name="accuracy",
+                        kind="numeric",
+                        side="output",
+                        tensor="accuracy",
+                        edges=(0.5,),
+                        counts=(2_600, 23_400, 0),
+                        between=(0.01, 0.0, 0.0, 0.0),
+                    ),
+                ),
+            ),
+            privacy=Privacy(epsilon=0.5, delta=1e-6, sigma2_numerator=4_160, sigma2_denominator=64, window_seconds=86_400),
+        ),
+    }
+)
+_WORSE = SignalDrift(
+    name="accuracy",
+    p_value=1e-8,
+    p_adjusted=1e-8,
+    effect=-0.52,
+    size=0.52,
+    direction="lower",
+    evidence=6.2,
+    since=NOON - 86_400,
+    effect_since=-0.49,
+    size_since=0.49,
+    direction_since="lower",
+)
+
+# What else travels, by a name for each: what is about accuracy, an interval without drift, and alerts of other kinds.
 MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
+    ("accuracy", _ACCURACY),
+    (
+        "accuracy",
+        Window(
+            id=bytes(range(16, 32)),
+            release=sha256(encode(_ACCURACY))[:8],
+            start=NOON - 12 * 3600,
+            seconds=86_400,
+            rows=740,
+            packed=pack(np.array([40, -39, 1])),
+            about="accuracy",
+        ),
+    ),
+    (
+        "accuracy",
+        MergedWindow(
+            model="delay",
+            version="1.3.0",
+            cohort="nyc",
+            start=NOON - 12 * 3600,
+            seconds=86_400,
+            windows=6,
+            rows=740,
+            noise_sd=19.9,
+            epsilon=0.5,
+            delta=1e-6,
+            signals=(SignalCounts(name="accuracy", kind="numeric", edges=(0.5,), counts=(191, 553, -4), expected=(74.0, 666.0, 0.0)),),
+            about="accuracy",
+        ),
+    ),
+    (
+        "accuracy",
+        Drift(
+            model="delay",
+            version="1.3.0",
+            cohort="nyc",
+            start=NOON - 12 * 3600,
+            seconds=86_400,
+            windows=6,
+            alarm=True,
+            alpha=0.01,
+            signals=(_WORSE,),
+            alarm_kind="both",
+            evidence=6.2,
+            evidence_needed=3.3,
+            streams=2,
+            episode="raised",
+            since=NOON - 86_400,
+            about="accuracy",
+        ),
+    ),
+    (
+        "accuracy",
+        Alert(
+            kind="drift",
+            at=NOON + 21 * 86_400,
+            model="delay",
+            version="1.3.0",
+            cohort="nyc",
+            code="drift",
+            text="delay 1.3.0 drifts in cohort nyc: accuracy is lower by 0.52 sd (p 1e-08); 74 % of answers right, 90 % in the reference",
+            signals=(_WORSE,),
+            since=NOON - 86_400,
+            alarm_kind="both",
+            about="accuracy",
+        ),
+    ),
     (
         "quiet",
         Drift(

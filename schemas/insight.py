@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from schemas.accuracy import About
 from schemas.document import Document
 from schemas.limits import FINDINGS_MAX, MIB, SIGNALS_MAX
 from schemas.manifest import Seconds
@@ -44,6 +45,7 @@ class MergedWindow(Document):
     late: Annotated[int, Field(ge=0)] | None = None  # of the windows, those that came after the interval was first tested
     reference_rows: Annotated[float, Field(ge=0)] | None = None  # of calibrated windows: the sum of n^2/M, rows and own baseline's rows
     left_out: Annotated[int, Field(ge=0)] | None = None  # windows of sub-groups that are unlike the others: in no count here
+    about: About | None = None  # else about the release's signals
 
 
 class SignalDrift(Document):
@@ -89,6 +91,7 @@ class Drift(Document):
     calibrated: bool | None = None  # against each node's own baseline, of the nodes that have one
     gathering: bool | None = None  # of nodes that are to have one and have none yet: shown beside the reference, and never an alarm
     left_out: Count | None = None  # windows of sub-groups that are unlike the others, which were not tested
+    about: About | None = None  # else about the release's signals; a release's accuracy is a stream of its own
 
 
 class Alert(Document):
@@ -107,6 +110,7 @@ class Alert(Document):
     since: Seconds | None = None  # when the change began, of a drift
     alarm_kind: Literal["interval", "time", "both"] | None = None
     version: Version | None = None  # of the release that drifts
+    about: About | None = None  # of a drift: else about the release's signals
 
 
 class Found(Document):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from schemas import codec, limits
+from schemas.accuracy import Accuracy
 from schemas.document import Document, Fact
 from schemas.names import Digest, FilePath, Label, ModelName, Version
 from schemas.parameters import Parameters
@@ -177,6 +178,7 @@ class Manifest(Document):
     baseline: Baseline | None = None
     privacy: Privacy | None = None
     parameters: Parameters | None = None
+    accuracy: Accuracy | None = None  # what is known of right and wrong answers, where sites can say later which were which
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

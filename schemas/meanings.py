@@ -89,6 +89,24 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.WINDOW_FUTURE: ("a window of a time that has not come", "look at the nodes' clocks"),
     Code.WINDOW_OVERWEIGHT: ("a window of more rows than one node may weigh", "raise `window_rows_max` if your nodes are so busy"),
     Code.WINDOW_OUTLIER: ("a random part of a cohort's windows is unlike the rest", "look for a broken or hostile node"),
+    Code.WINDOW_ACCURACY: (
+        "a window of right and wrong answers of a release that has no reference of them",
+        "look at who sends it; `fleetcast publish --accuracy-truth` declares one",
+    ),
+    Code.LABELS_RELEASE: (
+        "right and wrong answers of a release that was not served here, or has no reference of them",
+        "name the version that answered; the publisher declares the reference",
+    ),
+    Code.LABELS_FUTURE: ("right and wrong answers of a time that has not come", "look at the program's clock, and at the time zone"),
+    Code.LABELS_OLD: ("right and wrong answers of a time that the node remembers nothing of", "labels are taken for 400 days"),
+    Code.LABELS_CLOSED: (
+        "right and wrong answers of an interval that has left already, which it does once",
+        "give them together, or raise `labels_wait_seconds`",
+    ),
+    Code.LABELS_EXCESS: (
+        "more right and wrong answers than the release gave here in that interval",
+        "look at the time, the time zone and the version; each answer counts once",
+    ),
     Code.ROWS_NOT_FINITE: ("a row held NaN or an infinity; it was counted as other", "look at the sensor or the program that asks"),
     Code.ROWS_UNSEEN: ("a row held a category that the reference does not; it was counted as other", "publish a newer reference"),
     Code.ROWS_DATATYPE: ("a row held texts where numbers are watched, or the reverse; it was counted as other", "look at the runtime"),

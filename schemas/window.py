@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from schemas import limits, rice
+from schemas.accuracy import About
 from schemas.document import Document
 from schemas.errors import Code, mismatch
 from schemas.manifest import Seconds
@@ -46,6 +47,7 @@ class Window(Document):
     packed: Annotated[Bins | None, Field(alias="p")] = None
     own_rows_log2: Annotated[Log2 | None, Field(alias="m")] = None  # of the node's own baseline, rounded down: no fingerprint
     units: Annotated[Units | None, Field(alias="u")] = None  # windows that were added up while the node was offline
+    about: Annotated[About | None, Field(alias="a")] = None  # else about the release's signals
 
     @property
     def noises(self) -> int:
@@ -58,6 +60,8 @@ class Window(Document):
             raise ValueError("counts are either packed or not")
         if self.own_rows_log2 is not None and self.packed is None:
             raise ValueError("differences from an own baseline are packed")
+        if self.about is not None and (self.packed is None or self.own_rows_log2 is not None):
+            raise ValueError("right and wrong answers are packed, and compared with no own baseline")
         return self
 
 

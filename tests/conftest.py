@@ -1,11 +1,37 @@
-"""Fixtures that more than one folder of tests uses."""
+"""Fixtures that more than one folder of tests uses, and what every test may count on however slow and busy the machine is."""
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
+import hypothesis
 import pytest
 
-from tests import brokers
+from tests import brokers, ended
+
+# A property holds or does not; how long an example takes says nothing. In CI every run tries the same examples.
+hypothesis.settings.register_profile(
+    "fleetcast",
+    deadline=None,
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("fleetcast")
+
+# Where a test says nothing of it, an answer is waited for longer than httpx's five seconds.
+httpx._config.DEFAULT_TIMEOUT_CONFIG.connect = httpx._config.DEFAULT_TIMEOUT_CONFIG.pool = 60.0
+httpx._config.DEFAULT_TIMEOUT_CONFIG.read = httpx._config.DEFAULT_TIMEOUT_CONFIG.write = 60.0
+
+# Whoever was started in a shell's background ignores Ctrl-C and hands that on to every process; ours are to hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    ended.follow(config)
 
 
 @pytest.fixture(params=brokers.KINDS)

@@ -136,7 +136,7 @@ class Registry:
         finally:
             self.endpoint.stop()
 
-    def connection(self, *, timeout: float = 10.0) -> http.client.HTTPSConnection:
+    def connection(self, *, timeout: float = 60.0) -> http.client.HTTPSConnection:
         """What a stranger opens."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(cafile=self.directory / "ca.crt")

@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,16 @@ CLOCKS = {"now", "utcnow", "today", "time", "time_ns", "monotonic", "perf_counte
 FORBIDDEN_ON_A_DEVICE = {"sqlalchemy", "pyarrow", "scipy", "onnx", "iotcore", "rich", "pandas", "scikit-learn"}
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
     """Every module that a file imports, wherever in it, and the line."""
+    found: list[tuple[str, int]] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node.lineno) for alias in node.names)
+            found += ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, node.lineno
+            found.append((node.module, node.lineno))
+    return tuple(found)
 
 
 def names(path: Path) -> Iterator[tuple[str, int]]:
@@ -147,7 +151,14 @@ def test_a_lock_has_every_dependency_that_we_name_with_a_hash_for_each(name: str
 
 
 def test_what_installs_names_no_place_to_install_from() -> None:
-    installers = ["Makefile", ".ci/run", "pyproject.toml", *(relative(path) for path in (CHECKOUT / "requirements").glob("*"))]
+    installers = [
+        "Makefile",
+        ".ci/run",
+        "pyproject.toml",
+        "deploy/consumers/package.json",
+        "deploy/consumers/package-lock.json",
+        *(relative(path) for path in (CHECKOUT / "requirements").glob("*")),
+    ]
     installers += [relative(path) for path in (CHECKOUT / "deploy").glob("*") if path.is_file() and path.suffix != ".md"]
 
     found = {

@@ -24,6 +24,7 @@ import pandas as pd
 from deploy.demo import data, summer
 from deploy.demo.claims import Claims, act
 from deploy.demo.fleet import BIN, Fleet, Site, until
+from deploy.demo.screen import screen
 from deploy.demo.telling import run
 from deploy.demo.traffic import Answer, Client, at_once
 
@@ -214,6 +215,8 @@ class Loop:
         picture = DIRECTORY / "drift.svg"
         self.fleet.cli("drift", "explain", "delay", "--svg", str(picture))
         self.claims.check("fleetcast drift explain draws it", picture.stat().st_size > 1000, str(picture))
+        commands = (["fleetcast", "nodes"], ["fleetcast", "drift"], ["fleetcast", "drift", "explain", "delay", "--signal", "pace"])
+        screen(commands, self.fleet.directory, DIRECTORY / "screen.svg", title="fleetcast")
 
     def receiver_has(self, kind: str) -> bool:
         """Whether the webhook is told within a moment of the day's test."""

@@ -2,28 +2,33 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import click
 
-from hub.cli.authority import ca
-from hub.cli.check import check
-from hub.cli.completion import completion
-from hub.cli.drift import drift
-from hub.cli.enroll import enroll
 from hub.cli.errors import ReaderGone
-from hub.cli.export import export
-from hub.cli.export_windows import export_windows
-from hub.cli.hooks import hooks
-from hub.cli.init import init
-from hub.cli.nodes import nodes
-from hub.cli.plan import ledger, plan
-from hub.cli.publish import publish
-from hub.cli.releases import releases
-from hub.cli.renew import renew
-from hub.cli.rollout import rollout
-from hub.cli.serve import serve
-from hub.cli.watch import watch
+
+VERBS = {  # and where each stands: it is loaded when it is asked for, since the hub's libraries take most of a second
+    "ca": "authority:ca",
+    "check": "check:check",
+    "completion": "completion:completion",
+    "drift": "drift:drift",
+    "enroll": "enroll:enroll",
+    "export": "export:export",
+    "export-windows": "export_windows:export_windows",
+    "hooks": "hooks:hooks",
+    "hub": "serve:serve",
+    "init": "init:init",
+    "ledger": "plan:ledger",
+    "nodes": "nodes:nodes",
+    "plan": "plan:plan",
+    "publish": "publish:publish",
+    "releases": "releases:releases",
+    "renew": "renew:renew",
+    "rollout": "rollout:rollout",
+    "watch": "watch:watch",
+}
 
 
 class _Group(click.Group):
@@ -36,6 +41,16 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with _reader():
             return super().invoke(ctx)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module, _, verb = VERBS[cmd_name].partition(":")
+        found: click.Command = getattr(import_module(f"hub.cli.{module}"), verb)
+        return found
 
 
 @contextmanager
@@ -59,26 +74,3 @@ def command() -> None:
       fleetcast publish model.onnx --name delay --version 1.0.0 --reference ref.parquet
       fleetcast rollout start delay@1.0.0 --stages 10,50,100 --wait
     """
-
-
-for _verb in (
-    init,
-    serve,
-    publish,
-    check,
-    plan,
-    rollout,
-    ledger,
-    nodes,
-    releases,
-    drift,
-    export,
-    export_windows,
-    hooks,
-    watch,
-    renew,
-    ca,
-    enroll,
-    completion,
-):
-    command.add_command(_verb)

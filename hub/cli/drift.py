@@ -11,7 +11,7 @@ from hub.cli.errors import Ended, Exit
 from hub.cli.explain import explain
 from hub.cli.moments import MOMENT, iso
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
-from hub.core import standing
+from hub.core import labels, standing
 from hub.core.episodes import Episode
 from hub.findings import Findings
 from hub.rows import StreamRow
@@ -21,8 +21,9 @@ from schemas.errors import Refused
 from schemas.insight import Alert, Drift, SignalDrift
 
 SIGNALS_SHOWN = 4  # in a line of the table; all are in --json
-HISTORY_COLUMNS = ["model", "version", "cohort", "state", "since", "found", "over", "signals"]
-COLUMNS = ["model", "version", "cohort", "state", "since", "signals", "evidence", "newest", "windows"]
+SIGNALS = "signals"  # what a stream is about that is not about accuracy
+HISTORY_COLUMNS = ["model", "version", "cohort", "about", "state", "since", "found", "over", "signals"]
+COLUMNS = ["model", "version", "cohort", "about", "state", "since", "signals", "evidence", "newest", "windows"]
 
 
 @click.group(invoke_without_command=True)
@@ -35,8 +36,8 @@ COLUMNS = ["model", "version", "cohort", "state", "since", "signals", "evidence"
 def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int | None, directory: Path, as_json: bool) -> None:
     """Say what drifts, where, since when, and how far.
 
-    A line a release and cohort. Ends with 11 when an alarm lasts, else with 0. Where a release calibrates, its nodes have yet to gather
-    baselines of their own, and nothing is judged.
+    A line a release and cohort, and one more of its accuracy where sites say what was right. Ends with 11 when an alarm lasts, else with 0.
+    Where a release calibrates, its nodes have yet to gather baselines of their own, and nothing is judged.
 
     \b
     Examples:
@@ -74,29 +75,31 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
     streams = []
     for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
         try:
-            streams.append((stream, releases.find(stream.release)[1].version))
+            manifest = releases.of_stream(stream.release)[1]
         except Refused:  # of another hub's time
             continue
-    newest = findings.newest((stream.model, version, stream.cohort) for stream, version in streams)
+        streams.append((stream, (stream.model, manifest.version, stream.cohort, labels.about(manifest))))
+    newest = findings.newest(name for _, name in streams)
     cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
     alerts = [one.raised for one in standing.told(findings.alerts(model))]
     rows = []
-    for stream, version in streams:
-        last = newest.get((stream.model, version, stream.cohort))
+    for stream, name in streams:
+        last = newest.get(name)
         if last is not None and (stream.state or last.gathering):
-            rows.append(_row(stream, last, alerts, cohorts[stream.model, stream.cohort]))
+            rows.append(_row(stream, last, alerts, cohorts[stream.model, stream.cohort, last.about]))
     return sorted(rows, key=lambda row: (not row["alarm"], row["model"], row["cohort"], row["newest_at"]))
 
 
 def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest: int) -> dict[str, Any]:
     episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
     lasts = standing.lasts(episode, cohort_newest=cohort_newest)
-    mine = [one for one in alerts if (one.model, one.version, one.cohort) == (last.model, last.version, last.cohort)]
+    mine = [one for one in alerts if _stream(one) == _stream(last)]
     named = mine[-1].signals if episode is not None and mine else ()
     return {
         "model": last.model,
         "version": last.version,
         "cohort": last.cohort,
+        "about": last.about or SIGNALS,
         "state": "drifts" if lasts else "left" if episode is not None else "calibrates" if last.gathering else "quiet",
         "alarm": lasts,
         "since": iso(episode.since) if episode is not None else None,
@@ -114,12 +117,14 @@ def _history(
     findings: Findings, standing_rows: Sequence[dict[str, Any]], model: str | None, cohort: str | None, since: int
 ) -> list[dict[str, Any]]:
     """Every episode that was found or lasted at `since` or later, the newest first."""
-    states = {(row["model"], row["version"], row["cohort"]): row for row in standing_rows}
+    states: dict[tuple[Any, ...], dict[str, Any]] = {
+        (row["model"], row["version"], row["cohort"], row["about"]): row for row in standing_rows
+    }
     rows = []
     for one in standing.told(findings.alerts(model)):
         alert = one.raised
         began = alert.since if alert.since is not None else alert.at
-        row = states.get((alert.model, alert.version, alert.cohort))
+        row = states.get(_stream(alert))
         running = one.over_at is None and row is not None and row["since"] == iso(alert.since)
         if (cohort not in {None, alert.cohort}) or (not running and max(began, one.over_at or 0) < since):
             continue
@@ -128,6 +133,7 @@ def _history(
                 "model": alert.model,
                 "version": alert.version,
                 "cohort": alert.cohort,
+                "about": alert.about or SIGNALS,
                 "state": row["state"] if running and row is not None else "over",
                 "alarm": bool(running and row is not None and row["alarm"]),
                 "since": iso(began),
@@ -140,6 +146,10 @@ def _history(
             }
         )
     return sorted(rows, key=lambda row: -row["since_at"])
+
+
+def _stream(one: Alert | Drift) -> tuple[Any, ...]:
+    return one.model, one.version, one.cohort, one.about or SIGNALS
 
 
 def _signal(found: SignalDrift, now: SignalDrift | None) -> dict[str, Any]:

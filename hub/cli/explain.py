@@ -14,7 +14,7 @@ from hub.blockstore import BlockStore
 from hub.cli import bars
 from hub.cli.moments import MOMENT, iso, written
 from hub.cli.options import check_model, dir_option, json_option, open_store
-from hub.core import standing
+from hub.core import labels, standing
 from hub.core.compare import Comparison, compare
 from hub.core.episodes import Episode
 from hub.findings import Asked, Findings
@@ -140,9 +140,9 @@ def _story(
     Raises:
         Refused: nothing was tested there, or there is no such signal.
     """
-    stream, manifest, episode = _stream(findings, releases, model, version, cohort)
-    key = (model, manifest.version, stream.cohort)
-    tests = findings.drifts(*key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
+    stream, manifest, episode = _stream(findings, releases, model, version, cohort, names)
+    key = (model, manifest.version, stream.cohort, labels.about(manifest))
+    tests = findings.drifts(key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
     tests = [one for one in tests if not one.gathering] or tests
     if moment is not None:
         _check_covers(findings, tests[-1] if tests else None, moment, key)
@@ -181,32 +181,38 @@ def _story(
 
 
 def _stream(
-    findings: Findings, releases: Releases, model: str, version: str, cohort: str | None
+    findings: Findings, releases: Releases, model: str, version: str, cohort: str | None, names: Sequence[str]
 ) -> tuple[StreamRow, Manifest, Episode | None]:
-    """The stream to show: of those that were asked for, one whose alarm lasts, else the one with the most evidence."""
+    """The stream to show: of those that were asked for, one whose alarm lasts, else the one with the most evidence.
+
+    Signals that are named are looked for where they are: `accuracy` is a stream of its own.
+    """
     streams = []
     for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
         try:
-            streams.append((stream, releases.find(stream.release)[1]))
+            streams.append((stream, releases.of_stream(stream.release)[1]))
         except Refused:  # of another hub's time
             continue
-    newest = findings.newest((model, manifest.version, stream.cohort) for stream, manifest in streams)
+    newest = findings.newest((model, manifest.version, stream.cohort, labels.about(manifest)) for stream, manifest in streams)
     cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
     found = []
     for stream, manifest in streams:
-        last = newest.get((model, manifest.version, stream.cohort))
+        last = newest.get((model, manifest.version, stream.cohort, labels.about(manifest)))
         if last is None or version not in {"", manifest.version} or not (stream.state or last.gathering):
             continue
         episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
-        lasts = standing.lasts(episode, cohort_newest=cohorts[model, stream.cohort])
-        found.append(((lasts, last.alarm, stream.log_evidence, last.start), stream, manifest, episode))
+        lasts = standing.lasts(episode, cohort_newest=cohorts[model, stream.cohort, last.about])
+        known = {signal.name for signal in last.signals}
+        found.append(
+            ((all(name in known for name in names), lasts, last.alarm, stream.log_evidence, last.start), stream, manifest, episode)
+        )
     if not found:
         where = f" in cohort {cohort}" if cohort else ""
         raise Refused(Code.RELEASE_UNKNOWN, f"no interval of {model}{'@' + version if version else ''} was tested{where} yet")
     return max(found, key=lambda one: one[0])[1:]
 
 
-def _check_covers(findings: Findings, test: Drift | None, moment: int, key: tuple[str, str, str]) -> None:
+def _check_covers(findings: Findings, test: Drift | None, moment: int, key: standing.StreamName) -> None:
     """Whether a test is of the interval of this moment.
 
     Raises:
@@ -222,7 +228,7 @@ def _check_covers(findings: Findings, test: Drift | None, moment: int, key: tupl
 def _named(findings: Findings, test: Drift) -> list[str]:
     """The signals of the newest alarm of the stream."""
     told = [one.raised for one in standing.told(findings.alerts(test.model))]
-    mine = [one for one in told if (one.version, one.cohort) == (test.version, test.cohort)]
+    mine = [one for one in told if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
     return [one.name for one in mine[-1].signals] if mine else []
 
 

@@ -47,7 +47,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
     @cache
     def manifest_of(release: bytes) -> Manifest | None:
         try:
-            return releases.find(release)[1]
+            return releases.of_stream(release)[1]
         except Refused:  # of another hub's time: what its bins were is not known any more
             return None
 

@@ -65,6 +65,14 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
     help="npz with arrays input.<tensor> and output.<tensor>, or prompts in .toml or .json; else made up.",
 )
 @click.option(
+    "--accuracy-truth", help="Column that says what is right, for sites that learn it later: in --accuracy-data, else the reference."
+)
+@click.option("--accuracy-data", type=click.Path(path_type=Path), help="Held-out rows with their truth, and the block column.")
+@click.option("--right-within", type=click.FloatRange(0), help="How far from the truth an answer that is a number is still right.")
+@click.option("--accuracy-counts", type=click.Path(path_type=Path), help="Instead of rows: a CSV, columns right and wrong, a row a block.")
+@click.option("--accuracy-epsilon", type=click.FloatRange(0, 64, min_open=True), help="Of right and wrong answers.  [default: 0.5]")
+@click.option("--accuracy-window-seconds", type=click.IntRange(1), help="Likewise.  [default: 86400]")
+@click.option(
     "--file",
     "more_files",
     multiple=True,
@@ -116,6 +124,7 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, as_json
       fleetcast publish model.onnx --name delay --version 1.2.0 --reference ref.parquet --blocks day
       fleetcast publish model.onnx --name delay --version 1.3.0 --reference ref.csv --columns month,hour,distance --signals hour
       fleetcast publish model.onnx --name digits --version 1.0.0 --variants int8,fp32 --held-out test.parquet --truth digit
+      fleetcast publish model.onnx --name delay --version 1.4.0 --reference ref.csv --blocks day --accuracy-truth late --right-within 5
       fleetcast publish chat.gguf --name chat --version 1.0.0 --golden prompts.toml
     """
     load(directory)  # says so when there is no fleet
@@ -172,6 +181,14 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
     }
     found["golden"] = {"data": _whole(said["golden"])}
     found["privacy"] = {name: said[name] for name in ("epsilon", "delta", "window_seconds", "noise", "calibration_rows")}
+    found["accuracy"] = {
+        "truth": said["accuracy_truth"],
+        "data": _whole(said["accuracy_data"]),
+        "right_within": said["right_within"],
+        "counts": _whole(said["accuracy_counts"]),
+        "epsilon": said["accuracy_epsilon"],
+        "window_seconds": said["accuracy_window_seconds"],
+    }
     found["limits"] = {
         "latency_ms_max": said["latency_ms_max"],
         "memory_bytes_max": said["memory_mib_max"] and said["memory_mib_max"] * MIB,

@@ -27,7 +27,7 @@ from schemas.state import State
 
 if TYPE_CHECKING:
     from hub.releasefile import ReleaseFile
-    from hub.request import Answers, PublishRequest, Variants
+    from hub.request import Answers, PublishRequest, Truth, Variants
 
 
 def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None" = None) -> "PublishRequest":
@@ -40,11 +40,12 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
     from hub.request import GoldenTerms, PublishRequest  # noqa: PLC0415
 
     reference, golden = release.reference, release.golden
+    truth = release.accuracy.truth if release.accuracy else None
     return PublishRequest(
         model_path=release.model,
         name=release.name,
         version=release.version,
-        reference=read_reference(reference.data) if reference else None,
+        reference=read_reference(reference.data).without(truth) if reference else None,
         blocks_column=reference.blocks if reference else None,
         feature_columns=reference.columns if reference else None,
         signals=reference.signals if reference else None,
@@ -64,11 +65,37 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         delta=release.privacy.delta,
         window_seconds=release.privacy.window_seconds,
         noise=release.privacy.noise,
+        accuracy=_accuracy(release),
         calibration_rows=release.privacy.own_rows(watches=reference is not None),
         time_column=reference.time if reference else None,
         season=reference.season if reference else Season(hours=4, weekends=True),
         answers=answers,
         progress=tell,
+    )
+
+
+def _accuracy(release: "ReleaseFile") -> "Truth | None":
+    from hub.accuracy import read_counts  # noqa: PLC0415
+    from hub.request import Truth  # noqa: PLC0415
+    from hub.samples import read_rows  # noqa: PLC0415
+
+    said, reference = release.accuracy, release.reference
+    if said is None:
+        return None
+    if said.counts is not None:
+        return Truth(counts=read_counts(said.counts), epsilon=said.epsilon, window_seconds=said.window_seconds)
+    data = said.data or (reference.data if reference else None)
+    if data is None:
+        raise mismatch(Code.SETTINGS_INVALID, "accuracy.data, in which truth is a column", expected="a file, or a reference", actual="none")
+    passed_over = [name for name in (reference.time, reference.blocks) if name] if reference else []
+    passed_over += [release.variants.truth] if release.variants.truth else []  # one table may serve both
+    blocks = said.blocks or (reference.blocks if reference else None)
+    return Truth(
+        rows=read_rows(data, truth=said.truth, passed_over=passed_over, blocks=blocks),
+        output=said.output,
+        right_within=said.right_within,
+        epsilon=said.epsilon,
+        window_seconds=said.window_seconds,
     )
 
 
@@ -80,6 +107,8 @@ def _variants(release: "ReleaseFile") -> "Variants":
     passed_over = [name for name in (release.reference.blocks, release.reference.time) if name] if release.reference else []
     if said.truth is not None and said.held_out is None:
         raise mismatch(Code.SETTINGS_INVALID, "variants.held_out, in which truth is a column", expected="a file", actual="none")
+    if release.accuracy is not None:  # one table may serve both
+        passed_over += [name for name in (release.accuracy.truth, release.accuracy.blocks) if name]
     unlabelled = [*passed_over, *([said.truth] if said.truth else [])]  # calibration may be cut from the same table
     return Variants(
         builds=release.builds,

@@ -66,6 +66,23 @@ def score(by: Ruler, truth: Array | None, original: Answers, answers: Answers) -
     return float(1 - np.sum((known - found) ** 2) / np.sum((known - known.mean()) ** 2))
 
 
+def right(by: Ruler, truth: Array, answers: Answers, *, within: float | None) -> NDArray[np.bool_]:
+    """Which rows are answered rightly, [rows]: the class that is true, or a number at most `within` from the true one.
+
+    Raises:
+        Refused: REFERENCE_INVALID: numbers, and nobody says how near is right.
+    """
+    if by.output is None:
+        raise ValueError("agreement with another build is not the truth")
+    values = answers[by.output]
+    if by.metric == "accuracy":
+        return np.asarray(_classes(values, truth) == _plain(truth))
+    if within is None:
+        what = f"output {by.output!r}, which is a number: how far from the truth is still right (right_within)"
+        raise mismatch(Code.REFERENCE_INVALID, what, expected="a number", actual="none")
+    return np.asarray(np.abs(values.astype(np.float64).reshape(len(values)) - truth.astype(np.float64)) <= within)
+
+
 def finite(what: str, original: Answers, answers: Answers) -> None:
     """Whether a build gives numbers where the original does.
 

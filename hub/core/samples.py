@@ -19,6 +19,7 @@ class Samples:
     arrays: Mapping[str, Array]
     truth: Array | None = None
     alone: bool = False
+    blocks: Array | None = None  # which day, shift or batch each row is from
 
     @property
     def rows(self) -> int:

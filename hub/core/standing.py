@@ -8,7 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hub.core.episodes import Episode
+from schemas.accuracy import About
 from schemas.insight import Alert
+
+StreamName = tuple[str, str, str, About | None]  # model, version, cohort, and what of the release is followed: its signals, or accuracy
 
 
 def lasts(episode: Episode | None, *, cohort_newest: int) -> bool:
@@ -27,9 +30,9 @@ class Told:
 def told(alerts: Sequence[Alert]) -> list[Told]:
     """Episodes from a model's alerts, which come oldest first."""
     found: list[Told] = []
-    running: dict[tuple[str | None, str | None, str | None], int] = {}
+    running: dict[tuple[str | None, ...], int] = {}
     for alert in alerts:
-        key = (alert.model, alert.version, alert.cohort)
+        key = (alert.model, alert.version, alert.cohort, alert.about)
         if alert.kind == "drift":
             running[key] = len(found)
             found.append(Told(alert, None))
@@ -62,9 +65,9 @@ def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection
     return ""
 
 
-def newest_by_cohort(starts: Mapping[tuple[str, str, str], int]) -> dict[tuple[str, str], int]:
-    """The start of the newest interval of every (model, cohort), from those of every (model, version, cohort)."""
-    found: dict[tuple[str, str], int] = {}
-    for (model, _, cohort), start in starts.items():
-        found[model, cohort] = max(start, found.get((model, cohort), 0))
+def newest_by_cohort(starts: Mapping[StreamName, int]) -> dict[tuple[str, str, About | None], int]:
+    """The start of the newest interval of every (model, cohort, about), whatever the version: labels come weeks after signals."""
+    found: dict[tuple[str, str, About | None], int] = {}
+    for (model, _, cohort, about), start in starts.items():
+        found[model, cohort, about] = max(start, found.get((model, cohort, about), 0))
     return found

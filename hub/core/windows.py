@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import rice
+from schemas.accuracy import About
 from schemas.errors import Code, Refused, mismatch
 from schemas.insight import MergedWindow, SignalCounts
 from schemas.limits import WINDOW_UNITS_MAX
@@ -258,7 +259,7 @@ def rows_of(counts: Sequence[int], baseline: Baseline) -> float:
     return sum(counts) / len(baseline.signals)
 
 
-def merged_window(interval: Interval, manifest: Manifest) -> MergedWindow:
+def merged_window(interval: Interval, manifest: Manifest, about: About | None = None) -> MergedWindow:
     """What analytics consumers read of an interval. Of differences nothing is expected but zero."""
     baseline, privacy = watched(manifest)
     rows = 0.0 if interval.calibrated else max(0.0, rows_of(interval.counts, baseline))
@@ -294,6 +295,7 @@ def merged_window(interval: Interval, manifest: Manifest) -> MergedWindow:
         late=interval.late or None,
         left_out=interval.left_out or None,
         reference_rows=interval.reference_rows if interval.calibrated else None,
+        about=about,
     )
 
 

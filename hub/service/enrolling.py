@@ -133,6 +133,7 @@ class Enrolling:
             if self.roll.take(standing):
                 self._listed = False
                 if self._told and standing.revoked_at is not None and not was:
+                    log.info("enrolment.revoked", node=standing.node)
                     self._revoked(standing.node)
 
     def _renew_own(self, *, always: bool) -> None:

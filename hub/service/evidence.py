@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hub.core import labels
 from hub.findings import Asked, Findings
 from hub.service import shown
 from hub.service.releases import Releases
@@ -43,7 +44,7 @@ class Evidence:
         """The test by which it was found: the newest that raised an episode which began then."""
         if alert.model is None or alert.version is None or alert.cohort is None:
             return None  # of an older hub
-        tests = self._findings.drifts(alert.model, alert.version, alert.cohort, since=alert.since or 0)
+        tests = self._findings.drifts((alert.model, alert.version, alert.cohort, alert.about), since=alert.since or 0)
         raised = [one for one in tests if one.episode == "raised" and one.since == alert.since]
         return raised[-1] if raised else None
 
@@ -51,16 +52,17 @@ class Evidence:
         digest = self.digest(raised.model, raised.version)
         if digest is None:
             return None
+        stream = digest if raised.about is None else labels.stream_of(digest)
         asked = Asked(
             raised.model,
             raised.cohort,
             since=alert.since if alert.since is not None else raised.start,
             until=raised.start + 1,
-            release=digest,
+            release=stream,
             windows_min=self._cohort_nodes_min,
         )
         rows = list(self._findings.intervals(asked))[-INTERVALS_MAX:]
-        manifest, without = self._releases.find(digest)[1], self._findings.trimmed(asked)
+        manifest, without = self._releases.of_stream(stream)[1], self._findings.trimmed(asked)
         return shown.together([shown.merged(row, manifest, without) for row in rows])
 
     def digest(self, model: str, version: str) -> bytes | None:

@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 import structlog
 
-from hub.core import fleet
+from hub.core import fleet, labels, windows
 from hub.core.enrolment import Roll
 from hub.core.windows import Reader, Taken
 from hub.devices import verify_receipt
@@ -17,6 +17,7 @@ from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
 from schemas import codec
+from schemas.accuracy import About
 from schemas.errors import Code, Refused, mismatch
 from schemas.insight import Alert
 from schemas.names import check_name
@@ -57,7 +58,7 @@ class Ingest:
         self._window_rows_max = window_rows_max
         self._group_key = random_bytes(16)  # so that a sender cannot choose its window's sub-group
         self._rolled_back: set[str] = set()  # nodes whose ledger has shrunk
-        self._readers: dict[bytes, tuple[bytes, Reader]] = {}  # by the prefix that windows carry
+        self._readers: dict[tuple[bytes, About | None], tuple[bytes, Reader]] = {}  # by the prefix that windows carry, and their subject
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
         self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
@@ -204,13 +205,13 @@ class Ingest:
 
     def windows(self, events: Sequence[WindowArrived]) -> None:
         """Windows came: those that are believed are durable when this returns."""
-        by_release: dict[bytes, list[WindowArrived]] = {}
+        by_release: dict[tuple[bytes, About | None], list[WindowArrived]] = {}
         for event in events:
-            by_release.setdefault(event.window.release, []).append(event)
+            by_release.setdefault((event.window.release, event.window.about), []).append(event)
         rows: list[WindowRow] = []
-        for prefix, those in by_release.items():
+        for (prefix, about), those in by_release.items():
             try:
-                digest, reader = self._reader(prefix)
+                digest, reader = self._reader(prefix, about)
             except Refused as refusal:
                 for event in those:
                     self._notes.refusal(refusal, event.message.topic)
@@ -230,6 +231,8 @@ class Ingest:
         if isinstance(taken, Refused):
             raise taken
         window = event.window
+        if window.about is not None:
+            labels.check_answers(taken, windows.watched(reader.manifest)[1])
         key = (event.model, check_name("cohort", event.cohort))
         if key not in self._open and sum(model == event.model for model, _ in self._open) >= COHORTS_MAX:
             raise mismatch(Code.WINDOW_ABSURD, f"cohorts of {event.model}", expected=f"at most {COHORTS_MAX}", actual="one more")
@@ -253,17 +256,19 @@ class Ingest:
             group=blake2b(window.id, key=self._group_key, digest_size=1).digest()[0],
         )
 
-    def _reader(self, prefix: bytes) -> tuple[bytes, Reader]:
-        """What reads the windows of a release, and the release's digest."""
-        if prefix not in self._readers:
+    def _reader(self, prefix: bytes, about: About | None) -> tuple[bytes, Reader]:
+        """What reads the windows of a release, and the name of their stream: the release's digest, or what stands for its accuracy."""
+        if (prefix, about) not in self._readers:
             try:
                 digest, manifest = self._releases.find(prefix)
             except Refused:
                 raise Refused(Code.WINDOW_RELEASE, f"there is no release {prefix.hex()}") from None
+            if about is not None:
+                digest, manifest = labels.stream_of(digest), labels.of_accuracy(manifest)
             while len(self._readers) >= READERS_KEPT:
                 del self._readers[next(iter(self._readers))]
-            self._readers[prefix] = digest, Reader(manifest, rows_max=self._window_rows_max)
-        return self._readers[prefix]
+            self._readers[prefix, about] = digest, Reader(manifest, rows_max=self._window_rows_max)
+        return self._readers[prefix, about]
 
     def settled(self, model: str, cohort: str, release: bytes, start: int) -> None:
         """An interval was tested."""

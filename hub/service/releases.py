@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hub.blockstore import BlockStore
+from hub.core import labels
 from hub.trust import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
@@ -27,6 +28,7 @@ class Releases:
     def __init__(self, repository: Repository, blocks: BlockStore) -> None:
         self._repository, self._store = repository, blocks
         self._manifests: dict[bytes, Manifest] = {}
+        self._accuracies: dict[bytes, Manifest] = {}
         self._lists: dict[tuple[bytes, str], BlockLists] = {}
         self._generation = -1
 
@@ -43,6 +45,16 @@ class Releases:
                 if digest.startswith(prefix):
                     return digest, manifest
         raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {prefix.hex()[:16]}")
+
+    def of_stream(self, key: bytes) -> tuple[bytes, Manifest]:
+        """What a stream's windows are read by: a release, or its accuracy as a manifest of that alone (hub/core/labels.py).
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        if key not in self._manifests and key not in self._accuracies:
+            self._read()
+        return (key, self._accuracies[key]) if key in self._accuracies else self.find(key)
 
     def named(self, model: str, version: str) -> tuple[bytes, Manifest]:
         """A release by its name.
@@ -96,7 +108,9 @@ class Releases:
                 document = self._repository.manifest(model, version)
                 digest = sha256(document)
                 if digest not in self._manifests:
-                    self._manifests[digest] = codec.decode(Manifest, document)
+                    manifest = self._manifests[digest] = codec.decode(Manifest, document)
+                    if manifest.accuracy is not None:
+                        self._accuracies[labels.stream_of(digest)] = labels.of_accuracy(manifest)
 
     def _part(self, part: Block) -> bytes:
         return self._store.read(part.digest)  # its raw payload is always stored (hub/core/encode.py), under the part's own digest

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from hub.core import drift, windows
+from hub.core import drift, labels, windows
 from hub.core.ordinary import Ordinary, ordinary
 from hub.core.windows import Interval
 from hub.service import trimming
@@ -78,9 +78,9 @@ class Settling:
                     self._judge(row, one)
 
     def newest(self) -> list[Drift]:
-        """Of each model, what stands retained on its topic: the newest interval."""
+        """Of each model, what stands retained on its topic: the newest interval of its signals."""
         found: dict[str, Drift] = {}
-        for one in self._store.drifts():  # newest first
+        for one in self._store.drifts(of_signals=True):  # newest first
             found.setdefault(one.model, one)
         return list(found.values())
 
@@ -102,7 +102,7 @@ class Settling:
 
     def _look(self, row: IntervalRow) -> Seen | None:
         """The interval alone, and its stream's evidence with it; nothing is durable yet."""
-        digest, manifest = self._releases.find(row.release)
+        digest, manifest = self._releases.of_stream(row.release)
         if row.windows < self._cohort_nodes_min or manifest.baseline is None or manifest.privacy is None:
             self._give_up(row)
             log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
@@ -125,24 +125,24 @@ class Settling:
             signals=drift.test_interval(part_of(interval, reference), reference),
             gathering=True,
         )
-        newest = next(iter(self._store.drifts(row.model, limit=1)), None)
+        newest = next(iter(self._store.drifts(row.model, limit=1, of_signals=True)), None)
         self._store.mark_tested(row, alarmed=row.alarmed, drift=result)
         self._settled(row.model, row.cohort, row.release, row.start)
-        self._say(windows.merged_window(interval, manifest))
+        self._say(windows.merged_window(interval, manifest, labels.about(manifest)))
         self._say(result, retain=replaces(result, newest))
         alarmed = drift.alarmed(result.signals, self._alpha, least=reference.least.tolist())
         self._unlike.tell(result, alarmed, at=int(self._clock()))
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:
-        _, manifest = self._releases.find(row.release)
+        _, manifest = self._releases.of_stream(row.release)
         judged = self._streams.judge(row, seen, alpha=self._alpha)
         result = self._result(row, manifest, seen.interval, judged)
-        newest = next(iter(self._store.drifts(row.model, limit=1)), None)
+        newest = next(iter(self._store.drifts(row.model, limit=1, of_signals=True)), None)
         self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=judged.learnt)
         self._streams.keep(judged.learnt[0])
         self._settled(row.model, row.cohort, row.release, row.start)
-        self._say(windows.merged_window(seen.interval, manifest))
-        self._say(result, retain=newest is None or newest.start <= result.start)
+        self._say(windows.merged_window(seen.interval, manifest, labels.about(manifest)))
+        self._say(result, retain=result.about is None and (newest is None or newest.start <= result.start))
         self._tell(row, manifest, result, judged)
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
@@ -156,6 +156,7 @@ class Settling:
         at = int(self._clock())
         if judged.event == "raised":
             text = f"{row.model} {manifest.version} drifts in cohort {row.cohort}: {drift.in_words(judged.named, result.alarm_kind)}"
+            text += labels.shares_in_words(row.counts, manifest)
             self._notes.alert(
                 Alert(
                     kind="drift",
@@ -168,10 +169,12 @@ class Settling:
                     since=result.since,
                     alarm_kind=result.alarm_kind,
                     version=manifest.version,
+                    about=result.about,
                 )
             )
         elif judged.event == "over":
-            text = f"{row.model} {manifest.version} no longer drifts in cohort {row.cohort}"
+            what = "the accuracy of " if result.about is not None else ""
+            text = f"{what}{row.model} {manifest.version} no longer drifts in cohort {row.cohort}"
             self._notes.alert(
                 Alert(
                     kind="drift_over",
@@ -181,6 +184,7 @@ class Settling:
                     code="drift.over",
                     text=text,
                     version=manifest.version,
+                    about=result.about,
                 )
             )
 
@@ -209,6 +213,7 @@ class Settling:
             "left_out": interval.left_out or None,
             "alpha": self._alpha,
             "calibrated": row.calibrated or None,
+            "about": labels.about(manifest),
         }
 
     def _reference(self, digest: bytes, manifest: Manifest, start: int) -> Ordinary:

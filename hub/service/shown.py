@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Sequence
 
-from hub.core import windows
+from hub.core import labels, windows
 from hub.findings import Key
 from hub.rows import IntervalRow
 from hub.service.trimming import interval_of, odd_groups, trimmed
@@ -17,9 +17,10 @@ def merged(row: IntervalRow, manifest: Manifest, tested_without: Collection[Key]
     Raises:
         Refused: the release declares no signals.
     """
-    if (manifest.version, row.cohort, row.start, row.seconds, row.calibrated) in tested_without:
-        return windows.merged_window(trimmed(row, odd_groups(row, manifest)), manifest)
-    return windows.merged_window(interval_of(row), manifest)
+    about = labels.about(manifest)
+    if (manifest.version, row.cohort, row.start, row.seconds, row.calibrated, about or "") in tested_without:
+        return windows.merged_window(trimmed(row, odd_groups(row, manifest)), manifest, about)
+    return windows.merged_window(interval_of(row), manifest, about)
 
 
 def on_reference(window: MergedWindow, manifest: Manifest) -> MergedWindow:

@@ -32,7 +32,7 @@ from node.files import Artifacts
 from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
 from node.notify import Notify
 from node.overrides import Overrides
-from node.serving import Listen, Observation, Server
+from node.serving import LabelsSaid, Listen, Observation, Server
 from node.settings import NodeSettings, profile
 from node.store import NodeStore
 from node.trust import Trust
@@ -93,10 +93,11 @@ class Agent:
             witness=settings.witness,
             waiting_max=settings.windows_waiting_max,
             waiting_bytes_max=settings.windows_waiting_bytes_max,
+            labels_wait_seconds=settings.labels_wait_seconds if settings.telemetry else None,
             clock=wall,
         )
         listen = _listen(settings)
-        self.server = Server(listen, node=settings.id, on_rows=self._observe)
+        self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._inbox.put)
         self.server.on_worker_exit = lambda *told: self._inbox.put(WorkerGone(*told))
         self._carried = Carried(settings.data / "carried")
         self._purse = Purse(
@@ -234,7 +235,7 @@ class Agent:
         return found
 
     def _parse(self, event: Any) -> Any:
-        return event if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone) else self._link.parse(event)
+        return event if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone | LabelsSaid) else self._link.parse(event)
 
     def _tick(self) -> None:
         now = self._monotonic()
@@ -250,7 +251,7 @@ class Agent:
             self._reporter.send()
             self._say_state(now)
 
-    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone) -> None:
+    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | LabelsSaid) -> None:
         match event:
             case Connected():
                 self._connected(event)
@@ -281,6 +282,8 @@ class Agent:
                 self._slots.ready(event, self._wall())
             case WorkerGone():
                 self._slots.worker_gone(event, self._wall())
+            case LabelsSaid():
+                self._telemetry.labels.said(event)
 
     # The connection
 
@@ -326,6 +329,7 @@ class Agent:
             self._link.say_state(self._state("disconnected"))
             self._link.close()
         self.server.stop()
+        self._telemetry.labels.leave()
         self._store.close()
 
     # What the hub says
@@ -379,6 +383,8 @@ class Agent:
         self._telemetry.watch(digest, manifest)
 
     def _observe(self, seen: Observation) -> None:
+        if self._settings.telemetry:
+            self._telemetry.labels.answered(seen)
         if self._settings.telemetry and self._sampling.random() < self._shares.get(seen.digest, 1.0):
             self._telemetry.observe(seen)
 

@@ -332,8 +332,12 @@ class Slots:
                 self._retire(event.target.digest)
             return
         if isinstance(result, Prepared):
+            try:
+                self._server.switch(slot.model, event.target.digest)
+            except Refused as refusal:  # the worker died between its test and the switch
+                result = refusal
+        if isinstance(result, Prepared):
             self._statements.measured(event.target, result.evidence)
-            self._server.switch(slot.model, event.target.digest)
             self._tell_serving(slot.model, event.target)
             if slot.state == "shadow" and slot.target is not None:
                 self._server.compare_with(slot.model, slot.target.digest)

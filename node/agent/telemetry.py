@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from node.agent.calibration import Calibration
+from node.agent.labels import Labels
 from node.agent.ledger import Ledger
 from node.core import privacy
 from node.core.leaving import added, crowded, noised
@@ -51,6 +52,15 @@ class _Watched:
         return privacy.rho_of(len(self.baseline.signals), (noise.sigma2_numerator, noise.sigma2_denominator), noise.laplace)
 
 
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Windows that may become one: those of one topic, release and subject."""
+
+    key: tuple[str, bytes, str | None]
+    baseline: Baseline
+    privacy: Privacy
+
+
 class Telemetry:
     """The windows of every model on this node. `observe` is called by the serving thread, everything else by the loop."""
 
@@ -66,6 +76,7 @@ class Telemetry:
         witness: Path,
         waiting_max: int,
         waiting_bytes_max: int,
+        labels_wait_seconds: float | None = 86_400.0,
         clock: Callable[[], float],
     ) -> None:
         self._store, self._topic, self._cohort = store, topic, cohort
@@ -76,10 +87,14 @@ class Telemetry:
         self._lock = threading.Lock()
         self._watched: dict[bytes, _Watched] = {}
         self._bits = privacy.BitSource(os.urandom)
+        self.labels = Labels(
+            store, self._ledger, topic=topic, cohort=cohort, wait_seconds=labels_wait_seconds, bits=self._bits, clock=clock
+        )
         self._checkpointed = 0.0
 
     def watch(self, digest: bytes, manifest: Manifest) -> None:
         """Count this release's requests from now on, going on from the last checkpoint."""
+        self.labels.watch(digest, manifest)
         if manifest.baseline is None or manifest.privacy is None:
             return
         with self._lock:
@@ -118,7 +133,8 @@ class Telemetry:
                 closed = [(start, watched.sketch.take(start).tolist()) for start in due]
             for start, counts in closed:
                 sent = self._close(digest, watched, start, counts, int(now)) or sent
-        if sent:
+        if self.labels.tick(int(now)) or sent:
+            sent = True
             self._ledger.seal()
             self._make_room()
         if now - self._checkpointed >= CHECKPOINT_SECONDS:
@@ -128,6 +144,7 @@ class Telemetry:
 
     def checkpoint(self) -> None:
         """Write open windows to disk; they stay on the device."""
+        self.labels.checkpoint()
         day = privacy.day_of(int(self._clock()))
         for digest, watched in self._watched.items():
             with self._lock:
@@ -154,7 +171,7 @@ class Telemetry:
             rho_spent=spent,
             rho_day_max=self._rho_day_max,
             windows_waiting=self._store.count_waiting("window"),
-            windows_withheld=self._store.count_withheld(),
+            windows_withheld=self._store.count_withheld() + sum(self._store.withheld_labels().values()),
             windows_merged=self._store.fact("windows_merged") or None,
             windows_dropped=self._store.fact("windows_dropped") or None,
             intervals_late=self._store.count_late() or None,
@@ -212,12 +229,11 @@ class Telemetry:
         waiting = [
             (number, topic, codec.decode(Window, payload)) for number, topic, payload, tried in self._store.waiting_windows() if not tried
         ]
-        for digest, watched in self._watched.items():
-            topic = self._topic(watched.manifest.model, self._cohort)
-            mine = {number: window for number, where, window in waiting if where == topic and window.release == digest[:8]}
-            numbers = crowded(mine, baseline=watched.baseline, privacy=watched.privacy)
+        for kind in self._kinds():
+            mine = {number: window for number, where, window in waiting if (where, window.release, window.about) == kind.key}
+            numbers = crowded(mine, baseline=kind.baseline, privacy=kind.privacy)
             if numbers:
-                self._merge(topic, [mine[number] for number in numbers], numbers, watched)
+                self._merge([mine[number] for number in numbers], numbers, kind)
                 return True
         if waiting:
             number, _, window = waiting[0]
@@ -227,11 +243,20 @@ class Telemetry:
             log.warning("window.dropped", release=window.release.hex(), start=window.start, waiting_max=self._waiting_max)
         return bool(waiting)
 
-    def _merge(self, topic: str, windows: Sequence[Window], numbers: Sequence[int], watched: _Watched) -> None:
-        merged = added(windows, baseline=watched.baseline, privacy=watched.privacy, window_id=os.urandom(16))
+    def _kinds(self) -> list[_Kind]:
+        """What the windows that wait may be of."""
+        signals = [(digest, one.manifest.model, None, one.baseline, one.privacy) for digest, one in self._watched.items()]
+        answers = [(one.release, one.model, "accuracy", one.accuracy.baseline, one.accuracy.privacy) for one in self.labels.declared]
+        return [
+            _Kind((self._topic(model, self._cohort), digest[:8], about), baseline, noise)
+            for digest, model, about, baseline, noise in [*signals, *answers]
+        ]
+
+    def _merge(self, windows: Sequence[Window], numbers: Sequence[int], kind: _Kind) -> None:
+        merged = added(windows, baseline=kind.baseline, privacy=kind.privacy, window_id=os.urandom(16))
         with self._store.transaction():
             self._store.drop_waiting(numbers)
-            self._store.enqueue("window", topic, codec.encode(merged))
+            self._store.enqueue("window", kind.key[0], codec.encode(merged))
             for _ in windows[1:]:
                 self._store.next("windows_merged")
-        log.info("window.merged", model=watched.manifest.model, start=merged.start, seconds=merged.seconds, windows=merged.noises)
+        log.info("window.merged", topic=kind.key[0], start=merged.start, seconds=merged.seconds, windows=merged.noises)

@@ -11,6 +11,7 @@ from node.cli.doctor import doctor
 from node.cli.enroll import enroll, renew
 from node.cli.errors import ReaderGone
 from node.cli.imports import import_
+from node.cli.labels import labels
 from node.cli.ledger import ledger
 from node.cli.models import models
 from node.cli.prove import prove
@@ -56,5 +57,5 @@ def command() -> None:
     """
 
 
-for one in (enroll, renew, run, status, models, doctor, telemetry, ledger, import_, prove, relay, completion):
+for one in (enroll, renew, run, status, models, doctor, telemetry, labels, ledger, import_, prove, relay, completion):
     command.add_command(one)

@@ -35,19 +35,20 @@ def show(path: Path, as_json: bool, limit: int) -> None:
     def read(digest: bytes) -> Manifest | None:
         return manifest_at(settings.data / "artifacts" / digest.hex() / "manifest.msgpack", digest)
 
-    rows = list(told.windows(store, told.released(store, read), limit=limit))
+    found = list(told.windows(store, told.released(store, read), limit=limit))
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps(found, indent=2))
         return
-    for row in rows:
+    for row in found:
         of = f", of {row['windows']} windows" if row["windows"] > 1 else ""
         own = f", against an own baseline of {row['own_baseline_rows']} rows" if row["own_baseline_rows"] else ""
-        what = f"about {row['rows_noisy']} rows in {row['seconds']} s{of}{own}"
+        rows = "rows" if row["about"] == "signals" else "answers known to be right or wrong"
+        what = f"about {row['rows_noisy']} {rows} in {row['seconds']} s{of}{own}"
         click.echo(f"{row['start']}  {'sent' if row['sent'] else 'waits'}  {row['topic']}  {what}, {row['bytes']} bytes")
         click.echo(f"  {row['payload_hex']}")
         for one in row["signals"] or ():
             click.echo(f"  {one['name']}: {' '.join(map(str, one['counts']))}")
-    if not rows:
+    if not found:
         click.echo("Nothing has left this device.")
 
 

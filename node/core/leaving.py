@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from node.core.privacy import BitSource, noise
+from schemas.accuracy import About
 from schemas.limits import WINDOW_ROWS_MAX, WINDOW_UNITS_MAX
 from schemas.signals import Baseline, Privacy, Signal
 from schemas.window import Expectation, Window, read_counts, write_counts
@@ -66,6 +67,7 @@ def noised(
     release: bytes,
     start: int,
     own: Own | None = None,
+    about: About | None = None,
 ) -> Window:
     """The window that leaves the device: noise on every count; the number of rows is read off the noisy counts."""
     found = noisy(counts, privacy, bits)
@@ -80,6 +82,7 @@ def noised(
         rows=rows,
         packed=write_counts(found, center=center, privacy=privacy),
         own_rows_log2=None if own is None else own.rows_log2,
+        about=about,
     )
 
 
@@ -129,6 +132,7 @@ def added(windows: Sequence[Window], *, baseline: Baseline, privacy: Privacy, wi
         packed=write_counts(counts, center=center, privacy=privacy),
         own_rows_log2=windows[0].own_rows_log2,
         units=sum(one.noises for one in windows),
+        about=windows[0].about,
     )
 
 

@@ -23,6 +23,7 @@ from node.core.tensors import json_elements, refuse_request
 from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
 from node.serving.held import Busy, Held, Observation
+from node.serving.labels import OnLabels, label_routes
 from node.serving.routing import CLIENTS_FAULT, Router
 from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -36,8 +37,8 @@ BODIES_BYTES_MAX: Final = 256 * MIB  # of all requests together: four of the lar
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
-def application(router: Router, *, node: str, on_rows: Callable[[Observation], None]) -> ASGIApp:
-    """The ASGI application of one node."""
+def application(router: Router, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None) -> ASGIApp:
+    """The ASGI application of one node; without `on_labels` nobody is told which answers were right."""
     infer = Infer(router, on_rows)
     health = Health(router, node)
     one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -46,6 +47,7 @@ def application(router: Router, *, node: str, on_rows: Callable[[Observation], N
     routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
     routes += [Route(path, health.model) for path in (one, versioned)]
     routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
+    routes += label_routes(on_labels) if on_labels is not None else []
     routes += chat_routes(router, node=node)
     routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})

@@ -24,6 +24,7 @@ from node.core.inforce import InForce
 from node.serving.activation import Activated, Prepared, Staged, activate
 from node.serving.held import Observation, Stats
 from node.serving.http import application
+from node.serving.labels import OnLabels
 from node.serving.routing import Router
 from schemas.errors import Code, Refused
 
@@ -67,11 +68,11 @@ class Server:
     itself; `deaths` is how often in a row.
     """
 
-    def __init__(self, listen: Listen, *, node: str, on_rows: Callable[[Observation], None]) -> None:
+    def __init__(self, listen: Listen, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None) -> None:
         self.on_worker_exit: Callable[[str, bytes, str, int], None] | None = None
         self._listen = listen
         self._router = Router(self._worker_exited)
-        self._app = application(self._router, node=node, on_rows=on_rows)
+        self._app = application(self._router, node=node, on_rows=on_rows, on_labels=on_labels)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None

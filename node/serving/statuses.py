@@ -1,5 +1,5 @@
-"""Which HTTP status says what: 400 the request is wrong, 404 no such model or version, 413 too large, 500 the model failed, 503 not now
-(with Retry-After), 504 the model did not answer.
+"""Which HTTP status says what: 400 the request is wrong, 404 no such model or version, 409 it is too late for that, 413 too large, 500 the
+model failed, 503 not now (with Retry-After), 504 the model did not answer.
 """
 
 from typing import Final
@@ -10,6 +10,11 @@ RETRY_AFTER_SECONDS: Final = "1"
 STATUS: Final = {
     Code.REQUEST_INVALID: 400,
     Code.RELEASE_UNKNOWN: 404,
+    Code.LABELS_RELEASE: 404,
+    Code.LABELS_FUTURE: 400,
+    Code.LABELS_OLD: 400,
+    Code.LABELS_EXCESS: 400,
+    Code.LABELS_CLOSED: 409,
     Code.SCHEMA_TOO_LARGE: 413,
     Code.WORKER_HUNG: 504,
 }  # whatever else is refused here is the model's failure: 500

@@ -39,7 +39,7 @@ class Client:
         self.link.subscribe(filters)
         return self.next(Subscribed)
 
-    def next(self, kind: type[E], *, seconds: float = 10.0) -> E:
+    def next(self, kind: type[E], *, seconds: float = 60.0) -> E:
         """The next event of this kind; messages that come before it stay unread."""
         if kind is Message and self.unread:
             return self.unread.pop(0)  # type: ignore[return-value]
@@ -55,14 +55,14 @@ class Client:
             if isinstance(event, Message):
                 self.unread.append(event)
 
-    def messages(self, *, seconds: float) -> list[Message]:
-        """All messages that come until nothing came for so long, acknowledged."""
+    def messages(self, *, seconds: float, least: int = 0) -> list[Message]:
+        """All messages that come until nothing came for so long, acknowledged; the first `least` are waited for as `next` does."""
         found, self.unread = self.unread, []
         for message in found:
             self.link.ack(message)
         while True:
             try:
-                event = self.inbox.get(timeout=seconds)
+                event = self.inbox.get(timeout=seconds if len(found) >= least else 60.0)
             except queue.Empty:
                 return found
             self.heard.append(event)

@@ -83,7 +83,7 @@ class Site:
         for process in reversed(self.processes):
             process.terminate()
         for process in self.processes:
-            process.wait(20)
+            process.wait(100)
         self.broker.stop()
 
 
@@ -96,7 +96,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
-    process.wait(20)
+    process.wait(100)
 
 
 def test_from_a_token_to_a_signed_receipt_and_out_of_the_fleet_again(site: Site) -> None:
@@ -108,7 +108,7 @@ def test_from_a_token_to_a_signed_receipt_and_out_of_the_fleet_again(site: Site)
     (site.folder / "good.onnx").write_bytes(ridge())
     np.savez(site.folder / "good.npz", **features())
     site.cli("publish", str(site.folder / "good.onnx"), "--name", "m", "--version", "1.0.0", "--reference", str(site.folder / "good.npz"))
-    site.cli("rollout", "start", "m@1.0.0", "--label", "site=plant-7", "--wait", "--timeout-seconds", "60")
+    site.cli("rollout", "start", "m@1.0.0", "--label", "site=plant-7", "--wait", "--timeout-seconds", "200")
 
     (node,) = site.cli("nodes")
     (enrolled,) = site.cli("enroll", "list")
@@ -121,13 +121,13 @@ def test_from_a_token_to_a_signed_receipt_and_out_of_the_fleet_again(site: Site)
     consumer = client(site.broker.url(CONSUMER), "grafana", TlsFiles(issued["authority"], issued["certificate"], issued["key"]))
     consumer.open()
     consumer.subscribe(Topics(FLEET).state("gateway-17"))
-    assert consumer.messages(seconds=1)
+    assert consumer.messages(seconds=0, least=1)
     consumer.link.drop()
 
     # Out again: the hub ignores it at once, the broker at its next connection.
     revoked = site.cli("enroll", "revoke", "gateway-17", "--reload", str(site.pid_file))
     assert revoked["certificates_revoked"] == 1
-    time.sleep(3)  # the hub looks at its roll every second, and the goodbye is to come after that
+    until("the hub to know", lambda: site.log("hub", "enrolment.revoked"))  # the goodbye is to come after that
     end(process)
     until("the hub's refusal", lambda: [one for one in site.log("hub", "message.refused") if one["code"] == "enrolment.revoked"])
     before = len(site.log("gateway-17", "broker.connected"))
@@ -144,7 +144,7 @@ def client(url: str, name: str, tls: TlsFiles) -> Client:
 
 
 def test_a_node_renews_at_half_of_a_short_life_and_comes_back_after_its_certificate_expired(site: Site) -> None:
-    life_seconds = 20  # asked for after 8 to 10
+    life_seconds = 30  # asked for after 12 to 15
     site.begin(f"certificate_days = {life_seconds / 86_400}")
     settings = site.enrol("gateway-17")
     certificate = settings.parent / "data" / "enrolment" / "node.crt"

@@ -43,13 +43,13 @@ def port(made: Made) -> Iterator[int]:
             yield port
         finally:
             node.terminate()
-            node.wait(20)
+            node.wait(100)
 
 
 def told(port: int) -> dict[str, Any]:
     """The parameters of an answer, as a local program reads them."""
     try:
-        answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/m/infer", json=ROW, timeout=10)
+        answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/m/infer", json=ROW)
     except httpx.TransportError:
         return {}
     return dict(answer.json().get("parameters", {})) if answer.status_code == 200 else {}
@@ -62,7 +62,7 @@ def status(made: Made) -> dict[str, Any]:
 
 def test_what_operators_set_is_in_every_answer_without_a_new_release_and_a_sites_own_value_is_told(made: Made, port: int) -> None:
     started = made.run(
-        "rollout", "start", "m@1.0.0", "--set", "threshold=0.7", "--set", "labels.ill=krank", "--wait", "--timeout-seconds", "60"
+        "rollout", "start", "m@1.0.0", "--set", "threshold=0.7", "--set", "labels.ill=krank", "--wait", "--timeout-seconds", "200"
     )
     assert started.returncode == 0, started.stderr
     until("0.7 in an answer", lambda: told(port).get("threshold") == 0.7)

@@ -10,12 +10,14 @@ import numpy as np
 
 from hub.blockstore import BlockStore
 from hub.core.baseline import SignalSpec, build_baseline
+from hub.core.labels import stream_of
 from hub.core.noise import sigma2_for
 from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.service.settle import Settling
 from hub.store import Store
 from schemas import codec
+from schemas.accuracy import Accuracy
 from schemas.insight import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest, Privacy
 from schemas.names import sha256
@@ -61,7 +63,7 @@ class Days:
             clock=lambda: self.now,
         )
 
-    def publish(self, version: str, *, calibration_rows: int | None = None) -> Manifest:
+    def publish(self, version: str, *, accuracy: Accuracy | None = None, calibration_rows: int | None = None) -> Manifest:
         """A release that watches a delay, an hour and a carrier, with thirty days of reference."""
         rng, rows = np.random.default_rng(0), 30 * 200
         values = [
@@ -74,6 +76,7 @@ class Days:
         manifest = plain.model_copy(
             update={
                 "version": version,
+                "accuracy": accuracy,
                 "baseline": build_baseline(values, np.repeat(np.arange(30), 200), calibration_rows=calibration_rows),
                 "privacy": Privacy(epsilon=4.0, delta=1e-6, sigma2_numerator=numerator, sigma2_denominator=denominator, window_seconds=DAY),
             }
@@ -109,6 +112,22 @@ class Days:
                 counts=[int(one) for one in counts + noise],
                 rows=rows,
                 group=self.sent,
+            )
+
+    def label(self, manifest: Manifest, day: int, *, right: int, wrong: int, nodes: int = NODES, cohort: str = "nyc") -> None:
+        """Windows of a day's right and wrong answers come, with their noise."""
+        assert manifest.accuracy is not None
+        for _ in range(nodes):
+            noise = np.round(self.rng.normal(0, math.sqrt(manifest.accuracy.privacy.sigma2), 3)).astype(int)
+            self.sent += 1
+            self.store.add_window(
+                self.sent.to_bytes(16, "big"),
+                release=stream_of(sha256(codec.encode(manifest))),
+                model="delay",
+                cohort=cohort,
+                start=BEGIN + day * DAY,
+                seconds=DAY,
+                counts=[int(one) for one in np.array([wrong, right, 0]) + noise],
             )
 
     def settle(self) -> None:

@@ -24,6 +24,7 @@ from hub.settings import HubSettings
 from hub.store import EventRow, Store
 from hub.trust import Repository
 from schemas import codec
+from schemas.accuracy import Accuracy
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.mqtt import Message
 from schemas.names import sha256
@@ -42,7 +43,7 @@ WINDOW_SECONDS = 3600
 START = 1_700_000_000 // WINDOW_SECONDS * WINDOW_SECONDS
 
 
-def until(what: str, probe: Callable[[], T], *, seconds: float = 60.0) -> T:
+def until(what: str, probe: Callable[[], T], *, seconds: float = 100.0) -> T:
     """Wait for something to be so, and return it."""
     deadline = time.monotonic() + seconds
     while True:
@@ -95,7 +96,7 @@ class Fleet:
         """The hub's online keys."""
         return Signers(*self.online)
 
-    def publish(self, version: str, seed: int = 1, *, calibration_rows: int | None = None) -> Manifest:
+    def publish(self, version: str, seed: int = 1, *, calibration_rows: int | None = None, accuracy: Accuracy | None = None) -> Manifest:
         """A release with five blocks that do not compress and one watched signal; what it would predict does not matter here."""
         rng = np.random.default_rng(seed)
         store, blocks = BlockStore(self.directory / "blocks"), list[Block]()
@@ -124,6 +125,7 @@ class Fleet:
             privacy=Privacy(
                 epsilon=4.0, delta=1e-6, sigma2_numerator=numerator, sigma2_denominator=denominator, window_seconds=WINDOW_SECONDS
             ),
+            accuracy=accuracy,
         )
         self.repository.add_release("delay", version, codec.encode(manifest), team=self.team, now=datetime.now(UTC))
         return manifest
@@ -131,7 +133,7 @@ class Fleet:
     def settings(self, broker: Broker | None, **changes: Any) -> HubSettings:
         """Quick ones; without a broker, the embedded one."""
         tls = broker.tls("hub") if broker else None
-        fields: dict[str, Any] = {"fleet": FLEET, "cohort_nodes_min": 3, "again_seconds": 0.0, "settle_seconds": 1, "connect_seconds": 10.0}
+        fields: dict[str, Any] = {"fleet": FLEET, "cohort_nodes_min": 3, "again_seconds": 0.0, "settle_seconds": 1, "connect_seconds": 60.0}
         if broker is not None:
             fields["broker_url"] = broker.url("hub")
         if tls is not None:
@@ -157,7 +159,7 @@ class Fleet:
             yield service
         finally:
             stop.set()
-            thread.join(20)
+            thread.join(60)
         if raised:
             raise raised[0]
 

@@ -13,6 +13,7 @@ from schemas.manifest import Manifest
 from schemas.rollout import Rollout
 from schemas.state import Profile, State
 from tests.hub.drifted import Days
+from tests.hub.test_labels import accuracy
 
 
 class Gate:
@@ -72,6 +73,20 @@ def test_drift_that_the_new_release_is_the_first_to_show_halts_its_rollout(gate:
     assert (before, gate.state) == ("running", "halted")
     assert gate.reason == "1.1.0 raised a drift alarm in cohort nyc: delay"
     assert [one.alert.kind for one in gate.days.store.alerts()] == ["drift", "rollout_halted"]
+
+
+def test_labels_by_which_the_new_release_errs_more_halt_its_rollout(gate: Gate) -> None:
+    judged = gate.days.publish("1.2.0", accuracy=accuracy())
+    gate.ask("start", version="1.2.0", stages=[50, 100])
+    gate.day(0, judged, shift=0.0)
+    gate.days.label(judged, 0, right=180, wrong=20)
+    gate.day(1, judged, shift=0.0)
+    before = gate.state
+    gate.days.label(judged, 1, right=140, wrong=60)
+    gate.day(2, judged, shift=0.0)
+
+    assert (before, gate.state) == ("running", "halted")
+    assert gate.reason == "1.2.0 raised a drift alarm in cohort nyc: accuracy"
 
 
 def test_drift_that_lasted_before_it_began_does_not_halt_it(gate: Gate) -> None:

@@ -205,7 +205,7 @@ def test_an_interval_is_shown_and_tested_from_the_least_number_of_nodes_on(broke
 
         assert [(row.start - START, row.alarm, row.windows) for row in found] == [(WINDOW_SECONDS, True, 3), (0, False, 3)]
         heard: dict[str, list[dict[str, object]]] = {}
-        for message in consumer.messages(seconds=1.5):
+        for message in consumer.messages(seconds=1.5, least=5):
             heard.setdefault(message.topic.rsplit("/", 1)[-1], []).append(json.loads(message.payload))
         assert {topic: len(found) for topic, found in heard.items()} == {"windows": 2, "drift": 2, "alert": 1}
         assert "hour" in str(heard["alert"][0]["text"])
@@ -268,7 +268,7 @@ def _retained(broker: brokers.Broker, topic: str) -> bytes:
     reader = Client.of(broker, "reader")
     reader.open()
     reader.subscribe(topic)
-    found = reader.messages(seconds=0.3)
+    found = reader.messages(seconds=0.3, least=1)
     reader.link.close()
     return found[-1].payload if found else b""
 

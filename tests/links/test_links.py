@@ -78,7 +78,7 @@ def test_a_road_that_is_torn_again_and_again_costs_at_most_a_window_a_cut(
     with serving(Hub(mosquitto, manifest, payloads)):
         node = Node(road, tmp_path)  # type: ignore[arg-type]
         node.fetch(manifest)
-        node.until(lambda: node.ended, seconds=90)
+        node.until(lambda: node.ended, seconds=200)
 
         assert node.file(manifest) == data
         ledger = node.store.bytes_of(target(manifest).digest)
@@ -111,24 +111,23 @@ def test_a_road_that_falls_silent_and_comes_back_goes_on(mosquitto: Broker, tmp_
 
 
 def test_what_the_hub_says_is_not_starved_by_blocks(mosquitto: Broker, tmp_path: Path, roads: list[Road]) -> None:
-    rate = 150_000
     data = Random(5).randbytes(30 * BLOCK)
     manifest, payloads = release(data)
-    road = behind(mosquitto, roads, Weather(rate=rate))
+    road = behind(mosquitto, roads, Weather(rate=150_000))
     with serving(Hub(mosquitto, manifest, payloads)) as hub:
         node = Node(road, tmp_path)  # type: ignore[arg-type]
         node.until(lambda: node.connected)
         node.link.subscribe_trust(only_if_new=False)
         node.fetch(manifest)
-        node.until(lambda: node.store.bytes_of(target(manifest).digest).received >= 8 * BLOCK)
+        received = lambda: node.store.bytes_of(target(manifest).digest).received  # noqa: E731
+        node.until(lambda: received() >= 8 * BLOCK)
         assert hub.client is not None
-        said = time.monotonic()
+        before = received()
         hub.client.link.publish(Topics(FLEET).trust, codec.encode(TRUST))
         node.until(lambda: any(isinstance(event, TrustArrived) for event in node.heard))
 
-        took = time.monotonic() - said
         assert not node.ended
-        assert took < (WINDOW + 200_000) / rate + 2.0  # behind what was in flight, and what the road itself holds
+        assert received() - before <= WINDOW + 2 * BLOCK  # what had been asked for, and what came while we looked
         node.die()
 
 

@@ -92,6 +92,7 @@ class Talking:
             ctypes.string_at(0)
         if text == "raise":
             raise ZeroDivisionError("a bug of the runtime's")
+        Path(f"{body['user']}.begun").touch() if "user" in body else None
         for number, word in enumerate(text.split() * int(body.get("max_tokens", 1))):
             time.sleep(pause)
             said.append(word)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
-from node.serving import Listen, Observation, Prepared, Server, Staged
+from node.serving import Listen, Observation, Prepared, Server, Staged, routing
 from schemas.errors import Refused
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, File, Golden, Manifest, Tensor, Variant
@@ -60,12 +61,17 @@ def file_of(path: str, payload: bytes) -> File:
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Callable[..., Staged]:
+    """Put a release on disk, for one test."""
+    return staging(tmp_path)
+
+
+def staging(place: Path) -> Callable[..., Staged]:
     """Put a release on disk: `golden` is (inputs by tensor, outputs by tensor); other keywords replace fields of the manifest."""
 
     def put(
         version: str, onnx: bytes, *, model: str = "delay", golden: tuple[dict[str, Any], dict[str, Any]] | None = None, **fields: Any
     ) -> Staged:
-        folder = tmp_path / f"{model}-{version}"
+        folder = place / f"{model}-{version}"
         folder.mkdir()
         (folder / "model.onnx").write_bytes(onnx)
         golden_path = None
@@ -118,8 +124,14 @@ class Running:
         return outcome
 
 
-@pytest.fixture
-def start() -> Iterator[Callable[..., Running]]:
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crashed worker's successor takes its time on a machine that has much to do; tests of what comes after set their own."""
+    monkeypatch.setattr(routing, "READY_SECONDS_MAX", 60.0)
+
+
+@contextmanager
+def starting() -> Iterator[Callable[..., Running]]:
     """Start servers; all are stopped at the end."""
     servers: list[Server] = []
 
@@ -135,6 +147,23 @@ def start() -> Iterator[Callable[..., Running]]:
     yield begin
     for server in servers:
         server.stop()
+
+
+@contextmanager
+def serving(folder: Path, *models: Regressor) -> Iterator[Running]:
+    """A server for tests that leave it as it is: models as 1.0.0, 2.0.0, ..., the last one current, on TCP and on `node.sock`."""
+    stage = staging(folder)
+    with starting() as begin:
+        running = begin(Listen(port=0, uds=str(folder / "node.sock")))
+        for number, model in enumerate(models, 1):
+            running.serve(stage(f"{number}.0.0", model.onnx))
+        yield running
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    with starting() as begin:
+        yield begin
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def traffic(url: str, rows: np.ndarray) -> Iterator[list[tuple[int, str]]]:
     stop, seen = threading.Event(), []
 
     def ask() -> None:
-        with httpx.Client(base_url=url, timeout=30) as client:
+        with httpx.Client(base_url=url) as client:
             while not stop.is_set():
                 answer = client.post(INFER, json=body_of(rows[:2]))
                 seen.append((answer.status_code, answer.json().get("model_version", answer.text)))
@@ -104,7 +104,7 @@ def unknown_operator() -> bytes:
 
 
 ONNX: dict[str, tuple[Callable[[], bytes], dict[str, Any], Code, str]] = {
-    "hangs": (endless_loop, WIDE, Code.WORKER_HUNG, r"no answer from the worker in 2 seconds"),
+    "hangs": (endless_loop, WIDE, Code.WORKER_HUNG, r"no answer from the worker in 4 seconds"),
     "allocates without end": (
         without_end,
         {**WIDE, "limits": Limits(memory_bytes_max=512 * MIB)},
@@ -137,10 +137,10 @@ def test_a_bad_model_is_refused_while_the_old_release_serves_on(
     running: Any, stage: Callable[..., Any], regressors: Any, case: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make, fields, code, sentence = ONNX[case]
-    monkeypatch.setattr(activation, "REQUEST_SECONDS_MAX", 2.0)
+    monkeypatch.setattr(activation, "REQUEST_SECONDS_MAX", 4.0)
     (tmp_path / "stranger.bin").write_bytes(bytes(20))
     running.serve(stage("1.0.0", regressors.linear.onnx))
-    slow = {"limits": Limits(latency_ms_max=200.0), **fields}
+    slow = {"limits": Limits(latency_ms_max=400.0), **fields}
     staged = stage("2.0.0", make(), **slow)
     with traffic(running.url, regressors.rows) as seen, pytest.raises(Refused, match=sentence) as caught:
         raise running.outcome(staged)
@@ -193,9 +193,9 @@ def test_a_runtime_that_fails_to_load_is_refused_while_the_old_release_serves_on
 SERVING = {
     bad.SEGFAULT: (500, "killed by SIGSEGV"),
     bad.EXIT: (500, "exited with status 3"),
-    bad.HANG: (504, "no answer from the worker in 1 seconds"),
+    bad.HANG: (504, "no answer from the worker in 4 seconds"),
     bad.RAISE: (500, "ZeroDivisionError: a bug of the runtime's"),
-    bad.GREEDY: (500, "memory of the worker: expected at most"),  # 30 seconds of patience: it first fills what it may have
+    bad.GREEDY: (500, "memory of the worker: expected at most"),
     bad.COUNT: (500, "outputs: expected 1, the runtime gave 2"),
 }
 
@@ -205,13 +205,13 @@ def test_a_request_that_its_model_dies_of_fails_alone(
     running: Any, stage: Callable[..., Any], regressors: Any, how: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status, sentence = SERVING[how]
-    monkeypatch.setattr(activation, "REQUEST_SECONDS_MAX", 30.0 if how == bad.GREEDY else 1.0)
-    fragile = stage("1.0.0", b"0", limits=Limits(memory_bytes_max=512 * MIB, latency_ms_max=100.0))
+    monkeypatch.setattr(activation, "REQUEST_SECONDS_MAX", 4.0 if how == bad.HANG else 60.0)  # who is greedy first fills what it may have
+    fragile = stage("1.0.0", b"0", limits=Limits(memory_bytes_max=512 * MIB, latency_ms_max=400.0))
     running.serve(replace(fragile, runtime="fragile"))
     ordinary = regressors.rows[:2]
     with traffic(running.url, ordinary) as seen:
-        answer = httpx.post(running.url + INFER, json=body_of(row(how)), timeout=60)
-        after = httpx.post(running.url + INFER, json=body_of(ordinary), timeout=60)
+        answer = httpx.post(running.url + INFER, json=body_of(row(how)))
+        after = httpx.post(running.url + INFER, json=body_of(ordinary))
 
     assert status == answer.status_code
     assert sentence in answer.json()["error"]
@@ -236,8 +236,8 @@ def test_a_crash_loop_is_tried_ever_more_seldom_and_every_death_is_told(
     staged = replace(stage("1.0.0", b"0"), runtime="fragile")
     running.serve(staged)
     staged.model_path.write_text(str(bad.SEGFAULT))  # from now on no worker of it can load
-    answer = httpx.post(running.url + INFER, json=body_of(row(bad.SEGFAULT)), timeout=60)
-    deadline = time.monotonic() + 30
+    answer = httpx.post(running.url + INFER, json=body_of(row(bad.SEGFAULT)))
+    deadline = time.monotonic() + 120
     while len(running.exits) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.05)

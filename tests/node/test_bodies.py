@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from node.serving import bodies, http
+from tests.hub.hubs import until
 
 INFER = "/v2/models/delay/infer"
 
@@ -32,7 +33,7 @@ def asked(regressors: Any) -> bytes:
 
 
 def opened(port: int, head: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
     connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\n".encode() + head + b"\r\n")
     return connection
 
@@ -62,14 +63,10 @@ def test_a_body_in_small_pieces_is_one_body(served: Any, asked: bytes) -> None:
 def test_large_bodies_on_their_way_are_bounded_together_and_given_back(served: Any, asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "BODIES_BYTES_MAX", 3 * http.BODY_BYTES_MAX)
     waiting = [opened(served.server.port, b"Content-Length: %d\r\n" % http.BODY_BYTES_MAX) for _ in range(3)]
-    time.sleep(0.2)
-    refused = httpx.post(served.url + INFER, content=asked)
+    refused = until("a refusal", lambda: (answer := httpx.post(served.url + INFER, content=asked)).status_code != 200 and answer)
     for connection in waiting:
         connection.close()
-    deadline = time.monotonic() + 10
-    while (answer := httpx.post(served.url + INFER, content=asked)).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    answer = until("an answer", lambda: (answer := httpx.post(served.url + INFER, content=asked)).status_code == 200 and answer)
 
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert "are being answered already" in refused.json()["error"]

@@ -1,11 +1,14 @@
 """Conversations through the real OpenAI client, with a runtime that is quick to start; test_language_model.py has a real model."""
 
 import json
+import os
+import signal
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ import pytest
 from node import workers
 from node.serving import chat, routing
 from schemas.manifest import Tensor
+from tests.hub.hubs import until
 
 URL = "/v1/chat/completions"
 
@@ -137,51 +141,60 @@ def test_more_conversations_than_may_wait_are_told_to_come_back(talking: Any, mo
     statuses: list[int] = []
 
     def ask() -> None:
-        body = {"model": "echo", "messages": says("a b c"), "temperature": 0.3}
-        statuses.append(httpx.post(talking.url + URL, json=body, timeout=30).status_code)
+        statuses.append(httpx.post(talking.url + URL, json={"model": "echo", "messages": says("a b c")}).status_code)
 
+    (process_id,) = talking.server.held().values()
+    os.kill(process_id, signal.SIGSTOP)
     asking = [threading.Thread(target=ask) for _ in range(4)]
     for thread in asking:
         thread.start()
+    until("two to be told", lambda: len(statuses) == 2)
+    refused = list(statuses)
+    os.kill(process_id, signal.SIGCONT)
     for thread in asking:
         thread.join()
 
-    assert sorted(statuses) == [200, 200, 503, 503]
+    assert refused == [503, 503]
+    assert statuses[2:] == [200, 200]
 
 
 def words_said(path: Path) -> int:
-    deadline = time.monotonic() + 20
-    while not path.exists() or not path.read_text():
-        assert time.monotonic() < deadline, "the generation goes on"
-        time.sleep(0.02)
-    return int(path.read_text())
+    return int(until("the generation's end", lambda: path.exists() and path.read_text()))
+
+
+@contextmanager
+def begun(talking: Any, body: dict[str, Any], told: Path) -> Iterator[socket.socket]:
+    """The connection of a request that its model has begun to answer."""
+    payload = json.dumps(body).encode()
+    with socket.create_connection(("127.0.0.1", talking.server.port)) as raw:
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
+        until("the first word", Path(f"{told}.begun").exists)
+        yield raw
 
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_whoever_hangs_up_ends_the_generation(talking: Any, tmp_path: Path, stream: bool) -> None:
     told = tmp_path / "words"
-    body = {"model": "echo", "messages": says("word"), "stream": stream, "max_tokens": 3000, "temperature": 0.01, "user": str(told)}
-    payload = json.dumps(body).encode()
-    with socket.create_connection(("127.0.0.1", talking.server.port)) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
+    body = {"model": "echo", "messages": says("word"), "stream": stream, "max_tokens": 3000, "temperature": 0.05, "user": str(told)}
+    with begun(talking, body, told) as raw:
         if stream:
             raw.recv(1)
-        else:
-            time.sleep(0.3)
 
-    assert words_said(told) < 2000
-    assert talking.server._router.slots["echo"].waiting == 0
+    assert words_said(told) < 3000
+    until("nobody to wait", lambda: talking.server._router.slots["echo"].waiting == 0)
 
 
 def test_whoever_hangs_up_while_waiting_is_never_answered(talking: Any, client: openai.OpenAI, tmp_path: Path) -> None:
     told = tmp_path / "words"
-    first = threading.Thread(
-        target=lambda: client.chat.completions.create(model="echo", messages=says("word"), max_tokens=60, temperature=0.02)
-    )
+    (process_id,) = talking.server.held().values()
+    os.kill(process_id, signal.SIGSTOP)
+    first = threading.Thread(target=lambda: client.chat.completions.create(model="echo", messages=says("word")))
     first.start()
-    time.sleep(0.2)
+    until("the first", lambda: talking.server._router.slots["echo"].waiting == 1)
     with pytest.raises(openai.APITimeoutError):
-        client.with_options(timeout=0.3).chat.completions.create(model="echo", messages=says("word"), max_tokens=500, user=str(told))
+        client.with_options(timeout=1.0).chat.completions.create(model="echo", messages=says("word"), max_tokens=500, user=str(told))
+    until("the second to be gone", lambda: talking.server._router.slots["echo"].waiting == 1)
+    os.kill(process_id, signal.SIGCONT)
     first.join()
     answer = client.chat.completions.create(model="echo", messages=says("next"))
 
@@ -240,8 +253,8 @@ def test_streams_go_on_over_a_swap_and_new_ones_are_the_new_releases(
 def test_a_release_that_is_let_go_while_it_talks_to_nobody_costs_no_processor(talking: Any, tmp_path: Path) -> None:
     (digest,) = talking.server.held()
     body = {"model": "echo", "messages": says("word"), "max_tokens": 3, "temperature": 1.0, "user": str(tmp_path / "words")}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(talking.url + URL, json=body, timeout=0.3)
+    with begun(talking, body, tmp_path / "words"):
+        pass
     before = time.process_time()
     talking.server.retire(digest)
     words_said(tmp_path / "words")

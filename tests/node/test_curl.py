@@ -5,16 +5,16 @@ import os
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from node.serving import Listen, routing
+from node.serving import routing
+from tests.hub.hubs import until
+from tests.node.conftest import serving
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="needs curl")
 INFER = "/v2/models/delay/infer"
@@ -38,13 +38,11 @@ class Curl:
         return int(status.split()[1]), headers, payload
 
 
-@pytest.fixture(params=["tcp", "unix"])
-def curl(request: Any, start: Callable[..., Any], stage: Callable[..., Any], regressors: Any, tmp_path: Path) -> Curl:
-    path = str(tmp_path / "node.sock")
-    running = start(Listen(port=0, uds=path))
-    running.serve(stage("1.0.0", regressors.linear.onnx))
-    running.serve(stage("2.0.0", regressors.forest.onnx))
-    return Curl([running.url] if request.param == "tcp" else ["--unix-socket", path, "http://node"])
+@pytest.fixture(scope="module", params=["tcp", "unix"])
+def curl(request: Any, regressors: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Curl]:
+    folder = tmp_path_factory.mktemp("curl")
+    with serving(folder, regressors.linear, regressors.forest) as running:
+        yield Curl([running.url] if request.param == "tcp" else ["--unix-socket", str(folder / "node.sock"), "http://node"])
 
 
 def asked(rows: np.ndarray, **fields: Any) -> bytes:
@@ -149,10 +147,7 @@ def test_what_is_not_ready_is_a_503_with_retry_after(
     running.serve(staged)
     staged.model_path.unlink()  # no other worker can take its place
     os.kill(running.server.held()[staged.digest], signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while not running.exits:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until("the worker's end", lambda: running.exits)
     curl = Curl([running.url])
     answers = [curl("/v2/health/ready"), curl("/v2/models/delay/ready"), curl(INFER, data=asked(regressors.rows[:1]))]
 

@@ -76,19 +76,19 @@ def test_a_runtime_that_raises_is_a_500_and_goes_on(running: Any, stage: Callabl
 def test_a_model_that_hangs_is_told_of_left_behind_and_loaded_anew(
     running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activation, "REQUEST_SECONDS_MAX", 0.5)
+    monkeypatch.setattr(activation, "REQUEST_SECONDS_MAX", 2.0)
     monkeypatch.setattr(inline, "CLOSE_SECONDS_MAX", 0.5)
-    running.serve(replace(stage("1.0.0", b"0", limits=Limits(latency_ms_max=50.0)), runtime="fragile", isolation="inline"))
-    hung = httpx.post(running.url + INFER, json=body_of(np.full((1, 5), bad.HANG)), timeout=30)
-    after = httpx.post(running.url + INFER, json=body_of(np.ones((1, 5))), timeout=30)
+    running.serve(replace(stage("1.0.0", b"0", limits=Limits(latency_ms_max=200.0)), runtime="fragile", isolation="inline"))
+    hung = httpx.post(running.url + INFER, json=body_of(np.full((1, 5), bad.HANG)))
+    after = httpx.post(running.url + INFER, json=body_of(np.ones((1, 5))))
     began = time.monotonic()
     running.server.stop()
 
     assert hung.status_code == 504
-    assert "no answer from the model in 0.5 seconds" in hung.json()["error"]
+    assert "no answer from the model in 2 seconds" in hung.json()["error"]
     assert after.json()["outputs"][0]["data"] == [5.0]
     assert [deaths for _, _, _, deaths in running.exits] == [1]
-    assert time.monotonic() - began < 10  # the thread that hangs keeps nobody
+    assert time.monotonic() - began < 100  # the thread that hangs for an hour keeps nobody
 
 
 def test_a_conversation_is_held_inline_too(running: Any, stage: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""A hundred swaps leave the agent where it was. bench/node.py measures how exactly."""
+"""Dozens of swaps leave the agent where it was. bench/node.py measures how exactly."""
 
 import gc
 import os
@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-SWAPS, SETTLED = 80, 20
-GROWTH_BYTES_MAX = 6 * 2**20  # of sixty swaps: a leaked worker's buffers or a model kept once each would be ten times that
+SWAPS, SETTLED = 45, 15
+GROWTH_BYTES_MAX = 6 * 2**20  # of thirty swaps: a leaked worker's buffers or a model kept once each would be five times that
 
 
 def anonymous_bytes() -> int:

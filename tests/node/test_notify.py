@@ -24,7 +24,6 @@ from tests.node.conftest import Running
 def manager(address: str | Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(address))
-        sock.settimeout(5)
         yield sock
 
 
@@ -115,12 +114,12 @@ class Loop:
             notify=notify,
         )
 
-    def turn(self, seconds: float) -> None:
-        """Time passes, the serving thread has every chance to answer, and the loop turns."""
+    def turn(self, seconds: float, *, hangs: bool = False) -> None:
+        """Time passes, the serving thread answers unless it hangs, and the loop turns."""
         self.now += seconds
         answered = threading.Event()
         self.server.ask_held(lambda _: answered.set())
-        answered.wait(0.1)
+        assert answered.wait(0.01 if hangs else 60) is not hangs
         self.standing.tick()
 
 
@@ -159,12 +158,12 @@ def test_a_serving_thread_that_hangs_starves_the_watchdog_while_the_loop_goes_on
     loop.turn(3.0)
     release = threading.Event()
     stuck: Any = loop.server._running()
-    stuck.call_soon_threadsafe(release.wait, 60)
-    loop.turn(3.0)  # the last answer before it hung is still good for one
+    stuck.call_soon_threadsafe(release.wait, 240)
+    loop.turn(3.0, hangs=True)  # the last answer before it hung is still good for one
     said()
 
     for _ in range(50):
-        loop.turn(3.0)
+        loop.turn(3.0, hangs=True)
     starved = said()
     status = read_status(tmp_path)
     release.set()

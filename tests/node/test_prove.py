@@ -40,7 +40,7 @@ def prove(staged: Staged, *more: str) -> Done:
     if not manifest.exists():
         manifest.write_bytes(codec.encode(staged.manifest))
     command = [str(BIN / "fleetcast-node"), "prove", "--manifest", str(manifest), "--files", str(folder), *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
 
 
 def proof_of(done: Done) -> Proof:

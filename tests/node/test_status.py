@@ -42,7 +42,7 @@ NEW = Target(version="2.0.0", digest=sha256(b"2"))
 
 def ask(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [str(BIN / "fleetcast-node"), *arguments, "--settings", str(folder / "node.toml")]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def folder(tmp_path: Path) -> Path:
             reason="Keep alive timeout",
             link="metered",
             root_version=1,
-            expires=NOW + 8000,
+            expires=int(time.time()) + 8000,
             workers=(WorkerProcess(digest=digest, pid=os.getpid()),),
             slots=(Slot(model="m", state="refused", serving=digest, serving_version="1.0.0", variant="v", parameters=(setting,)),),
             telemetry=TelemetryBudget(rho_spent=0.1, rho_day_max=0.7, windows_waiting=2),

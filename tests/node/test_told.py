@@ -1,11 +1,16 @@
 """What a device shows of its telemetry is what left it: the same bytes, the same counts, what was charged, and what was kept back."""
 
+import json
+import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from node import told
+from node.cli.commands import command
 from node.core.privacy import epsilon_of
 from node.store import NodeStore
 from schemas import codec
@@ -79,3 +84,41 @@ def test_a_node_that_never_ran_has_told_nothing(tmp_path: Path) -> None:
 
     assert list(told.windows(store, lambda prefix: None, limit=5)) == []
     assert told.spent(store, rho_day_max=0.7) == []
+
+
+# As the first agents made them: no ledger, no odd rows, and no word of why a window was withheld
+FIRST = """
+CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL,
+    sent INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE spent (day INTEGER PRIMARY KEY, rho REAL NOT NULL);
+CREATE TABLE window (model TEXT NOT NULL, release BLOB NOT NULL, start INTEGER NOT NULL, at INTEGER NOT NULL,
+    rows INTEGER NOT NULL, rho REAL NOT NULL, sent INTEGER NOT NULL, PRIMARY KEY (model, release, start));
+"""
+
+
+@pytest.mark.parametrize(("tables", "windows", "days"), [("", 0, []), (FIRST, 1, ["1970-01-03"])], ids=["no table", "first tables"])
+def test_a_database_that_the_new_agent_has_not_opened_yet_reads_as_todays(
+    site: Site, tmp_path: Path, tables: str, windows: int, days: list[str]
+) -> None:
+    folder = tmp_path / "device"
+    (folder / "data").mkdir(parents=True)
+    (folder / "node.toml").write_text('id = "gw-1"\nfleet = "f"\nbroker = "mqtt://127.0.0.1:1"\ndata = "data"\nroot = "root.json"\n')
+    old = sqlite3.connect(folder / "data" / "node.sqlite")
+    old.executescript("CREATE TABLE slot (model TEXT PRIMARY KEY, document TEXT NOT NULL);" + tables)
+    if tables:
+        old.execute("INSERT INTO outbox (kind, topic, payload) VALUES ('window', 't', ?)", (codec.encode(site.windows()[0]),))
+        old.execute("INSERT INTO spent VALUES (2, 0.25)")
+        old.execute("INSERT INTO window VALUES ('m', ?, 0, 0, 9, 0.25, 0)", (DIGEST,))
+        old.commit()
+    old.close()
+    before = (folder / "data" / "node.sqlite").read_bytes()
+
+    def ask(what: str) -> Any:
+        told = CliRunner().invoke(command, ["telemetry", what, "--settings", str(folder / "node.toml"), "--json"], catch_exceptions=False)
+        assert told.exit_code == 0
+        return json.loads(told.stdout)
+
+    shown, spent, kept = ask("show"), ask("budget"), ask("kept")
+    assert (len(shown), [row["day"] for row in spent]) == (windows, days)
+    assert (sum(kept["withheld_windows"].values()), kept["odd_rows"], kept["late_intervals"], kept["ledger_entries"]) == (windows, [], 0, 0)
+    assert (folder / "data" / "node.sqlite").read_bytes() == before

@@ -1,6 +1,7 @@
 """NVIDIA's client, unmodified, against a node."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,17 @@ from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
 from schemas.manifest import Tensor
+from tests.node.conftest import serving
 
 
-@pytest.fixture
-def client(running: Any, stage: Callable[..., Any], regressors: Any) -> Iterator[triton.InferenceServerClient]:
-    running.serve(stage("1.0.0", regressors.linear.onnx))
-    running.serve(stage("2.0.0", regressors.forest.onnx))
-    with triton.InferenceServerClient(f"127.0.0.1:{running.server.port}") as connected:
-        yield connected
+@pytest.fixture(scope="module")
+def client(regressors: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.InferenceServerClient]:
+    with serving(tmp_path_factory.mktemp("triton"), regressors.linear, regressors.forest) as running, connected(running) as client:
+        yield client
+
+
+def connected(running: Any) -> triton.InferenceServerClient:
+    return triton.InferenceServerClient(f"127.0.0.1:{running.server.port}", connection_timeout=60.0, network_timeout=60.0)
 
 
 def test_health_and_metadata_are_understood(client: triton.InferenceServerClient) -> None:
@@ -94,7 +98,7 @@ def test_every_datatype_of_the_protocol_passes_in_binary_unchanged(running: Any,
     running.serve(stage("1.0.0", identity(element), **sides))
     tensor = triton.InferInput("X", data.shape, datatype)
     tensor.set_data_from_numpy(data)
-    with triton.InferenceServerClient(f"127.0.0.1:{running.server.port}") as client:
+    with connected(running) as client:
         result = client.infer("delay", [tensor], outputs=[triton.InferRequestedOutput("variable", binary_data=True)])
     answer = result.as_numpy("variable")
     found = np.array([one.decode() for one in answer], object) if datatype == "BYTES" else answer
@@ -122,7 +126,7 @@ def test_outputs_come_in_the_order_asked_for_each_in_its_own_form(running: Any, 
         sent.append(triton.InferInput(name, (1, 2), "INT32"))
         sent[-1].set_data_from_numpy(np.array(data, np.int32), binary_data=is_binary)
     wanted = [triton.InferRequestedOutput(name, binary_data=name != "sum") for name in ("text", "sum", "product")]
-    with triton.InferenceServerClient(f"127.0.0.1:{running.server.port}") as client:
+    with connected(running) as client:
         result = client.infer("delay", sent, outputs=wanted)
         everything = client.infer("delay", sent)
 
@@ -144,20 +148,22 @@ def test_a_scalar_and_an_input_of_rank_three_pass(running: Any, stage: Callable[
     sent = [triton.InferInput("x", data.shape, "FP32"), triton.InferInput("factor", (), "FP32")]
     sent[0].set_data_from_numpy(data)
     sent[1].set_data_from_numpy(np.array(2.0, np.float32))
-    with triton.InferenceServerClient(f"127.0.0.1:{running.server.port}") as client:
+    with connected(running) as client:
         result = client.infer("delay", sent)
 
     np.testing.assert_array_equal(2 * data, result.as_numpy("y"))
 
 
-def test_statistics_and_the_repository_are_understood(client: Any, regressors: Any) -> None:
+def test_statistics_and_the_repository_are_understood(regressors: Any, tmp_path: Path) -> None:
     tensor = triton.InferInput("X", [3, 5], "FP32")
     tensor.set_data_from_numpy(regressors.rows[:3])
-    for _ in range(2):
-        client.infer("delay", [tensor])
-    (stats,) = client.get_inference_statistics("delay")["model_stats"]
-    (same,) = client.get_inference_statistics()["model_stats"]
-    (older,) = client.get_inference_statistics("delay", "1.0.0")["model_stats"]
+    with serving(tmp_path, regressors.linear, regressors.forest) as running, connected(running) as client:
+        for _ in range(2):
+            client.infer("delay", [tensor])
+        (stats,) = client.get_inference_statistics("delay")["model_stats"]
+        (same,) = client.get_inference_statistics()["model_stats"]
+        (older,) = client.get_inference_statistics("delay", "1.0.0")["model_stats"]
+        index = client.get_model_repository_index()
 
     assert tuple(stats[name] for name in ("name", "version", "inference_count", "execution_count")) == ("delay", "2.0.0", 6, 2)
     assert stats["inference_stats"]["success"]["count"] == 2
@@ -166,7 +172,7 @@ def test_statistics_and_the_repository_are_understood(client: Any, regressors: A
     assert stats["last_inference"] > 1_700_000_000_000
     assert same == stats
     assert older["version"] == "1.0.0"
-    assert [(one["version"], one["reason"]) for one in client.get_model_repository_index()] == [("1.0.0", "held"), ("2.0.0", "serving")]
+    assert [(one["version"], one["reason"]) for one in index] == [("1.0.0", "held"), ("2.0.0", "serving")]
 
 
 def identity(element: int) -> bytes:

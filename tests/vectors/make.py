@@ -1,21 +1,21 @@
 """Adds golden bytes for documents that have none: `python tests/vectors/make.py`. What is there is for ever, and is not touched.
 
 A vector is the exact wire form (`<schema>-v<version>.msgpack`) beside what it says in JSON. When a schema's version rises, the old vectors
-stay and a new pair is added.
+stay and a new pair is added. A document that says more than the first of its kind did has a pair of its own (`.<name>.msgpack`).
 """
 
 import json
 from pathlib import Path
 
 from schemas import codec
-from schemas.examples import EXAMPLES
+from schemas.examples import EXAMPLES, MORE_EXAMPLES
 from schemas.generate import as_json
 
 
 def main() -> None:
     """Write the missing pairs, and say which."""
-    for document in EXAMPLES:
-        path = Path(__file__).parent / f"{document.schema_name}-v{document.schema_version}.msgpack"
+    for name, document in [*(("", document) for document in EXAMPLES), *((f".{name}", document) for name, document in MORE_EXAMPLES)]:
+        path = Path(__file__).parent / f"{document.schema_name}-v{document.schema_version}{name}.msgpack"
         if not path.exists():
             path.write_bytes(codec.encode(document))
             path.with_suffix(".json").write_text(json.dumps(as_json(document), indent=2) + "\n")

@@ -31,7 +31,7 @@ Done = subprocess.CompletedProcess[str]
 def run(*arguments: str, fleet: Path | None = None, **environment: str) -> Done:
     """`fleetcast` as an operator runs it; `fleet` is what FLEETCAST_DIR says."""
     said = {**os.environ, "FLEETCAST_DIR": str(fleet or ""), **environment}
-    return subprocess.run([str(BIN / "fleetcast"), *arguments], capture_output=True, text=True, check=False, env=said, timeout=90)
+    return subprocess.run([str(BIN / "fleetcast"), *arguments], capture_output=True, text=True, check=False, env=said, timeout=240)
 
 
 def ridge(alpha: float = 1.0) -> bytes:

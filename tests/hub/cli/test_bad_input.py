@@ -144,7 +144,7 @@ def test_a_broker_that_is_not_there_is_unreachable(made: Path) -> None:
         text=True,
         check=False,
         env=environment,
-        timeout=60,
+        timeout=240,
     )
 
     refused(done, Exit.UNREACHABLE, url)
@@ -161,7 +161,7 @@ def test_a_port_in_use_is_told_with_its_number(unchanged: Path) -> None:
             text=True,
             check=False,
             env={**os.environ, "FLEETCAST_BROKER_PORT": str(port)},
-            timeout=60,
+            timeout=240,
         )
 
     refused(done, Exit.PORT_IN_USE, str(port))

@@ -148,7 +148,7 @@ def test_a_model_that_takes_memory_without_end_is_stopped_before_it_harms_this_m
     program = "import json, resource, subprocess, sys; done = subprocess.run(sys.argv[1:], capture_output=True, text=True); "
     program += "print(json.dumps([done.returncode, done.stdout, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss]))"
 
-    outside = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=True, timeout=100)
+    outside = subprocess.run([sys.executable, "-c", program, *command], capture_output=True, text=True, check=True, timeout=240)
 
     code, stdout, kibibytes_max = json.loads(outside.stdout)
     row = json.loads(stdout)[0]
@@ -159,8 +159,8 @@ def test_a_model_that_takes_memory_without_end_is_stopped_before_it_harms_this_m
 
 
 def test_a_latency_that_is_allowed_here_may_be_too_much_for_a_slower_processor(made: Made, tmp_path: Path) -> None:
-    (tmp_path / "profiles.toml").write_text(SMALL + SMALL.replace("[small]", "[slow]").replace("slowdown = 1.0", "slowdown = 1000.0"))
-    arguments = ["--profiles-file", str(tmp_path / "profiles.toml"), "--profile", "small,slow", "--latency-ms-max", "20", "--json"]
+    (tmp_path / "profiles.toml").write_text(SMALL + SMALL.replace("[small]", "[slow]").replace("slowdown = 1.0", "slowdown = 10000.0"))
+    arguments = ["--profiles-file", str(tmp_path / "profiles.toml"), "--profile", "small,slow", "--latency-ms-max", "200", "--json"]
 
     done = made.run("check", str(made.folder / "good.onnx"), "--golden", str(made.folder / "good-golden.npz"), *arguments)
 
@@ -168,7 +168,7 @@ def test_a_latency_that_is_allowed_here_may_be_too_much_for_a_slower_processor(m
     assert done.returncode == Exit.REFUSED
     assert (rows["small"]["passed"], rows["slow"]["code"]) == (True, "model.too_slow")
     assert "estimated latency of a request on slow" in rows["slow"]["reason"]
-    assert "expected at most 20 ms, found" in rows["slow"]["reason"]
+    assert "expected at most 200 ms, found" in rows["slow"]["reason"]
 
 
 def test_a_release_whose_model_answers_otherwise_than_its_golden_inputs_say_is_refused(made: Made) -> None:
@@ -318,10 +318,10 @@ def test_a_check_from_before_publishing_counts_for_what_is_published_of_the_same
 def test_profiles_that_the_settings_require_must_have_passed_and_a_refusal_says_why(made: Made, tmp_path: Path) -> None:
     model = made.folder / "third.onnx"
     model.write_bytes(ridge(alpha=4.0))
-    made.publish_as("2.2.0", model)
     (tmp_path / "profiles.toml").write_text(SMALL.replace("[small]", "[slow]").replace("slowdown = 1.0", "slowdown = 1000.0"))
     limits = made.publish_as("2.2.1", model).limits.model_copy(update={"latency_ms_max": 20.0})
     made.publish_as("2.2.2", model, limits=limits)
+    made.publish_as("2.2.0", model, limits=limits.model_copy(update={"latency_ms_max": 600_000.0}))
     required = {"FLEETCAST_CHECKS_REQUIRED": '["slow"]'}
 
     absent = start(made, "2.2.2", **required)

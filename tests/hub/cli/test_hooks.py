@@ -90,10 +90,10 @@ def test_certificates_are_checked_against_the_authority_that_was_given(tmp_path:
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     url = f"https://127.0.0.1:{server.server_address[1]}/"
     try:
-        Poster(url, SECRET, ca_file=str(mine.ca_path), timeout_seconds=5).post("id", b"{}", timestamp=1)
+        Poster(url, SECRET, ca_file=str(mine.ca_path), timeout_seconds=60).post("id", b"{}", timestamp=1)
         for ca_file in (str(other.ca_path), ""):
             with pytest.raises(Unreachable, match="certificate"):
-                Poster(url, SECRET, ca_file=ca_file, timeout_seconds=5).post("id", b"{}", timestamp=1)
+                Poster(url, SECRET, ca_file=ca_file, timeout_seconds=60).post("id", b"{}", timestamp=1)
     finally:
         server.shutdown()
 

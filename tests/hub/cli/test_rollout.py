@@ -42,7 +42,7 @@ class Hub:
 
     def stop(self, number: int) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(100)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_running_hub_answers_every_verb(made: Made, hub: Hub) -> None:
     assert hub.ready["broker_url"].startswith("mqtt://127.0.0.1:")
 
     started = json.loads(start(made, "--stages", "10,100", "--label", "site=a", "--json").stdout)
-    waited = start(made, "--wait", "--timeout-seconds", "1")
+    waited = start(made, "--wait", "--timeout-seconds", "5")  # in which a hub obeys, though it has much to do
     halted = json.loads(made.run("rollout", "halt", "m", "--json").stdout)
     status = json.loads(made.run("rollout", "status", "m", "--json").stdout)
     twice = made.run("rollout", "halt", "m", "--json")
@@ -124,7 +124,7 @@ def test_a_running_hub_answers_every_verb(made: Made, hub: Hub) -> None:
 
 
 def test_who_waits_for_a_rollout_that_is_halted_is_told_by_the_exit_code(made: Made, hub: Hub) -> None:
-    command = [str(BIN / "fleetcast"), "rollout", "start", "m@1.0.0", "--wait", "--timeout-seconds", "30"]
+    command = [str(BIN / "fleetcast"), "rollout", "start", "m@1.0.0", "--wait", "--timeout-seconds", "200"]
     waiting = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "FLEETCAST_DIR": str(made.fleet)}
     )
@@ -134,7 +134,7 @@ def test_who_waits_for_a_rollout_that_is_halted_is_told_by_the_exit_code(made: M
 
     made.run("rollout", "halt", "m")
 
-    _, error = waiting.communicate(timeout=30)
+    _, error = waiting.communicate(timeout=200)
     assert waiting.returncode == Exit.HALTED
     assert "halted by an operator" in error
 

@@ -37,6 +37,13 @@ def test_episodes_are_told_from_alerts_each_by_its_release_and_cohort() -> None:
     assert [(one.raised.at, one.over_at) for one in told(alerts)] == [(1, 3), (2, 6), (4, None)]
 
 
+def test_accuracy_and_signals_of_one_release_are_episodes_of_their_own() -> None:
+    accuracy = alert("drift", 2, signals="accuracy").model_copy(update={"about": "accuracy"})
+    over = alert("drift_over", 3).model_copy(update={"about": "accuracy"})
+
+    assert [(one.raised.about, one.over_at) for one in told([alert("drift", 1), accuracy, over])] == [(None, None), ("accuracy", 3)]
+
+
 NEW = alert("drift", 1100)
 
 
@@ -75,7 +82,12 @@ def test_where_nodes_do_not_say_their_cohort_every_cohort_counts() -> None:
     assert speaks_against([alert("drift", 1100, cohort="bos")], version="1.1.0", cohorts=None, judged_from=1000)
 
 
-def test_the_newest_interval_of_a_cohort_is_that_of_any_release() -> None:
-    starts = {("delay", "1.0.0", "nyc"): 5, ("delay", "1.1.0", "nyc"): 9, ("delay", "1.0.0", "bos"): 7}
+def test_the_newest_interval_of_a_cohort_is_that_of_any_release_and_of_accuracy_its_own() -> None:
+    starts = {
+        ("delay", "1.0.0", "nyc", None): 5,
+        ("delay", "1.1.0", "nyc", None): 9,
+        ("delay", "1.0.0", "bos", None): 7,
+        ("delay", "1.0.0", "nyc", "accuracy"): 2,  # labels come weeks later
+    }
 
-    assert newest_by_cohort(starts) == {("delay", "nyc"): 9, ("delay", "bos"): 7}
+    assert newest_by_cohort(starts) == {("delay", "nyc", None): 9, ("delay", "bos", None): 7, ("delay", "nyc", "accuracy"): 2}

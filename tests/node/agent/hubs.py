@@ -119,7 +119,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
         yield hub
     finally:
         hub.stop.set()
-        thread.join(10)
+        thread.join(60)
 
 
 class Node:

@@ -26,7 +26,7 @@ from schemas.names import sha256
 from schemas.receipt import Receipt
 from schemas.state import Profile
 
-SECONDS_MAX = 90.0
+SECONDS_MAX = 150.0
 PROFILE = Profile(arch="any", cores=1, memory_bytes=2**30, providers=("CPUExecutionProvider",))
 
 

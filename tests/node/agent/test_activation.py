@@ -1,9 +1,11 @@
 """What a device demands of a release with real models under real requests: agreement, few errors, speed; and what may be set about it."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from node.agent.job import WorkerReady
+from node.serving import routing
 from node.trust import Release
 from schemas.errors import Code
 from schemas.manifest import Block, File, Limits, Manifest, Shadow, Tensor, Variant
 from schemas.names import sha256
 from schemas.parameters import Parameter
+from tests.hub.hubs import until
 from tests.node.agent.sites import Site, verified
 
 ROWS_MIN = 20
@@ -95,7 +100,7 @@ def ask(site: Site, rows: int = 1, *, shift: float | None = 0.0, first: float = 
     inputs = [{"name": "x", "datatype": "FP32", "shape": [rows, 1], "data": [first + row for row in range(rows)]}]
     if shift is not None:
         inputs.append({"name": "shift", "datatype": "FP32", "shape": [1], "data": [shift]})
-    return httpx.post(site.url + "/v2/models/m/infer", json={"inputs": inputs}, timeout=30)
+    return httpx.post(site.url + "/v2/models/m/infer", json={"inputs": inputs})
 
 
 @contextmanager
@@ -130,7 +135,7 @@ def test_a_release_that_agrees_is_compared_then_served_and_only_counts_are_repor
     settle(site, publish("1.0.0", affine(2.0)))
     new = publish("2.0.0", affine(2.05), limits=Limits(probation_seconds=1, shadow=SHADOW))
 
-    with load(site, rows=3) as answers:
+    with load(site, rows=ROWS_MIN) as answers:
         site.wants(new)
         site.turn_until(lambda: site.slot().state == "shadow")
         site.turn_until(lambda: site.slot().state == "probation")
@@ -148,7 +153,7 @@ def test_a_release_that_disagrees_is_refused_and_nobody_ever_gets_its_answers(si
     old, new = publish("1.0.0", affine(2.0)), publish("2.0.0", affine(3.0), limits=Limits(shadow=SHADOW))
     settle(site, old)
 
-    with load(site, rows=3) as answers:
+    with load(site, rows=ROWS_MIN) as answers:
         site.wants(new)
         site.turn_until(lambda: site.slot().state == "refused")
 
@@ -167,7 +172,7 @@ def test_on_probation_the_old_release_answers_beside_the_new_one_and_comes_back_
     site.wants(new)
     site.turn_until(lambda: site.slot().state == "probation")  # nobody asked meanwhile, and nothing is decided by that
 
-    with load(site, rows=3) as answers:
+    with load(site, rows=ROWS_MIN) as answers:
         site.turn_until(lambda: site.slot().state == "rolled_back")
         site.turn_until(lambda: site.server.held_of("m") == {old.digest})
 
@@ -210,10 +215,6 @@ def test_a_release_that_fails_real_requests_goes_back_and_a_clients_own_mistakes
 
 
 def test_a_served_release_whose_worker_keeps_dying_goes_back_though_it_was_proven(site: Site, publish: Callable[..., Release]) -> None:
-    import contextlib
-    import os
-    import signal
-
     old, new = publish("1.0.0", affine(2.0)), publish("2.0.0", affine(3.0))
     settle(site, old)
     settle(site, new)
@@ -221,11 +222,11 @@ def test_a_served_release_whose_worker_keeps_dying_goes_back_though_it_was_prove
     def kill() -> bool:
         process_id = site.server.held().get(new.digest)
         if process_id is not None:
-            with contextlib.suppress(ProcessLookupError):  # the one before, buried since it was asked for
+            with suppress(ProcessLookupError):  # the one before, buried since it was asked for
                 os.kill(process_id, signal.SIGKILL)
         return site.slot().state == "rolled_back"
 
-    site.turn_until(kill, seconds_max=100)  # each start comes later than the one before
+    site.turn_until(kill)  # each start comes later than the one before
     site.turn_until(lambda: site.server.held_of("m") == {old.digest})
 
     assert (site.slot().serving and site.slot().serving.digest, site.slot().code) == (old.digest, Code.WORKER_CRASHED)
@@ -303,3 +304,34 @@ def test_the_variant_that_was_fetched_is_the_one_that_is_loaded_though_the_devic
     again.server.stop()
 
     assert (again.slots.report_of()[0].variant, answer["outputs"][0]["data"]) == ("int8", [3.0])
+
+
+def test_a_release_whose_worker_dies_between_its_test_and_its_return_after_a_restart_is_tried_again(
+    tmp_path: Path, contents: dict[bytes, bytes], publish: Callable[..., Release], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = publish("1.0.0", affine(2.0))
+    site = Site(tmp_path / "n", contents)
+    site.start()
+    settle(site, release)
+    site.server.stop()
+    site.store.close()
+
+    again, died = Site(tmp_path / "n", contents, faster=20), []
+    ready = again.slots.ready
+
+    def dies_first(event: WorkerReady, now: float) -> None:
+        process_id = again.server.held()[release.digest]
+        if not died and process_id is not None:
+            died.append(os.kill(process_id, signal.SIGKILL))
+            until("its death", lambda: again.server.held()[release.digest] != process_id)
+        ready(event, now)
+
+    monkeypatch.setattr(again.slots, "ready", dies_first)
+    monkeypatch.setattr(routing, "RESTART_SECONDS_MAX", 0.0)
+    again.start()
+    again.turn_until(lambda: len(again.receipts()) > 1)
+    answer = ask(again).json()
+    again.server.stop()
+
+    assert (len(died), answer["model_version"], said(again, release)) == (1, "1.0.0", ["serving", "serving"])
+    assert again.slot().state == "active"

@@ -334,7 +334,7 @@ class Machine:
         self.renewing.tick(online=online)
         for thread in threading.enumerate():
             if thread.name == "renewal":
-                thread.join(20)
+                thread.join(100)
         self.renewing.tick(online=online)
 
     @property
@@ -367,7 +367,7 @@ def test_a_running_node_renews_at_half_of_its_certificates_life_and_not_before(r
     machine.turn()
 
     assert before_half == first
-    assert machine.ends == pytest.approx(first + days(45.1), abs=10)
+    assert machine.ends == pytest.approx(first + days(45.1), abs=120)
     assert len(machine.trusted) == 1
     assert (machine.settings.data / "enrolment" / "node.crt").read_bytes().count(b"BEGIN CERTIFICATE") == 2
 
@@ -401,8 +401,8 @@ def test_a_clock_that_is_wrong_is_put_right_by_what_the_hubs_issuer_signs(regist
 
     machine.turn()
 
-    assert machine.now == pytest.approx(registry.wall(), abs=10)
-    assert machine.store.fact("clock_floor") == pytest.approx(registry.wall(), abs=10)
+    assert machine.now == pytest.approx(registry.wall(), abs=120)
+    assert machine.store.fact("clock_floor") == pytest.approx(registry.wall(), abs=120)
 
 
 def test_a_revoked_node_is_refused_serves_on_and_asks_again_after_a_day(registry: Registry, machine: Machine) -> None:

@@ -205,10 +205,11 @@ def touched(facts: Facts) -> set[str]:
 
 LOOSE = [case for case in CASES if not {"now", "login", "running", "clock_floor", "settings_error"} & touched(case[0])]
 PAIRS = [(one, other) for one, other in itertools.combinations(LOOSE, 2) if not touched(one[0]) & touched(other[0])]
+BEHIND = {Trouble.MEMORY_LIMITS: Trouble.MEMORY_SHORT}  # what is too small already is not told to be too small by its limits, too
 
 
-@given(st.sampled_from(PAIRS))
-def test_two_wrong_facts_that_do_not_touch_are_both_found(pair: tuple[tuple[Facts, Trouble], tuple[Facts, Trouble]]) -> None:
-    (left, one), (right, other) = pair
+def test_any_two_wrong_facts_that_do_not_touch_are_both_found() -> None:
+    for (left, one), (right, other) in PAIRS:
+        expected = [one] if BEHIND.get(other) is one else [one, other]
 
-    assert [one, other] == sorted((finding.code for finding in diagnose(mixed(left, right))), key=[one, other].index)
+        assert expected == sorted((finding.code for finding in diagnose(mixed(left, right))), key=[one, other].index), (one, other)

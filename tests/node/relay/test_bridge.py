@@ -62,7 +62,7 @@ def test_a_site_behind_a_bridge_and_a_relay_takes_part_in_a_rollout(tmp_path: Pa
     try:
         with fleet.hub(up):
             device = Device.connect("n1", site, fleet)
-            until("the site's node at the hub", lambda: [row.node for row in fleet.store.nodes()] == ["n1"], seconds=30)
+            until("the site's node at the hub", lambda: [row.node for row in fleet.store.nodes()] == ["n1"])
             start_rollout(fleet, manifest.version)
             until("a rollout that runs", lambda: state_of(fleet) == "running")
             device.client.subscribe(fleet.topics.trust, fleet.topics.model("delay"))
@@ -73,14 +73,14 @@ def test_a_site_behind_a_bridge_and_a_relay_takes_part_in_a_rollout(tmp_path: Pa
                 node.fetch(manifest, variant="default")
                 node.until(lambda: node.ended)
             device.sign("serving", manifest)
-            until("a rollout that is done", lambda: state_of(fleet) == "done", seconds=30)
+            until("a rollout that is done", lambda: state_of(fleet) == "done")
 
             assert sum(fleet.store.publish_counts().values()) == BLOCKS
             assert node.store.bytes_of(sha256(codec.encode(manifest))).received == BLOCKS * BLOCK_BYTES
             # What the site's nodes say while the road is closed arrives when it is open again.
             up.restart()
             device.say_state(cohort="nyc")
-            until("the state", lambda: fleet.store.nodes()[0].cohort == "nyc", seconds=40)
+            until("the state", lambda: fleet.store.nodes()[0].cohort == "nyc")
             node.die()
     finally:
         site.stop()

@@ -14,6 +14,7 @@ from node.relay.settings import Door, RelaySettings
 from schemas import codec
 from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
 from schemas.manifest import Manifest
+from schemas.mqtt import Published
 from schemas.names import sha256
 from schemas.topics import Topics
 from schemas.want import Range, Want
@@ -47,7 +48,8 @@ def announce(broker: Broker, *manifests: Manifest) -> None:
     )
     listed = tuple(ManifestBytes(one.version, codec.encode(one)) for one in manifests)
     client.link.publish(TOPICS.model("m"), codec.encode(ModelBundle(model="m", role=b"role", manifests=listed)), retain=True)
-    time.sleep(0.2)
+    for _ in range(2):
+        client.next(Published)
     client.link.close()
 
 
@@ -73,13 +75,13 @@ def relaying(chosen: RelaySettings) -> Iterator[Relay]:
         yield relay
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(60)
 
 
 def fetch(nodes: list[Node], manifest: Manifest) -> None:
     for node in nodes:
         node.fetch(manifest)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not all(node.ended for node in nodes):
         assert time.monotonic() < deadline, "waited in vain"
         for node in nodes:

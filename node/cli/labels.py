@@ -1,0 +1,55 @@
+"""`fleetcast-node labels`: how many of a model's answers turned out to be right and wrong, for sites that learn it later."""
+
+import json
+import time
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from node.cli.options import json_option, settings_option, store_of
+from node.core.labels import Told, invalid
+from node.labels import take
+from node.settings import load
+from node.store import NodeStore
+from schemas.errors import Code, Refused
+
+
+@click.command()
+@click.argument("model", metavar="MODEL[@VERSION]")
+@click.option("--right", type=int, default=0, help="Answers that were right.  [default: 0]")
+@click.option("--wrong", type=int, default=0, help="Answers that were wrong.  [default: 0]")
+@click.option("--at", required=True, help="When the model answered: a time with its zone, or seconds since 1970.")
+@click.option("--id", "said_id", help="A name of your own for these counts: said again, they are counted once.")
+@settings_option
+@json_option
+def labels(model: str, right: int, wrong: int, at: str, said_id: str | None, path: Path, as_json: bool) -> None:
+    """Say how many of a model's answers were right and how many wrong.
+
+    Counts are summed by the interval in which the model answered. They stay on this device until the interval leaves, once and under
+    noise, a day after its first counts (`labels_wait_seconds`). Without a version they are of the release that answered then. The agent
+    may be running or not; its own door is POST /v2/models/MODEL/labels.
+
+    \b
+    Examples:
+      fleetcast-node labels delay --right 96 --wrong 4 --at 2026-03-02T00:00:00Z
+      fleetcast-node labels delay@1.2.0 --wrong 3 --at 1772409600 --id "claims of 9 March" --json
+    """
+    settings = load(path)
+    if not settings.telemetry:
+        raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry (`telemetry = false` in its settings)")
+    name, _, version = model.partition("@")
+    try:
+        told = Told(at=float(at) if at.isascii() and at.isdigit() else at, right=right, wrong=wrong, id=said_id)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise invalid(error) from None
+    store_of(settings).close()  # it is there, and can be read
+    with NodeStore.beside(settings.data / "node.sqlite") as store:
+        taken = take(store, name, version or None, told, now=int(time.time()), wait_seconds=settings.labels_wait_seconds)
+    found = taken.as_json(told)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    counted = "counted" if found["counted"] else "counted before"
+    click.echo(f"{right} right and {wrong} wrong answers of {name} {found['model_version']}, {found['from']} to {found['to']}: {counted}.")
+    click.echo(f"The interval leaves at {found['leaves_at']}, once and under noise; until then more can be said of it.")
