@@ -78,7 +78,7 @@ def budget(path: Path, as_json: bool) -> None:
 @settings_option
 @json_option
 def kept(path: Path, as_json: bool) -> None:
-    """Show what did not leave or waits, and rows that could not be counted as they should. These numbers are exact, and stay on this device.
+    """Show what did not leave or waits, and rows that could not be counted. These numbers are exact, and stay on this device.
 
     \b
     Example:
