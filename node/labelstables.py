@@ -3,7 +3,7 @@
 A part of node.store. Exact counts stand here until their interval leaves, and no longer; a label never does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from node.core.labels import KEPT_SECONDS, Declared, Known
@@ -37,8 +37,6 @@ class LabelsTables:
 
     def declared(self, model: str | None = None) -> list[Declared]:
         """Releases that were served here and have such a reference, the one served last first."""
-        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'declared'").fetchone() is None:
-            return []  # an earlier version made the file, and the agent of this one has not run yet
         query = "SELECT model, version, release, document FROM declared WHERE ?1 IS NULL OR model = ?1 ORDER BY at DESC, rowid DESC"
         rows = self._db.execute(query, (model,)).fetchall()
         return [Declared(name, version, release, Accuracy.model_validate_json(document)) for name, version, release, document in rows]
@@ -104,10 +102,12 @@ class LabelsTables:
 
     def withheld_labels(self) -> dict[str, int]:
         """How many intervals of right and wrong answers were withheld, by code."""
-        if self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'labelled'").fetchone() is None:
-            return {}
         return dict(self._db.execute("SELECT code, count(*) FROM labelled WHERE code != '' GROUP BY code"))
 
-    def labels_waiting(self) -> Sequence[tuple[bytes, int, int]]:
-        """Intervals whose counts wait: release, start, and when they leave."""
-        return [tuple(row) for row in self._db.execute("SELECT release, start, due FROM labelled WHERE closed_at IS NULL ORDER BY start")]
+    def labels_waiting(self) -> list[tuple[str, str, int, int, int, int]]:
+        """Counts that wait: model, version, start of their interval, right, wrong, and when they leave."""
+        query = (
+            "SELECT model, version, start, right, wrong, due FROM labelled JOIN declared USING (release)"
+            " WHERE closed_at IS NULL ORDER BY due, start"
+        )
+        return [tuple(row) for row in self._db.execute(query)]

@@ -103,6 +103,10 @@ def kept_back(store: NodeStore) -> dict[str, Any]:
     """What did not leave, and what could not be counted as it should: these numbers stay here."""
     return {
         "withheld_windows": dict(Counter(store.withheld()) + Counter(store.withheld_labels())),
+        "labels_waiting": [
+            {"model": model, "version": version, "from": _time(start), "right": right, "wrong": wrong, "leaves_at": _time(due)}
+            for model, version, start, right, wrong, due in store.labels_waiting()
+        ],
         "late_intervals": store.count_late(),
         "odd_rows": [
             {"day": _time(day * privacy.DAY_SECONDS)[:10], "model": model, "code": code, "rows": n} for day, model, code, n in store.odd()

@@ -78,7 +78,7 @@ def budget(path: Path, as_json: bool) -> None:
 @settings_option
 @json_option
 def kept(path: Path, as_json: bool) -> None:
-    """Show what did not leave, and rows that could not be counted as they should. These numbers are exact, and stay on this device.
+    """Show what did not leave or waits, and rows that could not be counted. These numbers are exact, and stay on this device.
 
     \b
     Example:
@@ -90,6 +90,9 @@ def kept(path: Path, as_json: bool) -> None:
         return
     for code, count in found["withheld_windows"].items():
         click.echo(f"{count} windows withheld  [{code}]")
+    for row in found["labels_waiting"]:
+        answers = f"{row['right']} right and {row['wrong']} wrong answers"
+        click.echo(f"{row['from']}  {row['model']} {row['version']}  {answers}, which leave under noise at {row['leaves_at']}")
     for row in found["odd_rows"]:
         click.echo(f"{row['day']}  {row['model']}  {row['rows']} rows  [{row['code']}]")
     click.echo(f"{found['late_intervals']} intervals had rows after they were closed; the ledger has {found['ledger_entries']} entries")

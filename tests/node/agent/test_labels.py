@@ -74,11 +74,14 @@ def test_counts_of_an_interval_leave_as_one_window_that_the_hub_believes(tmp_pat
     answers(here, 700)
     taken = say(here, 300, 50)
     say(here, 200, 10)
+    (waiting,) = telling.kept_back(here.store)["labels_waiting"]
     assert here.telemetry.tick(here.now) is False, "a day has to pass"
 
     (window,) = leave(here)
 
     wrong, right, other = counts_of(window)
+    assert (waiting["version"], waiting["right"], waiting["wrong"]) == ("1.0.0", 500, 60)
+    assert telling.kept_back(here.store)["labels_waiting"] == []
     reader = Reader(of_accuracy(RELEASE))
     assert (window.about, window.release, window.start, window.seconds) == ("accuracy", DIGEST[:8], WEEKS, 60)
     assert taken.leaves_at == int(here.now) - 1
@@ -318,3 +321,4 @@ def test_a_file_that_an_earlier_version_made_is_read_as_one_without_labels(tmp_p
 
     assert reading.declared() == []
     assert reading.withheld_labels() == {}
+    assert reading.labels_waiting() == []
