@@ -53,7 +53,9 @@ class Observation:
     latency_ms: float | None = None
     failed: bool = False
     memory_bytes: int | None = None  # of the worker that answered
-    stop_reason: str | None = None  # of a generated answer
+    stop_reason: str | None = None  # of a generated answer, as are its tokens and those that it was made from
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
 
 
 class Answer(NamedTuple):
@@ -63,7 +65,7 @@ class Answer(NamedTuple):
     request: Request
     outputs: tuple[Raw, ...]
 
-    def observation(self, latency_ms: float | None = None) -> Observation:
+    def observation(self, latency_ms: float | None = None, memory_bytes: int | None = None) -> Observation:
         """What telemetry may count."""
         return Observation(
             model=self.held.staged.model,
@@ -73,6 +75,7 @@ class Answer(NamedTuple):
             rows=rows_of(self.held.inputs, self.request.inputs),
             event_time=self.request.event_time,
             latency_ms=latency_ms,
+            memory_bytes=memory_bytes,
         )
 
 

@@ -124,7 +124,8 @@ class Router:
     async def chat(
         self, model: str, body: Mapping[str, Any], say: Callable[[Held, Mapping[str, Any]], None]
     ) -> tuple[Held, Mapping[str, Any]]:
-        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream.
+        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
+        and an empty one whenever work goes on.
 
         Raises:
             Refused: the request is wrong, or the model holds no conversations; as `answer`.
@@ -135,9 +136,8 @@ class Router:
         async def ask(held: Held, worker: Runner, *, alone: bool) -> tuple[Held, Mapping[str, Any]]:
             def begin(chunk: Mapping[str, Any]) -> None:
                 nonlocal begun
-                if chunk:  # an empty one only says that work goes on
-                    begun = True
-                    say(held, chunk)
+                begun = begun or bool(chunk)
+                say(held, chunk)
 
             if not held.chats:
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
