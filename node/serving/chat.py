@@ -166,7 +166,7 @@ class Reply:
             self._observing.turned(turn, _ms_since(began))
             raise
         except FleetcastError as error:
-            self._observing.failed(self._model, None, error, _ms_since(began), asked=turn.asked)
+            self._observing.failed(self._model, None, error, _ms_since(began), turn)
             raise
         turn.end(held, answer)
         self._observing.turned(turn, _ms_since(began))

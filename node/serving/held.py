@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from node.core.agreement import Agreement
 from node.core.inforce import InForce
-from node.core.oip import Request
+from node.core.oip import Request, Requests
 from node.core.tensors import Array, Raw, Spec, array_of, rows_of
 from node.serving.activation import Activated, Staged, specs_of
 from node.serving.batching import Batcher
@@ -106,7 +106,11 @@ class Held:
     seconds: float = 0.0  # of all answered requests together
     failed_seconds: float = 0.0
     last: float = 0.0  # when a request was answered, in Unix seconds
+    reads: Requests = field(init=False)
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
+
+    def __post_init__(self) -> None:
+        self.reads = Requests(self.inputs, self.outputs)
 
     @classmethod
     def of(cls, staged: Staged, activated: Activated) -> "Held":

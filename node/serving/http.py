@@ -6,7 +6,7 @@ An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version as version_of
 from typing import Any, Final
 
@@ -16,12 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.core.oip import BODY_BYTES_MAX, encode_response, model_metadata
-from node.core.tensors import json_elements, refuse_request
+from node.core.tensors import Buffer, json_elements, refuse_request
 from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
+from node.serving.connection import WHOLE, Whole
 from node.serving.held import Busy, Held, Observation
 from node.serving.labels import OnLabels, label_routes
 from node.serving.observing import Observing
@@ -161,8 +162,7 @@ class Infer:
         finally:
             self._bodies_bytes -= reserved
         latency_ms = _ms_since(began)
-        for message in _response(payload, json_bytes):
-            await send(message)
+        await _respond(scope, send, payload, json_bytes)
         self._observing.answered(answer, latency_ms)
 
     def _reserve(self, headers: dict[bytes, bytes]) -> int:
@@ -199,13 +199,19 @@ def _integer(headers: dict[bytes, bytes], name: bytes) -> int | None:
     return int(text)
 
 
-def _response(payload: bytes, json_bytes: int | None) -> tuple[Message, Message]:
-    headers = [(b"content-length", str(len(payload)).encode())]
+async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_bytes: int | None) -> None:
+    """In one piece where the server can, which it says with an extension."""
+    headers = [(b"content-length", b"%d" % sum(len(part) for part in payload))]
     if json_bytes is None:
         headers.append((b"content-type", b"application/json"))
     else:
-        headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", str(json_bytes).encode())]
-    return {"type": "http.response.start", "status": 200, "headers": headers}, {"type": "http.response.body", "body": payload}
+        headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", b"%d" % json_bytes)]
+    whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
+    if whole is not None:
+        await whole(200, headers, payload)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"".join(payload)})
 
 
 def _statistics(held: Held) -> dict[str, Any]:

@@ -39,10 +39,10 @@ class Observing:
         """A model's answer, whether or not the client could be given it."""
         self._tell(lambda: answer.observation(latency_ms, self.memory_bytes(answer.held)))
 
-    def failed(self, model: str, version: str | None, error: FleetcastError, latency_ms: float, *, asked: str = "") -> None:
+    def failed(self, model: str, version: str | None, error: FleetcastError, latency_ms: float, turn: "Turn | None" = None) -> None:
         """A request without an answer; nothing is told where the client is at fault, or no release is there to answer for it."""
         if not (isinstance(error, Refused) and error.code in CLIENTS_FAULT):
-            self._tell(lambda: self._failure(model, version, latency_ms, asked))
+            self._tell(lambda: self._failure(model, version, latency_ms, turn))
 
     def turned(self, turn: "Turn", latency_ms: float) -> None:
         """A turn of a conversation; nothing is told of one that a release has not begun."""
@@ -61,15 +61,15 @@ class Observing:
             looked = self._memory[process_id] = (now, resident_bytes(process_id))
         return looked[1]
 
-    def _failure(self, model: str, version: str | None, latency_ms: float, asked: str) -> Observation | None:
+    def _failure(self, model: str, version: str | None, latency_ms: float, turn: "Turn | None") -> Observation | None:
         try:
-            held = self._router.find(model, version)
+            held = (turn and turn.held) or self._router.find(model, version)
         except FleetcastError:
             return None
         return Observation(
             model=model,
             digest=held.staged.digest,
-            inputs=_text(held.inputs, asked) if asked else {},
+            inputs=_text(held.inputs, turn.asked) if turn else {},
             outputs={},
             rows=1,
             event_time=None,

@@ -13,7 +13,6 @@ import structlog
 
 from node.core.agreement import Agreement, compare
 from node.core.inforce import InForce
-from node.core.oip import parse_request
 from node.core.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged
@@ -109,8 +108,7 @@ class Router:
             slot = self.slots[model]
 
         async def ask(held: Held, worker: Runner, *, alone: bool) -> Answer:
-            inputs, fed = held.inputs, held.parameters.inputs
-            request = parse_request(body, header_bytes=header_bytes, inputs=inputs, outputs=held.outputs, fed=fed)
+            request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
             batcher = None if alone else held.batcher
             outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
             return Answer(held, request, outputs)

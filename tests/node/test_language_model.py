@@ -80,6 +80,7 @@ def client(serving: Any) -> Iterator[openai.OpenAI]:
 
 
 def test_it_is_activated_by_its_golden_prompt_and_answers_openais_client(client: openai.OpenAI, serving: Any) -> None:
+    serving.observations.clear()
     whole = client.chat.completions.create(model="smol", messages=FRANCE, max_tokens=16, temperature=0, seed=1)
     stream = list(
         client.chat.completions.create(
