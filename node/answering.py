@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from node.core.frames import CANCEL, PREFIX, Frame, Malformed, check_sizes, decode, encode
-from node.core.tensors import Raw, array_of, raw_of
+from node.core.tensors import Buffer, Raw, array_of, raw_of
 from node.idle import in_thread
 from node.runtimes import Chats, Options, Runtime
 from schemas.errors import Code, Refused
 from schemas.limits import MIB, TEXT_MAX
 
 STACK_BYTES: Final = 8 * MIB  # a thread's stack counts as its data; what glibc reserves for each
+BUFFERS_MAX: Final = 512  # at once; Linux takes 1024 (IOV_MAX)
 LINE_CHARACTERS_MAX: Final = 300  # of what somebody else's code says went wrong
 
 
@@ -37,11 +38,11 @@ def answer(connection: socket.socket, cancels: int, *, quiet: bool) -> str | Non
         try:
             runtime = load(frame.fields, quiet=quiet)
         except (Refused, MemoryError) as error:
-            connection.sendall(_refusal(frame.id, error))
+            _send(connection, _refusal(frame.id, error))
             return None
         signature = runtime.describe()
         fields = {"inputs": signature.inputs, "outputs": signature.outputs, "platform": signature.platform}
-        connection.sendall(b"".join(encode(frame.id, "loaded", {**fields, "chats": isinstance(runtime, Chats)})))
+        _send(connection, encode(frame.id, "loaded", {**fields, "chats": isinstance(runtime, Chats)}))
         serve(connection, Cancels(cancels), runtime, [spec.name for spec in signature.outputs])
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
@@ -79,7 +80,7 @@ def serve(connection: socket.socket, cancels: Cancels, runtime: Runtime, names: 
         frame = read_frame(connection)
         try:
             if frame.kind == "memory":
-                reply = b"".join(encode(frame.id, "memory", {"bytes": memory_bytes_peak()}))
+                reply = encode(frame.id, "memory", {"bytes": memory_bytes_peak()})
             elif frame.kind == "infer":
                 reply = _encoded(frame.id, {}, infer(runtime, names, frame))
             elif frame.kind == "chat" and isinstance(runtime, Chats):
@@ -88,7 +89,7 @@ def serve(connection: socket.socket, cancels: Cancels, runtime: Runtime, names: 
                 raise Malformed(f"unexpected frame {frame.kind!r}")
         except (Refused, MemoryError) as error:
             reply = _refusal(frame.id, error)
-        connection.sendall(reply)
+        _send(connection, reply)
 
 
 def load(fields: Mapping[str, Any], *, quiet: bool) -> Runtime:
@@ -164,7 +165,7 @@ def chat(runtime: Chats, frame: Frame, connection: socket.socket, cancels: Cance
     """
 
     def say(chunk: Mapping[str, Any]) -> bool:
-        connection.sendall(b"".join(encode(frame.id, "part", {"chunk": chunk})))
+        _send(connection, encode(frame.id, "part", {"chunk": chunk}))
         return not cancels.holds(frame.id)
 
     if cancels.holds(frame.id):
@@ -184,10 +185,10 @@ def read_frame(connection: socket.socket) -> Frame:
         EOFError: the stream ended.
         Malformed: it is not a frame.
     """
-    header_bytes, payload_bytes = PREFIX.unpack(_read(connection, PREFIX.size))
-    check_sizes(header_bytes, payload_bytes)
-    body = _read(connection, header_bytes + payload_bytes)
-    return decode(body[:header_bytes], body[header_bytes:])
+    id, header_bytes, fields_bytes, payload_bytes = PREFIX.unpack(_read(connection, PREFIX.size))
+    check_sizes(header_bytes, fields_bytes, payload_bytes)
+    body, payload_at = _read(connection, header_bytes + fields_bytes + payload_bytes), header_bytes + fields_bytes
+    return decode(id, bytes(body[:header_bytes]), body[header_bytes:payload_at], body[payload_at:])
 
 
 def memory_bytes_peak() -> int:
@@ -205,21 +206,32 @@ def line_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:LINE_CHARACTERS_MAX] if lines else type(error).__name__
 
 
-def _encoded(id: int, fields: dict[str, Any], tensors: list[Raw] | None = None) -> bytes:
+def _encoded(id: int, fields: dict[str, Any], tensors: list[Raw] | None = None) -> list[Buffer]:
     try:
-        return b"".join(encode(id, "answer", fields, tensors or ()))
+        return encode(id, "answer", fields, tensors or ())
     except Malformed as error:  # the protocol is fine: the model gives more than it carries
         raise Refused(Code.SCHEMA_TOO_LARGE, f"the model's answer cannot be carried: {error}; ask for fewer rows") from None
     except TypeError as error:
         raise Refused(Code.MODEL_RUN, f"the runtime's answer is no JSON: {line_of(error)}") from None
 
 
-def _refusal(id: int, error: Refused | MemoryError) -> bytes:
+def _refusal(id: int, error: Refused | MemoryError) -> list[Buffer]:
     code, reason = (error.code, error.reason) if isinstance(error, Refused) else (Code.MODEL_TOO_LARGE, "MemoryError")
     limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
     if code is Code.MODEL_TOO_LARGE and limit != resource.RLIM_INFINITY:
         reason = f"memory of the worker: expected at most {limit} bytes of data, found a model that asks for more ({reason})"
-    return b"".join(encode(id, "error", {"code": code, "reason": reason[:TEXT_MAX]}))
+    return encode(id, "error", {"code": code, "reason": reason[:TEXT_MAX]})
+
+
+def _send(connection: socket.socket, buffers: list[Buffer]) -> None:
+    """All of it, copied nowhere but into the socket, which as a rule takes it at once."""
+    if len(buffers) > BUFFERS_MAX:
+        buffers = [b"".join(buffers)]
+    sent = connection.sendmsg(buffers)
+    for buffer in buffers:
+        if sent < len(buffer):
+            connection.sendall(memoryview(buffer)[sent:])
+        sent = max(0, sent - len(buffer))
 
 
 def _read(connection: socket.socket, size: int) -> memoryview:

@@ -132,7 +132,7 @@ MEASURES: dict[str, Callable[[Signal, Values], Values]] = {
     "confidence": confidence,
     "entropy": entropy,
     "refusal": refusal,
-}  # all but "stop", the reason that a runtime gives for the end of an answer
+}  # all but what a runtime says: "stop", why an answer ended, and "tokens", how many it read of an input or gave of an output
 
 
 def is_text(signal: Signal) -> bool:

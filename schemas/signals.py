@@ -14,7 +14,19 @@ from schemas.document import Fact
 Count = Annotated[int, Field(ge=0, le=2**53)]
 TensorName = Annotated[str, Field(min_length=1, max_length=256)]
 Measure = Literal[
-    "mean", "deviation", "sparsity", "projection", "length", "unknown", "surprisal", "class", "confidence", "entropy", "stop", "refusal"
+    "mean",
+    "deviation",
+    "sparsity",
+    "projection",
+    "length",
+    "unknown",
+    "surprisal",
+    "class",
+    "confidence",
+    "entropy",
+    "stop",
+    "refusal",
+    "tokens",
 ]  # schemas/measures.py says what each is
 Quantity = Literal["latency_ms", "error", "memory_mib"]  # of a signal whose side is "service", as its tensor
 

@@ -22,6 +22,7 @@ ONLY_IN = {
     "paho": {"schemas/mqtt.py", "hub/mqtt.py", "node/mqtt.py"},
     "onnxruntime": {"node/runtimes/onnx.py", "hub/onnxmodel.py", "hub/quantising.py"},
     "onnx": {"hub/onnxmodel.py", "hub/quantising.py"},
+    "httptools": {"node/serving/connection.py"},
     "ai_edge_litert": {"node/runtimes/litert.py", "hub/litert.py"},
     "iotcore": {"hub/broker.py"},
     "pyarrow": {"hub/exported.py", "hub/reference.py"},

@@ -3,6 +3,7 @@
     <column>                     an input's column, as the reference calls it
     <output>  <output>[2]        an output's only value, or one of its values
     <tensor>:<measure>           of the whole row: mean, deviation, sparsity, length, surprisal, class, confidence, entropy, refusal, stop
+    <tensor>:tokens              of a text that a runtime reads or generates, as it counts them
     <tensor>:projection[3]       a random projection
     <tensor>:unknown=100         the share of tokens with that id
     service:latency_ms           also error and memory_mib
@@ -35,6 +36,7 @@ WORDS_MIN = 2.0  # a text has so many on average; a category has fewer
 REFUSALS = ("I'm sorry", "I am sorry", "Sorry,", "I can't", "I cannot", "I can not", "I'm unable", "I am unable", "As an AI", "I won't")
 STOPS = ("stop", "length", "abort")
 LENGTH_EDGES = tuple(2.0**power for power in range(10))  # words of a text that nobody has a reference for
+TOKEN_EDGES = tuple(2.0**power for power in range(3, 13))  # likewise tokens, of a prompt with all that was said before
 LATENCY_OCTAVES, MEMORY_OCTAVES = range(-9, 2), range(-5, 2)  # of a release's own limits
 PRECEDENCE = ("output", "input", "service")  # where there is no room for all: the last that remain are left out
 MEASURES_OF_PROBABILITIES = ("class", "confidence", "entropy")
@@ -160,7 +162,7 @@ def _others(model: Model, single: Mapping[str, Candidate], columns: Mapping[str,
 
 def _asked(model: Model, name: str) -> Candidate | None:
     """A measure that was named; None when there is no such thing."""
-    generic = {one.spec.name: one for one in _without_reference(model)}
+    generic = {one.spec.name: one for one in (*_without_reference(model), *_tokens(model))}
     parts = _NAMED.fullmatch(name)
     if name in generic or parts is None:
         return generic.get(name)
@@ -218,6 +220,14 @@ def _without_reference(model: Model) -> Iterator[Candidate]:
     yield Candidate(SignalSpec("service:latency_ms", "numeric", "service", "latency_ms"), None, latency)
     yield Candidate(SignalSpec("service:error", "categorical", "service", "error"), None, (), ("answered", "failed"))
     yield Candidate(SignalSpec("service:memory_mib", "numeric", "service", "memory_mib"), None, memory)
+
+
+def _tokens(model: Model) -> Iterator[Candidate]:
+    """What is watched only where it is named, since words say much the same."""
+    for side, tensors in (("input", model.inputs), ("output", model.outputs)):
+        for tensor in tensors:
+            if tensor.datatype == "BYTES":
+                yield Candidate(_measure(side, tensor.name, "tokens", None).spec, None, TOKEN_EDGES)
 
 
 # What a reference looks like

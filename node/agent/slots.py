@@ -60,6 +60,7 @@ class Slots:
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, float]] = {}  # tries so far, and when the next one begins; 0 while it runs
         self._keeping = Keeping(store, artifacts, manifests, parameters)
+        self._told: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
         self.changed = True
 
     # What the loop tells
@@ -157,11 +158,15 @@ class Slots:
             for target in (slot.serving, slot.target):
                 if target is not None:
                     self._set_parameters(target.digest)
+        self._told.clear()
         self.changed = True
 
     def report_of(self) -> tuple[Slot, ...]:
-        """The slots, as the state document says them."""
-        return tuple(self._report_of(slot) for slot in self._slots.values())
+        """The slots, as the state document says them. Asked every two seconds, and made anew only where something may have changed."""
+        for model, slot in self._slots.items():
+            if slot.target is not None or model not in self._told:
+                self._told[model] = self._report_of(slot)
+        return tuple(self._told[model] for model in self._slots)
 
     def _report_of(self, slot: ModelSlot) -> Slot:
         ledger = self._store.bytes_of(slot.target.digest if slot.target else b"")
@@ -202,6 +207,7 @@ class Slots:
                 for report in said:
                     self._statements.say(slot, report)
             self._slots[slot.model] = slot
+            self._told.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
         for command in step.commands:

@@ -121,6 +121,8 @@ class Telemetry:
                 "error": "failed" if seen.failed else "answered",
                 "memory_mib": None if seen.memory_bytes is None else seen.memory_bytes / MIB_BYTES,
                 "stop": seen.stop_reason,
+                "prompt_tokens": seen.prompt_tokens,
+                "answer_tokens": seen.answer_tokens,
             }
             watched.sketch.observe(seen.inputs, seen.outputs, seen.rows, at, service)
 

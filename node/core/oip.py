@@ -7,11 +7,11 @@ then says where the object ends (KServe: Open Inference Protocol, Binary Tensor 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from node.core.tensors import Raw, Spec, check_shape, json_elements, raw_from_binary, raw_from_json, refuse_request
+from node.core.tensors import Buffer, Raw, Spec, check_shape, json_elements, raw_from_binary, raw_from_json, refuse_request
 from schemas import limits
 from schemas.errors import Code, Refused, mismatch
 
@@ -19,6 +19,8 @@ BODY_BYTES_MAX: Final = 64 * limits.MIB  # ten uncompressed full-HD images in fl
 JSON_BYTES_MAX: Final = 8 * limits.MIB  # parsing it holds up every other request; larger tensors travel as binary
 ELEMENTS_MAX: Final = 2**20  # of all outputs in JSON: making more of it would hold up every other request, too
 ID_CHARACTERS_MAX: Final = 256
+HEADS_KEPT: Final = 64  # of requests for one model that were checked, where a client asks for one thing in several ways
+KEPT_BYTES_MAX: Final = 2048  # a longer one takes long to look up, and many would take memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,46 @@ def parse_request(
     Raises:
         Refused: REQUEST_INVALID, naming what was expected and found; SCHEMA_TOO_LARGE for a JSON part beyond `JSON_BYTES_MAX`.
     """
+    return _located(body, header_bytes, inputs, outputs, fed)[0]
+
+
+class Requests:
+    """Reads requests for a model of one signature, as `parse_request` does.
+
+    Requests with binary tensors mostly begin with the same JSON as the one before: what was checked once is kept, only tensors are new.
+    """
+
+    def __init__(self, inputs: Sequence[Spec], outputs: Sequence[Spec]) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._known: dict[tuple[int, bytes], tuple[Request, tuple[slice, ...]]] = {}
+
+    def read(self, body: bytes, *, header_bytes: int | None, fed: Mapping[str, Raw] = MappingProxyType({})) -> Request:
+        """The request that a body holds.
+
+        Raises:
+            Refused: as `parse_request`.
+        """
+        if header_bytes is None or fed or not 0 < header_bytes <= KEPT_BYTES_MAX:
+            return parse_request(body, header_bytes=header_bytes, inputs=self._inputs, outputs=self._outputs, fed=fed)
+        key = len(body), body[:header_bytes]  # what is behind the JSON are tensors, and fits it by its length alone
+        known = self._known.get(key)
+        if known is None:
+            request, places = _located(body, header_bytes, self._inputs, self._outputs, fed)
+            if all(places) and not any(raw.datatype in ("BYTES", "BOOL") for raw in request.inputs):  # of which not every byte is one
+                if len(self._known) >= HEADS_KEPT:
+                    self._known.clear()
+                empty = tuple(raw._replace(data=b"") for raw in request.inputs)
+                self._known[key] = replace(request, inputs=empty), tuple(place for place in places if place)
+            return request
+        view, (like, slices) = memoryview(body), known
+        inputs = tuple([Raw(raw.name, raw.datatype, raw.shape, view[place]) for raw, place in zip(like.inputs, slices, strict=True)])
+        return Request(like.id, inputs, like.outputs, like.event_time)
+
+
+def _located(
+    body: bytes, header_bytes: int | None, inputs: Sequence[Spec], outputs: Sequence[Spec], fed: Mapping[str, Raw]
+) -> tuple[Request, tuple[slice | None, ...]]:
+    """A request, and where in the body each of its inputs stands; None for one that is in the JSON, or is fed."""
     header, binary = _split(body, header_bytes)
     parameters = _parameters("request", header)
     event_time = parameters.get("event_time")
@@ -52,18 +94,20 @@ def parse_request(
     id = header.get("id")
     if id is not None and not (isinstance(id, str) and len(id) <= ID_CHARACTERS_MAX):
         raise refuse_request(f"id must be a string of at most {ID_CHARACTERS_MAX} characters")
-    return Request(
+    raws, places = _inputs(header.get("inputs"), binary, inputs, fed, begin=len(body) - len(binary))
+    request = Request(
         id=id,
-        inputs=_inputs(header.get("inputs"), binary, inputs, fed),
+        inputs=raws,
         outputs=_outputs(header.get("outputs"), outputs, default_binary=parameters.get("binary_data_output") is True),
         event_time=None if event_time is None else float(event_time),
     )
+    return request, places
 
 
 def encode_response(
     request: Request, *, model: str, version: str, answers: Sequence[Raw], parameters: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[bytes, int | None]:
-    """The body, and the length of its JSON part when binary tensors follow it.
+) -> tuple[list[Buffer], int | None]:
+    """The body in pieces, and the length of its JSON part when binary tensors follow it; tensors are not copied.
 
     Raises:
         Refused: REQUEST_INVALID: an output holds a value that JSON cannot carry (NaN, an infinity), or the outputs hold more elements than
@@ -93,7 +137,7 @@ def encode_response(
         header = json.dumps(fields, allow_nan=False, separators=(",", ":")).encode()
     except ValueError:
         raise refuse_request("an output is NaN or infinite, which JSON cannot carry; ask for it with binary_data") from None
-    return (b"".join([header, *binary]), len(header)) if binary else (header, None)
+    return [header, *binary], len(header) if binary else None
 
 
 def model_metadata(
@@ -135,12 +179,16 @@ def _parameters(what: str, fields: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _inputs(listed: object, binary: memoryview, specs: Sequence[Spec], fed: Mapping[str, Raw]) -> tuple[Raw, ...]:
+def _inputs(
+    listed: object, binary: memoryview, specs: Sequence[Spec], fed: Mapping[str, Raw], *, begin: int
+) -> tuple[tuple[Raw, ...], tuple[slice | None, ...]]:
+    """The inputs, and their places in a body whose binary tensors begin at `begin`."""
     tensors = _by_name("inputs", listed)
     wanted = {spec.name: spec for spec in specs}
     if set(tensors) != set(wanted) and set(tensors) | set(fed) != set(wanted):
         raise mismatch(Code.REQUEST_INVALID, "inputs", expected=sorted(wanted), actual=sorted(tensors))
     raws, at = dict(fed), 0
+    places: dict[str, slice] = {}
     for name, tensor in tensors.items():  # in the request's order, which is that of the binary data
         spec = wanted[name]
         if tensor.get("datatype") != spec.datatype:
@@ -153,10 +201,11 @@ def _inputs(listed: object, binary: memoryview, specs: Sequence[Spec], fed: Mapp
         if type(size) is not int or not 0 <= size <= len(binary) - at:
             raise mismatch(Code.REQUEST_INVALID, f"{name}: binary_data_size", expected=f"at most {len(binary) - at}", actual=str(size)[:64])
         raws[name] = raw_from_binary(spec, shape, binary[at : at + size])
+        places[name] = slice(begin + at, begin + at + size)
         at += size
     if at != len(binary):
         raise mismatch(Code.REQUEST_INVALID, "bytes behind the JSON object", expected=at, actual=len(binary))
-    return tuple(raws[spec.name] for spec in specs)
+    return tuple(raws[spec.name] for spec in specs), tuple(places.get(spec.name) for spec in specs)
 
 
 def _outputs(listed: object, specs: Sequence[Spec], *, default_binary: bool) -> tuple[tuple[str, bool], ...]:

@@ -135,7 +135,8 @@ class Sketch:
     def observe(self, inputs: Tensors, outputs: Tensors, rows: int, at: float, service: Service = NO_SERVICE) -> None:
         """Count the rows of one request; a value that cannot be counted is "other", and nothing is raised for it.
 
-        `service` holds the quantities of `schemas.signals.Quantity`, and under "stop" why a generated answer ended.
+        `service` holds the quantities of `schemas.signals.Quantity`; of a generated answer why it ended ("stop"), and how many tokens the
+        runtime made it from and of ("prompt_tokens", "answer_tokens").
         """
         start = int(at // self._window_seconds) * self._window_seconds
         counts = self._open.get(start)
@@ -192,7 +193,7 @@ def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical | _Meas
     numeric: dict[tuple[str, str], list[tuple[Signal, int]]] = {}
     found: list[_Numeric | _Categorical | _Measured] = []
     for signal, offset in _placed(signals):
-        if signal.side == "service" or signal.measure == "stop":
+        if _is_said(signal):
             continue
         other = offset + signal.bins - 1
         if signal.measure is not None:
@@ -222,15 +223,26 @@ def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical | _Meas
 def _said(signals: Sequence[Signal]) -> list[_Said]:
     return [
         _Said(
-            "stop" if signal.measure == "stop" else signal.tensor,
+            _quantity(signal),
             np.array(signal.edges),
             _numbered(signal, offset),
             offset,
             offset + signal.bins - 1,
         )
         for signal, offset in _placed(signals)
-        if signal.side == "service" or signal.measure == "stop"
+        if _is_said(signal)
     ]
+
+
+def _is_said(signal: Signal) -> bool:
+    """Whether it is told with a request, and not measured of a tensor."""
+    return signal.side == "service" or signal.measure in {"stop", "tokens"}
+
+
+def _quantity(signal: Signal) -> str:
+    if signal.measure == "tokens":
+        return "prompt_tokens" if signal.side == "input" else "answer_tokens"
+    return "stop" if signal.measure == "stop" else signal.tensor
 
 
 def _placed(signals: Sequence[Signal]) -> list[tuple[Signal, int]]:

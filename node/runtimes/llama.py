@@ -90,7 +90,7 @@ class Llama:
         self._asked(self._server.handle_chat_completions, asked, tell)
         if whole.error is not None:
             raise _refused_body(whole.error)
-        return {} if streamed else whole.completion()
+        return whole.completion()
 
     def close(self) -> None:
         """Unmap it."""

@@ -7,7 +7,7 @@ is server-sent events, a chunk each, and `[DONE]`. Whoever hangs up ends the gen
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from node.core.tensors import refuse_request
 from node.serving.bodies import Disconnected, read_body
 from node.serving.held import Held
+from node.serving.observing import Observing, Turn, asked_in
 from node.serving.routing import Router
 from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -34,11 +35,11 @@ STALLED_SECONDS_MAX: Final = 30.0  # that a reader may take none of what is read
 Chunk = Mapping[str, Any]
 
 
-def chat_routes(router: Router, *, node: str) -> list[Route]:
+def chat_routes(router: Router, observing: Observing, *, node: str) -> list[Route]:
     """What to mount beside the Open Inference Protocol."""
     chats = Chats(router, node)
     return [
-        Route("/v1/chat/completions", Completions(router), methods=["POST"]),
+        Route("/v1/chat/completions", Completions(router, observing), methods=["POST"]),
         Route("/v1/models", chats.models),
         Route("/v1/models/{model}", chats.model),
     ]
@@ -73,8 +74,8 @@ class Chats:
 class Completions:
     """POST /v1/chat/completions: plain ASGI, because only so a client is watched while the model thinks."""
 
-    def __init__(self, router: Router) -> None:
-        self._router = router
+    def __init__(self, router: Router, observing: Observing) -> None:
+        self._router, self._observing = router, observing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold one turn of a conversation."""
@@ -85,7 +86,7 @@ class Completions:
             return
         except Disconnected:
             return
-        reply = Reply(self._router, turn)
+        reply = Reply(self._router, self._observing, turn)
         talking = asyncio.create_task(reply.streamed(scope, receive, send) if turn["stream"] else reply.whole(scope, receive, send))
         leaving = asyncio.create_task(_left(receive))
         try:
@@ -101,15 +102,16 @@ class Completions:
 class Reply:
     """One answer, as a whole or as it comes."""
 
-    def __init__(self, router: Router, turn: dict[str, Any]) -> None:
-        self._router, self._turn, self._model = router, turn, str(turn["model"])
+    def __init__(self, router: Router, observing: Observing, turn: dict[str, Any]) -> None:
+        self._router, self._observing = router, observing
+        self._turn, self._model = turn, str(turn["model"])
         self._created = int(time.time())
 
     async def whole(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A JSON object."""
         response: Response
         try:
-            held, answer = await self._router.chat(self._model, self._turn, lambda held, chunk: None)
+            held, answer = await self._asked(lambda held, chunk: None)
             response = JSONResponse({**answer, **self._whose(held)})
         except FleetcastError as error:
             response = openai_error(error)
@@ -125,7 +127,7 @@ class Reply:
             else:
                 asking.cancel()
 
-        asking = asyncio.create_task(self._router.chat(self._model, self._turn, say))
+        asking = asyncio.create_task(self._asked(say))
         asking.add_done_callback(lambda _: chunks.put_nowait(None))
         try:
             first = await chunks.get()
@@ -147,6 +149,28 @@ class Reply:
             asking.cancel()
             with suppress(asyncio.CancelledError, FleetcastError):
                 await asking
+
+    async def _asked(self, say: Callable[[Held, Chunk], None]) -> tuple[Held, Chunk]:
+        """The router's answer, of which telemetry is told however it ends: also when nobody waits for it any more."""
+        turn, began = Turn(asked_in(self._turn["messages"])), time.perf_counter()
+
+        def hear(held: Held, chunk: Chunk) -> None:
+            turn.hear(held, chunk)
+            if chunk:  # an empty one only says that work goes on
+                say(held, chunk)
+
+        try:
+            held, answer = await self._router.chat(self._model, self._turn, hear)
+        except asyncio.CancelledError:
+            turn.abandon()
+            self._observing.turned(turn, _ms_since(began))
+            raise
+        except FleetcastError as error:
+            self._observing.failed(self._model, None, error, _ms_since(began), turn)
+            raise
+        turn.end(held, answer)
+        self._observing.turned(turn, _ms_since(began))
+        return held, answer
 
     def _whose(self, held: Held) -> dict[str, Any]:
         """In place of what the runtime says, which names a path of this device."""
@@ -195,6 +219,10 @@ def _turn(payload: bytes) -> dict[str, Any]:
         raise mismatch(Code.REQUEST_INVALID, "stream", expected="true or false", actual=str(body["stream"])[:64])
     given = {name: value for name, value in body.items() if value is not None}  # null says what leaving it out says
     return {**given, "stream": bool(body.get("stream"))}
+
+
+def _ms_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1e3
 
 
 def _failure(asking: "asyncio.Task[Any]") -> FleetcastError | None:

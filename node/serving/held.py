@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from node.core.agreement import Agreement
 from node.core.inforce import InForce
-from node.core.oip import Request
+from node.core.oip import Request, Requests
 from node.core.tensors import Array, Raw, Spec, array_of, rows_of
 from node.serving.activation import Activated, Staged, specs_of
 from node.serving.batching import Batcher
@@ -53,7 +53,9 @@ class Observation:
     latency_ms: float | None = None
     failed: bool = False
     memory_bytes: int | None = None  # of the worker that answered
-    stop_reason: str | None = None  # of a generated answer
+    stop_reason: str | None = None  # of a generated answer, as are its tokens and those that it was made from
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
 
 
 class Answer(NamedTuple):
@@ -63,7 +65,7 @@ class Answer(NamedTuple):
     request: Request
     outputs: tuple[Raw, ...]
 
-    def observation(self, latency_ms: float | None = None) -> Observation:
+    def observation(self, latency_ms: float | None = None, memory_bytes: int | None = None) -> Observation:
         """What telemetry may count."""
         return Observation(
             model=self.held.staged.model,
@@ -73,6 +75,7 @@ class Answer(NamedTuple):
             rows=rows_of(self.held.inputs, self.request.inputs),
             event_time=self.request.event_time,
             latency_ms=latency_ms,
+            memory_bytes=memory_bytes,
         )
 
 
@@ -103,7 +106,11 @@ class Held:
     seconds: float = 0.0  # of all answered requests together
     failed_seconds: float = 0.0
     last: float = 0.0  # when a request was answered, in Unix seconds
+    reads: Requests = field(init=False)
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
+
+    def __post_init__(self) -> None:
+        self.reads = Requests(self.inputs, self.outputs)
 
     @classmethod
     def of(cls, staged: Staged, activated: Activated) -> "Held":

@@ -6,7 +6,7 @@ An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version as version_of
 from typing import Any, Final
 
@@ -16,15 +16,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from node.core.oip import BODY_BYTES_MAX, encode_response, model_metadata
-from node.core.tensors import json_elements, refuse_request
+from node.core.tensors import Buffer, json_elements, refuse_request
 from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
+from node.serving.connection import WHOLE, Whole
 from node.serving.held import Busy, Held, Observation
 from node.serving.labels import OnLabels, label_routes
-from node.serving.routing import CLIENTS_FAULT, Router
+from node.serving.observing import Observing
+from node.serving.routing import Router
 from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import MIB
@@ -39,7 +41,8 @@ INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each ma
 
 def application(router: Router, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None) -> ASGIApp:
     """The ASGI application of one node; without `on_labels` nobody is told which answers were right."""
-    infer = Infer(router, on_rows)
+    observing = Observing(router, on_rows)
+    infer = Infer(router, observing)
     health = Health(router, node)
     one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
@@ -48,7 +51,7 @@ def application(router: Router, *, node: str, on_rows: Callable[[Observation], N
     routes += [Route(path, health.model) for path in (one, versioned)]
     routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
     routes += label_routes(on_labels) if on_labels is not None else []
-    routes += chat_routes(router, node=node)
+    routes += chat_routes(router, observing, node=node)
     routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
@@ -124,9 +127,9 @@ class Health:
 class Infer:
     """POST .../infer: plain ASGI, because a request object and a response object would cost more than many models do."""
 
-    def __init__(self, router: Router, on_rows: Callable[[Observation], None]) -> None:
+    def __init__(self, router: Router, observing: Observing) -> None:
         self._router = router
-        self._on_rows = on_rows
+        self._observing = observing
         self._bodies_bytes = 0
         self._inflating = asyncio.Semaphore(INFLATING_MAX)
 
@@ -134,7 +137,7 @@ class Infer:
         """Answer one request, then let telemetry look at it."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         path = scope["path_params"]
-        reserved, began = 0, time.perf_counter()
+        answer, reserved, began = None, 0, time.perf_counter()
         try:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
@@ -149,34 +152,18 @@ class Infer:
             )
         except FleetcastError as error:
             await _error_response(error)(scope, receive, send)
-            if not (isinstance(error, Refused) and error.code in CLIENTS_FAULT):
-                self._tell(lambda: self._failure(path["model"], path.get("version"), began))
+            if answer is not None:  # the model has answered, with what this client could not be given
+                self._observing.answered(answer, _ms_since(began))
+            else:
+                self._observing.failed(path["model"], path.get("version"), error, _ms_since(began))
             return
         except Disconnected:
             return
         finally:
             self._bodies_bytes -= reserved
-        latency_ms = (time.perf_counter() - began) * 1e3
-        for message in _response(payload, json_bytes):
-            await send(message)
-        self._tell(lambda: answer.observation(latency_ms))
-
-    def _tell(self, seen: Callable[[], Observation | None]) -> None:
-        """Have telemetry look at a request; what goes wrong with it is no client's business."""
-        try:
-            if (found := seen()) is not None:
-                self._on_rows(found)
-        except Exception:
-            log.exception("telemetry.failed")
-
-    def _failure(self, model: str, version: str | None, began: float) -> Observation | None:
-        """A request that was not answered, through no fault of the client; None where no release is there to answer for it."""
-        try:
-            staged = self._router.find(model, version).staged
-        except FleetcastError:
-            return None
-        latency_ms = (time.perf_counter() - began) * 1e3
-        return Observation(model, staged.digest, {}, {}, 1, None, latency_ms=latency_ms, failed=True)
+        latency_ms = _ms_since(began)
+        await _respond(scope, send, payload, json_bytes)
+        self._observing.answered(answer, latency_ms)
 
     def _reserve(self, headers: dict[bytes, bytes]) -> int:
         declared = _integer(headers, b"content-length")
@@ -199,6 +186,10 @@ class Infer:
             return await asyncio.to_thread(decompressed, body)
 
 
+def _ms_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1e3
+
+
 def _integer(headers: dict[bytes, bytes], name: bytes) -> int | None:
     text = headers.get(name)
     if text is None:
@@ -208,13 +199,19 @@ def _integer(headers: dict[bytes, bytes], name: bytes) -> int | None:
     return int(text)
 
 
-def _response(payload: bytes, json_bytes: int | None) -> tuple[Message, Message]:
-    headers = [(b"content-length", str(len(payload)).encode())]
+async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_bytes: int | None) -> None:
+    """In one piece where the server can, which it says with an extension."""
+    headers = [(b"content-length", b"%d" % sum(len(part) for part in payload))]
     if json_bytes is None:
         headers.append((b"content-type", b"application/json"))
     else:
-        headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", str(json_bytes).encode())]
-    return {"type": "http.response.start", "status": 200, "headers": headers}, {"type": "http.response.body", "body": payload}
+        headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", b"%d" % json_bytes)]
+    whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
+    if whole is not None:
+        await whole(200, headers, payload)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"".join(payload)})
 
 
 def _statistics(held: Held) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import structlog
 
 from node.core.agreement import Agreement, compare
 from node.core.inforce import InForce
-from node.core.oip import parse_request
 from node.core.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged
@@ -109,8 +108,7 @@ class Router:
             slot = self.slots[model]
 
         async def ask(held: Held, worker: Runner, *, alone: bool) -> Answer:
-            inputs, fed = held.inputs, held.parameters.inputs
-            request = parse_request(body, header_bytes=header_bytes, inputs=inputs, outputs=held.outputs, fed=fed)
+            request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
             batcher = None if alone else held.batcher
             outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
             return Answer(held, request, outputs)
@@ -124,7 +122,8 @@ class Router:
     async def chat(
         self, model: str, body: Mapping[str, Any], say: Callable[[Held, Mapping[str, Any]], None]
     ) -> tuple[Held, Mapping[str, Any]]:
-        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream.
+        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
+        and an empty one whenever work goes on.
 
         Raises:
             Refused: the request is wrong, or the model holds no conversations; as `answer`.
@@ -135,9 +134,8 @@ class Router:
         async def ask(held: Held, worker: Runner, *, alone: bool) -> tuple[Held, Mapping[str, Any]]:
             def begin(chunk: Mapping[str, Any]) -> None:
                 nonlocal begun
-                if chunk:  # an empty one only says that work goes on
-                    begun = True
-                    say(held, chunk)
+                begun = begun or bool(chunk)
+                say(held, chunk)
 
             if not held.chats:
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")

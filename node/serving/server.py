@@ -22,6 +22,7 @@ import uvicorn
 from node.core.agreement import Agreement
 from node.core.inforce import InForce
 from node.serving.activation import Activated, Prepared, Staged, activate
+from node.serving.connection import Connection
 from node.serving.held import Observation, Stats
 from node.serving.http import application
 from node.serving.labels import OnLabels
@@ -99,6 +100,8 @@ class Server:
                 self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
+            http=Connection,
+            loop="none",  # ours is made here
             lifespan="off",
             ws="none",
             log_config=None,

@@ -103,7 +103,9 @@ class Talking:
                 break
         Path(body["user"]).write_text(str(len(said))) if "user" in body else None
         message = {"role": "assistant", "content": " ".join(said)}
-        return {"id": "1", "object": "chat.completion", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        usage = {"prompt_tokens": len(text.split()) + 1, "completion_tokens": len(said), "total_tokens": len(text.split()) + 1 + len(said)}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
 
     def close(self) -> None:
         pass

@@ -1,6 +1,7 @@
 """Real models, staged as a store would stage them, and servers on free loopback ports."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,6 +110,14 @@ class Running:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server.port}"
+
+    def told(self, count: int) -> list[Observation]:
+        """So many observations: a client has its answer a moment before telemetry is told of it."""
+        deadline = time.monotonic() + 20
+        while len(self.observations) < count:
+            assert time.monotonic() < deadline, self.observations
+            time.sleep(0.005)
+        return self.observations
 
     def outcome(self, staged: Staged) -> Prepared | Refused:
         done, outcomes = threading.Event(), []

@@ -80,6 +80,7 @@ def client(serving: Any) -> Iterator[openai.OpenAI]:
 
 
 def test_it_is_activated_by_its_golden_prompt_and_answers_openais_client(client: openai.OpenAI, serving: Any) -> None:
+    serving.observations.clear()
     whole = client.chat.completions.create(model="smol", messages=FRANCE, max_tokens=16, temperature=0, seed=1)
     stream = list(
         client.chat.completions.create(
@@ -96,6 +97,9 @@ def test_it_is_activated_by_its_golden_prompt_and_answers_openais_client(client:
     assert whole.usage.completion_tokens == stream[-1].usage.completion_tokens
     assert {chunk.model for chunk in stream} == {"smol"}
     assert ".gguf" not in whole.model_dump_json()  # no path of the device
+    for seen, asked in zip(serving.told(2), (whole, stream[-1]), strict=True):
+        assert (seen.prompt_tokens, seen.answer_tokens) == (asked.usage.prompt_tokens, asked.usage.completion_tokens)
+        assert (seen.stop_reason, seen.outputs["text"][0]) == (whole.choices[0].finish_reason, words)
 
 
 def test_the_open_inference_protocol_completes_prompts(serving: Any) -> None:

@@ -114,6 +114,18 @@ def test_what_generates_text_is_watched_without_a_reference_where_nodes_have_the
     assert all(one.rows is None and (one.edges or one.categories) for one in found)
 
 
+def test_tokens_of_texts_are_watched_where_they_are_named() -> None:
+    prompt, text = (Tensor(name=name, datatype="BYTES", shape=(1,)) for name in ("prompt", "text"))
+
+    found, _ = signals.declared(Model((prompt,), (text,), Limits(), calibrates=True), ["prompt:tokens", "text:tokens"])
+
+    assert [(one.spec.side, one.spec.tensor, one.spec.measure, one.rows) for one in found] == [
+        ("input", "prompt", "tokens", None),
+        ("output", "text", "tokens", None),
+    ]
+    assert all(one.edges for one in found)
+
+
 def test_a_value_of_a_wide_output_is_watched_when_it_is_named() -> None:
     answers = {"all": np.arange(90.0).reshape(30, 3)}
 
@@ -150,7 +162,9 @@ def test_more_columns_than_a_window_holds_are_said_and_the_output_stays() -> Non
     assert unwatched == (f"c{SIGNALS_MAX - 1}",)
 
 
-@pytest.mark.parametrize("named", [["speed"], ["age", "age"], [], ["age:dance"], ["x:projection"], ["x:unknown"], ["service:mood"]])
+@pytest.mark.parametrize(
+    "named", [["speed"], ["age", "age"], [], ["age:dance"], ["x:tokens"], ["x:projection"], ["x:unknown"], ["service:mood"]]
+)
 def test_signals_that_do_not_exist_are_refused(named: list[str]) -> None:
     with pytest.raises(Refused) as caught:
         signals.declared(tabular({"age": np.arange(30.0)}), named)

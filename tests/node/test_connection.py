@@ -1,0 +1,189 @@
+"""What comes on a connection and is no body: bounded however it comes, and understood as any HTTP/1.1 server would."""
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPResponse
+from typing import Any
+
+import pytest
+
+from node.serving import connection, server
+from tests.node.conftest import serving
+
+READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n"
+INFER = "/v2/models/delay/infer"
+CHUNKED = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, regressors: Any) -> Iterator[Any]:
+    with serving(tmp_path_factory.mktemp("served"), regressors.linear) as running:
+        yield running
+
+
+@pytest.fixture
+def asked(regressors: Any) -> bytes:
+    rows = regressors.rows[:2]
+    return json.dumps({"inputs": [{"name": "X", "datatype": "FP32", "shape": [2, 5], "data": rows.tolist()}]}).encode()
+
+
+@contextmanager
+def opened(served: Any) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=30) as raw:
+        yield raw
+
+
+def answer(raw: socket.socket) -> tuple[int, bytes]:
+    found = HTTPResponse(raw)
+    found.begin()
+    return found.status, found.read()
+
+
+def sent_until_closed(raw: socket.socket, piece: bytes, bytes_max: int) -> int:
+    """Bytes that the other end took before it closed."""
+    sent = 0
+    try:
+        while sent < bytes_max:
+            raw.sendall(piece)
+            sent += len(piece)
+    except OSError:
+        pass
+    return sent
+
+
+def padded(size: int) -> bytes:
+    return READY + b"X-Filling: " + b"x" * size + b"\r\n\r\n"
+
+
+def test_a_large_head_is_read_and_a_huge_one_refused(served: Any) -> None:
+    with opened(served) as raw:
+        raw.sendall(padded(connection.HEAD_BYTES_MAX - 200))
+        large = answer(raw)
+    with opened(served) as raw:
+        raw.sendall(padded(connection.HEAD_BYTES_MAX))
+        huge = answer(raw)
+        rest = raw.recv(1)
+
+    assert large[0] == 200
+    assert huge == (431, b'{"error": "the head of the request is larger than 65536 bytes"}')
+    assert rest == b""
+
+
+ENDLESS = {
+    "a value": (READY + b"X-Filling: ", b"x"),
+    "fields": (READY, b"a:b\r\n"),
+    "a path": (b"GET /", b"x"),
+    "a method": (b"", b"X"),
+    "empty lines": (b"", b"\r\n"),
+    "an extension of a chunk": (CHUNKED + b"1;", b"x"),
+    "a trailer": (CHUNKED + b"1\r\n{\r\n0\r\nX-Filling: ", b"x"),
+    "trailers": (CHUNKED + b"1\r\n{\r\n0\r\n", b"a:b\r\n"),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_never_becomes_a_body_is_ended(served: Any, what: str) -> None:
+    begin, piece = ENDLESS[what]
+    with opened(served) as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        raw.sendall(begin)
+
+        sent = sent_until_closed(raw, piece * (4096 // len(piece)), 2**26)
+
+    assert sent < 2**24  # what sockets hold, and not what was to come
+
+
+def test_a_head_in_pieces_is_one_head_and_a_body_in_tiny_chunks_one_body(served: Any, asked: bytes) -> None:
+    with opened(served) as raw:
+        for byte in padded(100):
+            raw.sendall(bytes([byte]))
+        ready = answer(raw)
+        raw.sendall(CHUNKED + b"".join(b"1;why=not\r\n%c\r\n" % byte for byte in asked) + b"0\r\nX-Sum: 7\r\n\r\n")
+        inferred = answer(raw)
+
+    assert (ready[0], inferred[0]) == (200, 200)
+    assert json.loads(inferred[1])["model_version"] == "1.0.0"
+
+
+@pytest.mark.parametrize("framed", ["length", "chunks"])
+def test_a_client_that_offers_an_upgrade_is_answered_as_if_it_had_not(served: Any, asked: bytes, framed: str) -> None:
+    offer = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAA\r\n".encode()
+    length, chunks = b"Content-Length: %d\r\n\r\n" % len(asked), b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(asked)
+    with opened(served) as raw:
+        raw.sendall(READY + b"\r\n")  # a connection that was used before
+        ready = answer(raw)
+        raw.sendall(offer + (length + asked[:50] if framed == "length" else chunks + asked[:50]))
+        time.sleep(0.05)
+        raw.sendall(asked[50:] + (b"" if framed == "length" else b"\r\n0\r\n\r\n"))
+        upgraded = answer(raw)
+        raw.sendall(READY + b"\r\n")
+        again = answer(raw)
+        raw.sendall(padded(connection.HEAD_BYTES_MAX))
+        refused = answer(raw)
+
+    assert (ready[0], upgraded[0], again[0], refused[0]) == (200, 200, 200, 400)
+    assert json.loads(upgraded[1])["model_version"] == "1.0.0"
+
+
+def test_requests_that_follow_each_other_unasked_are_answered_in_order_up_to_a_bound(served: Any) -> None:
+    few, many = 20, 10 * connection.PIPELINED_MAX
+    with opened(served) as raw:
+        raw.sendall(b"".join(b"GET /v2/models/m%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(few)))
+        told = [answer_kept(raw) for _ in range(few)]
+    data = b""
+    with opened(served) as raw, suppress(ConnectionError):  # closed with bytes unread
+        raw.sendall((READY + b"\r\n") * many)
+        while piece := raw.recv(65536):
+            data += piece
+
+    assert [f"model 'm{number}'" in said for number, said in enumerate(told)] == [True] * few
+    assert data.count(b"HTTP/1.1 200") < many
+
+
+def answer_kept(raw: socket.socket) -> str:
+    """One of several answers: no byte more than its own is read."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        data += raw.recv(1)
+    size = int(data.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while size:
+        data += (piece := raw.recv(size))
+        size -= len(piece)
+    return data.decode()
+
+
+@pytest.mark.parametrize("begin", [b"", b"G", READY], ids=["nothing", "a letter", "half a head"])
+def test_whoever_connects_and_does_not_ask_is_let_go(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, begin: bytes) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 1)
+    running = start()
+    with opened(running) as raw:
+        raw.sendall(begin)
+        began = time.monotonic()
+
+        assert raw.recv(1) == b""
+        assert time.monotonic() - began > 0.5
+
+
+@pytest.mark.parametrize(
+    "request_", [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"]
+)
+def test_what_is_no_http_is_told_so(served: Any, request_: bytes) -> None:
+    with opened(served) as raw:
+        raw.sendall(request_)
+        status, said = answer(raw)
+
+    assert (status, said) == (400, b'{"error": "this is no HTTP/1.1 request"}')
+
+
+def test_an_old_client_gets_its_whole_answer_and_the_end(served: Any, asked: bytes) -> None:
+    with opened(served) as raw:
+        raw.sendall(f"POST {INFER} HTTP/1.0\r\nContent-Length: {len(asked)}\r\n\r\n".encode() + asked)
+        data = b""
+        while piece := raw.recv(65536):
+            data += piece
+
+    assert b"connection: close\r\n" in data
+    assert json.loads(data.split(b"\r\n\r\n")[1])["model_version"] == "1.0.0"
