@@ -89,7 +89,7 @@ def _known(db: Connection, keys: Iterable[Key]) -> dict[Key, Mapping[str, Any]]:
     for (release, cohort), mine in starts.items():
         here = (table.c.release == release) & (table.c.cohort == cohort) & table.c.start.in_(sorted(mine))
         for row in db.execute(select(table).where(here)).mappings():
-            found[release, cohort, row["start"], row["seconds"], bool(row["calibrated"])] = row
+            found[release, cohort, row["start"], row["seconds"], bool(row["calibrated"])] = dict(row)
     return found
 
 
