@@ -69,12 +69,17 @@ def _beside(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the peers did: their names once, their values in order, what stands in brackets in order too."""
     names = [re.sub(r" \(.*\)$|: not in \d+$", "", row["peer"]) for row in rows]
     if len(rows) == 1 or len(set(names)) > 1:
-        return "; ".join(f"{row['peer']}: {row['peer_value']:.4g}" if row["peer_value"] is not None else row["peer"] for row in rows)
+        return "; ".join(_peer(row) for row in rows)
     if not names[0]:
         return ""
     more = [found[1] for row in rows if (found := re.search(r"\((.*)\)$", row["peer"]))]
     brackets = f" ({'; '.join(more)})" if more else ""
     return f"{names[0]}: {' / '.join(_number(row['peer_value']) for row in rows)}{brackets}"
+
+
+def _peer(row: Mapping[str, Any]) -> str:
+    itself = row["peer_value"] == 1 and "ours / " in row["unit"]  # of itself a peer is always one
+    return str(row["peer"]) if itself or row["peer_value"] is None else f"{row['peer']}: {row['peer_value']:.4g}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
