@@ -8,7 +8,7 @@ CONSUMERS := .consumers
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-loop demo-slm test test-oracle test-consumers check format bench bench-delivery bench-node bench-drift generate lock clean
+.PHONY: help demo demo-loop demo-slm test test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,7 @@ check: $(STAMP)  ## format, lint, types, import rules, freshness of generated fi
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.generate --check
+	$(BIN)/python -m bench.tables --check
 
 format: $(STAMP)  ## rewrite the code as `check` wants it
 	$(BIN)/ruff format .
@@ -59,8 +60,11 @@ bench-delivery: $(STAMP)  ## measure delivery beside zstd, xdelta3, bsdiff, casy
 bench-node: $(STAMP)  ## measure serving: swaps under load, the agent's overhead, throughput beside mlserver, memory; 5 minutes
 	$(BIN)/python -m bench all-of-node
 
-bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs and OpenDP, installed into .bench/; 25 minutes
+bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs and OpenDP, installed into .bench/; 10 minutes
 	$(BIN)/python -m bench drift
+
+tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
+	$(BIN)/python -m bench.tables
 
 generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md
 	$(BIN)/python -m schemas.generate

@@ -8,7 +8,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, drift, encodings, ingest, links, memory, node, relay, telemetry
+from bench import coalescing, delivery, drift, encodings, ingest, links, memory, node, relay, tables, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
@@ -46,6 +46,7 @@ def main(names: Sequence[str]) -> int:
         found = [replace(figure, command=command) for figure in GROUPS[name]()]
         write(found)  # each group at once: the next may take minutes, or fail
         figures.extend(found)
+        tables.main([])
     table = Table("figure", "value", "unit", "goal", "peer", "peer's value")
     for figure in figures:
         peer = "" if figure.peer_value is None else f"{figure.peer_value:.4g}"

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from bench import drift_streams as streams
 from hub.core import detector, drift
-from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.evidence import Part
 from hub.core.ordinary import Ordinary, of_signals, ordinary
 from hub.core.scores import reference_shares, scores_of
@@ -63,10 +62,10 @@ def plain(counts: Ints, *, start: int, windows: int, signals: int) -> Part:
     return Part(start=start, seconds=1, windows=windows, rows=float(counts.sum() / signals), counts=tuple(counts.tolist()))
 
 
-def false_alarms(nodes: int, windows: int = FALSE_ALARM_WINDOWS) -> dict[str, float]:
+def false_alarms(nodes: int, windows: int = FALSE_ALARM_WINDOWS, *, rows: streams.Rows | None = None) -> dict[str, float]:
     """Alarms per 1,000 windows drawn from rows that do not drift, by epsilon; of the detector, and of one interval at `ALPHA`."""
-    rows, rng = streams.shuffled(7), np.random.default_rng(nodes)
-    size, signals = sum(signal.bins for signal in rows.baseline.signals), len(streams.FEATURES)
+    rows, rng = rows or streams.shuffled(7), np.random.default_rng(nodes)
+    size, signals = rows.baseline.bins, len(rows.baseline.signals)
     running = {epsilon: Stream(rows.ordinary(epsilon)) for epsilon in EPSILONS}
     found = dict.fromkeys([str(epsilon) for epsilon in EPSILONS] + ["one interval"], 0.0)
     for at in range(windows):
@@ -97,14 +96,15 @@ def delays(
         moved = rows.pool.copy()
         for column in columns:
             moved[:, column] += shift * rows.reference[:, column].std()
-        found[str(shift)] = _median_delay(rows, nodes, known, streams.binned(rows.baseline, moved), 1.0, repeats)
+        found[str(shift)] = median_delay(rows, nodes, known, streams.binned(rows.baseline, moved), 1.0, repeats)
     frame = streams.joined()
     july = frame[frame.month == 7][list(known.names)].to_numpy(np.float64)
-    found["season"] = _median_delay(rows, nodes, known, streams.binned(rows.baseline, july), SEASON_SHARE, repeats)
+    found["season"] = median_delay(rows, nodes, known, streams.binned(rows.baseline, july), SEASON_SHARE, repeats)
     return found
 
 
-def _median_delay(rows: streams.Rows, nodes: int, known: Ordinary, moved: Ints, share: float, repeats: int) -> float:
+def median_delay(rows: streams.Rows, nodes: int, known: Ordinary, moved: Ints, share: float, repeats: int = DELAY_REPEATS) -> float:
+    """Windows until it is found that this share of the rows are others, from the `WARM_UP`th window on."""
     rng, total = np.random.default_rng(nodes), nodes * streams.NODE_ROWS
     size, signals = known.size, len(known.names)
     found = []
@@ -314,37 +314,3 @@ def merge_per_s(windows: int = 5_000) -> float:
         rates.append(windows / (time.perf_counter() - began))
         assert total.sum() > 0
     return float(np.median(rates))
-
-
-# Somebody else's stream
-
-
-def tweets(path: str, epsilon: float = 1.0) -> dict[str, object]:
-    """The weeks that are alarms: tweets by the program that wrote them, one node, from November 2016 on; eleven months are the reference.
-
-    The author gave up his Android phone between 6 and 26 March 2017.
-    """
-    data = np.load(path)
-    days = data["day"].astype("datetime64[D]")
-    week = (days.astype(np.int64) - 4) // 7  # Mondays
-    reference = (days >= np.datetime64("2015-12-07")) & (days < np.datetime64("2016-10-31"))
-    watched = (days >= np.datetime64("2016-10-31")) & (days < np.datetime64("2018-01-01"))
-    spec = SignalSpec("source", "categorical", "input", "source")
-    names = data["source"].astype(object)
-    often = {"Twitter for Android", "Twitter for iPhone", "Twitter Web Client"}
-    sources = np.array([name if name in often else "else" for name in names], object)
-    baseline = build_baseline([(spec, sources[reference])], week[reference])
-    sigma2 = streams.sigma2_of(epsilon, 1)
-    known, rng = ordinary(baseline, sigma2), np.random.default_rng(1)
-    number = {category: at for at, category in enumerate(baseline.signals[0].categories)}
-    stream, over_time, alone = Stream(known), [], []
-    for one in np.unique(week[watched]):
-        mine = sources[watched & (week == one)]
-        counts = np.bincount([number.get(name, known.size - 1) for name in mine], minlength=known.size) + noise(rng, sigma2, 1, known.size)
-        part = plain(counts, start=int(one), windows=1, signals=1)
-        monday = str(np.datetime64("1970-01-05") + 7 * int(one))
-        if drift.alarmed(drift.test_interval(part, known)):
-            alone.append(monday)
-        if stream.step(part):
-            over_time.append(monday)
-    return {"interval": alone, "time": over_time, "weeks": len(np.unique(week[watched]))}

@@ -82,6 +82,38 @@ def delays(folder, ours, peers):
     save(figure, folder, "delays")
 
 
+def digits(folder, ours, peers):
+    levels = ("0.25", "0.5", "1")
+    figure, columns = plt.subplots(1, 2, figsize=(6.2, 2.9), sharey=True)
+    for axes, nodes in zip(columns, NODES[:2], strict=True):
+        theirs = [peers[f"digits.delay.{level}.{nodes}"]["mixed"] for level in levels]
+        axes.plot(range(3), [ours[f"digits.delay.{nodes}"][level] for level in levels], "o-", color=OURS, label="fleetcast, epsilon 1")
+        axes.plot(range(3), theirs, "o-", color=OTHER, label="KS on each image's signals")
+        axes.set_yscale("log")
+        axes.set_xticks(range(3), levels)
+        axes.set_title(f"{nodes} node{'s' if nodes != '1' else ''}", loc="left")
+        axes.set_xlabel("noise, grey levels of 16")
+    columns[0].set_ylabel("windows (median)")
+    columns[1].legend(fontsize=7, frameon=False)
+    save(figure, folder, "digits")
+
+
+def tried(folder, ours):
+    names = list(ours["tried"])
+    figure, axes = plt.subplots(figsize=(7.2, 4.4))
+    for at, (shift, nodes, colour) in enumerate((("0.25", "10", OURS), ("0.1", "100", OTHER))):
+        places = [row + 0.2 - 0.4 * at for row in range(len(names))]
+        values = [ours["tried"][name][nodes][shift] for name in names]
+        drawn = axes.barh(places, values, 0.38, color=colour, label=f"{shift} sd, {nodes} nodes")
+        axes.bar_label(drawn, [f"{value:g}" for value in values], fontsize=7)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("windows (median)")
+    axes.set_title("What was tried to find shifts sooner", loc="left")
+    axes.legend(fontsize=7, frameon=False)
+    save(figure, folder, "tried")
+
+
 def main():
     results = json.loads(Path(sys.argv[1]).read_text())
     ours, peers, folder = results["ours"], results["peers"], Path(sys.argv[2])
@@ -128,6 +160,14 @@ def main():
         goal=1,
     )
     delays(folder, ours, peers)
+    digits(folder, ours, peers)
+    tried(folder, ours)
+    groups = ["fleetcast", "OpenDP"]
+    values = [ours["sampler_per_s"], peers["sampler"]]
+    bars(folder, "sampler", "Exact draws of noise a second", groups, [("draws", values, OURS)], "a second", log=True, goal=1e5)
+    groups = ["fleetcast", "whylogs profiles"]
+    values = [ours["merge_per_s"], peers["merge"]]
+    bars(folder, "merge", "Windows of 20 signals merged a second, one core", groups, [("windows", values, OURS)], "a second", log=True)
     groups = ["fleetcast", "alibi-detect", "Evidently"]
     values = [ours["step_ms"], peers["speed"]["alibi"], peers["speed"]["evidently"]]
     bars(folder, "step", "One window of 12 signals, 10,000 rows", groups, [("milliseconds", values, OURS)], "ms", log=True, goal=0.2)

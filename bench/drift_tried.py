@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bench import drift_allocation
 from bench import drift_ours as ours
 from bench import drift_streams as streams
 from hub.core import detector, evidence
@@ -18,25 +19,29 @@ FINE: Grid = tuple((0.25 * 2 ** (step / 2), 0.1 if step < 5 else 0.02 if step < 
 WIDE: Grid = (*evidence.GRID, (8.0, 0.0001))
 
 
-def variants() -> Iterator[tuple[str, Callable[[int], dict[str, float]]]]:
-    """Each with what it is, and its median delays for so many nodes at epsilon 1."""
+def variants() -> Iterator[tuple[str, str, Callable[[int], dict[str, float]]]]:
+    """Each with its name, what it is, and its median delays for so many nodes at epsilon 1."""
     yield (
+        "delivered",
         "delivered: lambda 1/4 to 4, half a signal's weight to its rank, 8 bins, 12 signals",
         lambda nodes: ours.delays(nodes, repeats=REPEATS),
     )
-    yield "lambda 1/4 to 2", lambda nodes: _with_grid(PROTOTYPE, nodes)
-    yield "lambda 1/4 to 4 in steps of sqrt 2", lambda nodes: _with_grid(FINE, nodes)
-    yield "lambda 1/4 to 8", lambda nodes: _with_grid(WIDE, nodes)
-    yield "all components of one weight", lambda nodes: ours.delays(nodes, repeats=REPEATS, alter=_alike)
-    yield "rank scores only", lambda nodes: ours.delays(nodes, repeats=REPEATS, alter=_ranks)
+    yield "lambda-to-2", "lambda 1/4 to 2", lambda nodes: _with_grid(PROTOTYPE, nodes)
+    yield "lambda-fine", "lambda 1/4 to 4 in steps of sqrt 2", lambda nodes: _with_grid(FINE, nodes)
+    yield "lambda-to-8", "lambda 1/4 to 8", lambda nodes: _with_grid(WIDE, nodes)
+    yield "weights-alike", "all components of one weight", lambda nodes: ours.delays(nodes, repeats=REPEATS, alter=_alike)
+    yield "ranks-only", "rank scores only", lambda nodes: ours.delays(nodes, repeats=REPEATS, alter=_ranks)
     for bins in (4, 6, 16):
-        yield f"{bins} bins", lambda nodes, bins=bins: ours.delays(nodes, repeats=REPEATS, rows=streams.shuffled(7, bins=bins))  # type: ignore[misc]
+        rows = streams.shuffled(7, bins=bins)
+        yield f"bins-{bins}", f"{bins} bins", lambda nodes, rows=rows: ours.delays(nodes, repeats=REPEATS, rows=rows)  # type: ignore[misc]
     few = tuple(streams.FEATURES[column] for column in streams.SHIFTED)
     yield (
-        "the whole budget for the three that shift",
+        "three-signals",
+        "only the three that shift are watched",
         lambda nodes: ours.delays(nodes, repeats=REPEATS, rows=streams.shuffled(7, features=few), columns=range(3)),
     )
-    yield "no tolerance (not honest: large samples always drift)", _without_tolerance
+    yield "no-tolerance", "no tolerance (not honest: large samples always drift)", _without_tolerance
+    yield from drift_allocation.variants()
 
 
 def _alike(known: Ordinary) -> Ordinary:

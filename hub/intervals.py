@@ -1,12 +1,12 @@
 """Windows become intervals in the database: each counted once by its id, added to its interval in the same transaction. For hub.store."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, delete, insert, inspect, select, text, update
+from sqlalchemy import Connection, bindparam, delete, insert, inspect, select, text, update
 
 from hub import tables
 from hub.core.subgroups import GROUPS
@@ -17,7 +17,14 @@ FIRST_TABLE = "intervals"
 FIRST_DRIFTS, SECOND_DRIFTS = "drifts", "drift_results"
 GROUP_HEAD = 2  # windows and rows stand before a group's counts
 
+KEY = ("release", "cohort", "start", "seconds", "calibrated")
 Key = tuple[bytes, str, int, int, bool]
+_SUMS = ("windows", "rows", "reference_rows", "noise_units", "late", "last_at", "counts", "subgroups")
+_GROW = (
+    update(tables.intervals)
+    .where(*[tables.intervals.c[name] == bindparam(f"its_{name}") for name in KEY])
+    .values({name: bindparam(name) for name in _SUMS})
+)
 
 
 def add_windows(db: Connection, rows: Sequence[WindowRow], now: int) -> list[bool]:
@@ -34,44 +41,56 @@ def add_windows(db: Connection, rows: Sequence[WindowRow], now: int) -> list[boo
     new = [{"id": row.id, "at": now} for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
     if new:
         db.execute(insert(tables.windows_seen), new)
-    for key, those in members.items():
-        _merge(db, key, those, now)
+        _merge(db, members, now)
     return fresh
 
 
-def _merge(db: Connection, key: Key, members: Sequence[WindowRow], now: int) -> None:
+def _merge(db: Connection, members: Mapping[Key, Sequence[WindowRow]], now: int) -> None:
+    known = _known(db, members)
+    added: list[dict[str, Any]] = []
+    grown: list[dict[str, Any]] = []
+    for key, those in members.items():
+        groups = _groups(those)
+        values: dict[str, Any] = {
+            "windows": len(those),
+            "rows": sum(row.rows for row in those),
+            "reference_rows": sum(row.reference_rows for row in those),
+            "noise_units": sum(row.noise_units for row in those),
+            "late": 0,
+            "last_at": now,
+        }
+        counts, found = groups[:, GROUP_HEAD:].sum(axis=0), known.get(key)
+        if found is not None:
+            counts = total([counts, np.frombuffer(found["counts"], np.int64)])  # of another length: a bug of ours, and loud
+            if found["subgroups"]:
+                groups = groups + np.frombuffer(found["subgroups"], np.int64).reshape(groups.shape)
+            for name in ("windows", "rows", "reference_rows", "noise_units"):
+                values[name] += found[name]
+            values["late"] = found["late"] + (len(those) if found["tested_windows"] else 0)
+        values |= {"counts": counts.tobytes(), "subgroups": groups.tobytes()}
+        if found is None:
+            fields = dict(zip(KEY, key, strict=True))
+            added.append({**fields, **values, "model": those[0].model, "tested_windows": 0, "alarmed": False})
+        else:
+            grown.append({**{f"its_{name}": part for name, part in zip(KEY, key, strict=True)}, **values})
+    if added:
+        db.execute(insert(tables.intervals), added)
+    if grown:
+        db.execute(_GROW, grown)
+
+
+def _known(db: Connection, keys: Iterable[Key]) -> dict[Key, Mapping[str, Any]]:
+    """Those of the intervals that there are already: a query for each cohort."""
     table = tables.intervals
-    release, cohort, start, seconds, calibrated = key
-    where = (
-        (table.c.release == release)
-        & (table.c.cohort == cohort)
-        & (table.c.start == start)
-        & (table.c.seconds == seconds)
-        & (table.c.calibrated.is_(calibrated))
-    )
-    found = db.execute(select(table).where(where)).mappings().first()
-    groups = _groups(members)
-    counts = groups[:, GROUP_HEAD:].sum(axis=0)
-    values: dict[str, Any] = {
-        "windows": len(members),
-        "rows": sum(row.rows for row in members),
-        "reference_rows": sum(row.reference_rows for row in members),
-        "noise_units": sum(row.noise_units for row in members),
-        "late": 0,
-        "last_at": now,
-    }
-    if found is None:
-        fields = dict(zip(("release", "cohort", "start", "seconds", "calibrated"), key, strict=True))
-        packed = {"counts": counts.tobytes(), "subgroups": groups.tobytes()}
-        db.execute(insert(table).values({**fields, **values, **packed, "model": members[0].model, "tested_windows": 0, "alarmed": False}))
-        return
-    counts = total([counts, np.frombuffer(found["counts"], np.int64)])  # of another length: a bug of ours, and loud
-    if found["subgroups"]:
-        groups = groups + np.frombuffer(found["subgroups"], np.int64).reshape(groups.shape)
-    for name in ("windows", "rows", "reference_rows", "noise_units"):
-        values[name] += found[name]
-    values["late"] = found["late"] + (len(members) if found["tested_windows"] else 0)
-    db.execute(update(table).where(where).values({**values, "counts": counts.tobytes(), "subgroups": groups.tobytes()}))
+    starts: dict[tuple[bytes, str], set[int]] = {}
+    for release, cohort, start, _, _ in keys:
+        starts.setdefault((release, cohort), set()).add(start)
+    found: dict[Key, Mapping[str, Any]] = {}
+    for (release, cohort), mine in starts.items():
+        here = (table.c.release == release) & (table.c.cohort == cohort) & table.c.start.in_(sorted(mine))
+        for row in db.execute(select(table).where(here)).mappings():
+            found[release, cohort, row["start"], row["seconds"], bool(row["calibrated"])] = dict(row)
+    return found
 
 
 def _groups(members: Sequence[WindowRow]) -> NDArray[np.int64]:
@@ -81,9 +100,14 @@ def _groups(members: Sequence[WindowRow]) -> NDArray[np.int64]:
         ValueError: their counts are of different lengths.
     """
     counts = np.stack([np.asarray(row.counts, np.int64) for row in members])
-    heads = np.array([(1, row.rows) for row in members], np.int64)
+    places = np.array([row.group % GROUPS for row in members])
+    order = np.argsort(places, kind="stable")
+    firsts = np.flatnonzero(np.diff(places[order], prepend=-1))
+    heard = places[order[firsts]]
     found = np.zeros((GROUPS, GROUP_HEAD + counts.shape[1]), np.int64)
-    np.add.at(found, np.array([row.group % GROUPS for row in members]), np.hstack([heads, counts]))
+    found[heard, 0] = np.bincount(places, minlength=GROUPS)[heard]
+    found[heard, 1] = np.add.reduceat(np.array([row.rows for row in members], np.int64)[order], firsts)
+    found[heard, GROUP_HEAD:] = np.add.reduceat(counts[order], firsts, axis=0)
     return found
 
 

@@ -1,6 +1,7 @@
 """What the hub's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
 
 import queue
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +157,10 @@ class HubLink:
     def ack(self, message: Message) -> None:
         """The effect of this message is durable."""
         self._link.ack(message)
+
+    def ack_all(self, messages: Iterable[Message]) -> None:
+        """The effects of all of these are durable."""
+        self._link.ack_all(messages)
 
     def parse(self, event: LinkEvent) -> HubEvent:
         """The event as documents."""

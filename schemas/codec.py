@@ -4,6 +4,7 @@ Canonical means: one document has one encoding (sorted keys, shortest integers, 
 of the document. `decode` refuses whatever `encode` would not have written.
 """
 
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgpack
@@ -23,8 +24,7 @@ def encode(document: Document) -> bytes:
     Raises:
         Refused: it is larger than its own bound allows.
     """
-    fields = document.model_dump(mode="python", by_alias=True, exclude_none=True)
-    packed: bytes = msgpack.packb(_canonical({SCHEMA_KEY: _tag(type(document)), **fields}), use_bin_type=True)
+    packed = _pack(document)
     if document.decoded_bytes_max is not None:
         packed = zstandard.ZstdCompressor(level=19, write_content_size=True).compress(packed)
     if len(packed) > document.bytes_max:
@@ -51,10 +51,28 @@ def decode(kind: type[D], payload: bytes) -> D:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Refused(Code.SCHEMA_MALFORMED, f"{kind.schema_name}: {where}: {first['msg']}") from None
-    canonical = msgpack.packb(_canonical({SCHEMA_KEY: tag, **document.model_dump(mode="python", by_alias=True, exclude_none=True)}))
-    if canonical != packed:
+    if not (_is_canonical_flat(kind, tag, fields, packed) if kind.flat else packed == _pack(document)):
         raise Refused(Code.SCHEMA_MALFORMED, f"{kind.schema_name}: not in canonical form")
     return document
+
+
+def _pack(document: Document) -> bytes:
+    fields = document.model_dump(mode="python", by_alias=True, exclude_none=True)
+    packed: bytes = msgpack.packb(_canonical({SCHEMA_KEY: _tag(type(document)), **fields}), use_bin_type=True)
+    return packed
+
+
+def _is_canonical_flat(kind: type[Document], tag: str, fields: dict[str, Any], packed: bytes) -> bool:
+    """The same without writing the document: strictly validated, a flat one holds what was unpacked."""
+    if None in fields.values() or not fields.keys() <= _wire_names(kind):
+        return False
+    again: bytes = msgpack.packb({SCHEMA_KEY: tag, **{key: fields[key] for key in sorted(fields)}}, use_bin_type=True)
+    return again == packed
+
+
+@lru_cache(maxsize=64)
+def _wire_names(kind: type[Document]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in kind.model_fields.items())
 
 
 def _tag(kind: type[Document]) -> str:

@@ -20,3 +20,6 @@ class Document(Fact):
     schema_version: ClassVar[int] = 1
     bytes_max: ClassVar[int]  # on the wire, checked before decoding
     decoded_bytes_max: ClassVar[int | None] = None  # set: the wire form is a zstd frame that unpacks to at most this
+    flat: ClassVar[bool] = (
+        False  # every field is a whole number, bytes or text as it was unpacked, or None: cheaper to check (schemas/codec.py)
+    )

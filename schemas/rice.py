@@ -59,29 +59,37 @@ def unpack_many(packed: Sequence[bytes], count: int, *, what: str) -> Integers:
         Refused: WINDOW_SHAPE: one of them is not `count` numbers; `unpack` says which.
     """
     found = np.empty((len(packed), count), np.int64)
-    by_low: dict[int, list[int]] = {}
+    alike: dict[tuple[int, int], list[int]] = {}  # by low bits and about the length: one that is long must not make all of them so
     for number, data in enumerate(packed):
-        by_low.setdefault(data[0] if data else LOW_BITS_MAX + 1, []).append(number)
-    for low, numbers in by_low.items():
-        wrong = mismatch(Code.WINDOW_SHAPE, what, expected=f"{count} numbers", actual="others in one of many")
-        ends = 8 * np.cumsum([len(packed[number]) - 1 for number in numbers])
-        starts = np.concatenate([[0], ends[:-1]])
-        if low > LOW_BITS_MAX or (ends - starts < count * (low + 1)).any():
-            raise wrong
-        bits = np.unpackbits(np.frombuffer(b"".join(packed[number][1:] for number in numbers), np.uint8))
-        places = starts[:, None] + np.arange(count * low)
-        tails = bits[places].reshape(len(numbers), count, low) @ WEIGHTS[:low]
-        bits[places] = 0
-        marks = np.flatnonzero(bits)
-        if len(marks) != len(numbers) * count:
-            raise wrong
-        ones = marks.reshape(len(numbers), count)
-        left = ends - ones[:, -1] - 1
-        if (ones[:, 0] < starts + count * low).any() or (left < 0).any() or (left >= 8).any():
-            raise wrong
-        heads = np.diff(ones, axis=1, prepend=(starts + count * low - 1)[:, None]) - 1
-        if int(heads.max()) >> (32 - low):
-            raise wrong
-        zigzag = (heads << low) | tails
-        found[numbers] = (zigzag >> 1) ^ -(zigzag & 1)
+        alike.setdefault((data[0] if data else LOW_BITS_MAX + 1, len(data).bit_length()), []).append(number)
+    for (low, _), numbers in alike.items():
+        found[numbers] = _unpack_alike([packed[number] for number in numbers], count, low, what)
     return found
+
+
+def _unpack_alike(packed: Sequence[bytes], count: int, low: int, what: str) -> Integers:
+    """Those of the same `low`, shape [packed, count]: each in a row of bits, with zeros behind it."""
+    wrong = mismatch(Code.WINDOW_SHAPE, what, expected=f"{count} numbers", actual="others in one of many")
+    sizes = np.array([len(data) - 1 for data in packed])
+    width, begin = int(sizes.max()), count * low
+    if low > LOW_BITS_MAX or not count or (8 * sizes < begin + count).any():
+        raise wrong
+    joined = np.frombuffer(b"".join(data[1:].ljust(width, b"\0") for data in packed), np.uint8)
+    bits = np.unpackbits(joined.reshape(len(packed), width), axis=1)
+    tails = np.zeros((len(packed), count), np.uint8 if low <= 8 else np.int64)
+    for bit in range(low):
+        tails |= bits[:, bit:begin:low].astype(tails.dtype) << bit
+    unary = np.ascontiguousarray(bits[:, begin:])
+    marks = np.flatnonzero(unary.view(np.bool_))
+    if len(marks) != len(packed) * count:
+        raise wrong
+    ones = marks.reshape(len(packed), count) - np.arange(len(packed))[:, None] * unary.shape[1]  # from the row's own beginning
+    left = 8 * sizes - begin - ones[:, -1] - 1
+    if (ones[:, 0] < 0).any() or (left < 0).any() or (left >= 8).any():
+        raise wrong
+    heads = np.diff(ones, axis=1, prepend=-1) - 1
+    if int(heads.max()) >> (32 - low):
+        raise wrong
+    zigzag = (heads << low) | tails
+    unpacked: Integers = (zigzag >> 1) ^ -(zigzag & 1)
+    return unpacked

@@ -29,6 +29,7 @@ from schemas.signals import Baseline, Privacy
 Counts = NDArray[np.int64]
 Bins = Annotated[bytes, Field(min_length=1, max_length=limits.SIGNALS_MAX * limits.BINS_MAX * 5)]
 Log2 = Annotated[int, Field(ge=0, le=40)]
+EXACT_MAX = 2**62  # from here on in Python's own integers, which have no end
 Units = Annotated[int, Field(ge=2, le=limits.WINDOW_UNITS_MAX)]
 
 
@@ -37,6 +38,7 @@ class Window(Document):
 
     schema_name = "window"
     bytes_max = limits.WINDOW_BYTES_MAX
+    flat = True
 
     id: Annotated[Id16, Field(alias="i")]  # random, single use: a window delivered twice is counted once
     release: Annotated[DigestPrefix, Field(alias="r")]
@@ -74,15 +76,32 @@ class Expectation:
 
     def of(self, rows: int, start_seconds: int) -> Counts:
         """Counts, shape [bins of all signals], for a window that starts then."""
-        key = self._baseline.key_of(start_seconds)
-        if key not in self._references:
-            self._references[key] = _reference(self._baseline, key)
-        counts, totals, most = self._references[key]
-        if 2 * rows * most >= 2**62:  # beyond this, in Python's own integers
+        counts, totals, most = self._reference(self._baseline.key_of(start_seconds))
+        if 2 * rows * most >= EXACT_MAX:
             pairs = zip(counts.tolist(), totals.tolist(), strict=True)
             return np.array([(2 * rows * count + total) // (2 * total) for count, total in pairs], np.int64)
         found: Counts = (2 * rows * counts + totals) // (2 * totals)
         return found
+
+    def of_many(self, rows: Sequence[int], starts_seconds: Sequence[int]) -> Counts:
+        """The same of many windows, shape [windows, bins of all signals]."""
+        by_key: dict[int | None, list[int]] = {}
+        for number, start in enumerate(starts_seconds):
+            by_key.setdefault(self._baseline.key_of(start), []).append(number)
+        found = np.empty((len(rows), self._baseline.bins), np.int64)
+        for key, numbers in by_key.items():
+            counts, totals, most = self._reference(key)
+            those = [rows[number] for number in numbers]
+            if 2 * max(those) * most >= EXACT_MAX:
+                found[numbers] = [self.of(rows[number], starts_seconds[number]) for number in numbers]
+            else:
+                found[numbers] = (2 * np.array(those, np.int64)[:, None] * counts + totals) // (2 * totals)
+        return found
+
+    def _reference(self, key: int | None) -> tuple[Counts, Counts, int]:
+        if key not in self._references:
+            self._references[key] = _reference(self._baseline, key)
+        return self._references[key]
 
 
 def expected_counts(baseline: Baseline, rows: int, start_seconds: int = 0) -> tuple[int, ...]:

@@ -95,10 +95,7 @@ class Reader:
         """
         self._check_interval(window, now)
         self._check_weight(window)
-        counts = read_counts(window, expectation=self._expectation, privacy=self._privacy, bins=self._bins)
-        own_rows = None if window.own_rows_log2 is None else 1 << window.own_rows_log2
-        taken = Taken(window.start, window.seconds, window.rows, window.noises, own_rows, counts)
-        self._check_own(taken)
+        taken = self._taken(window, read_counts(window, expectation=self._expectation, privacy=self._privacy, bins=self._bins))
         self._check_counts(taken)
         return taken
 
@@ -108,11 +105,16 @@ class Reader:
             packed = rice.unpack_many([one.packed or b"" for one in windows], self._bins, what="windows")
         except Refused:
             return [self._read_or_refuse(one, now) for one in windows]
+        counts = self._privacy.step * packed
+        plain = [number for number, one in enumerate(windows) if one.own_rows_log2 is None]
+        if plain:
+            those = [windows[number] for number in plain]
+            counts[plain] += self._expectation.of_many([one.rows for one in those], [one.start for one in those])
         found: list[Taken | Refused] = []
-        for window, residuals in zip(windows, packed, strict=True):
+        for window, mine in zip(windows, counts, strict=True):
             try:
                 self._check_interval(window, now)
-                found.append(self._taken(window, residuals))
+                found.append(self._taken(window, mine))
             except Refused as refusal:
                 found.append(refusal)
         self._check_many(found)
@@ -124,12 +126,9 @@ class Reader:
         except Refused as refusal:
             return refusal
 
-    def _taken(self, window: Window, residuals: Counts) -> Taken:
-        """A packed window, its counts not looked at yet."""
+    def _taken(self, window: Window, counts: Counts) -> Taken:
+        """A window with its counts, which are not looked at yet."""
         self._check_weight(window)
-        counts = self._privacy.step * residuals
-        if window.own_rows_log2 is None:
-            counts += self._expectation.of(window.rows, window.start)
         own_rows = None if window.own_rows_log2 is None else 1 << window.own_rows_log2
         taken = Taken(window.start, window.seconds, window.rows, window.noises, own_rows, counts)
         self._check_own(taken)

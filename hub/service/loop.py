@@ -271,10 +271,11 @@ class Service:
             log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
-        """All windows in one transaction, then the rest one by one. Acknowledged in the order of arrival, as MQTT asks (4.6.0-2)."""
+        """All windows in one transaction, acknowledged in one write, then the rest one by one. The link keeps the order of arrival."""
         windows = [event for event in events if isinstance(event, WindowArrived)]
         if windows:
             self._take_windows(windows)
+            self._link.ack_all(event.message for event in windows)
         for event in events:
             self._handle(event)
 
@@ -301,8 +302,8 @@ class Service:
                 self._message(event.message, lambda: self._ingest.state(event))
             case ReceiptArrived():
                 self._message(event.message, lambda: self._ingest.receipt(event))
-            case WindowArrived(message=message):
-                self._link.ack(message)  # taken already, with its batch
+            case WindowArrived():
+                pass  # taken already, with its batch
             case OwnTopic():
                 self._message(event.message, lambda: self._announcer.guard(event))
 

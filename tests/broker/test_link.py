@@ -435,3 +435,30 @@ def test_acknowledgements_leave_in_the_order_of_arrival(broker: Broker) -> None:
     assert not any(isinstance(event, Disconnected) for event in hub.heard)
     node.link.close()
     hub.link.drop()
+
+
+def test_small_messages_and_a_large_one_arrive_whole_and_are_acknowledged_together(broker: Broker) -> None:
+    topic = Topics(FLEET).telemetry("m", "c")
+    hub, node = Client.of(broker, "hub", session_expiry_seconds=60), Client.of(broker, "node-a")
+    hub.open()
+    hub.subscribe(topic)
+    node.open()
+    sent = [b"%d" % number * (number % 7 + 1) for number in range(200)]
+    sent[100] = bytes(range(256)) * (BLOCK_BYTES_MAX // 256)  # larger than what is read ahead, between small ones
+    for payload in sent:
+        node.link.publish(topic, payload)
+    came: list[Message] = []
+    for _ in range(0, len(sent), 50):
+        some = [hub.next(Message) for _ in range(50)]
+        hub.link.ack_all(reversed(some))
+        came += some
+
+    assert sent == [message.payload for message in came]
+    node.link.publish(topic, b"last")
+    hub.link.ack(hub.next(Message))
+    hub.link.close()
+    hub.open()
+    node.link.publish(topic, b"later")
+    assert hub.next(Message).payload == b"later"  # nothing that was acknowledged comes again
+    node.link.close()
+    hub.link.drop()

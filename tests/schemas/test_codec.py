@@ -2,6 +2,7 @@
 
 import math
 import tracemalloc
+from typing import Annotated, Any, get_args, get_origin
 
 import msgpack
 import pytest
@@ -173,6 +174,45 @@ def test_the_largest_window_fits_its_bound() -> None:
     window = Window(id=bytes(16), release=bytes(8), start=2**40, seconds=1, rows=limits.WINDOW_ROWS_MAX, counts=bytes(counts))
 
     assert codec.decode(Window, codec.encode(window)) == window
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.flat])
+def test_a_flat_document_has_only_fields_that_come_out_as_they_went_in(kind: type[Document]) -> None:
+    fields = kind.model_fields.values()
+
+    assert {leaf for field in fields for leaf in _leaves(field.annotation)} <= {int, bytes, str, type(None)}
+    assert all(field.is_required() or field.default is None for field in fields)
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that a field's annotation is made of."""
+    if get_origin(annotation) is Annotated:
+        return _leaves(get_args(annotation)[0])
+    return {leaf for part in get_args(annotation) for leaf in _leaves(part)} or {annotation}
+
+
+@given(window=windows, data=st.data())
+def test_of_a_flat_document_the_same_is_refused_as_of_any_other(window: Window, data: st.DataObject) -> None:
+    fields = msgpack.unpackb(codec.encode(window))
+    name = data.draw(st.sampled_from([*fields, "id", "rows", "zz"]))
+    fields[name] = data.draw(st.sampled_from([fields.get(name), None, True, 0, 7, 1.0, b"x" * 16, b"", "x", [], [None]]))
+    items = data.draw(st.sampled_from([list(fields.items()), list(reversed(fields.items())), sorted(fields.items())]))
+    payload = msgpack.packb(dict(items))
+
+    assert _outcome(Window, payload) == _outcome(_Whole, payload)
+
+
+class _Whole(Window):
+    """A window that is written again to be compared."""
+
+    flat = False
+
+
+def _outcome(kind: type[Document], payload: bytes) -> object:
+    try:
+        return codec.decode(kind, payload).model_dump()
+    except Refused as refusal:
+        return refusal.code
 
 
 @pytest.mark.parametrize(
