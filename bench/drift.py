@@ -256,7 +256,7 @@ def _day_figures(found: Row, peers: Row) -> list[Figure]:
         ordinary = float(np.mean([len(set(days) - set(STORMS[month])) for days in by_seed]))
         storms += float(np.mean([len(set(days) & set(STORMS[month])) for days in by_seed]))
         days, quiet = len(theirs["ks"]), len(theirs["ks"]) - len(STORMS[month])
-        peer = f"raw KS with Bonferroni, of {days} days (PSI > 0.2 {sum(theirs['psi'])}, Wasserstein {sum(theirs['wasserstein'])}, "
+        peer = f"raw KS with Bonferroni (of {days} days; PSI > 0.2 {sum(theirs['psi'])}, Wasserstein {sum(theirs['wasserstein'])}, "
         peer += f"Evidently {sum(theirs['evidently'])} of {len(theirs['evidently'])})"
         unit = f"of {quiet} ordinary days, mean of {ours.DAY_SEEDS} draws of the noise"
         figures.append(Figure(f"drift.real_days_alarms.{name}", ordinary, unit, "<= 1", peer, float(sum(theirs["ks"])), COMMAND))
@@ -319,7 +319,7 @@ def _tweet_figures(found: Row, peers: Row) -> list[Figure]:
     for name, way in others.TWEETS.items():
         mine = found["tweets"][name]
         slowest = f"{mine['slowest']:.0f}" if mine["slowest"] < NEVER else "never"
-        unit = f"weeks, median of {others.TWEET_SEEDS} draws (slowest {slowest}; {mine['before']:.2g} alarms before); {way.what}"
+        unit = f"(median of {others.TWEET_SEEDS} draws; slowest {slowest}; {mine['before']:.2g} alarms before) | {way.what}"
         figures.append(Figure(f"drift.tweets_weeks.{name}", min(NEVER, mine["weeks"]), unit, "", "", None, COMMAND))
     return figures
 

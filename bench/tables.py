@@ -1,7 +1,7 @@
 """The figures that README.md and docs/ quote, from `bench/results.json` and from nowhere else: `python -m bench.tables [--check]`.
 
-A table's row that begins with a figure's name in backquotes is written anew. Between `<!-- figures: NAME -->` and `<!-- end -->` stands a
-table that is made here, where many figures share a row. Knows no measurement.
+A table's row that begins with a figure's name and ends with the command that measures it is written anew. Between `<!-- figures: NAME -->`
+and `<!-- end -->` stands a table that is made here, where many figures share a row. Knows no measurement.
 """
 
 import json
@@ -14,10 +14,11 @@ from typing import Any
 CHECKOUT = Path(__file__).parents[1]
 RESULTS = CHECKOUT / "bench" / "results.json"
 DOCUMENTS = ("README.md", "docs/*.md")
-ROW = re.compile(r"^\| `([a-z_]+\.[A-Za-z0-9_.-]+)` \|.*$", re.MULTILINE)
+ROW = re.compile(r"^\| `([a-z_]+\.[A-Za-z0-9_.-]+)` \|.*\| `make bench[a-z-]*` \|$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NODES, SHIFTS = ("1", "10", "100"), ("0.1", "0.25", "0.5", "1.0", "season")
 NOT_FOUND = {101.0, 999.0}  # windows and weeks
+PLAIN_MIN = 1000  # from here on whole numbers, without an exponent
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -62,7 +63,9 @@ def _goal(row: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "not found" if value is None or value in NOT_FOUND else f"{value:.4g}"
+    if value is None or value in NOT_FOUND:
+        return "not found"
+    return f"{value:.0f}" if abs(value) >= PLAIN_MIN else f"{value:.4g}"
 
 
 def _beside(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -79,7 +82,7 @@ def _beside(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _peer(row: Mapping[str, Any]) -> str:
     itself = row["peer_value"] == 1 and "ours / " in row["unit"]  # of itself a peer is always one
-    return str(row["peer"]) if itself or row["peer_value"] is None else f"{row['peer']}: {row['peer_value']:.4g}"
+    return str(row["peer"]) if itself or row["peer_value"] is None else f"{row['peer']}: {_number(row['peer_value'])}"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -111,13 +114,13 @@ def _drift(results: Results) -> list[list[str]]:
             *[f"false_alarms_per_1000.autocorrelated.{rho}" for rho in rhos],
         ),
         *[
-            row(f"median windows to find {shifts}, {nodes} node(s), epsilon 1", *[f"delay_windows.{shift}.{nodes}" for shift in SHIFTS])
+            row(f"median windows to find {shifts}, {_nodes(nodes)}, epsilon 1", *[f"delay_windows.{shift}.{nodes}" for shift in SHIFTS])
             for nodes in NODES
         ],
         row("digits: false alarms per 1,000 windows, 10 nodes", "false_alarms_per_1000.digits"),
         *[
             row(
-                f"digits: median windows to find noise of 0.25 / 0.5 / 1 grey levels of 16, {nodes} node(s), epsilon 1",
+                f"digits: median windows to find noise of 0.25 / 0.5 / 1 grey levels of 16, {_nodes(nodes)}, epsilon 1",
                 *[f"delay_windows.digits-noise-{level}.{nodes}" for level in ("0.25", "0.5", "1")],
             )
             for nodes in NODES[:2]
@@ -129,6 +132,10 @@ def _drift(results: Results) -> list[list[str]]:
         row("exact draws of noise a second", "sampler_per_s"),
         row("windows merged a second, one core", "merge_per_s"),
     ]
+
+
+def _nodes(count: str) -> str:
+    return "1 node" if count == "1" else f"{count} nodes"
 
 
 def _tried(results: Results) -> list[list[str]]:
@@ -147,8 +154,8 @@ def _tweets(results: Results) -> list[list[str]]:
     for row in sorted(
         (row for name, row in results.items() if name.startswith("drift.tweets_weeks.")), key=lambda one: float(one["value"])
     ):
-        how, what = str(row["unit"]).split("; ")[0], str(row["unit"]).split("; ")[-1]
-        found.append([what, f"{_number(row['value'])}: {how}{'; ' + row['unit'].split('; ')[1] if row['unit'].count('; ') > 1 else ''}"])
+        how, what = str(row["unit"]).split(" | ")
+        found.append([what, f"{_number(row['value'])} {how}"])
     return found
 
 

@@ -16,9 +16,9 @@ ROW = {
 
 
 def test_a_row_that_names_a_figure_is_written_from_the_results() -> None:
-    text = "before\n| `drift.step_ms` | 7 hours | | | |\n| `not a figure` | stays |\n"
+    text = "before\n| `drift.step_ms` | 7 hours | | | `make bench` |\n| `root.json` | stays |\n"
 
-    expected = "before\n| `drift.step_ms` | 0.1416 ms | at most 0.2 | other: 146.8 | `make bench` |\n| `not a figure` | stays |\n"
+    expected = "before\n| `drift.step_ms` | 0.1416 ms | at most 0.2 | other: 146.8 | `make bench` |\n| `root.json` | stays |\n"
 
     assert expected == rendered(text, {"drift.step_ms": ROW})
     assert expected == rendered(expected, {"drift.step_ms": ROW})
@@ -26,14 +26,14 @@ def test_a_row_that_names_a_figure_is_written_from_the_results() -> None:
 
 def test_a_figure_that_nobody_measured_is_not_quoted() -> None:
     with pytest.raises(KeyError, match=r"drift\.gone"):
-        rendered("| `drift.gone` | 1 | | | |\n", {"drift.step_ms": ROW})
+        rendered("| `drift.gone` | 1 | | | `make bench-drift` |\n", {"drift.step_ms": ROW})
 
 
 def test_what_was_not_found_says_so_and_not_its_stand_in() -> None:
     results = {
-        f"drift.tweets_weeks.{name}": {**ROW, "value": value, "unit": "weeks; watched"} for name, value in (("a", 999.0), ("b", 4.0))
+        f"drift.tweets_weeks.{name}": {**ROW, "value": value, "unit": "weeks | watched"} for name, value in (("a", 999.0), ("b", 4.0))
     }
     text = "<!-- figures: drift-tweets -->\n<!-- end -->\n"
 
-    assert "| watched | not found: weeks |" in rendered(text, results)
-    assert "| watched | 4: weeks |" in rendered(text, results)
+    assert "| watched | not found weeks |" in rendered(text, results)
+    assert "| watched | 4 weeks |" in rendered(text, results)
