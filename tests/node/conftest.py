@@ -1,5 +1,6 @@
 """Real models, staged as a store would stage them, and servers on free loopback ports."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
+from node import workers
 from node.serving import Listen, Observation, Prepared, Server, Staged, routing
 from schemas.errors import Refused
 from schemas.limits import BLOCK_BYTES_MAX
@@ -133,10 +135,15 @@ class Running:
         return outcome
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crashed worker's successor takes its time on a machine that has much to do; tests of what comes after set their own."""
-    monkeypatch.setattr(routing, "READY_SECONDS_MAX", 60.0)
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """For a machine that has much to do: a crashed worker's successor may take its time, and none waits for an idle moment before it loads,
+    which would be 20 seconds each. Tests of either set their own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "READY_SECONDS_MAX", 60.0)
+        patch.setattr(workers, "QUIET_SECONDS_MAX", math.inf)
+        yield
 
 
 @contextmanager

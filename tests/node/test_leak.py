@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 
 SWAPS, SETTLED = 45, 15
 GROWTH_BYTES_MAX = 6 * 2**20  # of thirty swaps: a leaked worker's buffers or a model kept once each would be five times that
@@ -23,6 +24,7 @@ def anonymous_bytes() -> int:
     return int(found[1]) * 1024
 
 
+@pytest.mark.timeout(600)
 def test_swaps_leave_no_memory_descriptor_thread_or_process(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
     releases = [stage("1.0.0", regressors.linear.onnx), stage("2.0.0", regressors.forest.onnx)]
     body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [64, 5], "data": np.ones(320).tolist()}]}

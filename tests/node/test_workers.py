@@ -204,7 +204,11 @@ def test_a_worker_runs_on_the_cores_it_is_given_and_no_others(model_path: Path) 
     assert asyncio.run(look()) == {0}
 
 
-def test_loading_is_done_by_a_thread_that_waits_for_an_idle_processor_and_serving_is_not(model_path: Path) -> None:
+def test_loading_is_done_by_a_thread_that_waits_for_an_idle_processor_and_serving_is_not(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "QUIET_SECONDS_MAX", 60.0)
+
     async def look() -> tuple[set[int], int]:
         seen: set[int] = set()
         starting = asyncio.create_task(Worker.start(Load(model_path)))

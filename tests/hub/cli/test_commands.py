@@ -205,6 +205,7 @@ def test_what_a_node_says_of_itself_cannot_touch_the_terminal(made: Made) -> Non
     budget = TelemetryBudget(rho_spent=0.25, rho_day_max=0.5)
     state = State(node="rogue", session=1, status="online", at=0, software=HOSTILE, slots=(slot,), telemetry=budget)
     store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store.create()
     store.upsert_node(NodeRow("rogue", 1, "online", int(time.time()), codec.encode(state), b"", "all"))
     store.add_refusal(0, HOSTILE, "schema.malformed", HOSTILE)
     store.close()
@@ -247,6 +248,10 @@ def test_watch_says_when_it_waited_in_vain(made: Made) -> None:
 
 
 def test_ctrl_c_ends_watch_without_a_word(made: Made) -> None:
+    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store.create()
+    store.add_refusal(0, "n1", "schema.malformed", "a line to wait for")
+    store.close()
     watching = subprocess.Popen(
         [str(BIN / "fleetcast"), "watch", "--since-id", "0"],
         stdout=subprocess.PIPE,
