@@ -28,8 +28,9 @@ class Ended:
 
     def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
         told: dict[str, Any] = {"exit_code": int(exitstatus), "passed": len(self.passed - self.bad.keys()), "bad": self.bad}
-        if session.config.cache is not None:
-            session.config.cache.set(NAME, told)
+        cache = getattr(session.config, "cache", None)  # there is none under `-p no:cacheprovider`
+        if cache is not None:
+            cache.set(NAME, told)
 
 
 ORDER: tuple[How, ...] = ("failed", "timed out", "crashed", "not collected")
