@@ -92,7 +92,7 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
 
 def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest: int) -> dict[str, Any]:
     episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
-    lasts = standing.lasts(episode, cohort_newest=cohort_newest)
+    lasts = standing.lasts(episode, newest=last.start, seconds=last.seconds, cohort_newest=cohort_newest)
     mine = [one for one in alerts if _stream(one) == _stream(last)]
     named = mine[-1].signals if episode is not None and mine else ()
     return {

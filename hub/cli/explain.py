@@ -201,7 +201,8 @@ def _stream(
         if last is None or version not in {"", manifest.version} or not (stream.state or last.gathering):
             continue
         episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
-        lasts = standing.lasts(episode, cohort_newest=cohorts[model, stream.cohort, last.about])
+        cohort_newest = cohorts[model, stream.cohort, last.about]
+        lasts = standing.lasts(episode, newest=last.start, seconds=last.seconds, cohort_newest=cohort_newest)
         known = {signal.name for signal in last.signals}
         found.append(
             ((all(name in known for name in names), lasts, last.alarm, stream.log_evidence, last.start), stream, manifest, episode)

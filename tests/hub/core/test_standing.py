@@ -18,10 +18,20 @@ def alert(kind: str, at: int, version: str = "1.1.0", cohort: str = "nyc", signa
 
 
 @pytest.mark.parametrize(
-    ("episode", "newest", "expected"), [(None, 500, False), (EPISODE, 500, True), (EPISODE, 800, True), (EPISODE, 801, False)]
+    ("episode", "newest", "cohort_newest", "expected"),
+    [
+        (None, 500, 500, False),
+        (EPISODE, 500, 500, True),
+        (EPISODE, 800, 800, True),
+        (EPISODE, 801, 801, False),
+        (EPISODE, 520, 550, True),
+        (EPISODE, 520, 551, False),  # nobody serves the release any more, though its alarm may be quiet for 300
+    ],
 )
-def test_an_alarm_lasts_until_its_cohort_has_gone_on_without_it(episode: Episode | None, newest: int, expected: bool) -> None:
-    assert lasts(episode, cohort_newest=newest) is expected
+def test_an_alarm_lasts_until_its_cohort_has_gone_on_without_it(
+    episode: Episode | None, newest: int, cohort_newest: int, expected: bool
+) -> None:
+    assert lasts(episode, newest=newest, seconds=10, cohort_newest=cohort_newest) is expected
 
 
 def test_episodes_are_told_from_alerts_each_by_its_release_and_cohort() -> None:
