@@ -87,11 +87,14 @@ class Findings:
             return bool(db.execute(query).scalar())
 
     def tested_since(self, model: str, version: str, moment: int, *, gathering: bool = False) -> dict[str, int]:
-        """How many intervals of a release's signals were judged at `moment` or later, by cohort; or, of nodes that gather, only shown."""
+        """How many intervals of signals were first judged at `moment` or later, by cohort; or, of nodes that gather, only shown.
+
+        One that is judged again, since windows of it came late, says nothing of what was done at `moment`.
+        """
         shown = drifts.c.body.like(GATHERING)
         query = (
             select(drifts.c.cohort, func.count())
-            .where(drifts.c.model == model, drifts.c.version == version, drifts.c.tested_at >= moment)
+            .where(drifts.c.model == model, drifts.c.version == version, drifts.c.first_tested_at >= moment)
             .where(shown if gathering else ~shown, drifts.c.about == "")
             .group_by(drifts.c.cohort)
         )

@@ -152,6 +152,6 @@ def take_over_drifts(db: Connection) -> None:
     names = "model, version, cohort, start, seconds, tested_at, alarm, body"
     for earlier, calibrated in ((FIRST_DRIFTS, "FALSE"), (SECOND_DRIFTS, "calibrated")):
         if inspect(db).has_table(earlier):
-            into = f"INSERT INTO {tables.drifts.name} ({names}, calibrated, about)"
-            db.execute(text(f"{into} SELECT {names}, {calibrated}, '' FROM {earlier}"))  # noqa: S608  # names of our own
+            into = f"INSERT INTO {tables.drifts.name} ({names}, first_tested_at, calibrated, about)"
+            db.execute(text(f"{into} SELECT {names}, tested_at, {calibrated}, '' FROM {earlier}"))  # noqa: S608  # names of our own
             db.execute(text(f"DROP TABLE {earlier}"))

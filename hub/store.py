@@ -255,8 +255,15 @@ class Store:
     def _drift(self, db: Connection, drift: Drift) -> None:
         key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}
         key |= {"calibrated": drift.calibrated is True, "about": drift.about or ""}
-        values = {"tested_at": self._now(), "alarm": drift.alarm, "body": drift.model_dump_json()}
-        _put(db, tables.drifts, key, {**key, **values})
+        table, now = tables.drifts, self._now()
+        first = db.execute(select(table.c.first_tested_at).where(*[table.c[name] == value for name, value in key.items()])).scalar()
+        values = {
+            "first_tested_at": now if first is None else first,
+            "tested_at": now,
+            "alarm": drift.alarm,
+            "body": drift.model_dump_json(),
+        }
+        _put(db, table, key, {**key, **values})
         text = (
             f"{drift.model} {drift.version}, cohort {drift.cohort}: {'ALARM' if drift.alarm else 'no alarm'} over {drift.windows} windows"
         )

@@ -114,7 +114,8 @@ drifts = Table(
     Column("seconds", BigInteger, primary_key=True),
     Column("calibrated", Boolean, primary_key=True),
     Column("about", String(16), primary_key=True),  # empty: the release's signals
-    Column("tested_at", BigInteger, nullable=False),
+    Column("first_tested_at", BigInteger, nullable=False),
+    Column("tested_at", BigInteger, nullable=False),  # the last time: again for every window that comes late
     Column("alarm", Boolean, nullable=False),
     Column("body", Text, nullable=False),
 )

@@ -1,8 +1,8 @@
 """Which alarms last, and which of them a rollout has to answer for. Knows findings, and neither their tests nor a clock.
 
 An episode ends when its stream is quiet for long enough (hub/core/episodes.py). A release that nobody serves any more has no intervals, so
-its episode would last for ever: it counts as left when the cohort has gone on with another release for as long as it may be quiet, or has had
-no interval of its own for `GONE_INTERVALS` of them. When it serves again, so does its alarm.
+its episode would last for ever: it counts as left when the cohort has gone on with another release for as long as it may be quiet, or
+without an interval of its own for `GONE_INTERVALS` of them. When it serves again, so does its alarm.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,8 +21,8 @@ GONE_INTERVALS = 3  # as few as an alarm is quiet for before it is over (hub/cor
 def lasts(episode: Episode | None, *, newest: int, seconds: int, cohort_newest: int) -> bool:
     """Whether an alarm lasts.
 
-    `newest` is the start of the newest interval of its release in its cohort, and `seconds` the length; `cohort_newest` the same of the model,
-    of whichever release.
+    `newest` is the start of the newest interval of its release in its cohort, and `seconds` the length; `cohort_newest` the same of the
+    model, of whichever release.
     """
     if episode is None or cohort_newest - episode.last > episode.quiet_seconds:
         return False

@@ -62,6 +62,9 @@ class Evidence:
             windows_min=self._cohort_nodes_min,
         )
         rows = list(self._findings.intervals(asked))[-INTERVALS_MAX:]
+        rows = [
+            row for row in rows if row.calibrated is (raised.calibrated is True)
+        ]  # those that were judged, and not newcomers beside them
         manifest, without = self._releases.of_stream(stream)[1], self._findings.trimmed(asked)
         return shown.together([shown.merged(row, manifest, without) for row in rows])
 

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from hub.blockstore import BlockStore
 from hub.findings import Findings
+from hub.service.evidence import Evidence
+from hub.service.releases import Releases
 from schemas import codec
 from schemas.names import sha256
 from tests.hub.test_settling import Hub
@@ -47,6 +50,35 @@ def test_where_others_have_baselines_newcomers_raise_nothing_end_nothing_and_do_
     assert hub.settling.newest()[0].calibrated
     assert hub.store.streams() != []
     assert Findings(hub.store.database).begun("delay") == []
+
+
+def test_the_evidence_of_a_drift_is_of_the_nodes_that_were_judged_though_newcomers_are_more(hub: Hub) -> None:
+    for hour in range(4):
+        hub.hear_calibrated(hour, shift=1.0 if hour >= 2 else 0.0, windows=6)
+        hub.hear(hour, windows=12)
+        hub.settle()
+    releases = Releases(hub.fleet.repository, BlockStore(hub.fleet.directory / "blocks"))
+    (alert,) = [one for one in hub.alerts() if one.kind == "drift"]
+
+    (found,) = Evidence(Findings(hub.store.database), releases, cohort_nodes_min=3).of([alert], number="1", fleet="f", now=0).findings
+
+    assert found.window is not None
+    assert found.window.calibrated
+    assert found.window.windows % 6 == 0
+
+
+def test_an_interval_that_is_tested_again_for_a_late_window_counts_for_no_stage_that_began_after_it(hub: Hub) -> None:
+    findings, version = Findings(hub.store.database), hub.manifest.version
+    hub.hear_calibrated(0)
+    hub.settle()
+    entered = int(hub.now) + 1
+    hub.hear_calibrated(0)
+    hub.settle()
+    before = findings.tested_since("delay", version, entered)
+    hub.hear_calibrated(1)
+    hub.settle()
+
+    assert (before, findings.tested_since("delay", version, entered)) == ({}, {"nyc": 1})
 
 
 def test_a_release_whose_nodes_have_no_baselines_is_judged_by_its_reference(hub: Hub) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import tracemalloc
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgpack
 import pytest
@@ -188,6 +188,8 @@ def _leaves(annotation: Any) -> set[Any]:
     """The types that a field's annotation is made of."""
     if get_origin(annotation) is Annotated:
         return _leaves(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return {type(one) for one in get_args(annotation)}
     return {leaf for part in get_args(annotation) for leaf in _leaves(part)} or {annotation}
 
 

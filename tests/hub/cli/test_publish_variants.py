@@ -251,7 +251,8 @@ def test_the_release_file_of_the_manual_is_published_as_it_stands(made: Made, tm
     (tmp_path / "model.onnx").write_bytes(digits.classifier())
     (tmp_path / "labels.txt").write_text("\n".join("0123456789"))
     frame[: digits.TRAINED].assign(day=np.arange(digits.TRAINED) % 12).to_parquet(tmp_path / "reference.parquet")
-    frame[digits.TRAINED :].assign(digit=truth[digits.TRAINED :]).to_parquet(tmp_path / "held-out.parquet")
+    held_out = frame[digits.TRAINED :].assign(digit=truth[digits.TRAINED :], day=np.arange(len(frame) - digits.TRAINED) % 12)
+    held_out.to_parquet(tmp_path / "held-out.parquet")
 
     done = made.run("publish", str(tmp_path / "release.toml"), "--version", "7.0.0", "--json")
 
