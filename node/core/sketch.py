@@ -138,10 +138,9 @@ class Sketch:
         `service` holds the quantities of `schemas.signals.Quantity`; of a generated answer why it ended ("stop"), and how many tokens the
         runtime made it from and of ("prompt_tokens", "answer_tokens").
         """
-        start = int(at // self._window_seconds) * self._window_seconds
-        counts = self._open.get(start)
-        if counts is None:
-            counts = self._open[start] = np.zeros(self._size, np.int64)
+        added = np.zeros(self._size, np.int64)  # a request is counted whole or, where what is told of it is a bug of ours, not at all
+        for said in self._said:
+            added[said.bin_of(service.get(said.quantity))] += rows
         for counter in self._counters:
             tensor = (inputs if counter.side == "input" else outputs).get(counter.tensor)
             if tensor is None or tensor.size % rows or not tensor.size:
@@ -150,9 +149,12 @@ class Sketch:
                 values: NDArray[Any] = np.empty((rows, 0))
             else:
                 values = tensor.reshape(rows, -1)
-            counts += np.bincount(counter.count(values, self.odd).ravel(), minlength=self._size)
-        for said in self._said:
-            counts[said.bin_of(service.get(said.quantity))] += rows
+            added += np.bincount(counter.count(values, self.odd).ravel(), minlength=self._size)
+        start = self.start_of(at)
+        if start in self._open:
+            self._open[start] += added
+        else:
+            self._open[start] = added
         self._watermark = max(self._watermark, at)
         self._observed += 1
 

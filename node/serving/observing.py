@@ -193,4 +193,5 @@ def _choices(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _whole(value: object) -> int | None:
-    return value if type(value) is int and value >= 0 else None
+    """A number of tokens; what no text can have is not believed, and could not be a float."""
+    return value if type(value) is int and 0 <= value < 2**53 else None

@@ -15,8 +15,9 @@ import pytest
 from hub.core import signals
 from node import workers
 from node.agent.telemetry import Telemetry
+from node.core.sketch import Sketch
 from node.serving import Observation, chat, routing
-from node.serving.observing import asked_in
+from node.serving.observing import Turn, asked_in
 from node.store import NodeStore
 from schemas.manifest import Limits, Tensor
 from schemas.signals import Baseline, Privacy, Signal
@@ -189,3 +190,20 @@ def binned(declared: tuple[Signal, ...], counts: list[int]) -> list[tuple[str, l
 )
 def test_what_a_turn_asks_is_what_it_adds_to_the_conversation(messages: list[dict[str, Any]], asked: str) -> None:
     assert asked_in(messages) == asked
+
+
+def test_an_absurd_number_of_tokens_is_none() -> None:
+    turn = Turn(asked="hello")
+
+    turn.end(None, {"usage": {"prompt_tokens": 10**400, "completion_tokens": 4}})  # type: ignore[arg-type]
+
+    assert (turn.prompt_tokens, turn.answer_tokens) == (None, 4)
+
+
+def test_a_turn_is_counted_whole_or_not_at_all() -> None:
+    sketch = Sketch(baseline(), 3600)
+
+    with pytest.raises(TypeError):
+        sketch.observe({"prompt": np.array(["hello"], object)}, {}, 1, 0.0, {"latency_ms": 1.0, "prompt_tokens": 10**400})  # no float
+
+    assert sketch.snapshot() == {}
