@@ -87,9 +87,9 @@ class LabelsTables:
             self._db.execute("INSERT INTO label_id VALUES (?, ?, ?, ?)", (said_id, at, release, start))
             self._db.execute("DELETE FROM label_id WHERE at < ?", (at - KEPT_SECONDS,))
 
-    def due_labels(self, now: int) -> list[tuple[bytes, int, int, int]]:
-        """Intervals that are to leave: release, start, right and wrong answers."""
-        query = "SELECT release, start, right, wrong FROM labelled WHERE closed_at IS NULL AND due <= ? ORDER BY start"
+    def due_labels(self, now: int) -> list[tuple[bytes, int]]:
+        """Intervals that are to leave: release and start. More may be said of them until the transaction in which they leave."""
+        query = "SELECT release, start FROM labelled WHERE closed_at IS NULL AND due <= ? ORDER BY start"
         return [tuple(row) for row in self._db.execute(query, (now,))]
 
     def close_labels(self, release: bytes, start: int, *, at: int, rho: float, code: str) -> None:

@@ -131,23 +131,26 @@ class Labels:
     def tick(self, now: int) -> bool:
         """Have leave what is due; True when something was put in the outbox. The ledger is to be sealed then."""
         sent = False
-        for release, start, right, wrong in self._store.due_labels(now):
+        for release, start in self._store.due_labels(now):
             declared = self._declared.get(release)
             if declared is None:
                 raise ValueError("labels are taken of declared releases only")
-            sent = self._close(declared, start, right, wrong, now) or sent
+            sent = self._close(declared, start, now) or sent
         return sent
 
-    def _close(self, declared: Declared, start: int, right: int, wrong: int, now: int) -> bool:
+    def _close(self, declared: Declared, start: int, now: int) -> bool:
         noise, model, release = declared.accuracy.privacy, declared.model, declared.release
         rho = privacy.rho_of(1, (noise.sigma2_numerator, noise.sigma2_denominator), noise.laplace)
         days = list(privacy.days_of(start, declared.seconds))
         withheld = self._ledger.refusal(start, days, rho)
         with self._store.transaction():
+            known = self._store.interval(declared, start)  # read here: a command beside us may have said more a moment ago
+            if known.closed:
+                return False
             if withheld is None:
                 self._ledger.charge(days, rho, f"labels {model} {release[:8].hex()} {start}")
                 window = noised(
-                    (wrong, right, 0),
+                    (known.wrong, known.right, 0),
                     baseline=declared.accuracy.baseline,
                     privacy=noise,
                     bits=self._bits,

@@ -312,6 +312,26 @@ def test_counts_that_come_from_two_sides_at_once_are_all_there(tmp_path: Path) -
     assert (known.right, known.wrong) == (180, 20)
 
 
+def test_counts_that_a_command_says_while_their_interval_is_about_to_leave_leave_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = site(tmp_path)
+    answers(here, 1000)
+    say(here, 500, 0)
+    due_labels = here.store.due_labels
+
+    def says_more(now: int) -> list[tuple[bytes, int]]:
+        due = due_labels(now)
+        with NodeStore.beside(tmp_path / "node.sqlite") as other:
+            take(other, "m", None, Told(at=WEEKS, right=400, wrong=0), now=now, wait_seconds=60)
+        return due
+
+    monkeypatch.setattr(here.store, "due_labels", says_more)
+    (window,) = leave(here)
+
+    assert abs(counts_of(window)[1] - 900) < 40
+
+
 def test_a_file_that_an_earlier_version_made_is_read_as_one_without_labels(tmp_path: Path) -> None:
     here = Site(tmp_path)
     for table in ("declared", "labelled"):
