@@ -294,10 +294,10 @@ class NodeStore(TelemetryTables, LabelsTables):
         """Keep a message until the broker has taken it."""
         return int(self._db.execute("INSERT INTO outbox (kind, topic, payload) VALUES (?, ?, ?)", (kind, topic, payload)).lastrowid or 0)
 
-    def waiting(self, limit: int, after: int = 0) -> list[Waiting]:
-        """The oldest messages that wait."""
+    def waiting(self, limit: int, *, windows: bool = True) -> list[Waiting]:
+        """The oldest messages that wait; without `windows` those that are none."""
         rows = self._db.execute(
-            "SELECT id, kind, topic, payload FROM outbox WHERE sent = 0 AND id > ? ORDER BY id LIMIT ?", (after, limit)
+            "SELECT id, kind, topic, payload FROM outbox WHERE sent = 0 AND (? OR kind != 'window') ORDER BY id LIMIT ?", (windows, limit)
         ).fetchall()
         return [Waiting(*row) for row in rows]
 

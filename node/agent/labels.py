@@ -130,6 +130,8 @@ class Labels:
 
     def tick(self, now: int) -> bool:
         """Have leave what is due; True when something was put in the outbox. The ledger is to be sealed then."""
+        if self._wait_seconds is None:  # what was taken earlier stays until telemetry is on again
+            return False
         sent = False
         for release, start in self._store.due_labels(now):
             declared = self._declared.get(release)

@@ -82,6 +82,7 @@ class Agent:
             identity=lambda: self._renewing.identity,
             wall=wall,
             monotonic=monotonic,
+            windows=settings.telemetry,
         )
         self._telemetry = Telemetry(
             store=self._store,
@@ -93,7 +94,8 @@ class Agent:
             witness=settings.witness,
             waiting_max=settings.windows_waiting_max,
             waiting_bytes_max=settings.windows_waiting_bytes_max,
-            labels_wait_seconds=settings.labels_wait_seconds if settings.telemetry else None,
+            labels_wait_seconds=settings.labels_wait_seconds,
+            sends=settings.telemetry,
             clock=wall,
         )
         listen = _listen(settings)

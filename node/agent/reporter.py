@@ -32,9 +32,10 @@ class Reporter:
         identity: Callable[[], Identity],  # it may change: a device can ask for a new key
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        windows: bool,  # else they are not sent, and wait
     ) -> None:
         self._node, self._store, self._link, self._identity = node, store, link, identity
-        self._wall, self._monotonic = wall, monotonic
+        self._wall, self._monotonic, self._windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
         self._refusals: dict[tuple[str, str], float] = {}
         self.told: Callable[[str], None] = lambda sentence: None  # hears of every refusal
@@ -90,7 +91,7 @@ class Reporter:
     def send(self) -> None:
         """Say what waits, so much at a time."""
         flying = set(self._sending.values())
-        outbox = self._store.waiting(OUTBOX_IN_FLIGHT)
+        outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self._windows)
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]
         if fresh:
             self._store.mark_tried(fresh)

@@ -62,7 +62,10 @@ class _Kind:
 
 
 class Telemetry:
-    """The windows of every model on this node. `observe` is called by the serving thread, everything else by the loop."""
+    """The windows of every model on this node. `observe` is called by the serving thread, everything else by the loop.
+
+    One that does not send leaves what an earlier one counted and took where it is: nothing is charged or noised until another one sends.
+    """
 
     def __init__(
         self,
@@ -76,9 +79,11 @@ class Telemetry:
         witness: Path,
         waiting_max: int,
         waiting_bytes_max: int,
-        labels_wait_seconds: float | None = 86_400.0,
+        labels_wait_seconds: float = 86_400.0,
+        sends: bool = True,
         clock: Callable[[], float],
     ) -> None:
+        self._sends = sends
         self._store, self._topic, self._cohort = store, topic, cohort
         self._rho_day_max, self._grace_seconds, self._idle_seconds = rho_day_max, grace_seconds, idle_seconds
         self._waiting_max, self._waiting_bytes_max = waiting_max, waiting_bytes_max
@@ -88,12 +93,20 @@ class Telemetry:
         self._watched: dict[bytes, _Watched] = {}
         self._bits = privacy.BitSource(os.urandom)
         self.labels = Labels(
-            store, self._ledger, topic=topic, cohort=cohort, wait_seconds=labels_wait_seconds, bits=self._bits, clock=clock
+            store,
+            self._ledger,
+            topic=topic,
+            cohort=cohort,
+            wait_seconds=labels_wait_seconds if sends else None,
+            bits=self._bits,
+            clock=clock,
         )
         self._checkpointed = 0.0
 
     def watch(self, digest: bytes, manifest: Manifest) -> None:
         """Count this release's requests from now on, going on from the last checkpoint."""
+        if not self._sends:
+            return
         self.labels.watch(digest, manifest)
         if manifest.baseline is None or manifest.privacy is None:
             return

@@ -84,7 +84,8 @@ def kept(path: Path, as_json: bool) -> None:
     Example:
       fleetcast-node telemetry kept
     """
-    found = told.kept_back(store_of(load(path)))
+    settings = load(path)
+    found = {"telemetry": settings.telemetry, **told.kept_back(store_of(settings))}
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -96,6 +97,8 @@ def kept(path: Path, as_json: bool) -> None:
     for row in found["odd_rows"]:
         click.echo(f"{row['day']}  {row['model']}  {row['rows']} rows  [{row['code']}]")
     click.echo(f"{found['late_intervals']} intervals had rows after they were closed; the ledger has {found['ledger_entries']} entries")
+    if not found["telemetry"]:
+        click.echo("nothing leaves: `telemetry = false` in the settings; what waits is kept until that changes")
     if found["quiet_until"]:
         click.echo(f"nothing of before {found['quiet_until']} leaves: the ledger could not be believed")
 

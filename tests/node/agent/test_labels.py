@@ -249,6 +249,28 @@ def test_a_release_that_gave_way_to_another_is_still_labelled(tmp_path: Path) ->
     assert window.release == DIGEST[:8]
 
 
+def test_without_telemetry_what_was_counted_and_taken_before_stays_and_leaves_when_it_is_on_again(tmp_path: Path) -> None:
+    here = site(tmp_path)
+    here.see(50, at=WEEKS + 1.0)
+    answers(here, 100)
+    say(here, 90, 10)
+    here.telemetry.checkpoint()
+    here.store.close()
+
+    off = site(tmp_path, now=here.now + 2 * 86_400, sends=False)
+    filled = [off.telemetry.tick(off.now + seconds) for seconds in (0, 100)]
+    left, spent = off.windows(), off.store.spent([WEEKS // 86_400])
+    waiting = telling.kept_back(off.store)["labels_waiting"]
+    off.store.close()
+    again = site(tmp_path, now=off.now + 200)
+    for seconds in (0, 100):
+        again.telemetry.tick(again.now + seconds)
+
+    assert (filled, left, spent) == ([False, False], [], 0.0)
+    assert [(one["right"], one["wrong"]) for one in waiting] == [(90, 10)]
+    assert {one.about for one in again.windows()} == {None, "accuracy"}
+
+
 def test_a_release_without_a_reference_of_answers_takes_none(tmp_path: Path) -> None:
     here = Site(tmp_path)
     answers(here, 100)

@@ -58,6 +58,7 @@ class Site:
         cohort: str = "lab",
         release: Manifest | None = None,
         digest: bytes = DIGEST,
+        sends: bool = True,
     ) -> None:
         self.now, self.digest = now, digest
         self.store = NodeStore(folder / "node.sqlite")
@@ -71,6 +72,7 @@ class Site:
             witness=folder / "elsewhere" / "ledger.witness",
             waiting_max=waiting_max,
             waiting_bytes_max=waiting_bytes_max,
+            sends=sends,
             clock=lambda: self.now,
         )
         self.telemetry.watch(digest, release or manifest())
