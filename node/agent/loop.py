@@ -7,6 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from random import Random
 from typing import Any, Literal
@@ -99,7 +100,7 @@ class Agent:
             clock=wall,
         )
         listen = _listen(settings)
-        self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._inbox.put)
+        self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
         self.server.on_worker_exit = lambda *told: self._inbox.put(WorkerGone(*told))
         self._carried = Carried(settings.data / "carried")
         self._purse = Purse(
@@ -166,6 +167,7 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.told = self._standing.trouble
+        self._leaving = False
         self._session = 0
         self._online = False
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
@@ -326,6 +328,8 @@ class Agent:
 
     def _leave(self) -> None:
         self._guarded(self._standing.left)
+        self._leaving = True
+        self._turn_labels_away()
         self._telemetry.checkpoint()
         if self._online:
             self._link.say_state(self._state("disconnected"))
@@ -383,6 +387,20 @@ class Agent:
     def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: InForce) -> None:
         self._shares[digest] = parameters.telemetry_share
         self._telemetry.watch(digest, manifest)
+
+    def _labels_said(self, event: LabelsSaid) -> None:
+        """A program says counts; called by the serving thread, also when the loop has ended and nobody looks into the inbox."""
+        self._inbox.put(event)
+        if self._leaving:
+            self._turn_labels_away()
+
+    def _turn_labels_away(self) -> None:
+        """Whoever still waits would keep the server from stopping."""
+        with suppress(queue.Empty):
+            while True:
+                event = self._inbox.get_nowait()
+                if isinstance(event, LabelsSaid) and event.done.set_running_or_notify_cancel():
+                    event.done.set_exception(Unreachable("the node is stopping; say it again, with the same id"))
 
     def _observe(self, seen: Observation) -> None:
         if self._settings.telemetry:

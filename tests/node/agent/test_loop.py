@@ -3,15 +3,20 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import httpx
 import pytest
 
 from node.agent.loop import Agent
+from node.core.labels import Told
+from node.serving import LabelsSaid
 from node.settings import NodeSettings
 from node.store import NodeStore
+from schemas.errors import Unreachable
 from tests import brokers
 from tests.trust_fleet import Fleet
 
@@ -56,3 +61,30 @@ def test_without_telemetry_no_window_that_waits_is_sent_and_receipts_are(embedde
         running.join(SECONDS_MAX)
 
     assert [tried for *_, tried in reading.waiting_windows()] == [False] * 40
+
+
+def test_labels_that_nobody_takes_any_more_do_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = agent(tmp_path, "mqtt://127.0.0.1:1")
+    ended = threading.Event()
+    ended.set()
+
+    with ThreadPoolExecutor(1) as programs:
+
+        def ask() -> httpx.Response:
+            url = f"http://127.0.0.1:{made.server.port}/v2/models/m/labels"
+            return httpx.post(url, json={"at": 1, "right": 1, "wrong": 0}, timeout=SECONDS_MAX)
+
+        asked = []
+
+        def comes_last() -> None:
+            asked.append(programs.submit(ask))
+            until(lambda: not made._inbox.empty())
+
+        monkeypatch.setattr(made._standing, "began", comes_last)
+        made.run(ended)
+        reply = asked[0].result(SECONDS_MAX)
+    late = LabelsSaid("m", None, Told(at=1, right=1, wrong=0))
+    made._labels_said(late)
+
+    assert (reply.status_code, "is stopping" in reply.json()["error"]) == (503, True)
+    assert isinstance(late.done.exception(timeout=0), Unreachable)
