@@ -1,12 +1,14 @@
 """Takes counts of right and wrong answers into the store: durable when it returns. For the agent's own door and a command beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from node.core.labels import Declared, Told, check, chosen, due
+from node.labelstables import Said
 from node.store import NodeStore
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, mismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,25 +35,37 @@ class Taken:
 
 
 def take(store: NodeStore, model: str, version: str | None, told: Told, *, now: int, wait_seconds: float) -> Taken:
-    """Add counts to their interval.
+    """Add counts to their interval. Under an id that was said before they are taken for what they were then, whatever has answered since.
 
     Raises:
         Refused: LABELS_RELEASE, LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS; REQUEST_INVALID: the id was said of others.
     """
     with store.transaction():
         candidates = store.declared(model)
+        if told.id is not None and (before := store.label_said(told.id)) is not None:
+            return _again(told, before, candidates, version)
         answered = [one for one in candidates if store.interval(one, one.start_of(told.at)).answered]
         declared = chosen(candidates, answered, model=model, version=version)
         known = store.interval(declared, declared.start_of(told.at))
-        before = store.label_said(told.id) if told.id is not None else None
-        if before is not None:
-            if before != (declared.release, known.start) or known.due is None:
-                raise Refused(Code.REQUEST_INVALID, f"id {told.id!r} was said before, of another release or interval")
-            return Taken(declared, known.start, known.due, again=True)
         check(told, declared, known, now=now)
         leaves_at = due(known, declared, now=now, wait_seconds=wait_seconds)
         store.add_labels(declared.release, known.start, right=told.right, wrong=told.wrong, due=leaves_at, at=now, said_id=told.id)
     return Taken(declared, known.start, leaves_at)
+
+
+def _again(told: Told, before: Said, candidates: Sequence[Declared], version: str | None) -> Taken:
+    declared = next((one for one in candidates if one.release == before.release), None)
+    if declared is None:
+        raise Refused(Code.REQUEST_INVALID, f"id {told.id!r} was said before, of another model")
+    for what, then, now in (
+        ("version", declared.version, version),
+        ("beginning of the interval", _iso(before.start), _iso(declared.start_of(told.at))),
+        ("right answers", before.right, told.right),
+        ("wrong answers", before.wrong, told.wrong),
+    ):
+        if then is not None and now is not None and then != now:
+            raise mismatch(Code.REQUEST_INVALID, f"id {told.id!r} was said before: {what}", expected=then, actual=now)
+    return Taken(declared, before.start, before.due, again=True)
 
 
 def _iso(seconds: int) -> str:

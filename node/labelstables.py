@@ -4,6 +4,7 @@ A part of node.store. Exact counts stand here until their interval leaves, and n
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from node.core.labels import KEPT_SECONDS, Declared, Known
@@ -18,7 +19,19 @@ CREATE TABLE IF NOT EXISTS labelled (release BLOB NOT NULL, start INTEGER NOT NU
     due INTEGER NOT NULL, closed_at INTEGER, rho REAL NOT NULL DEFAULT 0, code TEXT NOT NULL DEFAULT '', PRIMARY KEY (release, start));
 CREATE INDEX IF NOT EXISTS labelled_open ON labelled (due) WHERE closed_at IS NULL;
 CREATE TABLE IF NOT EXISTS label_id (id TEXT PRIMARY KEY, at INTEGER NOT NULL, release BLOB NOT NULL, start INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS label_id_of ON label_id (release, start);
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Counts that came under an id, and when their interval leaves; it is None how many there were once it has left."""
+
+    release: bytes
+    start: int
+    right: int | None
+    wrong: int | None
+    due: int
 
 
 class LabelsTables:
@@ -71,10 +84,11 @@ class LabelsTables:
 
     # Counts
 
-    def label_said(self, said_id: str) -> tuple[bytes, int] | None:
-        """Of which release and interval counts were that came under this id."""
-        row = self._db.execute("SELECT release, start FROM label_id WHERE id = ?", (said_id,)).fetchone()
-        return None if row is None else (row[0], int(row[1]))
+    def label_said(self, said_id: str) -> Said | None:
+        """What came under this id."""
+        query = "SELECT release, start, label_id.right, label_id.wrong, due FROM label_id JOIN labelled USING (release, start) WHERE id = ?"
+        row = self._db.execute(query, (said_id,)).fetchone()
+        return None if row is None else Said(*row)
 
     def add_labels(self, release: bytes, start: int, *, right: int, wrong: int, due: int, at: int, said_id: str | None) -> None:
         """More right and wrong answers of an interval; to be called within a transaction."""
@@ -84,7 +98,10 @@ class LabelsTables:
             (release, start, right, wrong, due),
         )
         if said_id is not None:
-            self._db.execute("INSERT INTO label_id VALUES (?, ?, ?, ?)", (said_id, at, release, start))
+            self._db.execute(
+                "INSERT OR REPLACE INTO label_id (id, at, release, start, right, wrong) VALUES (?, ?, ?, ?, ?, ?)",
+                (said_id, at, release, start, right, wrong),
+            )
             self._db.execute("DELETE FROM label_id WHERE at < ?", (at - KEPT_SECONDS,))
 
     def due_labels(self, now: int) -> list[tuple[bytes, int]]:
@@ -98,6 +115,7 @@ class LabelsTables:
             "UPDATE labelled SET right = 0, wrong = 0, closed_at = ?, rho = ?, code = ? WHERE release = ? AND start = ?",
             (at, rho, code, release, start),
         )
+        self._db.execute("UPDATE label_id SET right = NULL, wrong = NULL WHERE release = ? AND start = ?", (release, start))
         self._db.execute("DELETE FROM labelled WHERE closed_at < ?", (at - 2 * KEPT_SECONDS,))
 
     def withheld_labels(self) -> dict[str, int]:

@@ -26,6 +26,8 @@ _COLUMNS = (  # that a first node's tables do not have
     ("window", "code", "TEXT NOT NULL DEFAULT ''"),  # why it was withheld
     ("own", "hours", "TEXT NOT NULL DEFAULT ''"),  # its rows by hour of the week, where hours are told apart
     ("window", "late", "INTEGER NOT NULL DEFAULT 0"),  # whether rows came after it was closed
+    ("label_id", "right", "INTEGER DEFAULT NULL"),  # how many answers came under the id, until their interval has left
+    ("label_id", "wrong", "INTEGER DEFAULT NULL"),
 )
 _TABLES = """
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);

@@ -202,6 +202,34 @@ def test_each_wrong_claim_is_refused_by_its_code_and_changes_nothing(tmp_path: P
     assert abs(window.rows - 80) < 50
 
 
+def test_an_id_means_the_release_that_answered_when_it_was_said_first_whatever_has_answered_since(tmp_path: Path) -> None:
+    here = site(tmp_path)
+    answers(here, 100)
+    first = say(here, 90, 10, said_id="one")
+    here.digest = b"2" * 32
+    here.telemetry.watch(here.digest, RELEASE.model_copy(update={"version": "2.0.0"}))
+    answers(here, 50)
+
+    again = say(here, 90, 10, said_id="one")
+
+    assert (again.declared.version, again.start, again.leaves_at, again.again) == ("1.0.0", first.start, first.leaves_at, True)
+    assert refusal(here, 90, 10) is Code.LABELS_RELEASE, "without the id both may be meant"
+    assert refusal(here, 90, 10, version="2.0.0", said_id="one") is Code.REQUEST_INVALID
+
+
+def test_an_id_that_comes_with_other_counts_is_refused_with_both_sides_until_the_interval_has_left(tmp_path: Path) -> None:
+    here = site(tmp_path)
+    answers(here, 200)
+    say(here, 90, 10, said_id="one")
+
+    with pytest.raises(Refused, match="'one' was said before: wrong answers: expected 10, found 11"):
+        say(here, 90, 11, said_id="one")
+    leave(here)
+
+    assert say(here, 90, 10, said_id="one").again
+    assert here.store.label_said("one").right is None, "exact counts are forgotten"  # type: ignore[union-attr]
+
+
 def test_a_node_that_died_does_not_claim_to_know_what_it_answered_in_its_last_moments(tmp_path: Path) -> None:
     here = site(tmp_path)
     answers(here, 100, at=None)
@@ -358,9 +386,12 @@ def test_a_file_that_an_earlier_version_made_is_read_as_one_without_labels(tmp_p
     here = Site(tmp_path)
     for table in ("declared", "labelled"):
         here.store._db.execute(f"DROP TABLE {table}")
+    for column in ("right", "wrong"):
+        here.store._db.execute(f"ALTER TABLE label_id DROP COLUMN {column}")
     here.store.close()
     reading = NodeStore.reading(tmp_path / "node.sqlite")
 
     assert reading.declared() == []
     assert reading.withheld_labels() == {}
     assert reading.labels_waiting() == []
+    assert reading.label_said("one") is None
