@@ -333,9 +333,12 @@ class NodeStore(TelemetryTables, LabelsTables):
             (SENT_KEPT,),
         )
 
-    def resend(self) -> None:
-        """The broker has lost its memory, and with it what it had not delivered: say the kept messages again. Their readers count once."""
-        self._db.execute("UPDATE outbox SET sent = 0 WHERE sent = 1")
+    def resend(self, *, windows: bool = True) -> None:
+        """The broker has lost its memory, and with it what it had not delivered: say the kept messages again. Their readers count once.
+
+        Without `windows` those that are none: long after the first time, nobody would know them again.
+        """
+        self._db.execute("UPDATE outbox SET sent = 0 WHERE sent = 1 AND (? OR kind != 'window')", (windows,))
 
     def outbox_payloads(self, kind: str, limit: int) -> list[tuple[int, str, bytes, bool]]:
         """The newest messages of a kind, byte for byte, and whether they were sent."""

@@ -81,7 +81,7 @@ class Reporter:
         """The broker is there; one that forgot hears the kept messages again, and their readers count them once."""
         self._sending.clear()
         if not session_present:
-            self._store.resend()
+            self._store.resend(windows=self._windows)
 
     def published(self, mid: int) -> None:
         """The broker has taken a message."""

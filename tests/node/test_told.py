@@ -120,5 +120,6 @@ def test_a_database_that_the_new_agent_has_not_opened_yet_reads_as_todays(
 
     shown, spent, kept = ask("show"), ask("budget"), ask("kept")
     assert (len(shown), [row["day"] for row in spent]) == (windows, days)
+    assert kept["telemetry"] is True
     assert (sum(kept["withheld_windows"].values()), kept["odd_rows"], kept["late_intervals"], kept["ledger_entries"]) == (windows, [], 0, 0)
     assert (folder / "data" / "node.sqlite").read_bytes() == before

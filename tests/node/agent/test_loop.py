@@ -48,6 +48,7 @@ def test_without_telemetry_no_window_that_waits_is_sent_and_receipts_are(embedde
     made = agent(tmp_path, embedded.url("n1"), telemetry=False)
     for number in range(40):  # more than are in flight at once: they are in nobody's way
         made._store.enqueue("window", made._link.topics.telemetry("m", "default"), bytes([number]))
+    made._store.mark_sent([made._store.enqueue("window", made._link.topics.telemetry("m", "default"), b"sent before")])
     made._store.enqueue("receipt", made._link.topics.receipt("n1"), b"receipt")
     stop = threading.Event()
     running = threading.Thread(target=made.run, args=(stop,))
