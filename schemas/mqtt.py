@@ -154,11 +154,22 @@ class _BoundedClient(paho.Client):
         return self._ahead[begin : self._ahead_at]
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        # select() knows nothing of what was read ahead, so all of it is handled before the next one.
+        # select() knows nothing of what was read ahead, so all of it is handled before the next one. A packet that is not whole brings
+        # more along, without an end where others send faster than we parse: so after each read from the socket it is our turn to write.
+        ahead = self._ahead
         result = super().loop_read(max_packets)
         while result == MQTTErrorCode.MQTT_ERR_SUCCESS and self._ahead_at < len(self._ahead):
-            result = super().loop_read(max_packets)
+            if self._ahead is not ahead:
+                ahead = self._ahead
+                result = self._between_reads()
+            if result == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                result = super().loop_read(max_packets)
         return result
+
+    def _between_reads(self) -> MQTTErrorCode:
+        """What paho's own loop does between two reads: acknowledgements and publishes leave, and the connection is kept alive."""
+        result = self.loop_write() if self.want_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+        return self.loop_misc() if result == MQTTErrorCode.MQTT_ERR_SUCCESS else result
 
     def reconnect(self) -> MQTTErrorCode:
         self._ahead, self._ahead_at = b"", 0  # of the connection before
