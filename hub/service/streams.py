@@ -89,7 +89,7 @@ class Streams:
         """Whether it is an alarm, and of which kind; the interval alone is one at `alpha`."""
         key = (row.release, row.cohort)
         needed = ebh.needed((value for other, value in self._standing.items() if other != key), self._run_length)
-        alone = {one.name for one in drift.alarmed(seen.signals, alpha, least=seen.ordinary.least.tolist())}
+        alone = {one.name for one in drift.alarmed(seen.signals, alpha)}
         crossed = seen.log_evidence >= needed
         details = detector.signals(seen.after, seen.ordinary)
         over_time = detector.named(details, self._run_length) if crossed else ()
