@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion, _ConnectionState
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -187,6 +187,17 @@ class _BoundedClient(paho.Client):
             return super()._packet_read()
         except Exception:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    def _send_publish(self, *args: Any, **named: Any) -> MQTTErrorCode:
+        # Before CONNACK nobody knows how many the broker takes: what is published meanwhile waits like what was published before.
+        if self._state == _ConnectionState.MQTT_CS_CONNECTING:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        return super()._send_publish(*args, **named)
+
+    def _handle_connack(self) -> MQTTErrorCode:
+        # Until what waited is counted as under way, another thread's publishes would be sent as if nothing were.
+        with self._out_message_mutex:
+            return super()._handle_connack()
 
     def limit_inflight(self, inflight_max: int) -> None:
         """Keep to the broker's Receive Maximum, also for what waited for this connection: paho would send all of that at once."""

@@ -195,6 +195,31 @@ def test_no_more_is_under_way_than_the_broker_said_it_takes() -> None:
     assert server.heard.count(b"after") == 0
 
 
+def test_nor_is_it_of_what_is_published_while_the_connection_begins() -> None:
+    accept, connack = threading.Event(), b"\x20\x06\x00\x00\x03\x21\x00\x05"  # Receive Maximum 5
+
+    class Inbox(queue.SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if isinstance(item, Connected):  # in the network thread, before it sends what waits
+                other = threading.Thread(target=lambda: [client.link.publish("t", b"after") for _ in range(50)])
+                other.start()
+                other.join(0.5)
+            super().put(item, block, timeout)
+
+    with rogue(b"", connack=connack, accept=accept) as server:
+        client = Client(plain_link(server.port, inbox := Inbox()), inbox)
+        client.link.open()
+        for _ in range(50):
+            client.link.publish("t", b"between")
+        accept.set()
+        until("five", lambda: server.heard.count(b"between") >= 5)
+        client.messages(seconds=QUIET_SECONDS)
+        client.link.drop()
+
+    assert server.heard.count(b"between") == 5
+    assert server.heard.count(b"after") == 0
+
+
 def test_publishes_do_not_pile_up_without_bound_while_there_is_no_connection() -> None:
     link = plain_link(free_port())
     for _ in range(QUEUED_MAX):
@@ -404,11 +429,12 @@ def rogue(
     connack: bytes = b"\x20\x03\x00\x00\x00",
     endless: bool = False,
     flood: bytes = b"",
+    accept: threading.Event | None = None,
     closing: bool = False,
     deaf: bool = False,
 ) -> Iterator[Rogue]:
-    """A server that lets one client in and says `first`. Then it sends zeros as long as they are taken (200 MiB at the most), or `flood`
-    again and again until it is told something (64 MiB at the most), or closes, or reads nothing, or reads all.
+    """A server that lets one client in, once `accept` is set, and says `first`. Then it sends zeros as long as they are taken (200 MiB at
+    the most), or `flood` again and again until it is told something (64 MiB at the most), or closes, or reads nothing, or reads all.
     """
     done = threading.Event()
 
@@ -417,6 +443,8 @@ def rogue(
         with connection, suppress(OSError):
             connection.settimeout(240)
             connection.recv(4096)
+            if accept is not None:
+                accept.wait(240)
             connection.sendall(connack + first)
             while endless and server.sent_bytes < 200 * MIB:
                 server.sent_bytes += connection.send(bytes(64 * 1024))
