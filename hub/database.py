@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, Table, create_engine, event, insert, update
+from sqlalchemy import Connection, MetaData, Table, create_engine, event, insert, inspect, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -28,6 +28,11 @@ class Database:
         """Make the tables that are missing."""
         with _foreign(str(self._engine.url)):
             metadata.create_all(self._engine)
+
+    def missing(self, metadata: MetaData) -> frozenset[str]:
+        """The names of the tables that are not there."""
+        with self.read() as db:
+            return frozenset(metadata.tables) - frozenset(inspect(db).get_table_names())
 
     def close(self) -> None:
         """Release it."""

@@ -32,6 +32,7 @@ from hub.rows import (
     StreamRow,
     WindowRow,
 )
+from schemas.errors import Code, Refused
 from schemas.insight import Alert, Drift
 
 __all__ = [
@@ -58,8 +59,23 @@ class Store:
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self.database = Database(url, clock=clock)
 
+    def open(self) -> None:
+        """Make the tables of a database that has none; for commands, beside which a hub of an earlier version may run.
+
+        Raises:
+            Refused: some are missing: an earlier version made it, and to take its tables over is for the hub.
+        """
+        missing = self.database.missing(tables.metadata)
+        if missing == frozenset(tables.metadata.tables):
+            self.create()
+        elif missing:
+            raise Refused(
+                Code.SCHEMA_UNSUPPORTED,
+                f"the database is of an earlier version: it has no table {', '.join(sorted(missing))}; start the hub of this version first",
+            )
+
     def create(self) -> None:
-        """Make the tables that are missing."""
+        """Make the tables that are missing, and take over those of earlier versions; for the hub, which holds its fleet's lock."""
         self.database.create(tables.metadata)
         with self.database.write() as db:
             intervals.take_over(db)

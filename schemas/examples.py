@@ -112,6 +112,7 @@ _DRIFT_SIGNAL = SignalDrift(
     effect=1.75,
     size=1.8,
     direction="higher",
+    alarm=True,
     evidence=8.4,
     since=NOON - 86_400,
     effect_since=1.5,

@@ -65,6 +65,7 @@ class SignalDrift(Document):
     effect_since: float | None = None  # as `effect`, over all intervals since then
     size_since: Annotated[float, Field(ge=0)] | None = None
     direction_since: Literal["higher", "lower", "shape"] | None = None
+    alarm: bool | None = None  # whether it is one of those that the alarm is about; nothing is said where nothing was judged
 
 
 class Drift(Document):

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion, _ConnectionState
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -154,11 +154,22 @@ class _BoundedClient(paho.Client):
         return self._ahead[begin : self._ahead_at]
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        # select() knows nothing of what was read ahead, so all of it is handled before the next one.
+        # select() knows nothing of what was read ahead, so all of it is handled before the next one. A packet that is not whole brings
+        # more along, without an end where others send faster than we parse: so after each read from the socket it is our turn to write.
+        ahead = self._ahead
         result = super().loop_read(max_packets)
         while result == MQTTErrorCode.MQTT_ERR_SUCCESS and self._ahead_at < len(self._ahead):
-            result = super().loop_read(max_packets)
+            if self._ahead is not ahead:
+                ahead = self._ahead
+                result = self._between_reads()
+            if result == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                result = super().loop_read(max_packets)
         return result
+
+    def _between_reads(self) -> MQTTErrorCode:
+        """What paho's own loop does between two reads: acknowledgements and publishes leave, and the connection is kept alive."""
+        result = self.loop_write() if self.want_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
+        return self.loop_misc() if result == MQTTErrorCode.MQTT_ERR_SUCCESS else result
 
     def reconnect(self) -> MQTTErrorCode:
         self._ahead, self._ahead_at = b"", 0  # of the connection before
@@ -176,6 +187,17 @@ class _BoundedClient(paho.Client):
             return super()._packet_read()
         except Exception:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
+
+    def _send_publish(self, *args: Any, **named: Any) -> MQTTErrorCode:
+        # Before CONNACK nobody knows how many the broker takes: what is published meanwhile waits like what was published before.
+        if self._state == _ConnectionState.MQTT_CS_CONNECTING:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
+        return super()._send_publish(*args, **named)
+
+    def _handle_connack(self) -> MQTTErrorCode:
+        # Until what waited is counted as under way, another thread's publishes would be sent as if nothing were.
+        with self._out_message_mutex:
+            return super()._handle_connack()
 
     def limit_inflight(self, inflight_max: int) -> None:
         """Keep to the broker's Receive Maximum, also for what waited for this connection: paho would send all of that at once."""

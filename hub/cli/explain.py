@@ -14,7 +14,7 @@ from hub.blockstore import BlockStore
 from hub.cli import bars
 from hub.cli.moments import MOMENT, iso, written
 from hub.cli.options import check_model, dir_option, json_option, open_store
-from hub.core import labels, standing
+from hub.core import drift, labels, standing
 from hub.core.compare import Comparison, compare
 from hub.core.episodes import Episode
 from hub.findings import Asked, Findings
@@ -236,16 +236,22 @@ def _named(findings: Findings, test: Drift) -> list[str]:
 def _likeliest(test: Drift) -> list[str]:
     """Which signals to show where none is named and none is the alarm's."""
     ranked = sorted(test.signals, key=lambda one: (one.p_adjusted, -(one.evidence or 0.0)))
-    alarmed = [one.name for one in ranked if one.p_adjusted < test.alpha]
-    return alarmed or [one.name for one in ranked[:SIGNALS_DEFAULT]]
+    alone = _alone(test)
+    return [one.name for one in ranked if one.name in alone] or [one.name for one in ranked[:SIGNALS_DEFAULT]]
+
+
+def _alone(test: Drift) -> set[str]:
+    """The signals of which this interval alone is an alarm; of one that was shown and not judged, none."""
+    return set() if test.gathering else {one.name for one in drift.alarmed(test.signals, test.alpha)}
 
 
 def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, since: int | None) -> Explained:
     history = []
     for one in tests:
+        alone = _alone(one)
         for signal in one.signals:
             if signal.name == comparison.name:
-                history.append((one.start, signal.size, signal.effect, signal.p_adjusted < one.alpha))
+                history.append((one.start, signal.size, signal.effect, signal.name in alone))
     newest = next(one for one in test.signals if one.name == comparison.name)
     return Explained(comparison, tuple(history), newest, since)
 

@@ -67,12 +67,12 @@ def open_store(directory: Path) -> Store:
     """The fleet's database.
 
     Raises:
-        Refused: there is no fleet in this folder, or the disk has no room.
+        Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
         Unreachable: the database does not answer.
     """
     store = Store(database_url(directory, load(directory)))
     with room_for_database(directory):
-        store.create()
+        store.open()
     return store
 
 

@@ -11,7 +11,7 @@ baseline, N^2/M is the sum of n_i^2/M_i, and K the noise of windows and baseline
 same terms. A numeric signal's level is shared: half for all directions together, a quarter each for the rank and for the share of "other"
 alone, since most drift goes one way, and with few blocks every direction more costs power. p-values are adjusted by Bonferroni over the
 signals. A shift smaller than `EFFECT_MIN` is no alarm however certain it is: large samples always differ. Of numbers that have no reference
-a shift of less than a bin and a half is none: they are counted into octaves (hub/core/scores.py).
+a shift of the rank by less than a bin and a half is none, and is tested as none: they are counted into octaves (hub/core/scores.py).
 """
 
 from collections.abc import Sequence
@@ -48,10 +48,12 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     freedom = np.where(ordinary.has_between, spread.freedom(blocks=ordinary.blocks, rho=ordinary.rho), np.inf)
     widths = _widths(ordinary)
     kept = ordinary.rank < widths[ordinary.owner]
-    total, variance = ordinary.by_signal(np.where(kept, totals, 0.0)), _variance(part, ordinary, kept)
-    statistic = np.einsum("sq,sq->s", total, np.linalg.solve(variance, total[:, :, None])[:, :, 0])
+    matters = kept & (np.abs(totals) >= rows * _enough(ordinary))  # what is left out can only have made the statistics larger
+    total, tested_total = (ordinary.by_signal(np.where(which, totals, 0.0)) for which in (kept, matters))
+    variance = _variance(part, ordinary, matters)
+    statistic = np.einsum("sq,sq->s", tested_total, np.linalg.solve(variance, tested_total[:, :, None])[:, :, 0])
     p_values = _p_values(statistic, widths, freedom)
-    single = total**2 / np.diagonal(variance, axis1=1, axis2=2)
+    single = tested_total**2 / np.diagonal(variance, axis1=1, axis2=2)
     for score in range(min(LEADING, total.shape[1])):
         shared = np.array([kind == "numeric" for kind in ordinary.kinds]) & (widths > score)
         alone = _p_values(single[:, score], np.ones_like(widths), freedom)
@@ -60,7 +62,7 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     testable = ordinary.known | part.calibrated
     p_values = np.where(testable & np.isfinite(p_values), np.clip(p_values, 0.0, 1.0), 1.0)
     tested = max(1, int(testable.sum()))
-    leading = np.abs(total) / np.sqrt(np.diagonal(variance, axis1=1, axis2=2))
+    leading = np.abs(tested_total) / np.sqrt(np.diagonal(variance, axis1=1, axis2=2))
     size = sizes(total / rows, ordinary.by_signal((rows + part.noises * ordinary.sigma2 * ordinary.noise_gain) / rows**2))
     return tuple(
         SignalDrift(
@@ -75,11 +77,9 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     )
 
 
-def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA, *, least: Sequence[float] = ()) -> tuple[SignalDrift, ...]:
-    """The signals that raise an alarm, the surest first; `least` is `Ordinary.least`, in the order of the signals."""
-    enough = [max(EFFECT_MIN, float(one)) for one in least] or [EFFECT_MIN] * len(signals)
-    found = [one for one, size in zip(signals, enough, strict=True) if one.p_adjusted < alpha and one.size >= size]
-    return tuple(sorted(found, key=lambda one: one.p_value))
+def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[SignalDrift, ...]:
+    """The signals that raise an alarm, the surest first."""
+    return tuple(sorted((one for one in signals if one.p_adjusted < alpha and one.size >= EFFECT_MIN), key=lambda one: one.p_value))
 
 
 def sizes(shift: Floats, chance: Floats) -> Floats:
@@ -105,6 +105,15 @@ def way(kind: str, leading_score: int, first_total: float) -> str:
     if leading_score or kind == "categorical":
         return "shape"
     return "higher" if first_total > 0 else "lower"
+
+
+def _enough(ordinary: Ordinary) -> Floats:
+    """The shift of every component below which it is tested as none, [J]: of numbers without a reference, one of the rank must not make a
+    trifle of "other" count, nor the other way round; the others are judged by their size over all directions.
+    """
+    bare = ordinary.by_signal(ordinary.least)[:, :1] > 0
+    found: Floats = np.where(bare[ordinary.owner, 0], np.maximum(EFFECT_MIN, ordinary.least), 0.0)
+    return found
 
 
 def _widths(ordinary: Ordinary) -> NDArray[np.intp]:

@@ -143,7 +143,7 @@ def tolerance(part: Part, ordinary: Ordinary) -> Floats:
     else:
         own, blocks = np.full(ordinary.components, 1 / ordinary.reference_rows), float(ordinary.blocks)
     error = np.sqrt(own + ordinary.between * long_run(ordinary.rho) / blocks)
-    found: Floats = np.maximum(np.maximum(EFFECT_MIN, ordinary.least[ordinary.owner]), REFERENCE_ERRORS * error)
+    found: Floats = np.maximum(np.maximum(EFFECT_MIN, ordinary.least), REFERENCE_ERRORS * error)
     return found
 
 

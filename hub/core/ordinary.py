@@ -38,7 +38,7 @@ class Ordinary:
     gather: Places  # [J, B]: where a component's bins stand in the flat counts; `size` where it has fewer
     design: Floats  # [J, B]: its score of each bin, 0 where it has fewer
     shares: Floats  # [J, B]: the reference's probabilities
-    least: Floats  # [S]: the least shift that matters of signals that have no reference, 0 of the others
+    least: Floats  # [J]: the least shift that matters of the rank of numbers that have no reference, 0 of all others
     noise_gain: Floats  # [J]: sum of squared scores, which is the noise's variance over K sigma^2
     between: Floats  # [J]: variance of the block effects, dependence accounted for
     log_weights: Floats  # [J]: logarithms of the components' parts of the evidence, which sum to 1
@@ -100,7 +100,7 @@ def of_signals(signals: Sequence[Signal], *, rows: int, blocks: int, rho: float,
     width, most = max(one.shape[1] for one in scores), max(signal.bins for signal in signals)
     size = sum(signal.bins for signal in signals)
     gather, design = np.full((len(owner), most), size, np.intp), np.zeros((len(owner), most))
-    shares, weights = np.zeros((len(owner), most)), np.zeros(len(owner))
+    shares, weights, least = np.zeros((len(owner), most)), np.zeros(len(owner)), np.zeros(len(owner))
     between_matrix, noise_matrix = np.zeros((len(signals), width, width)), np.zeros((len(signals), width, width))
     component = offset = 0
     for number, (signal, score) in enumerate(zip(signals, scores, strict=True)):
@@ -109,6 +109,7 @@ def of_signals(signals: Sequence[Signal], *, rows: int, blocks: int, rho: float,
         design[mine, : signal.bins] = score.T
         shares[mine, : signal.bins] = reference_shares(np.array(signal.counts, np.float64))
         weights[mine] = _weights(signal.kind, own) / len(signals)
+        least[component] = least_of(signal)
         noise_matrix[number, :own, :own] = score.T @ score
         if signal.between:
             between_matrix[number, :own, :own] = spread.unbiased(_square(signal.between, own), blocks=blocks, rho=rho)
@@ -128,7 +129,7 @@ def of_signals(signals: Sequence[Signal], *, rows: int, blocks: int, rho: float,
         gather=gather,
         design=design,
         shares=shares,
-        least=np.array([least_of(signal) for signal in signals]),
+        least=least,
         noise_gain=(design**2).sum(axis=1),
         between=between_matrix[owner, rank, rank],
         log_weights=np.log(weights),

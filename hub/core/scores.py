@@ -13,7 +13,8 @@ Floats = NDArray[np.float64]
 
 POLYNOMIALS = 4  # of the mid-rank; more see little through the noise
 BARE_BINS = 1.5  # by which numbers without a reference have to move: one is chance, and noise comes on top
-BARE_BINS_MIN = 3  # two of values and "other": with fewer there is no step from a bin to the next
+BARE_BINS_MIN = 4  # three of values and "other": between two nothing can move by a bin and a half
+BARE_SCORES = 2  # of numbers without a reference: the rank, and the share of "other", which says that values are missing
 SMOOTHING = 0.5  # added to every reference count, so that a bin never seen has a probability
 
 
@@ -45,9 +46,9 @@ def scores_of(kind: str, shares: Floats) -> Floats:
 
 
 def scores_of_signal(signal: Signal) -> Floats:
-    """The score functions of a manifest's signal; of numbers that have no reference the rank alone (see `least_of`)."""
+    """The score functions of a manifest's signal; of numbers that have no reference the rank and "other" alone (see `least_of`)."""
     scores = scores_of(signal.kind, reference_shares(np.array(signal.counts, np.float64)))
-    return scores[:, :1] if _bare(signal) else scores
+    return scores[:, :BARE_SCORES] if _bare(signal) else scores
 
 
 def least_of(signal: Signal) -> float:

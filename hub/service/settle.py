@@ -130,7 +130,7 @@ class Settling:
         self._settled(row.model, row.cohort, row.release, row.start)
         self._say(windows.merged_window(interval, manifest, labels.about(manifest)))
         self._say(result, retain=replaces(result, newest))
-        alarmed = drift.alarmed(result.signals, self._alpha, least=reference.least.tolist())
+        alarmed = drift.alarmed(result.signals, self._alpha)
         self._unlike.tell(result, alarmed, at=int(self._clock()))
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:

@@ -89,13 +89,13 @@ class Streams:
         """Whether it is an alarm, and of which kind; the interval alone is one at `alpha`."""
         key = (row.release, row.cohort)
         needed = ebh.needed((value for other, value in self._standing.items() if other != key), self._run_length)
-        alone = {one.name for one in drift.alarmed(seen.signals, alpha, least=seen.ordinary.least.tolist())}
+        alone = {one.name for one in drift.alarmed(seen.signals, alpha)}
         crossed = seen.log_evidence >= needed
         details = detector.signals(seen.after, seen.ordinary)
         over_time = detector.named(details, self._run_length) if crossed else ()
         since = min((one.since for one in over_time), default=row.start) if crossed or alone else None
-        signals = tuple(_with(one, more) for one, more in zip(seen.signals, details, strict=True))
         about = alone | {one.name for one in over_time}
+        signals = tuple(_with(one, more, alarm=one.name in about) for one, more in zip(seen.signals, details, strict=True))
         kept = self._kept.get(key)
         old = None if kept is None or kept.episode is None else Episode.model_validate_json(kept.episode)
         told = since if not row.alarmed else None  # an interval is told once, however often it is tested again
@@ -126,7 +126,7 @@ class Streams:
             streams=len(self._standing),
             event=event,
             since=episode.since if episode is not None else None,
-            named=tuple(sorted((one for one in signals if one.name in about), key=lambda one: (one.p_value, -(one.evidence or 0.0)))),
+            named=tuple(sorted((one for one in signals if one.alarm), key=lambda one: (one.p_value, -(one.evidence or 0.0)))),
             learnt=(
                 stream,
                 CountedRow(row.release, row.cohort, row.start, row.seconds, seen.whole.calibrated, seen.whole.model_dump_json()),
@@ -170,12 +170,13 @@ def part_of(interval: Interval, ordinary: Ordinary) -> Part:
     )
 
 
-def _with(one: SignalDrift, more: SignalEvidence) -> SignalDrift:
-    """A signal's test of one interval, and what the past says of it."""
+def _with(one: SignalDrift, more: SignalEvidence, *, alarm: bool) -> SignalDrift:
+    """A signal's test of one interval, what the past says of it, and whether it is in the alarm."""
     if not math.isfinite(more.log_evidence):
-        return one
+        return one.model_copy(update={"alarm": alarm})
     return one.model_copy(
         update={
+            "alarm": alarm,
             "evidence": _log10(more.log_evidence),
             "since": more.since,
             "effect_since": more.effect,

@@ -1,6 +1,7 @@
 """What `schemas.mqtt.Link` promises, against both real brokers; and against a rogue one."""
 
 import queue
+import select
 import socket
 import threading
 import time
@@ -35,6 +36,7 @@ from tests.brokers import FLEET, Authority, Broker, Mosquitto, free_port
 from tests.hub.hubs import until
 
 TOPIC = "fleetcast/v1/main/"
+FLOOD_BYTES_MAX = 64 * MIB
 QUIET_SECONDS = 0.5  # nothing more is expected after it
 
 
@@ -190,6 +192,31 @@ def test_no_more_is_under_way_than_the_broker_said_it_takes() -> None:
         client.link.drop()
 
     assert server.heard.count(b"before") == 5
+    assert server.heard.count(b"after") == 0
+
+
+def test_nor_is_it_of_what_is_published_while_the_connection_begins() -> None:
+    accept, connack = threading.Event(), b"\x20\x06\x00\x00\x03\x21\x00\x05"  # Receive Maximum 5
+
+    class Inbox(queue.SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if isinstance(item, Connected):  # in the network thread, before it sends what waits
+                other = threading.Thread(target=lambda: [client.link.publish("t", b"after") for _ in range(50)])
+                other.start()
+                other.join(0.5)
+            super().put(item, block, timeout)
+
+    with rogue(b"", connack=connack, accept=accept) as server:
+        client = Client(plain_link(server.port, inbox := Inbox()), inbox)
+        client.link.open()
+        for _ in range(50):
+            client.link.publish("t", b"between")
+        accept.set()
+        until("five", lambda: server.heard.count(b"between") >= 5)
+        client.messages(seconds=QUIET_SECONDS)
+        client.link.drop()
+
+    assert server.heard.count(b"between") == 5
     assert server.heard.count(b"after") == 0
 
 
@@ -350,6 +377,20 @@ def test_leaving_a_broker_that_reads_no_more_does_not_take_for_ever() -> None:
         assert time.monotonic() - began < GOODBYE_SECONDS + 60
 
 
+def test_who_is_sent_more_than_it_can_parse_still_has_its_say() -> None:
+    packet = b"\x30\xec\x07\x00\x01t\x00" + bytes(1000)  # QoS 0: nothing waits for us; of a length that no read ends with
+
+    with rogue(b"", flood=packet * 64) as server:
+        client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+        client.open()
+        client.next(Message)
+        client.link.publish("t", b"still here")
+        until("our publish", lambda: b"still here" in server.heard)
+        client.link.drop()
+
+    assert server.sent_bytes < FLOOD_BYTES_MAX
+
+
 def plain_link(port: int, inbox: "queue.SimpleQueue[Any] | None" = None) -> Link:
     return Link(BrokerUrl.parse(f"mqtt://127.0.0.1:{port}"), client_id="a", inbox=inbox or queue.SimpleQueue(), session_expiry_seconds=0)
 
@@ -387,11 +428,13 @@ def rogue(
     *,
     connack: bytes = b"\x20\x03\x00\x00\x00",
     endless: bool = False,
+    flood: bytes = b"",
+    accept: threading.Event | None = None,
     closing: bool = False,
     deaf: bool = False,
 ) -> Iterator[Rogue]:
-    """A server that lets one client in and says `first`. Then it sends zeros as long as they are taken (200 MiB at the most), or closes,
-    or reads nothing, or reads all.
+    """A server that lets one client in, once `accept` is set, and says `first`. Then it sends zeros as long as they are taken (200 MiB at
+    the most), or `flood` again and again until it is told something (64 MiB at the most), or closes, or reads nothing, or reads all.
     """
     done = threading.Event()
 
@@ -400,9 +443,14 @@ def rogue(
         with connection, suppress(OSError):
             connection.settimeout(240)
             connection.recv(4096)
+            if accept is not None:
+                accept.wait(240)
             connection.sendall(connack + first)
             while endless and server.sent_bytes < 200 * MIB:
                 server.sent_bytes += connection.send(bytes(64 * 1024))
+            while flood and server.sent_bytes < FLOOD_BYTES_MAX and not select.select([connection], [], [], 0)[0]:
+                connection.sendall(flood)
+                server.sent_bytes += len(flood)
             if deaf:
                 done.wait(240)
             while not closing and (data := connection.recv(65536)):

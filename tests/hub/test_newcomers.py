@@ -45,6 +45,8 @@ def test_where_others_have_baselines_newcomers_raise_nothing_end_nothing_and_do_
 
     judged = [one for one in hub.store.drifts("delay") if not one.gathering]
     assert [one.alarm for one in judged][::-1] == [False, False, True, True]
+    assert [[signal.alarm for signal in one.signals] for one in judged][::-1] == [[False], [False], [True], [True]]
+    assert [signal.alarm for alert in hub.alerts() for signal in alert.signals] == [None, True]  # of the first nothing was judged
     assert [one.episode for one in judged][::-1] == [None, None, "raised", "lasting"]
     assert [one.kind for one in hub.alerts()] == ["unlike_reference", "drift"]
     assert hub.settling.newest()[0].calibrated

@@ -37,6 +37,8 @@ def test_what_is_counted_meanwhile_can_be_looked_at(gathering: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (shown["alarm"], shown["own_baselines"], shown["signals"][0]["name"]) == (False, False, "delay")
     assert shown["signals"][0]["size"] == pytest.approx(1.0, abs=0.2)
+    assert shown["signals"][0]["p_adjusted"] < 0.01
+    assert [one["alarm"] for one in shown["signals"][0]["history"]] == [False, False]
 
 
 @pytest.mark.parametrize(
