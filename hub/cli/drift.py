@@ -80,13 +80,13 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
             continue
         streams.append((stream, (stream.model, manifest.version, stream.cohort, labels.about(manifest))))
     newest = findings.newest(name for _, name in streams)
-    cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
+    cohorts = standing.cohort_newest(newest)
     alerts = [one.raised for one in standing.told(findings.alerts(model))]
     rows = []
     for stream, name in streams:
         last = newest.get(name)
         if last is not None and (stream.state or last.gathering):
-            rows.append(_row(stream, last, alerts, cohorts[stream.model, stream.cohort, last.about]))
+            rows.append(_row(stream, last, alerts, cohorts[name]))
     return sorted(rows, key=lambda row: (not row["alarm"], row["model"], row["cohort"], row["newest_at"]))
 
 

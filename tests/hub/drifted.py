@@ -84,8 +84,18 @@ class Days:
         self.fleet.repository.add_release("delay", version, codec.encode(manifest), team=self.fleet.team, now=datetime.now(UTC))
         return manifest
 
-    def hear(self, manifest: Manifest, day: int, *, shift: float = 0.0, nodes: int = NODES, cohort: str = "nyc", rows: int = ROWS) -> None:
-        """Windows of a day come."""
+    def hear(
+        self,
+        manifest: Manifest,
+        day: int,
+        *,
+        shift: float = 0.0,
+        nodes: int = NODES,
+        cohort: str = "nyc",
+        rows: int = ROWS,
+        calibrated: bool = False,
+    ) -> None:
+        """Windows of a day come; `calibrated`: of nodes with baselines of their own, of which no row differs."""
         assert manifest.baseline is not None
         assert manifest.privacy is not None
         delay, hour, carrier = manifest.baseline.signals
@@ -109,8 +119,10 @@ class Days:
                 cohort=cohort,
                 start=BEGIN + day * DAY,
                 seconds=DAY,
-                counts=[int(one) for one in counts + noise],
+                counts=[int(one) for one in (noise if calibrated else counts + noise)],
                 rows=rows,
+                calibrated=calibrated,
+                reference_rows=rows / 4 if calibrated else 0.0,
                 group=self.sent,
             )
 

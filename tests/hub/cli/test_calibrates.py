@@ -12,6 +12,8 @@ from schemas.state import Profile, State
 from tests.hub.cli.fleets import run
 from tests.hub.drifted import Days
 
+AT = ("--at", "2026-03-04")
+
 
 @pytest.fixture(scope="module")
 def gathering(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -37,6 +39,21 @@ def test_what_is_counted_meanwhile_can_be_looked_at(gathering: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (shown["alarm"], shown["own_baselines"], shown["signals"][0]["name"]) == (False, False, "delay")
     assert shown["signals"][0]["size"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_an_interval_that_only_gathered_is_shown_when_it_is_asked_for_though_others_were_judged(tmp_path: Path) -> None:
+    days = Days(tmp_path / "fleet")
+    manifest = days.publish("1.0.0", calibration_rows=1024)
+    days.hear(manifest, 0, calibrated=True)
+    days.settle()
+    days.pass_days(manifest, range(1, 3), shift=lambda day: 1.0)
+
+    newest, asked, at_none = (run("drift", "explain", "delay", "--json", *more, fleet=days.directory) for more in ((), AT, ("--at", "2026-04-01")))
+
+    assert asked.returncode == 0, asked.stderr
+    shown = [json.loads(done.stdout) for done in (newest, asked)]
+    assert [(one["since"], one["own_baselines"]) for one in shown] == [("2026-03-02T00:00:00Z", True), ("2026-03-04T00:00:00Z", False)]
+    assert "the newest began at 2026-03-04" in at_none.stderr
 
 
 @pytest.mark.parametrize(
