@@ -10,8 +10,9 @@ from sqlalchemy import func, select, tuple_
 
 from hub.core.standing import StreamName
 from hub.database import Database
+from hub.intervals import KEY
 from hub.rows import IntervalRow, StreamRow
-from hub.tables import alerts, drifts, intervals, streams
+from hub.tables import alerts, drifts, intervals, streams, withheld
 from schemas.insight import Alert, Drift
 
 PAGE = 500  # intervals in memory at once, at some kilobytes each
@@ -23,7 +24,10 @@ Key = tuple[str, str, int, int, bool, str]  # of a tested interval: version, coh
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which intervals: of a model, and of a cohort and a period [since, until) where they are given; none of too few windows."""
+    """Which intervals: of a model, and of a cohort and a period [since, until) where they are given.
+
+    None of too few windows, nor of which too few were left to be tested.
+    """
 
     model: str
     cohort: str | None = None
@@ -146,6 +150,7 @@ class Findings:
 
 def _where(query: Any, asked: Asked) -> Any:
     query = query.where(intervals.c.model == asked.model, intervals.c.windows >= asked.windows_min)
+    query = query.where(~select(withheld.c.windows_left).where(*(withheld.c[name] == intervals.c[name] for name in KEY)).exists())
     if asked.cohort is not None:
         query = query.where(intervals.c.cohort == asked.cohort)
     if asked.release is not None:

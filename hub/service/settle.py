@@ -96,8 +96,8 @@ class Settling:
             log.exception("interval.bug", model=row.model, start=row.start)
             self._give_up(row)
 
-    def _give_up(self, row: IntervalRow) -> None:
-        self._store.mark_tested(row, alarmed=row.alarmed)
+    def _give_up(self, row: IntervalRow, *, left: int | None = None) -> None:
+        self._store.mark_tested(row, alarmed=row.alarmed, left=left)
         self._settled(row.model, row.cohort, row.release, row.start)
 
     def _look(self, row: IntervalRow) -> Seen | None:
@@ -109,7 +109,7 @@ class Settling:
             return None
         interval, reference = self._believed(row, manifest), self._reference(digest, manifest, row.start)
         if interval.windows < self._cohort_nodes_min:  # what is left of it is too few
-            self._give_up(row)
+            self._give_up(row, left=interval.windows)
             log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
             return None
         if gathers(row, manifest):

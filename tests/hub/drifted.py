@@ -46,16 +46,20 @@ class Days:
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.directory)
-        (self.directory / "fleet.toml").write_text('fleet = "main"\ncohort_nodes_min = 3\n')
         self.store = Store(f"sqlite:///{self.directory / 'hub.sqlite'}", clock=lambda: self.now)
         self.store.create()
+        self.start()
+
+    def start(self, *, cohort_nodes_min: int = 3) -> None:
+        """The hub that settles, over the same database."""
+        (self.directory / "fleet.toml").write_text(f'fleet = "main"\ncohort_nodes_min = {cohort_nodes_min}\n')
         self.settling = Settling(
             store=self.store,
             notes=Notes(self.store, say=self.said.append, clock=lambda: self.now),
             releases=Releases(self.fleet.repository, BlockStore(self.directory / "blocks")),
             say=lambda document, retain=False: self.said.append(document),
             settled=lambda *_: None,
-            cohort_nodes_min=3,
+            cohort_nodes_min=cohort_nodes_min,
             settle_seconds=0,
             trim_outlying=self.trims,
             alpha=0.01,

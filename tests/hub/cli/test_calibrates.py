@@ -48,7 +48,9 @@ def test_an_interval_that_only_gathered_is_shown_when_it_is_asked_for_though_oth
     days.settle()
     days.pass_days(manifest, range(1, 3), shift=lambda day: 1.0)
 
-    newest, asked, at_none = (run("drift", "explain", "delay", "--json", *more, fleet=days.directory) for more in ((), AT, ("--at", "2026-04-01")))
+    newest, asked, at_none = (
+        run("drift", "explain", "delay", "--json", *more, fleet=days.directory) for more in ((), AT, ("--at", "2026-04-01"))
+    )
 
     assert asked.returncode == 0, asked.stderr
     shown = [json.loads(done.stdout) for done in (newest, asked)]
