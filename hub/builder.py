@@ -61,6 +61,7 @@ class BuiltRelease:
     left_out: tuple[LeftOut, ...]  # builds that were asked for and are not published, and why
     stored_bytes: int  # by how much the store grew
     unwatched: tuple[str, ...]  # input columns that are no signals, because there were more than a window may hold
+    not_calibrated: str = ""  # why nodes are to have no baselines of their own, though they would by default
 
 
 def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease:
@@ -164,6 +165,7 @@ def _store_all(request: PublishRequest, release: _Release, store: Payloads, *, n
         left_out=release.described.left_out,
         stored_bytes=batch.added_bytes,
         unwatched=release.described.watch.unwatched,
+        not_calibrated=release.described.watch.not_calibrated,
     )
 
 

@@ -3,15 +3,18 @@
 import math
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import and_, case, func, select, tuple_
 
+from hub.core.judged import Heard
 from hub.core.standing import StreamName
 from hub.database import Database
+from hub.intervals import KEY
 from hub.rows import IntervalRow, StreamRow
-from hub.tables import alerts, drifts, intervals, streams
+from hub.tables import alerts, drifts, intervals, streams, withheld
+from schemas.accuracy import About
 from schemas.insight import Alert, Drift
 
 PAGE = 500  # intervals in memory at once, at some kilobytes each
@@ -23,7 +26,10 @@ Key = tuple[str, str, int, int, bool, str]  # of a tested interval: version, coh
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which intervals: of a model, and of a cohort and a period [since, until) where they are given; none of too few windows."""
+    """Which intervals: of a model, and of a cohort and a period [since, until) where they are given.
+
+    None of too few windows, nor of which too few were left to be tested.
+    """
 
     model: str
     cohort: str | None = None
@@ -112,6 +118,48 @@ class Findings:
         with self._database.read() as db:
             return [StreamRow(row[0], row[1], row[2], b"", -math.inf, None, 0) for row in db.execute(query.order_by(table.model)).all()]
 
+    def heard(
+        self, model: str, cohort: str | None = None, *, release: bytes | None = None, since: int = 0
+    ) -> dict[tuple[bytes, str], Heard]:
+        """Of each release of a model in a cohort the newest interval that has settled, and of which a window came at `since` or later."""
+        table = intervals.c
+        which = (table.release, table.cohort, table.start)
+        newest = select(table.release, table.cohort, func.max(table.start).label("start")).where(
+            table.model == model, table.tested_windows > 0, table.last_at >= since
+        )
+        for column, value in ((table.cohort, cohort), (table.release, release)):
+            if value is not None:
+                newest = newest.where(column == value)
+        last = newest.group_by(table.release, table.cohort).subquery()
+        query = (
+            select(*which, table.calibrated, func.max(func.coalesce(withheld.c.windows_left, table.windows)))
+            .join(last, and_(*(column == last.c[column.name] for column in which)))
+            .outerjoin(withheld, and_(*(withheld.c[name] == table[name] for name in KEY)))
+            .group_by(*which, table.calibrated)
+        )
+        found: dict[tuple[bytes, str], Heard] = {}
+        with self._database.read() as db:
+            for digest, where, start, calibrated, windows in db.execute(query).all():
+                before = found.get((digest, where), Heard(start))
+                found[digest, where] = replace(before, **{"calibrated" if calibrated else "others": int(windows)})
+        return found
+
+    def newest_start(self, model: str, cohort: str, about: About | None) -> int:
+        """When the newest tested interval of a model in a cohort began, of whichever release; 0 where there is none."""
+        query = select(func.max(drifts.c.start)).where(drifts.c.model == model, drifts.c.cohort == cohort, drifts.c.about == (about or ""))
+        with self._database.read() as db:
+            return int(db.execute(query).scalar() or 0)
+
+    def gathers_since(self, name: StreamName) -> int | None:
+        """Since when a stream has only gathered; None where it was judged, or nothing was heard of it."""
+        model, version, cohort, about = name
+        query = select(func.min(drifts.c.start), func.sum(case((drifts.c.body.like(GATHERING), 0), else_=1))).where(
+            drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.about == (about or "")
+        )
+        with self._database.read() as db:
+            first, judged = db.execute(query).one()
+        return None if first is None or judged else int(first)
+
     def trimmed(self, asked: Asked) -> frozenset[Key]:
         """Which of the intervals were tested without a part of their windows, by its key."""
         table = drifts.c
@@ -149,6 +197,7 @@ class Findings:
 
 def _where(query: Any, asked: Asked) -> Any:
     query = query.where(intervals.c.model == asked.model, intervals.c.windows >= asked.windows_min)
+    query = query.where(~select(withheld.c.windows_left).where(*(withheld.c[name] == intervals.c[name] for name in KEY)).exists())
     if asked.cohort is not None:
         query = query.where(intervals.c.cohort == asked.cohort)
     if asked.release is not None:

@@ -127,9 +127,10 @@ def interval_rows(db: Connection, query: Any) -> list[IntervalRow]:
 
 def prune(db: Connection, *, seen_before: int, tested_before: int) -> None:
     """Forget ids of windows that came before a moment, and intervals that were tested and had no window since another."""
-    table = tables.intervals
+    table, withheld = tables.intervals, tables.withheld
     db.execute(delete(tables.windows_seen).where(tables.windows_seen.c.at < seen_before))
     db.execute(delete(table).where(table.c.last_at < tested_before, table.c.windows <= table.c.tested_windows))
+    db.execute(delete(withheld).where(~select(table.c.start).where(*(withheld.c[name] == table.c[name] for name in KEY)).exists()))
 
 
 def take_over(db: Connection) -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from hub.request import ACCURACY_EPSILON, ACCURACY_WINDOW_SECONDS, CALIBRATION_ROWS, DEFAULT_VARIANT, LOSS_MAX, Build, How
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, KIB, MIB, TENSORS_MAX, VARIANTS_MAX, WINDOW_SECONDS_MAX
+from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, KIB, MIB, RHO_DAY_MAX, TENSORS_MAX, VARIANTS_MAX, WINDOW_SECONDS_MAX
 from schemas.manifest import Limits, Requirements, Tensor, Text
 from schemas.names import Label, ModelName, Version
 from schemas.parameters import Parameters
@@ -67,6 +67,7 @@ class PrivacyTable(Fact):
     window_seconds: Annotated[int, Field(ge=1, le=WINDOW_SECONDS_MAX)] = 3600
     noise: Literal["gaussian", "laplace"] = "gaussian"
     calibration_rows: Annotated[int, Field(ge=0)] | None = None  # 0: nodes are to have no baseline of their own
+    rho_day_max: Annotated[float, Field(gt=0)] = RHO_DAY_MAX  # that nodes' settings allow: an own baseline must fit it beside a window
 
     @model_validator(mode="after")
     def _calibrates_or_not(self) -> Self:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hub.core import release as core
 from hub.core.aligning import Earlier
 from hub.core.samples import Samples
-from schemas.limits import BLOCK_BYTES_MAX
+from schemas.limits import BLOCK_BYTES_MAX, RHO_DAY_MAX
 from schemas.manifest import Limits, Manifest, Requirements, Tensor
 from schemas.parameters import Parameter
 from schemas.signals import Season
@@ -142,6 +142,8 @@ class PublishRequest:
     time_column: str | None = None  # of the reference; with it, hours of the week that differ are compared apart
     season: Season = field(default_factory=lambda: Season(hours=4, weekends=True))
     calibration_rows: int | None = None  # after which a node has its own baseline
+    calibrates_by_default: bool = False  # nobody said so: it is left out where nodes could not pay for it
+    rho_day_max: float = RHO_DAY_MAX  # that nodes' settings allow
     accuracy: Truth | None = None
     limits: Limits = field(default_factory=Limits)
     answers: Answers | None = None  # the device's own runtime, asked golden inputs of which no answers are given

@@ -217,14 +217,26 @@ class Store:
             rows = db.execute(select(table.c.model, table.c.cohort, untested).group_by(table.c.model, table.c.cohort)).all()
         return {(model, cohort): int(count or 0) for model, cohort, count in rows}
 
-    def mark_tested(self, row: IntervalRow, *, alarmed: bool, drift: Drift | None = None, learnt: streams.Learnt | None = None) -> None:
+    def mark_tested(
+        self,
+        row: IntervalRow,
+        *,
+        alarmed: bool,
+        drift: Drift | None = None,
+        learnt: streams.Learnt | None = None,
+        left: int | None = None,
+    ) -> None:
         """Say that an interval was tested with the windows that `row` has.
 
-        With its result, and what its stream has learnt of it, unless too few nodes were heard.
+        With its result, and what its stream has learnt of it, unless too few nodes were heard. That only `left` windows are left to be
+        tested is remembered, so that nobody shows the whole.
         """
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
             db.execute(_where(update(tables.intervals), tables.intervals, row.key).values(values))
+            db.execute(_where(delete(tables.withheld), tables.withheld, row.key))
+            if left is not None:
+                db.execute(insert(tables.withheld).values({**row.key, "windows_left": left}))
             if drift is not None:
                 self._drift(db, drift)
             if learnt is not None:

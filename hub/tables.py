@@ -104,6 +104,18 @@ intervals = Table(
     Column("alarmed", Boolean, nullable=False),
 )
 
+# Intervals of which too few windows are left without those that are unlike the others: neither tested nor shown.
+withheld = Table(
+    "withheld",
+    metadata,
+    Column("release", LargeBinary(32), primary_key=True),
+    Column("cohort", String(64), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("seconds", BigInteger, primary_key=True),
+    Column("calibrated", Boolean, primary_key=True),
+    Column("windows_left", BigInteger, nullable=False),
+)
+
 drifts = Table(
     "drift_tests",  # earlier tables did not tell calibrated windows apart, nor accuracy; hub/intervals.py takes them over
     metadata,

@@ -1,7 +1,7 @@
 """What becomes of a reference: the signals that nodes count, the baseline they are compared with, and the noise on every count."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,10 @@ from hub.core import release as core
 from hub.core import signals
 from hub.core.baseline import Times, build_baseline
 from hub.core.laplace import laplace_for
-from hub.core.noise import sigma2_for
+from hub.core.noise import rho_of, sigma2_for
 from hub.onnxmodel import Arrays, OnnxModel
 from hub.request import Noise, PublishRequest
-from schemas.errors import Code, mismatch
+from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
 from schemas.signals import Baseline, Privacy
 
@@ -31,6 +31,7 @@ class Watch:
     baseline: Baseline | None = None
     privacy: Privacy | None = None
     unwatched: tuple[str, ...] = ()
+    not_calibrated: str = ""  # why nodes are to have no baselines of their own, though they would by default
 
 
 def watch(request: PublishRequest, model: OnnxModel) -> Watch:
@@ -73,9 +74,30 @@ def _watched(request: PublishRequest, known: signals.Model) -> Watch:
         raise mismatch(Code.REFERENCE_INVALID, what, expected="the node's own, after --calibrate-rows", actual="none")
     try:
         noise = noise_for(request.noise, request.epsilon, request.delta, window_seconds=request.window_seconds, signals=len(candidates))
+        rho = rho_of(noise, len(candidates))
+        if request.calibration_rows is not None and 2 * rho > request.rho_day_max:
+            return _uncalibrated(request, known, rho, len(candidates))
         return Watch(fitted, _baseline(request, candidates, fitted), noise, unwatched)
     except ValidationError as error:
         raise core.invalid(Code.REFERENCE_INVALID, "baseline", error) from None
+
+
+def _uncalibrated(request: PublishRequest, known: signals.Model, rho: float, count: int) -> Watch:
+    """The same without own baselines, of which the first would never be made: no day pays for a window and the baseline.
+
+    Raises:
+        Refused: own baselines, or signals that are there only with them, were asked for.
+    """
+    cost = f"rho {2 * rho:.4f} ({rho:.4f} for a window of {count} signals and as much for the baseline)"
+    without = replace(known, calibrates=False)
+    if request.calibrates_by_default and all(one.rows is not None for one in signals.declared(without, request.signals)[0]):
+        found = _watched(replace(request, calibration_rows=None), without)
+        return replace(found, not_calibrated=f"a node may spend rho {request.rho_day_max:g} a day, and its own baseline takes {cost}")
+    raise Refused(
+        Code.SETTINGS_INVALID,
+        f"the own baseline of a node: expected at most rho {request.rho_day_max:g} a day, got {cost}, so none would ever be made; watch"
+        " fewer signals, take a smaller epsilon, or --calibrate-rows 0; where nodes' settings allow more, say so with --rho-day-max",
+    )
 
 
 def _baseline(request: PublishRequest, candidates: Sequence[signals.Candidate], fitted: core.Fitted | None) -> Baseline:

@@ -14,7 +14,7 @@ from node.core.budget import Policy
 from node.runtimes import available
 from node.runtimes.probe import execution_providers
 from schemas.errors import Code, Refused
-from schemas.limits import BLOCK_BYTES_MAX, MIB, WINDOW_SECONDS_MAX
+from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.mqtt import BrokerUrl
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import LinkClass, Profile
@@ -102,7 +102,7 @@ class NodeSettings(SiteSettings):
     state_seconds: Annotated[int, Field(ge=1)] = 300  # say again what is so, even when nothing changed
 
     telemetry: bool = True
-    rho_day_max: Annotated[float, Field(ge=0)] = 0.7  # zCDP a day, about epsilon 6.2 at delta 1e-6
+    rho_day_max: Annotated[float, Field(ge=0)] = RHO_DAY_MAX
     ledger_witness: Path | None = None  # the privacy ledger's second place, better on another disk than `data`; else beside it
     windows_waiting_max: Annotated[int, Field(ge=8, le=10_000)] = 1000  # while there is no road; beyond it the oldest are added up
     windows_waiting_bytes_max: Annotated[int, Field(ge=64 * 1024)] = MIB

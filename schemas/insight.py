@@ -100,7 +100,9 @@ class Alert(Document):
 
     schema_name = "alert"
     bytes_max = MIB
-    kind: Literal["drift", "drift_over", "unlike_reference", "rollout_halted", "node_silent", "refused", "key_expiring", "test"]
+    kind: Literal[
+        "drift", "drift_over", "unlike_reference", "not_judged", "rollout_halted", "node_silent", "refused", "key_expiring", "test"
+    ]
     at: Seconds
     model: ModelName | None = None
     cohort: Cohort | None = None
@@ -108,7 +110,7 @@ class Alert(Document):
     code: str = ""
     text: str
     signals: tuple[SignalDrift, ...] = ()
-    since: Seconds | None = None  # when the change began, of a drift
+    since: Seconds | None = None  # when the change began, of a drift; of `not_judged` the last interval that was tested, or the first
     alarm_kind: Literal["interval", "time", "both"] | None = None
     version: Version | None = None  # of the release that drifts
     about: About | None = None  # of a drift: else about the release's signals

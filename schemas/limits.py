@@ -21,6 +21,7 @@ BETWEEN_SCORES_MAX = 12  # directions of a histogram whose spread between days i
 SEASON_KEYS_MAX = 24  # of hours of the week; each is a reference more in the manifest
 PHRASES_MAX = 16  # by which a refusal to answer is told
 CALIBRATION_ROWS_MIN = 256  # the noise on a node's own baseline would drown fewer
+RHO_DAY_MAX = 0.7  # zCDP that a node spends on a day unless its settings say otherwise: about epsilon 6.2 at delta 1e-6
 TENSORS_MAX = 64
 TENSOR_RANK_MAX = 8
 ROLLOUT_BYTES_MAX = 16 * KIB

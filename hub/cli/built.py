@@ -32,6 +32,7 @@ def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
         "signals": [signal.name for signal in manifest.baseline.signals] if manifest.baseline else [],
         "unwatched": list(built.unwatched),
         "calibration_rows": manifest.baseline.calibration_rows if manifest.baseline else None,
+        "not_calibrated": built.not_calibrated or None,
         "epsilon": manifest.privacy.epsilon if manifest.privacy else None,
         "golden": any(manifest.golden_of(variant) is not None for variant in manifest.variants),
     }
@@ -74,6 +75,12 @@ def show_variants(built: "BuiltRelease") -> None:
         show(rows, COLUMNS, as_json=False, empty="")
     for one in built.left_out:
         click.echo(f"warning: variant {one.name!r} is not published: {one.reason} [{one.code}]", err=True)
+    if built.not_calibrated:
+        click.echo(
+            f"warning: nodes get no baselines of their own: {built.not_calibrated}; every window is judged by the reference."
+            " Fewer signals or a smaller epsilon, or --rho-day-max where nodes' settings allow more",
+            err=True,
+        )
     for row in rows:
         if row["never_chosen_before"]:
             click.echo(

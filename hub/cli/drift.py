@@ -13,9 +13,11 @@ from hub.cli.moments import MOMENT, iso
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
 from hub.core import labels, standing
 from hub.core.episodes import Episode
+from hub.core.judged import Heard
 from hub.findings import Findings
 from hub.rows import StreamRow
 from hub.service.releases import Releases
+from hub.settings import load
 from hub.trust import Repository
 from schemas.errors import Refused
 from schemas.insight import Alert, Drift, SignalDrift
@@ -37,7 +39,8 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
     """Say what drifts, where, since when, and how far.
 
     A line a release and cohort, and one more of its accuracy where sites say what was right. Ends with 11 when an alarm lasts, else with 0.
-    Where a release calibrates, its nodes have yet to gather baselines of their own, and nothing is judged.
+    Where a release calibrates, its nodes have yet to gather baselines of their own, and nothing is judged. Nor is it where too few nodes of
+    a kind are heard, with baselines of their own or without: the line says how many.
 
     \b
     Examples:
@@ -52,7 +55,7 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
         check_model(repository, model)
     findings = Findings(open_store(directory).database)
     releases = Releases(repository, BlockStore(directory / "blocks"))
-    rows = _standing(findings, releases, model, cohort)
+    rows = _standing(findings, releases, model, cohort, nodes_min=load(directory).cohort_nodes_min)
     lasting = any(row["alarm"] for row in rows)
     if since is not None:
         rows = _history(findings, rows, model, cohort, since)
@@ -70,7 +73,7 @@ def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int 
 drift.add_command(explain)
 
 
-def _standing(findings: Findings, releases: Releases, model: str | None, cohort: str | None) -> list[dict[str, Any]]:
+def _standing(findings: Findings, releases: Releases, model: str | None, cohort: str | None, *, nodes_min: int) -> list[dict[str, Any]]:
     """Every stream as it stands, alarms that last first."""
     streams = []
     for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
@@ -80,13 +83,30 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
             continue
         streams.append((stream, (stream.model, manifest.version, stream.cohort, labels.about(manifest))))
     newest = findings.newest(name for _, name in streams)
-    cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
+    cohorts = standing.cohort_newest(newest)
     alerts = [one.raised for one in standing.told(findings.alerts(model))]
+    heard = {key: one for known in {stream.model for stream, _ in streams} for key, one in findings.heard(known, cohort).items()}
+    latest: dict[tuple[Any, ...], int] = {}  # of any release in a cohort: one that it has gone on from may well have few
+    for stream, (*_, about) in streams:
+        at = heard.get((stream.release, stream.cohort), Heard(0)).start
+        latest[stream.model, stream.cohort, about] = max(at, latest.get((stream.model, stream.cohort, about), 0))
     rows = []
     for stream, name in streams:
-        last = newest.get(name)
+        last, here = newest.get(name), heard.get((stream.release, stream.cohort))
+        newer = (
+            here is not None and here.start == latest[stream.model, stream.cohort, name[3]] and (last is None or here.start > last.start)
+        )
+        few = here if newer and here is not None and here.too_few(nodes_min) else None
         if last is not None and (stream.state or last.gathering):
-            rows.append(_row(stream, last, alerts, cohorts[stream.model, stream.cohort, last.about]))
+            row = _row(stream, last, alerts, cohorts[name])
+        elif few is not None and few.nodes >= nodes_min:
+            row = _never_tested(name, few)
+        else:
+            continue
+        if few is not None:
+            state = row["state"] if row["state"] in {"drifts", "left"} else "too few"
+            row |= {"state": state, "reason": few.in_words(nodes_min)}
+        rows.append(row)
     return sorted(rows, key=lambda row: (not row["alarm"], row["model"], row["cohort"], row["newest_at"]))
 
 
@@ -101,6 +121,7 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
         "cohort": last.cohort,
         "about": last.about or SIGNALS,
         "state": "drifts" if lasts else "left" if episode is not None else "calibrates" if last.gathering else "quiet",
+        "reason": None,
         "alarm": lasts,
         "since": iso(episode.since) if episode is not None else None,
         "signals": [_signal(one, next((now for now in last.signals if now.name == one.name), None)) for one in named],
@@ -111,6 +132,14 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
         "windows": last.windows,
         "tested_signals": len(last.signals),
     }
+
+
+def _never_tested(name: standing.StreamName, heard: Heard) -> dict[str, Any]:
+    """A line of a release that enough nodes of a cohort serve, too few of them of a kind."""
+    model, version, cohort, about = name
+    found: dict[str, Any] = {"model": model, "version": version, "cohort": cohort, "about": about or SIGNALS, "alarm": False, "signals": []}
+    found |= dict.fromkeys(("state", "since", "evidence", "evidence_needed"))
+    return found | {"newest": iso(heard.start), "newest_at": heard.start, "windows": heard.nodes, "tested_signals": 0}
 
 
 def _history(
@@ -169,6 +198,8 @@ def _for_people(row: dict[str, Any]) -> dict[str, Any]:
     signals = [f"{one['name']} {_way(one['direction'])} {one['size']:.2f} sd" for one in row["signals"]]
     more = [f"and {len(signals) - SIGNALS_SHOWN} more"] if len(signals) > SIGNALS_SHOWN else []
     found: dict[str, Any] = {"signals": [*signals[:SIGNALS_SHOWN], *more]}
+    if row.get("reason"):
+        found["state"] = f"{row['state']}: {row['reason']}"
     found |= {name: _short(row[name]) for name in ("since", "newest", "found", "over") if name in row}
     if row.get("evidence") is not None and row.get("evidence_needed") is not None:
         found["evidence"] = f"{row['evidence']:.1f} of {row['evidence_needed']:.1f}"

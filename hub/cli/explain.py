@@ -143,10 +143,8 @@ def _story(
     stream, manifest, episode = _stream(findings, releases, model, version, cohort, names)
     key = (model, manifest.version, stream.cohort, labels.about(manifest))
     tests = findings.drifts(key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
-    tests = [one for one in tests if not one.gathering] or tests
-    if moment is not None:
-        _check_covers(findings, tests[-1] if tests else None, moment, key)
-    test = tests[-1]
+    test = _shown_of(findings, tests, moment, key)
+    tests = [one for one in tests if one.gathering == test.gathering]
     since, until = (
         (test.start, test.start + 1) if moment is not None or episode is None else (min(episode.since, test.start), test.start + 1)
     )
@@ -194,14 +192,14 @@ def _stream(
         except Refused:  # of another hub's time
             continue
     newest = findings.newest((model, manifest.version, stream.cohort, labels.about(manifest)) for stream, manifest in streams)
-    cohorts = standing.newest_by_cohort({key: one.start for key, one in newest.items()})
+    cohorts = standing.cohort_newest(newest)
     found = []
     for stream, manifest in streams:
         last = newest.get((model, manifest.version, stream.cohort, labels.about(manifest)))
         if last is None or version not in {"", manifest.version} or not (stream.state or last.gathering):
             continue
         episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
-        cohort_newest = cohorts[model, stream.cohort, last.about]
+        cohort_newest = cohorts[model, manifest.version, stream.cohort, last.about]
         lasts = standing.lasts(episode, newest=last.start, seconds=last.seconds, cohort_newest=cohort_newest)
         known = {signal.name for signal in last.signals}
         found.append(
@@ -213,17 +211,19 @@ def _stream(
     return max(found, key=lambda one: one[0])[1:]
 
 
-def _check_covers(findings: Findings, test: Drift | None, moment: int, key: standing.StreamName) -> None:
-    """Whether a test is of the interval of this moment.
+def _shown_of(findings: Findings, tests: Sequence[Drift], moment: int | None, key: standing.StreamName) -> Drift:
+    """The newest test, or that of this moment's interval; what was judged goes before what only gathered.
 
     Raises:
-        Refused: it is not; the sentence says what there is.
+        Refused: there is none; the sentence says what there is.
     """
-    if test is None or test.start + test.seconds <= moment:
+    here = [one for one in tests if moment is None or one.start + one.seconds > moment]
+    if moment is not None and not here:
         newest = findings.newest([key])[key]
         raise Refused(
             Code.REFERENCE_INVALID, f"no interval at {written(moment)} UTC was tested; the newest began at {written(newest.start)} UTC"
         )
+    return ([one for one in here if not one.gathering] or here)[-1]
 
 
 def _named(findings: Findings, test: Drift) -> list[str]:

@@ -58,6 +58,11 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
     help="Rows after which a node has a baseline of its own, from 256 on; the service is then watched too. 0: none."
     "  [default: 1024 where there is a reference]",
 )
+@click.option(
+    "--rho-day-max",
+    type=click.FloatRange(0, min_open=True),
+    help="What nodes' settings allow a day, if changed.  [default: 0.7]",
+)
 @click.option("--noise", type=click.Choice(["gaussian", "laplace"]), help="laplace: delta is 0, for few signals.  [default: gaussian]")
 @click.option(
     "--golden",
@@ -180,7 +185,7 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
         "season": _season(said),
     }
     found["golden"] = {"data": _whole(said["golden"])}
-    found["privacy"] = {name: said[name] for name in ("epsilon", "delta", "window_seconds", "noise", "calibration_rows")}
+    found["privacy"] = {name: said[name] for name in ("epsilon", "delta", "window_seconds", "noise", "calibration_rows", "rho_day_max")}
     found["accuracy"] = {
         "truth": said["accuracy_truth"],
         "data": _whole(said["accuracy_data"]),

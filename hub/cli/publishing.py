@@ -67,6 +67,8 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         noise=release.privacy.noise,
         accuracy=_accuracy(release),
         calibration_rows=release.privacy.own_rows(watches=reference is not None),
+        calibrates_by_default=release.privacy.calibration_rows is None,
+        rho_day_max=release.privacy.rho_day_max,
         time_column=reference.time if reference else None,
         season=reference.season if reference else Season(hours=4, weekends=True),
         answers=answers,

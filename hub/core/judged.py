@@ -19,12 +19,48 @@ class Judged:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """How many nodes' windows the newest interval of a release in a cohort has, which begins at `start`.
+
+    Differences from own baselines and counts are tested apart: a cohort of both may be large and have too few of either.
+    """
+
+    start: int
+    calibrated: int = 0  # of nodes with baselines of their own
+    others: int = 0
+
+    @property
+    def nodes(self) -> int:
+        """Of both kinds."""
+        return self.calibrated + self.others
+
+    def too_few(self, nodes_min: int) -> bool:
+        """Whether neither kind is tested."""
+        return max(self.calibrated, self.others) < nodes_min
+
+    def in_words(self, nodes_min: int) -> str:
+        """What there is beside what is needed."""
+        said = f"{self.nodes} node{'' if self.nodes == 1 else 's'}"
+        if self.calibrated and self.others:
+            return f"{self.calibrated} with baselines, {self.others} without, {nodes_min} of a kind needed"
+        return f"{said}{' with baselines' if self.calibrated else ''}, {nodes_min} needed"
+
+
 def judged(
-    version: str, *, watched: bool, nodes: Mapping[str | None, int], tests: Mapping[str, int], nodes_min: int, gathering: int = 0
+    version: str,
+    *,
+    watched: bool,
+    nodes: Mapping[str | None, int],
+    tests: Mapping[str, int],
+    nodes_min: int,
+    gathering: int = 0,
+    newest: Mapping[str, Heard] | None = None,
 ) -> Judged:
     """What is known of drift in a stage without an alarm: `nodes` heard from by cohort, `tests` of the release's intervals by cohort.
 
-    `gathering` are intervals of nodes that gather their own baselines: shown, and not judged.
+    `gathering` are intervals of nodes that gather their own baselines: shown, and not judged. `newest` are the release's intervals of the
+    stage, by cohort.
     """
     if not watched:
         return Judged(0, f"drift cannot be judged: {version} watches no signals")
@@ -32,12 +68,20 @@ def judged(
     small = {cohort: count for cohort, count in nodes.items() if count < nodes_min and not tests.get(cohort or "")}
     if nodes and len(small) == len(nodes) and not done:
         return Judged(0, f"drift cannot be judged: {_few(small, nodes_min)}")
+    apart = {
+        cohort: heard
+        for cohort, heard in (newest or {}).items()
+        if heard.too_few(nodes_min) and not tests.get(cohort) and cohort not in small and (cohort in nodes or None in nodes)
+    }
+    if not done and apart:
+        return Judged(0, f"drift cannot be judged: {_apart(apart, nodes_min)}")
     if not done and gathering:
         return Judged(0, f"drift is not judged yet: the nodes gather baselines of their own for {version}")
     if not done:
         return Judged(0, f"drift is not judged yet: no interval of {version} was tested in this stage")
     said = f"no drift in {done} tested interval{'' if done == 1 else 's'}"
-    return Judged(done, f"{said}, but {_few(small, nodes_min)}" if small else said)
+    but = _few(small, nodes_min) if small else _apart(apart, nodes_min) if apart else ""
+    return Judged(done, f"{said}, but {but}" if but else said)
 
 
 def stage_percent_min(nodes: Mapping[str | None, int], nodes_min: int) -> int | None:
@@ -51,3 +95,9 @@ def _few(small: Mapping[str | None, int], nodes_min: int) -> str:
     count = small[cohort]
     more = f", and {len(small) - 1} more cohort{'' if len(small) == 2 else 's'} of too few" if len(small) > 1 else ""
     return f"{count} node{'' if count == 1 else 's'} in cohort {cohort or UNKNOWN}, {nodes_min} needed{more}"
+
+
+def _apart(newest: Mapping[str, Heard], nodes_min: int) -> str:
+    cohort = max(newest, key=lambda one: newest[one].nodes)
+    more = f", and {len(newest) - 1} more cohort{'' if len(newest) == 2 else 's'} of too few" if len(newest) > 1 else ""
+    return f"the newest interval of cohort {cohort} has {newest[cohort].in_words(nodes_min)}{more}"

@@ -1,8 +1,8 @@
 """Which alarms last, and which of them a rollout has to answer for. Knows findings, and neither their tests nor a clock.
 
 An episode ends when its stream is quiet for long enough (hub/core/episodes.py). A release that nobody serves any more has no intervals, so
-its episode would last for ever: it counts as left when the cohort has gone on with another release for as long as it may be quiet, or
-without an interval of its own for `GONE_INTERVALS` of them. When it serves again, so does its alarm.
+its episode would last for ever: it counts as left when the cohort has gone on with another release for as long as it may be quiet, or has
+had no interval of its own for `GONE_INTERVALS` of them. When it serves again, so does its alarm.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hub.core.episodes import Episode
 from schemas.accuracy import About
-from schemas.insight import Alert
+from schemas.insight import Alert, Drift
 
 StreamName = tuple[str, str, str, About | None]  # model, version, cohort, and what of the release is followed: its signals, or accuracy
 
@@ -21,8 +21,8 @@ GONE_INTERVALS = 3  # as few as an alarm is quiet for before it is over (hub/cor
 def lasts(episode: Episode | None, *, newest: int, seconds: int, cohort_newest: int) -> bool:
     """Whether an alarm lasts.
 
-    `newest` is the start of the newest interval of its release in its cohort, and `seconds` the length; `cohort_newest` the same of the
-    model, of whichever release.
+    `newest` is the start of the newest interval of its release in its cohort, and `seconds` the length; `cohort_newest` is that of the
+    function of this name.
     """
     if episode is None or cohort_newest - episode.last > episode.quiet_seconds:
         return False
@@ -75,9 +75,17 @@ def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection
     return ""
 
 
-def newest_by_cohort(starts: Mapping[StreamName, int]) -> dict[tuple[str, str, About | None], int]:
-    """The start of the newest interval of every (model, cohort, about), whatever the version: labels come weeks after signals."""
-    found: dict[tuple[str, str, About | None], int] = {}
-    for (model, _, cohort, about), start in starts.items():
-        found[model, cohort, about] = max(start, found.get((model, cohort, about), 0))
+def cohort_newest(newest: Mapping[StreamName, Drift]) -> dict[StreamName, int]:
+    """For each stream, the start of the newest interval with which its cohort may have gone on; labels come weeks after signals.
+
+    Whatever release it is of, but for nodes of the stream's own release that gather their baselines anew: they serve it, and tell nothing
+    of its drift.
+    """
+    by_cohort: dict[tuple[str, str, About | None], dict[str, int]] = {}
+    for (model, version, cohort, about), test in newest.items():
+        by_cohort.setdefault((model, cohort, about), {})[version] = test.start
+    found = {}
+    for (model, version, cohort, about), test in newest.items():
+        starts = by_cohort[model, cohort, about]
+        found[model, version, cohort, about] = max((at for one, at in starts.items() if one != version or not test.gathering), default=0)
     return found

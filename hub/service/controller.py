@@ -200,6 +200,7 @@ class Controller:
         )
         tests = self._findings.tested_since(model, version, progress.stage_entered_at)
         gathering = {} if tests else self._findings.tested_since(model, version, progress.stage_entered_at, gathering=True)
+        heard_of = self._findings.heard(model, release=digest, since=progress.stage_entered_at)
         return judged(
             version,
             watched=self._watched[digest],
@@ -207,6 +208,7 @@ class Controller:
             tests=tests,
             nodes_min=self._cohort_nodes_min,
             gathering=sum(gathering.values()),
+            newest={cohort: one for (_, cohort), one in heard_of.items()},
         )
 
     # Durability

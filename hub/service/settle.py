@@ -21,6 +21,7 @@ from hub.service.gathering import Unlike, gathers, replaces
 from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.service.streams import Judged, Seen, Streams, part_of
+from hub.service.unjudged import Unjudged
 from hub.store import IntervalRow, Store
 from schemas.errors import Refused
 from schemas.insight import Alert, Drift, MergedWindow
@@ -60,7 +61,7 @@ class Settling:
         self._cohort_nodes_min, self._settle_seconds, self._alpha = cohort_nodes_min, settle_seconds, alpha
         self._trim_outlying = trim_outlying
         self._streams = Streams(store, run_length=run_length, clock=clock)
-        self._unlike = Unlike(store, notes)
+        self._unlike, self._unjudged = Unlike(store, notes), Unjudged(store, notes, nodes_min=cohort_nodes_min)
         self._references: dict[tuple[bytes, int | None], Ordinary] = {}
 
     def tick(self) -> None:
@@ -96,21 +97,25 @@ class Settling:
             log.exception("interval.bug", model=row.model, start=row.start)
             self._give_up(row)
 
-    def _give_up(self, row: IntervalRow) -> None:
-        self._store.mark_tested(row, alarmed=row.alarmed)
+    def _give_up(self, row: IntervalRow, *, left: int | None = None) -> None:
+        self._store.mark_tested(row, alarmed=row.alarmed, left=left)
         self._settled(row.model, row.cohort, row.release, row.start)
+
+    def _too_few(self, row: IntervalRow, manifest: Manifest) -> None:
+        log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
+        self._unjudged.too_few(row, manifest, at=int(self._clock()))
 
     def _look(self, row: IntervalRow) -> Seen | None:
         """The interval alone, and its stream's evidence with it; nothing is durable yet."""
         digest, manifest = self._releases.of_stream(row.release)
         if row.windows < self._cohort_nodes_min or manifest.baseline is None or manifest.privacy is None:
             self._give_up(row)
-            log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
+            self._too_few(row, manifest)
             return None
         interval, reference = self._believed(row, manifest), self._reference(digest, manifest, row.start)
         if interval.windows < self._cohort_nodes_min:  # what is left of it is too few
-            self._give_up(row)
-            log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
+            self._give_up(row, left=interval.windows)
+            self._too_few(row, manifest)
             return None
         if gathers(row, manifest):
             self._show(row, manifest, interval, reference)
@@ -132,6 +137,7 @@ class Settling:
         self._say(result, retain=replaces(result, newest))
         alarmed = drift.alarmed(result.signals, self._alpha)
         self._unlike.tell(result, alarmed, at=int(self._clock()))
+        self._unjudged.gathers(result, at=int(self._clock()))
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:
         _, manifest = self._releases.of_stream(row.release)

@@ -36,6 +36,7 @@ class Calibration:
         self._model = manifest.model
         self._baseline: Baseline = manifest.baseline
         self._privacy: Privacy = manifest.privacy
+        self._told_day: int | None = None
         self._keys = [_key(signal, self._baseline.season, cohort, digest) for signal in self._baseline.signals]
 
     @property
@@ -75,6 +76,7 @@ class Calibration:
         rho = privacy.rho_of(len(missing), (self._privacy.sigma2_numerator, self._privacy.sigma2_denominator), self._privacy.laplace)
         new = [day for day in days if day not in gathered.days]
         if new and not self._ledger.affords(new, rho):
+            self._tell_unaffordable(new[0], rho)
             return
         if new:
             self._ledger.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
@@ -96,6 +98,26 @@ class Calibration:
             at += len(counts)
         self._store.put_own(kept)
         log.info("baseline.made", model=self._model, signals=len(missing), rows=rows)
+
+    def _tell_unaffordable(self, day: int, rho: float) -> None:
+        """Once a day, as loud as it is lasting: a day that pays for a window and the baseline will come, or never does."""
+        if day == self._told_day:
+            return
+        self._told_day = day
+        window = privacy.rho_of(
+            len(self._baseline.signals), (self._privacy.sigma2_numerator, self._privacy.sigma2_denominator), self._privacy.laplace
+        )
+        never = window + rho > self._ledger.rho_day_max
+        say = log.warning if never else log.info
+        say(
+            "baseline.unaffordable",
+            model=self._model,
+            day=day,
+            rho_window=round(window, 4),
+            rho_baseline=round(rho, 4),
+            rho_day_max=self._ledger.rho_day_max,
+            ever="never" if never else "on another day",
+        )
 
     def _missing(self) -> list[int]:
         """Numbers of the signals that have no own baseline."""

@@ -43,6 +43,11 @@ class Ledger:
             return quiet
         return None if self._store.spent(days) + rho <= self._rho_day_max else Code.LEDGER_SPENT
 
+    @property
+    def rho_day_max(self) -> float:
+        """What a day may cost."""
+        return self._rho_day_max
+
     def affords(self, days: Sequence[int], rho: float) -> bool:
         """Whether these days have so much left."""
         return self._store.spent(days) + rho <= self._rho_day_max

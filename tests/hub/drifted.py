@@ -46,16 +46,20 @@ class Days:
 
     def __post_init__(self) -> None:
         self.fleet = Fleet(self.directory)
-        (self.directory / "fleet.toml").write_text('fleet = "main"\ncohort_nodes_min = 3\n')
         self.store = Store(f"sqlite:///{self.directory / 'hub.sqlite'}", clock=lambda: self.now)
         self.store.create()
+        self.start()
+
+    def start(self, *, cohort_nodes_min: int = 3) -> None:
+        """The hub that settles, over the same database."""
+        (self.directory / "fleet.toml").write_text(f'fleet = "main"\ncohort_nodes_min = {cohort_nodes_min}\n')
         self.settling = Settling(
             store=self.store,
             notes=Notes(self.store, say=self.said.append, clock=lambda: self.now),
             releases=Releases(self.fleet.repository, BlockStore(self.directory / "blocks")),
             say=lambda document, retain=False: self.said.append(document),
             settled=lambda *_: None,
-            cohort_nodes_min=3,
+            cohort_nodes_min=cohort_nodes_min,
             settle_seconds=0,
             trim_outlying=self.trims,
             alpha=0.01,
@@ -84,8 +88,18 @@ class Days:
         self.fleet.repository.add_release("delay", version, codec.encode(manifest), team=self.fleet.team, now=datetime.now(UTC))
         return manifest
 
-    def hear(self, manifest: Manifest, day: int, *, shift: float = 0.0, nodes: int = NODES, cohort: str = "nyc", rows: int = ROWS) -> None:
-        """Windows of a day come."""
+    def hear(
+        self,
+        manifest: Manifest,
+        day: int,
+        *,
+        shift: float = 0.0,
+        nodes: int = NODES,
+        cohort: str = "nyc",
+        rows: int = ROWS,
+        calibrated: bool = False,
+    ) -> None:
+        """Windows of a day come; `calibrated`: of nodes with baselines of their own, of which no row differs."""
         assert manifest.baseline is not None
         assert manifest.privacy is not None
         delay, hour, carrier = manifest.baseline.signals
@@ -109,8 +123,10 @@ class Days:
                 cohort=cohort,
                 start=BEGIN + day * DAY,
                 seconds=DAY,
-                counts=[int(one) for one in counts + noise],
+                counts=[int(one) for one in (noise if calibrated else counts + noise)],
                 rows=rows,
+                calibrated=calibrated,
+                reference_rows=rows / 4 if calibrated else 0.0,
                 group=self.sent,
             )
 

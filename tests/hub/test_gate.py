@@ -162,3 +162,16 @@ def test_a_gate_that_asks_for_tests_waits_for_them_and_says_what_it_lacks(gate: 
     assert second == "waits: 1 of 2 intervals that the gate asks for were tested; no drift in 1 tested interval"
     assert (state, gate.state) == ("running", "done")
     assert gate.reason.endswith("no drift in 2 tested intervals")
+
+
+def test_a_gate_that_waits_for_a_cohort_of_too_few_of_a_kind_says_that(gate: Gate) -> None:
+    new = gate.days.publish("1.2.0", calibration_rows=1024)
+    gate.ask("start", version="1.2.0", stages=[100], gate={"receipts_ratio_min": 0.0, "drift_tests_min": 2})
+    gate.days.hear(new, 1, nodes=2, calibrated=True)
+    gate.days.hear(new, 1, nodes=2)
+    gate.days.settle()
+    gate.controller.tick()
+
+    assert gate.reason.endswith(
+        "drift cannot be judged: the newest interval of cohort nyc has 2 with baselines, 2 without, 3 of a kind needed"
+    )

@@ -10,6 +10,7 @@ from hub.service.evidence import Evidence
 from hub.service.releases import Releases
 from schemas import codec
 from schemas.names import sha256
+from tests.hub.hubs import START, WINDOW_SECONDS
 from tests.hub.test_settling import Hub
 
 
@@ -90,3 +91,42 @@ def test_a_release_whose_nodes_have_no_baselines_is_judged_by_its_reference(hub:
     hub.settle()
 
     assert (hub.drift(0).alarm, hub.drift(0).gathering) == (True, None)
+
+
+def test_a_cohort_that_is_judged_by_nobody_any_more_is_told_once(hub: Hub) -> None:
+    for hour in range(9):
+        hub.hear_calibrated(hour, windows=20 if hour in (0, 5) else 2)
+        hub.hear(hour, windows=2)
+        hub.settle()
+        hub.start()
+
+    first, second = hub.alerts()
+    assert [(one.kind, one.code, one.since) for one in (first, second)] == [
+        ("not_judged", "drift.too_few", START + hour * WINDOW_SECONDS) for hour in (0, 5)
+    ]
+    assert "2 with baselines, 2 without, 3 of a kind needed" in first.text
+
+
+def test_a_release_that_a_cohort_has_left_for_another_is_not_missed(hub: Hub) -> None:
+    hub.hear_calibrated(0)
+    hub.settle()
+    left, hub.manifest = hub.digest, hub.fleet.publish("1.2.0")
+    for hour in range(1, 6):
+        hub.digest = sha256(codec.encode(hub.manifest))
+        hub.hear(hour)
+        hub.digest = left
+        hub.hear(hour, windows=1)
+        hub.settle()
+
+    assert hub.alerts() == []
+
+
+def test_a_cohort_that_only_gathers_for_weeks_is_told_once(hub: Hub) -> None:
+    for hour in (0, 14 * 24 - 1, 14 * 24, 14 * 24 + 1):
+        hub.hear(hour)
+        hub.settle()
+        hub.start()
+
+    (alert,) = hub.alerts()
+    assert (alert.kind, alert.code, alert.since) == ("not_judged", "drift.gathers", START)
+    assert hub.drift(14 * 24).gathering

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from hub.blockstore import BlockStore
-from hub.builder import build
+from hub.builder import BuiltRelease, build
 from hub.reference import read_reference
 from hub.request import PublishRequest
 from node.core.sketch import Sketch
@@ -51,12 +51,16 @@ def store(tmp_path: Path) -> BlockStore:
 
 
 def published(digits: tuple[Path, np.ndarray], folder: Path, store: BlockStore, **changes: object) -> Manifest:
+    return built(digits, folder, store, **changes).manifest
+
+
+def built(digits: tuple[Path, np.ndarray], folder: Path, store: BlockStore, **changes: object) -> BuiltRelease:
     path, pictures = digits
     seconds = np.arange(len(pictures)) * 1800
     np.savez(folder / "reference.npz", picture=pictures, at=seconds, day=seconds // DAY)
     reference = read_reference(folder / "reference.npz")
     request = PublishRequest(path, "digits", "1.0.0", reference=reference, blocks_column="day", time_column="at")
-    return build(replace(request, **changes), store, now=1).manifest  # type: ignore[arg-type]
+    return build(replace(request, **changes), store, now=1)  # type: ignore[arg-type]
 
 
 def test_a_node_that_sees_the_publishers_pictures_counts_the_baseline(
@@ -125,6 +129,25 @@ def test_with_a_calibration_the_service_is_watched_and_without_one_it_cannot_be(
     ]
     with pytest.raises(Refused, match="calibrate-rows"):
         published(digits, tmp_path, store, signals=("service:latency_ms",))
+
+
+def test_own_baselines_that_no_day_of_a_node_pays_for_are_refused_or_left_out_with_a_word(
+    digits: tuple[Path, np.ndarray], tmp_path: Path, store: BlockStore
+) -> None:
+    dear = {"epsilon": 5.0, "calibration_rows": 1024}  # a window costs a rho of about half, and a node has 0.7 a day
+
+    left_out = built(digits, tmp_path, store, **dear, calibrates_by_default=True)
+    allowed = built(digits, tmp_path, store, **dear, calibrates_by_default=True, rho_day_max=2.0)
+
+    assert left_out.manifest.baseline is not None
+    assert allowed.manifest.baseline is not None
+    assert (left_out.manifest.baseline.calibration_rows, allowed.manifest.baseline.calibration_rows) == (None, 1024)
+    assert [one.name for one in left_out.manifest.baseline.signals if one.side == "service"] == []
+    assert "rho 0.7 a day, and its own baseline takes rho 1.0" in left_out.not_calibrated
+    assert allowed.not_calibrated == ""
+    for more in ({}, {"calibrates_by_default": True, "signals": ("service:latency_ms", "shares:class")}):
+        with pytest.raises(Refused, match=r"at most rho 0.7 a day, got rho \d\.\d+ .*smaller epsilon, or --calibrate-rows 0"):
+            built(digits, tmp_path, store, **dear, **more)
 
 
 def test_without_delta_the_noise_is_laplaces(digits: tuple[Path, np.ndarray], tmp_path: Path, store: BlockStore) -> None:

@@ -12,6 +12,9 @@ from schemas.state import Profile, State
 from tests.hub.cli.fleets import run
 from tests.hub.drifted import Days
 
+APART = "2 with baselines, 2 without, 3 of a kind needed"
+AT = ("--at", "2026-03-04")
+
 
 @pytest.fixture(scope="module")
 def gathering(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -39,6 +42,41 @@ def test_what_is_counted_meanwhile_can_be_looked_at(gathering: Path) -> None:
     assert shown["signals"][0]["size"] == pytest.approx(1.0, abs=0.2)
     assert shown["signals"][0]["p_adjusted"] < 0.01
     assert [one["alarm"] for one in shown["signals"][0]["history"]] == [False, False]
+
+
+def test_an_interval_that_only_gathered_is_shown_when_it_is_asked_for_though_others_were_judged(tmp_path: Path) -> None:
+    days = Days(tmp_path / "fleet")
+    manifest = days.publish("1.0.0", calibration_rows=1024)
+    days.hear(manifest, 0, calibrated=True)
+    days.settle()
+    days.pass_days(manifest, range(1, 3), shift=lambda day: 1.0)
+
+    newest, asked, at_none = (
+        run("drift", "explain", "delay", "--json", *more, fleet=days.directory) for more in ((), AT, ("--at", "2026-04-01"))
+    )
+
+    assert asked.returncode == 0, asked.stderr
+    shown = [json.loads(done.stdout) for done in (newest, asked)]
+    assert [(one["since"], one["own_baselines"]) for one in shown] == [("2026-03-02T00:00:00Z", True), ("2026-03-04T00:00:00Z", False)]
+    assert "the newest began at 2026-03-04" in at_none.stderr
+
+
+def test_a_cohort_of_which_too_few_nodes_are_of_a_kind_says_so_and_is_not_quiet(tmp_path: Path) -> None:
+    days = Days(tmp_path / "fleet")
+    mixed, settled = days.publish("1.0.0", calibration_rows=1024), days.publish("1.1.0", calibration_rows=1024)
+    days.hear(settled, 0, calibrated=True, cohort="bos")
+    days.settle()
+    for manifest, cohort in ((mixed, "nyc"), (settled, "bos")):
+        days.hear(manifest, 1, nodes=2, calibrated=True, cohort=cohort)
+        days.hear(manifest, 1, nodes=2, cohort=cohort)
+    days.hear(mixed, 1, nodes=2, cohort="sfo")  # a cohort that is too small whatever its nodes have
+    days.settle()
+
+    rows = json.loads(run("drift", "--json", fleet=days.directory).stdout)
+    read = " ".join(run("drift", fleet=days.directory).stdout.split())
+
+    assert [(row["cohort"], row["state"], row["reason"]) for row in rows] == [("bos", "too few", APART), ("nyc", "too few", APART)]
+    assert "too few: 2 with" in read
 
 
 @pytest.mark.parametrize(

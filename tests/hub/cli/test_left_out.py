@@ -9,7 +9,7 @@ import pytest
 from hub.findings import Asked, Findings
 from schemas.insight import MergedWindow
 from tests.hub.cli.fleets import run
-from tests.hub.drifted import Days
+from tests.hub.drifted import BEGIN, Days
 
 HONEST, LIES, LIE_ROWS = 63, 1, 20_000  # windows of a day; the lie spoils the eight windows of its sub-group
 
@@ -62,3 +62,27 @@ def test_an_export_holds_what_was_published(trimmed: Days, tmp_path: Path) -> No
     findings = Findings(trimmed.store.database)
     assert len(findings.trimmed(Asked("delay"))) == 1
     assert findings.trimmed(Asked("delay", since=published[1].start)) == frozenset()
+
+
+def test_an_interval_of_which_too_few_windows_are_left_is_in_no_picture_and_no_file(tmp_path: Path) -> None:
+    days = Days(tmp_path / "fleet", trims=True)
+    manifest = days.publish("1.0.0")
+    days.hear(manifest, 0, nodes=HONEST)
+    days.settle()
+    days.hear(manifest, 1, nodes=HONEST)
+    days.hear(manifest, 1, nodes=LIES, shift=3.0, rows=LIE_ROWS)
+    days.start(cohort_nodes_min=HONEST - 2)  # the lie takes the seven others of its sub-group along
+    days.settle()
+    asked = Asked("delay", windows_min=HONEST - 2)
+    findings = Findings(days.store.database)
+
+    said = json.loads(
+        run("export-windows", "--model", "delay", "--out", str(tmp_path / "w.parquet"), "--json", fleet=days.directory).stdout
+    )
+
+    assert [one.start for one in days.store.drifts("delay")] == [BEGIN]
+    assert (said["intervals"], said["first"], said["last"]) == (1, "2026-03-02T00:00:00Z", "2026-03-02T00:00:00Z")
+    assert [one.start for one in findings.intervals(asked)] == [BEGIN]
+    days.hear(manifest, 1, nodes=HONEST)
+    days.settle()
+    assert findings.count(asked) == 2  # enough have come since

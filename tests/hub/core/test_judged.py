@@ -2,7 +2,7 @@
 
 import pytest
 
-from hub.core.judged import judged, stage_percent_min
+from hub.core.judged import Heard, judged, stage_percent_min
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,27 @@ def test_a_release_without_signals_cannot_drift_for_anybody_to_see() -> None:
     found = judged("1.1.0", watched=False, nodes={"nyc": 30}, tests={}, nodes_min=20)
 
     assert found.text == "drift cannot be judged: 1.1.0 watches no signals"
+
+
+MIXED = "the newest interval of cohort nyc has 19 with baselines, 6 without, 20 of a kind needed"
+
+
+@pytest.mark.parametrize(
+    ("newest", "tests", "expected"),
+    [
+        ({"nyc": Heard(1, 19, 6)}, {}, f"drift cannot be judged: {MIXED}"),
+        ({"nyc": Heard(1, 19, 6), "bos": Heard(1, 0, 30)}, {"bos": 2}, f"no drift in 2 tested intervals, but {MIXED}"),
+        ({"nyc": Heard(1, 20, 5)}, {}, "drift is not judged yet: no interval of 1.1.0 was tested in this stage"),  # not settled yet
+        ({"nyc": Heard(1, 0, 4)}, {}, "drift cannot be judged: the newest interval of cohort nyc has 4 nodes, 20 needed"),
+        ({"sfo": Heard(1, 19, 6)}, {}, "drift is not judged yet: no interval of 1.1.0 was tested in this stage"),  # not of this stage
+    ],
+)
+def test_a_cohort_of_which_too_few_are_of_a_kind_is_not_waited_for_without_a_word(
+    newest: dict[str, Heard], tests: dict[str, int], expected: str
+) -> None:
+    found = judged("1.1.0", watched=True, nodes={"nyc": 25, "bos": 30}, tests=tests, nodes_min=20, newest=newest)
+
+    assert found.text == expected
 
 
 @pytest.mark.parametrize(("most", "expected"), [(19, None), (20, 100), (40, 50), (3000, 1), (10**6, 1)])

@@ -3,8 +3,8 @@
 import pytest
 
 from hub.core.episodes import Episode
-from hub.core.standing import lasts, newest_by_cohort, speaks_against, told
-from schemas.insight import Alert, SignalDrift
+from hub.core.standing import StreamName, cohort_newest, lasts, speaks_against, told
+from schemas.insight import Alert, Drift, SignalDrift
 
 EPISODE = Episode(since=0, raised=100, last=500, quiet_seconds=300)
 
@@ -92,12 +92,24 @@ def test_where_nodes_do_not_say_their_cohort_every_cohort_counts() -> None:
     assert speaks_against([alert("drift", 1100, cohort="bos")], version="1.1.0", cohorts=None, judged_from=1000)
 
 
-def test_the_newest_interval_of_a_cohort_is_that_of_any_release_and_of_accuracy_its_own() -> None:
-    starts = {
-        ("delay", "1.0.0", "nyc", None): 5,
-        ("delay", "1.1.0", "nyc", None): 9,
-        ("delay", "1.0.0", "bos", None): 7,
-        ("delay", "1.0.0", "nyc", "accuracy"): 2,  # labels come weeks later
+def interval(start: int, *, gathering: bool | None = None) -> Drift:
+    fields = {"model": "delay", "version": "1.0.0", "cohort": "nyc", "start": start, "seconds": 10, "windows": 3, "alarm": False}
+    return Drift(**fields, alpha=0.01, signals=(), gathering=gathering)  # type: ignore[arg-type]
+
+
+def test_a_cohort_goes_on_with_intervals_of_any_release_and_of_accuracy_its_own() -> None:
+    newest: dict[StreamName, Drift] = {
+        ("delay", "1.0.0", "nyc", None): interval(5),
+        ("delay", "1.1.0", "nyc", None): interval(9, gathering=True),
+        ("delay", "1.0.0", "bos", None): interval(7),
+        ("delay", "1.0.0", "nyc", "accuracy"): interval(2),  # labels come weeks later
     }
 
-    assert newest_by_cohort(starts) == {("delay", "nyc", None): 9, ("delay", "bos", None): 7, ("delay", "nyc", "accuracy"): 2}
+    assert list(cohort_newest(newest).values()) == [9, 5, 7, 2]
+
+
+def test_an_alarm_lasts_while_the_nodes_of_its_own_release_gather_baselines_anew() -> None:
+    name: StreamName = ("delay", "1.0.0", "nyc", None)
+    again = interval(900, gathering=True)  # 400 after the alarm was last found; it may be quiet for 300
+
+    assert lasts(EPISODE, newest=again.start, seconds=again.seconds, cohort_newest=cohort_newest({name: again})[name])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from hub.core.baseline import SignalSpec, build_baseline
 from hub.core.noise import sigma2_for
@@ -355,9 +356,11 @@ def test_the_baseline_is_charged_once_to_each_of_its_days_and_never_made_again(t
 def test_a_day_that_cannot_pay_for_the_baseline_takes_no_part_in_it(tmp_path: Path) -> None:
     site = Site(tmp_path, rho_day_max=0.05, release=manifest(calibration_rows=256))
 
-    site.minutes(1, 400)
+    with capture_logs() as logs:
+        site.minutes(1, 400)
 
     assert len(site.windows()) == 1
+    assert [(one["log_level"], one["ever"]) for one in logs if one["event"] == "baseline.unaffordable"] == [("warning", "never")]
     assert site.telemetry.budget(site.now).calibrating == ("m",)
     assert site.store._db.execute("SELECT count(*) FROM gathering").fetchone() == (0,)
 
