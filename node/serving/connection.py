@@ -7,7 +7,7 @@ upgrade is handed to uvicorn's protocol on h11, which bounds heads by itself. A 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import httptools
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -133,11 +133,12 @@ def _whole(cycle: RequestResponseCycle) -> Whole:
         if cycle.disconnected:
             return
         cycle.response_started = cycle.response_complete = True
-        pieces: list[Any] = [STATUS_LINE[status]]
+        pieces: list[Buffer] = [STATUS_LINE[status]]
         for name, value in (*cycle.default_headers, *headers):
             pieces += (name, b": ", value, b"\r\n")
         pieces.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        cycle.transport.writelines([*pieces, *body])
+        pieces += body
+        cycle.transport.write(b"".join(pieces))  # not writelines: on Python 3.12.0 to .8 and 3.13.0, .1 it never says stop (CVE-2024-12254)
         cycle.message_event.set()
         if not cycle.keep_alive:
             cycle.transport.close()

@@ -1,5 +1,6 @@
 """What comes on a connection and is no body: bounded however it comes, and understood as any HTTP/1.1 server would."""
 
+import asyncio
 import json
 import socket
 import time
@@ -9,8 +10,12 @@ from http.client import HTTPResponse
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from node.serving import connection, server
+from node.serving.connection import WHOLE, Connection
 from tests.node.conftest import serving
 
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n"
@@ -187,3 +192,47 @@ def test_an_old_client_gets_its_whole_answer_and_the_end(served: Any, asked: byt
 
     assert b"connection: close\r\n" in data
     assert json.loads(data.split(b"\r\n\r\n")[1])["model_version"] == "1.0.0"
+
+
+def connected(app: ASGIApp, client: socket.socket, server: socket.socket, talk: Callable[[Connection], Any]) -> None:
+    """What `talk` does while one end is served by an application of the test's own."""
+
+    async def both() -> None:
+        loop = asyncio.get_running_loop()
+        client.setblocking(False)
+        state = ServerState()
+        _, protocol = await loop.create_connection(lambda: Connection(uvicorn.Config(app, ws="none"), state, {}), sock=server)
+        async with asyncio.timeout(60):
+            await talk(protocol)
+        protocol.transport.abort()
+        await asyncio.gather(*state.tasks)
+
+    with client, server:
+        asyncio.run(both())
+
+
+def without_pause(transport: Any, pieces: Any) -> None:
+    """`writelines` as Python 3.12.0 to 3.12.8 have it: whoever wrote is not told that nobody reads."""
+    transport._maybe_pause_protocol = lambda: None
+    transport.write(b"".join(pieces))
+
+
+def test_who_reads_no_answers_has_one_of_them_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "writelines", without_pause)  # type: ignore[attr-defined]
+    asked: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await scope["extensions"][WHOLE](200, [(b"content-length", b"%d" % 2**24)], [b"x" * 2**24])
+
+    client, server = socket.socketpair()
+
+    async def talk(protocol: Connection) -> None:
+        client.sendall(b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\nGET /3 HTTP/1.1\r\n\r\n")
+        while len(asked) < 2:
+            await asyncio.sleep(0.01)
+
+        assert protocol.flow.write_paused
+        assert asked == ["/1", "/2"]
+
+    connected(app, client, server, talk)
