@@ -172,16 +172,43 @@ def begun(talking: Any, body: dict[str, Any], told: Path) -> Iterator[socket.soc
         yield raw
 
 
-@pytest.mark.parametrize("stream", [True, False])
-def test_whoever_hangs_up_ends_the_generation(talking: Any, tmp_path: Path, stream: bool) -> None:
+BEHIND = {"nothing": b"", "a question": b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", "no HTTP": b"\0"}
+
+
+@pytest.mark.parametrize(
+    ("stream", "behind"), [(True, "nothing"), (False, "nothing"), (True, "a question"), (False, "a question"), (False, "no HTTP")]
+)
+def test_whoever_hangs_up_ends_the_generation(talking: Any, tmp_path: Path, stream: bool, behind: str) -> None:
     told = tmp_path / "words"
     body = {"model": "echo", "messages": says("word"), "stream": stream, "max_tokens": 3000, "temperature": 0.05, "user": str(told)}
     with begun(talking, body, told) as raw:
+        raw.sendall(BEHIND[behind])
         if stream:
             raw.recv(1)
 
     assert words_said(told) < 3000
     until("nobody to wait", lambda: talking.server._router.slots["echo"].waiting == 0)
+
+
+def test_bytes_of_nothing_are_refused_behind_the_stream_and_not_in_it(talking: Any, tmp_path: Path) -> None:
+    body = {
+        "model": "echo",
+        "messages": says("word"),
+        "stream": True,
+        "max_tokens": 30,
+        "temperature": 0.01,
+        "user": str(tmp_path / "words"),
+    }
+    data = b""
+    with begun(talking, body, tmp_path / "words") as raw:
+        raw.sendall(b"\0")
+        while piece := raw.recv(65536):
+            data += piece
+
+    stream, _, refusal = data.partition(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert stream.count(b"HTTP/1.1 ") == 1
+    assert stream.count(b"word ") == 30
+    assert refusal.startswith(b"HTTP/1.1 400 ")
 
 
 def test_whoever_hangs_up_while_waiting_is_never_answered(talking: Any, client: openai.OpenAI, tmp_path: Path) -> None:

@@ -1,16 +1,22 @@
 """What comes on a connection and is no body: bounded however it comes, and understood as any HTTP/1.1 server would."""
 
+import asyncio
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.client import HTTPResponse
 from typing import Any
 
 import pytest
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from node.serving import connection, server
+from node.serving.connection import WHOLE, Connection
 from tests.node.conftest import serving
 
 READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n"
@@ -124,23 +130,46 @@ def test_a_client_that_offers_an_upgrade_is_answered_as_if_it_had_not(served: An
         raw.sendall(padded(connection.HEAD_BYTES_MAX))
         refused = answer(raw)
 
-    assert (ready[0], upgraded[0], again[0], refused[0]) == (200, 200, 200, 400)
+    assert (ready[0], upgraded[0], again[0], refused[0]) == (200, 200, 200, 431)
     assert json.loads(upgraded[1])["model_version"] == "1.0.0"
 
 
 def test_requests_that_follow_each_other_unasked_are_answered_in_order_up_to_a_bound(served: Any) -> None:
-    few, many = 20, 10 * connection.PIPELINED_MAX
+    few, many = 20, connection.PIPELINED_MAX
     with opened(served) as raw:
         raw.sendall(b"".join(b"GET /v2/models/m%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(few)))
         told = [answer_kept(raw) for _ in range(few)]
-    data = b""
-    with opened(served) as raw, suppress(ConnectionError):  # closed with bytes unread
-        raw.sendall((READY + b"\r\n") * many)
-        while piece := raw.recv(65536):
-            data += piece
+    with opened(served) as raw:
+        raw.sendall((READY + b"\r\n") * (1 + many + 10))
+
+        statuses = statuses_until_closed(raw)
 
     assert [f"model 'm{number}'" in said for number, said in enumerate(told)] == [True] * few
-    assert data.count(b"HTTP/1.1 200") < many
+    assert statuses == [200] * (1 + many) + [503]
+
+
+BEHIND = {
+    "no HTTP": (b"\0", [200, 400]),
+    "an upgrade": (READY + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\nhello\r\n\r\n", [200, 200, 400]),
+    "a tunnel": (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", [200, 400]),
+    "a broken body": (CHUNKED + b"1\r\n{\r\nx", [200, 400]),
+}
+
+
+@pytest.mark.parametrize("what", BEHIND)
+def test_a_refusal_comes_behind_the_answers_to_what_was_asked_before(served: Any, what: str) -> None:
+    behind, statuses = BEHIND[what]
+    with opened(served) as raw:
+        raw.sendall(READY + b"\r\n" + behind)
+
+        assert statuses_until_closed(raw) == statuses
+
+
+def statuses_until_closed(raw: socket.socket) -> list[int]:
+    data = b""
+    while piece := raw.recv(65536):
+        data += piece
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", data)]
 
 
 def answer_kept(raw: socket.socket) -> str:
@@ -167,6 +196,17 @@ def test_whoever_connects_and_does_not_ask_is_let_go(start: Callable[..., Any], 
         assert time.monotonic() - began > 0.5
 
 
+def test_whoever_offered_an_upgrade_has_no_more_time_to_ask_than_others(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 1)
+    running = start()
+    with opened(running) as raw:
+        raw.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        status, _ = answer(raw)
+        raw.sendall(b"G")
+
+        assert (status, raw.recv(1)) == (200, b"")
+
+
 @pytest.mark.parametrize(
     "request_", [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"]
 )
@@ -187,3 +227,79 @@ def test_an_old_client_gets_its_whole_answer_and_the_end(served: Any, asked: byt
 
     assert b"connection: close\r\n" in data
     assert json.loads(data.split(b"\r\n\r\n")[1])["model_version"] == "1.0.0"
+
+
+def connected(app: ASGIApp, client: socket.socket, server: socket.socket, talk: Callable[[Connection], Any]) -> None:
+    """What `talk` does while one end is served by an application of the test's own."""
+
+    async def both() -> None:
+        loop = asyncio.get_running_loop()
+        client.setblocking(False)
+        state = ServerState()
+        _, protocol = await loop.create_connection(lambda: Connection(uvicorn.Config(app, ws="none"), state, {}), sock=server)
+        async with asyncio.timeout(60):
+            await talk(protocol)
+        protocol.transport.abort()
+        await asyncio.gather(*state.tasks)
+
+    with client, server:
+        asyncio.run(both())
+
+
+def without_pause(transport: Any, pieces: Any) -> None:
+    """`writelines` as Python 3.12.0 to 3.12.8 have it: whoever wrote is not told that nobody reads."""
+    transport._maybe_pause_protocol = lambda: None
+    transport.write(b"".join(pieces))
+
+
+def test_who_reads_no_answers_has_one_of_them_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asyncio.selector_events._SelectorSocketTransport, "writelines", without_pause)  # type: ignore[attr-defined]
+    asked: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        asked.append(scope["path"])
+        await scope["extensions"][WHOLE](200, [(b"content-length", b"%d" % 2**24)], [b"x" * 2**24])
+
+    client, server = socket.socketpair()
+
+    async def talk(protocol: Connection) -> None:
+        client.sendall(b"GET /1 HTTP/1.1\r\n\r\nGET /2 HTTP/1.1\r\n\r\nGET /3 HTTP/1.1\r\n\r\n")
+        while len(asked) < 2:
+            await asyncio.sleep(0.01)
+
+        assert protocol.flow.write_paused
+        assert asked == ["/1", "/2"]
+
+    connected(app, client, server, talk)
+
+
+@pytest.mark.parametrize("behind", [f"POST /2 HTTP/1.1\r\nContent-Length: {2**22}\r\n\r\n".encode(), b"\0"], ids=["a request", "no HTTP"])
+def test_little_is_read_behind_a_request_that_is_being_answered(behind: bytes) -> None:
+    told, read = asyncio.Event(), {"/1": 0, "/2": 0}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            read[scope["path"]] += len(message["body"])
+            more = message["more_body"]
+        await told.wait()
+        await scope["extensions"][WHOLE](200, [(b"content-length", b"0")], [])
+
+    client, server = socket.socketpair()
+
+    async def talk(protocol: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        sending = asyncio.create_task(loop.sock_sendall(client, b"GET /1 HTTP/1.1\r\n\r\n" + behind + b"x" * 2**22))
+        while not protocol.flow.read_paused:
+            await asyncio.sleep(0.01)
+
+        assert not sending.done()
+        assert protocol.cycle is None or len(protocol.cycle.body) < 2**20
+        told.set()
+        while not (protocol.transport.is_closing() or read["/2"] == 2**22):
+            await asyncio.sleep(0.01)
+        sending.cancel()
+
+    connected(app, client, server, talk)
+    assert read == {"/1": 0, "/2": 2**22 if behind != b"\0" else 0}
