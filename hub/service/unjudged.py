@@ -20,21 +20,27 @@ KIND: Final = "not_judged"
 TOO_FEW, GATHERS = "drift.too_few", "drift.gathers"
 
 INTERVALS = 3  # without a test, after which it is told: as many as a release that nobody serves any more may have none of
+AGAIN_SECONDS = 7 * 86_400  # a cohort that is small every night is no news every morning
 GATHERS_SECONDS = 14 * 86_400  # the slowest nodes that an own baseline suits have it by then
 
 
 class Unjudged:
-    """What was told of streams that nobody judges: once, and again when they were judged in between."""
+    """What was told of streams that nobody judges: once, and again when they were judged in between, a week later at the soonest."""
 
     def __init__(self, store: Store, notes: Notes, *, nodes_min: int) -> None:
         self._findings, self._notes, self._nodes_min = Findings(store.database), notes, nodes_min
-        self._told = {((one.model, one.version, one.cohort, one.about), one.code, one.since) for one in store.alerts_of(KIND)}
+        self._told: dict[tuple[tuple[str | None, ...], str], tuple[int | None, int]] = {}  # since when it was so, and when it was told
+        for one in sorted(store.alerts_of(KIND), key=lambda one: one.at):
+            self._told[(one.model, one.version, one.cohort, one.about), one.code] = one.since, one.at
 
     def too_few(self, row: IntervalRow, manifest: Manifest, *, at: int) -> None:
         """An interval had too few nodes to be tested: told when none was for long, and the cohort has not gone on with another release."""
         name = (row.model, manifest.version, row.cohort, labels.about(manifest))
         last = next(iter(self._findings.drifts(name, limit=1)), None)
-        if last is None or row.start - last.start < INTERVALS * row.seconds or (name, TOO_FEW, last.start) in self._told:
+        if last is None or row.start - last.start < INTERVALS * row.seconds:
+            return
+        since, told_at = self._told.get((name, TOO_FEW), (None, 0))
+        if since is not None and (since == last.start or at - told_at < AGAIN_SECONDS):
             return
         if self._findings.newest_start(row.model, row.cohort, name[3]) > last.start:
             return
@@ -47,7 +53,7 @@ class Unjudged:
         """An interval was shown and not judged: told when that has been so for long, and never otherwise."""
         name = (result.model, result.version, result.cohort, result.about)
         since = self._findings.gathers_since(name)
-        if since is None or result.start - since < GATHERS_SECONDS or any(told[:2] == (name, GATHERS) for told in self._told):
+        if since is None or result.start - since < GATHERS_SECONDS or (name, GATHERS) in self._told:
             return
         text = (
             f"was never judged: its nodes gather baselines of their own since {_written(since)} UTC, and too few have one; they see few"
@@ -57,7 +63,7 @@ class Unjudged:
 
     def _tell(self, name: StreamName, code: str, since: int, text: str, *, at: int) -> None:
         model, version, cohort, about = name
-        self._told.add((name, code, since))
+        self._told[name, code] = since, at
         said = f"{'the accuracy of ' if about is not None else ''}{model} {version} in cohort {cohort} {text}"
         self._notes.alert(
             Alert(kind=KIND, at=at, model=model, cohort=cohort, code=code, text=said, since=since, version=version, about=about)

@@ -93,16 +93,17 @@ def test_a_release_whose_nodes_have_no_baselines_is_judged_by_its_reference(hub:
     assert (hub.drift(0).alarm, hub.drift(0).gathering) == (True, None)
 
 
-def test_a_cohort_that_is_judged_by_nobody_any_more_is_told_once(hub: Hub) -> None:
-    for hour in range(9):
-        hub.hear_calibrated(hour, windows=20 if hour in (0, 5) else 2)
+def test_a_cohort_that_is_judged_by_nobody_any_more_is_told_once_and_not_every_night(hub: Hub) -> None:
+    for hour in (*range(12), *range(174, 180)):
+        hub.now = float(START + hour * WINDOW_SECONDS)
+        hub.hear_calibrated(hour, windows=20 if hour in (0, 5, 174) else 2)
         hub.hear(hour, windows=2)
         hub.settle()
         hub.start()
 
     first, second = hub.alerts()
     assert [(one.kind, one.code, one.since) for one in (first, second)] == [
-        ("not_judged", "drift.too_few", START + hour * WINDOW_SECONDS) for hour in (0, 5)
+        ("not_judged", "drift.too_few", START + hour * WINDOW_SECONDS) for hour in (0, 174)
     ]
     assert "2 with baselines, 2 without, 3 of a kind needed" in first.text
 
