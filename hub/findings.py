@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import and_, case, func, select, tuple_
+from sqlalchemy import ColumnElement, and_, case, func, select, tuple_
 
 from hub.core.judged import Heard
 from hub.core.standing import StreamName
@@ -63,11 +63,9 @@ class Findings:
 
     def drifts(self, name: StreamName, *, since: int = 0, until: int | None = None, limit: int = 1000) -> list[Drift]:
         """A stream's newest tests of intervals that began in [since, until), the oldest of them first."""
-        model, version, cohort, about = name
         query = (
             select(drifts.c.body)
-            .where(drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.start >= since)
-            .where(drifts.c.about == (about or ""))
+            .where(_of_stream(name), drifts.c.start >= since)
             .order_by(drifts.c.start.desc(), drifts.c.calibrated.desc())
             .limit(limit)
         )
@@ -152,10 +150,7 @@ class Findings:
 
     def gathers_since(self, name: StreamName) -> int | None:
         """Since when a stream has only gathered; None where it was judged, or nothing was heard of it."""
-        model, version, cohort, about = name
-        query = select(func.min(drifts.c.start), func.sum(case((drifts.c.body.like(GATHERING), 0), else_=1))).where(
-            drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.about == (about or "")
-        )
+        query = select(func.min(drifts.c.start), func.sum(case((drifts.c.body.like(GATHERING), 0), else_=1))).where(_of_stream(name))
         with self._database.read() as db:
             first, judged = db.execute(query).one()
         return None if first is None or judged else int(first)
@@ -193,6 +188,11 @@ class Findings:
             if len(page) < PAGE:
                 return
             after = tuple(page[-1][column.name] for column in order)
+
+
+def _of_stream(name: StreamName) -> ColumnElement[bool]:
+    model, version, cohort, about = name
+    return and_(drifts.c.model == model, drifts.c.version == version, drifts.c.cohort == cohort, drifts.c.about == (about or ""))
 
 
 def _where(query: Any, asked: Asked) -> Any:

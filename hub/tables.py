@@ -1,10 +1,24 @@
 """The hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
 
+from typing import Any
+
 from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 metadata = MetaData()
 # SQLite numbers rows by itself only for a plain INTEGER key.
 _serial = BigInteger().with_variant(Integer, "sqlite")
+
+
+def _interval_key() -> tuple[Column[Any], ...]:
+    """What names an interval, wherever something is kept of one: `hub.intervals.KEY`."""
+    return (
+        Column("release", LargeBinary(32), primary_key=True),
+        Column("cohort", String(64), primary_key=True),
+        Column("start", BigInteger, primary_key=True),
+        Column("seconds", BigInteger, primary_key=True),
+        Column("calibrated", Boolean, primary_key=True),
+    )
+
 
 nodes = Table(
     "nodes",
@@ -86,11 +100,7 @@ windows_seen = Table(
 intervals = Table(
     "merged_intervals",  # a first hub's table `intervals` did not tell calibrated windows apart; hub/intervals.py takes it over
     metadata,
-    Column("release", LargeBinary(32), primary_key=True),
-    Column("cohort", String(64), primary_key=True),
-    Column("start", BigInteger, primary_key=True),
-    Column("seconds", BigInteger, primary_key=True),
-    Column("calibrated", Boolean, primary_key=True),
+    *_interval_key(),
     Column("model", String(64), nullable=False, index=True),
     Column("windows", BigInteger, nullable=False),
     Column("late", BigInteger, nullable=False),
@@ -108,11 +118,7 @@ intervals = Table(
 withheld = Table(
     "withheld",
     metadata,
-    Column("release", LargeBinary(32), primary_key=True),
-    Column("cohort", String(64), primary_key=True),
-    Column("start", BigInteger, primary_key=True),
-    Column("seconds", BigInteger, primary_key=True),
-    Column("calibrated", Boolean, primary_key=True),
+    *_interval_key(),
     Column("windows_left", BigInteger, nullable=False),
 )
 
@@ -136,11 +142,7 @@ drifts = Table(
 counted = Table(
     "counted",
     metadata,
-    Column("release", LargeBinary(32), primary_key=True),
-    Column("cohort", String(64), primary_key=True),
-    Column("start", BigInteger, primary_key=True),
-    Column("seconds", BigInteger, primary_key=True),
-    Column("calibrated", Boolean, primary_key=True),
+    *_interval_key(),
     Column("part", Text, nullable=False),
     Column("at", BigInteger, nullable=False, index=True),
 )

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hub.core.evidence import Part
 from hub.core.scores import reference_shares, scores_of
 from hub.core.spread import autocorrelation, between_blocks
 from hub.core.windows import SIGMAS_MAX, Taken
@@ -48,15 +47,6 @@ def accuracy_baseline(blocks: Sequence[tuple[int, int]]) -> Baseline:
         name=NAME, kind="numeric", side="output", tensor=NAME, edges=(0.5,), counts=tuple(binned.sum(axis=0).tolist()), between=between
     )
     return Baseline(rows=int(counts.sum()), blocks=len(counts), autocorrelation=rho, signals=(signal,))
-
-
-def accuracy_part(*, start: int, seconds: int, right: int, wrong: int, sites: int = 1) -> Part:
-    """What became known of an interval's answers; `sites` that each put noise on their counts, where they do.
-
-    Raises:
-        ValueError: counts that cannot be.
-    """
-    return Part(start=start, seconds=seconds, windows=sites, rows=float(right + wrong), counts=(wrong, right, 0))
 
 
 # The stream

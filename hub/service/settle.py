@@ -23,6 +23,7 @@ from hub.service.releases import Releases
 from hub.service.streams import Judged, Seen, Streams, part_of
 from hub.service.unjudged import Unjudged
 from hub.store import IntervalRow, Store
+from hub.streams import Learnt
 from schemas.errors import Refused
 from schemas.insight import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest
@@ -101,7 +102,8 @@ class Settling:
         self._store.mark_tested(row, alarmed=row.alarmed, left=left)
         self._settled(row.model, row.cohort, row.release, row.start)
 
-    def _too_few(self, row: IntervalRow, manifest: Manifest) -> None:
+    def _too_few(self, row: IntervalRow, manifest: Manifest, *, left: int | None = None) -> None:
+        self._give_up(row, left=left)
         log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
         self._unjudged.too_few(row, manifest, at=int(self._clock()))
 
@@ -109,13 +111,11 @@ class Settling:
         """The interval alone, and its stream's evidence with it; nothing is durable yet."""
         digest, manifest = self._releases.of_stream(row.release)
         if row.windows < self._cohort_nodes_min or manifest.baseline is None or manifest.privacy is None:
-            self._give_up(row)
             self._too_few(row, manifest)
             return None
         interval, reference = self._believed(row, manifest), self._reference(digest, manifest, row.start)
         if interval.windows < self._cohort_nodes_min:  # what is left of it is too few
-            self._give_up(row, left=interval.windows)
-            self._too_few(row, manifest)
+            self._too_few(row, manifest, left=interval.windows)
             return None
         if gathers(row, manifest):
             self._show(row, manifest, interval, reference)
@@ -130,11 +130,7 @@ class Settling:
             signals=drift.test_interval(part_of(interval, reference), reference),
             gathering=True,
         )
-        newest = next(iter(self._store.drifts(row.model, limit=1, of_signals=True)), None)
-        self._store.mark_tested(row, alarmed=row.alarmed, drift=result)
-        self._settled(row.model, row.cohort, row.release, row.start)
-        self._say(windows.merged_window(interval, manifest, labels.about(manifest)))
-        self._say(result, retain=replaces(result, newest))
+        self._keep(row, manifest, interval, result)
         alarmed = drift.alarmed(result.signals, self._alpha)
         self._unlike.tell(result, alarmed, at=int(self._clock()))
         self._unjudged.gathers(result, at=int(self._clock()))
@@ -143,13 +139,18 @@ class Settling:
         _, manifest = self._releases.of_stream(row.release)
         judged = self._streams.judge(row, seen, alpha=self._alpha)
         result = self._result(row, manifest, seen.interval, judged)
-        newest = next(iter(self._store.drifts(row.model, limit=1, of_signals=True)), None)
-        self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=judged.learnt)
-        self._streams.keep(judged.learnt[0])
-        self._settled(row.model, row.cohort, row.release, row.start)
-        self._say(windows.merged_window(seen.interval, manifest, labels.about(manifest)))
-        self._say(result, retain=result.about is None and (newest is None or newest.start <= result.start))
+        self._keep(row, manifest, seen.interval, result, judged.learnt)
         self._tell(row, manifest, result, judged)
+
+    def _keep(self, row: IntervalRow, manifest: Manifest, interval: Interval, result: Drift, learnt: Learnt | None = None) -> None:
+        """What was found of an interval is durable, and then published."""
+        newest = next(iter(self._store.drifts(row.model, limit=1, of_signals=True)), None)
+        self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=learnt)
+        if learnt is not None:
+            self._streams.keep(learnt[0])
+        self._settled(row.model, row.cohort, row.release, row.start)
+        self._say(windows.merged_window(interval, manifest, result.about))
+        self._say(result, retain=result.about is None and replaces(result, newest))
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
         """The interval to test; what is odd in it is told, and left out where the operator says so."""

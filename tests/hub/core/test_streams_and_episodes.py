@@ -8,12 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.core import detector, drift, ebh, episodes
-from hub.core.labels import accuracy_baseline, accuracy_part
+from hub.core.evidence import Part
+from hub.core.labels import accuracy_baseline
 from hub.core.ordinary import ordinary
 from hub.core.spread import autocorrelation, between_blocks, freedom, unbiased, upper
 from tests.hub.core import drifting
 
 HOUR = 3600
+
+
+def accuracy_part(*, start: int, seconds: int, right: int, wrong: int) -> Part:
+    return Part(start=start, seconds=seconds, windows=1, rows=float(right + wrong), counts=(wrong, right, 0))
 
 
 # e-BH
