@@ -12,7 +12,7 @@ from hub.core import release as core
 from hub.core import signals
 from hub.core.baseline import Times, build_baseline
 from hub.core.laplace import laplace_for
-from hub.core.noise import rho_of, sigma2_for
+from hub.core.noise import sigma2_for
 from hub.onnxmodel import Arrays, OnnxModel
 from hub.request import Noise, PublishRequest
 from schemas.errors import Code, Refused, mismatch
@@ -74,7 +74,7 @@ def _watched(request: PublishRequest, known: signals.Model) -> Watch:
         raise mismatch(Code.REFERENCE_INVALID, what, expected="the node's own, after --calibrate-rows", actual="none")
     try:
         noise = noise_for(request.noise, request.epsilon, request.delta, window_seconds=request.window_seconds, signals=len(candidates))
-        rho = rho_of(noise, len(candidates))
+        rho = noise.rho(len(candidates))
         if request.calibration_rows is not None and 2 * rho > request.rho_day_max:
             return _uncalibrated(request, known, rho, len(candidates))
         return Watch(fitted, _baseline(request, candidates, fitted), noise, unwatched)

@@ -187,6 +187,16 @@ class Privacy(Fact):
             return None
         return self.laplace_numerator, self.laplace_denominator
 
+    def rho(self, signals: int) -> float:
+        """Zero-concentrated differential privacy of a window, or an own baseline: a record touches one bin in each signal.
+
+        Of Gaussian noise rho = signals / (2 sigma^2) (Canonne, Kamath, Steinke 2020). Of Laplace noise epsilon is signals / scale, and
+        rho = epsilon^2 / 2 (Bun and Steinke 2016, proposition 1.4).
+        """
+        if self.laplace is not None:
+            return (signals * self.laplace[1] / self.laplace[0]) ** 2 / 2
+        return signals * self.sigma2_denominator / (2 * self.sigma2_numerator)
+
     @model_validator(mode="after")
     def _pure_or_not(self) -> Self:
         if (self.laplace_numerator is None) != (self.laplace_denominator is None):

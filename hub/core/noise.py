@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from schemas.signals import Privacy
-
 DENOMINATOR = 64  # sigma^2 travels as a fraction; rounding up to 1/64 costs less than 0.1 % of it
 RHO_STEP, ROUNDING_MAX = 1e-4, 1e-3  # at epsilon 1 a window costs 0.0280 and not 0.02801: 25 of them are 0.7
 EPSILON_MAX = 64.0
@@ -81,13 +79,6 @@ def log_mgf(at: NDArray[np.float64], sigma2: float) -> NDArray[np.float64]:
     still = np.exp(-(draws**2) / (2 * sigma2)).sum()
     found: NDArray[np.float64] = at * at * (sigma2 / 2) + np.log(theta / still)
     return found
-
-
-def rho_of(privacy: Privacy, signals: int) -> float:
-    """What a window, or an own baseline, of so many signals costs a node's budget (zCDP), as node/core/privacy.py has it."""
-    if privacy.laplace is not None:
-        return (signals * privacy.laplace[1] / privacy.laplace[0]) ** 2 / 2
-    return signals * privacy.sigma2_denominator / (2 * privacy.sigma2_numerator)
 
 
 def _delta_of(sigma: float, epsilon: float, sensitivity: float) -> float:

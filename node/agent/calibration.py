@@ -15,7 +15,6 @@ import numpy as np
 import structlog
 
 from node.agent.ledger import Ledger
-from node.core import privacy
 from node.core.leaving import Gathering, Own, noisy, rows_in, usual_of
 from node.core.privacy import BitSource
 from node.store import NodeStore
@@ -73,7 +72,7 @@ class Calibration:
         gathered = None if document is None else _read(document)
         if gathered is None or len(gathered.hours) != keys:  # an earlier program's told no hours apart
             gathered = Gathering((0,) * len(counts), hours=(0,) * keys)
-        rho = privacy.rho_of(len(missing), (self._privacy.sigma2_numerator, self._privacy.sigma2_denominator), self._privacy.laplace)
+        rho = self._privacy.rho(len(missing))
         new = [day for day in days if day not in gathered.days]
         if new and not self._ledger.affords(new, rho):
             self._tell_unaffordable(new[0], rho)
@@ -104,9 +103,7 @@ class Calibration:
         if day == self._told_day:
             return
         self._told_day = day
-        window = privacy.rho_of(
-            len(self._baseline.signals), (self._privacy.sigma2_numerator, self._privacy.sigma2_denominator), self._privacy.laplace
-        )
+        window = self._privacy.rho(len(self._baseline.signals))
         never = window + rho > self._ledger.rho_day_max
         say = log.warning if never else log.info
         say(

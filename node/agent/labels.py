@@ -142,7 +142,7 @@ class Labels:
 
     def _close(self, declared: Declared, start: int, now: int) -> bool:
         noise, model, release = declared.accuracy.privacy, declared.model, declared.release
-        rho = privacy.rho_of(1, (noise.sigma2_numerator, noise.sigma2_denominator), noise.laplace)
+        rho = noise.rho(1)
         days = list(privacy.days_of(start, declared.seconds))
         withheld = self._ledger.refusal(start, days, rho)
         with self._store.transaction():

@@ -48,8 +48,7 @@ class _Watched:
     @property
     def rho(self) -> float:
         """What a window costs."""
-        noise = self.privacy
-        return privacy.rho_of(len(self.baseline.signals), (noise.sigma2_numerator, noise.sigma2_denominator), noise.laplace)
+        return self.privacy.rho(len(self.baseline.signals))
 
 
 @dataclass(frozen=True, slots=True)

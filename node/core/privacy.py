@@ -110,16 +110,6 @@ def _bernoulli_exp_small(numerator: int, denominator: int, bits: BitSource) -> b
     return rounds & 1 == 1
 
 
-def rho_of(signals: int, sigma2: tuple[int, int], laplace: tuple[int, int] | None = None) -> float:
-    """Zero-concentrated differential privacy of one window: a record touches one bin in each signal, so rho = signals / (2 sigma^2).
-
-    Of Laplace noise epsilon is signals / scale, and rho = epsilon^2 / 2 (Bun and Steinke 2016, proposition 1.4).
-    """
-    if laplace is not None:
-        return (signals * laplace[1] / laplace[0]) ** 2 / 2
-    return signals * sigma2[1] / (2 * sigma2[0])
-
-
 def epsilon_of(rho: float, delta: float) -> float:
     """The smallest epsilon that rho-zCDP gives at `delta` (Canonne, Kamath, Steinke 2020, corollary 13), by ternary search over alpha."""
 

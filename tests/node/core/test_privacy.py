@@ -9,9 +9,16 @@ import pytest
 from scipy import stats
 
 from hub.core.laplace import laplace_for
-from node.core.privacy import BitSource, day_of, days_of, discrete_gaussian, discrete_laplace, epsilon_of, rho_of
+from node.core.privacy import BitSource, day_of, days_of, discrete_gaussian, discrete_laplace, epsilon_of
+from schemas.signals import Privacy
 
 DRAWS = 1_000_000
+
+
+def noise(sigma2: tuple[int, int], scale: tuple[int, int] | None = None) -> Privacy:
+    gaussian = {"epsilon": 1.0, "delta": 0.0 if scale else 1e-6, "sigma2_numerator": sigma2[0], "sigma2_denominator": sigma2[1]}
+    laplace = {} if scale is None else {"laplace_numerator": scale[0], "laplace_denominator": scale[1]}
+    return Privacy.model_validate({**gaussian, **laplace, "window_seconds": 3600})
 
 
 def exact(sigma2: float, reach: int) -> np.ndarray:
@@ -100,7 +107,7 @@ def test_laplace_noise_for_an_epsilon_gives_it_and_no_delta() -> None:
 
     assert scale == (256, 64)
     assert draws.var() == pytest.approx(sigma2[0] / sigma2[1], rel=0.05)
-    assert rho_of(4, sigma2, scale) == pytest.approx(0.5)
+    assert noise(sigma2, scale).rho(4) == pytest.approx(0.5)
 
 
 def test_bits_are_uniform_below_any_bound() -> None:
@@ -112,7 +119,7 @@ def test_bits_are_uniform_below_any_bound() -> None:
 
 
 def test_a_window_of_twenty_signals_at_epsilon_one_costs_what_the_method_states() -> None:
-    assert rho_of(20, (18_9**2, 100)) == pytest.approx(0.028, abs=5e-4)
+    assert noise((18_9**2, 100)).rho(20) == pytest.approx(0.028, abs=5e-4)
 
 
 def test_twenty_four_windows_cost_a_device_day_of_about_six() -> None:
