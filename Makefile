@@ -8,7 +8,8 @@ CONSUMERS := .consumers
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-loop demo-slm test test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean
+.NOTPARALLEL:  # packages come before the environment that is made with them
+.PHONY: help demo demo-loop demo-slm packages test test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,8 +23,15 @@ demo-loop: $(STAMP)  ## drift closes the loop: found, retrained, canary, gate, a
 demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced under load; writes demo-slm-report.json
 	$(BIN)/python -m deploy.demo_slm
 
-test: $(STAMP)  ## all tests, against real brokers on loopback, in three processes: most of them wait
+test: packages $(STAMP)  ## all tests, against real brokers on loopback, in three processes: most of them wait; installs what they call
 	$(BIN)/pytest -n 3 --dist worksteal
+
+test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
+	.ci/packages debootstrap git
+	$(BIN)/python -m bench fresh
+
+packages:  ## install the system packages that the tests call, as root or by sudo; nothing where all are there
+	@.ci/packages
 
 test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no lock; installs it beside
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade --target .oracle -r requirements/oracle.txt
@@ -78,7 +86,7 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	  requirements/peers.in --output-file requirements/peers.txt
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .demo .demo-loop .demo-slm .bench .oracle .consumers demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .fresh .demo .demo-loop .demo-slm .bench .oracle .consumers demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
