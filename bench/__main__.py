@@ -8,7 +8,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, drift, encodings, ingest, links, memory, node, relay, tables, telemetry
+from bench import coalescing, delivery, drift, encodings, fresh, ingest, links, memory, node, relay, tables, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
@@ -22,12 +22,13 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "encodings": encodings.measure,
     "links": links.measure,
     "drift": drift.measure,
+    "fresh": fresh.measure,
 }
 QUICK = ("telemetry", "ingest", "delivery", "memory", "relay")  # `make bench`
 NODE = ("telemetry", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
-COMMANDS = (("make bench", QUICK), ("make bench-node", NODE), ("make bench-drift", ("drift",)))
+COMMANDS = (("make bench", QUICK), ("make bench-node", NODE), ("make bench-drift", ("drift",)), ("make test-fresh", ("fresh",)))
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE}
 
 

@@ -82,7 +82,7 @@ def laplace_fits(scale: tuple[int, int], count: int) -> None:
 @pytest.mark.parametrize("noise", ["gaussian", "laplace"])
 def test_our_draws_and_opendps_are_of_one_distribution(noise: str) -> None:
     """OpenDP is 265 MB, and in no lock: `make test-oracle` installs it beside and runs this."""
-    opendp = pytest.importorskip("opendp.prelude")
+    opendp = pytest.importorskip("opendp.prelude", reason="OpenDP is not installed: `make test-oracle` installs it beside and runs this")
     opendp.enable_features("contrib")
     space = opendp.vector_domain(opendp.atom_domain(T="i64")), opendp.l2_distance(T="f64")
     if noise == "gaussian":
