@@ -142,7 +142,7 @@ def _carry(root: Path) -> tuple[dict[str, str], list[Path]]:
 
 
 def _pip_files() -> Iterator[tuple[Path, str]]:
-    """pip's configuration, and where the same is found inside: of the machine, of this user, and what the environment names."""
+    """Configuration of pip, of the machine and of this user, and where the same is found inside."""
     home, config = Path.home(), os.environ.get("XDG_CONFIG_HOME", "")
     places = [
         (Path("/etc/pip.conf"), "etc/pip.conf"),
@@ -169,7 +169,7 @@ def _run(root: Path, name: str, command: str, environment: Mapping[str, str], mo
         f"mount -t proc proc {at}/proc",
         f"mount --rbind /sys {at}/sys",
         f"mount --rbind /dev {at}/dev",
-        f"mount -t tmpfs -o mode=1777 shm {at}/dev/shm",
+        f"mount -t tmpfs -o mode=1777 shm {at}/dev/shm",  # noqa: S108  # a mount in there
         *(
             f"mkdir -p {at}{shlex.quote(str(one))} && mount --bind -o ro {shlex.quote(str(one))} {at}{shlex.quote(str(one))}"
             for one in mounted

@@ -65,7 +65,7 @@ def said_of(skipped: dict[str, str]) -> str:
 
 
 def _place(test: str, skipped: dict[str, str]) -> str:
-    """The test itself; its function where other cases of it were skipped too for the same reason, and its file where other functions were."""
+    """The test; its function where other cases were skipped too for the same reason; its file where other functions were."""
     path, _, name = test.partition("::")
     function = name.partition("[")[0]
     alike = [other for other, why in skipped.items() if why == skipped[test] and other.partition("::")[0] == path]
