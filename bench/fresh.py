@@ -134,7 +134,9 @@ def _carry(root: Path) -> tuple[dict[str, str], list[Path]]:
         if path.is_file():
             _copy(path, root / path.relative_to("/"))
         elif path.is_dir() and path.is_relative_to("/etc") and _mib(path) <= TREE_MIB_MAX:
-            shutil.copytree(path, root / path.relative_to("/"), dirs_exist_ok=True, ignore_dangling_symlinks=True)
+            target = root / path.relative_to("/")
+            shutil.rmtree(target, ignore_errors=True)  # its links would lead out of the root
+            shutil.copytree(path, target, ignore_dangling_symlinks=True)
         elif path.is_dir() and path != Path("/"):
             mounted.append(path)
     environment |= {"HOME": "/root", "PATH": PATHS, "LANG": "C.UTF-8", "TERM": "dumb"}
