@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from hub.core import release as core
 from hub.request import FILES, PublishRequest
 from schemas.errors import Code, Refused, mismatch
+from schemas.libraries import missing_library
 from schemas.manifest import Tensor
 
 LLAMA, LITERT = "llama", "litert"
@@ -90,6 +91,8 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         ) from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
+        if missing := missing_library("\n".join(said)):
+            raise Refused(Code.RUNTIME_ABSENT, f"{path} cannot be described here, because LiteRT cannot be loaded: {missing}")
         how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it said nothing"])[-1][:200]
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
     try:

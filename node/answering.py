@@ -19,6 +19,7 @@ from node.core.tensors import Buffer, Raw, array_of, raw_of
 from node.idle import in_thread
 from node.runtimes import Chats, Options, Runtime
 from schemas.errors import Code, Refused
+from schemas.libraries import missing_library
 from schemas.limits import MIB, TEXT_MAX
 
 STACK_BYTES: Final = 8 * MIB  # a thread's stack counts as its data; what glibc reserves for each
@@ -116,7 +117,8 @@ def runtime_class(target: str) -> Callable[[], Runtime]:
     try:
         found: Callable[[], Runtime] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # somebody else's module may raise anything
-        raise Refused(Code.RUNTIME_ABSENT, f"the runtime {target} cannot be had on this device: {line_of(error)}") from None
+        reason = missing_library(str(error)) or line_of(error)
+        raise Refused(Code.RUNTIME_ABSENT, f"the runtime {target} cannot be loaded on this device: {reason}") from None
     return found
 
 
@@ -124,7 +126,7 @@ def make(fields: Mapping[str, Any]) -> Runtime:
     """A runtime of the kind that is named, with the model in it.
 
     Raises:
-        Refused: as `load`.
+        Refused: as `load`; RUNTIME_ABSENT also where a library is missing that the runtime opens only now.
     """
     make_runtime = runtime_class(str(fields["target"]))
     options = Options(int(fields["threads"]), tuple(fields.get("providers", ())), fields.get("parameters"))
@@ -135,6 +137,8 @@ def make(fields: Mapping[str, Any]) -> Runtime:
     except (Refused, MemoryError):
         raise
     except Exception as error:
+        if missing := missing_library(str(error)):
+            raise Refused(Code.RUNTIME_ABSENT, f"the runtime {fields['target']} cannot be loaded on this device: {missing}") from None
         raise Refused(Code.MODEL_LOAD, f"the runtime {fields['target']} failed to load the model: {line_of(error)}") from None
     return runtime
 

@@ -26,6 +26,7 @@ from node.identity import Identity
 from node.inventory import OnDisk, keys_open_to_others, releases
 from node.running import is_held, read_status
 from node.runtimes import available
+from node.runtimes.probe import unloadable
 from node.settings import NodeSettings, load, profile
 from node.store import NodeStore
 from node.trust import Trust
@@ -121,6 +122,7 @@ def _local(facts: Facts, settings: NodeSettings, tls: TlsFiles | None) -> Facts:
         port_taken=taken,
         served=served,
         runtimes=tuple(available()),
+        unloadable=unloadable(settings.data),
         memory_bytes=_memory_bytes(settings, status.pid if running and status is not None else os.getpid()),
     )
 

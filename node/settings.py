@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from node.core.budget import Policy
 from node.runtimes import available
-from node.runtimes.probe import execution_providers
+from node.runtimes.probe import PROVIDERS, execution_providers
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.mqtt import BrokerUrl
@@ -162,13 +162,13 @@ def _beneath(enrolled: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {**enrolled, **own, **({"labels": labels} if labels else {})}
 
 
-def profile(settings: NodeSettings) -> Profile:
-    """What this device is, as variants are chosen by."""
+def profile(settings: NodeSettings, *, unloadable: Container[str] = ()) -> Profile:
+    """What this device is, as variants are chosen by; without the runtimes that cannot be loaded (node.runtimes.probe)."""
     return Profile(
         arch=platform.machine() or "unknown",
         cores=os.cpu_count() or 1,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        providers=execution_providers(settings.data / "providers.json"),
+        providers=execution_providers(settings.data / PROVIDERS),
         labels=dict(settings.labels),
-        runtimes=tuple(available()),
+        runtimes=tuple(name for name in available() if name not in unloadable),
     )

@@ -33,6 +33,7 @@ from node.files import Artifacts
 from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
 from node.notify import Notify
 from node.overrides import Overrides
+from node.runtimes import probe
 from node.serving import LabelsSaid, Listen, Observation, Server
 from node.settings import NodeSettings, profile
 from node.store import NodeStore
@@ -135,8 +136,9 @@ class Agent:
             make_room=lambda: self._slots.tidy(),  # noqa: PLW0108  # the slots come after
             disk_bytes_max=settings.disk_bytes_max,
         )
-        self._profile = profile(settings)
-        manifests = Manifests(self._artifacts, self._profile)
+        unloadable = probe.unloadable(settings.data)
+        self._profile = profile(settings, unloadable=unloadable)
+        manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
         self._parameters = Parameters(
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
             rollout_says=self._beliefs.parameters_of,

@@ -1,5 +1,6 @@
 """Manifests of what stands on this disk, so that a node without a broker knows its own models, and which variant of each it has."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from node.files import Artifacts
@@ -16,8 +17,9 @@ from schemas.variant import choose
 class Manifests:
     """By release digest; verified when they are read back."""
 
-    def __init__(self, artifacts: Artifacts, profile: Profile) -> None:
+    def __init__(self, artifacts: Artifacts, profile: Profile, *, unloadable: Mapping[str, str] | None = None) -> None:
         self._artifacts, self._profile = artifacts, profile
+        self._unloadable = unloadable
         self._known: dict[bytes, Manifest] = {}
 
     def keep(self, release: Release) -> None:
@@ -54,7 +56,7 @@ class Manifests:
         Raises:
             Refused: none does, or the manifest is gone.
         """
-        return choose(self.get(digest), self._profile)
+        return choose(self.get(digest), self._profile, unloadable=self._unloadable)
 
     def variant_here(self, digest: bytes) -> Variant:
         """The build that was fetched: what suits this device may have changed since, by a label or a provider.
@@ -66,7 +68,7 @@ class Manifests:
         whole = [variant for variant in manifest.variants if self._is_here(digest, manifest, variant)]
         if len(whole) == 1:
             return whole[0]
-        chosen = choose(manifest, self._profile)
+        chosen = choose(manifest, self._profile, unloadable=self._unloadable)
         return chosen if chosen in whole or not whole else whole[0]
 
     def _is_here(self, digest: bytes, manifest: Manifest, variant: Variant) -> bool:

@@ -4,8 +4,8 @@ Each check looks at one thing. What could not be looked at, because something be
 finding is about a cause, and not about what follows from it.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from node.core.clock import BUILD_TIME, SKEW_SECONDS_MAX
@@ -107,6 +107,7 @@ class Facts:
     port_taken: bool = False
     served: tuple[Served, ...] = ()
     runtimes: tuple[str, ...] | None = None
+    unloadable: Mapping[str, str] = field(default_factory=dict)  # of those runtimes, and why
     memory_bytes: int | None = None
 
 
@@ -278,6 +279,9 @@ def runtimes(facts: Facts) -> Iterator[Finding]:
         if one.runtime not in facts.runtimes:
             here = ", ".join(facts.runtimes) or "none"
             yield Finding(Trouble.RUNTIME_ABSENT, f"{one.model} {one.version} needs the runtime {one.runtime}; installed are {here}")
+    for name, why in facts.unloadable.items():
+        served = "".join(f"; {one.model} {one.version} needs it" for one in facts.served if one.runtime == name)
+        yield Finding(Trouble.RUNTIME_UNLOADABLE, f"the runtime {name} is installed and cannot be loaded: {why}{served}")
 
 
 def memory(facts: Facts) -> Iterator[Finding]:

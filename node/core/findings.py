@@ -52,6 +52,7 @@ class Trouble(StrEnum):
     BROKER_EMPTY = "broker.nothing_retained"
     BROKER_TAKEN_OVER = "broker.session_taken_over"
     RUNTIME_ABSENT = "runtime.absent"
+    RUNTIME_UNLOADABLE = "runtime.unloadable"
     MEMORY_SHORT = "memory.too_small"
     MEMORY_LIMITS = "memory.limits"
     PORT_IN_USE = "port.in_use"
@@ -127,6 +128,10 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
     Trouble.RUNTIME_ABSENT: (
         "trouble",
         "install the extra that runs this model, such as fleetcast[llm] or fleetcast[litert], and restart the node",
+    ),
+    Trouble.RUNTIME_UNLOADABLE: (
+        "trouble",
+        "install the package that the line names, and restart the node; or uninstall the extra, if no model here needs it",
     ),
     Trouble.MEMORY_SHORT: (
         "trouble",
