@@ -60,8 +60,8 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.MODEL_EXTERNAL_DATA: ("weights outside the model's own folder", "put them beside the model"),
     Code.MODEL_NOT_FINITE: ("the model answers with NaN or infinity", "look at the model; fp16 overflows where fp32 does not"),
     Code.RUNTIME_ABSENT: (
-        "the runtime that the variant names is not installed",
-        "install the extra (llm, litert) or the third party's package",
+        "the runtime that the variant names is not installed, or lacks a shared library of the system",
+        "install the extra (llm, litert), the third party's package, or the Debian package that the reason names",
     ),
     Code.VARIANT_FAILED: ("a variant could not be built", "the reason is the tool's own"),
     Code.VARIANT_LOSS: ("a variant loses more accuracy than was allowed", "calibrate it with more data, or leave it out"),

@@ -279,9 +279,11 @@ def runtimes(facts: Facts) -> Iterator[Finding]:
         if one.runtime not in facts.runtimes:
             here = ", ".join(facts.runtimes) or "none"
             yield Finding(Trouble.RUNTIME_ABSENT, f"{one.model} {one.version} needs the runtime {one.runtime}; installed are {here}")
-    for name, why in facts.unloadable.items():
-        served = "".join(f"; {one.model} {one.version} needs it" for one in facts.served if one.runtime == name)
-        yield Finding(Trouble.RUNTIME_UNLOADABLE, f"the runtime {name} is installed and cannot be loaded: {why}{served}")
+        elif one.runtime in facts.unloadable:
+            text = f"{one.model} {one.version} needs the runtime {one.runtime}, which cannot be loaded: {facts.unloadable[one.runtime]}"
+            yield Finding(Trouble.RUNTIME_ABSENT, text)
+    for name in sorted(facts.unloadable.keys() - {one.runtime for one in facts.served}):
+        yield Finding(Trouble.RUNTIME_UNLOADABLE, f"the runtime {name} is installed and cannot be loaded: {facts.unloadable[name]}")
 
 
 def memory(facts: Facts) -> Iterator[Finding]:

@@ -127,11 +127,11 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
     Trouble.BROKER_TAKEN_OVER: ("trouble", "find the other device with this id, and give one of them a name and a certificate of its own"),
     Trouble.RUNTIME_ABSENT: (
         "trouble",
-        "install the extra that runs this model, such as fleetcast[llm] or fleetcast[litert], and restart the node",
+        "install the package that the line names, or else the extra that runs this model, such as fleetcast[llm]; restart the node",
     ),
     Trouble.RUNTIME_UNLOADABLE: (
-        "trouble",
-        "install the package that the line names, and restart the node; or uninstall the extra, if no model here needs it",
+        "warning",
+        "install the package that the line names, and restart the node; releases that need this runtime are refused until then",
     ),
     Trouble.MEMORY_SHORT: (
         "trouble",
