@@ -65,6 +65,36 @@ def test_what_a_busy_machine_hurts_passes_alone_and_is_named(tmp_path: Path) -> 
     assert "test_well" not in named
 
 
+SKIPPED = """
+@pytest.mark.parametrize("number", [1, 2])
+def test_on_a_disk(number): pytest.skip("no disk can be mounted")
+
+@pytest.mark.skip(reason="of another day")
+def test_of_another_day(): pass
+"""
+
+
+def test_the_last_line_of_a_run_names_what_was_skipped_and_why(tmp_path: Path) -> None:
+    done = again(tmp_path, SKIPPED)
+
+    last = done.stdout.splitlines()[-1]
+    disk, day = "2 of tests/test_it.py::test_on_a_disk (no disk can be mounted)", "tests/test_it.py::test_of_another_day (of another day)"
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert last.startswith("skipped, 3 in all: ")
+    assert disk in last
+    assert day in last
+
+
+def test_a_file_that_is_skipped_as_a_whole_is_named_once(tmp_path: Path) -> None:
+    done = again(tmp_path, "pytest.importorskip('no_such_module', reason='needs no_such_module')\n")
+
+    assert done.stdout.splitlines()[-1] == "skipped, 1 in all: tests/test_it.py (needs no_such_module)"
+
+
+def test_where_nothing_is_skipped_the_last_line_says_so(tmp_path: Path) -> None:
+    assert again(tmp_path, "").stdout.splitlines()[-1] == "skipped: nothing"
+
+
 def test_where_all_pass_there_is_no_second_run(tmp_path: Path) -> None:
     done = again(tmp_path, "")
 

@@ -92,3 +92,15 @@ def test_the_first_variant_that_fits_is_chosen_and_none_is_a_refusal_that_says_w
         choose(manifest.model_copy(update={"variants": variants[:2]}), device)
     assert refusal.value.code is Code.RELEASE_NO_VARIANT
     assert "1000000000000" in str(refusal.value)
+
+
+def test_a_variant_whose_runtime_cannot_be_loaded_is_passed_over_and_the_refusal_says_why() -> None:
+    tensor = Tensor(name="x", datatype="FP32", shape=(-1,))
+    variants = (variant("large").model_copy(update={"runtime": "llama"}), variant("small"))
+    manifest = Manifest(model="m", version="1.0.0", created=1, inputs=(tensor,), outputs=(tensor,), variants=variants)
+    device = Profile(arch="x86_64", cores=2, memory_bytes=10**9, runtimes=("files", "onnx"))
+    unloadable = {"llama": "the shared library libgomp.so.1 is not installed"}
+
+    assert choose(manifest, device, unloadable=unloadable).name == "small"
+    with pytest.raises(Refused, match=r"large needs the runtime llama, which is installed and cannot be loaded: .*libgomp\.so\.1"):
+        choose(manifest.model_copy(update={"variants": variants[:1]}), device, unloadable=unloadable)

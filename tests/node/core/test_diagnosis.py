@@ -129,6 +129,8 @@ CASES: list[tuple[Facts, Trouble]] = [
     (agent(root_version=0, expires=None), Trouble.BROKER_EMPTY),
     (agent(online=False, reason="Session taken over"), Trouble.BROKER_TAKEN_OVER),
     (replace(WELL, runtimes=("files",)), Trouble.RUNTIME_ABSENT),
+    (replace(WELL, unloadable={SERVED.runtime: "libgomp.so.1 is not installed"}), Trouble.RUNTIME_ABSENT),
+    (replace(WELL, unloadable={"llama": "libgomp.so.1 is not installed"}), Trouble.RUNTIME_UNLOADABLE),
     (replace(WELL, memory_bytes=150 * MIB), Trouble.MEMORY_SHORT),
     (replace(WELL, served=(replace(SERVED, memory_bytes_max=1024 * MIB),)), Trouble.MEMORY_LIMITS),
     (replace(ALONE, port_error="in use", port_taken=True), Trouble.PORT_IN_USE),
