@@ -137,6 +137,8 @@ class Agent:
             disk_bytes_max=settings.disk_bytes_max,
         )
         unloadable = probe.unloadable(settings.data)
+        for name, reason in unloadable.items():
+            log.warning("runtime.unloadable", runtime=name, reason=reason)
         self._profile = profile(settings, unloadable=unloadable)
         manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
         self._parameters = Parameters(

@@ -9,6 +9,7 @@ import click
 
 from node.cli.errors import Exit
 from node.cli.options import json_option, settings_option
+from node.cli.service import log_to_stderr
 from node.cli.tables import plain
 from node.core.diagnosis import diagnose
 
@@ -29,6 +30,7 @@ def doctor(path: Path, as_json: bool) -> None:
     """
     from node.doctor import probe  # noqa: PLC0415  # half a second of imports that --help does not need
 
+    log_to_stderr()  # what a probe logs has no place in the JSON
     talks = sys.stderr.isatty()
     facts = probe(
         path, wall=time.time, step=lambda what: click.echo(f"\r\033[Klooking at {what} ...", nl=False, err=True) if talks else None

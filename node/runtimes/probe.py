@@ -61,7 +61,6 @@ def unloadable(data: Path) -> dict[str, str]:
             _imported(name)
         except subprocess.CalledProcessError as error:
             if missing := missing_library(error.stderr.decode(errors="replace")):
-                log.warning("runtime.unloadable", runtime=name, reason=missing)
                 found[name] = missing
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("runtime.unknown", runtime=name, reason=str(error)[:REASON_CHARACTERS_MAX])

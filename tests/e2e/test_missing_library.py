@@ -80,7 +80,7 @@ def test_a_release_is_refused_before_a_byte_is_fetched_and_doctor_warns(plant: P
         [str(test_path.BIN / "fleetcast-node"), "doctor", "--json", "--settings", str(plant.directory / "node-a" / "node.toml")],
         capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
-    found = {one["code"]: one for one in json.loads(doctor.stdout)["findings"]}
+    found = {one["code"]: one for one in json.loads(doctor.stdout)}
 
     assert SAID in str(told), told
     assert not list((plant.directory / "node-a" / "data").rglob("chat.gguf*"))

@@ -55,6 +55,13 @@ class Fragile:
         pass
 
 
+class Unlinked(Fragile):
+    """Opens a library of a device's maker only when a model is loaded, and does not find it."""
+
+    def load(self, path: Path, options: Options) -> None:
+        ctypes.CDLL("libgomq.so.1")
+
+
 class Counting(Fragile):
     """How many rows each question held, so that a test sees what was joined; 20 ms a question, so that others come meanwhile."""
 

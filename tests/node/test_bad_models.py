@@ -27,7 +27,10 @@ WIDE = {"outputs": (Tensor(name="variable", datatype="FP32", shape=(-1, 5)),)}
 @pytest.fixture(autouse=True)
 def runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Third parties' runtimes beside our own, where the worker's path has them."""
-    found = {**workers._runtimes(), **{name.lower(): f"tests.node.bad_runtimes:{name}" for name in ("Fragile", "Counting", "Running")}}
+    found = {
+        **workers._runtimes(),
+        **{name.lower(): f"tests.node.bad_runtimes:{name}" for name in ("Fragile", "Counting", "Running", "Unlinked")},
+    }
     monkeypatch.setattr(workers, "_runtimes", lambda: found)
 
 
@@ -157,6 +160,15 @@ def test_a_provider_that_is_not_here_is_named_with_those_that_are(running: Any, 
         raise running.outcome(staged)
 
     assert caught.value.code is Code.MODEL_LOAD
+
+
+def test_a_library_that_a_runtime_opens_late_is_named_with_its_package(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
+    staged = replace(stage("1.0.0", regressors.linear.onnx), runtime="unlinked")
+
+    with pytest.raises(Refused, match=r"the shared library libgomq\.so\.1 is not installed; on Debian: apt-get install libgomq1") as caught:
+        raise running.outcome(staged)
+
+    assert caught.value.code is Code.RUNTIME_ABSENT
 
 
 def test_a_runtime_that_is_not_here_is_named_with_those_that_are(running: Any, stage: Callable[..., Any], regressors: Any) -> None:

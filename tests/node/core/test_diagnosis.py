@@ -129,7 +129,6 @@ CASES: list[tuple[Facts, Trouble]] = [
     (agent(root_version=0, expires=None), Trouble.BROKER_EMPTY),
     (agent(online=False, reason="Session taken over"), Trouble.BROKER_TAKEN_OVER),
     (replace(WELL, runtimes=("files",)), Trouble.RUNTIME_ABSENT),
-    (replace(WELL, unloadable={SERVED.runtime: "libgomp.so.1 is not installed"}), Trouble.RUNTIME_ABSENT),
     (replace(WELL, unloadable={"llama": "libgomp.so.1 is not installed"}), Trouble.RUNTIME_UNLOADABLE),
     (replace(WELL, memory_bytes=150 * MIB), Trouble.MEMORY_SHORT),
     (replace(WELL, served=(replace(SERVED, memory_bytes_max=1024 * MIB),)), Trouble.MEMORY_LIMITS),
@@ -203,6 +202,13 @@ def test_whatever_is_wrong_at_once_is_told_without_an_error_and_troubles_first(w
 
 def touched(facts: Facts) -> set[str]:
     return {name for name in Facts.__slots__ if getattr(facts, name) != getattr(WELL, name)}
+
+
+def test_a_served_model_whose_runtime_lacks_a_library_is_told_once_with_the_reason() -> None:
+    (found,) = diagnose(replace(WELL, unloadable={SERVED.runtime: "libgomp.so.1 is not installed"}))
+
+    assert found.code is Trouble.RUNTIME_ABSENT
+    assert "libgomp.so.1 is not installed" in found.what
 
 
 LOOSE = [case for case in CASES if not {"now", "login", "running", "clock_floor", "settings_error"} & touched(case[0])]
