@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -54,6 +55,7 @@ def measure() -> list[Figure]:
         raise SystemExit("test-fresh makes a root file system and enters it: run it as root (sudo make test-fresh)")
     if said := _git("status", "--porcelain"):
         print(f"what is not committed is not tried:\n{said}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs inside is killed, and the root removed, on this way too
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     root = FOLDER / "root"

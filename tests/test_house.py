@@ -155,6 +155,8 @@ def test_what_installs_names_no_place_to_install_from() -> None:
     installers = [
         "Makefile",
         ".ci/run",
+        ".ci/packages",
+        "bench/fresh.py",
         "pyproject.toml",
         "deploy/consumers/package.json",
         "deploy/consumers/package-lock.json",
