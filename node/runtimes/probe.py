@@ -58,15 +58,15 @@ def unloadable(data: Path) -> dict[str, str]:
             _kept(cache, installed)
             continue
         try:
-            _imported(name)
+            printed = _imported(name)
         except subprocess.CalledProcessError as error:
             if missing := missing_library(error.stderr.decode(errors="replace")):
                 found[name] = missing
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("runtime.unknown", runtime=name, reason=str(error)[:REASON_CHARACTERS_MAX])
         else:
-            if name != ONNX:  # whose answer holds its providers
-                _keep(cache, installed)
+            with suppress(ValueError, TypeError):
+                _keep(cache, installed, **({"providers": _names(json.loads(printed))} if name == ONNX else {}))
     return found
 
 

@@ -115,6 +115,19 @@ def test_providers_are_asked_once_and_again_after_another_onnx_runtime(tmp_path:
     assert (untouched, len(asked)) == (0, 2)
 
 
+def test_runtimes_that_load_are_asked_once_and_their_providers_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **more: (asked.append(command[-1]), real(command, **more))[1])
+
+    found = [probe.unloadable(tmp_path) for _ in range(2)]
+    providers = probe.execution_providers(tmp_path / probe.PROVIDERS)
+
+    assert found == [{}, {}]
+    assert "CPUExecutionProvider" in providers
+    assert sorted(asked) == ["node.runtimes.litert", "node.runtimes.llama", "node.runtimes.onnx"]
+
+
 def test_a_litert_model_runs_with_a_free_first_axis(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(doubled())
