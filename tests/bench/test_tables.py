@@ -24,6 +24,16 @@ def test_a_row_that_names_a_figure_is_written_from_the_results() -> None:
     assert expected == rendered(expected, {"drift.step_ms": ROW})
 
 
+def test_a_row_of_a_bare_machine_is_written_too() -> None:
+    row = {**ROW, "name": "fresh.test_passed", "value": 3600, "unit": "tests that passed", "goal": "", "peer": "", "peer_value": None}
+
+    written = rendered(
+        "| `fresh.test_passed` | 0 | | | `make test-fresh` |\n", {"fresh.test_passed": {**row, "command": "make test-fresh"}}
+    )
+
+    assert written == "| `fresh.test_passed` | 3600 tests that passed |  |  | `make test-fresh` |\n"
+
+
 def test_a_figure_that_nobody_measured_is_not_quoted() -> None:
     with pytest.raises(KeyError, match=r"drift\.gone"):
         rendered("| `drift.gone` | 1 | | | `make bench-drift` |\n", {"drift.step_ms": ROW})
