@@ -36,7 +36,7 @@ class Fragile:
         misbehave(float(path.read_text() or 0))
 
     def describe(self) -> Signature:
-        return Signature((Spec("X", "FP32", (-1, 5)),), (Spec("variable", "FP32", (-1, 1)),), "fragile")
+        return Signature((Spec("X", "FP32", (-1, 5)),), (Spec("variable", "FP32", (-1, 1)),), "fragile", rows_apart=True)
 
     def infer(self, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Sequence[Any]:
         rows = inputs["X"]
