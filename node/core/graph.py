@@ -101,7 +101,7 @@ class Reader:
             elif number == _INPUT:
                 inputs.append(_span(value))
             elif number == _OUTPUT:
-                found.outputs.append(self._value_info(_span(value))[0])
+                found.outputs.append(self._text(dict(self._fields(_span(value))).get(1, Span(0, 0))))
         for span in inputs:  # behind the constants: old files list them among the inputs too
             name, shape = self._value_info(span)
             if name not in found.constants:

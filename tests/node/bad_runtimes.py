@@ -109,3 +109,12 @@ class Talking:
 
     def close(self) -> None:
         pass
+
+
+class Scaled(Fragile):
+    """Says that it keeps rows apart, and rounds each sum by the largest value of all rows, as dynamic quantisation does."""
+
+    def infer(self, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Sequence[Any]:
+        rows = inputs["X"]
+        step = np.abs(rows).max() / 127
+        return [(np.round(rows / step) * step).sum(axis=1, keepdims=True, dtype=np.float32)]

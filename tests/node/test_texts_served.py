@@ -45,7 +45,9 @@ def asked(running: Any, staged: Staged, rows: pd.DataFrame) -> dict[str, list[An
     body = []
     for tensor in staged.manifest.inputs:
         values = rows if tensor.name == "X" else rows[[tensor.name]]
-        body.append({"name": tensor.name, "datatype": tensor.datatype, "shape": list(values.shape), "data": values.to_numpy().ravel().tolist()})
+        body.append(
+            {"name": tensor.name, "datatype": tensor.datatype, "shape": list(values.shape), "data": values.to_numpy().ravel().tolist()}
+        )
     answer = httpx.post(running.url + "/v2/models/texts/infer", json={"inputs": body})
     assert answer.status_code == 200, answer.text
     return {one["name"]: one["data"] for one in answer.json()["outputs"]}
