@@ -42,5 +42,7 @@ def softmax(pictures: np.ndarray) -> bytes:
         helper.make_node("Softmax", ["logits"], ["shares"]),
     ]
     sides = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in (("X", 64), ("shares", 10)))
-    graph = helper.make_graph(nodes, "g", [next(sides)], [next(sides)], [numpy_helper.from_array(one, name) for name, one in weights.items()])
+    graph = helper.make_graph(
+        nodes, "g", [next(sides)], [next(sides)], [numpy_helper.from_array(one, name) for name, one in weights.items()]
+    )
     return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
