@@ -53,7 +53,9 @@ FUNCTION = helper.make_function("own", "Relu", ["a"], ["b"], [node("CumSum", ["a
 
 MIXING = {
     "dynamic quantisation": model(*QUANTISED),
-    "a dynamically quantised product": model(node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft"), w=SQUARE, s=THREE),
+    "a dynamically quantised product": model(
+        node("DynamicQuantizeMatMul", ["x", "w", "s"], ["y"], domain="com.microsoft"), w=SQUARE, s=THREE
+    ),
     "a dynamically quantised LSTM": model(node("DynamicQuantizeLSTM", ["x"], ["y"], domain="com.microsoft")),
     "a product with a scale that is reckoned": model(
         QUANTISED[0], node("MatMulIntegerToFloat", ["q", "w", "s", "t"], ["y"], domain="com.microsoft"), w=SQUARE, t=THREE
