@@ -15,7 +15,9 @@ from schemas.manifest import Block, Payload
 from schemas.names import sha256
 
 ZSTD_LEVEL = 19  # encoded once, sent to thousands
-PROBE_LEVEL = 1  # what gains nothing here gains little at level 19, at a twentieth of the time
+PROBE_LEVEL = 1  # of a plane: what gains nothing here gains little at level 19, at a twentieth of the time
+WHOLE_PROBE_LEVEL = 3  # of a block: level 1 misses what repeats far apart
+WHOLE_MAX = 1.1  # of the planes' size, what that probe may leave: level 19 seldom takes more off it
 SAVING_MIN = 0.02  # an encoding that saves less is not worth its entry in the manifest
 DELTA_SAVING_BYTES_MIN = 64  # about what the entry of a delta takes
 LZMA_ENTROPY_MAX = 7.0  # bits a byte: denser planes gain less than a hundredth over Huffman's code
@@ -69,9 +71,9 @@ def encode_block(data: bytes, *, dtype: str | None = None, parents: Sequence[Anc
 def _alone(data: bytes, dtype: str | None) -> tuple[Any, bytes] | None:
     """The best encoding that needs no parent; None when none is worth its entry."""
     packed = _planes(data, dtype)
-    probe = len(zstandard.ZstdCompressor(level=PROBE_LEVEL).compress(data))
+    probe = len(zstandard.ZstdCompressor(level=WHOLE_PROBE_LEVEL).compress(data))
     encoding, best = "planes", packed
-    if probe < 0.99 * len(data) and probe < 1.4 * len(packed):  # level 19 takes at most a quarter off what level 3 leaves
+    if probe < 0.99 * len(data) and probe < WHOLE_MAX * len(packed):
         # The size stands in the frame: a node unpacks nothing that does not say how large it will be.
         whole = zstandard.ZstdCompressor(level=ZSTD_LEVEL, write_content_size=True).compress(data)
         if len(whole) <= len(packed):
