@@ -71,7 +71,9 @@ def _publishing(folder: Path) -> list[Figure]:
     ours = time.process_time() - begin
     (folder / "published").write_bytes(new)
     begin_children = os.times().children_user + os.times().children_system
-    subprocess.run(["zstd", "-q", "-f", "-19", "--single-thread", str(folder / "published"), "-o", str(folder / "published.zst")], check=True)
+    subprocess.run(
+        ["zstd", "-q", "-f", "-19", "--single-thread", str(folder / "published"), "-o", str(folder / "published.zst")], check=True
+    )
     peer = os.times().children_user + os.times().children_system - begin_children
     peer_name = "zstd -19, CPU seconds"
     return [Figure("publish.cpu_ratio", ours / peer, "CPU of planning and encoding / peer's", "", peer_name, peer)]

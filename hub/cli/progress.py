@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -31,7 +31,7 @@ def progress() -> Iterator[Tell]:
         yield tell
 
 
-def lines(target: TextIO, clock: Callable[[], float]) -> Tell:
+def lines(target: IO[str], clock: Callable[[], float]) -> Tell:
     """Write at most a line every five seconds, so that a log of a long publish shows that it lives, and is not filled by it."""
     last = clock()
 

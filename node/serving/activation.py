@@ -239,7 +239,7 @@ async def _rows_alone(worker: Runner, staged: Staged, fitted: Mapping[str, Array
 
 
 def hostile(rows: Array, factor: float) -> Array:
-    """Rows in another order, floats far from what they were; of what is no float, such as the number of a word, only the order is another."""
+    """Rows in another order, and floats far from what they were; the numbers of words, and texts, are only in another order."""
     if rows.dtype.kind != "f":
         return rows[::-1]
     bounds = np.finfo(rows.dtype)
