@@ -20,10 +20,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.figures import Figure, median
+from hub.core.aligning import Earlier, ancestor, plan
+from hub.core.encode import encode_block
 from schemas.limits import BLOCK_BYTES_MAX, MIB
+from schemas.names import sha256
 
 BIN = Path(sys.executable).parent
 MODEL_BYTES = 48 * MIB  # within the default budget of blocks retained at the broker
+PUBLISHED_BYTES = 8 * MIB  # half of it zeros
 ROUNDS = 3
 MOSQUITTO = "/usr/sbin/mosquitto"
 
@@ -42,12 +46,37 @@ def measure() -> list[Figure]:
             ours.append(rate)
             overheads.append(overhead)
         fleet.stop()
+        publishing = _publishing(Path(folder))
     ratios = [a / b for a, b in zip(ours, bare, strict=True)]
     return [
         Figure("delivery.rate_ratio", median(ratios), "of the peer's rate", ">= 0.6", "bare paho subscriber, MB/s", median(bare) / 1e6),
         Figure("delivery.rate_mb_s", median(ours) / 1e6, "MB/s, verified and synced", "", "bare paho subscriber, MB/s", median(bare) / 1e6),
         Figure("delivery.wire_overhead", median(overheads), "bytes both ways over payload bytes, less 1", "<= 0.015", "", None),
+        *publishing,
     ]
+
+
+def _publishing(folder: Path) -> list[Figure]:
+    """CPU seconds of planning and encoding weights as an update, with random heads around zeros, beside zstd -19 of the same bytes."""
+    rng = np.random.default_rng(11)
+    before = rng.normal(0, 0.05, PUBLISHED_BYTES // 8).astype(np.float32)
+    after = before + rng.normal(0, 1e-4, before.shape).astype(np.float32)
+    old, new = (rng.bytes(65536) + bytes(PUBLISHED_BYTES // 2) + weights.tobytes() for weights in (before, after))
+    cuts = plan(old, []).cuts
+    earlier = Earlier(cuts, [sha256(old[at : at + size]) for at, size in cuts], [], lambda at, size: old[at : at + size])
+    begin = time.process_time()
+    planned = plan(new, [], [earlier])
+    for (at, size), likeness in zip(planned.cuts, planned.likenesses[0], strict=True):
+        encode_block(new[at : at + size], parents=[ancestor(likeness, earlier)])
+    ours = time.process_time() - begin
+    (folder / "published").write_bytes(new)
+    begin_children = os.times().children_user + os.times().children_system
+    subprocess.run(
+        ["zstd", "-q", "-f", "-19", "--single-thread", str(folder / "published"), "-o", str(folder / "published.zst")], check=True
+    )
+    peer = os.times().children_user + os.times().children_system - begin_children
+    peer_name = "zstd -19, CPU seconds"
+    return [Figure("publish.cpu_ratio", ours / peer, "CPU of planning and encoding / peer's", "", peer_name, peer)]
 
 
 @contextlib.contextmanager

@@ -43,7 +43,8 @@ def answer(connection: socket.socket, cancels: int, *, quiet: bool) -> str | Non
             return None
         signature = runtime.describe()
         fields = {"inputs": signature.inputs, "outputs": signature.outputs, "platform": signature.platform}
-        _send(connection, encode(frame.id, "loaded", {**fields, "chats": isinstance(runtime, Chats)}))
+        more = {"chats": isinstance(runtime, Chats), "rows_apart": signature.rows_apart}
+        _send(connection, encode(frame.id, "loaded", {**fields, **more}))
         serve(connection, Cancels(cancels), runtime, [spec.name for spec in signature.outputs])
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass

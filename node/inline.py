@@ -68,7 +68,7 @@ class Inline:
     def __init__(self, runtime: Runtime, thread: Thread, load: Load) -> None:
         signature = runtime.describe()
         self.inputs, self.outputs, self.platform = signature.inputs, signature.outputs, signature.platform
-        self.chats = isinstance(runtime, Chats)
+        self.chats, self.rows_apart = isinstance(runtime, Chats), signature.rows_apart
         self._runtime, self._thread = runtime, thread
         self._patience_seconds = load.request_seconds
         self._pending: set[asyncio.Future[Any]] = set()

@@ -99,6 +99,7 @@ class Runner(Protocol):
     outputs: tuple[Spec, ...]
     platform: str
     chats: bool
+    rows_apart: bool
 
     @property
     def process_id(self) -> int:
@@ -140,6 +141,7 @@ class Worker(asyncio.Protocol):
     outputs: tuple[Spec, ...] = ()
     platform: str = ""
     chats: bool = False
+    rows_apart: bool = False
 
     def __init__(self, process: subprocess.Popen[bytes], cancels: int, memory_bytes_max: int | None) -> None:
         self._process = process
@@ -192,6 +194,7 @@ class Worker(asyncio.Protocol):
         worker._be_patient(load.request_seconds)
         worker.inputs, worker.outputs = (_specs(loaded.fields[side]) for side in ("inputs", "outputs"))
         worker.platform, worker.chats = str(loaded.fields["platform"]), bool(loaded.fields["chats"])
+        worker.rows_apart = bool(loaded.fields["rows_apart"])
         return worker
 
     def watch(self, on_exit: Callable[[Code, str], None]) -> None:

@@ -1,21 +1,24 @@
-"""Bars for long work, where somebody looks."""
+"""How far long work is: bars where somebody looks, now and then a line where stderr is a file or a pipe."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import Progress
+
+SECONDS_BETWEEN = 5.0  # two lines, and before the first: what is done sooner says nothing
 
 Tell = Callable[[str, int, int], None]  # what, how many are done, of how many
 
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """A bar for each thing that is told, on stderr when it is a terminal."""
+    """A bar for each thing that is told, on stderr when it is a terminal; else lines."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda what, done, total: None
+        yield lines(console.file, time.monotonic)
         return
     with Progress(console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
@@ -26,3 +29,19 @@ def progress() -> Iterator[Tell]:
             bars.update(tasks[what], completed=done)
 
         yield tell
+
+
+def lines(target: IO[str], clock: Callable[[], float]) -> Tell:
+    """Write at most a line every five seconds, so that a log of a long publish shows that it lives, and is not filled by it."""
+    last = clock()
+
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if clock() - last < SECONDS_BETWEEN:
+            return
+        last = clock()
+        share = f"{min(done / total, 1):.0%}" if total > 0 else "begun"
+        target.write(f"{what}: {share}\n")
+        target.flush()
+
+    return tell

@@ -6,7 +6,7 @@ a few bytes are looked for at every offset of what stands between the tensors. K
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +21,9 @@ from schemas.names import sha256
 ANCHOR_BYTES = 8
 KNOWN_BYTES_MIN = 64  # a shorter block is not worth looking for
 ANCHOR_PLACES = 64  # of a block, at which an anchor is tried
-TRIES_MAX = 8  # verifications a parent's block: bytes that repeat must not cost the file's length times the block's
+ANCHOR_VALUES_MIN = 3  # distinct bytes of a word: zeros, and what alternates, stand at every offset of a run
+ANCHOR_BLOCKS_MAX = 8  # that one anchor stands for
+TRIES_MAX = 8  # verifications of a parent's block in vain: bytes that repeat must not cost the file's length times the block's
 CHUNK_BYTES = 4 * MIB  # looked through at a time; some ten times as much memory
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # spreads words over the table
 
@@ -90,28 +92,57 @@ def _overlaps(taken: Sequence[Span], offset: int, length: int) -> bool:
 
 def find_known(view: memoryview | bytes, tensors: Sequence[TensorSpan], earlier: Earlier) -> list[Match]:
     """The parent's blocks that stand verbatim between the new file's large tensors, by offset; they do not overlap."""
-    anchors = _anchors(earlier)
-    if not anchors:
-        return []
-    words = np.sort(np.array(list(anchors), np.uint64))
-    table = np.zeros(1 << 20, np.bool_)
-    table[(words * _MIX) >> np.uint64(44)] = True
-    tries: dict[int, int] = defaultdict(int)
-    found: list[Match] = []
-    for begin, length in gaps(len(view), [(one.offset, one.length) for one in tensors]):
-        free = begin
-        for at, word in _places(view, begin, length, table, words):
-            for number, place in anchors[word]:
-                size = earlier.cuts[number][1]
-                start = at - place
-                if start < free or start + size > begin + length or tries[number] >= TRIES_MAX:
-                    continue
-                tries[number] += 1
-                if sha256(bytes(view[start : start + size])) == earlier.digests[number]:
-                    found.append(Match(start, size, number))
-                    free = start + size
-                    break
-    return found
+    return Search(earlier).find(view, tensors)
+
+
+class Search:
+    """Looks for a parent's blocks. `steps` counts blocks that were considered at an offset, verified or not: at most so many an offset.
+
+    Bytes that repeat must not cost the file's length times the parent's: blocks of one content are looked for once, an anchor stands for
+    few blocks, and a block that was verified in vain too often is looked for no more.
+    """
+
+    def __init__(self, earlier: Earlier) -> None:
+        self._earlier = earlier
+        self._anchors = _anchors(earlier)
+        self._tries: dict[int, int] = defaultdict(int)
+        self.steps = 0
+
+    def find(self, view: memoryview | bytes, tensors: Sequence[TensorSpan]) -> list[Match]:
+        """Those that stand verbatim between the large tensors, by offset; they do not overlap."""
+        found: list[Match] = []
+        for begin, length in gaps(len(view), [(one.offset, one.length) for one in tensors]):
+            free, end = begin, begin + length
+            for at in range(begin, end - ANCHOR_BYTES + 1, CHUNK_BYTES):
+                if not self._anchors:
+                    return found
+                places, words = _places(view, at, min(at + CHUNK_BYTES + ANCHOR_BYTES - 1, end), list(self._anchors))
+                index = 0
+                while index < len(places):
+                    match = self._at(view, int(places[index]), int(words[index]), free, end)
+                    index += 1
+                    if match is not None:
+                        found.append(match)
+                        free = match.offset + match.length
+                        index = max(index, int(np.searchsorted(places, free)))
+        return found
+
+    def _at(self, view: memoryview | bytes, at: int, word: int, free: int, end: int) -> Match | None:
+        """The block that one of its bytes, at this offset, belongs to."""
+        for number, place in self._anchors.get(word, ()):
+            self.steps += 1
+            size, start = self._earlier.cuts[number][1], at - place
+            if start < free or start + size > end:
+                continue
+            if sha256(bytes(view[start : start + size])) == self._earlier.digests[number]:
+                return Match(start, size, number)
+            self._tries[number] += 1
+            if self._tries[number] >= TRIES_MAX:
+                left = [one for one in self._anchors[word] if one[0] != number]
+                self._anchors[word] = left
+                if not left:
+                    del self._anchors[word]
+        return None
 
 
 def align(
@@ -185,34 +216,48 @@ def _covering(earlier: Earlier, offsets: Sequence[int], begin: int, end: int, at
 
 
 def _anchors(earlier: Earlier) -> dict[int, list[tuple[int, int]]]:
-    """A word of each of the parent's blocks that lie between its tensors: the blocks' numbers, and where in them it stands."""
+    """A word of each of the parent's blocks that lie between its tensors: the blocks' numbers, and where in them it stands.
+
+    Of a block whose words all repeat a byte or two there is none: it would be tried at every offset of a run, costs next to nothing
+    anew, and a run that is cut at multiples of the maximum has blocks of one digest anyhow.
+    """
     free = gaps(earlier.total_bytes, [(one.offset, one.length) for one in earlier.tensors])
     begins = [begin for begin, _ in free]
     anchors: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    seen: set[bytes] = set()
     for number, (offset, length) in enumerate(earlier.cuts):
         at = bisect_right(begins, offset) - 1
-        if at < 0 or offset + length > sum(free[at]) or length < KNOWN_BYTES_MIN:
+        if at < 0 or offset + length > sum(free[at]) or length < KNOWN_BYTES_MIN or earlier.digests[number] in seen:
             continue
+        seen.add(earlier.digests[number])
         data = earlier.read(offset, length)
         places = range(0, length - ANCHOR_BYTES, max(1, (length - ANCHOR_BYTES) // ANCHOR_PLACES))
         place = max(places, key=lambda one: len(set(data[one : one + ANCHOR_BYTES])))
-        anchors[int.from_bytes(data[place : place + ANCHOR_BYTES], "little")].append((number, place))
-    return dict(anchors)
+        word = data[place : place + ANCHOR_BYTES]
+        sharing = anchors[int.from_bytes(word, "little")]
+        if len(set(word)) >= ANCHOR_VALUES_MIN and len(sharing) < ANCHOR_BLOCKS_MAX:
+            sharing.append((number, place))
+    return {word: blocks for word, blocks in anchors.items() if blocks}
 
 
-def _places(
-    view: memoryview | bytes, begin: int, length: int, table: NDArray[np.bool_], words: NDArray[np.uint64]
-) -> Iterator[tuple[int, int]]:
-    """Every offset from `begin` at which one of `words` stands, with the word; chunk by chunk."""
-    for at in range(begin, begin + length - ANCHOR_BYTES + 1, CHUNK_BYTES):
-        part = bytes(view[at : min(at + CHUNK_BYTES + ANCHOR_BYTES - 1, begin + length)])
-        hits: list[tuple[int, int]] = []
-        for shift in range(ANCHOR_BYTES):
-            here = np.frombuffer(part, "<u8", max((len(part) - shift) // ANCHOR_BYTES, 0), shift) if len(part) > shift else words[:0]
-            likely = np.flatnonzero(table[(here * _MIX) >> np.uint64(44)])
-            likely = likely[np.isin(here[likely], words)]
-            hits += [(at + int(index) * ANCHOR_BYTES + shift, int(here[index])) for index in likely]
-        yield from sorted(hits)
+def _places(view: memoryview | bytes, begin: int, end: int, anchors: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Every offset from `begin` at which one of the anchors stands, in order, and which."""
+    words = np.sort(np.array(anchors, np.uint64))
+    table = np.zeros(1 << 20, np.bool_)
+    table[(words * _MIX) >> np.uint64(44)] = True
+    part = bytes(view[begin:end])
+    places, found = [], []
+    for shift in range(min(ANCHOR_BYTES, max(len(part) - ANCHOR_BYTES + 1, 0))):
+        here = np.frombuffer(part, "<u8", (len(part) - shift) // ANCHOR_BYTES, shift)
+        likely = np.flatnonzero(table[(here * _MIX) >> np.uint64(44)])
+        likely = likely[np.isin(here[likely], words)]
+        places.append(begin + likely * ANCHOR_BYTES + shift)
+        found.append(here[likely])
+    if not places:
+        return np.zeros(0, np.int64), np.zeros(0, np.uint64)
+    joined, which = np.concatenate(places).astype(np.int64), np.concatenate(found).astype(np.uint64)
+    order = np.argsort(joined, kind="stable")
+    return joined[order], which[order]
 
 
 def block_bytes(earlier: Earlier, likeness: Likeness) -> bytes:

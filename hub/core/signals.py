@@ -13,6 +13,7 @@ token ids their length; of an output its only value; of probabilities class, con
 What the publisher has no reference for (the service, generated answers) is watched where nodes have a baseline of their own.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,13 +137,13 @@ def _by_default(model: Model, single: Mapping[str, Candidate]) -> Iterator[Candi
         yield _measure("input", feature.tensor.name, "length", _rows_of(model, feature.tensor.name))
     labelled = any(one.spec.kind == "categorical" and name in model.answers for name, one in single.items())
     for output, values in model.answers.items():
-        if values[0].size == 1:
+        if _width(values) == 1:
             continue
         if _probabilities(values):
             for measure in MEASURES_OF_PROBABILITIES:
                 if measure != "class" or not labelled:
                     yield _measure("output", output, measure, values)
-        elif values[0].size >= WIDE and values.dtype.kind == "f":
+        elif _width(values) >= WIDE and values.dtype.kind == "f":
             yield from _whole("output", output, values)
     if model.calibrates:
         yield from _without_reference(model)
@@ -156,7 +157,7 @@ def _ordinary(model: Model, columns: Mapping[str, Candidate]) -> list[str]:
 
 def _others(model: Model, single: Mapping[str, Candidate], columns: Mapping[str, Candidate]) -> list[str]:
     """Outputs of one value, and the measures that are watched unasked."""
-    only = [name for name, one in single.items() if model.answers[one.spec.tensor][0].size == 1]
+    only = [name for name, one in single.items() if _width(model.answers[one.spec.tensor]) == 1]
     return only + [one.spec.name for one in _by_default(model, single)]
 
 
@@ -240,7 +241,7 @@ def _wide_inputs(model: Model) -> Iterator[tuple[str, Array]]:
             continue
         # Columns with names mean something each, as long as there is room for them.
         whole = model.fitted is not None and any(one.ndim > 1 for one in model.fitted.columns.values())
-        if rows.ndim > 2 or rows[0].size >= (WIDE if whole else SIGNALS_MAX + 1):
+        if rows.ndim > 2 or _width(rows) >= (WIDE if whole else SIGNALS_MAX + 1):
             yield tensor.name, rows
 
 
@@ -266,6 +267,11 @@ def _rows_of(model: Model, tensor: str) -> Array | None:
         return None
     columns = [model.fitted.columns[one.column] for one in places]
     return columns[0] if columns[0].ndim > 1 else np.stack(columns, axis=1)
+
+
+def _width(values: Array) -> int:
+    """Values in a row. A row of one text is a plain str, which has no size of its own."""
+    return math.prod(values.shape[1:])
 
 
 def _probabilities(values: Array) -> bool:

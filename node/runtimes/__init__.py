@@ -29,11 +29,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a loaded model takes and gives, in order, and the Open Inference Protocol's word for what runs it."""
+    """What a loaded model takes and gives, in order, and the Open Inference Protocol's word for what runs it.
+
+    `rows_apart`: each row of the first axis is answered alike whatever stands beside it, so that rows of several requests may be asked
+    together. A runtime that does not know leaves it out.
+    """
 
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
     platform: str
+    rows_apart: bool = False
 
 
 class Runtime(Protocol):

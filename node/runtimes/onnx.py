@@ -1,6 +1,7 @@
 """ONNX Runtime, the default. `python -m node.runtimes.onnx` prints the execution providers that it has here, as JSON."""
 
 import json
+import mmap
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
+from node.core.rowwise import why_not
 from node.core.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused, mismatch
@@ -46,11 +48,12 @@ class OnnxRuntime:
             found = ", ".join(self._session.get_providers())
             raise mismatch(Code.MODEL_LOAD, "execution providers in use", expected=", ".join(sorted(idle)), actual=found)
         self._outputs = [node.name for node in self._session.get_outputs()]
+        self._rows_apart = rows_apart(path)
 
     def describe(self) -> Signature:
         """The graph's own inputs and outputs."""
         inputs, outputs = (tuple(_spec(node) for node in side) for side in (self._session.get_inputs(), self._session.get_outputs()))
-        return Signature(inputs, outputs, "onnxruntime_onnx")
+        return Signature(inputs, outputs, "onnxruntime_onnx", self._rows_apart)
 
     def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """Run the graph."""
@@ -71,6 +74,15 @@ class OnnxRuntime:
 def providers() -> list[str]:
     """Execution providers that can be used here; the remote one would send rows off the device."""
     return [name for name in onnxruntime.get_available_providers() if not name.startswith("Azure")]
+
+
+def rows_apart(path: Path) -> bool:
+    """Whether the graph answers each row by itself. The file is mapped: of a large one only the pages that say so are read."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+            return why_not(view) is None
+    except (OSError, ValueError):
+        return False
 
 
 def _refused(code: Code, what: str, error: Exception) -> Refused:

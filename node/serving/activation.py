@@ -26,6 +26,7 @@ MIN_RUNS: Final = 3
 ROWS_ALONE_MIN: Final = 2
 ROWS_ALONE: Final = 4  # golden rows that are asked one by one
 ALONE_TOLERANCE: Final = 1e-3  # a kernel may add up in another order for one row than for many
+HOSTILE_FACTORS: Final = (1.0, 1e4, 1e-4)  # of the rows beside a golden one: what another client may send
 HUNG_TIMES: Final = 10.0  # a request that takes so many times the release's own limit is not slow, it hangs
 SYNTHETIC_AXIS: Final = 1  # of a free axis, where no golden input says how long it is
 
@@ -82,8 +83,8 @@ class Prepared:
 class Activated:
     """A proven worker. `sample` is one row (or the golden batch, where no axis is free), to warm up another worker with.
 
-    `joins_rows`: rows of several requests may be asked together, since golden rows gave the same answers alone as together; `row_seconds`
-    is what one of them takes.
+    `joins_rows`: rows of several requests may be asked together, since the runtime says that the graph keeps rows apart, and golden rows
+    gave the same answers alone, together, and beside rows that are far from any golden one; `row_seconds` is what one of them takes.
     """
 
     worker: Runner
@@ -189,7 +190,8 @@ async def _self_test(worker: Runner, staged: Staged) -> _Proof:
         _check_answers(outputs, answers, known=case.outputs)
     one_row, fitted = all(spec.shape[:1] == (-1,) for spec in inputs), questions[0]
     sample = tuple(raw_of(name, array[:1] if one_row else array) for name, array in fitted.items())
-    joins = one_row and all(spec.shape[:1] == (-1,) for spec in outputs) and await _rows_alone(worker, staged, fitted, answers, case.rows)
+    free = one_row and all(spec.shape[:1] == (-1,) for spec in outputs)
+    joins = free and worker.rows_apart and await _rows_alone(worker, staged, fitted, answers, case.rows)
     return _Proof(sample, error_max, case.rows, joins)
 
 
@@ -216,16 +218,34 @@ async def _rows_alone(worker: Runner, staged: Staged, fitted: Mapping[str, Array
     """Whether golden rows are answered alone as they were together: a free first axis may also be time, where joining would be wrong."""
     if rows < ROWS_ALONE_MIN or any(array.shape[:1] != (rows,) for side in (fitted, together) for array in side.values()):
         return False
-    for row in range(min(rows, ROWS_ALONE)):
-        try:
+    asked = min(rows, ROWS_ALONE)
+    try:
+        for row in range(asked):
             alone = await _asked(worker, staged, [raw_of(name, array[row : row + 1]) for name, array in fitted.items()])
             known = {name: array[row : row + 1] for name, array in together.items()}
             golden.compare(known, alone, relative=ALONE_TOLERANCE, absolute=ALONE_TOLERANCE)
-        except Refused as refusal:
-            if refusal.code not in {Code.MODEL_GOLDEN, Code.MODEL_RUN, Code.REQUEST_INVALID}:
-                raise
-            return False
+        for factor in HOSTILE_FACTORS:
+            beside = {name: np.concatenate([array[:asked], hostile(array[:asked], factor)]) for name, array in fitted.items()}
+            answers = await _asked(worker, staged, [raw_of(name, array) for name, array in beside.items()])
+            known = {name: array[:asked] for name, array in together.items()}
+            golden.compare(
+                known, {name: array[:asked] for name, array in answers.items()}, relative=ALONE_TOLERANCE, absolute=ALONE_TOLERANCE
+            )
+    except Refused as refusal:
+        if refusal.code not in {Code.MODEL_GOLDEN, Code.MODEL_RUN, Code.REQUEST_INVALID}:
+            raise
+        return False
     return True
+
+
+def hostile(rows: Array, factor: float) -> Array:
+    """Rows in another order, and floats far from what they were; the numbers of words, and texts, are only in another order."""
+    if rows.dtype.kind != "f":
+        return rows[::-1]
+    bounds = np.finfo(rows.dtype)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        far = np.clip(np.where(rows == 0, 1.0, rows).astype(np.float64) * factor, float(bounds.min), float(bounds.max))
+    return far.astype(rows.dtype)[::-1]
 
 
 def _check_answers(specs: Sequence[Spec], answers: Mapping[str, Array], *, known: Mapping[str, Array]) -> None:

@@ -39,14 +39,14 @@ def body_of(rows: np.ndarray, datatype: str = "FP32") -> dict[str, Any]:
 
 
 @contextmanager
-def stopped_until(running: Any, waiting: int) -> Iterator[None]:
+def stopped_until(running: Any, waiting: int, model: str = "delay") -> Iterator[None]:
     """The model's worker stands still until so many requests wait for it."""
     (process_id,) = running.server.held().values()
     os.kill(process_id, signal.SIGSTOP)
 
     def wake() -> None:
         try:
-            until("all to wait", lambda: running.server._router.slots["delay"].waiting >= waiting)
+            until("all to wait", lambda: running.server._router.slots[model].waiting >= waiting)
         finally:
             os.kill(process_id, signal.SIGCONT)
 
@@ -56,7 +56,7 @@ def stopped_until(running: Any, waiting: int) -> Iterator[None]:
     waking.join()
 
 
-def at_once(url: str, bodies: Sequence[Mapping[str, Any]]) -> list[httpx.Response]:
+def at_once(url: str, bodies: Sequence[Mapping[str, Any]], path: str = INFER) -> list[httpx.Response]:
     """As many clients as bodies, all at the same moment."""
     gate = threading.Barrier(len(bodies))
 
@@ -64,7 +64,7 @@ def at_once(url: str, bodies: Sequence[Mapping[str, Any]]) -> list[httpx.Respons
         with httpx.Client(base_url=url) as client:
             client.get("/v2/health/live")  # the connection is there before the others are
             gate.wait()
-            return client.post(INFER, json=body)
+            return client.post(path, json=body)
 
     with ThreadPoolExecutor(len(bodies)) as pool:
         return list(pool.map(ask, bodies))
@@ -74,8 +74,8 @@ def golden_sum(rows: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"X": rows}, {"variable": rows.sum(axis=1, keepdims=True, dtype=np.float32)}
 
 
-def joined(running: Any) -> int:
-    return int(httpx.get(running.url + "/v2/models/delay/stats").json()["model_stats"][0]["joined_count"])
+def joined(running: Any, model: str = "delay") -> int:
+    return int(httpx.get(f"{running.url}/v2/models/{model}/stats").json()["model_stats"][0]["joined_count"])
 
 
 def test_concurrent_clients_share_questions_and_get_their_own_rows(running: Any, stage: Callable[..., Any], regressors: Any) -> None:

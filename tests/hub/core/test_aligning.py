@@ -12,7 +12,7 @@ from hub.core.aligning import Earlier, ancestor, find_known, plan
 from hub.core.cutting import TensorSpan, cut
 from hub.core.encode import encode_block
 from schemas.encoding import DECODABLE, decode_payload
-from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX
+from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, MIB
 from schemas.manifest import cheapest
 from schemas.names import sha256
 
@@ -149,3 +149,36 @@ def test_every_whole_block_behind_an_insertion_is_found(at: int, put: bytes) -> 
     found = {one.number for one in find_known(after, [], parent)}
 
     assert found >= {number for number, (begin, size) in enumerate(cuts) if begin >= at or begin + size <= at}
+
+
+def padded(kind: str, mib: int, seed: int) -> bytes:
+    """Random heads around bytes that repeat: zeros, two bytes in turn, a word that runs through, runs of many words."""
+    rng = np.random.default_rng(seed)
+    size = mib * MIB
+    inside = {
+        "zeros": lambda: bytes(size),
+        "two in turn": lambda: b"\x00\x01" * (size // 2),
+        "a word that runs through": lambda: (b"abcdefghi" * (size // 9 + 1))[:size],
+        "runs of many words": lambda: b"".join(b"%03d-word" % (at % 997) * 4096 for at in range(size // 32768)),
+        "a head in each block": lambda: b"".join(rng.bytes(4096) + bytes(BLOCK_BYTES_MAX - 4096) for _ in range(size // BLOCK_BYTES_MAX)),
+    }[kind]()
+    return rng.bytes(65536) + inside + rng.bytes(65536)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "two in turn", "a word that runs through", "runs of many words", "a head in each block"])
+def test_planning_takes_steps_that_grow_with_the_file_and_not_faster(kind: str) -> None:
+    for mib in (1, 4):
+        search = aligning.Search(earlier(padded(kind, mib, seed=1)))
+
+        search.find(padded(kind, mib, seed=2), [])
+
+        assert search.steps <= mib * MIB // 64, mib
+
+
+def test_a_run_of_zeros_that_moved_costs_no_more_than_its_ends() -> None:
+    before, after = text(300_000) + bytes(4 * MIB) + text(300_000, seed=2), text(300_500, seed=3) + bytes(4 * MIB) + text(300_000, seed=2)
+
+    blocks, total = fetched(before, after)
+
+    assert blocks <= 8
+    assert total < 200_000  # the new text, compressed

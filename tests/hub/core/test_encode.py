@@ -1,6 +1,7 @@
 """A block is stored so that every node can decode it, and as small as it gets where that is worth an entry."""
 
 import contextlib
+import lzma
 import os
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hub.core import encode
 from hub.core.encode import SAVING_MIN, Ancestor, encode_block
 from schemas.encoding import DECODABLE, decode_payload
 from schemas.errors import Code, Refused
@@ -151,3 +153,30 @@ def test_unlike_parents_give_no_delta() -> None:
     block, _ = encode_block(data, dtype="float32", parents=[Ancestor((sha256(other),), other)])
 
     assert block.payloads == ()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "Q4_1", None])
+@pytest.mark.parametrize("with_parent", [False, True])
+def test_of_all_candidates_only_the_best_estimate_is_coded(dtype: str | None, with_parent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded = []
+    packed = encode._packed
+    monkeypatch.setattr(encode, "_packed", lambda candidate: coded.append(candidate) or packed(candidate))
+    before = np.random.default_rng(0).normal(size=8192).astype(np.float32)
+    after = (before * np.float32(1.001)).tobytes()
+    parents = [Ancestor((sha256(before.tobytes()),), before.tobytes())] if with_parent else []
+
+    encode_block(after, dtype=dtype, parents=parents)
+
+    assert len(coded) == 1 + with_parent
+
+
+def test_dense_planes_are_not_given_to_lzma(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_to_lzma = []
+    compress = lzma.compress
+    monkeypatch.setattr(lzma, "compress", lambda data, *more, **terms: given_to_lzma.append(data) or compress(data, *more, **terms))
+
+    encode_block(np.random.default_rng(0).integers(0, 200, 65536, np.uint8).tobytes(), dtype="uint8")  # 7.6 bits a byte
+    assert given_to_lzma == []
+
+    encode_block(np.random.default_rng(0).integers(0, 20, 65536, np.uint8).tobytes(), dtype="uint8")
+    assert given_to_lzma
