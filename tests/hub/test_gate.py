@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from hub.core import fleet
+from hub.core.listening import Listened
 from hub.service.controller import Controller
+from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
 from schemas import codec
 from schemas.manifest import Manifest
@@ -23,6 +25,8 @@ class Gate:
         self.days = Days(directory)
         self.old, self.new = self.days.publish("1.0.0"), self.days.publish("1.1.0")
         self.nodes = {f"n{number}": self.node(f"n{number}", "nyc" if number < 5 else "bos") for number in range(10)}
+        self.listening = ListeningClock(self.days.store, monotonic=lambda: self.days.now)
+        self.connect()
         self.controller = Controller(
             repository=self.days.fleet.repository,
             store=self.days.store,
@@ -32,13 +36,27 @@ class Gate:
             random_bytes=bytes,
             wall=lambda: self.days.now,
             monotonic=lambda: self.days.now,
+            listening=self.listening,
             cohort_nodes_min=3,
         )
 
     def node(self, name: str, cohort: str) -> fleet.Node:
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"city": cohort})
         state = State(node=name, session=1, status="online", at=1, public_key=b"k", cohort=cohort, profile=profile)
-        return fleet.Node(state, "online", 1, 2**39, b"k")
+        return fleet.Node(state, "online", 1, 0, b"k", heard_at=Listened(2.0**39))
+
+    def connect(self) -> None:
+        """The broker answers, and keeps nothing back for the hub."""
+        self.listening.connected(1)
+        self.listening.subscribed(denied=False)
+        self.listening.took(0, waited=1.0, full=False)
+
+    def passes(self, seconds: int) -> None:
+        """Time, in the loop's steps."""
+        for _ in range(seconds):
+            self.days.now += 1
+            self.listening.tick()
+            self.controller.tick()
 
     def day(self, number: int, manifest: Manifest, *, shift: float, cohort: str = "nyc") -> None:
         self.days.hear(manifest, number, shift=shift, cohort=cohort)
@@ -141,8 +159,7 @@ def test_a_stage_of_too_few_nodes_for_a_test_says_so_and_passes_by_receipts_alon
     gate.nodes["n1"] = gate.node("n1", "nyc")
     gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "soak_seconds": 60})
     held = gate.reason
-    gate.days.now += 61
-    gate.controller.tick()
+    gate.passes(61)
 
     needed = "drift cannot be judged: 1 node in cohort nyc, 3 needed"
     assert held == f"the gate holds; it must for 60 s more; {needed}"
