@@ -109,29 +109,6 @@ class Store:
         """Every node, by name."""
         return self._rows(NodeRow, select(tables.nodes).order_by(tables.nodes.c.node))
 
-    # Listening
-
-    def listened(self) -> float:
-        """Return how many seconds the hub has listened to its nodes in all."""
-        with self._read() as db:
-            return float(db.execute(select(tables.listened.c.seconds)).scalar() or 0.0)
-
-    def keep_listened(self, seconds: float) -> None:
-        """Keep how many they are."""
-        with self._write() as db:
-            _put(db, tables.listened, {"id": 1}, {"id": 1, "seconds": seconds})
-
-    def heard(self) -> dict[str, float]:
-        """Return when each node was last heard, on that clock."""
-        with self._read() as db:
-            return {row.node: float(row.at) for row in db.execute(select(tables.heard))}
-
-    def keep_heard(self, heard: Mapping[str, float]) -> None:
-        """Keep when these nodes were last heard."""
-        with self._write() as db:
-            for node, at in heard.items():
-                _put(db, tables.heard, {"node": node}, {"node": node, "at": at})
-
     # Receipts
 
     def add_receipt(self, row: ReceiptRow) -> bool:

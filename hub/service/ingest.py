@@ -13,6 +13,7 @@ from hub.core.enrolment import Roll
 from hub.core.listening import Listened
 from hub.core.windows import Reader, Taken
 from hub.devices import verify_receipt
+from hub.hearing import Hearing
 from hub.mqtt import ReceiptArrived, StateArrived, WindowArrived
 from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
@@ -55,7 +56,7 @@ class Ingest:
         clock: Callable[[], float],
         listening: ListeningClock,
     ) -> None:
-        self._listening = listening
+        self._listening, self._hearing = listening, Hearing(store.database)
         self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
         self._look = look  # brings the roll up to date
         self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
@@ -74,7 +75,7 @@ class Ingest:
         self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
 
     def _restore(self) -> None:
-        heard, listened, now = self._store.heard(), self._listening.seconds, self._clock()
+        heard, listened, now = self._hearing.heard(), self._listening.seconds, self._clock()
         for row in self._store.nodes():
             if not self._roll.counts(row.node):
                 continue  # what it said before stays in the store, for people
@@ -305,7 +306,7 @@ class Ingest:
     def save(self) -> None:
         """Make it durable when nodes were last seen."""
         self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
-        self._store.keep_heard({name: self.nodes[name].heard_at for name in sorted(self._heard)})
+        self._hearing.keep_heard({name: self.nodes[name].heard_at for name in sorted(self._heard)})
         self._seen.clear()
         self._heard.clear()
 

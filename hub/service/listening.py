@@ -6,7 +6,7 @@ import structlog
 
 from hub.core import listening as core
 from hub.core.listening import Listened, Listening
-from hub.store import Store
+from hub.hearing import Hearing
 
 log = structlog.get_logger()
 
@@ -16,10 +16,10 @@ KEEP_SECONDS = 5.0  # of listening, at most, that a crash of the hub takes away 
 class ListeningClock:
     """How long this fleet's hub has listened to its nodes, over all its lives."""
 
-    def __init__(self, store: Store, *, monotonic: Callable[[], float]) -> None:
-        self._store, self._monotonic = store, monotonic
-        self._kept = store.listened()
-        self._state = Listening(seconds=Listened(self._kept), at=monotonic())
+    def __init__(self, hearing: Hearing, *, monotonic: Callable[[], float]) -> None:
+        self._hearing, self._monotonic = hearing, monotonic
+        self._kept = hearing.listened()
+        self._state = Listening(seconds=self._kept, at=monotonic())
 
     @property
     def seconds(self) -> Listened:
@@ -56,7 +56,7 @@ class ListeningClock:
     def save(self) -> None:
         """Make it durable."""
         if self._state.seconds != self._kept:
-            self._store.keep_listened(self._state.seconds)
+            self._hearing.keep_listened(self._state.seconds)
             self._kept = self._state.seconds
 
     def _become(self, after: Listening) -> None:

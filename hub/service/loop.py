@@ -23,6 +23,7 @@ from hub.authority import Authority
 from hub.blockstore import BlockStore
 from hub.checks import Checks
 from hub.findings import Findings
+from hub.hearing import Hearing
 from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
 from hub.service.announce import Announcer, Signers
 from hub.service.blocks import Wants
@@ -81,7 +82,7 @@ class Service:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
-        self._listening = ListeningClock(self._store, monotonic=monotonic)
+        self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
         self._notes = Notes(self._store, say=self._say, clock=wall)
         self._broker = None
         if not settings.broker_url:

@@ -7,6 +7,7 @@ import pytest
 
 from hub.core import fleet
 from hub.core.listening import Listened
+from hub.hearing import Hearing
 from hub.service.controller import Controller
 from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
@@ -25,7 +26,7 @@ class Gate:
         self.days = Days(directory)
         self.old, self.new = self.days.publish("1.0.0"), self.days.publish("1.1.0")
         self.nodes = {f"n{number}": self.node(f"n{number}", "nyc" if number < 5 else "bos") for number in range(10)}
-        self.listening = ListeningClock(self.days.store, monotonic=lambda: self.days.now)
+        self.listening = ListeningClock(Hearing(self.days.store.database), monotonic=lambda: self.days.now)
         self.connect()
         self.controller = Controller(
             repository=self.days.fleet.repository,
