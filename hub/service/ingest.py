@@ -35,7 +35,7 @@ READERS_KEPT = 64  # of releases that windows come of
 OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
-SAVE_SEEN_SECONDS = 10.0  # how often it is made durable when nodes were last seen
+SAVE_SEEN_SECONDS = 10.0  # of listening; how often it is made durable when nodes were last seen
 
 
 class Ingest:
@@ -68,7 +68,7 @@ class Ingest:
         self._early: list[EarlyReceiptRow] = store.early_receipts()
         self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
         self._heard: set[str] = set()  # nodes whose `heard_at` is
-        self._saved_at = clock()
+        self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
         # Whoever was silent before a restart was told as such before it.
@@ -297,8 +297,8 @@ class Ingest:
         for early in [one for one in self._early if one.at + EARLY_SECONDS <= now]:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
             self._drop_early(early)
-        if now - self._saved_at >= SAVE_SEEN_SECONDS:
-            self._saved_at = now
+        if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
+            self._saved_at = self._listening.seconds
             for node in self.nodes.values():
                 self._tell_silence(node, int(now))
             self.save()
