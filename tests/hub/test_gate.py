@@ -1,6 +1,7 @@
 """A rollout's gate with the detectors' own findings: new drift of the release halts it, the world's older drift does not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,10 @@ class Gate:
         self.nodes = {f"n{number}": self.node(f"n{number}", "nyc" if number < 5 else "bos") for number in range(10)}
         self.listening = ListeningClock(Hearing(self.days.store.database), monotonic=lambda: self.days.now)
         self.connect()
+        self.begin()
+
+    def begin(self) -> None:
+        """A process of the hub begins."""
         self.controller = Controller(
             repository=self.days.fleet.repository,
             store=self.days.store,
@@ -193,3 +198,22 @@ def test_a_gate_that_waits_for_a_cohort_of_too_few_of_a_kind_says_that(gate: Gat
     assert gate.reason.endswith(
         "drift cannot be judged: the newest interval of cohort nyc has 2 with baselines, 2 without, 3 of a kind needed"
     )
+
+
+def test_a_soak_that_an_earlier_hub_timed_by_the_wall_begins_anew_and_is_not_over(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "soak_seconds": 60, "halt_on_drift": False})
+    (row,) = gate.days.store.rollout_rows()
+    gate.days.store.put_rollout_row(replace(row, held_since=int(gate.days.now) - 59))
+    gate.begin()
+    gate.passes(2)
+
+    assert (gate.state, gate.reason) == ("running", "the gate holds; it must for 58 s more")
+
+
+def test_a_new_process_of_the_hub_goes_on_with_the_soak_where_the_last_one_was(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "soak_seconds": 60, "halt_on_drift": False})
+    gate.passes(20)
+    gate.begin()
+    gate.passes(1)
+
+    assert gate.reason == "the gate holds; it must for 39 s more"
