@@ -125,11 +125,13 @@ class HubLink:
         """Leave politely."""
         self._link.close()
 
-    def subscribe(self) -> None:
-        """Everything that nodes say, and, as a guard, what only we may say."""
-        for kind in ("want", "state", "receipt", "telemetry"):
+    def subscribe(self) -> int:
+        """Everything that nodes say, and, as a guard, what only we may say; a `Subscribed` follows for each of the returned number."""
+        kinds = ("want", "state", "receipt", "telemetry")
+        for kind in kinds:
             self._link.subscribe([self.topics.filter(kind)])
         self._link.subscribe([self.topics.trust, self.topics.filter("model")], no_local=True)
+        return len(kinds) + 1
 
     def retain(self, topic: str, payload: bytes) -> None:
         """Retain an encoded bundle on one of the hub's own topics."""

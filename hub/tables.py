@@ -32,6 +32,21 @@ nodes = Table(
     Column("cohort", String(64), nullable=False),
 )
 
+# How long the hub has listened to its nodes in all (hub/core/listening.py), in one row, and when each node was last heard on that clock.
+listened = Table(
+    "listened",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("seconds", Double, nullable=False),
+)
+
+heard = Table(
+    "heard",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("at", Double, nullable=False),
+)
+
 receipts = Table(
     "receipts",
     metadata,

@@ -23,7 +23,7 @@ from schemas.names import sha256
 from schemas.parcel import Parcel
 from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rice import pack
-from schemas.rollout import Gate, ReleaseRef, Rollout
+from schemas.rollout import Fallback, Gate, ReleaseRef, Rollout
 from schemas.signals import Baseline, Privacy, Signal
 from schemas.state import Profile, Slot, State, TelemetryBudget
 from schemas.want import Range, Want
@@ -289,6 +289,23 @@ _WORSE = SignalDrift(
 
 # What else travels, by a name for each: what is about accuracy, an interval without drift, and alerts of other kinds.
 MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
+    (
+        "fallbacks",
+        Rollout(
+            model="delay",
+            serial=9,
+            release=RELEASE,
+            state="running",
+            stages=(25, 100),
+            salt=bytes(range(16)),
+            labels={},
+            fallbacks=(
+                Fallback(labels={"ring": "canary"}, release=ReleaseRef("1.1.0", sha256(b"for canaries")), parameters={"threshold": 0.7}),
+                Fallback(labels={}, release=ReleaseRef("1.0.0", sha256(b"for all others"))),
+            ),
+            started=NOON,
+        ),
+    ),
     ("accuracy", _ACCURACY),
     (
         "accuracy",

@@ -27,6 +27,7 @@ TENSOR_RANK_MAX = 8
 ROLLOUT_BYTES_MAX = 16 * KIB
 STAGES_MAX = 32
 LABELS_MAX = 32
+FALLBACKS_MAX = 12  # of one rollout; with its own release and the newest two they are announced together
 TRUST_BUNDLE_BYTES_MAX = 1 * MIB  # compressed; 1,000 delegated models with a key each are 81 KB
 TRUST_BUNDLE_DECODED_BYTES_MAX = 8 * MIB  # 256 root versions of 5 KB and 1,000 delegations
 TRUST_ROLE_BYTES_MAX = 1 * MIB  # one metadata file; 1,000 delegations are 400 KB

@@ -1,9 +1,10 @@
 """The signed statement of which nodes should run which release. Moves a million nodes with one document."""
 
 import hashlib
-from typing import Annotated, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas import limits
 from schemas.document import Document, Fact
@@ -38,6 +39,14 @@ class Carriage(Fact):
     priority: Annotated[int, Field(ge=0, le=9)] = 5  # of a node's transfers, the higher goes first
 
 
+class Fallback(Fact):
+    """A release that the nodes with these labels have from an earlier rollout, with what was set of it."""
+
+    labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]
+    release: ReleaseRef
+    parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None
+
+
 class Rollout(Document):
     """One model's rollout. `serial` only rises: it fences off a hub that came back from the past."""
 
@@ -57,7 +66,15 @@ class Rollout(Document):
     carriage: Carriage | None = None
     parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # of the release, set for all
     fallback_parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # of what it replaces
+    # In place of `fallback`, where one release is not for everybody: of those whose labels a node has, the first counts.
+    fallbacks: Annotated[tuple[Fallback, ...], Field(min_length=1, max_length=limits.FALLBACKS_MAX)] | None = None
     started: Seconds
+
+    @model_validator(mode="after")
+    def _has_one_kind_of_fallback(self) -> Self:
+        if self.fallbacks is not None and (self.fallback is not None or self.fallback_parameters is not None):
+            raise ValueError("fallback and fallbacks exclude each other")
+        return self
 
     @property
     def percent(self) -> int:
@@ -65,9 +82,28 @@ class Rollout(Document):
         return 100 if self.state == "done" else self.stages[min(self.stage, len(self.stages) - 1)]
 
 
-def selected(rollout: Rollout, labels: dict[str, str]) -> bool:
+def has_labels(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Return whether a node with `labels` has all that are wanted."""
+    return all(labels.get(key) == value for key, value in wanted.items())
+
+
+def selected(rollout: Rollout, labels: Mapping[str, str]) -> bool:
     """Whether a node with these labels is addressed at all."""
-    return all(labels.get(key) == value for key, value in rollout.labels.items())
+    return has_labels(rollout.labels, labels)
+
+
+def all_fallbacks(rollout: Rollout) -> tuple[Fallback, ...]:
+    """Return the releases that nodes keep or go back to, in the order in which they count."""
+    if rollout.fallbacks is not None:
+        return rollout.fallbacks
+    if rollout.fallback is None:
+        return ()
+    return (Fallback(labels={}, release=rollout.fallback, parameters=rollout.fallback_parameters),)
+
+
+def fallback_of(rollout: Rollout, labels: Mapping[str, str]) -> Fallback | None:
+    """Return the release that a node with these labels has from earlier rollouts; None where none of them selected it."""
+    return next((one for one in all_fallbacks(rollout) if has_labels(one.labels, labels)), None)
 
 
 def bucket(salt: bytes, node: str) -> float:
@@ -76,18 +112,21 @@ def bucket(salt: bytes, node: str) -> float:
     return word / 2**64 * 100
 
 
-def wanted(rollout: Rollout, *, node: str, labels: dict[str, str]) -> ReleaseRef | None:
-    """The release that this node should run; None when the rollout says nothing to it, and it keeps what it has.
+def wanted(rollout: Rollout, *, node: str, labels: Mapping[str, str], serving: bytes | None) -> ReleaseRef | None:
+    """Return the release that this node should run; None when it keeps what it has. `serving` is the release that it serves, if any.
 
-    A halted rollout moves nobody: who has the new release keeps it, who has not waits.
+    A node outside the stage keeps what it serves, whatever that is; only a node that serves nothing takes its fallback. A halted rollout
+    moves no node. Going back leads each node that the rollout has moved, or that serves its release, to the node's own fallback.
     """
     if not selected(rollout, labels) or rollout.state == "halted":
         return None
-    if rollout.state == "rolled_back":
-        return rollout.fallback
-    if bucket(rollout.salt, node) < rollout.percent:
+    reached = bucket(rollout.salt, node) < rollout.percent
+    if reached and rollout.state != "rolled_back":
         return rollout.release
-    return rollout.fallback
+    if not reached and serving is not None and (rollout.state != "rolled_back" or serving != rollout.release.digest):
+        return None
+    fallback = fallback_of(rollout, labels)
+    return fallback.release if fallback is not None else None
 
 
 def rollout_path(model: str) -> str:

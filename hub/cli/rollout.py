@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.parameters import Value
-from schemas.rollout import ReleaseRef, Rollout
+from schemas.rollout import ReleaseRef, Rollout, all_fallbacks
 from schemas.state import State
 
 ANSWER_SECONDS = 15.0  # how long a running hub may take to obey
@@ -67,13 +67,17 @@ def rollout() -> None:
 )
 @click.option("--priority", default=5, show_default=True, type=click.IntRange(0, 9), help="Of a node's transfers the higher goes first.")
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A parameter of the release; may be repeated.")
+@click.option("--force", is_flag=True, help="Also where no known node has the labels, or another rollout of the model runs.")
 @click.option("--require-check", is_flag=True, help="Not unless it has passed `fleetcast check`; else a warning is all.")
 @click.option("--wait", is_flag=True, help="Follow it to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="With --wait: how long.")
 @dir_option
 @json_option
 def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, as_json: bool, **said: Any) -> None:
-    """Roll a release out, in stages.
+    """Roll a release out, in stages. A node that no stage has reached keeps what it serves.
+
+    It is refused without --force where no known node has the labels, or while another rollout of the model runs that would be left
+    half-way. One that addresses all nodes of a running one at once, when that has come to 100 percent, leaves nothing half-way.
 
     \b
     Examples:
@@ -102,10 +106,11 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     carriage = {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
     parameters = read(manifest.parameters or (), _pairs(said["values"])) or None
     wish = {"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage, "parameters": parameters}
-    body = json.dumps(wish)
-    _check(ref, manifest, body)
+    body = json.dumps({**wish, **({"force": True} if said["force"] else {})})
+    present = _present(repository, model)
+    _check(ref, manifest, body, before=present, nodes=_nodes(directory))
     _look_at_checks(directory, ref, manifest, required=said["require_check"])
-    _tell_of_left_behind(_present(repository, model), parameters or {})
+    _tell_of_left_behind(present, parameters or {})
     if not said["wait"]:
         _ask(directory, "start", model, body, as_json=as_json)
         return
@@ -133,21 +138,31 @@ def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *,
 
 def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]) -> None:
     """A new rollout begins with the release's own values: what was set for the one before should not vanish unnoticed."""
-    left = {name: value for name, value in (core.in_force(before)[1] if before else {}).items() if name not in parameters}
+    before_it = {name: value for one in (core.in_force(before) if before else ()) for name, value in one.parameters.items()}
+    left = {name: value for name, value in before_it.items() if name not in parameters}
     if left:
         said = ", ".join(in_words(*one) for one in left.items())
         click.echo(f"warning: set in the rollout before, and not in this one: {said}", err=True)
 
 
-def _check(release: ReleaseRef, manifest: Manifest, body: str) -> None:
+def _check(release: ReleaseRef, manifest: Manifest, body: str, *, before: Rollout | None, nodes: Sequence[core.NodeFacts]) -> None:
     """What the hub would refuse is refused now: it may not run before next week, and then nobody waits for its answer.
 
     Raises:
         Refused: no such rollout can be.
     """
     wish = core.read(core.Start, body)
-    progress = core.begin(manifest.model, wish, release, before=None, nodes=[], salts=[bytes(16)], now=0, allowed=manifest.parameters or ())
+    allowed = manifest.parameters or ()
+    progress = core.begin(manifest.model, wish, release, before=before, nodes=nodes, salts=[bytes(16)], now=0, allowed=allowed)
     codec.encode(progress.rollout)  # many long texts do not fit the document
+
+
+def _nodes(directory: Path) -> list[core.NodeFacts]:
+    """Return the nodes that have reported to the hub, with their labels."""
+    store = open_store(directory)
+    states = [codec.decode(State, row.state) for row in store.nodes()]
+    store.close()
+    return [core.NodeFacts(one.node, one.profile.labels if one.profile else {}, heard=False, serving=False) for one in states]
 
 
 def _release(repository: Repository, model: str, version: str) -> tuple[ReleaseRef, Manifest]:
@@ -180,9 +195,10 @@ def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
 @click.argument("model")
 @click.argument("values", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--unset", multiple=True, metavar="NAME", help="The release's own value again; may be repeated.")
+@click.option("--release", metavar="VERSION", help="Whose parameters, where nodes went back to several releases.")
 @dir_option
 @json_option
-def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], directory: Path, as_json: bool) -> None:
+def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: str | None, directory: Path, as_json: bool) -> None:
     """Change parameters of the release that is rolled out: no new release, no stage begins again, and no node moves.
 
     What is not named stays as it is set. A site's own value, where the release allows one, stays in force there. After `rollout back` they
@@ -200,7 +216,11 @@ def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], directory:
     present = _present(repository, model)
     if present is None:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}: set values when it starts, with --set")
-    version = core.in_force(present)[0].version
+    versions = sorted({one.release.version for one in core.in_force(present)})
+    if release is None and len(versions) > 1:
+        raise click.UsageError(f"releases {', '.join(versions)} of {model} are in force: say whose parameters with --release")
+    version = release or versions[0]
+    core.in_force_of(present, version)
     allowed = _release(repository, model, version)[1].parameters or ()
     body = core.SetParameters(version=version, parameters=read(allowed, _pairs(values)), unset=unset)
     now = core.Progress(present, stage_entered_at=0, judged_from=0)
@@ -246,7 +266,7 @@ def _simple(kind: str, sentence: str) -> click.Command:
 
 halt = _simple("halt", "Move nobody any more; who has the release keeps it.")
 resume = _simple("resume", "Go on after a halt.")
-back = _simple("back", "Send every node back to the release before.")
+back = _simple("back", "Send each node that it reached back to the release that this node had before.")
 
 
 def _ask(directory: Path, kind: str, model: str, body: str, *, as_json: bool, deadline: float | None = None) -> None:
@@ -312,6 +332,7 @@ def _row(row: RolloutRow) -> dict[str, Any]:
         "version": one.release.version,
         "digest": one.release.digest.hex(),
         "fallback": one.fallback.version if one.fallback else None,
+        "fallbacks": [{"version": past.release.version, "labels": past.labels} for past in all_fallbacks(one)],
         "state": one.state,
         "stage": f"{one.stage + 1} of {len(one.stages)}",
         "percent": one.percent,
@@ -325,17 +346,20 @@ def _row(row: RolloutRow) -> dict[str, Any]:
     }
 
 
-def _in_force(row: RolloutRow, states: Iterable[State]) -> dict[str, dict[str, Any]]:
+def _in_force(row: RolloutRow, states: Sequence[State]) -> dict[str, dict[str, Any]]:
     """Each parameter: what the rollout sets, and how many of the nodes that serve the release say whose value they have in force."""
-    release, said = core.in_force(codec.decode(Rollout, row.document))
-    found: dict[str, dict[str, Any]] = {name: {"set": value, **_nobody()} for name, value in said.items()}
-    for state in states:
-        slots = [slot for slot in state.slots if slot.model == row.model and slot.serving == release.digest]
-        for setting in (setting for slot in slots for setting in slot.parameters or ()):
-            entry = found.setdefault(setting.name, {"set": None, **_nobody()})
-            entry[setting.source] += 1
-            if setting.code is not None:
-                entry["refused"].append({"node": state.node, "code": setting.code})
+    releases = {one.release: one.parameters for one in core.in_force(codec.decode(Rollout, row.document))}
+    found: dict[str, dict[str, Any]] = {}
+    for release, said in releases.items():
+        of = f" of {release.version}" if len(releases) > 1 else ""
+        found.update({f"{name}{of}": {"set": value, **_nobody()} for name, value in said.items()})
+        for state in states:
+            slots = [slot for slot in state.slots if slot.model == row.model and slot.serving == release.digest]
+            for setting in (setting for slot in slots for setting in slot.parameters or ()):
+                entry = found.setdefault(f"{setting.name}{of}", {"set": None, **_nobody()})
+                entry[setting.source] += 1
+                if setting.code is not None:
+                    entry["refused"].append({"node": state.node, "code": setting.code})
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from hub.core.listening import NEVER, Listened
 from hub.core.rollout import NodeFacts
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES
@@ -15,7 +16,7 @@ from schemas.receipt import Receipt
 from schemas.state import State
 
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
-# does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner.
+# does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner. In time of listening.
 ONLINE_SECONDS = 900
 Status = Literal["online", "disconnected", "lost"]
 
@@ -40,7 +41,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; `state` is the last that it said itself, `last_seen` is by the hub's clock."""
+    """One node; `state` is the last that it said itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
 
     state: State
     status: Status
@@ -50,6 +51,7 @@ class Node:
     serving: Mapping[str, Serving] = field(default_factory=dict)  # by model
     failures: Mapping[tuple[str, bytes], Failure] = field(default_factory=dict)  # by model and release
     newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
+    heard_at: Listened = NEVER
 
     @property
     def name(self) -> str:
@@ -62,21 +64,22 @@ class Node:
         return self.state.profile.labels if self.state.profile else {}
 
 
-def fold_state(known: Node | None, state: State, *, now: int, retained: bool = False) -> Node | None:
+def fold_state(known: Node | None, state: State, *, now: int, listened: Listened, old: bool = False) -> Node | None:
     """The node after this state; None when it changes nothing.
 
-    `retained`: the broker repeats what was said at an unknown time before, so that the node's own word counts for when.
+    `old`: the broker repeats what was said at an unknown time before, or kept it for us, so that the node's own word counts for when.
 
     Raises:
         Refused: NAME_INVALID for a reserved name, RECEIPT_KEY_CHANGED for another key than the one that is pinned.
     """
     if state.node in RESERVED_NODES:
         raise Refused(Code.NAME_INVALID, f"node id {state.node!r} is reserved for {state.node} itself")
-    seen = min(now, state.at) if retained else now
+    seen = min(now, state.at) if old else now
+    heard_at = Listened(listened - (now - seen))
     if known is None:
         if state.status == "lost":
             return None  # a Will says nothing but a name
-        return Node(state, state.status, state.session, seen, state.public_key)
+        return Node(state, state.status, state.session, seen, state.public_key, heard_at=heard_at)
     if state.session < known.session:
         return None  # a Will, or a state that a newer connection has overtaken
     if state.status == "lost":
@@ -93,12 +96,18 @@ def fold_state(known: Node | None, state: State, *, now: int, retained: bool = F
         session=state.session,
         last_seen=max(known.last_seen, seen),
         public_key=known.public_key or state.public_key,
+        heard_at=max(known.heard_at, heard_at),
     )
 
 
-def fold_receipt(node: Node, receipt: Receipt, *, received_at: int) -> Node:
-    """The node after a verified receipt; receipts that come twice or late change nothing that a newer one has said."""
+def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
+    """The node after a verified receipt; receipts that come twice or late change nothing that a newer one has said.
+
+    `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
+    """
     node = replace(node, last_seen=max(node.last_seen, received_at))
+    if heard_at is not None:
+        node = replace(node, heard_at=max(node.heard_at, heard_at))
     model, digest = receipt.model, receipt.digest
     if model is None or digest is None or receipt.sequence <= node.newest.get(model, 0):
         return node
@@ -113,19 +122,19 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int) -> Node:
     return replace(node, serving=serving, failures=failures, newest={**node.newest, model: receipt.sequence})
 
 
-def heard(node: Node, *, now: int, silent_seconds: int) -> bool:
-    """Whether a node counts as heard from."""
+def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
+    """Whether a node counts as heard from, when the hub has listened for so long in all."""
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
-    return now - node.last_seen < patience
+    return listened - node.heard_at < patience
 
 
-def facts(node: Node, *, model: str, digest: bytes, now: int, silent_seconds: int) -> NodeFacts:
+def facts(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeFacts:
     """What a rollout's gate wants to know of a node."""
     serving, failure = node.serving.get(model), node.failures.get((model, digest))
     return NodeFacts(
         node=node.name,
         labels=node.labels,
-        heard=heard(node, now=now, silent_seconds=silent_seconds),
+        heard=heard(node, listened=listened, silent_seconds=silent_seconds),
         serving=serving is not None and serving.digest == digest,
         failed_at=failure.received_at if failure else None,
     )

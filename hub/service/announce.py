@@ -16,7 +16,7 @@ from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused, Unreachable
 from schemas.insight import Alert
 from schemas.limits import MANIFESTS_PER_MODEL_MAX
-from schemas.rollout import Rollout
+from schemas.rollout import Rollout, all_fallbacks
 
 log = structlog.get_logger()
 
@@ -134,7 +134,7 @@ class Announcer:
         known = self._repository.releases(model)
         document = self._repository.rollout(model)
         rollout = codec.decode(Rollout, document) if document is not None else None
-        named = {one.version for one in (rollout.release, rollout.fallback) if one is not None} if rollout else set()
+        named = {rollout.release.version, *(one.release.version for one in all_fallbacks(rollout))} if rollout else set()
         return [version for version in known if version in named or version in known[-NEWEST_KEPT:]][-MANIFESTS_PER_MODEL_MAX:]
 
     def _put(self, topic: str, payload: bytes) -> bool:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, replace
 from datetime import UTC, datetime
+from math import ceil
 
 import structlog
 from securesystemslib.signer import Signer
@@ -16,8 +17,10 @@ from hub.core import fleet, standing
 from hub.core import rollout as core
 from hub.core.checking import unchecked
 from hub.core.judged import Judged, judged
+from hub.core.listening import Listened
 from hub.core.parameters import in_words
 from hub.findings import Findings
+from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
 from hub.store import CommandRow, RolloutRow, Store
 from hub.trust import Repository
@@ -49,11 +52,13 @@ class Controller:
         random_bytes: Callable[[int], bytes],
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        listening: ListeningClock,
         cohort_nodes_min: int,
         speaks_against: Callable[[Manifest], Sequence[str]] = lambda manifest: (),
     ) -> None:
         self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
         self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
+        self._listening = listening
         self._speaks_against = speaks_against  # why a release may not be rolled out, whoever asks
         self._cohort_nodes_min = cohort_nodes_min
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
@@ -110,12 +115,12 @@ class Controller:
 
     def _set(self, before: core.Progress, body: str) -> tuple[core.Progress, str]:
         wish = core.read(core.SetParameters, body)
-        model, (release, _) = before.rollout.model, core.in_force(before.rollout)
-        after = core.set_parameters(before, wish, allowed=self._manifest(model, release.version)[0].parameters or ())
-        what = f"parameters of {model} {release.version}"
+        model, version = before.rollout.model, core.in_force_of(before.rollout, wish.version).release.version
+        after = core.set_parameters(before, wish, allowed=self._manifest(model, version)[0].parameters or ())
+        what = f"parameters of {model} {version}"
         if after == before:
             return before, f"{what} are so already, serial {before.rollout.serial}"
-        said = ", ".join(in_words(*one) for one in core.in_force(after.rollout)[1].items())
+        said = ", ".join(in_words(*one) for one in core.in_force_of(after.rollout, version).parameters.items())
         return after, f"{what} are now {said or 'its own'}, serial {after.rollout.serial}"
 
     def _manifest(self, model: str, version: str) -> tuple[Manifest, bytes]:
@@ -135,7 +140,7 @@ class Controller:
             wish,
             release,
             before=known.rollout if known else None,
-            nodes=[fleet.facts(node, model=model, digest=release.digest, now=now, silent_seconds=1) for node in self._nodes.values()],
+            nodes=self._facts(model, release.digest, silent_seconds=1),
             salts=[self._random_bytes(16) for _ in range(SALTS)],
             now=now,
             allowed=manifest.parameters or (),
@@ -150,12 +155,10 @@ class Controller:
         rollout, now = before.rollout, int(self._wall())
         running, gate = rollout.state == "running", rollout.gate
         alarm = self._drift(before) if running and gate.halt_on_drift else ""
-        silent = rollout.gate.silent_seconds
-        nodes = [
-            fleet.facts(node, model=model, digest=rollout.release.digest, now=now, silent_seconds=silent) for node in self._nodes.values()
-        ]
-        judged = self._judged(before, now) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
-        after, actions = core.step(before, core.Facts(nodes, drift_alarm=alarm, drift=judged), now=now)
+        nodes = self._facts(model, rollout.release.digest, silent_seconds=gate.silent_seconds)
+        judged = self._judged(before) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
+        facts = core.Facts(nodes, drift_alarm=alarm, drift=judged, listening=self._listening.runs)
+        after, actions = core.step(before, facts, now=now, listened=self._listening.seconds)
         signed = False
         for action in actions:
             match action:
@@ -168,6 +171,12 @@ class Controller:
             self._keep(after, "")
         return signed
 
+    def _facts(self, model: str, digest: bytes, *, silent_seconds: int) -> list[core.NodeFacts]:
+        listened = self._listening.seconds
+        return [
+            fleet.facts(node, model=model, digest=digest, listened=listened, silent_seconds=silent_seconds) for node in self._nodes.values()
+        ]
+
     def _drift(self, progress: core.Progress) -> str:
         """Why drift speaks against it: alarms of its own release, since it is judged, in the cohorts of the nodes that it addresses."""
         rollout, since = progress.rollout, progress.judged_from
@@ -176,7 +185,7 @@ class Controller:
         cohorts = {
             node.state.cohort
             for node in self._nodes.values()
-            if selected(rollout, dict(node.labels)) and bucket(rollout.salt, node.name) < rollout.percent
+            if selected(rollout, node.labels) and bucket(rollout.salt, node.name) < rollout.percent
         }
         return standing.speaks_against(
             self._findings.alerts(rollout.model),
@@ -185,7 +194,7 @@ class Controller:
             judged_from=since,
         )
 
-    def _judged(self, progress: core.Progress, now: int) -> Judged:
+    def _judged(self, progress: core.Progress) -> Judged:
         """Whether drift could be judged in this stage, and was."""
         rollout = progress.rollout
         model, (version, digest) = rollout.model, rollout.release
@@ -194,9 +203,9 @@ class Controller:
         heard = Counter(
             node.state.cohort
             for node in self._nodes.values()
-            if selected(rollout, dict(node.labels))
+            if selected(rollout, node.labels)
             and bucket(rollout.salt, node.name) < rollout.percent
-            and fleet.heard(node, now=now, silent_seconds=rollout.gate.silent_seconds)
+            and fleet.heard(node, listened=self._listening.seconds, silent_seconds=rollout.gate.silent_seconds)
         )
         tests = self._findings.tested_since(model, version, progress.stage_entered_at)
         gathering = {} if tests else self._findings.tested_since(model, version, progress.stage_entered_at, gathering=True)
@@ -228,7 +237,7 @@ class Controller:
                 serial=rollout.serial,
                 document=codec.encode(rollout),
                 stage_entered_at=progress.stage_entered_at,
-                held_since=progress.held_since,
+                held_since=None if progress.held_since is None else ceil(progress.held_since),  # up: nothing is gained
                 judged_from=progress.judged_from,
                 reason=progress.reason,
                 addressed=tally.addressed,
@@ -254,11 +263,13 @@ class Controller:
             row = rows.get(model)
             if row is not None and row.serial == rollout.serial:
                 tally = core.Tally(row.addressed, row.heard, row.serving, row.failed, row.silent)
+                # Later than the clock is what a crash kept of the gate and not of it, and what an earlier hub took from the wall.
+                held_since = None if row.held_since is None else Listened(min(float(row.held_since), self._listening.seconds))
                 progress = replace(
                     progress,
                     stage_entered_at=row.stage_entered_at,
                     judged_from=row.judged_from,
-                    held_since=row.held_since,
+                    held_since=held_since,
                     reason=row.reason,
                     tally=tally,
                 )

@@ -10,9 +10,12 @@ import structlog
 
 from hub.core import fleet, labels, windows
 from hub.core.enrolment import Roll
+from hub.core.listening import Listened
 from hub.core.windows import Reader, Taken
 from hub.devices import verify_receipt
+from hub.hearing import Hearing
 from hub.mqtt import ReceiptArrived, StateArrived, WindowArrived
+from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
@@ -32,7 +35,7 @@ READERS_KEPT = 64  # of releases that windows come of
 OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
-SAVE_SEEN_SECONDS = 10.0  # how often it is made durable when nodes were last seen
+SAVE_SEEN_SECONDS = 10.0  # of listening; how often it is made durable when nodes were last seen
 
 
 class Ingest:
@@ -51,7 +54,9 @@ class Ingest:
         window_rows_max: int,
         random_bytes: Callable[[int], bytes],
         clock: Callable[[], float],
+        listening: ListeningClock,
     ) -> None:
+        self._listening, self._hearing = listening, Hearing(store.database)
         self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
         self._look = look  # brings the roll up to date
         self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
@@ -62,19 +67,22 @@ class Ingest:
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
         self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
-        self._saved_at = clock()
+        self._heard: set[str] = set()  # nodes whose `heard_at` is
+        self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
-        now = int(clock())
         # Whoever was silent before a restart was told as such before it.
-        self._silent = {name for name, node in self.nodes.items() if self._is_silent(node, now)}
+        self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
 
     def _restore(self) -> None:
+        heard, listened, now = self._hearing.heard(), self._listening.seconds, self._clock()
         for row in self._store.nodes():
             if not self._roll.counts(row.node):
                 continue  # what it said before stays in the store, for people
             state = codec.decode(State, row.state)
-            self.nodes[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key)
+            # A hub of an earlier version kept times of the wall alone. What a crash has kept of a node and not of the clock is no future.
+            heard_at = Listened(min(listened, heard.get(row.node, listened - max(0.0, now - row.last_seen))))
+            self.nodes[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at)
         for kept in reversed(self._store.receipts()):
             if kept.node in self.nodes:
                 receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
@@ -92,14 +100,17 @@ class Ingest:
         """
         self._check(name)
         if name in self.nodes:
-            self.nodes[name] = replace(self.nodes[name], last_seen=int(self._clock()))
+            heard_at = self._listening.seconds if self._listening.runs else self.nodes[name].heard_at
+            self.nodes[name] = replace(self.nodes[name], last_seen=int(self._clock()), heard_at=heard_at)
             self._seen.add(name)
+            self._heard.add(name)
 
     def forget(self, name: str) -> None:
         """A node was revoked: no rollout waits for it any more."""
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
             self._seen.discard(name)
+            self._heard.discard(name)
 
     def state(self, event: StateArrived) -> None:
         """A node says how it is, or its broker says that it is lost.
@@ -119,7 +130,8 @@ class Ingest:
         if known is not None and keys:
             # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
             known = replace(known, public_key=event.state.public_key or keys[0]) if known.public_key in keys else None
-        node = fleet.fold_state(known, event.state, now=now, retained=event.message.retained)
+        old = event.message.retained or not self._listening.runs
+        node = fleet.fold_state(known, event.state, now=now, listened=self._listening.seconds, old=old)
         if node is not None and keys:
             node = replace(node, public_key=keys[0])
         if node is None or node == self.nodes.get(name):
@@ -127,6 +139,7 @@ class Ingest:
         self._store.upsert_node(_row(node))
         self.nodes[name] = node
         self._seen.discard(name)
+        self._heard.add(name)
         self._tell_silence(node, now)
         if node.public_key:
             self._take_early(name)
@@ -168,8 +181,10 @@ class Ingest:
             raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=node.name, actual=receipt.node)
         now = int(self._clock())
         if self._store.add_receipt(_receipt_row(receipt, sealed, now)):
-            self.nodes[node.name] = fleet.fold_receipt(self.nodes[node.name], receipt, received_at=now)
+            heard_at = self._listening.seconds if self._listening.runs else None
+            self.nodes[node.name] = fleet.fold_receipt(self.nodes[node.name], receipt, received_at=now, heard_at=heard_at)
             self._seen.add(node.name)
+            self._heard.add(node.name)
             if receipt.outcome == "refused":
                 self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
 
@@ -282,8 +297,8 @@ class Ingest:
         for early in [one for one in self._early if one.at + EARLY_SECONDS <= now]:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
             self._drop_early(early)
-        if now - self._saved_at >= SAVE_SEEN_SECONDS:
-            self._saved_at = now
+        if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
+            self._saved_at = self._listening.seconds
             for node in self.nodes.values():
                 self._tell_silence(node, int(now))
             self.save()
@@ -291,21 +306,25 @@ class Ingest:
     def save(self) -> None:
         """Make it durable when nodes were last seen."""
         self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
+        self._hearing.keep_heard({name: self.nodes[name].heard_at for name in sorted(self._heard)})
         self._seen.clear()
+        self._heard.clear()
 
     def _tell_silence(self, node: fleet.Node, now: int) -> None:
         """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""
-        if not self._is_silent(node, now):
+        if not self._is_silent(node):
             self._silent.discard(node.name)
         elif node.name not in self._silent:
             self._silent.add(node.name)
-            why = "has lost its connection" if node.status == "lost" else f"was not heard from for {now - node.last_seen} s"
+            silent = int(self._listening.seconds - node.heard_at)
+            why = "has lost its connection" if node.status == "lost" else f"was not heard from for {silent} s"
             code = "lost" if node.status == "lost" else "silent"
             cohort = node.state.cohort
             self._notes.alert(Alert(kind="node_silent", at=now, node=node.name, cohort=cohort, code=code, text=f"node {node.name} {why}"))
 
-    def _is_silent(self, node: fleet.Node, now: int) -> bool:
-        return node.status == "lost" or not fleet.heard(node, now=now, silent_seconds=self._silent_seconds)
+    def _is_silent(self, node: fleet.Node) -> bool:
+        listened, silent_seconds = self._listening.seconds, self._silent_seconds
+        return node.status == "lost" or not fleet.heard(node, listened=listened, silent_seconds=silent_seconds)
 
 
 def _verified_by(keys: Sequence[bytes], sealed: SealedReceipt) -> Receipt:

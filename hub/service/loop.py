@@ -23,6 +23,7 @@ from hub.authority import Authority
 from hub.blockstore import BlockStore
 from hub.checks import Checks
 from hub.findings import Findings
+from hub.hearing import Hearing
 from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
 from hub.service.announce import Announcer, Signers
 from hub.service.blocks import Wants
@@ -32,6 +33,7 @@ from hub.service.enrolling import Enrolling
 from hub.service.evidence import Evidence
 from hub.service.hooks import Hooks
 from hub.service.ingest import Ingest
+from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.service.settle import Settling
@@ -80,6 +82,7 @@ class Service:
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
+        self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
         self._notes = Notes(self._store, say=self._say, clock=wall)
         self._broker = None
         if not settings.broker_url:
@@ -124,6 +127,7 @@ class Service:
             window_rows_max=settings.window_rows_max,
             random_bytes=self._rng.randbytes,
             clock=wall,
+            listening=self._listening,
         )
         self._settling = Settling(
             store=self._store,
@@ -151,6 +155,7 @@ class Service:
             random_bytes=self._rng.randbytes,
             wall=wall,
             monotonic=monotonic,
+            listening=self._listening,
             cohort_nodes_min=settings.cohort_nodes_min,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
@@ -198,6 +203,7 @@ class Service:
         self._hooks.stop()
         with contextlib.suppress(Unreachable):
             self._ingest.save()
+            self._listening.save()
         if self._ever_online:
             self._link.close()
         if self._broker is not None:
@@ -230,12 +236,14 @@ class Service:
         due = self._wants.due_seconds if self._online else None
         wait = TURN_SECONDS if due is None else min(TURN_SECONDS, due)
         found: list[HubEvent] = []
+        began = self._monotonic()
         with contextlib.suppress(queue.Empty):
             found.append(self._link.parse(self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()))
             while len(found) < BATCH_EVENTS:
                 found.append(self._link.parse(self._inbox.get_nowait()))
         if found and isinstance(found[-1], WindowArrived):
             self._gather(found, self._monotonic() + GATHER_SECONDS)
+        self._listening.took(len(found), waited=self._monotonic() - began, full=len(found) >= BATCH_EVENTS)
         return found
 
     def _gather(self, found: list[HubEvent], until: float) -> None:
@@ -246,6 +254,7 @@ class Service:
                 found.append(self._link.parse(self._inbox.get(timeout=left) if left > 0 else self._inbox.get_nowait()))
 
     def _tick(self) -> None:
+        self._listening.tick()
         if self._online:
             self._wants.tick()
         now = self._monotonic()
@@ -289,6 +298,7 @@ class Service:
             case Published(mid):
                 self._wants.published(mid)
             case Subscribed(_, refused):
+                self._listening.subscribed(denied=bool(refused))
                 if refused:
                     log.error("subscribe.denied", filters=refused)
             case Unreadable(refusal, message):
@@ -358,7 +368,7 @@ class Service:
         self._wants.connected(
             session_present=event.session_present, retain_available=event.retain_available, packet_bytes_max=event.packet_bytes_max
         )
-        self._link.subscribe()
+        self._listening.connected(self._link.subscribe())
         if not event.session_present:
             self._announcer.forgot()
             for drift in self._settling.newest():
@@ -370,6 +380,7 @@ class Service:
 
     def _disconnected(self) -> None:
         wait = RETRY_SECONDS_MIN if self._online else self._retry_seconds
+        self._listening.disconnected()
         self._online, self._retry_at = False, self._monotonic() + wait * (0.5 + self._rng.random())
 
     def _drop(self) -> None:

@@ -14,7 +14,7 @@ from node.trust import Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Refused, Unreachable
 from schemas.parameters import Value
-from schemas.rollout import Carriage, selected, wanted
+from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, wanted
 
 log = structlog.get_logger()
 
@@ -120,13 +120,13 @@ class Beliefs:
             return {}
         if rollout.release.digest == digest:
             return rollout.parameters or {}
-        is_fallback = rollout.fallback is not None and rollout.fallback.digest == digest
-        return (rollout.fallback_parameters or {}) if is_fallback else {}
+        fallback = fallback_of(rollout, self._settings.labels)
+        return (fallback.parameters or {}) if fallback is not None and fallback.release.digest == digest else {}
 
     def _tell_parameters(self) -> None:
         """Say so when operators set something else than before, of what runs here already."""
         rollouts = self.view.rollouts if self.view is not None else {}
-        said = {model: (rollout.parameters, rollout.fallback_parameters) for model, rollout in rollouts.items()}
+        said = {model: (rollout.parameters, all_fallbacks(rollout)) for model, rollout in rollouts.items()}
         if said != self._parameters and self._slots is not None:
             self._slots.parameters_changed()
         self._parameters = said
@@ -136,9 +136,10 @@ class Beliefs:
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
         for model, rollout in self.view.rollouts.items():
-            reference = wanted(rollout, node=self._settings.id, labels=dict(self._settings.labels))
+            labels, serving = self._settings.labels, self._slots.serving(model)
+            reference = wanted(rollout, node=self._settings.id, labels=labels, serving=serving)
             if reference is None:
-                if rollout.state == "halted" and selected(rollout, dict(self._settings.labels)):
+                if selected(rollout, labels):  # what an earlier rollout has begun here is given up
                     self._slots.halted(model, self._wall())
                 continue
             if model not in self.models:

@@ -80,8 +80,13 @@ class Slots:
         self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
         self._fetcher.carry(manifest.model, self._carriage_of(manifest.model))  # another rollout of what is on its way already
 
+    def serving(self, model: str) -> bytes | None:
+        """Return the release that is served for a model, if any."""
+        slot = self._slots.get(model)
+        return slot.serving.digest if slot is not None and slot.serving is not None else None
+
     def halted(self, model: str, now: float) -> None:
-        """The model's rollout was halted."""
+        """The model's rollout moves this node no more: it was halted, or another one does not reach it."""
         slot = self._slots.get(model)
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)

@@ -141,10 +141,10 @@ class Fleet:
         return HubSettings(**{**fields, **changes})
 
     @contextlib.contextmanager
-    def hub(self, broker: Broker | None, **changes: Any) -> Iterator[Service]:
+    def hub(self, broker: Broker | None, *, wall: Callable[[], float] = time.time, **changes: Any) -> Iterator[Service]:
         """The service, running; whatever it raises comes out at the end."""
         stop, raised = threading.Event(), list[BaseException]()
-        service = Service(self.directory, self.settings(broker, **changes), signers=self.signers)
+        service = Service(self.directory, self.settings(broker, **changes), signers=self.signers, wall=wall)
 
         def run() -> None:
             try:

@@ -1,12 +1,16 @@
 """A rollout's gate with the detectors' own findings: new drift of the release halts it, the world's older drift does not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hub.core import fleet
+from hub.core.listening import Listened
+from hub.hearing import Hearing
 from hub.service.controller import Controller
+from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
 from schemas import codec
 from schemas.manifest import Manifest
@@ -23,6 +27,12 @@ class Gate:
         self.days = Days(directory)
         self.old, self.new = self.days.publish("1.0.0"), self.days.publish("1.1.0")
         self.nodes = {f"n{number}": self.node(f"n{number}", "nyc" if number < 5 else "bos") for number in range(10)}
+        self.listening = ListeningClock(Hearing(self.days.store.database), monotonic=lambda: self.days.now)
+        self.connect()
+        self.begin()
+
+    def begin(self) -> None:
+        """A process of the hub begins."""
         self.controller = Controller(
             repository=self.days.fleet.repository,
             store=self.days.store,
@@ -32,13 +42,27 @@ class Gate:
             random_bytes=bytes,
             wall=lambda: self.days.now,
             monotonic=lambda: self.days.now,
+            listening=self.listening,
             cohort_nodes_min=3,
         )
 
     def node(self, name: str, cohort: str) -> fleet.Node:
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"city": cohort})
         state = State(node=name, session=1, status="online", at=1, public_key=b"k", cohort=cohort, profile=profile)
-        return fleet.Node(state, "online", 1, 2**39, b"k")
+        return fleet.Node(state, "online", 1, 0, b"k", heard_at=Listened(2.0**39))
+
+    def connect(self) -> None:
+        """The broker answers, and keeps nothing back for the hub."""
+        self.listening.connected(1)
+        self.listening.subscribed(denied=False)
+        self.listening.took(0, waited=1.0, full=False)
+
+    def passes(self, seconds: int) -> None:
+        """Time, in the loop's steps."""
+        for _ in range(seconds):
+            self.days.now += 1
+            self.listening.tick()
+            self.controller.tick()
 
     def day(self, number: int, manifest: Manifest, *, shift: float, cohort: str = "nyc") -> None:
         self.days.hear(manifest, number, shift=shift, cohort=cohort)
@@ -141,8 +165,7 @@ def test_a_stage_of_too_few_nodes_for_a_test_says_so_and_passes_by_receipts_alon
     gate.nodes["n1"] = gate.node("n1", "nyc")
     gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "soak_seconds": 60})
     held = gate.reason
-    gate.days.now += 61
-    gate.controller.tick()
+    gate.passes(61)
 
     needed = "drift cannot be judged: 1 node in cohort nyc, 3 needed"
     assert held == f"the gate holds; it must for 60 s more; {needed}"
@@ -175,3 +198,22 @@ def test_a_gate_that_waits_for_a_cohort_of_too_few_of_a_kind_says_that(gate: Gat
     assert gate.reason.endswith(
         "drift cannot be judged: the newest interval of cohort nyc has 2 with baselines, 2 without, 3 of a kind needed"
     )
+
+
+def test_a_soak_that_an_earlier_hub_timed_by_the_wall_begins_anew_and_is_not_over(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "soak_seconds": 60, "halt_on_drift": False})
+    (row,) = gate.days.store.rollout_rows()
+    gate.days.store.put_rollout_row(replace(row, held_since=int(gate.days.now) - 59))
+    gate.begin()
+    gate.passes(2)
+
+    assert (gate.state, gate.reason) == ("running", "the gate holds; it must for 58 s more")
+
+
+def test_a_new_process_of_the_hub_goes_on_with_the_soak_where_the_last_one_was(gate: Gate) -> None:
+    gate.ask("start", version="1.1.0", stages=[100], gate={"receipts_ratio_min": 0.0, "soak_seconds": 60, "halt_on_drift": False})
+    gate.passes(20)
+    gate.begin()
+    gate.passes(1)
+
+    assert gate.reason == "the gate holds; it must for 39 s more"

@@ -1,13 +1,18 @@
 """Which nodes a rollout addresses: the same answer on every machine, and a stage only ever adds nodes."""
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from schemas.codec import encode
 from schemas.examples import ROLLOUT
-from schemas.rollout import Rollout, bucket, wanted
+from schemas.names import sha256
+from schemas.rollout import Fallback, ReleaseRef, Rollout, bucket, fallback_of, wanted
 
 NODES = [f"node-{number}" for number in range(2_000)]
 SITE = {"site": "airport"}
@@ -18,7 +23,7 @@ def rollout(**changes: Any) -> Rollout:
 
 
 def reached(one: Rollout) -> set[str]:
-    return {node for node in NODES if wanted(one, node=node, labels=SITE) == one.release}
+    return {node for node in NODES if wanted(one, node=node, labels=SITE, serving=None) == one.release}
 
 
 def test_a_nodes_place_is_the_same_for_ever() -> None:
@@ -52,20 +57,57 @@ def test_another_salt_begins_with_other_nodes() -> None:
     assert len(one & other) < len(one) / 2
 
 
-def test_who_is_not_reached_yet_keeps_the_fallback() -> None:
+def wants(one: Rollout, nodes: Iterable[str], serving: bytes | None) -> set[ReleaseRef | None]:
+    return {wanted(one, node=node, labels=SITE, serving=serving) for node in nodes}
+
+
+OTHER = sha256(b"any other release")
+
+
+def test_a_node_that_is_not_reached_keeps_what_it_serves_whatever_that_is() -> None:
+    early = rollout(stages=(5, 100), stage=0)
+    outside = set(NODES) - reached(early)
+
+    assert outside
+    assert wants(early, outside, OTHER) == wants(early, outside, early.release.digest) == {None}
+
+
+def test_a_node_that_serves_nothing_takes_the_fallback_until_it_is_reached() -> None:
     early = rollout(stages=(5, 100), stage=0)
 
-    assert all(wanted(early, node=node, labels=SITE) == early.fallback for node in set(NODES) - reached(early))
+    assert wants(early, set(NODES) - reached(early), None) == {early.fallback}
 
 
 def test_a_halted_rollout_moves_nobody() -> None:
-    assert {wanted(rollout(state="halted"), node=node, labels=SITE) for node in NODES} == {None}
+    assert wants(rollout(state="halted"), NODES, None) == wants(rollout(state="halted"), NODES, OTHER) == {None}
 
 
-def test_a_rolled_back_rollout_brings_everybody_to_the_fallback() -> None:
-    back = rollout(state="rolled_back")
+def test_going_back_leads_nodes_that_were_reached_or_have_it_to_the_fallback() -> None:
+    back = rollout(state="rolled_back", stages=(5, 100), stage=0)
+    inside = reached(rollout(state="running", stages=(5, 100), stage=0))
+    outside = set(NODES) - inside
 
-    assert {wanted(back, node=node, labels=SITE) for node in NODES} == {back.fallback}
+    assert wants(back, inside, OTHER) == wants(back, inside, back.release.digest) == {back.fallback}
+    assert wants(back, outside, OTHER) == {None}
+    assert wants(back, outside, back.release.digest) == wants(back, outside, None) == {back.fallback}
+
+
+def test_of_several_fallbacks_the_first_counts_whose_labels_a_node_has() -> None:
+    first, last = (Fallback(labels=labels, release=ReleaseRef("1.0.0", sha256(str(labels).encode()))) for labels in (SITE, {}))
+    several = rollout(fallback=None, fallbacks=(first, last), labels={})
+
+    assert fallback_of(several, SITE) == first
+    assert fallback_of(several, {}) == last
+    assert fallback_of(rollout(fallback=None, fallbacks=(first,), labels={}), {}) is None
+
+
+def test_a_rollout_says_its_fallback_in_one_way_only() -> None:
+    with pytest.raises(ValidationError, match="exclude each other"):
+        rollout(fallbacks=(Fallback(labels=SITE, release=ROLLOUT.release),))
+
+
+def test_one_fallback_for_all_is_written_as_it_always_was() -> None:
+    assert b"fallbacks" not in encode(ROLLOUT)
 
 
 def test_a_finished_rollout_reaches_everybody_whatever_its_stage_says() -> None:
@@ -74,8 +116,8 @@ def test_a_finished_rollout_reaches_everybody_whatever_its_stage_says() -> None:
 
 def test_a_rollout_says_nothing_to_nodes_that_it_does_not_select() -> None:
     for labels in ({}, {"site": "harbour"}, {"airport": "site"}):
-        assert wanted(rollout(state="done"), node="node-1", labels=labels) is None
-    assert wanted(rollout(state="done"), node="node-1", labels={**SITE, "tier": "1"}) == ROLLOUT.release
+        assert wanted(rollout(state="done"), node="node-1", labels=labels, serving=None) is None
+    assert wanted(rollout(state="done"), node="node-1", labels={**SITE, "tier": "1"}, serving=None) == ROLLOUT.release
 
 
 def test_a_stage_beyond_the_last_is_the_last() -> None:

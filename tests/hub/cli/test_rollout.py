@@ -78,6 +78,7 @@ def test_without_a_hub_waiting_ends_in_a_timeout_not_in_a_halt(made: Made) -> No
         (("--stages", "0,100"), "stages"),
         (("--receipts-min", "nan"), "receipts_ratio_min"),
         (("--label", "a key=b"), "labels"),
+        (("--label", "site=a"), "none is known yet: `fleetcast nodes`"),
     ],
 )
 def test_a_rollout_that_cannot_be_is_refused_at_once_and_never_queued(made: Made, more: tuple[str, ...], words: str) -> None:
@@ -104,8 +105,9 @@ def test_a_running_hub_answers_every_verb(made: Made, hub: Hub) -> None:
     assert hub.ready["pid"] == hub.process.pid
     assert hub.ready["broker_url"].startswith("mqtt://127.0.0.1:")
 
-    started = json.loads(start(made, "--stages", "10,100", "--label", "site=a", "--json").stdout)
-    waited = start(made, "--wait", "--timeout-seconds", "5")  # in which a hub obeys, though it has much to do
+    started = json.loads(start(made, "--stages", "10,100", "--label", "site=a", "--force", "--json").stdout)
+    unforced = start(made)
+    waited = start(made, "--force", "--wait", "--timeout-seconds", "5")  # in which a hub obeys, though it has much to do
     halted = json.loads(made.run("rollout", "halt", "m", "--json").stdout)
     status = json.loads(made.run("rollout", "status", "m", "--json").stdout)
     twice = made.run("rollout", "halt", "m", "--json")
@@ -114,6 +116,8 @@ def test_a_running_hub_answers_every_verb(made: Made, hub: Hub) -> None:
 
     assert (started["state"], halted["state"]) == ("done", "done")
     assert "stages 10 %, 100 %" in started["text"]
+    assert unforced.returncode == Exit.REFUSED
+    assert "still being rolled out, at 10 % of its nodes" in unforced.stderr
     assert waited.returncode == Exit.TIMEOUT
     assert "no node is known" in waited.stderr
     assert [(row["state"], row["version"]) for row in status] == [("halted", "1.0.0")]

@@ -69,7 +69,7 @@ def test_what_is_set_is_signed_and_moves_no_node_and_stays_within_its_map(made: 
 
 
 def test_what_is_so_already_is_not_signed_again(made: Made, hub: Hub) -> None:
-    ok(made.run("rollout", "start", "m@1.0.0", "--set", "threshold=0.7"))
+    ok(made.run("rollout", "start", "m@1.0.0", "--force", "--set", "threshold=0.7"))
     before = signed(made)
 
     done = ok(made.run("rollout", "set", "m", "threshold=0.7"))
@@ -79,7 +79,7 @@ def test_what_is_so_already_is_not_signed_again(made: Made, hub: Hub) -> None:
 
 
 def test_a_release_that_follows_begins_with_its_own_values_and_that_is_told(made: Made, hub: Hub) -> None:
-    ok(made.run("rollout", "start", "m@1.0.0", "--set", "threshold=0.7"))
+    ok(made.run("rollout", "start", "m@1.0.0", "--force", "--set", "threshold=0.7"))
 
     done = ok(made.run("rollout", "start", "m@1.1.0"))
 
@@ -88,7 +88,7 @@ def test_a_release_that_follows_begins_with_its_own_values_and_that_is_told(made
 
 
 def test_a_hub_refuses_what_is_no_parameter_of_the_release_whoever_asks(made: Made, hub: Hub) -> None:
-    ok(made.run("rollout", "start", "m@1.0.0"))
+    ok(made.run("rollout", "start", "m@1.0.0", "--force"))
     store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
     bodies = [
         {"version": "1.0.0", "parameters": {"threshold": 2.0}},
@@ -163,7 +163,7 @@ def row_of(done: Done) -> dict[str, Any]:
 
 def test_status_and_nodes_tell_what_nodes_have_in_force_and_where_a_sites_value_is_not_allowed(made: Made) -> None:
     with Hub(made):
-        ok(made.run("rollout", "start", "m@1.0.0", "--set", "threshold=0.7"))
+        ok(made.run("rollout", "start", "m@1.0.0", "--force", "--set", "threshold=0.7"))
     release = sha256(Repository(made.fleet / "trust").manifest("m", "1.0.0"))
     reports(made, "gate-1", release, Setting("threshold", 0.7, "rollout"))
     reports(made, "gate-2", release, Setting("threshold", 0.9, "site"))
