@@ -203,7 +203,9 @@ class Loop:
             code == DRIFTS and bool(lasting) and "pace" in [one["name"] for one in lasting[0]["signals"]],
             f"found with {day:%d %B}; fleetcast drift ends with {code}: "
             + "; ".join(
-                f"{one['name']} {one['direction']} {one['size']:.2f} sd since {row['since']}" for row in lasting for one in row["signals"]
+                f"{one['name']} {one['direction']} {in_short(*(one[f'size{part}'] for part in PARTS))} since {row['since']}"
+                for row in lasting
+                for one in row["signals"]
             ),
         )
         alerts = [one for one in self.receiver.genuine if one["kind"] == "drift"]
