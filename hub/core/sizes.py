@@ -37,6 +37,7 @@ Direction = Literal["higher", "lower", "shape"]
 DOUBT = 0.1  # of an interval: it holds the truth but in one case of ten
 SDS_MAX = 6.0  # farther cannot be told: all rows are in the last bin long before
 SDS_STEP = 0.05
+SURE_SDS = 2.5
 VALUES_MIN = 3  # bins of a number, "other" aside, from which its shift is one of standard deviations; of two values a share moves
 
 
@@ -98,11 +99,13 @@ def estimate(found: Counted, ordinary: Ordinary) -> tuple[Size, ...]:
     """How far every signal has moved, in the reference's order."""
     rows = np.maximum(found.rows, 1.0)
     shift = found.totals / rows[:, None]
-    variance = _variance(found, ordinary, rows)
+    variance = _variance(found, ordinary, rows, shift)
     deviation = np.sqrt(np.diagonal(variance, axis1=1, axis2=2))
     tested = ordinary.by_signal((ordinary.rank < widths(ordinary)[ordinary.owner]).astype(np.float64)) > 0
     tested &= np.abs(shift) >= ordinary.by_signal(enough(ordinary))
-    leading = np.argmax(np.where(tested, np.abs(shift) / deviation, -1.0), axis=1)
+    sure = np.where(tested, np.abs(shift) / deviation, -1.0)
+    # Chance often leads by a little in some direction: the shape has changed only where that is beyond two and a half standard deviations.
+    leading = np.where(sure.max(axis=1) > SURE_SDS, np.argmax(sure, axis=1), 0)
     share, low, high = _shares(shift, variance, rows, ordinary)
     sizes = []
     for at, kind in enumerate(ordinary.kinds):
@@ -121,8 +124,11 @@ def estimate(found: Counted, ordinary: Ordinary) -> tuple[Size, ...]:
 _Z = float(ndtri(1 - DOUBT / 2))
 
 
-def _variance(found: Counted, ordinary: Ordinary, rows: Floats) -> Floats:
-    """Of the mean scores, [S, Q, Q]: the same terms as those of the test of one interval."""
+def _variance(found: Counted, ordinary: Ordinary, rows: Floats, shift: Floats) -> Floats:
+    """Of the mean scores, [S, Q, Q]: the terms of the test of one interval, and the noise of the number of rows that sums are divided by.
+
+    That number is the mean of all signals' noisy totals. Without a shift it does not matter, so that the test does without it.
+    """
     own = found.reference_roots > 0
     reference = np.where(own, found.reference_roots**2, rows**2 / ordinary.reference_rows)
     intervals = rows**2 / np.maximum(found.squares, 1.0)
@@ -132,7 +138,12 @@ def _variance(found: Counted, ordinary: Ordinary, rows: Floats) -> Floats:
     sampling = np.eye(width) * (rows + reference)[:, None, None]
     noise = noises[:, None, None] * ordinary.sigma2 * ordinary.noise_matrix
     days = (found.squares + rows**2 * spread.long_run(ordinary.rho) / blocks)[:, None, None] * ordinary.between_matrix
-    variance: Floats = (sampling + noise + days) / (rows**2)[:, None, None]
+    each = noises * ordinary.sigma2 / len(ordinary.names)
+    along = each[:, None] * ordinary.by_signal(ordinary.design.sum(axis=1))  # covariance of a score's sum with the number of rows
+    both = shift[:, :, None] * along[:, None, :]
+    divisor = (each * ordinary.size / len(ordinary.names))[:, None, None] * shift[:, :, None] * shift[:, None, :]
+    divisor = divisor - both - np.swapaxes(both, 1, 2)
+    variance: Floats = (sampling + noise + days + divisor) / (rows**2)[:, None, None]
     return variance
 
 
@@ -189,12 +200,12 @@ def _scales(ordinary: Ordinary) -> tuple[Floats | None, ...]:
     return tuple(found)
 
 
-_SHIFTS = np.arange(-SDS_MAX, SDS_MAX + SDS_STEP / 2, SDS_STEP)
+_SHIFTS = SDS_STEP * np.arange(-round(SDS_MAX / SDS_STEP), round(SDS_MAX / SDS_STEP) + 1)
 
 
 def _shift(score: float, scale: Floats | None) -> float:
     """The shift in standard deviations that gives a mean rank score."""
-    if scale is None:
+    if scale is None or not score:
         return score
     return float(np.interp(score, scale, _SHIFTS))
 
@@ -226,12 +237,12 @@ def widths(ordinary: Ordinary) -> NDArray[np.intp]:
 def in_words(value: float, low: float, high: float, unit: str) -> str:
     """A size as a person reads it: 1.01 sd (0.94 to 1.08), or 12.3 percentage points (6.1 to 18.5)."""
     if unit == "sd":
-        return f"{value:.2f} sd ({low:.2f} to {high:.2f})" if value < SDS_MAX else f"{SDS_MAX:g} sd or more"
+        return f"{value:.2f} sd ({low:.2f} {f'to {high:.2f}' if high < SDS_MAX else 'or more'})"
     return f"{100 * value:.1f} percentage points ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def in_short(value: float, low: float, high: float, unit: str) -> str:
     """The same where there is little room: 1.01 sd (0.94-1.08), or 12.3 pp (6.1-18.5)."""
     if unit == "sd":
-        return f"{value:.2f} sd ({low:.2f}-{high:.2f})" if value < SDS_MAX else f"{SDS_MAX:g}+ sd"
+        return f"{value:.2f} sd ({low:.2f}{f'-{high:.2f}' if high < SDS_MAX else '+'})"
     return f"{100 * value:.1f} pp ({100 * low:.1f}-{100 * high:.1f})"
