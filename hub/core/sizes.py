@@ -37,7 +37,7 @@ Direction = Literal["higher", "lower", "shape"]
 DOUBT = 0.1  # of an interval: it holds the truth but in one case of ten
 SDS_MAX = 6.0  # farther cannot be told: all rows are in the last bin long before
 SDS_STEP = 0.05
-SURE_SDS = 2.5
+SURE_SDS = 3.0  # of an alarm it is more
 VALUES_MIN = 3  # bins of a number, "other" aside, from which its shift is one of standard deviations; of two values a share moves
 
 
@@ -104,7 +104,7 @@ def estimate(found: Counted, ordinary: Ordinary) -> tuple[Size, ...]:
     tested = ordinary.by_signal((ordinary.rank < widths(ordinary)[ordinary.owner]).astype(np.float64)) > 0
     tested &= np.abs(shift) >= ordinary.by_signal(enough(ordinary))
     sure = np.where(tested, np.abs(shift) / deviation, -1.0)
-    # Chance often leads by a little in some direction: the shape has changed only where that is beyond two and a half standard deviations.
+    # Chance often leads by a little in some direction: the shape has changed only where that is beyond three standard deviations.
     leading = np.where(sure.max(axis=1) > SURE_SDS, np.argmax(sure, axis=1), 0)
     share, low, high = _shares(shift, variance, rows, ordinary)
     sizes = []
