@@ -161,12 +161,12 @@ def take_over_drifts(db: Connection) -> None:
 
 
 def put_newest(db: Connection, drift: Drift, now: int) -> None:
-    """Keep the test that stands retained on its model's topic."""
+    """Keep the test that is retained on its model's topic."""
     put(db, tables.newest_drifts, {"model": drift.model}, {"model": drift.model, "tested_at": now, "body": drift.model_dump_json()})
 
 
 def take_over_newest(db: Connection) -> None:
-    """Find what stands on the topics of an earlier hub, which looked through all of its tests for it; once a model."""
+    """Find what is retained on the topics of an earlier hub, which looked through all of its tests for it; once a model."""
     table, model = tables.drifts.c, ""
     order = (table.start.desc(), table.cohort, table.calibrated.desc())
     while (following := db.execute(select(func.min(table.model)).where(table.model > model)).scalar()) is not None:

@@ -231,7 +231,7 @@ class Store:
         """Say that an interval was tested with the windows that `row` has.
 
         With its result, and what its stream has learnt of it, unless too few nodes were heard. That only `left` windows are left to be
-        tested is remembered, so that nobody shows the whole. `newest`: the result is to stand retained on its model's topic.
+        tested is remembered, so that nobody shows the whole. `newest`: the result is retained on its model's topic.
         """
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
@@ -279,7 +279,7 @@ class Store:
             return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
 
     def newest_drifts(self, model: str | None = None) -> list[Drift]:
-        """The test that stands retained on each model's topic, or on that of one model."""
+        """Return the test that is retained on each model's topic, or on that of one model."""
         table = tables.newest_drifts.c
         query = select(table.body).order_by(table.model)
         with self._read() as db:

@@ -114,7 +114,7 @@ intervals = Table(
     Column("last_at", BigInteger, nullable=False, index=True),
     Column("tested_windows", BigInteger, nullable=False),
     Column("alarmed", Boolean, nullable=False),
-    # What the hub looks for twice a second; of the years that it keeps, it holds the few intervals that wait.
+    # The hub looks for what waits twice a second: the index holds the few intervals that do, and none of the years that are kept.
     Index("merged_intervals_unsettled", "last_at", sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED),
     Index("merged_intervals_heard", "release", "last_at"),  # which nodes a rollout's gate has heard since its stage began
 )
@@ -141,14 +141,14 @@ drifts = Table(
     Column("tested_at", BigInteger, nullable=False),  # the last time: again for every window that comes late
     Column("alarm", Boolean, nullable=False),
     Column("body", Text, nullable=False),
-    # What a running rollout asks for again and again, what is asked of a cohort that is no longer tested, and what is pruned.
+    # A running rollout asks for the first two again and again, a cohort that is no longer tested for the third, pruning for the last.
     Index("drift_tests_by_release", "model", "version", "first_tested_at"),
     Index("drift_tests_alarmed", "model", "version", "alarm", "tested_at"),
     Index("drift_tests_by_cohort", "model", "cohort", "about", "start"),
     Index("drift_tests_by_age", "tested_at"),
 )
 
-# The test that stands retained on each model's topic: what a broker without it is given, however many tests are kept.
+# The test that is retained on each model's topic: a broker without it is given this, however many tests are kept.
 newest_drifts = Table(
     "newest_drifts",
     metadata,

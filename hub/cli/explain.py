@@ -56,7 +56,7 @@ class Explained:
 
     @property
     def unit(self) -> Unit:
-        """Of `moved`."""
+        """Return the unit of `moved`."""
         return "sd" if self.comparison.kind == "numeric" else "share"
 
 
@@ -236,7 +236,7 @@ def _shown_of(findings: Findings, tests: Sequence[Drift], moment: int | None, ke
 
 
 def _named(findings: Findings, test: Drift) -> dict[str, int]:
-    """The signals of the newest alarm of the stream, and since when each has moved, as the alert has it."""
+    """Return the signals of the stream's newest alarm, and since when each has moved, as the alert has it."""
     told = [one.raised for one in standing.told(findings.alerts(test.model))]
     mine = [one for one in told if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
     if not mine:
@@ -246,7 +246,7 @@ def _named(findings: Findings, test: Drift) -> dict[str, int]:
 
 
 def _sizes(rows: Sequence[IntervalRow], manifest: Manifest, without: Collection[Key], since: Mapping[str, int]) -> tuple[Size, ...]:
-    """How far every signal has moved in these intervals, or in those since its own moment."""
+    """Estimate how far every signal has moved in these intervals, or in those since its own moment."""
     if manifest.baseline is None or manifest.privacy is None:
         raise ValueError("a release without signals is not tested")
     baseline, sigma2 = manifest.baseline, manifest.privacy.sigma2
@@ -316,7 +316,7 @@ _OF_A_TEST = {"size", "size_low", "size_high", "size_unit", "effect", "direction
 
 
 def _plain(comparison: Comparison) -> dict[str, Any]:
-    """As JSON has it: by the names that a test has too."""
+    """Write a comparison as JSON has it, by the names that a test has too."""
     moved, found = comparison.moved, asdict(comparison)
     del found["moved"]
     return found | {

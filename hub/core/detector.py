@@ -222,7 +222,7 @@ class _Memory:
         return _Memory(starts[-RECENT:], counted[-RECENT:], kept[-RECENT:], chances[-RECENT:])
 
     def since(self, moments: Sequence[int], ordinary: Ordinary) -> Counted:
-        """What was counted of every signal since its own moment, as far as it is remembered."""
+        """Add up what was counted of every signal since its own moment, as far as it is remembered."""
         inside = np.array([[start >= moment for start in self.starts] for moment in moments], np.float64)  # [S, R]
         rows, chances = np.array(self.rows), np.array(self.chances).reshape(-1, CHANCES)
         totals = np.zeros((len(moments), ordinary.noise_matrix.shape[1]))

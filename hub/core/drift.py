@@ -96,8 +96,9 @@ def _too_small(one: SignalDrift) -> bool:
 
 
 def _apart(shift: Floats, chance: Floats) -> Floats:
-    """How far the scores are from the reference's over all directions, [S], for the bound of what is too little to be an alarm; `chance` is
-    the variance of sampling and noise. It is no size to be shown: of few noisy rows, most of it is noise.
+    """Return how far the scores are from the reference's over all directions, [S], for the bound of what is too little to be an alarm.
+
+    `chance` is the variance of sampling and noise. It is no size to be shown: where rows are few, most of it is noise.
 
     What chance alone would make is taken off every square, and what lies within two standard deviations of it left out where anything lies
     beyond: else the noise of a rare bin, whose score is large, would be the size of it all.
@@ -150,7 +151,7 @@ class Moved:
 
 
 def moved(one: SignalDrift, alarm_kind: str | None) -> Moved:
-    """The size that an alarm is about, the same in every view: since the change began where it was found over time, else the interval's."""
+    """Return the size that an alarm is about, the same in every view: since the change began if it was found over time, else now."""
     if alarm_kind in {"time", "both"} and one.since is not None and one.size_since is not None and one.direction_since is not None:
         size = _size(one.size_since, one.size_since_low, one.size_since_high, one.size_since_unit)
         return Moved(one.direction_since, one.since, size)

@@ -72,7 +72,7 @@ class Counted:
 
 
 def counted(part: Part, ordinary: Ordinary) -> Counted:
-    """One interval.
+    """Sum up one interval.
 
     Raises:
         ValueError: its counts are not the reference's.
@@ -90,13 +90,13 @@ def counted(part: Part, ordinary: Ordinary) -> Counted:
 
 
 def together(parts: Sequence[Counted]) -> Counted:
-    """Several intervals of one stream."""
+    """Add up several intervals of one stream."""
     names = ("totals", "rows", "squares", "noises", "own_noise_roots", "reference_roots")
     return Counted(**{name: np.sum([getattr(one, name) for one in parts], axis=0) for name in names})
 
 
 def estimate(found: Counted, ordinary: Ordinary) -> tuple[Size, ...]:
-    """How far every signal has moved, in the reference's order."""
+    """Estimate how far every signal has moved, in the reference's order."""
     rows = np.maximum(found.rows, 1.0)
     shift = found.totals / rows[:, None]
     variance = _variance(found, ordinary, rows, shift)
@@ -125,9 +125,10 @@ _Z = float(ndtri(1 - DOUBT / 2))
 
 
 def _variance(found: Counted, ordinary: Ordinary, rows: Floats, shift: Floats) -> Floats:
-    """Of the mean scores, [S, Q, Q]: the terms of the test of one interval, and the noise of the number of rows that sums are divided by.
+    """Return the variance of the mean scores, [S, Q, Q].
 
-    That number is the mean of all signals' noisy totals. Without a shift it does not matter, so that the test does without it.
+    It has the terms of the test of one interval, and the noise of the number of rows that sums are divided by: the mean of all signals' noisy
+    totals. Without a shift the divisor does not matter, so that the test does without it.
     """
     own = found.reference_roots > 0
     reference = np.where(own, found.reference_roots**2, rows**2 / ordinary.reference_rows)
@@ -148,7 +149,7 @@ def _variance(found: Counted, ordinary: Ordinary, rows: Floats, shift: Floats) -
 
 
 def _shares(shift: Floats, variance: Floats, rows: Floats, ordinary: Ordinary) -> tuple[Floats, Floats, Floats]:
-    """The largest change of a bin's share, and its interval, [S] each."""
+    """Return the largest change of a bin's share, and its interval, [S] each."""
     bins, shares = _changes(ordinary)
     change = np.einsum("sq,sqb->sb", shift, bins)
     seen = np.clip(shares + change, 0.0, 1.0)
@@ -170,14 +171,14 @@ def _shrunk(shift: float, variance: float) -> float:
 
 @lru_cache(maxsize=256)
 def _bins(ordinary: Ordinary) -> NDArray[np.intp]:
-    """How many bins each signal has, "other" among them, [S]."""
+    """Count the bins of each signal, "other" among them, [S]."""
     found: NDArray[np.intp] = (ordinary.gather[ordinary.first] < ordinary.size).sum(axis=1)
     return found
 
 
 @lru_cache(maxsize=256)
 def _changes(ordinary: Ordinary) -> tuple[Floats, Floats]:
-    """By how much a mean score of one changes the share of every bin, [S, Q, B]; and the reference's shares, [S, B]."""
+    """Return by how much a mean score of one changes the share of every bin, [S, Q, B]; and the reference's shares, [S, B]."""
     found = np.zeros((len(ordinary.names), ordinary.noise_matrix.shape[1], ordinary.design.shape[1]))
     found[ordinary.owner, ordinary.rank] = ordinary.shares * ordinary.design
     return found, ordinary.shares[ordinary.first]
@@ -185,7 +186,7 @@ def _changes(ordinary: Ordinary) -> tuple[Floats, Floats]:
 
 @lru_cache(maxsize=256)
 def _scales(ordinary: Ordinary) -> tuple[Floats | None, ...]:
-    """Of every number the mean rank score at each shift of `_SHIFTS`; None where a score is all that there is."""
+    """Return each number's mean rank score at every shift of `_SHIFTS`; None where there is no such scale."""
     found: list[Floats | None] = []
     for at, kind in enumerate(ordinary.kinds):
         count = int(_bins(ordinary)[at])
@@ -204,7 +205,7 @@ _SHIFTS = SDS_STEP * np.arange(-round(SDS_MAX / SDS_STEP), round(SDS_MAX / SDS_S
 
 
 def _shift(score: float, scale: Floats | None) -> float:
-    """The shift in standard deviations that gives a mean rank score."""
+    """Return the shift in standard deviations that gives a mean rank score."""
     if scale is None or not score:
         return score
     return float(np.interp(score, scale, _SHIFTS))
@@ -235,14 +236,14 @@ def widths(ordinary: Ordinary) -> NDArray[np.intp]:
 
 
 def in_words(value: float, low: float, high: float, unit: str) -> str:
-    """A size as a person reads it: 1.01 sd (0.94 to 1.08), or 12.3 percentage points (6.1 to 18.5)."""
+    """Write a size as a person reads it: 1.01 sd (0.94 to 1.08), or 12.3 percentage points (6.1 to 18.5)."""
     if unit == "sd":
         return f"{value:.2f} sd ({low:.2f} {f'to {high:.2f}' if high < SDS_MAX else 'or more'})"
     return f"{100 * value:.1f} percentage points ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def in_short(value: float, low: float, high: float, unit: str) -> str:
-    """The same where there is little room: 1.01 sd (0.94-1.08), or 12.3 pp (6.1-18.5)."""
+    """Write a size where there is little room: 1.01 sd (0.94-1.08), or 12.3 pp (6.1-18.5)."""
     if unit == "sd":
         return f"{value:.2f} sd ({low:.2f}{f'-{high:.2f}' if high < SDS_MAX else '+'})"
     return f"{100 * value:.1f} pp ({100 * low:.1f}-{100 * high:.1f})"
