@@ -127,8 +127,8 @@ _Z = float(ndtri(1 - DOUBT / 2))
 def _variance(found: Counted, ordinary: Ordinary, rows: Floats, shift: Floats) -> Floats:
     """Return the variance of the mean scores, [S, Q, Q].
 
-    It has the terms of the test of one interval, and the noise of the number of rows that sums are divided by: the mean of all signals' noisy
-    totals. Without a shift the divisor does not matter, so that the test does without it.
+    It has the terms of the test of one interval, and the noise of the number of rows that sums are divided by, which is the mean of all
+    signals' noisy totals. Without a shift the divisor does not matter, so that the test does without it.
     """
     own = found.reference_roots > 0
     reference = np.where(own, found.reference_roots**2, rows**2 / ordinary.reference_rows)
