@@ -8,12 +8,13 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, drift, encodings, fresh, ingest, links, memory, node, relay, tables, telemetry
+from bench import coalescing, delivery, drift, encodings, fresh, idle, ingest, links, memory, node, relay, tables, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "telemetry": telemetry.measure,
     "ingest": ingest.measure,
+    "idle": idle.measure,
     "node": node.measure,
     "delivery": delivery.measure,
     "memory": memory.measure,
@@ -24,7 +25,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "drift": drift.measure,
     "fresh": fresh.measure,
 }
-QUICK = ("telemetry", "ingest", "delivery", "memory", "relay")  # `make bench`
+QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay")  # `make bench`
 NODE = ("telemetry", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 

@@ -25,9 +25,15 @@ class Database:
             event.listen(self._engine, "connect", _pragmas)
 
     def create(self, metadata: MetaData) -> None:
-        """Make the tables that are missing."""
+        """Make the tables and the indices that are missing: those of a table that an earlier version made, too."""
         with _foreign(str(self._engine.url)):
             metadata.create_all(self._engine)
+        with self.write() as db:
+            for table in metadata.sorted_tables:
+                known = {index["name"] for index in inspect(db).get_indexes(table.name)}
+                for index in sorted(table.indexes, key=lambda one: str(one.name)):
+                    if index.name not in known:
+                        index.create(db)
 
     def missing(self, metadata: MetaData) -> frozenset[str]:
         """The names of the tables that are not there."""

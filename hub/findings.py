@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, select, tuple_
 
 from hub.core.judged import Heard
 from hub.core.standing import StreamName
@@ -150,10 +150,12 @@ class Findings:
 
     def gathers_since(self, name: StreamName) -> int | None:
         """Since when a stream has only gathered; None where it was judged, or nothing was heard of it."""
-        query = select(func.min(drifts.c.start), func.sum(case((drifts.c.body.like(GATHERING), 0), else_=1))).where(_of_stream(name))
+        judged = select(drifts.c.start).where(_of_stream(name), ~drifts.c.body.like(GATHERING)).order_by(drifts.c.start.desc()).limit(1)
         with self._database.read() as db:
-            first, judged = db.execute(query).one()
-        return None if first is None or judged else int(first)
+            if db.execute(judged).first() is not None:
+                return None
+            first = db.execute(select(func.min(drifts.c.start)).where(_of_stream(name))).scalar()
+        return None if first is None else int(first)
 
     def trimmed(self, asked: Asked) -> frozenset[Key]:
         """Which of the intervals were tested without a part of their windows, by its key."""

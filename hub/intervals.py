@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, bindparam, delete, insert, inspect, select, text, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, inspect, select, text, update
 
 from hub import tables
 from hub.core.subgroups import GROUPS
 from hub.core.windows import total
+from hub.database import put, where
 from hub.rows import IntervalRow, WindowRow
+from schemas.insight import Drift
 
 FIRST_TABLE = "intervals"
 FIRST_DRIFTS, SECOND_DRIFTS = "drifts", "drift_results"
@@ -156,3 +158,23 @@ def take_over_drifts(db: Connection) -> None:
             into = f"INSERT INTO {tables.drifts.name} ({names}, first_tested_at, calibrated, about)"
             db.execute(text(f"{into} SELECT {names}, tested_at, {calibrated}, '' FROM {earlier}"))  # noqa: S608  # names of our own
             db.execute(text(f"DROP TABLE {earlier}"))
+
+
+def put_newest(db: Connection, drift: Drift, now: int) -> None:
+    """Keep the test that is retained on its model's topic."""
+    put(db, tables.newest_drifts, {"model": drift.model}, {"model": drift.model, "tested_at": now, "body": drift.model_dump_json()})
+
+
+def take_over_newest(db: Connection) -> None:
+    """Find what is retained on the topics of an earlier hub, which looked through all of its tests for it; once a model."""
+    table, model = tables.drifts.c, ""
+    order = (table.start.desc(), table.cohort, table.calibrated.desc())
+    while (following := db.execute(select(func.min(table.model)).where(table.model > model)).scalar()) is not None:
+        model = following
+        if db.execute(where(select(tables.newest_drifts.c.model), tables.newest_drifts, {"model": model})).first() is not None:
+            continue
+        mine = select(*tables.drifts.primary_key.columns).where(table.model == model, table.about == "")
+        key = db.execute(mine.order_by(*order).limit(1)).mappings().first()
+        if key is not None:
+            newest = db.execute(where(select(table.model, table.tested_at, table.body), tables.drifts, dict(key))).mappings().one()
+            db.execute(insert(tables.newest_drifts).values(dict(newest)))

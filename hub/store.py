@@ -80,6 +80,7 @@ class Store:
         with self.database.write() as db:
             intervals.take_over(db)
             intervals.take_over_drifts(db)
+            intervals.take_over_newest(db)
 
     def close(self) -> None:
         """Release the database."""
@@ -225,11 +226,12 @@ class Store:
         drift: Drift | None = None,
         learnt: streams.Learnt | None = None,
         left: int | None = None,
+        newest: bool = False,
     ) -> None:
         """Say that an interval was tested with the windows that `row` has.
 
         With its result, and what its stream has learnt of it, unless too few nodes were heard. That only `left` windows are left to be
-        tested is remembered, so that nobody shows the whole.
+        tested is remembered, so that nobody shows the whole. `newest`: the result is retained on its model's topic.
         """
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
@@ -239,6 +241,8 @@ class Store:
                 db.execute(insert(tables.withheld).values({**row.key, "windows_left": left}))
             if drift is not None:
                 self._drift(db, drift)
+                if newest:
+                    intervals.put_newest(db, drift, self._now())
             if learnt is not None:
                 streams.keep(db, *learnt, now=self._now())
 
@@ -273,6 +277,14 @@ class Store:
             query = query.where(tables.drifts.c.about == "")
         with self._read() as db:
             return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
+
+    def newest_drifts(self, model: str | None = None) -> list[Drift]:
+        """Return the test that is retained on each model's topic, or on that of one model."""
+        table = tables.newest_drifts.c
+        query = select(table.body).order_by(table.model)
+        with self._read() as db:
+            found = db.execute(query if model is None else query.where(table.model == model)).scalars()
+            return [Drift.model_validate_json(body) for body in found]
 
     def alerts_of(self, kind: str) -> list[Alert]:
         """Every alert of a kind that is kept."""
@@ -394,7 +406,8 @@ class Store:
         with self._write() as db:
             intervals.prune(db, seen_before=now - ids_days * day, tested_before=now - intervals_days * day)
             streams.forget(db, now - ids_days * day)
-            db.execute(delete(tables.drifts).where(tables.drifts.c.tested_at < now - told_days * day))
+            for table in (tables.drifts, tables.newest_drifts):
+                db.execute(delete(table).where(table.c.tested_at < now - told_days * day))
             db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - told_days * day))
             db.execute(delete(tables.refusals).where(tables.refusals.c.at < now - told_days * day))
             newest = db.execute(select(func.max(tables.events.c.id))).scalar() or 0

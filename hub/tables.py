@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
 
 metadata = MetaData()
 # SQLite numbers rows by itself only for a plain INTEGER key.
@@ -112,6 +112,8 @@ windows_seen = Table(
     Column("at", BigInteger, nullable=False, index=True),
 )
 
+_UNSETTLED = text("windows > tested_windows")
+
 intervals = Table(
     "merged_intervals",  # a first hub's table `intervals` did not tell calibrated windows apart; hub/intervals.py takes it over
     metadata,
@@ -127,6 +129,9 @@ intervals = Table(
     Column("last_at", BigInteger, nullable=False, index=True),
     Column("tested_windows", BigInteger, nullable=False),
     Column("alarmed", Boolean, nullable=False),
+    # The hub looks for what waits twice a second: the index holds the few intervals that do, and none of the years that are kept.
+    Index("merged_intervals_unsettled", "last_at", sqlite_where=_UNSETTLED, postgresql_where=_UNSETTLED),
+    Index("merged_intervals_heard", "release", "last_at"),  # which nodes a rollout's gate has heard since its stage began
 )
 
 # Intervals of which too few windows are left without those that are unlike the others: neither tested nor shown.
@@ -150,6 +155,20 @@ drifts = Table(
     Column("first_tested_at", BigInteger, nullable=False),
     Column("tested_at", BigInteger, nullable=False),  # the last time: again for every window that comes late
     Column("alarm", Boolean, nullable=False),
+    Column("body", Text, nullable=False),
+    # A running rollout asks for the first two again and again, a cohort that is no longer tested for the third, pruning for the last.
+    Index("drift_tests_by_release", "model", "version", "first_tested_at"),
+    Index("drift_tests_alarmed", "model", "version", "alarm", "tested_at"),
+    Index("drift_tests_by_cohort", "model", "cohort", "about", "start"),
+    Index("drift_tests_by_age", "tested_at"),
+)
+
+# The test that is retained on each model's topic: a broker without it is given this, however many tests are kept.
+newest_drifts = Table(
+    "newest_drifts",
+    metadata,
+    Column("model", String(64), primary_key=True),
+    Column("tested_at", BigInteger, nullable=False),
     Column("body", Text, nullable=False),
 )
 
@@ -183,6 +202,7 @@ alerts = Table(
     Column("kind", String(32), nullable=False),
     Column("model", String(64)),
     Column("body", Text, nullable=False),
+    Index("alerts_by_age", "at"),
 )
 
 refusals = Table(
@@ -193,6 +213,7 @@ refusals = Table(
     Column("topic", String(256), nullable=False),
     Column("code", String(64), nullable=False),
     Column("reason", Text, nullable=False),
+    Index("refusals_by_age", "at"),
 )
 
 retained = Table(

@@ -273,6 +273,30 @@ _ACCURACY = MANIFEST.model_copy(
         ),
     }
 )
+_SIZED = _DRIFT_SIGNAL.model_copy(
+    update={
+        "size": 1.75,
+        "size_low": 1.52,
+        "size_high": 1.98,
+        "size_unit": "sd",
+        "size_since": 1.5,
+        "size_since_low": 1.35,
+        "size_since_high": 1.66,
+        "size_since_unit": "sd",
+    }
+)
+_LABEL = SignalDrift(
+    name="label",
+    p_value=0.6,
+    p_adjusted=1.0,
+    effect=0.0,
+    size=0.0,
+    direction="shape",
+    size_low=0.0,
+    size_high=0.071,
+    size_unit="share",
+    too_small=True,
+)
 _WORSE = SignalDrift(
     name="accuracy",
     p_value=1e-8,
@@ -392,6 +416,7 @@ MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
             streams=2,
         ),
     ),
+    ("sizes", _DRIFT.model_copy(update={"signals": (_SIZED, _LABEL)})),
     (
         "drift_over",
         Alert(

@@ -56,14 +56,23 @@ class SignalDrift(Document):
     name: str
     p_value: Annotated[float, Field(ge=0, le=1)]
     p_adjusted: Annotated[float, Field(ge=0, le=1)]  # Bonferroni over the model's signals
-    effect: float  # shift of the mean rank score in reference standard deviations; its sign is the direction
-    size: Annotated[float, Field(ge=0)]  # of the shift over all directions, same unit
+    effect: float  # shift of a number in reference standard deviations, what chance may have made taken off; its sign is the direction
+    size: Annotated[float, Field(ge=0)]  # how far it moved, the same taken off (hub/core/sizes.py), in `size_unit`
     direction: Literal["higher", "lower", "shape"]
+    size_low: Annotated[float, Field(ge=0)] | None = None  # the size's interval, which holds the truth in 90 of 100 cases
+    size_high: Annotated[float, Field(ge=0)] | None = None
+    # `sd`: reference standard deviations, of a number that is higher or lower. `share`: the largest change of one bin's share of the rows.
+    # A hub that does not say it gave standard deviations over all directions, in which noise may be most.
+    size_unit: Literal["sd", "share"] | None = None
+    too_small: bool | None = None  # different without doubt, and by too little to be an alarm
     # What the past says of it too, from the e-detector (hub/core/detector.py).
     evidence: float | None = None  # log10 of it; alone, a signal would be an alarm at 3
     since: Seconds | None = None  # start of the first interval of the change, as far as it can be told
     effect_since: float | None = None  # as `effect`, over all intervals since then
     size_since: Annotated[float, Field(ge=0)] | None = None
+    size_since_low: Annotated[float, Field(ge=0)] | None = None
+    size_since_high: Annotated[float, Field(ge=0)] | None = None
+    size_since_unit: Literal["sd", "share"] | None = None
     direction_since: Literal["higher", "lower", "shape"] | None = None
     alarm: bool | None = None  # whether it is one of those that the alarm is about; nothing is said where nothing was judged
 

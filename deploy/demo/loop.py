@@ -27,6 +27,7 @@ from deploy.demo.fleet import BIN, Fleet, Site, until
 from deploy.demo.screen import screen
 from deploy.demo.telling import run
 from deploy.demo.traffic import Answer, Client, at_once
+from hub.core.sizes import in_short
 
 CHECKOUT = Path(__file__).parents[2]
 DIRECTORY = Path(".demo-loop").resolve()
@@ -36,6 +37,7 @@ CHANGE, CHANGE_DAYS_MAX = date(2013, 5, 25), 20
 AFTER_DAYS = 8
 DRIFTS = 11  # the exit code of `fleetcast drift` while an alarm lasts
 SECRET = "a secret of at least 24 characters"
+SIZE = ("size", "size_low", "size_high", "size_unit")  # as `fleetcast drift --json` has it
 BETTER_SHARE = 0.95  # of the old release's error: less than this counts as better
 
 
@@ -203,7 +205,9 @@ class Loop:
             code == DRIFTS and bool(lasting) and "pace" in [one["name"] for one in lasting[0]["signals"]],
             f"found with {day:%d %B}; fleetcast drift ends with {code}: "
             + "; ".join(
-                f"{one['name']} {one['direction']} {one['size']:.2f} sd since {row['since']}" for row in lasting for one in row["signals"]
+                f"{one['name']} {one['direction']} {in_short(*(one[name] for name in SIZE))} since {row['since']}"
+                for row in lasting
+                for one in row["signals"]
             ),
         )
         alerts = [one for one in self.receiver.genuine if one["kind"] == "drift"]

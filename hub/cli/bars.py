@@ -52,13 +52,14 @@ def _bar(one: Bin, room: int, most: float) -> Text:
     return text
 
 
-def over_time(moved: Sequence[tuple[int, float, bool]], *, since: int | None, width: int) -> list[Text]:
+def over_time(moved: Sequence[tuple[int, float, bool]], *, unit: str, since: int | None, width: int) -> list[Text]:
     """How far it moved in each interval, the alarming ones in red; nothing where there is only one."""
     if len(moved) < 2:
         return []
     shown = list(moved)[-max(10, width - 20) :]
     farthest = max((value for _, value, _ in shown), key=abs)
-    most = max(0.1, abs(farthest))
+    most = max(0.1 if unit == "sd" else 0.01, abs(farthest))
+    far = f"{farthest:+.2f} sd" if unit == "sd" else f"{100 * farthest:.1f} percentage points"
     line = Text("over time  ", style="dim")
     for start, value, alarm in shown:
         step = STEPS[min(len(STEPS) - 1, int(abs(value) / most * len(STEPS)))]
@@ -66,7 +67,7 @@ def over_time(moved: Sequence[tuple[int, float, bool]], *, since: int | None, wi
         line.append(step, style="red" if alarm else "yellow" if inside else "cyan")
     found = [
         line,
-        Text(f"           {written(shown[0][0])} to {written(shown[-1][0])} UTC, the farthest is {farthest:+.2f} sd", style="dim"),
+        Text(f"           {written(shown[0][0])} to {written(shown[-1][0])} UTC, the farthest is {far}", style="dim"),
     ]
     return found if since is None else [*found, Text(f"           drifts since {written(since)} UTC", style="dim")]
 

@@ -11,7 +11,8 @@ from hub.cli.errors import Ended, Exit
 from hub.cli.explain import explain
 from hub.cli.moments import MOMENT, iso
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
-from hub.core import labels, standing
+from hub.core import drift as drift_core
+from hub.core import labels, sizes, standing
 from hub.core.episodes import Episode
 from hub.core.judged import Heard
 from hub.findings import Findings
@@ -114,7 +115,7 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
     episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
     lasts = standing.lasts(episode, newest=last.start, seconds=last.seconds, cohort_newest=cohort_newest)
     mine = [one for one in alerts if _stream(one) == _stream(last)]
-    named = mine[-1].signals if episode is not None and mine else ()
+    named, kind = (mine[-1].signals, mine[-1].alarm_kind) if episode is not None and mine else ((), None)
     return {
         "model": last.model,
         "version": last.version,
@@ -124,7 +125,7 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
         "reason": None,
         "alarm": lasts,
         "since": iso(episode.since) if episode is not None else None,
-        "signals": [_signal(one, next((now for now in last.signals if now.name == one.name), None)) for one in named],
+        "signals": [_signal(one, kind, next((now for now in last.signals if now.name == one.name), None)) for one in named],
         "evidence": last.evidence,
         "evidence_needed": last.evidence_needed,
         "newest": iso(last.start),
@@ -170,7 +171,7 @@ def _history(
                 "found": iso(alert.at),
                 "over": iso(one.over_at),
                 "kind": alert.alarm_kind,
-                "signals": [_signal(signal, None) for signal in alert.signals],
+                "signals": [_signal(signal, alert.alarm_kind, None) for signal in alert.signals],
                 "text": alert.text,
             }
         )
@@ -181,21 +182,26 @@ def _stream(one: Alert | Drift) -> tuple[Any, ...]:
     return one.model, one.version, one.cohort, one.about or SIGNALS
 
 
-def _signal(found: SignalDrift, now: SignalDrift | None) -> dict[str, Any]:
-    """How far a signal was away when it was found, by what found it, and how far in the newest interval."""
-    over_time = found.size_since is not None and found.size_since > 0 and found.direction_since is not None
+def _signal(found: SignalDrift, alarm_kind: str | None, now: SignalDrift | None) -> dict[str, Any]:
+    """How far a signal was away when it was found, as its alert has it, and how far in the newest interval."""
+    moved = drift_core.moved(found, alarm_kind)
+    value, low, high, unit = moved.size or (found.size, None, None, None)  # of an earlier hub: in its own unit, without an interval
     return {
         "name": found.name,
-        "direction": found.direction_since if over_time else found.direction,
-        "size": round(found.size_since if over_time and found.size_since is not None else found.size, 4),
+        "direction": moved.direction,
+        "size": round(value, 4),
+        "size_low": None if low is None else round(low, 4),
+        "size_high": None if high is None else round(high, 4),
+        "size_unit": unit,
         "size_newest": None if now is None else round(now.size, 4),
+        "size_newest_unit": None if now is None else now.size_unit,
         "p_adjusted": found.p_adjusted,
         "evidence": found.evidence,
     }
 
 
 def _for_people(row: dict[str, Any]) -> dict[str, Any]:
-    signals = [f"{one['name']} {_way(one['direction'])} {one['size']:.2f} sd" for one in row["signals"]]
+    signals = [_signal_for_people(one) for one in row["signals"]]
     more = [f"and {len(signals) - SIGNALS_SHOWN} more"] if len(signals) > SIGNALS_SHOWN else []
     found: dict[str, Any] = {"signals": [*signals[:SIGNALS_SHOWN], *more]}
     if row.get("reason"):
@@ -206,8 +212,12 @@ def _for_people(row: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _way(direction: str) -> str:
-    return "changed shape," if direction == "shape" else direction
+def _signal_for_people(one: dict[str, Any]) -> str:
+    way = f"{one['name']} {'changed shape' if one['direction'] == 'shape' else one['direction']}"
+    if one["size_unit"] is None:
+        return way
+    comma = "," if one["direction"] == "shape" else ""
+    return f"{way}{comma} {sizes.in_short(one['size'], one['size_low'], one['size_high'], one['size_unit'])}"
 
 
 def _short(moment: str | None) -> str | None:

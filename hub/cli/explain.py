@@ -1,7 +1,7 @@
 """`fleetcast drift explain`: the reference against what was counted, drawn on the terminal or into a file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,16 @@ from hub.blockstore import BlockStore
 from hub.cli import bars
 from hub.cli.moments import MOMENT, iso, written
 from hub.cli.options import check_model, dir_option, json_option, open_store
-from hub.core import drift, labels, standing
+from hub.core import drift, labels, sizes, standing
 from hub.core.compare import Comparison, compare
 from hub.core.episodes import Episode
-from hub.findings import Asked, Findings
-from hub.rows import StreamRow
+from hub.core.ordinary import ordinary
+from hub.core.sizes import Size, Unit
+from hub.findings import Asked, Findings, Key
+from hub.rows import IntervalRow, StreamRow
 from hub.service import shown
 from hub.service.releases import Releases
+from hub.service.streams import part_of
 from hub.settings import load
 from hub.trust import Repository
 from schemas.errors import Code, Refused
@@ -37,18 +40,24 @@ class Explained:
     """One signal: its counts over the period, its tests over time, and what the newest test says."""
 
     comparison: Comparison
-    history: tuple[tuple[int, float, float, bool], ...]  # start, size, effect, and whether this interval alone is an alarm of this signal
+    history: tuple[tuple[int, SignalDrift, bool], ...]  # start, test, and whether this interval alone is an alarm of this signal
     newest: SignalDrift
     since: int | None
 
     @property
     def moved(self) -> tuple[tuple[int, float, bool], ...]:
-        """How far it moved, interval by interval: the rank of a numeric signal, with its sign; of categories their size.
+        """How far it moved, interval by interval: the shift of a number, with its sign; of everything else its size.
 
-        The size of one interval over all directions would show the noise of rare bins, whose scores are large.
+        What an earlier hub tested of anything else is left out: its sizes are in another unit.
         """
-        ranked = self.comparison.kind == "numeric"
-        return tuple((start, effect if ranked else size, alarm) for start, size, effect, alarm in self.history)
+        if self.comparison.kind == "numeric":
+            return tuple((start, test.effect, alarm) for start, test, alarm in self.history)
+        return tuple((start, test.size, alarm) for start, test, alarm in self.history if test.size_unit is not None)
+
+    @property
+    def unit(self) -> Unit:
+        """Return the unit of `moved`."""
+        return "sd" if self.comparison.kind == "numeric" else "share"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +164,13 @@ def _story(
     window = shown.together([shown.on_reference(shown.merged(row, manifest, without), manifest) for row in rows])
     if window is None:
         raise Refused(Code.REFERENCE_INVALID, f"the counts of {model}@{manifest.version} in cohort {stream.cohort} are not kept any more")
-    compared = {one.name: one for one in compare(window)}
+    named = _named(findings, test) if episode is not None else {}
+    compared = {one.name: one for one in compare(window, _sizes(rows, manifest, without, named if moment is None else {}))}
     unknown = sorted(set(names) - {signal.name for signal in window.signals})
     if unknown:
         known = ", ".join(signal.name for signal in window.signals)
         raise Refused(Code.SETTINGS_INVALID, f"{model}@{manifest.version} has no signal {unknown[0]!r}; it has {known}")
-    named = _named(findings, test) if episode is not None else []
-    chosen = names or named or _likeliest(test)
+    chosen = names or list(named) or _likeliest(test)
     began = dict.fromkeys(named, episode.since) if episode is not None else {}
     return Story(
         model=model,
@@ -226,11 +235,30 @@ def _shown_of(findings: Findings, tests: Sequence[Drift], moment: int | None, ke
     return ([one for one in here if not one.gathering] or here)[-1]
 
 
-def _named(findings: Findings, test: Drift) -> list[str]:
-    """The signals of the newest alarm of the stream."""
+def _named(findings: Findings, test: Drift) -> dict[str, int]:
+    """Return the signals of the stream's newest alarm, and since when each has moved, as the alert has it."""
     told = [one.raised for one in standing.told(findings.alerts(test.model))]
     mine = [one for one in told if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
-    return [one.name for one in mine[-1].signals] if mine else []
+    if not mine:
+        return {}
+    found = {one.name: drift.moved(one, mine[-1].alarm_kind).since for one in mine[-1].signals}
+    return {name: 0 if since is None else since for name, since in found.items()}
+
+
+def _sizes(rows: Sequence[IntervalRow], manifest: Manifest, without: Collection[Key], since: Mapping[str, int]) -> tuple[Size, ...]:
+    """Estimate how far every signal has moved in these intervals, or in those since its own moment."""
+    if manifest.baseline is None or manifest.privacy is None:
+        raise ValueError("a release without signals is not tested")
+    baseline, sigma2 = manifest.baseline, manifest.privacy.sigma2
+    references = {key: ordinary(baseline, sigma2, hour=key) for key in {baseline.key_of(row.start) for row in rows}}
+    counted = []
+    for row in rows:
+        reference = references[baseline.key_of(row.start)]
+        counted.append((row.start, sizes.counted(part_of(shown.believed(row, manifest, without), reference), reference)))
+    newest = references[baseline.key_of(rows[-1].start)]
+    moments = {at for at in since.values() if at <= rows[-1].start} | {0}
+    found = {at: sizes.estimate(sizes.together([one for start, one in counted if start >= at]), newest) for at in moments}
+    return tuple(found.get(since.get(name, 0), found[0])[number] for number, name in enumerate(newest.names))
 
 
 def _likeliest(test: Drift) -> list[str]:
@@ -251,7 +279,7 @@ def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, sinc
         alone = _alone(one)
         for signal in one.signals:
             if signal.name == comparison.name:
-                history.append((one.start, signal.size, signal.effect, signal.name in alone))
+                history.append((one.start, signal, signal.name in alone))
     newest = next(one for one in test.signals if one.name == comparison.name)
     return Explained(comparison, tuple(history), newest, since)
 
@@ -272,15 +300,32 @@ def _json(story: Story) -> dict[str, Any]:
         "own_baselines": story.own_baselines,
         "signals": [
             {
-                **asdict(one.comparison),
+                **_plain(one.comparison),
                 "p_adjusted": one.newest.p_adjusted,
                 "evidence": one.newest.evidence,
                 "history": [
-                    {"start": iso(start), "size": size, "effect": effect, "alarm": alarm} for start, size, effect, alarm in one.history
+                    {"start": iso(start), "alarm": alarm, **test.model_dump(include=_OF_A_TEST)} for start, test, alarm in one.history
                 ],
             }
             for one in story.signals
         ],
+    }
+
+
+_OF_A_TEST = {"size", "size_low", "size_high", "size_unit", "effect", "direction"}
+
+
+def _plain(comparison: Comparison) -> dict[str, Any]:
+    """Write a comparison as JSON has it, by the names that a test has too."""
+    moved, found = comparison.moved, asdict(comparison)
+    del found["moved"]
+    return found | {
+        "effect": moved.effect,
+        "size": moved.value,
+        "size_low": moved.low,
+        "size_high": moved.high,
+        "size_unit": moved.unit,
+        "direction": moved.direction,
     }
 
 
@@ -293,11 +338,12 @@ def _print(story: Story) -> None:
         console.print()
         for line in bars.lines(one.comparison, width=console.width):
             console.print(line, no_wrap=True, crop=True)
-        for line in bars.over_time(one.moved, since=one.since, width=console.width):
+        for line in bars.over_time(one.moved, unit=one.unit, since=one.since, width=console.width):
             console.print(line, no_wrap=True, crop=True)
     console.print()
     legend = "bar: what was counted, with ± 2 sd of noise and sampling; | the reference."
     if story.own_baselines:
         legend += " Drawn is how nodes differ from their own baselines, on top of the reference."
     alarm = f"An alarm is p < {story.alpha:g}, or evidence over time; both know how much ordinary days differ,"
-    console.print(Text(f"{legend} {alarm} which this picture does not show.", style="dim"))
+    sizes_said = "which the bars do not show. In brackets: where the size lies in 90 of 100 cases."
+    console.print(Text(f"{legend} {alarm} {sizes_said}", style="dim"))

@@ -75,7 +75,8 @@ def _histogram(axes: Any, comparison: Comparison, *, legend: bool) -> None:
 
 def _over_time(axes: Any, one: "Explained") -> None:
     moments = [datetime.fromtimestamp(start, UTC) for start, _, _ in one.moved]
-    values = [value for _, value, _ in one.moved]
+    scale = 1 if one.unit == "sd" else 100
+    values = [scale * value for _, value, _ in one.moved]
     axes.axhline(0, color=REFERENCE, linewidth=0.8)
     axes.plot(moments, values, color=COUNTED, linewidth=0.8, alpha=0.5)
     axes.scatter(moments, values, color=COUNTED, s=8, zorder=2)
@@ -86,9 +87,8 @@ def _over_time(axes: Any, one: "Explained") -> None:
         axes.axvline(datetime.fromtimestamp(one.since, UTC), color=ALARM, linewidth=0.9, linestyle="--", label="drifts since")
     if alarms or (one.since is not None and len(moments) > 1):
         axes.legend(fontsize=7, frameon=False)
-    what = "shift of the rank by interval" if one.comparison.kind == "numeric" else "size by interval"
-    axes.set_title(what, loc="left", fontsize=9)
-    axes.set_ylabel("sd")
+    axes.set_title("shift by interval" if one.unit == "sd" else "largest change of a share by interval", loc="left", fontsize=9)
+    axes.set_ylabel("sd" if one.unit == "sd" else "percentage points")
     axes.tick_params(axis="x", labelrotation=30, labelsize=7)
 
 

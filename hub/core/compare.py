@@ -1,18 +1,17 @@
 """How the counts of a signal compare with its reference, for people: shares with their uncertainty, and how far it moved which way.
 
-Knows merged windows as consumers read them. Decides nothing: what is an alarm, the tests decide, which know ordinary days too.
+Knows merged windows as consumers read them, and the sizes that hub/core/sizes.py gives for their counts. Decides nothing: what is an alarm,
+the tests decide.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hub.core.drift import sizes, way
-from hub.core.scores import reference_shares, scores_of
+from hub.core import sizes
+from hub.core.sizes import Size
 from schemas.insight import MergedWindow, SignalCounts
 
 ROWS_MIN = 1.0
@@ -30,30 +29,25 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One signal over one period. `effect` is the shift of the rank, `size` that over all directions, in standard deviations."""
+    """One signal over one period."""
 
     name: str
     kind: str
     bins: tuple[Bin, ...]
-    effect: float
-    size: float
-    direction: str
+    moved: Size
 
 
-def compare(window: MergedWindow) -> tuple[Comparison, ...]:
-    """Every signal of a merged window, in its order; none where no rows came."""
-    return tuple(_compare(signal, window.rows, window.noise_sd) for signal in window.signals) if window.rows >= ROWS_MIN else ()
+def compare(window: MergedWindow, moved: Sequence[Size]) -> tuple[Comparison, ...]:
+    """Every signal of a merged window, in its order, with how far each has moved; none where no rows came."""
+    if window.rows < ROWS_MIN:
+        return ()
+    return tuple(_compare(signal, size, window.rows, window.noise_sd) for signal, size in zip(window.signals, moved, strict=True))
 
 
-def _compare(signal: SignalCounts, rows: int, noise_sd: float) -> Comparison:
+def _compare(signal: SignalCounts, moved: Size, rows: int, noise_sd: float) -> Comparison:
     counts, expected = np.array(signal.counts, np.float64), np.array(signal.expected, np.float64)
-    shares = reference_shares(expected)
     plain = expected / max(1.0, expected.sum())
     spread = np.sqrt(noise_sd**2 + rows * np.clip(plain * (1 - plain), 0, None)) / rows
-    scores = scores_of(signal.kind, shares)
-    shift: NDArray[np.float64] = scores.T @ counts / rows
-    chance = (rows + noise_sd**2 * (scores**2).sum(axis=0)) / rows**2
-    leading = int(np.argmax(np.abs(shift) / np.sqrt(chance)))
     return Comparison(
         name=signal.name,
         kind=signal.kind,
@@ -61,9 +55,7 @@ def _compare(signal: SignalCounts, rows: int, noise_sd: float) -> Comparison:
             Bin(label, float(share), float(count) / rows, float(sd))
             for label, share, count, sd in zip(labels(signal), plain, counts, spread, strict=True)
         ),
-        effect=float(shift[0]),
-        size=float(sizes(shift, chance)),
-        direction=way(signal.kind, leading, float(shift[0])),
+        moved=moved,
     )
 
 
@@ -88,5 +80,6 @@ def _short(edge: float, edges: Sequence[float]) -> str:
 
 def in_words(comparison: Comparison) -> str:
     """One line: which way, how far."""
-    direction = "another shape" if comparison.direction == "shape" else comparison.direction
-    return f"{comparison.name}: {direction}, {comparison.size:.2f} sd" if math.isfinite(comparison.size) else comparison.name
+    moved = comparison.moved
+    direction = "another shape" if moved.direction == "shape" else moved.direction
+    return f"{comparison.name}: {direction}, {sizes.in_words(moved.value, moved.low, moved.high, moved.unit)}"

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hub.core.drift import sizes, way
 from hub.core.evidence import LAMBDAS, Part, effect_variance, log_evidence, plan, rounded
 from hub.core.ordinary import Ordinary
+from hub.core.sizes import NOTHING, Counted, Size, estimate
 from schemas.document import Document
 from schemas.limits import MIB
 
@@ -35,6 +35,7 @@ RECENT = 32  # intervals that late windows may add to where block effects are in
 SURPRISE_MAX = 3.0  # standard deviations: one mad day is not to foretell the next
 RATE_MEMORY = 0.1  # weight of the newest interval in the rows of a window
 MEAN, VARIANCE, RESPONSE, TOTAL = range(4)  # what is kept of a recent interval, [4, J]
+CHANCES = 3  # what is kept of its noise
 
 
 class Detector(Document):
@@ -50,6 +51,8 @@ class Detector(Document):
     starts: Annotated[tuple[int, ...], Field(max_length=RECENT)] = ()  # of the recent intervals, rising
     rows: Annotated[tuple[float, ...], Field(max_length=RECENT)] = ()
     recent: bytes = b""  # float32 [R, 4, J]
+    # For the sizes of shifts: fresh noise, the noise of own baselines and the rows of those, float64 [R, 3]; of an earlier hub empty.
+    chance: bytes = b""
     rows_per_window: Annotated[float, Field(ge=0)] = 0.0
     intervals: Annotated[int, Field(ge=0)] = 0
 
@@ -59,7 +62,10 @@ class Detector(Document):
         sizes = {len(self.evidence), len(self.climb), len(self.began)}
         recent = 16 * ordinary.components * len(self.starts)
         return (
-            self.components == ordinary.components and sizes == {cells} and (len(self.recent), len(self.rows)) == (recent, len(self.starts))
+            self.components == ordinary.components
+            and sizes == {cells}
+            and (len(self.recent), len(self.rows)) == (recent, len(self.starts))
+            and len(self.chance) in {0, 8 * CHANCES * len(self.starts)}
         )
 
 
@@ -70,9 +76,17 @@ class SignalEvidence:
     name: str
     log_evidence: float  # of its own components: the signal alone would be an alarm at log A
     since: int  # start of the first interval of the change, as far as it can be told
-    effect: float  # of the rank score, over the intervals since then, in standard deviations of it
-    size: float  # over all directions
-    direction: str
+    moved: Size  # over the intervals since then
+
+    @property
+    def effect(self) -> float:
+        """The shift of a number, with its sign."""
+        return self.moved.effect
+
+    @property
+    def direction(self) -> str:
+        """Which way it went."""
+        return self.moved.direction
 
 
 def named(signals: Sequence[SignalEvidence], run_length: float = RUN_LENGTH) -> tuple[SignalEvidence, ...]:
@@ -133,6 +147,7 @@ def step(state: Detector, part: Part, ordinary: Ordinary) -> tuple[Detector, flo
         starts=tuple(memory.starts),
         rows=tuple(memory.rows),
         recent=memory.kept.astype("<f4").tobytes(),
+        chance=np.array(memory.chances, "<f8").tobytes(),
         rows_per_window=new_rate if not state.intervals else (1 - RATE_MEMORY) * state.rows_per_window + RATE_MEMORY * new_rate,
         intervals=state.intervals + (not late),
     )
@@ -146,11 +161,16 @@ class _Memory:
     starts: list[int]
     rows: list[float]
     kept: Floats  # [R, 4, J]
+    chances: list[Floats]  # [3] each
 
     @classmethod
     def of(cls, state: Detector) -> "_Memory":
         kept = np.frombuffer(state.recent, "<f4").astype(np.float64).reshape(len(state.starts), 4, state.components)
-        return cls(list(state.starts), list(state.rows), kept)
+        if len(state.chance) or not state.starts:
+            chances = list(np.frombuffer(state.chance, "<f8").reshape(len(state.starts), CHANCES))
+        else:  # an earlier hub's: about as many windows as its rows speak of
+            chances = [np.array([rows / max(state.rows_per_window, 1.0), 0.0, 0.0]) for rows in state.rows]
+        return cls(list(state.starts), list(state.rows), kept, chances)
 
     def find(self, start: int) -> int | None:
         return self.starts.index(start) if start in self.starts else None
@@ -185,8 +205,10 @@ class _Memory:
         reach = SURPRISE_MAX * np.sqrt(whole)
         gain = variance / whole
         entry = np.stack([mean + gain * np.clip(surprise, -reach, reach), (1 - gain) * variance, (1 - response) + gain * response, totals])
-        kept, starts, counted = self.kept, list(self.starts), list(self.rows)
+        kept, starts, counted, chances = self.kept, list(self.starts), list(self.rows), list(self.chances)
+        chance = np.array([part.noises - part.own_noises, part.own_noises, part.reference_rows])
         if seen is not None:
+            chances[seen] = chances[seen] + chance
             entry[TOTAL] += kept[seen, TOTAL]
             counted[seen] += max(part.rows, 0.0)
             kept = kept.copy()
@@ -195,8 +217,24 @@ class _Memory:
             at = int(np.searchsorted(starts, part.start))
             starts.insert(at, part.start)
             counted.insert(at, max(part.rows, 0.0))
+            chances.insert(at, chance)
             kept = np.insert(kept, at, entry, axis=0)
-        return _Memory(starts[-RECENT:], counted[-RECENT:], kept[-RECENT:])
+        return _Memory(starts[-RECENT:], counted[-RECENT:], kept[-RECENT:], chances[-RECENT:])
+
+    def since(self, moments: Sequence[int], ordinary: Ordinary) -> Counted:
+        """Add up what was counted of every signal since its own moment, as far as it is remembered."""
+        inside = np.array([[start >= moment for start in self.starts] for moment in moments], np.float64)  # [S, R]
+        rows, chances = np.array(self.rows), np.array(self.chances).reshape(-1, CHANCES)
+        totals = np.zeros((len(moments), ordinary.noise_matrix.shape[1]))
+        totals[ordinary.owner, ordinary.rank] = np.einsum("jr,rj->j", inside[ordinary.owner], self.kept[:, TOTAL])
+        return Counted(
+            totals=totals,
+            rows=inside @ rows,
+            squares=inside @ rows**2,
+            noises=inside @ chances[:, 0],
+            own_noise_roots=inside @ np.sqrt(chances[:, 1]),
+            reference_roots=inside @ np.sqrt(chances[:, 2]),
+        )
 
 
 def _cells(state: Detector) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -235,26 +273,21 @@ def signals(state: Detector, ordinary: Ordinary) -> tuple[SignalEvidence, ...]:
     """
     _check(state, ordinary)
     evidence, _, began = _cells(state)
-    memory = _Memory.of(state)
-    starts, rows = np.array(memory.starts), np.array(memory.rows)
-    found = []
-    for number, name in enumerate(ordinary.names):
+    found: list[tuple[float, int]] = []  # evidence, since
+    for number in range(len(ordinary.names)):
         mine = ordinary.owner == number
         own = evidence[mine] + (ordinary.log_weights[mine] + math.log(len(ordinary.names) / len(LAMBDAS)))[:, None]
         peak = float(own.max())
         if not math.isfinite(peak):
-            found.append(SignalEvidence(name, -math.inf, 0, 0.0, 0.0, "shape"))
+            found.append((-math.inf, 0))
             continue
         leader, column = np.unravel_index(int(np.argmax(own)), own.shape)
-        since = int(began[mine][leader, column])
-        inside = starts >= since
-        over = max(1.0, float(rows[inside].sum()))
-        shift = memory.kept[inside, TOTAL][:, mine].sum(axis=0) / over
-        direction = way(ordinary.kinds[number], int(leader), float(shift[0]))
-        per_row = 1 + ordinary.sigma2 * ordinary.noise_gain[mine] / max(state.rows_per_window, 1.0)
-        size = float(sizes(shift, per_row / over))
-        found.append(SignalEvidence(name, peak + math.log(float(np.exp(own - peak).sum())), since, float(shift[0]), size, direction))
-    return tuple(found)
+        found.append((peak + math.log(float(np.exp(own - peak).sum())), int(began[mine][leader, column])))
+    moved = estimate(_Memory.of(state).since([since for _, since in found], ordinary), ordinary)
+    return tuple(
+        SignalEvidence(name, log_evidence, since, size if math.isfinite(log_evidence) else NOTHING)
+        for name, (log_evidence, since), size in zip(ordinary.names, found, moved, strict=True)
+    )
 
 
 def _check(state: Detector, ordinary: Ordinary) -> None:

@@ -15,13 +15,14 @@ a shift of the rank by less than a bin and a half is none, and is tested as none
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, fdtrc
 
-from hub.core import spread
+from hub.core import sizes, spread
 from hub.core.evidence import EFFECT_MIN, Part
 from hub.core.ordinary import Ordinary
 from schemas.insight import SignalDrift
@@ -46,9 +47,9 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     if rows < ROWS_MIN:
         return tuple(nothing(name) for name in ordinary.names)
     freedom = np.where(ordinary.has_between, spread.freedom(blocks=ordinary.blocks, rho=ordinary.rho), np.inf)
-    widths = _widths(ordinary)
+    widths = sizes.widths(ordinary)
     kept = ordinary.rank < widths[ordinary.owner]
-    matters = kept & (np.abs(totals) >= rows * _enough(ordinary))  # what is left out can only have made the statistics larger
+    matters = kept & (np.abs(totals) >= rows * sizes.enough(ordinary))  # what is left out can only have made the statistics larger
     total, tested_total = (ordinary.by_signal(np.where(which, totals, 0.0)) for which in (kept, matters))
     variance = _variance(part, ordinary, matters)
     statistic = np.einsum("sq,sq->s", tested_total, np.linalg.solve(variance, tested_total[:, :, None])[:, :, 0])
@@ -62,16 +63,22 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
     testable = ordinary.known | part.calibrated
     p_values = np.where(testable & np.isfinite(p_values), np.clip(p_values, 0.0, 1.0), 1.0)
     tested = max(1, int(testable.sum()))
-    leading = np.abs(tested_total) / np.sqrt(np.diagonal(variance, axis1=1, axis2=2))
-    size = sizes(total / rows, ordinary.by_signal((rows + part.noises * ordinary.sigma2 * ordinary.noise_gain) / rows**2))
+    adjusted = np.minimum(1.0, p_values * tested)
+    apart = _apart(total / rows, ordinary.by_signal((rows + part.noises * ordinary.sigma2 * ordinary.noise_gain) / rows**2))
+    too_small = (apart < EFFECT_MIN) & (adjusted < 1)
+    moved = sizes.estimate(sizes.counted(part, ordinary), ordinary)
     return tuple(
         SignalDrift(
             name=name,
             p_value=float(p_values[at]),
-            p_adjusted=min(1.0, float(p_values[at]) * tested),
-            effect=float(total[at, 0] / rows),
-            size=float(size[at]),
-            direction=way(ordinary.kinds[at], int(np.argmax(leading[at])), float(total[at, 0])),  # type: ignore[arg-type]
+            p_adjusted=float(adjusted[at]),
+            effect=moved[at].effect,
+            size=moved[at].value,
+            direction=moved[at].direction,
+            size_low=moved[at].low,
+            size_high=moved[at].high,
+            size_unit=moved[at].unit,
+            too_small=True if too_small[at] else None,
         )
         for at, name in enumerate(ordinary.names)
     )
@@ -79,11 +86,19 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
 
 def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[SignalDrift, ...]:
     """The signals that raise an alarm, the surest first."""
-    return tuple(sorted((one for one in signals if one.p_adjusted < alpha and one.size >= EFFECT_MIN), key=lambda one: one.p_value))
+    return tuple(sorted((one for one in signals if one.p_adjusted < alpha and not _too_small(one)), key=lambda one: one.p_value))
 
 
-def sizes(shift: Floats, chance: Floats) -> Floats:
-    """How far signals moved over all directions, [...], from shifts [..., scores] of which `chance` is the variance of sampling and noise.
+def _too_small(one: SignalDrift) -> bool:
+    if one.size_unit is None:  # of an earlier hub, whose size was what decided
+        return one.size < EFFECT_MIN
+    return one.too_small is True
+
+
+def _apart(shift: Floats, chance: Floats) -> Floats:
+    """Return how far the scores are from the reference's over all directions, [S], for the bound of what is too little to be an alarm.
+
+    `chance` is the variance of sampling and noise. It is no size to be shown: where rows are few, most of it is noise.
 
     What chance alone would make is taken off every square, and what lies within two standard deviations of it left out where anything lies
     beyond: else the noise of a rare bin, whose score is large, would be the size of it all.
@@ -98,30 +113,6 @@ def sizes(shift: Floats, chance: Floats) -> Floats:
 def nothing(name: str) -> SignalDrift:
     """What is found of a signal of which nothing can be said."""
     return SignalDrift(name=name, p_value=1.0, p_adjusted=1.0, effect=0.0, size=0.0, direction="shape")
-
-
-def way(kind: str, leading_score: int, first_total: float) -> str:
-    """Which way a signal went, by the score that leads."""
-    if leading_score or kind == "categorical":
-        return "shape"
-    return "higher" if first_total > 0 else "lower"
-
-
-def _enough(ordinary: Ordinary) -> Floats:
-    """The shift of every component below which it is tested as none, [J]: of numbers without a reference, one of the rank must not make a
-    trifle of "other" count, nor the other way round; the others are judged by their size over all directions.
-    """
-    bare = ordinary.by_signal(ordinary.least)[:, :1] > 0
-    found: Floats = np.where(bare[ordinary.owner, 0], np.maximum(EFFECT_MIN, ordinary.least), 0.0)
-    return found
-
-
-def _widths(ordinary: Ordinary) -> NDArray[np.intp]:
-    """How many scores of each signal are tested: more directions than half the blocks cannot be told from ordinary days."""
-    own = np.bincount(ordinary.owner, minlength=len(ordinary.names))
-    half = max(1, int(spread.freedom(blocks=ordinary.blocks, rho=ordinary.rho)) // 2)
-    found: NDArray[np.intp] = np.where(ordinary.has_between, np.minimum(own, half), own)
-    return found
 
 
 def _variance(part: Part, ordinary: Ordinary, kept: NDArray[np.bool_]) -> Floats:
@@ -150,18 +141,38 @@ def _p_values(statistic: Floats, widths: NDArray[np.intp], freedom: Floats) -> F
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How far a signal was away when it was found, by what found it; no `size` where an earlier hub found it, which mostly told noise."""
+
+    direction: str
+    since: int | None  # None: in this one interval
+    size: tuple[float, float, float, str] | None  # value, low, high, unit
+
+
+def moved(one: SignalDrift, alarm_kind: str | None) -> Moved:
+    """Return the size that an alarm is about, the same in every view: since the change began if it was found over time, else now."""
+    if alarm_kind in {"time", "both"} and one.since is not None and one.size_since is not None and one.direction_since is not None:
+        size = _size(one.size_since, one.size_since_low, one.size_since_high, one.size_since_unit)
+        return Moved(one.direction_since, one.since, size)
+    return Moved(one.direction, None, _size(one.size, one.size_low, one.size_high, one.size_unit))
+
+
+def _size(value: float, low: float | None, high: float | None, unit: str | None) -> tuple[float, float, float, str] | None:
+    return None if low is None or high is None or unit is None else (value, low, high, unit)
+
+
 def in_words(raised: Sequence[SignalDrift], alarm_kind: str | None = "interval") -> str:
     """An alarm as a person reads it: which signals, which way, how far, how sure, and since when where it was found over time."""
-    return "; ".join(_in_words(one, over_time=alarm_kind == "time" or one.p_adjusted >= ALPHA) for one in raised)
+    return "; ".join(_in_words(one, moved(one, alarm_kind)) for one in raised)
 
 
-def _in_words(one: SignalDrift, *, over_time: bool) -> str:
-    if over_time and one.since is not None and one.size_since is not None and one.direction_since is not None:
-        began = datetime.fromtimestamp(one.since, UTC).strftime("%Y-%m-%d %H:%M")
-        return (
-            f"{one.name} {_way(one.direction_since)} by {one.size_since:.2f} sd since {began} UTC (evidence {_odds(one.evidence or 0.0)})"
-        )
-    return f"{one.name} {_way(one.direction)} by {one.size:.2f} sd (p {one.p_adjusted:.0e})"
+def _in_words(one: SignalDrift, found: Moved) -> str:
+    far = "" if found.size is None else f" by {sizes.in_words(*found.size)}"
+    since = "" if found.since is None else f" since {datetime.fromtimestamp(found.since, UTC).strftime('%Y-%m-%d %H:%M')} UTC"
+    over_time = found.since is not None and one.p_adjusted >= ALPHA
+    sure = f"evidence {_odds(one.evidence or 0.0)}" if over_time else f"p {one.p_adjusted:.0e}"
+    return f"{one.name} {_way(found.direction)}{far}{since} ({sure})"
 
 
 def _odds(log10_evidence: float) -> str:

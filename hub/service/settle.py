@@ -81,10 +81,7 @@ class Settling:
 
     def newest(self) -> list[Drift]:
         """Of each model, what stands retained on its topic: the newest interval of its signals."""
-        found: dict[str, Drift] = {}
-        for one in self._store.drifts(of_signals=True):  # newest first
-            found.setdefault(one.model, one)
-        return list(found.values())
+        return self._store.newest_drifts()
 
     @contextmanager
     def _only(self, row: IntervalRow) -> Iterator[None]:
@@ -144,13 +141,14 @@ class Settling:
 
     def _keep(self, row: IntervalRow, manifest: Manifest, interval: Interval, result: Drift, learnt: Learnt | None = None) -> None:
         """What was found of an interval is durable, and then published."""
-        newest = next(iter(self._store.drifts(row.model, limit=1, of_signals=True)), None)
-        self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=learnt)
+        before = next(iter(self._store.newest_drifts(row.model)), None)
+        newest = result.about is None and replaces(result, before)
+        self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=learnt, newest=newest)
         if learnt is not None:
             self._streams.keep(learnt[0])
         self._settled(row.model, row.cohort, row.release, row.start)
         self._say(windows.merged_window(interval, manifest, result.about))
-        self._say(result, retain=result.about is None and replaces(result, newest))
+        self._say(result, retain=newest)
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
         """The interval to test; what is odd in it is told, and left out where the operator says so."""

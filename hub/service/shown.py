@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 
 from hub.core import labels, windows
+from hub.core.windows import Interval
 from hub.findings import Key
 from hub.rows import IntervalRow
 from hub.service.trimming import interval_of, odd_groups, trimmed
@@ -17,10 +18,15 @@ def merged(row: IntervalRow, manifest: Manifest, tested_without: Collection[Key]
     Raises:
         Refused: the release declares no signals.
     """
+    return windows.merged_window(believed(row, manifest, tested_without), manifest, labels.about(manifest))
+
+
+def believed(row: IntervalRow, manifest: Manifest, tested_without: Collection[Key] = ()) -> Interval:
+    """An interval as it was tested."""
     about = labels.about(manifest)
     if (manifest.version, row.cohort, row.start, row.seconds, row.calibrated, about or "") in tested_without:
-        return windows.merged_window(trimmed(row, odd_groups(row, manifest)), manifest, about)
-    return windows.merged_window(interval_of(row), manifest, about)
+        return trimmed(row, odd_groups(row, manifest))
+    return interval_of(row)
 
 
 def on_reference(window: MergedWindow, manifest: Manifest) -> MergedWindow:

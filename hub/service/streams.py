@@ -180,7 +180,10 @@ def _with(one: SignalDrift, more: SignalEvidence, *, alarm: bool) -> SignalDrift
             "evidence": _log10(more.log_evidence),
             "since": more.since,
             "effect_since": more.effect,
-            "size_since": more.size,
+            "size_since": more.moved.value,
+            "size_since_low": more.moved.low,
+            "size_since_high": more.moved.high,
+            "size_since_unit": more.moved.unit,
             "direction_since": more.direction,
         }
     )

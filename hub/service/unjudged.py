@@ -52,8 +52,10 @@ class Unjudged:
     def gathers(self, result: Drift, *, at: int) -> None:
         """An interval was shown and not judged: told when that has been so for long, and never otherwise."""
         name = (result.model, result.version, result.cohort, result.about)
+        if (name, GATHERS) in self._told:
+            return
         since = self._findings.gathers_since(name)
-        if since is None or result.start - since < GATHERS_SECONDS or (name, GATHERS) in self._told:
+        if since is None or result.start - since < GATHERS_SECONDS:
             return
         text = (
             f"was never judged: its nodes gather baselines of their own since {_written(since)} UTC, and too few have one; they see few"

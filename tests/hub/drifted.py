@@ -1,7 +1,7 @@
 """A fleet's folder in which days have passed: real windows of made-up rows, settled by the hub's own code, for what people look at."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ DAY = 86_400
 BEGIN = int(datetime(2026, 3, 2, tzinfo=UTC).timestamp())
 ROWS, NODES = 300, 8
 CARRIERS = ["UA", "AA", "DL", "B6"]
+SHARES = (0.4, 0.3, 0.2, 0.1)
 Shift = Callable[[int], float]  # of the delay, in standard deviations, on day n
 
 
@@ -98,6 +99,7 @@ class Days:
         cohort: str = "nyc",
         rows: int = ROWS,
         calibrated: bool = False,
+        carriers: Sequence[float] = SHARES,
     ) -> None:
         """Windows of a day come; `calibrated`: of nodes with baselines of their own, of which no row differs."""
         assert manifest.baseline is not None
@@ -108,7 +110,7 @@ class Days:
                 np.searchsorted(delay.edges, self.rng.normal(shift, 1, rows), side="right"),
                 np.searchsorted(hour.edges, self.rng.uniform(0, 24, rows), side="right"),
                 np.array(
-                    [carrier.categories.index(one) for one in self.rng.choice(CARRIERS, rows, p=[0.4, 0.3, 0.2, 0.1])],
+                    [carrier.categories.index(one) for one in self.rng.choice(CARRIERS, rows, p=carriers)],
                 ),
             ]
             counts = np.concatenate(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.core.compare import compare, in_words, labels
+from hub.core.sizes import NOTHING, Size
 from schemas.insight import MergedWindow, SignalCounts
 
 
@@ -29,29 +30,19 @@ def numeric(counts: tuple[int, ...], expected: tuple[float, ...], edges: tuple[f
     return SignalCounts(name="hour", kind="numeric", edges=edges, counts=counts, expected=expected)
 
 
-def test_a_shift_upwards_is_higher_and_as_far_as_its_rank_moved() -> None:
-    (found,) = compare(window(numeric((0, 0, 0, 4000, 0), (1000.0, 1000.0, 1000.0, 1000.0, 0.0)), 4000))
+def test_a_signal_is_shown_beside_its_reference_with_its_size_and_interval() -> None:
+    size = Size(1.2, 1.1, 1.3, "sd", "higher", 1.2)
+    (found,) = compare(window(numeric((0, 0, 0, 4000, 0), (1000.0, 1000.0, 1000.0, 1000.0, 0.0)), 4000), (size,))
 
-    assert (found.direction, found.bins[3].seen, found.bins[3].expected) == ("higher", 1.0, 0.25)
-    assert found.effect == pytest.approx(0.375 / np.sqrt(5 / 64), rel=0.01)  # the mid-rank of the last of four bins, in its own deviations
-    assert in_words(found).startswith("hour: higher, 1.")
-
-
-def test_no_shift_is_of_no_size_whatever_the_noise() -> None:
-    rng, sizes = np.random.default_rng(5), []
-    for _ in range(200):
-        counts = rng.multinomial(4000, [0.25] * 4) + rng.normal(0, 40, 4).round().astype(int)
-        (found,) = compare(window(numeric((*map(int, counts), 0), (1000.0,) * 4 + (0.0,)), 4000, 40.0))
-        sizes.append(found.size)
-
-    assert float(np.median(sizes)) < 0.1  # and of one standard deviation it is 1
+    assert (found.bins[3].seen, found.bins[3].expected) == (1.0, 0.25)
+    assert in_words(found) == "hour: higher, 1.20 sd (1.10 to 1.30)"
 
 
 def test_the_uncertainty_of_a_share_is_that_of_noise_and_sampling() -> None:
     rng, seen, said = np.random.default_rng(6), [], 0.0
     for _ in range(2000):
         counts = rng.multinomial(4000, [0.25] * 4) + rng.normal(0, 40, 4)
-        (found,) = compare(window(numeric((*(int(one) for one in counts), 0), (1000.0,) * 4 + (0.0,)), 4000, 40.0))
+        (found,) = compare(window(numeric((*(int(one) for one in counts), 0), (1000.0,) * 4 + (0.0,)), 4000, 40.0), (NOTHING,))
         seen.append(found.bins[0].seen)
         said = found.bins[0].sd
 
@@ -61,10 +52,10 @@ def test_the_uncertainty_of_a_share_is_that_of_noise_and_sampling() -> None:
 @given(st.lists(st.integers(-1000, 100_000), min_size=3, max_size=9), st.integers(0, 100_000), st.floats(0, 1e4))
 def test_whatever_was_counted_can_be_shown(counts: list[int], rows: int, noise_sd: float) -> None:
     edges = tuple(float(one) for one in range(len(counts) - 2))
-    found = compare(window(numeric(tuple(counts), tuple(rows / len(counts) for _ in counts), edges), rows, noise_sd))
+    found = compare(window(numeric(tuple(counts), tuple(rows / len(counts) for _ in counts), edges), rows, noise_sd), (NOTHING,))
 
     assert len(found) == (1 if rows >= 1 else 0)
-    assert all(np.isfinite([one.size, one.effect]).all() for one in found)
+    assert all(np.isfinite([bin_.seen, bin_.sd]).all() for one in found for bin_ in one.bins)
 
 
 @pytest.mark.parametrize(
