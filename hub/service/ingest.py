@@ -147,31 +147,43 @@ class Ingest:
 
     # Receipts
 
-    def receipt(self, event: ReceiptArrived) -> None:
-        """A node signed something.
+    def receipts(self, events: Sequence[ReceiptArrived]) -> None:
+        """Nodes signed something: what is believed is durable when this returns, in one transaction, and the rest is noted."""
+        taken: list[tuple[Receipt, SealedReceipt]] = []
+        for event in events:
+            try:
+                self._check(event.node)
+                node = self.nodes.get(event.node)
+                if node is not None and node.public_key:
+                    taken.append((self._checked(node, event.sealed), event.sealed))
+                else:
+                    self._take_aside(event)
+            except Refused as refusal:
+                if refusal.code == Code.DISK_FULL:
+                    raise  # nothing is wrong with the receipt
+                self._notes.refusal(refusal, event.message.topic)
+        self._keep_receipts(taken)
 
-        Raises:
-            Refused: signed by another device, naming another, one too many of nodes that are not known, or of a node that does not count.
-        """
-        self._check(event.node)
-        node = self.nodes.get(event.node)
-        if node is not None and node.public_key:
-            self._take_receipt(node, event.sealed)
-        elif self._store.add_early_receipt(check_name("node", event.node), codec.encode(event.sealed), at_most=EARLY_RECEIPTS_MAX):
-            self._early = self._store.early_receipts()
-        else:
+    def _take_aside(self, event: ReceiptArrived) -> None:
+        if not self._store.add_early_receipt(check_name("node", event.node), codec.encode(event.sealed), at_most=EARLY_RECEIPTS_MAX):
             raise _unknown(event.node)
+        self._early = self._store.early_receipts()
 
-    def _take_receipt(self, node: fleet.Node, sealed: SealedReceipt) -> None:
+    def _checked(self, node: fleet.Node, sealed: SealedReceipt) -> Receipt:
         receipt = self._verified(node, sealed)
         if receipt.node != node.name:
             raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=node.name, actual=receipt.node)
+        return receipt
+
+    def _keep_receipts(self, taken: Sequence[tuple[Receipt, SealedReceipt]]) -> None:
         now = int(self._clock())
-        if self._store.add_receipt(_receipt_row(receipt, sealed, now)):
-            self.nodes[node.name] = fleet.fold_receipt(self.nodes[node.name], receipt, received_at=now)
-            self._seen.add(node.name)
-            if receipt.outcome == "refused":
-                self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
+        fresh = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
+        for (receipt, _), is_fresh in zip(taken, fresh, strict=True):
+            if is_fresh and receipt.node in self.nodes:  # it may have been revoked a moment ago
+                self.nodes[receipt.node] = fleet.fold_receipt(self.nodes[receipt.node], receipt, received_at=now)
+                self._seen.add(receipt.node)
+                if receipt.outcome == "refused":
+                    self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
 
     def _check(self, name: str) -> None:
         if not self._roll.counts(name):
@@ -192,7 +204,8 @@ class Ingest:
     def _take_early(self, name: str) -> None:
         for early in [one for one in self._early if one.node == name]:
             try:
-                self._take_receipt(self.nodes[name], codec.decode(SealedReceipt, early.sealed))
+                sealed = codec.decode(SealedReceipt, early.sealed)
+                self._keep_receipts([(self._checked(self.nodes[name], sealed), sealed)])
             except Refused as refusal:
                 self._notes.refusal(refusal, self._topic_of(name))
             self._drop_early(early)

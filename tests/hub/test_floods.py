@@ -1,0 +1,124 @@
+"""A node that floods the hub: memory stays bounded, operators are answered, other nodes are served, and people are told once."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from hub import inbox as inbox_module
+from hub.inbox import Inbox
+from hub.mqtt import RECEIVE_MAX
+from schemas.limits import RECEIPT_BYTES_MAX, STATE_BYTES_MAX, WINDOW_BYTES_MAX
+from schemas.mqtt import Connected, Message
+from schemas.topics import Topics
+from tests import brokers
+from tests.hub.flooding import flood, many_states, publish_packet, signed_receipts
+from tests.hub.hubs import BLOCKS, Device, Fleet, until
+
+HALT_SECONDS_MAX = 2.0
+STATES, STATES_A_SECOND = 12_000, 3_000
+RECEIPTS = 3_000
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path / "fleet")
+
+
+def answered_seconds(fleet: Fleet, kind: str) -> float:
+    """How long the running hub takes to answer an operator."""
+    store = fleet.store
+    began = time.monotonic()
+    command = store.add_command(kind, "delay")
+    until("an answer", lambda: (row := store.command(command)) and row.state != "open")
+    return time.monotonic() - began
+
+
+def test_operators_and_nodes_are_answered_under_a_flood_of_states(broker: brokers.Broker, fleet: Fleet) -> None:
+    manifest = fleet.publish("1.0.0")
+    with fleet.hub(broker) as service, flood(broker, "n1") as loud:
+        Device.connect("n2", broker, fleet)
+        until("n2", lambda: fleet.store.node("n2"))
+        key = ec.generate_private_key(ec.SECP256R1())
+        packets = [publish_packet(fleet.topics.state("n1"), state) for state in many_states("n1", key)]
+        loud.in_background(packets, count=STATES, rate=STATES_A_SECOND)
+        until("the flood", lambda: loud.sent > STATES_A_SECOND // 2)
+
+        took = [answered_seconds(fleet, kind) for kind in ("halt", "resume", "halt")]
+        quiet = Device.connect("n3", broker, fleet)
+        assert len(quiet.fetch(manifest)) == BLOCKS
+
+        assert loud.sent < STATES, "the flood ended before it was looked at"
+        assert max(took) < HALT_SECONDS_MAX
+        assert len(service._inbox._lanes) < inbox_module.MESSAGES_MAX
+        until("all of it sent", lambda: loud.sent == STATES)
+        told = until("the alert", lambda: [alert for alert in fleet.store.alerts() if alert.code == "inbox.flooded"])
+        assert [alert.node for alert in told] == ["n1"]
+
+
+def test_a_flood_of_receipts_is_taken_in_and_a_fresh_node_gets_its_blocks(broker: brokers.Broker, fleet: Fleet) -> None:
+    manifest = fleet.publish("1.0.0")
+    with fleet.hub(broker):
+        device = Device.connect("n1", broker, fleet)
+        until("n1", lambda: fleet.store.node("n1"))
+        receipts = signed_receipts("n1", device.key, RECEIPTS)
+        with flood(broker, "n1" if broker.kind == "mosquitto" else "n1-again") as loud:
+            loud.in_background_all(fleet.topics.receipt("n1"), receipts)
+            until("the flood", lambda: loud.sent > RECEIPTS // 3)
+
+            fresh = Device.connect("n2", broker, fleet)
+            assert len(fresh.fetch(manifest)) == BLOCKS
+            assert answered_seconds(fleet, "halt") < HALT_SECONDS_MAX
+
+            until("every receipt", lambda: len(fleet.store.receipts(node="n1")) == RECEIPTS)
+
+
+def test_qos_1_alone_fits_whatever_is_sent() -> None:
+    assert inbox_module.MESSAGES_MAX > 2 * RECEIVE_MAX
+    assert inbox_module.BYTES_MAX > RECEIVE_MAX * (max(STATE_BYTES_MAX, RECEIPT_BYTES_MAX, WINDOW_BYTES_MAX) + 256)
+
+
+def message(topic: str, *, mid: int = 0, payload: bytes = b"x") -> Message:
+    return Message(topic, payload, retained=False, mid=mid, qos=1 if mid else 0, epoch=1)
+
+
+def test_what_is_let_go_of_qos_1_is_to_be_acknowledged_and_holds_no_payload() -> None:
+    topics = Topics("main")
+    inbox = Inbox(topics)
+
+    for mid in range(1, 11):
+        inbox.put(message(topics.state("n1"), mid=mid, payload=bytes(1000)))
+
+    lost = inbox.lost()
+    assert lost is not None
+    assert lost.counts == {("state", "n1"): 6}
+    assert [(one.mid, one.payload) for one in lost.unacknowledged] == [(mid, b"") for mid in range(1, 7)]
+    assert inbox.lost() is None
+
+
+def test_a_session_that_goes_on_brings_again_what_waits_and_a_new_one_does_not() -> None:
+    topics = Topics("main")
+    for present, left in ((True, 0), (False, 1)):
+        inbox = Inbox(topics)
+        inbox.put(message(topics.receipt("n1"), mid=1))
+
+        inbox.put(Connected(present, 1, retain_available=True))
+
+        assert len(inbox.take("receipt", 10)) == left
+
+
+def test_what_is_on_no_topic_of_the_fleet_waits_in_a_lane_of_its_own() -> None:
+    inbox = Inbox(Topics("main"))
+    inbox.put(message("fleetcast/v1/other/want/n1"))
+
+    assert len(inbox.take("other", 10)) == 1
