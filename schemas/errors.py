@@ -94,6 +94,7 @@ class Code(StrEnum):
     ENROLMENT_PIN = "enrolment.pin"
     ENROLMENT_REQUEST = "enrolment.request"
     ENROLMENT_REVOKED = "enrolment.revoked"
+    ENROLMENT_CROWDED = "enrolment.crowded"
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
     PORT_IN_USE = "port.in_use"

@@ -133,6 +133,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.ENROLMENT_PIN: ("the hub that answered is not the one that the token names", "look at the address; somebody may sit in between"),
     Code.ENROLMENT_REQUEST: ("a request for a certificate that is not one, or not this device's", "try again; the reason says what"),
     Code.ENROLMENT_REVOKED: ("the node was shut out", "enrol it anew, if that was a mistake"),
+    Code.ENROLMENT_CROWDED: (
+        "more connections to the enrolment port than the hub takes; the oldest ones were ended",
+        "look at what connects and says nothing; a firewall in front can keep it out",
+    ),
     Code.CERTIFICATE_INVALID: (
         "a certificate is expired, not yet valid, of another key or another authority",
         "renew it; `fleetcast-node doctor` says which",

@@ -1,11 +1,13 @@
-"""A node that floods: real MQTT 5 packets over a plain socket, as fast as the broker takes them, with an end of its own."""
+"""A node that floods: real MQTT 5 packets from a process of its own, as fast as the broker takes them, with an end of its own."""
 
 import contextlib
+import multiprocessing
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,9 +17,12 @@ from schemas import codec
 from schemas.mqtt import TlsFiles
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Profile, Slot, State
+from schemas.topics import Topics
 from tests.brokers import Broker
 
 STATE_BYTES = 15_000
+SECONDS_MAX = 100.0  # a flood ends by itself
+WINDOW = 1000
 
 
 def large_state(name: str, key: ec.EllipticCurvePrivateKey, *, session: int = 1) -> bytes:
@@ -57,42 +62,38 @@ def publish_packet(topic: str, payload: bytes, *, mid: int | None = None) -> byt
 
 
 class Flood:
-    """One connection that sends; `stop` or the end of what it has to send ends it."""
+    """One connection that sends, in the process that makes it."""
 
     def __init__(self, url: str, tls: TlsFiles | None, name: str) -> None:
         at = urlsplit(url)
-        self.socket = socket.create_connection((at.hostname or "", at.port or 1883), timeout=60)
+        self._socket = socket.create_connection((at.hostname or "", at.port or 1883), timeout=60)
         if tls is not None:
             context = ssl.create_default_context(cafile=tls.ca)
             context.check_hostname = False
             context.load_cert_chain(tls.certificate, tls.key)
-            self.socket = context.wrap_socket(self.socket)
+            self._socket = context.wrap_socket(self._socket)
         client = name.encode()
-        variable = b"\x00\x04MQTT\x05\x02\x00\x00\x00" + len(client).to_bytes(2, "big") + client
-        self.socket.sendall(b"\x10" + _length(len(variable)) + variable)
-        assert self.socket.recv(4096)[:1] == b"\x20", "no CONNACK"
-        self.sent = 0
-        self._halt = threading.Event()
-        self._threads: list[threading.Thread] = []
+        variable = b"\x00\x04MQTT\x05\x02\x00\x3c\x00" + len(client).to_bytes(2, "big") + client
+        self._socket.sendall(b"\x10" + _length(len(variable)) + variable)
+        assert self._socket.recv(4096)[:1] == b"\x20", "no CONNACK"
 
-    def repeat(self, packets: list[bytes], *, count: int, rate: float) -> None:
-        """The same packets again and again, so many a second."""
+    def repeat(self, packets: list[bytes], *, rate: float, seconds: float, sent: Any) -> None:
+        """The same packets again and again, at most so many a second."""
         began = time.monotonic()
-        while self.sent < count and not self._halt.is_set():
-            due = min(count, int((time.monotonic() - began) * rate) + 1) - self.sent
-            if due <= 0:
+        while (now := time.monotonic()) < began + seconds:
+            if sent.value >= (now - began) * rate:
                 time.sleep(0.002)
                 continue
-            self.socket.sendall(packets[self.sent % len(packets)])
-            self.sent += 1
+            self._socket.sendall(packets[sent.value % len(packets)])
+            sent.value += 1
 
-    def send_all(self, topic: str, payloads: list[bytes], *, window: int = 1000) -> None:
-        """At QoS 1, at most `window` ahead of the broker's PUBACKs."""
+    def send_all(self, topic: str, payloads: list[bytes], *, sent: Any) -> None:
+        """At QoS 1, at most `WINDOW` ahead of the broker's PUBACKs."""
         taken = [0]
 
         def read() -> None:
             rest = b""
-            while taken[0] < len(payloads) and (data := self.socket.recv(65536)):
+            while taken[0] < len(payloads) and (data := self._socket.recv(65536)):
                 rest += data
                 while len(rest) >= 2 and len(rest) >= 2 + rest[1]:
                     taken[0] += rest[0] == 0x40
@@ -101,48 +102,43 @@ class Flood:
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         for number, payload in enumerate(payloads):
-            while self.sent - taken[0] >= window and not self._halt.is_set():
+            while sent.value - taken[0] >= WINDOW:
                 time.sleep(0.001)
-            self.socket.sendall(publish_packet(topic, payload, mid=number % 65535 + 1))
-            self.sent += 1
+            self._socket.sendall(publish_packet(topic, payload, mid=number % 65535 + 1))
+            sent.value += 1
         reader.join(60)
 
-    def in_background(self, packets: list[bytes], *, count: int, rate: float) -> None:
-        """`repeat`, meanwhile."""
 
-        def run() -> None:
-            with contextlib.suppress(OSError):
-                self.repeat(packets, count=count, rate=rate)
+def _states(url: str, tls: TlsFiles | None, topic: str, states: list[bytes], rate: float, sent: Any) -> None:
+    Flood(url, tls, topic.split("/")[-2]).repeat([publish_packet(topic, one) for one in states], rate=rate, seconds=SECONDS_MAX, sent=sent)
 
-        self._threads.append(threading.Thread(target=run, daemon=True))
-        self._threads[-1].start()
 
-    def in_background_all(self, topic: str, payloads: list[bytes]) -> None:
-        """`send_all`, meanwhile."""
-
-        def run() -> None:
-            with contextlib.suppress(OSError):
-                self.send_all(topic, payloads)
-
-        self._threads.append(threading.Thread(target=run, daemon=True))
-        self._threads[-1].start()
-
-    def stop(self) -> None:
-        """Send no more."""
-        self._halt.set()
-        for thread in self._threads:
-            thread.join(60)
-        self.socket.close()
+def _receipts(url: str, tls: TlsFiles | None, topic: str, receipts: list[bytes], rate: float, sent: Any) -> None:
+    Flood(url, tls, topic.split("/")[-2]).send_all(topic, receipts, sent=sent)
 
 
 @contextlib.contextmanager
-def flood(broker: Broker, name: str) -> Iterator[Flood]:
-    """Connected as this node for as long as the block runs."""
-    found = Flood(broker.url(name), broker.tls(name), name)
+def _flood(run: Callable[..., None], broker: Broker, name: str, topic: str, payloads: list[bytes], rate: float) -> Iterator[Any]:
+    context = multiprocessing.get_context("spawn")
+    sent = context.Value("l", 0, lock=False)
+    process = context.Process(target=run, args=(broker.url(name), broker.tls(name), topic, payloads, rate, sent), daemon=True)
+    process.start()
     try:
-        yield found
+        yield sent
     finally:
-        found.stop()
+        process.kill()
+        process.join(60)
+
+
+def flood_of_states(broker: Broker, topics: Topics, name: str, *, rate: float) -> contextlib.AbstractContextManager[Any]:
+    """States at QoS 0 for as long as the block runs, from another process; yields how many were sent."""
+    states = many_states(name, ec.generate_private_key(ec.SECP256R1()))
+    return _flood(_states, broker, name, topics.state(name), states, rate)
+
+
+def flood_of_receipts(broker: Broker, topics: Topics, name: str, receipts: list[bytes]) -> contextlib.AbstractContextManager[Any]:
+    """Receipts at QoS 1, as fast as the broker takes them, from another process; yields how many were sent."""
+    return _flood(_receipts, broker, name, topics.receipt(name), receipts, 0.0)
 
 
 def _length(number: int) -> bytes:
