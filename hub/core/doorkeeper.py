@@ -1,7 +1,7 @@
 """Which open connection has to go for a new one: as a whole and by address there are only so many. Knows no socket and no clock.
 
-The oldest goes: a device needs a connection for a second or two, so an old one is most likely silent. Past the bound on all of them it is the
-oldest of the address that has most, so that one address cannot use up what others need.
+The oldest goes: a device needs a connection for a second or two, so an old one is most likely silent. Past the bound on all of them it is
+the oldest of the address that has most, so that one address cannot use up what others need.
 """
 
 from collections import OrderedDict

@@ -10,6 +10,7 @@ import structlog
 from hub import inbox as inbox_module
 from hub.inbox import Inbox
 from hub.mqtt import RECEIVE_MAX
+from schemas.insight import Alert
 from schemas.limits import RECEIPT_BYTES_MAX, STATE_BYTES_MAX, WINDOW_BYTES_MAX
 from schemas.mqtt import Connected, Message
 from schemas.topics import Topics
@@ -34,6 +35,10 @@ def fleet(tmp_path: Path) -> Fleet:
     return Fleet(tmp_path / "fleet")
 
 
+def alerts(fleet: Fleet) -> list[Alert]:
+    return [alert for alert in fleet.store.alerts_of("refused") if alert.code == "inbox.flooded"]
+
+
 def answered_seconds(fleet: Fleet, kind: str) -> float:
     """How long the running hub takes to answer an operator."""
     store = fleet.store
@@ -45,20 +50,23 @@ def answered_seconds(fleet: Fleet, kind: str) -> float:
 
 def test_operators_and_nodes_are_answered_under_a_flood_of_states(broker: brokers.Broker, fleet: Fleet) -> None:
     manifest = fleet.publish("1.0.0")
-    with fleet.hub(broker) as service, flood_of_states(broker, fleet.topics, "n1", rate=STATES_A_SECOND) as sent:
-        until("the alert", lambda: [alert for alert in fleet.store.alerts_of("refused") if alert.code == "inbox.flooded"])
-        began, before = time.monotonic(), sent.value
+    with fleet.hub(broker) as service:
+        with flood_of_states(broker, fleet.topics, "n1", rate=STATES_A_SECOND) as sent:
+            until("the alert", lambda: alerts(fleet))
+            before = sent.value
 
-        took = [answered_seconds(fleet, kind) for kind in ("halt", "resume", "halt")]
-        fresh = Device.connect("n2", broker, fleet)
+            took = [answered_seconds(fleet, kind) for kind in ("halt", "resume", "halt")]
+            fresh = Device.connect("n2", broker, fleet)
+            until("another node", lambda: fleet.store.node("n2"))
+            if broker.kind == "mosquitto":  # rumqttd delivers nothing of other filters while one is never empty
+                assert len(fresh.fetch(manifest)) == BLOCKS
+
+            assert sent.value > before
+            assert max(took) < HALT_SECONDS_MAX
+            assert len(service._inbox._lanes) < inbox_module.MESSAGES_MAX
+
         assert len(fresh.fetch(manifest)) == BLOCKS
-
-        print(f"{(sent.value - before) / (time.monotonic() - began):.0f} states a second, halted in {took}")
-        assert sent.value > before
-        assert max(took) < HALT_SECONDS_MAX
-        assert len(service._inbox._lanes) < inbox_module.MESSAGES_MAX
-        assert {alert.node for alert in fleet.store.alerts_of("refused") if alert.code == "inbox.flooded"} == {"n1"}
-        assert len([alert for alert in fleet.store.alerts_of("refused") if alert.code == "inbox.flooded"]) == 1
+        assert [alert.node for alert in alerts(fleet)] == ["n1"]
 
 
 def test_a_flood_of_receipts_is_taken_in_and_a_fresh_node_gets_its_blocks(broker: brokers.Broker, fleet: Fleet) -> None:
