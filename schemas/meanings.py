@@ -87,7 +87,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.WINDOW_SHAPE: ("a window has other bins or another interval than its release says", "versions of node and hub may be apart"),
     Code.WINDOW_ABSURD: ("counts that neither rows nor noise can have made", "look for a broken or hostile node"),
     Code.WINDOW_FUTURE: ("a window of a time that has not come", "look at the nodes' clocks"),
-    Code.WINDOW_OVERWEIGHT: ("a window of more rows than one node may weigh", "raise `window_rows_max` if your nodes are so busy"),
+    Code.WINDOW_OVERWEIGHT: (
+        "a window of more rows than one node may weigh, or than its own baseline supports",
+        "raise `window_rows_max` if your nodes are so busy; `fleetcast-node telemetry recalibrate` where the baseline is too small",
+    ),
     Code.WINDOW_OUTLIER: ("a random part of a cohort's windows is unlike the rest", "look for a broken or hostile node"),
     Code.WINDOW_ACCURACY: (
         "a window of right and wrong answers of a release that has no reference of them",

@@ -18,7 +18,7 @@ GROUPS_MIN = 5  # with fewer that have rows, nobody can say which is the odd one
 OUTLYING_SDS = 8.0  # of a median of 8: rare even where nodes are unlike each other
 MAD_TO_SD = 1.4826  # of a normal distribution
 # A sub-group's windows weigh at most this many times what those of the median sub-group weigh: so one node, however many rows it says it
-# has, is at most 2 of 9 parts of its cohort. A node that is honestly that busy loses weight and nothing else: its rows are in, made smaller.
+# has, is at most 2 of 9 parts of its cohort. A node that is honestly so busy loses weight and nothing else: its rows are in, made smaller.
 WEIGHT_TIMES_MAX = 2.0
 ROWS_ALWAYS = 64.0  # of a window: so few count in full, or in a cohort that is idle whoever works would be made small
 

@@ -57,6 +57,7 @@ AT_ONCE = {"want": 16, "receipt": 64, "telemetry": BATCH_WINDOWS}  # messages of
 LANE_SECONDS = 0.08  # of a turn for each lane: a flood in one must neither keep the others from theirs nor operators from an answer
 GATHER_SECONDS = 0.02  # windows wait so long for more: what they cost is the sync of the disk, and nobody waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
+SETTLE_SECONDS = 1.0  # of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 30.0
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
@@ -268,7 +269,7 @@ class Service:
             self._work(self._enrolling.tick)
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
-            self._work(self._settling.tick)
+            self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
             days = self._settings
