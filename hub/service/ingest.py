@@ -32,6 +32,7 @@ READERS_KEPT = 64  # of releases that windows come of
 OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
+AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
 SAVE_SEEN_SECONDS = 10.0  # how often it is made durable when nodes were last seen
 
 
@@ -292,19 +293,27 @@ class Ingest:
     def tick(self) -> None:
         """Give up receipts whose node never came, tell who fell silent, keep when nodes were seen."""
         now = self._clock()
-        for early in [one for one in self._early if one.at + EARLY_SECONDS <= now]:
+        for early in [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
             self._drop_early(early)
         if now - self._saved_at >= SAVE_SEEN_SECONDS:
-            self._saved_at = now
-            for node in self.nodes.values():
+            silent = self._fell_silent(int(now))
+            for node in silent:
                 self._tell_silence(node, int(now))
-            self.save()
+            if len(silent) < AT_ONCE_MAX:
+                self._saved_at = now
+                self.save()
 
     def save(self) -> None:
         """Make it durable when nodes were last seen."""
         self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
         self._seen.clear()
+
+    def _fell_silent(self, now: int) -> list[fleet.Node]:
+        """Nodes whose silence was not reported yet, as many as one turn has time for."""
+        silent = {name: node for name, node in self.nodes.items() if self._is_silent(node, now)}
+        self._silent &= silent.keys()
+        return [node for name, node in silent.items() if name not in self._silent][:AT_ONCE_MAX]
 
     def _tell_silence(self, node: fleet.Node, now: int) -> None:
         """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""

@@ -1,5 +1,6 @@
 """A node that floods the hub: memory stays bounded, operators are answered, other nodes are served, and people are told once."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,19 @@ import pytest
 import structlog
 
 from hub import inbox as inbox_module
+from hub.blockstore import BlockStore
+from hub.core.enrolment import Roll
 from hub.inbox import Inbox
 from hub.mqtt import RECEIVE_MAX
+from hub.service.ingest import AT_ONCE_MAX, Ingest
+from hub.service.notes import Notes
+from hub.service.releases import Releases
+from hub.store import NodeRow
+from schemas import codec
 from schemas.insight import Alert
 from schemas.limits import RECEIPT_BYTES_MAX, STATE_BYTES_MAX, WINDOW_BYTES_MAX
 from schemas.mqtt import Connected, Message
+from schemas.state import State
 from schemas.topics import Topics
 from tests import brokers
 from tests.hub.flooding import flood_of_receipts, flood_of_states, signed_receipts
@@ -125,3 +134,30 @@ def test_what_is_on_no_topic_of_the_fleet_waits_in_a_lane_of_its_own() -> None:
     inbox.put(message("fleetcast/v1/other/want/n1"))
 
     assert len(inbox.take("other", 10)) == 1
+
+
+def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_once(fleet: Fleet) -> None:
+    store, now, count = fleet.store, [1_000_000.0], 250
+    for number in range(count):
+        state = State(node=f"n{number}", session=1, status="online", at=int(now[0]), public_key=b"key")
+        store.upsert_node(NodeRow(state.node, 1, "online", int(now[0]), codec.encode(state), b"key", ""))
+    ingest = Ingest(
+        store=store,
+        notes=Notes(store, say=lambda alert: None, clock=lambda: now[0]),
+        roll=Roll(required=False),
+        look=lambda: None,
+        releases=Releases(fleet.repository, BlockStore(fleet.directory / "blocks")),
+        silent_seconds=3600,
+        topic_of=fleet.topics.receipt,
+        window_rows_max=1_000_000,
+        random_bytes=os.urandom,
+        clock=lambda: now[0],
+    )
+    now[0] += 10_000
+
+    told = []
+    for _ in range(4):
+        ingest.tick()
+        told.append(len(store.alerts_of("node_silent")))
+
+    assert told == [AT_ONCE_MAX, 2 * AT_ONCE_MAX, count, count]
