@@ -1,14 +1,12 @@
 """What the hub's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
 
-import queue
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.insight import Alert, Drift, MergedWindow
-from schemas.mqtt import BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Published, Subscribed, TlsFiles
+from schemas.mqtt import BrokerUrl, Connected, Disconnected, Inbox, Link, LinkEvent, Message, Published, Subscribed, TlsFiles
 from schemas.names import check_name
 from schemas.receipt import SealedReceipt
 from schemas.state import State
@@ -98,7 +96,7 @@ HubEvent = (
 class HubLink:
     """The hub's connection to its broker."""
 
-    def __init__(self, url: str, *, fleet: str, inbox: "queue.SimpleQueue[Any]", tls: TlsFiles | None) -> None:
+    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None) -> None:
         self.topics = Topics(fleet)
         self._link = Link(
             BrokerUrl.parse(url),

@@ -42,7 +42,9 @@ class HubSettings(BaseSettings):
     silent_seconds: Annotated[int, Field(ge=1)] = 3600  # a node not heard from for so long is told as silent
     cohort_nodes_min: Annotated[int, Field(ge=1)] = 20  # nothing is shown of fewer: nobody is to stand out
     settle_seconds: Annotated[int, Field(ge=0)] = 300  # an interval is tested when no window of it came for so long
-    window_rows_max: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000  # the most that one window may weigh in its cohort
+    window_rows_max: Annotated[int, Field(ge=1, le=100_000_000)] = (
+        1_000_000  # of one window; its weight is bounded further: docs/telemetry.md
+    )
     trim_outlying: bool = False  # leave sub-groups of windows that are unlike the others out of what is tested, and not only tell of them
     ids_days: Annotated[int, Field(ge=32)] = 35  # how long a window's id is remembered: longer than any broker keeps one back
     intervals_days: Annotated[int, Field(ge=1)] = 400  # how long intervals are kept after their last window

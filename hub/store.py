@@ -6,6 +6,7 @@ database. Every method is one transaction, durable when it returns. Knows no top
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -114,16 +115,31 @@ class Store:
 
     def add_receipt(self, row: ReceiptRow) -> bool:
         """Keep a verified receipt; False when it is here already."""
-        key = {"node": row.node, "sequence": row.sequence}
+        return self.add_receipts([row])[0]
+
+    def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[bool]:
+        """Keep verified receipts, all in one transaction; False for those that are here already."""
+        table, fresh = tables.receipts, list[bool]()
         with self._write() as db:
-            if db.execute(_where(select(tables.receipts.c.node), tables.receipts, key)).first() is not None:
-                return False
-            db.execute(insert(tables.receipts).values(_fields(row)))
-            what = f"{row.model} {row.version}" if row.version else (row.model or "a message")
-            text = f"node {row.node}: {row.outcome} {what}" + (f" [{row.code}]" if row.code else "")
-            body = {"node": row.node, "outcome": row.outcome, "model": row.model, "version": row.version, "code": row.code}
-            self._event(db, "receipt", text, {**body, "reason": row.reason, "digest": row.digest.hex() if row.digest else None})
-        return True
+            sequences = defaultdict[str, list[int]](list)
+            for row in rows:
+                sequences[row.node].append(row.sequence)
+            kept: set[tuple[str, int]] = set()
+            for node, mine in sequences.items():
+                query = select(table.c.sequence).where(table.c.node == node, table.c.sequence.in_(mine))
+                kept |= {(node, sequence) for sequence in db.execute(query).scalars()}
+            for row in rows:
+                fresh.append((row.node, row.sequence) not in kept)
+                kept.add((row.node, row.sequence))
+            new = [row for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
+            if new:
+                db.execute(insert(table), [_fields(row) for row in new])
+            for row in new:
+                what = f"{row.model} {row.version}" if row.version else (row.model or "a message")
+                text = f"node {row.node}: {row.outcome} {what}" + (f" [{row.code}]" if row.code else "")
+                body = {"node": row.node, "outcome": row.outcome, "model": row.model, "version": row.version, "code": row.code}
+                self._event(db, "receipt", text, {**body, "reason": row.reason, "digest": row.digest.hex() if row.digest else None})
+        return fresh
 
     def receipts(self, model: str | None = None, node: str | None = None, limit: int | None = None) -> list[ReceiptRow]:
         """Receipts, the newest first."""

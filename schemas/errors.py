@@ -89,10 +89,12 @@ class Code(StrEnum):
     RECEIPT_SIGNATURE = "receipt.signature"
     RECEIPT_UNKNOWN_NODE = "receipt.unknown_node"
     RECEIPT_KEY_CHANGED = "receipt.key_changed"
+    INBOX_FLOODED = "inbox.flooded"
     ENROLMENT_TOKEN = "enrolment.token"  # noqa: S105  # a code, not a secret
     ENROLMENT_PIN = "enrolment.pin"
     ENROLMENT_REQUEST = "enrolment.request"
     ENROLMENT_REVOKED = "enrolment.revoked"
+    ENROLMENT_CROWDED = "enrolment.crowded"
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
     PORT_IN_USE = "port.in_use"

@@ -87,7 +87,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.WINDOW_SHAPE: ("a window has other bins or another interval than its release says", "versions of node and hub may be apart"),
     Code.WINDOW_ABSURD: ("counts that neither rows nor noise can have made", "look for a broken or hostile node"),
     Code.WINDOW_FUTURE: ("a window of a time that has not come", "look at the nodes' clocks"),
-    Code.WINDOW_OVERWEIGHT: ("a window of more rows than one node may weigh", "raise `window_rows_max` if your nodes are so busy"),
+    Code.WINDOW_OVERWEIGHT: (
+        "a window of more rows than one node may weigh, or than its own baseline supports",
+        "raise `window_rows_max` if your nodes are so busy; `fleetcast-node telemetry recalibrate` where the baseline is too small",
+    ),
     Code.WINDOW_OUTLIER: ("a random part of a cohort's windows is unlike the rest", "look for a broken or hostile node"),
     Code.WINDOW_ACCURACY: (
         "a window of right and wrong answers of a release that has no reference of them",
@@ -125,10 +128,18 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "it is kept for a minute; if it stays, look at the node",
     ),
     Code.RECEIPT_KEY_CHANGED: ("a node speaks with another key than before", "enrol it anew, if it is a new device"),
+    Code.INBOX_FLOODED: (
+        "one sender sent more than the hub could take, and the oldest of its messages were let go",
+        "look at what the named node or cohort sends; `fleetcast nodes revoke` shuts a node out",
+    ),
     Code.ENROLMENT_TOKEN: ("a token that is not known, used, or expired", "make a new one on the hub"),
     Code.ENROLMENT_PIN: ("the hub that answered is not the one that the token names", "look at the address; somebody may sit in between"),
     Code.ENROLMENT_REQUEST: ("a request for a certificate that is not one, or not this device's", "try again; the reason says what"),
     Code.ENROLMENT_REVOKED: ("the node was shut out", "enrol it anew, if that was a mistake"),
+    Code.ENROLMENT_CROWDED: (
+        "more connections to the enrolment port than the hub takes; the oldest ones were ended",
+        "look at what connects and says nothing; a firewall in front can keep it out",
+    ),
     Code.CERTIFICATE_INVALID: (
         "a certificate is expired, not yet valid, of another key or another authority",
         "renew it; `fleetcast-node doctor` says which",

@@ -6,7 +6,6 @@ carries a Will of its own.
 """
 
 import contextlib
-import queue
 import socket
 import ssl
 import struct
@@ -14,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
@@ -134,6 +133,13 @@ class Subscribed:
 LinkEvent = Connected | Disconnected | Message | Published | Subscribed
 
 
+class Inbox(Protocol):
+    """Where events are handed over; called in the network thread, so it must neither wait nor raise."""
+
+    def put(self, event: Any, /) -> None:
+        """Take one event."""
+
+
 class _BoundedClient(paho.Client):
     """paho, but for three of its habits, each of which a broker could use against us, and for two that cost a hub most of its time: a
     system call for every few bytes read, and three for every acknowledgement.
@@ -220,7 +226,7 @@ class Link:
         url: BrokerUrl,
         *,
         client_id: str,
-        inbox: "queue.SimpleQueue[Any]",
+        inbox: Inbox,
         session_expiry_seconds: int,
         receive_max: int = 64,
         tls: TlsFiles | None = None,

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import structlog
 
+from hub.cli.loglimit import LogLimit
 from hub.cli.options import passphrase, passphrase_option
 from hub.keys import load_signer
 from hub.settings import load
@@ -73,11 +74,15 @@ def _tell_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
 
 def _log(as_json: bool) -> None:
     logging.basicConfig(level=logging.WARNING)
+    limit = LogLimit()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(limit)
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[
+            limit,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

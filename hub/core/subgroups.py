@@ -17,8 +17,13 @@ GROUPS = 8  # each is a total more that is kept; a lie in one window spoils an e
 GROUPS_MIN = 5  # with fewer that have rows, nobody can say which is the odd one
 OUTLYING_SDS = 8.0  # of a median of 8: rare even where nodes are unlike each other
 MAD_TO_SD = 1.4826  # of a normal distribution
+# A sub-group's windows weigh at most this many times what those of the median sub-group weigh: so one node, however many rows it says it
+# has, is at most 2 of 9 parts of its cohort. A node that is honestly so busy loses weight and nothing else: its rows are in, made smaller.
+WEIGHT_TIMES_MAX = 2.0
+ROWS_ALWAYS = 64.0  # of a window: so few count in full, or in a cohort that is idle whoever works would be made small
 
 Totals = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,17 @@ class Outlying:
     group: int
     signal: str
     sds: float
+
+
+def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
+    """By what share each sub-group's counts are made smaller, [groups], so that none outweighs the others; 1 for nearly all."""
+    heard = np.array(windows) > 0
+    if int(heard.sum()) < GROUPS_MIN:
+        return np.ones(len(heard))
+    means = np.array(rows, np.float64) / np.maximum(1, np.array(windows))
+    most = max(ROWS_ALWAYS, WEIGHT_TIMES_MAX * float(np.median(means[heard])))
+    found: Floats = np.minimum(1.0, most / np.maximum(most, means))
+    return found
 
 
 def outlying(totals: Totals, rows: Sequence[int], windows: Sequence[int], baseline: Baseline, sigma2: float) -> tuple[Outlying, ...]:

@@ -20,6 +20,11 @@ NODE_ROWS_MAX = 1_000_000  # of one window: the most that one node can weigh in 
 FUTURE_SECONDS = 3600  # of clock error that is forgiven
 SIGMAS_MAX = 8.0  # noise beyond this does not happen (1e-15 a count)
 OWN_ROWS_SHARE_MIN = 0.25  # of the calibration's rows: noise and rounding to a power of two take no more
+# A window of n rows takes off n/M of its node's baseline of M rows, which adds n^2/M to the variance n of its own sampling
+# (hub/core/drift.py). So the shift that it can show is known to 1/n + 1/M: rows beyond a few M say nothing more, and only add variance to
+# everybody else's rows. Up to OWN_ROWS_TIMES they count as they are, beyond that the window weighs as one of so many rows; 1/n + 1/M is
+# then at most a quarter above what any number of rows comes to. Beyond OWN_ROWS_TIMES_MAX the baseline is of another time, or it is a lie.
+OWN_ROWS_TIMES, OWN_ROWS_TIMES_MAX = 4, 64
 
 Counts = NDArray[np.int64]
 
@@ -91,13 +96,14 @@ class Reader:
         """The window, decoded.
 
         Raises:
-            Refused: another shape, from the future, too heavy, or counts that neither rows nor noise can have made.
+            Refused: another shape, from the future, too heavy (also beside its own baseline), or counts that neither rows nor noise
+                can have made.
         """
         self._check_interval(window, now)
         self._check_weight(window)
         taken = self._taken(window, read_counts(window, expectation=self._expectation, privacy=self._privacy, bins=self._bins))
         self._check_counts(taken)
-        return taken
+        return supported(taken)
 
     def read_many(self, windows: Sequence[Window], *, now: int) -> list[Taken | Refused]:
         """The same of many at once, in their order; what is wrong with one stands in its place."""
@@ -118,7 +124,7 @@ class Reader:
             except Refused as refusal:
                 found.append(refusal)
         self._check_many(found)
-        return found
+        return [one if isinstance(one, Refused) else supported(one) for one in found]
 
     def _read_or_refuse(self, window: Window, now: int) -> Taken | Refused:
         try:
@@ -179,6 +185,12 @@ class Reader:
             raise mismatch(Code.WINDOW_SHAPE, "own baseline", expected="none: the release declares no calibration", actual=taken.own_rows)
         if taken.own_rows < OWN_ROWS_SHARE_MIN * wanted:
             raise mismatch(Code.WINDOW_ABSURD, "rows of an own baseline", expected=f"about {wanted}", actual=taken.own_rows)
+        most = OWN_ROWS_TIMES_MAX * taken.own_rows * taken.noises
+        if taken.rows > most:
+            what = (
+                f"rows of a window whose own baseline is of {taken.own_rows} rows (`fleetcast-node telemetry recalibrate` makes a new one)"
+            )
+            raise mismatch(Code.WINDOW_OVERWEIGHT, what, expected=f"at most {most}", actual=taken.rows)
 
     def _check_counts(self, taken: Taken) -> None:
         """Every row falls into exactly one bin of every signal, so all totals are the rows, or of differences zero, but for the noise."""
@@ -203,6 +215,17 @@ class Reader:
             name = self._baseline.signals[int(np.searchsorted(self._begins, odd, side="right")) - 1].name
             expected = f"{least:.0f} to {most:.0f}"
             raise mismatch(Code.WINDOW_ABSURD, f"counts of signal {name}", expected=expected, actual=int(taken.counts[odd]))
+
+
+def supported(taken: Taken) -> Taken:
+    """The window with no more weight than its own baseline supports: counts and rows are made smaller by the same share.
+
+    Its variance is made smaller by the square of that share, and is still taken for that of so many rows: for more than it is.
+    """
+    if taken.own_rows is None or taken.rows <= (most := OWN_ROWS_TIMES * taken.own_rows * taken.noises):
+        return taken
+    counts = np.rint(taken.counts * (most / taken.rows)).astype(np.int64)
+    return replace(taken, rows=most, counts=counts)
 
 
 def accept(window: Window, *, manifest: Manifest, now: int) -> Taken:

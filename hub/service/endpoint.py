@@ -1,7 +1,8 @@
 """The HTTPS endpoint of the registration office: bounds, time limits and statuses, in a thread of its own. Decides nothing.
 
-Whoever can reach it may send anything: bodies are bounded before they are read, a connection ends when it takes too long whatever it does,
-an address that keeps failing has to wait, and what goes wrong is a sentence or our own bug, never a traceback on the wire.
+Whoever can reach it may send anything: connections are counted before their handshake, bodies are bounded before they are read, a
+connection ends when it takes too long whatever it does, an address that keeps failing has to wait, and what goes wrong is a sentence or our
+own bug, never a traceback on the wire.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import uvicorn
@@ -25,6 +26,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hub.core.throttle import Throttle
+from hub.service.listener import Listener
 from hub.service.office import Office
 from schemas import codec
 from schemas.document import Document
@@ -47,7 +49,10 @@ D = TypeVar("D", bound=Document)
 MSGPACK = "application/msgpack"
 REQUEST_SECONDS_MAX = 60.0  # a request is under 16 KiB: 7 s over 20 kbit/s, with as much again for its delay
 CONNECTION_SECONDS_MAX = 300.0  # an answer is 10 to 100 KB: under a minute over 20 kbit/s
-CONNECTIONS_MAX = 256  # of all devices at once; past it the oldest is ended, for it is the one that drips
+CONNECTIONS_MAX = 256  # open at once, counted as they are accepted: a quarter of the usual limit of 1,024 descriptors
+ADDRESS_CONNECTIONS_MAX = 64  # of them from one address, behind which a whole site may stand
+HANDSHAKE_SECONDS_MAX = 10.0  # three round trips and 4 KB of certificates: 2 s over 20 kbit/s, with 2 s of delay each way
+CROWDED_SECONDS = 60.0  # between two reports that connections had to go
 HEADERS_BYTES_MAX = 16 * KIB
 AT_ONCE_MAX = 4  # requests that are worked on: each is a signature or two, and a transaction
 STOP_SECONDS_MAX = 5
@@ -62,10 +67,6 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.began = self.loop.time()
-        if len(self.connections) > CONNECTIONS_MAX:
-            oldest = min((one for one in self.connections if isinstance(one, _Connection)), key=lambda one: one.began)
-            oldest.transport.abort()
         self._limits = (
             self.loop.call_later(REQUEST_SECONDS_MAX, self._end_if_silent),
             self.loop.call_later(CONNECTION_SECONDS_MAX, transport.abort),
@@ -81,6 +82,13 @@ class _Connection(H11Protocol):
             self.transport.abort()
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """asyncio's, which otherwise waits a minute for a handshake; uvicorn has no setting for it."""
+
+    async def create_server(self, *args: Any, **named: Any) -> asyncio.Server:
+        return await super().create_server(*args, ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX, **named)
+
+
 class Endpoint:
     """Listens for devices. What was refused is put into `refused`, for the hub's loop to tell."""
 
@@ -94,6 +102,7 @@ class Endpoint:
         self._server: uvicorn.Server | None = None
         self._context: ssl.SSLContext | None = None
         self._thread: threading.Thread | None = None
+        self._crowded_at = float("-inf")
         self.port = 0
 
     def start(self) -> None:
@@ -102,7 +111,7 @@ class Endpoint:
         Raises:
             Refused: PORT_IN_USE, or SETTINGS_INVALID when the address is none of this machine's.
         """
-        listener = _bind(self._listen)
+        listener = _bind(self._listen, self._ended)
         self.port = int(listener.getsockname()[1])
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -141,7 +150,15 @@ class Endpoint:
         self._thread = None
 
     def _run(self, server: uvicorn.Server, listener: socket.socket) -> None:
-        asyncio.run(server.serve(sockets=[listener]))  # outside the main thread it leaves the signals to the hub
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(server.serve(sockets=[listener]))  # outside the main thread it leaves the signals to the hub
+
+    def _ended(self, address: str) -> None:
+        """A connection had to go for one from this address."""
+        now = self._monotonic()
+        if now - self._crowded_at >= CROWDED_SECONDS:
+            self._crowded_at = now
+            self.refused.put((address, Refused(Code.ENROLMENT_CROWDED, f"too many connections are open, the newest is from {address}")))
 
     # Requests
 
@@ -224,14 +241,21 @@ async def _body(request: Request, bytes_max: int) -> bytes:
     return bytes(found)
 
 
-def _bind(listen: str) -> socket.socket:
+def _bind(listen: str, ended: Callable[[str], None]) -> Listener:
     host, _, port = listen.rpartition(":")
-    listener: socket.socket | None = None
+    listener: Listener | None = None
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host.strip("[]") or None, int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind, proto)
+        listener = Listener(
+            family,
+            kind,
+            proto,
+            connections_max=lambda: CONNECTIONS_MAX,
+            address_max=lambda: ADDRESS_CONNECTIONS_MAX,
+            ended=ended,
+        )
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)

@@ -35,6 +35,7 @@ READERS_KEPT = 64  # of releases that windows come of
 OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
+AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
 SAVE_SEEN_SECONDS = 10.0  # of listening; how often it is made durable when nodes were last seen
 
 
@@ -160,33 +161,45 @@ class Ingest:
 
     # Receipts
 
-    def receipt(self, event: ReceiptArrived) -> None:
-        """A node signed something.
+    def receipts(self, events: Sequence[ReceiptArrived]) -> None:
+        """Nodes signed something: what is believed is durable when this returns, in one transaction, and the rest is noted."""
+        taken: list[tuple[Receipt, SealedReceipt]] = []
+        for event in events:
+            try:
+                self._check(event.node)
+                node = self.nodes.get(event.node)
+                if node is not None and node.public_key:
+                    taken.append((self._checked(node, event.sealed), event.sealed))
+                else:
+                    self._take_aside(event)
+            except Refused as refusal:
+                if refusal.code == Code.DISK_FULL:
+                    raise  # nothing is wrong with the receipt
+                self._notes.refusal(refusal, event.message.topic)
+        self._keep_receipts(taken)
 
-        Raises:
-            Refused: signed by another device, naming another, one too many of nodes that are not known, or of a node that does not count.
-        """
-        self._check(event.node)
-        node = self.nodes.get(event.node)
-        if node is not None and node.public_key:
-            self._take_receipt(node, event.sealed)
-        elif self._store.add_early_receipt(check_name("node", event.node), codec.encode(event.sealed), at_most=EARLY_RECEIPTS_MAX):
-            self._early = self._store.early_receipts()
-        else:
+    def _take_aside(self, event: ReceiptArrived) -> None:
+        if not self._store.add_early_receipt(check_name("node", event.node), codec.encode(event.sealed), at_most=EARLY_RECEIPTS_MAX):
             raise _unknown(event.node)
+        self._early = self._store.early_receipts()
 
-    def _take_receipt(self, node: fleet.Node, sealed: SealedReceipt) -> None:
+    def _checked(self, node: fleet.Node, sealed: SealedReceipt) -> Receipt:
         receipt = self._verified(node, sealed)
         if receipt.node != node.name:
             raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=node.name, actual=receipt.node)
+        return receipt
+
+    def _keep_receipts(self, taken: Sequence[tuple[Receipt, SealedReceipt]]) -> None:
         now = int(self._clock())
-        if self._store.add_receipt(_receipt_row(receipt, sealed, now)):
-            heard_at = self._listening.seconds if self._listening.runs else None
-            self.nodes[node.name] = fleet.fold_receipt(self.nodes[node.name], receipt, received_at=now, heard_at=heard_at)
-            self._seen.add(node.name)
-            self._heard.add(node.name)
-            if receipt.outcome == "refused":
-                self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
+        heard_at = self._listening.seconds if self._listening.runs else None
+        fresh = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
+        for (receipt, _), is_fresh in zip(taken, fresh, strict=True):
+            if is_fresh and receipt.node in self.nodes:  # it may have been revoked a moment ago
+                self.nodes[receipt.node] = fleet.fold_receipt(self.nodes[receipt.node], receipt, received_at=now, heard_at=heard_at)
+                self._seen.add(receipt.node)
+                self._heard.add(receipt.node)
+                if receipt.outcome == "refused":
+                    self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
 
     def _check(self, name: str) -> None:
         if not self._roll.counts(name):
@@ -207,7 +220,8 @@ class Ingest:
     def _take_early(self, name: str) -> None:
         for early in [one for one in self._early if one.node == name]:
             try:
-                self._take_receipt(self.nodes[name], codec.decode(SealedReceipt, early.sealed))
+                sealed = codec.decode(SealedReceipt, early.sealed)
+                self._keep_receipts([(self._checked(self.nodes[name], sealed), sealed)])
             except Refused as refusal:
                 self._notes.refusal(refusal, self._topic_of(name))
             self._drop_early(early)
@@ -294,14 +308,16 @@ class Ingest:
     def tick(self) -> None:
         """Give up receipts whose node never came, tell who fell silent, keep when nodes were seen."""
         now = self._clock()
-        for early in [one for one in self._early if one.at + EARLY_SECONDS <= now]:
+        for early in [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
             self._drop_early(early)
         if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
-            self._saved_at = self._listening.seconds
-            for node in self.nodes.values():
+            silent = self._fell_silent()
+            for node in silent:
                 self._tell_silence(node, int(now))
-            self.save()
+            if len(silent) < AT_ONCE_MAX:
+                self._saved_at = self._listening.seconds
+                self.save()
 
     def save(self) -> None:
         """Make it durable when nodes were last seen."""
@@ -309,6 +325,12 @@ class Ingest:
         self._hearing.keep_heard({name: self.nodes[name].heard_at for name in sorted(self._heard)})
         self._seen.clear()
         self._heard.clear()
+
+    def _fell_silent(self) -> list[fleet.Node]:
+        """Nodes whose silence was not reported yet, as many as one turn has time for."""
+        silent = {name: node for name, node in self.nodes.items() if self._is_silent(node)}
+        self._silent &= silent.keys()
+        return [node for name, node in silent.items() if name not in self._silent][:AT_ONCE_MAX]
 
     def _tell_silence(self, node: fleet.Node, now: int) -> None:
         """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""

@@ -1,21 +1,22 @@
 """The hub's one loop: an inbox of events, the parts that handle them, a clock that ticks.
 
-One thread owns everything; paho's network thread only puts events into the inbox. What a message does wrong never ends the loop: a refusal
-is noted with its code, a bug of ours is logged with its traceback, and both are acknowledged, because they would only come again. When the
-database does not answer or the disk is full, nothing is acknowledged: the connection is dropped, and the broker brings the messages again.
+One thread owns everything; paho's network thread only puts events into the inbox. What waits there is bounded (hub/inbox.py), and a turn
+takes a share of every lane of it, so that no sender keeps operators or other nodes waiting. What a message does wrong never ends the loop:
+a refusal is noted with its code, a bug of ours is logged with its traceback, and both are acknowledged, because they would only come again.
+When the database does not answer or the disk is full, nothing is acknowledged: the connection is dropped, and the broker brings the
+messages again.
 """
 
 import contextlib
 import fcntl
 import json
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import IO, Any
+from typing import IO, TypeVar
 
 import structlog
 
@@ -24,6 +25,7 @@ from hub.blockstore import BlockStore
 from hub.checks import Checks
 from hub.findings import Findings
 from hub.hearing import Hearing
+from hub.inbox import LANES, Inbox
 from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
 from hub.service.announce import Announcer, Signers
 from hub.service.blocks import Wants
@@ -31,6 +33,7 @@ from hub.service.controller import Controller
 from hub.service.embedded import OwnBroker
 from hub.service.enrolling import Enrolling
 from hub.service.evidence import Evidence
+from hub.service.floods import Floods
 from hub.service.hooks import Hooks
 from hub.service.ingest import Ingest
 from hub.service.listening import ListeningClock
@@ -45,13 +48,18 @@ from schemas.errors import Code, Refused, Unreachable
 from schemas.insight import Alert, Drift, MergedWindow
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
+from schemas.topics import Topics
 
 log = structlog.get_logger()
+E = TypeVar("E", WindowArrived, ReceiptArrived)
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
-BATCH_EVENTS = 1024  # events taken in one turn; their windows become durable together
+BATCH_WINDOWS = 1024  # become durable together
+AT_ONCE = {"want": 16, "receipt": 64, "telemetry": BATCH_WINDOWS}  # messages of a lane between two looks at the clock; of others 4
+LANE_SECONDS = 0.08  # of a turn for each lane: a flood in one must neither keep the others from theirs nor operators from an answer
 GATHER_SECONDS = 0.02  # windows wait so long for more: what they cost is the sync of the disk, and nobody waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
+SETTLE_SECONDS = 1.0  # of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 30.0
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
@@ -79,11 +87,12 @@ class Service:
         self._directory, self._settings, self._wall, self._monotonic = directory, settings, wall, monotonic
         self._rng = rng or Random()
         self._lock = _locked(directory)
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._inbox = Inbox(Topics(settings.fleet))
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
         self._notes = Notes(self._store, say=self._say, clock=wall)
+        self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
         self._broker = None
         if not settings.broker_url:
             self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
@@ -220,7 +229,7 @@ class Service:
                 self._say_ready()
             if not self._online and self._monotonic() >= self._retry_at:
                 self._connect()
-            self._handle_all(self._take())
+            self._read()
             self._tick()
         except Unreachable as error:
             log.error("store.unreachable", reason=str(error))
@@ -232,26 +241,35 @@ class Service:
             log.exception("turn.failed")
             self._drop()
 
-    def _take(self) -> list[HubEvent]:
+    def _read(self) -> None:
+        """A share of every lane, so that all of them go on whatever fills one. What is not taken waits where it is bounded."""
         due = self._wants.due_seconds if self._online else None
-        wait = TURN_SECONDS if due is None else min(TURN_SECONDS, due)
-        found: list[HubEvent] = []
         began = self._monotonic()
-        with contextlib.suppress(queue.Empty):
-            found.append(self._link.parse(self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()))
-            while len(found) < BATCH_EVENTS:
-                found.append(self._link.parse(self._inbox.get_nowait()))
-        if found and isinstance(found[-1], WindowArrived):
-            self._gather(found, self._monotonic() + GATHER_SECONDS)
-        self._listening.took(len(found), waited=self._monotonic() - began, full=len(found) >= BATCH_EVENTS)
-        return found
+        self._inbox.wait(TURN_SECONDS if due is None else min(TURN_SECONDS, due))
+        waited = self._monotonic() - began
+        lost = self._inbox.lost()
+        if lost is not None:
+            self._link.ack_all(lost.unacknowledged)
+        self._floods.tell(lost)
+        self._gather()
+        for event in self._inbox.events():
+            self._handle(self._link.parse(event))
+        found, full = 0, False
+        for lane in LANES:
+            until = self._monotonic() + LANE_SECONDS
+            while messages := self._inbox.take(lane, AT_ONCE.get(lane, 4)):
+                found += len(messages)
+                self._handle_all([self._link.parse(message) for message in messages])
+                if self._monotonic() >= until:
+                    full = full or self._inbox.count(lane) > 0
+                    break
+        self._listening.took(found, waited=waited, full=full)
 
-    def _gather(self, found: list[HubEvent], until: float) -> None:
-        """Take more while nothing but windows comes."""
-        with contextlib.suppress(queue.Empty):
-            while len(found) < BATCH_EVENTS and isinstance(found[-1], WindowArrived):
-                left = until - self._monotonic()
-                found.append(self._link.parse(self._inbox.get(timeout=left) if left > 0 else self._inbox.get_nowait()))
+    def _gather(self) -> None:
+        """Wait a moment for more while nothing but windows comes."""
+        until = self._monotonic() + GATHER_SECONDS
+        while 0 < self._inbox.only("telemetry") < BATCH_WINDOWS and self._monotonic() < until:
+            time.sleep(GATHER_SECONDS / 4)
 
     def _tick(self) -> None:
         self._listening.tick()
@@ -260,11 +278,11 @@ class Service:
         now = self._monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
+            self._work(self._controller.tick)  # operators are answered before anything else
             self._work(self._enrolling.tick)
-            self._work(self._controller.tick)
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
-            self._work(self._settling.tick)
+            self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
             days = self._settings
@@ -280,11 +298,13 @@ class Service:
             log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
-        """All windows in one transaction, acknowledged in one write, then the rest one by one. The link keeps the order of arrival."""
+        """All windows in one transaction, acknowledged in one write, and so all receipts; the rest one by one."""
         windows = [event for event in events if isinstance(event, WindowArrived)]
         if windows:
-            self._take_windows(windows)
-            self._link.ack_all(event.message for event in windows)
+            self._take_many(windows, self._ingest.windows)
+        receipts = [event for event in events if isinstance(event, ReceiptArrived)]
+        if receipts:
+            self._take_many(receipts, self._ingest.receipts)
         for event in events:
             self._handle(event)
 
@@ -310,9 +330,7 @@ class Service:
                 self._message(event.message, lambda: self._wanted(event))
             case StateArrived():
                 self._message(event.message, lambda: self._ingest.state(event))
-            case ReceiptArrived():
-                self._message(event.message, lambda: self._ingest.receipt(event))
-            case WindowArrived():
+            case ReceiptArrived() | WindowArrived():
                 pass  # taken already, with its batch
             case OwnTopic():
                 self._message(event.message, lambda: self._announcer.guard(event))
@@ -335,20 +353,21 @@ class Service:
             log.exception("message.bug", topic=message.topic, bytes=len(message.payload))
         self._link.ack(message)
 
-    def _take_windows(self, events: list[WindowArrived]) -> None:
+    def _take_many(self, events: Sequence[E], take: Callable[[Sequence[E]], None]) -> None:
         try:
-            self._ingest.windows(events)
+            take(events)
         except (Unreachable, Refused):
             raise
         except Exception:  # one of them is a bug of ours: the others must not suffer for it
-            log.exception("windows.bug", windows=len(events))
+            log.exception("batch.bug", kind=type(events[0]).__name__, messages=len(events))
             for event in events:
                 try:
-                    self._ingest.windows([event])
+                    take([event])
                 except (Unreachable, Refused):
                     raise
                 except Exception:
                     log.exception("message.bug", topic=event.message.topic, bytes=len(event.message.payload))
+        self._link.ack_all(event.message for event in events)
 
     # The broker
 

@@ -65,8 +65,8 @@ class Settling:
         self._unlike, self._unjudged = Unlike(store, notes), Unjudged(store, notes, nodes_min=cohort_nodes_min)
         self._references: dict[tuple[bytes, int | None], Ordinary] = {}
 
-    def tick(self) -> None:
-        """Test what has settled, oldest first; those of one moment are judged together."""
+    def tick(self, enough: Callable[[], bool] = lambda: False) -> None:
+        """Test what has settled, oldest first; those of one moment are judged together. Past `enough` the rest waits for the next time."""
         for together in _rounds(self._store.unsettled_intervals(int(self._clock()) - self._settle_seconds)):
             seen: list[tuple[IntervalRow, Seen]] = []
             for row in together:
@@ -78,6 +78,8 @@ class Settling:
             for row, one in seen:
                 with self._only(row):
                     self._judge(row, one)
+            if enough():
+                break
 
     def newest(self) -> list[Drift]:
         """Of each model, what stands retained on its topic: the newest interval of its signals."""

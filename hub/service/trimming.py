@@ -1,10 +1,10 @@
 """Which windows of an interval are tested: all, or all but the sub-groups that are unlike the others, where the operator says so."""
 
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
-from hub.core.subgroups import Outlying, outlying
+from hub.core.subgroups import Outlying, outlying, weights
 from hub.core.windows import Interval, watched
 from hub.intervals import groups_of
 from hub.rows import IntervalRow
@@ -14,20 +14,35 @@ from schemas.manifest import Manifest
 
 
 def interval_of(row: IntervalRow) -> Interval:
-    """The interval as it was added up."""
+    """The interval as it is tested and shown: added up, no sub-group of its windows weighing far more than the others."""
+    return _without(row, ())
+
+
+def _without(row: IntervalRow, gone: Sequence[int]) -> Interval:
+    """The interval without some sub-groups. What is not known by sub-group is taken off in proportion: noise by windows, and what the own
+    baselines add by rows, of which each window may have a fixed multiple only (hub/core/windows.py).
+    """
+    windows, rows, totals = groups_of(row)
+    left, counts, rows_left = row.windows - sum(windows[group] for group in gone), row.counts, row.rows
+    shares = weights(rows, windows)
+    shares[list(gone)] = 0.0
+    if (shares < 1.0).any():
+        counts = tuple(np.rint(shares @ totals).astype(np.int64).tolist())
+        rows_left = round(float(shares @ np.array(rows)))
     return Interval(
         row.release,
         row.model,
         row.cohort,
         row.start,
         row.seconds,
-        row.windows,
-        row.counts,
-        row.rows,
+        left,
+        counts,
+        rows_left,
         row.calibrated,
-        row.reference_rows,
-        row.noise_units,
+        row.reference_rows * rows_left / row.rows if row.rows else row.reference_rows,
+        row.noise_units * left / max(1, row.windows),
         row.late,
+        row.windows - left,
     )
 
 
@@ -43,21 +58,8 @@ def odd_groups(row: IntervalRow, manifest: Manifest) -> tuple[Outlying, ...]:
 
 
 def trimmed(row: IntervalRow, odd: tuple[Outlying, ...]) -> Interval:
-    """The interval without these; what is not known by sub-group is taken off in proportion."""
-    interval = interval_of(row)
-    windows, rows, totals = groups_of(row)
-    gone = [one.group for one in odd]
-    left = row.windows - sum(windows[group] for group in gone)
-    share = left / max(1, row.windows)
-    return replace(
-        interval,
-        windows=left,
-        counts=tuple((np.array(row.counts, np.int64) - totals[gone].sum(axis=0)).tolist()),
-        rows=row.rows - sum(rows[group] for group in gone),
-        reference_rows=row.reference_rows * share,
-        noise_units=row.noise_units * share,
-        left_out=row.windows - left,
-    )
+    """The interval without these."""
+    return _without(row, [one.group for one in odd])
 
 
 def alert_of(row: IntervalRow, odd: tuple[Outlying, ...], *, at: int, trimmed: bool) -> Alert:

@@ -64,7 +64,7 @@ class RelayLink(BlockReader):
         link = Link(
             BrokerUrl.parse(door.broker),
             client_id=name,
-            inbox=_Inbox(side, inbox),  # type: ignore[arg-type]  # it is only ever put into
+            inbox=_Inbox(side, inbox),
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             receive_max=RECEIVE_MAX,
             tls=door.tls,

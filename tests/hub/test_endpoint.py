@@ -2,8 +2,10 @@
 
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,101 @@ def test_the_oldest_connection_goes_when_there_are_too_many(registry: Registry, 
     assert ended(dripping[0])
     for one in dripping:
         one.close()
+
+
+SILENT = """
+import resource, socket, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_NOFILE, (count + 100, count + 100))
+held = [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def silent_connections(port: int, count: int) -> Iterator[None]:
+    """Connections that never begin their handshake, of another process."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SILENT, str(port), str(count)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "open\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(60)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_silent_connections_before_tls_are_bounded_and_others_are_served(registry: Registry) -> None:
+    assert registry.endpoint is not None
+    before = descriptors()
+    with silent_connections(registry.port, 1100):
+        served = [registry.ask("GET", AUTHORITY_PATH)[0] for _ in range(3)]
+
+        assert served == [200] * 3
+        assert descriptors() - before <= endpoint_module.ADDRESS_CONNECTIONS_MAX + 10
+        _, refusal = registry.endpoint.refused.get(timeout=60)
+        assert (refusal.code, registry.endpoint.refused.empty()) == (Code.ENROLMENT_CROWDED, True)
+
+
+def test_a_connection_that_never_begins_its_handshake_is_ended(registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(endpoint_module, "HANDSHAKE_SECONDS_MAX", 1.0)
+    with Registry(tmp_path / "hasty").running() as hasty, socket.create_connection(("127.0.0.1", hasty.port), timeout=60) as silent:
+        assert silent.recv(1) == b""
+
+
+STARVED = """
+import asyncio, os, resource, socket, sys
+from hub.service.listener import Listener
+
+async def main():
+    ended = []
+    listener = Listener(
+        socket.AF_INET, socket.SOCK_STREAM, 0, connections_max=lambda: 100, address_max=lambda: 100, ended=ended.append
+    )
+    listener.bind(("127.0.0.1", 0))
+    server = await asyncio.start_server(lambda reader, writer: None, sock=listener, backlog=100)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    taken = []
+    while True:
+        try:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            break
+    print(listener.getsockname()[1], flush=True)
+    while len(ended) < 3:
+        await asyncio.sleep(0.01)
+    for one in taken:
+        os.close(one)
+    print("saw", len(ended), flush=True)
+    while not listener.open_connections:
+        await asyncio.sleep(0.01)
+    print("served", flush=True)
+
+asyncio.run(main())
+"""
+
+
+def test_without_descriptors_connections_are_ended_and_no_log_is_written() -> None:
+    with subprocess.Popen([sys.executable, "-c", STARVED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        port = int(process.stdout.readline())
+        for _ in range(3):
+            with suppress(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=60) as unlucky:
+                assert unlucky.recv(1) == b""
+        assert process.stdout.readline() == "saw 3\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=60):
+            assert process.stdout.readline() == "served\n"
+        process.kill()
+        assert process.stderr.read() == ""
 
 
 def test_who_keeps_failing_has_to_wait(registry: Registry) -> None:

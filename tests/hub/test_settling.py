@@ -72,7 +72,7 @@ class Hub:
                 counts=[int(one) for one in counts],
             )
 
-    def hear_calibrated(self, hour: int, *, shift: float = 0.0, windows: int = 20, own_rows: int = 4096) -> None:
+    def hear_calibrated(self, hour: int, *, shift: float = 0.0, windows: int = 20, own_rows: int = 4096, groups: int = 1) -> None:
         """Windows of nodes far from the reference, as differences from what each has seen of itself."""
         signal = self.manifest.baseline.signals[0]  # type: ignore[union-attr]
         sigma = math.sqrt(self.manifest.privacy.sigma2)  # type: ignore[union-attr]
@@ -98,7 +98,26 @@ class Hub:
                 calibrated=True,
                 reference_rows=ROWS * share,
                 noise_units=1 + share**2,
+                group=node % groups,
             )
+
+    def hear_zeros(self, hour: int, *, rows: int, group: int = 3) -> None:
+        """One node says that nothing has changed in so many rows, by a baseline that supports them."""
+        self.sent += 1
+        self.store.add_window(
+            self.sent.to_bytes(16, "big"),
+            release=self.digest,
+            model="delay",
+            cohort="nyc",
+            start=START + hour * WINDOW_SECONDS,
+            seconds=WINDOW_SECONDS,
+            counts=[0] * self.manifest.baseline.bins,  # type: ignore[union-attr]
+            rows=rows,
+            calibrated=True,
+            reference_rows=4.0 * rows,
+            noise_units=17.0,
+            group=group,
+        )
 
     def settle(self) -> None:
         """Time passes."""
@@ -307,3 +326,26 @@ def test_an_untestable_hour_is_told_and_the_others_are_tested(hub: Hub) -> None:
 
     assert hub.drift(0).windows == 10
     assert hub.store.unsettled_intervals(int(hub.now)) == []
+
+
+@pytest.mark.parametrize("when", ["never", "first", "last"])
+def test_one_heavy_window_hides_no_drift_of_a_hundred_others(hub: Hub, when: str) -> None:
+    for hour in range(2):
+        if when == "first":
+            hub.hear_zeros(hour, rows=1_000_000)
+        hub.hear_calibrated(hour, shift=2.0 * hour, windows=100, groups=8)
+        if when == "last":
+            hub.hear_zeros(hour, rows=1_000_000)
+        hub.settle()
+
+    assert [one.alarm for one in (hub.drift(0), hub.drift(1))] == [False, True]
+    assert hub.drift(1).signals[0].size == pytest.approx(1.24 if when == "never" else 1.24 * 7 / 9, rel=0.05)
+
+
+def test_a_busy_node_among_idle_ones_makes_no_alarm_and_hides_none(hub: Hub) -> None:
+    for hour in range(6):
+        hub.hear_calibrated(hour, shift=1.0 if hour == 5 else 0.0, windows=40, groups=8)
+        hub.hear_zeros(hour, rows=200 * ROWS)
+        hub.settle()
+
+    assert [hub.drift(hour).alarm for hour in range(6)] == [False] * 5 + [True]

@@ -198,6 +198,15 @@ def test_differences_say_how_much_noise_and_sampling_is_in_them() -> None:
     assert (taken.calibrated, taken.reference_rows, taken.noise_units) == (True, 500 * 500 / 1024, 1 + (500 / 1024) ** 2)
 
 
+def test_a_window_weighs_no_more_rows_than_its_own_baseline_supports() -> None:
+    counts = [8000, -8000, *[0] * (BINS - 2)]
+
+    taken = windows.accept(difference(counts, rows=16 * 1024), manifest=manifest(OWN), now=10_000)
+
+    assert (taken.rows, taken.reference_rows) == (4 * 1024, 4 * 4 * 1024)
+    assert taken.counts[:2].tolist() == pytest.approx([2000, -2000], abs=2)
+
+
 def test_windows_that_were_added_up_say_how_many() -> None:
     taken = windows.accept(difference(seconds=4 * 3600, start=4 * 3600, units=3, rows=1500), manifest=manifest(OWN), now=20_000)
 
@@ -216,6 +225,8 @@ def test_windows_that_were_added_up_say_how_many() -> None:
         (difference(seconds=2 * 3600, start=3600, units=2), Code.WINDOW_SHAPE),
         (difference(seconds=128 * 3600, start=0, units=2), Code.WINDOW_SHAPE),
         (difference(rows=2_000_000), Code.WINDOW_OVERWEIGHT),
+        (difference(rows=1_000_000, own_rows_log2=8), Code.WINDOW_OVERWEIGHT),
+        (difference(rows=64 * 1024 + 1), Code.WINDOW_OVERWEIGHT),
         (difference([0] * (BINS - 1)), Code.WINDOW_SHAPE),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.subgroups import GROUPS, outlying
+from hub.core.subgroups import GROUPS, outlying, weights
 
 SIGMA2, NODES, ROWS = 357.0, 80, 200
 RNG = np.random.default_rng(0)
@@ -48,3 +48,27 @@ def test_of_few_windows_nothing_is_said() -> None:
     totals = np.zeros((GROUPS, BASELINE.bins), np.int64)
 
     assert outlying(totals, [10] * 4 + [0] * 4, [1] * 4 + [0] * 4, BASELINE, SIGMA2) == ()
+
+
+def test_one_heavy_window_weighs_at_most_two_parts_of_nine() -> None:
+    windows, rows = [13] * 8, [1300] * 8
+    rows[3] += 1_000_000
+
+    shares = weights(rows, windows)
+
+    weighed = shares * rows
+    assert weighed[3] / weighed.sum() == pytest.approx(2 / 9)
+    assert set(np.delete(shares, 3)) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("windows", "rows"),
+    [
+        ([13] * 8, [1300, 2000, 900, 1100, 1500, 1250, 1300, 1700]),  # nodes differ
+        ([13] * 8, [0, 0, 0, 0, 0, 800, 0, 100]),  # nearly all idle, and one that works
+        ([1, 1, 1, 1, 0, 0, 0, 0], [100, 100, 100, 10_000, 0, 0, 0, 0]),  # too few to say which is the odd one
+        ([20], [0]),  # of a first hub, which kept no sub-groups
+    ],
+)
+def test_ordinary_sub_groups_count_in_full(windows: list[int], rows: list[int]) -> None:
+    assert weights(rows, windows).tolist() == [1.0] * len(windows)
