@@ -31,7 +31,7 @@ class Beliefs:
         store: NodeStore,
         trust: Trust,
         carried: Carried,
-        wall: Callable[[], float],
+        wall: clocks.WallClock,
         subscribe_models: Callable[[Sequence[str]], None],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
@@ -44,7 +44,7 @@ class Beliefs:
         self._releases: dict[str, tuple[Release, ...]] = {}
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
-        self._looked_at = float("-inf")
+        self._looked_at = clocks.NEVER
         self._parameters: Mapping[str, tuple[object, object]] = {}
 
     def begin(self, slots: Slots) -> None:
@@ -76,7 +76,7 @@ class Beliefs:
         """The hub, or who carries its word, says which releases a model has."""
         model = bundle.model
         try:
-            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(self._wall(), UTC))
+            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
             self._pending.pop(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
@@ -88,7 +88,7 @@ class Beliefs:
             self._pending[model] = bundle  # the trust bundle that lists it is on its way
             log.info("model.waits_for_trust", model=model, reason=str(error))
 
-    def look_for_carried(self, now: float) -> None:
+    def look_for_carried(self, now: clocks.MonotonicSeconds) -> None:
         """Take what somebody brought on a stick as if the broker had said it: verified alike, refused alike."""
         if now - self._looked_at < CARRIED_SECONDS:
             return

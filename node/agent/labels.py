@@ -13,6 +13,7 @@ import structlog
 
 from node.agent.ledger import Ledger
 from node.core import privacy
+from node.core.clock import WallClock
 from node.core.labels import KEPT_SECONDS, Declared, Told
 from node.core.leaving import noised
 from node.core.privacy import BitSource
@@ -42,7 +43,7 @@ class Labels:
         cohort: str,
         wait_seconds: float | None,
         bits: BitSource,
-        clock: Callable[[], float],
+        clock: WallClock,
     ) -> None:
         self._store, self._ledger, self._topic, self._cohort = store, ledger, topic, cohort
         self._wait_seconds, self._bits, self._clock = wait_seconds, bits, clock
@@ -77,7 +78,7 @@ class Labels:
         seconds = self._seconds.get(seen.digest)
         if seconds is None or seen.failed:
             return
-        now = self._clock()
+        now = float(self._clock())
         at = now if seen.event_time is None else seen.event_time
         if now - KEPT_SECONDS <= at <= now + FUTURE_SECONDS:  # what lies outside is never labelled, and takes no room
             start = int(at) // seconds * seconds

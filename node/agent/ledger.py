@@ -6,12 +6,13 @@ is believed no more: nothing of what happened before a day has passed leaves the
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from node.core import ledger as core
+from node.core.clock import WallClock
 from node.core.ledger import Witness
 from node.core.privacy import DAY_SECONDS
 from node.store import NodeStore
@@ -27,7 +28,7 @@ WITNESS_BYTES_MAX = 256
 class Ledger:
     """What was spent, by day of the events that it was spent on."""
 
-    def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: Callable[[], float]) -> None:
+    def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: WallClock) -> None:
         self._store, self._witness, self._rho_day_max, self._clock = store, witness, rho_day_max, clock
         self._check()
 

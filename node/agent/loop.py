@@ -27,7 +27,7 @@ from node.agent.status import Standing
 from node.agent.stock import Stock
 from node.agent.telemetry import Telemetry
 from node.carried import Carried
-from node.core.clock import SignedClock, trusted_now
+from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.core.inforce import InForce
 from node.files import Artifacts
 from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
@@ -54,9 +54,7 @@ PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 class Agent:
     """One node."""
 
-    def __init__(
-        self, settings: NodeSettings, *, pinned_root: bytes, wall: Callable[[], float], monotonic: Callable[[], float], rng: Random
-    ) -> None:
+    def __init__(self, settings: NodeSettings, *, pinned_root: bytes, wall: WallClock, monotonic: MonotonicClock, rng: Random) -> None:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
@@ -154,6 +152,7 @@ class Agent:
             report=self._reporter.report,
             serving_changed=self._serving_changed,
             carriage_of=self._beliefs.carriage_of,
+            monotonic=monotonic,
         )
         self._standing = Standing(
             settings,
@@ -170,9 +169,9 @@ class Agent:
         self._leaving = False
         self._session = 0
         self._online = False
-        self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
+        self._retry_at, self._retry_seconds = NEVER, RETRY_SECONDS_MIN
         self._said: State | None = None
-        self._said_at = 0.0
+        self._said_at = NEVER
         self._shares: dict[bytes, float] = {}  # of a release's requests, that telemetry counts
         self._pause: Callable[[float], object] = lambda seconds: None
 
@@ -350,7 +349,7 @@ class Agent:
 
     # What the node says
 
-    def _say_state(self, now: float) -> None:
+    def _say_state(self, now: MonotonicSeconds) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
         if not self._slots.changed and self._said is not None and now - self._said_at < pause:
             return

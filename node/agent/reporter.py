@@ -5,6 +5,7 @@ from typing import Literal
 
 import structlog
 
+from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.core.lifecycle import Target
 from node.identity import Identity
 from node.mqtt import NodeLink
@@ -30,14 +31,14 @@ class Reporter:
         store: NodeStore,
         link: NodeLink,
         identity: Callable[[], Identity],  # it may change: a device can ask for a new key
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        wall: WallClock,
+        monotonic: MonotonicClock,
         windows: bool,  # else they are not sent, and wait
     ) -> None:
         self._node, self._store, self._link, self._identity = node, store, link, identity
         self._wall, self._monotonic, self._windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
-        self._refusals: dict[tuple[str, str], float] = {}
+        self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
         self.told: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
     def report(
@@ -73,7 +74,7 @@ class Reporter:
         log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
         self.told(str(refusal))
         key, now = (str(refusal.code), model), self._monotonic()
-        if now - self._refusals.get(key, -REFUSAL_SECONDS) >= REFUSAL_SECONDS:
+        if now - self._refusals.get(key, NEVER) >= REFUSAL_SECONDS:
             self._refusals[key] = now
             self.report("refused", code=refusal.code, reason=refusal.reason, model=model)
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import structlog
 
+from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.core.health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
 from node.credentials import expires_at
 from node.notify import FEEDINGS, Notify
@@ -37,8 +38,8 @@ class Standing:
         inherited: bool,
         state: Callable[[], State],
         view: Callable[[], View | None],
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        wall: WallClock,
+        monotonic: MonotonicClock,
         notify: Notify,
     ) -> None:
         self._settings, self._server, self._state, self._view = settings, server, state, view
@@ -50,7 +51,7 @@ class Standing:
         self._denied = 0
         self._certificate_expires: int | None = None
         self._held: dict[bytes, int | None] = {}
-        self._asked_at = self._looked_at = float("-inf")
+        self._asked_at = self._looked_at = NEVER
         self._answered = True
         self._written: AgentStatus | None = None
         self._sentence = ""
@@ -94,7 +95,7 @@ class Standing:
         self._notify.stopping()
         self._write(self._status(int(self._wall())))
 
-    def _feed(self, now: float) -> None:
+    def _feed(self, now: MonotonicSeconds) -> None:
         seconds = self._notify.watchdog_seconds
         pause = min(LOOK_SECONDS, seconds / FEEDINGS) if seconds else LOOK_SECONDS
         if not self._answered or now - self._asked_at < pause:
@@ -114,7 +115,7 @@ class Standing:
         if online != self._online:
             self._since = int(self._wall())
         self._online, self._reason = online, reason[:TEXT_MAX] or self._reason
-        self._looked_at = float("-inf")
+        self._looked_at = NEVER
 
     def _say(self, status: AgentStatus) -> None:
         before = self._written

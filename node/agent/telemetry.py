@@ -16,6 +16,7 @@ from node.agent.calibration import Calibration
 from node.agent.labels import Labels
 from node.agent.ledger import Ledger
 from node.core import privacy
+from node.core.clock import WallClock, WallSeconds
 from node.core.leaving import added, crowded, noised
 from node.core.sketch import Sketch
 from node.serving import Observation
@@ -80,7 +81,7 @@ class Telemetry:
         waiting_bytes_max: int,
         labels_wait_seconds: float = 86_400.0,
         sends: bool = True,
-        clock: Callable[[], float],
+        clock: WallClock,
     ) -> None:
         self._sends = sends
         self._store, self._topic, self._cohort = store, topic, cohort
@@ -100,7 +101,7 @@ class Telemetry:
             bits=self._bits,
             clock=clock,
         )
-        self._checkpointed = 0.0
+        self._checkpointed = WallSeconds(0.0)
 
     def watch(self, digest: bytes, manifest: Manifest) -> None:
         """Count this release's requests from now on, going on from the last checkpoint."""
@@ -118,7 +119,7 @@ class Telemetry:
 
     def observe(self, seen: Observation) -> None:
         """Count one served request."""
-        now = self._clock()
+        now = float(self._clock())
         at = now if seen.event_time is None else seen.event_time
         with self._lock:
             watched = self._watched.get(seen.digest)
@@ -138,12 +139,12 @@ class Telemetry:
             }
             watched.sketch.observe(seen.inputs, seen.outputs, seen.rows, at, service)
 
-    def tick(self, now: float) -> bool:
+    def tick(self, now: WallSeconds) -> bool:
         """Close what is due, checkpoint the rest; True when something was put in the outbox."""
         sent = False
         for digest, watched in list(self._watched.items()):
             with self._lock:
-                due = watched.sketch.due(now, grace_seconds=self._grace_seconds, idle_seconds=self._idle_seconds)
+                due = watched.sketch.due(float(now), grace_seconds=self._grace_seconds, idle_seconds=self._idle_seconds)
                 closed = [(start, watched.sketch.take(start).tolist()) for start in due]
             for start, counts in closed:
                 sent = self._close(digest, watched, start, counts, int(now)) or sent
@@ -151,7 +152,7 @@ class Telemetry:
             sent = True
             self._ledger.seal()
             self._make_room()
-        if now - self._checkpointed >= CHECKPOINT_SECONDS:
+        if abs(now - self._checkpointed) >= CHECKPOINT_SECONDS:  # also after the clock was set back
             self._checkpointed = now
             self.checkpoint()
         return sent
@@ -174,7 +175,7 @@ class Telemetry:
                     self._store.put_sketch(watched.manifest.model, digest, counts)
                     self._store.add_odd(day, watched.manifest.model, odd)
 
-    def budget(self, now: float) -> TelemetryBudget:
+    def budget(self, now: WallSeconds) -> TelemetryBudget:
         """What today has spent, what waits, and why nothing leaves where nothing does."""
         today = privacy.day_of(int(now))
         spent = self._store.spent([today])
