@@ -321,7 +321,10 @@ class Slots:
         """Telemetry counts for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
         self._serving_changed(target.digest, manifest, self._parameters.in_force(target.digest, manifest))
-        self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
+        try:
+            self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
+        except Refused as refusal:  # the release is served all the same; other programs find its files once there is room
+            log.error("link.not_set", model=model, code=refusal.code, reason=refusal.reason)
 
     def _set_parameters(self, digest: bytes) -> None:
         try:
