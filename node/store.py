@@ -1,8 +1,8 @@
 """What a node remembers over any crash: slots, which block stands where, receipts and windows that wait, what its telemetry has spent.
 
 SQLite in WAL mode with `synchronous=FULL`: a transaction that has returned survives a power cut. The standard library's sqlite3 and not
-SQLAlchemy, because a device is small and these are a dozen small tables (docs/decisions/0003). Where the disk takes nothing, it is in memory
-until there is room (node/storefile.py).
+SQLAlchemy, because a device is small and these are a dozen small tables (docs/decisions/0003). Where the disk takes nothing, the store is
+in memory until there is room (node/storefile.py).
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Self
 
 from node.core.lifecycle import ModelSlot, Move
 from node.labelstables import LABELS_TABLES, LabelsTables
-from node.storefile import Database, opened, writable, written_down
+from node.storefile import Database, in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.telemetrytables import DAYS_KEPT, TELEMETRY_TABLES, TelemetryTables
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
@@ -165,7 +165,13 @@ class NodeStore(TelemetryTables, LabelsTables):
             store._db.execute("SELECT 1 FROM slot LIMIT 1").fetchone()
             _read_as_todays(store._db)
         except sqlite3.Error as error:
-            raise Unreachable(f"{path}: {error}") from None
+            store._db.close()
+            if trouble_of(error) != "stuck":
+                raise Unreachable(f"{path}: {error}") from None
+            found = in_memory(path, _begin, str(error))  # a disk that has no room for what SQLite puts beside the file
+            if found.damage:
+                raise Unreachable(f"{path}: {found.damage}") from None
+            store._db = found.db
         return store
 
     @classmethod
@@ -188,6 +194,11 @@ class NodeStore(TelemetryTables, LabelsTables):
     def close(self) -> None:
         """Release the file."""
         self._db.close()
+
+    def set_aside(self) -> None:
+        """Close a file that turned out damaged, and keep it under another name: the next start begins a new one."""
+        self.close()
+        set_aside(self._path)
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[None]:

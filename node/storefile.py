@@ -72,7 +72,7 @@ def opened(path: Path, make: Make) -> Opened:
         kind = trouble_of(error)
         if kind is None:
             raise Unreachable(f"{path}: {error}") from None
-        return _anew(path, make, str(error)) if kind == "damaged" else _in_memory(path, make, str(error))
+        return _anew(path, make, str(error)) if kind == "damaged" else in_memory(path, make, str(error))
 
 
 def writable(path: Path, make: Make) -> Database:
@@ -114,6 +114,31 @@ def written_down(path: Path, memory: Database, make: Make) -> Database:
     except (sqlite3.Error, Refused) as error:
         db.close()
         raise _full(error) from None
+
+
+def in_memory(path: Path, make: Make, stuck: str) -> Opened:
+    """What a file on a disk that takes nothing has, as far as it can be read.
+
+    Raises:
+        Refused: SETTINGS_INVALID when this user may not read it.
+    """
+    if not path.exists():
+        return Opened(_empty(make), is_new=True, stuck=stuck)
+    memory, damage = _connected(":memory:"), ""
+    for attempt in (_read_alone, _read, _read_copy):
+        try:
+            attempt(path, memory)
+            _check(memory)
+            make(memory)
+            return Opened(memory, stuck=stuck)
+        except (sqlite3.Error, Refused, OSError) as error:
+            damage = damage or str(error) if trouble_of(error) == "damaged" else damage
+            memory.close()
+            memory = _connected(":memory:")
+    memory.close()
+    if not os.access(path, os.R_OK):
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: cannot be read by this user")
+    return Opened(_empty(make), is_new=True, damage=damage or "it cannot be read", stuck=stuck)
 
 
 def set_aside(path: Path) -> None:
@@ -178,35 +203,17 @@ def _empty(make: Make) -> Database:
     return memory
 
 
-def _in_memory(path: Path, make: Make, stuck: str) -> Opened:
-    if not path.exists():
-        return Opened(_empty(make), is_new=True, stuck=stuck)
-    memory, damage = _connected(":memory:"), ""
-    for attempt in (_read_alone, _read, _read_copy):
-        try:
-            attempt(path, memory)
-            _check(memory)
-            make(memory)
-            return Opened(memory, stuck=stuck)
-        except (sqlite3.Error, Refused, OSError) as error:
-            damage = damage or str(error) if trouble_of(error) == "damaged" else damage
-            memory.close()
-            memory = _connected(":memory:")
-    memory.close()
-    if not os.access(path, os.R_OK):
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: cannot be read by this user")
-    return Opened(_empty(make), is_new=True, damage=damage or "it cannot be read", stuck=stuck)
-
-
 def _read_alone(path: Path, memory: Database) -> None:
     """As the only one who has it open SQLite needs no file beside it, for which there is no room."""
     with closing(_connected(f"{path.resolve().as_uri()}?mode=rw", is_uri=True)) as db:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("SELECT 1 FROM sqlite_master")  # waits for whoever has it, and not for ever, as a backup does
         db.backup(memory)
 
 
 def _read(path: Path, memory: Database) -> None:
     with closing(_connected(f"{path.resolve().as_uri()}?mode=ro", is_uri=True)) as db:
+        db.execute("SELECT 1 FROM sqlite_master")
         db.backup(memory)
 
 

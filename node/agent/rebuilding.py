@@ -6,6 +6,7 @@ verified file by file against its manifest, and that against its digest. What wa
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import structlog
 
@@ -16,7 +17,10 @@ from node.core.clock import BUILD_TIME
 from node.core.health import AgentStatus
 from node.core.lifecycle import ModelSlot, Target
 from node.files import Artifacts
+from node.running import read_status
+from node.settings import NodeSettings
 from node.store import Held, NodeStore
+from node.trust import Trust
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, blocks_of
 from schemas.rollout import Rollout
@@ -33,6 +37,12 @@ class Traces:
     rollouts: Mapping[str, Rollout]
     has_witness: bool
 
+    @classmethod
+    def of(cls, settings: NodeSettings, trust: Trust) -> Self:
+        """Look for them."""
+        view = trust.current()
+        return cls(read_status(settings.data), view.rollouts if view is not None else {}, settings.witness.exists())
+
 
 def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces: Traces, *, now: int) -> None:
     """Fill a new store. On a device that has never run, nothing is there, and nothing is done."""
@@ -41,9 +51,8 @@ def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces
         return
     served = artifacts.pointed()
     reported = {slot.model: slot for slot in traces.status.slots} if traces.status is not None else {}
-    slots = [
-        _slot(model, served.get(model), reported.get(model), traces, manifests, artifacts, now) for model in served.keys() | reported.keys()
-    ]
+    models = sorted(served.keys() | reported.keys())
+    slots = [_slot(model, served.get(model), reported.get(model), traces, manifests, artifacts, now) for model in models]
     found = [slot for slot in slots if slot is not None]
     entries = traces.status.telemetry.ledger_entries if traces.status is not None and traces.status.telemetry is not None else None
     with store.transaction():

@@ -49,6 +49,7 @@ class Standing:
         self._online, self._reason, self._error = False, "not connected yet", ""
         self._error_at: int | None = None
         self._denied = 0
+        self.read_only = ""  # why nothing can be written
         self._certificate_expires: int | None = None
         self._held: dict[bytes, int | None] = {}
         self._asked_at = self._looked_at = NEVER
@@ -163,6 +164,7 @@ class Standing:
             telemetry=state.telemetry,
             error=self._error,
             error_at=self._error_at,
+            read_only=self.read_only[:TEXT_MAX],
             supervised=self._notify.told or "INVOCATION_ID" in os.environ,
             inherited=self._inherited,
             watchdog_seconds=self._notify.watchdog_seconds,
