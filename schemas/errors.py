@@ -60,6 +60,7 @@ class Code(StrEnum):
     PROBATION_LATENCY = "probation.latency"
     REQUEST_INVALID = "request.invalid"
     REQUEST_FOREIGN = "request.foreign"
+    REQUEST_CONTENT_TYPE = "request.content_type"
     REFERENCE_INVALID = "reference.invalid"
     GOLDEN_INVALID = "golden.invalid"
     KEY_UNREADABLE = "key.unreadable"

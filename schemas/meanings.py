@@ -81,8 +81,12 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.PROBATION_LATENCY: ("requests took too long while the release was on probation", "a smaller variant, or a wider limit"),
     Code.REQUEST_INVALID: ("a local program's request does not fit the model", "the reason names what was expected and found"),
     Code.REQUEST_FOREIGN: (
-        "a local request that a web page of another site could have sent: its Host, Origin or Content-Type says so",
-        "the reason names the setting (`allowed_hosts`, `allowed_origins`) or the header",
+        "a local request that a web page of another site could have sent, by its Host or Origin",
+        "list the name in `allowed_hosts`, or the page's origin in `allowed_origins`, if it is to ask",
+    ),
+    Code.REQUEST_CONTENT_TYPE: (
+        "a local request's body is of a type that a form of any web page can have",
+        "send it as application/json, or as application/octet-stream where it is binary",
     ),
     Code.REFERENCE_INVALID: ("the publisher's reference data does not fit the model", "the reason names the column and row"),
     Code.GOLDEN_INVALID: ("golden inputs do not fit the model", "the reason names what was expected and found"),

@@ -8,7 +8,14 @@ from node.settings import NodeSettings
 
 def listen_of(settings: NodeSettings) -> Listen:
     """Where local programs ask."""
-    return Listen(host=settings.host, port=settings.port, uds=settings.socket, fd=_inherited_socket())
+    return Listen(
+        host=settings.host,
+        port=settings.port,
+        uds=settings.socket,
+        fd=_inherited_socket(),
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+    )
 
 
 def _inherited_socket() -> int | None:
