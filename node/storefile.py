@@ -66,13 +66,21 @@ def opened(path: Path, make: Make) -> Opened:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
+        is_new = is_empty(path)
         return Opened(writable(path, make), is_new)
     except (sqlite3.Error, Refused, OSError) as error:
         kind = trouble_of(error)
         if kind is None:
             raise Unreachable(f"{path}: {error}") from None
         return _anew(path, make, str(error)) if kind == "damaged" else in_memory(path, make, str(error))
+
+
+def is_empty(path: Path) -> bool:
+    """Whether there is no table: no file, or one that a power cut has left without what was in it."""
+    if not path.exists():
+        return True
+    with closing(_connected(str(path))) as db:
+        return bool(db.execute("SELECT count(*) = 0 FROM sqlite_master").fetchone()[0])
 
 
 def writable(path: Path, make: Make) -> Database:

@@ -1,4 +1,4 @@
-"""A device whose database is damaged or whose disk is full, by the real commands: it serves what it has, says so, and recovers by itself."""
+"""A device whose database is damaged or whose disk is full, by the real commands: it serves what it has, says so, and recovers."""
 
 import os
 import signal
