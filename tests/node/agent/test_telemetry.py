@@ -489,6 +489,7 @@ def test_windows_that_meet_a_full_disk_are_kept_whole_and_leave_with_room(tmp_pa
         site = Site(disk, rho_day_max=100.0)
         for minute in range(40):
             site.see(10, at=60.0 * minute + 1)
+        site.see(10, at=2401.0)
         before = counted(site)
         filler = fill(disk)
         with pytest.raises(Refused) as refused:
