@@ -12,7 +12,7 @@ from node.settings import NodeSettings
 from node.store import NodeStore
 from node.trust import Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
-from schemas.errors import Refused, Unreachable
+from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
 from schemas.rollout import Carriage, selected, wanted
 
@@ -61,6 +61,8 @@ class Beliefs:
         try:
             self.view = self._trust.accept(bundle, now=now)
         except Refused as refusal:
+            if refusal.code is Code.DISK_FULL:
+                raise  # the bundle is good: it is taken once there is room
             self._refusal(refusal, "")
         except Unreachable as error:
             log.warning("trust.incomplete", reason=str(error))
@@ -82,6 +84,8 @@ class Beliefs:
                 self._slots.announced(self._releases[model])
             self._follow()
         except Refused as refusal:
+            if refusal.code is Code.DISK_FULL:
+                raise
             self._pending.pop(model, None)
             self._refusal(refusal, model)
         except Unreachable as error:
@@ -104,8 +108,12 @@ class Beliefs:
                 self._carried.remove(release)
                 continue
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
-            self.take_trust(brought.trust)
-            self.take_model(brought.model)
+            try:
+                self.take_trust(brought.trust)
+                self.take_model(brought.model)
+            except Refused:  # a full disk: it is looked at again
+                del self._seen[release]
+                raise
             self._found()
 
     def carriage_of(self, model: str) -> Carriage | None:
