@@ -29,6 +29,7 @@ from node.runtimes import available
 from node.runtimes.probe import unloadable
 from node.settings import NodeSettings, load, profile
 from node.store import NodeStore
+from node.storefile import DAMAGED_SUFFIX
 from node.trust import Trust
 from schemas import codec
 from schemas.bundle import TrustBundle
@@ -150,6 +151,7 @@ def _folder(settings: NodeSettings, tls: TlsFiles | None, on_disk: list[OnDisk],
         open_keys=tuple(keys_open_to_others(keys)),
         key_error=key_error,
         store_error=store_error,
+        damaged=str(kept) if (kept := data / f"node.sqlite{DAMAGED_SUFFIX}").exists() else "",
     )
 
 

@@ -18,6 +18,7 @@ from schemas.names import sha256
 
 READ_BYTES = 1024 * 1024
 KNOWN_MAX = 256
+DIGEST_BYTES = 32
 
 
 class Artifacts:
@@ -110,13 +111,34 @@ class Artifacts:
             raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
 
     def point(self, model: str, release: bytes, variant: str) -> None:
-        """Have the link `current/<model>` beside the folder lead to a variant's files, in one step."""
+        """Have the link `current/<model>` beside the folder lead to a variant's files, in one step.
+
+        Raises:
+            Refused: DISK_FULL.
+        """
         current = self.directory.parent / "current"
-        current.mkdir(exist_ok=True)
+        with _room(current):
+            current.mkdir(exist_ok=True)
         partial = current / f".{model}.partial"
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(Path("..") / self.directory.name / release.hex() / variant)
-        partial.replace(current / model)
+        target = Path("..") / self.directory.name / release.hex() / variant
+        with contextlib.suppress(OSError):
+            if (current / model).readlink() == target:
+                return
+        with _room(partial):
+            partial.unlink(missing_ok=True)
+            partial.symlink_to(target)
+            partial.replace(current / model)
+
+    def pointed(self) -> dict[str, bytes]:
+        """The release that each link leads to, by model; a link that leads elsewhere is none of ours."""
+        found: dict[str, bytes] = {}
+        current = self.directory.parent / "current"
+        for link in sorted(current.iterdir()) if current.is_dir() else ():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                digest = bytes.fromhex(link.readlink().parts[2])
+                if len(digest) == DIGEST_BYTES and not link.name.startswith("."):
+                    found[link.name] = digest
+        return found
 
     def size(self, relative: str) -> int:
         """Bytes that a file has; 0 when there is none."""
@@ -150,6 +172,6 @@ def _room(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}:
             raise Refused(Code.DISK_FULL, f"no room on the disk for {path.name}: {os.strerror(error.errno)}") from error
         raise

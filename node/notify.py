@@ -6,6 +6,8 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
+from node.core.clock import NEVER, MonotonicSeconds
+
 FEEDINGS: Final = 4  # of the watchdog in its time: one that is late is no alarm
 WAIT_SECONDS: Final = 2.0  # for what is said once, where the manager is behind; what is said again is dropped then
 
@@ -22,7 +24,7 @@ class Notify:
         fed = bool(self._address) and asked.isdecimal() and int(asked) > 0 and meant == str(pid or os.getpid())
         self.watchdog_seconds: Final = int(asked) / 1e6 if fed else None  # without a word for so long, the manager kills us
         self.told: Final = bool(self._address)
-        self._fed_at = float("-inf")
+        self._fed_at = NEVER
 
     def ready(self) -> None:
         """The start is over."""
@@ -36,7 +38,7 @@ class Notify:
         """Still well."""
         self._send("WATCHDOG=1")
 
-    def turned(self, now: float) -> None:
+    def turned(self, now: MonotonicSeconds) -> None:
         """A loop has turned: the watchdog is fed a few times in its time, where nothing else has to be asked first."""
         if self.watchdog_seconds is not None and now - self._fed_at >= self.watchdog_seconds / FEEDINGS:
             self._fed_at = now

@@ -13,6 +13,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from node.core.clock import NEVER, MonotonicSeconds
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import KIB, SLOTS_MAX
 from schemas.names import Label, ModelName
@@ -30,13 +31,13 @@ class Overrides:
         self._path = path
         self._values: dict[str, dict[str, Value]] = {}
         self._stamp: tuple[int, int] | None = None
-        self._looked_at = float("-inf")
+        self._looked_at = NEVER
 
     def of(self, model: str) -> dict[str, Value]:
         """What the site sets about a model."""
         return self._values.get(model, {})
 
-    def look(self, now: float) -> bool:
+    def look(self, now: MonotonicSeconds) -> bool:
         """Read the file when it has changed, at most every few seconds; True when it says something else than before.
 
         Raises:

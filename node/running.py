@@ -4,6 +4,7 @@ The lock is the kernel's (flock): it ends with the process, however that ends, a
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import time
@@ -19,6 +20,9 @@ from schemas.errors import Code, Refused
 LOCK_NAME: Final = "running.lock"
 STATUS_NAME: Final = "status.json"
 STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter that there can be is well below
+READS_MAX: Final = 3
+STATUS_BLOCK_BYTES: Final = 4096  # a status is filled up to whole blocks: written over, it takes no more room
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 LOOK_SECONDS: Final = 0.5  # whoever only looks holds the lock for a moment: it is asked for again
 
 
@@ -32,15 +36,17 @@ def alone(folder: Path) -> Iterator[None]:
     path = folder / LOCK_NAME
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys, and counts of what models were asked
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _opened(path)
     except OSError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"data folder {folder}: {error.strerror}") from None
+        code = Code.DISK_FULL if error.errno in NO_ROOM else Code.SETTINGS_INVALID
+        raise Refused(code, f"data folder {folder}: {error.strerror}") from None
     try:
         if not _locked(descriptor):
             holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "another one"
             raise Refused(Code.NODE_RUNNING, f"process {holder} runs on the data folder {folder} already: one folder is one node")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        with contextlib.suppress(OSError):  # a full disk: who is there is for people to read, and the lock holds without it
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -65,6 +71,15 @@ def is_held(folder: Path) -> bool:
     return False
 
 
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in NO_ROOM or not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # of a disk that cannot be written; a lock is no writing
+
+
 def _locked(descriptor: int) -> bool:
     deadline = time.monotonic() + LOOK_SECONDS
     while True:
@@ -79,16 +94,32 @@ def _locked(descriptor: int) -> bool:
 
 
 def write_status(folder: Path, status: AgentStatus) -> None:
-    """Leave a status: whole or not at all. Not synced, since after a power cut it says nothing that is still so."""
-    partial = folder / f"{STATUS_NAME}.partial"
-    partial.write_text(status.model_dump_json(exclude_none=True))
-    partial.replace(folder / STATUS_NAME)
+    """Leave a status: whole or not at all. Not synced, since after a power cut it says nothing that is still so.
+
+    On a full disk it is written over the last one, which takes no room, and of which a reader may see a part.
+    """
+    data = status.model_dump_json(exclude_none=True).encode()
+    data += b" " * (-len(data) % STATUS_BLOCK_BYTES)
+    partial, path = folder / f"{STATUS_NAME}.partial", folder / STATUS_NAME
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno not in NO_ROOM or not path.exists() or path.stat().st_size < len(data):
+            raise
+        with path.open("r+b") as file:
+            file.write(data + b" " * (path.stat().st_size - len(data)))
 
 
 def read_status(folder: Path) -> AgentStatus | None:
     """The last status that was left here; None when there is none, or another version of fleetcast wrote it."""
-    try:
-        with (folder / STATUS_NAME).open("rb") as file:
-            return AgentStatus.model_validate_json(file.read(STATUS_BYTES_MAX))
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
-        return None
+    for _ in range(READS_MAX):
+        try:
+            with (folder / STATUS_NAME).open("rb") as file:
+                return AgentStatus.model_validate_json(file.read(STATUS_BYTES_MAX))
+        except ValidationError:  # perhaps it is just being written
+            time.sleep(LOOK_SECONDS / 10)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return None

@@ -83,6 +83,12 @@ class NodeSettings(SiteSettings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     socket: str | None = None  # path of a Unix socket to serve on as well as or instead of TCP
+    allowed_hosts: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253})$")], ...], Field(max_length=64)
+    ] = ()  # names under which programs ask this node over TCP, besides localhost, its host name and addresses; "*": any
+    allowed_origins: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^(null|https?://[A-Za-z0-9.:\[\]_-]{1,260})$")], ...], Field(max_length=64)
+    ] = ()  # of web pages that may ask, as https://dashboard.example:3000
     labels: dict[Label, Label] = {}
     cohort: Cohort = "default"  # whose windows are compared with ours
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # of one model's worker

@@ -1,7 +1,8 @@
 """What a node remembers over any crash: slots, which block stands where, receipts and windows that wait, what its telemetry has spent.
 
 SQLite in WAL mode with `synchronous=FULL`: a transaction that has returned survives a power cut. The standard library's sqlite3 and not
-SQLAlchemy, because a device is small and these are a dozen small tables (docs/decisions/0003).
+SQLAlchemy, because a device is small and these are a dozen small tables (docs/decisions/0003). Where the disk takes nothing, the store is
+in memory until there is room (node/storefile.py).
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Self
 
 from node.core.lifecycle import ModelSlot, Move
 from node.labelstables import LABELS_TABLES, LabelsTables
+from node.storefile import Database, in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.telemetrytables import DAYS_KEPT, TELEMETRY_TABLES, TelemetryTables
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
@@ -75,6 +77,12 @@ class Waiting:
     payload: bytes
 
 
+def _begin(db: sqlite3.Connection) -> None:
+    """Today's tables; that something was written says that the disk takes it."""
+    _make(db)
+    db.execute("INSERT INTO fact VALUES ('opened', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1")
+
+
 def _make(db: sqlite3.Connection) -> None:
     db.executescript(_TABLES + TELEMETRY_TABLES + LABELS_TABLES)
     for table, column, kind in _COLUMNS:
@@ -105,13 +113,42 @@ def _read_as_todays(db: sqlite3.Connection) -> None:
 class NodeStore(TelemetryTables, LabelsTables):
     """One file, one writer thread."""
 
+    stuck: str = ""  # why nothing can be written; all is in memory then, and nothing that is not durable may leave
+    is_new: bool = False  # it remembers nothing: there was no file, or a damaged one
+    damage: str = ""  # of the file that was there, which is kept beside
+
     def __init__(self, path: Path) -> None:
+        """Open the file to write to it.
+
+        Raises:
+            Refused: DISK_FULL or STORE_DAMAGED.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        _make(self._db)
+        self._path, self._db = path, writable(path, _begin)
         self._day = -1  # the last that bytes were counted for
+
+    @classmethod
+    def of_agent(cls, path: Path) -> Self:
+        """The agent's: a damaged file is set aside, and where the disk takes nothing, what it has is read into memory.
+
+        Raises:
+            Unreachable: somebody else has it locked.
+        """
+        store, found = cls.__new__(cls), opened(path, _begin)
+        store._path, store._db, store._day = path, found.db, -1
+        store.stuck, store.is_new, store.damage = found.stuck, found.is_new, found.damage
+        return store
+
+    def write_down(self) -> None:
+        """Put what is in memory on the disk, which has room again.
+
+        Raises:
+            Refused: DISK_FULL: it has none; nothing has changed.
+        """
+        memory: Database = self._db
+        self._db = written_down(self._path, memory, _begin)
+        self.stuck = ""
+        memory.close()
 
     @classmethod
     def reading(cls, path: Path) -> Self:
@@ -128,7 +165,13 @@ class NodeStore(TelemetryTables, LabelsTables):
             store._db.execute("SELECT 1 FROM slot LIMIT 1").fetchone()
             _read_as_todays(store._db)
         except sqlite3.Error as error:
-            raise Unreachable(f"{path}: {error}") from None
+            store._db.close()
+            if trouble_of(error) != "stuck":
+                raise Unreachable(f"{path}: {error}") from None
+            found = in_memory(path, _begin, str(error))  # a disk that has no room for what SQLite puts beside the file
+            if found.damage:
+                raise Unreachable(f"{path}: {found.damage}") from None
+            store._db = found.db
         return store
 
     @classmethod
@@ -152,6 +195,11 @@ class NodeStore(TelemetryTables, LabelsTables):
         """Release the file."""
         self._db.close()
 
+    def set_aside(self) -> None:
+        """Close a file that turned out damaged, and keep it under another name: the next start begins a new one."""
+        self.close()
+        set_aside(self._path)
+
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[None]:
         """All or nothing. Without `synced` it survives a kill of this process, and the next synced one makes it survive a power cut."""
@@ -159,12 +207,14 @@ class NodeStore(TelemetryTables, LabelsTables):
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
-        if not synced:
-            self._db.execute("PRAGMA synchronous=FULL")
+        finally:
+            if not synced:
+                self._db.execute("PRAGMA synchronous=FULL")
 
     # Counters and floors
 
@@ -202,6 +252,10 @@ class NodeStore(TelemetryTables, LabelsTables):
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
         self._db.execute("INSERT OR REPLACE INTO move VALUES (?, ?, ?)", (slot.model, move.number, move.model_dump_json()))
         self._db.execute("DELETE FROM move WHERE model = ? AND number <= ?", (slot.model, move.number - MOVES_KEPT))
+
+    def take_up_slot(self, slot: ModelSlot) -> None:
+        """Keep a slot that a lost store knew, whose moves nobody knows any more."""
+        self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
 
     def moves(self, model: str) -> list[Move]:
         """How a slot came to be what it is, the oldest first."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import structlog
 from tuf.api import exceptions as tuf_errors
@@ -42,6 +42,9 @@ _BASE = "mqtt://trust/"  # python-tuf wants an address; ours only serves to take
 _ROLLOUTS = "rollouts"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _SCRATCH = "scratch-"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+SCRATCH_BYTES = 2 * TRUST_ROLE_BYTES_MAX  # python-tuf keeps a few roles there, and seldom one as large as it may be
+MEMORY_DISK = Path("/dev/shm")  # noqa: S108  # in a folder of its own, which nobody else may enter
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +239,13 @@ class Trust:
         for raw in copies:
             trusted = self._reverified(raw) if raw is not None else None
             if trusted is not None:
+                self._trusted = trusted
                 if any(other != trusted.raw for other in copies):
                     log.warning("trust.healed", timestamp=trusted.view.timestamp_version)
-                    self._keep(trusted.raw)
-                self._trusted = trusted
+                    self._heal(trusted.raw)
                 return trusted
         if self._trusted is not None:  # the disk went bad under us: memory is as good
-            self._keep(self._trusted.raw)
+            self._heal(self._trusted.raw)
             return self._trusted
         if any(raw is not None for raw in copies):
             log.error("trust.lost", reason="both copies of the trusted metadata are damaged; beginning at the pinned root again")
@@ -258,6 +261,12 @@ class Trust:
             log.warning("trust.damaged", code=refusal.code, reason=refusal.reason)
             return None
 
+    def _heal(self, raw: bytes) -> None:
+        try:
+            self._keep(raw)
+        except Refused as refusal:  # the copy that is whole will do until there is room
+            log.error("trust.not_healed", code=refusal.code, reason=refusal.reason)
+
     def _keep(self, raw: bytes) -> None:
         with _room(self._directory):
             for name in COPIES:
@@ -265,12 +274,13 @@ class Trust:
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
-        with _room(self._directory), tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._directory) as scratch:
-            yield Path(scratch)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_room(self._directory))
+            yield _made(self._directory, stack)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self._directory / "lock").open("ab") as lock:
+        with _opened(self._directory / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in self._directory.glob(f"{_SCRATCH}*"):  # of a process that was killed: nobody else holds the lock
                 shutil.rmtree(left, ignore_errors=True)
@@ -370,12 +380,31 @@ def _as_refused(what: str) -> Iterator[None]:
         raise Refused(Code.TRUST_INCOMPLETE, f"{what}: {error}") from error
 
 
+def _made(directory: Path, stack: contextlib.ExitStack) -> Path:
+    """A folder for python-tuf to work in: where its own disk has no room, in another place, for nothing of it is kept."""
+    for place in (directory, Path(tempfile.gettempdir()), MEMORY_DISK):
+        with contextlib.suppress(OSError):
+            if shutil.disk_usage(place).free >= SCRATCH_BYTES:
+                return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=place)))
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory)))
+
+
+def _opened(lock: Path) -> BinaryIO:
+    try:
+        return lock.open("ab")
+    except OSError as error:
+        if error.errno not in _NO_ROOM or not lock.exists():
+            with _room(lock):
+                raise
+        return lock.open("rb")  # of a disk that cannot be written; a lock is no writing
+
+
 @contextlib.contextmanager
 def _room(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if error.errno in _NO_ROOM:
             raise Refused(Code.DISK_FULL, f"no room on the disk for {path}: {os.strerror(error.errno)}") from error
         raise
 

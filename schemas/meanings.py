@@ -31,8 +31,12 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.BLOCK_PARENT: ("what a delta is against is not what it says", "nothing: the whole block is fetched, where the budget allows it"),
     Code.ARTIFACT_DIGEST: ("a file on disk is not the one that the manifest names", "look at the disk; what is missing is fetched again"),
     Code.ARTIFACT_PATH: ("a file's name leads outside its folder, or stands twice", "rename it"),
-    Code.DISK_FULL: ("the disk has no room", "make room; the transfer goes on by itself"),
+    Code.DISK_FULL: ("the disk has no room, or cannot be written", "make room; what waits goes on by itself"),
     Code.DISK_QUOTA: ("releases would take more of the disk than the settings allow", "raise disk_bytes_max, or publish a smaller variant"),
+    Code.STORE_DAMAGED: (
+        "a device's database is damaged",
+        "nothing: it is set aside, and the node goes on with what else is on its disk; look at the disk",
+    ),
     Code.BUDGET_DAY: ("the day's bytes of this class of link are spent", "wait for tomorrow, or raise the budget"),
     Code.BUDGET_ROLLOUT: ("the rollout's bytes for one node are spent", "start another rollout with more"),
     Code.BUDGET_HOURS: ("no transfer is allowed at this hour", "wait"),
@@ -76,6 +80,14 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.PROBATION_ERRORS: ("too many requests failed while the release was on probation", "look at the node's log"),
     Code.PROBATION_LATENCY: ("requests took too long while the release was on probation", "a smaller variant, or a wider limit"),
     Code.REQUEST_INVALID: ("a local program's request does not fit the model", "the reason names what was expected and found"),
+    Code.REQUEST_FOREIGN: (
+        "a local request that a web page of another site could have sent, by its Host or Origin",
+        "list the name in `allowed_hosts`, or the page's origin in `allowed_origins`, if it is to ask",
+    ),
+    Code.REQUEST_CONTENT_TYPE: (
+        "a local request's body is of a type that a form of any web page can have",
+        "send it as application/json, or as application/octet-stream where it is binary",
+    ),
     Code.REFERENCE_INVALID: ("the publisher's reference data does not fit the model", "the reason names the column and row"),
     Code.GOLDEN_INVALID: ("golden inputs do not fit the model", "the reason names what was expected and found"),
     Code.KEY_UNREADABLE: ("a key file cannot be read", "look at its path and mode"),

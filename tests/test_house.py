@@ -28,7 +28,7 @@ ONLY_IN = {
     "pyarrow": {"hub/exported.py", "hub/reference.py"},
     "matplotlib": {"hub/cli/plots.py"},
     "urllib3": {"hub/webhooks.py"},
-    "sqlite3": {"node/store.py"},
+    "sqlite3": {"node/store.py", "node/storefile.py"},
     "yaml": {"schemas/generate.py"},
 }
 KEY_READERS = {"load_pem_private_key", "load_der_private_key", "load_ssh_private_key", "generate_private_key", "private_bytes"}

@@ -12,7 +12,7 @@ from node.settings import NodeSettings
 from node.store import NodeStore
 from node.trust import Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
-from schemas.errors import Refused, Unreachable
+from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
 from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, wanted
 
@@ -31,7 +31,7 @@ class Beliefs:
         store: NodeStore,
         trust: Trust,
         carried: Carried,
-        wall: Callable[[], float],
+        wall: clocks.WallClock,
         subscribe_models: Callable[[Sequence[str]], None],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
@@ -44,7 +44,7 @@ class Beliefs:
         self._releases: dict[str, tuple[Release, ...]] = {}
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
-        self._looked_at = float("-inf")
+        self._looked_at = clocks.NEVER
         self._parameters: Mapping[str, tuple[object, object]] = {}
 
     def begin(self, slots: Slots) -> None:
@@ -61,6 +61,8 @@ class Beliefs:
         try:
             self.view = self._trust.accept(bundle, now=now)
         except Refused as refusal:
+            if refusal.code is Code.DISK_FULL:
+                raise  # the bundle is good: it is taken once there is room
             self._refusal(refusal, "")
         except Unreachable as error:
             log.warning("trust.incomplete", reason=str(error))
@@ -76,19 +78,21 @@ class Beliefs:
         """The hub, or who carries its word, says which releases a model has."""
         model = bundle.model
         try:
-            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(self._wall(), UTC))
+            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
             self._pending.pop(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
             self._follow()
         except Refused as refusal:
+            if refusal.code is Code.DISK_FULL:
+                raise
             self._pending.pop(model, None)
             self._refusal(refusal, model)
         except Unreachable as error:
             self._pending[model] = bundle  # the trust bundle that lists it is on its way
             log.info("model.waits_for_trust", model=model, reason=str(error))
 
-    def look_for_carried(self, now: float) -> None:
+    def look_for_carried(self, now: clocks.MonotonicSeconds) -> None:
         """Take what somebody brought on a stick as if the broker had said it: verified alike, refused alike."""
         if now - self._looked_at < CARRIED_SECONDS:
             return
@@ -104,8 +108,12 @@ class Beliefs:
                 self._carried.remove(release)
                 continue
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
-            self.take_trust(brought.trust)
-            self.take_model(brought.model)
+            try:
+                self.take_trust(brought.trust)
+                self.take_model(brought.model)
+            except Refused:  # a full disk: it is looked at again
+                del self._seen[release]
+                raise
             self._found()
 
     def carriage_of(self, model: str) -> Carriage | None:

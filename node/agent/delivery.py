@@ -14,6 +14,7 @@ from node.agent.purse import Purse
 from node.agent.stock import Stock
 from node.core import transfer as core
 from node.core.budget import BUDGET_CODES
+from node.core.clock import NEVER, MonotonicSeconds
 from node.core.lifecycle import Target
 from node.files import Artifacts
 from node.mqtt import BlockArrived, NodeLink
@@ -75,7 +76,7 @@ class Delivery:
         target: Target,
         manifest: Manifest,
         variant: str,
-        now: float,
+        now: MonotonicSeconds,
         *,
         carriage: Carriage | None = None,
         follows: bool = False,
@@ -96,9 +97,9 @@ class Delivery:
         """Give a transfer up; its blocks stay for the next one."""
         job = self._jobs.pop(model, None)
         if job is not None and job.transfer is not None:
-            self._run(job, job.transfer.cancel(), 0.0)
+            self._run(job, job.transfer.cancel(), NEVER)
 
-    def connected(self, *, session_present: bool, now: float) -> None:
+    def connected(self, *, session_present: bool, now: MonotonicSeconds) -> None:
         """The broker is there."""
         self._online = True
         self._granting.clear()
@@ -114,14 +115,14 @@ class Delivery:
             if job.transfer is not None:
                 job.transfer.disconnected()
 
-    def granted(self, mid: int, now: float) -> None:
+    def granted(self, mid: int, now: MonotonicSeconds) -> None:
         """The broker confirmed a SUBSCRIBE."""
         model, digests = self._granting.pop(mid, ("", ()))
         job = self._jobs.get(model)
         if job is not None and job.transfer is not None:
             self._run(job, job.transfer.granted(digests, now=now), now)
 
-    def arrived(self, blocks: Sequence[BlockArrived], now: float) -> None:
+    def arrived(self, blocks: Sequence[BlockArrived], now: MonotonicSeconds) -> None:
         """Take a batch of payloads: one write, one record, then their acknowledgements."""
         fresh: set[bytes] = set()
         for job in list(self._jobs.values()):
@@ -137,11 +138,11 @@ class Delivery:
         while len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: MonotonicSeconds) -> None:
         """Look at the disk, ask again, wake what was parked, let go on what a budget allows again."""
         for job in list(self._jobs.values()):
-            if job.parked_until and now >= job.parked_until:
-                job.parked_until = 0.0
+            if job.parked_until is not None and now >= job.parked_until:
+                job.parked_until = None
                 self._guard(job, now, lambda job=job: self._begin(job))  # type: ignore[misc]
             elif job.scan is not None:
                 self._guard(job, now, lambda job=job: self._look(job, now))  # type: ignore[misc]
@@ -150,7 +151,7 @@ class Delivery:
             if job.transfer is not None:
                 self._run(job, job.transfer.tick(now), now)
 
-    def carried(self, now: float) -> None:
+    def carried(self, now: MonotonicSeconds) -> None:
         """Something was carried here: whatever is missing may be in it."""
         for job in list(self._jobs.values()):
             if job.transfer is not None:
@@ -199,7 +200,7 @@ class Delivery:
             raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} does not add up to its {file.bytes} bytes")
         return found
 
-    def _look(self, job: Job, now: float) -> None:
+    def _look(self, job: Job, now: MonotonicSeconds) -> None:
         """Use what is on disk already, verified again, a bounded stretch at a time."""
         looked = 0
         for piece in job.scan or ():
@@ -245,7 +246,7 @@ class Delivery:
                     self._store.add_bytes(job.target.digest, reused=piece.payload.bytes)
         return True
 
-    def _take(self, job: Job, blocks: list[BlockArrived], now: float) -> None:
+    def _take(self, job: Job, blocks: list[BlockArrived], now: MonotonicSeconds) -> None:
         transfer = job.transfer
         if transfer is None:
             return
@@ -286,7 +287,7 @@ class Delivery:
             log.warning("fetch.parent_gone", model=job.model, version=job.target.version)
             self._again(job, now)  # what it costs without the parent is for the budget to allow
 
-    def _keep(self, job: Job, pieces: list[tuple[core.Piece, bytes]], now: float, *, received: int, wasted: int) -> None:
+    def _keep(self, job: Job, pieces: list[tuple[core.Piece, bytes]], now: MonotonicSeconds, *, received: int, wasted: int) -> None:
         """Write, then record."""
         places = [(piece, job.paths[place.file], place.offset, data) for piece, data in pieces for place in piece.places]
         self._artifacts.write((path, offset, data) for _, path, offset, data in places)
@@ -296,7 +297,7 @@ class Delivery:
         if job.code is Code.BLOCK_TIMEOUT and pieces:
             self._unpark(job)
 
-    def _count(self, release: bytes, now: float, *, received: int = 0, wasted: int = 0) -> None:
+    def _count(self, release: bytes, now: MonotonicSeconds, *, received: int = 0, wasted: int = 0) -> None:
         self._store.add_bytes(release, received=received, wasted=wasted)
         self._purse.spend(received + wasted, now)
 
@@ -315,7 +316,7 @@ class Delivery:
         log.info("fetch.complete", model=job.model, version=job.target.version)
         self._post(Outcome(job.model, job.target, None))
 
-    def _again(self, job: Job, now: float) -> None:
+    def _again(self, job: Job, now: MonotonicSeconds) -> None:
         """Look at the disk once more and plan anew."""
         if job.transfer is not None:
             self._run(job, job.transfer.cancel(), now)
@@ -323,7 +324,7 @@ class Delivery:
 
     # Budgets
 
-    def _share(self, now: float) -> None:
+    def _share(self, now: MonotonicSeconds) -> None:
         """Divide the window among the transfers, each within its budget."""
         running = [job for job in self._jobs.values() if job.transfer is not None and not job.transfer.complete]
         for job, (allowed_bytes, stop) in zip(running, self._purse.divide(running, self._window_bytes, now), strict=True):
@@ -348,7 +349,7 @@ class Delivery:
 
     # The broker
 
-    def _run(self, job: Job, commands: list[core.Command], now: float) -> None:
+    def _run(self, job: Job, commands: list[core.Command], now: MonotonicSeconds) -> None:
         for command in commands:
             match command:
                 case core.Subscribe(digests, only_if_new):
@@ -372,7 +373,7 @@ class Delivery:
         except Unreachable as error:
             log.warning("want.not_sent", model=job.model, reason=str(error))  # the quiet time asks again
 
-    def _guard(self, job: Job, now: float, do: Callable[[], None]) -> None:
+    def _guard(self, job: Job, now: MonotonicSeconds, do: Callable[[], None]) -> None:
         """A full disk parks the job, blocks kept; any other refusal ends it."""
         try:
             do()
@@ -389,5 +390,5 @@ class Delivery:
                 self.cancel(job.model)
                 self._post(Outcome(job.model, job.target, refusal))
         else:
-            if job.code in DISK_CODES and not job.parked_until:
+            if job.code in DISK_CODES and job.parked_until is None:
                 self._unpark(job)

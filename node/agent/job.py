@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from node.core import transfer as core
+from node.core.clock import MonotonicSeconds
 from node.core.lifecycle import Target
 from node.serving import Prepared
 from schemas.errors import Code, Refused
@@ -29,7 +30,7 @@ class Job:
     missing: list[core.Piece] = field(default_factory=list)
     transfer: core.Transfer | None = None
     instead_bytes: int = 0  # to be fetched whole, because a delta's parent is not here
-    parked_until: float = 0.0  # a full disk
+    parked_until: MonotonicSeconds | None = None  # a full disk
     code: Code | None = None  # why it waits
 
 
@@ -56,7 +57,15 @@ class Fetcher(Protocol):
     """What brings releases to disk."""
 
     def start(
-        self, model: str, target: Target, manifest: Manifest, variant: str, now: float, *, carriage: Carriage | None, follows: bool
+        self,
+        model: str,
+        target: Target,
+        manifest: Manifest,
+        variant: str,
+        now: MonotonicSeconds,
+        *,
+        carriage: Carriage | None,
+        follows: bool,
     ) -> None:
         """Begin."""
 

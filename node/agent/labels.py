@@ -13,6 +13,7 @@ import structlog
 
 from node.agent.ledger import Ledger
 from node.core import privacy
+from node.core.clock import WallClock
 from node.core.labels import KEPT_SECONDS, Declared, Told
 from node.core.leaving import noised
 from node.core.privacy import BitSource
@@ -20,7 +21,7 @@ from node.labels import Taken, take
 from node.serving import LabelsSaid, Observation
 from node.store import NodeStore
 from schemas import codec
-from schemas.errors import Code, Refused
+from schemas.errors import Code, Refused, Unreachable
 from schemas.manifest import Manifest
 
 log = structlog.get_logger()
@@ -42,7 +43,7 @@ class Labels:
         cohort: str,
         wait_seconds: float | None,
         bits: BitSource,
-        clock: Callable[[], float],
+        clock: WallClock,
     ) -> None:
         self._store, self._ledger, self._topic, self._cohort = store, ledger, topic, cohort
         self._wait_seconds, self._bits, self._clock = wait_seconds, bits, clock
@@ -77,7 +78,7 @@ class Labels:
         seconds = self._seconds.get(seen.digest)
         if seconds is None or seen.failed:
             return
-        now = self._clock()
+        now = float(self._clock())
         at = now if seen.event_time is None else seen.event_time
         if now - KEPT_SECONDS <= at <= now + FUTURE_SECONDS:  # what lies outside is never labelled, and takes no room
             start = int(at) // seconds * seconds
@@ -90,8 +91,13 @@ class Labels:
         if not event.done.set_running_or_notify_cancel():
             return  # it has given up waiting, and will say them again
         try:
+            if self._store.stuck:
+                raise Refused(Code.DISK_FULL, self._store.stuck)
             event.done.set_result(self.take(event.model, event.version, event.told).as_json(event.told))
         except Refused as refusal:
+            if refusal.code is Code.DISK_FULL:
+                event.done.set_exception(Unreachable(f"the node's disk takes nothing ({refusal.reason}); say it again, with the same id"))
+                return
             log.info("labels.refused", model=event.model, code=str(refusal.code))
             event.done.set_exception(refusal)
         except BaseException as error:
@@ -115,13 +121,19 @@ class Labels:
         """Write to disk how many answers were given."""
         with self._lock:
             rows, self._answered = self._answered, Counter()
-        if rows:
-            now = int(self._clock())
+        if not rows:
+            return
+        now = int(self._clock())
+        try:
             with self._store.transaction():
                 if self._other_times:
                     self._store.raise_fact(OTHER_TIMES, 1)
                 self._store.add_answered(rows, at=now)
                 self._store.set_fact(RUNS_SINCE, now)
+        except BaseException:
+            with self._lock:
+                self._answered.update(rows)
+            raise
 
     def leave(self) -> None:
         """Nothing is answered any more, and all that was is counted."""

@@ -6,12 +6,13 @@ is believed no more: nothing of what happened before a day has passed leaves the
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
 from node.core import ledger as core
+from node.core.clock import WallClock
 from node.core.ledger import Witness
 from node.core.privacy import DAY_SECONDS
 from node.store import NodeStore
@@ -21,20 +22,28 @@ log = structlog.get_logger()
 
 QUIET_UNTIL = "ledger_quiet_until"
 QUIET_CODE = "ledger_rolled_back"  # 1: rolled back; 0: tampered with
+LOST = "ledger_lost"  # 1: the store was lost, and with it what was spent; nobody has drawn the consequences yet
+ENTRIES_MIN = "ledger_entries_min"  # as many entries there were at least, before
 WITNESS_BYTES_MAX = 256
 
 
 class Ledger:
     """What was spent, by day of the events that it was spent on."""
 
-    def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: Callable[[], float]) -> None:
+    def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: WallClock) -> None:
         self._store, self._witness, self._rho_day_max, self._clock = store, witness, rho_day_max, clock
+        self._sealed: Witness | None = None
         self._check()
 
     @property
     def entries(self) -> int:
         """How many there have been; it only grows."""
         return self._store.ledger_end().number
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the witness has seen the newest entry; until then nothing that was charged may leave."""
+        return self._sealed == self._store.ledger_end()
 
     def refusal(self, start: int, days: Sequence[int], rho: float) -> Code | None:
         """Why nothing of an interval may leave; None when it may."""
@@ -66,8 +75,19 @@ class Ledger:
         self._store.add_entry(entry, before.head)
 
     def seal(self) -> None:
-        """Have the witness see the newest entry."""
+        """Have the witness see the newest entry.
+
+        Raises:
+            Refused: DISK_FULL: it has not seen it.
+        """
         end = self._store.ledger_end()
+        try:
+            self._write(end)
+        except OSError as error:
+            raise Refused(Code.DISK_FULL, f"the ledger's witness {self._witness} cannot be written: {error.strerror}") from error
+        self._sealed = end
+
+    def _write(self, end: Witness) -> None:
         self._witness.parent.mkdir(parents=True, exist_ok=True)
         partial = self._witness.with_name(f".{self._witness.name}.partial")
         with partial.open("w") as file:
@@ -87,11 +107,17 @@ class Ledger:
         seen: Witness | None = None
         try:
             seen = self._seen()
+            if self._store.fact(LOST):
+                raise Refused(Code.LEDGER_ROLLED_BACK, "the privacy ledger was lost with the node's database")
             core.check(entries, before=before, spent=self._store.spent_days(), witness=seen)
         except Refused as refusal:
             self._distrust(refusal, max(self._store.ledger_end().number, seen.number if seen else 0))
-        if seen is None or seen != self._store.ledger_end():
-            self.seal()
+        self._sealed = seen
+        if not self.is_sealed:
+            try:
+                self.seal()
+            except Refused as refusal:  # what is served is served all the same, and nothing leaves
+                log.error("ledger.not_sealed", code=str(refusal.code), reason=refusal.reason)
 
     def _distrust(self, refusal: Refused, number: int) -> None:
         now = int(self._clock())
@@ -101,7 +127,8 @@ class Ledger:
                 self._store.set_fact(QUIET_CODE, int(refusal.code is Code.LEDGER_ROLLED_BACK))
             self._store.raise_fact(QUIET_UNTIL, now + DAY_SECONDS)
             self._store.restart_ledger()
-            before = Witness(number, core.START)
+            before = Witness(max(number, self._store.fact(ENTRIES_MIN)), core.START)
+            self._store.set_fact(LOST, 0)
             self._store.add_entry(core.following(before, at=now, days=(), rho=0.0, what=str(refusal.code)), before.head)
 
     def _seen(self) -> Witness | None:

@@ -3,7 +3,6 @@
 Threads: this one owns the store, the disk and every decision. paho's network thread and the serving thread only put events into the inbox.
 """
 
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -16,10 +15,13 @@ import structlog
 
 from node.agent.beliefs import Beliefs
 from node.agent.delivery import Delivery
+from node.agent.disk_trouble import DiskTrouble
 from node.agent.job import Outcome, Stalled, WorkerGone, WorkerReady
+from node.agent.listening import listen_of
 from node.agent.manifests import Manifests
 from node.agent.parameters import Parameters
 from node.agent.purse import Purse
+from node.agent.rebuilding import Traces, rebuild
 from node.agent.renewing import Renewing
 from node.agent.reporter import Reporter
 from node.agent.slots import Slots
@@ -27,14 +29,14 @@ from node.agent.status import Standing
 from node.agent.stock import Stock
 from node.agent.telemetry import Telemetry
 from node.carried import Carried
-from node.core.clock import SignedClock, trusted_now
+from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.core.inforce import InForce
 from node.files import Artifacts
 from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
 from node.notify import Notify
 from node.overrides import Overrides
 from node.runtimes import probe
-from node.serving import LabelsSaid, Listen, Observation, Server
+from node.serving import LabelsSaid, Observation, Server
 from node.settings import NodeSettings, profile
 from node.store import NodeStore
 from node.trust import Trust
@@ -55,15 +57,22 @@ PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 class Agent:
     """One node."""
 
-    def __init__(
-        self, settings: NodeSettings, *, pinned_root: bytes, wall: Callable[[], float], monotonic: Callable[[], float], rng: Random
-    ) -> None:
+    def __init__(self, settings: NodeSettings, *, pinned_root: bytes, wall: WallClock, monotonic: MonotonicClock, rng: Random) -> None:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
-        self._store = NodeStore(settings.data / "node.sqlite")
+        self._store = NodeStore.of_agent(settings.data / "node.sqlite")
+        self._artifacts = Artifacts(settings.data / "artifacts")
+        unloadable = probe.unloadable(settings.data)
+        for name, reason in unloadable.items():
+            log.warning("runtime.unloadable", runtime=name, reason=reason)
+        self._profile = profile(settings, unloadable=unloadable)
+        manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
+        trust = Trust(settings.data / "trust", pinned_root)
+        if self._store.is_new:
+            rebuild(self._store, self._artifacts, manifests, Traces.of(settings, trust), now=int(wall()))
         self._renewing = Renewing(
             settings,
             store=self._store,
@@ -74,7 +83,6 @@ class Agent:
             moved=lambda broker: self._link.move(broker),  # noqa: PLW0108  # link and beliefs come after
             take_trust=lambda bundle: self._beliefs.take_trust(bundle),  # noqa: PLW0108
         )
-        self._artifacts = Artifacts(settings.data / "artifacts")
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
         self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls, now=self._trusted_now)
         self._reporter = Reporter(
@@ -100,7 +108,7 @@ class Agent:
             sends=settings.telemetry,
             clock=wall,
         )
-        listen = _listen(settings)
+        listen = listen_of(settings)
         self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
         self.server.on_worker_exit = lambda *told: self._inbox.put(WorkerGone(*told))
         self._carried = Carried(settings.data / "carried")
@@ -115,7 +123,7 @@ class Agent:
         self._beliefs = Beliefs(
             settings,
             store=self._store,
-            trust=Trust(settings.data / "trust", pinned_root),
+            trust=trust,
             carried=self._carried,
             wall=wall,
             subscribe_models=self._link.subscribe_models,
@@ -136,11 +144,6 @@ class Agent:
             make_room=lambda: self._slots.tidy(),  # noqa: PLW0108  # the slots come after
             disk_bytes_max=settings.disk_bytes_max,
         )
-        unloadable = probe.unloadable(settings.data)
-        for name, reason in unloadable.items():
-            log.warning("runtime.unloadable", runtime=name, reason=reason)
-        self._profile = profile(settings, unloadable=unloadable)
-        manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
         self._parameters = Parameters(
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
             rollout_says=self._beliefs.parameters_of,
@@ -158,6 +161,7 @@ class Agent:
             report=self._reporter.report,
             serving_changed=self._serving_changed,
             carriage_of=self._beliefs.carriage_of,
+            monotonic=monotonic,
         )
         self._standing = Standing(
             settings,
@@ -171,12 +175,14 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.told = self._standing.trouble
+        self._asks_anew = self._store.is_new  # a session that the broker kept for the store that was lost says nothing again by itself
+        self._disk = DiskTrouble(self._store, self._standing, monotonic)
         self._leaving = False
         self._session = 0
         self._online = False
-        self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
+        self._retry_at, self._retry_seconds = NEVER, RETRY_SECONDS_MIN
         self._said: State | None = None
-        self._said_at = 0.0
+        self._said_at = NEVER
         self._shares: dict[bytes, float] = {}  # of a release's requests, that telemetry counts
         self._pause: Callable[[float], object] = lambda seconds: None
 
@@ -184,7 +190,7 @@ class Agent:
         """Serve until `stop` is set.
 
         Raises:
-            Refused: the local port is taken.
+            Refused: the local port is taken; STORE_DAMAGED: the next start goes on with what else is on the disk.
         """
         self._pause = stop.wait
         for model, slot in self._store.slots().items():
@@ -197,13 +203,17 @@ class Agent:
             self._standing.began()
             while not stop.is_set():
                 self._turn()
+                if self._disk.damage is not None:
+                    raise self._disk.damage
         finally:
             self._leave()
 
     def _turn(self) -> None:
-        if not self._online and self._monotonic() >= self._retry_at:
-            self._connect()
-        events = self._take_events()
+        if self._store.stuck:
+            self._guarded(self._disk.write_down)
+        elif not self._online and self._monotonic() >= self._retry_at:
+            self._guarded(self._connect)
+        events = [*self._disk.again(), *self._take_events()]
         blocks: list[BlockArrived] = []
         for event in events:
             if isinstance(event, BlockArrived):
@@ -212,7 +222,9 @@ class Agent:
             if blocks:
                 self._guarded(self._delivery.arrived, blocks, self._monotonic())
                 blocks = []
-            if not self._guarded(self._handle, event) and (message := getattr(event, "message", None)) is not None:
+            if self._guarded(self._handle, event) or self._disk.defers(event):
+                continue
+            if (message := getattr(event, "message", None)) is not None:
                 self._link.ack(message)  # it would only come again
         if blocks:
             self._guarded(self._delivery.arrived, blocks, self._monotonic())
@@ -227,6 +239,8 @@ class Agent:
         except Unreachable as error:
             log.warning("broker.unreachable", reason=str(error))
         except Exception as error:
+            if self._disk.explains(error):
+                return False
             log.exception("node.bug", doing=getattr(do, "__name__", "?"))
             self._standing.trouble(f"a bug of fleetcast was survived: {type(error).__name__}: {error}")
             return False
@@ -247,17 +261,19 @@ class Agent:
 
     def _tick(self) -> None:
         now = self._monotonic()
-        self._renewing.tick(online=self._online)
-        self._beliefs.look_for_carried(now)
-        self._delivery.tick(now)
         if self._parameters.look(now):
             self._slots.parameters_changed()
         self._slots.tick(self._wall())
+        if self._store.stuck:
+            return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
+        self._renewing.tick(online=self._online)
+        self._beliefs.look_for_carried(now)
+        self._delivery.tick(now)
+        if self._online:
+            self._say_state(now)
+            self._reporter.send(windows=self._telemetry.may_leave)
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
-        if self._online:
-            self._reporter.send()
-            self._say_state(now)
 
     def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | LabelsSaid) -> None:
         match event:
@@ -296,9 +312,9 @@ class Agent:
     # The connection
 
     def _connect(self) -> None:
-        self._session = self._store.next("session")
         self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
         self._retry_at = self._monotonic() + self._backoff()
+        self._session = self._store.next("session")
         try:
             self._link.open(session=self._session, at=int(self._wall()))
             self._retry_at = self._monotonic() + CONNACK_SECONDS
@@ -313,8 +329,10 @@ class Agent:
         self._said = None
         self._reporter.connected(session_present=event.session_present)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
-        self._link.subscribe_trust(only_if_new=event.session_present)
-        self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=event.session_present)
+        only_if_new = event.session_present and not self._asks_anew
+        self._asks_anew = False
+        self._link.subscribe_trust(only_if_new=only_if_new)
+        self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=only_if_new)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, reason: str) -> None:
@@ -334,13 +352,13 @@ class Agent:
         self._guarded(self._standing.left)
         self._leaving = True
         self._turn_labels_away()
-        self._telemetry.checkpoint()
+        self._guarded(self._disk.write_down_at_last, self._telemetry.checkpoint, self._telemetry.open_windows)
         if self._online:
             self._link.say_state(self._state("disconnected"))
             self._link.close()
         self.server.stop()
-        self._telemetry.labels.leave()
-        self._store.close()
+        self._guarded(self._telemetry.labels.leave)
+        self._disk.close()
 
     # What the hub says
 
@@ -354,7 +372,7 @@ class Agent:
 
     # What the node says
 
-    def _say_state(self, now: float) -> None:
+    def _say_state(self, now: MonotonicSeconds) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
         if not self._slots.changed and self._said is not None and now - self._said_at < pause:
             return
@@ -411,17 +429,6 @@ class Agent:
             self._telemetry.labels.answered(seen)
         if self._settings.telemetry and self._sampling.random() < self._shares.get(seen.digest, 1.0):
             self._telemetry.observe(seen)
-
-
-def _listen(settings: NodeSettings) -> Listen:
-    return Listen(host=settings.host, port=settings.port, uds=settings.socket, fd=_inherited_socket())
-
-
-def _inherited_socket() -> int | None:
-    """The listening socket that a service manager holds for us, by systemd's protocol: requests then wait while we restart."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS"):
-        return None
-    return 3  # SD_LISTEN_FDS_START
 
 
 def pinned_root(settings: NodeSettings) -> bytes:

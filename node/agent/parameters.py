@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
+from node.core.clock import MonotonicSeconds
 from node.core.inforce import InForce, in_force
 from node.core.tensors import Spec
 from node.overrides import Overrides
@@ -27,7 +28,7 @@ class Parameters:
         self._overrides, self._rollout_says, self._refused = overrides, rollout_says, refused
         self._told: dict[bytes, tuple[Setting, ...]] = {}
 
-    def look(self, now: float) -> bool:
+    def look(self, now: MonotonicSeconds) -> bool:
         """Whether the site has changed its mind; a file that is wrong is reported, and what it said before holds."""
         try:
             return self._overrides.look(now)

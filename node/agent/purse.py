@@ -1,6 +1,6 @@
 """What the node's transfers may spend now: its policy for the present road, what has come today, and how fast it may come."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import structlog
 
 from node.agent.job import Job
 from node.core.budget import Claim, Policy, Use, allowance, shares
+from node.core.clock import MonotonicSeconds, WallClock, WallSeconds
 from node.core.rate import Rate
 from node.core.transfer import Transfer
 from node.store import NodeStore
@@ -31,13 +32,13 @@ class Purse:
         link_file: Path | None,
         policies: Mapping[LinkClass, Policy],
         rate_bytes_per_second_max: float | None,
-        wall: Callable[[], float],
+        wall: WallClock,
     ) -> None:
         self._store, self._given, self._link_file, self._policies, self._wall = store, link, link_file, policies, wall
         burst_bytes = max(BLOCK_BYTES_MAX, int(rate_bytes_per_second_max or 0))  # a second's worth, and a block in any case
         self._rate = Rate(rate_bytes_per_second_max, burst_bytes) if rate_bytes_per_second_max else None
         self._link: LinkClass = link
-        self._read_at = 0.0
+        self._read_at = WallSeconds(0.0)
 
     @property
     def link(self) -> LinkClass:
@@ -54,14 +55,14 @@ class Purse:
             self._link = link
         return self._link
 
-    def spend(self, size_bytes: int, now: float) -> None:
+    def spend(self, size_bytes: int, now: MonotonicSeconds) -> None:
         """So many payload bytes came."""
         if self._rate is not None:
             self._rate.spend(size_bytes, now)
         if size_bytes:
             self._store.add_day_bytes(self._day_and_minute()[0], self.link, size_bytes)
 
-    def divide(self, jobs: Sequence[Job], window_bytes: int, now: float) -> list[tuple[int, tuple[Code, str] | None]]:
+    def divide(self, jobs: Sequence[Job], window_bytes: int, now: MonotonicSeconds) -> list[tuple[int, tuple[Code, str] | None]]:
         """For each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
         day, minute = self._day_and_minute()
         link = self.link
@@ -97,7 +98,7 @@ class Purse:
         return list(zip(shares(claims, window_bytes), stops, strict=True))
 
     def _day_and_minute(self) -> tuple[int, int]:
-        local = datetime.fromtimestamp(self._wall()).astimezone()
+        local = datetime.fromtimestamp(float(self._wall())).astimezone()
         return local.toordinal(), local.hour * 60 + local.minute
 
 

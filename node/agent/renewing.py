@@ -12,7 +12,7 @@ import structlog
 
 from node.agent import joining
 from node.agent.joining import Membership, Renewed
-from node.core.clock import SignedClock, is_known, trusted_now
+from node.core.clock import MonotonicClock, SignedClock, WallClock, is_known, trusted_now
 from node.core.renewal import Outcome, Reason, Renewal
 from node.enrolment import KEY_NAME
 from node.identity import Identity
@@ -34,8 +34,8 @@ class Renewing:
         *,
         store: NodeStore,
         clock: SignedClock,
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        wall: WallClock,
+        monotonic: MonotonicClock,
         rng: Random,
         moved: Callable[[str], None],
         take_trust: Callable[[TrustBundle], None],

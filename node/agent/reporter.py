@@ -5,6 +5,7 @@ from typing import Literal
 
 import structlog
 
+from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.core.lifecycle import Target
 from node.identity import Identity
 from node.mqtt import NodeLink
@@ -30,14 +31,14 @@ class Reporter:
         store: NodeStore,
         link: NodeLink,
         identity: Callable[[], Identity],  # it may change: a device can ask for a new key
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        wall: WallClock,
+        monotonic: MonotonicClock,
         windows: bool,  # else they are not sent, and wait
     ) -> None:
         self._node, self._store, self._link, self._identity = node, store, link, identity
         self._wall, self._monotonic, self._windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
-        self._refusals: dict[tuple[str, str], float] = {}
+        self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
         self.told: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
     def report(
@@ -73,9 +74,13 @@ class Reporter:
         log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
         self.told(str(refusal))
         key, now = (str(refusal.code), model), self._monotonic()
-        if now - self._refusals.get(key, -REFUSAL_SECONDS) >= REFUSAL_SECONDS:
+        if now - self._refusals.get(key, NEVER) >= REFUSAL_SECONDS:
             self._refusals[key] = now
-            self.report("refused", code=refusal.code, reason=refusal.reason, model=model)
+            try:
+                self.report("refused", code=refusal.code, reason=refusal.reason, model=model)
+            except Refused as full:  # a full disk, which may be what is reported
+                del self._refusals[key]
+                log.warning("receipt.not_kept", code=full.code, reason=full.reason)
 
     def connected(self, *, session_present: bool) -> None:
         """The broker is there; one that forgot hears the kept messages again, and their readers count them once."""
@@ -86,15 +91,20 @@ class Reporter:
     def published(self, mid: int) -> None:
         """The broker has taken a message."""
         if mid in self._sending:
-            self._store.mark_sent([self._sending.pop(mid)])
+            self._store.mark_sent([self._sending[mid]])
+            del self._sending[mid]
 
-    def send(self) -> None:
-        """Say what waits, so much at a time."""
+    def send(self, *, windows: bool = True) -> None:
+        """Say what waits, so much at a time; without `windows` those that are none."""
         flying = set(self._sending.values())
-        outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self._windows)
+        outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self._windows and windows)
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]
         if fresh:
-            self._store.mark_tried(fresh)
+            try:
+                self._store.mark_tried(fresh)
+            except Refused as full:  # a window that is not known to have been given away could become part of another one
+                log.warning("window.not_sent", code=full.code, reason=full.reason)
+                outbox = [one for one in outbox if one.id not in fresh]
         for waiting in outbox:
             if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
                 try:

@@ -13,6 +13,7 @@ from node.agent.statements import Statements
 from node.core import judging, lifecycle
 from node.core.agreement import Agreement
 from node.core.budget import BUDGET_CODES
+from node.core.clock import MonotonicClock, MonotonicSeconds, WallSeconds
 from node.core.inforce import InForce
 from node.core.lifecycle import ModelSlot, Target
 from node.files import Artifacts
@@ -49,29 +50,30 @@ class Slots:
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest, InForce], None],
         carriage_of: Callable[[str], Carriage | None],
+        monotonic: MonotonicClock,
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._statements = post, Statements(store, report)
-        self._serving_changed, self._carriage_of = serving_changed, carriage_of
+        self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
         self._slots: dict[str, ModelSlot] = {}
         self._numbers = count(1)
         self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
         self._restoring: set[bytes] = set()
-        self._restore_again: dict[bytes, tuple[int, float]] = {}  # tries so far, and when the next one begins; 0 while it runs
+        self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
         self._keeping = Keeping(store, artifacts, manifests, parameters)
         self._told: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
         self.changed = True
 
     # What the loop tells
 
-    def resume(self, now: float) -> None:
+    def resume(self, now: WallSeconds) -> None:
         """After a start: bring back what was served, and go on."""
         self._slots = self._store.slots()
         for slot in list(self._slots.values()):
             self._apply(slot, lifecycle.interrupted(slot, now=int(now)), now)
 
-    def wanted(self, release: Release, rollout: bytes, now: float) -> None:
+    def wanted(self, release: Release, rollout: bytes, now: WallSeconds) -> None:
         """A rollout wants this verified release here."""
         manifest = release.manifest
         self._manifests.keep(release)
@@ -85,13 +87,13 @@ class Slots:
         slot = self._slots.get(model)
         return slot.serving.digest if slot is not None and slot.serving is not None else None
 
-    def halted(self, model: str, now: float) -> None:
+    def halted(self, model: str, now: WallSeconds) -> None:
         """The model's rollout moves this node no more: it was halted, or another one does not reach it."""
         slot = self._slots.get(model)
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
 
-    def fetched(self, model: str, target: Target, refusal: Refused | None, now: float) -> None:
+    def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """A transfer ended."""
         slot = self._slots[model]
         if slot.target != target:
@@ -101,13 +103,13 @@ class Slots:
         else:
             self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
 
-    def stalled(self, event: Stalled, now: float) -> None:
+    def stalled(self, event: Stalled, now: WallSeconds) -> None:
         """A transfer waits, or goes on."""
         slot = self._slots.get(event.model)
         if slot is not None and slot.target == event.target:
             self._apply(slot, lifecycle.waits(slot, str(event.code or ""), spent=event.code in BUDGET_CODES, now=int(now)), now)
 
-    def ready(self, event: WorkerReady, now: float) -> None:
+    def ready(self, event: WorkerReady, now: WallSeconds) -> None:
         """A worker is warm, or could not be."""
         if self._tickets.get(event.target.digest) != event.ticket:
             return  # it was given up since, and perhaps asked for again
@@ -126,7 +128,7 @@ class Slots:
             compare = self._manifests.get(event.target.digest).limits.shadow is not None
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
-    def worker_gone(self, event: WorkerGone, now: float) -> None:
+    def worker_gone(self, event: WorkerGone, now: WallSeconds) -> None:
         """A worker ended by itself. The server has started another already; what is not proven, or dies again and again, goes back."""
         slot = self._slots.get(event.model)
         if slot is None:
@@ -143,13 +145,13 @@ class Slots:
                 reason = f"the worker ended {event.deaths} times in a row: {event.reason}"
                 self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: WallSeconds) -> None:
         """Judge what is compared, and what is served without having proved itself."""
         for model in list(self._slots):
             slot = self._slots[model]
             again = self._restore_again.get(slot.serving.digest) if slot.serving else None
-            if slot.serving is not None and again is not None and 0 < again[1] <= now:
-                self._restore_again[slot.serving.digest] = (again[0], 0.0)
+            if slot.serving is not None and again is not None and again[1] is not None and again[1] <= self._monotonic():
+                self._restore_again[slot.serving.digest] = (again[0], None)
                 self._prepare(model, slot.serving)
             if slot.state == "shadow" and slot.target is not None:
                 self._judge_shadow(slot, slot.target, now)
@@ -202,7 +204,7 @@ class Slots:
 
     # How it is done
 
-    def _apply(self, before: ModelSlot, step: lifecycle.Step, now: float) -> None:
+    def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
         """Durable first: the slot, the move, and what they report, at once. A kill after that is taken up by `resume`."""
         slot = step.slot
         said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
@@ -219,7 +221,7 @@ class Slots:
             if command not in said:
                 self._carry_out(slot, command, now)
 
-    def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: float) -> None:
+    def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: WallSeconds) -> None:
         match command:
             case lifecycle.Fetch(target):
                 self._fetch(slot.model, target, now)
@@ -245,7 +247,7 @@ class Slots:
             case lifecycle.Tidy():
                 self.tidy()
 
-    def _fetch(self, model: str, target: Target, now: float) -> None:
+    def _fetch(self, model: str, target: Target, now: WallSeconds) -> None:
         try:
             manifest, variant = self._manifests.get(target.digest), self._manifests.wanted_variant(target.digest)
         except Refused as refusal:
@@ -253,7 +255,7 @@ class Slots:
             return
         slot = self._slots[model]
         follows = slot.serving is not None or slot.last_good is not None
-        self._fetcher.start(model, target, manifest, variant.name, now, carriage=self._carriage_of(model), follows=follows)
+        self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
 
     def _prepare(self, model: str, target: Target) -> None:
         ticket = self._tickets[target.digest] = next(self._numbers)
@@ -291,7 +293,7 @@ class Slots:
             cores=self._settings.cores,
         )
 
-    def _switch(self, slot: ModelSlot, target: Target, now: float) -> None:
+    def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         try:
             self._server.switch(slot.model, target.digest)
         except Refused as refusal:  # the worker died between its test and the switch
@@ -324,7 +326,10 @@ class Slots:
         """Telemetry counts for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
         self._serving_changed(target.digest, manifest, self._parameters.in_force(target.digest, manifest))
-        self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
+        try:
+            self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
+        except Refused as refusal:  # the release is served all the same; other programs find its files once there is room
+            log.error("link.not_set", model=model, code=refusal.code, reason=refusal.reason)
 
     def _set_parameters(self, digest: bytes) -> None:
         try:
@@ -335,7 +340,7 @@ class Slots:
         self._server.set_parameters(digest, found)
         self._serving_changed(digest, manifest, found)
 
-    def _restored(self, slot: ModelSlot, event: WorkerReady, now: float) -> None:
+    def _restored(self, slot: ModelSlot, event: WorkerReady, now: WallSeconds) -> None:
         self._restoring.discard(event.target.digest)
         result = event.result
         if slot.serving is None or slot.serving.digest != event.target.digest:
@@ -359,17 +364,17 @@ class Slots:
             self._restore_again.pop(event.target.digest, None)
             return
         log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
-        tries = self._restore_again.get(event.target.digest, (0, 0.0))[0] + 1
+        tries = self._restore_again.get(event.target.digest, (0, None))[0] + 1
         if slot.proven and result.code in DEVICES_FAULT and tries < RESTORE_TRIES:
             self._restoring.add(event.target.digest)
-            self._restore_again[event.target.digest] = (tries, now + RESTORE_SECONDS * tries)
+            self._restore_again[event.target.digest] = (tries, self._monotonic() + RESTORE_SECONDS * tries)
         else:
             self._restore_again.pop(event.target.digest, None)
             self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)
 
-    def _judge_shadow(self, slot: ModelSlot, target: Target, now: float) -> None:
+    def _judge_shadow(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         agreement = self._server.agreement(slot.model)
-        verdict = judging.on_shadow(self._manifests.get(target.digest).limits, agreement, seconds=now - slot.since)
+        verdict = judging.on_shadow(self._manifests.get(target.digest).limits, agreement, seconds=now - WallSeconds(slot.since))
         if verdict.found == "waits":
             return
         self._statements.compared(target, agreement)
@@ -378,7 +383,7 @@ class Slots:
         else:
             self._apply(slot, lifecycle.failed(slot, verdict.code, verdict.reason, now=int(now)), now)
 
-    def _judge_probation(self, slot: ModelSlot, serving: Target, now: float) -> None:
+    def _judge_probation(self, slot: ModelSlot, serving: Target, now: WallSeconds) -> None:
         # While something newer is compared, the agreement is that one's.
         agreement = self._server.agreement(slot.model) if slot.state in lifecycle.SERVING else Agreement()
         try:
@@ -391,7 +396,7 @@ class Slots:
             errors=stats.errors,
             latency_ms=stats.latency_ms_p50,
             agreement=agreement,
-            seconds=now - slot.serving_since,
+            seconds=now - WallSeconds(slot.serving_since),
         )
         if verdict.found == "good":
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import structlog
 
+from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.core.health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
 from node.credentials import expires_at
 from node.notify import FEEDINGS, Notify
@@ -37,8 +38,8 @@ class Standing:
         inherited: bool,
         state: Callable[[], State],
         view: Callable[[], View | None],
-        wall: Callable[[], float],
-        monotonic: Callable[[], float],
+        wall: WallClock,
+        monotonic: MonotonicClock,
         notify: Notify,
     ) -> None:
         self._settings, self._server, self._state, self._view = settings, server, state, view
@@ -48,9 +49,10 @@ class Standing:
         self._online, self._reason, self._error = False, "not connected yet", ""
         self._error_at: int | None = None
         self._denied = 0
+        self.read_only = ""  # why nothing can be written
         self._certificate_expires: int | None = None
         self._held: dict[bytes, int | None] = {}
-        self._asked_at = self._looked_at = float("-inf")
+        self._asked_at = self._looked_at = NEVER
         self._answered = True
         self._written: AgentStatus | None = None
         self._sentence = ""
@@ -94,7 +96,7 @@ class Standing:
         self._notify.stopping()
         self._write(self._status(int(self._wall())))
 
-    def _feed(self, now: float) -> None:
+    def _feed(self, now: MonotonicSeconds) -> None:
         seconds = self._notify.watchdog_seconds
         pause = min(LOOK_SECONDS, seconds / FEEDINGS) if seconds else LOOK_SECONDS
         if not self._answered or now - self._asked_at < pause:
@@ -114,7 +116,7 @@ class Standing:
         if online != self._online:
             self._since = int(self._wall())
         self._online, self._reason = online, reason[:TEXT_MAX] or self._reason
-        self._looked_at = float("-inf")
+        self._looked_at = NEVER
 
     def _say(self, status: AgentStatus) -> None:
         before = self._written
@@ -162,6 +164,7 @@ class Standing:
             telemetry=state.telemetry,
             error=self._error,
             error_at=self._error_at,
+            read_only=self.read_only[:TEXT_MAX],
             supervised=self._notify.told or "INVOCATION_ID" in os.environ,
             inherited=self._inherited,
             watchdog_seconds=self._notify.watchdog_seconds,

@@ -16,6 +16,7 @@ from node.agent.calibration import Calibration
 from node.agent.labels import Labels
 from node.agent.ledger import Ledger
 from node.core import privacy
+from node.core.clock import WallClock, WallSeconds
 from node.core.leaving import added, crowded, noised
 from node.core.sketch import Sketch
 from node.serving import Observation
@@ -80,7 +81,7 @@ class Telemetry:
         waiting_bytes_max: int,
         labels_wait_seconds: float = 86_400.0,
         sends: bool = True,
-        clock: Callable[[], float],
+        clock: WallClock,
     ) -> None:
         self._sends = sends
         self._store, self._topic, self._cohort = store, topic, cohort
@@ -100,7 +101,8 @@ class Telemetry:
             bits=self._bits,
             clock=clock,
         )
-        self._checkpointed = 0.0
+        self._is_full = False  # the last turn could not be made durable
+        self._checkpointed = WallSeconds(0.0)
 
     def watch(self, digest: bytes, manifest: Manifest) -> None:
         """Count this release's requests from now on, going on from the last checkpoint."""
@@ -118,7 +120,7 @@ class Telemetry:
 
     def observe(self, seen: Observation) -> None:
         """Count one served request."""
-        now = self._clock()
+        now = float(self._clock())
         at = now if seen.event_time is None else seen.event_time
         with self._lock:
             watched = self._watched.get(seen.digest)
@@ -138,23 +140,51 @@ class Telemetry:
             }
             watched.sketch.observe(seen.inputs, seen.outputs, seen.rows, at, service)
 
-    def tick(self, now: float) -> bool:
-        """Close what is due, checkpoint the rest; True when something was put in the outbox."""
+    def tick(self, now: WallSeconds) -> bool:
+        """Close what is due, checkpoint the rest; True when something was put in the outbox.
+
+        Raises:
+            Refused: DISK_FULL: what was counted is still counted, and what is due closes once there is room.
+        """
+        self._is_full = True
+        if not self._ledger.is_sealed:
+            self._ledger.seal()
         sent = False
         for digest, watched in list(self._watched.items()):
             with self._lock:
-                due = watched.sketch.due(now, grace_seconds=self._grace_seconds, idle_seconds=self._idle_seconds)
-                closed = [(start, watched.sketch.take(start).tolist()) for start in due]
-            for start, counts in closed:
-                sent = self._close(digest, watched, start, counts, int(now)) or sent
+                due = watched.sketch.due(float(now), grace_seconds=self._grace_seconds, idle_seconds=self._idle_seconds)
+            for start in due:
+                sent = self._take(digest, watched, start, int(now)) or sent
         if self.labels.tick(int(now)) or sent:
             sent = True
             self._ledger.seal()
             self._make_room()
-        if now - self._checkpointed >= CHECKPOINT_SECONDS:
+        self._is_full = False
+        if abs(now - self._checkpointed) >= CHECKPOINT_SECONDS:  # also after the clock was set back
             self._checkpointed = now
             self.checkpoint()
         return sent
+
+    def _take(self, digest: bytes, watched: _Watched, start: int, now: int) -> bool:
+        """Close a window; it is open again where that could not be made durable."""
+        with self._lock:
+            counts = watched.sketch.take(start)
+        try:
+            return self._close(digest, watched, start, counts.tolist(), now)
+        except BaseException:
+            with self._lock:
+                watched.sketch.put_back(start, counts)
+            raise
+
+    @property
+    def may_leave(self) -> bool:
+        """Whether windows in the outbox may be sent: not before the ledger's witness has seen what they cost."""
+        return self._ledger.is_sealed
+
+    def open_windows(self) -> int:
+        """How many windows are counted in, of every release."""
+        with self._lock:
+            return sum(len(watched.sketch.snapshot()) for watched in self._watched.values())
 
     def checkpoint(self) -> None:
         """Write open windows to disk; they stay on the device."""
@@ -162,25 +192,30 @@ class Telemetry:
         day = privacy.day_of(int(self._clock()))
         for digest, watched in self._watched.items():
             with self._lock:
-                counts, odd, dirty = (
-                    watched.sketch.snapshot(),
-                    {str(code): rows for code, rows in watched.sketch.odd.items()},
-                    watched.dirty,
-                )
+                counts, odd, dirty = watched.sketch.snapshot(), watched.sketch.odd.copy(), watched.dirty
                 watched.dirty = False
                 watched.sketch.odd.clear()
-            if dirty:
+            if not dirty:
+                continue
+            try:
                 with self._store.transaction():
                     self._store.put_sketch(watched.manifest.model, digest, counts)
-                    self._store.add_odd(day, watched.manifest.model, odd)
+                    self._store.add_odd(day, watched.manifest.model, {str(code): rows for code, rows in odd.items()})
+            except BaseException:
+                with self._lock:
+                    watched.dirty = True
+                    watched.sketch.odd.update(odd)
+                raise
 
-    def budget(self, now: float) -> TelemetryBudget:
+    def budget(self, now: WallSeconds) -> TelemetryBudget:
         """What today has spent, what waits, and why nothing leaves where nothing does."""
         today = privacy.day_of(int(now))
         spent = self._store.spent([today])
         calibrating = {one.manifest.model for one in self._watched.values() if one.calibration.gathers}
         dearest = max((one.rho for one in self._watched.values()), default=0.0)
         code = self._ledger.quiet(int(now)) or (Code.LEDGER_SPENT if spent + dearest > self._rho_day_max else None)
+        if self._is_full or self._store.stuck:
+            code = Code.DISK_FULL
         return TelemetryBudget(
             rho_spent=spent,
             rho_day_max=self._rho_day_max,

@@ -29,6 +29,7 @@ class Exit(IntEnum):
     RUNNING = 6
     DISK_FULL = 7
     PORT_IN_USE = 8
+    STORE_DAMAGED = 9
     NOT_RUNNING = 11
     NOT_SERVING = 12
     BUG = 70  # EX_SOFTWARE of sysexits(3)
@@ -41,6 +42,7 @@ _BY_CODE = {
     Code.NODE_RUNNING: Exit.RUNNING,
     Code.DISK_FULL: Exit.DISK_FULL,
     Code.PORT_IN_USE: Exit.PORT_IN_USE,
+    Code.STORE_DAMAGED: Exit.STORE_DAMAGED,
 }
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 

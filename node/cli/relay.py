@@ -7,6 +7,7 @@ from random import Random
 import click
 
 from node.cli.service import log_to_stderr, loud, until_told
+from node.core.clock import MonotonicSeconds
 from node.running import alone
 
 
@@ -27,4 +28,4 @@ def relay(path: Path) -> None:
     settings = load_relay(path)
     log_to_stderr()
     with loud(), alone(settings.data):
-        Relay(settings, monotonic=time.monotonic, rng=Random()).run(until_told())
+        Relay(settings, monotonic=lambda: MonotonicSeconds(time.monotonic()), rng=Random()).run(until_told())

@@ -8,6 +8,7 @@ import click
 
 from node.cli.options import settings_option
 from node.cli.service import log_to_stderr, loud, until_told
+from node.core.clock import MonotonicSeconds, WallSeconds
 from node.running import alone
 from node.settings import load
 
@@ -28,5 +29,12 @@ def run(path: Path) -> None:
     settings = load(path)
     log_to_stderr()
     root = pinned_root(settings)
+
+    def wall() -> WallSeconds:
+        return WallSeconds(time.time())
+
+    def monotonic() -> MonotonicSeconds:
+        return MonotonicSeconds(time.monotonic())
+
     with loud(), alone(settings.data):
-        Agent(settings, pinned_root=root, wall=time.time, monotonic=time.monotonic, rng=Random()).run(until_told())
+        Agent(settings, pinned_root=root, wall=wall, monotonic=monotonic, rng=Random()).run(until_told())

@@ -24,7 +24,7 @@ from node.running import is_held, read_status
 from node.settings import NodeSettings, load
 from node.store import Bytes, NodeStore
 from schemas import codec
-from schemas.errors import Refused
+from schemas.errors import Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
 
 RECEIPTS = 256  # so many are kept: the newest of a model says why it was refused
@@ -38,6 +38,7 @@ class Remembered:
     floor: int = 0
     slots: tuple[tuple[ModelSlot, Bytes, str], ...] = ()  # with the bytes of what it is busy with, and why it was refused
     today_bytes: dict[str, int] | None = None
+    error: str = ""  # why it could not be read
 
 
 @click.command()
@@ -115,7 +116,13 @@ def gathered(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict,
             "full_download": policy.full_download,
         },
         "telemetry": said.telemetry.model_dump(mode="json") if said and said.telemetry else None,
-        "disk": {"used_bytes": sum(one.bytes for one in releases(settings.data)), "bytes_max": settings.disk_bytes_max, "free_bytes": free},
+        "disk": {
+            "used_bytes": sum(one.bytes for one in releases(settings.data)),
+            "bytes_max": settings.disk_bytes_max,
+            "free_bytes": free,
+            "read_only": said.read_only if said and runs else "",
+            "store_error": kept.error,
+        },
     }
 
 
@@ -147,7 +154,10 @@ def _remembered(data: Path) -> Remembered:
     path = data / "node.sqlite"
     if not path.exists():
         return Remembered()
-    store = NodeStore.reading(path)
+    try:
+        store = NodeStore.reading(path)
+    except Unreachable as error:  # what the agent itself has said is told all the same
+        return Remembered(error=str(error))
     try:
         reasons = _reasons(store)
         slots = tuple(
@@ -221,8 +231,13 @@ def _lines(found: dict[str, Any], now: int) -> list[tuple[str, str]]:
     if found["telemetry"]:
         spent = found["telemetry"]
         text = f"rho {spent['rho_spent']:.3f} of {spent['rho_day_max']:g} today, {spent['windows_waiting']} windows wait"
-        lines.append(("telemetry", f"{text}, {spent['windows_withheld']} withheld"))
+        why = f", nothing leaves: {spent['code']}" if spent.get("code") else ""
+        lines.append(("telemetry", f"{text}, {spent['windows_withheld']} withheld{why}"))
     quota = f" of {size(disk['bytes_max'])}" if disk["bytes_max"] else ""
+    if disk["store_error"]:
+        lines.append(("store", f"cannot be read: {disk['store_error']}"))
+    if disk["read_only"]:
+        lines.append(("read-only", f"the node serves what it has, keeps nothing and is not connected: {disk['read_only']}"))
     return [*lines, ("disk", f"{size(disk['used_bytes'])}{quota} of releases, {size(disk['free_bytes'])} free")]
 
 

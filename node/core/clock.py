@@ -4,15 +4,53 @@ Rollback safety rests on version numbers and not on time; time only says whether
 newest time that a trusted signature proves (at 1970, expired metadata would be accepted). A clock that runs ahead makes everything look
 expired. In both cases what is active keeps serving, and nothing new is activated. The hub's signed word on the time, given for a nonce of
 ours, puts either right for as long as this process runs.
+
+A moment of one clock never meets a moment of the other: each clock has a type of its own. To mypy the two are no numbers, and neither can
+be compared with, added to or passed for the other; when the program runs both are floats, which costs nothing.
 """
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 TIMESTAMP_SECONDS = 86_400  # a timestamp lives a day: it was signed no earlier than that before it expires
 BUILD_TIME = 1_763_900_000  # 2025-11-23: this program did not exist before
 SKEW_SECONDS_MAX = 3_600  # a clock that is further behind a signature than this is not believed
 JUMP_SECONDS_MAX = 6 * 3_600  # whoever stole the timestamp key must not push the time of a device whose clock works further than this
+
+if TYPE_CHECKING:
+
+    class WallSeconds:
+        """A moment by the wall clock, in seconds since 1970. It may jump: documents and days go by it, and no pause does."""
+
+        def __init__(self, seconds: float) -> None: ...
+        def __int__(self) -> int: ...
+        def __float__(self) -> float: ...
+        def __add__(self, seconds: float) -> "WallSeconds": ...
+        def __sub__(self, other: "WallSeconds") -> float: ...
+        def __lt__(self, other: "WallSeconds") -> bool: ...
+        def __le__(self, other: "WallSeconds") -> bool: ...
+        def __gt__(self, other: "WallSeconds") -> bool: ...
+        def __ge__(self, other: "WallSeconds") -> bool: ...
+
+    class MonotonicSeconds:
+        """A moment by the clock that only rises, from a beginning that nobody knows: every pause goes by it, and it is never kept."""
+
+        def __init__(self, seconds: float) -> None: ...
+        def __float__(self) -> float: ...
+        def __add__(self, seconds: float) -> "MonotonicSeconds": ...
+        def __sub__(self, other: "MonotonicSeconds") -> float: ...
+        def __lt__(self, other: "MonotonicSeconds") -> bool: ...
+        def __le__(self, other: "MonotonicSeconds") -> bool: ...
+        def __gt__(self, other: "MonotonicSeconds") -> bool: ...
+        def __ge__(self, other: "MonotonicSeconds") -> bool: ...
+
+else:
+    WallSeconds = MonotonicSeconds = float
+
+WallClock = Callable[[], WallSeconds]
+MonotonicClock = Callable[[], MonotonicSeconds]
+NEVER = MonotonicSeconds(float("-inf"))  # before every moment: what is due `NEVER` is due, what was done `NEVER` is to be done
 
 
 def trusted_now(wall: int, floor: int, *, jump_seconds_max: int = JUMP_SECONDS_MAX) -> int:
@@ -40,21 +78,22 @@ class SignedClock:
     """The wall clock, unless the hub's issuer has signed that it is wrong: then that time, carried on by the monotonic clock."""
 
     def __init__(self) -> None:
-        self._anchor: tuple[int, float] | None = None  # what was signed, and when by the monotonic clock
+        self._anchor: tuple[WallSeconds, MonotonicSeconds] | None = None  # what was signed, and when by the monotonic clock
 
-    def told(self, at: int, *, wall: float, monotonic: float) -> bool:
+    def told(self, at: int, *, wall: WallSeconds, monotonic: MonotonicSeconds) -> bool:
         """Take a signed time; True when the wall clock is too far from it to be believed."""
-        self._anchor = (at, monotonic) if abs(wall - at) > SKEW_SECONDS_MAX else None
+        signed = WallSeconds(at)
+        self._anchor = (signed, monotonic) if abs(wall - signed) > SKEW_SECONDS_MAX else None
         return self._anchor is not None
 
-    def now(self, *, wall: float, monotonic: float) -> float:
+    def now(self, *, wall: WallSeconds, monotonic: MonotonicSeconds) -> WallSeconds:
         """Seconds since 1970; a wall clock that has been put right meanwhile is believed again."""
         if self._anchor is None:
             return wall
         at, then = self._anchor
-        told = at + monotonic - then
+        told = at + (monotonic - then)
         return wall if abs(wall - told) <= SKEW_SECONDS_MAX else told
 
-    def over(self, wall: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:
+    def over(self, wall: WallClock, monotonic: MonotonicClock) -> WallClock:
         """A wall clock that is put right by what was told."""
         return lambda: self.now(wall=wall(), monotonic=monotonic())

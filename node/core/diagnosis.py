@@ -37,6 +37,7 @@ class Folder:
     open_keys: tuple[str, ...] = ()
     key_error: str = ""
     store_error: str = ""
+    damaged: str = ""  # a database that was set aside
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,8 @@ def folder(facts: Facts) -> Iterator[Finding]:
         yield Finding(Trouble.KEY_UNREADABLE, found.key_error)
     if found.store_error:
         yield Finding(Trouble.STORE_UNREADABLE, found.store_error)
+    if found.damaged:
+        yield Finding(Trouble.STORE_SET_ASIDE, f"the node's database was damaged, and is kept at {found.damaged}")
     if found.write_error:
         return  # of a disk where nothing can be made, room says nothing
     if found.free_files == 0:

@@ -16,6 +16,7 @@ class Trouble(StrEnum):
     KEY_OPEN = "key.open_to_others"
     KEY_UNREADABLE = "key.unreadable"
     STORE_UNREADABLE = "store.unreadable"
+    STORE_SET_ASIDE = "store.set_aside"
     DISK_FULL = "disk.full"
     DISK_LOW = "disk.low"
     DISK_QUOTA = "disk.quota"
@@ -73,8 +74,9 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
     Trouble.KEY_UNREADABLE: ("trouble", "restore the file from a backup; or remove it, and have the hub forget the old key of this node"),
     Trouble.STORE_UNREADABLE: (
         "trouble",
-        "run this as the node's user; if the file is damaged, move it away: the node fetches what it misses",
+        "run this as the node's user; a damaged file is set aside at the next start, and the node goes on with what else is here",
     ),
+    Trouble.STORE_SET_ASIDE: ("warning", "look at the disk; then remove that file: the node needs it no more"),
     Trouble.DISK_FULL: ("trouble", "make room on that disk, or move `data` to a larger one"),
     Trouble.DISK_LOW: ("warning", "make room: an update as large as the largest release here does not fit beside it"),
     Trouble.DISK_QUOTA: ("warning", "raise disk_bytes_max in the settings, or have the hub end rollouts that this device does not need"),

@@ -56,6 +56,7 @@ class AgentStatus(Fact):
     telemetry: TelemetryBudget | None = None
     error: Line = ""  # the last message that was refused, or bug that was survived
     error_at: Seconds | None = None
+    read_only: Line = ""  # why the disk takes nothing: the node serves what it has, keeps nothing, and is not connected
 
     supervised: bool = False  # started by a service manager
     inherited: bool = False  # its socket is the service manager's

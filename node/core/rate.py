@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from node.core.clock import MonotonicSeconds
+
 
 @dataclass(slots=True)
 class Rate:
@@ -13,9 +15,9 @@ class Rate:
     bytes_per_second: float
     burst_bytes: int
     _level: float = 0.0
-    _at: float | None = None
+    _at: MonotonicSeconds | None = None
 
-    def level(self, now: float) -> float:
+    def level(self, now: MonotonicSeconds) -> float:
         """How many bytes may come now."""
         if self._at is None:
             self._level = float(self.burst_bytes)
@@ -24,6 +26,6 @@ class Rate:
         self._at = now
         return self._level
 
-    def spend(self, size_bytes: int, now: float) -> None:
+    def spend(self, size_bytes: int, now: MonotonicSeconds) -> None:
         """So many came, allowed or not."""
         self._level = self.level(now) - size_bytes

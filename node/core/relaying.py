@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from node.core.clock import MonotonicSeconds
 from node.core.transfer import Ask, Complete, GaveUp, Piece, Subscribe, Transfer, Unsubscribe
 from schemas.blocks import BlockServer
 from schemas.manifest import Payload
@@ -51,10 +52,10 @@ class Relaying:
     transfers: dict[Source, Transfer] = field(default_factory=dict)
     coming: dict[bytes, Source] = field(default_factory=dict)  # payloads that are fetched, and by which transfer
 
-    def wanted(self, source: Source, pieces: Sequence[Piece], *, again: bool, now: float) -> list[Act]:
+    def wanted(self, source: Source, pieces: Sequence[Piece], *, again: bool, now: MonotonicSeconds) -> list[Act]:
         """A node at the site wants these, and is subscribed to them."""
         here = [piece.payload for piece in pieces if self.holds(piece.payload.digest)]
-        self.server.wanted(here, again=again, now=now)
+        self.server.wanted(here, again=again, now=float(now))
         known = {payload.digest for payload in here} | self.coming.keys()
         new = {piece.payload.digest: piece for piece in pieces if piece.payload.digest not in known}  # a block may stand in two places
         fresh = list(new.values())[: max(0, NEEDS_MAX - len(self.coming))]
@@ -76,21 +77,21 @@ class Relaying:
         source = self.coming.get(digest)
         return self.transfers[source].piece(digest) if source is not None else None
 
-    def took(self, payload: Payload, *, now: float) -> list[Act]:
+    def took(self, payload: Payload, *, now: MonotonicSeconds) -> list[Act]:
         """A payload came, was verified, and is on disk, or in memory where the disk has no room: the site gets it."""
         source = self.coming.pop(payload.digest, None)
         if source is None:
             return []
-        self.server.wanted([payload], again=True, now=now)
+        self.server.wanted([payload], again=True, now=float(now))
         self.transfers[source].allow(0, now=now)
         return self._acts(source, self.transfers[source].took(payload.digest, now=now))
 
-    def rejected(self, digest: bytes, *, now: float) -> list[Act]:
+    def rejected(self, digest: bytes, *, now: MonotonicSeconds) -> list[Act]:
         """A payload came damaged."""
         source = self.coming.get(digest)
         return self._acts(source, self.transfers[source].rejected(digest, now=now)) if source is not None else []
 
-    def connected(self, *, session_present: bool, now: float) -> list[Act]:
+    def connected(self, *, session_present: bool, now: MonotonicSeconds) -> list[Act]:
         """The uplink is there."""
         self.online = True
         for transfer in self.transfers.values():
@@ -107,12 +108,12 @@ class Relaying:
         for transfer in self.transfers.values():
             transfer.disconnected()
 
-    def granted(self, source: Source, digests: Sequence[bytes], *, now: float) -> list[Act]:
+    def granted(self, source: Source, digests: Sequence[bytes], *, now: MonotonicSeconds) -> list[Act]:
         """The broker up the road confirmed a SUBSCRIBE."""
         transfer = self.transfers.get(source)
         return self._acts(source, transfer.granted(digests, now=now)) if transfer is not None else []
 
-    def tick(self, *, allowed_bytes: int, now: float) -> list[Act]:
+    def tick(self, *, allowed_bytes: int, now: MonotonicSeconds) -> list[Act]:
         """Ask again for what has been quiet for too long; no more than `allowed_bytes` are to be on their way in all."""
         acts: list[Act] = []
         room = max(0, allowed_bytes - sum(transfer.in_flight_bytes for transfer in self.transfers.values()))

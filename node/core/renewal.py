@@ -7,6 +7,8 @@ One that has expired is renewed at once: the hub knows the device by its key. So
 from dataclasses import dataclass
 from typing import Literal
 
+from node.core.clock import NEVER, MonotonicSeconds
+
 SHARE_MAX, JITTER_SHARE = 0.5, 0.1  # asked for between 0.4 and 0.5 of a life
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 60.0, 3600.0  # doubling; for 90 days there are 45 left to try in
 REFUSED_SECONDS = 24 * 3600.0  # the hub said no: only a person can change that, and somebody may have
@@ -24,8 +26,8 @@ class Renewal:
     begins: int
     ends: int
     jitter: float  # in [0, 1)
-    next_at: float = float("-inf")  # not before this, whatever the reason
-    settled_at: float = float("-inf")  # when an attempt went well
+    next_at: MonotonicSeconds = NEVER  # not before this, whatever the reason
+    settled_at: MonotonicSeconds = NEVER  # when an attempt went well
     failures: int = 0
 
     @property
@@ -33,7 +35,7 @@ class Renewal:
         """When it is old enough to be renewed."""
         return self.begins + int((self.ends - self.begins) * (SHARE_MAX - JITTER_SHARE * self.jitter))
 
-    def due(self, *, now: int, clock_known: bool, offline_seconds: float, monotonic: float) -> Reason | None:
+    def due(self, *, now: int, clock_known: bool, offline_seconds: float, monotonic: MonotonicSeconds) -> Reason | None:
         """Why to ask the hub now; None when there is no reason, or it is too soon after an attempt."""
         if monotonic < self.next_at:
             return None
@@ -45,7 +47,7 @@ class Renewal:
             return "clock"
         return "broker" if offline_seconds >= OFFLINE_SECONDS else None
 
-    def tried(self, outcome: Outcome, *, monotonic: float, chance: float) -> "Renewal":
+    def tried(self, outcome: Outcome, *, monotonic: MonotonicSeconds, chance: float) -> "Renewal":
         """After an attempt; `chance` in [0, 1) spreads the next one. A renewed certificate has a `Renewal` of its own."""
         if outcome == "renewed":
             # Whatever the hub's clock or ours makes of the new one's age, not again at once.

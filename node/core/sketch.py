@@ -180,6 +180,10 @@ class Sketch:
         """A window's counts, flat over the signals; it is open no longer."""
         return self._open.pop(start)
 
+    def put_back(self, start: int, counts: Counts) -> None:
+        """What was taken could not be kept: the window is open again, with whatever has come meanwhile."""
+        self._open[start] = self._open[start] + counts if start in self._open else counts
+
     def snapshot(self) -> dict[int, list[int]]:
         """Every open window, for a checkpoint on this device."""
         return {start: counts.tolist() for start, counts in self._open.items()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from node.core.clock import NEVER, MonotonicSeconds
 from schemas.encoding import DECODABLE
 from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
 from schemas.want import Range, Want, ranges_of
@@ -122,15 +123,15 @@ class Transfer:
     arrived: list[bytes] = field(default_factory=list)  # still subscribed to
     in_flight_bytes: int = 0
     missing_bytes: int = 0  # not yet asked for
-    quiet_since: float = 0.0
+    quiet_since: MonotonicSeconds = NEVER
     quiet_seconds: float = QUIET_SECONDS_MIN
     pace_seconds: float = 0.0  # the longest wait for an arrival, of late
     asked_again: bool = False  # since the last arrival
     probe: bytes | None = None  # a topic that was subscribed to once more, to see whether the broker answers
-    probed_at: float = 0.0
+    probed_at: MonotonicSeconds = NEVER
     damaged: set[bytes] = field(default_factory=set)  # asked for again at once already
     window: int = WINDOW_BYTES_MIN  # the present one, at most `window_bytes`
-    filled_at: float = 0.0
+    filled_at: MonotonicSeconds = NEVER
     filled_bytes: int = 0  # in flight then: two large blocks are more than a small window
     silent_seconds: float = 0.0  # of asking in vain
     gave_up: bool = False
@@ -139,7 +140,7 @@ class Transfer:
 
     @classmethod
     def start(
-        cls, wanted: Iterable[Piece], *, window_bytes: int, filters_per_subscribe: int, rng: Random, now: float, online: bool
+        cls, wanted: Iterable[Piece], *, window_bytes: int, filters_per_subscribe: int, rng: Random, now: MonotonicSeconds, online: bool
     ) -> tuple["Transfer", list[Command]]:
         """Begin with the pieces that are not on disk."""
         transfer = cls(deque(wanted), window_bytes, filters_per_subscribe, rng, online)
@@ -152,7 +153,7 @@ class Transfer:
         """The piece that a payload topic belongs to, while it is awaited."""
         return self.asked.get(digest)
 
-    def connected(self, *, session_present: bool, now: float) -> list[Command]:
+    def connected(self, *, session_present: bool, now: MonotonicSeconds) -> list[Command]:
         """A connection is up; a broker that forgot our session has to be told everything again, another what it may not have heard."""
         self.online, self.probe = True, None
         self.quiet_since = now
@@ -167,7 +168,7 @@ class Transfer:
         self.online = False
         return []
 
-    def granted(self, digests: Sequence[bytes], *, now: float) -> list[Command]:
+    def granted(self, digests: Sequence[bytes], *, now: MonotonicSeconds) -> list[Command]:
         """The broker confirmed these subscriptions: only now can a want not miss its answer."""
         fresh = [self.asked[digest] for digest in digests if digest in self.ungranted and digest in self.asked]
         self.ungranted.difference_update(digests)
@@ -176,7 +177,7 @@ class Transfer:
             return _ask(fresh, again=False)
         return self._ask_again(now) if self.probe in digests else []
 
-    def took(self, digest: bytes, *, now: float) -> list[Command]:
+    def took(self, digest: bytes, *, now: MonotonicSeconds) -> list[Command]:
         """A piece is verified and on disk; one that was not awaited changes nothing."""
         piece = self.asked.pop(digest, None)
         if piece is None:
@@ -199,7 +200,7 @@ class Transfer:
             commands = [*commands, *self._leave()]
         return commands
 
-    def rejected(self, digest: bytes, *, now: float) -> list[Command]:
+    def rejected(self, digest: bytes, *, now: MonotonicSeconds) -> list[Command]:
         """A payload came damaged: ask for it again at once, but once; after that only when all is quiet, or a liar spends our bytes."""
         piece = self.asked.get(digest)
         if piece is None or digest in self.ungranted or digest in self.damaged:
@@ -208,7 +209,7 @@ class Transfer:
         self.quiet_since, self.asked_again = now, True
         return _ask([piece], again=True)
 
-    def tick(self, now: float) -> list[Command]:
+    def tick(self, now: MonotonicSeconds) -> list[Command]:
         """Ask again for what has been quiet for too long."""
         if not self.online or not self.asked or now - self.quiet_since < self.quiet_seconds:
             return []
@@ -217,7 +218,7 @@ class Transfer:
             return [Subscribe((self.probe,), only_if_new=True)]
         return self._ask_again(now) if now - self.probed_at >= PROBE_SECONDS else []
 
-    def _ask_again(self, now: float) -> list[Command]:
+    def _ask_again(self, now: MonotonicSeconds) -> list[Command]:
         """The second time subscriptions are repeated too: a broker may have refused or lost one without saying so.
 
         Not the first time, for whatever it retains comes once more with each.
@@ -242,7 +243,7 @@ class Transfer:
         """In halves, so that wants and subscriptions stay few."""
         return self.in_flight_bytes <= max(self.window, self.filled_bytes) // 2 or len(self.asked) < WINDOW_PIECES_MIN
 
-    def add(self, wanted: Iterable[Piece], *, now: float) -> list[Command]:
+    def add(self, wanted: Iterable[Piece], *, now: MonotonicSeconds) -> list[Command]:
         """More is wanted of the same list; none of it is awaited already."""
         for piece in wanted:
             self.missing.append(piece)
@@ -250,7 +251,7 @@ class Transfer:
         self.complete = False
         return self._fill(now)
 
-    def allow(self, window_bytes_max: int, *, now: float) -> list[Command]:
+    def allow(self, window_bytes_max: int, *, now: MonotonicSeconds) -> list[Command]:
         """Have at most so many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
         self.allowed = window_bytes_max
         return self._fill(now) if self._has_room else []
@@ -264,7 +265,7 @@ class Transfer:
         self.complete = True
         return self._leave()
 
-    def _fill(self, now: float) -> list[Command]:
+    def _fill(self, now: MonotonicSeconds) -> list[Command]:
         if not self.online:
             return []
         fresh: list[bytes] = []
@@ -284,7 +285,7 @@ class Transfer:
         self.ungranted.update(fresh)
         return self._subscribe(fresh)
 
-    def _learn_pace(self, now: float) -> None:
+    def _learn_pace(self, now: MonotonicSeconds) -> None:
         """How long may this road be quiet while nothing is lost? Of an arrival after asking again nobody knows which asking it answers.
 
         So that teaches nothing, and the longer quiet time stays until something comes unasked (Karn and Partridge 1987; RFC 6298, 5).

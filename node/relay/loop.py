@@ -3,12 +3,12 @@
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import structlog
 
+from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds
 from node.core.rate import Rate
 from node.core.relaying import Act, AskUp, Relaying, Source
 from node.core.transfer import Subscribe, Unsubscribe
@@ -39,7 +39,7 @@ TOTALS_SECONDS = 60.0
 class Relay:
     """One site's relay."""
 
-    def __init__(self, settings: RelaySettings, *, monotonic: Callable[[], float], rng: Random) -> None:
+    def __init__(self, settings: RelaySettings, *, monotonic: MonotonicClock, rng: Random) -> None:
         self._settings, self._monotonic, self._rng, self._notify = settings, monotonic, rng, Notify()
         self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
         self._links: dict[Side, RelayLink] = {
@@ -63,7 +63,7 @@ class Relay:
         self._granting: dict[int, tuple[Source, tuple[bytes, ...]]] = {}
         self._publishing: set[int] = set()
         self._online: dict[Side, bool] = {"upstream": False, "site": False}
-        self._retry_at: dict[Side, float] = {"upstream": 0.0, "site": 0.0}
+        self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
         self._retry_seconds: dict[Side, float] = {"upstream": RETRY_SECONDS_MIN, "site": RETRY_SECONDS_MIN}
         self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
         self._told, self._told_at = dict(self._totals), monotonic()
@@ -251,9 +251,9 @@ class Relay:
                 self._told = dict(self._totals)
                 log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
 
-    def _serve(self, now: float) -> None:
+    def _serve(self, now: MonotonicSeconds) -> None:
         link = self._links["site"]
-        for command in self._core.server.due(now, room=IN_FLIGHT_MAX - len(self._publishing)):
+        for command in self._core.server.due(float(now), room=IN_FLIGHT_MAX - len(self._publishing)):
             match command:
                 case Clear(digest):
                     link.clear_block(digest)

@@ -13,6 +13,7 @@ from typing import Any, Final
 import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
@@ -23,6 +24,7 @@ from node.core.tensors import Buffer, json_elements, refuse_request
 from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
 from node.serving.connection import WHOLE, Whole
+from node.serving.foreign import Foreign
 from node.serving.held import Busy, Held, Observation
 from node.serving.labels import OnLabels, label_routes
 from node.serving.observing import Observing
@@ -39,8 +41,11 @@ BODIES_BYTES_MAX: Final = 256 * MIB  # of all requests together: four of the lar
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
-def application(router: Router, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None) -> ASGIApp:
+def application(
+    router: Router, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None, foreign: Foreign | None = None
+) -> ASGIApp:
     """The ASGI application of one node; without `on_labels` nobody is told which answers were right."""
+    foreign = foreign or Foreign()
     observing = Observing(router, on_rows)
     infer = Infer(router, observing)
     health = Health(router, node)
@@ -57,6 +62,14 @@ def application(router: Router, *, node: str, on_rows: Callable[[Observation], N
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
         """Inference on a model's current release straight to where it is answered: matching routes costs as much as many models do."""
+        if scope["type"] == "http":
+            try:
+                foreign.check(scope)
+            except Refused as refusal:
+                log.info("request.refused", code=str(refusal.code), reason=refusal.reason)
+                refuse = openai_error if scope["path"].startswith("/v1/") else _error_response
+                await refuse(refusal)(scope, receive, send)
+                return
         if scope["type"] == "http" and scope["method"] == "POST" and (plain := PLAIN_INFER.fullmatch(scope["path"])):
             try:
                 await infer({**scope, "path_params": {"model": plain[1]}}, receive, send)
@@ -66,7 +79,23 @@ def application(router: Router, *, node: str, on_rows: Callable[[Observation], N
         else:
             await rest(scope, receive, send)
 
-    return front
+    return _with_origins(front, foreign.origins) if foreign.origins else front
+
+
+def _with_origins(front: ASGIApp, origins: frozenset[str]) -> ASGIApp:
+    """Have browsers let pages of these origins ask and read (CORS)."""
+    headers = ["content-type", "content-encoding", "inference-header-content-length"]
+    shared = CORSMiddleware(
+        front, allow_origins=sorted(origins), allow_methods=["GET", "POST"], allow_headers=headers, expose_headers=headers[2:]
+    )
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if any(name == b"origin" for name, _ in scope.get("headers", ())):
+            await shared({**scope, "extensions": {}}, receive, send)  # what answers past the middleware has none of its fields
+        else:
+            await front(scope, receive, send)
+
+    return answer
 
 
 class Health:
@@ -247,8 +276,8 @@ def _error_response(error: FleetcastError) -> JSONResponse:
     status = status_of(error)
     if not isinstance(error, Refused):
         return JSONResponse({"error": str(error)}, status, {"Retry-After": RETRY_AFTER_SECONDS})
-    # What is too large is not read to its end, so the connection cannot be used again.
-    return JSONResponse({"error": error.reason}, status, {"Connection": "close"} if status == 413 else None)
+    # What is too large, or of a stranger, is not read to its end, so the connection cannot be used again.
+    return JSONResponse({"error": error.reason}, status, {"Connection": "close"} if status in (403, 413, 415) else None)
 
 
 def _for_openai(request: Request) -> bool:

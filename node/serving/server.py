@@ -23,6 +23,7 @@ from node.core.agreement import Agreement
 from node.core.inforce import InForce
 from node.serving.activation import Activated, Prepared, Staged, activate
 from node.serving.connection import Connection
+from node.serving.foreign import Foreign
 from node.serving.held import Observation, Stats
 from node.serving.http import application
 from node.serving.labels import OnLabels
@@ -47,6 +48,8 @@ class Listen:
     port: int | None = None
     uds: str | None = None
     fd: int | None = None
+    allowed_hosts: tuple[str, ...] = ()  # names under which local programs ask, besides this device's own; `*` takes any
+    allowed_origins: tuple[str, ...] = ()  # of web pages that may ask
 
     def __str__(self) -> str:
         if self.fd is not None:
@@ -73,7 +76,8 @@ class Server:
         self.on_worker_exit: Callable[[str, bytes, str, int], None] | None = None
         self._listen = listen
         self._router = Router(self._worker_exited)
-        self._app = application(self._router, node=node, on_rows=on_rows, on_labels=on_labels)
+        foreign = Foreign(host=listen.host, hosts=listen.allowed_hosts, origins=listen.allowed_origins)
+        self._app = application(self._router, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None

@@ -1,5 +1,5 @@
-"""Which HTTP status says what: 400 the request is wrong, 404 no such model or version, 409 it is too late for that, 413 too large, 500 the
-model failed, 503 not now (with Retry-After), 504 the model did not answer.
+"""Which HTTP status says what: 400 the request is wrong, 403 a foreign web page sent it, 404 no such model or version, 409 it is too
+late for that, 413 too large, 415 of a type that a form has, 500 the model failed, 503 not now (with Retry-After), 504 it did not answer.
 """
 
 from typing import Final
@@ -16,6 +16,8 @@ STATUS: Final = {
     Code.LABELS_EXCESS: 400,
     Code.LABELS_CLOSED: 409,
     Code.SCHEMA_TOO_LARGE: 413,
+    Code.REQUEST_FOREIGN: 403,
+    Code.REQUEST_CONTENT_TYPE: 415,
     Code.WORKER_HUNG: 504,
 }  # whatever else is refused here is the model's failure: 500
 

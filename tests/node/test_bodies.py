@@ -34,7 +34,7 @@ def asked(regressors: Any) -> bytes:
 
 def opened(port: int, head: bytes) -> socket.socket:
     connection = socket.create_connection(("127.0.0.1", port), timeout=60)
-    connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\n".encode() + head + b"\r\n")
+    connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n".encode() + head + b"\r\n")
     return connection
 
 

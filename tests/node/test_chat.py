@@ -167,12 +167,12 @@ def begun(talking: Any, body: dict[str, Any], told: Path) -> Iterator[socket.soc
     """The connection of a request that its model has begun to answer."""
     payload = json.dumps(body).encode()
     with socket.create_connection(("127.0.0.1", talking.server.port)) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
         until("the first word", Path(f"{told}.begun").exists)
         yield raw
 
 
-BEHIND = {"nothing": b"", "a question": b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", "no HTTP": b"\0"}
+BEHIND = {"nothing": b"", "a question": b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n", "no HTTP": b"\0"}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_reader_that_takes_nothing_is_let_go(talking: Any, tmp_path: Path, mon
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", talking.server.port))
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
         said = words_said(told)
         with openai.OpenAI(base_url=talking.url + "/v1", api_key="none") as client:
             answer = client.chat.completions.create(model="echo", messages=says("still here"))

@@ -19,9 +19,9 @@ from node.serving import connection, server
 from node.serving.connection import WHOLE, Connection
 from tests.node.conftest import serving
 
-READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n"
+READY = b"GET /v2/health/ready HTTP/1.1\r\nHost: localhost\r\n"
 INFER = "/v2/models/delay/infer"
-CHUNKED = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+CHUNKED = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,8 @@ def test_a_head_in_pieces_is_one_head_and_a_body_in_tiny_chunks_one_body(served:
 
 @pytest.mark.parametrize("framed", ["length", "chunks"])
 def test_a_client_that_offers_an_upgrade_is_answered_as_if_it_had_not(served: Any, asked: bytes, framed: str) -> None:
-    offer = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAA\r\n".encode()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\n"
+    offer = f"{head}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAA\r\n".encode()
     length, chunks = b"Content-Length: %d\r\n\r\n" % len(asked), b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % len(asked)
     with opened(served) as raw:
         raw.sendall(READY + b"\r\n")  # a connection that was used before
@@ -137,7 +138,7 @@ def test_a_client_that_offers_an_upgrade_is_answered_as_if_it_had_not(served: An
 def test_requests_that_follow_each_other_unasked_are_answered_in_order_up_to_a_bound(served: Any) -> None:
     few, many = 20, connection.PIPELINED_MAX
     with opened(served) as raw:
-        raw.sendall(b"".join(b"GET /v2/models/m%d HTTP/1.1\r\nHost: x\r\n\r\n" % number for number in range(few)))
+        raw.sendall(b"".join(b"GET /v2/models/m%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number for number in range(few)))
         told = [answer_kept(raw) for _ in range(few)]
     with opened(served) as raw:
         raw.sendall((READY + b"\r\n") * (1 + many + 10))
@@ -151,7 +152,7 @@ def test_requests_that_follow_each_other_unasked_are_answered_in_order_up_to_a_b
 BEHIND = {
     "no HTTP": (b"\0", [200, 400]),
     "an upgrade": (READY + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\nhello\r\n\r\n", [200, 200, 400]),
-    "a tunnel": (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", [200, 400]),
+    "a tunnel": (b"CONNECT x:80 HTTP/1.1\r\nHost: localhost\r\n\r\n", [200, 400]),
     "a broken body": (CHUNKED + b"1\r\n{\r\nx", [200, 400]),
 }
 
@@ -200,7 +201,7 @@ def test_whoever_offered_an_upgrade_has_no_more_time_to_ask_than_others(start: C
     monkeypatch.setattr(server, "KEEP_ALIVE_SECONDS", 1)
     running = start()
     with opened(running) as raw:
-        raw.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        raw.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
         status, _ = answer(raw)
         raw.sendall(b"G")
 
@@ -208,7 +209,7 @@ def test_whoever_offered_an_upgrade_has_no_more_time_to_ask_than_others(start: C
 
 
 @pytest.mark.parametrize(
-    "request_", [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"]
+    "request_", [b"hello\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n"]
 )
 def test_what_is_no_http_is_told_so(served: Any, request_: bytes) -> None:
     with opened(served) as raw:

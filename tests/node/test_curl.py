@@ -27,7 +27,7 @@ class Curl:
     base: list[str]
 
     def __call__(self, path: str, *more: str, data: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
-        body = ["--data-binary", "@-"] if data is not None else []
+        body = ["--data-binary", "@-", "-H", "content-type: application/json"] if data is not None else []
         command = ["curl", "-sS", "-i", *self.base[:-1], *more, *body, self.base[-1] + path]
         said = subprocess.run(command, input=data, capture_output=True, check=True).stdout
         while said.startswith(b"HTTP/1.1 100"):

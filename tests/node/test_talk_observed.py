@@ -100,7 +100,7 @@ def test_a_turn_that_is_hung_up_on_is_told_as_aborted_with_what_was_heard(talkin
     told = tmp_path / "words"
     payload = json.dumps(turn("word", stream=stream, max_tokens=3000, temperature=0.01, user=str(told))).encode()
     with socket.create_connection(("127.0.0.1", talking.server.port)) as raw:
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
         heard_of(talking)
         if stream:
             raw.recv(1)
@@ -132,7 +132,7 @@ def test_a_reader_that_stalls_has_aborted(talking: Any, tmp_path: Path, monkeypa
     with socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", talking.server.port))
-        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
+        raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
 
         (seen,) = talking.told(1)
 

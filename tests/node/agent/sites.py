@@ -97,6 +97,7 @@ class Site:
             report=self._report,
             serving_changed=lambda digest, manifest, in_force: self.in_force.update({digest: in_force}),
             carriage_of=lambda model: None,
+            monotonic=self.now,
         )
 
     @property

@@ -1,6 +1,7 @@
 """A window is charged before it leaves, leaves once, and not at all when the day's budget is spent."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from node.core.privacy import day_of
 from node.serving import Observation
 from node.store import NodeStore
 from schemas import codec
+from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.signals import Privacy, Signal
 from schemas.window import Expectation, Window, read_counts
+from tests.small_disk import small_disk
 
 DIGEST = sha256(b"release")
 
@@ -460,3 +463,65 @@ def test_merged_differences_are_as_noisy_as_they_say(tmp_path: Path) -> None:
     taken = [Reader(manifest(calibration_rows=1024)).read(window, now=int(site.now)) for window in merged]
     assert merged
     assert all(one.noise_units == one.noises + (one.rows / 1024) ** 2 for one in taken)
+
+
+def fill(disk: Path) -> Path:
+    with (disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    return disk / "filler"
+
+
+def turn(site: Site, times: int) -> None:
+    for _ in range(times):
+        site.telemetry.tick(site.now)
+        site.see(10, at=2401.0)
+        site.telemetry.checkpoint()
+
+
+def counted(site: Site) -> dict[int, int]:
+    """Rows by window, exactly, of what has not left."""
+    return {start: sum(counts) for start, counts in site.telemetry._watched[DIGEST].sketch.snapshot().items()}
+
+
+def test_windows_that_meet_a_full_disk_are_kept_whole_and_leave_with_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size_bytes=2 * 2**20) as disk:
+        site = Site(disk, rho_day_max=100.0)
+        for minute in range(40):
+            site.see(10, at=60.0 * minute + 1)
+        site.see(10, at=2401.0)
+        before = counted(site)
+        filler = fill(disk)
+        with pytest.raises(Refused) as refused:
+            turn(site, 200)  # what the log of the database has room for is written
+        assert refused.value.code is Code.DISK_FULL
+        open_still = {start: rows for start, rows in before.items() if not site.store.window_closed("m", DIGEST, start)}
+        assert open_still
+        assert counted(site).items() >= open_still.items()
+
+        filler.unlink()
+        site.telemetry.tick(site.now)
+
+        starts = sorted(window.start for window in site.windows())
+        assert starts == [60 * minute for minute in range(40)]
+        assert site.telemetry.budget(site.now).code is None
+        assert site.telemetry.may_leave
+        site.store.close()
+
+
+def test_nothing_leaves_before_the_ledgers_witness_has_seen_its_price(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "elsewhere", size_bytes=64 * 1024) as disk:
+        site = Site(tmp_path)
+        filler = fill(disk)
+        site.see(50, at=30.0)
+        site.see(50, at=100.0)
+        with pytest.raises(Refused) as refused:
+            site.telemetry.tick(site.now)
+        assert refused.value.code is Code.DISK_FULL
+        assert (len(site.windows()), site.telemetry.may_leave, site.telemetry.budget(site.now).code) == (1, False, "disk.full")
+
+        filler.unlink()
+        site.telemetry.tick(site.now)
+
+        assert (len(site.windows()), site.telemetry.may_leave, site.telemetry.budget(site.now).code) == (1, True, None)
+        site.store.close()

@@ -88,6 +88,7 @@ CASES: list[tuple[Facts, Trouble]] = [
     (folder(open_keys=("gw-1.key",)), Trouble.KEY_OPEN),
     (folder(key_error="damaged"), Trouble.KEY_UNREADABLE),
     (folder(store_error="file is not a database"), Trouble.STORE_UNREADABLE),
+    (folder(damaged="/d/node.sqlite.damaged"), Trouble.STORE_SET_ASIDE),
     (folder(free_bytes=MIB), Trouble.DISK_FULL),
     (folder(free_files=0), Trouble.DISK_FULL),
     (folder(free_bytes=20 * MIB), Trouble.DISK_LOW),

@@ -1,0 +1,25 @@
+"""Where the agent listens: by its settings, or on the socket that a service manager holds for it."""
+
+import os
+
+from node.serving import Listen
+from node.settings import NodeSettings
+
+
+def listen_of(settings: NodeSettings) -> Listen:
+    """Where local programs ask."""
+    return Listen(
+        host=settings.host,
+        port=settings.port,
+        uds=settings.socket,
+        fd=_inherited_socket(),
+        allowed_hosts=settings.allowed_hosts,
+        allowed_origins=settings.allowed_origins,
+    )
+
+
+def _inherited_socket() -> int | None:
+    """The listening socket that a service manager holds for us, by systemd's protocol: requests then wait while we restart."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS"):
+        return None
+    return 3  # SD_LISTEN_FDS_START

@@ -1,0 +1,109 @@
+"""Which requests a web page of another site could have sent through a browser on this device or its network. Knows no model.
+
+A page may send a "simple" request anywhere, though it cannot read the answer: so a foreign `Origin` is refused, and so is a body of a type
+that a form can have. By DNS rebinding a page can have its own name lead here, and then read answers: so `Host` is to be a name of this
+device. An address is no name that anybody could rebind, and no browser reaches a Unix socket.
+"""
+
+import socket
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import Final
+
+from starlette.types import Scope
+
+from schemas.errors import Code, Refused
+
+FORM_TYPES: Final = frozenset({b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data"})  # Fetch, 2.2.2
+OTHER_SITES: Final = frozenset({b"cross-site", b"same-site"})  # of Sec-Fetch-Site; another port or name of this site is another program
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+KNOWN_MAX: Final = 64  # values of Host that were looked at and taken
+ANY: Final = "*"
+SHOWN_CHARACTERS_MAX: Final = 100
+
+
+class Foreign:
+    """What is taken on one node. `hosts`: names besides this device's own and those of loopback; `*` takes any."""
+
+    def __init__(self, *, host: str = "", hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
+        name = socket.gethostname().lower()
+        self._hosts = {"localhost", name, f"{name}.local", host.lower(), *(one.lower().rstrip(".") for one in hosts)}
+        self.origins = frozenset(one.lower() for one in origins)
+        self._known: set[bytes] = set()
+
+    def check(self, scope: Scope) -> None:
+        """Let a request pass.
+
+        Raises:
+            Refused: REQUEST_FOREIGN, REQUEST_CONTENT_TYPE, or REQUEST_INVALID where it does not name its host once.
+        """
+        host = origin = site = content = None
+        for name, value in scope["headers"]:
+            if name == b"host":
+                if host is not None:
+                    raise Refused(Code.REQUEST_INVALID, "the request has two Host fields: it names its host once")
+                host = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"content-type":
+                content = value
+            elif name == b"sec-fetch-site":
+                site = value
+        if host not in self._known:
+            self._check_host(host, scope)
+        if origin is not None:
+            self._check_origin(origin, host)
+        elif site in OTHER_SITES and scope["method"] not in SAFE:
+            raise Refused(Code.REQUEST_FOREIGN, "the request comes from a web page of another site (Sec-Fetch-Site)")
+        if content is not None and scope["method"] not in SAFE and content.partition(b";")[0].strip().lower() in FORM_TYPES:
+            raise Refused(
+                Code.REQUEST_CONTENT_TYPE,
+                f"Content-Type is {_shown(content)}, which any web page may send: say application/json, or application/octet-stream for "
+                "binary tensors (curl -H 'content-type: application/json')",
+            )
+
+    def _check_host(self, host: bytes | None, scope: Scope) -> None:
+        if scope.get("server") is None or scope["server"][1] is None:
+            return  # a Unix socket
+        if host is None:
+            if scope.get("http_version") == "1.0":
+                return
+            raise Refused(Code.REQUEST_INVALID, "the request has no Host field: it names its host once")
+        name = _name(host)
+        if ANY not in self._hosts and name not in self._hosts and not name.endswith(".localhost") and not _is_address(name):
+            raise Refused(
+                Code.REQUEST_FOREIGN,
+                f"the request is for host {_shown(host)}, which is no name of this device: ask for localhost or an address, "
+                "or list the name in `allowed_hosts`",
+            )
+        if len(self._known) < KNOWN_MAX:
+            self._known.add(host)
+
+    def _check_origin(self, origin: bytes, host: bytes | None) -> None:
+        said = origin.decode("latin-1").lower()
+        if said in self.origins or (host is not None and said.partition("://")[2] == host.decode("latin-1").lower()):
+            return
+        raise Refused(
+            Code.REQUEST_FOREIGN,
+            f"the request comes from a web page of {_shown(origin)}: list it in `allowed_origins`, if it is to ask",
+        )
+
+
+def _name(host: bytes) -> str:
+    """A Host field without its port."""
+    text = host.decode("latin-1").strip().lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0].rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _shown(value: bytes) -> str:
+    return ascii(value[:SHOWN_CHARACTERS_MAX].decode("latin-1"))
