@@ -45,6 +45,7 @@ check: $(STAMP)  ## format, lint, types, import rules, freshness of generated fi
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.generate --check
+	$(BIN)/python -m tools.generate_docs --check
 	$(BIN)/python -m bench.tables --check
 
 format: $(STAMP)  ## rewrite the code as `check` wants it
@@ -66,8 +67,9 @@ bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs 
 tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
 	$(BIN)/python -m bench.tables
 
-generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md
+generate: $(STAMP)  ## write what is generated: access lists, AsyncAPI, JSON Schemas, docs/protocol.md, settings.md, commands.md, map of folders
 	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m tools.generate_docs
 
 lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

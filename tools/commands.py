@@ -113,19 +113,18 @@ def _section(command: click.Command, context: click.Context) -> list[str]:
     if rows:
         lines += ["", *markdown.table(["option", "default and bounds", "meaning"], rows)]
     if examples:
-        lines += ["", "```", *examples, "```"]
+        lines += ["", *examples]
     return lines
 
 
 def _help(command: click.Command) -> tuple[list[str], list[str]]:
-    """Split a help text into paragraphs and examples: paragraphs that click is told to leave as they are."""
+    """Split a help text into paragraphs and its examples: lines that click is told to leave as they are, below a title."""
     text: list[str] = []
     examples: list[str] = []
     for part in inspect.cleandoc(command.help or "").split("\f")[0].split("\n\n"):
         if part.startswith("\b"):
             title, *rest = part.removeprefix("\b").strip("\n").split("\n")
-            text += [title] if title.strip(": ") not in {"Examples", "Example"} else []
-            examples += [line.strip() for line in rest]
+            examples += [title, "", "```", *(line.strip() for line in rest), "```"]
         elif part.strip():
             text.append(" ".join(part.split()))
     return text, examples

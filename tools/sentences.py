@@ -1,4 +1,4 @@
-"""Read sentences out of source code: the first of a docstring or page, and the comment beside each name of a class. Imports nothing of it."""
+"""Read sentences out of source code: the first of a docstring or page, and the comment beside each name of a class."""
 
 import ast
 import io
@@ -51,7 +51,9 @@ def _assigned(line: ast.stmt) -> list[str]:
 
 
 def _beside(line: ast.stmt, comments: dict[int, tuple[str, bool]]) -> str:
-    behind = [text for at in range(line.lineno, (line.end_lineno or line.lineno) + 1) for text, _ in [comments.get(at, ("", False))] if text]
+    behind = [
+        text for at in range(line.lineno, (line.end_lineno or line.lineno) + 1) for text, _ in [comments.get(at, ("", False))] if text
+    ]
     if behind:
         return " ".join(behind)
     above: list[str] = []
