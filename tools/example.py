@@ -1,6 +1,6 @@
 """Make a small model to try fleetcast with: `python -m tools.example FOLDER`. Needs what `fleetcast[hub]` installs, and no network.
 
-The model predicts how late a flight arrives from five numbers. The reference is made up: 40 days of ordinary flights, drawn from a fixed seed.
+The model predicts how late a flight arrives from five numbers. The reference is made up: 40 days of flights, drawn from a fixed seed.
 """
 
 import sys

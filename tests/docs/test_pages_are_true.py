@@ -78,17 +78,17 @@ def false_names(text: str) -> Iterator[str]:
             yield name
         if PATH.fullmatch(name) and "/" in name.rstrip("/") and first in FOLDERS and not in_a_package(name):
             yield name
-        if MODULE.fullmatch(name) and Path(name).suffix not in FILES and f'"{name}"' not in literals() and not is_there(name):
-            if first_of(name) in {package.name for package in PACKAGES}:
-                yield name
+        if is_written_like_a_module(name) and f'"{name}"' not in literals() and not is_there(name):
+            yield name
     for fenced in FENCE.findall(text):
         for name in re.findall(rf"(?<![\w/.-])(?:{'|'.join(sorted(FOLDERS))})/\w+", fenced):
             if not in_a_package(name):
                 yield name
 
 
-def first_of(name: str) -> str:
-    return name.split(".", maxsplit=1)[0]
+def is_written_like_a_module(name: str) -> bool:
+    first, dot, _ = name.partition(".")
+    return bool(dot and MODULE.fullmatch(name)) and Path(name).suffix not in FILES and first in {package.name for package in PACKAGES}
 
 
 def in_a_package(name: str) -> bool:
@@ -174,3 +174,10 @@ def _fits(command: click.Command, words: list[str]) -> bool:
         command, words = found, words[1:]
     known = {name for option in command.get_params(click.Context(command)) for name in (*option.opts, *option.secondary_opts)} | {"-h"}
     return all(word.split("=")[0] in known for word in words if re.match(r"--?[a-z]", word))
+
+
+def test_nobody_is_sent_to_a_package_index_for_fleetcast() -> None:
+    sent = re.compile(r"pip install ['\"]?fleetcast\b(?!-|\[[a-z,]*\] @)")
+    texts = [*TRUE_TODAY, *(path for package in PACKAGES for path in package.rglob("*.py"))]
+
+    assert [ident(path) for path in texts if sent.search(path.read_text(encoding="utf-8"))] == []
