@@ -181,3 +181,17 @@ def test_nobody_is_sent_to_a_package_index_for_fleetcast() -> None:
     texts = [*TRUE_TODAY, *(path for package in PACKAGES for path in package.rglob("*.py"))]
 
     assert [ident(path) for path in texts if sent.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_glossary_is_in_alphabetical_order_and_names_each_word_once() -> None:
+    words = re.findall(r"^\| ([^|]+) \| [A-Z]", (CHECKOUT / "docs" / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert len(words) > 80
+    assert words == sorted(set(words), key=str.lower)
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = CHECKOUT / "docs" / "README.md"
+    listed = {(index.parent / link).resolve() for link in LINK.findall(index.read_text(encoding="utf-8"))}
+
+    assert {ident(page) for page in CHECKOUT.glob("docs/*.md")} - {ident(page) for page in listed} == {"docs/README.md"}

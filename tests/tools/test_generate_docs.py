@@ -1,5 +1,7 @@
 """Pages that are drawn from code: they are fresh, say something of everything, and need no folder to be where it is today."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import click
@@ -71,6 +73,15 @@ def test_the_map_has_every_package_and_module_of_a_checkout_wherever_it_is(tmp_p
         "### Modules of `one/deep/room/`",
         *markdown.table(["module", "what it does"], [("`thing`", "Does that thing, of 1.5 sizes.")]),
     ]
+
+
+def test_nothing_that_ships_imports_what_stays_in_the_checkout() -> None:
+    shipped = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    stays = re.compile(r"^\s*(?:from|import) (?:tools|bench|deploy|tests)\b", re.MULTILINE)
+
+    files = [path for package in shipped for path in CHECKOUT.glob(f"{package}/**/*.py")]
+    assert files
+    assert [str(path) for path in files if stays.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_what_is_written_behind_or_above_a_name_is_its_sentence(tmp_path: Path) -> None:
