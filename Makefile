@@ -32,6 +32,10 @@ test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed  ## what other people's programs read, Node-RED among them; installs it beside, 96 MB, by npm
 	$(BIN)/pytest tests/consumers
 
+.PHONY: test-tutorial
+test-tutorial: $(STAMP)  ## follow docs/tutorial.md to the letter, as a newcomer does; 2 minutes
+	$(BIN)/pytest -m slow tests/docs
+
 $(CONSUMERS)/.installed: deploy/consumers/package.json deploy/consumers/package-lock.json
 	@command -v npm >/dev/null || { echo "Node-RED is installed by npm, which is missing. On Debian: apt-get install npm" >&2; exit 1; }
 	mkdir -p $(CONSUMERS)

@@ -8,7 +8,7 @@ from tests.docs.pages import CHECKOUT, followed, missing, steps_of
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["README.md", "docs/tutorial.md"])
+@pytest.mark.parametrize("name", ["README.md", pytest.param("docs/tutorial.md", marks=pytest.mark.slow)])
 def test_a_newcomer_who_follows_the_page_sees_what_it_says(name: str, tmp_path: Path) -> None:
     steps = steps_of(CHECKOUT / name)
     assert steps
