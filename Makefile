@@ -40,6 +40,10 @@ test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed  ## what other people's programs read, Node-RED among them; installs it beside, 96 MB, by npm
 	$(BIN)/pytest tests/consumers
 
+.PHONY: test-tutorial
+test-tutorial: $(STAMP)  ## follow docs/tutorial.md to the letter, as a newcomer does; 2 minutes
+	$(BIN)/pytest -m slow tests/docs
+
 $(CONSUMERS)/.installed: deploy/consumers/package.json deploy/consumers/package-lock.json
 	@command -v npm >/dev/null || { echo "Node-RED is installed by npm, which is missing. On Debian: apt-get install npm" >&2; exit 1; }
 	mkdir -p $(CONSUMERS)
@@ -53,6 +57,7 @@ check: $(STAMP)  ## format, lint, types, import rules, freshness of generated fi
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.generate --check
+	$(BIN)/python -m tools.generate_docs --check
 	$(BIN)/python -m bench.tables --check
 
 format: $(STAMP)  ## rewrite the code as `check` wants it
@@ -74,8 +79,9 @@ bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs 
 tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
 	$(BIN)/python -m bench.tables
 
-generate: $(STAMP)  ## write what is generated from schemas/: access lists, AsyncAPI, JSON Schemas, docs/protocol.md
+generate: $(STAMP)  ## write what is generated: access lists, AsyncAPI, JSON Schemas, docs/protocol.md, settings.md, commands.md, map of folders
 	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m tools.generate_docs
 
 lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv

@@ -1,1 +1,1 @@
-"""Every figure that the README quotes, against a peer measured in the same run: `make bench`."""
+"""Measures every figure that pages quote, beside a peer in the same run: `make bench`."""

@@ -79,7 +79,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
     """
     _check_tflite(path)
     if find_spec("ai_edge_litert") is None:
-        expected = "ai-edge-litert (pip install 'fleetcast[litert]'), or [[inputs]] and [[outputs]] in the release file"
+        expected = "ai-edge-litert (of fleetcast[litert]: pip install ai-edge-litert), or [[inputs]] and [[outputs]] in the release file"
         raise mismatch(Code.RUNTIME_ABSENT, f"what reads {path}", expected=expected, actual="neither")
     try:
         done = subprocess.run(

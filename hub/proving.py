@@ -30,7 +30,7 @@ def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
         try:
             proof = proof_of([*prover(), *line, "--answers", str(told)], SECONDS_MAX)
         except Absent as absent:
-            expected = "fleetcast-node (pip install 'fleetcast[node]'), or answers in the golden file"
+            expected = "fleetcast-node (of fleetcast[node], docs/install.md), or answers in the golden file"
             raise mismatch(Code.RUNTIME_ABSENT, "what asks the model its golden inputs", expected=expected, actual=str(absent)) from None
         if not proof.passed:
             code = Code(proof.code) if proof.code in set(Code) else Code.GOLDEN_INVALID

@@ -17,15 +17,17 @@ class _Table(BaseModel):
 
 
 class Webhook(_Table):
-    """`[[webhooks]]`: alerts as HTTP POSTs, signed as Standard Webhooks has it."""
+    """A receiver of alerts: HTTP POSTs, signed as Standard Webhooks specifies."""
 
-    url: Annotated[str, Field(min_length=1, max_length=2048)]
-    secret_file: Annotated[str, Field(min_length=1)]  # its first line: `whsec_` and base64, or plain text of 24 characters and more
-    name: Label | None = None  # under which its place in the log is kept; the URL's host where it is not given
-    kinds: Annotated[tuple[str, ...], Field(max_length=32)] = ()  # of alerts; empty: all
-    models: Annotated[tuple[ModelName, ...], Field(max_length=1000)] = ()  # empty: all, and what concerns no model
-    ca_file: str = ""  # the authority of its certificate, where it is none that the system knows
-    timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    url: Annotated[str, Field(min_length=1, max_length=2048)]  # URL that receives each alert as an HTTP POST.
+    # File whose first line signs the POSTs: `whsec_` and base64, or text of at least 24 characters.
+    secret_file: Annotated[str, Field(min_length=1)]
+    name: Label | None = None  # Name under which the hub remembers what it has delivered. The default is the URL's host.
+    kinds: Annotated[tuple[str, ...], Field(max_length=32)] = ()  # Kinds of alerts to send. Empty sends all.
+    # Models whose alerts are sent. Empty sends all, and alerts that concern no model.
+    models: Annotated[tuple[ModelName, ...], Field(max_length=1000)] = ()
+    ca_file: str = ""  # Certificate authority of the URL's host, where the system does not know it: a PEM file.
+    timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0  # A POST that is not answered in this time has failed, and is tried again.
 
     @field_validator("url")
     @classmethod
@@ -51,19 +53,21 @@ class Webhook(_Table):
 
 
 class OnDrift(_Table):
-    """`[[on_drift]]`: what is done once for every drift that is found: a command with the evidence on stdin, or a webhook with it."""
+    """A hook that is called once for each drift: a command that reads the evidence from stdin, or a URL that receives it."""
 
-    name: Label
-    models: Annotated[tuple[ModelName, ...], Field(max_length=1000)] = ()  # empty: all
-    command: Annotated[tuple[str, ...], Field(max_length=64)] = ()  # program and arguments; no shell
-    environment: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict)  # besides the little that it always gets
-    url: str = ""
-    secret_file: str = ""
-    ca_file: str = ""
-    timeout_seconds: Annotated[float, Field(gt=0, le=7 * 86_400)] = 3600.0  # of the command; of a webhook 10 s at the most
-    gather_seconds: Annotated[float, Field(ge=0, le=86_400)] = (
-        60.0  # drift of one model in many cohorts is one run, where it comes within this
-    )
+    name: Label  # Name of the hook, in events and in the folder `on_drift/`.
+    models: Annotated[tuple[ModelName, ...], Field(max_length=1000)] = ()  # Models whose drift calls the hook. Empty means all.
+    # Program and its arguments; no shell is involved. It reads the evidence as JSON from stdin.
+    command: Annotated[tuple[str, ...], Field(max_length=64)] = ()
+    # Variables for the program's environment, besides the few that it always gets.
+    environment: Annotated[dict[str, str], Field(max_length=64)] = Field(default_factory=dict)
+    url: str = ""  # URL that receives the evidence as an HTTP POST, instead of a command.
+    secret_file: str = ""  # File whose first line signs the POSTs. A `url` needs one.
+    ca_file: str = ""  # Certificate authority of the URL's host, where the system does not know it: a PEM file.
+    # A command that runs longer is ended. A POST gets at most 10 seconds.
+    timeout_seconds: Annotated[float, Field(gt=0, le=7 * 86_400)] = 3600.0
+    # Drifts of one model within this time, in any number of cohorts, cause one call.
+    gather_seconds: Annotated[float, Field(ge=0, le=86_400)] = 60.0
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:

@@ -21,46 +21,57 @@ class HubSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_", extra="forbid", frozen=True)
 
-    fleet: FleetName
-    broker_url: str = ""  # mqtt://host:1883 or mqtts://host:8883; empty: the embedded broker, on loopback
-    broker_port: Annotated[int, Field(ge=0, le=65535)] = 0  # of the embedded broker; 0: a free one, kept in `broker/port`
-    tls_ca: str = ""
-    tls_certificate: str = ""
-    tls_key: str = ""
-    connect_seconds: Annotated[float, Field(ge=0)] = 30.0  # a broker that never answered in this time after the start ends the hub
+    fleet: FleetName  # The fleet's name: the topic level after `fleetcast/v1`.
+    broker_url: str = ""  # The broker's URL: mqtt://host:1883 or mqtts://host:8883. Empty starts the embedded broker on loopback.
+    # Port of the embedded broker. 0 picks a free port and keeps it in `broker/port`.
+    broker_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    tls_ca: str = ""  # Certificate authority of the broker: a PEM file. It needs `tls_certificate` and `tls_key` beside it.
+    tls_certificate: str = ""  # Our certificate for the broker: a PEM file.
+    tls_key: str = ""  # The private key of `tls_certificate`: a PEM file.
+    connect_seconds: Annotated[float, Field(ge=0)] = 30.0  # The hub ends when the broker has not answered this long after the start.
 
-    enrolment: Literal["open", "required"] = "open"  # required: nothing counts that comes in the name of a node that was not enrolled
-    enrolment_listen: str = ""  # host:port of the HTTPS endpoint at which devices enrol; empty: none
-    enrolment_url: str = ""  # how devices reach it: https://hub.example:8443
-    enrolment_names: tuple[str, ...] = ()  # host names and addresses besides, for its certificate
-    node_broker_url: str = ""  # what enrolled nodes are told; empty: `broker_url`
-    certificate_days: Annotated[float, Field(gt=0, le=3650)] = 90.0  # of a node; it renews at half of it
-    way_back_days: Annotated[float, Field(ge=0, le=3650)] = 400.0  # so long after its certificate expired a device may still renew it
+    # `required` ignores every message in the name of a node that did not enrol; `open` accepts them.
+    enrolment: Literal["open", "required"] = "open"
+    enrolment_listen: str = ""  # Address of the HTTPS endpoint at which devices enrol, such as 0.0.0.0:8443. Empty disables it.
+    enrolment_url: str = ""  # URL at which devices reach that endpoint, such as https://hub.example:8443.
+    enrolment_names: tuple[str, ...] = ()  # Further host names and addresses for the endpoint's certificate.
+    node_broker_url: str = ""  # Broker URL that enrolled nodes receive. Empty means `broker_url`.
+    certificate_days: Annotated[float, Field(gt=0, le=3650)] = 90.0  # Lifetime of a node's certificate. The node renews it at half of that.
+    way_back_days: Annotated[float, Field(ge=0, le=3650)] = 400.0  # A device may renew its certificate for this long after it expired.
 
-    database_url: str = ""  # postgresql+psycopg://...; empty: `hub.sqlite` in the fleet's folder
+    # SQLAlchemy URL of the database, such as postgresql+psycopg://host/name. Empty means `hub.sqlite` in the fleet's folder.
+    database_url: str = ""
 
-    silent_seconds: Annotated[int, Field(ge=1)] = 3600  # a node not heard from for so long is told as silent
-    cohort_nodes_min: Annotated[int, Field(ge=1)] = 20  # nothing is shown of fewer: nobody is to stand out
-    settle_seconds: Annotated[int, Field(ge=0)] = 300  # an interval is tested when no window of it came for so long
+    silent_seconds: Annotated[int, Field(ge=1)] = 3600  # A node that sends nothing for this long raises the alert `node_silent`.
+    # Intervals of cohorts with fewer nodes are neither tested nor shown, so that no single node stands out.
+    cohort_nodes_min: Annotated[int, Field(ge=1)] = 20
+    settle_seconds: Annotated[int, Field(ge=0)] = 300  # An interval is tested when no window of it has arrived for this long.
     window_rows_max: Annotated[int, Field(ge=1, le=100_000_000)] = (
-        1_000_000  # of one window; its weight is bounded further: docs/telemetry.md
+        1_000_000  # Greatest number of rows of one window. Its weight is bounded further: docs/telemetry.md.
     )
-    trim_outlying: bool = False  # leave sub-groups of windows that are unlike the others out of what is tested, and not only tell of them
-    ids_days: Annotated[int, Field(ge=32)] = 35  # how long a window's id is remembered: longer than any broker keeps one back
-    intervals_days: Annotated[int, Field(ge=1)] = 400  # how long intervals are kept after their last window
-    told_days: Annotated[int, Field(ge=1)] = 400  # how long drifts, alerts and refusals are kept
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01  # share of ordinary intervals of a cohort that are an alarm by themselves, at most
-    run_length: Annotated[float, Field(ge=10, le=1e9)] = 1000.0  # intervals between two false alarms of the evidence over time, at least
+    trim_outlying: bool = False  # Leave groups of windows that differ from the others out of the test. `false` only reports them.
+    # Ids of windows are remembered this long, to count each window once. Keep it longer than a broker holds messages.
+    ids_days: Annotated[int, Field(ge=32)] = 35
+    intervals_days: Annotated[int, Field(ge=1)] = 400  # Intervals are kept this long after their last window.
+    told_days: Annotated[int, Field(ge=1)] = 400  # Drifts, alerts and refusals are kept this long.
+    # Greatest share of ordinary intervals of a cohort that the test of one interval may call an alarm.
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    # Least mean number of intervals between two false alarms of the test over time.
+    run_length: Annotated[float, Field(ge=10, le=1e9)] = 1000.0
 
-    checks_required: tuple[Label, ...] = ()  # profiles for which a release must have passed `fleetcast check` before it is rolled out
-    webhooks: Annotated[tuple[Webhook, ...], Field(max_length=RECEIVERS_MAX)] = ()  # [[webhooks]]: who is told of alerts over HTTP
-    on_drift: Annotated[tuple[OnDrift, ...], Field(max_length=RECEIVERS_MAX)] = ()  # [[on_drift]]: what is done when drift was found
+    checks_required: tuple[Label, ...] = ()  # Profiles that a release must pass with `fleetcast check` before a rollout of it may start.
+    # Receivers of alerts over HTTP, each a table `[[webhooks]]`.
+    webhooks: Annotated[tuple[Webhook, ...], Field(max_length=RECEIVERS_MAX)] = ()
+    # Programs and URLs that are called once for each drift, each a table `[[on_drift]]`.
+    on_drift: Annotated[tuple[OnDrift, ...], Field(max_length=RECEIVERS_MAX)] = ()
 
-    cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB  # of blocks that the broker retains for latecomers; 0: none
-    cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600
-    block_bytes_max: Annotated[int, Field(ge=1024, le=BLOCK_BYTES_MAX)] = BLOCK_BYTES_MAX  # of new releases: less for very slow roads
-    again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # a block published so recently is not published again
-    linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # wants for a block within this time cause one publish
+    # The broker retains at most this many bytes of blocks for nodes that come later. 0 retains none.
+    cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB
+    cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600  # A retained block expires after this time.
+    # Greatest block of new releases. Choose less for very slow links.
+    block_bytes_max: Annotated[int, Field(ge=1024, le=BLOCK_BYTES_MAX)] = BLOCK_BYTES_MAX
+    again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # A block is not published again within this time.
+    linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # Requests for one block within this time share one publish.
 
     @classmethod
     def settings_customise_sources(

@@ -69,52 +69,60 @@ class NodeSettings(SiteSettings):
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_NODE_", extra="forbid", frozen=True)
 
-    id: NodeId
-    fleet: FleetName
-    broker: str  # mqtt://host:1883 or mqtts://host:8883
-    data: Path  # everything the node keeps: keys, trusted metadata, artifacts, ledger
-    root: Path  # the fleet's first root metadata, from `fleetcast init`: the only thing trusted from the start
-    tls_ca: str = ""
-    tls_certificate: str = ""
-    tls_key: str = ""
-    hub: str = ""  # https://hub:8443, where an enrolled node renews its certificate
-    new_key_on_renewal: bool = False  # a new device key with every renewal; the hub takes receipts of the one before, too
+    id: NodeId  # The node's name in the fleet, and the CN of its certificate.
+    fleet: FleetName  # The fleet's name, as the hub has it.
+    broker: str  # The broker's URL: mqtt://host:1883 or mqtts://host:8883.
+    data: Path  # Folder for everything that the node keeps: keys, trusted metadata, artifacts, ledgers.
+    root: Path  # The fleet's first root metadata, from `fleetcast init`. It is all that the node trusts from the start.
+    tls_ca: str = ""  # Certificate authority of the broker: a PEM file. It needs `tls_certificate` and `tls_key` beside it.
+    tls_certificate: str = ""  # Our certificate for the broker: a PEM file.
+    tls_key: str = ""  # The private key of `tls_certificate`: a PEM file.
+    hub: str = ""  # URL at which an enrolled node renews its certificate, such as https://hub.example:8443.
+    # Make a new device key with every renewal. The hub also accepts receipts signed with the key before it.
+    new_key_on_renewal: bool = False
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    socket: str | None = None  # path of a Unix socket to serve on as well as or instead of TCP
-    allowed_hosts: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253})$")], ...], Field(max_length=64)
-    ] = ()  # names under which programs ask this node over TCP, besides localhost, its host name and addresses; "*": any
+    host: str = "127.0.0.1"  # Address of the local endpoint for inference.
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080  # TCP port of the local endpoint. 0 picks a free port.
+    socket: str | None = None  # Path of a Unix socket to serve on, besides TCP.
+    # Names under which programs may ask this node over TCP, besides localhost, its host name and addresses. `*` allows any.
+    allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253})$")], ...], Field(max_length=64)] = ()
+    # Web pages that may ask, such as https://dashboard.example:3000.
     allowed_origins: Annotated[
         tuple[Annotated[str, Field(pattern=r"^(null|https?://[A-Za-z0-9.:\[\]_-]{1,260})$")], ...], Field(max_length=64)
-    ] = ()  # of web pages that may ask, as https://dashboard.example:3000
-    labels: dict[Label, Label] = {}
-    cohort: Cohort = "default"  # whose windows are compared with ours
-    threads: Annotated[int, Field(ge=1, le=256)] = 1  # of one model's worker
-    cores: Annotated[
-        tuple[Annotated[int, Field(ge=0, lt=4096)], ...], Field(max_length=4096)
-    ] = ()  # that models may use; all, where none is named
-    isolation: Literal["process", "inline"] = "process"  # inline: models run in the agent itself, on devices too small for two processes
-    parameters_file: Path | None = None  # what the site sets about its models; `parameters.toml` in `data` where nothing is said
+    ] = ()
+    labels: dict[Label, Label] = {}  # Labels of the device, by which rollouts and variants choose nodes.
+    cohort: Cohort = "default"  # Nodes of one cohort are compared with each other in drift tests.
+    threads: Annotated[int, Field(ge=1, le=256)] = 1  # Threads of one model's worker.
+    # Processor cores that models may use, by number. Empty means all.
+    cores: Annotated[tuple[Annotated[int, Field(ge=0, lt=4096)], ...], Field(max_length=4096)] = ()
+    # `process` runs each model in a process of its own; `inline` runs it in the agent, for very small devices.
+    isolation: Literal["process", "inline"] = "process"
+    parameters_file: Path | None = None  # File in which the site sets parameters of its models. The default is `parameters.toml` in `data`.
 
-    window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB  # of blocks in flight at the most; it adapts to the link
+    # Greatest number of bytes of blocks that are requested and have not arrived. The node adapts below it to the link.
+    window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB
+    # Greatest number of topic filters in one SUBSCRIBE. Some brokers accept few.
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
-    rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # of blocks, on average over a second
-    link: LinkClass = "free"  # what the road costs: its budget is that of its class
-    link_file: Path | None = None  # a file that holds that word, for a modem that roams; read again every few seconds
-    budgets: dict[LinkClass, Policy] = {}
-    disk_bytes_max: Annotated[int, Field(ge=MIB)] | None = None  # of all releases together
-    state_seconds: Annotated[int, Field(ge=1)] = 300  # say again what is so, even when nothing changed
+    rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # Greatest download rate for blocks, as a mean over a second.
+    link: LinkClass = "free"  # Class of the link. It chooses the budget.
+    link_file: Path | None = None  # File that holds the class of the link, for modems that roam. It is read again every few seconds.
+    budgets: dict[LinkClass, Policy] = {}  # What each class of link may be used for, each a table `[budgets.CLASS]`.
+    disk_bytes_max: Annotated[int, Field(ge=MIB)] | None = None  # Greatest size of all releases on disk together.
+    state_seconds: Annotated[int, Field(ge=1)] = 300  # The node reports its state at least this often, also when nothing changed.
 
-    telemetry: bool = True
+    telemetry: bool = True  # Send telemetry windows. `false` sends none.
+    # Greatest privacy loss of a day, in zero-concentrated differential privacy (rho).
     rho_day_max: Annotated[float, Field(ge=0)] = RHO_DAY_MAX
-    ledger_witness: Path | None = None  # the privacy ledger's second place, better on another disk than `data`; else beside it
-    windows_waiting_max: Annotated[int, Field(ge=8, le=10_000)] = 1000  # while there is no road; beyond it the oldest are added up
-    windows_waiting_bytes_max: Annotated[int, Field(ge=64 * 1024)] = MIB
-    grace_seconds: Annotated[float, Field(ge=0)] = 5.0  # a window waits so long for rows that are late
-    idle_seconds: Annotated[float, Field(ge=0)] = 60.0  # and is closed when nothing more comes
-    labels_wait_seconds: Annotated[float, Field(ge=0, le=WINDOW_SECONDS_MAX)] = 86_400.0  # from an interval's first labels until it leaves
+    # Second copy of the privacy ledger, best on another disk than `data`. The default is a file in `data`.
+    ledger_witness: Path | None = None
+    # Greatest number of windows that wait for a connection. Beyond it the oldest are merged.
+    windows_waiting_max: Annotated[int, Field(ge=8, le=10_000)] = 1000
+    windows_waiting_bytes_max: Annotated[int, Field(ge=64 * 1024)] = MIB  # Greatest size of all windows that wait for a connection.
+    # A window closes when a row arrives that is this much later than its end, so that late rows are counted.
+    grace_seconds: Annotated[float, Field(ge=0)] = 5.0
+    idle_seconds: Annotated[float, Field(ge=0)] = 60.0  # A window whose time is over closes after this long without a row.
+    # An interval's labels leave this long after the first of them arrived.
+    labels_wait_seconds: Annotated[float, Field(ge=0, le=WINDOW_SECONDS_MAX)] = 86_400.0
 
     @property
     def witness(self) -> Path:

@@ -18,22 +18,22 @@ from schemas.errors import Code, Refused, Unreachable
 
 
 class Exit(IntEnum):
-    """Exit codes; docs/operations.md lists them."""
+    """Exit codes, as docs/commands.md has them."""
 
-    OK = 0
-    BUG = 1
-    USAGE = 2
-    REFUSED = 3
-    UNREACHABLE = 4
-    KEY = 5
-    CONFLICT = 6
-    DISK_FULL = 7
-    PORT_IN_USE = 8
-    HALTED = 9
-    TIMEOUT = 10
-    DRIFTS = 11
-    INTERRUPTED = 130  # what shells say of Ctrl-C
-    PIPE = 141  # and of a reader that has gone, such as `head`
+    OK = 0  # Done.
+    BUG = 1  # A bug in fleetcast. The message names the file with the details; FLEETCAST_DEBUG=1 prints them instead.
+    USAGE = 2  # The command line is wrong, or a package that the command needs is not installed.
+    REFUSED = 3  # Refused: a file, a name or a document is wrong, or may not be read or written.
+    UNREACHABLE = 4  # The broker or the database does not answer.
+    KEY = 5  # A key cannot be read, or the passphrase does not open it.
+    CONFLICT = 6  # The version exists with other content, or the folder holds a fleet already.
+    DISK_FULL = 7  # The disk is full.
+    PORT_IN_USE = 8  # The port is in use.
+    HALTED = 9  # The rollout halted, went back or was superseded.
+    TIMEOUT = 10  # It took too long, or the history has no such event.
+    DRIFTS = 11  # `fleetcast drift`: an alarm lasts.
+    INTERRUPTED = 130  # Interrupted by Ctrl-C.
+    PIPE = 141  # The reader of the output has ended, such as `head`.
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -91,7 +91,7 @@ class Story:
 @click.option("--cohort", help="Only this cohort; else the one that drifts most.")
 @click.option("--signal", "names", multiple=True, help="This signal; may be repeated. Else those of the alarm, or the likeliest.")
 @click.option("--at", "moment", type=MOMENT, help="The interval of this moment; else all since the drift began, or the newest.")
-@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into this file. Needs 'fleetcast[plots]'.")
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into this file. Needs matplotlib.")
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="The same as SVG.")
 @dir_option
 @json_option

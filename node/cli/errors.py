@@ -17,24 +17,24 @@ from schemas.errors import Code, Refused, Unreachable
 
 
 class Exit(IntEnum):
-    """Exit codes; docs/operations.md lists them. 1 and 2 are the doctor's, and 2 is also click's for a command line without sense."""
+    """Exit codes, as docs/commands.md has them. 1 and 2 are the doctor's; click also ends with 2 for a wrong command line."""
 
-    OK = 0
-    WARNINGS = 1
-    TROUBLES = 2
-    USAGE = 2
-    REFUSED = 3
-    UNREACHABLE = 4
-    KEY = 5
-    RUNNING = 6
-    DISK_FULL = 7
-    PORT_IN_USE = 8
-    STORE_DAMAGED = 9
-    NOT_RUNNING = 11
-    NOT_SERVING = 12
-    BUG = 70  # EX_SOFTWARE of sysexits(3)
-    INTERRUPTED = 130  # what shells say of Ctrl-C
-    PIPE = 141  # and of a reader that has gone, such as `head`
+    OK = 0  # Done. `status`: the node is well. `doctor`: nothing is wrong.
+    WARNINGS = 1  # `doctor`: there are warnings, and no troubles.
+    TROUBLES = 2  # `doctor`: there are troubles.
+    USAGE = 2  # The command line is wrong, or a package that the command needs is not installed.
+    REFUSED = 3  # Refused: a setting, a file or a document is wrong.
+    UNREACHABLE = 4  # The broker, or the node's own database, does not answer.
+    KEY = 5  # A key cannot be read.
+    RUNNING = 6  # Another agent runs on the data folder.
+    DISK_FULL = 7  # The disk is full.
+    PORT_IN_USE = 8  # The local port is in use.
+    STORE_DAMAGED = 9  # The node's database was found damaged while the agent ran. The next start sets it aside.
+    NOT_RUNNING = 11  # `status`: the node does not run.
+    NOT_SERVING = 12  # `status`: the node runs, and does not serve.
+    BUG = 70  # A bug in fleetcast. The message names the file with the details, or they are in the journal.
+    INTERRUPTED = 130  # Interrupted by Ctrl-C.
+    PIPE = 141  # The reader of the output has ended, such as `head`.
 
 
 _BY_CODE = {

@@ -29,11 +29,15 @@ def _span(text: str) -> str:
 
 
 class Policy(Fact):
-    """What one class of road may be used for; no field says that everything is allowed."""
+    """What one class of link may be used for. A field that is left out limits nothing.
 
-    bytes_day_max: Count | None = None  # of a local day; 0 forbids the road for releases
-    hours: Annotated[str, AfterValidator(lambda text: _span(text) if text else text)] = ""  # local time, such as 22:00-06:00
-    full_download: bool = True  # of a release that is offered as a delta, when its parent is not here
+    Without its table a metered or roaming link fetches no release whole in place of a delta.
+    """
+
+    bytes_day_max: Count | None = None  # Greatest number of bytes of releases in a local day. 0 allows none.
+    # Hours of local time in which releases may be fetched, such as 22:00-06:00. Empty means always.
+    hours: Annotated[str, AfterValidator(lambda text: _span(text) if text else text)] = ""
+    full_download: bool = True  # Fetch a release whole when it is offered as a delta and its parent is not on disk.
 
     @classmethod
     def default(cls, link: str) -> Self:

@@ -13,14 +13,14 @@ from schemas.names import FleetName, NodeId
 
 
 class Door(BaseSettings):
-    """One of its two brokers."""
+    """One of the relay's two brokers."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
-    broker: str  # mqtt://host:1883 or mqtts://host:8883
-    tls_ca: str = ""
-    tls_certificate: str = ""
-    tls_key: str = ""
+    broker: str  # The broker's URL: mqtt://host:1883 or mqtts://host:8883.
+    tls_ca: str = ""  # Certificate authority of the broker: a PEM file. It needs `tls_certificate` and `tls_key` beside it.
+    tls_certificate: str = ""  # Our certificate for the broker: a PEM file.
+    tls_key: str = ""  # The private key of `tls_certificate`: a PEM file.
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -41,20 +41,25 @@ class RelaySettings(SiteSettings):
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    id: NodeId  # its name up the road: it wants blocks as a node does
-    fleet: FleetName
-    data: Path  # blocks; nothing in it is secret, and all of it can be thrown away
-    upstream: Door
-    site: Door  # where it has the hub's rights on block/ and want/
+    id: NodeId  # The relay's name at the upstream broker. It requests blocks as a node does.
+    fleet: FleetName  # The fleet's name, as the hub has it.
+    data: Path  # Folder for blocks. Nothing in it is secret, and all of it can be deleted.
+    upstream: Door  # The broker from which blocks come: a table `[upstream]`.
+    site: Door  # The site's broker: a table `[site]`. There the relay needs the hub's rights on `block/` and `want/`.
 
+    # Greatest size of all blocks on disk. The least recently used are removed first.
     disk_bytes_max: Annotated[int, Field(ge=BLOCK_BYTES_MAX)] = 4 * 1024 * MIB
-    cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB  # of blocks that the site's broker retains for latecomers; 0: none
-    cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600
-    again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # a block published so recently is not published again
-    linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # wants for a block within this time cause one publish
-    window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB  # on their way over the uplink, at the most
+    # The site's broker retains at most this many bytes of blocks for nodes that come later. 0 retains none.
+    cache_bytes_max: Annotated[int, Field(ge=0)] = 64 * MIB
+    cache_expiry_seconds: Annotated[int, Field(ge=1)] = 600  # A retained block expires after this time.
+    again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # A block is not published again within this time.
+    linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # Requests for one block within this time share one publish.
+    # Greatest number of bytes of blocks that are requested over the uplink and have not arrived.
+    window_bytes: Annotated[int, Field(ge=BLOCK_BYTES_MAX, le=64 * MIB)] = 8 * MIB
+    # Greatest number of topic filters in one SUBSCRIBE. Some brokers accept few.
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
-    rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # of the uplink
+    # Greatest download rate over the uplink, as a mean over a second.
+    rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None
 
 
 def load(path: Path) -> RelaySettings:

@@ -281,6 +281,17 @@ def test_json_that_is_too_large_and_a_gzip_bomb_are_413(shared: Any) -> None:
     assert "binary data" in answers[0].json()["error"]
 
 
+def test_a_request_may_hold_nan_and_infinity_in_json(running: Any, stage: Callable[..., Any]) -> None:
+    sides = {side: (Tensor(name=name, datatype="FP16", shape=(-1,)),) for side, name in (("inputs", "X"), ("outputs", "variable"))}
+    running.serve(stage("1.0.0", onnx_of("Identity", TensorProto.FLOAT16, [None]), **sides))
+    tensor = {"name": "X", "datatype": "FP16", "shape": [3], "data": [float("nan"), float("inf"), 0.5]}
+    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
+    answer = httpx.post(running.url + INFER, content=body)
+    start = int(answer.headers["inference-header-content-length"])
+
+    np.testing.assert_array_equal(np.frombuffer(answer.content[start:], np.float16), np.array(tensor["data"], np.float16))
+
+
 def test_an_output_that_json_cannot_carry_is_refused_and_binary_carries_it(running: Any, stage: Callable[..., Any]) -> None:
     tensors = {side: (Tensor(name=name, datatype="FP32", shape=(-1, 5)),) for side, name in (("inputs", "X"), ("outputs", "variable"))}
     running.serve(stage("1.0.0", onnx_of("Sqrt", TensorProto.FLOAT, [None, 5]), **tensors))
