@@ -16,7 +16,7 @@ import structlog
 
 from node.agent.beliefs import Beliefs
 from node.agent.delivery import Delivery
-from node.agent.job import Outcome, Stalled, WorkerGone, WorkerReady
+from node.agent.job import EndpointAnswered, Outcome, Stalled, WorkerGone, WorkerReady
 from node.agent.manifests import Manifests
 from node.agent.parameters import Parameters
 from node.agent.purse import Purse
@@ -151,6 +151,7 @@ class Agent:
             parameters=self._parameters,
             settings=settings,
             post=self._inbox.put,
+            monotonic=monotonic,
             report=self._reporter.report,
             serving_changed=self._serving_changed,
             carriage_of=self._beliefs.carriage_of,
@@ -239,7 +240,11 @@ class Agent:
         return found
 
     def _parse(self, event: Any) -> Any:
-        return event if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone | LabelsSaid) else self._link.parse(event)
+        return (
+            event
+            if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsSaid)
+            else self._link.parse(event)
+        )
 
     def _tick(self) -> None:
         now = self._monotonic()
@@ -255,7 +260,7 @@ class Agent:
             self._reporter.send()
             self._say_state(now)
 
-    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | LabelsSaid) -> None:
+    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsSaid) -> None:
         match event:
             case Connected():
                 self._connected(event)
@@ -286,6 +291,8 @@ class Agent:
                 self._slots.ready(event, self._wall())
             case WorkerGone():
                 self._slots.worker_gone(event, self._wall())
+            case EndpointAnswered():
+                self._slots.endpoint_answered(event)
             case LabelsSaid():
                 self._telemetry.labels.said(event)
 

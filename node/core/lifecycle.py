@@ -264,7 +264,14 @@ def _served(slot: ModelSlot, event: EventName, target: Target, *, now: int) -> S
         good, is_good_proven = None, False
     elif slot.proven or slot.last_good is None or returns:
         good, is_good_proven = slot.serving, slot.proven
-    changes = {"serving": target, "last_good": good, "last_good_proven": is_good_proven, "serving_since": now, "proven": is_proven, "code": ""}
+    changes = {
+        "serving": target,
+        "last_good": good,
+        "last_good_proven": is_good_proven,
+        "serving_since": now,
+        "proven": is_proven,
+        "code": "",
+    }
     return _move(slot, event, now, [Switch(target), Report("serving", target)], **changes)
 
 

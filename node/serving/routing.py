@@ -13,13 +13,14 @@ import structlog
 
 from node.core.agreement import Agreement, compare
 from node.core.inforce import InForce
+from node.core.oip import encode_response
 from node.core.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged
 from node.serving.batching import Batcher
 from node.serving.held import Answer, Busy, Held, Slot, Stats
 from node.workers import Runner, WorkerLost
-from schemas.errors import Code, Refused
+from schemas.errors import Code, FleetcastError, Refused
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -152,16 +153,61 @@ class Router:
             slot = self.slots[model]
         return await self._waited(slot, model, None, ask, CHATS_MAX)
 
-    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]", waiting_max: int) -> T:
+    async def probe(self, model: str) -> Held:
+        """The release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
+
+        Raises:
+            Refused: as `answer`, but for what is wrong with the question: then it is the release's own endpoint that says so.
+            Busy: nothing can answer it now, and nothing has answered a client since it was switched to.
+        """
+        slot = self.slots.get(model)
+        if slot is None or not slot.expected:
+            self.find(model, None)
+            slot = self.slots[model]
+
+        async def ask(held: Held, worker: Runner, *, alone: bool) -> Held:
+            try:
+                request = held.own_request()
+                outputs = await worker.infer(request.inputs, held.parameters.runtime)  # never joined: nobody's answer depends on ours
+                encode_response(request, model=model, version=held.staged.version, answers=outputs)
+            except Refused as refusal:
+                if refusal.code not in CLIENTS_FAULT:
+                    raise
+                log.info("probe.not_taken", model=model, version=held.staged.version, code=refusal.code, reason=refusal.reason)
+            return held
+
+        try:
+            return await self._waited(slot, model, None, ask, QUEUE_REQUESTS_MAX, counted=False)
+        except Busy:
+            if slot.current is not None and slot.current.requests:
+                return slot.current  # it is busy with clients, whom it answers
+            raise
+
+    def start_probe(self, model: str, done: Callable[[bytes | None, FleetcastError | None], None]) -> None:
+        """Begin a probe; `done` hears which release answered, or why none did, unless the router is closed before."""
+        self._spawn(self._probed(model, done))
+
+    async def _probed(self, model: str, done: Callable[[bytes | None, FleetcastError | None], None]) -> None:
+        try:
+            held = await self.probe(model)
+        except FleetcastError as error:
+            done(None, error)
+        except Exception as error:
+            log.exception("probe.failed", model=model)
+            done(None, Refused(Code.WORKER_CRASHED, f"asking failed by our own fault: {type(error).__name__}"))
+        else:
+            done(held.staged.digest, None)
+
+    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]", waiting_max: int, *, counted: bool = True) -> T:
         if slot.waiting >= waiting_max:
             raise Busy(f"{slot.waiting} requests for model {model!r} wait already")
         slot.waiting += 1
         try:
-            return await self._asked(model, version, ask)
+            return await self._asked(model, version, ask, counted=counted)
         finally:
             slot.waiting -= 1
 
-    async def _asked(self, model: str, version: str | None, ask: "Ask[T]") -> T:
+    async def _asked(self, model: str, version: str | None, ask: "Ask[T]", *, counted: bool) -> T:
         deadline = time.monotonic() + READY_SECONDS_MAX
         suspicions = 0
         while (slot := self.slots.get(model)) is not None and slot.expected:
@@ -181,16 +227,18 @@ class Router:
             except WorkerLost as lost:
                 suspicions += lost.suspect
                 if (lost.code is Code.WORKER_HUNG and lost.suspect and not lost.joined) or suspicions >= SUSPICIONS_MAX:
-                    held.failed(time.perf_counter() - began)
+                    if counted:
+                        held.failed(time.perf_counter() - began)
                     raise
                 deadline = time.monotonic() + READY_SECONDS_MAX  # for the successor, however long the lost one was waited for
                 continue
             except Refused as refusal:
-                if refusal.code not in CLIENTS_FAULT:
+                if counted and refusal.code not in CLIENTS_FAULT:
                     held.failed(time.perf_counter() - began)
                 raise
-            rows = rows_of(held.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
-            held.answered(rows, time.perf_counter() - began, time.time())
+            if counted:
+                rows = rows_of(held.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
+                held.answered(rows, time.perf_counter() - began, time.time())
             return answer
 
     async def _compare(self, slot: Slot, beside: Held, answer: Answer) -> None:
@@ -288,10 +336,11 @@ class Router:
         Raises:
             Refused: RELEASE_UNKNOWN.
         """
-        held = self.slots[model].held.get(digest) if model in self.slots else None
-        if held is None:
+        slot = self.slots.get(model)
+        held = slot.held.get(digest) if slot is not None else None
+        if slot is None or held is None:
             raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} is not held")
-        return held.stats()
+        return held.stats(current=slot.current is held)
 
     async def close(self) -> None:
         """End every worker."""

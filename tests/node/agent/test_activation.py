@@ -124,7 +124,7 @@ def load(site: Site, **more: Any) -> Iterator[list[httpx.Response]]:
 
 def settle(site: Site, release: Release) -> None:
     site.wants(release)
-    site.turn_until(lambda: site.slot().state == "active" and site.slot().proven)
+    site.turn_until(lambda: site.slot().state == "active" and site.slot().proven and said(site, release)[-1:] == ["serving"])
 
 
 def said(site: Site, release: Release) -> list[str]:

@@ -1,0 +1,74 @@
+"""What the endpoint proves: a release counts as served here once a question to the endpoint was answered by it, and not before."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from node.agent.job import EndpointAnswered
+from node.core.lifecycle import Target
+from node.serving import Server
+from schemas.errors import Code, Refused
+
+log = structlog.get_logger()
+
+AGAIN_SECONDS_MIN, AGAIN_SECONDS_MAX = 0.5, 60.0
+
+
+@dataclass(slots=True)
+class _Unproven:
+    target: Target
+    tries: int = 0
+    asks_at: float = 0.0  # on the monotonic clock
+    asking: bool = False
+
+
+class Endpoint:
+    """Asks the endpoint of each model that was switched, until it is answered by what was switched to. Never waits."""
+
+    def __init__(self, server: Server, *, post: Callable[[EndpointAnswered], None], monotonic: Callable[[], float]) -> None:
+        self._server, self._post, self._monotonic = server, post, monotonic
+        self._unproven: dict[str, _Unproven] = {}
+
+    def prove(self, model: str, target: Target) -> None:
+        """Ask whether the release that was switched to answers: `EndpointAnswered` follows, and again until it is proven."""
+        known = self._unproven.get(model)
+        if known is None or known.target != target:
+            known = self._unproven[model] = _Unproven(target)
+        self._ask(model, known)
+
+    def forget(self, model: str) -> None:
+        """Another release is served, or none."""
+        self._unproven.pop(model, None)
+
+    def tick(self) -> None:
+        """Ask again where no answer has proven it."""
+        for model, one in self._unproven.items():
+            if not one.asking and one.asks_at <= self._monotonic():
+                self._ask(model, one)
+
+    def is_proven(self, event: EndpointAnswered) -> bool:
+        """Whether this answer is the release's own, the first one; else it is asked again, ever more seldom."""
+        one = self._unproven.get(event.model)
+        if one is None or one.target != event.target:
+            return False
+        one.asking = False
+        if event.answered_by == event.target.digest:
+            del self._unproven[event.model]
+            return True
+        one.tries += 1
+        one.asks_at = self._monotonic() + min(AGAIN_SECONDS_MAX, AGAIN_SECONDS_MIN * 2 ** min(one.tries, 10))
+        reason = str(event.error) if event.error is not None else f"{(event.answered_by or b'').hex()[:12]} answers"
+        log.warning("endpoint.unproven", model=event.model, version=event.target.version, tries=one.tries, reason=reason)
+        return False
+
+    def _ask(self, model: str, one: _Unproven) -> None:
+        one.asking = True
+        self._server.probe(model, lambda found, error: self._post(EndpointAnswered(model, one.target, found, error)))
+
+
+def is_not_served(event: EndpointAnswered) -> bool:
+    """Whether clients are answered by another release, or told that there is none."""
+    if event.answered_by is not None:
+        return event.answered_by != event.target.digest
+    return isinstance(event.error, Refused) and event.error.code is Code.RELEASE_UNKNOWN
