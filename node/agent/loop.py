@@ -170,6 +170,7 @@ class Agent:
         self._reporter.told = self._standing.trouble
         self._leaving = False
         self._session = 0
+        self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
         self._online = False
         self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
         self._said: State | None = None
@@ -303,18 +304,27 @@ class Agent:
         self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
         self._retry_at = self._monotonic() + self._backoff()
         try:
-            self._link.open(session=self._session, at=int(self._wall()))
+            self._link.open(session=self._session, at=int(self._wall()), clean=self._session_of == "another")
             self._retry_at = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
+            self._session_of = "us" if self._session_of == "us" else "unknown"  # nobody knows what it remembers when it is back
             log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
             self._standing.disconnected(str(error))
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, session=self._session)
+        if event.session_present and self._session_of == "unknown":
+            # An earlier process's memory: what that one acknowledged, we would never hear. It proves that the broker has forgotten nothing
+            # of what was sent, and is then ended, for some brokers give what they retain to no subscription that they have known before.
+            self._session_of, self._retry_seconds = "another", RETRY_SECONDS_MIN
+            self._link.close()
+            return
+        forgot = not event.session_present and self._session_of != "another"
+        self._session_of = "us"
         self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
         self._standing.connected()
         self._said = None
-        self._reporter.connected(session_present=event.session_present)
+        self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
         self._link.subscribe_trust(only_if_new=event.session_present)
         self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=event.session_present)
