@@ -400,7 +400,7 @@ class Slots:
         if verdict.found == "waits":
             self._trials.keep_comparison(slot.model, agreement, terms_seconds=limits.shadow.seconds if limits.shadow else 0.0)
             return
-        self._statements.compared(target, agreement)
+        self._statements.judged(target, verdict, compared=True)
         if verdict.found == "good":
             self._apply(slot, lifecycle.agreed(slot, now=int(now)), now)
         else:
@@ -427,7 +427,7 @@ class Slots:
         elif verdict.found == "good":
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
         else:
-            self._statements.compared(serving, agreement)
+            self._statements.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
             self._apply(slot, lifecycle.misbehaved(slot, verdict.code, verdict.reason, now=int(now)), now)
 
     def _stats(self, model: str, target: Target | None) -> Stats | None:

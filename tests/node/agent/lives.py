@@ -70,9 +70,8 @@ class Life:
         slot = self.site.slot()
         return said and (slot.proven or slot.serving is None or slot.serving.digest != wanted.digest)
 
-    def _newest(self) -> tuple[str | None, str]:
-        newest = self.site.receipts()[-1]
-        return newest.version, newest.outcome
+    def _newest(self) -> tuple[str | None, str] | None:
+        return next(((one.version, one.outcome) for one in reversed(self.site.receipts())), None)
 
     def _crash(self) -> None:
         """Once it is said to be served: so every life writes the same."""

@@ -131,7 +131,7 @@ def said(site: Site, release: Release) -> list[str]:
     return [one.outcome for one in site.receipts() if one.digest == release.digest]
 
 
-def test_a_release_that_agrees_is_compared_then_served_and_only_counts_are_reported(site: Site, publish: Callable[..., Release]) -> None:
+def test_a_release_that_agrees_is_compared_then_served_and_no_count_is_reported(site: Site, publish: Callable[..., Release]) -> None:
     settle(site, publish("1.0.0", affine(2.0)))
     new = publish("2.0.0", affine(2.05), limits=Limits(probation_seconds=1, shadow=SHADOW))
 
@@ -143,7 +143,7 @@ def test_a_release_that_agrees_is_compared_then_served_and_only_counts_are_repor
 
     evidence = next(one.evidence for one in site.receipts() if one.digest == new.digest)
     assert evidence is not None
-    assert (evidence.shadow_agreement, (evidence.shadow_rows or 0) >= ROWS_MIN) == (1.0, True)
+    assert (evidence.shadow, evidence.shadow_rows, evidence.shadow_agreement) == ("passed", None, None)
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["model_version"] for answer in answers} == {"1.0.0", "2.0.0"}
     assert site.server.held_of("m") == {new.digest}
@@ -159,7 +159,9 @@ def test_a_release_that_disagrees_is_refused_and_nobody_ever_gets_its_answers(si
 
     refusal = next(one for one in site.receipts() if one.digest == new.digest)
     assert (refusal.outcome, refusal.code) == ("refused", Code.SHADOW_DISAGREES)
-    assert "at least 90% must" in refusal.reason
+    assert refusal.reason == "the releases agree on fewer rows than the 90% that they must"
+    assert refusal.evidence is not None
+    assert (refusal.evidence.shadow, refusal.evidence.shadow_rows) == (Code.SHADOW_DISAGREES, None)
     assert {answer.json()["model_version"] for answer in answers} == {"1.0.0"}
     assert site.server.held_of("m") == {old.digest}
 
