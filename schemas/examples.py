@@ -289,6 +289,8 @@ _WORSE = SignalDrift(
 
 # What else travels, by a name for each: what is about accuracy, an interval without drift, and alerts of other kinds.
 MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
+    ("older_counts", RECEIPT.model_copy(update={"evidence": Evidence(shadow_rows=733, shadow_agreement=0.96)})),
+    ("compared", RECEIPT.model_copy(update={"evidence": Evidence(latency_ms=0.8, shadow="passed")})),
     ("accuracy", _ACCURACY),
     (
         "accuracy",
