@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 
 import structlog
 
@@ -18,6 +19,7 @@ AGAIN_SECONDS_MIN, AGAIN_SECONDS_MAX = 0.5, 60.0
 @dataclass(slots=True)
 class _Unproven:
     target: Target
+    number: int = 0  # of the question that is out
     tries: int = 0
     asks_at: float = 0.0  # on the monotonic clock
     asking: bool = False
@@ -29,17 +31,15 @@ class Endpoint:
     def __init__(self, server: Server, *, post: Callable[[EndpointAnswered], None], monotonic: Callable[[], float]) -> None:
         self._server, self._post, self._monotonic = server, post, monotonic
         self._unproven: dict[str, _Unproven] = {}
+        self._numbers = count(1)
 
     def prove(self, model: str, target: Target) -> None:
         """Ask whether the release that was switched to answers: `EndpointAnswered` follows, and again until it is proven."""
         known = self._unproven.get(model)
         if known is None or known.target != target:
             known = self._unproven[model] = _Unproven(target)
-        self._ask(model, known)
-
-    def forget(self, model: str) -> None:
-        """Another release is served, or none."""
-        self._unproven.pop(model, None)
+        known.asking = False
+        self.tick()
 
     def tick(self) -> None:
         """Ask again where no answer has proven it."""
@@ -47,11 +47,11 @@ class Endpoint:
             if not one.asking and one.asks_at <= self._monotonic():
                 self._ask(model, one)
 
-    def is_proven(self, event: EndpointAnswered) -> bool:
-        """Whether this answer is the release's own, the first one; else it is asked again, ever more seldom."""
+    def heard(self, event: EndpointAnswered) -> bool | None:
+        """Whether this answer is the release's own; else it is asked again, ever more seldom. None: nobody waits for it any more."""
         one = self._unproven.get(event.model)
-        if one is None or one.target != event.target:
-            return False
+        if one is None or one.number != event.number:  # another release was switched to since
+            return None
         one.asking = False
         if event.answered_by == event.target.digest:
             del self._unproven[event.model]
@@ -63,8 +63,9 @@ class Endpoint:
         return False
 
     def _ask(self, model: str, one: _Unproven) -> None:
-        one.asking = True
-        self._server.probe(model, lambda found, error: self._post(EndpointAnswered(model, one.target, found, error)))
+        one.asking, number = True, next(self._numbers)
+        one.number = number
+        self._server.probe(model, lambda found, error: self._post(EndpointAnswered(model, one.target, number, found, error)))
 
 
 def is_not_served(event: EndpointAnswered) -> bool:

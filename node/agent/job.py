@@ -93,5 +93,6 @@ class EndpointAnswered:
 
     model: str
     target: Target  # that was expected
+    number: int  # of the question
     answered_by: bytes | None
     error: FleetcastError | None

@@ -63,7 +63,7 @@ class Slots:
         self._numbers = count(1)
         self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
         self._restoring: set[bytes] = set()
-        self._restore_again: dict[bytes, tuple[int, float]] = {}  # tries so far, and when the next one begins; 0 while it runs
+        self._restore_again: dict[bytes, tuple[int, float]] = {}  # tries so far, and when the next begins on the monotonic clock; 0: now
         self._keeping = Keeping(store, artifacts, manifests, parameters)
         self._told: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
         self.changed = True
@@ -128,12 +128,12 @@ class Slots:
 
     def endpoint_answered(self, event: EndpointAnswered) -> None:
         """The endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is brought back."""
-        serving = self._slots[event.model].serving
-        if serving != event.target:
+        found, serving = self._endpoint.heard(event), self._slots[event.model].serving
+        if serving is None or serving != event.target:
             return
-        if self._endpoint.is_proven(event):
+        if found:
             self._statements.say(self._slots[event.model], lifecycle.Report("serving", serving))
-        elif is_not_served(event) and serving.digest not in self._restoring:
+        elif found is False and is_not_served(event) and serving.digest not in self._restoring:
             log.error("endpoint.not_serving", model=event.model, version=serving.version, reason=str(event.error))
             self._restore(event.model, serving)
 
@@ -159,7 +159,7 @@ class Slots:
         for model in list(self._slots):
             slot = self._slots[model]
             again = self._restore_again.get(slot.serving.digest) if slot.serving else None
-            if slot.serving is not None and again is not None and 0 < again[1] <= now:
+            if slot.serving is not None and again is not None and 0 < again[1] <= self._monotonic():
                 self._restore_again[slot.serving.digest] = (again[0], 0.0)
                 self._prepare(model, slot.serving)
             if slot.state == "shadow" and slot.target is not None:
@@ -386,7 +386,7 @@ class Slots:
         tries = self._restore_again.get(event.target.digest, (0, 0.0))[0] + 1
         if slot.proven and result.code in DEVICES_FAULT and tries < RESTORE_TRIES:
             self._restoring.add(event.target.digest)
-            self._restore_again[event.target.digest] = (tries, now + RESTORE_SECONDS * tries)
+            self._restore_again[event.target.digest] = (tries, self._monotonic() + RESTORE_SECONDS * tries)
         else:
             self._restore_again.pop(event.target.digest, None)
             self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)

@@ -158,9 +158,11 @@ class Router:
 
         Raises:
             Refused: as `answer`, but for what is wrong with the question: then it is the release's own endpoint that says so.
-            Busy: nothing can answer it now, and nothing has answered a client since it was switched to.
+            Busy: nothing can answer it now.
         """
         slot = self.slots.get(model)
+        if slot is not None and slot.current is not None and slot.current.requests:
+            return slot.current  # it has answered clients since it was switched to, who need not wait for a question of ours
         if slot is None or not slot.expected:
             self.find(model, None)
             slot = self.slots[model]
@@ -176,12 +178,7 @@ class Router:
                 log.info("probe.not_taken", model=model, version=held.staged.version, code=refusal.code, reason=refusal.reason)
             return held
 
-        try:
-            return await self._waited(slot, model, None, ask, QUEUE_REQUESTS_MAX, counted=False)
-        except Busy:
-            if slot.current is not None and slot.current.requests:
-                return slot.current  # it is busy with clients, whom it answers
-            raise
+        return await self._waited(slot, model, None, ask, QUEUE_REQUESTS_MAX, counted=False)
 
     def start_probe(self, model: str, done: Callable[[bytes | None, FleetcastError | None], None]) -> None:
         """Begin a probe; `done` hears which release answered, or why none did, unless the router is closed before."""
