@@ -13,14 +13,13 @@ import structlog
 
 from node.core.agreement import Agreement, compare
 from node.core.inforce import InForce
-from node.core.oip import encode_response
 from node.core.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged
 from node.serving.batching import Batcher
 from node.serving.held import Answer, Busy, Held, Slot, Stats
 from node.workers import Runner, WorkerLost
-from schemas.errors import Code, FleetcastError, Refused
+from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -117,7 +116,7 @@ class Router:
         answer = await self._waited(slot, model, version, ask, QUEUE_REQUESTS_MAX)
         if slot.beside is not None and slot.current is answer.held and slot.comparing < COMPARING_MAX:
             slot.comparing += 1
-            self._spawn(self._compare(slot, slot.beside, answer))
+            self.spawn(self._compare(slot, slot.beside, answer))
         return answer
 
     async def chat(
@@ -153,11 +152,11 @@ class Router:
             slot = self.slots[model]
         return await self._waited(slot, model, None, ask, CHATS_MAX)
 
-    async def probe(self, model: str) -> Held:
+    async def probe(self, model: str, ask: "Ask[Held]") -> Held:
         """The release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
 
         Raises:
-            Refused: as `answer`, but for what is wrong with the question: then it is the release's own endpoint that says so.
+            Refused: as `answer`.
             Busy: nothing can answer it now.
         """
         slot = self.slots.get(model)
@@ -166,34 +165,7 @@ class Router:
         if slot is None or not slot.expected:
             self.find(model, None)
             slot = self.slots[model]
-
-        async def ask(held: Held, worker: Runner, *, alone: bool) -> Held:
-            try:
-                request = held.own_request()
-                outputs = await worker.infer(request.inputs, held.parameters.runtime)  # never joined: nobody's answer depends on ours
-                encode_response(request, model=model, version=held.staged.version, answers=outputs)
-            except Refused as refusal:
-                if refusal.code not in CLIENTS_FAULT:
-                    raise
-                log.info("probe.not_taken", model=model, version=held.staged.version, code=refusal.code, reason=refusal.reason)
-            return held
-
         return await self._waited(slot, model, None, ask, QUEUE_REQUESTS_MAX, counted=False)
-
-    def start_probe(self, model: str, done: Callable[[bytes | None, FleetcastError | None], None]) -> None:
-        """Begin a probe; `done` hears which release answered, or why none did, unless the router is closed before."""
-        self._spawn(self._probed(model, done))
-
-    async def _probed(self, model: str, done: Callable[[bytes | None, FleetcastError | None], None]) -> None:
-        try:
-            held = await self.probe(model)
-        except FleetcastError as error:
-            done(None, error)
-        except Exception as error:
-            log.exception("probe.failed", model=model)
-            done(None, Refused(Code.WORKER_CRASHED, f"asking failed by our own fault: {type(error).__name__}"))
-        else:
-            done(held.staged.digest, None)
 
     async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]", waiting_max: int, *, counted: bool = True) -> T:
         if slot.waiting >= waiting_max:
@@ -325,7 +297,7 @@ class Router:
         if not slot.held:
             del self.slots[held.staged.model]
         slot.announce()
-        self._spawn(self._drain(held))
+        self.spawn(self._drain(held))
 
     def stats(self, model: str, digest: bytes) -> Stats:
         """What a held release has done since it was switched to.
@@ -357,7 +329,7 @@ class Router:
         if time.monotonic() - held.started > HEALTHY_SECONDS:
             held.deaths = 0
         held.worker = held.batcher = None
-        self._spawn(self._restart(held))
+        self.spawn(self._restart(held))
         self._died(held, code, reason)
 
     def _died(self, held: Held, code: Code, reason: str) -> None:
@@ -406,7 +378,7 @@ class Router:
 
     def discard(self, worker: Runner) -> None:
         """Close a worker that nothing holds."""
-        self._spawn(worker.close())
+        self.spawn(worker.close())
 
     async def _drain(self, held: Held) -> None:
         worker, batcher = held.worker, held.batcher
@@ -424,7 +396,8 @@ class Router:
             log.warning("worker.not_drained", model=held.staged.model, version=held.staged.version, waiting=waiting())
         await worker.close()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Have something done meanwhile; it ends with the router at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self._ended)

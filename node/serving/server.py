@@ -26,8 +26,9 @@ from node.serving.connection import Connection
 from node.serving.held import Observation, Stats
 from node.serving.http import application
 from node.serving.labels import OnLabels
+from node.serving.probing import Done, start_probe
 from node.serving.routing import Router
-from schemas.errors import Code, FleetcastError, Refused
+from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -147,9 +148,9 @@ class Server:
         """
         self._call(lambda: self._router.switch(model, digest))
 
-    def probe(self, model: str, done: Callable[[bytes | None, FleetcastError | None], None]) -> None:
+    def probe(self, model: str, done: Done) -> None:
         """Ask this model's endpoint as a client asks, and have `done` told which release answered, or why none did. Returns at once."""
-        self._running().call_soon_threadsafe(self._router.start_probe, model, done)
+        self._running().call_soon_threadsafe(start_probe, self._router, model, done)
 
     def retire(self, digest: bytes) -> None:
         """Take no more requests for this release; its worker answers those it has (for a bounded time) and ends. Unknown: nothing.
