@@ -117,14 +117,14 @@ class NodeLink(BlockReader):
         link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls, now=now)
         super().__init__(link, fleet=fleet, name=node)
 
-    def open(self, *, session: int, at: int) -> None:
-        """Begin a connection whose Will says that this session is lost.
+    def open(self, *, session: int, at: int, clean: bool = False) -> None:
+        """Begin a connection whose Will says that this session is lost; `clean`: the broker forgets what it kept for us.
 
         Raises:
             Unreachable: nothing answers.
         """
         lost = State(node=self._name, session=session, status="lost", at=at)
-        self._link.open(Will(self.topics.state(self._name), codec.encode(lost)))
+        self._link.open(Will(self.topics.state(self._name), codec.encode(lost)), clean=clean)
 
     def move(self, url: str) -> None:
         """The broker is elsewhere from the next `open` on.

@@ -330,6 +330,8 @@ MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
             started=NOON,
         ),
     ),
+    ("older_counts", RECEIPT.model_copy(update={"evidence": Evidence(shadow_rows=733, shadow_agreement=0.96)})),
+    ("compared", RECEIPT.model_copy(update={"evidence": Evidence(latency_ms=0.8, shadow="passed")})),
     ("accuracy", _ACCURACY),
     (
         "accuracy",

@@ -287,8 +287,8 @@ class Link:
             raise Refused(Code.SETTINGS_INVALID, f"broker {url} is not spoken to as {self._url} was: restart with other TLS settings")
         self._url = url
 
-    def open(self, will: Will | None = None) -> None:
-        """Begin one connection; `Connected` or `Disconnected` follows in the inbox.
+    def open(self, will: Will | None = None, *, clean: bool = False) -> None:
+        """Begin one connection; `Connected` or `Disconnected` follows in the inbox. `clean`: whatever session the broker kept is ended.
 
         Raises:
             Unreachable: nothing answers at that address.
@@ -316,7 +316,7 @@ class Link:
                 self._url.host,
                 self._url.port,
                 keepalive=KEEPALIVE_SECONDS,
-                clean_start=self._session_expiry_seconds == 0,
+                clean_start=clean or self._session_expiry_seconds == 0,
                 properties=properties,
             )
         except (OSError, ValueError) as error:  # ValueError: paho's word for a TLS context that the peer will not talk to

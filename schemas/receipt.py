@@ -24,8 +24,9 @@ class Evidence(Fact):
     bytes_reused: Count = 0
     bytes_wasted: Count = 0
     variant: Label | None = None
-    shadow_rows: Count | None = None  # compared with what was served before
-    shadow_agreement: Annotated[float, Field(ge=0, le=1)] | None = None
+    shadow_rows: Count | None = None  # read, and no more written: exact counts of requests do not leave a device
+    shadow_agreement: Annotated[float, Field(ge=0, le=1)] | None = None  # read, and no more written
+    shadow: Annotated[str, Field(min_length=1, max_length=64)] | None = None  # compared with what was served before: "passed", or the code
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 

@@ -14,7 +14,7 @@ PACKAGES = ("schemas", "hub", "node")
 CODE = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
 CORES = [path for path in CODE if "core" in path.relative_to(CHECKOUT).parts]
 TESTS = sorted((CHECKOUT / "tests").rglob("*.py"))
-LINES_MAX = 450
+LINES_MAX = 600  # a file is as long as its subject
 
 # A library, and the only modules that may import it.
 ONLY_IN = {

@@ -49,6 +49,9 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
     )
 
 
+COUNTS = {"shadow_rows", "shadow_agreement"}  # exact counts of requests, in receipts of older nodes: shown to nobody
+
+
 def _row(row: NodeRow, serving: Mapping[tuple[str, str | None], ReceiptRow]) -> dict[str, Any]:
     state = codec.decode(State, row.state)
     return {
@@ -90,7 +93,7 @@ def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
     if serving is None:
         return None
     receipt = codec.decode(Receipt, codec.decode(SealedReceipt, serving.sealed).body)
-    return receipt.evidence.model_dump(mode="json", exclude_none=True) if receipt.evidence is not None else None
+    return receipt.evidence.model_dump(mode="json", exclude_none=True, exclude=COUNTS) if receipt.evidence is not None else None
 
 
 def _details(one: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from node.core import transfer as core
 from node.core.clock import MonotonicSeconds
 from node.core.lifecycle import Target
 from node.serving import Prepared
-from schemas.errors import Code, Refused
+from schemas.errors import Code, FleetcastError, Refused
 from schemas.manifest import File, Manifest
 from schemas.rollout import Carriage
 
@@ -94,3 +94,14 @@ class WorkerGone:
     digest: bytes
     reason: str
     deaths: int  # in a row
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointAnswered:
+    """The endpoint of a model was asked as clients ask: the release that answered, or why none did."""
+
+    model: str
+    target: Target  # that was expected
+    number: int  # of the question
+    answered_by: bytes | None
+    error: FleetcastError | None

@@ -16,7 +16,7 @@ import structlog
 from node.agent.beliefs import Beliefs
 from node.agent.delivery import Delivery
 from node.agent.disk_trouble import DiskTrouble
-from node.agent.job import Outcome, Stalled, WorkerGone, WorkerReady
+from node.agent.job import EndpointAnswered, Outcome, Stalled, WorkerGone, WorkerReady
 from node.agent.listening import listen_of
 from node.agent.manifests import Manifests
 from node.agent.parameters import Parameters
@@ -175,10 +175,10 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.told = self._standing.trouble
-        self._asks_anew = self._store.is_new  # a session that the broker kept for the store that was lost says nothing again by itself
         self._disk = DiskTrouble(self._store, self._standing, monotonic)
         self._leaving = False
         self._session = 0
+        self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
         self._online = False
         self._retry_at, self._retry_seconds = NEVER, RETRY_SECONDS_MIN
         self._said: State | None = None
@@ -257,7 +257,11 @@ class Agent:
         return found
 
     def _parse(self, event: Any) -> Any:
-        return event if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone | LabelsSaid) else self._link.parse(event)
+        return (
+            event
+            if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsSaid)
+            else self._link.parse(event)
+        )
 
     def _tick(self) -> None:
         now = self._monotonic()
@@ -275,7 +279,7 @@ class Agent:
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
 
-    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | LabelsSaid) -> None:
+    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsSaid) -> None:
         match event:
             case Connected():
                 self._connected(event)
@@ -306,6 +310,8 @@ class Agent:
                 self._slots.ready(event, self._wall())
             case WorkerGone():
                 self._slots.worker_gone(event, self._wall())
+            case EndpointAnswered():
+                self._slots.endpoint_answered(event)
             case LabelsSaid():
                 self._telemetry.labels.said(event)
 
@@ -316,23 +322,30 @@ class Agent:
         self._retry_at = self._monotonic() + self._backoff()
         self._session = self._store.next("session")
         try:
-            self._link.open(session=self._session, at=int(self._wall()))
+            self._link.open(session=self._session, at=int(self._wall()), clean=self._session_of == "another")
             self._retry_at = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
+            self._session_of = "us" if self._session_of == "us" else "unknown"  # nobody knows what it remembers when it is back
             log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
             self._standing.disconnected(str(error))
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, session=self._session)
+        if event.session_present and self._session_of == "unknown":
+            # An earlier process's memory: what that one acknowledged, we would never hear. It proves that the broker has forgotten nothing
+            # of what was sent, and is then ended, for some brokers give what they retain to no subscription that they have known before.
+            self._session_of, self._retry_seconds = "another", RETRY_SECONDS_MIN
+            self._link.close()
+            return
+        forgot = not event.session_present and self._session_of != "another"
+        self._session_of = "us"
         self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
         self._standing.connected()
         self._said = None
-        self._reporter.connected(session_present=event.session_present)
+        self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
-        only_if_new = event.session_present and not self._asks_anew
-        self._asks_anew = False
-        self._link.subscribe_trust(only_if_new=only_if_new)
-        self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=only_if_new)
+        self._link.subscribe_trust(only_if_new=event.session_present)
+        self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, reason: str) -> None:

@@ -5,11 +5,13 @@ from itertools import count
 
 import structlog
 
-from node.agent.job import Fetcher, Stalled, WorkerGone, WorkerReady
+from node.agent.endpoint import Endpoint, is_not_served
+from node.agent.job import EndpointAnswered, Fetcher, Stalled, WorkerGone, WorkerReady
 from node.agent.keeping import Keeping
 from node.agent.manifests import Manifests
 from node.agent.parameters import Parameters
 from node.agent.statements import Statements
+from node.agent.trials import Trials
 from node.core import judging, lifecycle
 from node.core.agreement import Agreement
 from node.core.budget import BUDGET_CODES
@@ -17,7 +19,7 @@ from node.core.clock import MonotonicClock, MonotonicSeconds, WallSeconds
 from node.core.inforce import InForce
 from node.core.lifecycle import ModelSlot, Target
 from node.files import Artifacts
-from node.serving import Prepared, Server, Staged
+from node.serving import Prepared, Server, Staged, Stats
 from node.settings import NodeSettings
 from node.store import NodeStore
 from node.trust import Release
@@ -46,7 +48,7 @@ class Slots:
         manifests: Manifests,
         parameters: Parameters,
         settings: NodeSettings,
-        post: Callable[[WorkerReady], None],
+        post: Callable[[WorkerReady | EndpointAnswered], None],
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest, InForce], None],
         carriage_of: Callable[[str], Carriage | None],
@@ -56,6 +58,8 @@ class Slots:
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._statements = post, Statements(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
+        self._trials = Trials(store)
         self._slots: dict[str, ModelSlot] = {}
         self._numbers = count(1)
         self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
@@ -128,6 +132,17 @@ class Slots:
             compare = self._manifests.get(event.target.digest).limits.shadow is not None
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
+    def endpoint_answered(self, event: EndpointAnswered) -> None:
+        """The endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is brought back."""
+        found, serving = self._endpoint.heard(event), self._slots[event.model].serving
+        if serving is None or serving != event.target:
+            return
+        if found:
+            self._statements.say(self._slots[event.model], lifecycle.Report("serving", serving))
+        elif found is False and is_not_served(event) and serving.digest not in self._restoring:
+            log.error("endpoint.not_serving", model=event.model, version=serving.version, reason=str(event.error))
+            self._restore(event.model, serving)
+
     def worker_gone(self, event: WorkerGone, now: WallSeconds) -> None:
         """A worker ended by itself. The server has started another already; what is not proven, or dies again and again, goes back."""
         slot = self._slots.get(event.model)
@@ -156,8 +171,11 @@ class Slots:
             if slot.state == "shadow" and slot.target is not None:
                 self._judge_shadow(slot, slot.target, now)
             slot = self._slots[model]
-            if slot.serving is not None and not slot.proven and slot.serving.digest not in self._restoring:
+            if slot.serving is not None and not slot.proven:
                 self._judge_probation(slot, slot.serving, now)
+            elif slot.state == "probation" and slot.serving is not None and slot.serving.digest not in self._restoring:
+                self._apply(slot, lifecycle.settled(slot, now=int(now)), now)  # it had proved itself here before
+        self._endpoint.tick()
 
     def parameters_changed(self) -> None:
         """An operator or the site set something: it holds from the next request on."""
@@ -211,6 +229,7 @@ class Slots:
         if step.move is not None:
             with self._store.transaction():
                 self._store.put_slot(slot, step.move)
+                self._trials.moved(before, slot, step.move)
                 for report in said:
                     self._statements.say(slot, report)
             self._slots[slot.model] = slot
@@ -233,8 +252,7 @@ class Slots:
                     self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
                 self._prepare(slot.model, target)
             case lifecycle.Restore(target):
-                self._restoring.add(target.digest)
-                self._prepare(slot.model, target)
+                self._restore(slot.model, target)
             case lifecycle.Compare(target):
                 self._compare(slot, target)
             case lifecycle.Switch(target):
@@ -242,8 +260,9 @@ class Slots:
             case lifecycle.Retire(target):
                 self._retire(target.digest)
             case lifecycle.Report(_, target):
-                if self._slots[slot.model].serving == target:  # the switch may have failed, and its roll back was reported
-                    self._statements.say(self._slots[slot.model], command)
+                # The switch may have failed: then its roll back was reported, or it is on its way back.
+                if self._slots[slot.model].serving == target and target.digest not in self._restoring:
+                    self._endpoint.prove(slot.model, target)
             case lifecycle.Tidy():
                 self.tidy()
 
@@ -265,6 +284,10 @@ class Slots:
             self._post(WorkerReady(model, target, refusal, ticket))
             return
         self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result, ticket)))
+
+    def _restore(self, model: str, target: Target) -> None:
+        self._restoring.add(target.digest)
+        self._prepare(model, target)
 
     def _retire(self, digest: bytes) -> None:
         """End a worker, or its start; what is said of it from now on is old."""
@@ -297,10 +320,15 @@ class Slots:
         try:
             self._server.switch(slot.model, target.digest)
         except Refused as refusal:  # the worker died between its test and the switch
-            self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
+            if slot.proven:
+                self._restore(slot.model, target)
+            else:
+                self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
             return
         self._tell_serving(slot.model, target)
         for old in {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot):
+            if old == target.digest:
+                continue  # what serves is never what makes way
             if old == getattr(slot.last_good, "digest", None) and self._manifests.get(target.digest).limits.shadow is not None:
                 self._compare_old(slot.model, old)
             else:
@@ -360,7 +388,7 @@ class Slots:
             for other in self._others(slot):
                 if slot.state not in lifecycle.IN_WORKER or slot.target is None or other != slot.target.digest:
                     self._retire(other)
-            self._statements.say(slot, lifecycle.Report("serving", event.target))
+            self._endpoint.prove(slot.model, slot.serving)
             self._restore_again.pop(event.target.digest, None)
             return
         log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
@@ -373,36 +401,52 @@ class Slots:
             self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)
 
     def _judge_shadow(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
-        agreement = self._server.agreement(slot.model)
-        verdict = judging.on_shadow(self._manifests.get(target.digest).limits, agreement, seconds=now - WallSeconds(slot.since))
+        trial, limits = self._trials.comparison(slot.model), self._manifests.get(target.digest).limits
+        agreement = trial.before.plus(self._server.agreement(slot.model))
+        old, new = self._stats(slot.model, slot.serving), self._stats(slot.model, target)
+        trial.look(running=old is not None and old.serves and new is not None and new.live, now=self._monotonic())
+        verdict = judging.on_shadow(limits, agreement, seconds=trial.seconds)
         if verdict.found == "waits":
+            self._trials.keep_comparison(slot.model, agreement, terms_seconds=limits.shadow.seconds if limits.shadow else 0.0)
             return
-        self._statements.compared(target, agreement)
+        self._statements.judged(target, verdict, compared=True)
         if verdict.found == "good":
             self._apply(slot, lifecycle.agreed(slot, now=int(now)), now)
         else:
             self._apply(slot, lifecycle.failed(slot, verdict.code, verdict.reason, now=int(now)), now)
 
     def _judge_probation(self, slot: ModelSlot, serving: Target, now: WallSeconds) -> None:
+        trial, limits = self._trials.probation(slot.model), self._manifests.get(serving.digest).limits
+        stats = self._stats(slot.model, serving)
+        trial.look(running=stats is not None and stats.serves, now=self._monotonic())
+        if stats is None:
+            return
         # While something newer is compared, the agreement is that one's.
         agreement = self._server.agreement(slot.model) if slot.state in lifecycle.SERVING else Agreement()
-        try:
-            stats = self._server.stats(slot.model, serving.digest)
-        except Refused:
-            return  # it is being loaded
         verdict = judging.on_probation(
-            self._manifests.get(serving.digest).limits,
+            limits,
             requests=stats.requests,
             errors=stats.errors,
             latency_ms=stats.latency_ms_p50,
             agreement=agreement,
-            seconds=now - WallSeconds(slot.serving_since),
+            seconds=trial.seconds,
         )
-        if verdict.found == "good":
+        if verdict.found == "waits":
+            self._trials.keep_probation(slot.model, terms_seconds=limits.probation_seconds)
+        elif verdict.found == "good":
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
-        elif verdict.found == "bad":
-            self._statements.compared(serving, agreement)
+        else:
+            self._statements.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
             self._apply(slot, lifecycle.misbehaved(slot, verdict.code, verdict.reason, now=int(now)), now)
+
+    def _stats(self, model: str, target: Target | None) -> Stats | None:
+        """What a release has done; None while it is being loaded."""
+        if target is None or target.digest in self._restoring:
+            return None
+        try:
+            return self._server.stats(model, target.digest)
+        except Refused:
+            return None
 
     # The disk
 

@@ -2,10 +2,16 @@
 
 from collections.abc import Callable
 
-from node.core.agreement import Agreement
+import structlog
+
+from node.core.judging import Verdict
 from node.core.lifecycle import ModelSlot, Report, Target
 from node.store import NodeStore
 from schemas.receipt import Evidence
+
+log = structlog.get_logger()
+
+PASSED = "passed"
 
 
 class Statements:
@@ -19,11 +25,12 @@ class Statements:
         """A release has proved itself."""
         self._evidence[target.digest] = evidence
 
-    def compared(self, target: Target, agreement: Agreement) -> None:
-        """A release was compared with another one."""
-        if agreement.rows:
+    def judged(self, target: Target, verdict: Verdict, *, compared: bool) -> None:
+        """Keep how a trial ended. What was counted in it is logged here and leaves in nothing that names this device."""
+        log.info("release.judged", version=target.version, found=verdict.found, code=verdict.code, counted=verdict.counted)
+        if compared:
             known = self._evidence.get(target.digest, Evidence())
-            self._evidence[target.digest] = known.model_copy(update={"shadow_rows": agreement.rows, "shadow_agreement": agreement.ratio})
+            self._evidence[target.digest] = known.model_copy(update={"shadow": verdict.code or PASSED})
 
     def say(self, slot: ModelSlot, report: Report) -> None:
         """Sign a receipt and keep it until the broker has it."""

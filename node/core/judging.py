@@ -11,11 +11,15 @@ CRASHES_MAX: Final = 5  # of a worker in a row, each soon after its start: more 
 
 
 class Verdict(NamedTuple):
-    """`waits`: nothing can be said yet; `good`: it stays; `bad`: it goes, for this reason."""
+    """`waits`: nothing can be said yet; `good`: it stays; `bad`: it goes, for this reason.
+
+    The reason leaves this device, in a receipt that names it, and so it holds no count of what was asked here. `counted` stays.
+    """
 
     found: Literal["waits", "good", "bad"]
     code: str = ""
     reason: str = ""
+    counted: str = ""
 
 
 WAITS: Final = Verdict("waits")
@@ -35,12 +39,11 @@ def on_probation(limits: Limits, *, requests: int, errors: int, latency_ms: floa
     """On a release that is served: `latency_ms` is the median of its answers; `agreement` with what was served before."""
     if requests >= REQUESTS_MIN:
         if errors > limits.probation_error_ratio_max * requests:
-            return _bad(
-                Code.PROBATION_ERRORS, f"{errors} of {requests} requests failed, at most {limits.probation_error_ratio_max:.0%} may"
-            )
+            reason = f"more requests failed than the {limits.probation_error_ratio_max:.0%} that may"
+            return _bad(Code.PROBATION_ERRORS, reason, f"{errors} of {requests} requests failed")
         if latency_ms > limits.latency_ms_max:
-            what = f"half of {requests} requests took {latency_ms:.3g} ms or more, at most {limits.latency_ms_max:g} ms are allowed"
-            return _bad(Code.PROBATION_LATENCY, what)
+            reason = f"half of the requests took longer than the {limits.latency_ms_max:g} ms that are allowed"
+            return _bad(Code.PROBATION_LATENCY, reason, f"half of {requests} requests took {latency_ms:.3g} ms or more")
     if limits.shadow is not None and (bad := _disagrees(limits.shadow, agreement)) is not None:
         return bad
     return Verdict("good") if seconds >= limits.probation_seconds else WAITS
@@ -49,9 +52,9 @@ def on_probation(limits: Limits, *, requests: int, errors: int, latency_ms: floa
 def _disagrees(terms: Shadow, agreement: Agreement) -> Verdict | None:
     if agreement.rows < terms.rows_min or agreement.ratio >= terms.agreement_min:
         return None
-    what = f"the releases agree on {agreement.agreed} of {agreement.rows} rows, at least {terms.agreement_min:.0%} must"
-    return _bad(Code.SHADOW_DISAGREES, what)
+    reason = f"the releases agree on fewer rows than the {terms.agreement_min:.0%} that they must"
+    return _bad(Code.SHADOW_DISAGREES, reason, f"they agree on {agreement.agreed} of {agreement.rows} rows")
 
 
-def _bad(code: Code, reason: str) -> Verdict:
-    return Verdict("bad", code, reason)
+def _bad(code: Code, reason: str, counted: str) -> Verdict:
+    return Verdict("bad", code, reason, counted)

@@ -141,11 +141,10 @@ class Step:
 
 def wanted(slot: ModelSlot, target: Target, *, now: int) -> Step:
     """A rollout wants this release here. Wanting what is served, or what this rollout was refused already, changes nothing."""
-    if slot.target is not None and slot.target.digest == target.digest:
-        if slot.state in UNDER_WAY | SERVING or slot.target.rollout == target.rollout:
-            return Step(slot, [])
-    elif slot.serving is not None and slot.serving.digest == target.digest:
+    if _same(slot.serving, target):
         return _withdrawn(slot, target, now=now)
+    if slot.target is not None and _same(slot.target, target) and (slot.state in UNDER_WAY or slot.target.rollout == target.rollout):
+        return Step(slot, [])
     return _move(slot, "wanted", now, [*_cancel(slot), Fetch(target)], target=target, code="")
 
 
@@ -177,9 +176,12 @@ def begun(slot: ModelSlot, *, now: int) -> Step:
 
 
 def prepared(slot: ModelSlot, *, now: int, compare: bool = False) -> Step:
-    """The worker is warm and has proved itself. `compare`: the release wants to be compared with what is served first."""
+    """The worker is warm and has proved itself. `compare`: the release wants to be compared with what is served first.
+
+    What was good here before is not compared again: nobody goes back to it because the two agree.
+    """
     target = _target(slot)
-    if compare and slot.serving is not None:
+    if compare and slot.serving is not None and not (slot.last_good_proven and _same(slot.last_good, target)):
         return _move(slot, "compared", now, [Compare(target)])
     return _served(slot, "prepared", target, now=now)
 
@@ -191,7 +193,8 @@ def agreed(slot: ModelSlot, *, now: int) -> Step:
 
 def settled(slot: ModelSlot, *, now: int) -> Step:
     """Probation is over: what served before was perhaps still answering beside this one."""
-    retired: list[Command] = [Retire(slot.last_good)] if slot.last_good is not None else []
+    beside = slot.last_good if not _same(slot.last_good, slot.serving) else None  # the same: only in a slot of an older agent's
+    retired: list[Command] = [Retire(beside)] if beside is not None else []
     return _move(slot, "settled", now, [*retired, Tidy()], since=slot.since if slot.state != "probation" else now, proven=True)
 
 
@@ -210,7 +213,10 @@ def misbehaved(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
         return failed(slot, code, reason, now=now)
     if slot.serving is None:
         return Step(slot, [])
-    commands = _back(slot, slot.serving, code, reason)
+    commands, good = _back(slot, slot.serving, code, reason), _good(slot, slot.serving)
+    if slot.state in UNDER_WAY and _same(good, slot.target):  # what a rollout wants is what comes back: nothing is under way any more
+        changes = {"code": code, "target": good, **_without(slot, slot.serving, now)}
+        return _move(slot, "withdrawn", now, [*_cancel(slot), *commands], **changes)
     if slot.state == "shadow":
         commands = [Retire(_target(slot)), *commands, Prepare(_target(slot))]
     return _move(slot, "reverted", now, commands, since=slot.since, **_without(slot, slot.serving, now))
@@ -246,14 +252,36 @@ def replay(moves: Iterable[Move]) -> SlotState:
 
 
 def _served(slot: ModelSlot, event: EventName, target: Target, *, now: int) -> Step:
-    """The new release is what is served from now on; the old one stays on disk as the last good."""
-    good, is_proven = (slot.serving, slot.proven) if slot.proven or slot.last_good is None else (slot.last_good, slot.last_good_proven)
-    changes = {"serving": target, "last_good": good, "last_good_proven": is_proven, "serving_since": now, "proven": False, "code": ""}
+    """The new release is what is served from now on; the old one stays on disk as the last good.
+
+    A release is never its own last good one. Going back from a release on probation to the last good one is no experiment: it has been
+    proven, and what it takes the place of has not.
+    """
+    returns = _same(slot.last_good, target)
+    is_proven = returns and slot.last_good_proven and not slot.proven
+    good, is_good_proven = slot.last_good, slot.last_good_proven
+    if is_proven:
+        good, is_good_proven = None, False
+    elif slot.proven or slot.last_good is None or returns:
+        good, is_good_proven = slot.serving, slot.proven
+    changes = {
+        "serving": target,
+        "last_good": good,
+        "last_good_proven": is_good_proven,
+        "serving_since": now,
+        "proven": is_proven,
+        "code": "",
+    }
     return _move(slot, event, now, [Switch(target), Report("serving", target)], **changes)
 
 
+def _same(one: Target | None, other: Target | None) -> bool:
+    """Whether both are there, and one release: the rollouts that want it may differ."""
+    return one is not None and other is not None and one.digest == other.digest
+
+
 def _good(slot: ModelSlot, bad: Target) -> Target | None:
-    return slot.last_good if slot.last_good is not None and slot.last_good.digest != bad.digest else None
+    return slot.last_good if not _same(slot.last_good, bad) else None
 
 
 def _back(slot: ModelSlot, bad: Target, code: str, reason: str) -> list[Command]:

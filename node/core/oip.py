@@ -104,6 +104,17 @@ def _located(
     return request, places
 
 
+def encode_request(inputs: Sequence[Raw]) -> tuple[bytes, int]:
+    """The body of a request for all outputs, every tensor binary, and the length of its JSON part."""
+    listed = [
+        {"name": raw.name, "datatype": raw.datatype, "shape": raw.shape, "parameters": {"binary_data_size": len(raw.data)}}
+        for raw in inputs
+    ]
+    fields = {"inputs": listed, "parameters": {"binary_data_output": True}}
+    header = json.dumps(fields, separators=(",", ":")).encode()
+    return b"".join([header, *(raw.data for raw in inputs)]), len(header)
+
+
 def encode_response(
     request: Request, *, model: str, version: str, answers: Sequence[Raw], parameters: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[list[Buffer], int | None]:

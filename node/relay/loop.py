@@ -63,6 +63,8 @@ class Relay:
         self._granting: dict[int, tuple[Source, tuple[bytes, ...]]] = {}
         self._publishing: set[int] = set()
         self._online: dict[Side, bool] = {"upstream": False, "site": False}
+        # A session that a broker kept is an earlier process's memory: what that one acknowledged, this one would never hear.
+        self._owns_session: dict[Side, bool] = {"upstream": False, "site": False}
         self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
         self._retry_seconds: dict[Side, float] = {"upstream": RETRY_SECONDS_MIN, "site": RETRY_SECONDS_MIN}
         self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
@@ -111,7 +113,7 @@ class Relay:
         self._retry_seconds[side] = min(RETRY_SECONDS_MAX, self._retry_seconds[side] * 2)
         self._retry_at[side] = self._monotonic() + self._backoff(side)
         try:
-            self._links[side].open()
+            self._links[side].open(clean=not self._owns_session[side])
             self._retry_at[side] = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
             log.warning("broker.unreachable", side=side, reason=str(error))
@@ -142,7 +144,7 @@ class Relay:
 
     def _connected(self, side: Side, event: Connected) -> None:
         log.info("broker.connected", side=side, session_present=event.session_present)
-        self._online[side], self._retry_seconds[side] = True, RETRY_SECONDS_MIN
+        self._online[side], self._retry_seconds[side], self._owns_session[side] = True, RETRY_SECONDS_MIN, True
         link = self._links[side]
         if side == "site":
             self._publishing.clear()
@@ -152,9 +154,8 @@ class Relay:
             link.subscribe_wants()
             return
         self._granting.clear()
-        known = event.session_present and bool(self._models)  # what an earlier process was told, this one has not heard
-        link.subscribe_trust(only_if_new=known)
-        link.subscribe_models(sorted(self._models), only_if_new=known)
+        link.subscribe_trust(only_if_new=event.session_present)
+        link.subscribe_models(sorted(self._models), only_if_new=event.session_present)
         self._run(self._core.connected(session_present=event.session_present, now=self._monotonic()))
 
     # Messages

@@ -71,13 +71,13 @@ class RelayLink(BlockReader):
         )
         super().__init__(link, fleet=fleet, name=name)
 
-    def open(self) -> None:
-        """Begin a connection.
+    def open(self, *, clean: bool) -> None:
+        """Begin a connection; `clean`: the broker forgets what it kept for us.
 
         Raises:
             Unreachable: nothing answers.
         """
-        self._link.open()
+        self._link.open(clean=clean)
 
     def subscribe_wants(self) -> None:
         """Hear what the site's nodes want."""

@@ -3,7 +3,7 @@
 1. `server`: a listening socket and an asyncio loop in a thread of its own; the agent's thread-safe handle on all that follows.
 2. `activation`: a staged release becomes a warm worker with evidence, or a refusal.
 3. `routing`: which worker answers which request; the switch, the retry after a crash, the new start, the comparison of two releases.
-   `held` is what it holds, `batching` joins rows of requests that wait.
+   `held` is what it holds, `batching` joins rows of requests that wait, `probing` asks as a client would.
 4. `http`, `chat` and `labels`: requests and responses, and nothing about workers.
 """
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from node.core.agreement import Agreement
 from node.core.inforce import InForce
-from node.core.oip import Request, Requests
+from node.core.oip import Request, Requests, encode_request, parse_request
 from node.core.tensors import Array, Raw, Spec, array_of, rows_of
 from node.serving.activation import Activated, Staged, specs_of
 from node.serving.batching import Batcher
@@ -27,6 +27,7 @@ class Stats:
     """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
 
     `deaths`: how often in a row its worker ended by itself; `joined`: questions that held several requests, to its present worker.
+    `live`: it can be asked right now; `current`: it is what requests go to.
     """
 
     requests: int
@@ -35,6 +36,13 @@ class Stats:
     latency_ms_p99: float
     deaths: int = 0
     joined: int = 0
+    live: bool = False
+    current: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is what answers clients right now."""
+        return self.live and self.current
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +130,23 @@ class Held:
         held.platform, held.chats = worker.platform, worker.chats
         return held
 
-    def stats(self) -> Stats:
+    def own_request(self) -> Request:
+        """What a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is asked that.
+
+        Raises:
+            Refused: no client can ask that.
+        """
+        if not self.inputs:
+            return Request(None, (), tuple((spec.name, True) for spec in self.outputs), None)
+        body, header_bytes = encode_request(self.sample)
+        return parse_request(body, header_bytes=header_bytes, inputs=self.inputs, outputs=self.outputs, fed=self.parameters.inputs)
+
+    def stats(self, *, current: bool = False) -> Stats:
         """Since it was switched to."""
         ordered = sorted(self.latencies) or [0.0]
         p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
-        return Stats(self.requests + self.errors, self.errors, p50, p99, self.deaths, self.batcher.joined if self.batcher else 0)
+        joined = self.batcher.joined if self.batcher else 0
+        return Stats(self.requests + self.errors, self.errors, p50, p99, self.deaths, joined, live=self.live, current=current)
 
     @property
     def live(self) -> bool:

@@ -116,7 +116,7 @@ class Router:
         answer = await self._waited(slot, model, version, ask, QUEUE_REQUESTS_MAX)
         if slot.beside is not None and slot.current is answer.held and slot.comparing < COMPARING_MAX:
             slot.comparing += 1
-            self._spawn(self._compare(slot, slot.beside, answer))
+            self.spawn(self._compare(slot, slot.beside, answer))
         return answer
 
     async def chat(
@@ -152,16 +152,31 @@ class Router:
             slot = self.slots[model]
         return await self._waited(slot, model, None, ask, CHATS_MAX)
 
-    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]", waiting_max: int) -> T:
+    async def probe(self, model: str, ask: "Ask[Held]") -> Held:
+        """The release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
+
+        Raises:
+            Refused: as `answer`.
+            Busy: nothing can answer it now.
+        """
+        slot = self.slots.get(model)
+        if slot is not None and slot.current is not None and slot.current.requests:
+            return slot.current  # it has answered clients since it was switched to, who need not wait for a question of ours
+        if slot is None or not slot.expected:
+            self.find(model, None)
+            slot = self.slots[model]
+        return await self._waited(slot, model, None, ask, QUEUE_REQUESTS_MAX, counted=False)
+
+    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]", waiting_max: int, *, counted: bool = True) -> T:
         if slot.waiting >= waiting_max:
             raise Busy(f"{slot.waiting} requests for model {model!r} wait already")
         slot.waiting += 1
         try:
-            return await self._asked(model, version, ask)
+            return await self._asked(model, version, ask, counted=counted)
         finally:
             slot.waiting -= 1
 
-    async def _asked(self, model: str, version: str | None, ask: "Ask[T]") -> T:
+    async def _asked(self, model: str, version: str | None, ask: "Ask[T]", *, counted: bool) -> T:
         deadline = time.monotonic() + READY_SECONDS_MAX
         suspicions = 0
         while (slot := self.slots.get(model)) is not None and slot.expected:
@@ -181,16 +196,18 @@ class Router:
             except WorkerLost as lost:
                 suspicions += lost.suspect
                 if (lost.code is Code.WORKER_HUNG and lost.suspect and not lost.joined) or suspicions >= SUSPICIONS_MAX:
-                    held.failed(time.perf_counter() - began)
+                    if counted:
+                        held.failed(time.perf_counter() - began)
                     raise
                 deadline = time.monotonic() + READY_SECONDS_MAX  # for the successor, however long the lost one was waited for
                 continue
             except Refused as refusal:
-                if refusal.code not in CLIENTS_FAULT:
+                if counted and refusal.code not in CLIENTS_FAULT:
                     held.failed(time.perf_counter() - began)
                 raise
-            rows = rows_of(held.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
-            held.answered(rows, time.perf_counter() - began, time.time())
+            if counted:
+                rows = rows_of(held.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
+                held.answered(rows, time.perf_counter() - began, time.time())
             return answer
 
     async def _compare(self, slot: Slot, beside: Held, answer: Answer) -> None:
@@ -280,7 +297,7 @@ class Router:
         if not slot.held:
             del self.slots[held.staged.model]
         slot.announce()
-        self._spawn(self._drain(held))
+        self.spawn(self._drain(held))
 
     def stats(self, model: str, digest: bytes) -> Stats:
         """What a held release has done since it was switched to.
@@ -288,10 +305,11 @@ class Router:
         Raises:
             Refused: RELEASE_UNKNOWN.
         """
-        held = self.slots[model].held.get(digest) if model in self.slots else None
-        if held is None:
+        slot = self.slots.get(model)
+        held = slot.held.get(digest) if slot is not None else None
+        if slot is None or held is None:
             raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} is not held")
-        return held.stats()
+        return held.stats(current=slot.current is held)
 
     async def close(self) -> None:
         """End every worker."""
@@ -311,7 +329,7 @@ class Router:
         if time.monotonic() - held.started > HEALTHY_SECONDS:
             held.deaths = 0
         held.worker = held.batcher = None
-        self._spawn(self._restart(held))
+        self.spawn(self._restart(held))
         self._died(held, code, reason)
 
     def _died(self, held: Held, code: Code, reason: str) -> None:
@@ -360,7 +378,7 @@ class Router:
 
     def discard(self, worker: Runner) -> None:
         """Close a worker that nothing holds."""
-        self._spawn(worker.close())
+        self.spawn(worker.close())
 
     async def _drain(self, held: Held) -> None:
         worker, batcher = held.worker, held.batcher
@@ -378,7 +396,8 @@ class Router:
             log.warning("worker.not_drained", model=held.staged.model, version=held.staged.version, waiting=waiting())
         await worker.close()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Have something done meanwhile; it ends with the router at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self._ended)

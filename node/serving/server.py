@@ -27,6 +27,7 @@ from node.serving.foreign import Foreign
 from node.serving.held import Observation, Stats
 from node.serving.http import application
 from node.serving.labels import OnLabels
+from node.serving.probing import Done, start_probe
 from node.serving.routing import Router
 from schemas.errors import Code, Refused
 
@@ -150,6 +151,10 @@ class Server:
             Refused: RELEASE_UNKNOWN when it is not prepared, WORKER_CRASHED when its worker has died since.
         """
         self._call(lambda: self._router.switch(model, digest))
+
+    def probe(self, model: str, done: Done) -> None:
+        """Ask this model's endpoint as a client asks, and have `done` told which release answered, or why none did. Returns at once."""
+        self._running().call_soon_threadsafe(start_probe, self._router, model, done)
 
     def retire(self, digest: bytes) -> None:
         """Take no more requests for this release; its worker answers those it has (for a bounded time) and ends. Unknown: nothing.

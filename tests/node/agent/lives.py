@@ -61,6 +61,7 @@ class Life:
                     site.wants(wanted)
                 site.turn_until(lambda wanted=wanted, outcome=outcome: self._crash() or self._is_over(wanted, outcome))  # type: ignore[misc]
             site.turn_until(lambda: site.server.held_of("m") == {release(COMPARED).digest})
+            site.turn_until(lambda: self._newest() == (COMPARED, "serving"))
         finally:
             site.server.stop()
 
@@ -69,9 +70,14 @@ class Life:
         slot = self.site.slot()
         return said and (slot.proven or slot.serving is None or slot.serving.digest != wanted.digest)
 
+    def _newest(self) -> tuple[str | None, str] | None:
+        return next(((one.version, one.outcome) for one in reversed(self.site.receipts())), None)
+
     def _crash(self) -> None:
+        """Once it is said to be served: so every life writes the same."""
         slot = self.site.slot()
-        if slot.state == "probation" and slot.serving is not None and slot.serving.version == CRASHING:
+        said = slot.state == "probation" and self._newest() == (CRASHING, "serving")
+        if said and slot.serving is not None and slot.serving.version == CRASHING:
             process_id = self.site.server.held().get(slot.serving.digest)
             if process_id is not None:
                 with suppress(ProcessLookupError):  # it is gone, and not yet known to be

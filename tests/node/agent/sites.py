@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node.agent.job import Outcome, WorkerGone, WorkerReady
+from node.agent.job import EndpointAnswered, Outcome, WorkerGone, WorkerReady
 from node.agent.manifests import Manifests
 from node.agent.parameters import Parameters
 from node.agent.slots import Slots
@@ -78,7 +78,7 @@ class Site:
         self.store = NodeStore(self.folder / "node.sqlite")
         self.server = Server(Listen(port=0), node="n", on_rows=self.observed.append)
         self.server.on_worker_exit = lambda *told: self.inbox.put(WorkerGone(*told))
-        self._began = time.time()
+        self._began, self._counts_from = time.time(), time.monotonic()
         artifacts = Artifacts(self.folder / "artifacts")
         self.parameters = Parameters(
             Overrides(self.folder / "parameters.toml"),
@@ -94,6 +94,7 @@ class Site:
             parameters=self.parameters,
             settings=NodeSettings(id="n", fleet="f", broker="mqtt://x", data=self.folder, root=self.folder / "root.json"),
             post=self.inbox.put,
+            monotonic=self.monotonic,
             report=self._report,
             serving_changed=lambda digest, manifest, in_force: self.in_force.update({digest: in_force}),
             carriage_of=lambda model: None,
@@ -106,6 +107,9 @@ class Site:
 
     def now(self) -> float:
         return self._began + (time.time() - self._began) * self.faster
+
+    def monotonic(self) -> float:
+        return (time.monotonic() - self._counts_from) * self.faster
 
     def start(self) -> None:
         self.server.start()
@@ -138,6 +142,8 @@ class Site:
                 self.slots.ready(event, self.now())
             case WorkerGone():
                 self.slots.worker_gone(event, self.now())
+            case EndpointAnswered():
+                self.slots.endpoint_answered(event)
         if self.parameters.look(time.monotonic()):
             self.slots.parameters_changed()
         self.slots.tick(self.now())

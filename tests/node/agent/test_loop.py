@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,19 +18,35 @@ from node.core.labels import Told
 from node.serving import LabelsSaid
 from node.settings import NodeSettings
 from node.store import NodeStore
+from schemas import codec
 from schemas.errors import Unreachable
+from schemas.mqtt import Published
+from schemas.topics import Topics
 from tests import brokers
+from tests.broker.client import Client
 from tests.trust_fleet import Fleet
 
 SECONDS_MAX = 60.0
 
 
-def agent(folder: Path, broker: str, **changes: Any) -> Agent:
-    fleet = Fleet.make(folder / "fleet")
+def agent(folder: Path, broker: str, *, fleet: Fleet | None = None, **changes: Any) -> Agent:
+    fleet = fleet or Fleet.make(folder / "fleet")
     settings = NodeSettings(
         id="n1", fleet=brokers.FLEET, broker=broker, data=folder / "data", root=folder / "root.json", port=0, isolation="inline", **changes
     )
     return Agent(settings, pinned_root=fleet.repository.root(), wall=time.time, monotonic=time.monotonic, rng=Random(0))
+
+
+@contextmanager
+def running(made: Agent) -> Iterator[Agent]:
+    stop = threading.Event()
+    thread = threading.Thread(target=made.run, args=(stop,))
+    thread.start()
+    try:
+        yield made
+    finally:
+        stop.set()
+        thread.join(SECONDS_MAX)
 
 
 def until(over: Callable[[], bool]) -> None:
@@ -62,6 +80,42 @@ def test_without_telemetry_no_window_that_waits_is_sent_and_receipts_are(embedde
         running.join(SECONDS_MAX)
 
     assert [tried for *_, tried in reading.waiting_windows()] == [False] * 40
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_restarted_node_hears_what_an_earlier_process_acknowledged(broker: brokers.Broker, tmp_path: Path, dies: bool) -> None:
+    fleet, topics, hub = Fleet.make(tmp_path / "fleet", now=datetime.now(UTC)), Topics(brokers.FLEET), Client.of(broker, "hub")
+    tls = broker.tls("n1")
+    keys = {"tls_ca": tls.ca, "tls_certificate": tls.certificate, "tls_key": tls.key} if tls else {}
+    for version in ("1.0.0", "1.1.0"):
+        fleet.release(version)
+    fleet.roll("1.0.0")
+    hub.open()
+
+    def announce() -> None:
+        hub.link.publish(topics.trust, codec.encode(fleet.refresh(after=timedelta())), retain=True)
+        hub.next(Published)
+
+    announce()
+    hub.link.publish(topics.model("delay"), codec.encode(fleet.models("1.0.0", "1.1.0")), retain=True)
+    first = agent(tmp_path, broker.url("n1"), fleet=fleet, **keys)
+    with running(first):
+        until(lambda: wants(first) == "1.0.0")
+        if dies:
+            first._link._link.drop()  # as its end would
+
+    second = agent(tmp_path, broker.url("n1"), fleet=fleet, **keys)
+    with running(second):
+        until(lambda: second._online)
+        fleet.roll("1.1.0", serial=2)
+        announce()
+        until(lambda: wants(second) == "1.1.0")
+    hub.link.close()
+
+
+def wants(made: Agent) -> str | None:
+    slot = made._store.slots().get("delay")
+    return slot.target.version if slot is not None and slot.target is not None else None
 
 
 def test_labels_that_nobody_takes_any_more_do_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

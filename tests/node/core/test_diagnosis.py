@@ -139,12 +139,19 @@ CASES: list[tuple[Facts, Trouble]] = [
     (agent(written_at=NOW - 1000, answered_at=NOW - 1000), Trouble.AGENT_SILENT),
     (agent(node="gw-2"), Trouble.AGENT_OTHER),
     (agent(answered_at=NOW - 1000), Trouble.SERVING_SILENT),
+    (agent(workers=()), Trouble.SERVING_NOTHING),
     (agent(inherited=False), Trouble.SERVICE_NO_SOCKET),
     (agent(watchdog_seconds=None), Trouble.SERVICE_NO_WATCHDOG),
 ]
 
 
-@pytest.mark.parametrize("facts", [WELL, ALONE, Facts(NOW), replace(ALONE, login=None), agent(supervised=False, inherited=False)])
+LOADING = agent(workers=(), started_at=NOW - 60)
+REPLACED = agent(workers=(WorkerProcess(digest=bytes(32)),))  # its worker has died, and another one is being started
+
+
+@pytest.mark.parametrize(
+    "facts", [WELL, ALONE, Facts(NOW), replace(ALONE, login=None), agent(supervised=False, inherited=False), LOADING, REPLACED]
+)
 def test_a_node_that_is_well_has_no_finding(facts: Facts) -> None:
     assert diagnose(facts) == []
 

@@ -56,10 +56,26 @@ def test_a_release_that_asks_for_no_comparison_needs_none() -> None:
     assert on_shadow(Limits(), Agreement(), seconds=0).found == "good"
 
 
-def test_a_reason_names_what_was_found_and_what_was_allowed() -> None:
-    verdict = on_probation(LIMITS, requests=200, errors=30, latency_ms=1, agreement=Agreement(), seconds=1)
+@pytest.mark.parametrize(
+    ("found", "reason", "counted"),
+    [
+        ({"errors": 317}, "more requests failed than the 10% that may", "317 of 1000 requests failed"),
+        (
+            {"latency_ms": 73.1},
+            "half of the requests took longer than the 50 ms that are allowed",
+            "half of 1000 requests took 73.1 ms or more",
+        ),
+        (
+            {"agreement": Agreement(733, 311)},
+            "the releases agree on fewer rows than the 90% that they must",
+            "they agree on 311 of 733 rows",
+        ),
+    ],
+)
+def test_a_reason_names_what_was_allowed_and_the_counts_stay_beside_it(found: dict[str, object], reason: str, counted: str) -> None:
+    verdict = on_probation(LIMITS, **{**CLEAN, **found})  # type: ignore[arg-type]
 
-    assert verdict.reason == "30 of 200 requests failed, at most 10% may"
+    assert (verdict.reason, verdict.counted) == (reason, counted)
 
 
 @given(requests=st.integers(0, 10**6), errors=st.integers(0, 10**6), latency_ms=st.floats(0, 1e6), seconds=st.floats(0, 1e6))

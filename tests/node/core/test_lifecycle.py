@@ -218,6 +218,40 @@ def test_a_halted_rollout_stops_who_has_not_switched_and_leaves_who_has() -> Non
     assert lifecycle.halted(active(1), now=2) == Step(active(1), [])
 
 
+def test_going_back_on_probation_is_to_what_was_proven_and_needs_no_comparison() -> None:
+    slot = through(active(1), wants(2), *TO_PROBATION, wants(1, rollout=1), lifecycle.fetched, lifecycle.begun)
+
+    step = lifecycle.prepared(slot, now=5, compare=True)
+    after = lifecycle.settled(step.slot, now=6)
+
+    assert step.commands == [Switch(target(1, rollout=1)), Report("serving", target(1, rollout=1))]
+    assert (step.slot.state, step.slot.serving, step.slot.last_good, step.slot.proven) == ("probation", target(1, rollout=1), None, True)
+    assert (after.slot.state, after.commands) == ("active", [Tidy()])
+
+
+def test_going_back_to_a_first_release_that_never_settled_keeps_the_other_one_to_fall_back_on() -> None:
+    slot = through(on_probation(1), wants(2), *TO_PROBATION, wants(1, rollout=1), *TO_PROBATION)
+
+    assert (slot.serving, slot.last_good, slot.proven) == (target(1, rollout=1), target(2), False)
+
+
+@pytest.mark.parametrize("events", [(), (lifecycle.fetched,), (lifecycle.fetched, lifecycle.begun)])
+def test_what_fails_while_the_last_good_is_wanted_leaves_nothing_under_way(events: tuple[Callable[..., Step], ...]) -> None:
+    slot = through(active(1), wants(2), *TO_PROBATION, wants(1, rollout=1), *events)
+
+    step = lifecycle.misbehaved(slot, "worker.crashed", "gone", now=5)
+
+    assert (step.slot.state, step.slot.target, step.slot.serving, step.slot.proven) == ("active", target(1), target(1), True)
+    assert step.commands[-2:] == [Restore(target(1)), Report("rolled_back", target(2), "worker.crashed", "gone")]
+    assert lifecycle.wanted(step.slot, target(1, rollout=1), now=6) == Step(step.slot, [])
+
+
+def test_a_slot_whose_last_good_is_what_it_serves_settles_without_ending_it() -> None:
+    slot = through(active(1), wants(2), *TO_PROBATION).model_copy(update={"serving": target(1)})  # as an older agent left it
+
+    assert lifecycle.settled(slot, now=3).commands == [Tidy()]
+
+
 @pytest.mark.parametrize("event", [lifecycle.fetched, lifecycle.begun, lifecycle.prepared, lifecycle.agreed])
 def test_what_the_table_does_not_name_raises_and_changes_nothing(event: Callable[..., Step]) -> None:
     slot = active(1)
@@ -300,7 +334,7 @@ class Life(RuleBasedStateMachine):
     def agree(self) -> None:
         self.do(lifecycle.agreed(self.slot, now=1))
 
-    @precondition(lambda self: self.slot.serving is not None and not self.slot.proven)
+    @precondition(lambda self: self.slot.serving is not None and (not self.slot.proven or self.slot.state == "probation"))
     @rule()
     def settle(self) -> None:
         assert self.slot.serving is not None
@@ -340,6 +374,10 @@ class Life(RuleBasedStateMachine):
     def what_is_served_is_served(self) -> None:
         if self.slot.state in SERVING:
             assert self.slot.serving is not None
+        digests = [one.digest for one in (self.slot.serving, self.slot.last_good) if one is not None]
+        assert len(set(digests)) == len(digests)
+        if self.slot.state in UNDER_WAY and self.slot.serving is not None and self.slot.target is not None:
+            assert self.slot.serving.digest != self.slot.target.digest
         if self.slot.state == "shadow":
             assert self.slot.serving is not None
             assert self.slot.target != self.slot.serving

@@ -129,6 +129,14 @@ def test_a_relay_that_dies_goes_on_where_it_was_and_fetches_nothing_twice(mosqui
         node.die()
 
 
+def test_a_restarted_relay_hears_what_an_earlier_process_acknowledged(broker: Broker, site: Mosquitto, tmp_path: Path) -> None:
+    manifest, _ = release(Random(8).randbytes(BLOCK))
+    announce(broker, manifest)
+    for _ in range(3):
+        with relaying(settings(broker, site, tmp_path / "relay")) as relay:
+            assert set(relay._library._models["m"]) == {target(manifest).digest}
+
+
 def test_what_is_on_disk_is_served_while_the_uplink_is_down(tmp_path: Path, site: Mosquitto) -> None:
     (tmp_path / "up").mkdir()
     up = Embedded(tmp_path / "up")
