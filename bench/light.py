@@ -31,7 +31,7 @@ class Errand:
 
 
 class _Inbox:
-    def __init__(self, node: "LightNode", shared: "queue.SimpleQueue[tuple[LightNode, Any]]") -> None:
+    def __init__(self, node: "LightNode", shared: "queue.Queue[tuple[LightNode, Any]]") -> None:
         self._node, self._shared = node, shared
 
     def put(self, event: Any) -> None:
@@ -41,7 +41,7 @@ class _Inbox:
 class LightNode:
     """One node; `received` counts payload bytes, wanted or not."""
 
-    def __init__(self, name: str, errand: Errand, shared: "queue.SimpleQueue[tuple[LightNode, Any]]") -> None:
+    def __init__(self, name: str, errand: Errand, shared: "queue.Queue[tuple[LightNode, Any]]") -> None:
         self.errand, self.done, self.received, self.connections = errand, False, 0, 0
         self._topics = Topics(errand.fleet)
         url = f"mqtt://{name}:x@127.0.0.1:{errand.port}"
@@ -139,7 +139,7 @@ def fetch(errand: Errand, nodes: int, *, spread_seconds: float = 0.0, timeout_se
 
 
 def _work(errand: Errand, numbers: list[int], spread_seconds: float, timeout_seconds: float, results: Any) -> None:
-    shared: queue.SimpleQueue[tuple[LightNode, Any]] = queue.SimpleQueue()
+    shared: queue.Queue[tuple[LightNode, Any]] = queue.Queue()
     rng = Random(numbers[0])
     began = time.monotonic()
     starts = sorted((began + rng.random() * spread_seconds, number) for number in numbers)

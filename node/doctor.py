@@ -330,7 +330,7 @@ def _handshake(found: Road, url: BrokerUrl, tls: TlsFiles, raw: socket.socket) -
 
 def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: Path | None, now: int) -> Login | None:
     """Connect, ask for what the hub retains, and judge it by the pinned root; None when the agent came in between."""
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inbox: queue.Queue[Any] = queue.Queue()
     topic = Topics(settings.fleet).trust
     # Not the node's own client id, which most brokers would end the session for that waits for the agent.
     link = Link(url, client_id=f"{settings.id}-doctor-{os.getpid()}", inbox=inbox, session_expiry_seconds=0, tls=tls)
@@ -374,7 +374,7 @@ def _after_subscribe(heard: Any, url: BrokerUrl, topic: str, node: str) -> Login
     return None
 
 
-def _heard(inbox: "queue.SimpleQueue[Any]", kind: type, seconds: float) -> Any:
+def _heard(inbox: "queue.Queue[Any]", kind: type, seconds: float) -> Any:
     """The next event of a kind, or the end of the connection; None when neither comes in time."""
     deadline = time.monotonic() + seconds
     with suppress(queue.Empty):

@@ -110,7 +110,7 @@ class NodeLink(BlockReader):
         *,
         fleet: str,
         node: str,
-        inbox: "queue.SimpleQueue[Any]",
+        inbox: "queue.Queue[Any]",
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
     ) -> None:

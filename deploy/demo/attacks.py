@@ -21,7 +21,7 @@ class Stranger:
 
     def __init__(self, port: int, topics: Topics) -> None:
         self._topics = topics
-        inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        inbox: queue.Queue[object] = queue.Queue()
         self._link = Link(BrokerUrl("127.0.0.1", port, tls=False), client_id="stranger", inbox=inbox, session_expiry_seconds=0)
         self._link.open()
         while not isinstance(inbox.get(timeout=10), Connected):

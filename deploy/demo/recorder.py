@@ -39,7 +39,7 @@ class Recorder:
         self._thread.start()
 
     def _listen(self) -> None:
-        inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
+        inbox: queue.Queue[object] = queue.Queue()
         link = Link(BrokerUrl("127.0.0.1", self.port, tls=False), client_id="recorder", inbox=inbox, session_expiry_seconds=0)
         connected = False
         while not self._stop.is_set():

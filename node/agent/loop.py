@@ -61,7 +61,7 @@ class Agent:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
-        self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._inbox: queue.Queue[Any] = queue.Queue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
         self._store = NodeStore.of_agent(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")

@@ -41,7 +41,7 @@ class Relay:
 
     def __init__(self, settings: RelaySettings, *, monotonic: MonotonicClock, rng: Random) -> None:
         self._settings, self._monotonic, self._rng, self._notify = settings, monotonic, rng, Notify()
-        self._inbox: queue.SimpleQueue[Heard] = queue.SimpleQueue()
+        self._inbox: queue.Queue[Heard] = queue.Queue()
         self._links: dict[Side, RelayLink] = {
             "upstream": RelayLink("upstream", settings.upstream, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
             "site": RelayLink("site", settings.site, fleet=settings.fleet, name=settings.id, inbox=self._inbox),

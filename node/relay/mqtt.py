@@ -47,7 +47,7 @@ class _Inbox:
     """Where a `Link` puts its events."""
 
     side: Side
-    queue: "queue.SimpleQueue[Heard]"
+    queue: "queue.Queue[Heard]"
 
     def put(self, event: Any) -> None:
         """Say by which connection it came."""
@@ -60,7 +60,7 @@ Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
 class RelayLink(BlockReader):
     """One of the two connections."""
 
-    def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.SimpleQueue[Heard]") -> None:
+    def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[Heard]") -> None:
         link = Link(
             BrokerUrl.parse(door.broker),
             client_id=name,

@@ -16,14 +16,14 @@ class Client:
     """One connection and all that it ever heard."""
 
     link: Link
-    inbox: "queue.SimpleQueue[Any]"
+    inbox: "queue.Queue[Any]"
     heard: list[LinkEvent] = field(default_factory=list)
     unread: list[Message] = field(default_factory=list)  # came while something else was waited for
 
     @classmethod
     def of(cls, broker: Broker, user: str = "hub", *, client_id: str | None = None, session_expiry_seconds: int = 0) -> "Client":
         """Not yet connected."""
-        inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        inbox: queue.Queue[Any] = queue.Queue()
         url = BrokerUrl.parse(broker.url(user))
         return cls(
             Link(url, client_id=client_id or user, inbox=inbox, session_expiry_seconds=session_expiry_seconds, tls=broker.tls(user)), inbox

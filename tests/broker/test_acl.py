@@ -225,7 +225,7 @@ def test_every_row_of_the_table_is_tried_above() -> None:
 
 def at_door(broker: Mosquitto, user: str, *, door: str) -> Client:
     """A connection with one user's certificate at the listener that is meant for another."""
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inbox: queue.Queue[Any] = queue.Queue()
     link = Link(BrokerUrl.parse(broker.url(door)), client_id=user, inbox=inbox, session_expiry_seconds=0, tls=broker.tls(user))
     client = Client(link, inbox)
     client.open()

@@ -181,7 +181,7 @@ def test_what_was_published_before_the_connection_is_sent_on_it(broker: Broker, 
 def test_no_more_is_under_way_than_the_broker_said_it_takes() -> None:
     connack = b"\x20\x06\x00\x00\x03\x21\x00\x05"  # Receive Maximum 5
     with rogue(b"", connack=connack) as server:
-        client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+        client = Client(plain_link(server.port, inbox := queue.Queue()), inbox)
         for _ in range(50):
             client.link.publish("t", b"before")
         client.open()
@@ -198,7 +198,7 @@ def test_no_more_is_under_way_than_the_broker_said_it_takes() -> None:
 def test_nor_is_it_of_what_is_published_while_the_connection_begins() -> None:
     accept, connack = threading.Event(), b"\x20\x06\x00\x00\x03\x21\x00\x05"  # Receive Maximum 5
 
-    class Inbox(queue.SimpleQueue[Any]):
+    class Inbox(queue.Queue[Any]):
         def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
             if isinstance(item, Connected):  # in the network thread, before it sends what waits
                 other = threading.Thread(target=lambda: [client.link.publish("t", b"after") for _ in range(50)])
@@ -237,7 +237,7 @@ def test_a_broker_that_is_not_there_is_unreachable_at_once() -> None:
 
 
 def test_a_name_that_no_machine_has_is_unreachable() -> None:
-    link = Link(BrokerUrl.parse("mqtt://no-such-broker.invalid"), client_id="a", inbox=queue.SimpleQueue(), session_expiry_seconds=0)
+    link = Link(BrokerUrl.parse("mqtt://no-such-broker.invalid"), client_id="a", inbox=queue.Queue(), session_expiry_seconds=0)
 
     with pytest.raises(Unreachable, match=r"no-such-broker\.invalid"):
         link.open()
@@ -262,7 +262,7 @@ def test_tls_and_plain_are_not_mixed_up(tmp_path: Path) -> None:
     files = Authority(tmp_path).issue("hub")
     for url, tls in (("mqtts://127.0.0.1", None), ("mqtt://127.0.0.1", files)):
         with pytest.raises(Refused) as refusal:
-            Link(BrokerUrl.parse(url), client_id="a", inbox=queue.SimpleQueue(), session_expiry_seconds=0, tls=tls)
+            Link(BrokerUrl.parse(url), client_id="a", inbox=queue.Queue(), session_expiry_seconds=0, tls=tls)
 
         assert refusal.value.code == Code.SETTINGS_INVALID
 
@@ -277,9 +277,7 @@ def test_a_tls_file_that_is_missing_or_no_pem_is_refused(tmp_path: Path, broken:
     paths = {"ca": good.ca, "certificate": good.certificate, "key": good.key, broken: str(bad)}
 
     with pytest.raises(Refused, match=r"bad\.pem") as refusal:
-        Link(
-            BrokerUrl.parse("mqtts://127.0.0.1"), client_id="a", inbox=queue.SimpleQueue(), session_expiry_seconds=0, tls=TlsFiles(**paths)
-        )
+        Link(BrokerUrl.parse("mqtts://127.0.0.1"), client_id="a", inbox=queue.Queue(), session_expiry_seconds=0, tls=TlsFiles(**paths))
 
     assert refusal.value.code == Code.KEY_UNREADABLE
 
@@ -307,7 +305,7 @@ def test_a_client_whose_certificate_another_authority_signed_is_not_let_in(mosqu
 
 def test_a_giant_packet_ends_the_connection_before_it_takes_memory() -> None:
     with rogue(announce_publish(200 * MIB), endless=True) as server:
-        client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+        client = Client(plain_link(server.port, inbox := queue.Queue()), inbox)
         tracemalloc.start()
 
         client.open()
@@ -336,7 +334,7 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_bytes_end_the_connection_and_the_owner_hears_of_it(name: str) -> None:
     with rogue(MALFORMED[name]) as server:
-        client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+        client = Client(plain_link(server.port, inbox := queue.Queue()), inbox)
 
         client.open()
 
@@ -346,7 +344,7 @@ def test_malformed_bytes_end_the_connection_and_the_owner_hears_of_it(name: str)
 def test_no_bytes_whatever_end_the_network_thread_in_silence() -> None:
     for seed in range(40):
         with rogue(Random(seed).randbytes(200) + b"\x00\x00", closing=True) as server:
-            client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+            client = Client(plain_link(server.port, inbox := queue.Queue()), inbox)
 
             client.link.open()
 
@@ -356,7 +354,7 @@ def test_no_bytes_whatever_end_the_network_thread_in_silence() -> None:
 
 def test_a_refused_connection_is_a_disconnection() -> None:
     with rogue(b"", connack=b"\x20\x03\x00\x87\x00", closing=True) as server:
-        client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+        client = Client(plain_link(server.port, inbox := queue.Queue()), inbox)
 
         client.link.open()
 
@@ -366,7 +364,7 @@ def test_a_refused_connection_is_a_disconnection() -> None:
 
 def test_leaving_a_broker_that_reads_no_more_does_not_take_for_ever() -> None:
     with rogue(b"", deaf=True) as server:
-        client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+        client = Client(plain_link(server.port, inbox := queue.Queue()), inbox)
         client.open()
         for _ in range(INFLIGHT_MAX):
             client.link.publish("t", bytes(BLOCK_BYTES_MAX))
@@ -381,7 +379,7 @@ def test_who_is_sent_more_than_it_can_parse_still_has_its_say() -> None:
     packet = b"\x30\xec\x07\x00\x01t\x00" + bytes(1000)  # QoS 0: nothing waits for us; of a length that no read ends with
 
     with rogue(b"", flood=packet * 64) as server:
-        client = Client(plain_link(server.port, inbox := queue.SimpleQueue()), inbox)
+        client = Client(plain_link(server.port, inbox := queue.Queue()), inbox)
         client.open()
         client.next(Message)
         client.link.publish("t", b"still here")
@@ -391,8 +389,8 @@ def test_who_is_sent_more_than_it_can_parse_still_has_its_say() -> None:
     assert server.sent_bytes < FLOOD_BYTES_MAX
 
 
-def plain_link(port: int, inbox: "queue.SimpleQueue[Any] | None" = None) -> Link:
-    return Link(BrokerUrl.parse(f"mqtt://127.0.0.1:{port}"), client_id="a", inbox=inbox or queue.SimpleQueue(), session_expiry_seconds=0)
+def plain_link(port: int, inbox: "queue.Queue[Any] | None" = None) -> Link:
+    return Link(BrokerUrl.parse(f"mqtt://127.0.0.1:{port}"), client_id="a", inbox=inbox or queue.Queue(), session_expiry_seconds=0)
 
 
 def tls_link(broker: Mosquitto, files: TlsFiles) -> Link:
@@ -400,7 +398,7 @@ def tls_link(broker: Mosquitto, files: TlsFiles) -> Link:
 
 
 def tls_client(broker: Mosquitto, files: TlsFiles) -> Client:
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inbox: queue.Queue[Any] = queue.Queue()
     return Client(Link(BrokerUrl.parse(broker.url()), client_id="a", inbox=inbox, session_expiry_seconds=0, tls=files), inbox)
 
 

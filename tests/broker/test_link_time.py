@@ -49,7 +49,7 @@ def client(registry: Registry, broker: Mosquitto, now: Callable[[], float] | Non
         create_tls_key(stem.with_suffix(".key"))
     made = registry.authority.node("node-a", spki(load_p256(stem.with_suffix(".key"))), now=registry.now, days=1)
     stem.with_suffix(".crt").write_bytes(registry.authority.chain_pem(made.certificate))
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inbox: queue.Queue[Any] = queue.Queue()
     files = TlsFiles(str(registry.directory / "ca.crt"), str(stem.with_suffix(".crt")), str(stem.with_suffix(".key")))
     return Client(Link(BrokerUrl.parse(broker.url()), client_id="node-a", inbox=inbox, session_expiry_seconds=0, tls=files, now=now), inbox)
 

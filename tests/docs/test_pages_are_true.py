@@ -26,7 +26,7 @@ FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 TICKED = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(r"[\w.*-]+(?:/[\w.*-]+)*/?")
 MODULE = re.compile(r"\w+(?:\.\w+)+")
-FILES = {".toml", ".sqlite", ".key", ".crt", ".pem", ".log", ".md", ".sock", ".txt"}  # which may be called as a package is
+FILES = {".toml", ".sqlite", ".key", ".crt", ".pem", ".log", ".md", ".sock", ".txt", ".damaged"}  # which may be called as a package is
 PACKAGES = sorted(path.parent for path in CHECKOUT.glob("*/__init__.py"))
 FOLDERS = {path.name for package in PACKAGES for path in package.rglob("*") if path.is_dir() and path.name not in {"__pycache__", "json"}}
 

@@ -139,7 +139,7 @@ def test_from_a_token_to_a_signed_receipt_and_out_of_the_fleet_again(site: Site)
 
 
 def client(url: str, name: str, tls: TlsFiles) -> Client:
-    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    inbox: queue.Queue[Any] = queue.Queue()
     return Client(Link(BrokerUrl.parse(url), client_id=name, inbox=inbox, session_expiry_seconds=0, tls=tls), inbox)
 
 

@@ -128,7 +128,7 @@ class Node:
     def __init__(
         self, broker: Broker, folder: Path, *, name: str = "node-a", policies: dict[Any, Policy] | None = None, rate: float | None = None
     ) -> None:
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.inbox: queue.Queue[Any] = queue.Queue()
         self.link = NodeLink(broker.url(name), fleet=FLEET, node=name, inbox=self.inbox, tls=broker.tls(name))
         self.store, self.artifacts = NodeStore(folder / "node.sqlite"), Artifacts(folder / "artifacts")
         self.ended: list[Outcome] = []

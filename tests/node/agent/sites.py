@@ -40,7 +40,7 @@ class Courier:
     """Brings the files of a release to disk; `lost` are versions whose first file is gone again before it is loaded."""
 
     artifacts: Artifacts
-    inbox: "queue.SimpleQueue[Any]"
+    inbox: "queue.Queue[Any]"
     contents: Mapping[bytes, bytes]  # by digest
     lost: frozenset[str] = frozenset()
 
@@ -74,7 +74,7 @@ class Site:
     refusals: list[Refused] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.inbox: queue.Queue[Any] = queue.Queue()
         self.store = NodeStore(self.folder / "node.sqlite")
         self.server = Server(Listen(port=0), node="n", on_rows=self.observed.append)
         self.server.on_worker_exit = lambda *told: self.inbox.put(WorkerGone(*told))
@@ -98,7 +98,6 @@ class Site:
             report=self._report,
             serving_changed=lambda digest, manifest, in_force: self.in_force.update({digest: in_force}),
             carriage_of=lambda model: None,
-            monotonic=self.now,
         )
 
     @property
