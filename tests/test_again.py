@@ -51,7 +51,7 @@ def again(folder: Path, test: str) -> subprocess.CompletedProcess[str]:
     (folder / ".venv" / "bin" / "pytest").write_text(PYTEST.format(python=sys.executable))
     (folder / ".venv" / "bin" / "pytest").chmod(0o755)
     shutil.copy(CHECKOUT / ".ci" / "again", folder / "again")
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "MAKE", "MFLAGS"))}
     asked = {**outside, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     return subprocess.run([sys.executable, "again"], cwd=folder, env=asked, capture_output=True, text=True, check=False, timeout=240)
 

@@ -99,7 +99,7 @@ def test_a_damaged_database_is_set_aside_and_the_node_serves_what_it_served(plan
     after = until("the hub to hear of it", lambda: found if (found := known(plant))["session"] > before["session"] else None)
     assert after["models"][0]["serving_version"] == "1.0.0"
     assert store.with_name("node.sqlite.damaged").exists() == (how != "gone")
-    status = device(plant, "status")
+    status = status_when(plant, "serving", connected=True)
     assert (status["verdict"], status["models"][0]["serving"]) == ("serving", "1.0.0")
     assert status["telemetry"]["code"] == "ledger.rolled_back"  # what the lost ledger allowed is not spent twice
     assert status["telemetry"]["ledger_entries"] > 0
@@ -115,9 +115,8 @@ def test_on_a_full_disk_a_node_starts_serves_and_says_so_and_goes_on_with_room(p
     plant.start_node("node-a")
 
     until("the release that was served", lambda: version_of(plant) == "1.0.0")
-    said = until(
-        "the status of the new agent", lambda: found if (found := device(plant, "status", code={0, 12}))["disk"]["read_only"] else None
-    )
+    said = status_when(plant, "serving", connected=False)
+    assert said["disk"]["read_only"]
     assert (said["verdict"], said["broker"]["connected"], said["models"][0]["serving"]) == ("serving", False, "1.0.0")
     assert said["agent"]["pid"] == plant.nodes["node-a"][0].pid
     codes = [finding["code"] for finding in device(plant, "doctor", code=2)]

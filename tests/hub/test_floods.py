@@ -11,9 +11,12 @@ import structlog
 from hub import inbox as inbox_module
 from hub.blockstore import BlockStore
 from hub.core.enrolment import Roll
+from hub.core.fleet import ONLINE_SECONDS
+from hub.hearing import Hearing
 from hub.inbox import Inbox
 from hub.mqtt import RECEIVE_MAX
 from hub.service.ingest import AT_ONCE_MAX, Ingest
+from hub.service.listening import ListeningClock
 from hub.service.notes import Notes
 from hub.service.releases import Releases
 from hub.store import NodeRow
@@ -141,19 +144,26 @@ def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_o
     for number in range(count):
         state = State(node=f"n{number}", session=1, status="online", at=int(now[0]), public_key=b"key")
         store.upsert_node(NodeRow(state.node, 1, "online", int(now[0]), codec.encode(state), b"key", ""))
+    listening = ListeningClock(Hearing(store.database), monotonic=lambda: now[0])
     ingest = Ingest(
         store=store,
+        listening=listening,
         notes=Notes(store, say=lambda alert: None, clock=lambda: now[0]),
         roll=Roll(required=False),
         look=lambda: None,
         releases=Releases(fleet.repository, BlockStore(fleet.directory / "blocks")),
-        silent_seconds=3600,
+        silent_seconds=60,
         topic_of=fleet.topics.receipt,
         window_rows_max=1_000_000,
         random_bytes=os.urandom,
         clock=lambda: now[0],
     )
-    now[0] += 10_000
+    listening.connected(1)
+    listening.subscribed(denied=False)
+    listening.took(0, waited=1.0, full=False)
+    for _ in range(ONLINE_SECONDS // 5 + 1):  # it counts five seconds at a look, at the most
+        now[0] += 5
+        listening.tick()
 
     told = []
     for _ in range(4):
