@@ -35,7 +35,7 @@ packages:  ## install the system packages that the tests call, as root or by sud
 
 test-oracle: $(STAMP)  ## the noise against OpenDP's, which is 265 MB and in no lock; installs it beside
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --upgrade --target .oracle -r requirements/oracle.txt
-	PYTHONPATH=.oracle $(BIN)/pytest tests/node/core/test_privacy.py -k opendp
+	PYTHONPATH=.oracle $(BIN)/pytest tests/node/core/telemetry/test_privacy.py -k opendp
 
 test-consumers: $(STAMP) $(CONSUMERS)/.installed  ## what other people's programs read, Node-RED among them; installs it beside, 96 MB, by npm
 	$(BIN)/pytest tests/consumers
@@ -56,7 +56,7 @@ check: $(STAMP)  ## format, lint, types, import rules, freshness of generated fi
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m schemas.generate --check
+	$(BIN)/python -m tools.generate_schemas --check
 	$(BIN)/python -m tools.generate_docs --check
 	$(BIN)/python -m bench.tables --check
 
@@ -80,7 +80,7 @@ tables: $(STAMP)  ## write the figures of bench/results.json into README.md and 
 	$(BIN)/python -m bench.tables
 
 generate: $(STAMP)  ## write what is generated: access lists, AsyncAPI, JSON Schemas, docs/protocol.md, settings.md, commands.md, map of folders
-	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m tools.generate_schemas
 	$(BIN)/python -m tools.generate_docs
 
 lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml

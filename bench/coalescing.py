@@ -8,10 +8,10 @@ from sqlalchemy import create_engine, text
 from bench.delivery import _Fleet, _mosquitto
 from bench.figures import Figure
 from bench.light import Errand, fetch
-from hub.blockstore import BlockStore
-from hub.service.releases import Releases
-from hub.trust import Repository
-from node.core.transfer import pieces
+from hub.publish.block_store import BlockStore
+from hub.service.rollouts.release_lookup import Releases
+from hub.signing.tuf_repository import Repository
+from node.core.delivery.transfer import pieces
 from schemas.encoding import DECODABLE
 from schemas.names import sha256
 

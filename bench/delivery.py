@@ -20,8 +20,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.figures import Figure, median
-from hub.core.aligning import Earlier, ancestor, plan
-from hub.core.encode import encode_block
+from hub.core.delivery.delta_base import Earlier, ancestor, plan
+from hub.core.delivery.encode import encode_block
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import sha256
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from bench import drift_ours as ours
 from bench import drift_streams as streams
-from hub.core import detector, evidence
-from hub.core.noise import log_mgf
-from hub.core.ordinary import Ordinary
+from hub.core.drift import detector, e_values
+from hub.core.drift.reference_model import Ordinary
+from hub.core.publish.noise import log_mgf
 
 WRONG = (2, 3, 4)  # signals that do not shift
 SUSPECTS = 3
@@ -133,9 +133,9 @@ def _by_signal() -> Iterator[None]:
     def by_component(tilt: NDArray[np.float64], sigma2: Shares) -> NDArray[np.float64]:
         return np.stack([log_mgf(one, float(variance)) for one, variance in zip(tilt, sigma2, strict=True)])
 
-    before = evidence.log_mgf
+    before = e_values.log_mgf
     try:
-        evidence.log_mgf = by_component  # type: ignore[assignment]
+        e_values.log_mgf = by_component  # type: ignore[assignment]
         yield
     finally:
-        evidence.log_mgf = before
+        e_values.log_mgf = before

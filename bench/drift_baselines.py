@@ -18,14 +18,14 @@ from rich.table import Table
 
 from bench import drift_ours as ours
 from bench import drift_streams as streams
-from hub.core import drift
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.evidence import Part
-from hub.core.ordinary import Ordinary, ordinary
-from hub.core.signals import Model, declared
-from node.core.leaving import Own, noised, noisy
-from node.core.privacy import BitSource
-from node.core.sketch import Sketch
+from hub.core.drift import interval_significance
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import Ordinary, ordinary
+from hub.core.publish.baseline import SignalSpec, build_baseline
+from hub.core.publish.signals import Model, declared
+from node.core.telemetry.privacy import BitSource
+from node.core.telemetry.privatise import Own, noised, noisy
+from node.core.telemetry.sketch import Sketch
 from schemas import codec
 from schemas.manifest import Limits, Tensor
 from schemas.signals import Baseline, Privacy
@@ -91,11 +91,11 @@ class Fleet:
         part = ours.plain(np.sum(plain, axis=0), start=self.at, windows=len(plain), signals=len(self.known.names))
         if self.wanted is None:
             return self._judge(part)
-        self.gathers = bool(drift.alarmed(drift.test_interval(part, self.known)))
+        self.gathers = bool(interval_significance.alarmed(interval_significance.test_interval(part, self.known)))
         return False, False
 
     def _judge(self, part: Part) -> tuple[bool, bool]:
-        return bool(drift.alarmed(drift.test_interval(part, self.known))), self.stream.step(part)
+        return bool(interval_significance.alarmed(interval_significance.test_interval(part, self.known))), self.stream.step(part)
 
     def _gather(self, node: int, exact: Ints, counts: Ints) -> None:
         self.gathered[node] = self.gathered[node] + exact

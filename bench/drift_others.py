@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from bench import drift_ours as ours
 from bench import drift_streams as streams
-from hub.core import drift
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.ordinary import ordinary
+from hub.core.drift import interval_significance
+from hub.core.drift.reference_model import ordinary
+from hub.core.publish.baseline import SignalSpec, build_baseline
 
 NOISE_LEVELS = (0.25, 0.5, 1.0)  # standard deviations of the noise in grey levels of 16
 DIGIT_NODES = (1, 10)
@@ -63,7 +63,7 @@ def years(path: str, epsilon: float = 1.0) -> dict[str, Any]:
                 counts = streams.counted(mine[at * rows : (at + 1) * rows], known.size) + ours.noise(rng, sigma2, YEAR_NODES, known.size)
                 part = ours.plain(counts, start=20 * one + at, windows=YEAR_NODES, signals=len(specs))
                 over_time = stream.step(part)
-                said.append(bool(drift.alarmed(drift.test_interval(part, known))) or over_time)
+                said.append(bool(interval_significance.alarmed(interval_significance.test_interval(part, known))) or over_time)
             found.append(said)
     return {
         "quiet": float(np.mean([alarms[one] for one in QUIET_YEARS])),
@@ -144,7 +144,7 @@ def _tweets(data: Any, way: Watched) -> dict[str, float]:
             counts = streams.counted(mine, known.size) + ours.noise(rng, sigma2, 1, known.size)
             part = ours.plain(counts, start=at, windows=1, signals=len(specs))
             over_time = stream.step(part)
-            if over_time or drift.alarmed(drift.test_interval(part, known)):
+            if over_time or interval_significance.alarmed(interval_significance.test_interval(part, known)):
                 alarms.append((first - np.datetime64(CHANGED)).astype(int) / 7 + way.days / 7)  # it is known when the interval is over
         before += sum(one <= 0 for one in alarms)
         delays.append(min((one for one in alarms if one > 0), default=np.inf))

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import drift_streams as streams
-from hub.core import detector, drift
-from hub.core.evidence import Part
-from hub.core.ordinary import Ordinary, of_signals, ordinary
-from hub.core.scores import reference_shares, scores_of
-from hub.core.spread import autocorrelation, between_blocks
-from node.core.privacy import BitSource, discrete_gaussian
+from hub.core.drift import detector, interval_significance
+from hub.core.drift.between_day_variance import autocorrelation, between_blocks
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import Ordinary, of_signals, ordinary
+from hub.core.drift.scores import reference_shares, scores_of
+from node.core.telemetry.privacy import BitSource, discrete_gaussian
 from schemas import rice
 from schemas.signals import Signal
 from schemas.window import expected_counts
 
-ALARM, ALPHA = math.log(detector.RUN_LENGTH), drift.ALPHA
+ALARM, ALPHA = math.log(detector.RUN_LENGTH), interval_significance.ALPHA
 NODES = (1, 10, 100)
 EPSILONS = (None, 0.5, 1.0, 4.0)
 FALSE_ALARM_WINDOWS = 10_000
@@ -74,7 +74,7 @@ def false_alarms(nodes: int, windows: int = FALSE_ALARM_WINDOWS, *, rows: stream
             part = plain(counts + noise(rng, stream.reference.sigma2, nodes, size), start=at, windows=nodes, signals=signals)
             found[str(epsilon)] += stream.step(part)
             if epsilon == 1.0:
-                found["one interval"] += bool(drift.alarmed(drift.test_interval(part, stream.reference)))
+                found["one interval"] += bool(interval_significance.alarmed(interval_significance.test_interval(part, stream.reference)))
     return {name: 1000 * count / windows for name, count in found.items()}
 
 
@@ -140,7 +140,7 @@ def real_days(reference_months: Sequence[int], month: int, seeds: int = DAY_SEED
         alone, over_time = [], []
         for at, date in enumerate(dates):
             part = plain(counts[date] + noise(rng, sigma2, SITES, size), start=at, windows=SITES, signals=len(names))
-            if drift.alarmed(drift.test_interval(part, known), ALPHA):
+            if interval_significance.alarmed(interval_significance.test_interval(part, known), ALPHA):
                 alone.append(int(date))
             if stream.step(part):
                 over_time.append(int(date))
@@ -256,9 +256,9 @@ def who_is_online(epsilon: float | None, windows: int = FALSE_ALARM_WINDOWS, shi
             reference_rows=len(online) * streams.NODE_ROWS * share,
             noise_units=len(online) * (1 + share**2),
         )
-        alone += bool(drift.alarmed(drift.test_interval(part, known)))
+        alone += bool(interval_significance.alarmed(interval_significance.test_interval(part, known)))
         whole = plain(counts, start=at, windows=len(online), signals=len(streams.FEATURES))
-        compared += bool(drift.alarmed(drift.test_interval(whole, known)))
+        compared += bool(interval_significance.alarmed(interval_significance.test_interval(whole, known)))
         over_time += stream.step(part)
     return {"interval": alone / windows, "time": over_time / windows, "without own baselines": compared / windows}
 

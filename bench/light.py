@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from node.core.transfer import Ask, Complete, Piece, Subscribe, Transfer, Unsubscribe
-from node.mqtt import NodeLink
+from fleetcast.mqtt import Connected, Disconnected, Message, Subscribed
+from node.broker.mqtt import NodeLink
+from node.core.delivery.transfer import Ask, Complete, Piece, Subscribe, Transfer, Unsubscribe
 from schemas.errors import Unreachable
-from schemas.mqtt import Connected, Disconnected, Message, Subscribed
 from schemas.topics import Topics
 
 PER_PROCESS = 250

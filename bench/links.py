@@ -15,7 +15,7 @@ from bench.coalescing import publish
 from bench.delivery import BIN, MOSQUITTO, _answers, _Fleet, _wait
 from bench.figures import Figure
 from bench.roads import Road, Weather
-from node.core.transfer import GROW_SECONDS, WINDOW_PIECES_MIN
+from node.core.delivery.transfer import GROW_SECONDS, WINDOW_PIECES_MIN
 
 KIB = 1024
 TIMEOUT_SECONDS = 600

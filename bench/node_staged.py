@@ -13,7 +13,7 @@ from sklearn.datasets import load_diabetes
 from sklearn.neural_network import MLPRegressor
 
 from bench.pairs import wheel_file
-from node.core.tensors import DATATYPES
+from node.core.inference.tensors import DATATYPES
 from node.serving import Listen, Prepared, Server, Staged
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, File, Golden, Limits, Manifest, Tensor, Variant

@@ -141,7 +141,7 @@ def _quantised(data: bytes) -> bytes:
 
 
 def _changed_gguf(data: bytes) -> bytes:
-    from hub.core.cutting import tensors
+    from hub.core.delivery.chunker import tensors
 
     spans = tensors(data)
     changed = bytearray(data)

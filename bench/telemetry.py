@@ -6,12 +6,12 @@ import time
 import numpy as np
 
 from bench.figures import Figure, median
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.noise import sigma2_for
-from hub.core.windows import total
-from node.core.leaving import noised
-from node.core.privacy import BitSource, discrete_gaussian
-from node.core.sketch import Sketch
+from hub.core.drift.windows import total
+from hub.core.publish.baseline import SignalSpec, build_baseline
+from hub.core.publish.noise import sigma2_for
+from node.core.telemetry.privacy import BitSource, discrete_gaussian
+from node.core.telemetry.privatise import noised
+from node.core.telemetry.sketch import Sketch
 from schemas import codec
 from schemas.signals import Privacy
 

@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from hub.receivers import RECEIVERS_MAX, OnDrift, Webhook
+from fleetcast.mqtt import BrokerUrl, TlsFiles
+from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
-from schemas.mqtt import BrokerUrl, TlsFiles
 from schemas.names import FleetName, Label
 
 SETTINGS_NAME = "fleet.toml"

@@ -1,8 +1,7 @@
 """What a device is told at its own site: who it is, where its broker is, what it may spend. Read once, at start."""
 
 import os
-import platform
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,16 +9,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from node.core.budget import Policy
-from node.runtimes import available
-from node.runtimes.probe import PROVIDERS, execution_providers
+from fleetcast.mqtt import BrokerUrl
+from node.core.delivery.byte_quota import Policy
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
-from schemas.mqtt import BrokerUrl
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
-from schemas.state import LinkClass, Profile
+from schemas.state import LinkClass
 
-ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrolment.py)
+ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrol/enrolment_files.py)
 _TLS = ("tls_ca", "tls_certificate", "tls_key")
 _PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
 
@@ -174,15 +171,3 @@ def _beneath(enrolled: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
         enrolled = {name: value for name, value in enrolled.items() if name not in _TLS}  # of that broker only
     labels = {**enrolled.get("labels", {}), **own.get("labels", {})}
     return {**enrolled, **own, **({"labels": labels} if labels else {})}
-
-
-def profile(settings: NodeSettings, *, unloadable: Container[str] = ()) -> Profile:
-    """What this device is, as variants are chosen by; without the runtimes that cannot be loaded (node.runtimes.probe)."""
-    return Profile(
-        arch=platform.machine() or "unknown",
-        cores=os.cpu_count() or 1,
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        providers=execution_providers(settings.data / PROVIDERS),
-        labels=dict(settings.labels),
-        runtimes=tuple(name for name in available() if name not in unloadable),
-    )

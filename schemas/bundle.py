@@ -1,6 +1,6 @@
 """What the hub retains on `trust` and `model/<name>`: TUF metadata and the small documents that it vouches for.
 
-One message holds all that must agree, so that it is atomic. Nothing in it is believed before node/trust.py has verified it.
+One message holds all that must agree, so that it is atomic. Nothing in it is believed before node/trust/tuf_client.py has verified it.
 """
 
 from typing import Annotated, NamedTuple

@@ -76,7 +76,7 @@ def decode_payload(payload: Payload, block: Block, data: bytes, parent: bytes = 
     return decoded
 
 
-# Elements: each function here is undone by one in hub/core/encode.py, or by itself
+# Elements: each function here is undone by one in hub/core/delivery/encode.py, or by itself
 
 
 def unrotate(words: Words) -> Words:

@@ -2,7 +2,7 @@
 
 In the spirit of EST (RFC 7030), in documents of ours. The device first fetches the authority's certificate over a connection that it does
 not believe, and compares it with the pin in its token; only then does it send the token, over a connection that the pinned authority
-vouches for. Nothing here verifies a signature: node/certificates.py and hub/authority.py do.
+vouches for. Nothing here verifies a signature: node/enrol/certificates.py and hub/signing/certificate_authority.py do.
 """
 
 import base64

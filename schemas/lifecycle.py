@@ -1,6 +1,7 @@
 """The life of one model slot on a node, as a table: what a state means, what can happen in it, and where that leads. Decides nothing.
 
-`node.core.lifecycle` moves slots by it, `docs/protocol.md` is drawn from it, and whoever reads a node's state finds here what it says.
+`node.core.activation.lifecycle` moves slots by it, `docs/protocol.md` is drawn from it, and whoever reads a node's state finds here what it
+says.
 """
 
 from typing import Final, Literal

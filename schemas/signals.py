@@ -27,7 +27,7 @@ Measure = Literal[
     "stop",
     "refusal",
     "tokens",
-]  # schemas/measures.py says what each is
+]  # fleetcast/measures.py says what each is
 Quantity = Literal["latency_ms", "error", "memory_mib"]  # of a signal whose side is "service", as its tensor
 
 STEP_SIGMAS = 4  # counts travel in steps of at most a quarter of the noise's deviation: that adds about half a percent to its variance
@@ -65,8 +65,8 @@ class Signal(Fact):
     A numeric signal has `len(edges) + 1` ordered bins (`bin = searchsorted(edges, x, side="right")`), a categorical one has a bin a
     category; both have one more, the last: "other", for what is not finite or was never seen. `counts` are the reference's, in that order;
     all zero where the publisher has none, and the signal is then compared only with the node's own baseline.
-    `between` is the covariance of the mean scores between blocks of the reference (row-major, q by q, q scores): see hub/core/drift.py.
-    Without a `measure` the quantity is the value in `column`.
+    `between` is the covariance of the mean scores between blocks of the reference (row-major, q by q, q scores): see
+    hub/core/drift/interval_significance.py. Without a `measure` the quantity is the value in `column`.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
@@ -134,7 +134,9 @@ class Baseline(Fact):
     rows: Annotated[int, Field(ge=1, le=2**53)]
     blocks: Annotated[int, Field(ge=1, le=2**31)]
     signals: Annotated[tuple[Signal, ...], Field(min_length=1, max_length=limits.SIGNALS_MAX)]
-    autocorrelation: Annotated[float, Field(ge=0, lt=1)] | None = None  # of the blocks' effects, pooled: hub/core/spread.py
+    autocorrelation: Annotated[float, Field(ge=0, lt=1)] | None = (
+        None  # of the blocks' effects, pooled: hub/core/drift/between_day_variance.py
+    )
     season: Season | None = None
     calibration_rows: Annotated[int, Field(ge=limits.CALIBRATION_ROWS_MIN, le=2**40)] | None = None  # until a node has its own baseline
 

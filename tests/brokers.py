@@ -20,9 +20,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from hub.broker import EmbeddedBroker
+from fleetcast.mqtt import TlsFiles
+from hub.service.broker.rumqttd import EmbeddedBroker
 from schemas import topics
-from schemas.mqtt import TlsFiles
 
 CONFIG = Path(__file__).parents[1] / "broker-config"
 FLEET = "main"

@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 
-from hub import authority as x
-from hub.authority import Authority
-from hub.enrolments import Enrolments, Place
-from hub.keys import create_tls_key, load_p256
-from hub.service.endpoint import Endpoint
-from hub.service.office import Office
-from hub.store import Store
-from hub.trust import Repository
+from hub.database.enrolments import Enrolments, Place
+from hub.database.store import Store
+from hub.service.enrol.enrolment_api import Office
+from hub.service.enrol.https_endpoint import Endpoint
+from hub.signing import certificate_authority as x
+from hub.signing.certificate_authority import Authority
+from hub.signing.keys import create_tls_key, load_p256
+from hub.signing.tuf_repository import Repository
 from schemas.enrolment import Token, pin_of
 from schemas.names import sha256
 

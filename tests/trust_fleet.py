@@ -9,7 +9,7 @@ from typing import Any
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Targets
 
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.manifest import Block, File, Manifest, Tensor, Variant

@@ -1,1 +1,1 @@
-"""Generators that run in a checkout and ship in no wheel: pages of documentation, drawn from the code that they describe."""
+"""Generators and examples for a checkout: schemas, access lists, pages drawn from code. They ship in no wheel."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
+from fleetcast.mqtt import BrokerUrl, Connected, Link
 from schemas import codec
 from schemas.bundle import ManifestBytes, ModelBundle
 from schemas.manifest import Block, Manifest
-from schemas.mqtt import BrokerUrl, Connected, Link
 from schemas.topics import Topics
 from schemas.window import Window, pack_counts
 

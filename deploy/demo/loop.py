@@ -27,7 +27,7 @@ from deploy.demo.fleet import BIN, Fleet, Site, until
 from deploy.demo.screen import screen
 from deploy.demo.telling import run
 from deploy.demo.traffic import Answer, Client, at_once
-from hub.core.sizes import in_short
+from hub.core.drift.shift_size import in_short
 
 CHECKOUT = Path(__file__).parents[2]
 DIRECTORY = Path(".demo-loop").resolve()

@@ -11,9 +11,9 @@ import pandas as pd
 import zstandard
 
 from deploy.demo.data import rows
+from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, Message
 from schemas.errors import Unreachable
 from schemas.limits import BLOCK_BYTES_MAX
-from schemas.mqtt import BrokerUrl, Connected, Disconnected, Link, Message
 
 
 @dataclass(frozen=True, slots=True)

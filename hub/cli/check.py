@@ -15,17 +15,17 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from hub.blockstore import BlockStore
-from hub.checking import Absent, Blocks, lay_out, prover, run
-from hub.checks import Checks
-from hub.cli.built import left_out
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
 from hub.cli.progress import Tell, progress
-from hub.cli.publishing import request_for
-from hub.core.checking import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
+from hub.cli.publish_inputs import request_for
+from hub.cli.publish_report import left_out
+from hub.core.publish.check_rules import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
+from hub.publish.block_store import BlockStore
+from hub.publish.check_results import Checks
+from hub.publish.check_runner import Absent, Blocks, lay_out, prover, run
 from hub.settings import SETTINGS_NAME
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
@@ -144,9 +144,9 @@ def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tel
 
 def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
     """As `publish` would build it, with what the command line says over the release file."""
-    from hub.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
-    from hub.proving import answers  # noqa: PLC0415
-    from hub.releasefile import read_release  # noqa: PLC0415
+    from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
+    from hub.publish.golden_run import answers  # noqa: PLC0415
+    from hub.publish.release_file import read_release  # noqa: PLC0415
 
     fields = _fields(said)
     if source.suffix.lower() == ".toml":

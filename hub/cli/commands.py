@@ -10,7 +10,7 @@ import click
 from hub.cli.errors import ReaderGone
 
 VERBS = {  # and where each stands: it is loaded when it is asked for, since the hub's libraries take most of a second
-    "ca": "authority:ca",
+    "ca": "ca:ca",
     "check": "check:check",
     "completion": "completion:completion",
     "drift": "drift:drift",
@@ -18,7 +18,7 @@ VERBS = {  # and where each stands: it is loaded when it is asked for, since the
     "export": "export:export",
     "export-windows": "export_windows:export_windows",
     "hooks": "hooks:hooks",
-    "hub": "serve:serve",
+    "hub": "hub:serve",
     "init": "init:init",
     "ledger": "plan:ledger",
     "nodes": "nodes:nodes",

@@ -6,22 +6,23 @@ from typing import Any
 
 import click
 
-from hub.blockstore import BlockStore
+from hub.cli.drift_explain import explain
 from hub.cli.errors import Ended, Exit
-from hub.cli.explain import explain
-from hub.cli.moments import MOMENT, iso
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
-from hub.core import drift as drift_core
-from hub.core import labels, sizes, standing
-from hub.core.episodes import Episode
-from hub.core.judged import Heard
-from hub.findings import Findings
-from hub.rows import StreamRow
-from hub.service.releases import Releases
+from hub.cli.time_arguments import MOMENT, iso
+from hub.core.drift import accuracy, shift_size
+from hub.core.drift import interval_significance as drift_core
+from hub.core.drift.episodes import Episode
+from hub.core.rollouts import active_alarms
+from hub.core.rollouts.gate_summary import Heard
+from hub.database.drift_queries import Findings
+from hub.database.rows import StreamRow
+from hub.publish.block_store import BlockStore
+from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
+from schemas.analytics_messages import Alert, Drift, SignalDrift
 from schemas.errors import Refused
-from schemas.insight import Alert, Drift, SignalDrift
 
 SIGNALS_SHOWN = 4  # in a line of the table; all are in --json
 SIGNALS = "signals"  # what a stream is about that is not about accuracy
@@ -82,10 +83,10 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
             manifest = releases.of_stream(stream.release)[1]
         except Refused:  # of another hub's time
             continue
-        streams.append((stream, (stream.model, manifest.version, stream.cohort, labels.about(manifest))))
+        streams.append((stream, (stream.model, manifest.version, stream.cohort, accuracy.about(manifest))))
     newest = findings.newest(name for _, name in streams)
-    cohorts = standing.cohort_newest(newest)
-    alerts = [one.raised for one in standing.told(findings.alerts(model))]
+    cohorts = active_alarms.cohort_newest(newest)
+    alerts = [one.raised for one in active_alarms.told(findings.alerts(model))]
     heard = {key: one for known in {stream.model for stream, _ in streams} for key, one in findings.heard(known, cohort).items()}
     latest: dict[tuple[Any, ...], int] = {}  # of any release in a cohort: one that it has gone on from may well have few
     for stream, (*_, about) in streams:
@@ -113,7 +114,7 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
 
 def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest: int) -> dict[str, Any]:
     episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
-    lasts = standing.lasts(episode, newest=last.start, seconds=last.seconds, cohort_newest=cohort_newest)
+    lasts = active_alarms.lasts(episode, newest=last.start, seconds=last.seconds, cohort_newest=cohort_newest)
     mine = [one for one in alerts if _stream(one) == _stream(last)]
     named, kind = (mine[-1].signals, mine[-1].alarm_kind) if episode is not None and mine else ((), None)
     return {
@@ -135,7 +136,7 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
     }
 
 
-def _never_tested(name: standing.StreamName, heard: Heard) -> dict[str, Any]:
+def _never_tested(name: active_alarms.StreamName, heard: Heard) -> dict[str, Any]:
     """A line of a release that enough nodes of a cohort serve, too few of them of a kind."""
     model, version, cohort, about = name
     found: dict[str, Any] = {"model": model, "version": version, "cohort": cohort, "about": about or SIGNALS, "alarm": False, "signals": []}
@@ -151,7 +152,7 @@ def _history(
         (row["model"], row["version"], row["cohort"], row["about"]): row for row in standing_rows
     }
     rows = []
-    for one in standing.told(findings.alerts(model)):
+    for one in active_alarms.told(findings.alerts(model)):
         alert = one.raised
         began = alert.since if alert.since is not None else alert.at
         row = states.get(_stream(alert))
@@ -217,7 +218,7 @@ def _signal_for_people(one: dict[str, Any]) -> str:
     if one["size_unit"] is None:
         return way
     comma = "," if one["direction"] == "shape" else ""
-    return f"{way}{comma} {sizes.in_short(one['size'], one['size_low'], one['size_high'], one['size_unit'])}"
+    return f"{way}{comma} {shift_size.in_short(one['size'], one['size_low'], one['size_high'], one['size_unit'])}"
 
 
 def _short(moment: str | None) -> str | None:

@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from hub.cli.authority import open_authority, token_pin
+from hub.cli.ca import open_authority, token_pin
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, open_store, passphrase_option, show, show_one
-from hub.enrolments import EnrolmentRow, Enrolments, Place
-from hub.issuing import LIST_NAME, write_list
+from hub.database.enrolments import EnrolmentRow, Enrolments, Place
 from hub.settings import load
+from hub.signing.certificate_issuer import LIST_NAME, write_list
 from schemas.enrolment import SECRET_BYTES, Token
 from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX

@@ -13,7 +13,7 @@ from typing import TextIO
 
 import click
 
-from hub.cli.plain import plain
+from hub.cli.terminal_text import plain
 from schemas.errors import Code, Refused, Unreachable
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import click
 
-from hub.blockstore import BlockStore
-from hub.cli.holdings import Held, Holdings
+from hub.cli.held_blocks import Held, Holdings
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
-from hub.service.releases import Releases
+from hub.publish.block_store import BlockStore
+from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas import codec
+from schemas.bundle_file import MAGIC, Parcel, write_frame
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
-from schemas.parcel import MAGIC, Parcel, write_frame
 from schemas.state import State
 from schemas.variant import choose
 

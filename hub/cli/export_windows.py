@@ -5,15 +5,15 @@ from pathlib import Path
 
 import click
 
-from hub.blockstore import BlockStore
-from hub.cli.moments import MOMENT, iso
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one
 from hub.cli.progress import progress
-from hub.findings import Asked, Findings
-from hub.service import shown
-from hub.service.releases import Releases
+from hub.cli.time_arguments import MOMENT, iso
+from hub.database.drift_queries import Asked, Findings
+from hub.publish.block_store import BlockStore
+from hub.service.rollouts.release_lookup import Releases
+from hub.service.telemetry import redaction
 from hub.settings import load
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas.errors import Refused
 from schemas.manifest import Manifest
 
@@ -38,7 +38,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
       fleetcast export-windows --model delay --since 30d --cohort nyc --out delay.parquet
       duckdb -c "SELECT signal, bin, sum(count), sum(expected) FROM 'delay.parquet' GROUP BY ALL ORDER BY ALL"
     """
-    from hub import exported  # noqa: PLC0415  # pyarrow is slow to import, and --help does not need it
+    from hub.database import parquet_export  # noqa: PLC0415  # pyarrow is slow to import, and --help does not need it
 
     repository = Repository(directory / "trust")
     check_model(repository, model)
@@ -57,13 +57,13 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
     without = findings.trimmed(asked)
     first: int | None = None
     last: int | None = None
-    with progress() as tell, exported.writing(out) as file:
+    with progress() as tell, parquet_export.writing(out) as file:
         for done, row in enumerate(findings.intervals(asked), 1):
             manifest = manifest_of(row.release)
             if manifest is None or manifest.baseline is None:
                 skipped += 1
             else:
-                window = shown.merged(row, manifest, without)
+                window = redaction.merged(row, manifest, without)
                 file.add(window)
                 left_out += window.left_out or 0
                 written += 1

@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from hub.cli.moments import iso, written
+from hub.alerts.receivers import OnDrift, Webhook
+from hub.alerts.webhooks import Poster, read_secret
 from hub.cli.options import dir_option, json_option, open_store, show, show_one
-from hub.outbox import Outbox, Receiver
-from hub.receivers import OnDrift, Webhook
+from hub.cli.time_arguments import iso, written
+from hub.database.outbox import Outbox, Receiver
 from hub.settings import HubSettings, load
-from hub.webhooks import Poster, read_secret
+from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused
-from schemas.insight import Alert
 
 COLUMNS = ["receiver", "to", "waiting", "delivered", "given_up", "last", "error"]
 

@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 
 import click
 
-from hub.authority import Authority
-from hub.cli.authority import issue_hub, make_authority
+from fleetcast.mqtt import BrokerUrl
+from hub.cli.ca import issue_hub, make_authority
 from hub.cli.errors import FULL, Ended, Exit
 from hub.cli.options import json_option, passphrase, passphrase_option, room_for_database, show_one
-from hub.enrolments import Enrolments
-from hub.issuing import ISSUER_KEY
-from hub.keys import create_key, load_p256, load_signer
+from hub.database.enrolments import Enrolments
+from hub.database.store import Store
 from hub.settings import SETTINGS_NAME
-from hub.store import Store
-from hub.trust import Repository
+from hub.signing.certificate_authority import Authority
+from hub.signing.certificate_issuer import ISSUER_KEY
+from hub.signing.keys import create_key, load_p256, load_signer
+from hub.signing.tuf_repository import Repository
 from schemas.errors import Code, Refused
-from schemas.mqtt import BrokerUrl
 from schemas.names import check_name
 from schemas.topics import access_list, consumer_access_list
 

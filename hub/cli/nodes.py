@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from hub.cli.options import Lines, dir_option, json_option, open_store, show, show_one
-from hub.core.parameters import in_words
-from hub.rows import NodeRow, ReceiptRow
+from hub.core.rollouts.parameters import in_words
+from hub.database.rows import NodeRow, ReceiptRow
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import MIB

@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hub.cli.plain import plain
+from hub.cli.terminal_text import plain
+from hub.database.store import Store
 from hub.settings import HubSettings, load
-from hub.store import Store
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas.errors import Code, Refused, Unreachable
 
 PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory

@@ -9,15 +9,15 @@ from typing import Any, get_args
 
 import click
 
-from hub.blockstore import BlockStore
-from hub.cli.holdings import Holdings
+from hub.cli.held_blocks import Holdings
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
-from hub.core.judged import judged, stage_percent_min
-from hub.core.plan import Cost, by_site, seconds
-from hub.rows import NodeRow, ReceiptRow
-from hub.service.releases import Releases
+from hub.core.rollouts.gate_summary import judged, stage_percent_min
+from hub.core.rollouts.plan import Cost, by_site, seconds
+from hub.database.rows import NodeRow, ReceiptRow
+from hub.publish.block_store import BlockStore
+from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Refused
 from schemas.manifest import Manifest

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hub.blockstore import BlockStore
-from hub.cli.built import left_out, show_variants, summary, variants
 from hub.cli.errors import FULL
 from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Tell, progress
-from hub.cli.publishing import block_bytes_for, request_for, with_parents
-from hub.keys import load_signer
+from hub.cli.publish_inputs import block_bytes_for, request_for, with_parents
+from hub.cli.publish_report import left_out, show_variants, summary, variants
+from hub.publish.block_store import BlockStore
 from hub.settings import load
-from hub.trust import Repository
+from hub.signing.keys import load_signer
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, FleetcastError, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
@@ -30,8 +30,8 @@ from schemas.names import check_name, check_version, sha256
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
-    from hub.builder import BuiltRelease
-    from hub.releasefile import ReleaseFile
+    from hub.publish.builder import BuiltRelease
+    from hub.publish.release_file import ReleaseFile
 
 
 SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the database's scratch files; all of them rounded up by the disk
@@ -157,7 +157,7 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, as_json
 
 def _read(source: Path, said: Mapping[str, Any]) -> "ReleaseFile":
     """What is to be published: a release file with the options over it, or the options alone."""
-    from hub.releasefile import read_release  # noqa: PLC0415
+    from hub.publish.release_file import read_release  # noqa: PLC0415
 
     fields = _fields(said)
     if source.suffix.lower() == ".toml":
@@ -284,7 +284,7 @@ def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", te
     Raises:
         Refused: the version is published with other content.
     """
-    from hub.core.release import same_content  # noqa: PLC0415
+    from hub.core.publish.release import same_content  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory() as elsewhere:
         built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell)
@@ -295,8 +295,8 @@ def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", te
 
 
 def _build(repository: Repository, directory: Path, blocks: BlockStore, release: "ReleaseFile", tell: Tell) -> "BuiltRelease":
-    from hub.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
-    from hub.proving import answers  # noqa: PLC0415
+    from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
+    from hub.publish.golden_run import answers  # noqa: PLC0415
 
     block_bytes = block_bytes_for(directory, release.block_bytes)
     request = replace(request_for(release, tell=tell, answers=answers), block_bytes_max=block_bytes)

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from hub.blockstore import BlockStore
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
-from hub.trust import Repository
+from hub.publish.block_store import BlockStore
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import FleetcastError
 from schemas.manifest import Manifest, blocks_of

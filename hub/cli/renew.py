@@ -7,9 +7,9 @@ from typing import Any
 import click
 
 from hub.cli.options import check_model, dir_option, json_option, passphrase, passphrase_option, show
-from hub.keys import load_signer
 from hub.settings import load
-from hub.trust import Repository
+from hub.signing.keys import load_signer
+from hub.signing.tuf_repository import Repository
 
 
 @click.command()

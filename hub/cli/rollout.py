@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-from hub.checks import Checks
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
-from hub.cli.plain import plain
-from hub.core import rollout as core
-from hub.core.checking import unchecked
-from hub.core.parameters import in_words, read
-from hub.rows import RolloutRow
+from hub.cli.terminal_text import plain
+from hub.core.publish.check_rules import unchecked
+from hub.core.rollouts import rollout as core
+from hub.core.rollouts.parameters import in_words, read
+from hub.database.rows import RolloutRow
+from hub.publish.check_results import Checks
 from hub.settings import load
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest

@@ -9,8 +9,8 @@ import click
 
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, open_store
-from hub.cli.plain import plain
-from hub.rows import EventRow
+from hub.cli.terminal_text import plain
+from hub.database.rows import EventRow
 
 KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook")
 LOOK_SECONDS = 0.3

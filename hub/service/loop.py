@@ -1,10 +1,10 @@
 """The hub's one loop: an inbox of events, the parts that handle them, a clock that ticks.
 
-One thread owns everything; paho's network thread only puts events into the inbox. What waits there is bounded (hub/inbox.py), and a turn
-takes a share of every lane of it, so that no sender keeps operators or other nodes waiting. What a message does wrong never ends the loop:
-a refusal is noted with its code, a bug of ours is logged with its traceback, and both are acknowledged, because they would only come again.
-When the database does not answer or the disk is full, nothing is acknowledged: the connection is dropped, and the broker brings the
-messages again.
+One thread owns everything; paho's network thread only puts events into the inbox. What waits there is bounded
+(hub/service/broker/inbox.py), and a turn takes a share of every lane of it, so that no sender keeps operators or other nodes waiting. What
+a message does wrong never ends the loop: a refusal is noted with its code, a bug of ours is logged with its traceback, and both are
+acknowledged, because they would only come again. When the database does not answer or the disk is full, nothing is acknowledged: the
+connection is dropped, and the broker brings the messages again.
 """
 
 import contextlib
@@ -20,34 +20,44 @@ from typing import IO, TypeVar
 
 import structlog
 
-from hub.authority import Authority
-from hub.blockstore import BlockStore
-from hub.checks import Checks
-from hub.findings import Findings
-from hub.hearing import Hearing
-from hub.inbox import LANES, Inbox
-from hub.mqtt import Cleared, HubEvent, HubLink, OwnTopic, ReceiptArrived, StateArrived, Unreadable, WantArrived, WindowArrived
-from hub.service.announce import Announcer, Signers
-from hub.service.blocks import Wants
-from hub.service.controller import Controller
-from hub.service.embedded import OwnBroker
-from hub.service.enrolling import Enrolling
-from hub.service.evidence import Evidence
-from hub.service.floods import Floods
-from hub.service.hooks import Hooks
-from hub.service.ingest import Ingest
-from hub.service.listening import ListeningClock
-from hub.service.notes import Notes
-from hub.service.releases import Releases
-from hub.service.settle import Settling
+from fleetcast.block_server import BlockServer
+from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
+from hub.database.drift_queries import Findings
+from hub.database.hearing import Hearing
+from hub.database.store import Store
+from hub.publish.block_store import BlockStore
+from hub.publish.check_results import Checks
+from hub.service.alerts.dispatch import Hooks
+from hub.service.alerts.event_log import Notes
+from hub.service.alerts.flood_alerts import Floods
+from hub.service.broker.embedded import OwnBroker
+from hub.service.broker.inbox import LANES, Inbox
+from hub.service.broker.mqtt import (
+    Cleared,
+    HubEvent,
+    HubLink,
+    OwnTopic,
+    ReceiptArrived,
+    StateArrived,
+    Unreadable,
+    WantArrived,
+    WindowArrived,
+)
+from hub.service.delivery.announce import Announcer, Signers
+from hub.service.delivery.blocks import Wants
+from hub.service.enrol.enrolment_service import Enrolling
+from hub.service.rollouts.controller import Controller
+from hub.service.rollouts.listening import ListeningClock
+from hub.service.rollouts.release_lookup import Releases
+from hub.service.telemetry.drift_evidence import Evidence
+from hub.service.telemetry.drift_job import Settling
+from hub.service.telemetry.ingest import Ingest
 from hub.settings import HubSettings
-from hub.store import Store
-from hub.trust import Repository
-from schemas.blocks import BlockServer
+from hub.signing.certificate_authority import Authority
+from hub.signing.tuf_repository import Repository
+from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.errors import Code, Refused, Unreachable
-from schemas.insight import Alert, Drift, MergedWindow
 from schemas.limits import PACKET_BYTES_MAX
-from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
 from schemas.topics import Topics
 
 log = structlog.get_logger()

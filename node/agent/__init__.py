@@ -1,5 +1,6 @@
-"""The node's wiring: one loop that carries events to the cores and their commands to the shells. The only place that knows them all.
+"""Run the node: one loop that carries events to the cores and their commands to the shells. The only package that knows them all.
 
-`loop` owns the inbox and the connection; `slots` carries out the lifecycle; `delivery` runs transfers; `telemetry` closes windows;
-`status` says beside the broker how the agent stands.
+`loop` owns the inbox and the connection. The parts, by what they do: `activation` (model slots), `delivery` (transfers), `trust` (what the
+fleet signed), `telemetry` (windows and the privacy accountant), `enrol` (certificates), `storage` (a disk in trouble), `reports` (state,
+status, doctor).
 """

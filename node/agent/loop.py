@@ -13,37 +13,38 @@ from typing import Any, Literal
 
 import structlog
 
-from node.agent.beliefs import Beliefs
-from node.agent.delivery import Delivery
-from node.agent.disk_trouble import DiskTrouble
-from node.agent.job import EndpointAnswered, Outcome, Stalled, WorkerGone, WorkerReady
-from node.agent.listening import listen_of
-from node.agent.manifests import Manifests
-from node.agent.parameters import Parameters
-from node.agent.purse import Purse
-from node.agent.rebuilding import Traces, rebuild
-from node.agent.renewing import Renewing
-from node.agent.reporter import Reporter
-from node.agent.slots import Slots
-from node.agent.status import Standing
-from node.agent.stock import Stock
-from node.agent.telemetry import Telemetry
-from node.carried import Carried
-from node.core.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
-from node.core.inforce import InForce
-from node.files import Artifacts
-from node.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
-from node.notify import Notify
-from node.overrides import Overrides
+from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Published, Subscribed, TlsFiles
+from node.agent.activation.manifests import Manifests
+from node.agent.activation.parameters import Parameters
+from node.agent.activation.slots import Slots
+from node.agent.delivery.block_sources import Stock
+from node.agent.delivery.byte_quota import Purse
+from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, Stalled, WorkerGone, WorkerReady
+from node.agent.delivery.transfers import Delivery
+from node.agent.enrol.renewing import Renewing
+from node.agent.listen_socket import listen_of
+from node.agent.reports.agent_status import Standing
+from node.agent.reports.reporter import Reporter
+from node.agent.storage.disk_trouble import DiskTrouble
+from node.agent.storage.store_rebuild import Traces, rebuild
+from node.agent.telemetry.windows import Telemetry
+from node.agent.trust.trust_state import Beliefs
+from node.broker.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
+from node.core.activation.effective_parameters import InForce
+from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
+from node.host.service_manager import Notify
+from node.host.site_parameters import Overrides
 from node.runtimes import probe
 from node.serving import LabelsSaid, Observation, Server
-from node.settings import NodeSettings, profile
-from node.store import NodeStore
-from node.trust import Trust
+from node.settings import NodeSettings
+from node.storage.artifacts import Artifacts
+from node.storage.sideload import Carried
+from node.storage.store import NodeStore
+from node.trust.tuf_client import Trust
+from node.workers.device_profile import profile
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.manifest import Manifest
-from schemas.mqtt import CONNACK_SECONDS, Connected, Disconnected, Published, Subscribed, TlsFiles
 from schemas.state import State
 
 log = structlog.get_logger()

@@ -10,7 +10,7 @@ from node.cli.completion import completion
 from node.cli.doctor import doctor
 from node.cli.enroll import enroll, renew
 from node.cli.errors import ReaderGone
-from node.cli.imports import import_
+from node.cli.import_release import import_
 from node.cli.labels import labels
 from node.cli.ledger import ledger
 from node.cli.models import models

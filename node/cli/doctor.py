@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from node.cli.errors import Exit
+from node.cli.long_running import log_to_stderr
 from node.cli.options import json_option, settings_option
-from node.cli.service import log_to_stderr
-from node.cli.tables import plain
-from node.core.diagnosis import diagnose
+from node.cli.table_output import plain
+from node.core.doctor.diagnosis import diagnose
 
 
 @click.command()
@@ -28,7 +28,7 @@ def doctor(path: Path, as_json: bool) -> None:
       fleetcast-node doctor
       fleetcast-node doctor --json | jq -r '.[].code'
     """
-    from node.doctor import probe  # noqa: PLC0415  # half a second of imports that --help does not need
+    from node.agent.reports.doctor_facts import probe  # noqa: PLC0415  # half a second of imports that --help does not need
 
     log_to_stderr()  # what a probe logs has no place in the JSON
     talks = sys.stderr.isatty()

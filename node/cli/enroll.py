@@ -44,19 +44,19 @@ def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -
       fleetcast-node enroll --hub https://hub.example:8443 --token - < token \\
         --settings /etc/fleetcast/nodes/gate-17/node.toml --data /var/lib/fleetcast-node/gate-17
     """
-    from node import office  # noqa: PLC0415  # half a second of imports that --help does not need
-    from node.agent import joining  # noqa: PLC0415
-    from node.core.clock import floor_of  # noqa: PLC0415
-    from node.store import NodeStore  # noqa: PLC0415
+    from node.agent.enrol import enrolment_flow  # noqa: PLC0415
+    from node.core.trust.clock import floor_of  # noqa: PLC0415
+    from node.enrol import enrolment_client  # noqa: PLC0415  # half a second of imports that --help does not need
+    from node.storage.store import NodeStore  # noqa: PLC0415
 
-    office.check_url(hub)
+    enrolment_client.check_url(hub)
     parsed = Token.parse(sys.stdin.read(TOKEN_BYTES_READ_MAX) if token == "-" else token)  # noqa: S105
     _log_to_stderr()
     with _told(path):
         own = tomllib.loads(path.read_text()) if path.exists() else {}
         folder = _data_folder(path, own, data)
-        member = joining.enrol(folder, hub=hub, token=parsed, site_id=own.get("id"))
-        proved = joining.take_trust(folder, member)
+        member = enrolment_flow.enrol(folder, hub=hub, token=parsed, site_id=own.get("id"))
+        proved = enrolment_flow.take_trust(folder, member)
         store = NodeStore(folder / "node.sqlite")
         store.raise_fact("clock_floor", max(member.kept.at, floor_of(datetime.fromtimestamp(proved, UTC))))
         store.close()
@@ -90,16 +90,16 @@ def renew(new_key: bool, path: Path, as_json: bool) -> None:
       fleetcast-node renew
       fleetcast-node renew --new-key --settings /etc/fleetcast/node.toml
     """
-    from node.agent import joining  # noqa: PLC0415  # half a second of imports that --help does not need
+    from node.agent.enrol import enrolment_flow  # noqa: PLC0415  # half a second of imports that --help does not need
 
     settings = load(path)
     _log_to_stderr()
     with _told(path):
-        member = joining.settle(settings.data)
+        member = enrolment_flow.settle(settings.data)
         if member is None:
             raise Refused(Code.SETTINGS_INVALID, f"{settings.data} holds no enrolment: fleetcast-node enroll --hub ... --token ...")
-        renewed = joining.renew(settings.data, member, hub=settings.hub or member.kept.hub, new_key=new_key)
-        kept = joining.keep(settings.data, renewed)
+        renewed = enrolment_flow.renew(settings.data, member, hub=settings.hub or member.kept.hub, new_key=new_key)
+        kept = enrolment_flow.keep(settings.data, renewed)
     expires = datetime.fromtimestamp(kept.certified.ends, UTC).isoformat()
     _show(
         {"node": kept.answer.node, "expires": expires, "new_key": kept.identity.public_key != member.identity.public_key}, as_json=as_json
@@ -119,7 +119,7 @@ def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
     """The one line that `run` cannot do without, before whatever stands in the file; the rest is in the data folder."""
     if own.get("data"):
         return
-    from node.enrolment import write  # noqa: PLC0415  # cryptography is slow to import; --help does not need it
+    from node.enrol.enrolment_files import write  # noqa: PLC0415  # cryptography is slow to import; --help does not need it
 
     named = os.path.relpath(folder, path.parent) if folder.resolve().is_relative_to(path.parent.resolve()) else str(folder.resolve())
     text = "# What is not said here is in `enrolment/settings.toml` in the data folder, from the hub.\n" if not path.exists() else ""

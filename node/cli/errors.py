@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from node.cli.tables import plain
+from node.cli.table_output import plain
 from schemas.errors import Code, Refused, Unreachable
 
 

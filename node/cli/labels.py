@@ -8,10 +8,10 @@ import click
 from pydantic import ValidationError
 
 from node.cli.options import json_option, settings_option, store_of
-from node.core.labels import Told, invalid
-from node.labels import take
+from node.core.telemetry.accuracy import Told, invalid
 from node.settings import load
-from node.store import NodeStore
+from node.storage.accuracy_counts import take
+from node.storage.store import NodeStore
 from schemas.errors import Code, Refused
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from node.cli.options import json_option, settings_option, store_of
-from node.cli.tables import show, size
-from node.core.health import AgentStatus
-from node.core.lifecycle import ModelSlot
-from node.inventory import OnDisk, releases
-from node.running import is_held, read_status
+from node.cli.table_output import show, size
+from node.core.activation.lifecycle import ModelSlot
+from node.core.doctor.agent_health import AgentStatus
+from node.host.pidfile import is_held, read_status
 from node.settings import load
+from node.storage.inventory import OnDisk, releases
 from schemas.receipt import Evidence
 
 COLUMNS = ("model", "version", "digest", "variant", "role", "size", "golden_error", "latency", "memory", "worker", "parameters")

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from node.settings import NodeSettings
-from node.store import NodeStore
+from node.storage.store import NodeStore
 from schemas.errors import Code, Refused
 
 settings_option = click.option(

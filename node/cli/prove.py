@@ -45,10 +45,10 @@ def prove(
       fleetcast-node prove --manifest manifest.msgpack --files ./int8 --variant int8 --cores 1 --memory-bytes 268435456
       fleetcast-node prove --manifest manifest.msgpack --files ./chat --answers golden.npz
     """
-    from node import proving  # noqa: PLC0415  # half a second of imports that --help does not need
+    from node.serving import prove_release  # noqa: PLC0415  # half a second of imports that --help does not need
 
-    terms = proving.Terms(manifest, files, variant, threads, cores, memory_bytes, parameters, answers)
-    proof = proving.prove(terms)
+    terms = prove_release.Terms(manifest, files, variant, threads, cores, memory_bytes, parameters, answers)
+    proof = prove_release.prove(terms)
     click.echo(proof.model_dump_json(exclude_none=True, indent=2) if as_json else _in_words(proof))
     if not proof.passed:
         if not as_json:

@@ -6,9 +6,9 @@ from random import Random
 
 import click
 
-from node.cli.service import log_to_stderr, loud, until_told
-from node.core.clock import MonotonicSeconds
-from node.running import alone
+from node.cli.long_running import log_to_stderr, loud, until_told
+from node.core.trust.clock import MonotonicSeconds
+from node.host.pidfile import alone
 
 
 @click.command()
@@ -22,8 +22,8 @@ def relay(path: Path) -> None:
     Example:
       fleetcast-node relay --settings /etc/fleetcast/relay.toml
     """
-    from node.relay.loop import Relay  # noqa: PLC0415  # imports that --help does not need
-    from node.relay.settings import load as load_relay  # noqa: PLC0415
+    from node.relay.relay_loop import Relay  # noqa: PLC0415  # imports that --help does not need
+    from node.relay.relay_settings import load as load_relay  # noqa: PLC0415
 
     settings = load_relay(path)
     log_to_stderr()

@@ -6,10 +6,10 @@ from random import Random
 
 import click
 
+from node.cli.long_running import log_to_stderr, loud, until_told
 from node.cli.options import settings_option
-from node.cli.service import log_to_stderr, loud, until_told
-from node.core.clock import MonotonicSeconds, WallSeconds
-from node.running import alone
+from node.core.trust.clock import MonotonicSeconds, WallSeconds
+from node.host.pidfile import alone
 from node.settings import load
 
 

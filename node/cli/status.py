@@ -13,16 +13,17 @@ import click
 
 from node.cli.errors import Exit
 from node.cli.options import json_option, settings_option
-from node.cli.tables import plain, show, size, span
-from node.core import clock, health
-from node.core.budget import Policy
-from node.core.health import AgentStatus, Verdict
-from node.core.lifecycle import ModelSlot
-from node.credentials import expires_at
-from node.inventory import releases
-from node.running import is_held, read_status
+from node.cli.table_output import plain, show, size, span
+from node.core.activation.lifecycle import ModelSlot
+from node.core.delivery.byte_quota import Policy
+from node.core.doctor import agent_health
+from node.core.doctor.agent_health import AgentStatus, Verdict
+from node.core.trust import clock
+from node.enrol.credentials import expires_at
+from node.host.pidfile import is_held, read_status
 from node.settings import NodeSettings, load
-from node.store import Bytes, NodeStore
+from node.storage.inventory import releases
+from node.storage.store import Bytes, NodeStore
 from schemas import codec
 from schemas.errors import Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
@@ -59,7 +60,7 @@ def status(path: Path, as_json: bool) -> None:
     settings = load(path)
     now = int(time.time())
     said = read_status(settings.data)
-    verdict = health.judge(said, running=is_held(settings.data), now=now)
+    verdict = agent_health.judge(said, running=is_held(settings.data), now=now)
     found = gathered(settings, said, verdict, _remembered(settings.data), now=now)
     if as_json:
         click.echo(json.dumps(found, indent=2))
@@ -101,7 +102,7 @@ def gathered(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict,
             "certificate_expires": _at(expires_at(settings.tls_certificate) or (said.certificate_expires if said else None)),
         },
         "metadata": {
-            "fresh": said is not None and expires is not None and not health.is_stale(expires, wall=now, floor=kept.floor),
+            "fresh": said is not None and expires is not None and not agent_health.is_stale(expires, wall=now, floor=kept.floor),
             "expires": _at(expires),
             "root_version": said.root_version if said else None,
             "timestamp_version": said.timestamp_version if said else None,

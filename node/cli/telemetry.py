@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from node import told
 from node.cli.options import json_option, settings_option, store_of
-from node.inventory import manifest_at
 from node.settings import load
-from node.store import NodeStore
+from node.storage import telemetry_report
+from node.storage.inventory import manifest_at
+from node.storage.store import NodeStore
 from schemas.manifest import Manifest
 
 
@@ -35,7 +35,7 @@ def show(path: Path, as_json: bool, limit: int) -> None:
     def read(digest: bytes) -> Manifest | None:
         return manifest_at(settings.data / "artifacts" / digest.hex() / "manifest.msgpack", digest)
 
-    found = list(told.windows(store, told.released(store, read), limit=limit))
+    found = list(telemetry_report.windows(store, telemetry_report.released(store, read), limit=limit))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -63,7 +63,7 @@ def budget(path: Path, as_json: bool) -> None:
       fleetcast-node telemetry budget
     """
     settings = load(path)
-    rows = told.spent(store_of(settings), rho_day_max=settings.rho_day_max)
+    rows = telemetry_report.spent(store_of(settings), rho_day_max=settings.rho_day_max)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -85,7 +85,7 @@ def kept(path: Path, as_json: bool) -> None:
       fleetcast-node telemetry kept
     """
     settings = load(path)
-    found = {"telemetry": settings.telemetry, **told.kept_back(store_of(settings))}
+    found = {"telemetry": settings.telemetry, **telemetry_report.kept_back(store_of(settings))}
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

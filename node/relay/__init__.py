@@ -1,4 +1,4 @@
-"""A site's relay: each block once over the uplink, then to whoever at the site wants it. Believes nobody, and nobody needs to believe it.
+"""Run a site's relay: each block once over the uplink, then to every node at the site. A relay needs no trust and gives none.
 
-`loop` owns both connections; `cache` is the disk; `library` says which payload a want is for.
+`relay_loop` owns both `connections`; `cache` is the disk; `library` says which payload a request for blocks is for.
 """

@@ -7,15 +7,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from node.core.relaying import Source
-from node.core.transfer import Piece
+from node.core.delivery.relay import Source
+from node.core.delivery.transfer import Piece
 from schemas import codec
+from schemas.block_request import Want
 from schemas.bundle import ModelBundle
 from schemas.encoding import decode_payload
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Index, Manifest
 from schemas.names import sha256
-from schemas.want import Want
 
 MODELS_MAX = 256  # a site's; a hostile broker may announce more
 LISTS_KEPT = 16  # block lists of variants, kept decoded

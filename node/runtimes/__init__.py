@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Protocol, runtime_checkable
 
-from node.core.tensors import Array, Spec
+from node.core.inference.tensors import Array, Spec
 from schemas.errors import Code, Refused
 
 __all__ = ["GROUP", "Chats", "Code", "Options", "Refused", "Runtime", "Signature", "Spec", "available"]  # all that a runtime needs

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from node.core.tensors import Array
+from node.core.inference.tensors import Array
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from node.core.tensors import DATATYPES, Array, Spec
+from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import xllamacpp
 
-from node.core.tensors import Array, Spec
+from node.core.inference.tensors import Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused, mismatch
 

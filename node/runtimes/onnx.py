@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from node.core.rowwise import why_not
-from node.core.tensors import DATATYPES, Array, Spec
+from node.core.inference.row_independence import why_not
+from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused, mismatch
 

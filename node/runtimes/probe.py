@@ -14,8 +14,8 @@ from typing import Final
 
 import structlog
 
+from fleetcast.missing_libraries import missing_library
 from node.runtimes import NEEDS
-from schemas.libraries import missing_library
 
 log = structlog.get_logger(__name__)
 

@@ -10,11 +10,11 @@ from typing import Final, Literal
 
 import numpy as np
 
-from node.core import golden
-from node.core.inforce import InForce
-from node.core.tensors import DATATYPES, DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
-from node.inline import Inline
-from node.workers import REQUEST_SECONDS_MAX, Load, Runner, Worker
+from node.core.activation import golden
+from node.core.activation.effective_parameters import InForce
+from node.core.inference.tensors import DATATYPES, DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
+from node.workers.inline import Inline
+from node.workers.worker import REQUEST_SECONDS_MAX, Load, Runner, Worker
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Golden, Manifest, Tensor
 from schemas.receipt import Evidence

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from node.core.tensors import DTYPES, LENGTH, Raw
-from node.workers import Runner, WorkerLost
+from node.core.inference.tensors import DTYPES, LENGTH, Raw
+from node.workers.worker import Runner, WorkerLost
 from schemas.errors import Refused
 from schemas.limits import MIB
 from schemas.parameters import Value

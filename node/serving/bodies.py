@@ -6,8 +6,8 @@ from typing import Final
 
 from starlette.types import Receive
 
-from node.core.oip import BODY_BYTES_MAX
-from node.core.tensors import refuse_request
+from node.core.inference.oip import BODY_BYTES_MAX
+from node.core.inference.tensors import refuse_request
 from schemas.errors import Code, mismatch
 
 BODY_SECONDS_MAX: Final = 30.0  # from a request's headers to its last byte: whoever stops sending must not keep others out

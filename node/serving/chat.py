@@ -17,12 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from node.core.tensors import refuse_request
+from node.core.inference.tensors import refuse_request
 from node.serving.bodies import Disconnected, read_body
-from node.serving.held import Held
-from node.serving.observing import Observing, Turn, asked_in
-from node.serving.routing import Router
-from node.serving.statuses import RETRY_AFTER_SECONDS, status_of
+from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
+from node.serving.loaded_model import Held
+from node.serving.request_telemetry import Observing, Turn, asked_in
+from node.serving.worker_pool import Router
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import KIB
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from node.core.tensors import Buffer
+from node.core.inference.tensors import Buffer
 from schemas.limits import KIB
 
 HEAD_BYTES_MAX: Final = 64 * KIB  # of a request's line and fields, trailers too; what h11 takes

@@ -19,16 +19,16 @@ from typing import Final, TypeVar
 import structlog
 import uvicorn
 
-from node.core.agreement import Agreement
-from node.core.inforce import InForce
+from node.core.activation.effective_parameters import InForce
+from node.core.activation.shadow_comparison import Agreement
+from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, activate
 from node.serving.connection import Connection
-from node.serving.foreign import Foreign
-from node.serving.held import Observation, Stats
-from node.serving.http import application
-from node.serving.labels import OnLabels
-from node.serving.probing import Done, start_probe
-from node.serving.routing import Router
+from node.serving.cross_site_check import Foreign
+from node.serving.loaded_model import Observation, Stats
+from node.serving.oip_routes import application
+from node.serving.self_request import Done, start_probe
+from node.serving.worker_pool import Router
 from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)

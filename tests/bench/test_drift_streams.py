@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from bench.drift_streams import DIGIT_LEVELS, baseline_of, binned, counted, digits, noisy_digits
-from node.core.sketch import Sketch
+from node.core.telemetry.sketch import Sketch
 
 
 def test_rows_are_counted_as_a_node_counts_them() -> None:

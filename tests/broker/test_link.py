@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import Code, Refused, Unreachable
-from schemas.limits import BLOCK_BYTES_MAX, MIB
-from schemas.mqtt import (
+from fleetcast.mqtt import (
     GOODBYE_SECONDS,
     INFLIGHT_MAX,
     QUEUED_MAX,
@@ -30,6 +28,8 @@ from schemas.mqtt import (
     TlsFiles,
     Will,
 )
+from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.topics import Topics
 from tests.broker.client import Client
 from tests.brokers import FLEET, Authority, Broker, Mosquitto, free_port

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from hub.issuing import write_list
-from hub.keys import create_tls_key, load_p256
+from fleetcast.mqtt import BrokerUrl, Connected, Link, TlsFiles
+from hub.signing.certificate_issuer import write_list
+from hub.signing.keys import create_tls_key, load_p256
 from schemas.errors import Refused, Unreachable
-from schemas.mqtt import BrokerUrl, Connected, Link, TlsFiles
 from schemas.topics import access_list, consumer_access_list
 from tests.broker.client import Client
 from tests.brokers import FLEET, Mosquitto, free_port

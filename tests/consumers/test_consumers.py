@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from schemas import topics
-from schemas.generate import CARRIES, json_schema
 from schemas.manifest import Manifest
 from tests import brokers
 from tests.hub.hubs import Device, Fleet
 from tests.hub.receiving import SECRET, Got
+from tools.generate_schemas import CARRIES, json_schema
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs" / "consumers.md").read_text()
@@ -92,7 +92,7 @@ def test_ten_lines_of_python_read_windows_drift_and_alerts(mosquitto: brokers.Br
 
 
 def test_the_receivers_snippet_tells_a_genuine_webhook_from_a_forged_one() -> None:
-    from hub.webhooks import signed
+    from hub.alerts.webhooks import signed
 
     names: dict[str, Any] = {}
     exec(SNIPPETS[1], names)  # noqa: S102  # what the page tells people to run

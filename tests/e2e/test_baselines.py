@@ -18,20 +18,20 @@ import structlog
 from skl2onnx import to_onnx
 from sklearn.linear_model import Ridge
 
-from hub.blockstore import BlockStore
-from hub.builder import build
-from hub.cli.publishing import request_for
-from hub.core import drift
-from hub.core.evidence import Part
-from hub.core.ordinary import ordinary
-from hub.releasefile import read_release
-from node.agent.telemetry import Telemetry
-from node.core.sketch import Sketch
+from hub.cli.publish_inputs import request_for
+from hub.core.drift import interval_significance
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import ordinary
+from hub.publish.block_store import BlockStore
+from hub.publish.builder import build
+from hub.publish.release_file import read_release
+from node.agent.telemetry.windows import Telemetry
+from node.core.telemetry.sketch import Sketch
 from node.serving import Observation
-from node.store import NodeStore
+from node.storage.store import NodeStore
 from schemas import codec
+from schemas.analytics_messages import Drift
 from schemas.errors import Code
-from schemas.insight import Drift
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.topics import Topics
@@ -268,4 +268,6 @@ def _alarms_without_baselines(sites: Sites, manifest: Manifest, nodes: Sequence[
         sketch.observe({"X": rows}, {"variable": sites.model.predict(rows).reshape(-1, 1)}, ROWS, float(BEGIN), {})
     counts = tuple(sketch.take(BEGIN).tolist())
     part = Part(start=BEGIN, seconds=HOUR, windows=len(nodes), rows=float(ROWS * len(nodes)), counts=counts)
-    return bool(drift.alarmed(drift.test_interval(part, ordinary(manifest.baseline, manifest.privacy.sigma2)), 1e-5))
+    return bool(
+        interval_significance.alarmed(interval_significance.test_interval(part, ordinary(manifest.baseline, manifest.privacy.sigma2)), 1e-5)
+    )

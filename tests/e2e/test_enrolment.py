@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from schemas.mqtt import BrokerUrl, Connected, Disconnected, Link, TlsFiles
+from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, TlsFiles
 from schemas.topics import Topics
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, Mosquitto, free_port

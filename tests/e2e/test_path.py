@@ -20,7 +20,7 @@ from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
-from schemas.mqtt import Message
+from fleetcast.mqtt import Message
 from schemas.topics import Topics
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, FLEET, Broker, free_port

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from hub.rows import RolloutRow
-from hub.store import Store
+from hub.database.rows import RolloutRow
+from hub.database.store import Store
 from schemas import codec
 from schemas.rollout import Rollout, bucket
 from tests.brokers import running

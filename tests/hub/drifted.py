@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from hub.blockstore import BlockStore
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.labels import stream_of
-from hub.core.noise import sigma2_for
-from hub.service.notes import Notes
-from hub.service.releases import Releases
-from hub.service.settle import Settling
-from hub.store import Store
+from hub.core.drift.accuracy import stream_of
+from hub.core.publish.baseline import SignalSpec, build_baseline
+from hub.core.publish.noise import sigma2_for
+from hub.database.store import Store
+from hub.publish.block_store import BlockStore
+from hub.service.alerts.event_log import Notes
+from hub.service.rollouts.release_lookup import Releases
+from hub.service.telemetry.drift_job import Settling
 from schemas import codec
 from schemas.accuracy import Accuracy
-from schemas.insight import Alert, Drift, MergedWindow
+from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.manifest import Manifest, Privacy
 from schemas.names import sha256
 from tests.hub.hubs import Fleet

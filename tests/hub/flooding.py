@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fleetcast.mqtt import TlsFiles
 from schemas import codec
-from schemas.mqtt import TlsFiles
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Profile, Slot, State
 from schemas.topics import Topics

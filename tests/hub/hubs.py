@@ -15,24 +15,24 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 
-from hub.blockstore import BlockStore
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.encode import encode_block
-from hub.core.noise import sigma2_for
+from fleetcast.mqtt import Message
+from hub.core.delivery.encode import encode_block
+from hub.core.publish.baseline import SignalSpec, build_baseline
+from hub.core.publish.noise import sigma2_for
+from hub.database.store import EventRow, Store
+from hub.publish.block_store import BlockStore
 from hub.service import Service, Signers
 from hub.settings import HubSettings
-from hub.store import EventRow, Store
-from hub.trust import Repository
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.accuracy import Accuracy
+from schemas.block_request import Range, Want
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
-from schemas.mqtt import Message
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.signals import Privacy
 from schemas.state import Profile, State
 from schemas.topics import Topics
-from schemas.want import Range, Want
 from schemas.window import Window, expected_counts, pack_counts
 from tests.broker.client import Client
 from tests.brokers import FLEET, Broker

@@ -8,15 +8,15 @@ from random import Random
 import pytest
 
 from bench.roads import Road, Weather
-from node.mqtt import TrustArrived
+from fleetcast.mqtt import TlsFiles
+from node.broker.mqtt import TrustArrived
 from schemas import codec
 from schemas.bundle import TrustBundle
-from schemas.examples import EXAMPLES
-from schemas.mqtt import TlsFiles
 from schemas.topics import Topics
 from tests.broker.client import Client
 from tests.brokers import FLEET, Broker, Mosquitto
 from tests.node.agent.hubs import BLOCK, Hub, Node, release, serving, target
+from tools.examples import EXAMPLES
 
 WINDOW = 400_000  # of the nodes in these tests, at the most
 TRUST = next(one for one in EXAMPLES if isinstance(one, TrustBundle))

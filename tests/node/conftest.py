@@ -15,8 +15,8 @@ from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
-from node import workers
-from node.serving import Listen, Observation, Prepared, Server, Staged, routing
+from node.serving import Listen, Observation, Prepared, Server, Staged, worker_pool
+from node.workers import worker
 from schemas.errors import Refused
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, File, Golden, Manifest, Tensor, Variant
@@ -141,8 +141,8 @@ def patience() -> Iterator[None]:
     which would be 20 seconds each. Tests of either set their own.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(routing, "READY_SECONDS_MAX", 60.0)
-        patch.setattr(workers, "QUIET_SECONDS_MAX", math.inf)
+        patch.setattr(worker_pool, "READY_SECONDS_MAX", 60.0)
+        patch.setattr(worker, "QUIET_SECONDS_MAX", math.inf)
         yield
 
 

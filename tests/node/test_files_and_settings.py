@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from node.files import Artifacts
 from node.settings import load
+from node.storage.artifacts import Artifacts
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Manifest, Requirements, Tensor, Variant
 from schemas.names import sha256

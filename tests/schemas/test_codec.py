@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import codec, limits
+from schemas.block_request import Range, Want
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.document import Document
 from schemas.errors import Code, Refused
-from schemas.examples import EXAMPLES
 from schemas.limits import MIB
 from schemas.manifest import Manifest
 from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rollout import Gate, ReleaseRef, Rollout
-from schemas.want import Range, Want
 from schemas.window import Window
+from tools.examples import EXAMPLES
 
 WANT = next(example for example in EXAMPLES if isinstance(example, Want))
 KINDS = tuple(type(example) for example in EXAMPLES)

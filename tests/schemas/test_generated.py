@@ -8,8 +8,8 @@ from jsonschema import Draft202012Validator
 
 from schemas import codec, topics
 from schemas.document import Document
-from schemas.examples import EXAMPLES, MORE_EXAMPLES
-from schemas.generate import CARRIES, LEVELS, as_json, json_schema, main, outputs, stale, write
+from tools.examples import EXAMPLES, MORE_EXAMPLES
+from tools.generate_schemas import CARRIES, LEVELS, as_json, json_schema, main, outputs, stale, write
 
 CHECKOUT = Path(__file__).parents[2]
 

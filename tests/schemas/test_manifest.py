@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from schemas.examples import MANIFEST
+from schemas.block_request import Range, ranges_of
 from schemas.manifest import Block, File, Golden, Manifest, Payload, Tensor, Variant, cheapest
 from schemas.names import sha256
 from schemas.signals import Signal
-from schemas.want import Range, ranges_of
+from tools.examples import MANIFEST
 
 A, B, C = (sha256(name) for name in (b"a", b"b", b"c"))
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.codec import encode
-from schemas.examples import ROLLOUT
 from schemas.names import sha256
 from schemas.rollout import Fallback, ReleaseRef, Rollout, bucket, fallback_of, wanted
+from tools.examples import ROLLOUT
 
 NODES = [f"node-{number}" for number in range(2_000)]
 SITE = {"site": "airport"}

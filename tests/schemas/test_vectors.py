@@ -7,8 +7,8 @@ import pytest
 
 from schemas import codec
 from schemas.document import Document
-from schemas.examples import EXAMPLES
-from schemas.generate import as_json
+from tools.examples import EXAMPLES
+from tools.generate_schemas import as_json
 
 VECTORS = sorted((Path(__file__).parents[1] / "vectors").glob("*.msgpack"))
 KINDS = {f"{type(example).schema_name}-v{type(example).schema_version}": type(example) for example in EXAMPLES}

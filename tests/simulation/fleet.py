@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from node.core.transfer import Ask, Command, Complete, Piece, Subscribe, Transfer, Unsubscribe
-from schemas.blocks import BlockServer, Clear, Send
+from fleetcast.block_server import BlockServer, Clear, Send
+from node.core.delivery.transfer import Ask, Command, Complete, Piece, Subscribe, Transfer, Unsubscribe
 from schemas.manifest import Payload
 
 TICK_SECONDS = 0.5

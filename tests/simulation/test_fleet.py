@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from node.core.transfer import Piece, pieces
+from node.core.delivery.transfer import Piece, pieces
 from schemas.manifest import Block
 from schemas.names import sha256
 from tests.simulation.fleet import Fleet, Road

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from schemas import codec
-from schemas.examples import EXAMPLES, MORE_EXAMPLES
-from schemas.generate import as_json
+from tools.examples import EXAMPLES, MORE_EXAMPLES
+from tools.generate_schemas import as_json
 
 
 def main() -> None:

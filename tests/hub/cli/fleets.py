@@ -15,10 +15,10 @@ from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
-from hub.blockstore import BlockStore
-from hub.builder import PublishRequest, build
-from hub.keys import load_signer
-from hub.trust import Repository
+from hub.publish.block_store import BlockStore
+from hub.publish.builder import PublishRequest, build
+from hub.signing.keys import load_signer
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.manifest import Manifest
 

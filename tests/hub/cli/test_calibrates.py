@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hub.rows import NodeRow
-from hub.store import Store
+from hub.database.rows import NodeRow
+from hub.database.store import Store
 from schemas import codec
 from schemas.state import Profile, State
 from tests.hub.cli.fleets import run

@@ -16,7 +16,7 @@ from skl2onnx import to_onnx
 from sklearn.neighbors import KNeighborsRegressor
 
 from hub.cli.errors import Exit
-from hub.store import Store
+from hub.database.store import Store
 from schemas.limits import MIB
 from schemas.manifest import Requirements, Variant
 from tests.hub import digits

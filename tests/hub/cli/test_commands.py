@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from hub.cli.errors import Exit
-from hub.keys import load_signer
-from hub.rows import NodeRow
-from hub.store import Store
-from hub.trust import Repository
+from hub.database.rows import NodeRow
+from hub.database.store import Store
+from hub.signing.keys import load_signer
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.manifest import Manifest
 from schemas.state import Slot, State, TelemetryBudget

@@ -9,9 +9,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from hub import exported
-from hub.store import Store
-from schemas.insight import MergedWindow
+from hub.database import parquet_export
+from hub.database.store import Store
+from schemas.analytics_messages import MergedWindow
 from tests.hub.cli.fleets import Done, run
 from tests.hub.drifted import BEGIN, DAY, Days
 
@@ -230,9 +230,9 @@ def test_a_folder_that_cannot_be_written_to_is_told_and_nothing_is_left(drifting
 
 
 def test_a_long_export_holds_one_row_group_in_memory(tmp_path: Path, drifting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exported, "GROUP_ROWS", 100)
+    monkeypatch.setattr(parquet_export, "GROUP_ROWS", 100)
     window = next(iter(_windows(drifting)))
-    with exported.writing(tmp_path / "w.parquet") as file:
+    with parquet_export.writing(tmp_path / "w.parquet") as file:
         most = 0
         for number in range(300):
             file.add(window.model_copy(update={"start": BEGIN + number * DAY}))
@@ -251,7 +251,7 @@ def test_an_export_that_breaks_off_leaves_the_old_file(tmp_path: Path, drifting:
     broken = window.model_copy(update={"signals": (window.signals[0].model_copy(update={"expected": ()}),)})
 
     def write() -> None:
-        with exported.writing(target) as file:
+        with parquet_export.writing(target) as file:
             file.add(window)
             file.add(broken)
 
@@ -263,23 +263,23 @@ def test_an_export_that_breaks_off_leaves_the_old_file(tmp_path: Path, drifting:
 
 
 def _windows(fleet: Path) -> list[MergedWindow]:
-    from hub.blockstore import BlockStore
-    from hub.findings import Asked, Findings
-    from hub.service import shown
-    from hub.service.releases import Releases
-    from hub.trust import Repository
+    from hub.database.drift_queries import Asked, Findings
+    from hub.publish.block_store import BlockStore
+    from hub.service.rollouts.release_lookup import Releases
+    from hub.service.telemetry import redaction
+    from hub.signing.tuf_repository import Repository
 
     releases = Releases(Repository(fleet / "trust"), BlockStore(fleet / "blocks"))
     store = Store(f"sqlite:///{fleet / 'hub.sqlite'}")
     found = Findings(store.database).intervals(Asked("delay", "nyc"))
-    return [shown.merged(row, releases.find(row.release)[1]) for row in found]
+    return [redaction.merged(row, releases.find(row.release)[1]) for row in found]
 
 
 def test_pages_of_intervals_leave_none_out(drifting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hub import findings
+    from hub.database import drift_queries
 
     whole = _windows(drifting)
-    monkeypatch.setattr(findings, "PAGE", 3)
+    monkeypatch.setattr(drift_queries, "PAGE", 3)
 
     assert _windows(drifting) == whole
     assert len(whole) == 14

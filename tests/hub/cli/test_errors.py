@@ -12,7 +12,7 @@ import click
 import pytest
 
 from hub.cli.errors import Exit, guarded
-from hub.cli.plain import plain
+from hub.cli.terminal_text import plain
 from schemas.errors import Code, Refused, Unreachable
 from tests.hub.cli.fleets import BIN, run
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from hub.outbox import Outbox
-from hub.store import Store
-from hub.webhooks import Poster
+from hub.alerts.webhooks import Poster
+from hub.database.outbox import Outbox
+from hub.database.store import Store
+from schemas.analytics_messages import Alert
 from schemas.errors import Refused, Unreachable
-from schemas.insight import Alert
 from tests.brokers import Authority
 from tests.hub.cli.fleets import run
 from tests.hub.receiving import SECRET, Receiver, receiving

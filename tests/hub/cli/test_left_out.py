@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hub.findings import Asked, Findings
-from schemas.insight import MergedWindow
+from hub.database.drift_queries import Asked, Findings
+from schemas.analytics_messages import MergedWindow
 from tests.hub.cli.fleets import run
 from tests.hub.drifted import BEGIN, Days
 

@@ -10,19 +10,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hub.blockstore import BlockStore
 from hub.cli.errors import Exit
-from hub.keys import load_signer
-from hub.rows import NodeRow
-from hub.store import Store
-from hub.trust import Repository
+from hub.database.rows import NodeRow
+from hub.database.store import Store
+from hub.publish.block_store import BlockStore
+from hub.signing.keys import load_signer
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.manifest import Manifest, Requirements
 from schemas.names import sha256
 from schemas.state import Profile, Slot, State
 from tests.hub import digits
 from tests.hub.cli.fleets import Done, Made, digest_of, make
-from tests.hub.test_foreign import gguf, prompts
+from tests.hub.publish.test_foreign_models import gguf, prompts
 
 DOCS = Path(__file__).parents[3] / "docs"
 BOARDS = {"pi": ("aarch64", 4), "old": ("armv7l", 1), "gateway": ("x86_64", 4)}

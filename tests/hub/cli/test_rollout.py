@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hub.cli.errors import Exit
-from hub.store import Store
+from hub.database.store import Store
 from tests.hub.cli.fleets import BIN, Made, make, run
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from hub.cli.errors import Exit
-from hub.rows import NodeRow
-from hub.store import Store
-from hub.trust import Repository
+from hub.database.rows import NodeRow
+from hub.database.store import Store
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.names import sha256
 from schemas.parameters import Parameter, Setting

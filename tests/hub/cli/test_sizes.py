@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from hub.blockstore import BlockStore
-from hub.findings import Findings
-from hub.service.evidence import Evidence
-from hub.service.releases import Releases
-from schemas.insight import Alert, Drift, SignalDrift
+from hub.database.drift_queries import Findings
+from hub.publish.block_store import BlockStore
+from hub.service.rollouts.release_lookup import Releases
+from hub.service.telemetry.drift_evidence import Evidence
+from schemas.analytics_messages import Alert, Drift, SignalDrift
 from tests.hub.cli.fleets import run
 from tests.hub.drifted import SHARES, Days
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hub.core.evidence import Part
-from hub.core.ordinary import Ordinary, of_signals
-from hub.core.scores import reference_shares, scores_of
-from hub.core.spread import autocorrelation, between_blocks
+from hub.core.drift.between_day_variance import autocorrelation, between_blocks
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import Ordinary, of_signals
+from hub.core.drift.scores import reference_shares, scores_of
 from schemas.signals import Signal
 
 BINS = 8  # ordinary ones; "other" is the ninth

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from hub.core import detector, drift
-from hub.core.evidence import Part
-from hub.core.ordinary import of_signals
-from hub.core.scores import least_of, scores_of_signal
+from hub.core.drift import detector, interval_significance
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import of_signals
+from hub.core.drift.scores import least_of, scores_of_signal
 from schemas.signals import Signal
 
 EDGES = tuple(1000 * 2.0**octave for octave in range(-9, 2))
@@ -64,7 +64,7 @@ def test_an_alarm_of_latency_is_of_about_three_times_as_much_or_of_none(
     state, over_time = detector.fresh(KNOWN), set()
     alone = set()
     for part in intervals(factor, failed, missing):
-        alone |= {one.name for one in drift.alarmed(drift.test_interval(part, KNOWN), 1e-4)}
+        alone |= {one.name for one in interval_significance.alarmed(interval_significance.test_interval(part, KNOWN), 1e-4)}
         state, evidence = detector.step(state, part, KNOWN)
         if evidence >= np.log(detector.RUN_LENGTH):
             over_time |= {one.name for one in detector.named(detector.signals(state, KNOWN))}

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from hub.core import drift, windows
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.evidence import Part
-from hub.core.ordinary import ordinary
+from hub.core.drift import interval_significance, windows
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import ordinary
+from hub.core.publish.baseline import SignalSpec, build_baseline
+from schemas.analytics_messages import SignalDrift
 from schemas.errors import Code, Refused
-from schemas.insight import SignalDrift
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.signals import Baseline, Privacy
@@ -38,7 +38,7 @@ def counted(baseline: Baseline, values: np.ndarray, rng: np.random.Generator, no
 
 def found_of(baseline: Baseline, counts: list[int], nodes: int) -> tuple[SignalDrift, ...]:
     part = Part(start=0, seconds=3600, windows=nodes, rows=sum(counts) / len(baseline.signals), counts=tuple(counts))
-    return drift.test_interval(part, ordinary(baseline, SIGMA2))
+    return interval_significance.test_interval(part, ordinary(baseline, SIGMA2))
 
 
 def alarms(baseline: Baseline, rng: np.random.Generator, *, nodes: int, shift: float, trials: int, spread: float = 0.0) -> float:
@@ -46,7 +46,7 @@ def alarms(baseline: Baseline, rng: np.random.Generator, *, nodes: int, shift: f
     for _ in range(trials):
         values = rng.normal(size=(100 * nodes, SIGNALS)) + rng.normal(0, spread, SIGNALS)
         values[:, 0] += shift
-        raised += bool(drift.alarmed(found_of(baseline, counted(baseline, values, rng, nodes), nodes)))
+        raised += bool(interval_significance.alarmed(found_of(baseline, counted(baseline, values, rng, nodes), nodes)))
     return raised / trials
 
 
@@ -81,10 +81,10 @@ def test_the_alarm_names_the_signal_and_its_direction() -> None:
     values = rng.normal(size=(5000, SIGNALS))
     values[:, 2] -= 1.0
 
-    raised = drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
+    raised = interval_significance.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
 
     assert [(one.name, one.direction) for one in raised] == [("s2", "lower")]
-    assert "s2 is lower" in drift.in_words(raised)
+    assert "s2 is lower" in interval_significance.in_words(raised)
 
 
 def test_the_size_of_a_shift_is_not_that_of_the_noise_in_a_bin_that_is_never_used() -> None:
@@ -93,7 +93,7 @@ def test_the_size_of_a_shift_is_not_that_of_the_noise_in_a_bin_that_is_never_use
     values = rng.normal(size=(5000, SIGNALS))
     values[:, 2] -= 1.0
 
-    sizes = [drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))[0].size for _ in range(20)]
+    sizes = [interval_significance.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))[0].size for _ in range(20)]
 
     assert 0.7 <= np.median(sizes) <= 1.6  # one standard deviation of the values; "other" alone has one of 30 in this noise
 
@@ -104,7 +104,7 @@ def test_a_flood_of_values_that_are_no_numbers_is_an_alarm() -> None:
     values = rng.normal(size=(5000, SIGNALS))
     values[:2000, 1] = np.nan
 
-    raised = drift.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
+    raised = interval_significance.alarmed(found_of(baseline, counted(baseline, values, rng, 50), 50))
 
     assert [one.name for one in raised] == ["s1"]
 

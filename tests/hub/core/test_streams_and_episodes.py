@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hub.core import detector, drift, ebh, episodes
-from hub.core.evidence import Part
-from hub.core.labels import accuracy_baseline
-from hub.core.ordinary import ordinary
-from hub.core.spread import autocorrelation, between_blocks, freedom, unbiased, upper
+from hub.core.drift import detector, episodes, interval_significance, multiple_testing
+from hub.core.drift.accuracy import accuracy_baseline
+from hub.core.drift.between_day_variance import autocorrelation, between_blocks, freedom, unbiased, upper
+from hub.core.drift.e_values import Part
+from hub.core.drift.reference_model import ordinary
 from tests.hub.core import drifting
 
 HOUR = 3600
@@ -25,22 +25,22 @@ def accuracy_part(*, start: int, seconds: int, right: int, wrong: int) -> Part:
 
 
 def test_one_stream_alone_is_an_alarm_at_the_run_length() -> None:
-    assert ebh.needed([], 1000.0) == pytest.approx(math.log(1000))
-    assert ebh.taken({"a": math.log(1000)}, 1000.0) == {"a"}
-    assert ebh.taken({"a": math.log(999)}, 1000.0) == frozenset()
+    assert multiple_testing.needed([], 1000.0) == pytest.approx(math.log(1000))
+    assert multiple_testing.taken({"a": math.log(1000)}, 1000.0) == {"a"}
+    assert multiple_testing.taken({"a": math.log(999)}, 1000.0) == frozenset()
 
 
 def test_quiet_neighbours_raise_the_bar_and_drifting_ones_lower_it() -> None:
-    assert ebh.needed([-math.inf] * 99, 1000.0) == pytest.approx(math.log(100_000))
-    assert ebh.needed([20.0] * 99, 1000.0) == pytest.approx(math.log(1000))
+    assert multiple_testing.needed([-math.inf] * 99, 1000.0) == pytest.approx(math.log(100_000))
+    assert multiple_testing.needed([20.0] * 99, 1000.0) == pytest.approx(math.log(1000))
 
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=12), st.floats(2, 5000))
 def test_what_one_more_stream_needs_is_what_makes_it_one_of_those_taken(others: list[float], run_length: float) -> None:
-    bar = ebh.needed(others, run_length)
+    bar = multiple_testing.needed(others, run_length)
 
-    assert "new" in ebh.taken({"new": bar + 1e-9, **{str(at): one for at, one in enumerate(others)}}, run_length)
-    assert "new" not in ebh.taken({"new": bar - 1e-6, **{str(at): one for at, one in enumerate(others)}}, run_length)
+    assert "new" in multiple_testing.taken({"new": bar + 1e-9, **{str(at): one for at, one in enumerate(others)}}, run_length)
+    assert "new" not in multiple_testing.taken({"new": bar - 1e-6, **{str(at): one for at, one in enumerate(others)}}, run_length)
 
 
 # Episodes
@@ -91,8 +91,8 @@ def test_a_model_that_errs_more_is_found_by_labels_that_come_late() -> None:
 def test_accuracy_of_one_interval_is_tested_as_every_other_signal() -> None:
     reference = ordinary(accuracy_baseline([(900, 100)]), 0.0)
 
-    (worse,) = drift.test_interval(accuracy_part(start=0, seconds=HOUR, right=60, wrong=40), reference)
-    (same,) = drift.test_interval(accuracy_part(start=0, seconds=HOUR, right=90, wrong=10), reference)
+    (worse,) = interval_significance.test_interval(accuracy_part(start=0, seconds=HOUR, right=60, wrong=40), reference)
+    (same,) = interval_significance.test_interval(accuracy_part(start=0, seconds=HOUR, right=90, wrong=10), reference)
 
     assert (worse.direction, worse.p_adjusted < 1e-6, same.p_adjusted > 0.1) == ("lower", True, True)
 

@@ -11,25 +11,25 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from hub.core.encode import encode_block
-from node.agent.delivery import Delivery
-from node.agent.job import Outcome, Stalled
-from node.agent.purse import Purse
-from node.agent.stock import Stock
-from node.carried import Carried
-from node.core.budget import Policy
-from node.core.lifecycle import Target
-from node.files import Artifacts
-from node.mqtt import BlockArrived, NodeLink
-from node.store import NodeStore
+from fleetcast.mqtt import Connected, Disconnected, Message, Subscribed
+from hub.core.delivery.encode import encode_block
+from node.agent.delivery.block_sources import Stock
+from node.agent.delivery.byte_quota import Purse
+from node.agent.delivery.transfer_job import Outcome, Stalled
+from node.agent.delivery.transfers import Delivery
+from node.broker.mqtt import BlockArrived, NodeLink
+from node.core.activation.lifecycle import Target
+from node.core.delivery.byte_quota import Policy
+from node.storage.artifacts import Artifacts
+from node.storage.sideload import Carried
+from node.storage.store import NodeStore
 from schemas import codec
+from schemas.block_request import Want
 from schemas.errors import Code, Unreachable
 from schemas.manifest import Block, File, Index, Manifest, Tensor, Variant
-from schemas.mqtt import Connected, Disconnected, Message, Subscribed
 from schemas.names import sha256
 from schemas.rollout import Carriage
 from schemas.topics import Topics
-from schemas.want import Want
 from tests.broker.client import Client
 from tests.brokers import FLEET, Broker
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from node.trust import Release
+from node.trust.tuf_client import Release
 from schemas.manifest import Block, File, Limits, Manifest, Shadow, Variant
 from schemas.names import sha256
 from tests.node.agent.sites import Site, verified

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from node.agent.job import EndpointAnswered, Outcome, WorkerGone, WorkerReady
-from node.agent.manifests import Manifests
-from node.agent.parameters import Parameters
-from node.agent.slots import Slots
-from node.core.inforce import InForce
-from node.core.lifecycle import ModelSlot, Target
-from node.files import Artifacts
-from node.overrides import Overrides
+from node.agent.activation.manifests import Manifests
+from node.agent.activation.parameters import Parameters
+from node.agent.activation.slots import Slots
+from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, WorkerGone, WorkerReady
+from node.core.activation.effective_parameters import InForce
+from node.core.activation.lifecycle import ModelSlot, Target
+from node.host.site_parameters import Overrides
 from node.serving import Listen, Observation, Server
 from node.settings import NodeSettings
-from node.store import NodeStore
-from node.trust import Release
+from node.storage.artifacts import Artifacts
+from node.storage.store import NodeStore
+from node.trust.tuf_client import Release
 from schemas import codec
 from schemas.errors import Refused
 from schemas.manifest import Manifest

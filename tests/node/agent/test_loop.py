@@ -13,14 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
+from fleetcast.mqtt import Published
 from node.agent.loop import Agent
-from node.core.labels import Told
+from node.core.telemetry.accuracy import Told
 from node.serving import LabelsSaid
 from node.settings import NodeSettings
-from node.store import NodeStore
+from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Unreachable
-from schemas.mqtt import Published
 from schemas.topics import Topics
 from tests import brokers
 from tests.broker.client import Client

@@ -3,13 +3,13 @@
 import time
 from pathlib import Path
 
+from fleetcast.mqtt import Message
 from schemas import codec, topics
-from schemas.mqtt import Message
 from schemas.names import sha256
 from tests.broker.client import Client
 from tests.brokers import CONFIG, FLEET, Mosquitto
 from tests.hub.hubs import BLOCK_BYTES, BLOCKS, Device, Fleet, until
-from tests.hub.test_service import start_rollout, state_of
+from tests.hub.service.test_service import start_rollout, state_of
 from tests.node.agent.hubs import Node
 from tests.node.relay.test_relay import relaying, settings
 

@@ -9,15 +9,15 @@ from random import Random
 
 import pytest
 
-from node.relay.loop import Relay
-from node.relay.settings import Door, RelaySettings
+from fleetcast.mqtt import Published
+from node.relay.relay_loop import Relay
+from node.relay.relay_settings import Door, RelaySettings
 from schemas import codec
+from schemas.block_request import Range, Want
 from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
 from schemas.manifest import Manifest
-from schemas.mqtt import Published
 from schemas.names import sha256
 from schemas.topics import Topics
-from schemas.want import Range, Want
 from tests.broker.client import Client
 from tests.brokers import FLEET, Broker, Embedded, Mosquitto
 from tests.hub.hubs import until
@@ -160,7 +160,7 @@ def test_what_is_on_disk_is_served_while_the_uplink_is_down(tmp_path: Path, site
 def test_the_disk_is_bounded_and_what_was_dropped_is_fetched_again(
     mosquitto: Broker, site: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.relay.loop.PASSING_MAX", 4)
+    monkeypatch.setattr("node.relay.relay_loop.PASSING_MAX", 4)
     data = Random(4).randbytes(20 * BLOCK)
     manifest, payloads = release(data)
     announce(mosquitto, manifest)

@@ -1,0 +1,1 @@
+"""Send alerts to receivers: parsed settings, signed webhooks, bounded programs."""

@@ -1,0 +1,50 @@
+"""Which blocks a node holds, by what it reported: the same for all nodes alike, and reckoned once."""
+
+from hub.core.rollouts.plan import Cost, cost
+from hub.service.rollouts.release_lookup import Releases
+from schemas.errors import Refused
+from schemas.state import State
+from schemas.variant import choose
+
+Held = frozenset[tuple[bytes, str]]  # release digest and variant
+
+
+class Holdings:
+    """Reckons for the nodes of a fleet."""
+
+    def __init__(self, releases: Releases) -> None:
+        self._releases = releases
+        self._blocks: dict[Held, frozenset[bytes]] = {}
+        self._costs: dict[tuple[bytes, str, Held, bool], Cost] = {}
+
+    def releases_of(self, state: State) -> Held:
+        """What stands on a node's disk whole: what it serves, and what it would go back to."""
+        if state.profile is None:
+            return frozenset()
+        found: set[tuple[bytes, str]] = set()
+        served = {slot.serving: slot.variant for slot in state.slots if slot.serving is not None and slot.variant is not None}
+        for digest in {digest for slot in state.slots for digest in (slot.serving, slot.last_good) if digest is not None}:
+            try:
+                manifest = self._releases.find(digest)[1]
+                said = served.get(digest)  # its profile may have been another when it chose
+                known = said is not None and any(variant.name == said for variant in manifest.variants)
+                found.add((digest, said if said is not None and known else choose(manifest, state.profile).name))
+            except Refused:  # of another hub's time: it may hold blocks of ours, but nobody can say so
+                continue
+        return frozenset(found)
+
+    def cost_of(self, digest: bytes, variant: str, held: Held, *, follows: bool) -> Cost:
+        """What a node that holds these fetches of this variant."""
+        key = (digest, variant, held, follows)
+        if key not in self._costs:
+            lists = self._releases.lists(digest, variant)
+            here = self.blocks_of(held)
+            self._costs[key] = cost(lists.blocks, lists.index, here.__contains__, follows=follows)
+        return self._costs[key]
+
+    def blocks_of(self, held: Held) -> frozenset[bytes]:
+        """The digests of all their blocks, block lists included."""
+        if held not in self._blocks:
+            lists = [self._releases.lists(digest, variant) for digest, variant in held]
+            self._blocks[held] = frozenset(block.digest for one in lists for block in (*one.blocks, *one.index))
+        return self._blocks[held]

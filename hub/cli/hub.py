@@ -1,0 +1,93 @@
+"""`fleetcast hub`: run the hub."""
+
+import gc
+import json
+import logging
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import structlog
+
+from fleetcast.mqtt import BrokerUrl
+from hub.cli.log_rate_limit import LogLimit
+from hub.cli.options import passphrase, passphrase_option
+from hub.settings import load
+from hub.signing.keys import load_signer
+
+LOOK_SECONDS = 0.1
+FOR_EVER_SECONDS = 10 * 365 * 86_400.0
+
+
+@click.command("hub")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR")
+@click.option("--broker", "broker_url", default=None, help="mqtt:// or mqtts:// URL, over what fleet.toml says.")
+@click.option("--wait-broker", is_flag=True, help="Start even when the broker does not answer yet.")
+@click.option("--json-logs", is_flag=True, help="Log a JSON object a line.")
+@passphrase_option
+def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs: bool, passphrase_file: Path | None) -> None:
+    """Run the hub until SIGTERM or SIGINT.
+
+    \b
+    Examples:
+      fleetcast hub ./plant
+      fleetcast hub ./plant --broker mqtt://10.0.0.5:1883 --passphrase-file secret.txt
+    """
+    settings = load(directory)
+    changes: dict[str, object] = {"connect_seconds": FOR_EVER_SECONDS} if wait_broker else {}
+    if broker_url is not None:
+        BrokerUrl.parse(broker_url)
+        changes["broker_url"] = broker_url
+    settings = settings.model_copy(update=changes)
+    secret = passphrase(passphrase_file)
+    keys = {name: load_signer(directory / "online" / f"{name}.pem", secret) for name in ("snapshot", "timestamp", "rollouts")}
+    _log(json_logs)
+    from hub.service.delivery.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
+    from hub.service.loop import READY_NAME, Service  # noqa: PLC0415
+    from hub.signing.certificate_issuer import open_authority  # noqa: PLC0415
+
+    sys.setswitchinterval(0.0005)  # the network thread and the loop hand over often: see node/cli/long_running.py
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    authority = open_authority(directory, lambda: secret, fleet=settings.fleet) if settings.enrolment_listen else None
+    service = Service(directory, settings, signers=Signers(**keys), authority=authority)
+    ready = directory / READY_NAME
+    ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
+    threading.Thread(target=_tell_ready, args=(ready, stop, json_logs), daemon=True).start()
+    gc.collect()
+    gc.freeze()  # what the program is made of stays; searched again at every full collection it costs a fourth of taking windows in
+    service.run(stop)
+
+
+def _tell_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
+    """One line on stdout as soon as nodes find the hub at its broker."""
+    while not stop.wait(LOOK_SECONDS):
+        with suppress(OSError, ValueError):  # not there yet; or nobody reads our stdout
+            facts = json.loads(ready.read_text())
+            click.echo(json.dumps({"event": "hub.ready", **facts}) if as_json else f"fleet {facts['fleet']} is at {facts['broker_url']}")
+            return
+
+
+def _log(as_json: bool) -> None:
+    logging.basicConfig(level=logging.WARNING)
+    limit = LogLimit()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(limit)
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            limit,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

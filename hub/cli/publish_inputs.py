@@ -1,0 +1,167 @@
+"""From a release as it is written down to a request that can be built: reads what it names, and finds what it may be a delta of.
+
+`hub.cli.publish` signs and stores what is built; whoever only wants to try a release builds it elsewhere.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hub.cli.options import open_store
+from hub.cli.progress import Tell
+from hub.publish.block_store import BlockStore
+from hub.publish.parent_files import parent_files
+from hub.settings import load
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.errors import Code, mismatch
+from schemas.limits import BLOCK_BYTES_MAX, HEADER_BYTES, PACKET_BYTES_MAX, PAYLOADS_PER_BLOCK_MAX
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.signals import Season
+from schemas.state import State
+
+if TYPE_CHECKING:
+    from hub.publish.publish_request import Answers, PublishRequest, Truth, Variants
+    from hub.publish.release_file import ReleaseFile
+
+
+def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None" = None) -> "PublishRequest":
+    """What is to be built, without a parent: all that it names is read.
+
+    Raises:
+        Refused: REFERENCE_INVALID: a reference, held-out or calibration data that cannot be read.
+    """
+    from hub.publish.publish_request import GoldenTerms, PublishRequest  # noqa: PLC0415
+    from hub.publish.reference_data import read_reference  # noqa: PLC0415  # pyarrow takes a while to import
+
+    reference, golden = release.reference, release.golden
+    truth = release.accuracy.truth if release.accuracy else None
+    return PublishRequest(
+        model_path=release.model,
+        name=release.name,
+        version=release.version,
+        reference=read_reference(reference.data).without(truth) if reference else None,
+        blocks_column=reference.blocks if reference else None,
+        feature_columns=reference.columns if reference else None,
+        signals=reference.signals if reference else None,
+        golden_path=golden.data,
+        golden_terms=GoldenTerms(golden.relative_tolerance, golden.absolute_tolerance, golden.text_agreement_min),
+        description=release.description,
+        licence=release.licence,
+        runtime=release.runtime,
+        inputs=release.inputs,
+        outputs=release.outputs,
+        parameters=release.parameters,
+        variants=_variants(release),
+        more_files=release.files,
+        block_bytes_max=release.block_bytes or BLOCK_BYTES_MAX,
+        limits=release.limits,
+        epsilon=release.privacy.epsilon,
+        delta=release.privacy.delta,
+        window_seconds=release.privacy.window_seconds,
+        noise=release.privacy.noise,
+        accuracy=_accuracy(release),
+        calibration_rows=release.privacy.own_rows(watches=reference is not None),
+        calibrates_by_default=release.privacy.calibration_rows is None,
+        rho_day_max=release.privacy.rho_day_max,
+        time_column=reference.time if reference else None,
+        season=reference.season if reference else Season(hours=4, weekends=True),
+        answers=answers,
+        progress=tell,
+    )
+
+
+def _accuracy(release: "ReleaseFile") -> "Truth | None":
+    from hub.publish.publish_request import Truth  # noqa: PLC0415
+    from hub.publish.reference_accuracy import read_counts  # noqa: PLC0415
+    from hub.publish.sample_reader import read_rows  # noqa: PLC0415
+
+    said, reference = release.accuracy, release.reference
+    if said is None:
+        return None
+    if said.counts is not None:
+        return Truth(counts=read_counts(said.counts), epsilon=said.epsilon, window_seconds=said.window_seconds)
+    data = said.data or (reference.data if reference else None)
+    if data is None:
+        raise mismatch(Code.SETTINGS_INVALID, "accuracy.data, in which truth is a column", expected="a file, or a reference", actual="none")
+    passed_over = [name for name in (reference.time, reference.blocks) if name] if reference else []
+    passed_over += [release.variants.truth] if release.variants.truth else []  # one table may serve both
+    blocks = said.blocks or (reference.blocks if reference else None)
+    return Truth(
+        rows=read_rows(data, truth=said.truth, passed_over=passed_over, blocks=blocks),
+        output=said.output,
+        right_within=said.right_within,
+        epsilon=said.epsilon,
+        window_seconds=said.window_seconds,
+    )
+
+
+def _variants(release: "ReleaseFile") -> "Variants":
+    from hub.publish.publish_request import Variants  # noqa: PLC0415
+    from hub.publish.sample_reader import read_rows  # noqa: PLC0415
+
+    said = release.variants
+    passed_over = [name for name in (release.reference.blocks, release.reference.time) if name] if release.reference else []
+    if said.truth is not None and said.held_out is None:
+        raise mismatch(Code.SETTINGS_INVALID, "variants.held_out, in which truth is a column", expected="a file", actual="none")
+    if release.accuracy is not None:  # one table may serve both
+        passed_over += [name for name in (release.accuracy.truth, release.accuracy.blocks) if name]
+    unlabelled = [*passed_over, *([said.truth] if said.truth else [])]  # calibration may be cut from the same table
+    return Variants(
+        builds=release.builds,
+        loss_max=said.loss_max,
+        all_or_none=said.all_or_none,
+        held_out=read_rows(said.held_out, truth=said.truth, passed_over=passed_over) if said.held_out else None,
+        output=said.output,
+        calibration=read_rows(said.calibration, passed_over=unlabelled) if said.calibration else None,
+    )
+
+
+@contextmanager
+def with_parents(request: "PublishRequest", repository: Repository, directory: Path, *, parent: str | None) -> "Iterator[PublishRequest]":
+    """The same, as what follows other releases of this fleet: their files are there as long as it is built."""
+    model, version, known = request.name, request.version, repository.releases(request.name)
+    before = codec.decode(Manifest, repository.manifest(model, version)) if version in known else None
+    if before is not None and parent is None:
+        parent_digest = before.parent
+    else:
+        follows = parent or (known[-1] if known and known[-1] != version else None)
+        parent_digest = sha256(repository.manifest(model, follows)) if follows else None
+    parents = _parents(repository, directory, model, parent_digest, before)
+    with parent_files(list(parents.values()), BlockStore(directory / "blocks"), directory) as files:
+        yield replace(request, parent=parent_digest, parents=files, parent_releases=tuple(parents))
+
+
+def _parents(
+    repository: Repository, directory: Path, model: str, parent: bytes | None, before: Manifest | None
+) -> Mapping[bytes, Manifest]:
+    """The releases that a new one is encoded against: what most nodes run, and the one that it follows; else those that `before` names."""
+    manifests = {sha256(one): codec.decode(Manifest, one) for one in (repository.manifest(model, v) for v in repository.releases(model))}
+    if before is not None:
+        return {digest: manifests[digest] for digest in before.parents or () if digest in manifests}
+    running: Counter[bytes] = Counter()
+    for row in open_store(directory).nodes():
+        running.update(slot.serving for slot in codec.decode(State, row.state).slots if slot.serving is not None)
+    most = [digest for digest, _ in running.most_common() if digest in manifests]
+    chosen = dict.fromkeys([*most, *([parent] if parent in manifests else [])])
+    return {digest: manifests[digest] for digest in list(chosen)[: PAYLOADS_PER_BLOCK_MAX - 1]}
+
+
+def block_bytes_for(directory: Path, said: int | None) -> int:
+    """As large as a payload and its header may be for the broker that the hub is connected to, unless somebody says otherwise.
+
+    Raises:
+        Refused: PACKET_TOO_SMALL: the broker takes less than what is said.
+    """
+    packet_bytes = PACKET_BYTES_MAX
+    with suppress(OSError, ValueError, KeyError, TypeError):  # no hub runs: it will say so if its broker takes less
+        packet_bytes = int(json.loads((directory / "hub.ready").read_text())["packet_bytes_max"])
+    fits = min(BLOCK_BYTES_MAX, packet_bytes - HEADER_BYTES)
+    if said is not None and said > fits:
+        raise mismatch(Code.PACKET_TOO_SMALL, "--block-bytes for this broker", expected=f"at most {fits}", actual=said)
+    return said or min(fits, load(directory).block_bytes_max)

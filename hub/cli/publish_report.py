@@ -1,0 +1,90 @@
+"""What `fleetcast publish` prints of what it built: the release, each of its builds, and those that were left out."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hub.cli.options import show
+from hub.cli.releases import block_count
+from hub.core.publish.unreachable_variants import never_chosen
+from hub.publish.block_store import BlockStore
+
+if TYPE_CHECKING:
+    from hub.publish.builder import BuiltRelease
+
+COLUMNS = ["variant", "bytes", "bytes_to_fetch", "metric", "score", "loss", "latency_ms", "speed_up", "golden"]
+
+
+def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
+    """The release; sizes are those of its first build, which most devices take."""
+    manifest, first = built.manifest, built.variants[0]
+    return {
+        "model": manifest.model,
+        "version": manifest.version,
+        "digest": built.digest.hex(),
+        "bytes": first.file_bytes,
+        "blocks": block_count(manifest, blocks),
+        "bytes_to_fetch": first.wire_bytes,  # by a device that has nothing yet
+        "bytes_stored": built.stored_bytes,
+        "manifest_bytes": len(built.document),
+        "runtime": manifest.variants[0].runtime,
+        "variants": [one.name for one in built.variants],
+        "signals": [signal.name for signal in manifest.baseline.signals] if manifest.baseline else [],
+        "unwatched": list(built.unwatched),
+        "calibration_rows": manifest.baseline.calibration_rows if manifest.baseline else None,
+        "not_calibrated": built.not_calibrated or None,
+        "epsilon": manifest.privacy.epsilon if manifest.privacy else None,
+        "golden": any(manifest.golden_of(variant) is not None for variant in manifest.variants),
+    }
+
+
+def variants(built: "BuiltRelease") -> list[dict[str, Any]]:
+    """Every build that is published, in order of preference: size in bytes, score, latency in milliseconds of one row."""
+    rows = []
+    for one, variant in zip(built.variants, built.manifest.variants, strict=True):
+        told = variant.measured
+        rows.append(
+            {
+                "variant": one.name,
+                "bytes": one.file_bytes,
+                "bytes_to_fetch": one.wire_bytes,
+                "requirements": variant.requirements.model_dump(exclude_defaults=True, mode="json"),
+                "golden": "own" if variant.golden else "shared" if built.manifest.golden else None,
+                "rows": told.rows if told else None,
+                "metric": told.metric if told else None,
+                "score": told.score if told else None,
+                "loss": round(told.original - told.score, 6) if told else None,
+                "latency_ms": told.latency_ms if told else None,
+                "speed_up": round(told.original_latency_ms / told.latency_ms, 2) if told and told.latency_ms else None,
+                "never_chosen_before": never_chosen(built.manifest.variants).get(one.name),
+            }
+        )
+    return rows
+
+
+def left_out(built: "BuiltRelease") -> list[dict[str, str]]:
+    """Every build that was asked for and is not published."""
+    return [{"variant": one.name, "code": str(one.code), "reason": one.reason} for one in built.left_out]
+
+
+def show_variants(built: "BuiltRelease") -> None:
+    """A table of the builds where there are several or one was measured; what an operator must not miss is on stderr."""
+    rows = variants(built)
+    if len(rows) > 1 or rows[0]["metric"] or built.left_out:
+        click.echo()
+        show(rows, COLUMNS, as_json=False, empty="")
+    for one in built.left_out:
+        click.echo(f"warning: variant {one.name!r} is not published: {one.reason} [{one.code}]", err=True)
+    if built.not_calibrated:
+        click.echo(
+            f"warning: nodes get no baselines of their own: {built.not_calibrated}; every window is judged by the reference."
+            " Fewer signals or a smaller epsilon, or --rho-day-max where nodes' settings allow more",
+            err=True,
+        )
+    for row in rows:
+        if row["never_chosen_before"]:
+            click.echo(
+                f"warning: no device will take variant {row['variant']!r}: {row['never_chosen_before']!r} comes before it and suits every "
+                "device that it suits; give that one requirements, or name it later",
+                err=True,
+            )

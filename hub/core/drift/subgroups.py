@@ -1,0 +1,73 @@
+"""Whether a part of a cohort's windows is unlike the rest: what one lying node, or a few, can be seen by without knowing who sent what.
+
+Each window falls at random into one of `GROUPS` sub-groups, and their totals are kept. Nodes differ, so sub-groups do; one is outlying when
+its mean score is further from the others' median than `OUTLYING_SDS` of their own spread (median absolute deviation) and of the noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hub.core.drift.scores import reference_shares, scores_of
+from schemas.signals import Baseline
+
+GROUPS = 8  # each is a total more that is kept; a lie in one window spoils an eighth
+GROUPS_MIN = 5  # with fewer that have rows, nobody can say which is the odd one
+OUTLYING_SDS = 8.0  # of a median of 8: rare even where nodes are unlike each other
+MAD_TO_SD = 1.4826  # of a normal distribution
+# A sub-group's windows weigh at most this many times what those of the median sub-group weigh: so one node, however many rows it says it
+# has, is at most 2 of 9 parts of its cohort. A node that is honestly so busy loses weight and nothing else: its rows are in, made smaller.
+WEIGHT_TIMES_MAX = 2.0
+ROWS_ALWAYS = 64.0  # of a window: so few count in full, or in a cohort that is idle whoever works would be made small
+
+Totals = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlying:
+    """A sub-group that is unlike the others, and in which signal most."""
+
+    group: int
+    signal: str
+    sds: float
+
+
+def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
+    """By what share each sub-group's counts are made smaller, [groups], so that none outweighs the others; 1 for nearly all."""
+    heard = np.array(windows) > 0
+    if int(heard.sum()) < GROUPS_MIN:
+        return np.ones(len(heard))
+    means = np.array(rows, np.float64) / np.maximum(1, np.array(windows))
+    most = max(ROWS_ALWAYS, WEIGHT_TIMES_MAX * float(np.median(means[heard])))
+    found: Floats = np.minimum(1.0, most / np.maximum(most, means))
+    return found
+
+
+def outlying(totals: Totals, rows: Sequence[int], windows: Sequence[int], baseline: Baseline, sigma2: float) -> tuple[Outlying, ...]:
+    """The sub-groups, the oddest first, of totals [groups, bins of all signals] with so many rows and windows each.
+
+    Calibrated totals and others are told apart the same way: only differences between sub-groups count.
+    """
+    heard = np.flatnonzero((np.array(windows) > 0) & (np.array(rows) > 0))
+    if len(heard) < GROUPS_MIN:
+        return ()
+    weights = np.array(rows, np.float64)[heard]
+    worst: dict[int, Outlying] = {}
+    at = 0
+    for signal in baseline.signals:
+        scores = scores_of(signal.kind, reference_shares(np.array(signal.counts, np.float64)))[:, :1]
+        counts = totals[heard, at : at + signal.bins].astype(np.float64)
+        at += signal.bins
+        means = (counts @ scores)[:, 0] / weights
+        noise = np.sqrt(np.array(windows)[heard] * sigma2 * float((scores**2).sum()) + weights) / weights
+        for index, group in enumerate(heard.tolist()):
+            others = np.delete(means, index)
+            middle = float(np.median(others))
+            spread = MAD_TO_SD * float(np.median(np.abs(others - middle)))
+            sds = abs(float(means[index]) - middle) / float(np.hypot(spread, noise[index]))
+            if sds >= OUTLYING_SDS and (group not in worst or sds > worst[group].sds):
+                worst[group] = Outlying(group, signal.name, sds)
+    return tuple(sorted(worst.values(), key=lambda one: -one.sds))

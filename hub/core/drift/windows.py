@@ -1,0 +1,333 @@
+"""Which windows are believed, and how a cohort's are added up. Knows who sent none of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import rice
+from schemas.accuracy import About
+from schemas.analytics_messages import MergedWindow, SignalCounts
+from schemas.errors import Code, Refused, mismatch
+from schemas.limits import WINDOW_UNITS_MAX
+from schemas.manifest import Manifest
+from schemas.signals import Baseline, Privacy
+from schemas.window import Expectation, Window, read_counts
+
+NODE_ROWS_MAX = 1_000_000  # of one window: the most that one node can weigh in its cohort
+FUTURE_SECONDS = 3600  # of clock error that is forgiven
+SIGMAS_MAX = 8.0  # noise beyond this does not happen (1e-15 a count)
+OWN_ROWS_SHARE_MIN = 0.25  # of the calibration's rows: noise and rounding to a power of two take no more
+# A window of n rows takes off n/M of its node's baseline of M rows, which adds n^2/M to the variance n of its own sampling
+# (hub/core/drift/interval_significance.py). So the shift that it can show is known to 1/n + 1/M: rows beyond a few M say nothing more, and
+# only add variance to
+# everybody else's rows. Up to OWN_ROWS_TIMES they count as they are, beyond that the window weighs as one of so many rows; 1/n + 1/M is
+# then at most a quarter above what any number of rows comes to. Beyond OWN_ROWS_TIMES_MAX the baseline is of another time, or it is a lie.
+OWN_ROWS_TIMES, OWN_ROWS_TIMES_MAX = 4, 64
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A window that is believed; `counts` [bins of all signals] are differences from the node's own baseline where it has `own_rows`."""
+
+    start: int
+    seconds: int
+    rows: int
+    noises: int
+    own_rows: int | None
+    counts: Counts
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether its counts are differences."""
+        return self.own_rows is not None
+
+    @property
+    def reference_rows(self) -> float:
+        """n^2/M: what sampling the own baseline of M rows adds to the variance of n rows."""
+        return 0.0 if self.own_rows is None else self.rows * self.rows / self.own_rows
+
+    @property
+    def noise_units(self) -> float:
+        """How often the variance of one window's noise is in it: the own baseline's counts in the square of its share."""
+        return self.noises + (0.0 if self.own_rows is None else (self.rows / self.own_rows) ** 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The windows of one release and cohort over the same interval, added up; calibrated ones and others apart.
+
+    Under no drift the scores of calibrated counts have the variance `(rows + reference_rows) I + noise_units sigma^2 H'H` beside what
+    ordinary days add. `late` of the windows came after the interval had been tested; `left_out` more are in none of the counts.
+    """
+
+    release: bytes
+    model: str
+    cohort: str
+    start: int
+    seconds: int
+    windows: int
+    counts: tuple[int, ...]
+    rows: int
+    calibrated: bool
+    reference_rows: float
+    noise_units: float
+    late: int = 0
+    left_out: int = 0
+
+
+class Reader:
+    """Reads the windows of one release; what is the same for all of them is worked out once."""
+
+    def __init__(self, manifest: Manifest, *, rows_max: int = NODE_ROWS_MAX) -> None:
+        self.manifest = manifest
+        self._baseline, self._privacy = watched(manifest)
+        self._rows_max = rows_max
+        self._expectation = Expectation(self._baseline)
+        widths = [signal.bins for signal in self._baseline.signals]
+        self._roots = np.sqrt(widths)
+        self._begins = np.cumsum([0, *widths[:-1]])
+        self._bins = sum(widths)
+
+    def read(self, window: Window, *, now: int) -> Taken:
+        """The window, decoded.
+
+        Raises:
+            Refused: another shape, from the future, too heavy (also beside its own baseline), or counts that neither rows nor noise
+                can have made.
+        """
+        self._check_interval(window, now)
+        self._check_weight(window)
+        taken = self._taken(window, read_counts(window, expectation=self._expectation, privacy=self._privacy, bins=self._bins))
+        self._check_counts(taken)
+        return supported(taken)
+
+    def read_many(self, windows: Sequence[Window], *, now: int) -> list[Taken | Refused]:
+        """The same of many at once, in their order; what is wrong with one stands in its place."""
+        try:
+            packed = rice.unpack_many([one.packed or b"" for one in windows], self._bins, what="windows")
+        except Refused:
+            return [self._read_or_refuse(one, now) for one in windows]
+        counts = self._privacy.step * packed
+        plain = [number for number, one in enumerate(windows) if one.own_rows_log2 is None]
+        if plain:
+            those = [windows[number] for number in plain]
+            counts[plain] += self._expectation.of_many([one.rows for one in those], [one.start for one in those])
+        found: list[Taken | Refused] = []
+        for window, mine in zip(windows, counts, strict=True):
+            try:
+                self._check_interval(window, now)
+                found.append(self._taken(window, mine))
+            except Refused as refusal:
+                found.append(refusal)
+        self._check_many(found)
+        return [one if isinstance(one, Refused) else supported(one) for one in found]
+
+    def _read_or_refuse(self, window: Window, now: int) -> Taken | Refused:
+        try:
+            return self.read(window, now=now)
+        except Refused as refusal:
+            return refusal
+
+    def _taken(self, window: Window, counts: Counts) -> Taken:
+        """A window with its counts, which are not looked at yet."""
+        self._check_weight(window)
+        own_rows = None if window.own_rows_log2 is None else 1 << window.own_rows_log2
+        taken = Taken(window.start, window.seconds, window.rows, window.noises, own_rows, counts)
+        self._check_own(taken)
+        return taken
+
+    def _check_many(self, found: list[Taken | Refused]) -> None:
+        """Put a refusal in the place of each whose counts cannot be; `_check_counts` says the same of one."""
+        numbers = [number for number, one in enumerate(found) if isinstance(one, Taken) and not one.calibrated]
+        those = [one for one in found if isinstance(one, Taken) and not one.calibrated]
+        doubtful = [number for number, one in enumerate(found) if isinstance(one, Taken) and one.calibrated]
+        if those:
+            counts = np.stack([one.counts for one in those])
+            rows = np.array([one.rows for one in those])
+            slack = SIGMAS_MAX * np.sqrt(np.array([one.noises for one in those]) * self._privacy.sigma2)
+            rows_slack = slack * self._roots.max() + 1
+            totals = np.add.reduceat(counts, self._begins, axis=1)
+            good = (np.abs(totals - rows[:, None]) <= slack[:, None] * self._roots + rows_slack[:, None]).all(axis=1)
+            good &= (counts.min(axis=1) >= -slack) & (counts.max(axis=1) <= rows + rows_slack + slack)
+            doubtful += [numbers[at] for at in np.flatnonzero(~good)]
+        for number in doubtful:
+            try:
+                self._check_counts(found[number])  # type: ignore[arg-type]  # those are taken
+            except Refused as refusal:
+                found[number] = refusal
+
+    def _check_weight(self, window: Window) -> None:
+        most = self._rows_max * window.noises
+        if window.rows > most:
+            raise mismatch(Code.WINDOW_OVERWEIGHT, "rows of a window", expected=f"at most {most}", actual=window.rows)
+
+    def _check_interval(self, window: Window, now: int) -> None:
+        ordinary = self._privacy.window_seconds
+        times = window.seconds // ordinary
+        grown = window.seconds % ordinary == 0 and times & (times - 1) == 0 and 1 <= times <= WINDOW_UNITS_MAX
+        if not grown or window.start % window.seconds or window.noises > times:
+            expected = f"{ordinary} s, or 2 to {WINDOW_UNITS_MAX} windows added up, that begin at a multiple of it"
+            actual = f"{window.noises} window(s) in {window.seconds} s at {window.start}"
+            raise mismatch(Code.WINDOW_SHAPE, "interval", expected=expected, actual=actual)
+        if window.start > now + FUTURE_SECONDS:
+            raise mismatch(Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + FUTURE_SECONDS}", actual=window.start)
+
+    def _check_own(self, taken: Taken) -> None:
+        """An own baseline of few rows would add so much variance that its cohort could see no drift."""
+        wanted = self._baseline.calibration_rows
+        if taken.own_rows is None:
+            return
+        if wanted is None:
+            raise mismatch(Code.WINDOW_SHAPE, "own baseline", expected="none: the release declares no calibration", actual=taken.own_rows)
+        if taken.own_rows < OWN_ROWS_SHARE_MIN * wanted:
+            raise mismatch(Code.WINDOW_ABSURD, "rows of an own baseline", expected=f"about {wanted}", actual=taken.own_rows)
+        most = OWN_ROWS_TIMES_MAX * taken.own_rows * taken.noises
+        if taken.rows > most:
+            what = (
+                f"rows of a window whose own baseline is of {taken.own_rows} rows (`fleetcast-node telemetry recalibrate` makes a new one)"
+            )
+            raise mismatch(Code.WINDOW_OVERWEIGHT, what, expected=f"at most {most}", actual=taken.rows)
+
+    def _check_counts(self, taken: Taken) -> None:
+        """Every row falls into exactly one bin of every signal, so all totals are the rows, or of differences zero, but for the noise."""
+        slack = SIGMAS_MAX * math.sqrt(taken.noise_units * self._privacy.sigma2)
+        # `rows` is itself a mean of noisy totals, so its own error is allowed for; differences are scaled by it.
+        rows_slack = slack * float(self._roots.max()) + 1
+        target = 0 if taken.calibrated else taken.rows
+        least, most = (-taken.rows - rows_slack if taken.calibrated else 0) - slack, taken.rows + rows_slack + slack
+        totals = np.add.reduceat(taken.counts, self._begins)
+        total_slacks = slack * self._roots + rows_slack + (0.01 * taken.rows if taken.calibrated else 0)
+        wrong = np.abs(totals - target) > total_slacks
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise mismatch(
+                Code.WINDOW_ABSURD,
+                f"total of signal {self._baseline.signals[at].name}",
+                expected=f"{target} ± {total_slacks[at]:.0f}",
+                actual=int(totals[at]),
+            )
+        if int(taken.counts.min()) < least or int(taken.counts.max()) > most:
+            odd = int(np.flatnonzero((taken.counts < least) | (taken.counts > most))[0])
+            name = self._baseline.signals[int(np.searchsorted(self._begins, odd, side="right")) - 1].name
+            expected = f"{least:.0f} to {most:.0f}"
+            raise mismatch(Code.WINDOW_ABSURD, f"counts of signal {name}", expected=expected, actual=int(taken.counts[odd]))
+
+
+def supported(taken: Taken) -> Taken:
+    """The window with no more weight than its own baseline supports: counts and rows are made smaller by the same share.
+
+    Its variance is made smaller by the square of that share, and is still taken for that of so many rows: for more than it is.
+    """
+    if taken.own_rows is None or taken.rows <= (most := OWN_ROWS_TIMES * taken.own_rows * taken.noises):
+        return taken
+    counts = np.rint(taken.counts * (most / taken.rows)).astype(np.int64)
+    return replace(taken, rows=most, counts=counts)
+
+
+def accept(window: Window, *, manifest: Manifest, now: int) -> Taken:
+    """One window, when its release is not read often.
+
+    Raises:
+        Refused: as `Reader.read`.
+    """
+    return Reader(manifest).read(window, now=now)
+
+
+def first(taken: Taken, *, release: bytes, model: str, cohort: str) -> Interval:
+    """The interval of one window."""
+    return Interval(
+        release,
+        model,
+        cohort,
+        taken.start,
+        taken.seconds,
+        1,
+        tuple(taken.counts.tolist()),
+        taken.rows,
+        taken.calibrated,
+        taken.reference_rows,
+        taken.noise_units,
+    )
+
+
+def merge(interval: Interval, taken: Taken) -> Interval:
+    """One more window of the interval."""
+    return replace(
+        interval,
+        windows=interval.windows + 1,
+        counts=tuple(total([interval.counts, taken.counts]).tolist()),
+        rows=interval.rows + taken.rows,
+        reference_rows=interval.reference_rows + taken.reference_rows,
+        noise_units=interval.noise_units + taken.noise_units,
+    )
+
+
+def total(counts: Sequence[Counts | Sequence[int]]) -> Counts:
+    """Many windows' counts [bins] in one addition; noise adds as counts do, so that nothing is lost by it.
+
+    Raises:
+        ValueError: they are of different lengths.
+    """
+    found: Counts = np.stack([np.asarray(one, np.int64) for one in counts]).sum(axis=0)
+    return found
+
+
+def rows_of(counts: Sequence[int], baseline: Baseline) -> float:
+    """How many rows noisy counts speak of: the mean of the signals' totals."""
+    return sum(counts) / len(baseline.signals)
+
+
+def merged_window(interval: Interval, manifest: Manifest, about: About | None = None) -> MergedWindow:
+    """What analytics consumers read of an interval. Of differences nothing is expected but zero."""
+    baseline, privacy = watched(manifest)
+    rows = 0.0 if interval.calibrated else max(0.0, rows_of(interval.counts, baseline))
+    key = baseline.key_of(interval.start)
+    signals, at = [], 0
+    for signal in baseline.signals:
+        reference = signal.reference(key)
+        whole = sum(reference) or 1
+        signals.append(
+            SignalCounts(
+                name=signal.name,
+                kind=signal.kind,
+                edges=signal.edges,
+                categories=signal.categories,
+                counts=tuple(interval.counts[at : at + signal.bins]),
+                expected=tuple(round(rows * count / whole, 2) for count in reference),
+            )
+        )
+        at += signal.bins
+    return MergedWindow(
+        model=interval.model,
+        version=manifest.version,
+        cohort=interval.cohort,
+        start=interval.start,
+        seconds=interval.seconds,
+        windows=interval.windows,
+        rows=interval.rows if interval.calibrated else round(rows),
+        noise_sd=math.sqrt(interval.noise_units * privacy.sigma2),
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        signals=tuple(signals),
+        calibrated=True if interval.calibrated else None,
+        late=interval.late or None,
+        left_out=interval.left_out or None,
+        reference_rows=interval.reference_rows if interval.calibrated else None,
+        about=about,
+    )
+
+
+def watched(manifest: Manifest) -> tuple[Baseline, Privacy]:
+    """What a release declares.
+
+    Raises:
+        Refused: it declares no signals.
+    """
+    if manifest.baseline is None or manifest.privacy is None:
+        raise Refused(Code.WINDOW_RELEASE, f"{manifest.model} {manifest.version} declares no signals")
+    return manifest.baseline, manifest.privacy

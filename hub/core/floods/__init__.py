@@ -1,0 +1,1 @@
+"""Decide what to drop and whom to turn away when too much comes at once."""

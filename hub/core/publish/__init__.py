@@ -1,0 +1,1 @@
+"""Decide what a release holds: signals, baseline, noise, accuracy, checks."""

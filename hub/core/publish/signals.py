@@ -1,0 +1,281 @@
+"""Which quantities of a model are watched: by default what its signature and its reference suggest, or what the publisher names.
+
+    <column>                     an input's column, as the reference calls it
+    <output>  <output>[2]        an output's only value, or one of its values
+    <tensor>:<measure>           of the whole row: mean, deviation, sparsity, length, surprisal, class, confidence, entropy, refusal, stop
+    <tensor>:tokens              of a text that a runtime reads or generates, as it counts them
+    <tensor>:projection[3]       a random projection
+    <tensor>:unknown=100         the share of tokens with that id
+    service:latency_ms           also error and memory_mib
+
+By default: each column of a narrow input; of a wide one (image, audio, embedding) mean, deviation, sparsity and projections; of texts and
+token ids their length; of an output its only value; of probabilities class, confidence and entropy; of other wide outputs as of inputs.
+What the publisher has no reference for (the service, generated answers) is watched where nodes have a baseline of their own.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hub.core.publish.baseline import SignalSpec
+from hub.core.publish.release import Feature, Fitted, Kind, listed
+from schemas.errors import Code, mismatch
+from schemas.limits import CATEGORIES_MAX, SIGNALS_MAX
+from schemas.manifest import Limits, Tensor
+from schemas.signals import Signal
+
+WIDE = 33  # values in a row, from which on no single one means anything to a person
+PROJECTIONS = 4
+SEED = 20_131  # of projections; the same for every release, so that releases can be compared
+NAME_MAX = 64  # schemas.signals.Signal.name
+WORDS_MIN = 2.0  # a text has so many on average; a category has fewer
+REFUSALS = ("I'm sorry", "I am sorry", "Sorry,", "I can't", "I cannot", "I can not", "I'm unable", "I am unable", "As an AI", "I won't")
+STOPS = ("stop", "length", "abort")
+LENGTH_EDGES = tuple(2.0**power for power in range(10))  # words of a text that nobody has a reference for
+TOKEN_EDGES = tuple(2.0**power for power in range(3, 13))  # likewise tokens, of a prompt with all that was said before
+LATENCY_OCTAVES, MEMORY_OCTAVES = range(-9, 2), range(-5, 2)  # of a release's own limits
+PRECEDENCE = ("output", "input", "service")  # where there is no room for all: the last that remain are left out
+MEASURES_OF_PROBABILITIES = ("class", "confidence", "entropy")
+MEASURES_OF_WIDE = ("mean", "deviation", "sparsity")
+_NAMED = re.compile(r"(?P<tensor>.+):(?P<measure>[a-z]+)(?:\[(?P<number>\d{1,3})\]|=(?P<token>-?\d{1,9}))?")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A signal and the rows of its tensor, [rows, ...]; without rows, the edges or categories that it is counted into."""
+
+    spec: SignalSpec
+    rows: Array | None = None
+    edges: tuple[float, ...] = ()
+    categories: tuple[float | str, ...] = ()
+
+    def bare(self) -> Signal:
+        """The signal without a reference."""
+        bins = (len(self.edges) or len(self.categories) - 1) + 2
+        return self.spec.signal(edges=self.edges, categories=self.categories, counts=(0,) * bins)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is known of a model: its signature and limits, the reference as it takes it, and what it answers, by output [rows, ...]."""
+
+    inputs: Sequence[Tensor]
+    outputs: Sequence[Tensor]
+    limits: Limits
+    fitted: Fitted | None = None
+    answers: Mapping[str, Array] = field(default_factory=dict)
+    calibrates: bool = False  # nodes have baselines of their own
+
+
+def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate], tuple[str, ...]]:
+    """The signals to watch, and the names of those for which there is no room.
+
+    Raises:
+        Refused: REFERENCE_INVALID: a named signal does not exist or is named twice, there are none or too many, or a name is too long.
+    """
+    columns = dict(_columns(model))
+    single = dict(_single(model, columns))
+    known = {**columns, **single}
+    found = known | {one.spec.name: one for one in _by_default(model, single)}
+    if named is None:
+        chosen = _ordinary(model, columns) + _others(model, single, columns)
+        ranked = sorted(chosen, key=lambda name: PRECEDENCE.index(found[name].spec.side))
+        left_out = [name for name in chosen if name in ranked[SIGNALS_MAX:]]
+        chosen = [name for name in chosen if name not in left_out]
+    else:
+        left_out = []
+        found |= {name: one for name in named if name not in found and (one := _asked(model, name)) is not None}
+        chosen = list(named)
+        wrong = [name for name in chosen if name not in found or chosen.count(name) > 1]
+        if wrong:
+            raise mismatch(Code.REFERENCE_INVALID, "signals", expected=f"some of {listed(list(found))}, each once", actual=listed(wrong))
+    if not 1 <= len(chosen) <= SIGNALS_MAX:
+        raise mismatch(Code.REFERENCE_INVALID, "number of signals", expected=f"1 to {SIGNALS_MAX}", actual=len(chosen))
+    for name in chosen:
+        if not 1 <= len(name) <= NAME_MAX:
+            raise mismatch(Code.REFERENCE_INVALID, f"name of signal {name!r}", expected=f"1 to {NAME_MAX} characters", actual=len(name))
+    return [found[name] for name in chosen], tuple(left_out)
+
+
+# What there is
+
+
+def _columns(model: Model) -> Iterator[tuple[str, Candidate]]:
+    """A candidate a column of the reference."""
+    if model.fitted is None:
+        return
+    for feature in model.fitted.features:
+        values = model.fitted.columns[feature.column]
+        if values.ndim == 1:
+            spec = SignalSpec(feature.column, feature.kind, "input", feature.tensor.name, feature.place)
+            yield feature.column, Candidate(spec, values[:, None])
+
+
+def _single(model: Model, columns: Mapping[str, Candidate]) -> Iterator[tuple[str, Candidate]]:
+    """A candidate a value of an output."""
+    for output, values in model.answers.items():
+        table = values.reshape(len(values), -1)
+        for place in range(table.shape[1]):
+            name = output if table.shape[1] == 1 else f"{output}[{place}]"
+            name = f"output {name}" if name in columns else name
+            kind: Kind = "numeric" if table.dtype.kind == "f" else "categorical"
+            yield name, Candidate(SignalSpec(name, kind, "output", output, place), table[:, place : place + 1])
+
+
+def _by_default(model: Model, single: Mapping[str, Candidate]) -> Iterator[Candidate]:
+    """Measures of whole rows that are watched unasked."""
+    for tensor, rows in _wide_inputs(model):
+        yield from _whole("input", tensor, rows)
+    for feature in _texts(model):
+        yield _measure("input", feature.tensor.name, "length", _rows_of(model, feature.tensor.name))
+    labelled = any(one.spec.kind == "categorical" and name in model.answers for name, one in single.items())
+    for output, values in model.answers.items():
+        if _width(values) == 1:
+            continue
+        if _probabilities(values):
+            for measure in MEASURES_OF_PROBABILITIES:
+                if measure != "class" or not labelled:
+                    yield _measure("output", output, measure, values)
+        elif _width(values) >= WIDE and values.dtype.kind == "f":
+            yield from _whole("output", output, values)
+    if model.calibrates:
+        yield from _without_reference(model)
+
+
+def _ordinary(model: Model, columns: Mapping[str, Candidate]) -> list[str]:
+    """Columns of narrow inputs that are no texts."""
+    left = {tensor for tensor, _ in _wide_inputs(model)} | {feature.tensor.name for feature in _texts(model)}
+    return [name for name, one in columns.items() if one.spec.tensor not in left]
+
+
+def _others(model: Model, single: Mapping[str, Candidate], columns: Mapping[str, Candidate]) -> list[str]:
+    """Outputs of one value, and the measures that are watched unasked."""
+    only = [name for name, one in single.items() if _width(model.answers[one.spec.tensor]) == 1]
+    return only + [one.spec.name for one in _by_default(model, single)]
+
+
+def _asked(model: Model, name: str) -> Candidate | None:
+    """A measure that was named; None when there is no such thing."""
+    generic = {one.spec.name: one for one in (*_without_reference(model), *_tokens(model))}
+    parts = _NAMED.fullmatch(name)
+    if name in generic or parts is None:
+        return generic.get(name)
+    tensor, measure = parts["tensor"], parts["measure"]
+    side = "input" if any(one.name == tensor for one in model.inputs) else "output"
+    rows = _rows_of(model, tensor) if side == "input" else model.answers.get(tensor)
+    known = {*MEASURES_OF_WIDE, *MEASURES_OF_PROBABILITIES, "projection", "length", "unknown", "surprisal"}
+    if rows is None or measure not in known or (measure == "projection") != (parts["number"] is not None):
+        return None
+    if (measure == "unknown") != (parts["token"] is not None):
+        return None
+    return _measure(side, tensor, measure, rows, number=int(parts["number"] or 0), token=parts["token"])
+
+
+def _measure(side: str, tensor: str, measure: str, rows: Array | None, *, number: int = 0, token: str | None = None) -> Candidate:
+    spec = SignalSpec(
+        name=f"{tensor}:{measure}" + (f"[{number}]" if measure == "projection" else "") + (f"={token}" if token is not None else ""),
+        kind="categorical" if measure in {"class", "refusal"} else "numeric",
+        side=side,  # type: ignore[arg-type]
+        tensor=tensor,
+        column=number,
+        measure=measure,  # type: ignore[arg-type]
+        seed=SEED if measure == "projection" else None,
+        softmax=True if measure in {"confidence", "entropy"} and rows is not None and not _probabilities(rows) else None,
+        padding=0 if measure in {"length", "unknown"} and rows is not None and rows.dtype.kind in "iu" else None,
+        unknown=None if token is None else int(token),
+        phrases=REFUSALS if measure == "refusal" else None,
+    )
+    return Candidate(spec, rows)
+
+
+def _whole(side: str, tensor: str, rows: Array) -> Iterator[Candidate]:
+    """What is watched of a wide tensor: whole numbers of more than a byte are token ids."""
+    if rows.dtype.kind in "iu" and rows.dtype.itemsize > 1:
+        yield _measure(side, tensor, "length", rows)
+        return
+    for measure in MEASURES_OF_WIDE:
+        yield _measure(side, tensor, measure, rows)
+    for number in range(PROJECTIONS):
+        yield _measure(side, tensor, "projection", rows, number=number)
+
+
+def _without_reference(model: Model) -> Iterator[Candidate]:
+    """What is counted into bins that are the same for everybody: the service, and texts that are generated."""
+    for side, tensors in (("input", model.inputs), ("output", model.outputs)):
+        for tensor in tensors:
+            if tensor.datatype == "BYTES" and model.fitted is None:
+                yield Candidate(_measure(side, tensor.name, "length", None).spec, None, LENGTH_EDGES)
+                if side == "output":
+                    yield Candidate(_measure(side, tensor.name, "refusal", None).spec, None, (), ("no", "yes"))
+                    spec = SignalSpec(f"{tensor.name}:stop", "categorical", "output", tensor.name, measure="stop")
+                    yield Candidate(spec, None, (), STOPS)
+    latency = tuple(model.limits.latency_ms_max * 2.0**octave for octave in LATENCY_OCTAVES)
+    memory = tuple(model.limits.memory_bytes_max / 2**20 * 2.0**octave for octave in MEMORY_OCTAVES)
+    yield Candidate(SignalSpec("service:latency_ms", "numeric", "service", "latency_ms"), None, latency)
+    yield Candidate(SignalSpec("service:error", "categorical", "service", "error"), None, (), ("answered", "failed"))
+    yield Candidate(SignalSpec("service:memory_mib", "numeric", "service", "memory_mib"), None, memory)
+
+
+def _tokens(model: Model) -> Iterator[Candidate]:
+    """What is watched only where it is named, since words say much the same."""
+    for side, tensors in (("input", model.inputs), ("output", model.outputs)):
+        for tensor in tensors:
+            if tensor.datatype == "BYTES":
+                yield Candidate(_measure(side, tensor.name, "tokens", None).spec, None, TOKEN_EDGES)
+
+
+# What a reference looks like
+
+
+def _wide_inputs(model: Model) -> Iterator[tuple[str, Array]]:
+    for tensor in model.inputs:
+        rows = _rows_of(model, tensor.name)
+        if rows is None or rows.dtype.kind not in "fiu":
+            continue
+        # Columns with names mean something each, as long as there is room for them.
+        whole = model.fitted is not None and any(one.ndim > 1 for one in model.fitted.columns.values())
+        if rows.ndim > 2 or _width(rows) >= (WIDE if whole else SIGNALS_MAX + 1):
+            yield tensor.name, rows
+
+
+def _texts(model: Model) -> list[Feature]:
+    """Columns that hold sentences and not categories."""
+    if model.fitted is None:
+        return []
+    found = []
+    for feature in model.fitted.features:
+        values = model.fitted.columns[feature.column]
+        if values.dtype == object and values.ndim == 1 and len(set(values.tolist())) > CATEGORIES_MAX:
+            words = np.mean([len(str(one).split()) for one in values[:1000]])
+            found += [feature] if words >= WORDS_MIN else []
+    return found
+
+
+def _rows_of(model: Model, tensor: str) -> Array | None:
+    """An input's rows, [rows, ...]; None where the reference has none."""
+    if model.fitted is None:
+        return None
+    places = sorted((one for one in model.fitted.features if one.tensor.name == tensor), key=lambda one: one.place)
+    if not places:
+        return None
+    columns = [model.fitted.columns[one.column] for one in places]
+    return columns[0] if columns[0].ndim > 1 else np.stack(columns, axis=1)
+
+
+def _width(values: Array) -> int:
+    """Values in a row. A row of one text is a plain str, which has no size of its own."""
+    return math.prod(values.shape[1:])
+
+
+def _probabilities(values: Array) -> bool:
+    if values.dtype.kind != "f" or not len(values):
+        return False
+    table = values.reshape(len(values), -1).astype(np.float64)
+    return bool(table.shape[1] > 1 and (table >= -1e-6).all() and np.allclose(table.sum(axis=1), 1.0, atol=1e-3))

@@ -1,0 +1,140 @@
+"""What the fleet is, folded from what nodes say. Only receipts tell who serves what; states tell who is there and what it is busy with.
+
+Knows neither signatures (hub/signing/device_signatures.py) nor the database. The first state of a node pins its device's key, for the
+broker lets nobody else write to a node's topics; another key later is refused.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from hub.core.rollouts.listening import NEVER, Listened
+from hub.core.rollouts.rollout import NodeFacts
+from schemas.errors import Code, Refused
+from schemas.names import RESERVED_NODES
+from schemas.receipt import Receipt
+from schemas.state import State
+
+# A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
+# does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner. In time of listening.
+ONLINE_SECONDS = 900
+Status = Literal["online", "disconnected", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a node has signed that it serves."""
+
+    version: str
+    digest: bytes
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a node did not take a release, or went back from it; `received_at` by the hub's clock."""
+
+    outcome: Literal["refused", "rolled_back"]
+    code: str
+    received_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node; `state` is the last that it said itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
+
+    state: State
+    status: Status
+    session: int
+    last_seen: int
+    public_key: bytes
+    serving: Mapping[str, Serving] = field(default_factory=dict)  # by model
+    failures: Mapping[tuple[str, bytes], Failure] = field(default_factory=dict)  # by model and release
+    newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
+    heard_at: Listened = NEVER
+
+    @property
+    def name(self) -> str:
+        """Its id."""
+        return self.state.node
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What rollouts select it by."""
+        return self.state.profile.labels if self.state.profile else {}
+
+
+def fold_state(known: Node | None, state: State, *, now: int, listened: Listened, old: bool = False) -> Node | None:
+    """The node after this state; None when it changes nothing.
+
+    `old`: the broker repeats what was said at an unknown time before, or kept it for us, so that the node's own word counts for when.
+
+    Raises:
+        Refused: NAME_INVALID for a reserved name, RECEIPT_KEY_CHANGED for another key than the one that is pinned.
+    """
+    if state.node in RESERVED_NODES:
+        raise Refused(Code.NAME_INVALID, f"node id {state.node!r} is reserved for {state.node} itself")
+    seen = min(now, state.at) if old else now
+    heard_at = Listened(listened - (now - seen))
+    if known is None:
+        if state.status == "lost":
+            return None  # a Will says nothing but a name
+        return Node(state, state.status, state.session, seen, state.public_key, heard_at=heard_at)
+    if state.session < known.session:
+        return None  # a Will, or a state that a newer connection has overtaken
+    if state.status == "lost":
+        if known.status == "lost" or (known.status == "disconnected" and state.session == known.session):
+            return None
+        return replace(known, status="lost", session=state.session)  # the broker speaks, not the node: it was not seen
+    if known.public_key and state.public_key and state.public_key != known.public_key:
+        reason = f"node {state.node!r} came back with another device key than the one that it had at first"
+        raise Refused(Code.RECEIPT_KEY_CHANGED, reason)
+    return replace(
+        known,
+        state=state,
+        status=state.status,
+        session=state.session,
+        last_seen=max(known.last_seen, seen),
+        public_key=known.public_key or state.public_key,
+        heard_at=max(known.heard_at, heard_at),
+    )
+
+
+def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
+    """The node after a verified receipt; receipts that come twice or late change nothing that a newer one has said.
+
+    `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
+    """
+    node = replace(node, last_seen=max(node.last_seen, received_at))
+    if heard_at is not None:
+        node = replace(node, heard_at=max(node.heard_at, heard_at))
+    model, digest = receipt.model, receipt.digest
+    if model is None or digest is None or receipt.sequence <= node.newest.get(model, 0):
+        return node
+    serving, failures = dict(node.serving), dict(node.failures)
+    if receipt.outcome == "serving":
+        serving[model] = Serving(receipt.version or "", digest, receipt.since or receipt.at)
+        failures.pop((model, digest), None)
+    else:
+        failures[model, digest] = Failure(receipt.outcome, receipt.code, received_at)
+        if receipt.outcome == "rolled_back" and model in serving and serving[model].digest == digest:
+            del serving[model]  # until it signs what it serves instead
+    return replace(node, serving=serving, failures=failures, newest={**node.newest, model: receipt.sequence})
+
+
+def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
+    """Whether a node counts as heard from, when the hub has listened for so long in all."""
+    patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
+    return listened - node.heard_at < patience
+
+
+def facts(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeFacts:
+    """What a rollout's gate wants to know of a node."""
+    serving, failure = node.serving.get(model), node.failures.get((model, digest))
+    return NodeFacts(
+        node=node.name,
+        labels=node.labels,
+        heard=heard(node, listened=listened, silent_seconds=silent_seconds),
+        serving=serving is not None and serving.digest == digest,
+        failed_at=failure.received_at if failure else None,
+    )

@@ -1,0 +1,39 @@
+"""How long the hub has listened, and when it last heard each node, in SQL; what the numbers mean says hub/core/rollouts/listening.py."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import select
+
+from hub.core.rollouts.listening import Listened
+from hub.database import tables
+from hub.database.connection import Database, put
+
+
+class Hearing:
+    """The part of the hub's database that holds times of the clock of listening."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def listened(self) -> Listened:
+        """Return how long the hub has listened to its nodes in all."""
+        with self._database.read() as db:
+            return Listened(float(db.execute(select(tables.listened.c.seconds)).scalar() or 0.0))
+
+    def keep_listened(self, seconds: Listened) -> None:
+        """Keep how long it is."""
+        with self._database.write() as db:
+            put(db, tables.listened, {"id": 1}, {"id": 1, "seconds": seconds})
+
+    def heard(self) -> dict[str, Listened]:
+        """Return when each node was last heard."""
+        with self._database.read() as db:
+            return {row.node: Listened(float(row.at)) for row in db.execute(select(tables.heard))}
+
+    def keep_heard(self, heard: Mapping[str, Listened]) -> None:
+        """Keep when these nodes were last heard."""
+        if not heard:
+            return
+        with self._database.write() as db:
+            for node, at in heard.items():
+                put(db, tables.heard, {"node": node}, {"node": node, "at": at})

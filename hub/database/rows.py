@@ -1,0 +1,206 @@
+"""What the hub's database says, as frozen values. Knows no SQL."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.analytics_messages import Alert
+
+Status = Literal["online", "disconnected", "lost"]
+CommandState = Literal["open", "done", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node as it last spoke: `state` is the encoded `State`, `public_key` the one that was pinned at first sight."""
+
+    node: str
+    session: int
+    status: Status
+    last_seen: int
+    state: bytes
+    public_key: bytes
+    cohort: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """A verified receipt; `sealed` is what travelled."""
+
+    node: str
+    sequence: int
+    received_at: int
+    at: int
+    outcome: Literal["serving", "refused", "rolled_back"]
+    model: str | None
+    version: str | None
+    digest: bytes | None
+    since: int | None
+    code: str
+    reason: str
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyReceiptRow:
+    """A receipt, not verified, that came before its node had said what its key is."""
+
+    id: int
+    node: str
+    at: int
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRow:
+    """An operator's command; `kind` and `body` are those of hub.core.rollouts.rollout. `text` says how it ended, `code` why not."""
+
+    id: int
+    at: int
+    kind: str
+    model: str
+    body: str
+    state: CommandState
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRow:
+    """The controller's working state of a model's rollout; `document` is the encoded `Rollout` that is signed and announced.
+
+    Of the present stage: nodes addressed, of which heard from and silent; of those heard from, serving (by receipts) and failed.
+    """
+
+    model: str
+    serial: int
+    document: bytes
+    stage_entered_at: int
+    held_since: int | None
+    judged_from: int
+    reason: str
+    addressed: int
+    heard: int
+    serving: int
+    failed: int
+    silent: int
+    updated_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowRow:
+    """One accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals.
+
+    `rows`, `reference_rows`, `noise_units` are those of hub.core.drift.windows; `group` is the random sub-group that it falls into.
+    """
+
+    id: bytes
+    release: bytes
+    model: str
+    cohort: str
+    start: int
+    seconds: int
+    counts: Sequence[int] | NDArray[np.int64]
+    rows: int = 0
+    calibrated: bool = False
+    reference_rows: float = 0.0
+    noise_units: float = 1.0
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalRow:
+    """The windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`.
+
+    `subgroups` holds the same by random sub-group: windows, rows and counts, int64, a row a group. `late` windows came after a first test.
+    """
+
+    release: bytes
+    model: str
+    cohort: str
+    start: int
+    seconds: int
+    windows: int
+    counts: tuple[int, ...]
+    last_at: int
+    tested_windows: int
+    alarmed: bool
+    rows: int
+    calibrated: bool
+    reference_rows: float
+    noise_units: float
+    late: int
+    subgroups: bytes
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """By which it is found."""
+        names = ("release", "cohort", "start", "seconds", "calibrated")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """One release in one cohort over time: `state` is an encoded Detector (hub.core.drift.detector), `episode` an Episode in JSON."""
+
+    release: bytes
+    cohort: str
+    model: str
+    state: bytes
+    log_evidence: float
+    episode: str | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class CountedRow:
+    """What a stream has counted of an interval: `part` is a Part (hub.core.drift.e_values) in JSON. Calibrated windows are kept apart."""
+
+    release: bytes
+    cohort: str
+    start: int
+    seconds: int
+    calibrated: bool
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """An alert, as it was published."""
+
+    id: int
+    alert: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalRow:
+    """A message that was refused."""
+
+    id: int
+    at: int
+    topic: str
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RetainedRow:
+    """A payload that the broker holds for us."""
+
+    digest: bytes
+    bytes: int
+    expires_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventRow:
+    """Something to watch; `body` has what a program wants to know."""
+
+    id: int
+    at: int
+    kind: str
+    text: str
+    body: Mapping[str, Any]

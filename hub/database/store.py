@@ -1,0 +1,458 @@
+"""What the hub remembers, in SQL: nodes, receipts, commands, rollouts, intervals, alerts, refusals, what it retains, and events to watch.
+
+SQLite in WAL for one machine, PostgreSQL by URL for more. The hub's loop and the operator's commands are processes of their own over one
+database. Every method is one transaction, durable when it returns. Knows no topic, no broker and no policy.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from sqlalchemy import Connection, Integer, delete, func, insert, select, update
+
+from hub.database import intervals, streams, tables
+from hub.database.connection import Database
+from hub.database.connection import fields as _fields
+from hub.database.connection import inserted as _inserted
+from hub.database.connection import put as _put
+from hub.database.connection import where as _where
+from hub.database.rows import (
+    AlertRow,
+    CommandRow,
+    EarlyReceiptRow,
+    EventRow,
+    IntervalRow,
+    NodeRow,
+    ReceiptRow,
+    RefusalRow,
+    RetainedRow,
+    RolloutRow,
+    StreamRow,
+    WindowRow,
+)
+from schemas.analytics_messages import Alert, Drift
+from schemas.errors import Code, Refused
+
+__all__ = [
+    "AlertRow",
+    "CommandRow",
+    "EarlyReceiptRow",
+    "EventRow",
+    "IntervalRow",
+    "NodeRow",
+    "ReceiptRow",
+    "RefusalRow",
+    "RetainedRow",
+    "RolloutRow",
+    "Store",
+    "WindowRow",
+]
+
+STREAM_SECONDS = 35 * 86_400  # a stream of which nothing came for so long is over, and counts no longer among the others
+
+
+class Store:
+    """The hub's database."""
+
+    def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
+        self.database = Database(url, clock=clock)
+
+    def open(self) -> None:
+        """Make the tables of a database that has none; for commands, beside which a hub of an earlier version may run.
+
+        Raises:
+            Refused: some are missing: an earlier version made it, and to take its tables over is for the hub.
+        """
+        missing = self.database.missing(tables.metadata)
+        if missing == frozenset(tables.metadata.tables):
+            self.create()
+        elif missing:
+            raise Refused(
+                Code.SCHEMA_UNSUPPORTED,
+                f"the database is of an earlier version: it has no table {', '.join(sorted(missing))}; start the hub of this version first",
+            )
+
+    def create(self) -> None:
+        """Make the tables that are missing, and take over those of earlier versions; for the hub, which holds its fleet's lock."""
+        self.database.create(tables.metadata)
+        with self.database.write() as db:
+            intervals.take_over(db)
+            intervals.take_over_drifts(db)
+            intervals.take_over_newest(db)
+
+    def close(self) -> None:
+        """Release the database."""
+        self.database.close()
+
+    # Nodes
+
+    def upsert_node(self, row: NodeRow) -> None:
+        """Keep what a node said of itself."""
+        self.upsert_nodes([row])
+
+    def upsert_nodes(self, rows: Sequence[NodeRow]) -> None:
+        """Keep what nodes said of themselves; a change of status is an event."""
+        with self._write() as db:
+            for row in rows:
+                before = db.execute(select(tables.nodes.c.status).where(tables.nodes.c.node == row.node)).scalar()
+                _put(db, tables.nodes, {"node": row.node}, _fields(row))
+                if before != row.status:
+                    self._event(db, "node", f"node {row.node} is {row.status}", {"node": row.node, "status": row.status})
+
+    def node(self, node_id: str) -> NodeRow | None:
+        """One node."""
+        found = self._rows(NodeRow, select(tables.nodes).where(tables.nodes.c.node == node_id))
+        return found[0] if found else None
+
+    def nodes(self) -> list[NodeRow]:
+        """Every node, by name."""
+        return self._rows(NodeRow, select(tables.nodes).order_by(tables.nodes.c.node))
+
+    # Receipts
+
+    def add_receipt(self, row: ReceiptRow) -> bool:
+        """Keep a verified receipt; False when it is here already."""
+        return self.add_receipts([row])[0]
+
+    def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[bool]:
+        """Keep verified receipts, all in one transaction; False for those that are here already."""
+        table, fresh = tables.receipts, list[bool]()
+        with self._write() as db:
+            sequences = defaultdict[str, list[int]](list)
+            for row in rows:
+                sequences[row.node].append(row.sequence)
+            kept: set[tuple[str, int]] = set()
+            for node, mine in sequences.items():
+                query = select(table.c.sequence).where(table.c.node == node, table.c.sequence.in_(mine))
+                kept |= {(node, sequence) for sequence in db.execute(query).scalars()}
+            for row in rows:
+                fresh.append((row.node, row.sequence) not in kept)
+                kept.add((row.node, row.sequence))
+            new = [row for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
+            if new:
+                db.execute(insert(table), [_fields(row) for row in new])
+            for row in new:
+                what = f"{row.model} {row.version}" if row.version else (row.model or "a message")
+                text = f"node {row.node}: {row.outcome} {what}" + (f" [{row.code}]" if row.code else "")
+                body = {"node": row.node, "outcome": row.outcome, "model": row.model, "version": row.version, "code": row.code}
+                self._event(db, "receipt", text, {**body, "reason": row.reason, "digest": row.digest.hex() if row.digest else None})
+        return fresh
+
+    def receipts(self, model: str | None = None, node: str | None = None, limit: int | None = None) -> list[ReceiptRow]:
+        """Receipts, the newest first."""
+        query = select(tables.receipts).order_by(tables.receipts.c.received_at.desc(), tables.receipts.c.sequence.desc())
+        if model is not None:
+            query = query.where(tables.receipts.c.model == model)
+        if node is not None:
+            query = query.where(tables.receipts.c.node == node)
+        return self._rows(ReceiptRow, query.limit(limit))
+
+    def add_early_receipt(self, node: str, sealed: bytes, *, at_most: int) -> bool:
+        """Keep a receipt until its node's key is known; False when so many wait already."""
+        with self._write() as db:
+            if int(db.execute(select(func.count()).select_from(tables.early_receipts)).scalar() or 0) >= at_most:
+                return False
+            db.execute(insert(tables.early_receipts).values(node=node, at=self._now(), sealed=sealed))
+        return True
+
+    def early_receipts(self) -> list[EarlyReceiptRow]:
+        """What waits, oldest first."""
+        return self._rows(EarlyReceiptRow, select(tables.early_receipts).order_by(tables.early_receipts.c.id))
+
+    def drop_early_receipt(self, row_id: int) -> None:
+        """It waits no more."""
+        with self._write() as db:
+            db.execute(delete(tables.early_receipts).where(tables.early_receipts.c.id == row_id))
+
+    # Commands
+
+    def add_command(self, kind: str, model: str, body_json: str = "{}") -> int:
+        """Ask the hub for something; it answers within a second or two of running."""
+        with self._write() as db:
+            values = {"at": self._now(), "kind": kind, "model": model, "body": body_json, "state": "open", "code": "", "text": ""}
+            return _inserted(db, tables.commands, values)
+
+    def open_commands(self) -> list[CommandRow]:
+        """What waits for the hub, oldest first."""
+        return self._rows(CommandRow, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
+
+    def finish_command(self, command_id: int, ok: bool, text: str, code: str = "") -> None:
+        """Answer a command; `code` is the refusal's where it was refused."""
+        with self._write() as db:
+            values = {"state": "done" if ok else "refused", "text": text, "code": code}
+            db.execute(update(tables.commands).where(tables.commands.c.id == command_id).values(values))
+
+    def command(self, command_id: int) -> CommandRow | None:
+        """One command."""
+        found = self._rows(CommandRow, select(tables.commands).where(tables.commands.c.id == command_id))
+        return found[0] if found else None
+
+    # Rollouts
+
+    def rollout_rows(self) -> list[RolloutRow]:
+        """The controller's working state, a row a model."""
+        return self._rows(RolloutRow, select(tables.rollouts).order_by(tables.rollouts.c.model))
+
+    def put_rollout_row(self, row: RolloutRow, happened: str = "") -> None:
+        """Keep the working state; `happened` is a sentence for whoever watches, where something did."""
+        with self._write() as db:
+            _put(db, tables.rollouts, {"model": row.model}, _fields(row))
+            if happened:
+                self._event(db, "rollout", happened, {"model": row.model, "serial": row.serial})
+
+    # Windows
+
+    def add_window(self, window_id: bytes, **fields: Any) -> bool:
+        """Add a window to its interval (fields of `WindowRow`); False when its id was seen."""
+        return self.add_windows([WindowRow(window_id, **fields)])[0]
+
+    def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
+        """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
+        with self._write() as db:
+            return intervals.add_windows(db, rows, self._now())
+
+    def intervals(self, model: str, since: int | None = None) -> list[IntervalRow]:
+        """A model's intervals that started at `since` or later, oldest first."""
+        table = tables.intervals
+        query = select(table).where(table.c.model == model).order_by(table.c.start, table.c.cohort)
+        return self._intervals(query if since is None else query.where(table.c.start >= since))
+
+    def unsettled_intervals(self, before: int) -> list[IntervalRow]:
+        """Intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
+        table = tables.intervals
+        query = select(table).where(table.c.windows > table.c.tested_windows, table.c.last_at <= before)
+        return self._intervals(query.order_by(table.c.start))
+
+    def count_open_intervals(self) -> dict[tuple[str, str], int]:
+        """How many intervals every (model, cohort) has that were not tested yet; 0 where all were."""
+        table = tables.intervals
+        untested = func.sum((table.c.windows > table.c.tested_windows).cast(Integer))
+        with self._read() as db:
+            rows = db.execute(select(table.c.model, table.c.cohort, untested).group_by(table.c.model, table.c.cohort)).all()
+        return {(model, cohort): int(count or 0) for model, cohort, count in rows}
+
+    def mark_tested(
+        self,
+        row: IntervalRow,
+        *,
+        alarmed: bool,
+        drift: Drift | None = None,
+        learnt: streams.Learnt | None = None,
+        left: int | None = None,
+        newest: bool = False,
+    ) -> None:
+        """Say that an interval was tested with the windows that `row` has.
+
+        With its result, and what its stream has learnt of it, unless too few nodes were heard. That only `left` windows are left to be
+        tested is remembered, so that nobody shows the whole. `newest`: the result is retained on its model's topic.
+        """
+        with self._write() as db:
+            values = {"tested_windows": row.windows, "alarmed": alarmed}
+            db.execute(_where(update(tables.intervals), tables.intervals, row.key).values(values))
+            db.execute(_where(delete(tables.withheld), tables.withheld, row.key))
+            if left is not None:
+                db.execute(insert(tables.withheld).values({**row.key, "windows_left": left}))
+            if drift is not None:
+                self._drift(db, drift)
+                if newest:
+                    intervals.put_newest(db, drift, self._now())
+            if learnt is not None:
+                streams.keep(db, *learnt, now=self._now())
+
+    def counted(self, release: bytes, cohort: str, start: int, seconds: int, *, calibrated: bool) -> str | None:
+        """What its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
+        with self._read() as db:
+            return streams.counted_of(db, release=release, cohort=cohort, start=start, seconds=seconds, calibrated=calibrated)
+
+    def streams(self) -> list[StreamRow]:
+        """Every release in every cohort that was tested within the time for which late windows are taken."""
+        with self._read() as db:
+            return streams.since(db, self._now() - STREAM_SECONDS)
+
+    def _intervals(self, query: Any) -> list[IntervalRow]:
+        with self._read() as db:
+            return intervals.interval_rows(db, query)
+
+    # Insights and alerts
+
+    def put_drift(self, drift: Drift) -> None:
+        """Keep the newest test of an interval."""
+        with self._write() as db:
+            self._drift(db, drift)
+
+    def drifts(self, model: str | None = None, limit: int | None = None, *, of_signals: bool = False) -> list[Drift]:
+        """Tested intervals, the newest interval first; `of_signals`: none that are about accuracy."""
+        table = tables.drifts.c
+        query = select(table.body).order_by(table.start.desc(), table.cohort, table.calibrated.desc())
+        if model is not None:
+            query = query.where(tables.drifts.c.model == model)
+        if of_signals:
+            query = query.where(tables.drifts.c.about == "")
+        with self._read() as db:
+            return [Drift.model_validate_json(body) for body in db.execute(query.limit(limit)).scalars()]
+
+    def newest_drifts(self, model: str | None = None) -> list[Drift]:
+        """Return the test that is retained on each model's topic, or on that of one model."""
+        table = tables.newest_drifts.c
+        query = select(table.body).order_by(table.model)
+        with self._read() as db:
+            found = db.execute(query if model is None else query.where(table.model == model)).scalars()
+            return [Drift.model_validate_json(body) for body in found]
+
+    def alerts_of(self, kind: str) -> list[Alert]:
+        """Every alert of a kind that is kept."""
+        with self._read() as db:
+            found = db.execute(select(tables.alerts.c.body).where(tables.alerts.c.kind == kind)).scalars()
+            return [Alert.model_validate_json(body) for body in found]
+
+    def _drift(self, db: Connection, drift: Drift) -> None:
+        key = {name: getattr(drift, name) for name in ("model", "version", "cohort", "start", "seconds")}
+        key |= {"calibrated": drift.calibrated is True, "about": drift.about or ""}
+        table, now = tables.drifts, self._now()
+        first = db.execute(select(table.c.first_tested_at).where(*[table.c[name] == value for name, value in key.items()])).scalar()
+        values = {
+            "first_tested_at": now if first is None else first,
+            "tested_at": now,
+            "alarm": drift.alarm,
+            "body": drift.model_dump_json(),
+        }
+        _put(db, table, key, {**key, **values})
+        text = (
+            f"{drift.model} {drift.version}, cohort {drift.cohort}: {'ALARM' if drift.alarm else 'no alarm'} over {drift.windows} windows"
+        )
+        self._event(db, "drift", text, {"drift": drift.model_dump(mode="json")})
+
+    def add_alert(self, alert: Alert) -> int:
+        """Keep an alert."""
+        with self._write() as db:
+            self._event(db, "alert", alert.text, {"alert": alert.model_dump(mode="json")})
+            values = {"at": alert.at, "kind": alert.kind, "model": alert.model, "body": alert.model_dump_json()}
+            return _inserted(db, tables.alerts, values)
+
+    def alerts(self, limit: int = 100, since_id: int = 0) -> list[AlertRow]:
+        """Alerts after `since_id`, oldest first; the newest `limit` of them."""
+        table = tables.alerts
+        with self._read() as db:
+            rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
+        return [AlertRow(one, Alert.model_validate_json(body)) for one, body in reversed(rows)]
+
+    def add_refusal(self, at: int, topic: str, code: str, reason: str) -> None:
+        """Keep a refusal."""
+        with self._write() as db:
+            db.execute(insert(tables.refusals).values(at=at, topic=topic[:256], code=code, reason=reason))
+            self._event(db, "refusal", f"{topic}: {reason} [{code}]", {"topic": topic[:256], "code": code, "reason": reason})
+
+    def refusals(self, limit: int = 100, since_id: int = 0) -> list[RefusalRow]:
+        """Refusals after `since_id`, oldest first; the newest `limit` of them."""
+        table = tables.refusals
+        rows = self._rows(RefusalRow, select(table).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit))
+        return rows[::-1]
+
+    # What the broker holds for us
+
+    def retained(self) -> list[RetainedRow]:
+        """Every payload that we had the broker retain, the oldest expiry first."""
+        return self._rows(RetainedRow, select(tables.retained).order_by(tables.retained.c.expires_at))
+
+    def put_retained(self, digest: bytes, size_bytes: int, expires_at: int) -> None:
+        """Note a payload before the broker gets it to retain."""
+        with self._write() as db:
+            _put_retained(db, digest, size_bytes, expires_at)
+
+    def drop_retained(self, digests: Sequence[bytes]) -> None:
+        """These were cleared."""
+        with self._write() as db:
+            db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(digests))))
+
+    def forget_retained(self) -> None:
+        """The broker lost everything."""
+        with self._write() as db:
+            db.execute(delete(tables.retained))
+
+    def count_publish(self, digest: bytes, size_bytes: int) -> None:
+        """One more publish of a payload."""
+        with self._write() as db:
+            _count(db, digest, size_bytes)
+
+    def note_sends(self, sends: Sequence[tuple[bytes, int, int | None]], cleared: Sequence[bytes]) -> None:
+        """All that one turn of the block server sends, in one transaction: (digest, bytes, expires_at or None), and what it clears."""
+        with self._write() as db:
+            for digest, size_bytes, expires_at in sends:
+                _count(db, digest, size_bytes)
+                if expires_at is not None:
+                    _put_retained(db, digest, size_bytes, expires_at)
+            if cleared:
+                db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(cleared))))
+
+    def publish_counts(self, digests: Sequence[bytes] | None = None) -> dict[bytes, int]:
+        """How often each payload was published."""
+        query = select(tables.publishes.c.digest, tables.publishes.c.count)
+        if digests is not None:
+            query = query.where(tables.publishes.c.digest.in_(list(digests)))
+        with self._read() as db:
+            return {row.digest: int(row[1]) for row in db.execute(query)}
+
+    # Events
+
+    def add_event(self, kind: str, text: str, body: Mapping[str, Any] | None = None) -> None:
+        """Something for whoever watches."""
+        with self._write() as db:
+            self._event(db, kind, text, body or {})
+
+    def events(self, since_id: int = 0, limit: int = 1000) -> list[EventRow]:
+        """Events after `since_id`, oldest first."""
+        query = select(tables.events).where(tables.events.c.id > since_id).order_by(tables.events.c.id).limit(limit)
+        with self._read() as db:
+            return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in db.execute(query).mappings()]
+
+    def last_event_id(self) -> int:
+        """Where the events end at present."""
+        with self._read() as db:
+            return int(db.execute(select(func.max(tables.events.c.id))).scalar() or 0)
+
+    def prune(self, *, events_kept: int = 100_000, ids_days: int = 35, intervals_days: int = 400, told_days: int = 400) -> None:
+        """Forget what nobody asks for any more.
+
+        Ids of long-gone windows, intervals that were tested, drifts, alerts and refusals that are so old, and all but the newest events.
+        """
+        day, now = 24 * 3600, self._now()
+        with self._write() as db:
+            intervals.prune(db, seen_before=now - ids_days * day, tested_before=now - intervals_days * day)
+            streams.forget(db, now - ids_days * day)
+            for table in (tables.drifts, tables.newest_drifts):
+                db.execute(delete(table).where(table.c.tested_at < now - told_days * day))
+            db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - told_days * day))
+            db.execute(delete(tables.refusals).where(tables.refusals.c.at < now - told_days * day))
+            newest = db.execute(select(func.max(tables.events.c.id))).scalar() or 0
+            db.execute(delete(tables.events).where(tables.events.c.id <= newest - events_kept))
+
+    def _event(self, db: Connection, kind: str, text: str, body: Mapping[str, Any]) -> None:
+        db.execute(insert(tables.events).values(at=self._now(), kind=kind, text=text, body=json.dumps(body)))
+
+    # The database
+
+    def _now(self) -> int:
+        return self.database.now()
+
+    def _read(self) -> AbstractContextManager[Connection]:
+        return self.database.read()
+
+    def _write(self) -> AbstractContextManager[Connection]:
+        return self.database.write()
+
+    def _rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
+        return self.database.rows(kind, query)
+
+
+def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: int) -> None:
+    _put(db, tables.retained, {"digest": digest}, {"digest": digest, "bytes": size_bytes, "expires_at": expires_at})
+
+
+def _count(db: Connection, digest: bytes, size_bytes: int) -> None:
+    table = tables.publishes
+    change = update(table).where(table.c.digest == digest).values(count=table.c.count + 1, bytes=table.c.bytes + size_bytes)
+    if not db.execute(change).rowcount:
+        db.execute(insert(table).values(digest=digest, count=1, bytes=size_bytes))

@@ -1,0 +1,247 @@
+"""Turns a model, the files beside it, its reference and its golden inputs into a manifest and stored blocks.
+
+Everything is checked before anything is stored, and what is stored is stored as a whole or not at all.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hub.core.publish import release as core
+from hub.publish.chunk_files import (
+    ENCODERS,
+    GOLDEN_FILE,
+    Content,
+    Payloads,
+    Stamp,
+    Stored,
+    changed,
+    check_names,
+    content_of,
+    content_of_bytes,
+    file_of,
+    store_content,
+)
+from hub.publish.golden import Case
+from hub.publish.publish_request import PublishRequest
+from hub.publish.release_spec import Described, answered, check_request, describe
+from hub.publish.variants import LeftOut
+from schemas import codec
+from schemas.errors import Code, mismatch
+from schemas.limits import PAYLOADS_PER_BLOCK_MAX
+from schemas.manifest import File, Golden, Manifest, Requirements, Variant
+from schemas.names import check_name, check_version, sha256
+from schemas.signals import Privacy
+
+Key = Path | Case  # what a content is of: a file on disk, or golden inputs that were put together here
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltVariant:
+    """A build as a device that has nothing yet meets it: all its files unpacked, and what it fetches."""
+
+    name: str
+    file_bytes: int
+    wire_bytes: int
+
+
+@dataclass(frozen=True)
+class BuiltRelease:
+    """A manifest, its bytes and its digest, which is the release's; every payload that it names is stored and durable."""
+
+    manifest: Manifest
+    document: bytes
+    digest: bytes
+    variants: tuple[BuiltVariant, ...]  # in the manifest's order
+    left_out: tuple[LeftOut, ...]  # builds that were asked for and are not published, and why
+    stored_bytes: int  # by how much the store grew
+    unwatched: tuple[str, ...]  # input columns that are no signals, because there were more than a window may hold
+    not_calibrated: str = ""  # why nodes are to have no baselines of their own, though they would by default
+
+
+def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease:
+    """Read, check, cut, encode, store and describe; `now` is in seconds since 1970, UTC.
+
+    What no runtime loads is a release of files: delivered, verified and handed over, and run by whoever knows them.
+
+    Raises:
+        Refused: whatever is wrong with the model, the reference, the golden inputs or the variants, or no room to store it; nothing is
+            left behind.
+        Unreachable: the store's disk does not answer.
+    """
+    check_name("model", request.name)
+    check_version(request.version)
+    _check_settings(request)
+    check_request(request)
+    with tempfile.TemporaryDirectory(prefix="fleetcast-build-") as scratch:
+        described = describe(request, Path(scratch))
+        release = _Release(request, described)
+        if described.unanswered is not None:
+            release = _Release(request, _asked(request, release, Path(scratch), now=now))
+        return _store_all(request, release, store, now=now)
+
+
+class _Release:
+    """The files of all builds, each once however many builds have it, and which build has which."""
+
+    def __init__(self, request: PublishRequest, described: Described) -> None:
+        self.described = described
+        self.files: list[dict[str, Key]] = []  # of each part, by the name that they have there
+        self.stamps: dict[Path, Stamp] = {}
+        self.contents: dict[Key, Content] = {}
+        parents = PAYLOADS_PER_BLOCK_MAX - 1
+        for part in described.parts:
+            more = {path.name: path for path in request.more_files}
+            if len(more) != len(request.more_files) or more.keys() & part.paths.keys():
+                given = [*part.paths, *(path.name for path in request.more_files)]
+                raise mismatch(Code.ARTIFACT_PATH, "files of a release", expected="each name once", actual=core.listed(given))
+            files: dict[str, Key] = {**part.paths, **more}
+            check_names([*files, *([GOLDEN_FILE] if part.case or described.case else [])])
+            self.files.append(files)
+            for name, path in {**part.paths, **more}.items():
+                if path not in self.contents:
+                    self.stamps[path] = Stamp.of(path)
+                    self.contents[path] = content_of(
+                        name,
+                        path,
+                        part.spans.get(name),
+                        block_bytes_max=request.block_bytes_max,
+                        parents=request.parents(part.name, name)[:parents],
+                    )
+        for case in described.cases:
+            self.contents[case] = content_of_bytes(GOLDEN_FILE, case.data, block_bytes_max=request.block_bytes_max)
+
+    def sources(self) -> Iterator[tuple[Content, Path]]:
+        """Every content, with the publisher's file that is blamed when it changes meanwhile."""
+        model = next(iter(self.stamps))
+        return ((content, key if isinstance(key, Path) else model) for key, content in self.contents.items())
+
+    def variants(self, described: Mapping[Key, File]) -> Iterator[Variant]:
+        """As the manifest has them."""
+        for part, files in zip(self.described.parts, self.files, strict=True):
+            yield Variant(
+                name=part.name,
+                runtime=part.runtime,
+                requirements=part.requirements,
+                files=tuple(described[key] for key in files.values()),
+                golden=_golden(part.case, described) if part.case is not None else None,
+                measured=part.measured,
+            )
+
+
+def _store_all(request: PublishRequest, release: _Release, store: Payloads, *, now: int) -> BuiltRelease:
+    deltas = min(PAYLOADS_PER_BLOCK_MAX - 1, len(request.parent_releases))
+    contents = list(release.contents.values())
+    inline = core.inline_files([len(content.cuts) for content in contents], deltas=deltas)
+
+    def describe_as(files: Sequence[File]) -> Manifest:
+        return _manifest(request, release, dict(zip(release.contents, files, strict=True)), now=now)
+
+    core.check_size(
+        describe_as(
+            [core.foreseen_file(one.name, one.cuts, inline=fits, deltas=deltas) for one, fits in zip(contents, inline, strict=True)]
+        )
+    )
+    with store.batch() as batch, ThreadPoolExecutor(ENCODERS) as encoders:
+        stored = [
+            store_content(content, batch, encoders, request.progress, inline=one, source=source)
+            for (content, source), one in zip(release.sources(), inline, strict=True)
+        ]
+        for path, stamp in release.stamps.items():
+            if Stamp.of(path) != stamp:
+                raise changed(path)
+        manifest = describe_as([one.file for one in stored])
+        document = codec.encode(manifest)
+    return BuiltRelease(
+        manifest=manifest,
+        document=document,
+        digest=sha256(document),
+        variants=tuple(_built_variants(manifest, stored)),
+        left_out=release.described.left_out,
+        stored_bytes=batch.added_bytes,
+        unwatched=release.described.watch.unwatched,
+        not_calibrated=release.described.watch.not_calibrated,
+    )
+
+
+def _built_variants(manifest: Manifest, stored: Sequence[Stored]) -> Iterator[BuiltVariant]:
+    wire_bytes = {one.file: one.wire_bytes for one in stored}
+    for variant in manifest.variants:
+        files = manifest.files_of(variant.name)
+        yield BuiltVariant(variant.name, sum(file.bytes for file in files), sum(wire_bytes[file] for file in files))
+
+
+def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: int) -> Described:
+    """The release with the answers to its golden inputs, which the runtime of its first build gives."""
+    assert request.answers is not None  # noqa: S101  # hub.described has looked
+    folder = scratch / "asked"
+    folder.mkdir()
+    described = {key: file_of(content) for key, content in release.contents.items()}
+    for key, file in described.items():
+        target = folder / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(key, Path):
+            if not target.exists():  # of several builds the first is asked
+                _place(key.resolve(), target)
+        else:
+            target.write_bytes(key.data)
+    manifest = _manifest(request, release, described, now=now)
+    first = manifest.variants[0].model_copy(update={"requirements": Requirements()})
+    request.progress("asking the golden inputs", 0, 1)
+    answers = request.answers(manifest.model_copy(update={"variants": (first,)}), folder)
+    return answered(release.described, answers, what=f"answers of {request.model_path.name}")
+
+
+def _place(source: Path, target: Path) -> None:
+    """The same file there, without its bytes where the disk allows it; a symbolic link would lead outside the folder, and be refused."""
+    try:
+        target.hardlink_to(source)
+    except OSError:  # another disk, or one that knows no links
+        shutil.copyfile(source, target)
+
+
+# The description
+
+
+def _check_settings(request: PublishRequest) -> None:
+    try:
+        Privacy(
+            epsilon=request.epsilon, delta=request.delta, sigma2_numerator=1, sigma2_denominator=1, window_seconds=request.window_seconds
+        )
+    except ValidationError as error:
+        raise core.invalid(Code.SETTINGS_INVALID, "telemetry", error) from None
+
+
+def _manifest(request: PublishRequest, release: _Release, described: Mapping[Key, File], *, now: int) -> Manifest:
+    case = release.described.case
+    shared = case is not None and any(part.case is None for part in release.described.parts)
+    try:
+        return Manifest(
+            model=request.name,
+            version=request.version,
+            created=now,
+            description=request.description,
+            licence=request.licence,
+            parent=request.parent,
+            parents=request.parent_releases or None,
+            inputs=release.described.inputs,
+            outputs=release.described.outputs,
+            variants=tuple(release.variants(described)),
+            golden=_golden(case, described) if case is not None and shared else None,
+            limits=request.limits,
+            baseline=release.described.watch.baseline,
+            privacy=release.described.watch.privacy,
+            parameters=request.parameters or None,
+            accuracy=release.described.accuracy,
+        )
+    except ValidationError as error:
+        raise core.invalid(Code.SETTINGS_INVALID, "release", error) from None
+
+
+def _golden(case: Case, described: Mapping[Key, File]) -> Golden:
+    return Golden(file=described[case], **case.terms.said)

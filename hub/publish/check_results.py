@@ -1,0 +1,61 @@
+"""The checks that were made, in the fleet's folder: `checks/<content>/<profile>.json`, the newest of each profile. Knows no rollout."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from hub.core.publish.check_rules import Check, content_of, lacking
+from hub.signing.metadata_files import write
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
+
+CHECK_BYTES_MAX: Final = 64 * 1024  # of one file; a reason has 2 KB at the most
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,63}\.json")
+
+
+class Checks:
+    """A folder that any number of processes read and add to; a file is a whole check."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def keep(self, check: Check) -> None:
+        """Have this be the newest check of its content for its profile; durable on return.
+
+        Raises:
+            Refused: the folder cannot be written.
+        """
+        path = self.directory / check.content.hex() / f"{check.result.profile.name}.json"
+        try:
+            write(path, check.model_dump_json(exclude_none=True, indent=2).encode())
+        except OSError as error:
+            raise Refused(Code.DISK_FULL, f"the check cannot be kept at {path}: {error.strerror}") from error
+
+    def of(self, content: bytes) -> dict[str, Check]:
+        """By profile, the newest check of each.
+
+        Raises:
+            Refused: a file there is no check.
+        """
+        folder = self.directory / content.hex()
+        paths = sorted(path for path in folder.glob("*.json") if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+        return {check.result.profile.name: check for check in map(_read, paths)}
+
+    def against(self, manifest: Manifest, required: Sequence[str]) -> list[str]:
+        """What speaks against rolling a release out, a sentence each.
+
+        Raises:
+            Refused: as `of`.
+        """
+        return lacking(manifest, self.of(content_of(manifest)), required)
+
+
+def _read(path: Path) -> Check:
+    try:
+        with path.open("rb") as file:
+            return Check.model_validate_json(file.read(CHECK_BYTES_MAX))
+    except (OSError, ValidationError):
+        raise Refused(Code.SCHEMA_MALFORMED, f"{path} is no check that can be read; remove it, and check again") from None

@@ -1,0 +1,139 @@
+"""Has the device's own command prove a release under a profile's limits, in a process of its own, and reads what it says.
+
+The hub runs no node's code: it lays the files out as a node would, starts `fleetcast-node prove`, and ends it whatever happens.
+"""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from pydantic import ValidationError
+
+from hub.core.publish.check_rules import DeviceProfile, LimitedBy
+from hub.publish.memory_limit import inside, memory_cgroup
+from schemas.errors import Code, Refused
+from schemas.limits import TEXT_MAX
+from schemas.manifest import Manifest, blocks_of
+from schemas.proof import Proof
+
+PROVER: Final = "fleetcast-node"
+PROVE_SECONDS_MAX: Final = 900.0  # two minutes to load, and warming and measuring a model that takes a minute a request
+PASSED, NOT_INSTALLED, REFUSED = 0, 2, 3  # exit codes of the prover
+FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+INHERITED: Final = ("PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
+
+
+class Absent(Exception):
+    """What proves a release is not installed here."""
+
+
+class Blocks(Protocol):
+    """Where a release's bytes are: hub.blockstore.BlockStore."""
+
+    def read(self, digest: bytes) -> bytes:
+        """A block, verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A proof and what kept it within its memory."""
+
+    proof: Proof
+    limited_by: LimitedBy
+
+
+def prover() -> list[str]:
+    """The command that proves: the one that was installed beside us, else any on the path.
+
+    Raises:
+        Absent: there is none.
+    """
+    beside = Path(sys.executable).with_name(PROVER)
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(PROVER)
+    if found is None:
+        raise Absent(
+            f"{PROVER} is neither beside {sys.executable} nor on the PATH; what checks releases has 'fleetcast[hub,node]' installed"
+        )
+    return [found]
+
+
+def lay_out(manifest: Manifest, variant: str, blocks: Blocks, folder: Path) -> None:
+    """Write a variant's files as they stand on a device.
+
+    Raises:
+        Refused: the store has lost a block, or the disk has no room.
+        Unreachable: the disk does not answer.
+    """
+    for file in manifest.files_of(variant):
+        path = folder / file.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as target:
+                for block in blocks_of(file, lambda part: blocks.read(part.digest)):
+                    target.write(blocks.read(block.digest))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            raise Refused(Code.DISK_FULL, f"no room in {folder} for {file.path}: {error.strerror}") from error
+
+
+def run(
+    command: list[str], manifest: Path, files: Path, *, variant: str, profile: DeviceProfile, seconds_max: float = PROVE_SECONDS_MAX
+) -> Tried:
+    """Prove a variant under a profile's limits.
+
+    Raises:
+        Absent: the prover lacks what it needs.
+    """
+    asked = ["prove", "--json", "--manifest", str(manifest), "--files", str(files), "--variant", variant]
+    asked += ["--threads", str(profile.threads), "--cores", str(profile.cores), "--memory-bytes", str(profile.model_bytes)]
+    with memory_cgroup(profile.memory_bytes) as cgroup:
+        words = [*command, *asked] if cgroup is None else inside(cgroup, [*command, *asked])
+        proof = proof_of(words, seconds_max)
+    return Tried(proof, "rlimit" if cgroup is None else "cgroup")
+
+
+def proof_of(words: list[str], seconds_max: float) -> Proof:
+    """Run a prover to its end, given nothing of ours that opens keys; how it died is a proof as well.
+
+    Raises:
+        Absent: the prover lacks what it needs.
+    """
+    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    with ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
+            )
+        )
+        stack.callback(_end, process)  # also when somebody presses Ctrl-C
+        try:
+            said, complaint = process.communicate(timeout=seconds_max)
+        except subprocess.TimeoutExpired:
+            return Proof(passed=False, code=str(Code.WORKER_HUNG), reason=f"it had not proved itself after {seconds_max:g} seconds")
+    if process.returncode == NOT_INSTALLED:
+        raise Absent(_last_line(complaint))
+    if process.returncode in {PASSED, REFUSED}:
+        with suppress(ValidationError):
+            return Proof.model_validate_json(said)
+    status = process.returncode
+    ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}: {_last_line(complaint)}"
+    return Proof(passed=False, code=str(Code.WORKER_CRASHED), reason=f"{PROVER} prove was {ended}"[: 4 * TEXT_MAX])
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Unless it has ended by itself: it and the worker that it has started, which are of one process group."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _last_line(text: bytes) -> str:
+    return (text.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:TEXT_MAX]

@@ -1,0 +1,120 @@
+"""What a model is that other runtimes than ONNX Runtime load: its signature from the file, or as its publisher says it."""
+
+import json
+import struct
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from fleetcast.missing_libraries import missing_library
+from hub.core.publish import release as core
+from hub.publish.publish_request import FILES, PublishRequest
+from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import Tensor
+
+LLAMA, LITERT = "llama", "litert"
+PROMPT: tuple[Tensor, ...] = (Tensor(name="prompt", datatype="BYTES", shape=(1,)),)  # as node.runtimes.llama describes itself
+TEXT: tuple[Tensor, ...] = (Tensor(name="text", datatype="BYTES", shape=(1,)),)
+GGUF_VERSIONS = (2, 3)  # that llama.cpp reads; 1 counted in 32 bits
+DESCRIBE_SECONDS_MAX = 120.0  # a model of hundreds of megabytes is allocated to be described
+_TENSORS = TypeAdapter(tuple[Tensor, ...])
+
+
+def signature_of(request: PublishRequest, path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of a model that is not ONNX; none of what is only delivered.
+
+    Raises:
+        Refused: MODEL_LOAD: no such file; MODEL_SIGNATURE: nobody says what it takes and gives; RUNTIME_ABSENT: what could is not here.
+    """
+    said = request.inputs, request.outputs
+    match request.runs_as:
+        case "files":
+            if any(said):
+                raise mismatch(Code.MODEL_SIGNATURE, f"{path}: inputs and outputs", expected=f"none of runtime {FILES!r}", actual="some")
+            return (), ()
+        case "llama":
+            check_gguf(path)
+            found = PROMPT, TEXT
+        case "litert":
+            if request.inputs and request.outputs and find_spec("ai_edge_litert") is None:
+                _check_tflite(path)
+                return request.inputs, request.outputs
+            found = describe_tflite(path)
+        case runtime:
+            if not (request.inputs and request.outputs):
+                expected = "[[inputs]] and [[outputs]] in the release file, since nothing here can read it"
+                raise mismatch(Code.MODEL_SIGNATURE, f"{path}: signature for runtime {runtime!r}", expected=expected, actual="none")
+            return request.inputs, request.outputs
+    for side, declared, have in zip(("inputs", "outputs"), said, found, strict=True):
+        if declared is not None and declared != have:
+            raise mismatch(Code.MODEL_SIGNATURE, f"{path}: {side}", expected=core.signature(declared), actual=core.signature(have))
+    return found
+
+
+def check_gguf(path: Path) -> None:
+    """Whether a file is a GGUF model by its head: magic, version, number of tensors (ggml's docs/gguf.md).
+
+    Raises:
+        Refused: MODEL_LOAD.
+    """
+    head = _head(path, 24)
+    if head[:4] != b"GGUF":
+        raise mismatch(Code.MODEL_LOAD, f"{path}: first bytes", expected="b'GGUF' of a GGUF model", actual=head[:4])
+    if len(head) < 24:
+        raise mismatch(Code.MODEL_LOAD, f"{path}: size", expected="a GGUF model", actual=f"{len(head)} bytes: it is cut short")
+    version, tensors = struct.unpack_from("<IQ", head, 4)
+    if version not in GGUF_VERSIONS or not tensors:
+        expected = f"version {' or '.join(map(str, GGUF_VERSIONS))} and some tensors"
+        raise mismatch(Code.MODEL_LOAD, f"{path}: GGUF", expected=expected, actual=f"version {version} and {tensors} tensors")
+
+
+def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs of a .tflite model, read in a child process by the library that a device loads it with.
+
+    Raises:
+        Refused: MODEL_LOAD, MODEL_SIGNATURE, or RUNTIME_ABSENT where the library is not installed.
+    """
+    _check_tflite(path)
+    if find_spec("ai_edge_litert") is None:
+        expected = "ai-edge-litert (of fleetcast[litert]: pip install ai-edge-litert), or [[inputs]] and [[outputs]] in the release file"
+        raise mismatch(Code.RUNTIME_ABSENT, f"what reads {path}", expected=expected, actual="neither")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "hub.publish.litert_model", str(path.resolve())],
+            capture_output=True,
+            check=False,
+            timeout=DESCRIBE_SECONDS_MAX,
+        )
+    except subprocess.TimeoutExpired:
+        raise mismatch(
+            Code.MODEL_LOAD, f"{path}: to be described", expected=f"within {DESCRIBE_SECONDS_MAX:g} s", actual="not yet"
+        ) from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        if missing := missing_library("\n".join(said)):
+            raise Refused(Code.RUNTIME_ABSENT, f"{path} cannot be described here, because LiteRT cannot be loaded: {missing}")
+        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it said nothing"])[-1][:200]
+        raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
+    try:
+        told = json.loads(done.stdout)
+        inputs, outputs = (_TENSORS.validate_json(json.dumps(told[side])) for side in ("inputs", "outputs"))
+    except ValidationError as error:
+        raise core.invalid(Code.MODEL_SIGNATURE, f"{path}: tensors", error) from None
+    return inputs, outputs
+
+
+def _check_tflite(path: Path) -> None:
+    head = _head(path, 8)
+    if head[4:8] != b"TFL3":
+        raise mismatch(Code.MODEL_LOAD, f"{path}: bytes 4 to 8", expected="b'TFL3' of a LiteRT model", actual=head[4:8])
+
+
+def _head(path: Path, size: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: {error.strerror}") from None

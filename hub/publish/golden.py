@@ -1,0 +1,133 @@
+"""The golden inputs of a release and what each build of it answers: the publisher's own, or made up from its reference."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hub.core.publish import release as core
+from hub.publish.onnx_model import OnnxModel
+from hub.publish.publish_request import GoldenTerms, PublishRequest
+from hub.publish.signal_selection import rows_max
+from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import Golden, Tensor
+
+_TERMS = Golden.model_fields
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Case:
+    """The golden file as it is shipped, what stands in it, and how closely a device has to answer. Each is only itself."""
+
+    data: bytes
+    arrays: core.Golden
+    terms: GoldenTerms
+
+    @property
+    def relative(self) -> float:
+        """Tolerance as a share of what is expected."""
+        said = self.terms.relative_tolerance
+        return float(_TERMS["relative_tolerance"].default) if said is None else said
+
+    @property
+    def absolute(self) -> float:
+        """Tolerance in the output's own units."""
+        said = self.terms.absolute_tolerance
+        return float(_TERMS["absolute_tolerance"].default) if said is None else said
+
+
+def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Case | None:
+    """The publisher's case, or one made up from the reference; the model has to agree with it.
+
+    Raises:
+        Refused: GOLDEN_INVALID: it does not fit the model, or the model answers otherwise.
+    """
+    if request.golden_path is not None:
+        what, data = str(request.golden_path), read(request.golden_path)
+    elif fitted is not None:
+        columns = core.golden_columns(fitted.columns, rows=rows_max(model, core.GOLDEN_ROWS))
+        feeds = core.feeds(fitted.features, columns)
+        what, data = "golden inputs made from the reference", core.pack_golden(core.Golden(feeds, model.run(feeds, Code.MODEL_RUN)))
+    else:
+        return None
+    return checked_case(what, data, model, request.golden_terms)
+
+
+def checked_case(what: str, data: bytes, model: OnnxModel, terms: GoldenTerms) -> Case:
+    """A case that the model agrees with.
+
+    Raises:
+        Refused: GOLDEN_INVALID: it does not fit the model, or the model answers otherwise.
+    """
+    arrays = core.parse_golden(what, data, model.inputs, model.outputs)
+    case = Case(data, arrays, terms)
+    answers = model.run(dict(arrays.inputs), Code.GOLDEN_INVALID)
+    core.check_golden(what, arrays.outputs, answers, relative=case.relative, absolute=case.absolute)
+    return case
+
+
+def own_case(name: str, case: Case, model: OnnxModel, *, rounds: bool) -> Case | None:
+    """What a build answers to the golden inputs, where that is not what the original answers within tolerance.
+
+    `rounds`: the build reckons in few bits, so that another processor rounds otherwise than this one: a device may differ from this
+    machine by as much as the build differs from the original here.
+
+    Raises:
+        Refused: VARIANT_FAILED: the build cannot answer them, or gives NaN where the original gives numbers.
+    """
+    found = model.run(dict(case.arrays.inputs), Code.VARIANT_FAILED)
+    answers = {output: found[output] for output in case.arrays.outputs}
+    try:
+        core.check_golden(name, case.arrays.outputs, answers, relative=case.relative, absolute=case.absolute)
+    except Refused:
+        pass
+    else:
+        return None
+    difference = 0.0
+    for output, known in case.arrays.outputs.items():
+        answer = answers[output]
+        if known.shape != answer.shape:
+            where = f"variant {name!r}: shape of golden output {output!r}"
+            raise mismatch(Code.VARIANT_FAILED, where, expected=list(known.shape), actual=list(answer.shape))
+        if answer.dtype.kind == "f" and known.dtype.kind == "f":
+            finite = np.isfinite(known)
+            if not np.isfinite(answer[finite]).all():
+                where = f"variant {name!r}: golden output {output!r}"
+                raise mismatch(Code.VARIANT_FAILED, where, expected="numbers, as the original gives", actual="NaN or infinity")
+            difference = max(difference, float(np.max(np.abs(answer[finite].astype(np.float64) - known[finite]), initial=0.0)))
+    terms = case.terms
+    if rounds and difference > case.absolute:
+        terms = GoldenTerms(terms.relative_tolerance, difference, terms.text_agreement_min)
+    arrays = core.Golden(case.arrays.inputs, answers)
+    return Case(core.pack_golden(arrays), arrays, terms)
+
+
+def given_case(what: str, data: bytes, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], terms: GoldenTerms) -> Case:
+    """The publisher's case of a model that nothing here can run: devices have to agree with it.
+
+    Raises:
+        Refused: GOLDEN_INVALID: it does not fit the signature.
+    """
+    return Case(data, core.parse_golden(what, data, inputs, outputs, one_by_one=True), terms)
+
+
+def answered(inputs: core.Golden, answers: Mapping[str, core.Array]) -> bytes:
+    """The case with the answers that the model gave elsewhere."""
+    return core.pack_golden(core.Golden(inputs.inputs, answers))
+
+
+def read(path: Path) -> bytes:
+    """A golden file's bytes.
+
+    Raises:
+        Refused: GOLDEN_INVALID: it cannot be read, or is too large.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(core.GOLDEN_BYTES_MAX + 1)
+    except OSError as error:
+        raise Refused(Code.GOLDEN_INVALID, f"{path} cannot be read: {error.strerror}") from None
+    if len(data) > core.GOLDEN_BYTES_MAX:
+        raise mismatch(Code.GOLDEN_INVALID, f"{path}: size", expected=f"at most {core.GOLDEN_BYTES_MAX} bytes", actual="more")
+    return data

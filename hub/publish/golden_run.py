@@ -1,0 +1,42 @@
+"""Asks a model its golden inputs through the device's own command, which has the runtimes that a hub does not have."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hub.core.publish import release as core
+from hub.publish.check_runner import Absent, proof_of, prover
+from schemas import codec
+from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import Manifest
+
+SECONDS_MAX = 1800.0  # a language model of gigabytes is loaded twice and answers a few prompts
+OUTPUT = "output."
+
+
+def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
+    """What the release's first build answers to its golden inputs, by output; its files lie in the folder as a device has them.
+
+    Raises:
+        Refused: RUNTIME_ABSENT: there is no such command here; or why the model could not be asked, with the device's own code.
+    """
+    with tempfile.TemporaryDirectory(prefix="fleetcast-asked-") as scratch:
+        said, told = Path(scratch) / "manifest.msgpack", Path(scratch) / "answers.npz"
+        said.write_bytes(codec.encode(manifest))
+        line = ["prove", "--json", "--manifest", str(said), "--files", str(folder), "--variant", manifest.variants[0].name]
+        try:
+            proof = proof_of([*prover(), *line, "--answers", str(told)], SECONDS_MAX)
+        except Absent as absent:
+            expected = "fleetcast-node (of fleetcast[node], docs/install.md), or answers in the golden file"
+            raise mismatch(Code.RUNTIME_ABSENT, "what asks the model its golden inputs", expected=expected, actual=str(absent)) from None
+        if not proof.passed:
+            code = Code(proof.code) if proof.code in set(Code) else Code.GOLDEN_INVALID
+            raise Refused(code, f"the golden inputs could not be asked: {proof.reason}")
+        if not told.exists():
+            raise mismatch(Code.GOLDEN_INVALID, "answers to the golden inputs", expected="a file of them", actual="none")
+        with told.open("rb") as file:
+            arrays = core.plain_arrays("answers", file, Code.GOLDEN_INVALID, bytes_max=core.GOLDEN_UNPACKED_BYTES_MAX)
+    return {name.removeprefix(OUTPUT): array for name, array in arrays.items() if name.startswith(OUTPUT)}

@@ -1,0 +1,96 @@
+"""What is known of a release's right and wrong answers before it serves: counted over held-out rows, or as the publisher gives them.
+
+The labels stay here: a manifest carries how many answers were right and wrong, and how much blocks (days, batches) differ in it.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from hub.core.drift.accuracy import accuracy_baseline
+from hub.core.publish import accuracy_eval
+from hub.publish.onnx_model import OnnxModel
+from hub.publish.publish_request import PublishRequest, Truth
+from hub.publish.signal_selection import noise_for
+from hub.publish.variants import answers_over
+from schemas.accuracy import Accuracy
+from schemas.errors import Code, Refused, mismatch
+from schemas.limits import MIB
+from schemas.signals import Count
+
+COUNTS_BYTES_MAX = MIB  # tens of thousands of blocks
+COUNT_MAX = 2**53  # schemas.signals.Count
+COLUMNS = ("right", "wrong")
+
+
+def accuracy_of(request: PublishRequest, model: OnnxModel | None) -> Accuracy | None:
+    """The release's reference of right and wrong answers; None where the publisher gives none.
+
+    Raises:
+        Refused: REFERENCE_INVALID: rows that do not fit the model, no output that can be compared with the truth, or no answers at all.
+    """
+    said = request.accuracy
+    if said is None:
+        return None
+    blocks = said.counts or _counted(request, said, model)
+    try:
+        baseline = accuracy_baseline(blocks)
+    except ValueError as error:
+        raise Refused(Code.REFERENCE_INVALID, f"accuracy: {error}") from None
+    noise = noise_for(request.noise, said.epsilon, request.delta, window_seconds=said.window_seconds, signals=1)
+    return Accuracy(baseline=baseline, privacy=noise)
+
+
+def _counted(request: PublishRequest, said: Truth, model: OnnxModel | None) -> tuple[tuple[int, int], ...]:
+    if model is None or said.rows is None:
+        raise Refused(
+            Code.REFERENCE_INVALID,
+            f"accuracy: {request.model_path} is run as {request.runs_as!r}: nothing here runs it, so give counts of right and wrong",
+        )
+    named = request.feature_columns if request.feature_columns is not None else model.columns
+    rows = said.rows.fit(model.inputs, model.outputs, named=named)
+    if rows.truth is None:
+        raise mismatch(Code.REFERENCE_INVALID, "accuracy: truth", expected="a column", actual="none")
+    request.progress("counting right answers", 0, rows.rows)
+    answers = answers_over(model, rows, Code.REFERENCE_INVALID)
+    ruler = accuracy_eval.ruler(rows.truth, answers, said.output)
+    right = accuracy_eval.right(ruler, rows.truth, answers, within=said.right_within)
+    keys = np.zeros(rows.rows, np.intp) if rows.blocks is None else np.unique(rows.blocks, return_inverse=True)[1]
+    sizes, good = np.bincount(keys), np.bincount(keys, weights=right)
+    return tuple((int(count), int(size - count)) for count, size in zip(good, sizes, strict=True))
+
+
+def read_counts(path: Path) -> tuple[tuple[int, int], ...]:
+    """Right and wrong answers a block in the order of time: a CSV with the columns `right` and `wrong`, and any others.
+
+    Raises:
+        Refused: REFERENCE_INVALID: unreadable, without these columns, or with what is no count.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(COUNTS_BYTES_MAX + 1)
+        text = data.decode()
+    except OSError as error:
+        raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: it is no text") from None
+    if len(data) > COUNTS_BYTES_MAX:
+        raise mismatch(Code.REFERENCE_INVALID, f"{path}: size", expected=f"at most {COUNTS_BYTES_MAX} bytes", actual="more")
+    lines = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    if not set(COLUMNS) <= set(lines.fieldnames or ()):
+        raise mismatch(
+            Code.REFERENCE_INVALID, f"{path}: columns", expected=" and ".join(COLUMNS), actual=", ".join(lines.fieldnames or ()) or "none"
+        )
+    found = tuple((_count(path, number, "right", line), _count(path, number, "wrong", line)) for number, line in enumerate(lines))
+    if not found:
+        raise mismatch(Code.REFERENCE_INVALID, f"{path}: rows", expected="one a block", actual="none")
+    return found
+
+
+def _count(path: Path, number: int, column: str, line: dict[str, str | None]) -> Count:
+    text = (line[column] or "").strip()
+    if not (text.isascii() and text.isdigit() and int(text[:20]) <= COUNT_MAX):
+        what = f"{path}: column {column!r}, row {number} (counted from 0)"
+        raise mismatch(Code.REFERENCE_INVALID, what, expected="a count", actual=repr(text[:64]))
+    return int(text)

@@ -1,0 +1,172 @@
+"""What is known of a release before any of it is stored: its signature, its builds and their files, its golden case, its signals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hub.core.publish import release as core
+from hub.publish import golden
+from hub.publish.chunk_files import GOLDEN_FILE
+from hub.publish.foreign_models import signature_of
+from hub.publish.golden_prompts import SUFFIXES, read_prompts
+from hub.publish.onnx_model import OnnxModel
+from hub.publish.publish_request import FILES, ONNX, Build, GoldenTerms, PublishRequest
+from hub.publish.reference_accuracy import accuracy_of
+from hub.publish.signal_selection import Watch, watch, watch_unread
+from hub.publish.variants import LeftOut, Part, files_of, make_variants
+from schemas.accuracy import Accuracy
+from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import Tensor
+
+
+@dataclass(frozen=True)
+class Described:
+    """`unanswered` are golden inputs whose answers only the device's own runtime can give."""
+
+    parts: tuple[Part, ...]
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    watch: Watch = field(default_factory=Watch)
+    case: golden.Case | None = None
+    unanswered: core.Golden | None = None
+    left_out: tuple[LeftOut, ...] = ()
+    accuracy: Accuracy | None = None
+
+    @property
+    def cases(self) -> tuple[golden.Case, ...]:
+        """All golden files, that of the release first, where a build shares it."""
+        shared = [self.case] if self.case is not None and any(part.case is None for part in self.parts) else []
+        return *shared, *(part.case for part in self.parts if part.case is not None)
+
+
+def describe(request: PublishRequest, scratch: Path) -> Described:
+    """Read the model and whatever is said about it; what is made of it stands in the scratch folder.
+
+    Raises:
+        Refused: whatever is wrong with the model, the reference, the golden inputs or the variants.
+    """
+    return _onnx(request, scratch) if request.runs_as == ONNX else _foreign(request)
+
+
+def _onnx(request: PublishRequest, scratch: Path) -> Described:
+    files = files_of(request.model_path)  # says what is wrong with it before it is loaded
+    model = OnnxModel(request.model_path)
+    _check_declared(request, model)
+    watched = watch(request, model)
+    case = _onnx_case(request, model, watched)
+    parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
+    return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out, accuracy=accuracy_of(request, model))
+
+
+def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> golden.Case | None:
+    if request.golden_path is None or request.golden_path.suffix.lower() not in SUFFIXES:
+        return golden.case_of(request, model, watched.fitted)
+    arrays, terms = read_prompts(request.golden_path, model.inputs, model.outputs)
+    if not arrays.outputs:
+        arrays = replace(arrays, outputs=model.run(dict(arrays.inputs), Code.GOLDEN_INVALID))
+    return golden.checked_case(str(request.golden_path), core.pack_golden(arrays), model, _with(request.golden_terms, terms))
+
+
+def _foreign(request: PublishRequest) -> Described:
+    signature = signature_of(request, request.model_path)
+    parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
+    case, unanswered = _foreign_case(request, *signature)
+    watched = watch_unread(request, *signature)
+    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None))
+
+
+def _foreign_part(request: PublishRequest, build: Build, signature: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> Part:
+    if build.how != "as-is" or build.sparsity:
+        raise mismatch(
+            Code.VARIANT_FAILED, f"variant {build.name!r}", expected="an ONNX model to make it of", actual=str(request.model_path)
+        )
+    path = build.model_path or request.model_path
+    if build.model_path is not None and signature_of(request, path) != signature:
+        expected = f"what {request.model_path.name} takes and gives"
+        raise mismatch(Code.MODEL_SIGNATURE, f"variant {build.name!r}: inputs and outputs of {path}", expected=expected, actual="others")
+    return Part(build.name, request.runs_as, {path.name: path}, requirements=build.requirements)
+
+
+def _foreign_case(
+    request: PublishRequest, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> tuple[golden.Case | None, core.Golden | None]:
+    path = request.golden_path
+    if path is None:
+        return None, None
+    if path.suffix.lower() in SUFFIXES:
+        arrays, terms = read_prompts(path, inputs, outputs)
+        data = core.pack_golden(arrays)
+    else:
+        data, terms = golden.read(path), GoldenTerms()
+        arrays = core.parse_golden(str(path), data, inputs, outputs, answered=False, one_by_one=True)
+    if arrays.outputs:
+        return golden.given_case(str(path), data, inputs, outputs, _with(request.golden_terms, terms)), None
+    if request.answers is None:
+        raise mismatch(
+            Code.GOLDEN_INVALID,
+            f"{path}: answers",
+            expected=f"one for each input, or fleetcast-node here to ask {request.model_path.name}",
+            actual="none",
+        )
+    return golden.Case(data, arrays, _with(request.golden_terms, terms)), arrays
+
+
+def answered(described: Described, answers: Mapping[str, core.Array], *, what: str) -> Described:
+    """With what the model answered to the golden inputs that had no answers.
+
+    Raises:
+        Refused: GOLDEN_INVALID: these are no answers of this model.
+    """
+    assert described.unanswered is not None  # noqa: S101  # whoever asks looked
+    assert described.case is not None  # noqa: S101
+    data = golden.answered(described.unanswered, answers)
+    case = golden.given_case(what, data, described.inputs, described.outputs, described.case.terms)
+    return replace(described, case=case, unanswered=None)
+
+
+def _with(said: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
+    """The release's terms over those of the golden file."""
+    return GoldenTerms(**{**of_file.said, **said.said})
+
+
+def _check_declared(request: PublishRequest, model: OnnxModel) -> None:
+    for side, declared, found in (("inputs", request.inputs, model.inputs), ("outputs", request.outputs, model.outputs)):
+        if declared is not None and declared != found:
+            what = f"{request.model_path}: {side}"
+            raise mismatch(Code.MODEL_SIGNATURE, what, expected=core.signature(declared), actual=core.signature(found))
+
+
+def check_request(request: PublishRequest) -> None:
+    """Whether what is said goes together, before any file is opened.
+
+    Raises:
+        Refused: REFERENCE_INVALID or SETTINGS_INVALID.
+    """
+    if request.runs_as != ONNX and request.reference is not None:
+        raise Refused(
+            Code.REFERENCE_INVALID, f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so a reference says nothing"
+        )
+    if request.runs_as != ONNX and (request.variants.held_out is not None or request.variants.calibration is not None):
+        reason = f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so it cannot be measured or calibrated"
+        raise Refused(Code.REFERENCE_INVALID, reason)
+    if request.runs_as == FILES and request.golden_path is not None:
+        raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files: nothing runs it, so golden inputs say nothing")
+    if request.reference is None:
+        given: dict[str, object] = {"block column": request.blocks_column, "time column": request.time_column}
+        given |= {"signals": request.signals} if request.calibration_rows is None else {}
+        rows = request.variants.held_out or request.variants.calibration or (request.accuracy and request.accuracy.rows)
+        given |= {} if rows else {"feature columns": request.feature_columns}
+        needless = [what for what, value in given.items() if value is not None]
+        if needless:
+            raise Refused(Code.REFERENCE_INVALID, f"{' and '.join(needless)} are named, but no reference is given")
+    names = [build.name for build in request.variants.builds]
+    if len(set(names)) != len(names) or not names:
+        raise mismatch(Code.SETTINGS_INVALID, "variants", expected="at least one, each name once", actual=core.listed(names))
+    taken = {GOLDEN_FILE} & {path.name.casefold() for path in request.more_files}
+    if taken:
+        raise mismatch(
+            Code.ARTIFACT_PATH,
+            "files of a release",
+            expected=f"no {GOLDEN_FILE}, which golden inputs have",
+            actual=core.listed(sorted(taken)),
+        )

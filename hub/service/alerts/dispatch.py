@@ -1,0 +1,101 @@
+"""Whom the hub tells of alerts: a thread for every webhook and every on_drift hook, beside the loop and never in its way.
+
+Each follows the log of alerts by its own place in the outbox, so that one that hangs holds up nobody, and a restart loses nothing: what was
+not confirmed is tried again. The threads share the database with the loop and nothing else.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from hub.alerts.webhooks import Poster, read_secret
+from hub.database.outbox import Outbox
+from hub.database.store import Store
+from hub.service.alerts.on_drift import OnDriftHook
+from hub.service.alerts.webhook_delivery import WebhookTeller
+from hub.service.telemetry.drift_evidence import Evidence
+from hub.settings import HubSettings
+from schemas.errors import FleetcastError
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 0.5  # between two looks into the log: a webhook is told within so long
+STOP_SECONDS = 15.0  # for what is under way when the hub ends: a program has 10 s from SIGTERM
+
+
+class Hook(Protocol):
+    """One receiver's work."""
+
+    @property
+    def receiver(self) -> str:
+        """Its name in the outbox."""
+
+    def turn(self) -> None:
+        """Do what is due."""
+
+
+class Hooks:
+    """All of them."""
+
+    def __init__(
+        self, directory: Path, settings: HubSettings, *, store: Store, evidence: Callable[[], Evidence], clock: Callable[[], float]
+    ) -> None:
+        self._stop, self._threads = threading.Event(), list[threading.Thread]()
+        self._outbox = Outbox(store.database)
+        self._hooks: list[Hook] = []
+        for one in settings.webhooks:
+            poster = Poster(one.url, read_secret(Path(one.secret_file)), ca_file=one.ca_file, timeout_seconds=one.timeout_seconds)
+            self._hooks.append(
+                WebhookTeller(
+                    one, poster=poster, outbox=self._outbox, fleet=settings.fleet, stopped=self._stop.is_set, clock=clock, rng=Random()
+                )
+            )
+        for hook in settings.on_drift:
+            self._hooks.append(
+                OnDriftHook(
+                    hook,
+                    directory=directory,
+                    outbox=self._outbox,
+                    evidence=evidence(),
+                    fleet=settings.fleet,
+                    stopped=self._stop.is_set,
+                    clock=clock,
+                    rng=Random(),
+                )
+            )
+
+    @property
+    def receivers(self) -> Sequence[str]:
+        """Their names."""
+        return [hook.receiver for hook in self._hooks]
+
+    def start(self) -> None:
+        """Begin. Hooks that are not set any more are forgotten."""
+        self._outbox.keep_only(self.receivers)
+        for hook in self._hooks:
+            thread = threading.Thread(target=self._work, args=(hook,), name=hook.receiver, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End. A program that runs is ended; a receiver that hangs is not waited for longer than a while."""
+        self._stop.set()
+        deadline = time.monotonic() + STOP_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self, hook: Hook) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                hook.turn()
+            except FleetcastError as error:  # the database does not answer, or the disk is full: it will, and nothing is lost
+                log.warning("hook.waits", receiver=hook.receiver, reason=str(error))
+                self._stop.wait(10 * LOOK_SECONDS)
+            except Exception:  # a bug of ours: loud, and the next turn is tried
+                log.exception("hook.bug", receiver=hook.receiver)
+                self._stop.wait(60 * LOOK_SECONDS)

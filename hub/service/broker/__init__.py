@@ -1,0 +1,1 @@
+"""Talk to the broker, and run the embedded one."""

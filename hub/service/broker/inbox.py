@@ -1,0 +1,115 @@
+"""What came from the broker and waits for the hub's loop: bounded, by lane and sender. Reads topics, and no payload.
+
+The network thread puts, the loop takes. What is let go is counted by sender. A message of QoS 1 that is let go has to be acknowledged all
+the same: acknowledgements leave in the order of arrival (MQTT-4.6.0-2), so one that never comes would hold back those of everybody else
+until the receive window is full and the broker delivers nothing more. That silence is what a flood is after. What is lost by it is small:
+of a node's states only the newest matters, a want is sent again, and other messages of QoS 1 are bounded by the receive window already.
+"""
+
+import threading
+from collections import Counter, deque
+from dataclasses import dataclass, replace
+
+from fleetcast.mqtt import Connected, LinkEvent, Message
+from hub.core.floods.fair_inbox import Lanes, Waiting
+from schemas.errors import Refused
+from schemas.limits import MIB
+from schemas.topics import Topics
+
+MESSAGES_MAX = 8192  # four receive windows: QoS 1 alone never reaches it
+BYTES_MAX = 64 * MIB  # a receive window full of the largest states is 32 MiB
+NEWEST_KEPT = {
+    "state": 4,  # a Will of an older session may come after the state that overtakes it, so the newest alone is not enough
+    "own": 4,
+    "want": 16,  # a node asks for one window of blocks at a time, and asks again for what does not come
+}
+LANES = ("want", "own", "state", "receipt", "telemetry", "other")  # in the order in which they are read
+_LANE_OF = {"trust": "own", "model": "own", **{name: name for name in ("want", "state", "receipt", "telemetry")}}
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What was let go since the last look: how many by lane and sender, and what of it is to be acknowledged."""
+
+    counts: Counter[tuple[str, str]]
+    unacknowledged: list[Message]
+
+
+class Inbox:
+    """One hub's inbox."""
+
+    def __init__(self, topics: Topics, *, messages_max: int = MESSAGES_MAX, bytes_max: int = BYTES_MAX) -> None:
+        self._topics = topics
+        self._changed = threading.Condition()
+        self._waited_for = False
+        self._events: deque[LinkEvent] = deque()
+        self._lanes: Lanes[Message] = Lanes(LANES, newest=NEWEST_KEPT, messages_max=messages_max, bytes_max=bytes_max)
+        self._lost = Lost(Counter(), [])
+
+    # Network thread
+
+    def put(self, event: LinkEvent, /) -> None:
+        """Add what the connection says."""
+        with self._changed:
+            if isinstance(event, Message):
+                for gone in self._lanes.put(self._addressed(event)):
+                    self._lost.counts[gone.lane, gone.sender] += 1
+                    if gone.firm:
+                        self._lost.unacknowledged.append(replace(gone.item, payload=b""))
+            else:
+                if isinstance(event, Connected) and event.session_present:
+                    self._lanes.forget_firm()  # MQTT-4.4.0-1: what was not acknowledged is sent again
+                self._events.append(event)
+            if self._waited_for:
+                self._changed.notify()
+
+    def _addressed(self, message: Message) -> Waiting[Message]:
+        try:
+            address = self._topics.parse(message.topic)
+        except Refused:
+            lane, sender = "other", ""
+        else:
+            lane, sender = _LANE_OF.get(address.kind, "other"), "/".join(address.levels) or address.kind
+        return Waiting(lane, sender, message, len(message.topic) + len(message.payload), firm=message.qos > 0)
+
+    # The loop
+
+    def wait(self, seconds: float) -> None:
+        """Return when something waits, or after so many seconds."""
+        with self._changed:
+            if not self._events and not len(self._lanes) and seconds > 0:
+                self._waited_for = True
+                self._changed.wait(seconds)
+                self._waited_for = False
+
+    def events(self) -> list[LinkEvent]:
+        """What the connection said of itself, in order."""
+        with self._changed:
+            found = list(self._events)
+            self._events.clear()
+        return found
+
+    def take(self, lane: str, at_most: int) -> list[Message]:
+        """The next messages of a lane, one of each sender in turn."""
+        with self._changed:
+            return self._lanes.take(lane, at_most)
+
+    def count(self, lane: str) -> int:
+        """Return how many messages wait in this lane."""
+        with self._changed:
+            return self._lanes.count(lane)
+
+    def only(self, lane: str) -> int:
+        """How many messages wait in this lane; 0 when anything else waits too."""
+        with self._changed:
+            count = self._lanes.count(lane)
+            return count if count == len(self._lanes) and not self._events else 0
+
+    def lost(self) -> Lost | None:
+        """What was let go since the last time."""
+        with self._changed:
+            found = self._lost
+            if not found.counts:
+                return None
+            self._lost = Lost(Counter(), [])
+        return found

@@ -1,0 +1,193 @@
+"""What the hub's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Inbox, Link, LinkEvent, Message, Published, Subscribed, TlsFiles
+from schemas import codec
+from schemas.analytics_messages import Alert, Drift, MergedWindow
+from schemas.block_request import Want
+from schemas.errors import Code, Refused, mismatch
+from schemas.names import check_name
+from schemas.receipt import SealedReceipt
+from schemas.state import State
+from schemas.topics import Topics
+from schemas.window import Window
+
+SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
+RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
+MSGPACK, JSON = "application/msgpack", "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class WantArrived:
+    """A node's request."""
+
+    node: str
+    want: Want
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class StateArrived:
+    """A node's report of itself, or its Will."""
+
+    state: State
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptArrived:
+    """A receipt whose signature nobody has checked yet."""
+
+    node: str
+    sealed: SealedReceipt
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class WindowArrived:
+    """A window, from nobody in particular."""
+
+    model: str
+    cohort: str
+    window: Window
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTopic:
+    """What somebody, perhaps ourselves, put on a topic that only the hub writes; `model` is None for `trust`. Not decoded, may be empty."""
+
+    model: str | None
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that could not be parsed, and why."""
+
+    refusal: Refused
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """A zero-length message on a node's topic: no news."""
+
+    message: Message
+
+
+HubEvent = (
+    Connected
+    | Disconnected
+    | Published
+    | Subscribed
+    | WantArrived
+    | StateArrived
+    | ReceiptArrived
+    | WindowArrived
+    | OwnTopic
+    | Unreadable
+    | Cleared
+)
+
+
+class HubLink:
+    """The hub's connection to its broker."""
+
+    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None) -> None:
+        self.topics = Topics(fleet)
+        self._link = Link(
+            BrokerUrl.parse(url),
+            client_id="hub",
+            inbox=inbox,
+            session_expiry_seconds=SESSION_EXPIRY_SECONDS,
+            receive_max=RECEIVE_MAX,
+            tls=tls,
+        )
+
+    def open(self) -> None:
+        """Begin a connection.
+
+        Raises:
+            Unreachable: nothing answers.
+        """
+        self._link.open()
+
+    def drop(self) -> None:
+        """End the connection, so that what was not acknowledged comes again."""
+        self._link.drop()
+
+    def close(self) -> None:
+        """Leave politely."""
+        self._link.close()
+
+    def subscribe(self) -> int:
+        """Everything that nodes say, and, as a guard, what only we may say; a `Subscribed` follows for each of the returned number."""
+        kinds = ("want", "state", "receipt", "telemetry")
+        for kind in kinds:
+            self._link.subscribe([self.topics.filter(kind)])
+        self._link.subscribe([self.topics.trust, self.topics.filter("model")], no_local=True)
+        return len(kinds) + 1
+
+    def retain(self, topic: str, payload: bytes) -> None:
+        """Retain an encoded bundle on one of the hub's own topics."""
+        self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
+
+    def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
+        """Publish a payload; `Published` with the returned id follows."""
+        return self._link.publish(self.topics.block(digest), payload, retain=retain, expiry_seconds=expiry_seconds)
+
+    def clear_block(self, digest: bytes) -> None:
+        """Take a payload out of the broker's memory."""
+        self._link.publish(self.topics.block(digest), b"", retain=True)
+
+    def say_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+        """Publish JSON for analytics consumers."""
+        match document:
+            case Alert():
+                topic = self.topics.alert
+            case Drift():
+                topic = self.topics.drift(document.model)
+            case MergedWindow():
+                topic = self.topics.windows(document.model)
+        self._link.publish(topic, document.model_dump_json(exclude_none=True).encode(), retain=retain, content_type=JSON)
+
+    def ack(self, message: Message) -> None:
+        """The effect of this message is durable."""
+        self._link.ack(message)
+
+    def ack_all(self, messages: Iterable[Message]) -> None:
+        """The effects of all of these are durable."""
+        self._link.ack_all(messages)
+
+    def parse(self, event: LinkEvent) -> HubEvent:
+        """The event as documents."""
+        if not isinstance(event, Message):
+            return event
+        try:
+            return self._parse(event)
+        except Refused as refusal:
+            return Unreadable(refusal, event)
+
+    def _parse(self, event: Message) -> HubEvent:
+        address = self.topics.parse(event.topic)
+        if address.kind in {"trust", "model"}:
+            return OwnTopic(address.levels[0] if address.levels else None, event)
+        if not event.payload:
+            return Cleared(event)
+        match address.kind:
+            case "want":
+                return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, event.payload), event)
+            case "state":
+                state = codec.decode(State, event.payload)
+                if state.node != address.levels[0]:
+                    raise mismatch(Code.SCHEMA_MALFORMED, "node of a state", expected=address.levels[0], actual=state.node)
+                return StateArrived(state, event)
+            case "receipt":
+                return ReceiptArrived(address.levels[0], codec.decode(SealedReceipt, event.payload), event)
+            case "telemetry":
+                return WindowArrived(address.levels[0], address.levels[1], codec.decode(Window, event.payload), event)
+            case _:
+                raise Refused(Code.SCHEMA_MALFORMED, f"the hub does not read {address.kind!r} topics")

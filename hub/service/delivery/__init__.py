@@ -1,0 +1,1 @@
+"""Announce what was signed and serve blocks."""

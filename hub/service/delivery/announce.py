@@ -1,0 +1,171 @@
+"""Says what was signed: the trust bundle and every model's, retained, and again whenever the broker forgot or somebody else wrote there."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+from securesystemslib.signer import Signer
+
+from hub.service.alerts.event_log import Notes
+from hub.service.broker.mqtt import HubLink, OwnTopic
+from hub.service.delivery.retained_topic_check import judge_model, judge_trust
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.analytics_messages import Alert
+from schemas.bundle import ModelBundle, TrustBundle
+from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import MANIFESTS_PER_MODEL_MAX
+from schemas.rollout import Rollout, all_fallbacks
+
+log = structlog.get_logger()
+
+NEWEST_KEPT = 2  # releases that are announced even when no rollout names them
+HEAL_SECONDS = 2.0  # between two corrections of one topic: whoever keeps writing there is not given a race
+ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just said; past this, our own older words are a replay
+LOOK_SECONDS = 60.0  # the repository is asked so often whether something is to be signed again, even when nobody touched it
+EXPIRY_LOOK_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Signers:
+    """The hub's online keys."""
+
+    snapshot: Signer
+    timestamp: Signer
+    rollouts: Signer
+
+
+class Announcer:
+    """The hub's own retained topics."""
+
+    def __init__(
+        self,
+        *,
+        repository: Repository,
+        link: HubLink,
+        notes: Notes,
+        signers: Signers,
+        wall: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._repository, self._link, self._notes, self._signers = repository, link, notes, signers
+        self._wall, self._monotonic = wall, monotonic
+        self._generation = -1
+        self._looked_at = self._expiry_looked_at = float("-inf")
+        self._warned: dict[str, str] = {}
+        self._trust: TrustBundle | None = None
+        self._models: dict[str, ModelBundle] = {}
+        self._payloads: dict[str, bytes] = {}  # topic to what is to stand there
+        self._unsaid: set[str] = set()  # topics on which it may not stand yet
+        self._echoes: dict[bytes, float] = {}
+        self._healed: dict[str, float] = {}
+        self._heal: set[str] = set()
+
+    def tick(self, *, online: bool) -> None:
+        """Vouch for what is new, and say what is to be said."""
+        now = self._monotonic()
+        if self._repository.generation() != self._generation or now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            self._vouch()
+        if now - self._expiry_looked_at >= EXPIRY_LOOK_SECONDS:
+            self._expiry_looked_at = now
+            self._warn_of_expiry()
+        for topic in [topic for topic in self._heal if now - self._healed.get(topic, float("-inf")) >= HEAL_SECONDS]:
+            self._heal.discard(topic)
+            self._healed[topic] = now
+            self._unsaid.add(topic)
+        if online:
+            self._say(now)
+
+    def forgot(self) -> None:
+        """The broker has lost its memory: all is to be said again."""
+        self._unsaid = set(self._payloads)
+
+    def guard(self, event: OwnTopic) -> None:
+        """Something stands on a topic of ours: unless it is what we said, tell why it is wrong, and say ours again.
+
+        Raises:
+            Refused: it is not ours, or not our newest.
+        """
+        topic, payload, ours = event.message.topic, event.message.payload, self._payloads.get(event.message.topic)
+        if payload == ours or (ours is None and not payload):
+            return
+        self._heal.add(topic)
+        if self._monotonic() - self._echoes.get(payload, float("-inf")) < ECHO_SECONDS:
+            return
+        refusal = self._judge(event.model, payload)
+        if event.message.retained and refusal.code in {Code.TRUST_ROLLBACK, Code.TRUST_MISMATCH}:
+            log.info("own_topic.was_older", topic=topic, code=str(refusal.code))  # our own of before a restart
+            return
+        raise refusal
+
+    def _judge(self, model: str | None, payload: bytes) -> Refused:
+        if self._trust is None:
+            return Refused(Code.TRUST_INCOMPLETE, "the hub has not signed anything yet")
+        if model is None:
+            return judge_trust(payload, self._trust)
+        if model not in self._models:
+            return Refused(Code.TRUST_NOT_LISTED, f"somebody announces model {model!r}, which has no release")
+        return judge_model(payload, self._models[model], self._trust)
+
+    # Signing
+
+    def _vouch(self) -> None:
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
+        self._generation = self._repository.generation()
+        self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
+        self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
+        for model in self._repository.models():
+            try:
+                bundle = self._repository.model_bundle(model, self._current(model))
+            except Refused:
+                continue  # it has no release yet
+            if self._put(self._link.topics.model(model), codec.encode(bundle)):
+                self._models[model] = bundle
+                versions = [one.version for one in bundle.manifests]
+                self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
+        self._trust = self._repository.trust_bundle()
+        self._put(self._link.topics.trust, codec.encode(self._trust))
+
+    def _current(self, model: str) -> Sequence[str]:
+        """The releases that nodes may need: those that the rollout names, and the newest."""
+        known = self._repository.releases(model)
+        document = self._repository.rollout(model)
+        rollout = codec.decode(Rollout, document) if document is not None else None
+        named = {rollout.release.version, *(one.release.version for one in all_fallbacks(rollout))} if rollout else set()
+        return [version for version in known if version in named or version in known[-NEWEST_KEPT:]][-MANIFESTS_PER_MODEL_MAX:]
+
+    def _put(self, topic: str, payload: bytes) -> bool:
+        if self._payloads.get(topic) == payload:
+            return False
+        self._payloads[topic] = payload
+        self._unsaid.add(topic)
+        return True
+
+    # Saying
+
+    def _say(self, now: float) -> None:
+        # Models before the trust bundle that vouches for them, so that a node finds both.
+        for topic in sorted(self._unsaid, key=lambda one: (one == self._link.topics.trust, one)):
+            payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
+            try:
+                self._link.retain(topic, payload)
+            except Unreachable as error:
+                log.warning("announcement.not_said", topic=topic, reason=str(error))
+                return
+            self._unsaid.discard(topic)
+            self._echoes = {said: at for said, at in self._echoes.items() if now - at < ECHO_SECONDS}
+            self._echoes[payload] = now
+            log.info("announcement.said", topic=topic, bytes=len(payload))
+
+    def _warn_of_expiry(self) -> None:
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        for one in self._repository.expiries(now):
+            # What the online keys sign is renewed by ourselves; what people hold the keys of is told in time, once a degree.
+            if one.role in {"snapshot", "timestamp", "rollouts"} or self._warned.get(one.role, "ok") == one.severity:
+                continue
+            self._warned[one.role] = one.severity
+            text = f"role {one.role} expires at {one.expires.isoformat()}: {one.severity}; its key's holder has to sign it again"
+            self._notes.alert(Alert(kind="key_expiring", at=int(now.timestamp()), code=one.severity, text=text))

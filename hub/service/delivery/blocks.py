@@ -1,0 +1,101 @@
+"""Serves wants: from a node's ranges to payloads, coalesced, published as fast as the broker takes them."""
+
+from collections.abc import Callable
+
+import structlog
+
+from fleetcast.block_server import BlockServer, Clear, Send
+from hub.database.store import Store
+from hub.publish.block_store import BlockStore
+from hub.service.broker.mqtt import HubLink, WantArrived
+from hub.service.rollouts.release_lookup import Releases
+from schemas.errors import Code, Refused, Unreachable
+from schemas.limits import HEADER_BYTES, PACKET_BYTES_MAX
+
+log = structlog.get_logger()
+
+IN_FLIGHT_MAX = 48  # publishes that the broker has not taken yet; their payloads are in memory
+
+
+class Wants:
+    """The hub's block server, with its disk and its broker."""
+
+    def __init__(
+        self, server: BlockServer, *, store: Store, blocks: BlockStore, releases: Releases, link: HubLink, clock: Callable[[], float]
+    ) -> None:
+        self._server, self._store, self._blocks, self._releases, self._link, self._clock = server, store, blocks, releases, link, clock
+        self._in_flight: set[int] = set()
+        self._packet_bytes_max = PACKET_BYTES_MAX
+        server.restored((row.digest, row.bytes, row.expires_at) for row in store.retained())
+
+    def wanted(self, event: WantArrived) -> None:
+        """A node wants blocks. Nothing is made durable: a want that is lost is sent again.
+
+        Raises:
+            Refused: there is no such release, variant or block, or they are too many.
+        """
+        want = event.want
+        blocks = self._releases.wanted(want)
+        payloads = [want.payload_of(block) for block in blocks]
+        largest = max(payload.bytes for payload in payloads)
+        if largest + HEADER_BYTES > self._packet_bytes_max:
+            what = f"a block of release {want.release.hex()[:12]} has {largest} bytes, and the broker takes packets"
+            raise Refused(
+                Code.PACKET_TOO_SMALL,
+                f"{what} of {self._packet_bytes_max}: publish it anew with --block-bytes {self._packet_bytes_max - HEADER_BYTES}",
+            )
+        self._server.wanted(payloads, again=want.again, now=self._clock())
+
+    def published(self, mid: int) -> None:
+        """The broker has taken a publish."""
+        self._in_flight.discard(mid)
+
+    def connected(self, *, session_present: bool, retain_available: bool, packet_bytes_max: int) -> None:
+        """A new connection; a broker that has lost our session has lost what it retained as well."""
+        self._server.retain_available = retain_available
+        self._packet_bytes_max = packet_bytes_max
+        self._in_flight.clear()
+        if not session_present:
+            self._store.forget_retained()
+            self._server.forgot()
+
+    @property
+    def due_seconds(self) -> float | None:
+        """How long until there is something to publish; None when nothing waits or there is no room."""
+        due = self._server.next_due
+        return None if due is None or len(self._in_flight) >= IN_FLIGHT_MAX else max(0.0, due - self._clock())
+
+    def tick(self) -> None:
+        """Publish what is due. What the broker is to retain is noted first, so that after a crash it can still be cleared."""
+        now = self._clock()
+        commands = self._server.due(now, room=IN_FLIGHT_MAX - len(self._in_flight))
+        if not commands:
+            return
+        payloads = self._read([command for command in commands if isinstance(command, Send)])
+        self._store.note_sends(
+            [
+                (one.digest, len(payloads[one.digest]), int(now) + one.expiry_seconds if one.retain else None)
+                for one in commands
+                if isinstance(one, Send) and one.digest in payloads
+            ],
+            [command.digest for command in commands if isinstance(command, Clear)],
+        )
+        for command in commands:
+            try:
+                match command:
+                    case Clear(digest):
+                        self._link.clear_block(digest)
+                    case Send(digest, retain, expiry_seconds) if digest in payloads:
+                        mid = self._link.say_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
+                        self._in_flight.add(mid)
+            except Unreachable as error:
+                log.warning("block.not_sent", digest=command.digest.hex()[:16], reason=str(error))  # whoever wants it asks again
+
+    def _read(self, sends: list[Send]) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for send in sends:
+            try:
+                found[send.digest] = self._blocks.read(send.digest)
+            except Refused as refusal:
+                log.error("block.unreadable", digest=send.digest.hex(), code=str(refusal.code), reason=refusal.reason)
+        return found

@@ -1,0 +1,1 @@
+"""Run the enrolment endpoint and keep the roll of enrolled devices."""

@@ -1,0 +1,1 @@
+"""Move rollouts and look releases up."""

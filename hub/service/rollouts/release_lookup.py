@@ -1,0 +1,116 @@
+"""Which releases there are, by digest: read from the repository when they are asked for, and kept."""
+
+from dataclasses import dataclass
+
+from hub.core.drift import accuracy
+from hub.publish.block_store import BlockStore
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.block_request import Want
+from schemas.errors import Code, Refused
+from schemas.manifest import Block, Manifest, blocks_of
+from schemas.names import sha256
+
+LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and its fallback, with room
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLists:
+    """What the ranges of a want count over, for one variant."""
+
+    blocks: tuple[Block, ...]
+    index: tuple[Block, ...]
+
+
+class Releases:
+    """Every release of the fleet."""
+
+    def __init__(self, repository: Repository, blocks: BlockStore) -> None:
+        self._repository, self._store = repository, blocks
+        self._manifests: dict[bytes, Manifest] = {}
+        self._accuracies: dict[bytes, Manifest] = {}
+        self._lists: dict[tuple[bytes, str], BlockLists] = {}
+        self._generation = -1
+
+    def find(self, prefix: bytes) -> tuple[bytes, Manifest]:
+        """A release by its digest or the first bytes of it.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        for attempt in ("kept", "read"):
+            if attempt == "read":
+                self._read()
+            for digest, manifest in self._manifests.items():
+                if digest.startswith(prefix):
+                    return digest, manifest
+        raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {prefix.hex()[:16]}")
+
+    def of_stream(self, key: bytes) -> tuple[bytes, Manifest]:
+        """What a stream's windows are read by: a release, or its accuracy as a manifest of that alone (hub/core/drift/accuracy.py).
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        if key not in self._manifests and key not in self._accuracies:
+            self._read()
+        return (key, self._accuracies[key]) if key in self._accuracies else self.find(key)
+
+    def named(self, model: str, version: str) -> tuple[bytes, Manifest]:
+        """A release by its name.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        for attempt in ("kept", "read"):
+            if attempt == "read":
+                self._read()
+            for digest, manifest in self._manifests.items():
+                if (manifest.model, manifest.version) == (model, version):
+                    return digest, manifest
+        raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}")
+
+    def wanted(self, want: Want) -> list[Block]:
+        """The blocks that a want names.
+
+        Raises:
+            Refused: there is no such release, variant or block, or they are too many.
+        """
+        lists = self.lists(want.release, want.variant)
+        return [block for _, block in want.pick(lists.index if want.index else lists.blocks)]
+
+    def lists(self, release: bytes, variant: str) -> BlockLists:
+        """What the ranges of a want count over.
+
+        Raises:
+            Refused: there is no such release or variant, or the store has lost a part of the list.
+        """
+        key = (release, variant)
+        if key not in self._lists:
+            try:
+                files = self.find(release)[1].files_of(variant)
+            except KeyError:
+                raise Refused(Code.RELEASE_UNKNOWN, f"release {release.hex()[:16]} has no variant {variant!r}") from None
+            blocks = tuple(block for file in files for block in blocks_of(file, self._part))
+            index = tuple(part for file in files for part in file.index)
+            while len(self._lists) >= LISTS_KEPT:
+                del self._lists[next(iter(self._lists))]
+            self._lists[key] = BlockLists(blocks, index)
+        return self._lists[key]
+
+    def _read(self) -> None:
+        generation = self._repository.generation()
+        if generation == self._generation:
+            return  # strangers may ask for releases that there are not as often as they like
+        self._generation = generation
+        for model in self._repository.models():
+            for version in self._repository.releases(model):
+                document = self._repository.manifest(model, version)
+                digest = sha256(document)
+                if digest not in self._manifests:
+                    manifest = self._manifests[digest] = codec.decode(Manifest, document)
+                    if manifest.accuracy is not None:
+                        self._accuracies[accuracy.stream_of(digest)] = accuracy.of_accuracy(manifest)
+
+    def _part(self, part: Block) -> bytes:
+        return self._store.read(part.digest)  # its raw payload is always stored (hub/core/delivery/encode.py), under the part's own digest

@@ -1,0 +1,1 @@
+"""Take in states, receipts and windows; test intervals; publish what may be shown of them."""

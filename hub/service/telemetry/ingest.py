@@ -1,0 +1,384 @@
+"""Takes in what nodes say: states, receipts, windows. Durable before it is acknowledged; the same thing twice changes nothing."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import blake2b
+
+import structlog
+
+from hub.core.drift import accuracy, windows
+from hub.core.drift.windows import Reader, Taken
+from hub.core.enrol.enrolment import Roll
+from hub.core.rollouts import fleet
+from hub.core.rollouts.listening import Listened
+from hub.database.hearing import Hearing
+from hub.database.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
+from hub.service.alerts.event_log import Notes
+from hub.service.broker.mqtt import ReceiptArrived, StateArrived, WindowArrived
+from hub.service.rollouts.listening import ListeningClock
+from hub.service.rollouts.release_lookup import Releases
+from hub.signing.device_signatures import verify_receipt
+from schemas import codec
+from schemas.accuracy import About
+from schemas.analytics_messages import Alert
+from schemas.errors import Code, Refused, mismatch
+from schemas.names import check_name
+from schemas.receipt import Receipt, SealedReceipt
+from schemas.state import State
+
+log = structlog.get_logger()
+
+NODES_MAX = 100_000  # known to one hub; a hostile broker must not fill the database with invented ones
+COHORTS_MAX = 256  # of one model
+READERS_KEPT = 64  # of releases that windows come of
+OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
+EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
+EARLY_SECONDS = 60
+AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
+SAVE_SEEN_SECONDS = 10.0  # of listening; how often it is made durable when nodes were last seen
+
+
+class Ingest:
+    """Everything that comes from nodes, and the fleet that it makes."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        notes: Notes,
+        roll: Roll,
+        look: Callable[[], None],
+        releases: Releases,
+        silent_seconds: int,
+        topic_of: Callable[[str], str],
+        window_rows_max: int,
+        random_bytes: Callable[[int], bytes],
+        clock: Callable[[], float],
+        listening: ListeningClock,
+    ) -> None:
+        self._listening, self._hearing = listening, Hearing(store.database)
+        self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
+        self._look = look  # brings the roll up to date
+        self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
+        self._window_rows_max = window_rows_max
+        self._group_key = random_bytes(16)  # so that a sender cannot choose its window's sub-group
+        self._rolled_back: set[str] = set()  # nodes whose ledger has shrunk
+        self._readers: dict[tuple[bytes, About | None], tuple[bytes, Reader]] = {}  # by the prefix that windows carry, and their subject
+        self.nodes: dict[str, fleet.Node] = {}
+        self._early: list[EarlyReceiptRow] = store.early_receipts()
+        self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
+        self._heard: set[str] = set()  # nodes whose `heard_at` is
+        self._saved_at = listening.seconds
+        self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
+        self._restore()
+        # Whoever was silent before a restart was told as such before it.
+        self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
+
+    def _restore(self) -> None:
+        heard, listened, now = self._hearing.heard(), self._listening.seconds, self._clock()
+        for row in self._store.nodes():
+            if not self._roll.counts(row.node):
+                continue  # what it said before stays in the store, for people
+            state = codec.decode(State, row.state)
+            # A hub of an earlier version kept times of the wall alone. What a crash has kept of a node and not of the clock is no future.
+            heard_at = Listened(min(listened, heard.get(row.node, listened - max(0.0, now - row.last_seen))))
+            self.nodes[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at)
+        for kept in reversed(self._store.receipts()):
+            if kept.node in self.nodes:
+                receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
+                self.nodes[kept.node] = fleet.fold_receipt(self.nodes[kept.node], receipt, received_at=kept.received_at)
+        for model, cohort in self._store.count_open_intervals():
+            self._open[model, cohort] = set()
+
+    # States
+
+    def seen(self, name: str) -> None:
+        """A node said something.
+
+        Raises:
+            Refused: nothing in its name counts.
+        """
+        self._check(name)
+        if name in self.nodes:
+            heard_at = self._listening.seconds if self._listening.runs else self.nodes[name].heard_at
+            self.nodes[name] = replace(self.nodes[name], last_seen=int(self._clock()), heard_at=heard_at)
+            self._seen.add(name)
+            self._heard.add(name)
+
+    def forget(self, name: str) -> None:
+        """A node was revoked: no rollout waits for it any more."""
+        if self.nodes.pop(name, None) is not None:
+            self._silent.discard(name)
+            self._seen.discard(name)
+            self._heard.discard(name)
+
+    def state(self, event: StateArrived) -> None:
+        """A node says how it is, or its broker says that it is lost.
+
+        Raises:
+            Refused: a reserved name, another key, one node too many, revoked, or not enrolled where that is required.
+        """
+        name, now = event.state.node, int(self._clock())
+        known = self.nodes.get(name)
+        if known is None or event.state.public_key not in {b"", known.public_key}:
+            self._look()  # it was perhaps enrolled a moment ago
+        self._roll.check_state(event.state)
+        if name not in self.nodes and len(self.nodes) >= NODES_MAX:
+            raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
+        self._tell_ledger(event.state)
+        keys = self._roll.keys(name)
+        if known is not None and keys:
+            # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
+            known = replace(known, public_key=event.state.public_key or keys[0]) if known.public_key in keys else None
+        old = event.message.retained or not self._listening.runs
+        node = fleet.fold_state(known, event.state, now=now, listened=self._listening.seconds, old=old)
+        if node is not None and keys:
+            node = replace(node, public_key=keys[0])
+        if node is None or node == self.nodes.get(name):
+            return
+        self._store.upsert_node(_row(node))
+        self.nodes[name] = node
+        self._seen.discard(name)
+        self._heard.add(name)
+        self._tell_silence(node, now)
+        if node.public_key:
+            self._take_early(name)
+
+    def _tell_ledger(self, said: State) -> None:
+        """A privacy ledger only grows: one that has shrunk was put back from a copy, with its witness, and the node cannot know."""
+        before = self.nodes.get(said.node)
+        if before is None or before.state.telemetry is None or said.telemetry is None or said.at <= before.state.at:
+            return
+        had, has = before.state.telemetry.ledger_entries or 0, said.telemetry.ledger_entries or 0
+        if has >= had:
+            self._rolled_back.discard(said.node)
+        elif said.node not in self._rolled_back:
+            self._rolled_back.add(said.node)
+            text = f"the privacy ledger of node {said.node} had {had} entries and has {has}: an old copy was put back on it"
+            code = str(Code.LEDGER_ROLLED_BACK)
+            self._notes.alert(Alert(kind="refused", at=int(self._clock()), node=said.node, cohort=said.cohort, code=code, text=text))
+
+    # Receipts
+
+    def receipts(self, events: Sequence[ReceiptArrived]) -> None:
+        """Nodes signed something: what is believed is durable when this returns, in one transaction, and the rest is noted."""
+        taken: list[tuple[Receipt, SealedReceipt]] = []
+        for event in events:
+            try:
+                self._check(event.node)
+                node = self.nodes.get(event.node)
+                if node is not None and node.public_key:
+                    taken.append((self._checked(node, event.sealed), event.sealed))
+                else:
+                    self._take_aside(event)
+            except Refused as refusal:
+                if refusal.code == Code.DISK_FULL:
+                    raise  # nothing is wrong with the receipt
+                self._notes.refusal(refusal, event.message.topic)
+        self._keep_receipts(taken)
+
+    def _take_aside(self, event: ReceiptArrived) -> None:
+        if not self._store.add_early_receipt(check_name("node", event.node), codec.encode(event.sealed), at_most=EARLY_RECEIPTS_MAX):
+            raise _unknown(event.node)
+        self._early = self._store.early_receipts()
+
+    def _checked(self, node: fleet.Node, sealed: SealedReceipt) -> Receipt:
+        receipt = self._verified(node, sealed)
+        if receipt.node != node.name:
+            raise mismatch(Code.RECEIPT_SIGNATURE, "node of a receipt", expected=node.name, actual=receipt.node)
+        return receipt
+
+    def _keep_receipts(self, taken: Sequence[tuple[Receipt, SealedReceipt]]) -> None:
+        now = int(self._clock())
+        heard_at = self._listening.seconds if self._listening.runs else None
+        fresh = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
+        for (receipt, _), is_fresh in zip(taken, fresh, strict=True):
+            if is_fresh and receipt.node in self.nodes:  # it may have been revoked a moment ago
+                self.nodes[receipt.node] = fleet.fold_receipt(self.nodes[receipt.node], receipt, received_at=now, heard_at=heard_at)
+                self._seen.add(receipt.node)
+                self._heard.add(receipt.node)
+                if receipt.outcome == "refused":
+                    self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
+
+    def _check(self, name: str) -> None:
+        if not self._roll.counts(name):
+            self._look()
+        self._roll.check(name)
+
+    def _verified(self, node: fleet.Node, sealed: SealedReceipt) -> Receipt:
+        keys = self._roll.keys(node.name) or (node.public_key,)
+        try:
+            return _verified_by(keys, sealed)
+        except Refused:
+            self._look()  # it has perhaps had a new key for a moment
+            renewed = self._roll.keys(node.name)
+            if not renewed or renewed == keys:
+                raise
+            return _verified_by(renewed, sealed)
+
+    def _take_early(self, name: str) -> None:
+        for early in [one for one in self._early if one.node == name]:
+            try:
+                sealed = codec.decode(SealedReceipt, early.sealed)
+                self._keep_receipts([(self._checked(self.nodes[name], sealed), sealed)])
+            except Refused as refusal:
+                self._notes.refusal(refusal, self._topic_of(name))
+            self._drop_early(early)
+
+    def _drop_early(self, early: EarlyReceiptRow) -> None:
+        self._store.drop_early_receipt(early.id)
+        self._early.remove(early)
+
+    # Windows
+
+    def windows(self, events: Sequence[WindowArrived]) -> None:
+        """Windows came: those that are believed are durable when this returns."""
+        by_release: dict[tuple[bytes, About | None], list[WindowArrived]] = {}
+        for event in events:
+            by_release.setdefault((event.window.release, event.window.about), []).append(event)
+        rows: list[WindowRow] = []
+        for (prefix, about), those in by_release.items():
+            try:
+                digest, reader = self._reader(prefix, about)
+            except Refused as refusal:
+                for event in those:
+                    self._notes.refusal(refusal, event.message.topic)
+                continue
+            for event, taken in zip(those, reader.read_many([one.window for one in those], now=int(self._clock())), strict=True):
+                try:
+                    rows.append(self._accept(event, digest, reader, taken))
+                except Refused as refusal:
+                    self._notes.refusal(refusal, event.message.topic)
+        if rows:
+            fresh = self._store.add_windows(rows)
+            log.debug("windows.taken", windows=sum(fresh), twice=len(fresh) - sum(fresh))
+
+    def _accept(self, event: WindowArrived, digest: bytes, reader: Reader, taken: Taken | Refused) -> WindowRow:
+        if reader.manifest.model != event.model:
+            raise mismatch(Code.WINDOW_RELEASE, "model of a window's release", expected=event.model, actual=reader.manifest.model)
+        if isinstance(taken, Refused):
+            raise taken
+        window = event.window
+        if window.about is not None:
+            accuracy.check_answers(taken, windows.watched(reader.manifest)[1])
+        key = (event.model, check_name("cohort", event.cohort))
+        if key not in self._open and sum(model == event.model for model, _ in self._open) >= COHORTS_MAX:
+            raise mismatch(Code.WINDOW_ABSURD, f"cohorts of {event.model}", expected=f"at most {COHORTS_MAX}", actual="one more")
+        mine = self._open[key]
+        if (digest, window.start) not in mine and len(mine) >= OPEN_INTERVALS_MAX:
+            what = f"untested intervals of {event.model}, cohort {event.cohort}"
+            raise mismatch(Code.WINDOW_ABSURD, what, expected=f"at most {OPEN_INTERVALS_MAX}", actual="one more")
+        mine.add((digest, window.start))
+        return WindowRow(
+            window.id,
+            digest,
+            event.model,
+            event.cohort,
+            window.start,
+            window.seconds,
+            taken.counts,
+            rows=taken.rows,
+            calibrated=taken.calibrated,
+            reference_rows=taken.reference_rows,
+            noise_units=taken.noise_units,
+            group=blake2b(window.id, key=self._group_key, digest_size=1).digest()[0],
+        )
+
+    def _reader(self, prefix: bytes, about: About | None) -> tuple[bytes, Reader]:
+        """What reads the windows of a release, and the name of their stream: the release's digest, or what stands for its accuracy."""
+        if (prefix, about) not in self._readers:
+            try:
+                digest, manifest = self._releases.find(prefix)
+            except Refused:
+                raise Refused(Code.WINDOW_RELEASE, f"there is no release {prefix.hex()}") from None
+            if about is not None:
+                digest, manifest = accuracy.stream_of(digest), accuracy.of_accuracy(manifest)
+            while len(self._readers) >= READERS_KEPT:
+                del self._readers[next(iter(self._readers))]
+            self._readers[prefix, about] = digest, Reader(manifest, rows_max=self._window_rows_max)
+        return self._readers[prefix, about]
+
+    def settled(self, model: str, cohort: str, release: bytes, start: int) -> None:
+        """An interval was tested."""
+        self._open[model, cohort].discard((release, start))
+
+    # Time
+
+    def tick(self) -> None:
+        """Give up receipts whose node never came, tell who fell silent, keep when nodes were seen."""
+        now = self._clock()
+        for early in [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]:
+            self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
+            self._drop_early(early)
+        if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
+            silent = self._fell_silent()
+            for node in silent:
+                self._tell_silence(node, int(now))
+            if len(silent) < AT_ONCE_MAX:
+                self._saved_at = self._listening.seconds
+                self.save()
+
+    def save(self) -> None:
+        """Make it durable when nodes were last seen."""
+        self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
+        self._hearing.keep_heard({name: self.nodes[name].heard_at for name in sorted(self._heard)})
+        self._seen.clear()
+        self._heard.clear()
+
+    def _fell_silent(self) -> list[fleet.Node]:
+        """Nodes whose silence was not reported yet, as many as one turn has time for."""
+        silent = {name: node for name, node in self.nodes.items() if self._is_silent(node)}
+        self._silent &= silent.keys()
+        return [node for name, node in silent.items() if name not in self._silent][:AT_ONCE_MAX]
+
+    def _tell_silence(self, node: fleet.Node, now: int) -> None:
+        """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""
+        if not self._is_silent(node):
+            self._silent.discard(node.name)
+        elif node.name not in self._silent:
+            self._silent.add(node.name)
+            silent = int(self._listening.seconds - node.heard_at)
+            why = "has lost its connection" if node.status == "lost" else f"was not heard from for {silent} s"
+            code = "lost" if node.status == "lost" else "silent"
+            cohort = node.state.cohort
+            self._notes.alert(Alert(kind="node_silent", at=now, node=node.name, cohort=cohort, code=code, text=f"node {node.name} {why}"))
+
+    def _is_silent(self, node: fleet.Node) -> bool:
+        listened, silent_seconds = self._listening.seconds, self._silent_seconds
+        return node.status == "lost" or not fleet.heard(node, listened=listened, silent_seconds=silent_seconds)
+
+
+def _verified_by(keys: Sequence[bytes], sealed: SealedReceipt) -> Receipt:
+    *others, last = keys
+    for key in others:  # a device that has a new key may have signed what comes with the one before
+        with suppress(Refused):
+            return verify_receipt(sealed, key)
+    return verify_receipt(sealed, last)
+
+
+def _unknown(node: str) -> Refused:
+    return Refused(Code.RECEIPT_UNKNOWN_NODE, f"a receipt of node {node!r}, which has not said what its key is")
+
+
+def _row(node: fleet.Node) -> NodeRow:
+    state = codec.encode(node.state)
+    return NodeRow(node.name, node.session, node.status, node.last_seen, state, node.public_key, node.state.cohort or "")
+
+
+def _receipt_row(receipt: Receipt, sealed: SealedReceipt, now: int) -> ReceiptRow:
+    return ReceiptRow(
+        node=receipt.node,
+        sequence=receipt.sequence,
+        received_at=now,
+        at=receipt.at,
+        outcome=receipt.outcome,
+        model=receipt.model,
+        version=receipt.version,
+        digest=receipt.digest,
+        since=receipt.since,
+        code=receipt.code,
+        reason=receipt.reason,
+        sealed=codec.encode(sealed),
+    )

@@ -1,0 +1,420 @@
+"""The fleet's TUF repository as files: who may sign what, and what has been signed. Knows no key but those it is handed, and no broker.
+
+Publishers and operators add versions of roles; the hub's `refresh` vouches for the newest of each with a snapshot and a timestamp, and
+names that set last, so that a reader always sees one that agrees with itself. They are processes of their own: a lock keeps them apart.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from securesystemslib.signer import Key, Signer
+from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
+from hub.signing.metadata_files import MetadataFolder, write
+from schemas.bundle import MINIMUM_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
+from schemas.errors import Code, Refused
+from schemas.manifest import target_path
+from schemas.names import check_name, check_version, version_key
+from schemas.rollout import rollout_path
+
+_ROLLOUTS = "rollouts"
+_WITHDRAWN_FIELD = "x-fleetcast-withdrawn"  # in a model's role: versions that were published once, and may not be again
+_TOP = frozenset({"root", "snapshot", "timestamp"})  # what no snapshot lists
+
+
+class Repository:
+    """Metadata and the small documents that it vouches for, in one folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self._folder = MetadataFolder(directory)
+
+    @classmethod
+    def create(
+        cls,
+        directory: Path,
+        *,
+        root_signers: Sequence[Signer],
+        threshold: int,
+        targets: Signer,
+        snapshot: Signer,
+        timestamp: Signer,
+        rollouts: Signer,
+        team: Key,
+        models: Sequence[str],
+        now: datetime,
+    ) -> "Repository":
+        """A new fleet's repository: root, targets with their delegations, an empty rollouts role, snapshot and timestamp.
+
+        Raises:
+            Refused: there is one already, a model's name is none, or fewer root keys than the threshold asks for.
+        """
+        keyids = {signer.public_key.keyid for signer in root_signers}
+        if not 1 <= threshold <= len(keyids):
+            raise Refused(Code.KEY_NOT_AUTHORISED, f"a threshold of {threshold} needs as many root keys, found {len(keyids)}")
+        roles = [role_name(check_name("model", model)) for model in models]
+        repository = cls(directory)
+        repository._folder.make()
+        root = Root(consistent_snapshot=True)
+        for signer in root_signers:
+            root.add_key(signer.public_key, "root")
+        root.roles["root"].threshold = threshold
+        for role, role_signer in (("targets", targets), ("snapshot", snapshot), ("timestamp", timestamp)):
+            root.add_key(role_signer.public_key, role)
+        repository._next("root", root, root_signers, now)
+        top = Targets(delegations=Delegations({}, {}))
+        _delegate(top, _ROLLOUTS, rollouts.public_key, rollout_path("*"))
+        for model, role in zip(models, roles, strict=True):
+            _delegate(top, role, team, target_path(model, "*"))
+        repository._next("targets", top, [targets], now)
+        repository._next(_ROLLOUTS, Targets(), [rollouts], now)
+        repository.refresh(snapshot=snapshot, timestamp=timestamp, now=now)
+        return repository
+
+    # What is there
+
+    def models(self) -> list[str]:
+        """The models that a team may publish."""
+        with self._folder.locked():
+            return self._models()
+
+    def releases(self, model: str) -> list[str]:
+        """A model's versions, oldest first."""
+        role = role_name(model)
+        with self._folder.locked():
+            if self._folder.version(role) == 0:
+                return []
+            return _versions(model, self._folder.newest(role, Targets).signed)
+
+    def manifest(self, model: str, version: str) -> bytes:
+        """A release's manifest.
+
+        Raises:
+            Refused: there is no such release.
+        """
+        known = self.releases(model)
+        if version not in known:
+            raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}; there are {', '.join(known) or 'none'}")
+        return (self._folder.documents / target_path(model, version)).read_bytes()
+
+    def rollout(self, model: str) -> bytes | None:
+        """A model's rollout document, if there is one."""
+        with self._folder.locked():
+            target = self._folder.newest(_ROLLOUTS, Targets).signed.targets.get(rollout_path(model))
+            return self._rollout_file(model, target).read_bytes() if target else None
+
+    def root(self, version: int = 1) -> bytes:
+        """A version of the root; the first is what nodes pin."""
+        return self._folder.path("root", version).read_bytes()
+
+    def generation(self) -> int:
+        """Changes whenever anything was signed: cheap to ask every second."""
+        return self._folder.generation()
+
+    # What the offline targets key changes
+
+    def delegate(self, model: str, *, team: Key, targets: Signer, now: datetime) -> None:
+        """Let a team's key sign `models/<model>/*`, and no other key; a role without a release is in no snapshot, so nodes do not look yet.
+
+        What another key signed before is refused by nodes from then on, until `renew_releases` says which of it the new team stands for.
+        """
+        with self._folder.locked():
+            signed = self._folder.newest("targets", Targets).signed
+            self._check_key("root", "targets", targets)
+            _delegate(signed, role_name(check_name("model", model)), team, target_path(model, "*"))
+            self._next("targets", signed, [targets], now)
+
+    def set_minimum(self, model: str, version: str, *, targets: Signer, now: datetime) -> None:
+        """The oldest version of a model that nodes may still activate: the bound on what stolen online keys can steer them to."""
+        with self._folder.locked():
+            signed = self._folder.newest("targets", Targets).signed
+            self._check_key("root", "targets", targets)
+            signed.unrecognized_fields.setdefault(MINIMUM_FIELD, {})[model] = check_version(version)
+            self._next("targets", signed, [targets], now)
+
+    def renew_targets(self, *, targets: Signer, now: datetime) -> None:
+        """Sign the targets role again: before it expires, or because the root has given it another key."""
+        with self._folder.locked():
+            self._check_key("root", "targets", targets)
+            self._next("targets", self._folder.newest("targets", Targets).signed, [targets], now)
+
+    # What teams change
+
+    def add_release(self, model: str, version: str, manifest: bytes, *, team: Signer, now: datetime) -> None:
+        """List a manifest under its version; the same bytes twice are nothing.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN for a model that is not delegated, KEY_NOT_AUTHORISED for a key that it is not delegated to,
+                RELEASE_CONFLICT for a version that exists with other bytes, or that was withdrawn.
+        """
+        path = target_path(model, check_version(version))
+        with self._folder.locked():
+            signed = self._team_role(model, team)
+            if self._folder.version(role_name(model)) and not self._holds("targets", role_name(model)):
+                raise Refused(
+                    Code.KEY_NOT_AUTHORISED,
+                    f"the releases of {model!r} are signed by a key that it is no longer delegated to: say first which of them stay",
+                )
+            if version in signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()):
+                raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} was withdrawn; publish another version")
+            known = signed.targets.get(path)
+            if known is not None:
+                if _is(known, manifest):
+                    return
+                raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} is published already, with other content")
+            write(self._folder.documents / path, manifest)
+            signed.targets[path] = TargetFile.from_data(path, manifest, ["sha256"])
+            self._next(role_name(model), signed, [team], now)
+
+    def renew_releases(self, model: str, *, team: Signer, now: datetime, keep: Sequence[str] | None = None) -> None:
+        """Sign a model's releases again: all of them before they expire, or those to `keep`, which withdraws the others for good.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN for a model or version that there is not, KEY_NOT_AUTHORISED for a key that it is not delegated to.
+        """
+        with self._folder.locked():
+            signed = self._team_role(model, team)
+            versions = _versions(model, signed)
+            kept = versions if keep is None else list(keep)
+            unknown = sorted(set(kept) - set(versions))
+            if unknown or not versions:
+                raise Refused(Code.RELEASE_UNKNOWN, f"{model!r} has no release {', '.join(unknown)}; there are {', '.join(versions)}")
+            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *versions} - set(kept)
+            if withdrawn:
+                signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
+            signed.targets = {target_path(model, version): signed.targets[target_path(model, version)] for version in kept}
+            self._next(role_name(model), signed, [team], now)
+
+    # What the rollouts key changes
+
+    def set_rollout(self, model: str, document: bytes, *, rollouts: Signer, now: datetime) -> None:
+        """Sign a model's rollout; the same bytes twice are nothing."""
+        path = rollout_path(check_name("model", model))
+        with self._folder.locked():
+            self._check_key("targets", _ROLLOUTS, rollouts)
+            signed = self._folder.newest(_ROLLOUTS, Targets).signed
+            if path in signed.targets and _is(signed.targets[path], document) and self._holds("targets", _ROLLOUTS):
+                return
+            signed.targets[path] = TargetFile.from_data(path, document, ["sha256"])
+            write(self._rollout_file(model, signed.targets[path]), document)
+            self._next(_ROLLOUTS, signed, [rollouts], now)
+
+    def renew_rollouts(self, *, rollouts: Signer, now: datetime) -> bool:
+        """Sign the rollouts role again before it expires; it is online, and lives a week."""
+        with self._folder.locked():
+            self._check_key("targets", _ROLLOUTS, rollouts)
+            signed = self._folder.newest(_ROLLOUTS, Targets).signed
+            if not is_ageing(_ROLLOUTS, signed.expires, now) and self._holds("targets", _ROLLOUTS):
+                return False
+            self._next(_ROLLOUTS, signed, [rollouts], now)
+            return True
+
+    def rekey_rollouts(self, key: Key, *, targets: Signer, now: datetime) -> None:
+        """Give the rollouts role another key; `renew_rollouts` with it must follow, before anything is vouched for again."""
+        with self._folder.locked():
+            self._check_key("root", "targets", targets)
+            signed = self._folder.newest("targets", Targets).signed
+            _delegate(signed, _ROLLOUTS, key, rollout_path("*"))
+            self._next("targets", signed, [targets], now)
+
+    # What the root keys change
+
+    def rotate_root(self, *, old: Sequence[Signer], new: Sequence[Signer], threshold: int, now: datetime) -> None:
+        """A new root version with new root keys, signed by a threshold of the old ones and of the new.
+
+        Raises:
+            Refused: the signers do not reach one of the two thresholds.
+        """
+        with self._folder.locked():
+            signed = self._folder.newest("root", Root).signed
+            for keyid in list(signed.roles["root"].keyids):
+                signed.revoke_key(keyid, "root")
+            for signer in new:
+                signed.add_key(signer.public_key, "root")
+            signed.roles["root"].threshold = threshold
+            self._next_root(signed, [*old, *new], now)
+
+    def rekey(self, role: Literal["targets", "snapshot", "timestamp"], key: Key, *, root_signers: Sequence[Signer], now: datetime) -> None:
+        """A new root version that gives a top-level role another key; nodes forget versions that were run ahead with a stolen one.
+
+        `renew_targets` must follow a new targets key; `refresh` signs snapshot and timestamp anew by itself.
+
+        Raises:
+            Refused: the signers do not reach the threshold.
+        """
+        with self._folder.locked():
+            signed = self._folder.newest("root", Root).signed
+            for keyid in list(signed.roles[role].keyids):
+                signed.revoke_key(keyid, role)
+            signed.add_key(key, role)
+            self._next_root(signed, root_signers, now)
+
+    # What the hub does
+
+    def refresh(self, *, snapshot: Signer, timestamp: Signer, now: datetime) -> bool:
+        """Vouch for what is newest: a new snapshot when a role changed or it ages, a new timestamp when that changed or an hour has passed.
+
+        A role that was once in the snapshot stays in it for ever: nodes that saw it would refuse a snapshot without it.
+
+        Raises:
+            Refused: KEY_NOT_AUTHORISED when nodes would refuse the result; what was vouched for before stands.
+        """
+        with self._folder.locked():
+            self._check_key("root", "snapshot", snapshot)
+            self._check_key("root", "timestamp", timestamp)
+            for delegator, role in (("root", "targets"), ("targets", _ROLLOUTS)):
+                if not self._holds(delegator, role):
+                    raise Refused(Code.KEY_NOT_AUTHORISED, f"the {role} role has been given another key, and is not signed with it yet")
+            changed = self._refresh_snapshot(snapshot, now)
+            stamp = self._folder.newest("timestamp", Timestamp).signed if self._folder.version("timestamp") else Timestamp()
+            recent = now - (stamp.expires - life("timestamp")) < timedelta(seconds=RESIGN_SECONDS)
+            if not changed and recent and self._folder.current().get("root") == self._folder.version("root"):
+                return False
+            stamp.snapshot_meta = MetaFile(self._folder.version("snapshot"))
+            self._next("timestamp", stamp, [timestamp], now)
+            self._folder.set_current(self._folder.versions())
+            listed = {target.hashes["sha256"] for target in self._folder.newest(_ROLLOUTS, Targets).signed.targets.values()}
+            for path in self._folder.documents.glob(rollout_path("*/*")):
+                if path.name not in listed:
+                    path.unlink(missing_ok=True)
+            return True
+
+    def trust_bundle(self) -> TrustBundle:
+        """What is retained on `trust`: as of the last refresh."""
+        with self._folder.locked():
+            current = self._folder.current()
+            roles = {name: self._folder.path(name, current[name]).read_bytes() for name in ("timestamp", "snapshot", "targets", _ROLLOUTS)}
+            listed = Metadata[Targets].from_bytes(roles[_ROLLOUTS]).signed.targets
+            models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
+            documents = tuple(RolloutBytes(model, self._rollout_file(model, target).read_bytes()) for model, target in models.items())
+            roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
+            return TrustBundle(roots=roots, documents=documents, **roles)
+
+    def model_bundle(self, model: str, versions: Sequence[str]) -> ModelBundle:
+        """What is retained on `model/<name>`: the role as the current snapshot has it, and these versions' manifests.
+
+        A version that the snapshot does not list yet, or no longer, is left out.
+
+        Raises:
+            Refused: the model has no release that was vouched for yet.
+        """
+        with self._folder.locked():
+            current = self._folder.current().get(role_name(model))
+            if current is None:
+                raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} has no release yet")
+            role = self._folder.path(role_name(model), current).read_bytes()
+            listed = _versions(model, Metadata[Targets].from_bytes(role).signed)
+            documents = tuple(
+                ManifestBytes(version, (self._folder.documents / target_path(model, version)).read_bytes())
+                for version in dict.fromkeys(versions)
+                if version in listed
+            )
+            return ModelBundle(model=model, role=role, manifests=documents)
+
+    def expiries(self, now: datetime) -> list[Expiry]:
+        """Every role's expiry, the nearest first."""
+        with self._folder.locked():
+            found = [expiry(role, self._folder.newest_of_any_kind(role).signed.expires, now) for role in self._folder.versions()]
+        return sorted(found, key=lambda one: one.expires)
+
+    # Signing
+
+    def _refresh_snapshot(self, signer: Signer, now: datetime) -> bool:
+        versions = {f"{role}.json": MetaFile(version) for role, version in self._roles().items()}
+        fresh = self._folder.version("snapshot") == 0
+        signed = Snapshot(meta={}) if fresh else self._folder.newest("snapshot", Snapshot).signed
+        meta = {**signed.meta, **versions}
+        if not fresh and signed.meta == meta and not is_ageing("snapshot", signed.expires, now) and self._holds("root", "snapshot"):
+            return self._folder.current().get("snapshot") != signed.version  # signed, but killed before the timestamp was
+        signed.meta = meta
+        self._next("snapshot", signed, [signer], now)
+        return True
+
+    def _team_role(self, model: str, team: Signer) -> Targets:
+        """The newest metadata of a model's role, to be changed by its team."""
+        known = self._models()
+        if model not in known:
+            raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any key; known are {', '.join(known) or 'none'}")
+        role = role_name(model)
+        self._check_key("targets", role, team)
+        return self._folder.newest(role, Targets).signed if self._folder.version(role) else Targets()
+
+    def _next_root(self, signed: Root, signers: Sequence[Signer], now: datetime) -> None:
+        old = self._folder.newest("root", Root).signed
+        given = {signer.public_key.keyid for signer in signers}
+        for name, role in (("old", old.roles["root"]), ("new", signed.roles["root"])):
+            if len(given & set(role.keyids)) < role.threshold:
+                raise Refused(
+                    Code.KEY_NOT_AUTHORISED, f"{name} root: expected {role.threshold} signatures, found {len(given & set(role.keyids))}"
+                )
+        named = {*old.roles["root"].keyids, *signed.roles["root"].keyids}
+        self._next("root", signed, [signer for signer in signers if signer.public_key.keyid in named], now)
+
+    def _next(self, role: str, signed: Root | Timestamp | Snapshot | Targets, signers: Sequence[Signer], now: datetime) -> None:
+        signed.version = self._folder.version(role) + 1
+        signed.expires = now + life(role)
+        metadata: Metadata[Any] = Metadata(signed)
+        for signer in {signer.public_key.keyid: signer for signer in signers}.values():
+            metadata.sign(signer, append=True)
+        write(self._folder.path(role, signed.version), metadata.to_bytes())
+
+    def _check_key(self, delegator: Literal["root", "targets"], role: str, signer: Signer) -> None:
+        keyids = self._delegator(delegator).get_delegated_role(role).keyids
+        if signer.public_key.keyid not in keyids:
+            raise Refused(
+                Code.KEY_NOT_AUTHORISED,
+                f"key {signer.public_key.keyid[:12]} may not sign {role}: that is {', '.join(k[:12] for k in keyids)}'s",
+            )
+
+    def _holds(self, delegator: str, role: str) -> bool:
+        """Whether the newest metadata of a role is signed as its delegator demands now."""
+        metadata = self._folder.newest_of_any_kind(role)
+        try:
+            self._delegator(delegator).verify_delegate(role, metadata.signed_bytes, metadata.signatures)
+        except UnsignedMetadataError:
+            return False
+        return True
+
+    def _delegator(self, name: str) -> Root | Targets:
+        return self._folder.newest("root", Root).signed if name == "root" else self._folder.newest("targets", Targets).signed
+
+    # Files
+
+    def _models(self) -> list[str]:
+        delegations = self._folder.newest("targets", Targets).signed.delegations
+        roles = (delegations.roles if delegations else None) or {}
+        prefix = role_name("")
+        return sorted(name.removeprefix(prefix) for name in roles if name.startswith(prefix))
+
+    def _roles(self) -> dict[str, int]:
+        """Targets, rollouts, and every model role that has metadata, with its newest version."""
+        return {role: version for role, version in sorted(self._folder.versions().items()) if role not in _TOP}
+
+    def _rollout_file(self, model: str, target: TargetFile) -> Path:
+        """Named by digest: the document that the snapshot vouches for stays while a newer one waits for the next."""
+        return self._folder.documents / rollout_path(model) / target.hashes["sha256"]
+
+
+def _delegate(targets: Targets, role: str, key: Key, pattern: str) -> None:
+    delegations = targets.delegations
+    if delegations is None or delegations.roles is None:
+        raise ValueError("the targets role has lost its delegations")
+    delegations.roles[role] = DelegatedRole(role, [key.keyid], 1, terminating=True, paths=[pattern])
+    delegations.keys[key.keyid] = key
+    used = {keyid for one in delegations.roles.values() for keyid in one.keyids}
+    delegations.keys = {keyid: known for keyid, known in delegations.keys.items() if keyid in used}
+
+
+def _versions(model: str, targets: Targets) -> list[str]:
+    return sorted((path.removeprefix(target_path(model, "")) for path in targets.targets), key=version_key)
+
+
+def _is(target: TargetFile, data: bytes) -> bool:
+    try:
+        target.verify_length_and_hashes(data)
+    except LengthOrHashMismatchError:
+        return False
+    return True

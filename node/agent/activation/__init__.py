@@ -1,0 +1,1 @@
+"""Carry out the lifecycle of model slots, and sign receipts."""

@@ -1,0 +1,45 @@
+"""Which releases stay on this disk: what is fetched now, served, last good, or needed by a delta that is announced."""
+
+from collections.abc import Iterable, Sequence
+
+import structlog
+
+from node.agent.activation.manifests import Manifests
+from node.agent.activation.parameters import Parameters
+from node.core.activation.lifecycle import ModelSlot
+from node.storage.artifacts import Artifacts
+from node.storage.store import NodeStore
+from node.trust.tuf_client import Release
+
+log = structlog.get_logger()
+
+
+class Keeping:
+    """Removes what nobody needs."""
+
+    def __init__(self, store: NodeStore, artifacts: Artifacts, manifests: Manifests, parameters: Parameters) -> None:
+        self._store, self._artifacts, self._manifests, self._parameters = store, artifacts, manifests, parameters
+        self._announced: dict[str, tuple[tuple[bytes, int, tuple[bytes, ...]], ...]] = {}  # digest, created, parents, by model
+
+    def announced(self, releases: Sequence[Release]) -> None:
+        """A model's current releases: what the newer ones are deltas of must not be removed before they are here."""
+        for model in {release.manifest.model for release in releases}:
+            self._announced[model] = tuple((one.digest, one.manifest.created, one.manifest.parents or ()) for one in releases)
+
+    def tidy(self, slots: Iterable[ModelSlot]) -> None:
+        """Remove whatever these slots do not need, half-finished releases too."""
+        held = list(slots)
+        kept = {target.digest for slot in held for target in (slot.target, slot.serving, slot.last_good) if target}
+        kept |= {parent for slot in held for parent in self._needed(slot)}
+        for digest in set(self._artifacts.releases()) - kept:
+            self._store.forget_held(digest.hex())
+            self._artifacts.remove(digest)
+            self._manifests.forget(digest)
+            self._parameters.forget(digest)
+            log.info("release.removed", release=digest.hex()[:12])
+
+    def _needed(self, slot: ModelSlot) -> set[bytes]:
+        settled = {target.digest for target in (slot.serving, slot.last_good) if target}
+        since = self._manifests.get(slot.serving.digest).created if slot.serving else 0
+        newer = [one for one in self._announced.get(slot.model, ()) if one[0] not in settled and one[1] >= since]
+        return {parent for _, _, parents in newer for parent in parents}

@@ -1,0 +1,48 @@
+"""What a slot's receipts say: the outcome, with what was measured on this device and what it cost to bring here."""
+
+from collections.abc import Callable
+
+import structlog
+
+from node.core.activation.lifecycle import ModelSlot, Report, Target
+from node.core.activation.probation import Verdict
+from node.storage.store import NodeStore
+from schemas.receipt import Evidence
+
+log = structlog.get_logger()
+
+PASSED = "passed"
+
+
+class Statements:
+    """Evidence by release, until it is said."""
+
+    def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
+        self._store, self._report = store, report
+        self._evidence: dict[bytes, Evidence] = {}
+
+    def measured(self, target: Target, evidence: Evidence) -> None:
+        """A release has proved itself."""
+        self._evidence[target.digest] = evidence
+
+    def judged(self, target: Target, verdict: Verdict, *, compared: bool) -> None:
+        """Keep how a trial ended. What was counted in it is logged here and leaves in nothing that names this device."""
+        log.info("release.judged", version=target.version, found=verdict.found, code=verdict.code, counted=verdict.counted)
+        if compared:
+            known = self._evidence.get(target.digest, Evidence())
+            self._evidence[target.digest] = known.model_copy(update={"shadow": verdict.code or PASSED})
+
+    def say(self, slot: ModelSlot, report: Report) -> None:
+        """Sign a receipt and keep it until the broker has it."""
+        serving = report.outcome == "serving"
+        ledger = self._store.bytes_of(report.target.digest)
+        counted = {f"bytes_{what}": getattr(ledger, what) for what in ("planned", "received", "reused", "wasted")}
+        self._report(
+            report.outcome,
+            code=report.code,
+            reason=report.reason,
+            model=slot.model,
+            target=report.target,
+            since=slot.serving_since if serving else None,
+            evidence=self._evidence.get(report.target.digest, Evidence()).model_copy(update=counted),
+        )

@@ -1,0 +1,459 @@
+"""Carries out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import structlog
+
+from node.agent.activation.endpoint_check import Endpoint, is_not_served
+from node.agent.activation.garbage_collection import Keeping
+from node.agent.activation.manifests import Manifests
+from node.agent.activation.parameters import Parameters
+from node.agent.activation.receipts import Statements
+from node.agent.activation.trials import Trials
+from node.agent.delivery.transfer_job import EndpointAnswered, Fetcher, Stalled, WorkerGone, WorkerReady
+from node.core.activation import lifecycle, probation
+from node.core.activation.effective_parameters import InForce
+from node.core.activation.lifecycle import ModelSlot, Target
+from node.core.activation.shadow_comparison import Agreement
+from node.core.delivery.byte_quota import BUDGET_CODES
+from node.core.trust.clock import MonotonicClock, MonotonicSeconds, WallSeconds
+from node.serving import Prepared, Server, Staged, Stats
+from node.settings import NodeSettings
+from node.storage.artifacts import Artifacts
+from node.storage.store import NodeStore
+from node.trust.tuf_client import Release
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
+from schemas.rollout import Carriage
+from schemas.state import Slot
+
+log = structlog.get_logger()
+
+RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # of a release that has proved itself here before; a device that just booted is slow
+DEVICES_FAULT = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.WORKER_HUNG})
+REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
+
+
+class Slots:
+    """The model slots of a node."""
+
+    def __init__(
+        self,
+        *,
+        store: NodeStore,
+        artifacts: Artifacts,
+        fetcher: Fetcher,
+        server: Server,
+        manifests: Manifests,
+        parameters: Parameters,
+        settings: NodeSettings,
+        post: Callable[[WorkerReady | EndpointAnswered], None],
+        report: Callable[..., None],
+        serving_changed: Callable[[bytes, Manifest, InForce], None],
+        carriage_of: Callable[[str], Carriage | None],
+        monotonic: MonotonicClock,
+    ) -> None:
+        self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
+        self._manifests, self._parameters, self._settings = manifests, parameters, settings
+        self._post, self._statements = post, Statements(store, report)
+        self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
+        self._trials = Trials(store)
+        self._slots: dict[str, ModelSlot] = {}
+        self._numbers = count(1)
+        self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
+        self._restoring: set[bytes] = set()
+        self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
+        self._keeping = Keeping(store, artifacts, manifests, parameters)
+        self._told: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
+        self.changed = True
+
+    # What the loop tells
+
+    def resume(self, now: WallSeconds) -> None:
+        """After a start: bring back what was served, and go on."""
+        self._slots = self._store.slots()
+        for slot in list(self._slots.values()):
+            self._apply(slot, lifecycle.interrupted(slot, now=int(now)), now)
+
+    def wanted(self, release: Release, rollout: bytes, now: WallSeconds) -> None:
+        """A rollout wants this verified release here."""
+        manifest = release.manifest
+        self._manifests.keep(release)
+        slot = self._slots.get(manifest.model) or ModelSlot(model=manifest.model)
+        target = Target(version=manifest.version, digest=release.digest, rollout=rollout)
+        self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
+        self._fetcher.carry(manifest.model, self._carriage_of(manifest.model))  # another rollout of what is on its way already
+
+    def serving(self, model: str) -> bytes | None:
+        """Return the release that is served for a model, if any."""
+        slot = self._slots.get(model)
+        return slot.serving.digest if slot is not None and slot.serving is not None else None
+
+    def halted(self, model: str, now: WallSeconds) -> None:
+        """The model's rollout moves this node no more: it was halted, or another one does not reach it."""
+        slot = self._slots.get(model)
+        if slot is not None:
+            self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
+
+    def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
+        """A transfer ended."""
+        slot = self._slots[model]
+        if slot.target != target:
+            return  # another release is wanted by now
+        if refusal is None:
+            self._apply(slot, lifecycle.fetched(slot, now=int(now)), now)
+        else:
+            self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
+
+    def stalled(self, event: Stalled, now: WallSeconds) -> None:
+        """A transfer waits, or goes on."""
+        slot = self._slots.get(event.model)
+        if slot is not None and slot.target == event.target:
+            self._apply(slot, lifecycle.waits(slot, str(event.code or ""), spent=event.code in BUDGET_CODES, now=int(now)), now)
+
+    def ready(self, event: WorkerReady, now: WallSeconds) -> None:
+        """A worker is warm, or could not be."""
+        if self._tickets.get(event.target.digest) != event.ticket:
+            return  # it was given up since, and perhaps asked for again
+        slot, result = self._slots[event.model], event.result
+        if isinstance(result, Prepared):
+            self._store.put_evidence(event.target.digest, result.evidence, at=int(now))
+        if event.target.digest in self._restoring:
+            self._restored(slot, event, now)
+        elif slot.target != event.target or slot.state != "testing":
+            if isinstance(result, Prepared):
+                self._retire(event.target.digest)  # overtaken while it was loading
+        elif isinstance(result, Refused):
+            self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
+        else:
+            self._statements.measured(event.target, result.evidence)
+            compare = self._manifests.get(event.target.digest).limits.shadow is not None
+            self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
+
+    def endpoint_answered(self, event: EndpointAnswered) -> None:
+        """The endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is brought back."""
+        found, serving = self._endpoint.heard(event), self._slots[event.model].serving
+        if serving is None or serving != event.target:
+            return
+        if found:
+            self._statements.say(self._slots[event.model], lifecycle.Report("serving", serving))
+        elif found is False and is_not_served(event) and serving.digest not in self._restoring:
+            log.error("endpoint.not_serving", model=event.model, version=serving.version, reason=str(event.error))
+            self._restore(event.model, serving)
+
+    def worker_gone(self, event: WorkerGone, now: WallSeconds) -> None:
+        """A worker ended by itself. The server has started another already; what is not proven, or dies again and again, goes back."""
+        slot = self._slots.get(event.model)
+        if slot is None:
+            return
+        log.error("worker.gone", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
+        if slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
+            reason = f"the worker ended while it was compared: {event.reason}"
+            self._apply(slot, lifecycle.failed(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+        elif slot.serving is not None and slot.serving.digest == event.digest:
+            if not slot.proven:
+                reason = f"the worker ended while on probation: {event.reason}"
+                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+            elif event.deaths >= probation.CRASHES_MAX and slot.last_good is not None:
+                reason = f"the worker ended {event.deaths} times in a row: {event.reason}"
+                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+
+    def tick(self, now: WallSeconds) -> None:
+        """Judge what is compared, and what is served without having proved itself."""
+        for model in list(self._slots):
+            slot = self._slots[model]
+            again = self._restore_again.get(slot.serving.digest) if slot.serving else None
+            if slot.serving is not None and again is not None and again[1] is not None and again[1] <= self._monotonic():
+                self._restore_again[slot.serving.digest] = (again[0], None)
+                self._prepare(model, slot.serving)
+            if slot.state == "shadow" and slot.target is not None:
+                self._judge_shadow(slot, slot.target, now)
+            slot = self._slots[model]
+            if slot.serving is not None and not slot.proven:
+                self._judge_probation(slot, slot.serving, now)
+            elif slot.state == "probation" and slot.serving is not None and slot.serving.digest not in self._restoring:
+                self._apply(slot, lifecycle.settled(slot, now=int(now)), now)  # it had proved itself here before
+        self._endpoint.tick()
+
+    def parameters_changed(self) -> None:
+        """An operator or the site set something: it holds from the next request on."""
+        for slot in self._slots.values():
+            for target in (slot.serving, slot.target):
+                if target is not None:
+                    self._set_parameters(target.digest)
+        self._told.clear()
+        self.changed = True
+
+    def report_of(self) -> tuple[Slot, ...]:
+        """The slots, as the state document says them. Asked every two seconds, and made anew only where something may have changed."""
+        for model, slot in self._slots.items():
+            if slot.target is not None or model not in self._told:
+                self._told[model] = self._report_of(slot)
+        return tuple(self._told[model] for model in self._slots)
+
+    def _report_of(self, slot: ModelSlot) -> Slot:
+        ledger = self._store.bytes_of(slot.target.digest if slot.target else b"")
+        variant, parameters = None, None
+        if slot.serving is not None:
+            try:
+                manifest = self._manifests.get(slot.serving.digest)
+                variant = self._manifests.variant_here(slot.serving.digest).name
+                parameters = self._parameters.settings_of(slot.serving.digest, manifest) or None
+            except Refused as refusal:  # the disk was changed under us: what is loaded still answers
+                log.error("manifest.lost", model=slot.model, code=refusal.code, reason=refusal.reason)
+        return Slot(
+            model=slot.model,
+            state=slot.state,
+            serving=slot.serving.digest if slot.serving else None,
+            serving_version=slot.serving.version if slot.serving else None,
+            target=slot.target.digest if slot.target else None,
+            target_version=slot.target.version if slot.target else None,
+            last_good=slot.last_good.digest if slot.last_good else None,
+            code=slot.code,
+            bytes_planned=ledger.planned,
+            bytes_received=ledger.received,
+            bytes_reused=ledger.reused,
+            bytes_wasted=ledger.wasted,
+            variant=variant,
+            parameters=parameters,
+        )
+
+    # How it is done
+
+    def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
+        """Durable first: the slot, the move, and what they report, at once. A kill after that is taken up by `resume`."""
+        slot = step.slot
+        said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
+        if step.move is not None:
+            with self._store.transaction():
+                self._store.put_slot(slot, step.move)
+                self._trials.moved(before, slot, step.move)
+                for report in said:
+                    self._statements.say(slot, report)
+            self._slots[slot.model] = slot
+            self._told.pop(slot.model, None)
+            self.changed = True
+            log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
+        for command in step.commands:
+            if command not in said:
+                self._carry_out(slot, command, now)
+
+    def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: WallSeconds) -> None:
+        match command:
+            case lifecycle.Fetch(target):
+                self._fetch(slot.model, target, now)
+            case lifecycle.CancelFetch():
+                self._fetcher.cancel(slot.model)
+            case lifecycle.Prepare(target):
+                slot = self._slots[slot.model]
+                if slot.state == "staged":
+                    self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
+                self._prepare(slot.model, target)
+            case lifecycle.Restore(target):
+                self._restore(slot.model, target)
+            case lifecycle.Compare(target):
+                self._compare(slot, target)
+            case lifecycle.Switch(target):
+                self._switch(self._slots[slot.model], target, now)
+            case lifecycle.Retire(target):
+                self._retire(target.digest)
+            case lifecycle.Report(_, target):
+                # The switch may have failed: then its roll back was reported, or it is on its way back.
+                if self._slots[slot.model].serving == target and target.digest not in self._restoring:
+                    self._endpoint.prove(slot.model, target)
+            case lifecycle.Tidy():
+                self.tidy()
+
+    def _fetch(self, model: str, target: Target, now: WallSeconds) -> None:
+        try:
+            manifest, variant = self._manifests.get(target.digest), self._manifests.wanted_variant(target.digest)
+        except Refused as refusal:
+            self.fetched(model, target, refusal, now)
+            return
+        slot = self._slots[model]
+        follows = slot.serving is not None or slot.last_good is not None
+        self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
+
+    def _prepare(self, model: str, target: Target) -> None:
+        ticket = self._tickets[target.digest] = next(self._numbers)
+        try:
+            staged = self._staged(model, target)
+        except Refused as refusal:
+            self._post(WorkerReady(model, target, refusal, ticket))
+            return
+        self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result, ticket)))
+
+    def _restore(self, model: str, target: Target) -> None:
+        self._restoring.add(target.digest)
+        self._prepare(model, target)
+
+    def _retire(self, digest: bytes) -> None:
+        """End a worker, or its start; what is said of it from now on is old."""
+        self._tickets.pop(digest, None)
+        self._restoring.discard(digest)
+        self._restore_again.pop(digest, None)
+        self._server.retire(digest)
+
+    def _staged(self, model: str, target: Target) -> Staged:
+        manifest, variant = self._manifests.get(target.digest), self._manifests.variant_here(target.digest)
+        golden = manifest.golden_of(variant)
+        place = self._artifacts.relative
+        return Staged(
+            model=model,
+            version=target.version,
+            digest=target.digest,
+            manifest=manifest,
+            model_path=self._artifacts.path(place(target.digest, variant.name, variant.files[0])),
+            golden_path=self._artifacts.path(place(target.digest, variant.name, golden.file)) if golden else None,
+            threads=self._settings.threads,
+            runtime=variant.runtime,
+            variant=variant.name,
+            providers=variant.requirements.providers,
+            parameters=self._parameters.in_force(target.digest, manifest),
+            isolation=self._settings.isolation,
+            cores=self._settings.cores,
+        )
+
+    def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
+        try:
+            self._server.switch(slot.model, target.digest)
+        except Refused as refusal:  # the worker died between its test and the switch
+            if slot.proven:
+                self._restore(slot.model, target)
+            else:
+                self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
+            return
+        self._tell_serving(slot.model, target)
+        for old in {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot):
+            if old == target.digest:
+                continue  # what serves is never what makes way
+            if old == getattr(slot.last_good, "digest", None) and self._manifests.get(target.digest).limits.shadow is not None:
+                self._compare_old(slot.model, old)
+            else:
+                self._retire(old)
+
+    def _compare(self, slot: ModelSlot, target: Target) -> None:
+        if slot.serving is not None and slot.serving.digest not in self._restoring:  # else as soon as it is back
+            self._server.compare_with(slot.model, target.digest)
+
+    def _others(self, slot: ModelSlot) -> set[bytes]:
+        """Releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
+        held = self._server.held_of(slot.model)
+        return held - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
+
+    def _compare_old(self, model: str, old: bytes) -> None:
+        """On probation the release that served before answers beside the new one, and is warm if it has to come back."""
+        try:
+            self._server.compare_with(model, old)
+        except Refused:  # not held: it was not what answered until now
+            self._retire(old)
+
+    def _tell_serving(self, model: str, target: Target) -> None:
+        """Telemetry counts for this release from now on, and other programs find its files."""
+        manifest = self._manifests.get(target.digest)
+        self._serving_changed(target.digest, manifest, self._parameters.in_force(target.digest, manifest))
+        try:
+            self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
+        except Refused as refusal:  # the release is served all the same; other programs find its files once there is room
+            log.error("link.not_set", model=model, code=refusal.code, reason=refusal.reason)
+
+    def _set_parameters(self, digest: bytes) -> None:
+        try:
+            manifest = self._manifests.get(digest)
+        except Refused:
+            return
+        found = self._parameters.in_force(digest, manifest)
+        self._server.set_parameters(digest, found)
+        self._serving_changed(digest, manifest, found)
+
+    def _restored(self, slot: ModelSlot, event: WorkerReady, now: WallSeconds) -> None:
+        self._restoring.discard(event.target.digest)
+        result = event.result
+        if slot.serving is None or slot.serving.digest != event.target.digest:
+            if isinstance(result, Prepared):
+                self._retire(event.target.digest)
+            return
+        if isinstance(result, Prepared):
+            try:
+                self._server.switch(slot.model, event.target.digest)
+            except Refused as refusal:  # the worker died between its test and the switch
+                result = refusal
+        if isinstance(result, Prepared):
+            self._statements.measured(event.target, result.evidence)
+            self._tell_serving(slot.model, event.target)
+            if slot.state == "shadow" and slot.target is not None:
+                self._server.compare_with(slot.model, slot.target.digest)
+            for other in self._others(slot):
+                if slot.state not in lifecycle.IN_WORKER or slot.target is None or other != slot.target.digest:
+                    self._retire(other)
+            self._endpoint.prove(slot.model, slot.serving)
+            self._restore_again.pop(event.target.digest, None)
+            return
+        log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
+        tries = self._restore_again.get(event.target.digest, (0, None))[0] + 1
+        if slot.proven and result.code in DEVICES_FAULT and tries < RESTORE_TRIES:
+            self._restoring.add(event.target.digest)
+            self._restore_again[event.target.digest] = (tries, self._monotonic() + RESTORE_SECONDS * tries)
+        else:
+            self._restore_again.pop(event.target.digest, None)
+            self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)
+
+    def _judge_shadow(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
+        trial, limits = self._trials.comparison(slot.model), self._manifests.get(target.digest).limits
+        agreement = trial.before.plus(self._server.agreement(slot.model))
+        old, new = self._stats(slot.model, slot.serving), self._stats(slot.model, target)
+        trial.look(running=old is not None and old.serves and new is not None and new.live, now=self._monotonic())
+        verdict = probation.on_shadow(limits, agreement, seconds=trial.seconds)
+        if verdict.found == "waits":
+            self._trials.keep_comparison(slot.model, agreement, terms_seconds=limits.shadow.seconds if limits.shadow else 0.0)
+            return
+        self._statements.judged(target, verdict, compared=True)
+        if verdict.found == "good":
+            self._apply(slot, lifecycle.agreed(slot, now=int(now)), now)
+        else:
+            self._apply(slot, lifecycle.failed(slot, verdict.code, verdict.reason, now=int(now)), now)
+
+    def _judge_probation(self, slot: ModelSlot, serving: Target, now: WallSeconds) -> None:
+        trial, limits = self._trials.probation(slot.model), self._manifests.get(serving.digest).limits
+        stats = self._stats(slot.model, serving)
+        trial.look(running=stats is not None and stats.serves, now=self._monotonic())
+        if stats is None:
+            return
+        # While something newer is compared, the agreement is that one's.
+        agreement = self._server.agreement(slot.model) if slot.state in lifecycle.SERVING else Agreement()
+        verdict = probation.on_probation(
+            limits,
+            requests=stats.requests,
+            errors=stats.errors,
+            latency_ms=stats.latency_ms_p50,
+            agreement=agreement,
+            seconds=trial.seconds,
+        )
+        if verdict.found == "waits":
+            self._trials.keep_probation(slot.model, terms_seconds=limits.probation_seconds)
+        elif verdict.found == "good":
+            self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
+        else:
+            self._statements.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
+            self._apply(slot, lifecycle.misbehaved(slot, verdict.code, verdict.reason, now=int(now)), now)
+
+    def _stats(self, model: str, target: Target | None) -> Stats | None:
+        """What a release has done; None while it is being loaded."""
+        if target is None or target.digest in self._restoring:
+            return None
+        try:
+            return self._server.stats(model, target.digest)
+        except Refused:
+            return None
+
+    # The disk
+
+    def announced(self, releases: Sequence[Release]) -> None:
+        """A model's current releases: what the newer ones are deltas of is kept."""
+        self._keeping.announced(releases)
+
+    def tidy(self) -> None:
+        """Remove whatever nobody needs."""
+        self._keeping.tidy(self._slots.values())

@@ -1,0 +1,74 @@
+"""The trials of a node's slots, kept on disk in small steps: a restart goes on where it was, less at most a step."""
+
+from dataclasses import dataclass, field
+
+from node.core.activation.lifecycle import ModelSlot, Move
+from node.core.activation.shadow_comparison import Agreement
+from node.core.activation.trial import Trial
+from node.storage.store import NodeStore
+
+# A comparison goes on over these. Every other move ends it, or gives it another pair of releases.
+GOES_ON = frozenset({"begun", "compared", "interrupted", "settled"})
+
+
+@dataclass(slots=True)
+class Comparison(Trial):
+    """A trial beside what is served. What the process before this one had counted is added to what this one counts."""
+
+    before: Agreement = field(default_factory=Agreement)
+
+
+class Trials:
+    """Probations and comparisons by model."""
+
+    def __init__(self, store: NodeStore) -> None:
+        self._store = store
+        self._probations: dict[str, Trial] = {}
+        self._comparisons: dict[str, Comparison] = {}
+
+    def probation(self, model: str) -> Trial:
+        """How long what is served has served."""
+        if model not in self._probations:
+            seconds = self._kept(model, "probation_ms") / 1000
+            self._probations[model] = Trial(seconds, seconds)
+        return self._probations[model]
+
+    def comparison(self, model: str) -> Comparison:
+        """How long, and with what outcome, what is wanted was compared with what is served."""
+        if model not in self._comparisons:
+            seconds = self._kept(model, "compared_ms") / 1000
+            before = Agreement(self._kept(model, "compared_rows"), self._kept(model, "compared_agreed"))
+            self._comparisons[model] = Comparison(seconds, seconds, before=before)
+        return self._comparisons[model]
+
+    def moved(self, before: ModelSlot, after: ModelSlot, move: Move) -> None:
+        """A slot moves: what it serves, or compares, may be another release. To be called within the transaction of the move."""
+        if (before.serving and before.serving.digest) != (after.serving and after.serving.digest):
+            self._probations.pop(after.model, None)
+            self._keep(after.model, probation_ms=0)
+        if move.event not in GOES_ON:
+            self._comparisons.pop(after.model, None)
+            self._keep(after.model, compared_ms=0, compared_rows=0, compared_agreed=0)
+
+    def keep_probation(self, model: str, *, terms_seconds: float) -> None:
+        """Write down how far it is, where that is due."""
+        trial = self.probation(model)
+        if trial.is_due(terms_seconds=terms_seconds):
+            self._keep(model, probation_ms=int(trial.seconds * 1000))
+            trial.kept_seconds = trial.seconds
+
+    def keep_comparison(self, model: str, agreement: Agreement, *, terms_seconds: float) -> None:
+        """Write down how far it is, with the counts, which never leave this device."""
+        trial = self.comparison(model)
+        if trial.is_due(terms_seconds=terms_seconds):
+            with self._store.transaction():
+                self._keep(model, compared_ms=int(trial.seconds * 1000), compared_rows=agreement.rows, compared_agreed=agreement.agreed)
+            trial.kept_seconds = trial.seconds
+
+    def _kept(self, model: str, what: str) -> int:
+        return self._store.fact(f"{what}:{model}")
+
+    def _keep(self, model: str, **facts: int) -> None:
+        for what, value in facts.items():
+            if self._kept(model, what) != value:
+                self._store.set_fact(f"{what}:{model}", value)

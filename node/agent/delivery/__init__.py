@@ -1,0 +1,1 @@
+"""Run transfers: block sources, byte quota, jobs."""

@@ -1,0 +1,1 @@
+"""Enrol, and renew certificates while the agent runs."""

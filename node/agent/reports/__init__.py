@@ -1,0 +1,1 @@
+"""Report to the hub and to commands beside the agent."""

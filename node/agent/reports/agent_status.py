@@ -1,0 +1,178 @@
+"""What the agent says of itself beside the broker: `status.json` for commands, a word to the service manager, and its watchdog.
+
+The watchdog is fed by the loop, and only when the serving thread has answered since the last time: so it says that both are alive. A turn
+that hangs sends nothing, and a serving thread that hangs never answers.
+"""
+
+import os
+from collections.abc import Callable
+from importlib.metadata import version
+
+import structlog
+
+from node.core.doctor.agent_health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
+from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
+from node.enrol.credentials import expires_at
+from node.host.pidfile import write_status
+from node.host.service_manager import FEEDINGS, Notify
+from node.serving import Server
+from node.settings import NodeSettings
+from node.trust.tuf_client import View
+from schemas.limits import TEXT_MAX
+from schemas.state import State
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 2.0  # how often what is said is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
+
+
+class Standing:
+    """How the agent stands. Every method is called by the loop's thread; only the serving thread's answer comes from there."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        server: Server,
+        listen: str,
+        inherited: bool,
+        state: Callable[[], State],
+        view: Callable[[], View | None],
+        wall: WallClock,
+        monotonic: MonotonicClock,
+        notify: Notify,
+    ) -> None:
+        self._settings, self._server, self._state, self._view = settings, server, state, view
+        self._listen, self._inherited, self._wall, self._monotonic, self._notify = listen, inherited, wall, monotonic, notify
+        self._started_at = self._since = int(wall())
+        self._answered_at = self._started_at
+        self._online, self._reason, self._error = False, "not connected yet", ""
+        self._error_at: int | None = None
+        self._denied = 0
+        self.read_only = ""  # why nothing can be written
+        self._certificate_expires: int | None = None
+        self._held: dict[bytes, int | None] = {}
+        self._asked_at = self._looked_at = NEVER
+        self._answered = True
+        self._written: AgentStatus | None = None
+        self._sentence = ""
+
+    def began(self) -> None:
+        """Local programs can connect."""
+        self._certificate_expires = expires_at(self._settings.tls_certificate)
+        self._notify.ready()
+        self.tick()
+
+    def connected(self) -> None:
+        """The broker took us."""
+        self._certificate_expires = expires_at(self._settings.tls_certificate)  # it may have been renewed
+        self._denied = 0
+        self._turn(True, "")
+
+    def disconnected(self, reason: str) -> None:
+        """The connection ended, or could not be made."""
+        self._turn(False, reason)
+
+    def denied(self, filters: int) -> None:
+        """The broker does not let us read so many topics."""
+        self._denied += filters
+        self.trouble(f"the broker denies {filters} of our subscriptions")
+
+    def trouble(self, sentence: str) -> None:
+        """Something was refused, or went wrong and was survived."""
+        self._error, self._error_at = sentence[:TEXT_MAX], int(self._wall())
+
+    def tick(self) -> None:
+        """One turn of the loop is over."""
+        now = self._monotonic()
+        self._feed(now)
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
+        self._say(self._status(None))
+
+    def left(self) -> None:
+        """The agent ends."""
+        self._notify.stopping()
+        self._write(self._status(int(self._wall())))
+
+    def _feed(self, now: MonotonicSeconds) -> None:
+        seconds = self._notify.watchdog_seconds
+        pause = min(LOOK_SECONDS, seconds / FEEDINGS) if seconds else LOOK_SECONDS
+        if not self._answered or now - self._asked_at < pause:
+            return
+        if seconds:
+            self._notify.watchdog()
+        self._answered, self._asked_at = False, now
+        self._server.ask_held(self._hear)
+
+    def _hear(self, held: dict[bytes, int | None]) -> None:
+        """The serving thread's answer, on that thread: plain stores, the flag last."""
+        self._held = held
+        self._answered_at = int(self._wall())
+        self._answered = True
+
+    def _turn(self, online: bool, reason: str) -> None:
+        if online != self._online:
+            self._since = int(self._wall())
+        self._online, self._reason = online, reason[:TEXT_MAX] or self._reason
+        self._looked_at = NEVER
+
+    def _say(self, status: AgentStatus) -> None:
+        before = self._written
+        moving = {"written_at": 0, "answered_at": 0}
+        changed = before is None or before.model_copy(update=moving) != status.model_copy(update=moving)
+        if changed or before is None or not 0 <= status.written_at - before.written_at < WRITTEN_SECONDS_MAX // 2:
+            self._write(status)
+        sentence = _sentence(status)
+        if sentence != self._sentence:
+            self._sentence = sentence
+            self._notify.status(sentence)
+
+    def _write(self, status: AgentStatus) -> None:
+        try:
+            write_status(self._settings.data, status)
+        except OSError as error:  # a full disk keeps nobody from serving
+            log.warning("status.not_written", reason=error.strerror)
+        self._written = status
+
+    def _status(self, ended_at: int | None) -> AgentStatus:
+        state, view = self._state(), self._view()
+        return AgentStatus(
+            node=self._settings.id,
+            fleet=self._settings.fleet,
+            pid=os.getpid(),
+            software=f"fleetcast {version('fleetcast')}",
+            started_at=self._started_at,
+            written_at=int(self._wall()),
+            ended_at=ended_at,
+            listen=self._listen,
+            online=self._online and ended_at is None,
+            since=self._since,
+            reason=self._reason,
+            session=state.session,
+            denied=self._denied,
+            link=state.link or "free",
+            certificate_expires=self._certificate_expires,
+            root_version=state.root_version,
+            timestamp_version=state.timestamp_version,
+            expires=int(view.expires.timestamp()) if view else None,
+            timestamp_expires=int(view.timestamp_expires.timestamp()) if view else None,
+            answered_at=self._answered_at,
+            workers=tuple(WorkerProcess(digest=digest, pid=pid) for digest, pid in sorted(self._held.items())),
+            slots=state.slots,
+            telemetry=state.telemetry,
+            error=self._error,
+            error_at=self._error_at,
+            read_only=self.read_only[:TEXT_MAX],
+            supervised=self._notify.told or "INVOCATION_ID" in os.environ,
+            inherited=self._inherited,
+            watchdog_seconds=self._notify.watchdog_seconds,
+        )
+
+
+def _sentence(status: AgentStatus) -> str:
+    verdict = judge(status, running=True, now=status.written_at)
+    served = ", ".join(f"{slot.model} {slot.serving_version}" for slot in status.slots if slot.serving_version)
+    what = {Verdict.SERVING: f"serving {served}", Verdict.NOT_SERVING: f"not serving {served}"}.get(verdict, "nothing to serve yet")
+    return f"{what}; {'connected' if status.online else f'not connected: {status.reason}'}"

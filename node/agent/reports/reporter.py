@@ -1,0 +1,113 @@
+"""Signs what the node has to say, keeps it until the broker has taken it, and says it again to a broker that forgot."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import structlog
+
+from node.broker.mqtt import NodeLink
+from node.core.activation.lifecycle import Target
+from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
+from node.enrol.identity import Identity
+from node.storage.store import NodeStore
+from schemas import codec
+from schemas.errors import Refused, Unreachable
+from schemas.limits import TEXT_MAX
+from schemas.receipt import Evidence, Receipt
+
+log = structlog.get_logger()
+
+OUTBOX_IN_FLIGHT = 32
+REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
+
+
+class Reporter:
+    """Receipts, refusals, and the outbox that windows share with them."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        store: NodeStore,
+        link: NodeLink,
+        identity: Callable[[], Identity],  # it may change: a device can ask for a new key
+        wall: WallClock,
+        monotonic: MonotonicClock,
+        windows: bool,  # else they are not sent, and wait
+    ) -> None:
+        self._node, self._store, self._link, self._identity = node, store, link, identity
+        self._wall, self._monotonic, self._windows = wall, monotonic, windows
+        self._sending: dict[int, int] = {}  # publish id to outbox id
+        self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
+        self.told: Callable[[str], None] = lambda sentence: None  # hears of every refusal
+
+    def report(
+        self,
+        outcome: Literal["serving", "refused", "rolled_back"],
+        *,
+        code: str = "",
+        reason: str = "",
+        model: str | None = None,
+        target: Target | None = None,
+        since: int | None = None,
+        evidence: Evidence | None = None,
+    ) -> None:
+        """Sign a receipt and put it in the outbox."""
+        receipt = Receipt(
+            node=self._node,
+            sequence=self._store.next("receipt"),
+            at=int(self._wall()),
+            outcome=outcome,
+            model=model or None,
+            version=target.version if target else None,
+            digest=target.digest if target else None,
+            since=since,
+            code=code,
+            reason=reason[:TEXT_MAX],
+            evidence=evidence,
+        )
+        self._store.enqueue("receipt", self._link.topics.receipt(self._node), codec.encode(self._identity().seal(receipt)))
+        log.info("receipt.signed", outcome=outcome, model=model, code=code, version=receipt.version)
+
+    def refusal(self, refusal: Refused, model: str) -> None:
+        """Report a message or a file that was refused; nothing else changes."""
+        log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
+        self.told(str(refusal))
+        key, now = (str(refusal.code), model), self._monotonic()
+        if now - self._refusals.get(key, NEVER) >= REFUSAL_SECONDS:
+            self._refusals[key] = now
+            try:
+                self.report("refused", code=refusal.code, reason=refusal.reason, model=model)
+            except Refused as full:  # a full disk, which may be what is reported
+                del self._refusals[key]
+                log.warning("receipt.not_kept", code=full.code, reason=full.reason)
+
+    def connected(self, *, session_present: bool) -> None:
+        """The broker is there; one that forgot hears the kept messages again, and their readers count them once."""
+        self._sending.clear()
+        if not session_present:
+            self._store.resend(windows=self._windows)
+
+    def published(self, mid: int) -> None:
+        """The broker has taken a message."""
+        if mid in self._sending:
+            self._store.mark_sent([self._sending[mid]])
+            del self._sending[mid]
+
+    def send(self, *, windows: bool = True) -> None:
+        """Say what waits, so much at a time; without `windows` those that are none."""
+        flying = set(self._sending.values())
+        outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self._windows and windows)
+        fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]
+        if fresh:
+            try:
+                self._store.mark_tried(fresh)
+            except Refused as full:  # a window that is not known to have been given away could become part of another one
+                log.warning("window.not_sent", code=full.code, reason=full.reason)
+                outbox = [one for one in outbox if one.id not in fresh]
+        for waiting in outbox:
+            if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
+                try:
+                    self._sending[self._link.say(waiting.topic, waiting.payload)] = waiting.id
+                except Unreachable:
+                    return

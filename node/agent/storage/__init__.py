@@ -1,0 +1,1 @@
+"""Go on when the disk takes nothing, and rebuild a store that was lost."""

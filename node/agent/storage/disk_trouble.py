@@ -1,0 +1,89 @@
+"""What the agent does about a disk that takes nothing, or has damaged the store: it goes on serving, tries again, and says so."""
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from node.agent.reports.agent_status import Standing
+from node.core.trust.clock import NEVER, MonotonicClock
+from node.storage.store import NodeStore
+from node.storage.store_file import trouble_of
+from schemas.errors import Code, Refused
+
+log = structlog.get_logger()
+
+AGAIN_SECONDS = 5.0  # between two tries on a full disk
+LOGGED_SECONDS = 60.0  # between two lines about it in the log
+DEFERRED_MAX = 256  # events that wait for room; more are dropped, and come again with the next connection
+
+
+class DiskTrouble:
+    """Of one agent. Called by the loop's thread alone."""
+
+    def __init__(self, store: NodeStore, standing: Standing, monotonic: MonotonicClock) -> None:
+        self._store, self._standing, self._monotonic = store, standing, monotonic
+        self.damage: Refused | None = None  # the store turned out damaged: the agent ends, and its next start goes on
+        self._met = False
+        self._tried_at = self._met_at = self._logged_at = NEVER
+        self._deferred: list[Any] = []
+        standing.read_only = store.stuck
+
+    def explains(self, error: BaseException) -> bool:
+        """Whether the disk is to blame for an error, and not we."""
+        match trouble_of(error):
+            case "damaged":
+                log.error("store.damaged", reason=str(error))
+                self.damage = Refused(Code.STORE_DAMAGED, f"{error}; it is set aside, and the next start goes on with what else is here")
+            case "stuck":
+                self._met, self._met_at = True, self._monotonic()
+                self._standing.trouble(str(error))
+                if self._met_at - self._logged_at >= LOGGED_SECONDS:
+                    self._logged_at = self._met_at
+                    log.error("disk.full", reason=str(error))
+            case None:
+                return False
+        return True
+
+    def defers(self, event: Any) -> bool:
+        """Whether an event is kept for later, because it has just met a full disk: its effect is not durable, so it is not acknowledged."""
+        met, self._met = self._met, False
+        if met and len(self._deferred) < DEFERRED_MAX:
+            self._deferred.append(event)
+            return True
+        return False
+
+    def again(self) -> list[Any]:
+        """Events that met a full disk some time ago."""
+        self._met = False
+        if not self._deferred or self._monotonic() - self._met_at < AGAIN_SECONDS:
+            return []
+        found, self._deferred = self._deferred, []
+        return found
+
+    def write_down(self) -> None:
+        """Put a store that is in memory back on the disk, which may have room again."""
+        if self._monotonic() - self._tried_at < AGAIN_SECONDS:
+            return
+        self._tried_at = self._monotonic()
+        self._store.write_down()
+        self._standing.read_only = ""
+        log.info("store.written_down")
+
+    def write_down_at_last(self, checkpoint: Callable[[], None], open_windows: Callable[[], int]) -> None:
+        """Before the end: what is counted is written, or said to be lost."""
+        try:
+            if self._store.stuck:
+                self._store.write_down()
+            checkpoint()
+        except Exception as error:
+            if not self.explains(error):
+                raise
+            log.error("telemetry.lost", windows=open_windows(), reason=str(error))
+
+    def close(self) -> None:
+        """Release the store; a damaged one is set aside."""
+        if self.damage is None:
+            self._store.close()
+        else:
+            self._store.set_aside()

@@ -1,0 +1,146 @@
+"""Takes up what a node served after its store was lost: from the releases on its disk, the links to what was served, and trusted metadata.
+
+What is believed of the disk is what was believed of the store: whoever can write there owns the device. Each release that is taken up is
+verified file by file against its manifest, and that against its digest. What was not on the disk is asked for again of the hub.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import structlog
+
+from node.agent.activation.manifests import Manifests
+from node.agent.telemetry.accuracy import OTHER_TIMES, RUNS_SINCE
+from node.agent.telemetry.privacy_accountant import ENTRIES_MIN, LOST
+from node.core.activation.lifecycle import ModelSlot, Target
+from node.core.doctor.agent_health import AgentStatus
+from node.core.trust.clock import BUILD_TIME
+from node.host.pidfile import read_status
+from node.settings import NodeSettings
+from node.storage.artifacts import Artifacts
+from node.storage.store import Held, NodeStore
+from node.trust.tuf_client import Trust
+from schemas.errors import Code, Refused
+from schemas.manifest import Block, File, blocks_of
+from schemas.rollout import Rollout
+from schemas.state import Slot
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What the disk says beside the store. `status` is the last one that an agent left here, `rollouts` are verified."""
+
+    status: AgentStatus | None
+    rollouts: Mapping[str, Rollout]
+    has_witness: bool
+
+    @classmethod
+    def of(cls, settings: NodeSettings, trust: Trust) -> Self:
+        """Look for them."""
+        view = trust.current()
+        return cls(read_status(settings.data), view.rollouts if view is not None else {}, settings.witness.exists())
+
+
+def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces: Traces, *, now: int) -> None:
+    """Fill a new store. On a device that has never run, nothing is there, and nothing is done."""
+    releases = artifacts.releases()
+    if not (releases or traces.status or traces.has_witness):
+        return
+    served = artifacts.pointed()
+    reported = {slot.model: slot for slot in traces.status.slots} if traces.status is not None else {}
+    models = sorted(served.keys() | reported.keys())
+    slots = [_slot(model, served.get(model), reported.get(model), traces, manifests, artifacts, now) for model in models]
+    found = [slot for slot in slots if slot is not None]
+    entries = traces.status.telemetry.ledger_entries if traces.status is not None and traces.status.telemetry is not None else None
+    with store.transaction():
+        for slot in found:
+            store.take_up_slot(slot)
+        for digest in releases:
+            store.add_held(_blocks_in(digest, manifests, artifacts))
+        # What was spent and which intervals have left is not known any more: nothing of them leaves again
+        # (node/agent/telemetry/privacy_accountant.py).
+        store.set_fact(LOST, 1)
+        store.raise_fact(ENTRIES_MIN, entries or 0)
+        store.set_fact(RUNS_SINCE, 1)
+        store.set_fact(OTHER_TIMES, 1)
+        # Counters that the hub compares go on above all that were used: they count one by one, and never one a second for years.
+        for counter in ("session", "receipt"):
+            store.raise_fact(counter, max(now, BUILD_TIME, traces.status.session if traces.status is not None else 0))
+    log.warning("store.rebuilt", models=sorted(slot.model for slot in found), releases=len(releases), damage=store.damage)
+
+
+def _slot(
+    model: str, served: bytes | None, reported: Slot | None, traces: Traces, manifests: Manifests, artifacts: Artifacts, now: int
+) -> ModelSlot | None:
+    rollout = traces.rollouts.get(model)
+
+    def whole(digest: bytes | None) -> Target | None:
+        return None if digest is None else _target(model, digest, rollout, manifests, artifacts)
+
+    serving = whole(served) or whole(reported.serving if reported is not None else None)
+    if serving is None:
+        return None  # a rollout wants it here again, or does not
+    on_probation = reported is not None and reported.serving == serving.digest and reported.state == "probation"
+    fallback = rollout.fallback.digest if rollout is not None and rollout.fallback is not None else None
+    others = [reported.last_good if reported is not None else None, fallback]
+    good = next((one for one in map(whole, others) if one is not None and one.digest != serving.digest), None)
+    return ModelSlot(
+        model=model,
+        state="probation" if on_probation else "active",
+        target=serving,
+        serving=serving,
+        last_good=good,
+        since=now,
+        serving_since=now,
+        proven=not on_probation,
+        last_good_proven=good is not None,
+    )
+
+
+def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manifests, artifacts: Artifacts) -> Target | None:
+    """The release, if every file of it is here as its manifest says."""
+    try:
+        manifest = manifests.get(digest)
+        variant = manifests.variant_here(digest)
+        for file in manifest.files_of(variant.name):
+            artifacts.verify(artifacts.relative(digest, variant.name, file), file)
+    except (Refused, OSError) as error:
+        log.warning("release.not_taken_up", model=model, release=digest.hex()[:12], reason=str(error))
+        return None
+    if manifest.model != model:
+        return None
+    salt = rollout.salt if rollout is not None and rollout.release.digest == digest else b""
+    return Target(version=manifest.version, digest=digest, rollout=salt)
+
+
+def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Iterator[Held]:
+    """Where blocks of a release are to be; whoever uses one verifies it, and forgets it where it is not."""
+    try:
+        manifest = manifests.get(digest)
+    except Refused:
+        return
+    for variant in manifest.variants:
+        for file in manifest.files_of(variant.name):
+            path = artifacts.relative(digest, variant.name, file)
+            size = artifacts.size(path)
+            offset = 0
+            for block in _blocks(digest, file, artifacts) if size else ():
+                if offset + block.bytes <= size:
+                    yield Held(block.digest, path, offset, block.bytes)
+                offset += block.bytes
+
+
+def _blocks(digest: bytes, file: File, artifacts: Artifacts) -> tuple[Block, ...]:
+    def read(part: Block) -> bytes:
+        data = artifacts.holds(f"{digest.hex()}/index/{part.digest.hex()}", 0, part.digest, part.bytes)
+        if data is None:
+            raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} is not here")
+        return data
+
+    try:
+        return blocks_of(file, read)
+    except Refused:
+        return ()

@@ -1,0 +1,1 @@
+"""Turn served requests into windows, and account for privacy."""

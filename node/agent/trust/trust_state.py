@@ -1,0 +1,166 @@
+"""What the node believes of its fleet, and what it makes of it: verified trust and releases in, wishes to the slots out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import structlog
+
+from node.agent.activation.slots import Slots
+from node.core.trust import clock as clocks
+from node.settings import NodeSettings
+from node.storage.sideload import Carried
+from node.storage.store import NodeStore
+from node.trust.tuf_client import Release, Trust, View
+from schemas.bundle import ModelBundle, TrustBundle
+from schemas.errors import Code, Refused, Unreachable
+from schemas.parameters import Value
+from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, wanted
+
+log = structlog.get_logger()
+
+CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
+
+
+class Beliefs:
+    """Trust metadata, the models' releases, and what was carried here in place of a broker's messages."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        store: NodeStore,
+        trust: Trust,
+        carried: Carried,
+        wall: clocks.WallClock,
+        subscribe_models: Callable[[Sequence[str]], None],
+        refused: Callable[[Refused, str], None],
+        found: Callable[[], None],
+    ) -> None:
+        self._settings, self._store, self._trust, self._carried, self._wall = settings, store, trust, carried, wall
+        self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
+        self._slots: Slots | None = None
+        self.view: View | None = None
+        self.models: set[str] = set()  # whose topics are read
+        self._releases: dict[str, tuple[Release, ...]] = {}
+        self._pending: dict[str, ModelBundle] = {}
+        self._seen: dict[bytes, float] = {}
+        self._looked_at = clocks.NEVER
+        self._parameters: Mapping[str, tuple[object, object]] = {}
+
+    def begin(self, slots: Slots) -> None:
+        """Take up what was believed before a restart; wishes go to these slots."""
+        self._slots = slots
+        self.view = self._trust.current()
+        if self.view is not None:
+            self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
+
+    def take_trust(self, bundle: TrustBundle) -> None:
+        """The hub, or who carries its word, says whom to trust and what to run."""
+        floor = self._store.fact("clock_floor")
+        now = datetime.fromtimestamp(clocks.trusted_now(int(self._wall()), floor), UTC)
+        try:
+            self.view = self._trust.accept(bundle, now=now)
+        except Refused as refusal:
+            if refusal.code is Code.DISK_FULL:
+                raise  # the bundle is good: it is taken once there is room
+            self._refusal(refusal, "")
+        except Unreachable as error:
+            log.warning("trust.incomplete", reason=str(error))
+        else:
+            self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
+            log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
+            for pending in list(self._pending.values()):
+                self.take_model(pending)
+            self._follow()
+            self._tell_parameters()
+
+    def take_model(self, bundle: ModelBundle) -> None:
+        """The hub, or who carries its word, says which releases a model has."""
+        model = bundle.model
+        try:
+            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
+            self._pending.pop(model, None)
+            if self._slots is not None:
+                self._slots.announced(self._releases[model])
+            self._follow()
+        except Refused as refusal:
+            if refusal.code is Code.DISK_FULL:
+                raise
+            self._pending.pop(model, None)
+            self._refusal(refusal, model)
+        except Unreachable as error:
+            self._pending[model] = bundle  # the trust bundle that lists it is on its way
+            log.info("model.waits_for_trust", model=model, reason=str(error))
+
+    def look_for_carried(self, now: clocks.MonotonicSeconds) -> None:
+        """Take what somebody brought on a stick as if the broker had said it: verified alike, refused alike."""
+        if now - self._looked_at < CARRIED_SECONDS:
+            return
+        self._looked_at = now
+        for release, unpacked_at in self._carried.releases().items():
+            if self._seen.get(release) == unpacked_at:
+                continue
+            self._seen[release] = unpacked_at
+            try:
+                brought = self._carried.documents(release)
+            except Refused as refusal:
+                self._refusal(refusal, "")
+                self._carried.remove(release)
+                continue
+            log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
+            try:
+                self.take_trust(brought.trust)
+                self.take_model(brought.model)
+            except Refused:  # a full disk: it is looked at again
+                del self._seen[release]
+                raise
+            self._found()
+
+    def carriage_of(self, model: str) -> Carriage | None:
+        """How the bytes of a model's rollout may travel."""
+        rollout = self.view.rollouts.get(model) if self.view is not None else None
+        return rollout.carriage if rollout is not None else None
+
+    def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
+        """What the model's rollout sets about this release: its new one's, or what held for the old one before it."""
+        rollout = self.view.rollouts.get(model) if self.view is not None else None
+        if rollout is None or not selected(rollout, dict(self._settings.labels)):
+            return {}
+        if rollout.release.digest == digest:
+            return rollout.parameters or {}
+        fallback = fallback_of(rollout, self._settings.labels)
+        return (fallback.parameters or {}) if fallback is not None and fallback.release.digest == digest else {}
+
+    def _tell_parameters(self) -> None:
+        """Say so when operators set something else than before, of what runs here already."""
+        rollouts = self.view.rollouts if self.view is not None else {}
+        said = {model: (rollout.parameters, all_fallbacks(rollout)) for model, rollout in rollouts.items()}
+        if said != self._parameters and self._slots is not None:
+            self._slots.parameters_changed()
+        self._parameters = said
+
+    def _follow(self) -> None:
+        """Bring every slot towards what the rollouts want of this node."""
+        if self.view is None or self._slots is None or self.stale():
+            return  # what is active keeps serving, nothing new is activated
+        for model, rollout in self.view.rollouts.items():
+            labels, serving = self._settings.labels, self._slots.serving(model)
+            reference = wanted(rollout, node=self._settings.id, labels=labels, serving=serving)
+            if reference is None:
+                if selected(rollout, labels):  # what an earlier rollout has begun here is given up
+                    self._slots.halted(model, self._wall())
+                continue
+            if model not in self.models:
+                self.models.add(model)
+                self._subscribe_models([model])
+            for release in self._releases.get(model, ()):
+                if release.digest == reference.digest:
+                    self._slots.wanted(release, rollout.salt, self._wall())
+
+    def stale(self) -> bool:
+        """Whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""
+        if self.view is None:
+            return False
+        wall, floor = int(self._wall()), self._store.fact("clock_floor")
+        now = clocks.trusted_now(wall, floor)
+        return not clocks.is_known(wall, floor) or self.view.expires.timestamp() <= now

@@ -1,0 +1,166 @@
+"""What the node's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
+
+import queue
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Published, Subscribed, TlsFiles, Will
+from schemas import codec
+from schemas.block_request import Want
+from schemas.bundle import ModelBundle, TrustBundle
+from schemas.errors import Code, Refused
+from schemas.state import State
+from schemas.topics import Topics, block_digest
+
+SESSION_EXPIRY_SECONDS = 600  # the broker holds blocks for us over a short drop; a longer one is healed by asking again
+WANT_EXPIRY_SECONDS = 60
+MSGPACK = "application/msgpack"
+
+
+@dataclass(frozen=True, slots=True)
+class TrustArrived:
+    """A trust bundle, not verified."""
+
+    bundle: TrustBundle
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class ModelArrived:
+    """A model bundle, not verified."""
+
+    bundle: ModelBundle
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class BlockArrived:
+    """A payload on a block topic, not verified."""
+
+    digest: bytes
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that could not be parsed, and why."""
+
+    refusal: Refused
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """A zero-length message: no news, and nothing is revoked by it."""
+
+    message: Message
+
+
+NodeEvent = Connected | Disconnected | Published | Subscribed | TrustArrived | ModelArrived | BlockArrived | Unreadable | Cleared
+
+
+class BlockReader:
+    """A connection on which blocks are asked for: what a node has in common with a relay."""
+
+    def __init__(self, link: Link, *, fleet: str, name: str) -> None:
+        self.topics = Topics(fleet)
+        self._link, self._name = link, name
+
+    def close(self) -> None:
+        """Leave politely."""
+        self._link.close()
+
+    def subscribe_trust(self, *, only_if_new: bool) -> None:
+        """Ask for the trust bundle."""
+        self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
+
+    def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
+        """Ask for these models' roles and manifests: exact topics, for not every broker gives what it retains to a wildcard."""
+        for model in models:
+            self._link.subscribe([self.topics.model(model)], only_if_new=only_if_new)
+
+    def subscribe_blocks(self, digests: Sequence[bytes], *, only_if_new: bool = False) -> int | None:
+        """Ask for exact block topics; `Subscribed` with the returned id follows."""
+        return self._link.subscribe([self.topics.block(digest) for digest in digests], only_if_new=only_if_new)
+
+    def unsubscribe_blocks(self, digests: Sequence[bytes]) -> None:
+        """Leave block topics."""
+        self._link.unsubscribe([self.topics.block(digest) for digest in digests])
+
+    def want(self, want: Want) -> None:
+        """Ask for blocks; a want that waited too long is worth nothing.
+
+        Raises:
+            Unreachable: too much waits already.
+        """
+        self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
+
+    def ack(self, message: Message) -> None:
+        """The effect of this message is durable."""
+        self._link.ack(message)
+
+
+class NodeLink(BlockReader):
+    """One node's connection to its broker."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        fleet: str,
+        node: str,
+        inbox: "queue.Queue[Any]",
+        tls: TlsFiles | None,
+        now: Callable[[], float] | None = None,
+    ) -> None:
+        link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls, now=now)
+        super().__init__(link, fleet=fleet, name=node)
+
+    def open(self, *, session: int, at: int, clean: bool = False) -> None:
+        """Begin a connection whose Will says that this session is lost; `clean`: the broker forgets what it kept for us.
+
+        Raises:
+            Unreachable: nothing answers.
+        """
+        lost = State(node=self._name, session=session, status="lost", at=at)
+        self._link.open(Will(self.topics.state(self._name), codec.encode(lost)), clean=clean)
+
+    def move(self, url: str) -> None:
+        """The broker is elsewhere from the next `open` on.
+
+        Raises:
+            Refused: no such URL, or another kind of connection.
+        """
+        self._link.move(BrokerUrl.parse(url))
+
+    def say_state(self, state: State) -> None:
+        """Retain what is so."""
+        self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
+
+    def say(self, topic: str, payload: bytes) -> int:
+        """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""
+        return self._link.publish(topic, payload, content_type=MSGPACK)
+
+    def parse(self, event: LinkEvent) -> NodeEvent:
+        """The event as documents."""
+        if not isinstance(event, Message):
+            return event
+        if not event.payload:
+            return Cleared(event)
+        try:
+            address = self.topics.parse(event.topic)
+            match address.kind:
+                case "block":
+                    return BlockArrived(block_digest(address), event)
+                case "trust":
+                    return TrustArrived(codec.decode(TrustBundle, event.payload), event)
+                case "model":
+                    bundle = codec.decode(ModelBundle, event.payload)
+                    if bundle.model != address.levels[0]:
+                        raise Refused(Code.SCHEMA_MALFORMED, f"topic of model {address.levels[0]!r} carries model {bundle.model!r}")
+                    return ModelArrived(bundle, event)
+                case _:
+                    raise Refused(Code.SCHEMA_MALFORMED, f"a node does not read {address.kind!r} topics")
+        except Refused as refusal:
+            return Unreadable(refusal, event)

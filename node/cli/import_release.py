@@ -1,0 +1,35 @@
+"""`fleetcast-node import`: a release that was carried here in a file."""
+
+import json
+from pathlib import Path
+
+import click
+
+from node.cli.options import json_option, settings_option
+from node.settings import load
+from node.storage.sideload import Carried
+
+
+@click.command(name="import")
+@settings_option
+@json_option
+@click.argument("parcel", type=click.Path(path_type=Path, dir_okay=False))
+def import_(path: Path, parcel: Path, as_json: bool) -> None:
+    """Take a release that was carried here in a file, from `fleetcast export`.
+
+    The file is checked and unpacked; the node that runs here takes it within a second, else when it next starts. What it believes of it is
+    what it would believe of a broker: the fleet's signatures.
+
+    \b
+    Example:
+      fleetcast-node import /media/usb/delay.parcel --settings /etc/fleetcast/node.toml
+    """
+    settings = load(path)
+    found = Carried(settings.data / "carried").unpack(parcel, fleet=settings.fleet)
+    if found.node is not None and found.node != settings.id:
+        click.echo(f"warning: {parcel} holds only what {found.node} lacks; this is {settings.id}, which may lack more", err=True)
+    row = {"model": found.model, "version": found.version, "release": found.release.hex(), "blocks": found.blocks, "bytes": found.bytes}
+    if as_json:
+        click.echo(json.dumps(row))
+    else:
+        click.echo(f"{found.model}@{found.version}: {found.blocks} blocks, {found.bytes} bytes")

@@ -1,0 +1,1 @@
+"""Decide which release serves: lifecycle, golden test, shadow comparison, probation, parameters in effect."""

@@ -1,0 +1,167 @@
+"""Whether a model answers its golden inputs as its publisher saw it answer. Knows no runtime and no file.
+
+The file is an npz whose arrays are named `input.<tensor>` and `output.<tensor>` (schemas.manifest.Golden). An element agrees when
+`abs(actual - expected) <= absolute + relative * abs(expected)`; NaN never agrees, and strings and bools must be equal.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from node.core.inference.tensors import DTYPES, Array, Spec, check_shape
+from schemas.errors import Code, Refused, mismatch
+from schemas.limits import MIB
+
+GOLDEN_BYTES_MAX: Final = 64 * MIB  # unpacked; a self-test is a few rows, and a device holds it beside two models
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenCase:
+    """Inputs with their known outputs, by tensor name; `rows` is the first axis of the first input."""
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    rows: int
+
+
+def parse(payload: bytes, *, known: bool = True) -> GoldenCase:
+    """The case that an npz holds. Not `known`: its outputs may be absent, because the model is yet to be asked.
+
+    Raises:
+        Refused: GOLDEN_INVALID: no npz, too large when unpacked, pickled objects, or a side without arrays.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > GOLDEN_BYTES_MAX:
+            raise mismatch(Code.GOLDEN_INVALID, "golden bytes unpacked", expected=f"at most {GOLDEN_BYTES_MAX}", actual=unpacked)
+        with np.load(io.BytesIO(payload), allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError, MemoryError):
+        raise Refused(Code.GOLDEN_INVALID, "the golden file is not an npz of plain arrays") from None
+    sides = {
+        side: {name[len(side) + 1 :]: array for name, array in arrays.items() if name.startswith(side + ".")}
+        for side in ("input", "output")
+    }
+    if not sides["input"] or (known and not sides["output"]):
+        raise mismatch(Code.GOLDEN_INVALID, "golden arrays", expected="input.<tensor> and output.<tensor>", actual=sorted(arrays)[:8])
+    first = next(iter(sides["input"].values()))
+    return GoldenCase(sides["input"], sides["output"], int(first.shape[0]) if first.ndim else 1)
+
+
+def pack(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
+    """The npz that `parse` reads; the same arrays give the same bytes."""
+    target = io.BytesIO()
+    arrays = {f"{side}.{name}": array for side, half in (("input", inputs), ("output", outputs)) for name, array in half.items()}
+    # Texts as fixed-width ones: a file with pickled objects is refused.
+    plain: dict[str, Any] = {name: array.astype(np.str_) if array.dtype == np.object_ else array for name, array in arrays.items()}
+    np.savez_compressed(target, **plain)
+    return target.getvalue()
+
+
+def questions(case: GoldenCase, specs: Sequence[Spec]) -> list[dict[str, Array]]:
+    """What the model is to be asked, one question after the other: all rows at once, or each alone where it takes one at a time.
+
+    Raises:
+        Refused: as `fit_inputs`.
+    """
+    one_at_a_time = case.rows > 1 and all(spec.shape[:1] == (1,) for spec in specs)
+    if not one_at_a_time or any(array.shape[:1] != (case.rows,) for array in case.inputs.values()):
+        return [fit_inputs(case, specs)]
+    rows = [{name: array[row : row + 1] for name, array in case.inputs.items()} for row in range(case.rows)]
+    return [fit_inputs(GoldenCase(row, {}, 1), specs) for row in rows]
+
+
+def fit_inputs(case: GoldenCase, specs: Sequence[Spec]) -> dict[str, Array]:
+    """The inputs as the model takes them, in the order of `specs`: cast to the signature's dtype within its own kind.
+
+    Raises:
+        Refused: GOLDEN_INVALID: an input is missing, unknown, or of another kind or shape than the manifest says.
+    """
+    wanted = {spec.name for spec in specs}
+    if wanted != set(case.inputs):
+        raise mismatch(Code.GOLDEN_INVALID, "golden inputs", expected=sorted(wanted), actual=sorted(case.inputs))
+    fitted: dict[str, Array] = {}
+    for spec in specs:
+        array = case.inputs[spec.name]
+        dtype = np.dtype(object) if spec.datatype == "BYTES" else DTYPES[spec.datatype]
+        same = array.dtype.kind in "US" if spec.datatype == "BYTES" else np.can_cast(array.dtype, dtype, "same_kind")
+        if not same:
+            raise mismatch(Code.GOLDEN_INVALID, f"golden input {spec.name}", expected=spec.datatype, actual=array.dtype)
+        try:
+            check_shape(spec, [int(axis) for axis in array.shape])
+        except Refused as refusal:
+            raise Refused(Code.GOLDEN_INVALID, f"golden input {refusal.reason}") from None
+        fitted[spec.name] = array.astype(dtype)
+    return fitted
+
+
+def compare(
+    expected: Mapping[str, Array],
+    actual: Mapping[str, Array],
+    *,
+    relative: float,
+    absolute: float,
+    text_agreement_min: float | None = None,
+) -> float:
+    """The worst element's error as a share of its tolerance, 1.0 being the limit.
+
+    Raises:
+        Refused: MODEL_GOLDEN, naming the tensor, the worst element and the tolerance; GOLDEN_INVALID when the model has no such output.
+    """
+    worst = 0.0
+    for name, known in expected.items():
+        if name not in actual:
+            raise mismatch(Code.GOLDEN_INVALID, "golden output", expected=f"one of {sorted(actual)}", actual=name)
+        if text_agreement_min is not None and known.dtype.kind in "OUS" and known.shape == actual[name].shape:
+            worst = max(worst, _compare_texts(name, known, actual[name], text_agreement_min))
+        else:
+            worst = max(worst, _compare_one(name, known, actual[name], relative, absolute))
+    return worst
+
+
+def _compare_one(name: str, known: Array, answer: Array, relative: float, absolute: float) -> float:
+    if known.shape != answer.shape:
+        raise mismatch(Code.MODEL_GOLDEN, f"shape of {name}", expected=list(known.shape), actual=list(answer.shape))
+    if known.size == 0:
+        return 0.0
+    if known.dtype.kind not in "iuf" or answer.dtype.kind not in "iuf":
+        differs = np.asarray(known.astype(str) != answer.astype(str))
+        share, how = np.where(differs, np.inf, 0.0), "equal"
+    else:
+        share, how = _shares(known, answer, relative, absolute), f"within {absolute:g} + {relative:g} * |expected|"
+    at = np.unravel_index(int(np.argmax(share)), share.shape)
+    if share[at] > 1.0:
+        where = f"{name}{[int(axis) for axis in at]}"
+        raise mismatch(Code.MODEL_GOLDEN, where, expected=f"{str(known[at])[:64]} ({how})", actual=str(answer[at])[:64])
+    return float(share[at])
+
+
+def _compare_texts(name: str, known: Array, answer: Array, agreement_min: float) -> float:
+    worst = 0.0
+    for at, (want, have) in enumerate(zip(known.ravel().tolist(), answer.ravel().tolist(), strict=True)):
+        agreement = leading_words(str(want), str(have))
+        if agreement < agreement_min:
+            expected = f"{str(want)[:64]!r} ({agreement_min:.0%} of its leading words)"
+            raise mismatch(Code.MODEL_GOLDEN, f"{name}[{at}]", expected=expected, actual=f"{str(have)[:64]!r} ({agreement:.0%})")
+        worst = max(worst, (1 - agreement) / (1 - agreement_min) if agreement_min < 1 else 0.0)
+    return worst
+
+
+def leading_words(want: str, have: str) -> float:
+    """The share of the words of `want` that `have` begins with: generated greedily, all differs after the first other word."""
+    wanted, found = want.split(), have.split()
+    same = next((at for at, (one, other) in enumerate(zip(wanted, found, strict=False)) if one != other), min(len(wanted), len(found)))
+    return same / len(wanted) if wanted else float(not found)
+
+
+def _shares(known: Array, answer: Array, relative: float, absolute: float) -> Array:
+    want, have = known.astype(np.float64), answer.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        share = np.abs(have - want) / (absolute + relative * np.abs(want))
+    share = np.where(known == answer, 0.0, share)  # equal infinities, and equality under a tolerance of nothing
+    return np.where(np.isnan(share), np.inf, share)

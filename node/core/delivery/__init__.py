@@ -1,0 +1,1 @@
+"""Decide what to ask for and what a transfer may cost."""

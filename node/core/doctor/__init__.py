@@ -1,0 +1,1 @@
+"""Diagnose a node from facts."""

@@ -1,0 +1,94 @@
+"""What an agent says of itself to commands beside it, and what is to be made of that. Reads neither clock nor file."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from node.core.trust.clock import is_known, trusted_now
+from schemas import limits
+from schemas.document import Fact
+from schemas.manifest import Seconds
+from schemas.names import Digest, FleetName, NodeId
+from schemas.signals import Count
+from schemas.state import LinkClass, Slot, TelemetryBudget
+
+WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
+SILENT_SECONDS_MAX = 120  # and is not well when it has not for so long: reading a large model back from a slow card takes a minute
+Line = Annotated[str, Field(max_length=limits.TEXT_MAX)]
+
+
+class WorkerProcess(Fact):
+    """A release whose model is loaded; `pid` is None while a worker that died is being replaced."""
+
+    digest: Digest
+    pid: Count | None = None
+
+
+class AgentStatus(Fact):
+    """`status.json`, which stays when the agent ends. Times are the wall clock's."""
+
+    node: NodeId
+    fleet: FleetName
+    pid: Count
+    software: Line
+    started_at: Seconds
+    written_at: Seconds
+    ended_at: Seconds | None = None  # of an agent that ended in order
+    listen: Line  # where local programs ask
+
+    online: bool
+    since: Seconds  # the agent is connected, or is not
+    reason: Line = ""  # why not, or why it was not the last time
+    session: Count = 0
+    denied: Count = 0  # subscriptions, since it is connected
+    link: LinkClass = "free"
+    certificate_expires: Seconds | None = None
+
+    root_version: Count = 0
+    timestamp_version: Count = 0
+    expires: Seconds | None = None  # of the first role to expire
+    timestamp_expires: Seconds | None = None
+
+    answered_at: Seconds  # the serving thread last said that it is alive
+    workers: Annotated[tuple[WorkerProcess, ...], Field(max_length=4 * limits.SLOTS_MAX)] = ()
+    slots: Annotated[tuple[Slot, ...], Field(max_length=limits.SLOTS_MAX)] = ()
+    telemetry: TelemetryBudget | None = None
+    error: Line = ""  # the last message that was refused, or bug that was survived
+    error_at: Seconds | None = None
+    read_only: Line = ""  # why the disk takes nothing: the node serves what it has, keeps nothing, and is not connected
+
+    supervised: bool = False  # started by a service manager
+    inherited: bool = False  # its socket is the service manager's
+    watchdog_seconds: float | None = None
+
+
+class Verdict(StrEnum):
+    """How a node is, in one word."""
+
+    SERVING = "serving"
+    IDLE = "idle"  # it runs, and there is nothing to serve yet
+    NOT_SERVING = "not_serving"  # something is to be served, and is not
+    NOT_TURNING = "not_turning"  # the process is there, and has said nothing for too long
+    NOT_RUNNING = "not_running"
+
+
+def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
+    """How a node is by its last status. A node without a broker is well: it serves what it has."""
+    if not running:
+        return Verdict.NOT_RUNNING
+    if status is None or status.ended_at is not None:
+        return Verdict.IDLE  # it has only just begun
+    if abs(now - status.written_at) > SILENT_SECONDS_MAX:
+        return Verdict.NOT_TURNING
+    served = [slot.serving for slot in status.slots if slot.serving is not None]
+    if not served:
+        return Verdict.IDLE
+    alive = {worker.digest for worker in status.workers if worker.pid is not None}
+    answers = status.written_at - status.answered_at <= SILENT_SECONDS_MAX
+    return Verdict.SERVING if answers and alive.issuperset(served) else Verdict.NOT_SERVING
+
+
+def is_stale(expires: int | None, *, wall: int, floor: int) -> bool:
+    """Whether trusted metadata is too old for anything new, or nobody can say because the clock is not to be believed."""
+    return not is_known(wall, floor) or (expires is not None and expires <= trusted_now(wall, floor))

@@ -1,0 +1,1 @@
+"""Decide when to renew a certificate."""

@@ -1,0 +1,1 @@
+"""Parse and write inference requests, tensors, and frames between agent and worker."""

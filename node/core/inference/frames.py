@@ -1,0 +1,143 @@
+"""What passes between the agent and a worker process: an id and lengths, a header and fields in JSON, then the tensors' bytes. Knows no
+socket.
+
+Nothing in it can name code: no pickle, and tensors are bytes with a datatype from a closed list.
+"""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+from node.core.inference.tensors import DTYPES, Buffer, Raw
+from schemas.limits import MIB, TENSORS_MAX
+
+PREFIX: Final = struct.Struct("<QIII")  # id, then bytes of the header, of the fields and of the payload
+CANCEL: Final = struct.Struct("<Q")  # on a pipe beside the stream: the id of a request that nobody waits for any more
+HEADER_BYTES_MAX: Final = 1 * MIB  # 64 tensors with names of 256 characters need 20 KB; signatures and conversations no more
+FRAME_BYTES_MAX: Final = 256 * MIB  # a request of serving's bound, or its outputs, with room for a model that widens
+HEADERS_KEPT: Final = 64  # most requests look like the one before: what says so is neither written nor read again
+KEPT_BYTES_MAX: Final = 4096
+
+
+class Malformed(Exception):
+    """The other end does not speak this protocol; whoever reads it ends the connection."""
+
+
+class Frame(NamedTuple):
+    """One request, or the answer that repeats its id. `fields` is small and JSON; `tensors` are views of one buffer."""
+
+    id: int
+    kind: str
+    fields: Mapping[str, Any]
+    tensors: tuple[Raw, ...]
+
+
+def encode(id: int, kind: str, fields: Mapping[str, Any], tensors: Sequence[Raw] = ()) -> list[Buffer]:
+    """The frame as consecutive buffers; tensors are not copied.
+
+    Raises:
+        Malformed: it is larger than the other end would read.
+    """
+    header = _header(kind, tuple((raw.name, raw.datatype, raw.shape, len(raw.data)) for raw in tensors))
+    said = json.dumps(fields, separators=(",", ":")).encode() if fields else b""
+    payload_bytes = sum(len(raw.data) for raw in tensors)
+    check_sizes(len(header), len(said), payload_bytes)
+    return [PREFIX.pack(id, len(header), len(said), payload_bytes) + header + said, *(raw.data for raw in tensors)]
+
+
+@lru_cache(HEADERS_KEPT)
+def _header(kind: str, listed: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> bytes:
+    return json.dumps([kind, listed], separators=(",", ":")).encode()
+
+
+def check_sizes(header_bytes: int, fields_bytes: int, payload_bytes: int) -> None:
+    """Whether a frame of this size is read at all.
+
+    Raises:
+        Malformed: it is not.
+    """
+    if header_bytes + fields_bytes > HEADER_BYTES_MAX or payload_bytes > FRAME_BYTES_MAX:
+        found = f"{header_bytes + fields_bytes} + {payload_bytes}"
+        raise Malformed(f"a frame of {found} bytes, at most {HEADER_BYTES_MAX} + {FRAME_BYTES_MAX} are read")
+
+
+def decode(id: int, header: bytes, fields: Buffer, payload: memoryview) -> Frame:
+    """The frame that a header, its fields and its payload make up.
+
+    Raises:
+        Malformed: it is not one.
+    """
+    kind, listed, payload_bytes = _kept(header) if len(header) <= KEPT_BYTES_MAX else _parsed(header)
+    if payload_bytes != len(payload):
+        raise Malformed(f"tensors of {payload_bytes} bytes in a payload of {len(payload)}")
+    said: Any = {}
+    if len(fields):
+        try:
+            said = json.loads(bytes(fields))
+        except (ValueError, RecursionError):
+            said = None
+        if type(said) is not dict:
+            raise Malformed("a frame's fields are not what this protocol writes")
+    return Frame(id, kind, said, tuple(Raw(name, datatype, shape, payload[at:end]) for name, datatype, shape, at, end in listed))
+
+
+def _parsed(header: bytes) -> tuple[str, tuple[tuple[str, str, tuple[int, ...], int, int], ...], int]:
+    """The kind, the tensors with where each begins and ends, and where the last one does."""
+    try:
+        kind, listed = json.loads(header)
+        if type(kind) is not str or len(listed) > TENSORS_MAX:
+            raise Malformed("a frame's header has other fields")
+        tensors, at = [], 0
+        for name, datatype, shape, size in listed:
+            if datatype not in DTYPES and datatype != "BYTES":
+                raise Malformed(f"unknown datatype {datatype!r}")
+            if type(size) is not int or size < 0:
+                raise Malformed(f"a tensor of {size!r} bytes")
+            tensors.append((name, datatype, tuple(shape), at, at + size))
+            at += size
+    except (ValueError, TypeError, RecursionError):
+        raise Malformed("a frame's header is not what this protocol writes") from None
+    return kind, tuple(tensors), at
+
+
+_kept = lru_cache(HEADERS_KEPT)(_parsed)
+
+
+class Assembler:
+    """Frames out of a stream that arrives in pieces."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes.
+
+        Raises:
+            Malformed: the stream is not of this protocol.
+        """
+        if self._pending:
+            self._pending += data
+            if not self._complete(self._pending, 0):
+                return []
+            data, self._pending = bytes(self._pending), bytearray()
+        frames, view, at = [], memoryview(data), 0
+        while (end := self._complete(view, at)) is not None:
+            id, header_bytes, fields_bytes, _ = PREFIX.unpack_from(view, at)
+            fields_at = at + PREFIX.size + header_bytes
+            payload_at = fields_at + fields_bytes
+            frames.append(decode(id, bytes(view[at + PREFIX.size : fields_at]), view[fields_at:payload_at], view[payload_at:end]))
+            at = end
+        if at < len(view):
+            self._pending += view[at:]
+        return frames
+
+    @staticmethod
+    def _complete(data: Buffer, at: int) -> int | None:
+        if len(data) - at < PREFIX.size:
+            return None
+        _, header_bytes, fields_bytes, payload_bytes = PREFIX.unpack_from(data, at)
+        check_sizes(header_bytes, fields_bytes, payload_bytes)
+        end: int = at + PREFIX.size + header_bytes + fields_bytes + payload_bytes
+        return end if end <= len(data) else None

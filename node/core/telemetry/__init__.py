@@ -1,0 +1,1 @@
+"""Count, add noise, and account for the privacy budget."""

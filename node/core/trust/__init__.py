@@ -1,0 +1,1 @@
+"""Decide what time to trust, and what unverified metadata may be used for."""

@@ -1,0 +1,1 @@
+"""Meet the machine: pid file, service manager, site parameters."""

@@ -1,0 +1,125 @@
+"""Whether an agent runs on a data folder: the lock that one holder may have, and the status that the agent leaves for commands to read.
+
+The lock is the kernel's (flock): it ends with the process, however that ends, and no stale file has to be judged. Knows no agent.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from node.core.doctor.agent_health import AgentStatus
+from schemas.errors import Code, Refused
+
+LOCK_NAME: Final = "running.lock"
+STATUS_NAME: Final = "status.json"
+STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter that there can be is well below
+READS_MAX: Final = 3
+STATUS_BLOCK_BYTES: Final = 4096  # a status is filled up to whole blocks: written over, it takes no more room
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+LOOK_SECONDS: Final = 0.5  # whoever only looks holds the lock for a moment: it is asked for again
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only one on a folder for as long as this lasts.
+
+    Raises:
+        Refused: NODE_RUNNING, naming who is there; SETTINGS_INVALID when the folder cannot be written.
+    """
+    path = folder / LOCK_NAME
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys, and counts of what models were asked
+        descriptor = _opened(path)
+    except OSError as error:
+        code = Code.DISK_FULL if error.errno in NO_ROOM else Code.SETTINGS_INVALID
+        raise Refused(code, f"data folder {folder}: {error.strerror}") from None
+    try:
+        if not _locked(descriptor):
+            holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip() or "another one"
+            raise Refused(Code.NODE_RUNNING, f"process {holder} runs on the data folder {folder} already: one folder is one node")
+        with contextlib.suppress(OSError):  # a full disk: who is there is for people to read, and the lock holds without it
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether somebody runs on the folder right now. Looks for a moment at the lock itself, and never at a process id.
+
+    Raises:
+        PermissionError: the lock is not ours to look at.
+    """
+    try:
+        descriptor = os.open(folder / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in NO_ROOM or not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # of a disk that cannot be written; a lock is no writing
+
+
+def _locked(descriptor: int) -> bool:
+    deadline = time.monotonic() + LOOK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOK_SECONDS / 10)
+        else:
+            return True
+
+
+def write_status(folder: Path, status: AgentStatus) -> None:
+    """Leave a status: whole or not at all. Not synced, since after a power cut it says nothing that is still so.
+
+    On a full disk it is written over the last one, which takes no room, and of which a reader may see a part.
+    """
+    data = status.model_dump_json(exclude_none=True).encode()
+    data += b" " * (-len(data) % STATUS_BLOCK_BYTES)
+    partial, path = folder / f"{STATUS_NAME}.partial", folder / STATUS_NAME
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        if error.errno not in NO_ROOM or not path.exists() or path.stat().st_size < len(data):
+            raise
+        with path.open("r+b") as file:
+            file.write(data + b" " * (path.stat().st_size - len(data)))
+
+
+def read_status(folder: Path) -> AgentStatus | None:
+    """The last status that was left here; None when there is none, or another version of fleetcast wrote it."""
+    for _ in range(READS_MAX):
+        try:
+            with (folder / STATUS_NAME).open("rb") as file:
+                return AgentStatus.model_validate_json(file.read(STATUS_BYTES_MAX))
+        except ValidationError:  # perhaps it is just being written
+            time.sleep(LOOK_SECONDS / 10)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    return None

@@ -1,0 +1,120 @@
+"""A relay's two connections, as documents: parses at the door. What comes by either stands in one inbox, and says by which."""
+
+import queue
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fleetcast.mqtt import BrokerUrl, Link, Message
+from node.broker.mqtt import BlockReader
+from node.relay.relay_settings import Door
+from schemas import codec
+from schemas.block_request import Want
+from schemas.bundle import ModelBundle, TrustBundle
+from schemas.errors import Code, Refused
+from schemas.names import check_name
+from schemas.topics import block_digest
+
+SESSION_EXPIRY_SECONDS = 24 * 3600
+RECEIVE_MAX = 128
+Side = Literal["upstream", "site"]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An event of one connection."""
+
+    side: Side
+    event: Any
+
+
+@dataclass(frozen=True, slots=True)
+class WantArrived:
+    """A node of the site wants blocks."""
+
+    node: str
+    want: Want
+
+
+@dataclass(frozen=True, slots=True)
+class BlockArrived:
+    """A payload from up the road, not verified."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Inbox:
+    """Where a `Link` puts its events."""
+
+    side: Side
+    queue: "queue.Queue[Heard]"
+
+    def put(self, event: Any) -> None:
+        """Say by which connection it came."""
+        self.queue.put(Heard(self.side, event))
+
+
+Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
+
+
+class RelayLink(BlockReader):
+    """One of the two connections."""
+
+    def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[Heard]") -> None:
+        link = Link(
+            BrokerUrl.parse(door.broker),
+            client_id=name,
+            inbox=_Inbox(side, inbox),
+            session_expiry_seconds=SESSION_EXPIRY_SECONDS,
+            receive_max=RECEIVE_MAX,
+            tls=door.tls,
+        )
+        super().__init__(link, fleet=fleet, name=name)
+
+    def open(self, *, clean: bool) -> None:
+        """Begin a connection; `clean`: the broker forgets what it kept for us.
+
+        Raises:
+            Unreachable: nothing answers.
+        """
+        self._link.open(clean=clean)
+
+    def subscribe_wants(self) -> None:
+        """Hear what the site's nodes want."""
+        self._link.subscribe([self.topics.filter("want")])
+
+    def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
+        """Give the site a payload; `Published` with the returned id follows.
+
+        Raises:
+            Unreachable: too much waits already.
+        """
+        return self._link.publish(self.topics.block(digest), payload, retain=retain, expiry_seconds=expiry_seconds)
+
+    def clear_block(self, digest: bytes) -> None:
+        """Take a payload out of the site's broker's memory."""
+        self._link.publish(self.topics.block(digest), b"", retain=True)
+
+    def parse(self, message: Message) -> Parsed:
+        """The message as a document; None when there is nothing in it.
+
+        Raises:
+            Refused: it is not one that a relay reads, or malformed.
+        """
+        if not message.payload:
+            return None
+        address = self.topics.parse(message.topic)
+        match address.kind:
+            case "want":
+                return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, message.payload))
+            case "block":
+                return BlockArrived(block_digest(address))
+            case "trust":
+                return codec.decode(TrustBundle, message.payload)
+            case "model":
+                bundle = codec.decode(ModelBundle, message.payload)
+                if bundle.model != address.levels[0]:
+                    raise Refused(Code.SCHEMA_MALFORMED, f"topic of model {address.levels[0]!r} carries model {bundle.model!r}")
+                return bundle
+            case _:
+                raise Refused(Code.SCHEMA_MALFORMED, f"a relay does not read {address.kind!r} topics")

@@ -1,0 +1,290 @@
+"""The relay's one loop: wants from the site, blocks from up the road; a block is on disk before the site gets it, and then acknowledged."""
+
+import queue
+import threading
+from collections import OrderedDict
+from random import Random
+from typing import Any
+
+import structlog
+
+from fleetcast.block_server import BlockServer, Clear, Send
+from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
+from node.core.delivery.relay import Act, AskUp, Relaying, Source
+from node.core.delivery.token_bucket import Rate
+from node.core.delivery.transfer import Subscribe, Unsubscribe
+from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
+from node.host.service_manager import Notify
+from node.relay.cache import Cache
+from node.relay.connections import BlockArrived, Heard, RelayLink, Side, WantArrived
+from node.relay.library import MODELS_MAX, Lacking, Library
+from node.relay.relay_settings import RelaySettings
+from schemas.block_request import Want
+from schemas.bundle import ModelBundle, TrustBundle
+from schemas.errors import Code, Refused, Unreachable, mismatch
+from schemas.limits import BLOCK_BYTES_MAX
+from schemas.names import sha256
+
+log = structlog.get_logger()
+
+TURN_SECONDS = 0.1
+BATCH_EVENTS = 64
+RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 60.0
+IN_FLIGHT_MAX = 48  # publishes that the site's broker has not taken yet
+PASSING_MAX = 64  # payloads kept in memory as well: what has just come is what is served next, also where the disk is full
+PENDING_WANTS_MAX = 256  # that wait for a block list; who waited for longer asks again
+TOTALS_SECONDS = 60.0
+
+
+class Relay:
+    """One site's relay."""
+
+    def __init__(self, settings: RelaySettings, *, monotonic: MonotonicClock, rng: Random) -> None:
+        self._settings, self._monotonic, self._rng, self._notify = settings, monotonic, rng, Notify()
+        self._inbox: queue.Queue[Heard] = queue.Queue()
+        self._links: dict[Side, RelayLink] = {
+            "upstream": RelayLink("upstream", settings.upstream, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
+            "site": RelayLink("site", settings.site, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
+        }
+        self.cache = Cache(settings.data / "blocks", bytes_max=settings.disk_bytes_max)
+        self._library = Library(self._read)
+        server = BlockServer(
+            cache_bytes_max=settings.cache_bytes_max,
+            expiry_seconds=settings.cache_expiry_seconds,
+            linger_seconds=settings.linger_seconds,
+            again_seconds=settings.again_seconds,
+        )
+        self._core = Relaying(server, self._holds, settings.window_bytes, settings.filters_per_subscribe, rng)
+        rate = settings.rate_bytes_per_second_max
+        self._rate = Rate(rate, max(BLOCK_BYTES_MAX, int(rate))) if rate else None
+        self._passing: OrderedDict[bytes, bytes] = OrderedDict()
+        self._pending: list[Want] = []
+        self._models: set[str] = set()
+        self._granting: dict[int, tuple[Source, tuple[bytes, ...]]] = {}
+        self._publishing: set[int] = set()
+        self._online: dict[Side, bool] = {"upstream": False, "site": False}
+        # A session that a broker kept is an earlier process's memory: what that one acknowledged, this one would never hear.
+        self._owns_session: dict[Side, bool] = {"upstream": False, "site": False}
+        self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
+        self._retry_seconds: dict[Side, float] = {"upstream": RETRY_SECONDS_MIN, "site": RETRY_SECONDS_MIN}
+        self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
+        self._told, self._told_at = dict(self._totals), monotonic()
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set."""
+        self._notify.ready()
+        try:
+            while not stop.is_set():
+                self._turn()
+                self._notify.turned(self._monotonic())
+        finally:
+            self._notify.stopping()
+            for side, link in self._links.items():
+                if self._online[side]:
+                    link.close()
+            log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
+
+    def _turn(self) -> None:
+        for side in self._links:
+            if not self._online[side] and self._monotonic() >= self._retry_at[side]:
+                self._connect(side)
+        for heard in self._take_events():
+            try:
+                self._handle(heard.side, heard.event)
+            except Unreachable as error:
+                log.warning("broker.unreachable", side=heard.side, reason=str(error))
+            except Exception:  # one message, or one bug of ours, must not end the site's service: it is told loudly instead
+                log.exception("relay.bug")
+                if isinstance(heard.event, Message):
+                    self._links[heard.side].ack(heard.event)
+        self._tick()
+
+    def _take_events(self) -> list[Heard]:
+        found: list[Heard] = []
+        try:
+            found.append(self._inbox.get(timeout=TURN_SECONDS))
+            while len(found) < BATCH_EVENTS:
+                found.append(self._inbox.get_nowait())
+        except queue.Empty:
+            pass
+        return found
+
+    def _connect(self, side: Side) -> None:
+        self._retry_seconds[side] = min(RETRY_SECONDS_MAX, self._retry_seconds[side] * 2)
+        self._retry_at[side] = self._monotonic() + self._backoff(side)
+        try:
+            self._links[side].open(clean=not self._owns_session[side])
+            self._retry_at[side] = self._monotonic() + CONNACK_SECONDS
+        except Unreachable as error:
+            log.warning("broker.unreachable", side=side, reason=str(error))
+
+    def _backoff(self, side: Side) -> float:
+        return self._retry_seconds[side] * (0.5 + self._rng.random())
+
+    def _handle(self, side: Side, event: Any) -> None:
+        match event:
+            case Connected():
+                self._connected(side, event)
+            case Disconnected(reason):
+                log.warning("broker.disconnected", side=side, reason=reason)
+                wait = RETRY_SECONDS_MIN * self._rng.random() if self._online[side] else self._backoff(side)
+                self._online[side], self._retry_at[side] = False, self._monotonic() + wait
+                if side == "upstream":
+                    self._core.disconnected()
+            case Subscribed(mid, refused):
+                if refused:
+                    log.error("subscribe.denied", side=side, filters=refused)
+                if side == "upstream" and mid in self._granting:
+                    source, digests = self._granting.pop(mid)
+                    self._run(self._core.granted(source, digests, now=self._monotonic()))
+            case Published(mid):
+                self._publishing.discard(mid) if side == "site" else None
+            case Message():
+                self._message(side, event)
+
+    def _connected(self, side: Side, event: Connected) -> None:
+        log.info("broker.connected", side=side, session_present=event.session_present)
+        self._online[side], self._retry_seconds[side], self._owns_session[side] = True, RETRY_SECONDS_MIN, True
+        link = self._links[side]
+        if side == "site":
+            self._publishing.clear()
+            self._core.server.retain_available = event.retain_available
+            if not event.session_present:
+                self._core.server.forgot()
+            link.subscribe_wants()
+            return
+        self._granting.clear()
+        link.subscribe_trust(only_if_new=event.session_present)
+        link.subscribe_models(sorted(self._models), only_if_new=event.session_present)
+        self._run(self._core.connected(session_present=event.session_present, now=self._monotonic()))
+
+    # Messages
+
+    def _message(self, side: Side, message: Message) -> None:
+        link = self._links[side]
+        try:
+            parsed = link.parse(message)
+            match parsed:
+                case WantArrived() if side == "site":
+                    self._wanted(parsed.want)
+                case BlockArrived(digest) if side == "upstream":
+                    self._block(digest, message.payload)
+                case TrustBundle() if side == "upstream":
+                    self._follow(parsed)
+                case ModelBundle() if side == "upstream":
+                    self._library.add(parsed)
+                    self._think_again()
+        except Refused as refusal:
+            self._totals["refused"] += 1
+            log.warning("message.refused", side=side, topic=message.topic, code=str(refusal.code), reason=refusal.reason)
+        link.ack(message)
+
+    def _follow(self, trust: TrustBundle) -> None:
+        """Read the topics of the models that have rollouts. Nobody has verified the list: it only says what to look at."""
+        fresh = {one.model for one in trust.documents} - self._models
+        fresh = set(sorted(fresh)[: max(0, MODELS_MAX - len(self._models))])
+        self._models |= fresh
+        self._links["upstream"].subscribe_models(sorted(fresh))
+
+    def _wanted(self, want: Want) -> None:
+        now = self._monotonic()
+        try:
+            found = self._library.pieces(want)
+        except Refused as refusal:
+            if refusal.code is Code.RELEASE_UNKNOWN and len(self._pending) < PENDING_WANTS_MAX:
+                self._pending.append(want)  # its manifest may be on the way
+            raise
+        if isinstance(found, Lacking):
+            if len(self._pending) < PENDING_WANTS_MAX:
+                self._pending.append(want)
+            self._run(self._core.wanted(found.source, found.pieces, again=False, now=now))
+            return
+        source, pieces = found
+        self._run(self._core.wanted(source, pieces, again=want.again, now=now))
+
+    def _think_again(self) -> None:
+        """A block list or a manifest came: wants that waited for it may be clear now."""
+        pending, self._pending = self._pending, []
+        for want in pending:
+            try:
+                self._wanted(want)
+            except Refused as refusal:
+                log.debug("want.waits", code=str(refusal.code))
+
+    def _block(self, digest: bytes, payload: bytes) -> None:
+        now = self._monotonic()
+        piece = self._core.piece(digest)
+        if self._rate is not None:
+            self._rate.spend(len(payload), now)
+        found = sha256(payload)
+        if found != digest or (piece is not None and len(payload) != piece.payload.bytes):
+            self._run(self._core.rejected(digest, now=now))
+            raise mismatch(Code.BLOCK_DIGEST, "payload", expected=digest.hex(), actual=found.hex())
+        self._passing[digest] = payload
+        while len(self._passing) > PASSING_MAX:
+            self._passing.popitem(last=False)
+        try:
+            self.cache.put(digest, payload)
+        except Refused as refusal:  # it passes through; whoever comes later has to have it fetched again
+            log.warning("relay.disk_full", code=str(refusal.code), reason=refusal.reason)
+        self._totals["fetched"] += 1
+        self._totals["fetched_bytes"] += len(payload)
+        if piece is None:  # wanted by this relay before it was started anew
+            return
+        self._run(self._core.took(piece.payload, now=now))
+        if self._pending:
+            self._think_again()
+
+    # What is due
+
+    def _tick(self) -> None:
+        now = self._monotonic()
+        # Never more than half the disk: what comes must not push out what has not been served yet.
+        allowed = min(self._settings.window_bytes, max(BLOCK_BYTES_MAX, self._settings.disk_bytes_max // 2))
+        if self._rate is not None:
+            allowed = min(allowed, max(0, int(self._rate.level(now))))
+        self._run(self._core.tick(allowed_bytes=allowed, now=now))
+        if self._online["site"]:
+            self._serve(now)
+        if now - self._told_at >= TOTALS_SECONDS:
+            self._told_at = now
+            if self._told != self._totals:
+                self._told = dict(self._totals)
+                log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
+
+    def _serve(self, now: MonotonicSeconds) -> None:
+        link = self._links["site"]
+        for command in self._core.server.due(float(now), room=IN_FLIGHT_MAX - len(self._publishing)):
+            match command:
+                case Clear(digest):
+                    link.clear_block(digest)
+                case Send(digest, retain, expiry_seconds):
+                    payload = self._read(digest)
+                    if payload is None:
+                        continue  # evicted or damaged since; whoever wants it asks again, and it is fetched again
+                    self._publishing.add(link.say_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
+                    self._totals["served"] += 1
+                    self._totals["served_bytes"] += len(payload)
+
+    def _run(self, acts: list[Act]) -> None:
+        link = self._links["upstream"]
+        for act in acts:
+            match act:
+                case Subscribe(digests, only_if_new):
+                    mid = link.subscribe_blocks(digests, only_if_new=only_if_new)
+                    source = self._core.coming.get(digests[0])
+                    if mid is not None and source is not None:
+                        self._granting[mid] = (source, digests)
+                case Unsubscribe(digests):
+                    link.unsubscribe_blocks(digests)
+                case AskUp(source, ask):
+                    try:
+                        link.want(ask.want(source.release, source.variant, index=source.index))
+                    except Unreachable as error:
+                        log.warning("want.not_sent", reason=str(error))  # the quiet time asks again
+
+    def _holds(self, digest: bytes) -> bool:
+        return digest in self._passing or digest in self.cache
+
+    def _read(self, digest: bytes) -> bytes | None:
+        return self._passing.get(digest) or self.cache.read(digest)

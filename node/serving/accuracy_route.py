@@ -1,0 +1,75 @@
+"""Where a site's programs say how many answers were right and wrong: bounded and parsed here, durable at the agent before the answer.
+
+    POST /v2/models/<model>[/versions/<version>]/labels   {"at": "2026-03-02T12:00:00Z", "right": 96, "wrong": 4, "id": "batch 17"}
+
+Knows requests and responses, and nothing of what becomes of the counts.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from node.core.telemetry.accuracy import BODY_BYTES_MAX, Told, parse
+from node.serving.bodies import Disconnected, read_body
+from schemas.errors import Unreachable
+
+WAITING_MAX: Final = 64  # requests: each is a write to the disk, and a program in a loop must not keep the agent from its other work
+NAME_CHARACTERS_MAX: Final = 64  # of a model or version: longer ones are nobody's, and are not to fill the log
+TAKEN_SECONDS_MAX: Final = 30.0  # the agent's loop may be busy writing blocks; it takes its turn many times a second otherwise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelsSaid:
+    """A program says counts, of the version named or of that which answered then; `done` gets what it is to be told, or a refusal."""
+
+    model: str
+    version: str | None
+    told: Told
+    done: Future[dict[str, Any]] = field(default_factory=Future)
+
+
+OnLabels = Callable[[LabelsSaid], object]
+
+
+def label_routes(on_labels: OnLabels) -> list[Route]:
+    """What to mount beside the Open Inference Protocol."""
+    door = Door(on_labels)
+    return [Route(f"/v2/models/{{model}}{version}/labels", door.say, methods=["POST"]) for version in ("", "/versions/{version}")]
+
+
+class Door:
+    """Counts on their way to the agent."""
+
+    def __init__(self, on_labels: OnLabels) -> None:
+        self._on_labels = on_labels
+        self._waiting = 0
+
+    async def say(self, request: Request) -> Response:
+        """POST .../labels.
+
+        Raises:
+            Refused: as node.core.telemetry.accuracy.parse and node.labels.take.
+            Unreachable: the agent has no time; said again with the same id, they are counted once.
+        """
+        try:
+            told = parse(await read_body(request.receive, BODY_BYTES_MAX))
+        except Disconnected:
+            return Response(status_code=400)  # nobody reads it
+        if self._waiting >= WAITING_MAX:
+            raise Unreachable(f"labels of {self._waiting} requests wait already; say it again")
+        model, version = request.path_params["model"], request.path_params.get("version")
+        event = LabelsSaid(model[:NAME_CHARACTERS_MAX], version and version[:NAME_CHARACTERS_MAX], told)
+        self._waiting += 1
+        try:
+            self._on_labels(event)
+            return JSONResponse(await asyncio.wait_for(asyncio.wrap_future(event.done), TAKEN_SECONDS_MAX))
+        except TimeoutError:
+            raise Unreachable("the node is busy; say it again, with the same id") from None
+        finally:
+            self._waiting -= 1

@@ -1,0 +1,192 @@
+"""What the router holds: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from node.core.activation.effective_parameters import InForce
+from node.core.activation.shadow_comparison import Agreement
+from node.core.inference.oip import Request, Requests, encode_request, parse_request
+from node.core.inference.tensors import Array, Raw, Spec, array_of, rows_of
+from node.serving.activation import Activated, Staged, specs_of
+from node.serving.batching import Batcher
+from node.workers.worker import Runner
+from schemas.errors import Unreachable
+from schemas.receipt import Evidence
+
+LATENCIES_KEPT: Final = 2048
+
+
+class Busy(Unreachable):
+    """No worker can take the request now; the same request may succeed in a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
+
+    `deaths`: how often in a row its worker ended by itself; `joined`: questions that held several requests, to its present worker.
+    `live`: it can be asked right now; `current`: it is what requests go to.
+    """
+
+    requests: int
+    errors: int
+    latency_ms_p50: float
+    latency_ms_p99: float
+    deaths: int = 0
+    joined: int = 0
+    live: bool = False
+    current: bool = False
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is what answers clients right now."""
+        return self.live and self.current
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds.
+
+    What was not answered, through no fault of the client, has no outputs, and `failed` is set.
+    """
+
+    model: str
+    digest: bytes
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+    rows: int
+    event_time: float | None
+    latency_ms: float | None = None
+    failed: bool = False
+    memory_bytes: int | None = None  # of the worker that answered
+    stop_reason: str | None = None  # of a generated answer, as are its tokens and those that it was made from
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+
+
+class Answer(NamedTuple):
+    """An answered request, and the one release that answered it."""
+
+    held: "Held"
+    request: Request
+    outputs: tuple[Raw, ...]
+
+    def observation(self, latency_ms: float | None = None, memory_bytes: int | None = None) -> Observation:
+        """What telemetry may count."""
+        return Observation(
+            model=self.held.staged.model,
+            digest=self.held.staged.digest,
+            inputs={raw.name: array_of(raw) for raw in self.request.inputs},
+            outputs={raw.name: array_of(raw) for raw in self.outputs},
+            rows=rows_of(self.held.inputs, self.request.inputs),
+            event_time=self.request.event_time,
+            latency_ms=latency_ms,
+            memory_bytes=memory_bytes,
+        )
+
+
+@dataclass(eq=False)
+class Held:
+    """A release with its worker; None while a dead one is being replaced."""
+
+    staged: Staged
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    parameters: InForce
+    worker: Runner | None = None
+    batcher: Batcher | None = None  # where its rows may be joined
+    evidence: Evidence = field(default_factory=Evidence)
+    sample: tuple[Raw, ...] = ()
+    joins_rows: bool = False
+    row_seconds: float = 0.0
+    platform: str = ""
+    chats: bool = False
+    switched: bool = False  # only what was once proven in service is addressable by its version
+    retired: bool = False
+    deaths: int = 0
+    death: str = ""  # what the last one was
+    started: float = 0.0
+    requests: int = 0
+    rows: int = 0
+    errors: int = 0
+    seconds: float = 0.0  # of all answered requests together
+    failed_seconds: float = 0.0
+    last: float = 0.0  # when a request was answered, in Unix seconds
+    reads: Requests = field(init=False)
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES_KEPT))
+
+    def __post_init__(self) -> None:
+        self.reads = Requests(self.inputs, self.outputs)
+
+    @classmethod
+    def of(cls, staged: Staged, activated: Activated) -> "Held":
+        """A proven release."""
+        manifest, worker = staged.manifest, activated.worker
+        held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
+        held.evidence, held.sample = activated.evidence, activated.sample
+        held.joins_rows, held.row_seconds = activated.joins_rows, activated.row_seconds
+        held.platform, held.chats = worker.platform, worker.chats
+        return held
+
+    def own_request(self) -> Request:
+        """What a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is asked that.
+
+        Raises:
+            Refused: no client can ask that.
+        """
+        if not self.inputs:
+            return Request(None, (), tuple((spec.name, True) for spec in self.outputs), None)
+        body, header_bytes = encode_request(self.sample)
+        return parse_request(body, header_bytes=header_bytes, inputs=self.inputs, outputs=self.outputs, fed=self.parameters.inputs)
+
+    def stats(self, *, current: bool = False) -> Stats:
+        """Since it was switched to."""
+        ordered = sorted(self.latencies) or [0.0]
+        p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
+        joined = self.batcher.joined if self.batcher else 0
+        return Stats(self.requests + self.errors, self.errors, p50, p99, self.deaths, joined, live=self.live, current=current)
+
+    @property
+    def live(self) -> bool:
+        """Whether it can be asked."""
+        return self.worker is not None and self.worker.alive
+
+    def begin(self) -> None:
+        """Count anew: it is the current release from now on."""
+        self.switched, self.requests, self.rows, self.errors = True, 0, 0, 0
+        self.seconds = self.failed_seconds = 0.0
+        self.latencies.clear()
+
+    def answered(self, rows: int, seconds: float, now: float) -> None:
+        """Count a request that was answered at `now`."""
+        self.requests += 1
+        self.rows += rows
+        self.seconds += seconds
+        self.last = now
+        self.latencies.append(seconds)
+
+    def failed(self, seconds: float) -> None:
+        """Count a request that failed through no fault of the client."""
+        self.errors += 1
+        self.failed_seconds += seconds
+
+
+@dataclass(eq=False)
+class Slot:
+    """A model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
+
+    held: dict[bytes, Held] = field(default_factory=dict)
+    current: Held | None = None
+    beside: Held | None = None
+    agreement: Agreement = field(default_factory=Agreement)
+    comparing: int = 0
+    waiting: int = 0
+    expected: bool = False  # a release is on its way back after a restart: requests wait for it
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def announce(self) -> None:
+        """Wake those who wait for a worker; the next ones wait for the next change."""
+        self.changed.set()
+        self.changed = asyncio.Event()

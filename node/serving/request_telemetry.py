@@ -1,0 +1,197 @@
+"""What telemetry is told of requests: which were answered, with what, and which failed through no fault of the client. Knows no HTTP.
+
+Nothing that goes wrong here reaches a client. A release that is only compared with the one that serves is not told of.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from node.core.inference.tensors import Array, Spec
+from node.serving.loaded_model import Answer, Held, Observation
+from node.serving.worker_pool import CLIENTS_FAULT, Router
+from schemas.errors import FleetcastError, Refused
+
+log = structlog.get_logger(__name__)
+
+MEMORY_SECONDS: Final = 1.0  # between two looks at a worker's memory: a look costs as much as counting a request does
+PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+TEXT_CHARACTERS_MAX: Final = 64 * 1024  # of a text that is measured: beyond it all fall into the last bin of any length
+ABORTED: Final = "abort"  # why an answer ended that nobody wanted any more; beside the runtime's own "stop" and "length"
+INSTRUCTIONS: Final = ("system", "developer")  # roles of a program that asks, and not of the people who talk to it
+
+
+class Observing:
+    """Tells `on_rows` of every request."""
+
+    def __init__(self, router: Router, on_rows: Callable[[Observation], None]) -> None:
+        self._router, self._on_rows = router, on_rows
+        self._memory: dict[int, tuple[float, int | None]] = {}  # by process: when it was looked at, and what it held
+
+    def answered(self, answer: Answer, latency_ms: float) -> None:
+        """A model's answer, whether or not the client could be given it."""
+        self._tell(lambda: answer.observation(latency_ms, self.memory_bytes(answer.held)))
+
+    def failed(self, model: str, version: str | None, error: FleetcastError, latency_ms: float, turn: "Turn | None" = None) -> None:
+        """A request without an answer; nothing is told where the client is at fault, or no release is there to answer for it."""
+        if not (isinstance(error, Refused) and error.code in CLIENTS_FAULT):
+            self._tell(lambda: self._failure(model, version, latency_ms, turn))
+
+    def turned(self, turn: "Turn", latency_ms: float) -> None:
+        """A turn of a conversation; nothing is told of one that a release has not begun."""
+        self._tell(lambda: self._turn(turn, latency_ms))
+
+    def memory_bytes(self, held: Held) -> int | None:
+        """What the process of a release's worker holds; None where it is gone, or the system does not say. A second old at the most."""
+        worker = held.worker
+        if worker is None or not worker.alive:
+            return None
+        process_id, now = worker.process_id, time.monotonic()
+        looked = self._memory.get(process_id)
+        if looked is None or now - looked[0] >= MEMORY_SECONDS:
+            if looked is None:  # processes come and go: those that nobody asks for are forgotten
+                self._memory = {id: one for id, one in self._memory.items() if now - one[0] < MEMORY_SECONDS}
+            looked = self._memory[process_id] = (now, resident_bytes(process_id))
+        return looked[1]
+
+    def _failure(self, model: str, version: str | None, latency_ms: float, turn: "Turn | None") -> Observation | None:
+        try:
+            held = (turn and turn.held) or self._router.find(model, version)
+        except FleetcastError:
+            return None
+        return Observation(
+            model=model,
+            digest=held.staged.digest,
+            inputs=_text(held.inputs, turn.asked) if turn else {},
+            outputs={},
+            rows=1,
+            event_time=None,
+            latency_ms=latency_ms,
+            failed=True,
+            memory_bytes=self.memory_bytes(held),
+        )
+
+    def _turn(self, turn: "Turn", latency_ms: float) -> Observation | None:
+        held = turn.held
+        if held is None:
+            return None
+        return Observation(
+            model=held.staged.model,
+            digest=held.staged.digest,
+            inputs=_text(held.inputs, turn.asked),
+            outputs={} if turn.text is None else _text(held.outputs, turn.text),
+            rows=1,
+            event_time=None,
+            latency_ms=latency_ms,
+            memory_bytes=self.memory_bytes(held),
+            stop_reason=turn.stop_reason,
+            prompt_tokens=turn.prompt_tokens,
+            answer_tokens=turn.answer_tokens,
+        )
+
+    def _tell(self, seen: Callable[[], Observation | None]) -> None:
+        try:
+            if (found := seen()) is not None:
+                self._on_rows(found)
+        except Exception:
+            log.exception("telemetry.failed")
+
+
+@dataclass(slots=True)
+class Turn:
+    """One turn of a conversation as it is heard. `asked` is what it adds to the conversation; `text` what was answered, once that ended."""
+
+    asked: str
+    held: Held | None = None
+    text: str | None = None
+    stop_reason: str | None = None
+    prompt_tokens: int | None = None
+    answer_tokens: int | None = None
+    _parts: list[str] = field(default_factory=list)
+    _characters: int = 0
+
+    def hear(self, held: Held, chunk: Mapping[str, Any]) -> None:
+        """A piece of the answer; an empty one says no more than that this release works on it."""
+        self.held = held
+        for choice in _choices(chunk):
+            self._end(choice)
+            self._say(choice.get("delta"))
+        self._count(chunk.get("usage"))
+
+    def end(self, held: Held, answer: Mapping[str, Any]) -> None:
+        """The whole answer; after a stream perhaps no more than why it ended, and how long it is."""
+        self.held = held
+        for choice in _choices(answer):
+            self._end(choice)
+            if not self._parts:
+                self._say(choice.get("message"))
+        self.text = "".join(self._parts)
+        self._count(answer.get("usage"))
+
+    def abandon(self) -> None:
+        """Nobody waits for the rest of it. What was said until then is known only of a stream."""
+        self.stop_reason = ABORTED
+        if self._parts:
+            self.text = "".join(self._parts)
+
+    def _say(self, said: object) -> None:
+        text = said.get("content") if isinstance(said, Mapping) else None
+        if isinstance(text, str) and self._characters < TEXT_CHARACTERS_MAX:
+            self._parts.append(text[: TEXT_CHARACTERS_MAX - self._characters])
+            self._characters += len(text)
+
+    def _count(self, usage: object) -> None:
+        if isinstance(usage, Mapping):
+            self.prompt_tokens, self.answer_tokens = _whole(usage.get("prompt_tokens")), _whole(usage.get("completion_tokens"))
+
+    def _end(self, choice: Mapping[str, Any]) -> None:
+        reason = choice.get("finish_reason")
+        self.stop_reason = reason if isinstance(reason, str) else self.stop_reason
+
+
+def asked_in(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What a turn adds to a conversation: all that follows the last answer, without the instructions of the program that asks.
+
+    What was said before was counted in its own turn.
+    """
+    answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
+    added = [message for message in messages[answers[-1] + 1 if answers else 0 :] if message.get("role") not in INSTRUCTIONS]
+    return "\n".join(part for message in added for part in _texts(message.get("content")))[:TEXT_CHARACTERS_MAX]
+
+
+def resident_bytes(process_id: int) -> int | None:
+    """What a process holds in memory now (proc_pid_statm(5)); None where it cannot be told."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{process_id}/statm").read_bytes().split()[1]) * PAGE_BYTES
+    return None
+
+
+def _texts(content: object) -> list[str]:
+    """A message's text, or those of its parts."""
+    if isinstance(content, str):
+        return [content]
+    parts = content if isinstance(content, list) else []
+    return [part["text"] for part in parts if isinstance(part, Mapping) and isinstance(part.get("text"), str)]
+
+
+def _text(specs: Sequence[Spec], text: str) -> dict[str, Array]:
+    """The text under the name that a model which takes one, or gives one, has for it."""
+    return {specs[0].name: np.array([text], object)} if len(specs) == 1 and specs[0].datatype == "BYTES" else {}
+
+
+def _choices(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a runtime says of its answer, which may be somebody else's runtime."""
+    choices = said.get("choices")
+    return [one for one in choices if isinstance(one, Mapping)] if isinstance(choices, list) else []
+
+
+def _whole(value: object) -> int | None:
+    """A number of tokens; what no text can have is not believed, and could not be a float."""
+    return value if type(value) is int and 0 <= value < 2**53 else None

@@ -1,0 +1,45 @@
+"""The node's own question to an endpoint: which release do clients get? Asked on the way of every request, and counted nowhere."""
+
+from collections.abc import Callable
+
+import structlog
+
+from node.core.inference.oip import encode_response
+from node.serving.loaded_model import Held
+from node.serving.worker_pool import CLIENTS_FAULT, Router
+from node.workers.worker import Runner
+from schemas.errors import Code, FleetcastError, Refused
+
+log = structlog.get_logger(__name__)
+
+Done = Callable[[bytes | None, FleetcastError | None], None]
+
+
+def start_probe(router: Router, model: str, done: Done) -> None:
+    """Begin one; `done` hears which release answered, or why none did, unless the router is closed before."""
+    router.spawn(_probe(router, model, done))
+
+
+async def _probe(router: Router, model: str, done: Done) -> None:
+    try:
+        held = await router.probe(model, _ask)
+    except FleetcastError as error:
+        done(None, error)
+    except Exception as error:
+        log.exception("probe.failed", model=model)
+        done(None, Refused(Code.WORKER_CRASHED, f"asking failed by our own fault: {type(error).__name__}"))
+    else:
+        done(held.staged.digest, None)
+
+
+async def _ask(held: Held, worker: Runner, *, alone: bool) -> Held:
+    model, version = held.staged.model, held.staged.version
+    try:
+        request = held.own_request()
+        outputs = await worker.infer(request.inputs, held.parameters.runtime)  # never joined: nobody's answer depends on ours
+        encode_response(request, model=model, version=version, answers=outputs)
+    except Refused as refusal:
+        if refusal.code not in CLIENTS_FAULT:
+            raise
+        log.info("probe.not_taken", model=model, version=version, code=refusal.code, reason=refusal.reason)  # by this release's endpoint
+    return held

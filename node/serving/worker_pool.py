@@ -1,0 +1,427 @@
+"""Which worker answers which request. Knows no HTTP.
+
+One slot per model, holding the releases whose workers are warm; one of them is current. A request picks its release and sends to its worker
+without awaiting in between, so that a switch falls between two requests and never inside one. Everything here runs on one loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+
+from node.core.activation.effective_parameters import InForce
+from node.core.activation.shadow_comparison import Agreement, compare
+from node.core.inference.tensors import Array, Raw, array_of, rows_of
+from node.serving import activation
+from node.serving.activation import Activated, Staged
+from node.serving.batching import Batcher
+from node.serving.loaded_model import Answer, Busy, Held, Slot, Stats
+from node.workers.worker import Runner, WorkerLost
+from schemas.errors import Code, Refused
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+QUEUE_REQUESTS_MAX: Final = 256  # a model, begun and unanswered; beyond it a client had better come back than wait
+CHATS_MAX: Final = 16  # likewise of conversations: they are held one after the other, and each takes seconds
+READY_SECONDS_MAX: Final = 10.0  # a request waits so long for a crashed worker's successor
+DRAIN_SECONDS_MAX: Final = 30.0  # a retired worker's last requests; no longer than a hung one is waited for
+DRAIN_LOOK_SECONDS: Final = 0.01
+RESTART_SECONDS_MAX: Final = 60.0  # between attempts to start a worker that keeps dying; the first follows at once
+RESTART_DOUBLINGS_MAX: Final = 8  # of half a second, which is beyond the longest pause
+HEALTHY_SECONDS: Final = 60.0  # after which a worker's earlier deaths are forgotten
+CLIENTS_FAULT: Final = {Code.REQUEST_INVALID, Code.SCHEMA_TOO_LARGE}
+SUSPICIONS_MAX: Final = 2  # a request that was being computed when two workers died is not tried on a third
+COMPARING_MAX: Final = 4  # of a model, answers that wait to be compared: what comes meanwhile is not, and no client waits for any
+
+
+class Router:
+    """Slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
+
+    def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None]) -> None:
+        self.slots: dict[str, Slot] = {}
+        self._on_worker_exit = on_worker_exit
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def find(self, model: str, version: str | None) -> Held:
+        """The release that a request for this model, and perhaps version, is for.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN, naming what is served.
+            Busy: the model is known, and nothing of it is served yet.
+        """
+        slot = self.slots.get(model)
+        if slot is None:
+            raise Refused(Code.RELEASE_UNKNOWN, f"model {model[:64]!r} is not served here; served are {self.models() or 'none'}")
+        if version is None or (slot.current is not None and slot.current.staged.version == version):
+            if slot.current is None:
+                raise Busy(f"no release of model {model!r} is active yet")
+            return slot.current
+        for held in slot.held.values():
+            if held.staged.version == version and held.switched:
+                return held
+        raise Refused(Code.RELEASE_UNKNOWN, f"version {version[:64]!r} of model {model!r} is not served; served are {self.versions(model)}")
+
+    def expect(self, model: str) -> None:
+        """Have requests for this model wait until a release of it is switched to, instead of being told that there is none."""
+        self.slots.setdefault(model, Slot()).expected = True
+
+    def models(self) -> list[str]:
+        """Names of the models with a current release."""
+        return sorted(model for model, slot in self.slots.items() if slot.current is not None)
+
+    def versions(self, model: str) -> list[str]:
+        """Versions of a model that can be asked by name."""
+        return [held.staged.version for held in self.slots[model].held.values() if held.switched]
+
+    def index(self) -> list[dict[str, str]]:
+        """Every release that is held, with what it is to those who ask."""
+        found = []
+        for model, slot in sorted(self.slots.items()):
+            for held in slot.held.values():
+                role = "serving" if held is slot.current else "compared with what serves" if held is slot.beside else "held"
+                dead = "" if held.live else f"; its worker ended {held.deaths} times in a row, the last time {held.death}"
+                state = "READY" if held.live else "UNAVAILABLE"
+                found.append({"name": model, "version": held.staged.version, "state": state, "reason": role + dead})
+        return found
+
+    def ready(self) -> bool:
+        """Whether something is served, and all that is served has a live worker."""
+        current = [slot.current for slot in self.slots.values() if slot.current is not None]
+        return bool(current) and all(held.live for held in current)
+
+    async def answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
+        """The current release's answer, or that of the version asked for.
+
+        A request whose worker dies is sent again, to whatever is current then: inference is idempotent.
+
+        Raises:
+            Refused: the request is wrong or too large, or its model, version is unknown; MODEL_RUN, WORKER_CRASHED, WORKER_HUNG.
+            Busy: nothing can answer it now.
+        """
+        slot = self.slots.get(model)
+        if slot is None or not slot.expected:
+            self.find(model, version)
+            slot = self.slots[model]
+
+        async def ask(held: Held, worker: Runner, *, alone: bool) -> Answer:
+            request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
+            batcher = None if alone else held.batcher
+            outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
+            return Answer(held, request, outputs)
+
+        answer = await self._waited(slot, model, version, ask, QUEUE_REQUESTS_MAX)
+        if slot.beside is not None and slot.current is answer.held and slot.comparing < COMPARING_MAX:
+            slot.comparing += 1
+            self.spawn(self._compare(slot, slot.beside, answer))
+        return answer
+
+    async def chat(
+        self, model: str, body: Mapping[str, Any], say: Callable[[Held, Mapping[str, Any]], None]
+    ) -> tuple[Held, Mapping[str, Any]]:
+        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
+        and an empty one whenever work goes on.
+
+        Raises:
+            Refused: the request is wrong, or the model holds no conversations; as `answer`.
+            Busy: nothing can answer it now.
+        """
+        begun = False
+
+        async def ask(held: Held, worker: Runner, *, alone: bool) -> tuple[Held, Mapping[str, Any]]:
+            def begin(chunk: Mapping[str, Any]) -> None:
+                nonlocal begun
+                begun = begun or bool(chunk)
+                say(held, chunk)
+
+            if not held.chats:
+                raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
+            try:
+                return held, await worker.chat(body, held.parameters.runtime, begin)
+            except WorkerLost as lost:
+                if begun:  # the client has heard half of an answer: another worker cannot go on with it
+                    raise Refused(lost.code, lost.reason) from None
+                raise
+
+        slot = self.slots.get(model)
+        if slot is None or not slot.expected:
+            self.find(model, None)
+            slot = self.slots[model]
+        return await self._waited(slot, model, None, ask, CHATS_MAX)
+
+    async def probe(self, model: str, ask: "Ask[Held]") -> Held:
+        """The release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
+
+        Raises:
+            Refused: as `answer`.
+            Busy: nothing can answer it now.
+        """
+        slot = self.slots.get(model)
+        if slot is not None and slot.current is not None and slot.current.requests:
+            return slot.current  # it has answered clients since it was switched to, who need not wait for a question of ours
+        if slot is None or not slot.expected:
+            self.find(model, None)
+            slot = self.slots[model]
+        return await self._waited(slot, model, None, ask, QUEUE_REQUESTS_MAX, counted=False)
+
+    async def _waited(self, slot: Slot, model: str, version: str | None, ask: "Ask[T]", waiting_max: int, *, counted: bool = True) -> T:
+        if slot.waiting >= waiting_max:
+            raise Busy(f"{slot.waiting} requests for model {model!r} wait already")
+        slot.waiting += 1
+        try:
+            return await self._asked(model, version, ask, counted=counted)
+        finally:
+            slot.waiting -= 1
+
+    async def _asked(self, model: str, version: str | None, ask: "Ask[T]", *, counted: bool) -> T:
+        deadline = time.monotonic() + READY_SECONDS_MAX
+        suspicions = 0
+        while (slot := self.slots.get(model)) is not None and slot.expected:
+            try:
+                await _until_changed(slot, deadline, model)
+            except Busy:
+                slot.expected = False  # it did not come back; those who ask from now on are told at once
+                raise
+        while True:
+            held = self.find(model, version)
+            if held.worker is None or not held.worker.alive:
+                await _until_changed(self.slots[model], deadline, model)
+                continue
+            began = time.perf_counter()
+            try:
+                answer = await ask(held, held.worker, alone=suspicions > 0)
+            except WorkerLost as lost:
+                suspicions += lost.suspect
+                if (lost.code is Code.WORKER_HUNG and lost.suspect and not lost.joined) or suspicions >= SUSPICIONS_MAX:
+                    if counted:
+                        held.failed(time.perf_counter() - began)
+                    raise
+                deadline = time.monotonic() + READY_SECONDS_MAX  # for the successor, however long the lost one was waited for
+                continue
+            except Refused as refusal:
+                if counted and refusal.code not in CLIENTS_FAULT:
+                    held.failed(time.perf_counter() - began)
+                raise
+            if counted:
+                rows = rows_of(held.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
+                held.answered(rows, time.perf_counter() - began, time.time())
+            return answer
+
+    async def _compare(self, slot: Slot, beside: Held, answer: Answer) -> None:
+        """Have the other release answer as well; only whether they agree is kept."""
+        terms = beside.staged.manifest.limits.shadow or answer.held.staged.manifest.limits.shadow
+        rows = rows_of(answer.held.inputs, answer.request.inputs)
+        found = Agreement(rows, 0)
+        try:
+            if terms is None or beside.worker is None or not beside.live:
+                return
+            outputs = await beside.worker.infer(answer.request.inputs, beside.parameters.runtime)
+            found = compare(_arrays(answer.outputs), _arrays(outputs), rows=rows, terms=terms)
+        except WorkerLost:
+            return  # told to the agent by itself
+        except Refused:
+            pass  # it cannot answer what the other one could
+        finally:
+            slot.comparing -= 1
+        if slot.beside is beside:
+            slot.agreement = slot.agreement.plus(found)
+
+    def hold(self, staged: Staged, activated: Activated) -> None:
+        """Keep a proven worker warm."""
+        held = Held.of(staged, activated)
+        self.slots.setdefault(staged.model, Slot()).held[staged.digest] = held
+        self._install(held, activated.worker)
+
+    def lookup(self, digest: bytes) -> Held | None:
+        """The release held under this digest."""
+        return next((slot.held[digest] for slot in self.slots.values() if digest in slot.held), None)
+
+    def switch(self, model: str, digest: bytes) -> None:
+        """Make a held release the current one; the same one twice is nothing.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN when it is not held; WORKER_CRASHED when its worker has died since it was prepared.
+        """
+        slot = self.slots.get(model)
+        held = slot.held.get(digest) if slot else None
+        if slot is None or held is None:
+            raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} is not prepared")
+        if slot.current is held:
+            return
+        if held.worker is None or not held.worker.alive:
+            raise Refused(
+                Code.WORKER_CRASHED, f"the worker of release {held.staged.version} of model {model!r} has died since it was prepared"
+            )
+        slot.current, slot.expected, slot.beside = held, False, None
+        held.begin()
+        slot.announce()
+        log.info("release.switched", model=model, version=held.staged.version, digest=digest.hex()[:16])
+
+    def compare_with(self, model: str, digest: bytes) -> None:
+        """Have this held release answer what the current one answers, and count how often they agree; it must not be the current one.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN when it is not held, or nothing is served.
+        """
+        slot = self.slots.get(model)
+        held = slot.held.get(digest) if slot else None
+        if slot is None or held is None or slot.current in (None, held):
+            raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} has nothing to be compared with")
+        slot.beside, slot.agreement = held, Agreement()
+
+    def agreement(self, model: str) -> Agreement:
+        """Of the current release and the one beside it."""
+        return self.slots[model].agreement if model in self.slots else Agreement()
+
+    def set_parameters(self, digest: bytes, parameters: InForce) -> None:
+        """What is in force for a held release from now on."""
+        held = self.lookup(digest)
+        if held is not None:
+            held.parameters = parameters
+
+    def retire(self, digest: bytes) -> None:
+        """Stop addressing a release, and close its worker once it has answered what it has."""
+        held = self.lookup(digest)
+        if held is None:
+            return
+        slot = self.slots[held.staged.model]
+        del slot.held[digest]
+        held.retired = True
+        if slot.current is held:
+            slot.current = None
+        if slot.beside is held:
+            slot.beside = None
+        if not slot.held:
+            del self.slots[held.staged.model]
+        slot.announce()
+        self.spawn(self._drain(held))
+
+    def stats(self, model: str, digest: bytes) -> Stats:
+        """What a held release has done since it was switched to.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        slot = self.slots.get(model)
+        held = slot.held.get(digest) if slot is not None else None
+        if slot is None or held is None:
+            raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} is not held")
+        return held.stats(current=slot.current is held)
+
+    async def close(self) -> None:
+        """End every worker."""
+        everything = [held for slot in self.slots.values() for held in slot.held.values()]
+        self.slots.clear()
+        for held in everything:
+            held.retired = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(held.worker.close() for held in everything if held.worker))
+
+    def died(self, held: Held, code: Code, reason: str) -> None:
+        """A held release's worker ended by itself: report it, and start another."""
+        if held.retired:
+            return
+        if time.monotonic() - held.started > HEALTHY_SECONDS:
+            held.deaths = 0
+        held.worker = held.batcher = None
+        self.spawn(self._restart(held))
+        self._died(held, code, reason)
+
+    def _died(self, held: Held, code: Code, reason: str) -> None:
+        held.deaths += 1
+        held.death = f"{reason} [{code}]"
+        model, digest = held.staged.model, held.staged.digest
+        log.error("worker.exited", model=model, version=held.staged.version, code=code, reason=reason, deaths=held.deaths)
+        self._on_worker_exit(model, digest, held.death, held.deaths)
+
+    def _install(self, held: Held, worker: Runner) -> None:
+        held.worker, held.started = worker, time.monotonic()
+        held.batcher = Batcher(worker, held.row_seconds) if held.joins_rows else None
+        worker.watch(lambda code, reason: self.died(held, code, reason))
+        slot = self.slots.get(held.staged.model)
+        if slot is not None:
+            slot.announce()
+
+    async def _restart(self, held: Held) -> None:
+        """The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for as long as the release
+        is held, ever more seldom, and every failure is told: whoever listens may retire it.
+        """
+        while not held.retired:
+            if held.deaths > 1:
+                await asyncio.sleep(min(RESTART_SECONDS_MAX, 0.5 * 2 ** min(held.deaths - 2, RESTART_DOUBLINGS_MAX)))
+            try:
+                worker = await self._started(held)
+            except Refused as refusal:
+                if not held.retired:
+                    self._died(held, refusal.code, refusal.reason)
+                continue
+            if held.retired:
+                await worker.close()
+                return
+            self._install(held, worker)
+            return
+
+    async def _started(self, held: Held) -> Runner:
+        slot = self.slots.get(held.staged.model)
+        worker = await activation.start(held.staged, urgent=slot is not None and slot.current is held)
+        try:
+            await activation.warm(worker, held.staged, held.sample)
+        except BaseException:
+            await worker.close()
+            raise
+        return worker
+
+    def discard(self, worker: Runner) -> None:
+        """Close a worker that nothing holds."""
+        self.spawn(worker.close())
+
+    async def _drain(self, held: Held) -> None:
+        worker, batcher = held.worker, held.batcher
+        if worker is None:
+            return
+
+        def waiting() -> int:
+            return worker.waiting + (batcher.waiting if batcher is not None else 0)
+
+        deadline = time.monotonic() + DRAIN_SECONDS_MAX
+        while waiting() and (left := deadline - time.monotonic()) > 0:
+            await worker.drained(left)
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)  # what is queued follows what was answered; what was given up is answered, too
+        if waiting():
+            log.warning("worker.not_drained", model=held.staged.model, version=held.staged.version, waiting=waiting())
+        await worker.close()
+
+    def spawn(self, work: Coroutine[None, None, None]) -> None:
+        """Have something done meanwhile; it ends with the router at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("routing.failed", exc_info=task.exception())
+
+
+class Ask(Protocol[T_co]):
+    """Puts one question to the worker of a release."""
+
+    def __call__(self, held: Held, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
+        """`alone`: a worker died of it, or of what it was joined with."""
+
+
+def _arrays(raws: tuple[Raw, ...]) -> dict[str, Array]:
+    return {raw.name: array_of(raw) for raw in raws}
+
+
+async def _until_changed(slot: Slot, deadline: float, model: str) -> None:
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            await slot.changed.wait()
+    except TimeoutError:
+        raise Busy(f"model {model!r} has no live worker at the moment") from None

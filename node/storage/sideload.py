@@ -1,0 +1,137 @@
+"""Releases that were carried here by hand: unpacked beside the artifacts, used as a broker's messages are, then removed."""
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas import codec
+from schemas.bundle import ModelBundle, TrustBundle
+from schemas.bundle_file import Parcel, read_frames
+from schemas.errors import Code, Refused, Unreachable, mismatch
+from schemas.limits import PARCEL_BLOCKS_MAX, PAYLOAD_BYTES_MAX
+from schemas.names import sha256
+
+PARCELS_MAX = 16  # unpacked at once: the oldest goes
+_PARTIAL = ".unpacking-"
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """A parcel on this disk: what it says of itself, and the two documents that are yet to be verified."""
+
+    parcel: Parcel
+    trust: TrustBundle
+    model: ModelBundle
+
+
+class Carried:
+    """A folder of unpacked parcels, by release digest."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def unpack(self, path: Path, *, fleet: str) -> Parcel:
+        """Check a parcel and unpack it; it is visible only when all of it is durable.
+
+        Raises:
+            Refused: not a parcel of this fleet, damaged, or no room for it.
+            Unreachable: the file or the disk does not answer.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            for left in self.directory.glob(_PARTIAL + "*"):
+                shutil.rmtree(left, ignore_errors=True)
+            folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=self.directory))
+            try:
+                parcel = self._unpack_into(folder, path, fleet)
+                os.sync()  # once for thousands of small files
+                self._make_visible(folder, parcel)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+                raise Refused(Code.DISK_FULL, f"no room in {self.directory} for {path}") from error
+            raise Unreachable(f"{path}: {error.strerror or error}") from error
+        return parcel
+
+    def _unpack_into(self, folder: Path, path: Path, fleet: str) -> Parcel:
+        parcel: Parcel | None = None
+        blocks = size_bytes = 0
+        with path.open("rb") as source:
+            for kind, data in read_frames(source):
+                match kind:
+                    case "parcel":
+                        parcel = codec.decode(Parcel, data)
+                        if parcel.fleet != fleet:
+                            raise mismatch(Code.TRUST_MISMATCH, f"fleet of {path}", expected=fleet, actual=parcel.fleet)
+                    case "trust":
+                        codec.decode(TrustBundle, data)
+                    case "model":
+                        codec.decode(ModelBundle, data)
+                    case _:
+                        blocks, size_bytes = blocks + 1, size_bytes + len(data)
+                        if blocks > PARCEL_BLOCKS_MAX:
+                            raise mismatch(
+                                Code.SCHEMA_TOO_LARGE, f"blocks in {path}", expected=f"at most {PARCEL_BLOCKS_MAX}", actual="more"
+                            )
+                (folder / (sha256(data).hex() if kind == "block" else kind)).write_bytes(data)
+        if parcel is None or (parcel.blocks, parcel.bytes) != (blocks, size_bytes):
+            expected = f"{parcel.blocks} blocks of {parcel.bytes} bytes" if parcel else "a parcel"
+            raise mismatch(Code.SCHEMA_MALFORMED, f"{path}", expected=expected, actual=f"{blocks} of {size_bytes}")
+        return parcel
+
+    def _make_visible(self, folder: Path, parcel: Parcel) -> None:
+        final = self.directory / parcel.release.hex()
+        shutil.rmtree(final, ignore_errors=True)
+        folder.rename(final)
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        kept = sorted(self._folders(), key=lambda one: one.stat().st_mtime)
+        for oldest in kept[:-PARCELS_MAX]:
+            shutil.rmtree(oldest, ignore_errors=True)
+
+    def releases(self) -> dict[bytes, float]:
+        """The releases that were carried here, and when each was unpacked."""
+        found: dict[bytes, float] = {}
+        for folder in self._folders():
+            with contextlib.suppress(OSError):
+                found[bytes.fromhex(folder.name)] = folder.stat().st_mtime
+        return found
+
+    def documents(self, release: bytes) -> Unpacked:
+        """What a parcel brought, not yet verified.
+
+        Raises:
+            Refused: it changed on disk.
+        """
+        folder = self.directory / release.hex()
+        try:
+            said = {name: (folder / name).read_bytes() for name in ("parcel", "trust", "model")}
+        except OSError as error:
+            raise Refused(Code.ARTIFACT_DIGEST, f"parcel {release.hex()[:12]}: {error.strerror}") from None
+        return Unpacked(
+            codec.decode(Parcel, said["parcel"]), codec.decode(TrustBundle, said["trust"]), codec.decode(ModelBundle, said["model"])
+        )
+
+    def read(self, digest: bytes) -> bytes | None:
+        """A payload, from whichever parcel has it; the caller verifies it."""
+        for folder in self._folders():
+            with contextlib.suppress(OSError), (folder / digest.hex()).open("rb") as file:
+                return file.read(PAYLOAD_BYTES_MAX + 1)
+        return None
+
+    def remove(self, release: bytes) -> None:
+        """The release is here, or never will be: its parcel is needed no more."""
+        shutil.rmtree(self.directory / release.hex(), ignore_errors=True)
+
+    def _folders(self) -> Iterator[Path]:
+        if self.directory.is_dir():
+            yield from (entry for entry in self.directory.iterdir() if len(entry.name) == 64 and not entry.name.startswith("."))

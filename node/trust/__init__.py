@@ -1,0 +1,1 @@
+"""Verify what a hub signed: python-tuf's client over received documents."""

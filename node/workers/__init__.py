@@ -1,0 +1,1 @@
+"""Run a release in a worker process, or inline: both ends of the pipe."""

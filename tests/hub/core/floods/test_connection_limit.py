@@ -1,0 +1,70 @@
+"""Which connection has to go for a new one, and how many lines of one kind a log takes."""
+
+import pytest
+
+from hub.core.floods.connection_limit import Doorkeeper, origin_of
+from hub.core.floods.log_rate_limit import KINDS_MAX, Limit
+
+
+def enter(door: Doorkeeper, numbers: range, address: str, *, connections_max: int = 8, address_max: int = 4) -> list[int]:
+    return [gone for number in numbers for gone in door.enter(number, address, connections_max=connections_max, address_max=address_max)]
+
+
+def test_the_oldest_of_an_address_goes_when_it_has_too_many() -> None:
+    door = Doorkeeper()
+
+    assert enter(door, range(6), "192.0.2.1") == [0, 1]
+    assert len(door) == 4
+
+
+def test_past_all_of_them_the_address_that_has_most_gives_one_up() -> None:
+    door = Doorkeeper()
+    enter(door, range(2), "192.0.2.1")
+    enter(door, range(10, 14), "192.0.2.2")
+    enter(door, range(20, 22), "192.0.2.3")
+
+    assert enter(door, range(30, 31), "192.0.2.4") == [10]
+
+
+def test_a_connection_that_was_closed_counts_no_more_and_twice_is_nothing() -> None:
+    door = Doorkeeper()
+    enter(door, range(4), "192.0.2.1")
+
+    door.leave(2)
+    door.leave(2)
+
+    assert enter(door, range(4, 5), "192.0.2.1") == []
+    assert len(door) == 4
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("no address", "no address"),
+    ],
+)
+def test_a_site_has_one_origin(address: str, origin: str) -> None:
+    assert origin_of(address) == origin
+
+
+def test_a_log_takes_so_many_lines_of_a_kind_and_says_how_many_it_left_out() -> None:
+    limit = Limit(lines_max=2, seconds=60.0)
+
+    said = [limit.admit("a", now) for now in (0.0, 1.0, 2.0, 3.0)]
+
+    assert said == [0, 0, None, None]
+    assert limit.admit("b", 3.0) == 0
+    assert [limit.admit("a", 60.0), limit.admit("a", 61.0)] == [2, 0]
+
+
+def test_a_log_remembers_a_bounded_number_of_kinds() -> None:
+    limit = Limit(lines_max=1, seconds=60.0)
+
+    for number in range(10 * KINDS_MAX):
+        limit.admit(f"kind {number}", 0.0)
+
+    assert len(limit._kinds) == KINDS_MAX

@@ -1,0 +1,119 @@
+"""A running hub counts soak time and silence only while it hears its nodes, whatever becomes of its broker, itself and the clocks."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from hub.core.rollouts.rollout import DEAF
+from hub.database.hearing import Hearing
+from schemas import codec
+from schemas.rollout import Rollout
+from tests import brokers
+from tests.hub.hubs import Device, Fleet, until
+
+DAY = 86_400.0
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path / "fleet")
+
+
+class Clock:
+    """A wall clock that can be put to another time."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+def reason(fleet: Fleet) -> str:
+    return next((row.reason for row in fleet.store.rollout_rows()), "")
+
+
+def state(fleet: Fleet) -> str:
+    return next((codec.decode(Rollout, row.document).state for row in fleet.store.rollout_rows()), "")
+
+
+def left(fleet: Fleet) -> int:
+    """Seconds for which the gate must hold."""
+    found = re.search(r"it must for (\d+) s more", reason(fleet))
+    return int(found[1]) if found else 0
+
+
+def soaking(fleet: Fleet, device: Device, *, seconds: int) -> None:
+    """A rollout whose one node serves its release, so that nothing but the soak time is missing."""
+    manifest = fleet.publish("1.0.0")
+    until("the node", lambda: fleet.store.node(device.name))
+    gate = {"soak_seconds": seconds, "silent_seconds": 1200, "halt_on_drift": False}
+    fleet.store.add_command("start", "delay", json.dumps({"version": "1.0.0", "gate": gate}))
+    until("a rollout", lambda: state(fleet) == "running")
+    device.sign("serving", manifest)
+
+
+def later(fleet: Fleet, than: int) -> int:
+    return until("time that passes", lambda: 0 < (now := left(fleet)) < than and now)
+
+
+def test_neither_a_jump_of_the_wall_nor_hours_without_a_hub_are_soak_time_or_silence(mosquitto: brokers.Broker, fleet: Fleet) -> None:
+    wall, began = Clock(), time.monotonic()
+    with fleet.hub(mosquitto, wall=wall, silent_seconds=1200):
+        device = Device.connect("n1", mosquitto, fleet)
+        soaking(fleet, device, seconds=10_000)
+        found = [until("the gate", lambda: left(fleet))]
+        for jump in (-DAY, DAY, DAY):
+            wall.ahead += jump
+            found.append(later(fleet, found[-1]))
+    kept = Hearing(fleet.store.database).listened()
+    wall.ahead += 7_200.0
+    with fleet.hub(mosquitto, wall=wall, silent_seconds=1200):
+        until("a hub that listens", lambda: Hearing(fleet.store.database).listened() > kept)
+        found.append(later(fleet, found[-1]))
+
+    assert state(fleet) == "running"
+    assert found[0] - found[-1] <= time.monotonic() - began + 1
+    assert [row.alert.kind for row in fleet.store.alerts()] == []
+    (row,) = fleet.store.rollout_rows()
+    assert (row.heard, row.silent) == (1, 0)
+
+
+def test_no_soak_time_passes_while_the_broker_is_away(mosquitto: brokers.Broker, fleet: Fleet) -> None:
+    with fleet.hub(mosquitto):
+        device = Device.connect("n1", mosquitto, fleet)
+        soaking(fleet, device, seconds=4)
+        until("the gate", lambda: left(fleet) or state(fleet) == "done")
+        mosquitto.stop()
+        until("a hub that knows", lambda: reason(fleet) == DEAF)
+        gone = time.monotonic()
+        until("more time than was asked for", lambda: time.monotonic() - gone > 6)
+        without = state(fleet)
+        mosquitto.start()
+        until("the end", lambda: state(fleet) == "done")
+
+    assert without == "running"
+
+
+def test_a_node_that_died_while_no_hub_ran_is_silent_when_the_hub_has_listened_long_enough(mosquitto: brokers.Broker, fleet: Fleet) -> None:
+    with fleet.hub(mosquitto):
+        device = Device.connect("n1", mosquitto, fleet)
+        device.say_state("disconnected")
+        until("its last word", lambda: (row := fleet.store.node("n1")) and row.status == "disconnected")
+
+    with fleet.hub(mosquitto, silent_seconds=1):
+        alert = until("the alert", fleet.store.alerts)[0].alert
+
+    assert (alert.kind, alert.node, alert.code) == ("node_silent", "n1", "silent")

@@ -1,0 +1,114 @@
+"""No client changes another's answer: what is joined with others is answered as it is alone, whatever the others send."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from hub.publish.block_store import BlockStore
+from hub.publish.builder import build
+from hub.publish.publish_request import Build, PublishRequest, Variants
+from hub.publish.reference_data import read_reference
+from node.serving import Staged
+from node.workers import worker
+from tests.hub.publish.test_variants import laid_out
+from tests.node.serving.test_batching import at_once, body_of, joined, stopped_until
+
+INFER = "/v2/models/digits/infer"
+OUTLIER = 65_535.0  # a pixel of a camera that is broken
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    return load_digits(return_X_y=True)[0].astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def softmax(pictures: np.ndarray) -> bytes:
+    """A softmax regression on scikit-learn's digits."""
+    trained = LogisticRegression(max_iter=300).fit(pictures[:1200], load_digits(return_X_y=True)[1][:1200])
+    weights = {"w": trained.coef_.T.astype(np.float32), "b": trained.intercept_.astype(np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["X", "w"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["shares"]),
+    ]
+    sides = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in (("X", 64), ("shares", 10)))
+    graph = helper.make_graph(
+        nodes, "g", [next(sides)], [next(sides)], [numpy_helper.from_array(one, name) for name, one in weights.items()]
+    )
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+
+
+@pytest.fixture(params=["int8", "fp32"])
+def released(request: pytest.FixtureRequest, tmp_path: Path, pictures: np.ndarray, softmax: bytes) -> Staged:
+    """The build that `publish --variants` makes, with 16 golden pictures that share their maximum."""
+    golden = pictures[pictures.max(axis=1) == 16.0][:16]
+    assert len(golden) == 16
+    (tmp_path / "model.onnx").write_bytes(softmax)
+    shares = ort.InferenceSession(softmax).run(None, {"X": golden})[0]
+    np.savez(tmp_path / "golden.npz", **{"input.X": golden, "output.shares": shares})
+    columns = {f"p{number}": pictures[:, number] for number in range(64)}
+    np.savez(tmp_path / "reference.npz", **columns)
+    asked = PublishRequest(
+        tmp_path / "model.onnx",
+        "digits",
+        "1.0.0",
+        reference=read_reference(tmp_path / "reference.npz"),
+        signals=("shares:class",),
+        golden_path=tmp_path / "golden.npz",
+        variants=Variants((Build(request.param, "int8" if request.param == "int8" else "as-is"),), loss_max=1.0),
+    )
+    store = BlockStore(tmp_path / "blocks")
+    return laid_out(build(asked, store, now=1), store, request.param, tmp_path / request.param)
+
+
+def labels_of(answers: list[httpx.Response]) -> list[int]:
+    assert {answer.status_code for answer in answers} == {200}
+    return [int(np.argmax(answer.json()["outputs"][0]["data"])) for answer in answers]
+
+
+def test_an_outlier_of_one_client_changes_no_answer_of_another(running: Any, released: Staged, pictures: np.ndarray) -> None:
+    running.serve(released)
+    good = [picture_body(one) for one in pictures[1200:1240]]
+    with httpx.Client(base_url=running.url) as client:
+        alone = labels_of([client.post(INFER, json=body) for body in good])
+    broken = pictures[0].copy()
+    broken[20] = OUTLIER
+    bodies = [body for pair in zip(good, [picture_body(broken)] * len(good), strict=True) for body in pair]
+    with stopped_until(running, waiting=len(bodies), model="digits"):
+        answers = at_once(running.url, bodies, path=INFER)
+
+    assert labels_of(answers)[::2] == alone
+    assert (joined(running, "digits") > 0) == (released.variant == "fp32")  # what keeps rows apart is still joined
+
+
+def picture_body(pixels: np.ndarray) -> dict[str, Any]:
+    return {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 64], "data": pixels.tolist()}]}
+
+
+def test_a_runtime_that_wrongly_says_rows_are_apart_is_found_out_by_hostile_rows(
+    running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {**worker._runtimes(), "scaled": "tests.node.bad_runtimes:Scaled"}
+    monkeypatch.setattr(worker, "_runtimes", lambda: found)
+    golden = np.full((4, 5), 127.0, np.float32)  # rows that share a maximum
+    golden[:, 1] = range(4)
+    sums = {"variable": golden.sum(axis=1, keepdims=True, dtype=np.float32)}
+    running.serve(replace(stage("1.0.0", b"0", golden=({"X": golden}, sums)), runtime="scaled"))
+    row, other = np.array([[100, 1, 2, 3, 4]], np.float32), np.array([[1e5, 0, 0, 0, 0]], np.float32)
+    with httpx.Client(base_url=running.url) as client:
+        alone = client.post("/v2/models/delay/infer", json=body_of(row)).json()["outputs"][0]["data"]
+    with stopped_until(running, waiting=16):
+        answers = at_once(running.url, [body_of(one) for one in [row, other] * 8])
+
+    assert [answer.json()["outputs"][0]["data"] for answer in answers[::2]] == [alone] * 8
+    assert joined(running) == 0
