@@ -1,4 +1,4 @@
-"""Asks a model its golden inputs through the device's own command, which has the runtimes that a hub does not have."""
+"""Run a model on its golden inputs through the device's own command, which has the runtimes that a hub lacks."""
 
 import tempfile
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Manifest
 
-SECONDS_MAX = 1800.0  # a language model of gigabytes is loaded twice and answers a few prompts
+SECONDS_MAX = 1800.0  # A language model of gigabytes is loaded twice and answers a few prompts.
 OUTPUT = "output."
 
 
 def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
-    """What the release's first build answers to its golden inputs, by output; its files lie in the folder as a device has them.
+    """Return the answers of the release's first build to its golden inputs, by output. Its files lie in the folder as a device has them.
 
     Raises:
-        Refused: RUNTIME_ABSENT: there is no such command here; or why the model could not be asked, with the device's own code.
+        Refused: RUNTIME_ABSENT: the command is not installed here; or the device's own code for why the model could not answer.
     """
     with tempfile.TemporaryDirectory(prefix="fleetcast-asked-") as scratch:
         said, told = Path(scratch) / "manifest.msgpack", Path(scratch) / "answers.npz"
