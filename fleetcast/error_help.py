@@ -1,4 +1,4 @@
-"""What each code tells an operator: what was wrong, and what mends it. `docs/protocol.md` is drawn from it."""
+"""Explain each code to an operator: what is wrong, and how to mend it. `docs/protocol.md` is drawn from it."""
 
 from typing import Final
 

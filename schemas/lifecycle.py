@@ -1,7 +1,7 @@
-"""The life of one model slot on a node, as a table: what a state means, what can happen in it, and where that leads. Decides nothing.
+"""Define the life of one model slot on a node as a table: its states, its events, and the moves between states. Decides nothing.
 
-`node.core.activation.lifecycle` moves slots by it, `docs/protocol.md` is drawn from it, and whoever reads a node's state finds here what it
-says.
+`node.core.activation.lifecycle` moves slots by it, `docs/protocol.md` is drawn from it, and readers of a node's state look here for its
+meaning.
 """
 
 from typing import Final, Literal
@@ -59,23 +59,23 @@ EVENTS: Final[dict[EventName, str]] = {
 
 MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {
     ("idle", "wanted"): "fetching",
-    ("fetching", "wanted"): "fetching",  # a newer release cancels the older transfer
+    ("fetching", "wanted"): "fetching",  # A newer release cancels the older transfer.
     ("fetching", "fetched"): "staged",
     ("fetching", "failed"): "refused",
-    ("fetching", "withdrawn"): "active",  # back to what is served
+    ("fetching", "withdrawn"): "active",  # The slot returns to the release that is served.
     ("fetching", "dropped"): "idle",
     ("fetching", "stalled"): "fetching",
     ("fetching", "budget_spent"): "out_of_budget",
     ("fetching", "goes_on"): "fetching",
-    ("fetching", "settled"): "fetching",  # a newer release was wanted before what is served had settled
+    ("fetching", "settled"): "fetching",  # A newer release was wanted before the served one had settled.
     ("fetching", "reverted"): "fetching",
     ("out_of_budget", "wanted"): "fetching",
-    ("out_of_budget", "fetched"): "staged",  # what was missing was carried here
+    ("out_of_budget", "fetched"): "staged",  # The missing blocks were carried here in a file.
     ("out_of_budget", "failed"): "refused",
     ("out_of_budget", "withdrawn"): "active",
     ("out_of_budget", "dropped"): "idle",
     ("out_of_budget", "stalled"): "fetching",
-    ("out_of_budget", "budget_spent"): "out_of_budget",  # by another rule now
+    ("out_of_budget", "budget_spent"): "out_of_budget",  # Another rule stops it now.
     ("out_of_budget", "goes_on"): "fetching",
     ("out_of_budget", "settled"): "out_of_budget",
     ("out_of_budget", "reverted"): "out_of_budget",
@@ -99,16 +99,16 @@ MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {
     ("shadow", "wanted"): "fetching",
     ("shadow", "failed"): "refused",
     ("shadow", "withdrawn"): "active",
-    ("shadow", "dropped"): "idle",  # what was served had to be given up meanwhile
+    ("shadow", "dropped"): "idle",  # The served release had to be given up meanwhile.
     ("shadow", "interrupted"): "staged",
     ("shadow", "settled"): "shadow",
-    ("shadow", "reverted"): "staged",  # what it was compared with is gone
+    ("shadow", "reverted"): "staged",  # The release that it was compared with is gone.
     ("probation", "settled"): "active",
     ("probation", "wanted"): "fetching",
     ("probation", "failed"): "rolled_back",
     ("active", "wanted"): "fetching",
     ("active", "failed"): "rolled_back",
-    ("active", "settled"): "active",  # what was wanted instead was withdrawn before
+    ("active", "settled"): "active",  # The release that was wanted instead was withdrawn before.
     ("refused", "wanted"): "fetching",
     ("refused", "settled"): "refused",
     ("refused", "reverted"): "refused",
