@@ -286,7 +286,7 @@ class Link:
             Refused: the new address needs other TLS settings than the present one.
         """
         if url.tls != self._url.tls:
-            raise Refused(Code.SETTINGS_INVALID, f"broker {url} is not spoken to as {self._url} was: restart with other TLS settings")
+            raise Refused(Code.SETTINGS_INVALID, f"broker {url} needs other TLS settings than {self._url}: restart with them")
         self._url = url
 
     def open(self, will: Will | None = None, *, clean: bool = False) -> None:

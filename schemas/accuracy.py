@@ -26,5 +26,5 @@ class Accuracy(Fact):
         if len(self.baseline.signals) != 1 or self.baseline.bins != BINS or self.baseline.signals[0].kind != "numeric":
             raise ValueError("accuracy is one signal of wrong and right answers")
         if self.baseline.season is not None or self.baseline.calibration_rows is not None:
-            raise ValueError("accuracy knows no hours of the week, and no node's own baseline")
+            raise ValueError("accuracy allows neither hours of the week nor a node's own baseline")
         return self

@@ -58,7 +58,7 @@ def read_frames(source: IO[bytes]) -> Iterator[tuple[Kind, bytes]]:
         Refused: the file is of another kind, truncated, out of order, or has a frame larger than its kind may be.
     """
     if source.read(len(MAGIC)) != MAGIC:
-        raise Refused(Code.SCHEMA_UNSUPPORTED, f"this is no parcel: it does not begin with {MAGIC.decode().strip()!r}")
+        raise Refused(Code.SCHEMA_UNSUPPORTED, f"this is not a fleetcast bundle file: it does not begin with {MAGIC.decode().strip()!r}")
     place = 0
     while True:
         head = source.read(5)

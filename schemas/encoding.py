@@ -69,7 +69,7 @@ def decode_payload(payload: Payload, block: Block, data: bytes, parent: bytes = 
         case "delta":
             decoded = _undelta(data, block.bytes, parent)
         case _:
-            raise Refused(Code.BLOCK_DECODE, f"encoding {payload.encoding!r} is none of {', '.join(DECODABLE)}")
+            raise Refused(Code.BLOCK_DECODE, f"encoding {payload.encoding!r} is not one of {', '.join(DECODABLE)}")
     found = sha256(decoded)
     if len(decoded) != block.bytes or found != block.digest:
         expected, actual = (f"{digest.hex()} of {size} bytes" for digest, size in ((block.digest, block.bytes), (found, len(decoded))))

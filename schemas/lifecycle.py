@@ -27,34 +27,34 @@ EventName = Literal[
 ]
 
 STATES: Final[dict[SlotState, str]] = {
-    "idle": "nothing of this model is here, and nothing is wanted",
-    "fetching": "blocks are on their way; with a code, the transfer waits for what the code says",
+    "idle": "the node has no release of this model, and no rollout wants one",
+    "fetching": "blocks are being fetched; with a code, the transfer waits for the reason that the code names",
     "out_of_budget": "a byte budget is spent: the transfer waits until it allows more",
     "staged": "every file is on disk and verified",
-    "testing": "a worker loads the release and has it prove itself on this device",
+    "testing": "a worker loads the release and tests it on this device",
     "shadow": "the old release answers; the new one answers the same requests, and only their agreement is counted",
     "probation": "the new release answers; errors, latency, a crash or disagreement bring the old one back",
-    "active": "the release is served and has proved itself",
-    "refused": "the release was not taken, for the reason that the code says; what was served still is",
-    "rolled_back": "the release was taken back; the last good one is served, if there was one",
+    "active": "the release is served, and its probation is over",
+    "refused": "the node refused the release, and the code says why; the earlier release is still served",
+    "rolled_back": "the release was replaced by the last good one, if there was one",
 }
 
 EVENTS: Final[dict[EventName, str]] = {
-    "wanted": "a rollout wants a release here",
-    "fetched": "the last block is on disk, and the whole was read back",
+    "wanted": "a rollout wants a release on this node",
+    "fetched": "the last block is on disk, and every file was verified",
     "begun": "a worker is being started",
-    "prepared": "the release has proved itself, and is switched to",
-    "compared": "the release has proved itself, and is compared with what is served before it is switched to",
-    "agreed": "the comparison is over: the two agree, or too little was asked to say otherwise",
-    "settled": "what is served has been long enough without fault: its probation is over",
-    "failed": "the release is at fault: its code says how",
-    "reverted": "what is served while something else is under way is at fault: the last good one takes its place",
-    "withdrawn": "the rollout wants what is served already, or moves nobody any more",
-    "dropped": "the rollout moves nobody any more, and nothing was served before",
-    "interrupted": "the node's process ended and was started again: what only lived in it begins anew",
-    "stalled": "the transfer waits: a full disk, or blocks that do not come",
+    "prepared": "the release passed its test, and requests switch to it",
+    "compared": "the release passed its test, and is compared with the one that is served before requests switch to it",
+    "agreed": "the comparison is over: the two agree, or there were too few requests to find a difference",
+    "settled": "the release was served long enough without fault: its probation is over",
+    "failed": "the release is at fault; the code says how",
+    "reverted": "the served release is at fault while another is being prepared: the last good one replaces it",
+    "withdrawn": "the rollout wants the release that is served already, or no longer moves this node",
+    "dropped": "the rollout no longer moves this node, and no release was served before",
+    "interrupted": "the node's process was restarted: work that was only in memory begins again",
+    "stalled": "the transfer waits: the disk is full, or blocks do not arrive",
     "budget_spent": "the transfer waits for a byte budget",
-    "goes_on": "the transfer goes on",
+    "goes_on": "the transfer continues",
 }
 
 MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {

@@ -48,7 +48,7 @@ def _parents_agree(blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     for block in blocks:
         for payload in block.payloads:
             if (payload.encoding == "delta") != (payload.parents is not None):
-                raise ValueError("a delta names its parents, and nothing else does")
+                raise ValueError("a delta names its parents; other encodings have none")
             if payload.parents is not None and block.digest in payload.parents:
                 raise ValueError("a block is its own parent")
     return blocks
@@ -189,7 +189,7 @@ class Manifest(Document):
             if len(set(paths)) != len(paths):  # Case-folded, since a device's file system may ignore case.
                 raise ValueError("two files have one path")
         if any(variant.runtime != "files" for variant in self.variants) != bool(self.inputs and self.outputs):
-            raise ValueError("what is run has inputs and outputs, and files have none")
+            raise ValueError("a model that runs has inputs and outputs; files have none")
         if (self.baseline is None) != (self.privacy is None):
             raise ValueError("a baseline needs its noise, and noise a baseline")
         inputs = {tensor.name for tensor in self.inputs}

@@ -39,15 +39,15 @@ class Parameter(Fact):
         if number and (self.min is None or self.max is None or self.min > self.max):
             raise ValueError(f"parameter {self.name!r}: a number needs bounds, min and max")
         if number and self.choices is not None:
-            raise ValueError(f"parameter {self.name!r}: a number has bounds, and no choices")
+            raise ValueError(f"parameter {self.name!r}: a number has bounds, not choices")
         if not number and (self.min is not None or self.max is not None):
             raise ValueError(f"parameter {self.name!r}: only a number has bounds")
         if self.goes_to == "telemetry" and not (
             number and self.min is not None and self.max is not None and 0 <= self.min <= self.max <= 1
         ):
-            raise ValueError(f"parameter {self.name!r}: a share of requests lies between 0 and 1")
+            raise ValueError(f"parameter {self.name!r}: a share of requests is between 0 and 1")
         if self.goes_to == "input" and not number:
-            raise ValueError(f"parameter {self.name!r}: an input is fed a number")
+            raise ValueError(f"parameter {self.name!r}: a parameter for an input must be a number")
         try:
             check_value(self, self.default)
         except Refused as refusal:

@@ -55,7 +55,7 @@ class Season(Fact):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if not 2 <= self.keys <= limits.SEASON_KEYS_MAX:
-            raise ValueError(f"a season has 2 to {limits.SEASON_KEYS_MAX} keys, and this one {self.keys}")
+            raise ValueError(f"a season has 2 to {limits.SEASON_KEYS_MAX} keys; this one has {self.keys}")
         return self
 
 
@@ -118,13 +118,13 @@ class Signal(Fact):
         if math.isqrt(len(self.between)) ** 2 != len(self.between):
             raise ValueError("between must be a square matrix")
         if (self.measure == "projection") != (self.seed is not None):
-            raise ValueError("a projection has a seed, and nothing else has")
+            raise ValueError("the measure projection needs a seed, and no other measure has one")
         if (self.measure == "unknown") and self.unknown is None:
-            raise ValueError("a share of unknown tokens names the unknown token")
+            raise ValueError("the measure unknown needs the id of the unknown token")
         if (self.measure == "refusal") != (self.phrases is not None):
-            raise ValueError("a refusal is told by its phrases, and nothing else is")
+            raise ValueError("the measure refusal needs phrases, and no other measure has them")
         if self.side == "service" and self.tensor not in Quantity.__args__:  # type: ignore[attr-defined]
-            raise ValueError(f"there is no quantity {self.tensor!r} of a service")
+            raise ValueError(f"a service has no quantity {self.tensor!r}")
         if any(len(counts) != len(self.counts) for counts in self.seasons or ()):
             raise ValueError("each season has counts for the same bins")
         return self

@@ -34,13 +34,13 @@ TABLE = (
     TopicKind("trust", "trust", "hub", ("node",), True, "TUF bundle: root chain, timestamp, snapshot, targets, rollouts"),
     TopicKind("model", "model/{}", "hub", ("node",), True, "a model's delegated role and its current manifests"),
     TopicKind("block", "block/{}", "hub", ("node",), True, "one encoded block, named by its SHA-256; expires"),
-    TopicKind("want", "want/{node}", "node", ("hub",), False, "the blocks that a node misses"),
+    TopicKind("want", "want/{node}", "node", ("hub",), False, "a node's request for the blocks that it lacks"),
     TopicKind("state", "node/{node}/state", "node", ("hub", "consumer"), True, "a node's report of itself, and its Will"),
     TopicKind("receipt", "node/{node}/receipt", "node", ("hub",), False, "signed receipts and refusals"),
     TopicKind("telemetry", "telemetry/{}/{}", "node", ("hub", "consumer"), False, "windows of noisy counts; no node id"),
     TopicKind("windows", "insight/{}/windows", "hub", ("consumer",), False, "merged windows, JSON"),
     TopicKind("drift", "insight/{}/drift", "hub", ("consumer",), True, "the newest drift test, JSON"),
-    TopicKind("alert", "alert", "hub", ("consumer",), False, "what a person should look at, JSON"),
+    TopicKind("alert", "alert", "hub", ("consumer",), False, "alerts for a person to look at, JSON"),
 )
 _PATTERNS = {kind.name: kind.pattern.split("/") for kind in TABLE}
 

@@ -39,7 +39,7 @@ class Webhook(_Table):
     def _are_kinds(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
         unknown = sorted(set(kinds) - set(KINDS))
         if unknown:
-            raise ValueError(f"there is no kind of alert {', '.join(unknown)}; there are {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of alert: {', '.join(unknown)}; known kinds: {', '.join(KINDS)}")
         return kinds
 
     @property
@@ -101,5 +101,5 @@ def check_url(url: str) -> str:
     if found.scheme not in {"http", "https"} or not found.hostname:
         raise ValueError(f"{url!r} must look like https://alerts.example/hook")
     if found.username is not None or found.password is not None:
-        raise ValueError("a password does not belong into a url: the receiver tells us by the signature")
+        raise ValueError("remove the password from the url: the receiver recognises the hub by its signature")
     return url

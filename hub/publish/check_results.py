@@ -58,4 +58,4 @@ def _read(path: Path) -> Check:
         with path.open("rb") as file:
             return Check.model_validate_json(file.read(CHECK_BYTES_MAX))
     except (OSError, ValidationError):
-        raise Refused(Code.SCHEMA_MALFORMED, f"{path} is no check that can be read; remove it, and check again") from None
+        raise Refused(Code.SCHEMA_MALFORMED, f"{path} is not a readable check; remove it and run the check again") from None

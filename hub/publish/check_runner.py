@@ -60,7 +60,7 @@ def prover() -> list[str]:
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which(PROVER)
     if found is None:
         raise Absent(
-            f"{PROVER} is neither beside {sys.executable} nor on the PATH; what checks releases has 'fleetcast[hub,node]' installed"
+            f"{PROVER} is neither beside {sys.executable} nor on the PATH; install 'fleetcast[hub,node]' where releases are checked"
         )
     return [found]
 
@@ -137,4 +137,4 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _last_line(text: bytes) -> str:
-    return (text.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:TEXT_MAX]
+    return (text.decode(errors="replace").strip().splitlines() or ["it printed nothing"])[-1][:TEXT_MAX]

@@ -66,7 +66,7 @@ class Stamp:
         except OSError as error:
             raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: {error.strerror}") from None
         if not stat.S_ISREG(found.st_mode):
-            raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: it is no file")
+            raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: it is not a file")
         if not 0 < found.st_size <= FILE_BYTES_MAX:
             raise mismatch(Code.MODEL_LOAD, f"{path}: size", expected=f"1 to {FILE_BYTES_MAX} bytes", actual=found.st_size)
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)

@@ -81,7 +81,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
     _check_tflite(path)
     if find_spec("ai_edge_litert") is None:
         expected = "ai-edge-litert (of fleetcast[litert]: pip install ai-edge-litert), or [[inputs]] and [[outputs]] in the release file"
-        raise mismatch(Code.RUNTIME_ABSENT, f"what reads {path}", expected=expected, actual="neither")
+        raise mismatch(Code.RUNTIME_ABSENT, f"library that reads {path}", expected=expected, actual="neither")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "hub.publish.litert_model", str(path.resolve())],
@@ -97,7 +97,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         said = done.stderr.decode(errors="replace").strip().splitlines()
         if missing := missing_library("\n".join(said)):
             raise Refused(Code.RUNTIME_ABSENT, f"{path} cannot be described here, because LiteRT cannot be loaded: {missing}")
-        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it said nothing"])[-1][:200]
+        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it printed nothing"])[-1][:200]
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
     try:
         told = json.loads(done.stdout)

@@ -31,10 +31,12 @@ def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
             proof = proof_of([*prover(), *line, "--answers", str(told)], SECONDS_MAX)
         except Absent as absent:
             expected = "fleetcast-node (of fleetcast[node], docs/install.md), or answers in the golden file"
-            raise mismatch(Code.RUNTIME_ABSENT, "what asks the model its golden inputs", expected=expected, actual=str(absent)) from None
+            raise mismatch(
+                Code.RUNTIME_ABSENT, "program that runs the model on its golden inputs", expected=expected, actual=str(absent)
+            ) from None
         if not proof.passed:
             code = Code(proof.code) if proof.code in set(Code) else Code.GOLDEN_INVALID
-            raise Refused(code, f"the golden inputs could not be asked: {proof.reason}")
+            raise Refused(code, f"the model could not answer the golden inputs: {proof.reason}")
         if not told.exists():
             raise mismatch(Code.GOLDEN_INVALID, "answers to the golden inputs", expected="a file of them", actual="none")
         with told.open("rb") as file:

@@ -46,7 +46,7 @@ def _counted(request: PublishRequest, said: Truth, model: OnnxModel | None) -> t
     if model is None or said.rows is None:
         raise Refused(
             Code.REFERENCE_INVALID,
-            f"accuracy: {request.model_path} is run as {request.runs_as!r}: nothing here runs it, so give counts of right and wrong",
+            f"accuracy: {request.model_path} is run as {request.runs_as!r}: the hub cannot run it; give counts of right and wrong answers",
         )
     named = request.feature_columns if request.feature_columns is not None else model.columns
     rows = said.rows.fit(model.inputs, model.outputs, named=named)
@@ -74,7 +74,7 @@ def read_counts(path: Path) -> tuple[tuple[int, int], ...]:
     except OSError as error:
         raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: it is no text") from None
+        raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: it is not UTF-8 text") from None
     if len(data) > COUNTS_BYTES_MAX:
         raise mismatch(Code.REFERENCE_INVALID, f"{path}: size", expected=f"at most {COUNTS_BYTES_MAX} bytes", actual="more")
     lines = csv.DictReader(text.splitlines(), skipinitialspace=True)

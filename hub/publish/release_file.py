@@ -102,9 +102,9 @@ class AccuracyTable(Fact):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.truth is None) == (self.counts is None):
-            raise ValueError("either truth, a column of rows, or counts, a file of right and wrong answers, has to be said")
+            raise ValueError("give either truth (a column of held-out rows) or counts (a file of right and wrong answers)")
         if self.counts is not None and any(one is not None for one in (self.data, self.blocks, self.output, self.right_within)):
-            raise ValueError("data, blocks, output and right_within are of rows with their truth, and go with no counts")
+            raise ValueError("data, blocks, output and right_within need truth; omit them with counts")
         return self
 
 
@@ -133,7 +133,7 @@ class VariantTable(Fact):
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.build is None and self.model is None and self.name not in NAMED:
-            raise ValueError(f"build must be said for the name {self.name!r}: one of {', '.join(NAMED)}, or model")
+            raise ValueError(f"the name {self.name!r} needs a build: one of {', '.join(NAMED)}, or model")
         if self.build is not None and self.build not in NAMED:
             raise ValueError(f"build must be one of {', '.join(NAMED)}")
         return self
@@ -227,7 +227,7 @@ def _toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path} is no TOML: {str(error)[:200]}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"{path} is not valid TOML: {str(error)[:200]}") from None
 
 
 _PATHS = (

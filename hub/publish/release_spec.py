@@ -144,13 +144,13 @@ def check_request(request: PublishRequest) -> None:
     """
     if request.runs_as != ONNX and request.reference is not None:
         raise Refused(
-            Code.REFERENCE_INVALID, f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so a reference says nothing"
+            Code.REFERENCE_INVALID, f"{request.model_path} is run as {request.runs_as!r}: the hub cannot run it, so omit the reference"
         )
     if request.runs_as != ONNX and (request.variants.held_out is not None or request.variants.calibration is not None):
         reason = f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so it cannot be measured or calibrated"
         raise Refused(Code.REFERENCE_INVALID, reason)
     if request.runs_as == FILES and request.golden_path is not None:
-        raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files: nothing runs it, so golden inputs say nothing")
+        raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files and no runtime runs it; omit the golden inputs")
     if request.reference is None:
         given: dict[str, object] = {"block column": request.blocks_column, "time column": request.time_column}
         given |= {"signals": request.signals} if request.calibration_rows is None else {}
@@ -158,7 +158,7 @@ def check_request(request: PublishRequest) -> None:
         given |= {} if rows else {"feature columns": request.feature_columns}
         needless = [what for what, value in given.items() if value is not None]
         if needless:
-            raise Refused(Code.REFERENCE_INVALID, f"{' and '.join(needless)} are named, but no reference is given")
+            raise Refused(Code.REFERENCE_INVALID, f"{' and '.join(needless)} need a reference; give one with --reference or omit them")
     names = [build.name for build in request.variants.builds]
     if len(set(names)) != len(names) or not names:
         raise mismatch(Code.SETTINGS_INVALID, "variants", expected="at least one, each name once", actual=core.listed(names))

@@ -95,8 +95,8 @@ def _uncalibrated(request: PublishRequest, known: signals.Model, rho: float, cou
         return replace(found, not_calibrated=f"a node may spend rho {request.rho_day_max:g} a day, and its own baseline takes {cost}")
     raise Refused(
         Code.SETTINGS_INVALID,
-        f"the own baseline of a node: expected at most rho {request.rho_day_max:g} a day, got {cost}, so none would ever be made; watch"
-        " fewer signals, take a smaller epsilon, or --calibrate-rows 0; where nodes' settings allow more, say so with --rho-day-max",
+        f"a node's own baseline: expected at most rho {request.rho_day_max:g} a day, got {cost}, so no node could ever make one; watch"
+        " fewer signals, take a smaller epsilon, or --calibrate-rows 0; if nodes' settings allow more, give the value with --rho-day-max",
     )
 
 
@@ -105,7 +105,7 @@ def _baseline(request: PublishRequest, candidates: Sequence[signals.Candidate], 
     bare = [one.bare() for one in candidates if one.rows is None]
     times = None if fitted is None or fitted.times is None else Times(fitted.times, request.season)
     if times is not None and request.window_seconds > 3600 * times.season.hours:
-        what = "--window-seconds, where hours are compared apart"
+        what = "--window-seconds with hours compared separately"
         raise mismatch(Code.SETTINGS_INVALID, what, expected=f"at most {3600 * times.season.hours}", actual=request.window_seconds)
     blocks = None if fitted is None else fitted.blocks
     return build_baseline(values, blocks, times=times, calibration_rows=request.calibration_rows, unreferenced=bare)

@@ -110,7 +110,7 @@ class _Workshop:
         elif any(_is_made(build) for build in terms.builds):
             if fitted is None:
                 expected = "held-out rows (held_out = ...), or a reference, to measure it on"
-                raise mismatch(Code.REFERENCE_INVALID, "variants that are made here", expected=expected, actual="neither")
+                raise mismatch(Code.REFERENCE_INVALID, "rows to measure variants with", expected=expected, actual="neither")
             self._rows = Samples(core.feeds(fitted.features, fitted.columns))
         if self._rows is not None:
             self._answers = answers_over(original, self._rows, Code.REFERENCE_INVALID)

@@ -158,7 +158,7 @@ class Repository:
             if self._folder.version(role_name(model)) and not self._holds("targets", role_name(model)):
                 raise Refused(
                     Code.KEY_NOT_AUTHORISED,
-                    f"the releases of {model!r} are signed by a key that it is no longer delegated to: say first which of them stay",
+                    f"the releases of {model!r} are signed by a key that may no longer sign them: first renew the releases to keep",
                 )
             if version in signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()):
                 raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} was withdrawn; publish another version")
