@@ -47,7 +47,7 @@ def test_receivers_are_read_and_their_files_are_beside_the_settings(tmp_path: Pa
     ("before", "after", "said"),
     [
         ("https://alerts.example/fleetcast", "ftp://alerts.example", "must look like https://"),
-        ("https://alerts.example/fleetcast", "https://me:secret@alerts.example", "a password does not belong"),
+        ("https://alerts.example/fleetcast", "https://me:secret@alerts.example", "remove the password from the url"),
         ('"rollout_halted"', '"rollout_holted"', "unknown kind of alert: rollout_holted; known kinds: drift"),
         (
             'name = "other"\nurl = "http://127.0.0.1:9/"',
