@@ -178,7 +178,7 @@ def _built_variants(manifest: Manifest, stored: Sequence[Stored]) -> Iterator[Bu
 
 def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: int) -> Described:
     """Return the release with answers to its golden inputs, from the runtime of its first build."""
-    assert request.answers is not None  # noqa: S101  # hub.described has looked
+    assert request.answers is not None  # noqa: S101  # release_spec has checked it
     folder = scratch / "asked"
     folder.mkdir()
     described = {key: file_of(content) for key, content in release.contents.items()}
