@@ -51,11 +51,12 @@ $(CONSUMERS)/.installed: deploy/consumers/package.json deploy/consumers/package-
 	cd $(CONSUMERS) && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-check: $(STAMP)  ## format, lint, types, import rules, freshness of generated files
+check: $(STAMP)  ## format, lint, types, import rules, sentences, freshness of generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.check_sentences
 	$(BIN)/python -m tools.generate_schemas --check
 	$(BIN)/python -m tools.generate_docs --check
 	$(BIN)/python -m bench.tables --check

@@ -1,12 +1,15 @@
-"""When to publish a block: once for all who want it within a while, and again for whoever missed it. Knows no broker, node or disk.
+"""Decide when to publish a block: once for all nodes that request it within a while, and again for late ones.
 
-A node subscribes to a block's exact topic before it sends its want. So a block that the broker retains when the want arrives reaches the
+Knows no broker, node or disk.
+
+A node subscribes to a block's exact topic before it sends its request. So a block that the broker retains when the request arrives reaches
+the
 node without another publish, and so does one that is still on its way there to be retained. A block that is not retained reaches only
-those whose want came before it was sent: so it lingers a moment, and they are served by one publish, later ones by the next. What a node
-wants `again` is sent, unless it was a moment ago and is still on its way: nothing rests on the broker, and many nodes that it failed at
-once cost one publish.
+nodes whose request came before it was sent: so it waits a moment, and one publish serves them; the next serves later ones. What a node
+requests `again` is sent, unless it was sent a moment ago and is still on its way. No node depends on retained blocks, and if they fail
+many nodes at once, that costs one publish.
 
-Times are seconds of any one clock. What is over the budget, or has expired, is cleared: mosquitto keeps an expired block in its memory
+Times are seconds of any one clock. Blocks over the budget, or expired, are cleared: mosquitto keeps an expired block in its memory
 until somebody subscribes to it.
 """
 
@@ -16,14 +19,14 @@ from dataclasses import dataclass
 
 from schemas.manifest import Payload
 
-EXPIRY_MARGIN_SECONDS = 5.0  # a retained block that is about to expire may be gone before it is read
-AGAIN_SECONDS = 3.0  # who asks again has waited longer than that, and is subscribed: what was sent since then still reaches it
-WAITING_MAX = 65_536  # blocks that wait to be sent; past that, whoever wants more has to ask again
+EXPIRY_MARGIN_SECONDS = 5.0  # A retained block that is about to expire may be gone before it is read.
+AGAIN_SECONDS = 3.0  # A node that asks again has waited longer than this and is subscribed: what was sent since then still reaches it.
+WAITING_MAX = 65_536  # Number of blocks that wait to be sent; beyond it, a node that wants more has to ask again.
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Publish this payload; with `retain`, the broker is to keep it for so many seconds."""
+    """Publish this payload; with `retain`, the broker keeps it for that many seconds."""
 
     digest: bytes
     retain: bool
@@ -32,7 +35,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Clear:
-    """Take this payload out of the broker's memory: publish nothing, retained."""
+    """Remove this payload from the broker's memory: publish an empty one, retained."""
 
     digest: bytes
 
@@ -50,7 +53,7 @@ class _Retained:
 
 
 class BlockServer:
-    """What waits to be published, in the order in which it was first wanted, and what the broker retains, oldest first."""
+    """Hold the blocks that wait to be published, in the order of their first request, and those that the broker retains, oldest first."""
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class BlockServer:
         again_seconds: float = AGAIN_SECONDS,
         retain_available: bool = True,
     ) -> None:
-        self.retain_available = retain_available  # set when the broker says so
+        self.retain_available = retain_available  # The broker reports this when it connects.
         self._cache_bytes_max, self._expiry_seconds, self._linger_seconds = cache_bytes_max, expiry_seconds, linger_seconds
         self._waiting: OrderedDict[bytes, _Waiting] = OrderedDict()
         self._retained: OrderedDict[bytes, _Retained] = OrderedDict()
@@ -69,19 +72,19 @@ class BlockServer:
         self._again_seconds = again_seconds
 
     def wanted(self, payloads: Sequence[Payload], *, again: bool, now: float) -> None:
-        """A node wants these; it is subscribed to them already."""
+        """Note blocks that a node requests; it is subscribed to them already."""
         for payload in payloads:
             held = self._retained.get(payload.digest)
             if held is not None and not again and held.expires_at - now > EXPIRY_MARGIN_SECONDS:
-                continue  # the broker gives it to the node by itself
+                continue  # The broker delivers it to the node without us.
             if held is not None and again and now - (held.expires_at - self._expiry_seconds) < self._again_seconds:
                 continue
             if len(self._waiting) < WAITING_MAX:
-                linger = 0.0 if self._may_retain(payload.bytes) else self._linger_seconds  # what is retained need not wait for latecomers
+                linger = 0.0 if self._may_retain(payload.bytes) else self._linger_seconds  # A retained block need not wait for latecomers.
                 self._waiting.setdefault(payload.digest, _Waiting(payload.bytes, now + linger))
 
     def due(self, now: float, *, room: int) -> list[Send | Clear]:
-        """What to publish now, in this order: at most `room` blocks, the longest waiting first, and whatever is to be cleared for them."""
+        """Return what to publish now, in this order: at most `room` blocks, the longest waiting first, and the blocks to clear for them."""
         commands: list[Send | Clear] = []
         while self._waiting and room > 0:
             digest, waiting = next(iter(self._waiting.items()))
@@ -99,30 +102,30 @@ class BlockServer:
         return commands
 
     def forgot(self) -> None:
-        """The broker has lost its memory: nothing is retained. Whoever still wants something says so again; what waits is still sent."""
+        """Note that the broker retains nothing any more. Nodes that still want a block ask again; waiting blocks are still sent."""
         self._retained.clear()
         self._retained_bytes = 0
 
     def restored(self, rows: Iterable[tuple[bytes, int, float]]) -> None:
-        """After a restart of the hub: what it had retained, as (digest, bytes, expires_at)."""
+        """Restore after a restart of the hub what it had retained, as (digest, bytes, expires_at)."""
         for digest, size_bytes, expires_at in sorted(rows, key=lambda row: row[2]):
             self._keep(digest, _Retained(size_bytes, expires_at))
 
     @property
     def next_due(self) -> float | None:
-        """When the next publish is due; None when nothing waits."""
+        """Return when the next publish is due; None when nothing waits."""
         return next(iter(self._waiting.values())).due if self._waiting else None
 
     @property
     def retained_bytes(self) -> int:
-        """What the broker holds for us, expired or not."""
+        """Return the bytes that the broker holds for us, expired or not."""
         return self._retained_bytes
 
     def _may_retain(self, size_bytes: int) -> bool:
         return self.retain_available and size_bytes <= self._cache_bytes_max
 
     def _make_room(self, size_bytes: int) -> list[bytes]:
-        """Let go of the oldest until so many bytes fit into the budget."""
+        """Release the oldest blocks until this many bytes fit into the budget."""
         dropped: list[bytes] = []
         while self._retained_bytes + size_bytes > self._cache_bytes_max:
             dropped.append(next(iter(self._retained)))

@@ -1,6 +1,6 @@
-"""The quantities that signals watch, of batches of rows: a publisher's of a reference and a node's of requests by the same functions.
+"""Compute the quantities that signals watch, over batches of rows: publishers and nodes use the same functions.
 
-Every measure takes a tensor as [rows, ...] and gives [rows] numbers, NaN where there is nothing to measure; categorical ones give the
+Every measure takes a tensor as [rows, ...] and returns [rows] numbers, NaN if there is nothing to measure; categorical ones return the
 category. Randomness is SHAKE-256 of the seed and not a library's generator, whose streams change between versions.
 """
 
@@ -18,11 +18,11 @@ from schemas.signals import Signal
 Values = NDArray[Any]
 Floats = NDArray[np.float64]
 
-COORDINATES_MIN = 64  # of a projection; all of them where a row has no more
+COORDINATES_MIN = 64  # Values that a projection adds; a row with fewer uses all of them.
 
 
 def measured(signal: Signal, values: Values) -> Values:
-    """A signal's quantity, shape [rows], of its tensor's values [rows, ...].
+    """Return a signal's quantity, shape [rows], from its tensor's values [rows, ...].
 
     Raises:
         ValueError: the tensor holds texts where numbers are measured, or the other way round.
@@ -34,27 +34,27 @@ def measured(signal: Signal, values: Values) -> Values:
 
 
 def mean(signal: Signal, flat: Values) -> Floats:
-    """Mean of the row's values."""
+    """Return the mean of the row's values."""
     found: Floats = flat.mean(axis=1, dtype=np.float64)
     return found
 
 
 def deviation(signal: Signal, flat: Values) -> Floats:
-    """Standard deviation of the row's values."""
+    """Return the standard deviation of the row's values."""
     found: Floats = flat.std(axis=1, dtype=np.float64)
     return found
 
 
 def sparsity(signal: Signal, flat: Values) -> Floats:
-    """Share of the row's values that are zero."""
+    """Return the share of the row's values that are zero."""
     found: Floats = 1 - np.count_nonzero(flat, axis=1) / flat.shape[1]
     return found
 
 
 def projection(signal: Signal, flat: Values) -> Floats:
-    """A very sparse random projection: about the square root of the row's width of its values, each with a random sign.
+    """Return a very sparse random projection: about the square root of the row's width of its values, each with a random sign.
 
-    Scaled to keep the row's root mean square (Li, Hastie and Church, "Very Sparse Random Projections", KDD 2006).
+    The result is scaled to keep the row's root mean square (Li, Hastie and Church, "Very Sparse Random Projections", KDD 2006).
     """
     places, signs = coordinates(signal.seed or 0, signal.column, flat.shape[1])
     found: Floats = (flat[:, places].astype(np.float64) @ signs) / math.sqrt(len(places))
@@ -63,7 +63,7 @@ def projection(signal: Signal, flat: Values) -> Floats:
 
 @lru_cache(maxsize=256)
 def coordinates(seed: int, number: int, width: int) -> tuple[NDArray[np.int64], Floats]:
-    """Which of a row's `width` values a projection adds, and with which signs."""
+    """Return which of a row's `width` values a projection adds, and with which signs."""
     count = width if width <= COORDINATES_MIN else max(COORDINATES_MIN, math.isqrt(width))
     random = np.frombuffer(hashlib.shake_256(f"{seed}.{number}".encode()).digest(8 * count), "<u4").astype(np.int64)
     places = np.arange(width) if count == width else (random[:count] * width) >> 32
@@ -71,7 +71,7 @@ def coordinates(seed: int, number: int, width: int) -> tuple[NDArray[np.int64], 
 
 
 def length(signal: Signal, flat: Values) -> Floats:
-    """Tokens of the row that are not padding; of texts, their words."""
+    """Return the number of tokens in the row that are not padding; for texts, the number of words."""
     if flat.dtype == object:
         return np.array([sum(len(_text(one).split()) for one in row) for row in flat.tolist()], np.float64)
     found: Floats = np.count_nonzero(_tokens(signal, flat), axis=1).astype(np.float64)
@@ -79,7 +79,7 @@ def length(signal: Signal, flat: Values) -> Floats:
 
 
 def unknown(signal: Signal, flat: Values) -> Floats:
-    """Share of the row's tokens that stand for what the vocabulary lacks."""
+    """Return the share of the row's tokens that are the token for words outside the vocabulary."""
     tokens = np.count_nonzero(_tokens(signal, flat), axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = np.count_nonzero(flat == signal.unknown, axis=1) / tokens
@@ -87,7 +87,7 @@ def unknown(signal: Signal, flat: Values) -> Floats:
 
 
 def surprisal(signal: Signal, flat: Values) -> Floats:
-    """Mean of the negative log-probabilities in the row, in nats a token; what is no log-probability is left out."""
+    """Return the mean of the negative log-probabilities in the row, in nats per token; other values are left out."""
     known = np.isfinite(flat) & (flat <= 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = -np.where(known, flat, 0).sum(axis=1, dtype=np.float64) / np.count_nonzero(known, axis=1)
@@ -95,18 +95,18 @@ def surprisal(signal: Signal, flat: Values) -> Floats:
 
 
 def top_class(signal: Signal, flat: Values) -> Floats:
-    """Number of the row's largest score."""
+    """Return the index of the row's largest score."""
     return np.where(np.isnan(flat).any(axis=1), math.nan, flat.argmax(axis=1)) if flat.dtype.kind == "f" else flat.argmax(axis=1) * 1.0
 
 
 def confidence(signal: Signal, flat: Values) -> Floats:
-    """The row's largest probability."""
+    """Return the row's largest probability."""
     found: Floats = _probabilities(signal, flat).max(axis=1)
     return found
 
 
 def entropy(signal: Signal, flat: Values) -> Floats:
-    """Entropy of the row's probabilities, in nats."""
+    """Return the entropy of the row's probabilities, in nats."""
     shares = _probabilities(signal, flat)
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Floats = -np.where(shares > 0, shares * np.log(shares), shares * 0.0).sum(axis=1)
@@ -114,7 +114,7 @@ def entropy(signal: Signal, flat: Values) -> Floats:
 
 
 def refusal(signal: Signal, flat: Values) -> Values:
-    """Whether an answer begins with one of the phrases that refuse: "yes" or "no"."""
+    """Return "yes" for an answer that begins with one of the phrases that refuse, else "no"."""
     begins = tuple(phrase.casefold() for phrase in signal.phrases or ())
     said = [_text(row[0]).lstrip().casefold().startswith(begins) if row else False for row in flat.tolist()]
     return np.array(["yes" if one else "no" for one in said], object)
@@ -132,11 +132,11 @@ MEASURES: dict[str, Callable[[Signal, Values], Values]] = {
     "confidence": confidence,
     "entropy": entropy,
     "refusal": refusal,
-}  # all but what a runtime says: "stop", why an answer ended, and "tokens", how many it read of an input or gave of an output
+}  # A runtime reports the rest: "stop", why an answer ended, and "tokens", how many it read from an input or wrote to an output.
 
 
 def is_text(signal: Signal) -> bool:
-    """Whether a signal measures texts and nothing else."""
+    """Return whether a signal measures only texts."""
     return signal.measure in {"refusal", "stop"}
 
 

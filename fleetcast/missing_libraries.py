@@ -1,16 +1,16 @@
-"""Which of Debian's packages holds a shared library that the dynamic linker did not find. Knows no runtime, process or disk.
+"""Find the Debian package of a shared library that the dynamic linker did not find. Knows no runtime, process or disk.
 
-A wheel is linked with libraries of the system that it does not bring along: llama.cpp's with libgomp.so.1. The linker's own words name the
-library, and leave open where it is to be had.
+A wheel is linked with libraries of the system that it does not include: llama.cpp's with libgomp.so.1. The linker's message names the
+library, but not its package.
 """
 
 import re
 from typing import Final
 
-# glibc's words (dl_open_worker), whoever loads: an import, ctypes, or the library that needs the other.
+# The words are glibc's (dl_open_worker), whatever loads it: an import, ctypes, or the library that needs the other.
 _MISSING: Final = re.compile(r"([A-Za-z0-9_+.-]+\.so(?:\.[0-9]+)*): cannot open shared object file: No such file or directory")
 _SONAME: Final = re.compile(r"(lib[A-Za-z0-9_+.-]+)\.so\.([0-9.]+)")
-# Packages of Debian 12 that are named otherwise than Debian's policy (8.1) makes of the library's name.
+# These packages of Debian 12 do not have the name that Debian's policy (8.1) derives from the library's name.
 _NAMED_OTHERWISE: Final = {
     "libEGL.so.1": "libegl1",
     "libGL.so.1": "libgl1",
@@ -20,7 +20,7 @@ _NAMED_OTHERWISE: Final = {
 
 
 def missing_library(text: str) -> str | None:
-    """A sentence that names the library which was not found, and its package; None where the text is about something else."""
+    """Return a sentence that names the missing library and its package; None if the text is about something else."""
     found = _MISSING.search(text)
     if found is None:
         return None
@@ -32,7 +32,7 @@ def missing_library(text: str) -> str | None:
 
 
 def package_of(library: str) -> str | None:
-    """Debian's package of a library, by its name and the version of its interface: libgomp.so.1 is in libgomp1; None without a version."""
+    """Return Debian's package of a library by its name and interface version: libgomp.so.1 is in libgomp1; None without a version."""
     if library in _NAMED_OTHERWISE:
         return _NAMED_OTHERWISE[library]
     named = _SONAME.fullmatch(library)

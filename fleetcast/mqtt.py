@@ -1,8 +1,8 @@
-"""One MQTT 5 connection, as this fleet speaks it: bounded, acknowledged by hand, loud on its own bugs. Knows no topic and no document.
+"""Keep one MQTT 5 connection as this fleet uses it: bounded, acknowledged by hand, loud on its own bugs. Knows no topic and no document.
 
-What arrives is handed to an inbox and nothing is decided in the network thread: an exception there would end it silently. The owner
-reads the inbox, does what the message asks, and only then acknowledges it. Reconnecting is the owner's decision too, because each CONNECT
-carries a Will of its own.
+Messages are handed to an inbox, and nothing is decoded in the network thread: an exception there would end it silently. The owner
+reads the inbox, does what the message asks, and only then acknowledges it. The owner also decides when to reconnect, because each CONNECT
+carries its own Will.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ from schemas.limits import PACKET_BYTES_MAX
 
 KEEPALIVE_SECONDS = 60
 CONNECT_TIMEOUT_SECONDS = 10
-NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for
-CONNACK_SECONDS = 30.0  # over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name.
+CONNACK_SECONDS = 30.0  # Over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait.
 GOODBYE_SECONDS = 2.0
-INFLIGHT_MAX = 64  # publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it
-QUEUED_MAX = 4096  # publishes waiting in paho, so that an offline client does not grow without bound
-PUBACK = struct.Struct("!BBH")  # type, remaining length, packet id
-READ_AHEAD_BYTES = 64 * 1024  # read from the socket at once: windows are 200 bytes, and paho asks for each in four pieces
+INFLIGHT_MAX = 64  # Publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it.
+QUEUED_MAX = 4096  # Publishes waiting in paho, so that an offline client does not grow without bound.
+PUBACK = struct.Struct("!BBH")  # Type, remaining length, packet id.
+READ_AHEAD_BYTES = 64 * 1024  # Bytes read from the socket at once: windows are 200 bytes, and paho asks for each in four pieces.
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """Where a broker is, and who we are to it."""
+    """Hold a broker's address, and the credentials for it."""
 
     host: str
     port: int
@@ -49,7 +49,7 @@ class BrokerUrl:
 
     @classmethod
     def parse(cls, url: str) -> "BrokerUrl":
-        """From `mqtt://[user[:password]@]host[:port]` or `mqtts://...`.
+        """Parse `mqtt://[user[:password]@]host[:port]` or `mqtts://...`.
 
         Raises:
             Refused: it is not such a URL.
@@ -71,7 +71,7 @@ class BrokerUrl:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of the CA that signed the broker's certificate, and of our own certificate and key."""
+    """Hold the paths of the CA that signed the broker's certificate, and of our own certificate and key."""
 
     ca: str
     certificate: str
@@ -80,16 +80,16 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker says when we vanish."""
+    """Describe what the broker publishes when our connection is lost."""
 
     topic: str
     payload: bytes
-    delay_seconds: int = 5  # a short drop is not a death
+    delay_seconds: int = 5  # A connection that drops briefly is not lost.
 
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The broker accepted us; `session_present` is False when it has forgotten what we subscribed to."""
+    """Report that the broker accepted us; `session_present` is False when it has forgotten our subscriptions."""
 
     session_present: bool
     packet_bytes_max: int
@@ -98,33 +98,33 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The connection ended; nothing more arrives until the next `open`."""
+    """Report that the connection ended; nothing more arrives until the next `open`."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A PUBLISH that waits for its acknowledgement."""
+    """Hold a PUBLISH that waits for its acknowledgement."""
 
     topic: str
     payload: bytes
     retained: bool
     mid: int
     qos: int
-    epoch: int  # which connection it came by: an acknowledgement on another one would be a protocol error
+    epoch: int  # Number of the connection that it came by: an acknowledgement on another one would be a protocol error.
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The broker has taken a publish; that is not yet delivery."""
+    """Report that the broker has taken a publish; that is not yet delivery."""
 
     mid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """The broker has answered a SUBSCRIBE; `refused` counts its filters that were denied."""
+    """Report the broker's answer to a SUBSCRIBE; `refused` counts the filters that it denied."""
 
     mid: int
     refused: int
@@ -134,21 +134,21 @@ LinkEvent = Connected | Disconnected | Message | Published | Subscribed
 
 
 class Inbox(Protocol):
-    """Where events are handed over; called in the network thread, so it must neither wait nor raise."""
+    """Take events; it is called in the network thread, so it must neither wait nor raise."""
 
     def put(self, event: Any, /) -> None:
         """Take one event."""
 
 
 class _BoundedClient(paho.Client):
-    """paho, but for three of its habits, each of which a broker could use against us, and for two that cost a hub most of its time: a
+    """Change three habits of paho that a broker could use against us, and two that cost a hub most of its time: a
     system call for every few bytes read, and three for every acknowledgement.
     """
 
-    _ahead, _ahead_at = b"", 0  # what was read from the socket and not asked for yet
+    _ahead, _ahead_at = b"", 0  # Bytes that were read from the socket and not asked for yet.
 
     def _sock_recv(self, bufsize: int) -> bytes:
-        # paho reads a packet of any announced length; a length above our bound is refused before room is made for it.
+        # paho reads a packet of any announced length; here a length above our bound is refused before memory is reserved for it.
         if bufsize > PACKET_BYTES_MAX:
             raise OSError(f"the broker announced a packet of {bufsize} bytes, at most {PACKET_BYTES_MAX} are allowed")
         if self._ahead_at == len(self._ahead):
@@ -160,8 +160,9 @@ class _BoundedClient(paho.Client):
         return self._ahead[begin : self._ahead_at]
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
-        # select() knows nothing of what was read ahead, so all of it is handled before the next one. A packet that is not whole brings
-        # more along, without an end where others send faster than we parse: so after each read from the socket it is our turn to write.
+        # The call to select() does not see what was read ahead, so all of it is handled before the next one. A packet that is not whole
+        # brings
+        # more along, without an end if others send faster than we parse: so after each read from the socket we write.
         ahead = self._ahead
         result = super().loop_read(max_packets)
         while result == MQTTErrorCode.MQTT_ERR_SUCCESS and self._ahead_at < len(self._ahead):
@@ -173,40 +174,41 @@ class _BoundedClient(paho.Client):
         return result
 
     def _between_reads(self) -> MQTTErrorCode:
-        """What paho's own loop does between two reads: acknowledgements and publishes leave, and the connection is kept alive."""
+        """Do what paho's own loop does between two reads: send acknowledgements and publishes, and keep the connection alive."""
         result = self.loop_write() if self.want_write() else MQTTErrorCode.MQTT_ERR_SUCCESS
         return self.loop_misc() if result == MQTTErrorCode.MQTT_ERR_SUCCESS else result
 
     def reconnect(self) -> MQTTErrorCode:
-        self._ahead, self._ahead_at = b"", 0  # of the connection before
+        self._ahead, self._ahead_at = b"", 0  # The bytes read ahead are those of the connection before.
         return super().reconnect()
 
     def ack_all(self, mids: Sequence[int]) -> None:
-        """PUBACKs of QoS 1 messages, in this order, in one write (MQTT 3.4: without reason and properties each is four bytes)."""
+        """Send PUBACKs of QoS 1 messages, in this order, in one write (MQTT 3.4: without reason and properties each is four bytes)."""
         packets = b"".join(PUBACK.pack(paho.PUBACK, 2, mid) for mid in mids)
         self._packet_queue(paho.PUBACK, packets, mids[-1], 0)
 
     def _packet_read(self) -> MQTTErrorCode:
-        # What paho's parsers raise at malformed bytes (struct.error, IndexError, UnicodeDecodeError, ...) would end the network thread
-        # without a word to its owner; so it ends the connection.
+        # paho's parsers raise struct.error, IndexError, UnicodeDecodeError and others at malformed bytes, which would end the network
+        # thread
+        # without a report to its owner; so such an error ends the connection.
         try:
             return super()._packet_read()
         except Exception:
             return MQTTErrorCode.MQTT_ERR_PROTOCOL
 
     def _send_publish(self, *args: Any, **named: Any) -> MQTTErrorCode:
-        # Before CONNACK nobody knows how many the broker takes: what is published meanwhile waits like what was published before.
+        # Before CONNACK the broker's limit is unknown: what is published meanwhile waits like what was published before.
         if self._state == _ConnectionState.MQTT_CS_CONNECTING:
             return MQTTErrorCode.MQTT_ERR_NO_CONN
         return super()._send_publish(*args, **named)
 
     def _handle_connack(self) -> MQTTErrorCode:
-        # Until what waited is counted as under way, another thread's publishes would be sent as if nothing were.
+        # Until the waiting publishes are counted as in flight, another thread's publishes would be sent as if none were.
         with self._out_message_mutex:
             return super()._handle_connack()
 
     def limit_inflight(self, inflight_max: int) -> None:
-        """Keep to the broker's Receive Maximum, also for what waited for this connection: paho would send all of that at once."""
+        """Keep to the broker's Receive Maximum, also for publishes that waited for this connection: paho would send all of them at once."""
         with self._out_message_mutex:
             self._max_inflight_messages = inflight_max
             waiting = [message for message in self._out_messages.values() if message.state == paho.mqtt_ms_publish]
@@ -215,10 +217,10 @@ class _BoundedClient(paho.Client):
 
 
 class Link:
-    """One client of one broker; events go to `inbox`, in order.
+    """Connect one client to one broker; events go to `inbox`, in order.
 
-    `now` is for a device whose clock may be wrong: the broker's certificate is then judged by it in place of the machine's clock. Our own
-    certificate is read again at every `open`, for it may have been renewed.
+    `now` is for a device whose clock may be wrong: it replaces the machine's clock when the broker's certificate is judged. Our own
+    certificate is read again at every `open`, because it may have been renewed.
     """
 
     def __init__(
@@ -245,7 +247,7 @@ class Link:
         self._session_expiry_seconds = session_expiry_seconds
         self._receive_max = receive_max
         self._epoch = 0
-        self._unacked: dict[int, bool] = {}  # packet id to whether its effect is durable, in the order of arrival
+        self._unacked: dict[int, bool] = {}  # Packet id to whether its effect is durable, in the order of arrival.
         self._ack_lock = threading.Lock()
         client = _BoundedClient(
             CallbackAPIVersion.VERSION2,
@@ -278,17 +280,17 @@ class Link:
         self._client = client
 
     def move(self, url: BrokerUrl) -> None:
-        """The broker is elsewhere from the next `open` on.
+        """Use another address of the broker from the next `open` on.
 
         Raises:
-            Refused: it is spoken to otherwise than the one before.
+            Refused: the new address needs other TLS settings than the present one.
         """
         if url.tls != self._url.tls:
-            raise Refused(Code.SETTINGS_INVALID, f"broker {url} is not spoken to as {self._url} was: restart with other TLS settings")
+            raise Refused(Code.SETTINGS_INVALID, f"broker {url} needs other TLS settings than {self._url}: restart with them")
         self._url = url
 
     def open(self, will: Will | None = None, *, clean: bool = False) -> None:
-        """Begin one connection; `Connected` or `Disconnected` follows in the inbox. `clean`: whatever session the broker kept is ended.
+        """Begin one connection; `Connected` or `Disconnected` follows in the inbox. `clean`: the broker's session is ended.
 
         Raises:
             Unreachable: nothing answers at that address.
@@ -319,7 +321,7 @@ class Link:
                 clean_start=clean or self._session_expiry_seconds == 0,
                 properties=properties,
             )
-        except (OSError, ValueError) as error:  # ValueError: paho's word for a TLS context that the peer will not talk to
+        except (OSError, ValueError) as error:  # paho raises ValueError for a TLS context that the peer refuses.
             raise Unreachable(f"broker {self._url}: {error}") from error
         self._client.loop_start()
 
@@ -342,10 +344,10 @@ class Link:
         return info.mid
 
     def subscribe(self, filters: Sequence[str], *, no_local: bool = False, only_if_new: bool = False) -> int | None:
-        """Send one SUBSCRIBE; None when there is no connection, and the next `Connected` has to start over.
+        """Send one SUBSCRIBE; None when there is no connection, and the next `Connected` has to subscribe again.
 
-        With `only_if_new` a broker that knows the subscription does not send again what it retains: so it can be said at every
-        connection, whatever an earlier one came to say of it before it broke.
+        With `only_if_new` a broker that knows the subscription does not send again what it retains: so it can be sent at every
+        connection, whether or not an earlier one received the retained messages.
         """
         handling = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB if only_if_new else SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
         options = SubscribeOptions(qos=1, noLocal=no_local, retainHandling=handling)
@@ -357,10 +359,10 @@ class Link:
         self._client.unsubscribe(list(filters))
 
     def ack(self, message: Message) -> None:
-        """Acknowledge a message, now that its effect is durable; one of an earlier connection, or twice, needs none.
+        """Acknowledge a message, now that its effect is durable; one of an earlier connection, or a second time, needs none.
 
-        The packets leave in the order in which the messages came, as MQTT-4.6.0-2 demands and rumqttd enforces: so the owner may be done
-        with them in any order.
+        The packets leave in the order in which the messages came, as MQTT-4.6.0-2 demands and rumqttd enforces: so the owner may finish
+        them in any order.
         """
         self.ack_all([message])
 
@@ -380,34 +382,37 @@ class Link:
         """End the network thread without a DISCONNECT, so that the broker sends the Will."""
         sock = self._client.socket()
         if isinstance(sock, socket.socket):
-            # Not SSLSocket's own shutdown: it forgets the TLS state first, and the network thread would take ciphertext for a message.
+            # SSLSocket's own shutdown forgets the TLS state first, and the network thread would take ciphertext for a message.
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         self._client.loop_stop()
-        if self._accepted and not self._ended.is_set():  # paho's thread was told to stop before it had seen the end
+        if self._accepted and not self._ended.is_set():  # paho's thread was stopped before it had seen the end.
             self._ended.set()
             self._inbox.put(Disconnected("dropped"))
 
     def close(self) -> None:
-        """Say goodbye: the broker keeps the session and sends no Will. One that does not take the goodbye in time is dropped."""
+        """Disconnect: the broker keeps the session and sends no Will.
+
+        If it does not take the DISCONNECT in time, the connection is dropped.
+        """
         if self._client.disconnect() == MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._ended.wait(GOODBYE_SECONDS)
         self.drop()
 
     def _on_socket_open(self, client: paho.Client, userdata: object, sock: Any) -> None:
-        """After the TLS handshake, before a byte of MQTT; in the thread of whoever opens."""
+        """Run after the TLS handshake, before a byte of MQTT, in the thread that opens."""
         _no_delay(sock)
         if self._now is None or not isinstance(sock, ssl.SSLSocket):
             return
         ends = ssl.cert_time_to_seconds(str((sock.getpeercert() or {}).get("notAfter")))
-        if ends <= self._now():  # one that is not valid yet proves that the clock lags, and is no reason to doubt the broker
+        if ends <= self._now():  # A certificate that is not valid yet shows that the clock lags, and is no reason to doubt the broker.
             raise OSError("the broker's certificate has expired")
 
-    # Network thread: hand over, decide nothing.
+    # Network thread: these methods hand over and decide nothing.
 
     def _on_connect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         if reason.is_failure:
-            self._refusal = str(reason)  # paho calls _on_disconnect next, and says "Protocol error" there
+            self._refusal = str(reason)  # paho calls _on_disconnect next, with "Protocol error" there.
             return
         self._accepted = True
         packet_max = getattr(properties, "MaximumPacketSize", None) or PACKET_BYTES_MAX
@@ -418,7 +423,7 @@ class Link:
 
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         self._ended.set()
-        if self._accepted or not self._reopening:  # else it would be taken for the end of the connection that is just begun
+        if self._accepted or not self._reopening:  # Otherwise it would be taken for the end of the connection that has just begun.
             self._inbox.put(Disconnected(self._refusal or str(reason)))
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
@@ -441,6 +446,6 @@ def _properties(packet: int) -> Properties:
 
 
 def _no_delay(sock: Any) -> None:
-    # Nagle and delayed acknowledgements together cost a factor of 20 on small windows.
+    # Nagle's algorithm and delayed acknowledgements together cost a factor of 20 on small windows.
     with contextlib.suppress(OSError, AttributeError):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

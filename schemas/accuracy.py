@@ -1,6 +1,6 @@
-"""Whether answers were right, where a site learns the truth later: the reference of right and wrong answers, and the noise of their counts.
+"""Define the reference of right and wrong answers, and the noise of their counts, for sites that learn the truth later.
 
-A label never leaves its site, and neither does an answer: what leaves is how many of an interval's answers were wrong and how many right,
+A label never leaves its site, and neither does an answer. What leaves is how many of an interval's answers were wrong and how many right,
 under noise, in a window of its own. Its bins are wrong, right and, as for every signal, "other", which is always empty.
 """
 
@@ -11,12 +11,12 @@ from pydantic import model_validator
 from schemas.document import Fact
 from schemas.signals import Baseline, Privacy
 
-About = Literal["accuracy"]  # what a window, a test or an alert is about, where it is not about the release's signals
-BINS = 3  # wrong, right, other
+About = Literal["accuracy"]  # Subject of a window, a test or an alert that is not about the release's signals.
+BINS = 3  # Wrong, right, other.
 
 
 class Accuracy(Fact):
-    """What windows of right and wrong answers are compared with; the noise and the length of their intervals are their own."""
+    """Describe what windows of right and wrong answers are compared with; their noise and interval length are separate."""
 
     baseline: Baseline
     privacy: Privacy
@@ -26,5 +26,5 @@ class Accuracy(Fact):
         if len(self.baseline.signals) != 1 or self.baseline.bins != BINS or self.baseline.signals[0].kind != "numeric":
             raise ValueError("accuracy is one signal of wrong and right answers")
         if self.baseline.season is not None or self.baseline.calibration_rows is not None:
-            raise ValueError("accuracy knows no hours of the week, and no node's own baseline")
+            raise ValueError("accuracy allows neither hours of the week nor a node's own baseline")
         return self

@@ -1,4 +1,4 @@
-"""What analytics consumers read, in JSON: merged windows, drift, alerts."""
+"""Define what analytics consumers read, in JSON: merged windows, drift, alerts."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from schemas.signals import Count
 
 
 class SignalCounts(Document):
-    """Merged noisy counts of one signal beside what the baseline expects; bins in the manifest's order, the last is "other"."""
+    """Carry merged noisy counts of one signal beside the counts that the baseline expects; the last bin is "other"."""
 
     schema_name = "signal-counts"
     bytes_max = MIB
@@ -26,7 +26,7 @@ class SignalCounts(Document):
 
 
 class MergedWindow(Document):
-    """`insight/<model>/windows`: one interval of one cohort, once at least the minimum number of nodes was heard."""
+    """Carry one interval of one cohort on `insight/<model>/windows`, once enough nodes have reported."""
 
     schema_name = "merged-window"
     bytes_max = MIB
@@ -35,50 +35,51 @@ class MergedWindow(Document):
     cohort: Cohort
     start: Seconds
     seconds: Count
-    windows: Count  # how many node windows are merged
-    rows: Annotated[int, Field(ge=0)]  # estimated from the noisy counts
-    noise_sd: float  # of every count
-    epsilon: float  # what one record in one window is promised
+    windows: Count  # Number of node windows that are merged.
+    rows: Annotated[int, Field(ge=0)]  # Estimated from the noisy counts.
+    noise_sd: float  # Standard deviation of the noise on each count.
+    epsilon: float  # Privacy promise for one record in one window.
     delta: float
     signals: Annotated[tuple[SignalCounts, ...], Field(max_length=SIGNALS_MAX)]
-    calibrated: bool | None = None  # counts are differences from each node's own baseline, and nothing is expected of them but zero
-    late: Annotated[int, Field(ge=0)] | None = None  # of the windows, those that came after the interval was first tested
-    reference_rows: Annotated[float, Field(ge=0)] | None = None  # of calibrated windows: the sum of n^2/M, rows and own baseline's rows
-    left_out: Annotated[int, Field(ge=0)] | None = None  # windows of sub-groups that are unlike the others: in no count here
-    about: About | None = None  # else about the release's signals
+    calibrated: bool | None = None  # Counts are differences from each node's own baseline, and their expected value is zero.
+    late: Annotated[int, Field(ge=0)] | None = None  # Number of windows that came after the interval was first tested.
+    # Calibrated windows only: the sum of n^2/M, with the rows n and the rows M of the own baseline.
+    reference_rows: Annotated[float, Field(ge=0)] | None = None
+    left_out: Annotated[int, Field(ge=0)] | None = None  # Windows of sub-groups that are unlike the others; no count here includes them.
+    about: About | None = None  # Absent if it is about the release's signals.
 
 
 class SignalDrift(Document):
-    """One signal's test in one interval."""
+    """Carry one signal's test in one interval."""
 
     schema_name = "signal-drift"
     bytes_max = MIB
     name: str
     p_value: Annotated[float, Field(ge=0, le=1)]
-    p_adjusted: Annotated[float, Field(ge=0, le=1)]  # Bonferroni over the model's signals
-    effect: float  # shift of a number in reference standard deviations, what chance may have made taken off; its sign is the direction
-    size: Annotated[float, Field(ge=0)]  # how far it moved, the same taken off (hub/core/drift/shift_size.py), in `size_unit`
+    p_adjusted: Annotated[float, Field(ge=0, le=1)]  # Bonferroni-adjusted over the model's signals.
+    effect: float  # Shift of a number in reference standard deviations, with a sign, after subtracting what chance may have caused.
+    size: Annotated[float, Field(ge=0)]  # Size of the shift, likewise corrected (hub/core/drift/shift_size.py), in `size_unit`.
     direction: Literal["higher", "lower", "shape"]
-    size_low: Annotated[float, Field(ge=0)] | None = None  # the size's interval, which holds the truth in 90 of 100 cases
+    size_low: Annotated[float, Field(ge=0)] | None = None  # Lower end of the size's interval, which holds the truth in 90 of 100 cases.
     size_high: Annotated[float, Field(ge=0)] | None = None
-    # `sd`: reference standard deviations, of a number that is higher or lower. `share`: the largest change of one bin's share of the rows.
-    # A hub that does not say it gave standard deviations over all directions, in which noise may be most.
+    # `sd` is reference standard deviations of a number that rose or fell; `share` is the largest change of one bin's share of the rows.
+    # A hub without this field reported standard deviations over all directions, which may be mostly noise.
     size_unit: Literal["sd", "share"] | None = None
-    too_small: bool | None = None  # different without doubt, and by too little to be an alarm
-    # What the past says of it too, from the e-detector (hub/core/drift/detector.py).
-    evidence: float | None = None  # log10 of it; alone, a signal would be an alarm at 3
-    since: Seconds | None = None  # start of the first interval of the change, as far as it can be told
-    effect_since: float | None = None  # as `effect`, over all intervals since then
+    too_small: bool | None = None  # The difference is certain, but too small for an alarm.
+    # Evidence from earlier intervals as well, by the e-detector (hub/core/drift/detector.py).
+    evidence: float | None = None  # Its log10; a signal alone raises an alarm at 3.
+    since: Seconds | None = None  # Start of the first interval of the change, as estimated.
+    effect_since: float | None = None  # The `effect` over all intervals since then.
     size_since: Annotated[float, Field(ge=0)] | None = None
     size_since_low: Annotated[float, Field(ge=0)] | None = None
     size_since_high: Annotated[float, Field(ge=0)] | None = None
     size_since_unit: Literal["sd", "share"] | None = None
     direction_since: Literal["higher", "lower", "shape"] | None = None
-    alarm: bool | None = None  # whether it is one of those that the alarm is about; nothing is said where nothing was judged
+    alarm: bool | None = None  # Whether the alarm is about this signal; absent if no judgement was made.
 
 
 class Drift(Document):
-    """`insight/<model>/drift`, retained: the newest tested interval of a cohort."""
+    """Carry the newest tested interval of a cohort on `insight/<model>/drift`, retained."""
 
     schema_name = "drift"
     bytes_max = MIB
@@ -91,21 +92,21 @@ class Drift(Document):
     alarm: bool
     alpha: float
     signals: tuple[SignalDrift, ...]
-    # `interval`: this interval alone differs from the reference, at `alpha`. `time`: the evidence of all intervals so far reached its bar.
+    # `interval`: this interval alone differs from the reference, at `alpha`. `time`: the evidence of all intervals reached its threshold.
     alarm_kind: Literal["interval", "time", "both"] | None = None
-    evidence: float | None = None  # log10 of the stream's, after this interval
-    evidence_needed: float | None = None  # log10 of the bar, by e-BH over all streams of the hub
-    streams: Count | None = None  # how many those are
+    evidence: float | None = None  # Evidence of the stream after this interval, as log10.
+    evidence_needed: float | None = None  # Threshold as log10, by e-BH over all streams of the hub.
+    streams: Count | None = None  # Number of those streams.
     episode: Literal["raised", "lasting", "over"] | None = None
-    since: Seconds | None = None  # when the episode's change began
-    calibrated: bool | None = None  # against each node's own baseline, of the nodes that have one
-    gathering: bool | None = None  # of nodes that are to have one and have none yet: shown beside the reference, and never an alarm
-    left_out: Count | None = None  # windows of sub-groups that are unlike the others, which were not tested
-    about: About | None = None  # else about the release's signals; a release's accuracy is a stream of its own
+    since: Seconds | None = None  # Time when the episode's change began.
+    calibrated: bool | None = None  # The nodes with an own baseline are compared with it.
+    gathering: bool | None = None  # The nodes that still collect an own baseline are shown beside the reference; never an alarm.
+    left_out: Count | None = None  # Windows of sub-groups that are unlike the others, which were not tested.
+    about: About | None = None  # Absent if it is about the release's signals; a release's accuracy is a stream of its own.
 
 
 class Alert(Document):
-    """`alert`: something that a person should look at."""
+    """Report something that a person should look at, on `alert`."""
 
     schema_name = "alert"
     bytes_max = MIB
@@ -119,30 +120,30 @@ class Alert(Document):
     code: str = ""
     text: str
     signals: tuple[SignalDrift, ...] = ()
-    since: Seconds | None = None  # when the change began, of a drift; of `not_judged` the last interval that was tested, or the first
+    since: Seconds | None = None  # For a drift, when the change began; for `not_judged`, the last interval that was tested, or the first.
     alarm_kind: Literal["interval", "time", "both"] | None = None
-    version: Version | None = None  # of the release that drifts
-    about: About | None = None  # of a drift: else about the release's signals
+    version: Version | None = None  # Version of the release that drifts.
+    about: About | None = None  # For a drift; absent if it is about the release's signals.
 
 
 class Found(Document):
-    """A drift that was found, and what speaks for it."""
+    """Carry one drift that was found, with its evidence."""
 
     schema_name = "found"
     bytes_max = MIB
     alert: Alert
-    drift: Drift | None = None  # the test that raised it; None where it is not kept any more
-    window: MergedWindow | None = None  # counts since the change began beside what the reference expects; None likewise
+    drift: Drift | None = None  # Test that raised it; None if it is no longer kept.
+    window: MergedWindow | None = None  # Counts since the change began beside what the reference expects; None if they are no longer kept.
 
 
 class DriftEvidence(Document):
-    """What an `on_drift` hook is given: one model's drifts that were found together, each told in one run only."""
+    """Give an `on_drift` hook one model's drifts that were found together; each drift is in one run only."""
 
     schema_name = "drift-evidence"
     bytes_max = 16 * MIB
-    id: Annotated[str, Field(min_length=1, max_length=256)]  # the same at every attempt
+    id: Annotated[str, Field(min_length=1, max_length=256)]  # The same at every attempt.
     fleet: FleetName
     model: ModelName
     at: Seconds
     findings: Annotated[tuple[Found, ...], Field(min_length=1, max_length=FINDINGS_MAX)]
-    left_out: Count = 0  # how many more cohorts drift, whose evidence found no room
+    left_out: Count = 0  # Number of further cohorts that drift, whose evidence did not fit.

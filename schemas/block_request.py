@@ -1,4 +1,4 @@
-"""A node's request for blocks: ranges over the block list of one variant of one release."""
+"""Define a node's request for blocks: ranges over the block list of one variant of one release."""
 
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
@@ -13,18 +13,18 @@ from schemas.names import Digest, Label
 
 
 class Range(NamedTuple):
-    """`length` consecutive blocks from `first`."""
+    """Name `length` consecutive blocks from `first`."""
 
     first: Annotated[int, Field(ge=0, le=2**31)]
     length: Annotated[int, Field(ge=1, le=2**20)]
 
 
 class Want(Document):
-    """Blocks are counted over the variant's files in manifest order (`Manifest.files_of`), inline or through their index.
+    """Ask for blocks, counted over the variant's files in manifest order (`Manifest.files_of`), inline or through their index.
 
-    `index` asks for the parts of the block lists instead, counted likewise over all files' `index` entries.
-    The hub sends of each block the payload that stands at `choice` of `Block.choices` (`raw`, the last, for any number beyond), or without
-    a choice the one that `cheapest` names for `encodings`. `again` says that the node has waited for these before.
+    `index` asks for the parts of the block lists instead, counted in the same way over all files' `index` entries.
+    For each block the hub sends the payload at `choice` of `Block.choices` (`raw`, the last, for any larger number), or without
+    a choice the one that `cheapest` returns for `encodings`. `again`: the node has already waited for these blocks.
     """
 
     schema_name = "want"
@@ -39,10 +39,10 @@ class Want(Document):
     choice: Annotated[int, Field(ge=0, le=limits.PAYLOADS_PER_BLOCK_MAX)] | None = None
 
     def pick(self, blocks: Sequence[Block]) -> list[tuple[int, Block]]:
-        """The blocks that the ranges name, with their numbers.
+        """Return the blocks that the ranges name, with their numbers.
 
         Raises:
-            Refused: there are not so many, or they are too many for one want.
+            Refused: the ranges name blocks that do not exist, or more than one request may have.
         """
         found: list[tuple[int, Block]] = []
         for first, length in self.ranges:
@@ -55,14 +55,14 @@ class Want(Document):
         return found
 
     def payload_of(self, block: Block) -> Payload:
-        """What is to be sent of this block."""
+        """Return the payload to send for this block."""
         if self.choice is None:
             return cheapest(block, self.encodings)
         return block.choices[min(self.choice, len(block.payloads))]
 
 
 def ranges_of(numbers: list[int]) -> tuple[Range, ...]:
-    """Block numbers as the fewest ranges; the numbers are sorted and distinct."""
+    """Return block numbers as the fewest ranges; the numbers are sorted and distinct."""
     found: list[Range] = []
     for number in numbers:
         if found and found[-1].first + found[-1].length == number:

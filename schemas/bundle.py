@@ -1,6 +1,6 @@
-"""What the hub retains on `trust` and `model/<name>`: TUF metadata and the small documents that it vouches for.
+"""Define what the hub retains on `trust` and `model/<name>`: TUF metadata and the small documents that it vouches for.
 
-One message holds all that must agree, so that it is atomic. Nothing in it is believed before node/trust/tuf_client.py has verified it.
+One message holds all that must agree, so it is atomic. A node believes none of it before node/trust/tuf_client.py has verified it.
 """
 
 from typing import Annotated, NamedTuple
@@ -11,32 +11,32 @@ from schemas import limits
 from schemas.document import Document
 from schemas.names import ModelName, Version
 
-MINIMUM_FIELD = "x-fleetcast-minimum"  # in the offline targets role: per model, the oldest version that a node may still activate
+MINIMUM_FIELD = "x-fleetcast-minimum"  # Field of the offline targets role: the oldest version of each model that a node may still activate.
 Role = Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_ROLE_BYTES_MAX)]  # TUF metadata, canonical JSON as signed
 
 
 class RolloutBytes(NamedTuple):
-    """An encoded `Rollout`, listed by the rollouts role as `rollouts/<model>`."""
+    """Carry an encoded `Rollout`, listed by the rollouts role as `rollouts/<model>`."""
 
     model: ModelName
     document: Annotated[bytes, Field(max_length=limits.ROLLOUT_BYTES_MAX)]
 
 
 class ManifestBytes(NamedTuple):
-    """An encoded `Manifest`, listed by the model's role as `models/<name>/<version>`."""
+    """Carry an encoded `Manifest`, listed by the model's role as `models/<name>/<version>`."""
 
     version: Version
     document: Annotated[bytes, Field(max_length=limits.MANIFEST_BYTES_MAX)]
 
 
 class TrustBundle(Document):
-    """Root chain, timestamp, snapshot, targets, the rollouts role and the rollouts themselves."""
+    """Carry root chain, timestamp, snapshot, targets, the rollouts role and the rollouts themselves."""
 
     schema_name = "trust"
     bytes_max = limits.TRUST_BUNDLE_BYTES_MAX
     decoded_bytes_max = limits.TRUST_BUNDLE_DECODED_BYTES_MAX
 
-    roots: Annotated[tuple[Role, ...], Field(min_length=1, max_length=limits.ROOTS_MAX)]  # every version, oldest first
+    roots: Annotated[tuple[Role, ...], Field(min_length=1, max_length=limits.ROOTS_MAX)]  # Every version, oldest first.
     timestamp: Role
     snapshot: Role
     targets: Role
@@ -45,7 +45,7 @@ class TrustBundle(Document):
 
 
 class ModelBundle(Document):
-    """A model's delegated role and its current manifests."""
+    """Carry a model's delegated role and its current manifests."""
 
     schema_name = "model"
     bytes_max = limits.MODEL_BUNDLE_BYTES_MAX
@@ -57,5 +57,5 @@ class ModelBundle(Document):
 
 
 def role_name(model: str) -> str:
-    """The TUF role that a model's team signs; the prefix keeps a model named `rollouts` or `root` apart from those roles."""
+    """Return the TUF role that a model's team signs; the prefix keeps a model named `rollouts` or `root` apart from those roles."""
     return f"model-{model}"

@@ -1,7 +1,7 @@
-"""A release in one file, for where there is no link: what the topics would have carried, in the order in which a device needs it.
+"""Read and write a release in one file, for devices without a link: the content of the topics, in the order in which a device needs it.
 
-The file is a line that says what it is, then frames: a kind, a length in four bytes (big endian), and the bytes. It needs no names, since
-blocks are found by their digest, and no seal of its own: the device believes it exactly as far as it believes a broker.
+The file is a line with its kind, then frames: a kind, a length in four bytes (big endian), and the bytes. It needs no names, since
+blocks are found by their digest, and no signature of its own: a device trusts it exactly as much as it trusts a broker.
 """
 
 import struct
@@ -25,11 +25,11 @@ _BYTES_MAX: dict[Kind, int] = {
     "block": limits.PAYLOAD_BYTES_MAX,
     "end": 0,
 }
-_ORDER: tuple[Kind, ...] = ("parcel", "trust", "model")  # then blocks, then the end
+_ORDER: tuple[Kind, ...] = ("parcel", "trust", "model")  # Order of the first frames; blocks and the end follow.
 
 
 class Parcel(Document):
-    """What is inside, for people and for a first look; nothing is believed because it stands here."""
+    """Describe the content, for people and for a first look; a device believes nothing here without verification."""
 
     schema_name = "parcel"
     bytes_max = limits.PARCEL_BYTES_MAX
@@ -40,9 +40,9 @@ class Parcel(Document):
     release: Digest
     at: Seconds
     blocks: Count
-    bytes: Count  # of their payloads
-    variant: Label | None = None  # of one variant only
-    node: NodeId | None = None  # only what this node lacks
+    bytes: Count  # Total bytes of the payloads.
+    variant: Label | None = None  # The only variant in the file; None for all.
+    node: NodeId | None = None  # Node whose missing blocks are in the file; None for all blocks.
 
 
 def write_frame(target: IO[bytes], kind: Kind, data: bytes = b"") -> None:
@@ -52,13 +52,13 @@ def write_frame(target: IO[bytes], kind: Kind, data: bytes = b"") -> None:
 
 
 def read_frames(source: IO[bytes]) -> Iterator[tuple[Kind, bytes]]:
-    """Every frame but the end, in order; in memory is one at a time.
+    """Yield every frame but the end, in order; one at a time is in memory.
 
     Raises:
-        Refused: not such a file, cut short, out of order, or a frame larger than its kind may be.
+        Refused: the file is of another kind, truncated, out of order, or has a frame larger than its kind may be.
     """
     if source.read(len(MAGIC)) != MAGIC:
-        raise Refused(Code.SCHEMA_UNSUPPORTED, f"this is no parcel: it does not begin with {MAGIC.decode().strip()!r}")
+        raise Refused(Code.SCHEMA_UNSUPPORTED, f"this is not a fleetcast bundle file: it does not begin with {MAGIC.decode().strip()!r}")
     place = 0
     while True:
         head = source.read(5)

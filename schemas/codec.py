@@ -1,7 +1,7 @@
-"""Bytes to documents and back: canonical msgpack, bounded, with a schema name and version in front.
+"""Convert documents to bytes and back: canonical msgpack, bounded, with a schema name and version in front.
 
 Canonical means: one document has one encoding (sorted keys, shortest integers, no duplicates), so that a digest of the bytes is a digest
-of the document. `decode` refuses whatever `encode` would not have written.
+of the document. `decode` refuses any bytes that `encode` would not have written.
 """
 
 from functools import lru_cache
@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from schemas.document import Document
 from schemas.errors import Code, Refused
 
-SCHEMA_KEY = "@"  # sorts before every field name
+SCHEMA_KEY = "@"  # It sorts before every field name.
 D = TypeVar("D", bound=Document)
 
 
 def encode(document: Document) -> bytes:
-    """The document's only wire form.
+    """Return the document's only wire form.
 
     Raises:
-        Refused: it is larger than its own bound allows.
+        Refused: the document is larger than its own bound allows.
     """
     packed = _pack(document)
     if document.decoded_bytes_max is not None:
@@ -33,10 +33,10 @@ def encode(document: Document) -> bytes:
 
 
 def decode(kind: type[D], payload: bytes) -> D:
-    """The document that `payload` holds.
+    """Return the document that `payload` holds.
 
     Raises:
-        Refused: too large, not canonical msgpack, another schema or version, or a field out of bounds.
+        Refused: the payload is too large, is not canonical msgpack, has another schema or version, or a field is out of bounds.
     """
     if len(payload) > kind.bytes_max:
         raise _too_large(kind.schema_name, len(payload), kind.bytes_max)
@@ -63,7 +63,7 @@ def _pack(document: Document) -> bytes:
 
 
 def _is_canonical_flat(kind: type[Document], tag: str, fields: dict[str, Any], packed: bytes) -> bool:
-    """The same without writing the document: strictly validated, a flat one holds what was unpacked."""
+    """Return whether a flat document is canonical without writing it: strict validation shows that it holds what was unpacked."""
     if None in fields.values() or not fields.keys() <= _wire_names(kind):
         return False
     again: bytes = msgpack.packb({SCHEMA_KEY: tag, **{key: fields[key] for key in sorted(fields)}}, use_bin_type=True)
@@ -88,7 +88,7 @@ def _decompress(kind: type[Document], payload: bytes) -> bytes:
         return payload
     try:
         size = zstandard.frame_content_size(payload)
-        if not 0 <= size <= kind.decoded_bytes_max:  # -1: the frame does not say, and could be a bomb
+        if not 0 <= size <= kind.decoded_bytes_max:  # -1 means that the frame does not declare its size, and could be a decompression bomb.
             raise _too_large(kind.schema_name, size, kind.decoded_bytes_max)
         return zstandard.ZstdDecompressor().decompress(payload, max_output_size=kind.decoded_bytes_max, allow_extra_data=False)
     except zstandard.ZstdError:
@@ -113,7 +113,8 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _canonical(value[key]) for key in sorted(value)}
     if isinstance(value, (list, tuple)):
-        while value and value[-1] is None:  # what a row says nothing of is left out, as in a map: a field can be added to rows later
+        # Trailing fields without a value are omitted, as in a map, so a field can be added to rows later.
+        while value and value[-1] is None:
             value = value[:-1]
         return [_canonical(item) for item in value]
     return value

@@ -1,4 +1,4 @@
-"""The frozen base of everything that crosses the wire."""
+"""Define the frozen base classes of everything that crosses the wire."""
 
 from typing import ClassVar
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Fact(BaseModel):
-    """A frozen value: unknown fields, other types and NaN are refused."""
+    """Hold a frozen value: unknown fields, other types and NaN are refused."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_bytes="hex", val_json_bytes="hex", validate_by_name=True
@@ -14,12 +14,12 @@ class Fact(BaseModel):
 
 
 class Document(Fact):
-    """A fact that is a message of its own: it has a name, a schema version and bounds."""
+    """Define a message of its own: it has a name, a schema version and bounds."""
 
     schema_name: ClassVar[str]
     schema_version: ClassVar[int] = 1
-    bytes_max: ClassVar[int]  # on the wire, checked before decoding
-    decoded_bytes_max: ClassVar[int | None] = None  # set: the wire form is a zstd frame that unpacks to at most this
+    bytes_max: ClassVar[int]  # Bound on the wire, checked before decoding.
+    decoded_bytes_max: ClassVar[int | None] = None  # If set, the wire form is a zstd frame that unpacks to at most this size.
     flat: ClassVar[bool] = (
-        False  # every field is a whole number, bytes or text as it was unpacked, or None: cheaper to check (schemas/codec.py)
+        False  # Every field is a whole number, bytes or text as unpacked, or None, which is cheaper to check (schemas/codec.py).
     )

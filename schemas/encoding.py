@@ -1,15 +1,15 @@
-"""How a payload becomes a block again: verified before it is decoded, bounded while it is, verified after.
+"""Decode payloads to blocks: each is verified before it is decoded, bounded during decoding, and verified after it.
 
-`raw` and `zstd` are the bytes themselves and one zstd frame. The first byte of `planes` and `delta` says more, method in the high half:
+`raw` and `zstd` are the bytes themselves and one zstd frame. The first byte of `planes` and `delta` has the method in its high half:
 
     planes   PLAIN | ROTATED, log2 of the width      a stream a plane, then what is left of the last element
              RECORDS, stride in a byte of its own    one stream of all columns, then what is left of the last record
     delta    PREFIX                                  a zstd frame without magic, the parent before its content
-             XOR | FLOATS | INTEGERS, log2 of the width and SORTED, then `skip` in 3 bytes: what of the parent is passed over;
+             XOR | FLOATS | INTEGERS, log2 of the width and SORTED, then `skip` in 3 bytes: how much of the parent is skipped;
                                                      streams and rest as above
 
-A plane is the bytes of equal significance of all elements. A stream is its kind in a byte, its length in 3, and that many bytes. Everything
-is little-endian, and every size that is decoded to is known from the manifest beforehand.
+A plane is the bytes of equal significance of all elements. A stream is its kind in a byte, its length in 3, and that many bytes. All of it
+is little-endian, and the manifest gives every decoded size beforehand.
 """
 
 import lzma
@@ -25,17 +25,18 @@ from schemas.manifest import Block, EncodingName, Payload
 from schemas.names import sha256
 
 DECODABLE: tuple[EncodingName, ...] = ("raw", "zstd", "planes", "delta")
-WINDOW_BYTES_MAX = BLOCK_BYTES_MAX  # what a zstd frame may have a decoder keep: nothing reaches further back than its block's beginning
-PREFIX_WINDOW_BYTES_MAX = 1 << 20  # the parents stand before the block; a window of the next power of two covers them
+# History that a zstd frame may ask a decoder to keep: no reference goes back further than the beginning of its block.
+WINDOW_BYTES_MAX = BLOCK_BYTES_MAX
+PREFIX_WINDOW_BYTES_MAX = 1 << 20  # The parents come before the block; a window of the next power of two covers them.
 PARENT_BYTES_MAX = DELTA_PARENTS_MAX * BLOCK_BYTES_MAX
 
-PLAIN, ROTATED, RECORDS = 0, 1, 2  # methods of planes
-PREFIX, XOR, FLOATS, INTEGERS = 0, 1, 2, 3  # methods of delta
-SORTED = 4  # the elements are in the order of their parent's exponent, so that those that changed alike stand together
-STORED, ZSTD, LZMA, CONSTANT = 0, 1, 2, 3  # kinds of stream
+PLAIN, ROTATED, RECORDS = 0, 1, 2  # Methods of planes.
+PREFIX, XOR, FLOATS, INTEGERS = 0, 1, 2, 3  # Methods of delta.
+SORTED = 4  # Flag: the elements are in the order of their parent's exponent, so that similar changes are adjacent.
+STORED, ZSTD, LZMA, CONSTANT = 0, 1, 2, 3  # Kinds of stream.
 STREAM_HEAD_BYTES = 4
-WORDS = ("u1", "<u2", "<u4", "<u8")  # by log2 of the width
-LZMA_FILTERS: list[dict[str, Any]] = [  # no context: an adaptive order-0 coder, which goes below one bit a byte
+WORDS = ("u1", "<u2", "<u4", "<u8")  # Index: log2 of the width.
+LZMA_FILTERS: list[dict[str, Any]] = [  # Without context this is an adaptive order-0 coder, which goes below one bit per byte.
     {"id": lzma.FILTER_LZMA1, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 17, "mode": lzma.MODE_NORMAL, "nice_len": 273}
 ]
 MAGICLESS = zstandard.FORMAT_ZSTD1_MAGICLESS
@@ -44,10 +45,10 @@ Words = NDArray[np.unsignedinteger[Any]]
 
 
 def decode_payload(payload: Payload, block: Block, data: bytes, parent: bytes = b"") -> bytes:
-    """The block's bytes; `parent` is what the payload's parents hold, verified and joined.
+    """Return the block's bytes; `parent` is the content of the payload's parents, verified and joined.
 
     Raises:
-        Refused: longer than any payload may be, not the payload that was asked for, or not that block once decoded.
+        Refused: the payload is too long, is not the one that was requested, or does not decode to the block.
     """
     if len(data) > PAYLOAD_BYTES_MAX:
         raise Refused(Code.BLOCK_TOO_LARGE, f"payload of {len(data)} bytes, at most {PAYLOAD_BYTES_MAX} are allowed")
@@ -58,7 +59,7 @@ def decode_payload(payload: Payload, block: Block, data: bytes, parent: bytes = 
         raise mismatch(Code.BLOCK_DIGEST, "payload", expected=payload.digest.hex(), actual=found.hex())
     match payload.encoding:
         case "raw" if payload.digest == block.digest and len(data) == block.bytes:
-            return data  # verified just now, under the same digest
+            return data  # It was verified above, under the same digest.
         case "raw":
             decoded = data
         case "zstd":
@@ -68,7 +69,7 @@ def decode_payload(payload: Payload, block: Block, data: bytes, parent: bytes = 
         case "delta":
             decoded = _undelta(data, block.bytes, parent)
         case _:
-            raise Refused(Code.BLOCK_DECODE, f"encoding {payload.encoding!r} is none of {', '.join(DECODABLE)}")
+            raise Refused(Code.BLOCK_DECODE, f"encoding {payload.encoding!r} is not one of {', '.join(DECODABLE)}")
     found = sha256(decoded)
     if len(decoded) != block.bytes or found != block.digest:
         expected, actual = (f"{digest.hex()} of {size} bytes" for digest, size in ((block.digest, block.bytes), (found, len(decoded))))
@@ -76,41 +77,41 @@ def decode_payload(payload: Payload, block: Block, data: bytes, parent: bytes = 
     return decoded
 
 
-# Elements: each function here is undone by one in hub/core/delivery/encode.py, or by itself
+# Elements: a function in hub/core/delivery/encode.py, or the same function, undoes each of these.
 
 
 def unrotate(words: Words) -> Words:
-    """The sign back from the lowest bit to the highest."""
+    """Move the sign back from the lowest bit to the highest."""
     one = words.dtype.type(1)
     return (words >> one) | (words << words.dtype.type(words.itemsize * 8 - 1))
 
 
 def ordered(words: Words) -> Words:
-    """Bits of floats as unsigned integers in the floats' order, so that neighbours differ by one."""
+    """Return bits of floats as unsigned integers in the floats' order, so that neighbours differ by one."""
     top = words.dtype.type(1 << (words.itemsize * 8 - 1))
     return np.where(words & top, ~words, words | top)
 
 
 def unordered(words: Words) -> Words:
-    """Bits of floats from integers in their order."""
+    """Return bits of floats from integers in their order."""
     top = words.dtype.type(1 << (words.itemsize * 8 - 1))
     return np.where(words & top, words ^ top, ~words)
 
 
 def unzigzag(words: Words) -> Words:
-    """Differences, modulo the width, from 0, 1, 2, 3 for 0, -1, 1, -2."""
+    """Return differences, modulo the width, from 0, 1, 2, 3 for 0, -1, 1, -2."""
     one = words.dtype.type(1)
     return (words >> one) ^ (~(words & one) + one)
 
 
 def parent_words(parent: bytes, skip_bytes: int, count: int, log2: int) -> Words:
-    """The parent's elements beside a block's `count`; zeros where the parent has ended."""
+    """Return the parent's elements beside a block's `count`; zeros after the end of the parent."""
     part = parent[skip_bytes : skip_bytes + (count << log2)]
     return np.frombuffer(part + bytes((count << log2) - len(part)), WORDS[log2])
 
 
 def order_by(parent: Words) -> NDArray[np.intp]:
-    """The order of a SORTED delta: by what is the exponent of a float32 or bfloat16, and of an int8 all of it; stable."""
+    """Return the order of a SORTED delta: by the exponent of a float32 or bfloat16, and by the whole of an int8; stable."""
     bits = parent.itemsize * 8
     key = parent if bits == 8 else (parent >> parent.dtype.type(bits - 9)) & parent.dtype.type(255)
     return np.argsort(key.astype(np.uint8), kind="stable")
@@ -172,7 +173,7 @@ def _head(data: bytes) -> tuple[int, int]:
 
 
 def _words(data: bytes, at: int, size_bytes: int, log2: int) -> tuple[Words, int]:
-    """Whole elements from as many streams as they have bytes, and where what follows begins."""
+    """Return whole elements from one stream per byte of width, and the position of the next stream."""
     width, count = 1 << log2, size_bytes >> log2
     joined = np.empty((count, width), np.uint8)
     for place in range(width):
@@ -182,7 +183,7 @@ def _words(data: bytes, at: int, size_bytes: int, log2: int) -> tuple[Words, int
 
 
 def _stream(data: bytes, at: int, size_bytes: int) -> tuple[bytes, int]:
-    """Exactly `size_bytes` from the stream at `at`, and where the next begins."""
+    """Return exactly `size_bytes` from the stream at `at`, and the position of the next."""
     if len(data) < at + STREAM_HEAD_BYTES:
         raise mismatch(Code.BLOCK_DECODE, "length of a payload", expected=f"at least {at + STREAM_HEAD_BYTES}", actual=len(data))
     kind, length = data[at], int.from_bytes(data[at + 1 : at + STREAM_HEAD_BYTES], "little")
@@ -219,7 +220,7 @@ def _unlzma(data: bytes, size_bytes: int) -> bytes:
 
 
 def _unframe(data: bytes, size_bytes: int, prefix: zstandard.ZstdCompressionDict | None = None) -> bytes:
-    """A frame without magic and without a size, to at most `size_bytes`; checked as closely as a whole one."""
+    """Unpack a frame without magic and size to at most `size_bytes`; it is checked as closely as a whole one."""
     window_max = PREFIX_WINDOW_BYTES_MAX if prefix else 1 << WINDOW_BYTES_MAX.bit_length()
     try:
         frame = zstandard.get_frame_parameters(data, format=MAGICLESS)
@@ -234,7 +235,7 @@ def _unframe(data: bytes, size_bytes: int, prefix: zstandard.ZstdCompressionDict
 
 
 def _unzstd(data: bytes, size_bytes: int) -> bytes:
-    """Unpack to exactly `size_bytes`; a frame that does not declare this size is not touched, for it may be a bomb."""
+    """Unpack to exactly `size_bytes`; a frame that does not declare this size is not unpacked, because it may be a decompression bomb."""
     try:
         frame = zstandard.get_frame_parameters(data)
         if frame.content_size != size_bytes:

@@ -1,8 +1,9 @@
-"""How a device joins a fleet and stays in it: what crosses the hub's HTTPS endpoint, and the token that an operator carries to the device.
+"""Define how a device joins a fleet and stays in it: the documents of the hub's HTTPS endpoint, and the token that an operator carries.
 
-In the spirit of EST (RFC 7030), in documents of ours. The device first fetches the authority's certificate over a connection that it does
-not believe, and compares it with the pin in its token; only then does it send the token, over a connection that the pinned authority
-vouches for. Nothing here verifies a signature: node/enrol/certificates.py and hub/signing/certificate_authority.py do.
+The protocol follows EST (RFC 7030), with documents of ours. A device first fetches the authority's certificate over a connection that it
+does
+not trust, and compares it with the pin in its token. Only then does it send the token, over a connection that the pinned authority
+vouches for. This module verifies no signature: node/enrol/certificates.py and hub/signing/certificate_authority.py do.
 """
 
 import base64
@@ -19,22 +20,23 @@ from schemas.manifest import Seconds
 from schemas.names import Cohort, Digest, FleetName, Label, NodeId, sha256
 
 TOKEN_PREFIX = "ft1"  # noqa: S105  # the format's name
-TOKEN_CHARACTERS_MAX = 128  # a token is 91 characters; whatever is pasted here is looked at no further
-SECRET_BYTES = 32  # cannot be guessed, so that a plain digest of it is enough to store
-CHALLENGE_SECONDS_MAX = 300  # a signed statement of time serves as the hub's nonce for so long: a slow road's round trip, with room
+TOKEN_CHARACTERS_MAX = 128  # A token has 91 characters; a longer text is not examined.
+SECRET_BYTES = 32  # The secret cannot be guessed, so a plain digest of it is safe to store.
+# Age up to which a signed statement of time serves as the hub's nonce: the round trip of a slow link, with room.
+CHALLENGE_SECONDS_MAX = 300
 
-# What is signed begins with what it is for: neither can be taken for the other, nor for a certificate, which begins with 0x30.
+# Signed bytes begin with their purpose, so neither kind can pass as the other, nor as a certificate, which begins with 0x30.
 STATEMENT_CONTEXT = b"fleetcast time statement v1\0"
 RENEWAL_CONTEXT = b"fleetcast renewal v1\0"
 
-Certificate = Annotated[bytes, Field(min_length=1, max_length=limits.CERTIFICATE_BYTES_MAX)]  # DER
-Request = Annotated[bytes, Field(min_length=1, max_length=limits.CSR_BYTES_MAX)]  # PKCS #10, DER
-Signature = Annotated[bytes, Field(min_length=1, max_length=128)]  # ECDSA P-256 with SHA-256, DER
+Certificate = Annotated[bytes, Field(min_length=1, max_length=limits.CERTIFICATE_BYTES_MAX)]  # DER.
+Request = Annotated[bytes, Field(min_length=1, max_length=limits.CSR_BYTES_MAX)]  # PKCS #10, DER.
+Signature = Annotated[bytes, Field(min_length=1, max_length=128)]  # ECDSA P-256 with SHA-256, DER.
 Text = Annotated[str, Field(max_length=limits.TEXT_MAX)]
 
 
 class Endpoint(NamedTuple):
-    """One row of the table of what the hub answers over HTTPS."""
+    """Describe one row of the table of HTTPS requests that the hub answers."""
 
     method: str
     path: str
@@ -57,14 +59,14 @@ ENDPOINTS = (
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What an operator carries to one device: whom to believe, and a secret that is good once."""
+    """Hold what an operator carries to one device: the pin of the fleet, and a secret that is valid once."""
 
-    pin: bytes  # `pin_of` the authority and the first root
+    pin: bytes  # Result of `pin_of` for the authority and the first root.
     secret: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> "Token":
-        """From `ft1.<pin>.<secret>`, both base64url without padding.
+        """Parse `ft1.<pin>.<secret>`, both base64url without padding.
 
         Raises:
             Refused: it is not a token.
@@ -81,7 +83,7 @@ class Token:
 
     @property
     def digest(self) -> bytes:
-        """What the hub keeps in place of the secret."""
+        """Return what the hub stores in place of the secret."""
         return sha256(self.secret)
 
     def __str__(self) -> str:
@@ -89,15 +91,15 @@ class Token:
 
 
 def pin_of(authority_key: bytes, root: bytes) -> bytes:
-    """What a token makes a device believe: the authority, by its DER SubjectPublicKeyInfo, and the first root, by its SHA-256.
+    """Return the pin of a fleet: it covers the authority's DER SubjectPublicKeyInfo and the SHA-256 of the first root.
 
-    The root too, so that who holds the hub's issuing key cannot show a new device another fleet's publishers.
+    It covers the root too, so that a thief of the hub's issuing key cannot show a new device another fleet's publishers.
     """
     return sha256(sha256(authority_key) + root)
 
 
 class AuthorityCertificate(Document):
-    """The fleet's root certificate and the digest of its first trust root. Neither proves anything until both are compared with a pin."""
+    """Carry the fleet's root certificate and the digest of its first trust root. Neither proves anything until both match a pin."""
 
     schema_name = "authority"
     bytes_max = limits.CERTIFICATE_BYTES_MAX + 256
@@ -107,27 +109,27 @@ class AuthorityCertificate(Document):
 
 
 class Hello(Document):
-    """A device asks what time it is, with a nonce, so that no old answer can be given."""
+    """Ask what time it is, with a nonce, so that no old answer can be replayed."""
 
     schema_name = "hello"
     bytes_max = 256
 
-    nonce: Digest  # random
+    nonce: Digest  # Random.
 
 
 class Statement(Document):
-    """What the hub says of the time. Its signed bytes are also the hub's nonce in a renewal."""
+    """Carry the hub's time. Its signed bytes are also the hub's nonce in a renewal."""
 
     schema_name = "statement"
     bytes_max = 512
 
     fleet: FleetName
-    nonce: Digest  # the device's
+    nonce: Digest  # The device's nonce.
     at: Seconds
 
 
 class SignedStatement(Document):
-    """The exact bytes of a `Statement`, the issuing key's signature over `STATEMENT_CONTEXT` and them, and its certificate."""
+    """Carry the exact bytes of a `Statement`, the issuing key's signature over `STATEMENT_CONTEXT` and them, and its certificate."""
 
     schema_name = "signed-statement"
     bytes_max = limits.CERTIFICATE_BYTES_MAX + 1024
@@ -138,7 +140,7 @@ class SignedStatement(Document):
 
 
 class EnrolmentRequest(Document):
-    """A device asks for its first certificate. The name in the certificate request counts for nothing: the hub chooses it."""
+    """Ask for a device's first certificate. The name in the certificate request is ignored: the hub chooses it."""
 
     schema_name = "enrolment-request"
     bytes_max = limits.CSR_BYTES_MAX + 256
@@ -148,21 +150,21 @@ class EnrolmentRequest(Document):
 
 
 class Renewal(Document):
-    """A device asks for its next certificate; the request's key is its own, or the one that it is to have from now on."""
+    """Ask for a device's next certificate; the request's key is the present one, or the next one."""
 
     schema_name = "renewal"
     bytes_max = limits.CSR_BYTES_MAX + 1024
 
     node: NodeId
-    statement: Annotated[bytes, Field(min_length=1, max_length=512)]  # the hub's, of a moment ago
+    statement: Annotated[bytes, Field(min_length=1, max_length=512)]  # The hub's recent statement.
     statement_signature: Signature
     request: Request
 
 
 class SealedRenewal(Document):
-    """The exact bytes of a `Renewal`, and the signature of the device's present key over `RENEWAL_CONTEXT` and them.
+    """Carry the exact bytes of a `Renewal`, and the signature of the device's present key over `RENEWAL_CONTEXT` and them.
 
-    The certificate may have expired: the key is what the hub knows the device by.
+    The certificate may have expired: the hub knows the device by its key.
     """
 
     schema_name = "sealed-renewal"
@@ -173,7 +175,7 @@ class SealedRenewal(Document):
 
 
 class Enrolled(Document):
-    """All that a device needs to be a node of the fleet. Verified against the pinned authority before anything of it is kept."""
+    """Carry all that a device needs to be a node of the fleet. The device verifies it against the pinned authority before it keeps any."""
 
     schema_name = "enrolled"
     bytes_max = limits.ENROLMENT_BYTES_MAX
@@ -183,17 +185,17 @@ class Enrolled(Document):
     certificate: Certificate
     issuer: Certificate
     authority: Certificate
-    broker: Annotated[str, Field(max_length=256)]  # mqtts:// URL
+    broker: Annotated[str, Field(max_length=256)]  # URL of the broker, mqtts://.
     cohort: Cohort | None = None
     labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX)] | None = None
-    root: Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_ROLE_BYTES_MAX // 2)]  # the first root, canonical JSON as signed
+    root: Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_ROLE_BYTES_MAX // 2)]  # The first root, canonical JSON as signed.
     trust: Annotated[
         bytes, Field(min_length=1, max_length=limits.TRUST_BUNDLE_BYTES_MAX)
-    ]  # an encoded `TrustBundle`: no fresh node is shown less
+    ]  # An encoded `TrustBundle`; an older one cannot be shown to a new node.
 
 
 class EnrolmentRefused(Document):
-    """Why the hub said no."""
+    """Say why the hub refused."""
 
     schema_name = "enrolment-refused"
     bytes_max = limits.TEXT_MAX * 4 + 256
@@ -207,7 +209,7 @@ def _unpadded(text: str) -> bytes:
 
 
 def _no_token() -> Refused:
-    # What was given is not repeated: a mistyped token is still half a secret.
+    # The text does not repeat the input: a mistyped token is still half a secret.
     return Refused(
         Code.ENROLMENT_TOKEN, f"this is not an enrolment token: it must look like {TOKEN_PREFIX}.<43 characters>.<43 characters>"
     )

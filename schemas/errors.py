@@ -1,7 +1,7 @@
-"""Whose fault an error is, and the closed list of codes that receipts, alerts and exit codes carry.
+"""Define the two kinds of expected error, and the closed list of codes that receipts, alerts and exit codes carry.
 
-`Refused`: the message is wrong; report it and keep what works. `Unreachable`: the road is bad; retry with backoff and jitter.
-Anything else is our own bug, and is loud.
+`Refused`: the message is wrong; report it and keep what works. `Unreachable`: a peer or disk did not answer; retry with backoff and jitter.
+Any other exception is our own bug, and is logged as one.
 """
 
 from enum import StrEnum
@@ -9,7 +9,7 @@ from typing import Final
 
 
 class Code(StrEnum):
-    """Why something was refused; the text after each is what an operator is told."""
+    """Name why something was refused; fleetcast/error_help.py explains each code."""
 
     SCHEMA_MALFORMED = "schema.malformed"
     SCHEMA_TOO_LARGE = "schema.too_large"
@@ -109,7 +109,7 @@ class FleetcastError(Exception):
 
 
 class Refused(FleetcastError):
-    """The message or file is wrong: report its code, keep what works, change nothing."""
+    """Report that the message or file is wrong: report its code, keep what works, change nothing."""
 
     def __init__(self, code: Code, reason: str) -> None:
         super().__init__(reason)
@@ -121,9 +121,9 @@ class Refused(FleetcastError):
 
 
 class Unreachable(FleetcastError):
-    """The road is bad: the peer, broker or disk did not answer. Retry with backoff and jitter; nothing is wrong with the message."""
+    """Report that the peer, broker or disk did not answer. Retry with backoff and jitter; nothing is wrong with the message."""
 
 
 def mismatch(code: Code, what: str, *, expected: object, actual: object) -> Refused:
-    """A refusal that names both sides."""
+    """Return a refusal that names both sides."""
     return Refused(code, f"{what}: expected {expected}, found {actual}")

@@ -1,7 +1,7 @@
-"""The life of one model slot on a node, as a table: what a state means, what can happen in it, and where that leads. Decides nothing.
+"""Define the life of one model slot on a node as a table: its states, its events, and the moves between states. Decides nothing.
 
-`node.core.activation.lifecycle` moves slots by it, `docs/protocol.md` is drawn from it, and whoever reads a node's state finds here what it
-says.
+`node.core.activation.lifecycle` moves slots by it, `docs/protocol.md` is drawn from it, and readers of a node's state look here for its
+meaning.
 """
 
 from typing import Final, Literal
@@ -27,55 +27,55 @@ EventName = Literal[
 ]
 
 STATES: Final[dict[SlotState, str]] = {
-    "idle": "nothing of this model is here, and nothing is wanted",
-    "fetching": "blocks are on their way; with a code, the transfer waits for what the code says",
+    "idle": "the node has no release of this model, and no rollout wants one",
+    "fetching": "blocks are being fetched; with a code, the transfer waits for the reason that the code names",
     "out_of_budget": "a byte budget is spent: the transfer waits until it allows more",
     "staged": "every file is on disk and verified",
-    "testing": "a worker loads the release and has it prove itself on this device",
+    "testing": "a worker loads the release and tests it on this device",
     "shadow": "the old release answers; the new one answers the same requests, and only their agreement is counted",
     "probation": "the new release answers; errors, latency, a crash or disagreement bring the old one back",
-    "active": "the release is served and has proved itself",
-    "refused": "the release was not taken, for the reason that the code says; what was served still is",
-    "rolled_back": "the release was taken back; the last good one is served, if there was one",
+    "active": "the release is served, and its probation is over",
+    "refused": "the node refused the release, and the code says why; the earlier release is still served",
+    "rolled_back": "the release was replaced by the last good one, if there was one",
 }
 
 EVENTS: Final[dict[EventName, str]] = {
-    "wanted": "a rollout wants a release here",
-    "fetched": "the last block is on disk, and the whole was read back",
+    "wanted": "a rollout wants a release on this node",
+    "fetched": "the last block is on disk, and every file was verified",
     "begun": "a worker is being started",
-    "prepared": "the release has proved itself, and is switched to",
-    "compared": "the release has proved itself, and is compared with what is served before it is switched to",
-    "agreed": "the comparison is over: the two agree, or too little was asked to say otherwise",
-    "settled": "what is served has been long enough without fault: its probation is over",
-    "failed": "the release is at fault: its code says how",
-    "reverted": "what is served while something else is under way is at fault: the last good one takes its place",
-    "withdrawn": "the rollout wants what is served already, or moves nobody any more",
-    "dropped": "the rollout moves nobody any more, and nothing was served before",
-    "interrupted": "the node's process ended and was started again: what only lived in it begins anew",
-    "stalled": "the transfer waits: a full disk, or blocks that do not come",
+    "prepared": "the release passed its test, and requests switch to it",
+    "compared": "the release passed its test, and is compared with the one that is served before requests switch to it",
+    "agreed": "the comparison is over: the two agree, or there were too few requests to find a difference",
+    "settled": "the release was served long enough without fault: its probation is over",
+    "failed": "the release is at fault; the code says how",
+    "reverted": "the served release is at fault while another is being prepared: the last good one replaces it",
+    "withdrawn": "the rollout wants the release that is served already, or no longer moves this node",
+    "dropped": "the rollout no longer moves this node, and no release was served before",
+    "interrupted": "the node's process was restarted: work that was only in memory begins again",
+    "stalled": "the transfer waits: the disk is full, or blocks do not arrive",
     "budget_spent": "the transfer waits for a byte budget",
-    "goes_on": "the transfer goes on",
+    "goes_on": "the transfer continues",
 }
 
 MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {
     ("idle", "wanted"): "fetching",
-    ("fetching", "wanted"): "fetching",  # a newer release cancels the older transfer
+    ("fetching", "wanted"): "fetching",  # A newer release cancels the older transfer.
     ("fetching", "fetched"): "staged",
     ("fetching", "failed"): "refused",
-    ("fetching", "withdrawn"): "active",  # back to what is served
+    ("fetching", "withdrawn"): "active",  # The slot returns to the release that is served.
     ("fetching", "dropped"): "idle",
     ("fetching", "stalled"): "fetching",
     ("fetching", "budget_spent"): "out_of_budget",
     ("fetching", "goes_on"): "fetching",
-    ("fetching", "settled"): "fetching",  # a newer release was wanted before what is served had settled
+    ("fetching", "settled"): "fetching",  # A newer release was wanted before the served one had settled.
     ("fetching", "reverted"): "fetching",
     ("out_of_budget", "wanted"): "fetching",
-    ("out_of_budget", "fetched"): "staged",  # what was missing was carried here
+    ("out_of_budget", "fetched"): "staged",  # The missing blocks were carried here in a file.
     ("out_of_budget", "failed"): "refused",
     ("out_of_budget", "withdrawn"): "active",
     ("out_of_budget", "dropped"): "idle",
     ("out_of_budget", "stalled"): "fetching",
-    ("out_of_budget", "budget_spent"): "out_of_budget",  # by another rule now
+    ("out_of_budget", "budget_spent"): "out_of_budget",  # Another rule stops it now.
     ("out_of_budget", "goes_on"): "fetching",
     ("out_of_budget", "settled"): "out_of_budget",
     ("out_of_budget", "reverted"): "out_of_budget",
@@ -99,16 +99,16 @@ MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {
     ("shadow", "wanted"): "fetching",
     ("shadow", "failed"): "refused",
     ("shadow", "withdrawn"): "active",
-    ("shadow", "dropped"): "idle",  # what was served had to be given up meanwhile
+    ("shadow", "dropped"): "idle",  # The served release had to be given up meanwhile.
     ("shadow", "interrupted"): "staged",
     ("shadow", "settled"): "shadow",
-    ("shadow", "reverted"): "staged",  # what it was compared with is gone
+    ("shadow", "reverted"): "staged",  # The release that it was compared with is gone.
     ("probation", "settled"): "active",
     ("probation", "wanted"): "fetching",
     ("probation", "failed"): "rolled_back",
     ("active", "wanted"): "fetching",
     ("active", "failed"): "rolled_back",
-    ("active", "settled"): "active",  # what was wanted instead was withdrawn before
+    ("active", "settled"): "active",  # The release that was wanted instead was withdrawn before.
     ("refused", "wanted"): "fetching",
     ("refused", "settled"): "refused",
     ("refused", "reverted"): "refused",

@@ -1,4 +1,4 @@
-"""Identifiers and digests: what may stand in a topic level, a file name or a signature."""
+"""Define identifiers and digests: what is allowed in a topic level, a file name or a signature."""
 
 import hashlib
 import re
@@ -11,25 +11,25 @@ from schemas.errors import Code, Refused
 NAME_PATTERN = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
 VERSION_PATTERN = r"^(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})(-[0-9a-z.-]{1,32})?$"
 FILE_PATTERN = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,127}){0,3}$"
-RESERVED_NODES = frozenset({"hub", "analytics", "relay"})  # user names that the broker's access list gives other rights
+RESERVED_NODES = frozenset({"hub", "analytics", "relay"})  # User names to which the broker's access list gives other rights.
 
-# Lower case only, so that no file system folds two of them into one; no slash, plus or hash, so that a name is one topic level.
+# Lower case only, so that no file system folds two of them into one. No slash, plus or hash, so that a name is one topic level.
 NodeId = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ModelName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 FleetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Cohort = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Version = Annotated[str, StringConstraints(pattern=VERSION_PATTERN)]
-FilePath = Annotated[str, StringConstraints(pattern=FILE_PATTERN)]  # relative, no "..", no hidden file, no drive, no NUL
+FilePath = Annotated[str, StringConstraints(pattern=FILE_PATTERN)]  # Relative, without "..", hidden file, drive or NUL.
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,63}$")]
 
 
-Digest = Annotated[bytes, Field(min_length=32, max_length=32)]  # SHA-256
-DigestPrefix = Annotated[bytes, Field(min_length=8, max_length=8)]  # the first bytes of a release digest
+Digest = Annotated[bytes, Field(min_length=32, max_length=32)]  # SHA-256.
+DigestPrefix = Annotated[bytes, Field(min_length=8, max_length=8)]  # The first bytes of a release digest.
 Id16 = Annotated[bytes, Field(min_length=16, max_length=16)]
 
 
 def sha256(data: bytes | memoryview) -> bytes:
-    """The digest by which blocks, payloads, files and releases are named."""
+    """Return the digest by which blocks, payloads, files and releases are named."""
     return hashlib.sha256(data).digest()
 
 
@@ -48,7 +48,7 @@ def check_version(value: str) -> str:
     """Return `value` if it is a version such as 1.2.0 or 1.2.0-rc.1.
 
     Raises:
-        Refused: it is not.
+        Refused: it is not a version.
     """
     if not re.fullmatch(VERSION_PATTERN[1:-1], value):
         raise Refused(Code.NAME_INVALID, f"version {value!r} must look like 1.2.0 or 1.2.0-rc.1")
@@ -56,7 +56,7 @@ def check_version(value: str) -> str:
 
 
 def version_key(value: str) -> tuple[int, int, int, int, str]:
-    """Sort key by semantic-version precedence; a pre-release comes before its release."""
+    """Return a sort key by semantic-version precedence; a pre-release comes before its release."""
     core, _, pre = value.partition("-")
     major, minor, patch = (int(part) for part in core.split("."))
     return major, minor, patch, 0 if pre else 1, pre

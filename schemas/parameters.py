@@ -1,4 +1,4 @@
-"""What may be set about a release where it runs, within the bounds that its publisher allows."""
+"""Define parameters: what may be set for a release where it runs, within the bounds that its publisher allows."""
 
 import math
 from collections.abc import Mapping
@@ -18,11 +18,11 @@ Source = Literal["release", "rollout", "site"]
 
 
 class Parameter(Fact):
-    """One value that an operator sets by rollout and a site by its own file; whoever is nearer to the device wins.
+    """Describe one value that an operator sets by rollout and a site by its own file; the site's value wins.
 
-    `goes_to`: `input`, the model's input of that name, where a request leaves it out; `runtime`, whatever runs the model; `client`, the
+    `goes_to`: `input`, the model's input of that name, if a request omits it; `runtime`, the runtime of the model; `client`, the
     local program, in the parameters of every answer; `telemetry`, the share of requests that is counted.
-    A map's keys are those of its default: a label map renames classes and invents none.
+    A map's keys are those of its default: a label map renames classes and adds none.
     """
 
     name: Label
@@ -31,7 +31,7 @@ class Parameter(Fact):
     min: Number | None = None
     max: Number | None = None
     choices: Annotated[tuple[Text, ...], Field(max_length=limits.PARAMETER_ENTRIES_MAX)] | None = None
-    site: bool = True  # whether a site may set it
+    site: bool = True  # Whether a site may set it.
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
@@ -39,15 +39,15 @@ class Parameter(Fact):
         if number and (self.min is None or self.max is None or self.min > self.max):
             raise ValueError(f"parameter {self.name!r}: a number needs bounds, min and max")
         if number and self.choices is not None:
-            raise ValueError(f"parameter {self.name!r}: a number has bounds, and no choices")
+            raise ValueError(f"parameter {self.name!r}: a number has bounds, not choices")
         if not number and (self.min is not None or self.max is not None):
             raise ValueError(f"parameter {self.name!r}: only a number has bounds")
         if self.goes_to == "telemetry" and not (
             number and self.min is not None and self.max is not None and 0 <= self.min <= self.max <= 1
         ):
-            raise ValueError(f"parameter {self.name!r}: a share of requests lies between 0 and 1")
+            raise ValueError(f"parameter {self.name!r}: a share of requests is between 0 and 1")
         if self.goes_to == "input" and not number:
-            raise ValueError(f"parameter {self.name!r}: an input is fed a number")
+            raise ValueError(f"parameter {self.name!r}: a parameter for an input must be a number")
         try:
             check_value(self, self.default)
         except Refused as refusal:
@@ -59,19 +59,19 @@ Parameters = Annotated[tuple[Parameter, ...], Field(max_length=limits.PARAMETERS
 
 
 class Setting(NamedTuple):
-    """A parameter as it is in force on a node, and who set it."""
+    """Report a parameter in force on a node, and its source."""
 
     name: Label
     value: Value
     source: Source
-    code: Annotated[str, Field(max_length=64)] | None = None  # why the site's own value is not in force
+    code: Annotated[str, Field(max_length=64)] | None = None  # Why the site's own value is not in force.
 
 
 def check_value(parameter: Parameter, value: object) -> Value:
     """Return `value` if the parameter allows it.
 
     Raises:
-        Refused: PARAMETER_BOUNDS, naming what is allowed and what was found.
+        Refused: PARAMETER_BOUNDS, with what is allowed and what was found.
     """
     what = f"parameter {parameter.name!r}"
     if isinstance(parameter.default, float | int):
@@ -98,7 +98,10 @@ def _text(what: str, parameter: Parameter, value: object) -> str:
 
 
 def settings(parameters: tuple[Parameter, ...], *, rollout: Mapping[str, object], site: Mapping[str, object]) -> tuple[Setting, ...]:
-    """What is in force: the site's value, else the rollout's, else the release's own; what is not allowed is passed over, with its code."""
+    """Return the values in force: the site's, else the rollout's, else the release's own.
+
+    A value out of bounds is skipped, with its code.
+    """
     found = []
     for parameter in parameters:
         value, source, code = parameter.default, "release", None
@@ -117,5 +120,5 @@ def settings(parameters: tuple[Parameter, ...], *, rollout: Mapping[str, object]
 
 
 def unknown(parameters: tuple[Parameter, ...], said: Mapping[str, object]) -> list[str]:
-    """Names that the release does not have."""
+    """Return the names that the release does not have."""
     return sorted(set(said) - {parameter.name for parameter in parameters})

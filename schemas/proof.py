@@ -1,4 +1,4 @@
-"""What a release proved outside a fleet: `fleetcast-node prove` prints it, `fleetcast check` reads it. Not signed, and on no broker."""
+"""Define the result of `fleetcast-node prove`, which `fleetcast check` reads. It is not signed, and no broker carries it."""
 
 from typing import Annotated
 
@@ -11,9 +11,9 @@ from schemas.receipt import Evidence
 
 
 class Proof(Fact):
-    """How one variant's activation ended here: the evidence that a receipt would carry, or why it was refused."""
+    """Report how one variant's activation ended here: the evidence that a receipt would carry, or why it was refused."""
 
-    model: ModelName | None = None  # absent where the manifest could not be read
+    model: ModelName | None = None  # Absent if the manifest could not be read.
     version: Version | None = None
     release: Digest | None = None
     variant: Label | None = None
@@ -21,4 +21,4 @@ class Proof(Fact):
     code: Annotated[str, Field(max_length=64)] = ""
     reason: Annotated[str, Field(max_length=4 * limits.TEXT_MAX)] = ""
     evidence: Evidence | None = None
-    cores: Annotated[int, Field(ge=1, le=4096)] | None = None  # that it could use
+    cores: Annotated[int, Field(ge=1, le=4096)] | None = None  # Number that it could use.

@@ -1,4 +1,4 @@
-"""A node's signed statements: "serving release digest X since T", or why not. Only receipts count as success."""
+"""Define a node's signed statements: "serving release digest X since T", or why not. Only receipts count as success."""
 
 from typing import Annotated, Literal
 
@@ -12,9 +12,9 @@ from schemas.signals import Count
 
 
 class Evidence(Fact):
-    """What activation measured on this device."""
+    """Carry what activation measured on this device."""
 
-    golden_error_max: Annotated[float, Field(ge=0)] = 0.0  # largest excess over the tolerance's own scale, 1.0 is the limit
+    golden_error_max: Annotated[float, Field(ge=0)] = 0.0  # Largest excess over the tolerance's own scale; 1.0 is the limit.
     golden_rows: Count = 0
     load_ms: Annotated[float, Field(ge=0)] = 0.0
     latency_ms: Annotated[float, Field(ge=0)] = 0.0
@@ -24,20 +24,21 @@ class Evidence(Fact):
     bytes_reused: Count = 0
     bytes_wasted: Count = 0
     variant: Label | None = None
-    shadow_rows: Count | None = None  # read, and no more written: exact counts of requests do not leave a device
-    shadow_agreement: Annotated[float, Field(ge=0, le=1)] | None = None  # read, and no more written
-    shadow: Annotated[str, Field(min_length=1, max_length=64)] | None = None  # compared with what was served before: "passed", or the code
+    shadow_rows: Count | None = None  # Still read, no longer written: exact counts of requests do not leave a device.
+    shadow_agreement: Annotated[float, Field(ge=0, le=1)] | None = None  # Still read, no longer written.
+    # Result of the comparison with the release served before: "passed", or the code.
+    shadow: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     threads: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
 class Receipt(Document):
-    """The signed body. `refused` also reports messages that were put on the broker by somebody else; then `digest` may be absent."""
+    """Carry the signed body. `refused` also reports messages that others put on the broker; `digest` may then be absent."""
 
     schema_name = "receipt"
     bytes_max = limits.RECEIPT_BYTES_MAX
 
     node: NodeId
-    sequence: Annotated[int, Field(ge=1, le=2**53)]  # rises with every receipt of this node
+    sequence: Annotated[int, Field(ge=1, le=2**53)]  # It rises with every receipt of this node.
     at: Seconds
     outcome: Literal["serving", "refused", "rolled_back"]
     model: ModelName | None = None
@@ -50,10 +51,10 @@ class Receipt(Document):
 
 
 class SealedReceipt(Document):
-    """What travels: the exact bytes of a `Receipt` and the device's signature over them. Unverified until checked."""
+    """Carry the exact bytes of a `Receipt` and the device's signature over them. It is unverified until checked."""
 
     schema_name = "sealed-receipt"
     bytes_max = limits.RECEIPT_BYTES_MAX + 256
 
     body: Annotated[bytes, Field(min_length=1, max_length=limits.RECEIPT_BYTES_MAX)]
-    signature: Annotated[bytes, Field(min_length=1, max_length=128)]  # ECDSA P-256 with SHA-256, DER
+    signature: Annotated[bytes, Field(min_length=1, max_length=128)]  # ECDSA P-256 with SHA-256, DER.

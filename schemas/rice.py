@@ -1,7 +1,7 @@
-"""Whole numbers in few bits: Golomb-Rice codes, whose length is within a tenth of a bit of the entropy of noise. Knows no window.
+"""Encode whole numbers in few bits: Golomb-Rice codes, within a tenth of a bit of the entropy of noise. Knows no window.
 
-A number v becomes u = 2v or -2v - 1 (zigzag); with k chosen for all of them together, its k low bits stand in one run and the rest, u >> k,
-in unary in another: so many zeros and a one. One byte says k. (Golomb 1966; Rice and Plaunt 1971.)
+A number v becomes u = 2v or -2v - 1 (zigzag). With one k for all of them, the k low bits are in one run and the rest, u >> k,
+in unary in another: that many zeros and a one. One byte holds k. (Golomb 1966; Rice and Plaunt 1971.)
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from schemas.errors import Code, Refused, mismatch
 
-LOW_BITS_MAX = 31  # of a residual of 32 bits
+LOW_BITS_MAX = 31  # Low bits of a residual of 32 bits.
 VALUE_MAX = 2**31 - 1
 WEIGHTS = np.int64(1) << np.arange(LOW_BITS_MAX, dtype=np.int64)
 Integers = NDArray[np.int64]
 
 
 def pack(values: Integers) -> bytes:
-    """The shortest code of these numbers, shape [n]; what is beyond 32 bits is cut to them."""
+    """Return the shortest code of these numbers, shape [n]; a number beyond 32 bits is clipped."""
     kept = np.clip(values, -VALUE_MAX, VALUE_MAX).astype(np.int64)
     zigzag = (kept << 1) ^ (kept >> 63)
     low = min(range(LOW_BITS_MAX + 1), key=lambda bits: len(zigzag) * (bits + 1) + int((zigzag >> bits).sum()))
@@ -31,10 +31,10 @@ def pack(values: Integers) -> bytes:
 
 
 def unpack(data: bytes, count: int, *, what: str) -> Integers:
-    """The `count` numbers again, shape [count]; no more memory than 8 times the data.
+    """Return the `count` numbers, shape [count]; memory is at most 8 times the data.
 
     Raises:
-        Refused: WINDOW_SHAPE: there are more or fewer, or bits are left over.
+        Refused: WINDOW_SHAPE: the data has more or fewer numbers, or bits are left over.
     """
     low = data[0] if data else LOW_BITS_MAX + 1
     bits = np.unpackbits(np.frombuffer(data, np.uint8, offset=min(1, len(data))))
@@ -44,7 +44,7 @@ def unpack(data: bytes, count: int, *, what: str) -> Integers:
     if len(ends) != count or len(bits) - count * low - (int(ends[-1]) + 1 if count else 0) >= 8:
         raise mismatch(Code.WINDOW_SHAPE, what, expected=f"{count} numbers", actual=f"{len(ends)} in {len(data)} bytes")
     heads = ends.astype(np.int64)
-    heads[1:] -= heads[:-1] + 1  # the right side is worked out first
+    heads[1:] -= heads[:-1] + 1  # NumPy computes the right side first.
     if count and int(heads.max()) >> (32 - low):
         raise Refused(Code.WINDOW_SHAPE, f"{what}: a number beyond 32 bits")
     zigzag = (heads << low) | (bits[: count * low].reshape(count, low) @ WEIGHTS[:low])
@@ -53,13 +53,13 @@ def unpack(data: bytes, count: int, *, what: str) -> Integers:
 
 
 def unpack_many(packed: Sequence[bytes], count: int, *, what: str) -> Integers:
-    """The same of many at once, shape [packed, count]: a hub reads thousands a second.
+    """Unpack many at once, shape [packed, count]: a hub reads thousands a second.
 
     Raises:
         Refused: WINDOW_SHAPE: one of them is not `count` numbers; `unpack` says which.
     """
     found = np.empty((len(packed), count), np.int64)
-    alike: dict[tuple[int, int], list[int]] = {}  # by low bits and about the length: one that is long must not make all of them so
+    alike: dict[tuple[int, int], list[int]] = {}  # By low bits and approximate length, so that a long one does not make all of them long.
     for number, data in enumerate(packed):
         alike.setdefault((data[0] if data else LOW_BITS_MAX + 1, len(data).bit_length()), []).append(number)
     for (low, _), numbers in alike.items():
@@ -68,7 +68,7 @@ def unpack_many(packed: Sequence[bytes], count: int, *, what: str) -> Integers:
 
 
 def _unpack_alike(packed: Sequence[bytes], count: int, low: int, what: str) -> Integers:
-    """Those of the same `low`, shape [packed, count]: each in a row of bits, with zeros behind it."""
+    """Unpack those with the same `low`, shape [packed, count]: each is a row of bits, padded with zeros."""
     wrong = mismatch(Code.WINDOW_SHAPE, what, expected=f"{count} numbers", actual="others in one of many")
     sizes = np.array([len(data) - 1 for data in packed])
     width, begin = int(sizes.max()), count * low
@@ -83,7 +83,7 @@ def _unpack_alike(packed: Sequence[bytes], count: int, low: int, what: str) -> I
     marks = np.flatnonzero(unary.view(np.bool_))
     if len(marks) != len(packed) * count:
         raise wrong
-    ones = marks.reshape(len(packed), count) - np.arange(len(packed))[:, None] * unary.shape[1]  # from the row's own beginning
+    ones = marks.reshape(len(packed), count) - np.arange(len(packed))[:, None] * unary.shape[1]  # Counted from the row's own beginning.
     left = 8 * sizes - begin - ones[:, -1] - 1
     if (ones[:, 0] < 0).any() or (left < 0).any() or (left >= 8).any():
         raise wrong

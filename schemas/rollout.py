@@ -1,4 +1,4 @@
-"""The signed statement of which nodes should run which release. Moves a million nodes with one document."""
+"""Define the signed statement of which nodes should run which release. One document moves a million nodes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,33 +14,34 @@ from schemas.parameters import Value
 
 
 class ReleaseRef(NamedTuple):
-    """A release, by version for people and by manifest digest for machines."""
+    """Name a release, by version for people and by manifest digest for machines."""
 
     version: Version
     digest: Digest
 
 
 class Gate(Fact):
-    """What must hold before the next stage; ratios are over the nodes of the stage that were heard from."""
+    """State what must hold before the next stage; ratios are over the nodes of the stage that reported."""
 
     receipts_ratio_min: Annotated[float, Field(ge=0, le=1)] = 0.95
     failures_ratio_max: Annotated[float, Field(ge=0, le=1)] = 0.05
     soak_seconds: Annotated[int, Field(ge=0, le=30 * 24 * 3600)] = 0
-    silent_seconds: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] = 3600  # a node not heard from for so long is silent, not failed
+    silent_seconds: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] = 3600  # A node without a report for this time is silent, not failed.
     halt_on_drift: bool = True
-    drift_tests_min: Annotated[int, Field(ge=0, le=2**31)] | None = None  # intervals of the release that must have been tested in the stage
+    # Intervals of the release that must have been tested in the stage.
+    drift_tests_min: Annotated[int, Field(ge=0, le=2**31)] | None = None
 
 
 class Carriage(Fact):
-    """How a rollout's bytes may travel."""
+    """Bound how a rollout's bytes may travel."""
 
-    bytes_max: Annotated[int, Field(ge=0, le=2**53)] | None = None  # of one node, in all; none beyond
-    full_download: bool | None = None  # whether a node without the parent of a delta may take the whole; else its own policy says
-    priority: Annotated[int, Field(ge=0, le=9)] = 5  # of a node's transfers, the higher goes first
+    bytes_max: Annotated[int, Field(ge=0, le=2**53)] | None = None  # Total bytes of one node; None for no bound.
+    full_download: bool | None = None  # Whether a node without a delta's parent may fetch the whole; None leaves it to the node's policy.
+    priority: Annotated[int, Field(ge=0, le=9)] = 5  # Order among a node's transfers; the highest goes first.
 
 
 class Fallback(Fact):
-    """A release that the nodes with these labels have from an earlier rollout, with what was set of it."""
+    """Name a release that the nodes with these labels have from an earlier rollout, and its parameters."""
 
     labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]
     release: ReleaseRef
@@ -48,7 +49,7 @@ class Fallback(Fact):
 
 
 class Rollout(Document):
-    """One model's rollout. `serial` only rises: it fences off a hub that came back from the past."""
+    """Describe one model's rollout. `serial` only rises, so a hub restored from a backup cannot replay an old one."""
 
     schema_name = "rollout"
     bytes_max = limits.ROLLOUT_BYTES_MAX
@@ -58,15 +59,18 @@ class Rollout(Document):
     release: ReleaseRef
     fallback: ReleaseRef | None = None
     state: Literal["running", "halted", "done", "rolled_back"]
-    stages: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=limits.STAGES_MAX)]  # percent, rising
+    # Percent, rising.
+    stages: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=limits.STAGES_MAX)]
     stage: Annotated[int, Field(ge=0, lt=limits.STAGES_MAX)] = 0
     salt: Annotated[bytes, Field(min_length=16, max_length=16)]
     labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]
     gate: Gate = Gate()
     carriage: Carriage | None = None
-    parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # of the release, set for all
-    fallback_parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None  # of what it replaces
-    # In place of `fallback`, where one release is not for everybody: of those whose labels a node has, the first counts.
+    # Parameters of the release, set for all.
+    parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None
+    # Parameters of the release that it replaces.
+    fallback_parameters: Annotated[dict[Label, Value], Field(max_length=limits.PARAMETERS_MAX)] | None = None
+    # This replaces `fallback` if nodes have different releases; the first entry whose labels a node has applies.
     fallbacks: Annotated[tuple[Fallback, ...], Field(min_length=1, max_length=limits.FALLBACKS_MAX)] | None = None
     started: Seconds
 
@@ -78,7 +82,7 @@ class Rollout(Document):
 
     @property
     def percent(self) -> int:
-        """How much of the selected fleet the present stage reaches."""
+        """Return how much of the selected fleet the present stage reaches."""
         return 100 if self.state == "done" else self.stages[min(self.stage, len(self.stages) - 1)]
 
 
@@ -88,7 +92,7 @@ def has_labels(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
 
 
 def selected(rollout: Rollout, labels: Mapping[str, str]) -> bool:
-    """Whether a node with these labels is addressed at all."""
+    """Return whether a node with these labels is addressed at all."""
     return has_labels(rollout.labels, labels)
 
 
@@ -102,21 +106,21 @@ def all_fallbacks(rollout: Rollout) -> tuple[Fallback, ...]:
 
 
 def fallback_of(rollout: Rollout, labels: Mapping[str, str]) -> Fallback | None:
-    """Return the release that a node with these labels has from earlier rollouts; None where none of them selected it."""
+    """Return the release that a node with these labels has from earlier rollouts; None if none of them selected it."""
     return next((one for one in all_fallbacks(rollout) if has_labels(one.labels, labels)), None)
 
 
 def bucket(salt: bytes, node: str) -> float:
-    """Where a node stands in the order of a rollout, in [0, 100). Keyed, so that the same nodes are not always first."""
+    """Return a node's position in the order of a rollout, in [0, 100). It is keyed, so that different nodes go first each time."""
     word = int.from_bytes(hashlib.blake2b(node.encode(), key=salt, digest_size=8).digest(), "big")
     return word / 2**64 * 100
 
 
 def wanted(rollout: Rollout, *, node: str, labels: Mapping[str, str], serving: bytes | None) -> ReleaseRef | None:
-    """Return the release that this node should run; None when it keeps what it has. `serving` is the release that it serves, if any.
+    """Return the release that this node should run; None when it keeps its own. `serving` is the release that it serves, if any.
 
-    A node outside the stage keeps what it serves, whatever that is; only a node that serves nothing takes its fallback. A halted rollout
-    moves no node. Going back leads each node that the rollout has moved, or that serves its release, to the node's own fallback.
+    A node outside the stage keeps what it serves; only a node that serves nothing takes its fallback. A halted rollout
+    moves no node. A rollback moves each node that the rollout has moved, or that serves its release, to the node's own fallback.
     """
     if not selected(rollout, labels) or rollout.state == "halted":
         return None
@@ -130,5 +134,5 @@ def wanted(rollout: Rollout, *, node: str, labels: Mapping[str, str], serving: b
 
 
 def rollout_path(model: str) -> str:
-    """Where TUF lists a model's rollout."""
+    """Return the path by which TUF lists a model's rollout."""
     return f"rollouts/{model}"

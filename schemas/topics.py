@@ -1,4 +1,4 @@
-"""The only source of topic names: who writes each, who reads it, whether it is retained. Makes the broker's access list."""
+"""Define every topic name: its writer, its readers, and whether it is retained. Makes the broker's access lists."""
 
 import re
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from schemas.errors import Code, Refused
 from schemas.names import check_name
 
 ROOT = "fleetcast/v1"
-LEVELS_MAX = 8  # AWS allows 7 slashes
-FILTERS_PER_SUBSCRIBE = 8  # the poorest brokers' bound; 16 are faster where they are allowed
+LEVELS_MAX = 8  # AWS allows 7 slashes.
+FILTERS_PER_SUBSCRIBE = 8  # Bound of the smallest brokers; 16 are faster where they are allowed.
 TOPIC_CHARACTERS_MAX = 256
-CONSUMER = "analytics"  # the user name of all consumers
+CONSUMER = "analytics"  # User name of all consumers.
 
 Party = Literal["hub", "node", "consumer"]
 
 
 @dataclass(frozen=True, slots=True)
 class TopicKind:
-    """One row of the table; `{}` marks a level that varies, `{node}` the sender's own name."""
+    """Describe one row of the table; `{}` marks a level that varies, `{node}` the sender's own name."""
 
     name: str
     pattern: str
@@ -34,27 +34,27 @@ TABLE = (
     TopicKind("trust", "trust", "hub", ("node",), True, "TUF bundle: root chain, timestamp, snapshot, targets, rollouts"),
     TopicKind("model", "model/{}", "hub", ("node",), True, "a model's delegated role and its current manifests"),
     TopicKind("block", "block/{}", "hub", ("node",), True, "one encoded block, named by its SHA-256; expires"),
-    TopicKind("want", "want/{node}", "node", ("hub",), False, "the blocks that a node misses"),
+    TopicKind("want", "want/{node}", "node", ("hub",), False, "a node's request for the blocks that it lacks"),
     TopicKind("state", "node/{node}/state", "node", ("hub", "consumer"), True, "a node's report of itself, and its Will"),
     TopicKind("receipt", "node/{node}/receipt", "node", ("hub",), False, "signed receipts and refusals"),
     TopicKind("telemetry", "telemetry/{}/{}", "node", ("hub", "consumer"), False, "windows of noisy counts; no node id"),
     TopicKind("windows", "insight/{}/windows", "hub", ("consumer",), False, "merged windows, JSON"),
     TopicKind("drift", "insight/{}/drift", "hub", ("consumer",), True, "the newest drift test, JSON"),
-    TopicKind("alert", "alert", "hub", ("consumer",), False, "what a person should look at, JSON"),
+    TopicKind("alert", "alert", "hub", ("consumer",), False, "alerts for a person to look at, JSON"),
 )
 _PATTERNS = {kind.name: kind.pattern.split("/") for kind in TABLE}
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A parsed topic: which row of the table, and what stood in the varying levels."""
+    """Hold a parsed topic: its row of the table, and the varying levels."""
 
     kind: str
     levels: tuple[str, ...]
 
 
 class Topics:
-    """The topics of one fleet."""
+    """Name the topics of one fleet."""
 
     def __init__(self, fleet: str) -> None:
         self.fleet = check_name("fleet", fleet)
@@ -63,43 +63,43 @@ class Topics:
         self.alert = self.prefix + "alert"
 
     def model(self, model: str) -> str:
-        """A model's role and manifests."""
+        """Return the topic of a model's role and manifests."""
         return f"{self.prefix}model/{model}"
 
     def block(self, digest: bytes) -> str:
-        """One payload, by its digest."""
+        """Return the topic of one payload, by its digest."""
         return f"{self.prefix}block/{digest.hex()}"
 
     def want(self, node: str) -> str:
-        """A node's requests."""
+        """Return the topic of a node's requests."""
         return f"{self.prefix}want/{node}"
 
     def state(self, node: str) -> str:
-        """A node's report of itself."""
+        """Return the topic of a node's report of itself."""
         return f"{self.prefix}node/{node}/state"
 
     def receipt(self, node: str) -> str:
-        """A node's receipts."""
+        """Return the topic of a node's receipts."""
         return f"{self.prefix}node/{node}/receipt"
 
     def telemetry(self, model: str, cohort: str) -> str:
-        """Windows of one model from one cohort."""
+        """Return the topic of windows of one model from one cohort."""
         return f"{self.prefix}telemetry/{model}/{cohort}"
 
     def windows(self, model: str) -> str:
-        """Merged windows, for consumers."""
+        """Return the topic of merged windows, for consumers."""
         return f"{self.prefix}insight/{model}/windows"
 
     def drift(self, model: str) -> str:
-        """Drift tests, for consumers."""
+        """Return the topic of drift tests, for consumers."""
         return f"{self.prefix}insight/{model}/drift"
 
     def filter(self, kind: str) -> str:
-        """The subscription that matches every topic of a kind."""
+        """Return the subscription that matches every topic of a kind."""
         return self.prefix + "/".join("+" if level.startswith("{") else level for level in _PATTERNS[kind])
 
     def parse(self, topic: str) -> Address:
-        """Which row of the table a topic belongs to.
+        """Return the row of the table that a topic belongs to, and its varying levels.
 
         Raises:
             Refused: the topic is not one of this fleet's.
@@ -111,7 +111,7 @@ class Topics:
         raise Refused(Code.SCHEMA_MALFORMED, f"{topic[:TOPIC_CHARACTERS_MAX]!r} is not a topic of fleet {self.fleet!r}")
 
 
-@lru_cache(maxsize=1024)  # a fleet's windows come by few topics, thousands a second
+@lru_cache(maxsize=1024)  # A fleet's windows use few topics, thousands a second.
 def _address(rest: str) -> Address | None:
     parts = rest.split("/")
     for kind, pattern in _PATTERNS.items():
@@ -121,21 +121,22 @@ def _address(rest: str) -> Address | None:
 
 
 def block_digest(address: Address) -> bytes:
-    """The digest that a block's topic names.
+    """Return the digest that a block's topic names.
 
     Raises:
         Refused: the level is not 64 hexadecimal digits in lower case.
     """
-    if not re.fullmatch("[0-9a-f]{64}", address.levels[0]):  # fromhex alone takes spaces and capitals: a second name for one block
+    # `fromhex` alone accepts spaces and capitals, which would give one block a second name.
+    if not re.fullmatch("[0-9a-f]{64}", address.levels[0]):
         raise Refused(Code.SCHEMA_MALFORMED, f"{address.levels[0][:80]!r} is not a block's name")
     return bytes.fromhex(address.levels[0])
 
 
 def access_list(fleet: str, bridges: Sequence[str] = ()) -> str:
-    """The access-control list of the hub's and the nodes' listener, in mosquitto's format; `bridges` are those of sites.
+    """Return the access-control list of the hub's and the nodes' listener, in mosquitto's format; `bridges` are those of sites.
 
     A node's user name is its certificate's CN and its node id; mosquitto puts it in place of `%u`. A pattern holds for every user, and
-    who writes telemetry cannot be told by its topic: so consumers, who must write nothing, have a listener and a list of their own.
+    a topic does not show who writes telemetry. So consumers, which must write nothing, have a listener and a list of their own.
     """
     prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
     lines = [_head(fleet, "hub and nodes"), "", "user hub", f"topic readwrite {prefix}#", ""]
@@ -152,7 +153,7 @@ def access_list(fleet: str, bridges: Sequence[str] = ()) -> str:
 
 
 def consumer_access_list(fleet: str) -> str:
-    """The access-control list of the consumers' listener, in mosquitto's format: they read, and nobody else gets anything."""
+    """Return the access-control list of the consumers' listener, in mosquitto's format: they read, and no other user has any right."""
     prefix = f"{ROOT}/{check_name('fleet', fleet)}/"
     lines = [_head(fleet, "consumers"), "", f"user {CONSUMER}"]
     lines += [f"topic read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "consumer" in kind.readers]

@@ -1,4 +1,4 @@
-"""Which build of a release suits this device."""
+"""Choose the variant of a release that suits this device."""
 
 from collections.abc import Mapping
 
@@ -8,12 +8,12 @@ from schemas.state import Profile
 
 
 def choose(manifest: Manifest, profile: Profile, *, unloadable: Mapping[str, str] | None = None) -> Variant:
-    """The first variant, in the publisher's order of preference, whose requirements the device meets.
+    """Return the first variant, in the publisher's order of preference, whose requirements the device meets.
 
-    `unloadable`: runtimes that are installed on the device and cannot be loaded, and why; the profile does not name them.
+    `unloadable`: runtimes that are installed on the device and cannot be loaded, with the reason; the profile does not name them.
 
     Raises:
-        Refused: none does; the sentence says what each is missing.
+        Refused: no variant suits; the sentence says what each is missing.
     """
     lacks: list[str] = []
     for variant in manifest.variants:

@@ -1,11 +1,11 @@
-"""What a node says of its model's inputs and outputs over an interval: noisy counts. There is no field that could hold a row or a node id.
+"""Define a node's report on its model's inputs and outputs over an interval: noisy counts. No field could hold a row or a node id.
 
 Counts travel as differences from a centre, in steps (`Privacy.step`) and Rice codes. The centre is what the baseline expects of `rows`
 rows; `rows` is itself derived from the noisy counts. A calibrated window carries how the counts differ from the node's own baseline, its
-centre is zero, and `own_rows_log2` says of how many rows that baseline is: never the counts as well, for both together would reveal the
+centre is zero, and `own_rows_log2` gives the rows of that baseline. The node never sends the counts as well: both together would reveal the
 baseline, which is the same in all of a node's windows.
 
-A first node's form is still read: differences of one signed byte each; one that does not fit stands as -128 there and in full
+The form of the first nodes is still read: differences of one signed byte each. One that does not fit is -128 there and in full
 (little-endian int32) behind the bytes.
 """
 
@@ -29,31 +29,32 @@ from schemas.signals import Baseline, Privacy
 Counts = NDArray[np.int64]
 Bins = Annotated[bytes, Field(min_length=1, max_length=limits.SIGNALS_MAX * limits.BINS_MAX * 5)]
 Log2 = Annotated[int, Field(ge=0, le=40)]
-EXACT_MAX = 2**62  # from here on in Python's own integers, which have no end
+EXACT_MAX = 2**62  # Larger numbers are computed with Python's own integers, which have no bound.
 Units = Annotated[int, Field(ge=2, le=limits.WINDOW_UNITS_MAX)]
 
 
 class Window(Document):
-    """One model, one release, one interval; model and cohort stand in the topic."""
+    """Carry one interval of one model and one release; model and cohort are in the topic."""
 
     schema_name = "window"
     bytes_max = limits.WINDOW_BYTES_MAX
     flat = True
 
-    id: Annotated[Id16, Field(alias="i")]  # random, single use: a window delivered twice is counted once
+    id: Annotated[Id16, Field(alias="i")]  # Random and used once: a window that is delivered twice counts once.
     release: Annotated[DigestPrefix, Field(alias="r")]
     start: Annotated[Seconds, Field(alias="s")]
     seconds: Annotated[int, Field(alias="w", ge=1, le=limits.WINDOW_UNITS_MAX * limits.WINDOW_SECONDS_MAX)]
     rows: Annotated[int, Field(alias="n", ge=0, le=limits.WINDOW_ROWS_MAX)]
     counts: Annotated[Bins | None, Field(alias="c")] = None
     packed: Annotated[Bins | None, Field(alias="p")] = None
-    own_rows_log2: Annotated[Log2 | None, Field(alias="m")] = None  # of the node's own baseline, rounded down: no fingerprint
-    units: Annotated[Units | None, Field(alias="u")] = None  # windows that were added up while the node was offline
-    about: Annotated[About | None, Field(alias="a")] = None  # else about the release's signals
+    # Rows of the node's own baseline, rounded down so that they identify no node.
+    own_rows_log2: Annotated[Log2 | None, Field(alias="m")] = None
+    units: Annotated[Units | None, Field(alias="u")] = None  # Windows that were added up while the node was offline.
+    about: Annotated[About | None, Field(alias="a")] = None  # Absent if it is about the release's signals.
 
     @property
     def noises(self) -> int:
-        """How many windows' noise its counts hold."""
+        """Return how many windows' noise its counts hold."""
         return self.units or 1
 
     @model_validator(mode="after")
@@ -68,14 +69,14 @@ class Window(Document):
 
 
 class Expectation:
-    """What a baseline expects of so many rows, flat over its signals: integer arithmetic, so that every device says the same."""
+    """Return what a baseline expects of a number of rows, flat over its signals, in integer arithmetic: every device gets the same."""
 
     def __init__(self, baseline: Baseline) -> None:
         self._baseline = baseline
         self._references: dict[int | None, tuple[Counts, Counts, int]] = {}
 
     def of(self, rows: int, start_seconds: int) -> Counts:
-        """Counts, shape [bins of all signals], for a window that starts then."""
+        """Return counts, shape [bins of all signals], for a window that starts then."""
         counts, totals, most = self._reference(self._baseline.key_of(start_seconds))
         if 2 * rows * most >= EXACT_MAX:
             pairs = zip(counts.tolist(), totals.tolist(), strict=True)
@@ -84,7 +85,7 @@ class Expectation:
         return found
 
     def of_many(self, rows: Sequence[int], starts_seconds: Sequence[int]) -> Counts:
-        """The same of many windows, shape [windows, bins of all signals]."""
+        """Return the same for many windows, shape [windows, bins of all signals]."""
         by_key: dict[int | None, list[int]] = {}
         for number, start in enumerate(starts_seconds):
             by_key.setdefault(self._baseline.key_of(start), []).append(number)
@@ -105,18 +106,18 @@ class Expectation:
 
 
 def expected_counts(baseline: Baseline, rows: int, start_seconds: int = 0) -> tuple[int, ...]:
-    """What the baseline expects of so many rows, once."""
+    """Return what the baseline expects of this number of rows."""
     return tuple(Expectation(baseline).of(rows, start_seconds).tolist())
 
 
 def write_counts(counts: Counts, *, center: Counts | None, privacy: Privacy) -> bytes:
-    """Noisy counts for the wire: whole steps away from the centre. The rounding is of noisy counts, and costs no privacy."""
+    """Return noisy counts for the wire: whole steps from the centre. Noisy counts are rounded, so rounding costs no privacy."""
     residuals = counts if center is None else counts - center
     return rice.pack((residuals + privacy.step // 2) // privacy.step)
 
 
 def read_counts(window: Window, *, expectation: Expectation, privacy: Privacy, bins: int) -> Counts:
-    """A window's counts, or what they differ from the node's own baseline, shape [bins of all signals].
+    """Return a window's counts, or their difference from the node's own baseline, shape [bins of all signals].
 
     Raises:
         Refused: WINDOW_SHAPE: there are more or fewer than the baseline has bins.
@@ -138,11 +139,11 @@ def _reference(baseline: Baseline, key: int | None) -> tuple[Counts, Counts, int
     return np.array(counts, np.int64), np.array(totals, np.int64), max(totals)
 
 
-_ESCAPE = -128  # does not fit a signed byte, stands in full behind
+_ESCAPE = -128  # Marker for a difference that does not fit a signed byte and is in full at the end.
 
 
 def pack_counts(counts: Sequence[int], expected: Sequence[int]) -> bytes:
-    """Counts as differences from what is expected, in a first node's form."""
+    """Return counts as differences from the expectation, in the form of the first nodes."""
     short, full = array("b"), array("i")
     for count, center in zip(counts, expected, strict=True):
         residual = count - center
@@ -157,7 +158,7 @@ def pack_counts(counts: Sequence[int], expected: Sequence[int]) -> bytes:
 
 
 def unpack_counts(data: bytes, expected: Sequence[int]) -> tuple[int, ...]:
-    """The counts again.
+    """Return the counts.
 
     Raises:
         Refused: there are more or fewer than the baseline has bins.

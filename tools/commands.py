@@ -21,7 +21,7 @@ DEFAULT = re.compile(r"\s*\[([^][]*)\]$")
 
 
 class _Reached(BaseException):
-    """Carries the command out of the program: no `except Exception` of its own catches it."""
+    """Carry the command out of the program: no `except Exception` of its own catches it."""
 
     def __init__(self, command: click.Command) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def every(command: click.Command, name: str) -> Iterator[tuple[click.Command, cl
 
 
 def exit_codes(package: str) -> list[tuple[str, str]]:
-    """Return the exit codes of a program, each with what it means: those of its own package, or of one that it shares with another.
+    """Return the exit codes of a program with their meanings: those of its own package, or of one that it shares with another.
 
     Raises:
         RuntimeError: no module that the program imports has an IntEnum called Exit.
@@ -118,7 +118,7 @@ def _section(command: click.Command, context: click.Context) -> list[str]:
 
 
 def _help(command: click.Command) -> tuple[list[str], list[str]]:
-    """Split a help text into paragraphs and its examples: lines that click is told to leave as they are, below a title."""
+    """Split a help text into paragraphs and its examples: lines that click leaves as they are, below a title."""
     text: list[str] = []
     examples: list[str] = []
     for part in inspect.cleandoc(command.help or "").split("\f")[0].split("\n\n"):

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from onnx import TensorProto, helper, numpy_helper
 
 FEATURES = ("dep_delay", "hour", "distance", "wind_speed", "visibility")
-WEIGHTS = np.array([[1.0], [0.2], [-0.002], [0.3], [-0.4]], np.float32)  # minutes of delay for one more of each feature
-DAYS, FLIGHTS = 40, 100  # a day
+WEIGHTS = np.array([[1.0], [0.2], [-0.002], [0.3], [-0.4]], np.float32)  # Minutes of delay for one more of each feature.
+DAYS, FLIGHTS = 40, 100  # Flights per day.
 NODE = """\
 id = "gateway-17"
 fleet = "plant"
@@ -43,7 +43,7 @@ def reference() -> pa.Table:
     """Return ordinary flights: a column for each feature, and the day."""
     rng = np.random.default_rng(2013)
     count = DAYS * FLIGHTS
-    late = np.repeat(rng.normal(0, 2, DAYS), FLIGHTS)  # days differ from each other, as real ones do
+    late = np.repeat(rng.normal(0, 2, DAYS), FLIGHTS)  # Days differ from each other, as real ones do.
     columns = (
         rng.gamma(2.0, 6.0, count) - 4 + late,
         rng.integers(5, 23, count),

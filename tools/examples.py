@@ -1,4 +1,4 @@
-"""One valid instance of every document, for the AsyncAPI description and the golden vectors. Nothing here is real or secret."""
+"""Provide one valid instance of every document, for the AsyncAPI description and the golden vectors. Nothing here is real or secret."""
 
 import numpy as np
 
@@ -248,7 +248,7 @@ EXAMPLES: tuple[Document, ...] = (
     EnrolmentRefused(code="enrolment.token", reason="the token for node 'gate-17' was used already, by another device's key"),
 )
 
-# A release whose sites learn later what was right: its reference, a window of right and wrong answers, and what comes of it.
+# A release whose sites learn later what was right: its reference, a window of right and wrong answers, and the results.
 _ACCURACY = MANIFEST.model_copy(
     update={
         "version": "1.3.0",
@@ -311,7 +311,7 @@ _WORSE = SignalDrift(
     direction_since="lower",
 )
 
-# What else travels, by a name for each: what is about accuracy, an interval without drift, and alerts of other kinds.
+# Further messages by name: those about accuracy, an interval without drift, and alerts of other kinds.
 MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
     (
         "fallbacks",

@@ -1,15 +1,15 @@
-"""Draw the map of folders from what each says of itself: the docstring of a package, the first paragraph of a README. Names no folder."""
+"""Draw the map of folders from their own descriptions: the docstring of a package, the first paragraph of a README. Names no folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from tools import markdown, sentences
 
-_MADE = {"build", "dist", "node_modules"}  # by tools, beside what is ours
+_MADE = {"build", "dist", "node_modules"}  # Folders that tools make beside ours.
 
 
 def folders(checkout: Path) -> Iterator[Path]:
-    """Yield every folder that says what it is for, those inside a folder behind it."""
+    """Yield every folder that has a description, then those inside it."""
     for path in sorted(checkout.iterdir()):
         if path.is_dir() and not path.name.startswith((".", "__")) and path.name not in _MADE and path.suffix != ".egg-info":
             if purpose(path):
@@ -18,7 +18,7 @@ def folders(checkout: Path) -> Iterator[Path]:
 
 
 def purpose(folder: Path) -> str:
-    """Return what a folder says of itself; empty where it says nothing."""
+    """Return a folder's description of itself; empty if it has none."""
     for name in ("__init__.py", "__main__.py"):
         if (folder / name).is_file() and (said := sentences.of_module(folder / name)):
             return said
@@ -43,5 +43,5 @@ def _name(folder: Path, checkout: Path) -> str:
 
 
 def _is_package(folder: Path, checkout: Path) -> bool:
-    """Return whether it is imported by its name: it and all folders that it is in are packages."""
+    """Return whether a folder is imported by its name: it and all folders that it is in are packages."""
     return all((one / "__init__.py").is_file() for one in (folder, *folder.parents) if checkout in one.parents)

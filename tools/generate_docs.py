@@ -18,7 +18,7 @@ DECISIONS = "docs/decisions/README.md"
 
 def outputs(checkout: Path = CHECKOUT) -> dict[str, str]:
     """Return every page that is drawn, whole, by its path in the checkout."""
-    os.environ["COLUMNS"] = "80"  # what is drawn depends on no terminal
+    os.environ["COLUMNS"] = "80"  # The pages must not depend on a terminal.
     return {
         "docs/settings.md": settings.page(checkout),
         "docs/commands.md": commands.page(checkout),

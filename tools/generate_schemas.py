@@ -1,6 +1,6 @@
-"""Writes what is made from the schemas: JSON Schemas, the AsyncAPI description, the access lists, docs/protocol.md. A tool of the checkout.
+"""Write what is made from the schemas: JSON Schemas, the AsyncAPI description, the access lists, docs/protocol.md. A tool of the checkout.
 
-`python -m tools.generate_schemas` writes, `--check` only names what is stale, `--acl FLEET` and `--acl-consumers FLEET` print one fleet's
+`python -m tools.generate_schemas` writes, `--check` only names stale files, `--acl FLEET` and `--acl-consumers FLEET` print one fleet's
 lists.
 """
 
@@ -31,7 +31,7 @@ FLEET = "main"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 MSGPACK, JSON, BYTES = "application/msgpack", "application/json", "application/octet-stream"
 
-# What each row of the topic table carries, and the names of the levels that vary in it.
+# Content of each row of the topic table, and the names of the levels that vary in it.
 CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "trust": (TrustBundle, MSGPACK),
     "model": (ModelBundle, MSGPACK),
@@ -44,7 +44,7 @@ CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "drift": (Drift, JSON),
     "alert": (Alert, JSON),
 }
-JSON_BESIDE = {DriftEvidence, Found}  # that travel by webhook
+JSON_BESIDE = {DriftEvidence, Found}  # Documents that travel by webhook.
 LEVELS = {"model": ("model",), "block": ("digest",), "telemetry": ("model", "cohort"), "windows": ("model",), "drift": ("model",)}
 LEVEL_MEANS = {
     "fleet": "the fleet's name",
@@ -57,7 +57,7 @@ EXAMPLE_OF = {type(example): example for example in EXAMPLES}
 
 
 def outputs() -> dict[str, str]:
-    """Every generated file, by its path in the checkout."""
+    """Return every generated file, by its path in the checkout."""
     found = {f"schemas/json/{kind.schema_name}.json": _json(json_schema(kind)) for kind in EXAMPLE_OF}
     found["schemas/asyncapi.yaml"] = _yaml(asyncapi())
     found["broker-config/acl"] = topics.access_list(FLEET)
@@ -67,7 +67,7 @@ def outputs() -> dict[str, str]:
 
 
 def json_schema(kind: type[Document]) -> dict[str, Any]:
-    """The document's JSON Schema. msgpack carries bytes as bytes; in JSON, and so here, they are hexadecimal."""
+    """Return the document's JSON Schema. msgpack carries bytes as bytes; in JSON, and so here, they are hexadecimal."""
     schema: dict[str, Any] = _tidy(kind.model_json_schema(by_alias=True))
     for name, field in kind.model_fields.items():
         schema["properties"][field.alias or name]["title"] = name
@@ -80,7 +80,7 @@ def json_schema(kind: type[Document]) -> dict[str, Any]:
 
 
 def as_json(document: Document) -> dict[str, Any]:
-    """The document as its JSON Schema describes it."""
+    """Return the document as its JSON Schema describes it."""
     fields: dict[str, Any] = document.model_dump(mode="json", by_alias=True, exclude_none=True)
     content = {kind: content for kind, content in CARRIES.values() if kind}.get(type(document), MSGPACK)
     content = JSON if type(document) in JSON_BESIDE else content
@@ -89,7 +89,7 @@ def as_json(document: Document) -> dict[str, Any]:
 
 
 def _without_nothing(value: Any) -> Any:
-    """As the codec writes rows: what stands at the end and says nothing is left out."""
+    """Return rows as the codec writes them: trailing fields without a value are left out."""
     if isinstance(value, dict):
         return {key: _without_nothing(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -100,7 +100,7 @@ def _without_nothing(value: Any) -> Any:
 
 
 def asyncapi() -> dict[str, Any]:
-    """AsyncAPI 3.0: channels, who sends and receives on them, what the messages are, with an example each."""
+    """Return AsyncAPI 3.0: channels, senders and receivers, and the messages with an example each."""
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -121,7 +121,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def protocol_page() -> str:
-    """docs/protocol.md: topics, documents, codes, the life of a model slot, bounds."""
+    """Return docs/protocol.md: topics, documents, codes, the life of a model slot, bounds."""
     lines = [
         "# Protocol",
         "",
@@ -177,7 +177,7 @@ def protocol_page() -> str:
 
 
 def _life() -> list[str]:
-    """The states of a model slot and the moves between them, from the table by which nodes move."""
+    """Return the states of a model slot and the moves between them, from the table by which nodes move."""
     order = list(STATES)
     arrows: dict[tuple[str, str], list[str]] = {}
     for (before, event), after in MOVES.items():
@@ -217,7 +217,7 @@ def _life() -> list[str]:
 
 
 def stale(root: Path) -> list[str]:
-    """Paths whose content is not what would be written, and files that nothing makes any more."""
+    """Return the paths whose content differs from the generated one, and files that nothing generates any more."""
     wanted = outputs()
     found = [path for path, text in wanted.items() if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text]
     left = {f"schemas/json/{path.name}" for path in (root / "schemas" / "json").glob("*")} - wanted.keys()
@@ -225,7 +225,7 @@ def stale(root: Path) -> list[str]:
 
 
 def write(root: Path) -> list[str]:
-    """Write what is stale, remove what nothing makes any more, and return the paths."""
+    """Write stale files, remove files that nothing generates any more, and return the paths."""
     wanted, changed = outputs(), stale(root)
     for path in changed:
         if path in wanted:
@@ -290,7 +290,7 @@ def _address(kind: topics.TopicKind) -> str:
 
 
 def _tidy(node: Any) -> Any:
-    """Bytes as hexadecimal, with bounds counted in digits; no titles that only repeat the name."""
+    """Change bytes to hexadecimal, with bounds counted in digits, and remove titles that only repeat the name."""
     if isinstance(node, list):
         return [_tidy(item) for item in node]
     if not isinstance(node, dict):
@@ -304,7 +304,7 @@ def _tidy(node: Any) -> Any:
 
 
 def _bounds() -> list[str]:
-    """Rows of the table of bounds, from the assignments in limits.py and the reason that stands beside each."""
+    """Return rows of the table of bounds, from the assignments in limits.py and the reason beside each."""
     rows = []
     for line in Path(limits.__file__).read_text(encoding="utf-8").splitlines():
         match = re.fullmatch(r"([A-Z_]+_MAX) = [^#]+?(?:  # (.*))?", line)
@@ -323,16 +323,16 @@ def _json(value: object) -> str:
 
 def _yaml(value: object) -> str:
     try:
-        import yaml  # noqa: PLC0415  # only who generates needs it: a device does not
+        import yaml  # noqa: PLC0415  # Only the generator needs it; a device does not.
     except ModuleNotFoundError:
-        raise SystemExit("schemas.generate needs PyYAML, which `make generate` installs") from None
+        raise SystemExit("tools.generate_schemas needs PyYAML, which `make generate` installs") from None
 
     text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=140)
     return "# Generated by `make generate` from schemas/: do not edit.\n" + text
 
 
 def main(arguments: list[str] | None = None, *, root: Path = CHECKOUT, say: Callable[[str], object] = sys.stdout.write) -> int:
-    """The command; 1 when `--check` found something stale, 2 when the fleet's name is none."""
+    """Run the command; return 1 when `--check` found something stale, 2 when the fleet's name is invalid."""
     parser = argparse.ArgumentParser(prog="python -m tools.generate_schemas", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is stale")
     parser.add_argument("--acl", metavar="FLEET", help="print the access list of this fleet's hub and nodes")

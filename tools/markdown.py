@@ -1,4 +1,4 @@
-"""Write tables and marked blocks of Markdown. Knows nothing of what stands in them."""
+"""Write tables and marked blocks of Markdown. Knows nothing of their content."""
 
 import re
 from collections.abc import Sequence

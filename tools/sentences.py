@@ -28,9 +28,9 @@ def of_page(path: Path) -> str:
 
 
 def of_names(path: Path) -> dict[str, dict[str, str]]:
-    """Return what is written beside the names that each class of a file assigns: behind a name on its line, else in the lines above it."""
+    """Return the comment beside each name that a class of a file assigns: behind the name on its line, else in the lines above it."""
     source = path.read_text(encoding="utf-8")
-    comments: dict[int, tuple[str, bool]] = {}  # by line; whether it has the line for itself
+    comments: dict[int, tuple[str, bool]] = {}  # By line: the comment, and whether it has the line for itself.
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             text = token.string.removeprefix("#").strip()

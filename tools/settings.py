@@ -15,10 +15,10 @@ from pydantic_settings import BaseSettings
 
 from tools import markdown, sentences
 
-PREFIX = "env_prefix="  # settings of a file have one; by it they are found
+PREFIX = "env_prefix="  # Settings of a file have a prefix for variables, by which they are found.
 PLAIN = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 BOUNDS = (("ge", "from {}"), ("gt", "above {}"), ("le", "to {}"), ("lt", "below {}"), ("min_length", "at least {} long"))
-PATTERN = re.compile("matching `([^`]+)`")  # drawn as a number: it would not fit into a cell
+PATTERN = re.compile("matching `([^`]+)`")  # It is drawn as a number, because it would not fit into a cell.
 MIB = 1024 * 1024
 
 
@@ -56,7 +56,7 @@ def page(checkout: Path) -> str:
 
 
 def meaning(model: type[BaseModel], name: str, field: FieldInfo) -> str:
-    """Return the sentence of a field: its description, or what is written beside it in the source; empty where it has none."""
+    """Return the sentence of a field: its description, or the comment beside it in the source; empty if it has none."""
     if field.description:
         return field.description
     for one in model.__mro__:
@@ -87,7 +87,7 @@ def _is_read_from_a_file(one: object) -> bool:
 
 
 def tables(model: type[BaseModel]) -> dict[type[BaseModel], list[str]]:
-    """Return the tables that stand in a model's fields, each with the headings that TOML has for it."""
+    """Return the tables among a model's fields, each with its heading in TOML."""
     found: dict[type[BaseModel], list[str]] = {}
     for name, field in model.model_fields.items():
         headings: dict[Any, str] = {tuple: f"[[{name}]]", dict: f"[{name}.KEY]"}

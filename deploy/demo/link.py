@@ -1,4 +1,4 @@
-"""A slow road between a site and its broker: a TCP proxy that passes at most so many bytes a second towards the site."""
+"""Emulate a slow link between a site and its broker: a TCP proxy that limits the bytes per second towards the site."""
 
 import contextlib
 import socket
@@ -10,13 +10,13 @@ CHUNK_BYTES = 16 * 1024
 
 
 class SlowLink:
-    """Listens on a free loopback port and carries every connection to the broker's, slowed down in the direction of the node."""
+    """Listen on a free loopback port and carry every connection to the broker's, slowed down in the direction of the node."""
 
     def __init__(self, broker_port: int, *, bytes_per_second: int) -> None:
         self._broker_port, self._bytes_per_second = broker_port, bytes_per_second
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
-        self.open = True  # whether it takes connections
+        self.open = True  # Whether it accepts connections.
         self._ends: set[socket.socket] = set()
         self._lock = threading.Lock()
         threading.Thread(target=self._accept, daemon=True).start()
@@ -33,12 +33,12 @@ class SlowLink:
             try:
                 far = socket.create_connection(("127.0.0.1", self._broker_port), timeout=5)
             except OSError:
-                near.close()  # the broker is down: so is the road
+                near.close()  # The broker is down, so the link is down.
                 continue
             for end in (near, far):
                 end.settimeout(None)
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # The proxy's own buffers must not swallow a whole release, or the road would not be slow at all.
+            # The proxy's own buffers must not hold a whole release, or the link would not be slow.
             far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * 1024)
             near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
             with self._lock:
@@ -61,15 +61,16 @@ class SlowLink:
                 end.shutdown(socket.SHUT_RDWR)
 
     def cut(self) -> bool:
-        """Reset every connection that it carries; whether there was one."""
+        """Reset every connection that it carries; return whether there was one."""
         with self._lock:
             ends, self._ends = self._ends, set()
         for end in ends:
             with contextlib.suppress(OSError):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # nothing more of what was written arrives
+                # Nothing that was written before arrives any more.
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 end.shutdown(socket.SHUT_RDWR)
         return bool(ends)
 
     def close(self) -> None:
-        """Accept no more."""
+        """Accept no more connections."""
         self._listener.close()

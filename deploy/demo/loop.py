@@ -1,7 +1,7 @@
-"""Drift closes the loop, on real input: `make demo-loop`. Found, told, retrained, published, canary, gate, all; every claim checked.
+"""Close the loop on real input: `make demo-loop`. Drift is found and reported, a retrained model is published and rolled out; all checked.
 
 Six sites at three airports serve a model of the winter. April is ordinary. At the end of May the pace of flights has changed; no single day
-is an alarm, but the days together are. Nobody does anything: the hub runs the operator's program, and the fleet comes to serve its result.
+raises an alarm, but the days together do. No person acts: the hub runs the operator's program, and the fleet comes to serve its result.
 """
 
 import base64
@@ -35,14 +35,14 @@ AIRPORTS = ("EWR", "JFK", "LGA")
 WINTER, ORDINARY = (101, 331), (date(2013, 4, 1), 10)
 CHANGE, CHANGE_DAYS_MAX = date(2013, 5, 25), 20
 AFTER_DAYS = 8
-DRIFTS = 11  # the exit code of `fleetcast drift` while an alarm lasts
+DRIFTS = 11  # Exit code of `fleetcast drift` while an alarm lasts.
 SECRET = "a secret of at least 24 characters"
-SIZE = ("size", "size_low", "size_high", "size_unit")  # as `fleetcast drift --json` has it
-BETTER_SHARE = 0.95  # of the old release's error: less than this counts as better
+SIZE = ("size", "size_low", "size_high", "size_unit")  # Keys of `fleetcast drift --json`.
+BETTER_SHARE = 0.95  # Share of the old release's error below which the new one counts as better.
 
 
 class Receiver:
-    """Somebody's webhook: checks every signature, and confirms."""
+    """Receive webhooks: check every signature, and confirm."""
 
     def __init__(self) -> None:
         self.genuine: list[dict[str, Any]] = []
@@ -69,12 +69,12 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
-        """End."""
+        """Stop the server."""
         self._server.shutdown()
 
 
 class Loop:
-    """The story's state."""
+    """Hold the story's state."""
 
     def __init__(self, fleet: Fleet, claims: Claims) -> None:
         self.fleet, self.claims, self.receiver = fleet, claims, Receiver()
@@ -82,7 +82,7 @@ class Loop:
         self.answers: dict[int, list[tuple[pd.DataFrame, Answer]]] = {}
 
     def tell(self) -> None:
-        """All acts."""
+        """Run all acts."""
         self.winter()
         self.ordinary_days()
         self.change()
@@ -92,7 +92,7 @@ class Loop:
     # 1
 
     def winter(self) -> None:
-        """A fleet that serves the winter's model, with a webhook and an on_drift program."""
+        """Start a fleet that serves the winter's model, with a webhook and an on_drift program."""
         act(1, "A fleet of six sites serves 1.0.0, trained on January to March")
         passphrase = ["--passphrase-file", str(self.fleet.passphrase)]
         self.fleet.cli("init", str(self.fleet.directory), "--fleet", "flights", "--model", "delay", "--cohort-nodes-min", "6", *passphrase)
@@ -101,7 +101,7 @@ class Loop:
         self.flights.to_parquet(warehouse, index=False)
         with (self.fleet.directory / "fleet.toml").open("a") as settings:
             settings.write(
-                "settle_seconds = 2\nalpha = 0.0001\n\n"  # by default one ordinary day in a hundred may be an alarm by chance
+                "settle_seconds = 2\nalpha = 0.0001\n\n"  # By default one ordinary day in a hundred may raise an alarm by chance.
                 f'[[webhooks]]\nname = "pager"\nurl = "{self.receiver.url}"\nsecret_file = "webhook.secret"\n\n'
                 f'[[on_drift]]\nname = "retrain"\nmodels = ["delay"]\ngather_seconds = 1\ntimeout_seconds = 240\n'
                 f"command = {json.dumps([sys.executable, '-W', 'ignore', '-m', 'deploy.demo.retrain'])}\n"
@@ -122,19 +122,19 @@ class Loop:
         self.claims.check("all six sites serve 1.0.0", self.serving("1.0.0") == 6, f"trained on {len(frame)} flights")
 
     def serving(self, version: str) -> int:
-        """How many nodes have signed that they serve it."""
+        """Return how many nodes have signed that they serve it."""
         return sum(
             m["model"] == "delay" and m.get("serving_version", m.get("version")) == version for n in self.fleet.nodes() for m in n["models"]
         )
 
     def between(self, first: int, last: int) -> pd.DataFrame:
-        """Flights of these dates."""
+        """Return flights of these dates."""
         return self.flights[(self.flights.date >= first) & (self.flights.date <= last)]
 
     # 2
 
     def ordinary_days(self) -> None:
-        """April."""
+        """Replay April."""
         begin, count = ORDINARY
         act(2, f"{count} ordinary days of April")
         for number in range(count):
@@ -148,7 +148,7 @@ class Loop:
         )
 
     def replay(self, day: date) -> None:
-        """Every site asks its own endpoint about its flights of a day."""
+        """Send each site's flights of a day to its own endpoint."""
         number = day.month * 100 + day.day
         todays = self.flights[self.flights.date == number]
 
@@ -171,7 +171,7 @@ class Loop:
         until(f"the test of {newest}", there, seconds=60)
 
     def drift(self) -> tuple[int, list[dict[str, Any]]]:
-        """`fleetcast drift --json`, with its exit code."""
+        """Return the output of `fleetcast drift --json`, with its exit code."""
         done = subprocess.run(
             [str(BIN / "fleetcast"), "drift", "--json"],
             capture_output=True,
@@ -182,13 +182,13 @@ class Loop:
         return done.returncode, json.loads(done.stdout)
 
     def standing(self, rows: list[dict[str, Any]]) -> str:
-        """Rows of `fleetcast drift` in words."""
+        """Return the rows of `fleetcast drift` in words."""
         return "; ".join(f"{row['version']} {row['state']}, evidence {row['evidence']} of {row['evidence_needed']}" for row in rows)
 
     # 3
 
     def change(self) -> None:
-        """The end of May, until the hub finds it."""
+        """Replay the end of May, until the hub finds the change."""
         act(3, "The end of May, a day at a time, until the hub finds that something has changed")
         day = CHANGE
         for number in range(CHANGE_DAYS_MAX):
@@ -223,7 +223,7 @@ class Loop:
         screen(commands, self.fleet.directory, DIRECTORY / "screen.svg", title="fleetcast")
 
     def receiver_has(self, kind: str) -> bool:
-        """Whether the webhook is told within a moment of the day's test."""
+        """Check that the webhook is called within a moment of the day's test."""
         deadline = time.monotonic() + 1.5
         while time.monotonic() < deadline:
             if any(one["kind"] == kind for one in self.receiver.genuine):
@@ -234,7 +234,7 @@ class Loop:
     # 4
 
     def retrained(self) -> None:
-        """What the hub's on_drift does, and the rollout that it starts."""
+        """Follow what the hub's on_drift does, and the rollout that it starts."""
         act(4, "The hub runs the operator's program: it trains, publishes and starts a rollout")
         event = until("the program's end", lambda: next(iter(self.events("hook")), None), seconds=200)
         self.claims.check(
@@ -252,7 +252,7 @@ class Loop:
         row = over()
         while row is None and day < self.found_on + timedelta(days=30):
             day += timedelta(days=1)
-            self.replay(day)  # the fleet works on while the release goes out
+            self.replay(day)  # The fleet keeps working while the release is rolled out.
             row = over()
         self.resumed = day
         row = row or until("the rollout's end", over, seconds=90)
@@ -264,13 +264,13 @@ class Loop:
         )
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """What the hub has noted so far."""
+        """Return the events that the hub has logged so far."""
         return [event for event in self.fleet.cli("watch", "--history") if event.get("kind") == kind]
 
     # 5
 
     def afterwards(self) -> None:
-        """The days after, with the new release."""
+        """Replay the days after, with the new release."""
         act(5, f"{AFTER_DAYS} more days, served by 1.1.0")
         begin = self.resumed + timedelta(days=1)
         for number in range(AFTER_DAYS):
@@ -304,7 +304,7 @@ class Loop:
         )
 
     def end(self) -> None:
-        """Stop what listens."""
+        """Stop the servers."""
         self.receiver.stop()
 
 

@@ -1,4 +1,4 @@
-"""Writes down everything that crosses the broker, and searches it for what must not be there."""
+"""Record everything that crosses the broker, and search it for data that must not be there."""
 
 import json
 import queue
@@ -18,7 +18,7 @@ from schemas.limits import BLOCK_BYTES_MAX
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One message."""
+    """Hold one message."""
 
     topic: str
     payload: bytes
@@ -26,7 +26,7 @@ class Recorded:
 
 @dataclass(slots=True)
 class Recorder:
-    """Subscribed to `#` for as long as there is a broker."""
+    """Record `#` for as long as there is a broker."""
 
     port: int
     messages: list[Recorded] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Recorder:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin to listen."""
+        """Begin to record."""
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
@@ -64,18 +64,18 @@ class Recorder:
         link.close()
 
     def stop(self) -> None:
-        """End."""
+        """Stop."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(5)
 
     def of(self, part: str) -> list[Recorded]:
-        """Messages whose topic has this level in it."""
+        """Return messages whose topic has this level in it."""
         return [message for message in self.messages if part in message.topic.split("/")]
 
 
 def row_patterns(frame: pd.DataFrame) -> set[bytes]:
-    """Every row as it would look in a message: its features side by side as float32 or float64, in either byte order, or as JSON text."""
+    """Return every row as a message would hold it: its features side by side as float32 or float64, in either byte order, or as JSON."""
     found: set[bytes] = set()
     values = rows(frame)
     for kind in ("<f4", ">f4", "<f8", ">f8"):
@@ -86,16 +86,16 @@ def row_patterns(frame: pd.DataFrame) -> set[bytes]:
 
 
 def value_patterns(frame: pd.DataFrame) -> set[bytes]:
-    """Every distinct value alone, as float64 in either byte order: for the small messages that nodes send."""
+    """Return every distinct value alone, as float64 in either byte order: for the small messages that nodes send."""
     found: set[bytes] = set()
     for value in np.unique(rows(frame).astype(np.float64)):
-        if value not in (0.0, 1.0, 10.0):  # zero, one and the usual ten miles of visibility stand in any document
+        if value not in (0.0, 1.0, 10.0):  # Zero, one and the usual ten miles of visibility occur in any document.
             found.update((struct.pack("<d", value), struct.pack(">d", value)))
     return found
 
 
 def search(messages: list[Recorded], patterns: set[bytes]) -> list[Recorded]:
-    """The messages that hold any of the patterns, by a hash of every stretch of each length."""
+    """Return the messages that hold any of the patterns, by a hash of every stretch of each length."""
     by_length: dict[int, set[bytes]] = {}
     for pattern in patterns:
         by_length.setdefault(len(pattern), set()).add(pattern)
@@ -108,7 +108,7 @@ def search(messages: list[Recorded], patterns: set[bytes]) -> list[Recorded]:
 
 
 def _unpacked(payload: bytes) -> bytes:
-    """A compressed payload hides what is in it: search what it holds."""
+    """Return what a payload holds: compression hides it from a search."""
     try:
         return payload + zstandard.ZstdDecompressor().decompress(payload, max_output_size=BLOCK_BYTES_MAX)
     except zstandard.ZstdError:

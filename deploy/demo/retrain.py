@@ -1,7 +1,8 @@
-"""What the demonstration's hub runs when drift was found: trains on the newest labelled flights, publishes, and starts a rollout.
+"""Retrain when the demonstration's hub finds drift: train on the newest labelled flights, publish, and start a rollout.
 
-A real program of an operator's: it knows fleetcast only by its commands, the evidence on stdin, and its environment. Labels are those that
-an airline's warehouse has by then: of flights that landed before the drift was found, and none of later ones.
+This is a real program of an operator's: it knows fleetcast only by its commands, the evidence on stdin, and its environment. Labels are
+those
+that an airline's warehouse has by then: flights that landed before the drift was found, and no later ones.
 """
 
 import json
@@ -15,12 +16,12 @@ import pandas as pd
 
 from deploy.demo import summer
 
-DAYS = 50  # of training data before the drift was found
+DAYS = 50  # Days of training data before the drift was found.
 STAGES, SOAK_SECONDS = "34,100", 6
 
 
 def main() -> int:
-    """Retrain; the exit code and the last lines of output become an event of the hub's."""
+    """Retrain; the exit code and the last lines of output become an event of the hub."""
     evidence = json.load(sys.stdin)
     found = evidence["findings"][0]
     signals = ", ".join(signal["name"] for signal in found["alert"]["signals"])
@@ -41,7 +42,7 @@ def main() -> int:
 
 
 def fleetcast(*arguments: str) -> None:
-    """One command; its output goes where ours goes."""
+    """Run one command; it inherits our output."""
     subprocess.run([str(Path(sys.executable).parent / "fleetcast"), *arguments], check=True, timeout=120, stdin=subprocess.DEVNULL)
 
 

@@ -1,4 +1,4 @@
-"""What commands print on a terminal, as an SVG picture: the one that README shows is of a run."""
+"""Draw what commands print on a terminal, as an SVG picture: README shows one from a run."""
 
 import os
 import re
@@ -13,11 +13,11 @@ from rich.text import Text
 from deploy.demo.fleet import BIN
 
 COLUMNS = 118
-FONT_FACES = re.compile(r"@font-face\s*{.*?}", re.DOTALL)  # rich's point at a host; the reader's own monospace does
+FONT_FACES = re.compile(r"@font-face\s*{.*?}", re.DOTALL)  # rich's font faces load from a host; the reader's own monospace font serves.
 
 
 def screen(commands: Sequence[Sequence[str]], directory: Path, path: Path, *, title: str) -> None:
-    """Draw what the commands say of a fleet's folder, one after the other, into `path`."""
+    """Draw the commands' output for a fleet's folder, one after the other, into `path`."""
     console = Console(record=True, width=COLUMNS, file=StringIO(), force_terminal=True, color_system="truecolor")
     for command in commands:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The acts of the demonstration, in order."""
+"""Run the acts of the demonstration, in order."""
 
 import os
 import signal
@@ -23,12 +23,12 @@ from schemas.topics import Topics
 
 AIRPORTS = ("EWR", "JFK", "LGA")
 ALPHA = 0.01
-ATTACKED_START = int(data.noon(302)) - 43200  # no site was asked about this day
-TOLERANCE = 1e-3  # minutes; float32 sums of a forest against scikit-learn's float64
+ATTACKED_START = int(data.noon(302)) - 43200  # No site was asked about this day.
+TOLERANCE = 1e-3  # Minutes; float32 sums of a forest against scikit-learn's float64.
 
 
 class Story:
-    """Everything that one run of the demonstration knows."""
+    """Hold the state of one run of the demonstration."""
 
     def __init__(self, fleet: Fleet, claims: Claims) -> None:
         self.fleet, self.claims = fleet, claims
@@ -41,7 +41,7 @@ class Story:
         self.broker_port = 0
 
     def tell(self) -> None:
-        """All acts."""
+        """Run all acts."""
         self.make_fleet()
         self.first_release()
         self.february()
@@ -50,7 +50,7 @@ class Story:
         self.what_crossed()
 
     def end(self) -> None:
-        """Stop what asks and what listens."""
+        """Stop the clients and the servers."""
         if self.steady is not None:
             self.steady.stop()
         if self.recorder is not None:
@@ -59,7 +59,7 @@ class Story:
     # 1
 
     def make_fleet(self) -> None:
-        """Keys, a hub with its embedded broker, six nodes."""
+        """Make keys, a hub with its embedded broker, and six nodes."""
         act(1, "A fleet: keys, a hub with an embedded broker, six sites at three airports")
         passphrase = ["--passphrase-file", str(self.fleet.passphrase)]
         self.fleet.cli("init", str(self.fleet.directory), "--fleet", "flights", "--model", "delay", "--cohort-nodes-min", "6", *passphrase)
@@ -116,7 +116,7 @@ class Story:
             *("--name", "delay", "--version", version),
             *("--reference", str(trained.reference_path), "--blocks", "day"),
             *("--signals", ",".join(data.FEATURES), "--window-seconds", "86400", "--probation-seconds", "3"),
-            *("--calibrate-rows", "0"),  # all sites are online, and a month is too short to gather baselines and still meet the blizzard
+            *("--calibrate-rows", "0"),  # All sites are online, and a month is too short to collect baselines and still meet the blizzard.
             *("--passphrase-file", str(self.fleet.passphrase)),
         )
         say(f"trained on {len(frame)} flights, signed and published: {trained.onnx_path.stat().st_size / 1e6:.1f} MB of ONNX")
@@ -131,7 +131,7 @@ class Story:
         return row
 
     def everybody_serves(self, version: str) -> None:
-        """By signed receipts, not by what was sent."""
+        """Check that every node serves it, by signed receipts, not by what was sent."""
         digest = self.releases[version]["digest"]
 
         def serving() -> list[str]:
@@ -143,18 +143,18 @@ class Story:
         )
 
     def error_of_all(self, answers: list[Answer]) -> float:
-        """The largest error of many answers of one release."""
+        """Return the largest error of many answers of one release."""
         inputs, outputs = np.concatenate([one.inputs for one in answers]), np.concatenate([one.outputs.ravel() for one in answers])
         return float(np.abs(self.models[answers[0].version].predict(inputs) - outputs).max())
 
     def error_of(self, answer: Answer) -> float:
-        """How far an answer is from what scikit-learn says for the release that the answer names."""
+        """Return how far an answer is from scikit-learn's for the release that the answer names."""
         return float(np.abs(self.models[answer.version].predict(answer.inputs) - answer.outputs).max())
 
     # 3
 
     def february(self) -> None:
-        """Replay by date; windows a day."""
+        """Replay February by date, with one window per day."""
         act(3, "February, replayed by date through each site's own endpoint")
         frame = self.flights[self.flights.month == 2]
         sent = 0
@@ -181,7 +181,7 @@ class Story:
         self.claims.check("the alarm reached the operator as an alert", bool(alerts), (alerts or [{"text": "none"}])[0].get("text", ""))
 
     def day(self, date: int) -> dict[str, list[Floats]]:
-        """A date's flights, each site its own: an airport's two sites take turns."""
+        """Return a date's flights by site: an airport's two sites take turns."""
         found: dict[str, list[Floats]] = {}
         for site in self.fleet.sites:
             mine = self.flights[(self.flights.date == date) & (self.flights.origin == site.airport)]
@@ -190,16 +190,16 @@ class Story:
         return found
 
     def date_of(self, start: int) -> int:
-        """A window's start as month and day."""
+        """Return a window's start as month and day."""
         moment = time.gmtime(start)
         return moment.tm_mon * 100 + moment.tm_mday
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """What the hub has noted so far."""
+        """Return the events that the hub has logged so far."""
         return [event for event in self.fleet.cli("watch", "--history") if event.get("kind") == kind]
 
     def drifts(self) -> list[dict[str, Any]]:
-        """Every tested interval, as it was published on the insight topic."""
+        """Return every tested interval, as it was published on the insight topic."""
         import json
 
         assert self.recorder is not None
@@ -208,7 +208,7 @@ class Story:
     # 4
 
     def second_release(self) -> None:
-        """Retrain, roll out in stages, with accidents."""
+        """Retrain and roll out in stages, with accidents."""
         act(4, "Release 1.1.0, retrained, goes out in stages, with accidents; requests run all the while")
         frame = self.flights[self.flights.month.isin([1, 2])]
         march = data.rows(self.flights[self.flights.date == 301])
@@ -252,7 +252,7 @@ class Story:
         self.requests()
 
     def flip_bits(self, version: str) -> None:
-        """A stranger retains damaged payloads where nodes will look for the last blocks of the release."""
+        """Retain damaged payloads, as a stranger, where nodes will look for the last blocks of the release."""
         manifest = codec.decode(Manifest, self.manifest_bytes(version))
         stranger = Stranger(self.broker_port, self.topics)
         blocks = list(manifest.variants[0].files[0].blocks)[1:2]
@@ -261,7 +261,7 @@ class Story:
         stranger.leave()
 
     def manifest_bytes(self, version: str) -> bytes:
-        """A manifest as it crossed the broker."""
+        """Return a manifest as it crossed the broker."""
         assert self.recorder is not None
 
         def found() -> bytes | None:
@@ -275,7 +275,7 @@ class Story:
         return document
 
     def ready(self) -> dict[str, Any]:
-        """What the hub says of itself."""
+        """Return the hub's readiness report."""
         import json
 
         try:
@@ -285,7 +285,7 @@ class Story:
         return found
 
     def ledger(self, name: str, digest: str, held: dict[str, int]) -> None:
-        """Bytes, from each node's own disk."""
+        """Check the bytes, from each node's own disk."""
         books = {site.name: site.bytes_of(digest) for site in self.fleet.sites}
         self.claims.check(
             "every node's ledger adds up: planned = received + reused",
@@ -304,7 +304,7 @@ class Story:
         )
 
     def requests(self) -> None:
-        """None failed, none mixed."""
+        """Check that no request failed and no answer mixed two releases."""
         assert self.steady is not None
         answers, failures = self.steady.answers, self.steady.failures
         versions = Counter(answer.version for answer in answers)
@@ -324,7 +324,7 @@ class Story:
     # 5
 
     def by_force(self) -> None:
-        """What a stranger can put on the broker."""
+        """Show what a stranger can put on the broker."""
         act(5, "Put on the broker by force")
         assert self.recorder is not None
         before = [(n["node"], [(m["model"], m["serving_digest"]) for m in n["models"]]) for n in self.fleet.nodes()]
@@ -356,7 +356,7 @@ class Story:
         )
 
     def wait_for_refusal(self, code: str) -> list[dict[str, Any]]:
-        """The hub's note of a refusal with this code."""
+        """Wait until the hub has logged a refusal with this code."""
 
         def found() -> list[dict[str, Any]]:
             return [
@@ -373,7 +373,7 @@ class Story:
     # 6
 
     def what_crossed(self) -> None:
-        """The recorder's evidence."""
+        """Check the recorder's evidence."""
         act(6, "What crossed the broker")
         assert self.recorder is not None
         self.recorder.stop()

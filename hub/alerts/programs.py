@@ -1,7 +1,7 @@
-"""One program of the operator's, run to its end within bounds: time, output, environment. Knows no alert.
+"""Run one program of the operator's to its end within bounds: time, output, environment. Knows no alert.
 
-It gets its input from a file, so that nothing of ours waits for it to read; of what it writes the end is kept, however much it is. It has a
-process group of its own, which ends as a whole: what it leaves behind would hold its output open.
+Its input comes from a file, so that we never wait for it to read. The end of its output is kept, however long the output is. It has a
+process group of its own, which ends as a whole: a process left behind would hold its output open.
 """
 
 import contextlib
@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Literal
 
 TAIL_BYTES_MAX = 8 * 1024
-GRACE_SECONDS = 10.0  # between being asked to end and being ended
+GRACE_SECONDS = 10.0  # Time between SIGTERM and SIGKILL.
 LOOK_SECONDS = 0.1
 CHUNK_BYTES = 64 * 1024
-PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")  # of our own environment; nothing else, for it may hold secrets
+PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")  # Variables that are passed on; others may hold secrets.
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended; `exit_code` is negative for a signal, None where it never ran. `tail` is the end of what it wrote."""
+    """Describe how it ended; `exit_code` is negative for a signal, None if it never ran. `tail` is the end of its output."""
 
     how: Literal["ended", "timed_out", "stopped", "not_started"]
     exit_code: int | None
@@ -41,7 +41,7 @@ def run(
     timeout_seconds: float,
     stopped: Callable[[], bool],
 ) -> Outcome:
-    """Run a program until it ends, its time is over, or `stopped` says so."""
+    """Run a program until it ends, its time is over, or `stopped` returns true."""
     began = time.monotonic()
     passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     try:
@@ -55,7 +55,7 @@ def run(
                 env={**passed, **environment},
                 start_new_session=True,
             )
-    except (OSError, ValueError) as error:  # ValueError: a null byte in an argument
+    except (OSError, ValueError) as error:  # ValueError: an argument has a null byte.
         return Outcome("not_started", None, f"{argv[0]}: {getattr(error, 'strerror', None) or error}", time.monotonic() - began)
     tail = bytearray()
     reader = threading.Thread(target=_keep_tail, args=(process, tail), daemon=True)
@@ -67,14 +67,14 @@ def run(
             _signal_all(process.pid, signal.SIGTERM)
             _ended(process.pid, GRACE_SECONDS)
             break
-    _signal_all(process.pid, signal.SIGKILL)  # before its number is free again
+    _signal_all(process.pid, signal.SIGKILL)  # The group is killed before its number is free again.
     exit_code = process.wait()
     reader.join(GRACE_SECONDS)
     return Outcome(how, exit_code, tail.decode(errors="replace"), time.monotonic() - began)
 
 
 def _ended(pid: int, seconds: float) -> bool:
-    """Whether it ends within so long; its number stays taken, so that its group can still be spoken to."""
+    """Return whether it ends within this time; its number stays taken, so that its group can still be signalled."""
     deadline = time.monotonic() + seconds
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""Whom a hub tells of alerts, as `fleet.toml` says it: webhooks, and what is to be done when drift is found. Parsed, and nothing opened."""
+"""Parse the receivers of alerts in `fleet.toml`: webhooks, and hooks that run when drift is found. Opens nothing."""
 
 from typing import Annotated, Self, get_args
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from schemas.analytics_messages import Alert
 from schemas.names import Label, ModelName
 
-RECEIVERS_MAX = 16  # of each kind: every one has a thread and connections of its own
+RECEIVERS_MAX = 16  # Number of each kind: each receiver has a thread and connections of its own.
 KINDS: tuple[str, ...] = get_args(Alert.model_fields["kind"].annotation)
 
 
@@ -39,16 +39,16 @@ class Webhook(_Table):
     def _are_kinds(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
         unknown = sorted(set(kinds) - set(KINDS))
         if unknown:
-            raise ValueError(f"there is no kind of alert {', '.join(unknown)}; there are {', '.join(KINDS)}")
+            raise ValueError(f"unknown kind of alert: {', '.join(unknown)}; known kinds: {', '.join(KINDS)}")
         return kinds
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
         return f"webhook {self.name or urlsplit(self.url).hostname}"
 
     def wants(self, alert: Alert) -> bool:
-        """Whether it is told of this."""
+        """Return whether it receives this alert."""
         return (not self.kinds or alert.kind in self.kinds) and (not self.models or alert.model in self.models)
 
 
@@ -83,23 +83,23 @@ class OnDrift(_Table):
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
         return f"on_drift {self.name}"
 
     def wants(self, alert: Alert) -> bool:
-        """Whether it is drift that has just been found."""
+        """Return whether the alert is a drift that has just been found."""
         return alert.kind == "drift" and alert.model is not None and (not self.models or alert.model in self.models)
 
 
 def check_url(url: str) -> str:
-    """The URL again.
+    """Return the URL unchanged.
 
     Raises:
-        ValueError: it is no http or https URL, or carries a password.
+        ValueError: it is not an http or https URL, or carries a password.
     """
     found = urlsplit(url)
     if found.scheme not in {"http", "https"} or not found.hostname:
         raise ValueError(f"{url!r} must look like https://alerts.example/hook")
     if found.username is not None or found.password is not None:
-        raise ValueError("a password does not belong into a url: the receiver tells us by the signature")
+        raise ValueError("remove the password from the url: the receiver recognises the hub by its signature")
     return url

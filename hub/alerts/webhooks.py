@@ -1,7 +1,7 @@
-"""One signed POST: Standard Webhooks 1.0 headers over urllib3. Knows no alert, no retry and no clock.
+"""Send one signed POST: Standard Webhooks 1.0 headers over urllib3. Knows no alert, no retry and no clock.
 
-The receiver checks HMAC-SHA256 over `webhook-id.webhook-timestamp.body` with the secret that both have. The id is the same at every
-attempt, so that it can tell a repetition; the timestamp is new at each, so that it can refuse what is old.
+The receiver checks HMAC-SHA256 over `webhook-id.webhook-timestamp.body` with the shared secret. The id is the same at every
+attempt, so the receiver recognises a repetition; the timestamp is new at each, so it can refuse an old message.
 """
 
 import base64
@@ -15,13 +15,13 @@ import urllib3
 
 from schemas.errors import Code, Refused, Unreachable
 
-SECRET_BYTES_MIN = 24  # as Standard Webhooks asks
+SECRET_BYTES_MIN = 24  # Bound of Standard Webhooks.
 SECRET_FILE_BYTES_MAX = 4096
 PREFIX = "whsec_"
 
 
 class Poster:
-    """Posts to one URL; redirects are not followed, for they would lead a signed message astray.
+    """Post to one URL. Redirects are not followed: they would send a signed message elsewhere.
 
     Raises:
         Refused: the authority's certificate cannot be read.
@@ -36,7 +36,7 @@ class Poster:
         """Deliver one message.
 
         Raises:
-            Unreachable: nobody answered in time, or the answer was not 2xx.
+            Unreachable: there was no answer in time, or it was not 2xx.
         """
         headers = {"content-type": "application/json", "user-agent": "fleetcast", **signed(self._secret, message_id, timestamp, body)}
         try:
@@ -46,7 +46,7 @@ class Poster:
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"{self._url}: {_reason(error)}") from error
         status = int(answer.status)
-        answer.close()  # its body is nothing to us, however long it is
+        answer.close()  # The body is ignored, whatever its length.
         if not 200 <= status < 300:
             hint = ", and redirects are not followed" if 300 <= status < 400 else ""
             raise Unreachable(f"{self._url} answered {status}{hint}")
@@ -55,22 +55,22 @@ class Poster:
 def _context(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file or None)
-    except OSError as error:  # an SSLError is one too
+    except OSError as error:  # An SSLError is an OSError, too.
         raise Refused(Code.SETTINGS_INVALID, f"ca_file {ca_file}: {error.strerror or error}") from None
 
 
 def signed(secret: bytes, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """The three headers of Standard Webhooks 1.0."""
+    """Return the three headers of Standard Webhooks 1.0."""
     content = f"{message_id}.{timestamp}.".encode() + body
     mac = base64.b64encode(hmac.new(secret, content, hashlib.sha256).digest()).decode()
     return {"webhook-id": message_id, "webhook-timestamp": str(timestamp), "webhook-signature": f"v1,{mac}"}
 
 
 def read_secret(path: Path) -> bytes:
-    """A secret from the first line of a file: base64 after `whsec_`, or the text itself.
+    """Return a secret from the first line of a file: base64 after `whsec_`, or the text itself.
 
     Raises:
-        Refused: it cannot be read, or is too short to be a secret.
+        Refused: the file cannot be read, or the secret is too short.
     """
     try:
         with path.open("rb") as file:
@@ -90,7 +90,7 @@ def read_secret(path: Path) -> bytes:
 
 def _reason(error: urllib3.exceptions.HTTPError) -> str:
     if isinstance(error, urllib3.exceptions.NewConnectionError):
-        return str(error).rsplit("] ", 1)[-1].lower()  # "connection refused", without addresses in memory
+        return str(error).rsplit("] ", 1)[-1].lower()  # "connection refused", without addresses in memory.
     if isinstance(error, urllib3.exceptions.TimeoutError):
         return "no answer in time"
     return str(error).removeprefix("(").split(" object at ")[0]

@@ -1,4 +1,4 @@
-"""Payloads on the hub's disk, named by their digest: verified when written and when read, whole or not there, all of a release or none.
+"""Store payloads on the hub's disk by their digest: each is verified on write and on read, and a release is stored whole or not at all.
 
 Knows no manifest and no model. Layout: `<first two hex digits>/<digest>`; `.batch-*` are payloads that are not yet part of the store.
 """
@@ -23,7 +23,7 @@ _BATCH = ".batch-"
 
 
 class Batch:
-    """Payloads on their way in: on disk and durable, but in no one's sight before the batch ends well."""
+    """Hold payloads that are being written: they are on disk and durable, but not visible before the batch ends well."""
 
     def __init__(self, store: "BlockStore", folder: Path) -> None:
         self._store = store
@@ -32,11 +32,11 @@ class Batch:
 
     @property
     def added_bytes(self) -> int:
-        """How much the store grows by this batch; what it had already is not counted."""
+        """Return how many bytes the store grows by with this batch; payloads that it had already do not count."""
         return sum(self._bytes_by_digest.values())
 
     def put(self, digest: bytes, data: bytes) -> None:
-        """Add a payload; the same one twice, or one that the store holds undamaged, is nothing.
+        """Add a payload. Do nothing if it was added before or the store holds it undamaged.
 
         Raises:
             Refused: the bytes are not those that the digest names, are more than a payload may have, or the disk has no room.
@@ -56,11 +56,11 @@ class Batch:
         self._bytes_by_digest[digest] = len(data)
 
     def commit(self) -> None:
-        """Give every payload its place. Should the disk fail here, what has its place already is whole, and stays."""
+        """Move every payload to its place. If the disk fails halfway, the payloads that were moved are whole and stay."""
         with _disk(self._store.directory):
             places = {self._folder / digest.hex(): self._store.path(digest) for digest in self._bytes_by_digest}
             shards = {place.parent for place in places.values()}
-            for shard in shards:  # all folders first: they are what a full disk would refuse
+            for shard in shards:  # Make all folders first: a full disk refuses these before it refuses a move.
                 shard.mkdir(exist_ok=True)
             for staged, place in places.items():
                 staged.replace(place)
@@ -69,17 +69,17 @@ class Batch:
 
 
 class BlockStore:
-    """A folder of payloads that any number of processes read and add to."""
+    """Read and add payloads in one folder, which any number of processes may share."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def has(self, digest: bytes) -> bool:
-        """Whether a payload is here; `read` says whether it is undamaged."""
+        """Return whether a payload is here; `read` checks whether it is undamaged."""
         return self.path(digest).is_file()
 
     def put(self, digest: bytes, data: bytes) -> None:
-        """Keep a payload; it is durable on return, and the same one twice is nothing.
+        """Store a payload. It is durable on return; storing it twice does nothing.
 
         Raises:
             Refused: the bytes are not those that the digest names, or the disk has no room; nothing is left behind.
@@ -90,7 +90,7 @@ class BlockStore:
 
     @contextmanager
     def batch(self) -> Iterator[Batch]:
-        """Put many payloads: all are durable and visible when the block ends, none when it is left by an exception.
+        """Store many payloads: all are durable and visible when the block ends, none when an exception leaves it.
 
         Raises:
             Refused: as `put`.
@@ -107,7 +107,7 @@ class BlockStore:
             os.close(lock)
 
     def read(self, digest: bytes) -> bytes:
-        """A payload, verified again; there is no None: who asks has it from a manifest, and its absence is an error.
+        """Return a payload, verified again. A payload that is missing is an error, because the caller has its digest from a manifest.
 
         Raises:
             Refused: RELEASE_UNKNOWN, it is not here; BLOCK_DIGEST, the disk has changed it.
@@ -115,7 +115,7 @@ class BlockStore:
         """
         try:
             with self.path(digest).open("rb") as file:
-                data = file.read(PAYLOAD_BYTES_MAX + 1)  # more is damage, and is not taken into memory
+                data = file.read(PAYLOAD_BYTES_MAX + 1)  # A longer file is damaged and is not read into memory.
         except FileNotFoundError:
             raise Refused(Code.RELEASE_UNKNOWN, f"payload {digest.hex()} is not in {self.directory}") from None
         except OSError as error:
@@ -126,18 +126,18 @@ class BlockStore:
         return data
 
     def digests(self) -> Iterator[bytes]:
-        """Every payload's digest, in no order."""
+        """Yield the digests of all payloads, in no particular order."""
         for path in self.directory.glob("??/*"):
             if _NAME.fullmatch(path.name):
                 yield bytes.fromhex(path.name)
 
     def path(self, digest: bytes) -> Path:
-        """Where a payload stands, or would."""
+        """Return the path of a payload, whether or not it exists."""
         name = digest.hex()
         return self.directory / name[:2] / name
 
     def intact(self, digest: bytes) -> bool:
-        """Whether a payload is here and undamaged; a damaged one is written again by the next `put`."""
+        """Return whether a payload is here and undamaged; the next `put` replaces a damaged one."""
         try:
             self.read(digest)
         except (Refused, Unreachable):
@@ -145,11 +145,12 @@ class BlockStore:
         return True
 
     def _stage(self) -> tuple[Path, int]:
-        """A folder for a new batch and the lock that says it is in use; those whose process died are cleared away."""
+        """Make a folder for a new batch and hold the lock that marks it as in use; remove the folders of processes that died."""
         self.directory.mkdir(parents=True, exist_ok=True)
         store = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(store, fcntl.LOCK_EX)  # a batch is made and locked in one, or another process would take it for a dead one's
+            # A batch is made and locked in one step; else another process would take it for that of a dead process.
+            fcntl.flock(store, fcntl.LOCK_EX)
             for left in self.directory.glob(_BATCH + "*"):
                 _clear(left)
             folder = Path(tempfile.mkdtemp(prefix=_BATCH, dir=self.directory))
@@ -161,7 +162,7 @@ class BlockStore:
 
 
 def _clear(folder: Path) -> None:
-    with suppress(FileNotFoundError):  # its owner was just done with it
+    with suppress(FileNotFoundError):  # The owner has just removed it.
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             with suppress(BlockingIOError):
@@ -173,7 +174,7 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def _disk(directory: Path) -> Iterator[None]:
-    """The disk's errors as ours."""
+    """Turn the disk's errors into ours."""
     try:
         yield
     except OSError as error:

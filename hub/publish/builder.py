@@ -1,6 +1,6 @@
-"""Turns a model, the files beside it, its reference and its golden inputs into a manifest and stored blocks.
+"""Build a manifest and stored blocks from a model, the files beside it, its reference and its golden inputs.
 
-Everything is checked before anything is stored, and what is stored is stored as a whole or not at all.
+Everything is checked before anything is stored. A release is stored whole or not at all.
 """
 
 import shutil
@@ -38,12 +38,12 @@ from schemas.manifest import File, Golden, Manifest, Requirements, Variant
 from schemas.names import check_name, check_version, sha256
 from schemas.signals import Privacy
 
-Key = Path | Case  # what a content is of: a file on disk, or golden inputs that were put together here
+Key = Path | Case  # The origin of a content: a file on disk, or golden inputs that were put together here.
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltVariant:
-    """A build as a device that has nothing yet meets it: all its files unpacked, and what it fetches."""
+    """Describe a variant as a device without any blocks sees it: the size of its files, and what it fetches."""
 
     name: str
     file_bytes: int
@@ -52,25 +52,25 @@ class BuiltVariant:
 
 @dataclass(frozen=True)
 class BuiltRelease:
-    """A manifest, its bytes and its digest, which is the release's; every payload that it names is stored and durable."""
+    """Hold a manifest, its bytes and its digest, which identifies the release. Every payload that it names is stored and durable."""
 
     manifest: Manifest
     document: bytes
     digest: bytes
-    variants: tuple[BuiltVariant, ...]  # in the manifest's order
-    left_out: tuple[LeftOut, ...]  # builds that were asked for and are not published, and why
-    stored_bytes: int  # by how much the store grew
-    unwatched: tuple[str, ...]  # input columns that are no signals, because there were more than a window may hold
-    not_calibrated: str = ""  # why nodes are to have no baselines of their own, though they would by default
+    variants: tuple[BuiltVariant, ...]  # Variants in the manifest's order.
+    left_out: tuple[LeftOut, ...]  # Builds that were requested and are not published, with the reason.
+    stored_bytes: int  # Bytes by which the store grew.
+    unwatched: tuple[str, ...]  # Input columns that are not watched, because a window holds no more signals.
+    not_calibrated: str = ""  # Why nodes get no baselines of their own, although they would by default.
 
 
 def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease:
     """Read, check, cut, encode, store and describe; `now` is in seconds since 1970, UTC.
 
-    What no runtime loads is a release of files: delivered, verified and handed over, and run by whoever knows them.
+    A model that no runtime loads becomes a release of files: it is delivered, verified and handed over to the program that uses it.
 
     Raises:
-        Refused: whatever is wrong with the model, the reference, the golden inputs or the variants, or no room to store it; nothing is
+        Refused: the model, the reference, the golden inputs or the variants are wrong, or there is no room to store the release; nothing is
             left behind.
         Unreachable: the store's disk does not answer.
     """
@@ -87,11 +87,11 @@ def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease
 
 
 class _Release:
-    """The files of all builds, each once however many builds have it, and which build has which."""
+    """Collect the files of all builds, each file once, and the builds that use it."""
 
     def __init__(self, request: PublishRequest, described: Described) -> None:
         self.described = described
-        self.files: list[dict[str, Key]] = []  # of each part, by the name that they have there
+        self.files: list[dict[str, Key]] = []  # Files of each part, by the name that they have in it.
         self.stamps: dict[Path, Stamp] = {}
         self.contents: dict[Key, Content] = {}
         parents = PAYLOADS_PER_BLOCK_MAX - 1
@@ -117,12 +117,12 @@ class _Release:
             self.contents[case] = content_of_bytes(GOLDEN_FILE, case.data, block_bytes_max=request.block_bytes_max)
 
     def sources(self) -> Iterator[tuple[Content, Path]]:
-        """Every content, with the publisher's file that is blamed when it changes meanwhile."""
+        """Return every content, with the publisher's file to name if it changes meanwhile."""
         model = next(iter(self.stamps))
         return ((content, key if isinstance(key, Path) else model) for key, content in self.contents.items())
 
     def variants(self, described: Mapping[Key, File]) -> Iterator[Variant]:
-        """As the manifest has them."""
+        """Return the variants for the manifest."""
         for part, files in zip(self.described.parts, self.files, strict=True):
             yield Variant(
                 name=part.name,
@@ -177,8 +177,8 @@ def _built_variants(manifest: Manifest, stored: Sequence[Stored]) -> Iterator[Bu
 
 
 def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: int) -> Described:
-    """The release with the answers to its golden inputs, which the runtime of its first build gives."""
-    assert request.answers is not None  # noqa: S101  # hub.described has looked
+    """Return the release with answers to its golden inputs, from the runtime of its first build."""
+    assert request.answers is not None  # noqa: S101  # release_spec has checked it
     folder = scratch / "asked"
     folder.mkdir()
     described = {key: file_of(content) for key, content in release.contents.items()}
@@ -186,7 +186,7 @@ def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: in
         target = folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(key, Path):
-            if not target.exists():  # of several builds the first is asked
+            if not target.exists():  # With several builds, the first one answers.
                 _place(key.resolve(), target)
         else:
             target.write_bytes(key.data)
@@ -198,14 +198,17 @@ def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: in
 
 
 def _place(source: Path, target: Path) -> None:
-    """The same file there, without its bytes where the disk allows it; a symbolic link would lead outside the folder, and be refused."""
+    """Link the file into the folder, or copy it where the disk has no links.
+
+    A symbolic link would lead outside the folder and be refused.
+    """
     try:
         target.hardlink_to(source)
-    except OSError:  # another disk, or one that knows no links
+    except OSError:  # The folder is on another disk, or the disk has no links.
         shutil.copyfile(source, target)
 
 
-# The description
+# Description of the release
 
 
 def _check_settings(request: PublishRequest) -> None:

@@ -1,4 +1,4 @@
-"""The checks that were made, in the fleet's folder: `checks/<content>/<profile>.json`, the newest of each profile. Knows no rollout."""
+"""Keep the results of checks in the fleet's folder, the newest for each profile: `checks/<content>/<profile>.json`. Knows no rollout."""
 
 import re
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from hub.signing.metadata_files import write
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 
-CHECK_BYTES_MAX: Final = 64 * 1024  # of one file; a reason has 2 KB at the most
+CHECK_BYTES_MAX: Final = 64 * 1024  # Size of one file; a reason has at most 2 KB.
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,63}\.json")
 
 
 class Checks:
-    """A folder that any number of processes read and add to; a file is a whole check."""
+    """Read and write results in one folder, which any number of processes may share; each file holds one whole check."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def keep(self, check: Check) -> None:
-        """Have this be the newest check of its content for its profile; durable on return.
+        """Store this as the newest check of its content for its profile; it is durable on return.
 
         Raises:
             Refused: the folder cannot be written.
@@ -35,17 +35,17 @@ class Checks:
             raise Refused(Code.DISK_FULL, f"the check cannot be kept at {path}: {error.strerror}") from error
 
     def of(self, content: bytes) -> dict[str, Check]:
-        """By profile, the newest check of each.
+        """Return the newest check of each profile, by profile.
 
         Raises:
-            Refused: a file there is no check.
+            Refused: a file there is not a check.
         """
         folder = self.directory / content.hex()
         paths = sorted(path for path in folder.glob("*.json") if _NAME.fullmatch(path.name)) if folder.is_dir() else []
         return {check.result.profile.name: check for check in map(_read, paths)}
 
     def against(self, manifest: Manifest, required: Sequence[str]) -> list[str]:
-        """What speaks against rolling a release out, a sentence each.
+        """Return the reasons not to roll a release out, one sentence each.
 
         Raises:
             Refused: as `of`.
@@ -58,4 +58,4 @@ def _read(path: Path) -> Check:
         with path.open("rb") as file:
             return Check.model_validate_json(file.read(CHECK_BYTES_MAX))
     except (OSError, ValidationError):
-        raise Refused(Code.SCHEMA_MALFORMED, f"{path} is no check that can be read; remove it, and check again") from None
+        raise Refused(Code.SCHEMA_MALFORMED, f"{path} is not a readable check; remove it and run the check again") from None

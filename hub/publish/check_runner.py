@@ -1,6 +1,6 @@
-"""Has the device's own command prove a release under a profile's limits, in a process of its own, and reads what it says.
+"""Run the device's own command to prove a release under a profile's limits, in a process of its own, and read its result.
 
-The hub runs no node's code: it lays the files out as a node would, starts `fleetcast-node prove`, and ends it whatever happens.
+The hub runs no code of the node's: it writes the files as a node would, starts `fleetcast-node prove`, and always ends it.
 """
 
 import errno
@@ -24,48 +24,49 @@ from schemas.manifest import Manifest, blocks_of
 from schemas.proof import Proof
 
 PROVER: Final = "fleetcast-node"
-PROVE_SECONDS_MAX: Final = 900.0  # two minutes to load, and warming and measuring a model that takes a minute a request
-PASSED, NOT_INSTALLED, REFUSED = 0, 2, 3  # exit codes of the prover
+# Time for two minutes of loading, and for warming up and measuring a model that takes a minute per request.
+PROVE_SECONDS_MAX: Final = 900.0
+PASSED, NOT_INSTALLED, REFUSED = 0, 2, 3  # Exit codes of the prover.
 FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 INHERITED: Final = ("PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
 
 
 class Absent(Exception):
-    """What proves a release is not installed here."""
+    """Signal that the command which proves a release is not installed here."""
 
 
 class Blocks(Protocol):
-    """Where a release's bytes are: hub.blockstore.BlockStore."""
+    """Read a release's blocks: hub.publish.block_store.BlockStore."""
 
     def read(self, digest: bytes) -> bytes:
-        """A block, verified."""
+        """Return a block, verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A proof and what kept it within its memory."""
+    """Hold a proof and the mechanism that limited its memory."""
 
     proof: Proof
     limited_by: LimitedBy
 
 
 def prover() -> list[str]:
-    """The command that proves: the one that was installed beside us, else any on the path.
+    """Return the command that proves: the one installed beside this program, else the first on the path.
 
     Raises:
-        Absent: there is none.
+        Absent: there is no such command.
     """
     beside = Path(sys.executable).with_name(PROVER)
     found = str(beside) if os.access(beside, os.X_OK) else shutil.which(PROVER)
     if found is None:
         raise Absent(
-            f"{PROVER} is neither beside {sys.executable} nor on the PATH; what checks releases has 'fleetcast[hub,node]' installed"
+            f"{PROVER} is neither beside {sys.executable} nor on the PATH; install 'fleetcast[hub,node]' where releases are checked"
         )
     return [found]
 
 
 def lay_out(manifest: Manifest, variant: str, blocks: Blocks, folder: Path) -> None:
-    """Write a variant's files as they stand on a device.
+    """Write a variant's files as they are on a device.
 
     Raises:
         Refused: the store has lost a block, or the disk has no room.
@@ -101,7 +102,7 @@ def run(
 
 
 def proof_of(words: list[str], seconds_max: float) -> Proof:
-    """Run a prover to its end, given nothing of ours that opens keys; how it died is a proof as well.
+    """Run a prover to its end, without any of our environment that opens keys. A crash is a result as well.
 
     Raises:
         Absent: the prover lacks what it needs.
@@ -113,7 +114,7 @@ def proof_of(words: list[str], seconds_max: float) -> Proof:
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
             )
         )
-        stack.callback(_end, process)  # also when somebody presses Ctrl-C
+        stack.callback(_end, process)  # This also runs after Ctrl-C.
         try:
             said, complaint = process.communicate(timeout=seconds_max)
         except subprocess.TimeoutExpired:
@@ -129,11 +130,11 @@ def proof_of(words: list[str], seconds_max: float) -> Proof:
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Unless it has ended by itself: it and the worker that it has started, which are of one process group."""
+    """End the prover and the worker that it started, which share a process group, unless it has ended by itself."""
     if process.poll() is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def _last_line(text: bytes) -> str:
-    return (text.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:TEXT_MAX]
+    return (text.decode(errors="replace").strip().splitlines() or ["it printed nothing"])[-1][:TEXT_MAX]

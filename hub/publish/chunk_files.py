@@ -1,4 +1,4 @@
-"""The files of a release on their way into the store: how each is cut, encoded and described, in bounded memory whatever its size."""
+"""Cut, encode and describe the files of a release on their way into the store, in bounded memory whatever their size."""
 
 import hashlib
 import mmap
@@ -23,32 +23,32 @@ from schemas.manifest import Block, File
 from schemas.names import FILE_PATTERN, sha256
 
 MODEL_FILE, GOLDEN_FILE = "model.onnx", "golden.npz"
-ENCODERS = 4  # threads, since zstd leaves the interpreter; a publisher's machine has that many cores
-BLOCKS_AHEAD = 64  # read before they are encoded: 8 MB, whatever the model's size
+ENCODERS = 4  # Number of threads, since zstd releases the interpreter lock; a publisher's machine has at least this many cores.
+BLOCKS_AHEAD = 64  # Blocks that are read before they are encoded: 8 MB, whatever the model's size.
 Progress = Callable[[str, int, int], None]
 
 
 class Batch(Protocol):
-    """Payloads that are kept together or not at all."""
+    """Collect payloads that are stored together or not at all."""
 
     @property
     def added_bytes(self) -> int:
-        """How much the store grows by them."""
+        """Return how many bytes the store grows by with them."""
 
     def put(self, digest: bytes, data: bytes) -> None:
-        """Add one."""
+        """Add one payload."""
 
 
 class Payloads(Protocol):
-    """Where payloads are kept: hub.blockstore.BlockStore."""
+    """Store payloads: hub.publish.block_store.BlockStore."""
 
     def batch(self) -> AbstractContextManager[Batch]:
-        """Put many: durable when the block ends, none of them kept when it is left by an exception."""
+        """Store many payloads: all are durable when the block ends, none is kept when an exception leaves it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells that a file is another: size in bytes, time of last change, inode."""
+    """Identify the state of a file by its size in bytes, time of last change and inode."""
 
     bytes: int
     changed_ns: int
@@ -56,17 +56,17 @@ class Stamp:
 
     @classmethod
     def of(cls, path: Path) -> "Stamp":
-        """A file's.
+        """Return the stamp of a file.
 
         Raises:
-            Refused: it cannot be read, is empty or larger than any file of a release.
+            Refused: the file cannot be read, is empty, or is larger than a file of a release may be.
         """
         try:
             found = path.stat()
         except OSError as error:
             raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: {error.strerror}") from None
         if not stat.S_ISREG(found.st_mode):
-            raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: it is no file")
+            raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: it is not a file")
         if not 0 < found.st_size <= FILE_BYTES_MAX:
             raise mismatch(Code.MODEL_LOAD, f"{path}: size", expected=f"1 to {FILE_BYTES_MAX} bytes", actual=found.st_size)
         return cls(found.st_size, found.st_mtime_ns, found.st_ino)
@@ -74,9 +74,9 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """A file of the release: its name there, how it is cut, of what each block consists, and how to read it.
+    """Describe a file of the release: its name there, how it is cut, the element type of each block, and how to read it.
 
-    `likenesses` says for each of the `parents` what each block is like there.
+    `likenesses` has for each of the `parents` the similar blocks there, by block.
     """
 
     name: str
@@ -87,13 +87,13 @@ class Content:
     likenesses: Sequence[Sequence[Likeness]] = ()
 
     def ancestors(self, number: int) -> list[Ancestor]:
-        """What the block of this number may be a delta of."""
+        """Return the blocks that the block with this number may be a delta of."""
         return [ancestor(found[number], parent) for found, parent in zip(self.likenesses, self.parents, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file's description once its payloads are in the batch, and what it costs on the wire in bytes."""
+    """Hold a file's description once its payloads are in the batch, and its cost on the wire in bytes."""
 
     file: File
     wire_bytes: int
@@ -107,7 +107,10 @@ def content_of(
     block_bytes_max: int = BLOCK_BYTES_MAX,
     parents: Sequence[Earlier] = (),
 ) -> Content:
-    """A file on disk; where its tensors stand is looked up in it, unless it is said. The parents' blocks that stand in it stay whole."""
+    """Return the content of a file on disk.
+
+    The positions of its tensors are read from it unless given. Blocks of the parents stay whole.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
         found = sorted(spans) if spans is not None else tensors(view)
         planned = plan(view, found, parents, block_bytes_max=block_bytes_max)
@@ -115,13 +118,13 @@ def content_of(
 
 
 def content_of_bytes(name: str, data: bytes, *, block_bytes_max: int = BLOCK_BYTES_MAX) -> Content:
-    """A file that was made here."""
+    """Return the content of a file that was made here."""
     cuts = cut(len(data), [], block_bytes_max=block_bytes_max)
     return Content(name, cuts, [None] * len(cuts), lambda: BytesIO(data))
 
 
 def _dtypes(cuts: Sequence[Span], spans: Sequence[TensorSpan]) -> list[str | None]:
-    """Of what each block consists: of the large tensor that it begins in."""
+    """Return the element type of each block: that of the large tensor in which it begins."""
     large = [span for span in spans if span.length >= TENSOR_BYTES_MIN]
     begins = [span.offset for span in large]
     found: list[str | None] = []
@@ -133,10 +136,10 @@ def _dtypes(cuts: Sequence[Span], spans: Sequence[TensorSpan]) -> list[str | Non
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Whether these can be the files of one variant.
+    """Check that these can be the names of one variant's files.
 
     Raises:
-        Refused: too many, an odd name, or two that differ only in case.
+        Refused: there are too many, a name is not allowed, or two names differ only in case.
     """
     for name in names:
         if not re.fullmatch(FILE_PATTERN[1:-1], name):
@@ -150,7 +153,7 @@ def check_names(names: Sequence[str]) -> None:
 def store_content(
     content: Content, batch: Batch, encoders: ThreadPoolExecutor, progress: Progress, *, inline: bool, source: Path
 ) -> Stored:
-    """Read, encode and put; at most `BLOCKS_AHEAD` blocks are in memory.
+    """Read, encode and store a file; at most `BLOCKS_AHEAD` blocks are in memory.
 
     Raises:
         Refused: the file was changed meanwhile.
@@ -179,7 +182,7 @@ def store_content(
 
 
 def file_of(content: Content) -> File:
-    """A file's description by what stands in it, nothing of it encoded or stored: its digests are those that a release would have."""
+    """Return the description of a file without encoding or storing it; its digests are those that a release would have."""
     blocks: list[Block] = []
     digest = hashlib.sha256()
     with content.open() as file:
@@ -195,7 +198,7 @@ def _encode(content: Content, data: bytes, number: int) -> tuple[Block, dict[byt
 
 
 def changed(path: Path) -> Refused:
-    """The publisher's file is not what it was a moment ago."""
+    """Return the refusal for a publisher's file that changed while it was read."""
     return Refused(Code.MODEL_LOAD, f"{path} was changed while it was being published: publish it again")
 
 

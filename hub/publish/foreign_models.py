@@ -1,4 +1,4 @@
-"""What a model is that other runtimes than ONNX Runtime load: its signature from the file, or as its publisher says it."""
+"""Describe models for runtimes other than ONNX Runtime: the signature is read from the file or given by the publisher."""
 
 import json
 import struct
@@ -16,18 +16,19 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
 
 LLAMA, LITERT = "llama", "litert"
-PROMPT: tuple[Tensor, ...] = (Tensor(name="prompt", datatype="BYTES", shape=(1,)),)  # as node.runtimes.llama describes itself
+PROMPT: tuple[Tensor, ...] = (Tensor(name="prompt", datatype="BYTES", shape=(1,)),)  # Signature that node.runtimes.llama reports.
 TEXT: tuple[Tensor, ...] = (Tensor(name="text", datatype="BYTES", shape=(1,)),)
-GGUF_VERSIONS = (2, 3)  # that llama.cpp reads; 1 counted in 32 bits
-DESCRIBE_SECONDS_MAX = 120.0  # a model of hundreds of megabytes is allocated to be described
+GGUF_VERSIONS = (2, 3)  # Versions that llama.cpp reads; version 1 counted in 32 bits.
+DESCRIBE_SECONDS_MAX = 120.0  # A model of hundreds of megabytes is allocated in order to be described.
 _TENSORS = TypeAdapter(tuple[Tensor, ...])
 
 
 def signature_of(request: PublishRequest, path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs of a model that is not ONNX; none of what is only delivered.
+    """Return the inputs and outputs of a model that is not ONNX; both are empty for files that are only delivered.
 
     Raises:
-        Refused: MODEL_LOAD: no such file; MODEL_SIGNATURE: nobody says what it takes and gives; RUNTIME_ABSENT: what could is not here.
+        Refused: MODEL_LOAD: no such file; MODEL_SIGNATURE: the signature is not given; RUNTIME_ABSENT: the library that reads it is
+        missing.
     """
     said = request.inputs, request.outputs
     match request.runs_as:
@@ -55,7 +56,7 @@ def signature_of(request: PublishRequest, path: Path) -> tuple[tuple[Tensor, ...
 
 
 def check_gguf(path: Path) -> None:
-    """Whether a file is a GGUF model by its head: magic, version, number of tensors (ggml's docs/gguf.md).
+    """Check that a file is a GGUF model by its head: magic, version, number of tensors (ggml's docs/gguf.md).
 
     Raises:
         Refused: MODEL_LOAD.
@@ -72,7 +73,7 @@ def check_gguf(path: Path) -> None:
 
 
 def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs and outputs of a .tflite model, read in a child process by the library that a device loads it with.
+    """Return the inputs and outputs of a .tflite model, read in a child process by the library that a device loads it with.
 
     Raises:
         Refused: MODEL_LOAD, MODEL_SIGNATURE, or RUNTIME_ABSENT where the library is not installed.
@@ -80,7 +81,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
     _check_tflite(path)
     if find_spec("ai_edge_litert") is None:
         expected = "ai-edge-litert (of fleetcast[litert]: pip install ai-edge-litert), or [[inputs]] and [[outputs]] in the release file"
-        raise mismatch(Code.RUNTIME_ABSENT, f"what reads {path}", expected=expected, actual="neither")
+        raise mismatch(Code.RUNTIME_ABSENT, f"library that reads {path}", expected=expected, actual="neither")
     try:
         done = subprocess.run(
             [sys.executable, "-m", "hub.publish.litert_model", str(path.resolve())],
@@ -96,7 +97,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         said = done.stderr.decode(errors="replace").strip().splitlines()
         if missing := missing_library("\n".join(said)):
             raise Refused(Code.RUNTIME_ABSENT, f"{path} cannot be described here, because LiteRT cannot be loaded: {missing}")
-        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it said nothing"])[-1][:200]
+        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it printed nothing"])[-1][:200]
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
     try:
         told = json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""The golden inputs of a release and what each build of it answers: the publisher's own, or made up from its reference."""
+"""Prepare the golden inputs of a release and each build's answers: given by the publisher, or drawn from the reference."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,10 @@ _TERMS = Golden.model_fields
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """The golden file as it is shipped, what stands in it, and how closely a device has to answer. Each is only itself."""
+    """Hold the golden file as it is shipped, its arrays, and the tolerance for a device's answers.
+
+    Two cases are equal only if identical.
+    """
 
     data: bytes
     arrays: core.Golden
@@ -26,22 +29,22 @@ class Case:
 
     @property
     def relative(self) -> float:
-        """Tolerance as a share of what is expected."""
+        """Return the tolerance as a share of the expected value."""
         said = self.terms.relative_tolerance
         return float(_TERMS["relative_tolerance"].default) if said is None else said
 
     @property
     def absolute(self) -> float:
-        """Tolerance in the output's own units."""
+        """Return the tolerance in the output's own units."""
         said = self.terms.absolute_tolerance
         return float(_TERMS["absolute_tolerance"].default) if said is None else said
 
 
 def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Case | None:
-    """The publisher's case, or one made up from the reference; the model has to agree with it.
+    """Return the publisher's case, or one drawn from the reference; the model's answers must agree with it.
 
     Raises:
-        Refused: GOLDEN_INVALID: it does not fit the model, or the model answers otherwise.
+        Refused: GOLDEN_INVALID: it does not fit the model, or the model gives other answers.
     """
     if request.golden_path is not None:
         what, data = str(request.golden_path), read(request.golden_path)
@@ -55,10 +58,10 @@ def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | Non
 
 
 def checked_case(what: str, data: bytes, model: OnnxModel, terms: GoldenTerms) -> Case:
-    """A case that the model agrees with.
+    """Return a case with which the model's answers agree.
 
     Raises:
-        Refused: GOLDEN_INVALID: it does not fit the model, or the model answers otherwise.
+        Refused: GOLDEN_INVALID: it does not fit the model, or the model gives other answers.
     """
     arrays = core.parse_golden(what, data, model.inputs, model.outputs)
     case = Case(data, arrays, terms)
@@ -68,13 +71,13 @@ def checked_case(what: str, data: bytes, model: OnnxModel, terms: GoldenTerms) -
 
 
 def own_case(name: str, case: Case, model: OnnxModel, *, rounds: bool) -> Case | None:
-    """What a build answers to the golden inputs, where that is not what the original answers within tolerance.
+    """Return a build's own case if its answers differ from the original's by more than the tolerance; else None.
 
-    `rounds`: the build reckons in few bits, so that another processor rounds otherwise than this one: a device may differ from this
+    `rounds`: the build computes in fewer bits, so another processor may round differently: a device may differ from this
     machine by as much as the build differs from the original here.
 
     Raises:
-        Refused: VARIANT_FAILED: the build cannot answer them, or gives NaN where the original gives numbers.
+        Refused: VARIANT_FAILED: the build cannot answer the inputs, or gives NaN where the original gives numbers.
     """
     found = model.run(dict(case.arrays.inputs), Code.VARIANT_FAILED)
     answers = {output: found[output] for output in case.arrays.outputs}
@@ -104,7 +107,7 @@ def own_case(name: str, case: Case, model: OnnxModel, *, rounds: bool) -> Case |
 
 
 def given_case(what: str, data: bytes, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], terms: GoldenTerms) -> Case:
-    """The publisher's case of a model that nothing here can run: devices have to agree with it.
+    """Return the publisher's case for a model that cannot run here; devices have to agree with it.
 
     Raises:
         Refused: GOLDEN_INVALID: it does not fit the signature.
@@ -113,12 +116,12 @@ def given_case(what: str, data: bytes, inputs: tuple[Tensor, ...], outputs: tupl
 
 
 def answered(inputs: core.Golden, answers: Mapping[str, core.Array]) -> bytes:
-    """The case with the answers that the model gave elsewhere."""
+    """Return the case with the answers that the model gave elsewhere."""
     return core.pack_golden(core.Golden(inputs.inputs, answers))
 
 
 def read(path: Path) -> bytes:
-    """A golden file's bytes.
+    """Return the bytes of a golden file.
 
     Raises:
         Refused: GOLDEN_INVALID: it cannot be read, or is too large.

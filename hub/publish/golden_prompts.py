@@ -1,4 +1,4 @@
-"""Golden prompts of a language model: what it is asked on a device before it serves, and the words that its answer should begin with."""
+"""Read golden prompts of a language model: the questions that a device asks it before it serves, and how each answer should begin."""
 
 import json
 import tomllib
@@ -16,29 +16,30 @@ from schemas.limits import MIB
 from schemas.manifest import Tensor
 
 SUFFIXES = {".toml", ".json"}
-BYTES_MAX = MIB  # a few prompts are a few kilobytes, and every node fetches them
+BYTES_MAX = MIB  # A few prompts take a few kilobytes, and every node fetches them.
 TEXT_CHARACTERS_MAX = 64 * 1024
 
 
 class Prompt(Fact):
-    """One question; without an answer the model's own becomes what is wanted."""
+    """Hold one question; without an answer, the model's own answer becomes the expected one."""
 
     prompt: Annotated[str, Field(min_length=1, max_length=TEXT_CHARACTERS_MAX)]
     answer: Annotated[str, Field(max_length=TEXT_CHARACTERS_MAX)] | None = None
 
 
 class Prompts(Fact):
-    """The file: `[[prompts]]` in TOML, `{"prompts": [...]}` in JSON; `text_agreement_min`: share of leading words that agree."""
+    """Parse the file: `[[prompts]]` in TOML, `{"prompts": [...]}` in JSON; `text_agreement_min`: share of leading words that agree."""
 
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=64)]
     text_agreement_min: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 def read_prompts(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> tuple[core.Golden, GoldenTerms]:
-    """The prompts as golden arrays, without outputs where no answers are given.
+    """Return the prompts as golden arrays, without outputs if no answers are given.
 
     Raises:
-        Refused: GOLDEN_INVALID: no such file, another form, a model that does not take one text and give one, some answers without others.
+        Refused: GOLDEN_INVALID: no such file, not this form, a model that does not map one text to one text, or answers to only some
+        prompts.
     """
     said = _parsed(path)
     if [one.datatype for one in inputs] != ["BYTES"] or [one.datatype for one in outputs] != ["BYTES"]:
@@ -49,7 +50,7 @@ def read_prompts(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, 
         expected = f"one for each of {len(said.prompts)} prompts, or none at all"
         raise mismatch(Code.GOLDEN_INVALID, f"{path}: answers", expected=expected, actual=len(answers))
     for tensor in (*inputs, *outputs):
-        # A device asks all of them at once, or one after the other where the model takes one at a time.
+        # A device sends all prompts at once, or one after the other if the model takes one at a time.
         if len(tensor.shape) != 1 or tensor.shape[0] not in (-1, 1, len(said.prompts)):
             expected = f"as many as {tensor.name!r} holds, {list(tensor.shape)}"
             raise mismatch(Code.GOLDEN_INVALID, f"{path}: prompts", expected=expected, actual=len(said.prompts))

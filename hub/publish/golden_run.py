@@ -1,4 +1,4 @@
-"""Asks a model its golden inputs through the device's own command, which has the runtimes that a hub does not have."""
+"""Run a model on its golden inputs through the device's own command, which has the runtimes that a hub lacks."""
 
 import tempfile
 from collections.abc import Mapping
@@ -13,15 +13,15 @@ from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Manifest
 
-SECONDS_MAX = 1800.0  # a language model of gigabytes is loaded twice and answers a few prompts
+SECONDS_MAX = 1800.0  # A language model of gigabytes is loaded twice and answers a few prompts.
 OUTPUT = "output."
 
 
 def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
-    """What the release's first build answers to its golden inputs, by output; its files lie in the folder as a device has them.
+    """Return the answers of the release's first build to its golden inputs, by output. Its files lie in the folder as a device has them.
 
     Raises:
-        Refused: RUNTIME_ABSENT: there is no such command here; or why the model could not be asked, with the device's own code.
+        Refused: RUNTIME_ABSENT: the command is not installed here; or the device's own code for why the model could not answer.
     """
     with tempfile.TemporaryDirectory(prefix="fleetcast-asked-") as scratch:
         said, told = Path(scratch) / "manifest.msgpack", Path(scratch) / "answers.npz"
@@ -31,10 +31,12 @@ def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
             proof = proof_of([*prover(), *line, "--answers", str(told)], SECONDS_MAX)
         except Absent as absent:
             expected = "fleetcast-node (of fleetcast[node], docs/install.md), or answers in the golden file"
-            raise mismatch(Code.RUNTIME_ABSENT, "what asks the model its golden inputs", expected=expected, actual=str(absent)) from None
+            raise mismatch(
+                Code.RUNTIME_ABSENT, "program that runs the model on its golden inputs", expected=expected, actual=str(absent)
+            ) from None
         if not proof.passed:
             code = Code(proof.code) if proof.code in set(Code) else Code.GOLDEN_INVALID
-            raise Refused(code, f"the golden inputs could not be asked: {proof.reason}")
+            raise Refused(code, f"the model could not answer the golden inputs: {proof.reason}")
         if not told.exists():
             raise mismatch(Code.GOLDEN_INVALID, "answers to the golden inputs", expected="a file of them", actual="none")
         with told.open("rb") as file:

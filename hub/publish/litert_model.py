@@ -1,4 +1,4 @@
-"""Prints a .tflite model's inputs and outputs as JSON: `python -m hub.publish.litert_model MODEL`, in a process of its own."""
+"""Print a .tflite model's inputs and outputs as JSON: `python -m hub.publish.litert_model MODEL`, in a process of its own."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ DATATYPES = {
 
 
 def main(path: str) -> None:
-    """Load the model as a device does (node.runtimes.litert), and say what it takes and gives."""
+    """Load the model as a device does (node.runtimes.litert), and print its inputs and outputs."""
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
     interpreter = Interpreter(model_path=path, num_threads=1)
@@ -35,5 +35,5 @@ def _tensor(one: dict[str, Any]) -> dict[str, Any]:
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
-    except Exception as error:  # whatever the library raises: the one who asked wants a line
+    except Exception as error:  # The library may raise anything, and the caller needs one line.
         sys.exit((str(error).strip().splitlines() or [type(error).__name__])[0][:200])

@@ -1,7 +1,7 @@
-"""A memory limit for a process and all its children, by a cgroup of the second version where one can be made. Knows no model.
+"""Limit the memory of a process and all its children with a cgroup of version 2, where one can be made. Knows no model.
 
-The kernel counts all of a cgroup together, files that are mapped too, as a device does, and kills within it and nowhere else. Where none
-can be made (no rights, another version, a container with no part of the tree), whoever asks has to do with limits of each process.
+The kernel counts all of a cgroup together, mapped files too, as on a device. It kills only within the cgroup. Where no cgroup
+can be made (no rights, version 1, a container without a delegated subtree), the caller has to use limits for each process.
 """
 
 import os
@@ -13,12 +13,12 @@ from typing import Final
 
 TREE: Final = Path("/sys/fs/cgroup")
 OWN: Final = Path("/proc/self/cgroup")
-ENTER: Final = 'echo $$ > "$0" && exec "$@"'  # a shell moves itself before it becomes the command: no code runs between fork and exec
+ENTER: Final = 'echo $$ > "$0" && exec "$@"'  # A shell moves itself before it becomes the command, so no code runs between fork and exec.
 
 
 @contextmanager
 def memory_cgroup(bytes_max: int, *, tree: Path = TREE, own: Path = OWN) -> Iterator[Path | None]:
-    """A new cgroup with this limit and no swap, gone at the end with all that runs in it; None where none can be made."""
+    """Make a cgroup with this limit and no swap. At the end it is removed with all that runs in it. None where none can be made."""
     made = _make(bytes_max, tree, own)
     try:
         yield made
@@ -31,7 +31,7 @@ def memory_cgroup(bytes_max: int, *, tree: Path = TREE, own: Path = OWN) -> Iter
 
 
 def inside(cgroup: Path, command: Sequence[str]) -> list[str]:
-    """The command, started within the cgroup."""
+    """Return the command that starts the given one inside the cgroup."""
     return ["/bin/sh", "-c", ENTER, str(cgroup / "cgroup.procs"), *command]
 
 
@@ -39,7 +39,7 @@ def _make(bytes_max: int, tree: Path, own: Path) -> Path | None:
     for parent in _parents(tree, own):
         try:
             hands_on = (parent / "cgroup.subtree_control").read_text().split()
-            # Moving a process asks for this right on the cgroup above both places (cgroups(7), delegation).
+            # The kernel asks for this right on the cgroup above both places when a process is moved (cgroups(7), delegation).
             if "memory" not in hands_on or not os.access(parent / "cgroup.procs", os.W_OK):
                 continue
             made = Path(tempfile.mkdtemp(prefix="fleetcast-check-", dir=parent))
@@ -47,7 +47,7 @@ def _make(bytes_max: int, tree: Path, own: Path) -> Path | None:
             continue
         try:
             (made / "memory.max").write_text(str(bytes_max))
-            with suppress(OSError):  # a kernel without swap accounting
+            with suppress(OSError):  # The kernel may have no swap accounting.
                 (made / "memory.swap.max").write_text("0")
             return made
         except OSError:
@@ -57,10 +57,13 @@ def _make(bytes_max: int, tree: Path, own: Path) -> Path | None:
 
 
 def _parents(tree: Path, own: Path) -> Iterator[Path]:
-    """Where a cgroup could be made: our own and those above it, the nearest first. One with processes in it hands on no controllers."""
+    """Yield the cgroups in which one could be made, the nearest first: our own and those above.
+
+    A cgroup with processes in it passes on no controllers.
+    """
     try:
         if not (tree / "cgroup.controllers").exists():
-            return  # the first version, or both at once: memory is not the second's
+            return  # This is version 1, or both at once: version 2 does not control memory then.
         path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
     except (OSError, StopIteration):
         return

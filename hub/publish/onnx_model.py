@@ -1,4 +1,4 @@
-"""What an ONNX model says of itself: signature, answers, files beside it that hold its weights. The hub's only reader of ONNX."""
+"""Read an ONNX model: its signature, its answers, and the files beside it that hold its weights. Only this module of the hub reads ONNX."""
 
 import re
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ from schemas.limits import FILE_BYTES_MAX, FILES_PER_VARIANT_MAX
 from schemas.manifest import Tensor
 from schemas.names import FILE_PATTERN
 
-STANDARD = "ai.onnx"  # also written as nothing
-DOMAINS = {STANDARD, "ai.onnx.ml", "com.microsoft"}  # that onnxruntime brings along
-COLUMNS_KEY = "fleetcast.columns"  # of the model's own metadata: its features in order, separated by commas
+STANDARD = "ai.onnx"  # The empty name means the same domain.
+DOMAINS = {STANDARD, "ai.onnx.ml", "com.microsoft"}  # Domains that onnxruntime includes.
+COLUMNS_KEY = "fleetcast.columns"  # Key in the model's own metadata for its features in order, separated by commas.
 Arrays = dict[str, NDArray[Any]]
 
 
 class OnnxModel:
-    """A loaded model and its signature."""
+    """Hold a loaded model and its signature."""
 
     def __init__(self, path: Path) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises a dozen kinds, none of them its own base
+        except Exception as error:  # onnxruntime raises a dozen types without a base of their own.
             raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as an ONNX model: {core.first_line(error)}") from error
         self.inputs = tuple(_tensor(path, one) for one in self._session.get_inputs())
         self.outputs = tuple(_tensor(path, one) for one in self._session.get_outputs())
@@ -40,15 +40,15 @@ class OnnxModel:
         self.columns = tuple(name.strip() for name in named.split(",")) if named else None
 
     def run(self, feeds: Arrays, code: Code) -> Arrays:
-        """The outputs by name.
+        """Return the outputs by name.
 
         Raises:
-            Refused: with `code`, the model failed.
+            Refused: the model failed; the error carries `code`.
         """
         names = [tensor.name for tensor in self.outputs]
         try:
             return {name: np.asarray(value) for name, value in zip(names, self._session.run(names, feeds), strict=True)}
-        except Exception as error:  # as above
+        except Exception as error:  # See above.
             raise Refused(code, f"the model cannot be run on these inputs: {core.first_line(error)}") from error
 
 
@@ -65,10 +65,10 @@ def _tensor(path: Path, one: Any) -> Tensor:
 
 
 def external_data(path: Path) -> dict[str, list[TensorSpan]]:
-    """Files beside the model that hold its weights, by the name under which it looks for them, and where in each a tensor stands.
+    """Return the files beside the model that hold its weights, by the name in the model, and where each tensor is in them.
 
     Raises:
-        Refused: not an ONNX file, or one that points outside its own folder.
+        Refused: the file is not ONNX, or points outside its own folder.
     """
     try:
         size = path.stat().st_size
@@ -79,7 +79,7 @@ def external_data(path: Path) -> dict[str, list[TensorSpan]]:
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be read: {error.strerror}") from None
     except Refused:
         raise
-    except Exception as error:  # protobuf's decode error changes its home between versions
+    except Exception as error:  # The module of protobuf's decode error differs between versions.
         raise Refused(Code.MODEL_LOAD, f"{path} is not an ONNX model, or is cut short: {core.first_line(error)}") from error
     if not model.graph.node or not model.opset_import:
         raise Refused(Code.MODEL_LOAD, f"{path} is not an ONNX model, or is cut short: it has no graph")
@@ -102,7 +102,7 @@ def external_data(path: Path) -> dict[str, list[TensorSpan]]:
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:
-    """Whether a device's runtime, which is given no library of the publisher's, can know every operator."""
+    """Check that a device's runtime, which gets no library of the publisher's, can know every operator."""
     newest = onnx.defs.onnx_opset_version()
     imported = {one.domain or STANDARD: one.version for one in model.opset_import}
     for domain in {one.domain or STANDARD for one in _all_nodes(model)}:
@@ -118,7 +118,7 @@ def _check_operators(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """Every node of the graph and of the graphs in its nodes; those of functions import opsets of their own."""
+    """Yield every node of the graph and of the graphs in its nodes; nodes of functions import opsets of their own."""
     graphs = [model.graph]
     while graphs:
         for node in graphs.pop().node:
@@ -128,7 +128,7 @@ def _all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Every tensor of a model, wherever it may stand: onnxruntime reads the external data of all of them."""
+    """Yield every tensor of a model, wherever it is: onnxruntime reads the external data of all of them."""
     graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
     while graphs or nodes:
         if graphs:
@@ -146,7 +146,8 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 def _check_location(folder: Path, location: str, tensor: str) -> None:
     what = f"external data of tensor {tensor[:64]!r}"
     inside = f"a file inside {folder.resolve()}"
-    if not re.fullmatch(FILE_PATTERN[1:-1], location):  # first of all: it has no "..", is not absolute, and holds nothing odd
+    # The pattern allows no "..", no absolute path and no unusual character, so it is checked first.
+    if not re.fullmatch(FILE_PATTERN[1:-1], location):
         raise mismatch(Code.MODEL_EXTERNAL_DATA, what, expected=f"{inside}, named with A-Z, a-z, 0-9 and ._-", actual=repr(location[:128]))
     target = (folder / location).resolve()
     if not target.is_relative_to(folder.resolve()):

@@ -1,4 +1,4 @@
-"""Files of earlier releases, put together again from their blocks, for a new release to be a delta of."""
+"""Rebuild files of earlier releases from their blocks, so that a new release can be a delta of them."""
 
 import mmap
 import tempfile
@@ -14,17 +14,17 @@ from schemas.manifest import Block, File, Manifest, Variant, blocks_of
 
 
 class ParentFiles:
-    """Files of earlier releases by variant and name, put together in the scratch folder when they are first asked for."""
+    """Look up files of earlier releases by variant and name. They are rebuilt in the scratch folder on first use."""
 
     def __init__(self, manifests: Sequence[Manifest], blocks: BlockStore, scratch: Path, stack: ExitStack) -> None:
         self._manifests, self._blocks, self._scratch, self._stack = manifests, blocks, scratch, stack
         self._opened: dict[File, Earlier] = {}
 
     def __call__(self, variant: str, path: str) -> list[Earlier]:
-        """What this file of this variant was in each release that has it, the first release's first.
+        """Return this file of this variant from each release that has it, in the order of the releases.
 
-        A release without a variant of that name is looked through in its order of preference, since its only build may have had another
-        name. A model that is named anew with each version is its build's first file again, if it is of the same kind.
+        A release without a variant of that name is searched in its order of preference, since its only build may have had another
+        name. If a model has a new name in each version, its counterpart is the build's first file, if it is of the same kind.
 
         Raises:
             Refused: the store has lost a block, or the disk has no room.
@@ -42,7 +42,7 @@ class ParentFiles:
 
 @contextmanager
 def parent_files(manifests: Sequence[Manifest], blocks: BlockStore, scratch: Path) -> Iterator[ParentFiles]:
-    """The files of these releases; they stand in the scratch folder as long as they are used."""
+    """Rebuild the files of these releases in the scratch folder for as long as they are used."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch)))
         yield ParentFiles(manifests, blocks, folder, stack)

@@ -1,6 +1,6 @@
-"""Makes smaller builds of an ONNX model: int8 by ONNX Runtime's own quantisation, float16 by its converter, and pruned ones.
+"""Make smaller builds of an ONNX model: int8 by ONNX Runtime's own quantisation, float16 by its converter, and pruned ones.
 
-Knows no release. What stands in the graph is what a device runs: inputs and outputs keep their types, so that every build is called alike.
+Knows no release. A device runs exactly the operators in the graph. Inputs and outputs keep their types, so all builds are called alike.
 """
 
 import errno
@@ -22,10 +22,10 @@ from hub.core.publish.samples import Samples
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import MIB
 
-MODEL_BYTES_MAX = 1900 * MIB  # a protobuf message holds 2 GiB, and a quantiser writes the whole model into one
-NARROW_VALUES_MIN = 1024  # below it the names of what is added weigh more than what is saved
-WEIGHT_VALUES_MIN = 256  # of a tensor that is worth pruning; below it stand biases and shapes
-CALIBRATION_ROWS_MAX = 64  # at a time: every activation of these rows is held
+MODEL_BYTES_MAX = 1900 * MIB  # A protobuf message holds 2 GiB, and a quantiser writes the whole model into one.
+NARROW_VALUES_MIN = 1024  # For smaller tensors the added names weigh more than the saved bytes.
+WEIGHT_VALUES_MIN = 256  # Size of a tensor that is worth pruning; smaller ones are biases and shapes.
+CALIBRATION_ROWS_MAX = 64  # Rows at a time, since every activation of these rows is held in memory.
 WEIGHTED = {
     "MatMul": (0, 1),
     "Gemm": (0, 1),
@@ -38,8 +38,8 @@ WEIGHTED = {
 }
 DYNAMIC = ("MatMul", "Gemm", "LSTM", "Gather", "Attention", "EmbedLayerNormalization")
 STATIC = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather")
-PER_CHANNEL_OPSET = 13  # before it DequantizeLinear knew no axis
-QUIET, WARNINGS = 4, 2  # onnxruntime's severities: nothing but what is fatal, and its default
+PER_CHANNEL_OPSET = 13  # Earlier opsets have DequantizeLinear without an axis.
+QUIET, WARNINGS = 4, 2  # onnxruntime's severities: only fatal messages, and its default.
 FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
 QUANTISED = {
     "MatMulInteger",
@@ -54,10 +54,10 @@ QUANTISED = {
 
 
 def make(what: str, source: Path, target: Path, how: str, *, sparsity: float, calibration: Samples | None) -> None:
-    """Write the build of `source` that is asked for to `target`; `what` names it in a refusal.
+    """Write the requested build of `source` to `target`; `what` names it in a refusal.
 
     Raises:
-        Refused: VARIANT_FAILED: it cannot be made of this model, and why.
+        Refused: VARIANT_FAILED: this model cannot be built that way; the text has the reason.
     """
     try:
         model = _load(what, source)
@@ -83,12 +83,12 @@ def make(what: str, source: Path, target: Path, how: str, *, sparsity: float, ca
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise Refused(Code.DISK_FULL, f"no room in {target.parent} to make {what}") from error
         raise Refused(Code.VARIANT_FAILED, f"{what} cannot be made: {first_line(error)}") from error
-    except Exception as error:  # the tools raise whatever they stumble over: ValueError, KeyError, IndexError, protobuf's, onnxruntime's
+    except Exception as error:  # The tools raise anything: ValueError, KeyError, IndexError, errors of protobuf and onnxruntime.
         raise Refused(Code.VARIANT_FAILED, f"{what} cannot be made: {type(error).__name__}: {first_line(error)}") from error
 
 
 def sparsity_of(path: Path) -> float:
-    """The share of zeros among the weights that pruning would look at."""
+    """Return the share of zeros among the weights that pruning would consider."""
     model = onnx.load_model(str(path))
     _lift_constants(model.graph)
     weights = [values for _, values in _weights(model)]
@@ -97,7 +97,7 @@ def sparsity_of(path: Path) -> float:
 
 
 def _load(what: str, source: Path) -> onnx.ModelProto:
-    """The model with its external data inside."""
+    """Return the model with its external data loaded."""
     whole = sum(path.stat().st_size for path in {source, *_external(source)})
     if whole > MODEL_BYTES_MAX:
         raise mismatch(Code.VARIANT_FAILED, f"{what}: bytes of the model", expected=f"at most {MODEL_BYTES_MAX}", actual=whole)
@@ -114,7 +114,7 @@ def _external(source: Path) -> set[Path]:
 
 
 def _dynamic(what: str, model: onnx.ModelProto, scratch: Path) -> onnx.ModelProto:
-    """Weights in int8, activations by the range that each request has.
+    """Make a build with weights in int8, and activations by the range of each request.
 
     Seven bits of the eight are used (`reduce_range`): with all of them, processors that add up pairs of products in 16 bits (x86 before
     VNNI) saturate where others do not, and a device would answer otherwise than the publisher's machine. Convolutions stay as they are:
@@ -139,7 +139,7 @@ def _dynamic(what: str, model: onnx.ModelProto, scratch: Path) -> onnx.ModelProt
 
 
 def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Samples | None) -> onnx.ModelProto:
-    """Weights and activations in int8, activations by the range that they had on the calibration rows."""
+    """Make a build with weights and activations in int8; the range of activations is that of the calibration rows."""
     if calibration is None:
         raise mismatch(Code.VARIANT_FAILED, what, expected="calibration rows (calibration = ... of the release)", actual="none")
     from onnxruntime.quantization import (  # noqa: PLC0415
@@ -155,19 +155,19 @@ def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Sampl
     rows = calibration
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-        """The calibration rows, a few at a time."""
+        """Yield the calibration rows, a few at a time."""
 
         def __init__(self) -> None:
             self._batches = rows.batches(CALIBRATION_ROWS_MAX)
 
         def get_next(self) -> dict[str, NDArray[Any]] | None:
-            """Inputs by name, None when there are no more."""
+            """Return inputs by name; None when there are no more."""
             found = next(self._batches, None)
             return found[2] if found is not None else None
 
     onnx.save_model(model, str(scratch / "source.onnx"))
     ready = scratch / "ready.onnx"
-    # Fused and with inferred shapes; symbolic inference would need sympy, and plain inference does for what is quantised.
+    # The model is fused and has inferred shapes; symbolic inference would need sympy, and plain inference is enough for quantisation.
     quant_pre_process(scratch / "source.onnx", ready, skip_symbolic_shape=True)
     _flatten_biases(ready)
     quantize_static(
@@ -178,13 +178,13 @@ def _static(what: str, model: onnx.ModelProto, scratch: Path, calibration: Sampl
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=_opset(model) >= PER_CHANNEL_OPSET,
-        reduce_range=True,  # as above
+        reduce_range=True,  # See above.
     )
     return _quantised(what, model, onnx.load_model(str(scratch / "made.onnx")), expected)
 
 
 def _flatten_biases(path: Path) -> None:
-    """Biases of shape [1, n] as [n], which adds up alike: fusing makes them, and the quantiser fails on them (onnxruntime #24815)."""
+    """Change biases of shape [1, n] to [n], which add up alike: fusing makes them, and the quantiser fails on them (onnxruntime #24815)."""
     model = onnx.load_model(str(path))
     biases = {node.input[2] for node in model.graph.node if node.op_type == "Gemm" and len(node.input) > 2}
     others = {name for node in model.graph.node for place, name in enumerate(node.input) if (node.op_type, place) != ("Gemm", 2)}
@@ -195,7 +195,7 @@ def _flatten_biases(path: Path) -> None:
 
 
 def _check_kinds(what: str, model: onnx.ModelProto, kinds: Sequence[str], expected: str) -> None:
-    """Before a tool is asked: of a model without any such operator it says whatever it stumbles over."""
+    """Refuse a model without any operator that the tool could change; the tool's own error would be unrelated."""
     if not any(node.op_type in kinds for node in _nodes(model.graph)):
         raise _nothing(what, model, expected)
 
@@ -207,17 +207,17 @@ def _quantised(what: str, before: onnx.ModelProto, after: onnx.ModelProto, expec
 
 
 def _narrow(what: str, model: onnx.ModelProto) -> None:
-    """Large weights in int8, and reckoned with as before: w = scale * q, a scale an output channel, |q| at most 127.
+    """Store large weights in int8 and compute as before: w = scale * q, one scale per output channel, |q| at most 127.
 
-    A quarter of the bytes travel. The two operators that make them floats again are folded away when the model is loaded, so that a device
-    reckons, and holds in memory, what it would of the original; processors do not differ, as they do when activations are in int8.
+    A quarter of the bytes travel. The two operators that turn them into floats again are folded when the model is loaded, so a device
+    computes, and holds in memory, what it would for the original. Processors do not differ, as they do with activations in int8.
     """
     if not sum(_narrow_graph(graph) for graph in reversed(list(_graphs(model.graph)))):
         raise _nothing(what, model, f"weights in float32 with two axes and at least {NARROW_VALUES_MIN} values")
 
 
 def _narrow_graph(graph: onnx.GraphProto) -> int:
-    given = {one.name for one in graph.input}  # a default that a request may replace is no weight
+    given = {one.name for one in graph.input}  # A default that a request may replace is not a weight.
     by_column = {node.input[1] for node in graph.node if node.op_type == "MatMul"}
     kept, before = [], []
     for tensor in graph.initializer:
@@ -240,7 +240,7 @@ def _narrow_graph(graph: onnx.GraphProto) -> int:
 
 
 def _halved(what: str, model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and what is reckoned with them in float16, where the operators take it; inputs and outputs stay as they are."""
+    """Convert weights and computations to float16 where operators accept it; inputs and outputs keep their types."""
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
     from onnxruntime.transformers.onnx_model import OnnxModel  # noqa: PLC0415
 
@@ -249,7 +249,7 @@ def _halved(what: str, model: onnx.ModelProto) -> onnx.ModelProto:
     if was == 0 or not any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in _initializers(halved.graph)):
         raise _nothing(what, model, "weights in float32 of operators that take float16")
     sorted_ = OnnxModel(halved)
-    sorted_.topological_sort()  # casts were put at the end
+    sorted_.topological_sort()  # Casts were added at the end.
     found: onnx.ModelProto = sorted_.model
     return found
 
@@ -257,7 +257,7 @@ def _halved(what: str, model: onnx.ModelProto) -> onnx.ModelProto:
 def _prune(what: str, model: onnx.ModelProto, sparsity: float) -> None:
     """Set the smallest of each large tensor's weights to zero, in place (magnitude pruning: Han et al. 2015, arXiv:1506.02626).
 
-    What travels shrinks since zeros are told in few bytes; what a device holds and reckons does not.
+    Fewer bytes travel, since zeros compress well; memory and computation on a device stay the same.
     """
     found = False
     for tensor, values in _weights(model):
@@ -280,7 +280,7 @@ def _nothing(what: str, model: onnx.ModelProto, expected: str) -> Refused:
 
 
 def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, NDArray[Any]]]:
-    """Float tensors of two axes or more that are an operator's weights, wherever in the model they stand."""
+    """Return float tensors with two axes or more that are an operator's weights, wherever they are in the model."""
     named = {node.input[place] for node in _nodes(model.graph) for place in WEIGHTED.get(node.op_type, ()) if place < len(node.input)}
     for tensor in _initializers(model.graph):
         if tensor.name in named and tensor.data_type in FLOATS and len(tensor.dims) >= 2:
@@ -290,8 +290,8 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, NDArray
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:
-    """Tensors of Constant nodes as initializers, which mean the same: the tools look for weights nowhere else, and exporters write both."""
-    for inner in reversed(list(_graphs(graph))):  # inner ones first: what is replaced is replaced by a copy
+    """Turn tensors of Constant nodes into initializers, which mean the same: the tools look only there, and exporters write both."""
+    for inner in reversed(list(_graphs(graph))):  # Inner graphs come first, since a replaced message is replaced by a copy.
         _lift_from(inner)
 
 
@@ -309,14 +309,14 @@ def _lift_from(graph: onnx.GraphProto) -> None:
 
 
 def _replace(field: Any, messages: Sequence[Any]) -> None:
-    """A repeated field's messages by these, some of which stand in it."""
+    """Replace the messages of a repeated field by these, some of which may be in it."""
     copies = [type(one).FromString(one.SerializeToString()) for one in messages]
     del field[:]
     field.extend(copies)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and those in its nodes, wherever."""
+    """Yield a graph and all graphs in its nodes."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
@@ -338,7 +338,7 @@ def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _keep_outside(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> None:
-    """Inputs and outputs as the publisher described them: a tool's shape inference gives axes other names and sizes."""
+    """Restore the publisher's description of inputs and outputs: a tool's shape inference changes names and sizes of axes."""
     for field, declared in ((model.graph.input, inputs), (model.graph.output, outputs)):
         by_name = {one.name: one for one in declared}
         for one in field:
@@ -348,7 +348,7 @@ def _keep_outside(model: onnx.ModelProto, inputs: list[onnx.ValueInfoProto], out
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the tools' advice on the operator's terminal, and without the folder that one of them puts on the path."""
+    """Suppress the tools' advice on the terminal, and the folder that one of them adds to the path."""
     path, level = list(sys.path), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     onnxruntime.set_default_logger_severity(QUIET)

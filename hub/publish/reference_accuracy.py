@@ -1,6 +1,6 @@
-"""What is known of a release's right and wrong answers before it serves: counted over held-out rows, or as the publisher gives them.
+"""Count a release's right and wrong answers before it serves, over held-out rows or as the publisher gives them.
 
-The labels stay here: a manifest carries how many answers were right and wrong, and how much blocks (days, batches) differ in it.
+The labels stay here: a manifest has the numbers of right and wrong answers, and how much blocks (days, batches) differ in them.
 """
 
 import csv
@@ -19,16 +19,16 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
 from schemas.signals import Count
 
-COUNTS_BYTES_MAX = MIB  # tens of thousands of blocks
-COUNT_MAX = 2**53  # schemas.signals.Count
+COUNTS_BYTES_MAX = MIB  # Room for tens of thousands of blocks.
+COUNT_MAX = 2**53  # Bound of schemas.signals.Count.
 COLUMNS = ("right", "wrong")
 
 
 def accuracy_of(request: PublishRequest, model: OnnxModel | None) -> Accuracy | None:
-    """The release's reference of right and wrong answers; None where the publisher gives none.
+    """Return the release's reference of right and wrong answers; None if the publisher gives none.
 
     Raises:
-        Refused: REFERENCE_INVALID: rows that do not fit the model, no output that can be compared with the truth, or no answers at all.
+        Refused: REFERENCE_INVALID: the rows do not fit the model, no output can be compared with the truth, or there are no answers.
     """
     said = request.accuracy
     if said is None:
@@ -46,7 +46,7 @@ def _counted(request: PublishRequest, said: Truth, model: OnnxModel | None) -> t
     if model is None or said.rows is None:
         raise Refused(
             Code.REFERENCE_INVALID,
-            f"accuracy: {request.model_path} is run as {request.runs_as!r}: nothing here runs it, so give counts of right and wrong",
+            f"accuracy: {request.model_path} is run as {request.runs_as!r}: the hub cannot run it; give counts of right and wrong answers",
         )
     named = request.feature_columns if request.feature_columns is not None else model.columns
     rows = said.rows.fit(model.inputs, model.outputs, named=named)
@@ -62,10 +62,10 @@ def _counted(request: PublishRequest, said: Truth, model: OnnxModel | None) -> t
 
 
 def read_counts(path: Path) -> tuple[tuple[int, int], ...]:
-    """Right and wrong answers a block in the order of time: a CSV with the columns `right` and `wrong`, and any others.
+    """Return right and wrong answers per block in order of time, from a CSV with the columns `right` and `wrong` among any others.
 
     Raises:
-        Refused: REFERENCE_INVALID: unreadable, without these columns, or with what is no count.
+        Refused: REFERENCE_INVALID: the file is unreadable, lacks these columns, or has a value that is not a count.
     """
     try:
         with path.open("rb") as file:
@@ -74,7 +74,7 @@ def read_counts(path: Path) -> tuple[tuple[int, int], ...]:
     except OSError as error:
         raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: it is no text") from None
+        raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: it is not UTF-8 text") from None
     if len(data) > COUNTS_BYTES_MAX:
         raise mismatch(Code.REFERENCE_INVALID, f"{path}: size", expected=f"at most {COUNTS_BYTES_MAX} bytes", actual="more")
     lines = csv.DictReader(text.splitlines(), skipinitialspace=True)

@@ -1,4 +1,4 @@
-"""Reads the publisher's reference data, columns by name from Parquet, CSV or npz, and fits it to a model's inputs. Knows no ONNX.
+"""Read the publisher's reference data, columns by name from Parquet, CSV or npz, and fit it to a model's inputs. Knows no ONNX.
 
 Which column feeds what:
 
@@ -25,30 +25,30 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import CATEGORIES_MAX
 from schemas.manifest import Tensor
 
-BYTES_MAX = 2 * 1024**3  # a reference is a sample; beyond this it would not be read on a laptop
-CELLS_MAX = 2**28  # 2 GiB of doubles: a compressed file may be small and its columns not
-ROWS_MIN = 20  # fewer say nothing about a distribution
+BYTES_MAX = 2 * 1024**3  # A reference is a sample; a larger one could not be read on a laptop.
+CELLS_MAX = 2**28  # 2 GiB of doubles: a small compressed file may hold large columns.
+ROWS_MIN = 20  # Fewer rows do not describe a distribution.
 COLUMNS_MAX = 4096
 LABEL_NAMES = frozenset({"label", "target", "prediction"})
-_ROW_NUMBERS = re.compile(r"__index_level_\d+__")  # pandas writes them into a filtered frame's file, unasked
+_ROW_NUMBERS = re.compile(r"__index_level_\d+__")  # Pandas adds these to the file of a filtered frame.
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Columns of equal length, in the file's order."""
+    """Hold columns of equal length, in the file's order."""
 
     columns: dict[str, Array]
     path: Path
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """Return the number of rows."""
         return len(next(iter(self.columns.values())))
 
     def without(self, name: str | None) -> "Reference":
-        """The same but for a column that is no feature."""
+        """Return the reference without a column that is not a feature."""
         return Reference({one: column for one, column in self.columns.items() if one != name}, self.path)
 
     def fit(
@@ -60,12 +60,13 @@ class Reference:
         blocks_column: str | None,
         time_column: str | None = None,
     ) -> Fitted:
-        """The columns as the model takes them.
+        """Return the columns as the model takes them.
 
-        `named` says which and in what order; `blocks_column` which one says the block, and `time_column` when each row was.
+        `named` gives the columns and their order, `blocks_column` the column with the block, and `time_column` the one with each row's
+        time.
 
         Raises:
-            Refused: REFERENCE_INVALID: columns that do not match the inputs, a value that is missing or does not fit its input.
+            Refused: REFERENCE_INVALID: columns do not match the inputs, or a value is missing or does not fit its input.
         """
         blocks = None if blocks_column is None else self.blocks(blocks_column)
         times = None if time_column is None else self._times(time_column)
@@ -78,7 +79,7 @@ class Reference:
         return Fitted(tuple(Feature(name, tensor, place, kinds[name]) for name, tensor, place in places), fitted, blocks, times)
 
     def _fit_whole(self, inputs: Sequence[Tensor], columns: Sequence[str], blocks: Array | None, times: Array | None) -> Fitted:
-        """Arrays [rows, ...] by the inputs' names, such as images."""
+        """Return arrays [rows, ...] by the inputs' names, such as images."""
         by_name = {tensor.name: tensor for tensor in inputs}
         if set(columns) != set(by_name):
             raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: arrays", expected=listed(list(by_name)), actual=listed(list(columns)))
@@ -113,10 +114,10 @@ class Reference:
         raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: columns", expected=_wanted(inputs), actual=listed(named or columns))
 
     def blocks(self, name: str) -> Array:
-        """Which day, shift or batch each row is from, by a column.
+        """Return the day, shift or batch of each row, from a column.
 
         Raises:
-            Refused: REFERENCE_INVALID: no such column, or a value that is missing.
+            Refused: REFERENCE_INVALID: there is no such column, or a value is missing.
         """
         if name not in self.columns:
             raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: block column", expected=name, actual=listed(list(self.columns)))
@@ -126,7 +127,7 @@ class Reference:
         return values
 
     def _times(self, name: str) -> Array:
-        """Seconds since 1970, [rows], of dates or of numbers that are seconds."""
+        """Return seconds since 1970, [rows], from dates or from numbers that are seconds."""
         if name not in self.columns:
             raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: time column", expected=name, actual=listed(list(self.columns)))
         values = self._present(name)
@@ -137,7 +138,7 @@ class Reference:
         return values.astype(np.int64)
 
     def _as_input(self, name: str, tensor: Tensor) -> Array:
-        """The column in its input's dtype: what is counted here must be what a node sees, or ties at an edge fall on two sides."""
+        """Return the column in its input's dtype: a node must count the same values, or ties at an edge fall on different sides."""
         values, dtype = self._present(name), DTYPES[tensor.datatype]
         if values.dtype.kind not in ("OU" if tensor.datatype == "BYTES" else "biuf"):
             what = f"{self.path}: column {name!r} for input {tensor.name!r}"
@@ -152,7 +153,7 @@ class Reference:
         return cast
 
     def _present(self, name: str) -> Array:
-        """The column, none of its values missing."""
+        """Return the column after checking that no value is missing."""
         values = self.columns[name]
         if values.dtype.kind == "f":
             self._all(name, np.isfinite(values), "a finite number")
@@ -170,10 +171,10 @@ class Reference:
 
 
 def read_reference(path: Path) -> Reference:
-    """The reference in a .parquet, .csv or .npz file.
+    """Return the reference from a .parquet, .csv or .npz file.
 
     Raises:
-        Refused: REFERENCE_INVALID: absent, too large, of another kind, unreadable, or without enough rows.
+        Refused: REFERENCE_INVALID: the file is absent, too large, of another kind, unreadable, or has too few rows.
     """
     try:
         size = path.stat().st_size
@@ -206,7 +207,7 @@ def read_reference(path: Path) -> Reference:
 
 
 def _places(inputs: Sequence[Tensor], columns: Sequence[str]) -> list[tuple[str, Tensor, int]] | None:
-    """(column, input, place in its row) for each column, or None when these columns are not what the inputs take."""
+    """Return (column, input, place in its row) for each column, or None if these columns are not what the inputs take."""
     if len(inputs) == 1 and len(inputs[0].shape) > 1:
         width = _width(inputs[0])
         fits = bool(columns) and len(columns) == (width or len(columns))
@@ -217,7 +218,7 @@ def _places(inputs: Sequence[Tensor], columns: Sequence[str]) -> list[tuple[str,
 
 
 def _width(tensor: Tensor) -> int | None:
-    """How many values a row of this input has; None where the only axis beside the rows is free."""
+    """Return the number of values in a row of this input; None if its only axis beside the rows is free."""
     axes = tensor.shape[1:]
     if len(axes) == 1 and axes[0] < 0:
         return None

@@ -1,6 +1,6 @@
-"""A release as its publisher writes it down: `release.toml`, parsed at the door. Knows what may stand there, not what the files are.
+"""Parse `release.toml`, a release as its publisher describes it. Knows the keys and their bounds, and opens none of the files.
 
-Every path is relative to the file's own folder. What a command line says beside it stands over it, field by field.
+Every path is relative to the file's own folder. An option of the command line overrides the file, field by field.
 """
 
 import json
@@ -22,8 +22,8 @@ from schemas.names import Label, ModelName, Version
 from schemas.parameters import Parameters
 from schemas.signals import Season
 
-BYTES_MAX = MIB  # a page of settings
-SPARSITY = 0.5  # of a pruned build, where nothing is said
+BYTES_MAX = MIB  # A page of settings.
+SPARSITY = 0.5  # Sparsity of a pruned build by default.
 NAMED: Mapping[str, How] = {
     "fp32": "as-is",
     "original": "as-is",
@@ -32,7 +32,7 @@ NAMED: Mapping[str, How] = {
     "int8-weights": "int8-weights",
     "fp16": "fp16",
     "pruned": "pruned",
-}  # builds that need no more than their name
+}  # Builds that need no more than their name.
 
 Columns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -40,7 +40,7 @@ Sparsity = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ReferenceTable(Fact):
-    """`[reference]`: what windows are compared with."""
+    """Parse `[reference]`: the data that windows are compared with."""
 
     data: Path
     blocks: str | None = None
@@ -51,7 +51,7 @@ class ReferenceTable(Fact):
 
 
 class GoldenTable(Fact):
-    """`[golden]`: what a device has to answer before it serves; `data` is an npz, or prompts in TOML or JSON."""
+    """Parse `[golden]`: the inputs that a device has to answer before it serves; `data` is an npz, or prompts in TOML or JSON."""
 
     data: Path | None = None
     relative_tolerance: Share | None = None
@@ -60,14 +60,15 @@ class GoldenTable(Fact):
 
 
 class PrivacyTable(Fact):
-    """`[privacy]`: what a record in a window is promised."""
+    """Parse `[privacy]`: the promise for one record in a window."""
 
     epsilon: Annotated[float, Field(gt=0, le=64)] = 1.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     window_seconds: Annotated[int, Field(ge=1, le=WINDOW_SECONDS_MAX)] = 3600
     noise: Literal["gaussian", "laplace"] = "gaussian"
-    calibration_rows: Annotated[int, Field(ge=0)] | None = None  # 0: nodes are to have no baseline of their own
-    rho_day_max: Annotated[float, Field(gt=0)] = RHO_DAY_MAX  # that nodes' settings allow: an own baseline must fit it beside a window
+    calibration_rows: Annotated[int, Field(ge=0)] | None = None  # 0 gives nodes no baseline of their own.
+    # Daily budget that nodes' settings allow: an own baseline must fit it beside a window.
+    rho_day_max: Annotated[float, Field(gt=0)] = RHO_DAY_MAX
 
     @model_validator(mode="after")
     def _calibrates_or_not(self) -> Self:
@@ -76,17 +77,17 @@ class PrivacyTable(Fact):
         return self
 
     def own_rows(self, *, watches: bool) -> int | None:
-        """Rows after which a node has a baseline of its own; where nothing is said, those of a release that watches something."""
+        """Return the rows after which a node has its own baseline; the default applies to releases with a reference."""
         if self.calibration_rows is None:
             return CALIBRATION_ROWS if watches else None
         return self.calibration_rows or None
 
 
 class AccuracyTable(Fact):
-    """`[accuracy]`: what is known of right and wrong answers, for sites that learn the truth later.
+    """Parse `[accuracy]`: the known right and wrong answers, for sites that learn the truth later.
 
-    By `truth`, a column of held-out rows (`data`, else the reference's), with their `blocks`; or by `counts`, a CSV with the columns right
-    and wrong, a row a block.
+    `truth` is a column of held-out rows (`data`, else the reference's), with their `blocks`; `counts` is a CSV with the columns right
+    and wrong, one row per block.
     """
 
     data: Path | None = None
@@ -101,14 +102,14 @@ class AccuracyTable(Fact):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.truth is None) == (self.counts is None):
-            raise ValueError("either truth, a column of rows, or counts, a file of right and wrong answers, has to be said")
+            raise ValueError("give either truth (a column of held-out rows) or counts (a file of right and wrong answers)")
         if self.counts is not None and any(one is not None for one in (self.data, self.blocks, self.output, self.right_within)):
-            raise ValueError("data, blocks, output and right_within are of rows with their truth, and go with no counts")
+            raise ValueError("data, blocks, output and right_within need truth; omit them with counts")
         return self
 
 
 class VariantsTable(Fact):
-    """`[variants]`: which builds in order of preference, each by the name of its `[[variant]]` or by one that says how; terms for all."""
+    """Parse `[variants]`: the builds in order of preference, by the name of a `[[variant]]` or of a method, and terms for all."""
 
     builds: Annotated[tuple[str, ...], Field(max_length=VARIANTS_MAX)] = ()
     loss_max: Annotated[float, Field(ge=0, le=1)] = LOSS_MAX
@@ -121,7 +122,7 @@ class VariantsTable(Fact):
 
 
 class VariantTable(Fact):
-    """`[[variant]]`: one build, and what a device must have for it. `build` says how it is made, by default as its name does."""
+    """Parse `[[variant]]`: one build, and what a device must have for it. `build` is the method, by default its name."""
 
     name: Label
     build: Annotated[str, Field(min_length=1)] | None = None
@@ -132,14 +133,14 @@ class VariantTable(Fact):
     @model_validator(mode="after")
     def _known(self) -> Self:
         if self.build is None and self.model is None and self.name not in NAMED:
-            raise ValueError(f"build must be said for the name {self.name!r}: one of {', '.join(NAMED)}, or model")
+            raise ValueError(f"the name {self.name!r} needs a build: one of {', '.join(NAMED)}, or model")
         if self.build is not None and self.build not in NAMED:
             raise ValueError(f"build must be one of {', '.join(NAMED)}")
         return self
 
 
 class ReleaseFile(Fact):
-    """The whole. A command line alone is one as well, without a file."""
+    """Parse the whole file. A command line without a file makes one, too."""
 
     name: ModelName
     version: Version
@@ -163,13 +164,16 @@ class ReleaseFile(Fact):
 
     @property
     def builds(self) -> tuple[Build, ...]:
-        """In order of preference: those that `variants.builds` names, or every `[[variant]]`; one build as it is, where nothing is said."""
+        """Return the builds in order of preference:
+
+        those in `variants.builds`, or every `[[variant]]`, or one unchanged build by default.
+        """
         listed = {one.name: one for one in self.variant}
         named = self.variants.builds or [one.name for one in self.variant]
         return tuple(self._build(listed.get(name) or VariantTable(name=name)) for name in named) or (Build(DEFAULT_VARIANT),)
 
     def paths(self) -> Iterator[tuple[str, Path]]:
-        """Every file that is named, and where."""
+        """Return every file that is named, with its place."""
         yield "model", self.model
         yield from ((f"files.{number}", path) for number, path in enumerate(self.files))
         yield from ((f"variant.{number}.model", one.model) for number, one in enumerate(self.variant) if one.model is not None)
@@ -190,10 +194,10 @@ class ReleaseFile(Fact):
 
 
 def read_release(path: Path | None, said: Mapping[str, Any]) -> ReleaseFile:
-    """What stands in the file with what the command line says over it; paths of both are made whole.
+    """Return the file's content, overridden by the command line; paths of both are absolute.
 
     Raises:
-        Refused: SETTINGS_INVALID: unreadable, no TOML, an unknown key, a wrong type, a missing value, a file that is not there.
+        Refused: SETTINGS_INVALID: unreadable, not TOML, an unknown key, a wrong type, a missing value, or a file that is not there.
     """
     what = str(path) if path is not None else "what to publish"
     fields = _over(_rooted(_toml(path), path.parent), said) if path is not None else dict(said)
@@ -223,7 +227,7 @@ def _toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path} is no TOML: {str(error)[:200]}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"{path} is not valid TOML: {str(error)[:200]}") from None
 
 
 _PATHS = (
@@ -233,7 +237,7 @@ _PATHS = (
 
 
 def _rooted(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same with every path made whole; what is no text is left for the check to find."""
+    """Return the same with absolute paths; values that are not text are left for validation to report."""
 
     def whole(value: Any) -> Any:
         if isinstance(value, list):
@@ -252,7 +256,7 @@ def _rooted(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _over(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables are joined; anything else that is said takes the place of what stands there."""
+    """Join tables; any other value of the command line replaces the file's."""
     found = dict(fields)
     for key, value in said.items():
         there = found.get(key)
@@ -260,11 +264,11 @@ def _over(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-# Sentences
+# Error texts
 
 
 def _sentence(what: str, error: ValidationError) -> Refused:
-    """The first mistake, with what may stand there and what does."""
+    """Return a sentence about the first mistake, with what is allowed and what was found."""
     first = error.errors(include_url=False)[0]
     place = [part for part in first["loc"] if not (isinstance(part, str) and ("-" in part or "[" in part or part in _BRANCHES))]
     where = ".".join(map(str, place))
@@ -285,7 +289,7 @@ def _sentence(what: str, error: ValidationError) -> Refused:
     return mismatch(Code.SETTINGS_INVALID, f"{what}: {where}", expected=expected, actual=repr(first["input"])[:64])
 
 
-_BRANCHES = {"float", "str", "int", "bool", "dict"}  # of a union, which pydantic puts into the place of an error
+_BRANCHES = {"float", "str", "int", "bool", "dict"}  # Names of a union's branches, which pydantic adds to the place of an error.
 
 
 def _model_at(place: tuple[int | str, ...]) -> type[BaseModel]:

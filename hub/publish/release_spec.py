@@ -1,4 +1,4 @@
-"""What is known of a release before any of it is stored: its signature, its builds and their files, its golden case, its signals."""
+"""Describe a release before anything is stored: its signature, its builds and their files, its golden case, its signals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from schemas.manifest import Tensor
 
 @dataclass(frozen=True)
 class Described:
-    """`unanswered` are golden inputs whose answers only the device's own runtime can give."""
+    """Hold the description; `unanswered` are golden inputs that only the device's own runtime can answer."""
 
     parts: tuple[Part, ...]
     inputs: tuple[Tensor, ...] = ()
@@ -34,22 +34,22 @@ class Described:
 
     @property
     def cases(self) -> tuple[golden.Case, ...]:
-        """All golden files, that of the release first, where a build shares it."""
+        """Return all golden files; the release's own is first if a build shares it."""
         shared = [self.case] if self.case is not None and any(part.case is None for part in self.parts) else []
         return *shared, *(part.case for part in self.parts if part.case is not None)
 
 
 def describe(request: PublishRequest, scratch: Path) -> Described:
-    """Read the model and whatever is said about it; what is made of it stands in the scratch folder.
+    """Read the model and the publisher's request; files that are made on the way are in the scratch folder.
 
     Raises:
-        Refused: whatever is wrong with the model, the reference, the golden inputs or the variants.
+        Refused: the model, the reference, the golden inputs or the variants are wrong.
     """
     return _onnx(request, scratch) if request.runs_as == ONNX else _foreign(request)
 
 
 def _onnx(request: PublishRequest, scratch: Path) -> Described:
-    files = files_of(request.model_path)  # says what is wrong with it before it is loaded
+    files = files_of(request.model_path)  # This names the fault before the model is loaded.
     model = OnnxModel(request.model_path)
     _check_declared(request, model)
     watched = watch(request, model)
@@ -112,10 +112,10 @@ def _foreign_case(
 
 
 def answered(described: Described, answers: Mapping[str, core.Array], *, what: str) -> Described:
-    """With what the model answered to the golden inputs that had no answers.
+    """Return the description with the model's answers to the golden inputs that had none.
 
     Raises:
-        Refused: GOLDEN_INVALID: these are no answers of this model.
+        Refused: GOLDEN_INVALID: these are not answers of this model.
     """
     assert described.unanswered is not None  # noqa: S101  # whoever asks looked
     assert described.case is not None  # noqa: S101
@@ -125,7 +125,7 @@ def answered(described: Described, answers: Mapping[str, core.Array], *, what: s
 
 
 def _with(said: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
-    """The release's terms over those of the golden file."""
+    """Return the golden file's terms, overridden by the release's."""
     return GoldenTerms(**{**of_file.said, **said.said})
 
 
@@ -137,20 +137,20 @@ def _check_declared(request: PublishRequest, model: OnnxModel) -> None:
 
 
 def check_request(request: PublishRequest) -> None:
-    """Whether what is said goes together, before any file is opened.
+    """Check that the request is consistent, before any file is opened.
 
     Raises:
         Refused: REFERENCE_INVALID or SETTINGS_INVALID.
     """
     if request.runs_as != ONNX and request.reference is not None:
         raise Refused(
-            Code.REFERENCE_INVALID, f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so a reference says nothing"
+            Code.REFERENCE_INVALID, f"{request.model_path} is run as {request.runs_as!r}: the hub cannot run it, so omit the reference"
         )
     if request.runs_as != ONNX and (request.variants.held_out is not None or request.variants.calibration is not None):
         reason = f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so it cannot be measured or calibrated"
         raise Refused(Code.REFERENCE_INVALID, reason)
     if request.runs_as == FILES and request.golden_path is not None:
-        raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files: nothing runs it, so golden inputs say nothing")
+        raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files and no runtime runs it; omit the golden inputs")
     if request.reference is None:
         given: dict[str, object] = {"block column": request.blocks_column, "time column": request.time_column}
         given |= {"signals": request.signals} if request.calibration_rows is None else {}
@@ -158,7 +158,7 @@ def check_request(request: PublishRequest) -> None:
         given |= {} if rows else {"feature columns": request.feature_columns}
         needless = [what for what, value in given.items() if value is not None]
         if needless:
-            raise Refused(Code.REFERENCE_INVALID, f"{' and '.join(needless)} are named, but no reference is given")
+            raise Refused(Code.REFERENCE_INVALID, f"{' and '.join(needless)} need a reference; give one with --reference or omit them")
     names = [build.name for build in request.variants.builds]
     if len(set(names)) != len(names) or not names:
         raise mismatch(Code.SETTINGS_INVALID, "variants", expected="at least one, each name once", actual=core.listed(names))

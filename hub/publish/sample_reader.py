@@ -1,7 +1,7 @@
-"""Reads rows to measure or to calibrate builds with: columns by name as a reference has them, or arrays by input. Knows no ONNX.
+"""Read rows to measure or calibrate builds with: columns by name as in a reference, or arrays by input. Knows no ONNX.
 
-An npz with arrays `input.<tensor>` is of the second kind. Where an array has one axis more than its input, its first axis counts whole
-inputs, which are asked one by one (audio with a state, an image a request); else it counts rows.
+An npz with arrays `input.<tensor>` is of the second kind. If an array has one axis more than its input, its first axis counts whole
+inputs, which are run one by one (audio with a state, one image per request); else it counts rows.
 """
 
 from collections.abc import Sequence
@@ -21,19 +21,19 @@ PREFIX = "input."
 
 @dataclass(frozen=True)
 class Rows:
-    """A file's columns or arrays; `truth` is the column or array that is no input. `passed_over` are columns that are no features."""
+    """Hold a file's columns or arrays; `truth` is the one that is not an input. `passed_over` are columns that are not features."""
 
     path: Path
     columns: dict[str, Array]
     truth: str | None = None
     passed_over: tuple[str, ...] = ()
-    blocks: str | None = None  # the column that says which day, shift or batch a row is from
+    blocks: str | None = None  # Column with the day, shift or batch of each row.
 
     def fit(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, named: Sequence[str] | None) -> Samples:
-        """The rows as the model takes them.
+        """Return the rows as the model takes them.
 
         Raises:
-            Refused: REFERENCE_INVALID: they do not fit the inputs, or have no such truth.
+            Refused: REFERENCE_INVALID: they do not fit the inputs, or there is no such truth.
         """
         truth = self._truth()
         blocks = None if self.blocks is None else Reference(self.columns, self.path).blocks(self.blocks)
@@ -104,10 +104,10 @@ class Rows:
 
 
 def read_rows(path: Path, *, truth: str | None = None, passed_over: Sequence[str] = (), blocks: str | None = None) -> Rows:
-    """The rows in a .parquet, .csv or .npz file.
+    """Return the rows from a .parquet, .csv or .npz file.
 
     Raises:
-        Refused: REFERENCE_INVALID: as `hub.reference.read_reference`.
+        Refused: REFERENCE_INVALID: as `hub.publish.reference_data.read_reference`.
     """
     if path.suffix.lower() == ".npz":
         try:

@@ -1,4 +1,4 @@
-"""What becomes of a reference: the signals that nodes count, the baseline they are compared with, and the noise on every count."""
+"""Derive from a reference the signals that nodes count, the baseline they are compared with, and the noise on every count."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,23 +19,23 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
 from schemas.signals import Baseline, Privacy
 
-OUTPUT_VALUES_MAX = 4096  # of a row: of wider outputs only what is named is watched
-BATCH_ROWS = 4096  # of the reference, run through the model at a time
+OUTPUT_VALUES_MAX = 4096  # Values per row; in wider outputs, only named columns are watched.
+BATCH_ROWS = 4096  # Rows of the reference that run through the model at a time.
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """What becomes of a reference."""
+    """Hold the signals, the baseline and the noise that come from a reference."""
 
     fitted: core.Fitted | None = None
     baseline: Baseline | None = None
     privacy: Privacy | None = None
     unwatched: tuple[str, ...] = ()
-    not_calibrated: str = ""  # why nodes are to have no baselines of their own, though they would by default
+    not_calibrated: str = ""  # Why nodes get no baselines of their own, although they would by default.
 
 
 def watch(request: PublishRequest, model: OnnxModel) -> Watch:
-    """The signals, baseline and noise of a release; nothing where no reference is given.
+    """Return the signals, baseline and noise of a release; empty without a reference.
 
     Raises:
         Refused: the reference does not fit the model, or the model cannot answer it.
@@ -55,10 +55,10 @@ def watch(request: PublishRequest, model: OnnxModel) -> Watch:
 
 
 def watch_unread(request: PublishRequest, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Watch:
-    """The same of a model that nothing here can run: what is generated and the service, compared with each node's own baseline.
+    """Return signals for a model that cannot run here: generated answers and the service, compared with each node's own baseline.
 
     Raises:
-        Refused: a signal is named that does not exist.
+        Refused: the request names a signal that does not exist.
     """
     if request.calibration_rows is None or not outputs:
         return Watch()
@@ -83,10 +83,10 @@ def _watched(request: PublishRequest, known: signals.Model) -> Watch:
 
 
 def _uncalibrated(request: PublishRequest, known: signals.Model, rho: float, count: int) -> Watch:
-    """The same without own baselines, of which the first would never be made: no day pays for a window and the baseline.
+    """Return the same without own baselines, if one day's budget cannot pay for a window and the baseline.
 
     Raises:
-        Refused: own baselines, or signals that are there only with them, were asked for.
+        Refused: the request asks for own baselines, or for signals that need them.
     """
     cost = f"rho {2 * rho:.4f} ({rho:.4f} for a window of {count} signals and as much for the baseline)"
     without = replace(known, calibrates=False)
@@ -95,8 +95,8 @@ def _uncalibrated(request: PublishRequest, known: signals.Model, rho: float, cou
         return replace(found, not_calibrated=f"a node may spend rho {request.rho_day_max:g} a day, and its own baseline takes {cost}")
     raise Refused(
         Code.SETTINGS_INVALID,
-        f"the own baseline of a node: expected at most rho {request.rho_day_max:g} a day, got {cost}, so none would ever be made; watch"
-        " fewer signals, take a smaller epsilon, or --calibrate-rows 0; where nodes' settings allow more, say so with --rho-day-max",
+        f"a node's own baseline: expected at most rho {request.rho_day_max:g} a day, got {cost}, so no node could ever make one; watch"
+        " fewer signals, take a smaller epsilon, or --calibrate-rows 0; if nodes' settings allow more, give the value with --rho-day-max",
     )
 
 
@@ -105,14 +105,14 @@ def _baseline(request: PublishRequest, candidates: Sequence[signals.Candidate], 
     bare = [one.bare() for one in candidates if one.rows is None]
     times = None if fitted is None or fitted.times is None else Times(fitted.times, request.season)
     if times is not None and request.window_seconds > 3600 * times.season.hours:
-        what = "--window-seconds, where hours are compared apart"
+        what = "--window-seconds with hours compared separately"
         raise mismatch(Code.SETTINGS_INVALID, what, expected=f"at most {3600 * times.season.hours}", actual=request.window_seconds)
     blocks = None if fitted is None else fitted.blocks
     return build_baseline(values, blocks, times=times, calibration_rows=request.calibration_rows, unreferenced=bare)
 
 
 def noise_for(kind: Noise, epsilon: float, delta: float, *, window_seconds: int, signals: int) -> Privacy:
-    """The noise of windows in which a record touches one bin in each of so many signals."""
+    """Return the noise of windows in which a record touches one bin in each of this many signals."""
     if kind == "laplace":
         scale, sigma2 = laplace_for(epsilon, signals)
         return Privacy(
@@ -135,7 +135,7 @@ def noise_for(kind: Noise, epsilon: float, delta: float, *, window_seconds: int,
 
 
 def _outputs_over(request: PublishRequest, model: OnnxModel, fitted: core.Fitted) -> Arrays:
-    """What the model answers to the reference, [rows, ...]: outputs that have a value a row, or that a signal names."""
+    """Return the model's answers to the reference, [rows, ...], for outputs with one value per row or that a signal names."""
     parts: dict[str, list[NDArray[Any]]] = {tensor.name: [] for tensor in model.outputs}
     step = rows_max(model, BATCH_ROWS)
     for at in range(0, fitted.rows, step):
@@ -159,5 +159,5 @@ def _outputs_over(request: PublishRequest, model: OnnxModel, fitted: core.Fitted
 
 
 def rows_max(model: OnnxModel, rows: int) -> int:
-    """How many rows a model takes at a time, `rows` at the most."""
+    """Return how many rows a model takes at a time, at most `rows`."""
     return 1 if any(tensor.shape[:1] == (1,) for tensor in model.inputs) else rows

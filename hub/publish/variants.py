@@ -1,4 +1,4 @@
-"""The builds of an ONNX model, each made, loaded, measured against the original, and either kept or left out with its reason."""
+"""Make the builds of an ONNX model: load each, measure it against the original, and keep it or leave it out with a reason."""
 
 import time
 from collections.abc import Mapping
@@ -19,18 +19,18 @@ from hub.publish.publish_request import ONNX, Build, PublishRequest
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Measured, Requirements
 
-LATENCY_RUNS = 51  # odd: the median is one of them
-LATENCY_SECONDS_MAX = 1.0  # of each build; a slow one is measured on fewer runs
+LATENCY_RUNS = 51  # The number is odd, so the median is one of the runs.
+LATENCY_SECONDS_MAX = 1.0  # Time per build; a slow one is measured on fewer runs.
 LATENCY_RUNS_MIN = 3
-ROUNDS = {"int8", "int8-static", "fp16"}  # builds that reckon in fewer bits than the original
-Files = tuple[dict[str, Path], dict[str, list[TensorSpan]]]  # by the name they get on a device: where each is, and its tensors if told
+ROUNDS = {"int8", "int8-static", "fp16"}  # Builds that compute in fewer bits than the original.
+Files = tuple[dict[str, Path], dict[str, list[TensorSpan]]]  # Paths by the name on a device, and the tensors of each file if known.
 
 
 @dataclass(frozen=True)
 class Part:
-    """A build that is published: its files by the name they get, and where tensors stand in those that do not say so themselves.
+    """Describe a build that is published: its files by the name on a device, and positions of tensors if the file does not list them.
 
-    `case` is its own golden case, None where it answers as the original does.
+    `case` is its own golden case; None if it answers as the original does.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A build that was asked for and is not published."""
+    """Describe a build that was requested and is not published."""
 
     name: str
     code: Code
@@ -52,10 +52,10 @@ class LeftOut:
 
 
 def files_of(path: Path) -> Files:
-    """An ONNX model's files by the name they get on a device, and the tensors of those that hold external data.
+    """Return an ONNX model's files by the name on a device, and the tensors of those that hold external data.
 
     Raises:
-        Refused: no ONNX model, or one that points outside its folder or takes a name of ours.
+        Refused: the file is not ONNX, points outside its folder, or takes a reserved name.
     """
     external = external_data(path)
     taken = {MODEL_FILE, GOLDEN_FILE} & {name.casefold() for name in external}
@@ -67,10 +67,11 @@ def files_of(path: Path) -> Files:
 def make_variants(
     request: PublishRequest, original: OnnxModel, files: Files, case: golden.Case | None, fitted: core.Fitted | None, scratch: Path
 ) -> tuple[tuple[Part, ...], tuple[LeftOut, ...]]:
-    """Every build that is asked for; what is made stands in the scratch folder.
+    """Make every requested build; new files are in the scratch folder.
 
     Raises:
-        Refused: the held-out or calibration rows do not fit the model; a build fails or loses too much, and all are wanted or none is left.
+        Refused: the held-out or calibration rows do not fit the model; or a build fails or loses too much, and all are required or none is
+        left.
     """
     workshop = _Workshop(request, original, files, case, fitted, scratch)
     parts: list[Part] = []
@@ -88,7 +89,7 @@ def make_variants(
 
 
 class _Workshop:
-    """Makes and measures one build after another; what is the same for all is reckoned once."""
+    """Make and measure one build after another; results that all share are computed once."""
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class _Workshop:
         elif any(_is_made(build) for build in terms.builds):
             if fitted is None:
                 expected = "held-out rows (held_out = ...), or a reference, to measure it on"
-                raise mismatch(Code.REFERENCE_INVALID, "variants that are made here", expected=expected, actual="neither")
+                raise mismatch(Code.REFERENCE_INVALID, "rows to measure variants with", expected=expected, actual="neither")
             self._rows = Samples(core.feeds(fitted.features, fitted.columns))
         if self._rows is not None:
             self._answers = answers_over(original, self._rows, Code.REFERENCE_INVALID)
@@ -117,7 +118,7 @@ class _Workshop:
             self._score = accuracy_eval.score(self._ruler, self._rows.truth, self._answers, self._answers)
 
     def make(self, build: Build) -> Part:
-        """One of them.
+        """Make one build.
 
         Raises:
             Refused: VARIANT_FAILED or VARIANT_LOSS.
@@ -132,7 +133,7 @@ class _Workshop:
             paths, spans = files_of(build.model_path)
         else:
             source = build.model_path or self._request.model_path
-            files_of(source)  # that its external data, if any, is its own
+            files_of(source)  # This checks that its external data, if any, is its own.
             target = self._scratch / f"{build.name}.onnx"
             quantise.make(what, source, target, build.how, sparsity=build.sparsity, calibration=self._calibration)
             paths, spans = {MODEL_FILE: target}, {}
@@ -175,15 +176,15 @@ class _Workshop:
 
 
 def _is_made(build: Build) -> bool:
-    """Whether it is another model than the one that the release is about."""
+    """Return whether the build is another model than the release's."""
     return build.how != "as-is" or build.model_path is not None or build.sparsity > 0
 
 
 def answers_over(model: OnnxModel, rows: Samples, code: Code) -> dict[str, core.Array]:
-    """What a model answers to all rows, by output.
+    """Return a model's answers to all rows, by output.
 
     Raises:
-        Refused: the model cannot answer them, or `code`: no output has an answer a row.
+        Refused: the model cannot answer them; or, with `code`, no output has one answer per row.
     """
     parts: dict[str, list[core.Array]] = {}
     one_by_one = any(tensor.shape[:1] == (1,) for tensor in model.inputs)
@@ -197,11 +198,11 @@ def answers_over(model: OnnxModel, rows: Samples, code: Code) -> dict[str, core.
 
 
 def _latencies(rows: Samples, *models: OnnxModel) -> list[float]:
-    """The median time of one row in milliseconds, in turns, so that a busy machine is as busy for each."""
+    """Return the median time of one row in milliseconds for each model. They take turns, so that other load affects all alike."""
     feeds = rows.feeds(0, 1)
     taken: list[list[float]] = [[] for _ in models]
     for model in models:
-        model.run(feeds, Code.VARIANT_FAILED)  # the first run allocates
+        model.run(feeds, Code.VARIANT_FAILED)  # The first run allocates memory.
     began = time.perf_counter()
     while len(taken[0]) < LATENCY_RUNS_MIN or (
         len(taken[0]) < LATENCY_RUNS and time.perf_counter() - began < LATENCY_SECONDS_MAX * len(models)

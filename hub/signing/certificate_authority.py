@@ -1,7 +1,7 @@
-"""The fleet's certificate authority: a root that stays offline, and an issuer that the hub holds. X.509 and nothing else.
+"""Run the fleet's certificate authority: a root that stays offline, and an issuer that the hub holds. Knows X.509 and nothing else.
 
-Knows no database, no token and no passphrase; keys are handed to it (hub/signing/keys.py reads them). Nodes, brokers and the hub believe
-the root; everything is issued by the issuer below it, so that the root's key stays away from every machine that is connected.
+Knows no database, no token and no passphrase; it is given keys (hub/signing/keys.py reads them). Nodes, brokers and the hub trust
+the root. The issuer below it signs everything, so the root's key stays away from every connected machine.
 """
 
 import os
@@ -23,35 +23,35 @@ from schemas.enrolment import STATEMENT_CONTEXT
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import CERTIFICATE_BYTES_MAX, CSR_BYTES_MAX
 
-ROOT_DAYS = 20 * 365  # devices pin it: it outlives them
-ISSUER_DAYS = 5 * 365  # a new one needs the root's key, and no visit to a device
+ROOT_DAYS = 20 * 365  # Devices pin the root, so it outlives them.
+ISSUER_DAYS = 5 * 365  # A new issuer needs the root's key, but no visit to a device.
 SERVER_DAYS, CLIENT_DAYS = 365, 365
-BACKDATED = timedelta(minutes=5)  # clocks that lag a little still find a new certificate valid
+BACKDATED = timedelta(minutes=5)  # Devices with clocks that lag a little still accept a new certificate.
 ROOT_NAME, ISSUER_NAME = "ca.crt", "issuer.crt"
-NAME_CHARACTERS_MAX = 64  # of a common name, X.520's upper bound
+NAME_CHARACTERS_MAX = 64  # Upper bound of a common name in X.520.
 
 Kind = Literal["node", "server", "client"]
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A certificate, and what is written down of it."""
+    """Hold a certificate, and the data that is recorded about it."""
 
     name: str
     kind: Kind
-    serial: str  # hexadecimal
+    serial: str  # Hexadecimal.
     not_after: datetime
-    certificate: bytes  # DER
+    certificate: bytes  # DER.
 
 
 class Authority:
-    """The issuer below the fleet's root, with its key."""
+    """Issue certificates with the issuer's key, below the fleet's root."""
 
     def __init__(self, directory: Path, key: ec.EllipticCurvePrivateKey, *, fleet: str) -> None:
-        """From a fleet's folder.
+        """Load the authority from a fleet's folder.
 
         Raises:
-            Refused: CERTIFICATE_INVALID when there is no authority, its certificate is none, or another key's.
+            Refused: CERTIFICATE_INVALID when there is no authority, its certificate is invalid, or the key is another's.
         """
         self.fleet, self._key = fleet, key
         self._root, self._issuer = load_certificate(directory / ROOT_NAME), load_certificate(directory / ISSUER_NAME)
@@ -64,41 +64,41 @@ class Authority:
 
     @property
     def root(self) -> bytes:
-        """The root certificate, DER."""
+        """Return the root certificate, DER."""
         return self._root.public_bytes(serialization.Encoding.DER)
 
     @property
     def issuer(self) -> bytes:
-        """The issuer's certificate, DER."""
+        """Return the issuer's certificate, DER."""
         return self._issuer.public_bytes(serialization.Encoding.DER)
 
     @property
     def expires(self) -> datetime:
-        """When nothing more can be issued."""
+        """Return the time after which nothing more can be issued."""
         return self._issuer.not_valid_after_utc
 
     def node(self, name: str, public_key: bytes, *, now: datetime, days: float) -> Issued:
-        """A device's certificate; `public_key` is DER SubjectPublicKeyInfo."""
+        """Return a device's certificate; `public_key` is DER SubjectPublicKeyInfo."""
         return self._issue(name, "node", public_key, (), now=now, life=timedelta(days=days))
 
     def client(self, name: str, public_key: bytes, *, now: datetime) -> Issued:
-        """The certificate of a hub, a relay or a consumer."""
+        """Return the certificate of a hub, a relay or a consumer."""
         return self._issue(name, "client", public_key, (), now=now, life=timedelta(days=CLIENT_DAYS))
 
     def server(self, names: Sequence[str], public_key: bytes, *, now: datetime, days: float = SERVER_DAYS) -> Issued:
-        """A server's certificate; `names` are host names and IP addresses, the first is its common name.
+        """Return a server's certificate; `names` are host names and IP addresses, and the first is its common name.
 
         Raises:
-            Refused: NAME_INVALID for what is neither.
+            Refused: NAME_INVALID for a name that is neither.
         """
         return self._issue(names[0], "server", public_key, names, now=now, life=timedelta(days=days))
 
     def sign(self, statement: bytes) -> bytes:
-        """The issuing key's signature over a statement of time."""
+        """Return the issuing key's signature over a statement of time."""
         return self._key.sign(STATEMENT_CONTEXT + statement, ec.ECDSA(hashes.SHA256()))
 
     def signed(self, statement: bytes, signature: bytes) -> bool:
-        """Whether a statement is our own."""
+        """Return whether a statement has this authority's signature."""
         try:
             self._key.public_key().verify(signature, STATEMENT_CONTEXT + statement, ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
@@ -106,12 +106,12 @@ class Authority:
         return True
 
     def revocation_list(self, revoked: Iterable[tuple[str, datetime]], *, number: int, earlier: bytes | None, now: datetime) -> bytes:
-        """The list of revoked certificates, PEM: (serial in hexadecimal, since when) each.
+        """Return the list of revoked certificates, PEM; each entry is (serial in hexadecimal, time of revocation).
 
-        It holds as long as the issuer does: a broker with an overdue list refuses everybody, and nobody would be there to sign the next.
+        It is valid as long as the issuer: a broker with an expired list refuses all clients, including the hub that would sign the next.
         """
         begins = now - BACKDATED
-        if earlier is not None:  # of two lists OpenSSL takes the newer by its date, which counts whole seconds
+        if earlier is not None:  # Given two lists, OpenSSL takes the newer by its date, which counts whole seconds.
             begins = max(begins, x509.load_pem_x509_crl(earlier).last_update_utc + timedelta(seconds=1))
         builder = (
             x509.CertificateRevocationListBuilder()
@@ -127,7 +127,7 @@ class Authority:
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
     def chain_pem(self, certificate: bytes) -> bytes:
-        """A certificate with the issuer's below it, as TLS servers and clients send them."""
+        """Return a certificate with the issuer's below it, as TLS servers and clients send them."""
         parts = (x509.load_der_x509_certificate(certificate), self._issuer)
         return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in parts)
 
@@ -158,7 +158,7 @@ def create(directory: Path, *, fleet: str, root: ec.EllipticCurvePrivateKey, iss
     """Write the certificates of a new authority into a fleet's folder; existing ones are never overwritten.
 
     Raises:
-        Refused: there is one already.
+        Refused: an authority exists already.
     """
     if (directory / ROOT_NAME).exists():
         raise Refused(Code.CERTIFICATE_INVALID, f"{directory / ROOT_NAME} exists: a fleet has one authority")
@@ -167,7 +167,8 @@ def create(directory: Path, *, fleet: str, root: ec.EllipticCurvePrivateKey, iss
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
     made = builder.add_extension(_usage(signs_certificates=True), critical=True).sign(root, hashes.SHA256())
     issue_issuer(directory, root_certificate=made, root=root, issuer=issuer.public_key(), fleet=fleet, now=now)
-    write(directory / ROOT_NAME, made.public_bytes(serialization.Encoding.PEM), mode=0o644)  # last: without it there is no authority
+    # The root is written last: without it there is no authority.
+    write(directory / ROOT_NAME, made.public_bytes(serialization.Encoding.PEM), mode=0o644)
 
 
 def issue_issuer(
@@ -179,10 +180,10 @@ def issue_issuer(
     fleet: str,
     now: datetime,
 ) -> None:
-    """Write a certificate of the issuing key, in place of an earlier one: the root's key signs it.
+    """Write a certificate of the issuing key, signed by the root's key, and replace the earlier one.
 
     Raises:
-        Refused: another root's key.
+        Refused: the key is another root's.
     """
     if public_der(root_certificate) != _spki(root.public_key()):
         raise Refused(Code.CERTIFICATE_INVALID, "the key is not that of the fleet's root certificate")
@@ -198,10 +199,10 @@ def issue_issuer(
 
 
 def requested_key(request: bytes) -> bytes:
-    """The public key of a certificate request that is signed with it, DER SubjectPublicKeyInfo; nothing else of a request counts.
+    """Return the public key of a certificate request that is signed with it, DER SubjectPublicKeyInfo; the rest of a request is ignored.
 
     Raises:
-        Refused: ENROLMENT_REQUEST when it is none, not signed by its own key, or of another kind of key.
+        Refused: ENROLMENT_REQUEST when it is invalid, not signed by its own key, or has another kind of key.
     """
     if len(request) > CSR_BYTES_MAX:
         raise mismatch(Code.ENROLMENT_REQUEST, "bytes of a certificate request", expected=f"at most {CSR_BYTES_MAX}", actual=len(request))
@@ -219,10 +220,10 @@ def requested_key(request: bytes) -> bytes:
 
 
 def load_certificate(path: Path) -> x509.Certificate:
-    """A certificate in PEM form.
+    """Return a certificate from a PEM file.
 
     Raises:
-        Refused: CERTIFICATE_INVALID when it is absent or none.
+        Refused: CERTIFICATE_INVALID when it is absent or invalid.
     """
     try:
         with path.open("rb") as file:
@@ -234,7 +235,7 @@ def load_certificate(path: Path) -> x509.Certificate:
 
 
 def public_der(certificate: x509.Certificate) -> bytes:
-    """A certificate's key, DER SubjectPublicKeyInfo."""
+    """Return a certificate's key, DER SubjectPublicKeyInfo."""
     return certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -254,14 +255,14 @@ def _builder(
 
 
 def _name(common: str, fleet: str) -> x509.Name:
-    # A fleet's name fits X.520's bound of an organisation; a common name is cut, for a root's is for people only.
+    # The organisation of a certificate is the fleet's name, which fits X.520's bound. A common name is cut: a root's is only for people.
     parts = [(NameOID.ORGANIZATION_NAME, fleet), (NameOID.COMMON_NAME, common[:NAME_CHARACTERS_MAX])]
     return x509.Name([x509.NameAttribute(kind, value) for kind, value in parts])
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=True,  # the issuer signs statements of time as well
+        digital_signature=True,  # The issuer signs statements of time as well.
         content_commitment=False,
         key_encipherment=False,
         data_encipherment=False,

@@ -1,4 +1,4 @@
-"""The issuer with its key, and the list of revoked certificates that brokers read, from what the database says."""
+"""Open the issuer with its key, and write the list of revoked certificates that brokers read, from the database's records."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ LIST_NAME = Path("broker") / "tls" / "revoked.crl"
 
 
 def open_authority(directory: Path, passphrase: Callable[[], bytes], *, fleet: str) -> Authority:
-    """The fleet's issuer; nobody is asked for a passphrase where there is none.
+    """Return the fleet's issuer; a passphrase is asked for only if the key has one.
 
     Raises:
         Refused: the fleet has no authority, it is damaged, or the passphrase does not open the key.
@@ -27,7 +27,7 @@ def open_authority(directory: Path, passphrase: Callable[[], bytes], *, fleet: s
 
 
 def check_authority(directory: Path) -> None:
-    """Whether the fleet has an authority.
+    """Check that the fleet has an authority.
 
     Raises:
         Refused: it has none.
@@ -37,7 +37,7 @@ def check_authority(directory: Path) -> None:
 
 
 def write_list(directory: Path, authority: Authority, enrolments: Enrolments, *, now: datetime) -> bool:
-    """Write the list into a fleet's folder if it would say something else than the one there; True when it was written."""
+    """Write the revocation list into a fleet's folder if it would differ from the present one; return whether it was written."""
     path = directory / LIST_NAME
     revoked = {row.serial: datetime.fromtimestamp(row.revoked_at or 0, UTC) for row in enrolments.revoked()}
     earlier, number = None, 1

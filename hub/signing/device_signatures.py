@@ -1,4 +1,4 @@
-"""Whether something was signed by the device that it names. Knows no store: which key belongs to which node is the caller's to say."""
+"""Verify that a device signed what carries its name. Knows no store: the caller knows which key belongs to which node."""
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -10,10 +10,10 @@ from schemas.receipt import Receipt, SealedReceipt
 
 
 def verify_receipt(sealed: SealedReceipt, public_key: bytes) -> Receipt:
-    """The receipt, now that its signature is checked; `public_key` is DER SubjectPublicKeyInfo, ECDSA on P-256.
+    """Return the receipt after checking its signature; `public_key` is DER SubjectPublicKeyInfo, ECDSA on P-256.
 
     Raises:
-        Refused: the signature is not this key's, or the body is no receipt.
+        Refused: the signature is not this key's, or the body is not a receipt.
     """
     if not is_signed(sealed.body, sealed.signature, public_key):
         raise Refused(Code.RECEIPT_SIGNATURE, "the receipt is not signed by the node's own key")
@@ -21,10 +21,10 @@ def verify_receipt(sealed: SealedReceipt, public_key: bytes) -> Receipt:
 
 
 def is_signed(data: bytes, signature: bytes, public_key: bytes) -> bool:
-    """Whether this key signed the data; `public_key` is DER SubjectPublicKeyInfo, ECDSA on P-256.
+    """Return whether this key signed the data; `public_key` is DER SubjectPublicKeyInfo, ECDSA on P-256.
 
     Raises:
-        Refused: RECEIPT_SIGNATURE, the key is no such key.
+        Refused: RECEIPT_SIGNATURE: the key is not of this kind.
     """
     try:
         key = serialization.load_der_public_key(public_key)

@@ -1,4 +1,4 @@
-"""Private keys on disk: made, encrypted, loaded to sign. The hub's only door to them; nothing here knows what is signed."""
+"""Make, encrypt and load private keys on disk. Only this module of the hub reads them; it does not know what they sign."""
 
 import errno
 import os
@@ -14,16 +14,16 @@ from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from schemas.errors import Code, Refused, mismatch
 
-KEY_BYTES_MAX = 16 * 1024  # an encrypted PEM key is under 1 KiB
-PASSPHRASE_BYTES_MAX = 1023  # what OpenSSL takes
+KEY_BYTES_MAX = 16 * 1024  # An encrypted PEM key is under 1 KiB.
+PASSPHRASE_BYTES_MAX = 1023  # OpenSSL's bound.
 _CURVES = ("secp256r1", "secp384r1")
 
 
 def create_key(path: Path, passphrase: bytes, kind: Literal["ed25519", "p256"] = "ed25519") -> None:
-    """Make a key, encrypted, readable by its owner only; an existing file is never overwritten. P-256 is for certificates.
+    """Make an encrypted key, readable by its owner only; an existing file is never overwritten. P-256 is for certificates.
 
     Raises:
-        Refused: KEY_PASSPHRASE when there is none, KEY_UNREADABLE when the file exists or cannot be written; nothing is left behind.
+        Refused: KEY_PASSPHRASE without a passphrase; KEY_UNREADABLE when the file exists or cannot be written. Nothing is left behind.
     """
     if not 0 < len(passphrase) <= PASSPHRASE_BYTES_MAX:
         raise Refused(
@@ -37,7 +37,7 @@ def create_key(path: Path, passphrase: bytes, kind: Literal["ed25519", "p256"] =
 
 
 def create_tls_key(path: Path) -> None:
-    """Make a P-256 key for a TLS connection, readable by its owner only: not encrypted, for no broker can be asked for a passphrase.
+    """Make a P-256 key for a TLS connection, readable by its owner only. It is not encrypted: nobody can type a passphrase for a broker.
 
     Raises:
         Refused: as `create_key`.
@@ -55,10 +55,10 @@ def _make(path: Path, data: bytes) -> None:
 
 
 def load_signer(path: Path, passphrase: bytes) -> Signer:
-    """A signer of an encrypted (or plain) PEM key: ed25519, or ECDSA on P-256 or P-384 as hardware tokens have.
+    """Return a signer for an encrypted (or plain) PEM key: ed25519, or ECDSA on P-256 or P-384 as hardware tokens have.
 
     Raises:
-        Refused: KEY_UNREADABLE when the file is absent, unreadable or no such key; KEY_PASSPHRASE when the passphrase does not open it.
+        Refused: KEY_UNREADABLE when the file is absent, unreadable or not such a key; KEY_PASSPHRASE when the passphrase is wrong.
     """
     key = _load(path, passphrase)
     _check_kind(path, key)
@@ -66,7 +66,7 @@ def load_signer(path: Path, passphrase: bytes) -> Signer:
 
 
 def load_p256(path: Path, passphrase: bytes = b"") -> ec.EllipticCurvePrivateKey:
-    """A key that signs certificates, or a server's own: ECDSA on P-256.
+    """Return a key that signs certificates, or a server's own: ECDSA on P-256.
 
     Raises:
         Refused: as `load_signer`.
@@ -86,14 +86,14 @@ def _load(path: Path, passphrase: bytes) -> PrivateKeyTypes:
     try:
         return serialization.load_pem_private_key(data, passphrase if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        # A wrong passphrase cannot be told from a damaged body; a file that is cut short can, for it lacks its last line.
+        # A wrong passphrase cannot be told from a damaged body. A truncated file can: it lacks its last line.
         if encrypted and b"-----END" in data:
             raise Refused(Code.KEY_PASSPHRASE, f"the passphrase does not open key {path}") from None
         raise Refused(Code.KEY_UNREADABLE, f"{path} is not a private key in PEM form") from None
 
 
 def public_key(path: Path, passphrase: bytes = b"") -> Key:
-    """The public half, from a PEM public key (a team's, say) or from a private one.
+    """Return the public half of a PEM public key (such as a team's) or private key.
 
     Raises:
         Refused: as `load_signer`.
@@ -128,14 +128,14 @@ def _read(path: Path) -> bytes:
 
 
 def _write_new(path: Path, data: bytes) -> None:
-    """Durable before visible, and never over an existing file."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    """Write a file so that it is durable before it is visible; an existing file is never replaced."""
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp gives it mode 0600.
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.link(partial, path)  # fails if the name is taken, which a rename would not
+        os.link(partial, path)  # A link fails if the name is taken; a rename would not.
     finally:
         Path(partial).unlink()
     folder = os.open(path.parent, os.O_RDONLY)

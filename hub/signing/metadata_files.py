@@ -1,4 +1,4 @@
-"""The files of a TUF repository: versions are added, old ones dropped, by one process at a time. Knows no key and no rule of TUF."""
+"""Store the files of a TUF repository: add versions and drop old ones, one process at a time. Knows no key and no rule of TUF."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
 
 
 class MetadataFolder:
-    """`metadata/<version>.<role>.json` and `metadata/current.json` below `directory`, `documents` beside, and a lock."""
+    """Manage `metadata/<version>.<role>.json` and `metadata/current.json` below `directory`, the `documents` beside them, and a lock."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -25,10 +25,10 @@ class MetadataFolder:
         self._metadata = directory / "metadata"
 
     def make(self) -> None:
-        """Begin.
+        """Make the folders.
 
         Raises:
-            Refused: there is one already.
+            Refused: the repository exists already.
         """
         try:
             self._metadata.mkdir(parents=True)
@@ -38,10 +38,10 @@ class MetadataFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes and threads out; not to be entered twice.
+        """Keep other processes and threads out; it is not reentrant.
 
         Raises:
-            Refused: the disk has no room for what is written meanwhile.
+            Refused: the disk has no room for the files that are written meanwhile.
         """
         try:
             with (self.directory / "lock").open("ab") as lock:
@@ -53,38 +53,38 @@ class MetadataFolder:
             raise
 
     def path(self, role: str, version: int) -> Path:
-        """Where a version of a role stands."""
+        """Return the path of a version of a role."""
         return self._metadata / f"{version}.{role}.json"
 
     def version(self, role: str) -> int:
-        """The newest version of a role; 0 when there is none."""
+        """Return the newest version of a role; 0 when there is none."""
         return max((version for version, name, _ in self._files() if name == role), default=0)
 
     def versions(self) -> dict[str, int]:
-        """The newest version of every role."""
+        """Return the newest version of every role."""
         found: dict[str, int] = {}
         for version, role, _ in self._files():
             found[role] = max(version, found.get(role, 0))
         return found
 
     def newest(self, role: str, kind: type[S]) -> Metadata[S]:
-        """The newest metadata of a role, whose kind the caller knows."""
+        """Return the newest metadata of a role, whose kind the caller knows."""
         return self.newest_of_any_kind(role)
 
     def newest_of_any_kind(self, role: str) -> Metadata[Any]:
-        """The newest metadata of a role."""
+        """Return the newest metadata of a role."""
         return Metadata.from_file(str(self.path(role, self.version(role))))
 
     def current(self) -> dict[str, int]:
-        """The versions that agree with each other, as of the last `set_current`."""
+        """Return the versions that agree with each other, as of the last `set_current`."""
         path = self._metadata / "current.json"
         found: dict[str, int] = json.loads(path.read_bytes()) if path.exists() else {}
         return found
 
     def set_current(self, versions: dict[str, int]) -> None:
-        """Name the versions that agree with each other, and drop those that are older. Roots are for ever.
+        """Record the versions that agree with each other, and drop older ones. Roots are never dropped.
 
-        An hourly timestamp would otherwise leave 9,000 files a year.
+        The hourly timestamp would otherwise leave 9,000 files a year.
         """
         write(self._metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
         for version, role, path in list(self._files()):
@@ -92,10 +92,10 @@ class MetadataFolder:
                 path.unlink(missing_ok=True)
 
     def generation(self) -> int:
-        """Changes whenever a file does: cheap to ask every second."""
+        """Return a value that changes whenever a file does; it is cheap to ask for every second."""
         found = 0
         for entry in os.scandir(self._metadata):
-            with contextlib.suppress(FileNotFoundError):  # dropped by another process meanwhile
+            with contextlib.suppress(FileNotFoundError):  # Another process has dropped it meanwhile.
                 found += entry.stat().st_mtime_ns if entry.name.endswith(".json") else 0
         return found
 
@@ -107,7 +107,7 @@ class MetadataFolder:
 
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
-    """Durable before visible; with `mode`, whatever the process would give new files."""
+    """Write a file so that it is durable before it is visible; `mode` overrides the process's default for new files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

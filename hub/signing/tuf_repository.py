@@ -1,7 +1,7 @@
-"""The fleet's TUF repository as files: who may sign what, and what has been signed. Knows no key but those it is handed, and no broker.
+"""Manage the fleet's TUF repository as files: who may sign what, and what is signed. It is given keys, and knows no broker.
 
-Publishers and operators add versions of roles; the hub's `refresh` vouches for the newest of each with a snapshot and a timestamp, and
-names that set last, so that a reader always sees one that agrees with itself. They are processes of their own: a lock keeps them apart.
+Publishers and operators add versions of roles. The hub's `refresh` vouches for the newest of each with a snapshot and a timestamp, and
+records that set last, so a reader always sees a consistent set. They run as separate processes: a lock keeps them apart.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from schemas.names import check_name, check_version, version_key
 from schemas.rollout import rollout_path
 
 _ROLLOUTS = "rollouts"
-_WITHDRAWN_FIELD = "x-fleetcast-withdrawn"  # in a model's role: versions that were published once, and may not be again
-_TOP = frozenset({"root", "snapshot", "timestamp"})  # what no snapshot lists
+_WITHDRAWN_FIELD = "x-fleetcast-withdrawn"  # Versions in a model's role that were published once and may not be published again.
+_TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
 
 
 class Repository:
-    """Metadata and the small documents that it vouches for, in one folder."""
+    """Manage metadata and the small documents that it vouches for, in one folder."""
 
     def __init__(self, directory: Path) -> None:
         self._folder = MetadataFolder(directory)
@@ -47,10 +47,10 @@ class Repository:
         models: Sequence[str],
         now: datetime,
     ) -> "Repository":
-        """A new fleet's repository: root, targets with their delegations, an empty rollouts role, snapshot and timestamp.
+        """Make a new fleet's repository: root, targets with their delegations, an empty rollouts role, snapshot and timestamp.
 
         Raises:
-            Refused: there is one already, a model's name is none, or fewer root keys than the threshold asks for.
+            Refused: one exists already, a model's name is invalid, or there are fewer root keys than the threshold.
         """
         keyids = {signer.public_key.keyid for signer in root_signers}
         if not 1 <= threshold <= len(keyids):
@@ -74,15 +74,15 @@ class Repository:
         repository.refresh(snapshot=snapshot, timestamp=timestamp, now=now)
         return repository
 
-    # What is there
+    # Reading
 
     def models(self) -> list[str]:
-        """The models that a team may publish."""
+        """Return the models that a team may publish."""
         with self._folder.locked():
             return self._models()
 
     def releases(self, model: str) -> list[str]:
-        """A model's versions, oldest first."""
+        """Return a model's versions, oldest first."""
         role = role_name(model)
         with self._folder.locked():
             if self._folder.version(role) == 0:
@@ -90,7 +90,7 @@ class Repository:
             return _versions(model, self._folder.newest(role, Targets).signed)
 
     def manifest(self, model: str, version: str) -> bytes:
-        """A release's manifest.
+        """Return a release's manifest.
 
         Raises:
             Refused: there is no such release.
@@ -101,25 +101,27 @@ class Repository:
         return (self._folder.documents / target_path(model, version)).read_bytes()
 
     def rollout(self, model: str) -> bytes | None:
-        """A model's rollout document, if there is one."""
+        """Return a model's rollout document, or None."""
         with self._folder.locked():
             target = self._folder.newest(_ROLLOUTS, Targets).signed.targets.get(rollout_path(model))
             return self._rollout_file(model, target).read_bytes() if target else None
 
     def root(self, version: int = 1) -> bytes:
-        """A version of the root; the first is what nodes pin."""
+        """Return a version of the root; nodes pin the first."""
         return self._folder.path("root", version).read_bytes()
 
     def generation(self) -> int:
-        """Changes whenever anything was signed: cheap to ask every second."""
+        """Return a value that changes whenever anything is signed; it is cheap to ask for every second."""
         return self._folder.generation()
 
-    # What the offline targets key changes
+    # Changes that the offline targets key signs
 
     def delegate(self, model: str, *, team: Key, targets: Signer, now: datetime) -> None:
-        """Let a team's key sign `models/<model>/*`, and no other key; a role without a release is in no snapshot, so nodes do not look yet.
+        """Let a team's key, and no other key, sign `models/<model>/*`.
 
-        What another key signed before is refused by nodes from then on, until `renew_releases` says which of it the new team stands for.
+        Nodes see the role when it has a release: no snapshot lists an empty role.
+
+        Nodes refuse what another key signed before, until `renew_releases` names the releases that the new team takes over.
         """
         with self._folder.locked():
             signed = self._folder.newest("targets", Targets).signed
@@ -128,7 +130,7 @@ class Repository:
             self._next("targets", signed, [targets], now)
 
     def set_minimum(self, model: str, version: str, *, targets: Signer, now: datetime) -> None:
-        """The oldest version of a model that nodes may still activate: the bound on what stolen online keys can steer them to."""
+        """Set the oldest version of a model that nodes may still activate. It bounds what stolen online keys can make them run."""
         with self._folder.locked():
             signed = self._folder.newest("targets", Targets).signed
             self._check_key("root", "targets", targets)
@@ -141,14 +143,14 @@ class Repository:
             self._check_key("root", "targets", targets)
             self._next("targets", self._folder.newest("targets", Targets).signed, [targets], now)
 
-    # What teams change
+    # Changes that teams sign
 
     def add_release(self, model: str, version: str, manifest: bytes, *, team: Signer, now: datetime) -> None:
-        """List a manifest under its version; the same bytes twice are nothing.
+        """List a manifest under its version; listing the same bytes again does nothing.
 
         Raises:
-            Refused: RELEASE_UNKNOWN for a model that is not delegated, KEY_NOT_AUTHORISED for a key that it is not delegated to,
-                RELEASE_CONFLICT for a version that exists with other bytes, or that was withdrawn.
+            Refused: RELEASE_UNKNOWN for a model that is not delegated; KEY_NOT_AUTHORISED for a key that it is not delegated to;
+                RELEASE_CONFLICT for a version that exists with other bytes or was withdrawn.
         """
         path = target_path(model, check_version(version))
         with self._folder.locked():
@@ -156,7 +158,7 @@ class Repository:
             if self._folder.version(role_name(model)) and not self._holds("targets", role_name(model)):
                 raise Refused(
                     Code.KEY_NOT_AUTHORISED,
-                    f"the releases of {model!r} are signed by a key that it is no longer delegated to: say first which of them stay",
+                    f"the releases of {model!r} are signed by a key that may no longer sign them: first renew the releases to keep",
                 )
             if version in signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()):
                 raise Refused(Code.RELEASE_CONFLICT, f"{model}@{version} was withdrawn; publish another version")
@@ -170,10 +172,10 @@ class Repository:
             self._next(role_name(model), signed, [team], now)
 
     def renew_releases(self, model: str, *, team: Signer, now: datetime, keep: Sequence[str] | None = None) -> None:
-        """Sign a model's releases again: all of them before they expire, or those to `keep`, which withdraws the others for good.
+        """Sign a model's releases again: all of them before they expire, or those in `keep`, which withdraws the others for good.
 
         Raises:
-            Refused: RELEASE_UNKNOWN for a model or version that there is not, KEY_NOT_AUTHORISED for a key that it is not delegated to.
+            Refused: RELEASE_UNKNOWN for a model or version that does not exist; KEY_NOT_AUTHORISED for a key that it is not delegated to.
         """
         with self._folder.locked():
             signed = self._team_role(model, team)
@@ -188,10 +190,10 @@ class Repository:
             signed.targets = {target_path(model, version): signed.targets[target_path(model, version)] for version in kept}
             self._next(role_name(model), signed, [team], now)
 
-    # What the rollouts key changes
+    # Changes that the rollouts key signs
 
     def set_rollout(self, model: str, document: bytes, *, rollouts: Signer, now: datetime) -> None:
-        """Sign a model's rollout; the same bytes twice are nothing."""
+        """Sign a model's rollout; signing the same bytes again does nothing."""
         path = rollout_path(check_name("model", model))
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
@@ -203,7 +205,7 @@ class Repository:
             self._next(_ROLLOUTS, signed, [rollouts], now)
 
     def renew_rollouts(self, *, rollouts: Signer, now: datetime) -> bool:
-        """Sign the rollouts role again before it expires; it is online, and lives a week."""
+        """Sign the rollouts role again before it expires; its key is online, and it lasts a week."""
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
             signed = self._folder.newest(_ROLLOUTS, Targets).signed
@@ -213,17 +215,17 @@ class Repository:
             return True
 
     def rekey_rollouts(self, key: Key, *, targets: Signer, now: datetime) -> None:
-        """Give the rollouts role another key; `renew_rollouts` with it must follow, before anything is vouched for again."""
+        """Give the rollouts role another key; `renew_rollouts` with it must follow before `refresh`."""
         with self._folder.locked():
             self._check_key("root", "targets", targets)
             signed = self._folder.newest("targets", Targets).signed
             _delegate(signed, _ROLLOUTS, key, rollout_path("*"))
             self._next("targets", signed, [targets], now)
 
-    # What the root keys change
+    # Changes that the root keys sign
 
     def rotate_root(self, *, old: Sequence[Signer], new: Sequence[Signer], threshold: int, now: datetime) -> None:
-        """A new root version with new root keys, signed by a threshold of the old ones and of the new.
+        """Add a root version with new root keys, signed by a threshold of the old ones and of the new.
 
         Raises:
             Refused: the signers do not reach one of the two thresholds.
@@ -238,7 +240,7 @@ class Repository:
             self._next_root(signed, [*old, *new], now)
 
     def rekey(self, role: Literal["targets", "snapshot", "timestamp"], key: Key, *, root_signers: Sequence[Signer], now: datetime) -> None:
-        """A new root version that gives a top-level role another key; nodes forget versions that were run ahead with a stolen one.
+        """Add a root version that gives a top-level role another key; nodes then forget versions that a stolen key raised.
 
         `renew_targets` must follow a new targets key; `refresh` signs snapshot and timestamp anew by itself.
 
@@ -252,15 +254,15 @@ class Repository:
             signed.add_key(key, role)
             self._next_root(signed, root_signers, now)
 
-    # What the hub does
+    # Changes that the hub signs
 
     def refresh(self, *, snapshot: Signer, timestamp: Signer, now: datetime) -> bool:
-        """Vouch for what is newest: a new snapshot when a role changed or it ages, a new timestamp when that changed or an hour has passed.
+        """Vouch for the newest roles: sign a new snapshot when a role changed or it ages, and a new timestamp when that changed or hourly.
 
-        A role that was once in the snapshot stays in it for ever: nodes that saw it would refuse a snapshot without it.
+        A role that was once in the snapshot stays in it: nodes that saw it would refuse a snapshot without it.
 
         Raises:
-            Refused: KEY_NOT_AUTHORISED when nodes would refuse the result; what was vouched for before stands.
+            Refused: KEY_NOT_AUTHORISED when nodes would refuse the result; the earlier snapshot and timestamp remain.
         """
         with self._folder.locked():
             self._check_key("root", "snapshot", snapshot)
@@ -283,7 +285,7 @@ class Repository:
             return True
 
     def trust_bundle(self) -> TrustBundle:
-        """What is retained on `trust`: as of the last refresh."""
+        """Return the bundle that is retained on `trust`, as of the last refresh."""
         with self._folder.locked():
             current = self._folder.current()
             roles = {name: self._folder.path(name, current[name]).read_bytes() for name in ("timestamp", "snapshot", "targets", _ROLLOUTS)}
@@ -294,12 +296,12 @@ class Repository:
             return TrustBundle(roots=roots, documents=documents, **roles)
 
     def model_bundle(self, model: str, versions: Sequence[str]) -> ModelBundle:
-        """What is retained on `model/<name>`: the role as the current snapshot has it, and these versions' manifests.
+        """Return the bundle that is retained on `model/<name>`: the role in the current snapshot, and the manifests of these versions.
 
-        A version that the snapshot does not list yet, or no longer, is left out.
+        A version that the snapshot does not list is left out.
 
         Raises:
-            Refused: the model has no release that was vouched for yet.
+            Refused: no release of the model is in the snapshot yet.
         """
         with self._folder.locked():
             current = self._folder.current().get(role_name(model))
@@ -315,7 +317,7 @@ class Repository:
             return ModelBundle(model=model, role=role, manifests=documents)
 
     def expiries(self, now: datetime) -> list[Expiry]:
-        """Every role's expiry, the nearest first."""
+        """Return every role's expiry, the nearest first."""
         with self._folder.locked():
             found = [expiry(role, self._folder.newest_of_any_kind(role).signed.expires, now) for role in self._folder.versions()]
         return sorted(found, key=lambda one: one.expires)
@@ -328,13 +330,14 @@ class Repository:
         signed = Snapshot(meta={}) if fresh else self._folder.newest("snapshot", Snapshot).signed
         meta = {**signed.meta, **versions}
         if not fresh and signed.meta == meta and not is_ageing("snapshot", signed.expires, now) and self._holds("root", "snapshot"):
-            return self._folder.current().get("snapshot") != signed.version  # signed, but killed before the timestamp was
+            # A process may have been killed after it signed the snapshot and before the timestamp.
+            return self._folder.current().get("snapshot") != signed.version
         signed.meta = meta
         self._next("snapshot", signed, [signer], now)
         return True
 
     def _team_role(self, model: str, team: Signer) -> Targets:
-        """The newest metadata of a model's role, to be changed by its team."""
+        """Return the newest metadata of a model's role, for its team to change."""
         known = self._models()
         if model not in known:
             raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any key; known are {', '.join(known) or 'none'}")
@@ -370,7 +373,7 @@ class Repository:
             )
 
     def _holds(self, delegator: str, role: str) -> bool:
-        """Whether the newest metadata of a role is signed as its delegator demands now."""
+        """Return whether the newest metadata of a role has the signatures that its delegator demands now."""
         metadata = self._folder.newest_of_any_kind(role)
         try:
             self._delegator(delegator).verify_delegate(role, metadata.signed_bytes, metadata.signatures)
@@ -390,11 +393,11 @@ class Repository:
         return sorted(name.removeprefix(prefix) for name in roles if name.startswith(prefix))
 
     def _roles(self) -> dict[str, int]:
-        """Targets, rollouts, and every model role that has metadata, with its newest version."""
+        """Return targets, rollouts, and every model role that has metadata, with its newest version."""
         return {role: version for role, version in sorted(self._folder.versions().items()) if role not in _TOP}
 
     def _rollout_file(self, model: str, target: TargetFile) -> Path:
-        """Named by digest: the document that the snapshot vouches for stays while a newer one waits for the next."""
+        """Return the path of a rollout by its digest: the one that the snapshot lists stays while a newer one waits."""
         return self._folder.documents / rollout_path(model) / target.hashes["sha256"]
 
 

@@ -1,4 +1,4 @@
-"""What `schemas.mqtt.Link` promises, against both real brokers; and against a rogue one."""
+"""What `fleetcast.mqtt.Link` promises, against both real brokers; and against a rogue one."""
 
 import queue
 import select

@@ -177,7 +177,7 @@ def sites(tmp_path: Path, flights: pd.DataFrame) -> Iterator[Sites]:
             made.client.link.close()
 
 
-def test_who_is_online_is_no_drift_and_what_a_release_a_site_or_a_lost_disk_changes_is_calibrated_anew(sites: Sites) -> None:
+def test_presence_is_no_drift_and_release_site_or_disk_changes_recalibrate(sites: Sites) -> None:
     first = sites.publish("1.0.0")
     everybody = sites.join([SITES[at % len(SITES)] for at in range(NODES)], BEGIN)
     halves = [[node for node in everybody if (node.kind[1] == "EWR") is at_newark] for at_newark in (True, False)]

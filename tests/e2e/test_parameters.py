@@ -60,7 +60,7 @@ def status(made: Made) -> dict[str, Any]:
     return rows[0]
 
 
-def test_what_operators_set_is_in_every_answer_without_a_new_release_and_a_sites_own_value_is_told(made: Made, port: int) -> None:
+def test_set_parameters_reach_every_answer_and_a_sites_override_is_reported(made: Made, port: int) -> None:
     started = made.run(
         "rollout", "start", "m@1.0.0", "--set", "threshold=0.7", "--set", "labels.ill=krank", "--wait", "--timeout-seconds", "200"
     )

@@ -47,8 +47,8 @@ def test_receivers_are_read_and_their_files_are_beside_the_settings(tmp_path: Pa
     ("before", "after", "said"),
     [
         ("https://alerts.example/fleetcast", "ftp://alerts.example", "must look like https://"),
-        ("https://alerts.example/fleetcast", "https://me:secret@alerts.example", "a password does not belong"),
-        ('"rollout_halted"', '"rollout_holted"', "there is no kind of alert rollout_holted; there are drift"),
+        ("https://alerts.example/fleetcast", "https://me:secret@alerts.example", "remove the password from the url"),
+        ('"rollout_halted"', '"rollout_holted"', "unknown kind of alert: rollout_holted; known kinds: drift"),
         (
             'name = "other"\nurl = "http://127.0.0.1:9/"',
             'url = "https://alerts.example/2"',

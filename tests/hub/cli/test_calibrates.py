@@ -44,7 +44,7 @@ def test_what_is_counted_meanwhile_can_be_looked_at(gathering: Path) -> None:
     assert [one["alarm"] for one in shown["signals"][0]["history"]] == [False, False]
 
 
-def test_an_interval_that_only_gathered_is_shown_when_it_is_asked_for_though_others_were_judged(tmp_path: Path) -> None:
+def test_an_uncalibrated_interval_is_shown_on_request_beside_judged_ones(tmp_path: Path) -> None:
     days = Days(tmp_path / "fleet")
     manifest = days.publish("1.0.0", calibration_rows=1024)
     days.hear(manifest, 0, calibrated=True)

@@ -125,7 +125,7 @@ def test_people_get_a_table_with_limits_and_are_told_what_is_estimated(made: Mad
     assert "tiny 12" in done.stdout
 
 
-def test_a_model_that_needs_more_memory_than_a_device_has_is_too_large_there_and_passes_elsewhere(made: Made) -> None:
+def test_a_model_too_large_for_one_profile_fails_there_and_passes_elsewhere(made: Made) -> None:
     known = flights[["month", "day", "hour", "distance", "arr_delay"]].dropna().to_numpy(np.float32)[:20_000]
     neighbours = KNeighborsRegressor(3).fit(known[:, :4], known[:, 4])
     model = made.folder / "neighbours.onnx"  # it compares every row that it is asked with every row that it has seen

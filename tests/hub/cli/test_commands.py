@@ -124,7 +124,7 @@ def test_parquet_csv_and_npz_say_the_same(made: Made, tmp_path: Path) -> None:
     assert {signal.name for signal in manifests[0].baseline.signals} == {*COLUMNS, "variable"}
 
 
-def test_with_a_reference_nodes_calibrate_and_the_service_is_watched_where_nothing_else_is_said(made: Made, tmp_path: Path) -> None:
+def test_by_default_a_reference_turns_on_calibration_and_service_signals(made: Made, tmp_path: Path) -> None:
     np.savez(tmp_path / "ref.npz", **features())
 
     said = json.loads(made.publish("1.4.0", "--reference", str(tmp_path / "ref.npz")).stdout)

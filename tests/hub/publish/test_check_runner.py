@@ -54,7 +54,7 @@ def test_a_prover_that_never_ends_is_ended_with_all_that_it_started(tmp_path: Pa
     [
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
         ("import sys; sys.exit('no more of this')", "ended with status 1: no more of this"),
-        ("print('no JSON')", "ended with status 0: it said nothing"),
+        ("print('no JSON')", "ended with status 0: it printed nothing"),
         ("print('{\"passed\": 3}')", "ended with status 0"),
     ],
 )

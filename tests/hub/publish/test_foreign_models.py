@@ -225,9 +225,7 @@ def test_gguf_builds_that_were_made_elsewhere_are_variants(tmp_path: Path, store
     assert "ONNX" in refused.reason
 
 
-def test_an_onnx_model_of_texts_has_to_agree_with_its_prompts_and_answers_those_that_have_no_answer(
-    tmp_path: Path, store: BlockStore
-) -> None:
+def test_an_onnx_text_model_must_agree_with_prompts_and_fills_in_missing_ones(tmp_path: Path, store: BlockStore) -> None:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         [helper.make_node("Identity", ["said"], ["heard"])],

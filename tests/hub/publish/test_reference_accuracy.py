@@ -150,7 +150,7 @@ def test_days_without_any_answer_are_refused(tmp_path: Path) -> None:
         ('truth = "digit"', "accuracy.data, in which truth is a column"),
         ("epsilon = 1.0", "either truth"),
         ('truth = "digit"\ncounts = "held.parquet"', "either truth"),
-        ('counts = "held.parquet"\nright_within = 1.0', "go with no counts"),
+        ('counts = "held.parquet"\nright_within = 1.0', "omit them with counts"),
         ('counts = "none.csv"', "accuracy.counts"),
         ('counts = "held.parquet"', "held.parquet"),
         ('truth = "digit"\nwithin = 3', "accuracy"),

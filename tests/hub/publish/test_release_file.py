@@ -129,7 +129,7 @@ def test_what_the_command_line_says_stands_over_the_file_field_by_field(folder: 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name = ", ("no TOML",)),
+        ("name = ", ("not valid TOML",)),
         (BASE + "licens = 1", ("keys of the release", "licence", "licens")),
         (BASE + "[limits]\nlatency = 1", ("keys of limits", "latency_ms_max", "latency")),
         (BASE + "[limits.shadow]\nseconds = 1\nquorum = 2", ("keys of limits.shadow", "agreement_min", "quorum")),
@@ -142,7 +142,7 @@ def test_what_the_command_line_says_stands_over_the_file_field_by_field(folder: 
         (BASE + '[[variant]]\nname = "small"', ("variant.0", "build", "'small'")),
         (BASE + '[[variant]]\nname = "small"\nbuild = "int4"', ("variant.0", "int8")),
         (BASE + '[[parameters]]\nname = "t"\ngoes_to = "client"\ndefault = 0.5', ("parameters.0", "min and max")),
-        (BASE + "version = 3", ("no TOML",)),
+        (BASE + "version = 3", ("not valid TOML",)),
         ('name = "delay"\nversion = 1\nmodel = "model.onnx"', ("version", "string", "1")),
         ('name = "Delay?"\nversion = "1.0.0"\nmodel = "model.onnx"', ("name", "pattern", "Delay?")),
         ('name = "delay"\nversion = "1.0.0"\nmodel = "nope.onnx"', ("model", "a file at", "nope.onnx", "none")),

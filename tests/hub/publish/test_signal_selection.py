@@ -109,7 +109,7 @@ def test_hours_are_compared_apart_where_they_differ(digits: tuple[Path, np.ndarr
 def test_windows_longer_than_the_hours_that_are_compared_are_refused(
     digits: tuple[Path, np.ndarray], tmp_path: Path, store: BlockStore
 ) -> None:
-    with pytest.raises(Refused, match="hours are compared apart") as caught:
+    with pytest.raises(Refused, match="hours compared separately") as caught:
         published(digits, tmp_path, store, window_seconds=DAY)
 
     assert caught.value.code is Code.SETTINGS_INVALID

@@ -59,7 +59,7 @@ def test_without_noise_the_mean_over_every_possible_interval_is_one(rows: int) -
     np.testing.assert_allclose(mean, 1.0, rtol=1e-9)
 
 
-def test_with_noise_the_mean_over_every_possible_noise_is_one_though_the_rows_are_read_off_noisy_counts() -> None:
+def test_the_mean_e_value_over_every_possible_noise_is_one() -> None:
     sigma2 = 0.8
     ordinary = of_signals([drifting.signal("s", [60, 30, 10])], rows=100, blocks=1, rho=0.0, sigma2=sigma2)
     values = np.arange(-9, 10)

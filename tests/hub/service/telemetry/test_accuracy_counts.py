@@ -73,7 +73,7 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_each_window_of_answers_that_cannot_be_is_refused_by_its_code_and_the_good_are_counted_once(tmp_path: Path) -> None:
+def test_impossible_accuracy_windows_are_refused_and_good_ones_count_once(tmp_path: Path) -> None:
     fleet = Fleet(tmp_path / "fleet")
     manifest = fleet.publish("1.0.0", accuracy=accuracy())
     bare = fleet.publish("1.1.0", seed=2)
@@ -141,7 +141,7 @@ class Accurate(Hub):
         return [one for one in self.said if type(one) is kind and one.about == "accuracy"]
 
 
-def test_a_model_that_errs_more_is_found_by_labels_that_come_weeks_late_and_another_cohort_is_not_blamed(tmp_path: Path) -> None:
+def test_labels_weeks_late_find_the_cohort_whose_model_errs_and_no_other(tmp_path: Path) -> None:
     hub = Accurate(tmp_path / "fleet")
     for day in range(12):
         hub.hear(day)  # its signals stay what they were, and are tested in a stream of their own

@@ -144,7 +144,7 @@ def hub(tmp_path: Path) -> Hub:
     return Hub(tmp_path / "fleet")
 
 
-def test_a_small_shift_is_found_over_hours_of_which_none_is_an_alarm_by_itself_and_a_restart_loses_nothing(hub: Hub) -> None:
+def test_a_small_shift_adds_up_over_hours_to_an_alarm_across_a_restart(hub: Hub) -> None:
     for hour in range(60):
         hub.hear(hour, shift=0.0 if hour < 20 else 0.09)
         hub.settle()

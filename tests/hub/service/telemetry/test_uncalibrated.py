@@ -38,7 +38,7 @@ def test_a_cohort_that_is_unlike_the_reference_is_told_once_and_is_no_drift(hub:
     assert hub.settling.newest() == [found[2]]
 
 
-def test_where_others_have_baselines_newcomers_raise_nothing_end_nothing_and_do_not_stand_on_the_topic(hub: Hub) -> None:
+def test_uncalibrated_newcomers_raise_and_end_nothing_and_stay_off_the_topic(hub: Hub) -> None:
     for hour in range(4):
         hub.hear_calibrated(hour, shift=1.0 if hour >= 2 else 0.0)
         hub.hear(hour, shift=0.0 if hour >= 2 else 1.0)
@@ -70,7 +70,7 @@ def test_the_evidence_of_a_drift_is_of_the_nodes_that_were_judged_though_newcome
     assert found.window.windows % 6 == 0
 
 
-def test_an_interval_that_is_tested_again_for_a_late_window_counts_for_no_stage_that_began_after_it(hub: Hub) -> None:
+def test_a_retested_interval_counts_for_no_stage_that_began_after_it(hub: Hub) -> None:
     findings, version = Findings(hub.store.database), hub.manifest.version
     hub.hear_calibrated(0)
     hub.settle()

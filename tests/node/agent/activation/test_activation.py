@@ -166,9 +166,7 @@ def test_a_release_that_disagrees_is_refused_and_nobody_ever_gets_its_answers(si
     assert site.server.held_of("m") == {old.digest}
 
 
-def test_on_probation_the_old_release_answers_beside_the_new_one_and_comes_back_when_they_disagree(
-    site: Site, publish: Callable[..., Release]
-) -> None:
+def test_a_shadow_that_disagrees_on_probation_rolls_back(site: Site, publish: Callable[..., Release]) -> None:
     old, new = publish("1.0.0", affine(2.0)), publish("2.0.0", affine(3.0), limits=Limits(probation_seconds=600, shadow=SHADOW))
     settle(site, old)
     site.wants(new)
@@ -410,7 +408,7 @@ def test_a_parameter_file_that_is_wrong_is_reported_and_what_it_said_before_hold
     assert ask(site, shift=None).json()["outputs"][0]["data"] == [5.0]
 
 
-def test_the_variant_that_was_fetched_is_the_one_that_is_loaded_though_the_device_would_choose_another_today(
+def test_the_fetched_variant_is_loaded_even_if_another_would_fit_today(
     tmp_path: Path, contents: dict[bytes, bytes], publish: Callable[..., Release]
 ) -> None:
     release = publish("1.0.0", affine(2.0))
@@ -439,7 +437,7 @@ def test_the_variant_that_was_fetched_is_the_one_that_is_loaded_though_the_devic
     assert (again.slots.report_of()[0].variant, answer["outputs"][0]["data"]) == ("int8", [3.0])
 
 
-def test_a_release_whose_worker_dies_between_its_test_and_its_return_after_a_restart_is_tried_again(
+def test_a_worker_that_dies_after_its_test_is_tried_again_after_a_restart(
     tmp_path: Path, contents: dict[bytes, bytes], publish: Callable[..., Release], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = publish("1.0.0", affine(2.0))

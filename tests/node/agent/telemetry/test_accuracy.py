@@ -202,7 +202,7 @@ def test_each_wrong_claim_is_refused_by_its_code_and_changes_nothing(tmp_path: P
     assert abs(window.rows - 80) < 50
 
 
-def test_an_id_means_the_release_that_answered_when_it_was_said_first_whatever_has_answered_since(tmp_path: Path) -> None:
+def test_an_id_stays_with_the_release_that_answered_when_it_was_first_sent(tmp_path: Path) -> None:
     here = site(tmp_path)
     answers(here, 100)
     first = say(here, 90, 10, said_id="one")
@@ -217,7 +217,7 @@ def test_an_id_means_the_release_that_answered_when_it_was_said_first_whatever_h
     assert refusal(here, 90, 10, version="2.0.0", said_id="one") is Code.REQUEST_INVALID
 
 
-def test_an_id_that_comes_with_other_counts_is_refused_with_both_sides_until_the_interval_has_left(tmp_path: Path) -> None:
+def test_an_id_with_other_counts_is_refused_until_its_interval_has_left(tmp_path: Path) -> None:
     here = site(tmp_path)
     answers(here, 200)
     say(here, 90, 10, said_id="one")
@@ -277,7 +277,7 @@ def test_a_release_that_gave_way_to_another_is_still_labelled(tmp_path: Path) ->
     assert window.release == DIGEST[:8]
 
 
-def test_without_telemetry_what_was_counted_and_taken_before_stays_and_leaves_when_it_is_on_again(tmp_path: Path) -> None:
+def test_counts_wait_while_telemetry_is_off_and_leave_when_it_is_on_again(tmp_path: Path) -> None:
     here = site(tmp_path)
     here.see(50, at=WEEKS + 1.0)
     answers(here, 100)
@@ -324,7 +324,7 @@ def test_windows_of_answers_that_wait_too_long_become_one_and_mix_with_no_others
     assert all(reader.read(one, now=int(here.now)) for one in windows if one.about == "accuracy")
 
 
-def test_the_command_says_the_same_beside_a_running_agent_and_ends_with_a_code_that_scripts_can_use(tmp_path: Path) -> None:
+def test_the_labels_command_prints_and_exits_the_same_beside_a_running_agent(tmp_path: Path) -> None:
     now = int(time.time())
     (tmp_path / "data").mkdir()
     (tmp_path / "root.json").write_text("{}")

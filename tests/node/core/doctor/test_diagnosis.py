@@ -168,7 +168,7 @@ def test_every_code_has_a_case_a_mend_and_a_line_in_the_manual() -> None:
     assert [code for code in Trouble if f"| `{code}` | {TABLE[code][0]} |" not in manual] == []
 
 
-def test_a_clock_that_is_ahead_of_everything_is_told_beside_the_certificates_that_it_seems_to_expire() -> None:
+def test_a_clock_far_ahead_is_reported_beside_the_certificates_it_expires() -> None:
     facts = replace(ALONE, now=NOW + 1000 * DAY, road=Road(ROAD.broker, "tls", "certificate has expired", Trouble.TLS_EXPIRED))
 
     assert {finding.code for finding in diagnose(facts)} == {Trouble.CLOCK_AHEAD, Trouble.CERTIFICATE_EXPIRED, Trouble.TLS_EXPIRED}
