@@ -20,6 +20,7 @@ from typing import IO, TypeVar
 
 import structlog
 
+from fleetcast import durable
 from fleetcast.block_server import BlockServer
 from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
 from hub.database.drift_queries import Findings
@@ -438,9 +439,7 @@ class Service:
             "packet_bytes_max": self._packet_bytes_max,
             "enrolment_port": self._enrolling.port,
         }
-        partial = self._directory / f".{READY_NAME}"
-        partial.write_text(json.dumps(facts))
-        partial.replace(self._directory / READY_NAME)
+        durable.write(self._directory / READY_NAME, json.dumps(facts).encode(), synced=False)  # a hub that a power cut ended is not ready
 
 
 def _locked(directory: Path) -> IO[str]:

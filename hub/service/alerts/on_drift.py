@@ -5,7 +5,6 @@ hundred. A run that fails is not repeated: the program has had the evidence, and
 of the hub cut short is, twice at the most, with the same id.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -14,6 +13,7 @@ from random import Random
 
 import structlog
 
+from fleetcast import durable
 from hub.alerts import programs
 from hub.alerts.receivers import OnDrift
 from hub.alerts.webhooks import Poster, read_secret
@@ -142,12 +142,7 @@ class OnDriftHook:
         folder = self._directory / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{re.sub('[^A-Za-z0-9.-]', '_', self._hook.name)}-{evidence.id}.json"
-        partial = path.with_suffix(".partial")
-        with partial.open("w") as file:
-            file.write(evidence.model_dump_json(exclude_none=True, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        durable.write(path, (evidence.model_dump_json(exclude_none=True, indent=2) + "\n").encode())
         for old in sorted(folder.glob("*.json"), key=lambda one: one.stat().st_mtime)[:-FILES_KEPT]:
             old.unlink(missing_ok=True)
         return path
