@@ -16,7 +16,11 @@ class Backoff:
     @property
     def seconds(self) -> float:
         """The wait before it is spread."""
-        return min(self.seconds_max, self.seconds_min * 2.0 ** min(DOUBLINGS_MAX, max(0, self.doublings)))
+        return min(self.seconds_max, self.seconds_min * 2.0 ** min(DOUBLINGS_MAX, self.doublings))
+
+    def after(self, failures: int) -> "Backoff":
+        """Return the wait after `failures` attempts in a row: the shortest after the first."""
+        return replace(self, doublings=max(0, failures - 1))
 
     def doubled(self) -> "Backoff":
         """Return the wait after one more failure."""
@@ -27,12 +31,17 @@ class Backoff:
         return replace(self, doublings=0)
 
     def wait_seconds(self, chance: float) -> float:
-        """Return the wait, spread by `chance` in [0, 1) over half to one and a half of it.
-
-        Many clients that lose one peer at the same moment would otherwise come back at the same moment.
-        """
-        return self.seconds * (0.5 + chance)
+        """Return the wait, spread by `chance` in [0, 1)."""
+        return spread(self.seconds, chance)
 
     def soon_seconds(self, chance: float) -> float:
         """Return a wait below the shortest, for the first attempt after a connection that worked."""
         return self.seconds_min * chance
+
+
+def spread(seconds: float, chance: float) -> float:
+    """Return between half and one and a half of a wait, by `chance` in [0, 1).
+
+    Many clients that lose one peer at the same moment would otherwise come back at the same moment.
+    """
+    return seconds * (0.5 + chance)

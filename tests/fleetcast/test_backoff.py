@@ -28,3 +28,7 @@ def test_a_wait_is_spread_over_half_to_one_and_a_half(doublings: int, chance: fl
 @given(chance=CHANCES)
 def test_the_first_attempt_after_a_good_connection_comes_soon(chance: float) -> None:
     assert 0 <= Backoff(0.5, 120.0, 9).soon_seconds(chance) < 0.5
+
+
+def test_after_the_first_failure_the_wait_is_the_shortest() -> None:
+    assert [Backoff(5.0, 3600.0).after(failures).seconds for failures in (0, 1, 2, 3, 40)] == [5, 5, 10, 20, 3600]

@@ -12,10 +12,8 @@ KB = 1024
 
 def test_writing_to_a_full_disk_is_refused_with_the_sentence_and_the_cause(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as disk:
-        with (
-            pytest.raises(Refused, match=r"no room for the model: (No space|File too large)") as refused,
-            disk_room.refusing("no room for the model"),
-        ):
+        full = r"no room for the model: (No space|File too large)"
+        with pytest.raises(Refused, match=full) as refused, disk_room.refusing("no room for the model"):
             (disk / "file").write_bytes(bytes(1024 * KB))
 
         assert refused.value.code is Code.DISK_FULL

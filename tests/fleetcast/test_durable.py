@@ -30,9 +30,8 @@ def test_a_failure_within_the_block_leaves_the_old_content_and_no_trace(tmp_path
     path = tmp_path / "file"
     durable.write(path, b"old")
 
-    with pytest.raises(RuntimeError), durable.replacing(path) as file:
-        file.write(b"half of the n")
-        raise RuntimeError
+    with pytest.raises(TypeError), durable.replacing(path) as file:
+        file.writelines([b"half of the n", "no bytes"])  # type: ignore[list-item]
 
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -17,9 +17,8 @@ from fleetcast import durable
 from hub.alerts import programs
 from hub.alerts.receivers import OnDrift
 from hub.alerts.webhooks import Poster, read_secret
-from hub.core.backoff import wait_seconds
 from hub.database.outbox import Delivery, Outbox
-from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, message_id
+from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, RETRY, message_id
 from hub.service.telemetry.drift_evidence import Evidence
 from schemas.analytics_messages import DriftEvidence
 from schemas.errors import Unreachable
@@ -95,7 +94,7 @@ class OnDriftHook:
                 text = f"{self.receiver}: gave up drift of {evidence.model} after {failures} attempts in three days: {error}"
                 self._outbox.give_up(self.receiver, _numbers(members), text=text, body={**body, "reason": str(error)})
             else:
-                due_at = now + round(wait_seconds(failures, self._rng)) + 1
+                due_at = now + round(RETRY.after(failures).wait_seconds(self._rng.random())) + 1
                 self._outbox.later(self.receiver, _numbers(members), due_at=due_at, error=str(error))
             return
         self._outbox.done(self.receiver, _numbers(members), text=f"{self.receiver}: has the drift of {evidence.model}", body=body)
