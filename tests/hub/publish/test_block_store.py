@@ -141,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_unreachable(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_cleared_and_what_a_living_one_holds_is_not(store: BlockStore) -> None:
     program = (
-        "import sys, signal; from pathlib import Path; from hub.blockstore import BlockStore; from schemas.names import sha256\n"
+        "import sys, signal; from pathlib import Path; from hub.publish.block_store import BlockStore; from schemas.names import sha256\n"
         "with BlockStore(Path(sys.argv[1])).batch() as batch:\n"
         "    batch.put(sha256(b'half'), b'half'); print('staged', flush=True); signal.pause()\n"
     )

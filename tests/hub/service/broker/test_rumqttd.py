@@ -90,7 +90,7 @@ def test_it_ends_with_an_owner_that_was_killed(tmp_path: Path) -> None:
         [
             sys.executable,
             "-c",
-            "import sys, time; from pathlib import Path; from hub.broker import EmbeddedBroker\n"
+            "import sys, time; from pathlib import Path; from hub.service.broker.rumqttd import EmbeddedBroker\n"
             "b = EmbeddedBroker(int(sys.argv[1]), Path(sys.argv[2])); b.start(); b.wait_ready(); print(b.pid, flush=True); time.sleep(600)",
             str(port),
             str(tmp_path),
