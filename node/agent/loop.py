@@ -36,7 +36,9 @@ from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, Signe
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
 from node.runtimes import probe
-from node.serving import LabelsSaid, Observation, Server
+from node.serving.accuracy_route import LabelsSaid
+from node.serving.loaded_model import Observation
+from node.serving.server import Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.sideload import Carried
