@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -20,7 +19,8 @@ def has_room(folder: Path, size_bytes: int) -> bool:
     Raises:
         OSError: there is no such folder, or it cannot be read.
     """
-    return shutil.disk_usage(folder).free >= size_bytes
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize >= size_bytes
 
 
 def code_of(error: OSError, otherwise: Code) -> Code:

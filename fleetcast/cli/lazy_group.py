@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import click
 from click.shell_completion import CompletionItem
 
+from fleetcast.cli.errors import reader
+
 
 class Verb(NamedTuple):
     """A command that is not imported yet."""
@@ -16,11 +18,21 @@ class Verb(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """Lists its commands from a table; a command's libraries may take a second to import."""
+    """Lists its commands from a table; a command's libraries may take a second to import. A reader that has gone is `ReaderGone`."""
 
     def __init__(self, *args: Any, package: str, verbs: Mapping[str, Verb], **extra: Any) -> None:
         super().__init__(*args, **extra)
         self.package, self.verbs = package, verbs
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Parse the command line; this prints --help."""
+        with reader():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with reader():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order in which --help lists them."""

@@ -1,13 +1,8 @@
 """All commands under one name: what a shell completes and `--help` lists."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import click
 
 from fleetcast.cli.lazy_group import LazyGroup, Verb
-from hub.cli.errors import ReaderGone
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -32,27 +27,7 @@ VERBS = {
 }
 
 
-class _Group(LazyGroup):
-    """A group that tells a reader who has gone (`| head`) apart from what goes wrong; click alone would end with 1, our code for bugs."""
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # prints --help
-        with _reader():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _reader():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _reader() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise ReaderGone from error
-
-
-@click.group(cls=_Group, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fleetcast")
 def command() -> None:
     """Cast models to a fleet of devices, watch what they serve, and hear when their data drifts.

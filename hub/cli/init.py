@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 import click
 
+from fleetcast.disk_room import FULL
 from fleetcast.mqtt import BrokerUrl
 from hub.cli.ca import issue_hub, make_authority
-from hub.cli.errors import FULL, Ended, Exit
+from hub.cli.errors import Ended, Exit
 from hub.cli.options import json_option, passphrase, passphrase_option, room_for_database, show_one
 from hub.database.enrolments import Enrolments
 from hub.database.store import Store

@@ -1,13 +1,8 @@
 """Every command of `fleetcast-node` under one name. Knows which there are, and nothing of what they do."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import click
 
 from fleetcast.cli.lazy_group import LazyGroup, Verb
-from node.cli.errors import ReaderGone
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -27,27 +22,7 @@ VERBS = {
 }
 
 
-class _Group(LazyGroup):
-    """A group that tells a reader who has gone apart from what goes wrong: click alone would end with 1, the doctor's word for warnings."""
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # prints --help
-        with _read():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _read():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _read() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise ReaderGone from error
-
-
-@click.group(cls=_Group, package="node.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, package="node.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fleetcast")
 def command() -> None:
     """Serve models that a fleet's hub casts to this device.
