@@ -113,11 +113,6 @@ class BlockServer:
         """When the next publish is due; None when nothing waits."""
         return next(iter(self._waiting.values())).due if self._waiting else None
 
-    @property
-    def retained_bytes(self) -> int:
-        """What the broker holds for us, expired or not."""
-        return self._retained_bytes
-
     def _may_retain(self, size_bytes: int) -> bool:
         return self.retain_available and size_bytes <= self._cache_bytes_max
 

@@ -135,11 +135,6 @@ MEASURES: dict[str, Callable[[Signal, Values], Values]] = {
 }  # all but what a runtime says: "stop", why an answer ended, and "tokens", how many it read of an input or gave of an output
 
 
-def is_text(signal: Signal) -> bool:
-    """Whether a signal measures texts and nothing else."""
-    return signal.measure in {"refusal", "stop"}
-
-
 def _tokens(signal: Signal, flat: Values) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = np.ones(flat.shape, bool) if signal.padding is None else flat != signal.padding
     return found
