@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from enum import IntEnum
+from pathlib import Path
 
 import click
 import pytest
@@ -98,3 +99,15 @@ def test_each_program_prints_a_script_for_each_shell(module: str, variable: str,
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
     assert (done.returncode, variable in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize(("module", "code"), [("hub", 3), ("node", 3)])
+def test_an_error_whose_json_nobody_reads_keeps_its_exit_code(module: str, code: int, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    where = {"hub": ["nodes", "--dir"], "node": ["status", "--settings"]}[module]
+    command = [sys.executable, "-m", module, *where, str(tmp_path / "absent"), "--json"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+    os.close(writer)
+
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (code, 1, False)
