@@ -14,7 +14,8 @@ from sklearn.neural_network import MLPRegressor
 
 from bench.pairs import wheel_file
 from node.core.inference.tensors import DATATYPES
-from node.serving import Listen, Prepared, Server, Staged
+from node.serving.activation import Prepared, Staged
+from node.serving.server import Listen, Server
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, File, Golden, Limits, Manifest, Tensor, Variant
 from schemas.names import sha256

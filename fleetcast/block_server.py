@@ -116,11 +116,6 @@ class BlockServer:
         """Return when the next publish is due; None when nothing waits."""
         return next(iter(self._waiting.values())).due if self._waiting else None
 
-    @property
-    def retained_bytes(self) -> int:
-        """Return the bytes that the broker holds for us, expired or not."""
-        return self._retained_bytes
-
     def _may_retain(self, size_bytes: int) -> bool:
         return self.retain_available and size_bytes <= self._cache_bytes_max
 

@@ -135,11 +135,6 @@ MEASURES: dict[str, Callable[[Signal, Values], Values]] = {
 }  # A runtime reports the rest: "stop", why an answer ended, and "tokens", how many it read from an input or wrote to an output.
 
 
-def is_text(signal: Signal) -> bool:
-    """Return whether a signal measures only texts."""
-    return signal.measure in {"refusal", "stop"}
-
-
 def _tokens(signal: Signal, flat: Values) -> NDArray[np.bool_]:
     found: NDArray[np.bool_] = np.ones(flat.shape, bool) if signal.padding is None else flat != signal.padding
     return found

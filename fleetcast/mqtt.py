@@ -133,6 +133,21 @@ class Subscribed:
 LinkEvent = Connected | Disconnected | Message | Published | Subscribed
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A message that could not be parsed, and why."""
+
+    refusal: Refused
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """A zero-length message: no news, and nothing is revoked by it."""
+
+    message: Message
+
+
 class Inbox(Protocol):
     """Take events; it is called in the network thread, so it must neither wait nor raise."""
 

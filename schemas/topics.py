@@ -11,7 +11,6 @@ from schemas.names import check_name
 
 ROOT = "fleetcast/v1"
 LEVELS_MAX = 8  # AWS allows 7 slashes.
-FILTERS_PER_SUBSCRIBE = 8  # Bound of the smallest brokers; 16 are faster where they are allowed.
 TOPIC_CHARACTERS_MAX = 256
 CONSUMER = "analytics"  # User name of all consumers.
 

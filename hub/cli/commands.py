@@ -1,67 +1,33 @@
 """All commands under one name: what a shell completes and `--help` lists."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib import import_module
-from typing import Any
-
 import click
 
-from hub.cli.errors import ReaderGone
+from fleetcast.cli.lazy_group import LazyGroup, Verb
 
-VERBS = {  # and where each stands: it is loaded when it is asked for, since the hub's libraries take most of a second
-    "ca": "ca:ca",
-    "check": "check:check",
-    "completion": "completion:completion",
-    "drift": "drift:drift",
-    "enroll": "enroll:enroll",
-    "export": "export:export",
-    "export-windows": "export_windows:export_windows",
-    "hooks": "hooks:hooks",
-    "hub": "hub:serve",
-    "init": "init:init",
-    "ledger": "plan:ledger",
-    "nodes": "nodes:nodes",
-    "plan": "plan:plan",
-    "publish": "publish:publish",
-    "releases": "releases:releases",
-    "renew": "renew:renew",
-    "rollout": "rollout:rollout",
-    "watch": "watch:watch",
+# The help is each command's own first sentence: a command is imported only when it is called.
+VERBS = {
+    "ca": Verb("ca:ca", "Issue certificates to brokers, hubs and consumers."),
+    "check": Verb("check:check", "Activate a release as each profile's nodes would."),
+    "completion": Verb("completion:completion", "Print a completion script for a shell."),
+    "drift": Verb("drift:drift", "Show what drifts, where, since when, and how far."),
+    "enroll": Verb("enroll:enroll", "Admit devices to the fleet, list them, and revoke them."),
+    "export": Verb("export:export", "Write a release to a file for `fleetcast-node import`."),
+    "export-windows": Verb("export_windows:export_windows", "Write merged windows to a Parquet file, one row a bin."),
+    "hooks": Verb("hooks:hooks", "List webhooks and hooks on drift, with their deliveries."),
+    "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
+    "init": Verb("init:init", "Create a fleet."),
+    "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),
+    "nodes": Verb("nodes:nodes", "List the nodes, or show one node in detail."),
+    "plan": Verb("plan:plan", "Compute what a rollout will cost, before it sends anything."),
+    "publish": Verb("publish:publish", "Build, sign and store a release."),
+    "releases": Verb("releases:releases", "List the releases of every model, or of one."),
+    "renew": Verb("renew:renew", "Sign delegations and releases again before they expire."),
+    "rollout": Verb("rollout:rollout", "Choose which nodes run which release."),
+    "watch": Verb("watch:watch", "Follow events: receipts, rollouts, drift, alerts, refusals."),
 }
 
 
-class _Group(click.Group):
-    """A group that tells a reader who has gone (`| head`) apart from what goes wrong; click alone would end with 1, our code for bugs."""
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # prints --help
-        with _reader():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _reader():
-            return super().invoke(ctx)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module, _, verb = VERBS[cmd_name].partition(":")
-        found: click.Command = getattr(import_module(f"hub.cli.{module}"), verb)
-        return found
-
-
-@contextmanager
-def _reader() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise ReaderGone from error
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fleetcast")
 def command() -> None:
     """Cast models to a fleet of devices, watch what they serve, and hear when their data drifts.

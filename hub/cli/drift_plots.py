@@ -1,11 +1,10 @@
 """The same pictures as files, with matplotlib, which the extra `plots` installs."""
 
-import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fleetcast import durable
 from hub.cli.errors import Ended, Exit
 from hub.core.drift.compare import Comparison, in_words
 
@@ -98,14 +97,6 @@ def _escape(text: str) -> str:
 
 
 def _save(figure: Any, path: Path, kind: str) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
-        try:
-            metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
-            figure.savefig(partial, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-            partial.flush()
-            os.fsync(partial.fileno())
-        except BaseException:
-            Path(partial.name).unlink(missing_ok=True)
-            raise
-    Path(partial.name).chmod(0o644)
-    Path(partial.name).replace(path)
+    with durable.replacing(path, mode=0o644) as file:
+        metadata = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+        figure.savefig(file, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)

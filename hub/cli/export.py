@@ -1,12 +1,12 @@
 """`fleetcast export`: a signed release in one file, for where there is no link."""
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
+from fleetcast import durable
 from hub.cli.held_blocks import Held, Holdings
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
@@ -98,9 +98,8 @@ def _read(blocks: BlockStore, payloads: dict[bytes, int]) -> Iterator[bytes]:
 
 def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterator[bytes]) -> None:
     """Under another name until all of it is on the stick."""
-    partial = target.with_name(target.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with durable.replacing(target) as file:
             file.write(MAGIC)
             write_frame(file, "parcel", codec.encode(parcel))
             for kind, data in bundles:
@@ -108,10 +107,5 @@ def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], block
             for data in blocks:
                 write_frame(file, "block", data)
             write_frame(file, "end")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
     except OSError as error:
         raise Refused(Code.DISK_FULL, f"{target} cannot be written: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)

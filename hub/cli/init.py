@@ -1,7 +1,6 @@
 """`fleetcast init`: a new fleet's folder, whole or not at all."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,9 +10,10 @@ from urllib.parse import urlsplit
 
 import click
 
+from fleetcast import disk_room, durable
 from fleetcast.mqtt import BrokerUrl
 from hub.cli.ca import issue_hub, make_authority
-from hub.cli.errors import FULL, Ended, Exit
+from hub.cli.errors import Ended, Exit
 from hub.cli.options import json_option, passphrase, passphrase_option, room_for_database, show_one
 from hub.database.enrolments import Enrolments
 from hub.database.store import Store
@@ -111,7 +111,7 @@ def _whole(directory: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         yield partial
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            durable.sync(path)
         if there:
             # The settings last: without them nothing takes the folder for a fleet's.
             for entry in sorted(partial.iterdir(), key=lambda one: one.name == SETTINGS_NAME):
@@ -119,7 +119,7 @@ def _whole(directory: Path) -> Iterator[Path]:
             partial.rmdir()
         else:
             placed.append(partial.rename(directory))
-        _sync(directory if there else directory.parent)
+        durable.sync(directory if there else directory.parent)
     except BaseException as error:
         for path in (partial, *placed):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -127,17 +127,8 @@ def _whole(directory: Path) -> Iterator[Path]:
             for folder in ancestors:
                 folder.rmdir()
         if isinstance(error, OSError):
-            code = Code.DISK_FULL if error.errno in FULL else Code.SETTINGS_INVALID
-            raise Refused(code, f"{directory} could not be made: {error.strerror}") from error
+            raise Refused(disk_room.code_of(error, Code.SETTINGS_INVALID), f"{directory} could not be made: {error.strerror}") from error
         raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _make(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hub.cli.terminal_text import plain
+from fleetcast.cli.terminal_text import plain
 from hub.database.store import Store
 from hub.settings import HubSettings, load
 from hub.signing.tuf_repository import Repository

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hub.cli.errors import FULL
+from fleetcast.disk_room import FULL
 from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Tell, progress
 from hub.cli.publish_inputs import block_bytes_for, request_for, with_parents

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
-from hub.cli.terminal_text import plain
 from hub.core.publish.check_rules import unchecked
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.parameters import in_words, read

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 from rich.text import Text
 
-from hub.cli.terminal_text import plain
+from fleetcast.cli.terminal_text import plain
 from hub.cli.time_arguments import written
 from hub.core.drift.compare import Bin, Comparison, in_words
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, open_store
-from hub.cli.terminal_text import plain
 from hub.database.rows import EventRow
 
 KINDS = ("node", "receipt", "rollout", "release", "drift", "alert", "refusal", "broker", "hook")

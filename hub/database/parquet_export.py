@@ -4,8 +4,6 @@ Rows are written in groups of a fixed size, so that memory does not grow with th
 """
 
 import contextlib
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fleetcast import durable
 from schemas.analytics_messages import MergedWindow
 from schemas.errors import Code, Refused
 
@@ -111,20 +110,15 @@ def writing(path: Path) -> Iterator[Writer]:
     Raises:
         Refused: the folder cannot be written to.
     """
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as partial:
-            pass
-    except OSError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be written: {error.strerror}") from None
-    writer = Writer(partial.name)
-    try:
-        yield writer
-        writer.close()
-        with Path(partial.name).open("rb") as file:
-            os.fsync(file.fileno())
-        Path(partial.name).chmod(0o644)
-        Path(partial.name).replace(path)
-    except BaseException:
-        writer.abandon()
-        Path(partial.name).unlink(missing_ok=True)
-        raise
+    with contextlib.ExitStack() as stack:
+        try:
+            partial = stack.enter_context(durable.replacing(path, mode=0o644))
+        except OSError as error:
+            raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be written: {error.strerror}") from None
+        writer = Writer(partial.name)
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise

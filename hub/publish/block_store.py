@@ -3,7 +3,6 @@
 Knows no manifest and no model. Layout: `<first two hex digits>/<digest>`; `.batch-*` are payloads that are not yet part of the store.
 """
 
-import errno
 import fcntl
 import os
 import re
@@ -13,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import PAYLOAD_BYTES_MAX
 from schemas.names import sha256
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NAME = re.compile(r"[0-9a-f]{64}")
 _BATCH = ".batch-"
 
@@ -65,7 +64,7 @@ class Batch:
             for staged, place in places.items():
                 staged.replace(place)
             for folder in (*shards, self._store.directory, self._store.directory.parent):
-                _sync(folder)
+                durable.sync(folder)
 
 
 class BlockStore:
@@ -178,14 +177,6 @@ def _disk(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in disk_room.FULL:
             raise Refused(Code.DISK_FULL, f"no room for payloads in {directory}: {error.strerror}") from error
         raise Unreachable(f"{directory} cannot be written: {error.strerror}") from error
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,6 @@
 The hub runs no code of the node's: it writes the files as a node would, starts `fleetcast-node prove`, and always ends it.
 """
 
-import errno
 import os
 import shutil
 import signal
@@ -16,9 +15,10 @@ from typing import Final, Protocol
 
 from pydantic import ValidationError
 
+from fleetcast import disk_room
 from hub.core.publish.check_rules import DeviceProfile, LimitedBy
 from hub.publish.memory_limit import inside, memory_cgroup
-from schemas.errors import Code, Refused
+from schemas.errors import Code
 from schemas.limits import TEXT_MAX
 from schemas.manifest import Manifest, blocks_of
 from schemas.proof import Proof
@@ -27,7 +27,6 @@ PROVER: Final = "fleetcast-node"
 # Time for two minutes of loading, and for warming up and measuring a model that takes a minute per request.
 PROVE_SECONDS_MAX: Final = 900.0
 PASSED, NOT_INSTALLED, REFUSED = 0, 2, 3  # Exit codes of the prover.
-FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 INHERITED: Final = ("PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR")
 
 
@@ -74,15 +73,11 @@ def lay_out(manifest: Manifest, variant: str, blocks: Blocks, folder: Path) -> N
     """
     for file in manifest.files_of(variant):
         path = folder / file.path
-        try:
+        with disk_room.refusing(f"no room in {folder} for {file.path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as target:
                 for block in blocks_of(file, lambda part: blocks.read(part.digest)):
                     target.write(blocks.read(block.digest))
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            raise Refused(Code.DISK_FULL, f"no room in {folder} for {file.path}: {error.strerror}") from error
 
 
 def run(

@@ -3,7 +3,6 @@
 Knows no release. A device runs exactly the operators in the graph. Inputs and outputs keep their types, so all builds are called alike.
 """
 
-import errno
 import logging
 import sys
 import tempfile
@@ -17,6 +16,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from fleetcast import disk_room
 from hub.core.publish.release import first_line, listed
 from hub.core.publish.samples import Samples
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -80,7 +80,7 @@ def make(what: str, source: Path, target: Path, how: str, *, sparsity: float, ca
     except FleetcastError:
         raise
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in disk_room.FULL:
             raise Refused(Code.DISK_FULL, f"no room in {target.parent} to make {what}") from error
         raise Refused(Code.VARIANT_FAILED, f"{what} cannot be made: {first_line(error)}") from error
     except Exception as error:  # The tools raise anything: ValueError, KeyError, IndexError, errors of protobuf and onnxruntime.

@@ -4,8 +4,3 @@
 (announcements, blocks), `rollouts` (the controller, the clock of listening), `telemetry` (states, receipts, windows, drift tests), `enrol`
 (the HTTPS endpoint), `alerts` (the event log and its receivers).
 """
-
-from hub.service.delivery.announce import Signers
-from hub.service.loop import Service, database_url
-
-__all__ = ["Service", "Signers", "database_url"]

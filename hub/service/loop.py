@@ -20,8 +20,10 @@ from typing import IO, TypeVar
 
 import structlog
 
+from fleetcast import durable
+from fleetcast.backoff import Backoff
 from fleetcast.block_server import BlockServer
-from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
+from fleetcast.mqtt import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.store import Store
@@ -33,13 +35,11 @@ from hub.service.alerts.flood_alerts import Floods
 from hub.service.broker.embedded import OwnBroker
 from hub.service.broker.inbox import LANES, Inbox
 from hub.service.broker.mqtt import (
-    Cleared,
     HubEvent,
     HubLink,
     OwnTopic,
     ReceiptArrived,
     StateArrived,
-    Unreadable,
     WantArrived,
     WindowArrived,
 )
@@ -71,7 +71,7 @@ GATHER_SECONDS = 0.02  # windows wait so long for more: what they cost is the sy
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
 SETTLE_SECONDS = 1.0  # of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 HOUSEKEEPING_SECONDS = 3600.0
-RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 30.0
+RETRY = Backoff(0.2, 30.0)
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
 
 
@@ -109,7 +109,7 @@ class Service:
         self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls)
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
-        self._retry_at, self._retry_seconds = 0.0, RETRY_SECONDS_MIN
+        self._retry_at, self._retry = 0.0, RETRY
         self._looked_at = self._kept_house_at = float("-inf")
         self._wire(signers, authority)
 
@@ -382,8 +382,8 @@ class Service:
     # The broker
 
     def _connect(self) -> None:
-        self._retry_at = self._monotonic() + self._retry_seconds * (0.5 + self._rng.random())
-        self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
+        self._retry_at = self._monotonic() + self._retry.wait_seconds(self._rng.random())
+        self._retry = self._retry.doubled()
         try:
             self._link.open()
             self._retry_at = self._monotonic() + CONNACK_SECONDS
@@ -392,7 +392,7 @@ class Service:
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, retain_available=event.retain_available)
-        self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
+        self._online, self._retry = True, RETRY
         self._packet_bytes_max = event.packet_bytes_max
         self._wants.connected(
             session_present=event.session_present, retain_available=event.retain_available, packet_bytes_max=event.packet_bytes_max
@@ -408,17 +408,17 @@ class Service:
             self._say_ready()
 
     def _disconnected(self) -> None:
-        wait = RETRY_SECONDS_MIN if self._online else self._retry_seconds
+        wait = RETRY if self._online else self._retry
         self._listening.disconnected()
-        self._online, self._retry_at = False, self._monotonic() + wait * (0.5 + self._rng.random())
+        self._online, self._retry_at = False, self._monotonic() + wait.wait_seconds(self._rng.random())
 
     def _drop(self) -> None:
         """What was not acknowledged has to come again, after a while."""
         if self._online:
             self._link.drop()
             self._disconnected()
-        self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
-        self._retry_at = self._monotonic() + self._retry_seconds
+        self._retry = self._retry.doubled()
+        self._retry_at = self._monotonic() + self._retry.seconds
         time.sleep(TURN_SECONDS)
 
     def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
@@ -438,9 +438,7 @@ class Service:
             "packet_bytes_max": self._packet_bytes_max,
             "enrolment_port": self._enrolling.port,
         }
-        partial = self._directory / f".{READY_NAME}"
-        partial.write_text(json.dumps(facts))
-        partial.replace(self._directory / READY_NAME)
+        durable.write(self._directory / READY_NAME, json.dumps(facts).encode(), synced=False)  # a hub that a power cut ended is not ready
 
 
 def _locked(directory: Path) -> IO[str]:

@@ -1,8 +1,6 @@
 """Make, encrypt and load private keys on disk. Only this module of the hub reads them; it does not know what they sign."""
 
-import errno
 import os
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused, mismatch
 
 KEY_BYTES_MAX = 16 * 1024  # An encrypted PEM key is under 1 KiB.
@@ -48,9 +47,9 @@ def create_tls_key(path: Path) -> None:
 
 def _make(path: Path, data: bytes) -> None:
     try:
-        _write_new(path, data)
+        durable.create(path, data)
     except OSError as error:
-        code = Code.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Code.KEY_UNREADABLE
+        code = disk_room.code_of(error, Code.KEY_UNREADABLE)
         raise Refused(code, f"key {path} could not be made: {os.strerror(error.errno or 0)}") from error
 
 
@@ -125,21 +124,3 @@ def _read(path: Path) -> bytes:
     if len(data) > KEY_BYTES_MAX:
         raise Refused(Code.KEY_UNREADABLE, f"{path} is longer than any key: more than {KEY_BYTES_MAX} bytes")
     return data
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Write a file so that it is durable before it is visible; an existing file is never replaced."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mkstemp gives it mode 0600.
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(partial, path)  # A link fails if the name is taken; a rename would not.
-    finally:
-        Path(partial).unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -1,7 +1,6 @@
 """Store the files of a TUF repository: add versions and drop old ones, one process at a time. Knows no key and no rule of TUF."""
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
@@ -43,14 +43,9 @@ class MetadataFolder:
         Raises:
             Refused: the disk has no room for the files that are written meanwhile.
         """
-        try:
-            with (self.directory / "lock").open("ab") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-                raise Refused(Code.DISK_FULL, f"no room for the repository in {self.directory}: {os.strerror(error.errno)}") from error
-            raise
+        with disk_room.refusing(f"no room for the repository in {self.directory}"), (self.directory / "lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def path(self, role: str, version: int) -> Path:
         """Return the path of a version of a role."""
@@ -109,20 +104,4 @@ class MetadataFolder:
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Write a file so that it is durable before it is visible; `mode` overrides the process's default for new files."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            if mode is not None:
-                os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.write(path, data, mode=mode)

@@ -2,7 +2,7 @@
 
 import os
 
-from node.serving import Listen
+from node.serving.server import Listen
 from node.settings import NodeSettings
 
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import structlog
 
-from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Published, Subscribed, TlsFiles
+from fleetcast.backoff import Backoff
+from fleetcast.mqtt import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, Subscribed, TlsFiles, Unreadable
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
@@ -29,13 +30,15 @@ from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.trust_state import Beliefs
-from node.broker.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
+from node.broker.mqtt import BlockArrived, ModelArrived, NodeEvent, NodeLink, TrustArrived
 from node.core.activation.effective_parameters import InForce
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
 from node.runtimes import probe
-from node.serving import LabelsSaid, Observation, Server
+from node.serving.accuracy_route import LabelsSaid
+from node.serving.loaded_model import Observation
+from node.serving.server import Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.sideload import Carried
@@ -51,7 +54,7 @@ log = structlog.get_logger()
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
-RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 120.0
+RETRY = Backoff(0.5, 120.0)
 PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
@@ -181,7 +184,7 @@ class Agent:
         self._session = 0
         self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
         self._online = False
-        self._retry_at, self._retry_seconds = NEVER, RETRY_SECONDS_MIN
+        self._retry_at, self._retry = NEVER, RETRY
         self._said: State | None = None
         self._said_at = NEVER
         self._shares: dict[bytes, float] = {}  # of a release's requests, that telemetry counts
@@ -319,8 +322,8 @@ class Agent:
     # The connection
 
     def _connect(self) -> None:
-        self._retry_seconds = min(RETRY_SECONDS_MAX, self._retry_seconds * 2)
-        self._retry_at = self._monotonic() + self._backoff()
+        self._retry = self._retry.doubled()
+        self._retry_at = self._monotonic() + self._retry.wait_seconds(self._rng.random())
         self._session = self._store.next("session")
         try:
             self._link.open(session=self._session, at=int(self._wall()), clean=self._session_of == "another")
@@ -335,12 +338,12 @@ class Agent:
         if event.session_present and self._session_of == "unknown":
             # An earlier process's memory: what that one acknowledged, we would never hear. It proves that the broker has forgotten nothing
             # of what was sent, and is then ended, for some brokers give what they retain to no subscription that they have known before.
-            self._session_of, self._retry_seconds = "another", RETRY_SECONDS_MIN
+            self._session_of, self._retry = "another", RETRY
             self._link.close()
             return
         forgot = not event.session_present and self._session_of != "another"
         self._session_of = "us"
-        self._online, self._retry_seconds = True, RETRY_SECONDS_MIN
+        self._online, self._retry = True, RETRY
         self._standing.connected()
         self._said = None
         self._reporter.connected(session_present=not forgot)
@@ -351,16 +354,14 @@ class Agent:
 
     def _disconnected(self, reason: str) -> None:
         log.warning("broker.disconnected", reason=reason)
-        self._retry_at = self._monotonic() + (RETRY_SECONDS_MIN * self._rng.random() if self._online else self._backoff())
+        chance = self._rng.random()
+        self._retry_at = self._monotonic() + (RETRY.soon_seconds(chance) if self._online else self._retry.wait_seconds(chance))
         self._online = False
         self._standing.disconnected(reason)
         self._delivery.disconnected()
 
     def _trusted_now(self) -> float:
         return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
-
-    def _backoff(self) -> float:
-        return self._retry_seconds * (0.5 + self._rng.random())
 
     def _leave(self) -> None:
         self._guarded(self._standing.left)

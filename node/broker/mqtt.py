@@ -5,13 +5,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Published, Subscribed, TlsFiles, Will
+from fleetcast.mqtt import (
+    BrokerUrl,
+    Cleared,
+    Connected,
+    Disconnected,
+    Link,
+    LinkEvent,
+    Message,
+    Published,
+    Subscribed,
+    TlsFiles,
+    Unreadable,
+    Will,
+)
 from schemas import codec
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused
 from schemas.state import State
-from schemas.topics import Topics, block_digest
+from schemas.topics import Address, Topics, block_digest
 
 SESSION_EXPIRY_SECONDS = 600  # the broker holds blocks for us over a short drop; a longer one is healed by asking again
 WANT_EXPIRY_SECONDS = 60
@@ -42,22 +55,19 @@ class BlockArrived:
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A message that could not be parsed, and why."""
-
-    refusal: Refused
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Cleared:
-    """A zero-length message: no news, and nothing is revoked by it."""
-
-    message: Message
-
-
 NodeEvent = Connected | Disconnected | Published | Subscribed | TrustArrived | ModelArrived | BlockArrived | Unreadable | Cleared
+
+
+def model_bundle(address: Address, payload: bytes) -> ModelBundle:
+    """Return the bundle on a model's topic.
+
+    Raises:
+        Refused: malformed, or another model's.
+    """
+    bundle = codec.decode(ModelBundle, payload)
+    if bundle.model != address.levels[0]:
+        raise Refused(Code.SCHEMA_MALFORMED, f"topic of model {address.levels[0]!r} carries model {bundle.model!r}")
+    return bundle
 
 
 class BlockReader:
@@ -156,10 +166,7 @@ class NodeLink(BlockReader):
                 case "trust":
                     return TrustArrived(codec.decode(TrustBundle, event.payload), event)
                 case "model":
-                    bundle = codec.decode(ModelBundle, event.payload)
-                    if bundle.model != address.levels[0]:
-                        raise Refused(Code.SCHEMA_MALFORMED, f"topic of model {address.levels[0]!r} carries model {bundle.model!r}")
-                    return ModelArrived(bundle, event)
+                    return ModelArrived(model_bundle(address, event.payload), event)
                 case _:
                     raise Refused(Code.SCHEMA_MALFORMED, f"a node does not read {address.kind!r} topics")
         except Refused as refusal:

@@ -1,47 +1,28 @@
 """Every command of `fleetcast-node` under one name. Knows which there are, and nothing of what they do."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import click
 
-from node.cli.completion import completion
-from node.cli.doctor import doctor
-from node.cli.enroll import enroll, renew
-from node.cli.errors import ReaderGone
-from node.cli.import_release import import_
-from node.cli.labels import labels
-from node.cli.ledger import ledger
-from node.cli.models import models
-from node.cli.prove import prove
-from node.cli.relay import relay
-from node.cli.run import run
-from node.cli.status import status
-from node.cli.telemetry import telemetry
+from fleetcast.cli.lazy_group import LazyGroup, Verb
+
+# The help is each command's own first sentence: a command is imported only when it is called.
+VERBS = {
+    "completion": Verb("completion:completion", "Print a completion script for a shell."),
+    "doctor": Verb("doctor:doctor", "Check this node for the usual faults."),
+    "enroll": Verb("enroll:enroll", "Enrol this device with a token."),
+    "import": Verb("import_release:import_", "Import a release from a file of `fleetcast export`."),
+    "labels": Verb("labels:labels", "Report how many of a model's answers were right and wrong."),
+    "ledger": Verb("ledger:ledger", "Show the bytes that releases and days have cost."),
+    "models": Verb("models:models", "List the releases on this disk."),
+    "prove": Verb("prove:prove", "Activate a release here, and print the evidence."),
+    "relay": Verb("relay:relay", "Fetch each block once for a site, and serve its broker."),
+    "renew": Verb("enroll:renew", "Renew this device's certificate now."),
+    "run": Verb("run:run", "Run the node until SIGTERM or SIGINT."),
+    "status": Verb("status:status", "Show the state of this node."),
+    "telemetry": Verb("telemetry:telemetry", "Show what telemetry has left this device."),
+}
 
 
-class _Group(click.Group):
-    """A group that tells a reader who has gone apart from what goes wrong: click alone would end with 1, the doctor's word for warnings."""
-
-    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # prints --help
-        with _read():
-            return super().make_context(*args, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _read():
-            return super().invoke(ctx)
-
-
-@contextmanager
-def _read() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise ReaderGone from error
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, package="node.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fleetcast")
 def command() -> None:
     """Serve models that a fleet's hub casts to this device.
@@ -55,7 +36,3 @@ def command() -> None:
       export FLEETCAST_NODE_SETTINGS=/etc/fleetcast/node.toml
       fleetcast-node telemetry show
     """
-
-
-for one in (enroll, renew, run, status, models, doctor, telemetry, labels, ledger, import_, prove, relay, completion):
-    command.add_command(one)

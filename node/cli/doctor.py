@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
+from fleetcast.cli.terminal_text import plain
 from node.cli.errors import Exit
 from node.cli.long_running import log_to_stderr
 from node.cli.options import json_option, settings_option
-from node.cli.table_output import plain
 from node.core.doctor.diagnosis import diagnose
 
 

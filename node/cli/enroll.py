@@ -1,6 +1,5 @@
 """`fleetcast-node enroll` and `renew`: become a node of a fleet with a token, and ask for the next certificate now."""
 
-import errno
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from typing import Any
 import click
 import structlog
 
+from fleetcast import disk_room
 from node.cli.options import json_option, settings_option
 from node.settings import load
 from schemas.enrolment import Token
@@ -133,8 +133,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        code = Code.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Code.SETTINGS_INVALID
-        raise Refused(code, f"{error.filename or path}: {error.strerror or error}") from None
+        raise Refused(disk_room.code_of(error, Code.SETTINGS_INVALID), f"{error.filename or path}: {error.strerror or error}") from None
     except ValueError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
 

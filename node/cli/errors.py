@@ -1,19 +1,10 @@
-"""How a command of the device ends: exit codes that scripts can use, sentences that people can, and never a traceback."""
+"""How a command of the device ends: its exit codes. What it says then is in fleetcast.cli.errors."""
 
-import errno
-import json
-import os
-import sys
-import tempfile
-import traceback
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NoReturn
 
-import click
-
-from node.cli.table_output import plain
-from schemas.errors import Code, Refused, Unreachable
+from fleetcast.cli.errors import Program, guard
+from schemas.errors import Code
 
 
 class Exit(IntEnum):
@@ -44,65 +35,9 @@ _BY_CODE = {
     Code.PORT_IN_USE: Exit.PORT_IN_USE,
     Code.STORE_DAMAGED: Exit.STORE_DAMAGED,
 }
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PROGRAM = Program("fleetcast-node", Exit, _BY_CODE, install="a device installs 'fleetcast[node]'")
 
 
-class ReaderGone(Exception):  # no error
-    """Whoever read what we print has seen enough."""
-
-
-def guarded(run: Callable[[], object]) -> NoReturn:
-    """Run, and end the process with what came of it."""
-    try:
-        run()
-        sys.stdout.flush()
-    except Refused as refusal:
-        _end(_BY_CODE.get(refusal.code, Exit.REFUSED), str(refusal.code), refusal.reason)
-    except Unreachable as error:
-        _end(Exit.UNREACHABLE, "unreachable", str(error))
-    except click.ClickException as error:
-        _say_json("usage", error.format_message())
-        error.show()
-        sys.exit(Exit.USAGE)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(Exit.INTERRUPTED)
-    except (ReaderGone, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the interpreter complains once more when it ends
-        sys.exit(Exit.PIPE)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] in {"node", "schemas"}:
-            _bug(error)
-        _end(Exit.USAGE, "not_installed", f"{error.name} is not installed: a device installs 'fleetcast[node]'")
-    except OSError as error:
-        if error.errno in _FULL:
-            _end(Exit.DISK_FULL, str(Code.DISK_FULL), f"no room on the disk for {error.filename or 'what was to be written'}")
-        if error.filename and (isinstance(error, PermissionError | FileNotFoundError | NotADirectoryError) or error.errno == errno.EROFS):
-            _end(Exit.REFUSED, str(Code.SETTINGS_INVALID), f"{error.filename}: {error.strerror}")
-        _bug(error)
-    except Exception as error:  # the last net
-        _bug(error)
-    sys.exit(Exit.OK)
-
-
-def _end(code: Exit, name: str, sentence: str) -> NoReturn:
-    _say_json(name, sentence)
-    print(f"fleetcast-node: {plain(' '.join(sentence.split()))} [{name}]", file=sys.stderr)  # noqa: T201
-    sys.exit(code)
-
-
-def _say_json(name: str, sentence: str) -> None:
-    if "--json" in sys.argv:
-        print(json.dumps({"error": {"code": name, "reason": sentence}}))  # noqa: T201
-
-
-def _bug(error: BaseException) -> NoReturn:
-    if os.environ.get("FLEETCAST_DEBUG"):
-        traceback.print_exception(error)
-        sys.exit(Exit.BUG)
-    try:
-        with tempfile.NamedTemporaryFile("w", prefix="fleetcast-bug-", suffix=".txt", delete=False) as file:
-            traceback.print_exception(error, file=file)
-        where = f"the details are in {file.name}"
-    except OSError as full:
-        where = f"the details could not be kept ({full.strerror}); FLEETCAST_DEBUG=1 prints them"
-    _end(Exit.BUG, "bug", f"this is a bug in fleetcast: {type(error).__name__}: {error}; {where}")
+def guarded(run: Callable[[], object]) -> None:
+    """Run, and turn whatever happens into an exit code."""
+    guard(run, _PROGRAM)

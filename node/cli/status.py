@@ -11,9 +11,10 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.terminal_text import plain
 from node.cli.errors import Exit
 from node.cli.options import json_option, settings_option
-from node.cli.table_output import plain, show, size, span
+from node.cli.table_output import show, size, span
 from node.core.activation.lifecycle import ModelSlot
 from node.core.delivery.byte_quota import Policy
 from node.core.doctor import agent_health

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.terminal_text import plain
+
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -39,11 +41,6 @@ def span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def plain(text: str) -> str:
-    """Control characters written out, so that what others wrote cannot touch the terminal."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _cell(value: Any) -> str:

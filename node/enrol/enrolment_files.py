@@ -5,11 +5,8 @@ and can be made again: a device that is killed between two of them goes on from 
 `fleetcast-node run` reads beneath the device's own `node.toml`.
 """
 
-import errno
 import fcntl
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fleetcast import disk_room, durable
 from fleetcast.mqtt import BrokerUrl
 from node.enrol.certificates import pem_of
 from schemas import codec
@@ -121,8 +119,7 @@ class Enrolment:
 
     def take_next_key(self) -> None:
         """The key that the newest certificate is for takes the place of the one before it."""
-        (self._data / NEXT_KEY_NAME).replace(self._data / KEY_NAME)
-        _sync(self._data)
+        durable.rename(self._data / NEXT_KEY_NAME, self._data / KEY_NAME)
 
 
 def _settings(hub: str, answer: Enrolled) -> str:
@@ -146,26 +143,6 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                os.fchmod(file.fileno(), mode)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(partial).replace(path)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
-        _sync(path.parent)
+        durable.write(path, data, mode=mode)
     except OSError as error:
-        code = Code.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT} else Code.SETTINGS_INVALID
-        raise Refused(code, f"{path} could not be written: {error.strerror}") from None
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise Refused(disk_room.code_of(error, Code.SETTINGS_INVALID), f"{path} could not be written: {error.strerror}") from None

@@ -5,7 +5,6 @@ One key for both on purpose: so the hub knows from the enrolment whose receipts 
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 from cryptography import x509
@@ -13,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fleetcast import durable
 from schemas import codec
 from schemas.errors import Code, Refused, mismatch
 from schemas.receipt import Receipt, SealedReceipt
@@ -37,9 +37,9 @@ class Identity:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             made = ec.generate_private_key(ec.SECP256R1())
-            _write_new(
-                path, made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-            )
+            pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+            with contextlib.suppress(FileExistsError):  # of two processes that make the key at once, the second takes the first one's
+                durable.create(path, pem)
         try:
             with path.open("rb") as file:
                 key = serialization.load_pem_private_key(file.read(KEY_BYTES_MAX), None)
@@ -66,22 +66,3 @@ class Identity:
         """The receipt's exact bytes with our signature over them."""
         body = codec.encode(receipt)
         return SealedReceipt(body=body, signature=self.sign(body))
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """Durable before visible; of two processes that make the key at once, the second takes the first one's."""
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(partial, path)
-    finally:
-        Path(partial).unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -4,7 +4,6 @@ The lock is the kernel's (flock): it ends with the process, however that ends, a
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import time
@@ -14,6 +13,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from fleetcast import durable
+from fleetcast.disk_room import FULL_OR_READ_ONLY
 from node.core.doctor.agent_health import AgentStatus
 from schemas.errors import Code, Refused
 
@@ -22,7 +23,6 @@ STATUS_NAME: Final = "status.json"
 STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter that there can be is well below
 READS_MAX: Final = 3
 STATUS_BLOCK_BYTES: Final = 4096  # a status is filled up to whole blocks: written over, it takes no more room
-NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 LOOK_SECONDS: Final = 0.5  # whoever only looks holds the lock for a moment: it is asked for again
 
 
@@ -38,7 +38,7 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys, and counts of what models were asked
         descriptor = _opened(path)
     except OSError as error:
-        code = Code.DISK_FULL if error.errno in NO_ROOM else Code.SETTINGS_INVALID
+        code = Code.DISK_FULL if error.errno in FULL_OR_READ_ONLY else Code.SETTINGS_INVALID
         raise Refused(code, f"data folder {folder}: {error.strerror}") from None
     try:
         if not _locked(descriptor):
@@ -75,7 +75,7 @@ def _opened(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        if error.errno not in NO_ROOM or not path.exists():
+        if error.errno not in FULL_OR_READ_ONLY or not path.exists():
             raise
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # of a disk that cannot be written; a lock is no writing
 
@@ -100,13 +100,11 @@ def write_status(folder: Path, status: AgentStatus) -> None:
     """
     data = status.model_dump_json(exclude_none=True).encode()
     data += b" " * (-len(data) % STATUS_BLOCK_BYTES)
-    partial, path = folder / f"{STATUS_NAME}.partial", folder / STATUS_NAME
+    path = folder / STATUS_NAME
     try:
-        partial.write_bytes(data)
-        partial.replace(path)
+        durable.write(path, data, synced=False)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        if error.errno not in NO_ROOM or not path.exists() or path.stat().st_size < len(data):
+        if error.errno not in FULL_OR_READ_ONLY or not path.exists() or path.stat().st_size < len(data):
             raise
         with path.open("r+b") as file:
             file.write(data + b" " * (path.stat().st_size - len(data)))

@@ -1,13 +1,12 @@
 """Payloads on a relay's disk, by digest, never more than so many bytes: what was used least lately goes."""
 
 import contextlib
-import errno
 import os
 import re
 from collections import OrderedDict
 from pathlib import Path
 
-from schemas.errors import Code, Refused
+from fleetcast import disk_room, durable
 from schemas.limits import PAYLOAD_BYTES_MAX
 from schemas.names import sha256
 
@@ -50,17 +49,9 @@ class Cache:
             return
         self._make_room(len(data))
         path = self._path(digest)
-        partial = path.with_suffix(".partial")
-        try:
+        with disk_room.refusing(f"no room in {self.directory}"):
             path.parent.mkdir(exist_ok=True)
-            partial.write_bytes(data)
-            partial.replace(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-                raise Refused(Code.DISK_FULL, f"no room in {self.directory}: {error.strerror}") from error
-            raise
+            durable.write(path, data, synced=False)  # a payload that a power cut damaged is found by its digest, and asked for again
         self._sizes[digest] = len(data)
         self.bytes += len(data)
 

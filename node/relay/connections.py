@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fleetcast.mqtt import BrokerUrl, Link, Message
-from node.broker.mqtt import BlockReader
+from node.broker.mqtt import BlockReader, model_bundle
 from node.relay.relay_settings import Door
 from schemas import codec
 from schemas.block_request import Want
@@ -112,9 +112,6 @@ class RelayLink(BlockReader):
             case "trust":
                 return codec.decode(TrustBundle, message.payload)
             case "model":
-                bundle = codec.decode(ModelBundle, message.payload)
-                if bundle.model != address.levels[0]:
-                    raise Refused(Code.SCHEMA_MALFORMED, f"topic of model {address.levels[0]!r} carries model {bundle.model!r}")
-                return bundle
+                return model_bundle(address, message.payload)
             case _:
                 raise Refused(Code.SCHEMA_MALFORMED, f"a relay does not read {address.kind!r} topics")

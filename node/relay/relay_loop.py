@@ -8,6 +8,7 @@ from typing import Any
 
 import structlog
 
+from fleetcast.backoff import Backoff
 from fleetcast.block_server import BlockServer, Clear, Send
 from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
@@ -29,7 +30,7 @@ log = structlog.get_logger()
 
 TURN_SECONDS = 0.1
 BATCH_EVENTS = 64
-RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.5, 60.0
+RETRY = Backoff(0.5, 60.0)
 IN_FLIGHT_MAX = 48  # publishes that the site's broker has not taken yet
 PASSING_MAX = 64  # payloads kept in memory as well: what has just come is what is served next, also where the disk is full
 PENDING_WANTS_MAX = 256  # that wait for a block list; who waited for longer asks again
@@ -66,7 +67,7 @@ class Relay:
         # A session that a broker kept is an earlier process's memory: what that one acknowledged, this one would never hear.
         self._owns_session: dict[Side, bool] = {"upstream": False, "site": False}
         self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
-        self._retry_seconds: dict[Side, float] = {"upstream": RETRY_SECONDS_MIN, "site": RETRY_SECONDS_MIN}
+        self._retry: dict[Side, Backoff] = {"upstream": RETRY, "site": RETRY}
         self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
         self._told, self._told_at = dict(self._totals), monotonic()
 
@@ -110,16 +111,13 @@ class Relay:
         return found
 
     def _connect(self, side: Side) -> None:
-        self._retry_seconds[side] = min(RETRY_SECONDS_MAX, self._retry_seconds[side] * 2)
-        self._retry_at[side] = self._monotonic() + self._backoff(side)
+        self._retry[side] = self._retry[side].doubled()
+        self._retry_at[side] = self._monotonic() + self._retry[side].wait_seconds(self._rng.random())
         try:
             self._links[side].open(clean=not self._owns_session[side])
             self._retry_at[side] = self._monotonic() + CONNACK_SECONDS
         except Unreachable as error:
             log.warning("broker.unreachable", side=side, reason=str(error))
-
-    def _backoff(self, side: Side) -> float:
-        return self._retry_seconds[side] * (0.5 + self._rng.random())
 
     def _handle(self, side: Side, event: Any) -> None:
         match event:
@@ -127,7 +125,8 @@ class Relay:
                 self._connected(side, event)
             case Disconnected(reason):
                 log.warning("broker.disconnected", side=side, reason=reason)
-                wait = RETRY_SECONDS_MIN * self._rng.random() if self._online[side] else self._backoff(side)
+                chance = self._rng.random()
+                wait = RETRY.soon_seconds(chance) if self._online[side] else self._retry[side].wait_seconds(chance)
                 self._online[side], self._retry_at[side] = False, self._monotonic() + wait
                 if side == "upstream":
                     self._core.disconnected()
@@ -144,7 +143,7 @@ class Relay:
 
     def _connected(self, side: Side, event: Connected) -> None:
         log.info("broker.connected", side=side, session_present=event.session_present)
-        self._online[side], self._retry_seconds[side], self._owns_session[side] = True, RETRY_SECONDS_MIN, True
+        self._online[side], self._retry[side], self._owns_session[side] = True, RETRY, True
         link = self._links[side]
         if side == "site":
             self._publishing.clear()

@@ -6,10 +6,3 @@
    It holds a `loaded_model` for each model; `batching` joins rows of requests that wait; `self_request` asks as a client would.
 4. `oip_routes`, `chat`, `accuracy_route`: requests and responses, and nothing about workers.
 """
-
-from node.serving.accuracy_route import LabelsSaid
-from node.serving.activation import Prepared, Staged
-from node.serving.loaded_model import Observation, Stats
-from node.serving.server import Listen, Server
-
-__all__ = ["LabelsSaid", "Listen", "Observation", "Prepared", "Server", "Staged", "Stats"]

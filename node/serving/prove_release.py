@@ -4,7 +4,6 @@ Digests say that the files are those of the manifest, and nothing says who made 
 """
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import platform
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from fleetcast import durable
 from node.core.activation import golden
 from node.core.activation.effective_parameters import in_force
 from node.runtimes import available
@@ -218,15 +218,7 @@ def _read_golden(path: Path) -> golden.GoldenCase:
 
 def _write(target: Path, data: bytes) -> None:
     """Under another name until all of it is on the disk."""
-    partial = target.with_name(target.name + ".partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        durable.write(target, data)
     except OSError as error:
         raise Refused(Code.DISK_FULL, f"{target} cannot be written: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

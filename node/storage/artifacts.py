@@ -5,13 +5,13 @@ sync a block would halve the rate on a gateway and wear out the card of a Pi.
 """
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
+from fleetcast import disk_room
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import File
 from schemas.names import sha256
@@ -167,11 +167,5 @@ def _pwrite(descriptor: int, data: bytes, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
-@contextlib.contextmanager
-def _room(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}:
-            raise Refused(Code.DISK_FULL, f"no room on the disk for {path.name}: {os.strerror(error.errno)}") from error
-        raise
+def _room(path: Path) -> contextlib.AbstractContextManager[None]:
+    return disk_room.refusing(f"no room on the disk for {path.name}", errnos=disk_room.FULL_OR_READ_ONLY)

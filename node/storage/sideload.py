@@ -1,7 +1,6 @@
 """Releases that were carried here by hand: unpacked beside the artifacts, used as a broker's messages are, then removed."""
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fleetcast import disk_room, durable
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.bundle_file import Parcel, read_frames
@@ -54,7 +54,7 @@ class Carried:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            if error.errno in disk_room.FULL:
                 raise Refused(Code.DISK_FULL, f"no room in {self.directory} for {path}") from error
             raise Unreachable(f"{path}: {error.strerror or error}") from error
         return parcel
@@ -88,12 +88,7 @@ class Carried:
     def _make_visible(self, folder: Path, parcel: Parcel) -> None:
         final = self.directory / parcel.release.hex()
         shutil.rmtree(final, ignore_errors=True)
-        folder.rename(final)
-        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        durable.rename(folder, final)
         kept = sorted(self._folders(), key=lambda one: one.stat().st_mtime)
         for oldest in kept[:-PARCELS_MAX]:
             shutil.rmtree(oldest, ignore_errors=True)

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
+from fleetcast import disk_room
 from schemas.errors import Code, Refused, Unreachable
 
 log = structlog.get_logger()
@@ -26,7 +27,7 @@ DAMAGED_SUFFIX: Final = ".damaged"  # the newest damaged file alone is kept: a d
 MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  # a copy in a folder of its own, which nobody else may enter
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _STUCK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_NO_ROOM = disk_room.FULL_OR_READ_ONLY | {errno.EIO}
 
 
 class Database(sqlite3.Connection):

@@ -6,9 +6,7 @@ nor goes back. What it verified is written durably, twice, and only then believe
 """
 
 import contextlib
-import errno
 import fcntl
-import os
 import re
 import shutil
 import tempfile
@@ -25,6 +23,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
+from fleetcast import disk_room, durable
 from node.core.trust.clock import floor_of, is_known, trusted_now
 from node.core.trust.unverified_metadata import check_serials, claimed_version, is_again
 from schemas import codec
@@ -42,7 +41,6 @@ _BASE = "mqtt://trust/"  # python-tuf wants an address; ours only serves to take
 _ROLLOUTS = "rollouts"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _SCRATCH = "scratch-"
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 SCRATCH_BYTES = 2 * TRUST_ROLE_BYTES_MAX  # python-tuf keeps a few roles there, and seldom one as large as it may be
 MEMORY_DISK = Path("/dev/shm")  # noqa: S108  # in a folder of its own, which nobody else may enter
 
@@ -271,7 +269,7 @@ class Trust:
     def _keep(self, raw: bytes) -> None:
         with _room(self._directory):
             for name in COPIES:
-                _write(self._directory / name, raw)
+                durable.write(self._directory / name, raw)
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
@@ -385,7 +383,7 @@ def _made(directory: Path, stack: contextlib.ExitStack) -> Path:
     """A folder for python-tuf to work in: where its own disk has no room, in another place, for nothing of it is kept."""
     for place in (directory, Path(tempfile.gettempdir()), MEMORY_DISK):
         with contextlib.suppress(OSError):
-            if shutil.disk_usage(place).free >= SCRATCH_BYTES:
+            if disk_room.has_room(place, SCRATCH_BYTES):
                 return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=place)))
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory)))
 
@@ -394,20 +392,14 @@ def _opened(lock: Path) -> BinaryIO:
     try:
         return lock.open("ab")
     except OSError as error:
-        if error.errno not in _NO_ROOM or not lock.exists():
+        if error.errno not in disk_room.FULL_OR_READ_ONLY or not lock.exists():
             with _room(lock):
                 raise
         return lock.open("rb")  # of a disk that cannot be written; a lock is no writing
 
 
-@contextlib.contextmanager
-def _room(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise Refused(Code.DISK_FULL, f"no room on the disk for {path}: {os.strerror(error.errno)}") from error
-        raise
+def _room(path: Path) -> contextlib.AbstractContextManager[None]:
+    return disk_room.refusing(f"no room on the disk for {path}", errnos=disk_room.FULL_OR_READ_ONLY)
 
 
 def _read(path: Path) -> bytes | None:
@@ -416,22 +408,3 @@ def _read(path: Path) -> bytes | None:
             return file.read(TrustBundle.bytes_max + 1)
     except FileNotFoundError:
         return None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Durable before visible."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -27,7 +27,7 @@ from hub.publish.builder import build
 from hub.publish.release_file import read_release
 from node.agent.telemetry.windows import Telemetry
 from node.core.telemetry.sketch import Sketch
-from node.serving import Observation
+from node.serving.loaded_model import Observation
 from node.storage.store import NodeStore
 from schemas import codec
 from schemas.analytics_messages import Drift

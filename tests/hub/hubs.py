@@ -21,7 +21,8 @@ from hub.core.publish.baseline import SignalSpec, build_baseline
 from hub.core.publish.noise import sigma2_for
 from hub.database.store import EventRow, Store
 from hub.publish.block_store import BlockStore
-from hub.service import Service, Signers
+from hub.service.delivery.announce import Signers
+from hub.service.loop import Service
 from hub.settings import HubSettings
 from hub.signing.tuf_repository import Repository
 from schemas import codec

@@ -15,7 +15,10 @@ from skl2onnx import to_onnx
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 
-from node.serving import Listen, Observation, Prepared, Server, Staged, worker_pool
+from node.serving import worker_pool
+from node.serving.activation import Prepared, Staged
+from node.serving.loaded_model import Observation
+from node.serving.server import Listen, Server
 from node.workers import worker
 from schemas.errors import Refused
 from schemas.limits import BLOCK_BYTES_MAX

@@ -5,7 +5,6 @@ hundred. A run that fails is not repeated: the program has had the evidence, and
 of the hub cut short is, twice at the most, with the same id.
 """
 
-import os
 import re
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -14,12 +13,12 @@ from random import Random
 
 import structlog
 
+from fleetcast import durable
 from hub.alerts import programs
 from hub.alerts.receivers import OnDrift
 from hub.alerts.webhooks import Poster, read_secret
-from hub.core.backoff import wait_seconds
 from hub.database.outbox import Delivery, Outbox
-from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, message_id
+from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, RETRY, message_id
 from hub.service.telemetry.drift_evidence import Evidence
 from schemas.analytics_messages import DriftEvidence
 from schemas.errors import Unreachable
@@ -95,7 +94,7 @@ class OnDriftHook:
                 text = f"{self.receiver}: gave up drift of {evidence.model} after {failures} attempts in three days: {error}"
                 self._outbox.give_up(self.receiver, _numbers(members), text=text, body={**body, "reason": str(error)})
             else:
-                due_at = now + round(wait_seconds(failures, self._rng)) + 1
+                due_at = now + round(RETRY.after(failures).wait_seconds(self._rng.random())) + 1
                 self._outbox.later(self.receiver, _numbers(members), due_at=due_at, error=str(error))
             return
         self._outbox.done(self.receiver, _numbers(members), text=f"{self.receiver}: has the drift of {evidence.model}", body=body)
@@ -142,12 +141,7 @@ class OnDriftHook:
         folder = self._directory / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{re.sub('[^A-Za-z0-9.-]', '_', self._hook.name)}-{evidence.id}.json"
-        partial = path.with_suffix(".partial")
-        with partial.open("w") as file:
-            file.write(evidence.model_dump_json(exclude_none=True, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        durable.write(path, (evidence.model_dump_json(exclude_none=True, indent=2) + "\n").encode())
         for old in sorted(folder.glob("*.json"), key=lambda one: one.stat().st_mtime)[:-FILES_KEPT]:
             old.unlink(missing_ok=True)
         return path

@@ -5,14 +5,15 @@ from random import Random
 
 import structlog
 
+from fleetcast.backoff import Backoff
 from hub.alerts.receivers import Webhook
 from hub.alerts.webhooks import Poster
-from hub.core.backoff import wait_seconds
 from hub.database.outbox import Delivery, Outbox
 from schemas.errors import Unreachable
 
 log = structlog.get_logger()
 
+RETRY = Backoff(5.0, 3600.0)
 GIVE_UP_SECONDS = 3 * 24 * 3600  # a weekend, in which nobody mends a receiver
 
 
@@ -62,14 +63,15 @@ class WebhookTeller:
     def _failed(self, delivery: Delivery, error: str) -> None:
         now, failures = int(self._clock()), delivery.attempts + 1
         self._failures += 1
-        self._quiet_until = now + wait_seconds(self._failures, self._rng)
+        self._quiet_until = now + RETRY.after(self._failures).wait_seconds(self._rng.random())
         log.warning("webhook.failed", receiver=self.receiver, alert=delivery.number, failures=failures, reason=error)
         if now - delivery.made_at >= GIVE_UP_SECONDS:
             text = f"{self.receiver}: gave up an alert after {failures} attempts in three days: {error}"
             body = {"receiver": self.receiver, "alert": delivery.number, "attempts": failures, "reason": error}
             self._outbox.give_up(self.receiver, [delivery.number], text=text, body=body)
         else:
-            self._outbox.later(self.receiver, [delivery.number], due_at=now + round(wait_seconds(failures, self._rng)) + 1, error=error)
+            due_at = now + round(RETRY.after(failures).wait_seconds(self._rng.random())) + 1
+            self._outbox.later(self.receiver, [delivery.number], due_at=due_at, error=error)
 
 
 def message_id(fleet: str, delivery: Delivery) -> str:

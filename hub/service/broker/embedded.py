@@ -1,13 +1,13 @@
 """The embedded broker as the service owns it: on a port that stays the same, started again when it dies."""
 
 import contextlib
-import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
+from fleetcast import durable
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.rumqttd import HOST, EmbeddedBroker
 from schemas.errors import Refused, Unreachable
@@ -88,7 +88,5 @@ def _kept_port(directory: Path) -> int:
         probe.bind((HOST, 0))
         port = int(probe.getsockname()[1])
     directory.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{PORT_NAME}.{os.getpid()}")
-    partial.write_text(f"{port}\n")
-    partial.replace(path)
+    durable.write(path, f"{port}\n".encode())
     return port

@@ -3,7 +3,20 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Inbox, Link, LinkEvent, Message, Published, Subscribed, TlsFiles
+from fleetcast.mqtt import (
+    BrokerUrl,
+    Cleared,
+    Connected,
+    Disconnected,
+    Inbox,
+    Link,
+    LinkEvent,
+    Message,
+    Published,
+    Subscribed,
+    TlsFiles,
+    Unreadable,
+)
 from schemas import codec
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.block_request import Want
@@ -60,21 +73,6 @@ class OwnTopic:
     """What somebody, perhaps ourselves, put on a topic that only the hub writes; `model` is None for `trust`. Not decoded, may be empty."""
 
     model: str | None
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A message that could not be parsed, and why."""
-
-    refusal: Refused
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Cleared:
-    """A zero-length message on a node's topic: no news."""
-
     message: Message
 
 

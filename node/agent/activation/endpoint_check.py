@@ -9,7 +9,7 @@ import structlog
 from node.agent.delivery.transfer_job import EndpointAnswered
 from node.core.activation.lifecycle import Target
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
-from node.serving import Server
+from node.serving.server import Server
 from schemas.errors import Code, Refused
 
 log = structlog.get_logger()

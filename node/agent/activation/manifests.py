@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from fleetcast import durable
 from node.storage.artifacts import Artifacts
 from node.trust.tuf_client import Release
 from schemas import codec
@@ -27,9 +28,7 @@ class Manifests:
         path = self._path(release.digest)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(codec.encode(release.manifest))
-            partial.replace(path)
+            durable.write(path, codec.encode(release.manifest))
         self._known[release.digest] = release.manifest
 
     def get(self, digest: bytes) -> Manifest:

@@ -18,7 +18,9 @@ from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.activation.shadow_comparison import Agreement
 from node.core.delivery.byte_quota import BUDGET_CODES
 from node.core.trust.clock import MonotonicClock, MonotonicSeconds, WallSeconds
-from node.serving import Prepared, Server, Staged, Stats
+from node.serving.activation import Prepared, Staged
+from node.serving.loaded_model import Stats
+from node.serving.server import Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.store import NodeStore

@@ -7,7 +7,7 @@ from typing import Protocol
 from node.core.activation.lifecycle import Target
 from node.core.delivery import transfer as core
 from node.core.trust.clock import MonotonicSeconds
-from node.serving import Prepared
+from node.serving.activation import Prepared
 from schemas.errors import Code, FleetcastError, Refused
 from schemas.manifest import File, Manifest
 from schemas.rollout import Carriage

@@ -15,7 +15,7 @@ from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallC
 from node.enrol.credentials import expires_at
 from node.host.pidfile import write_status
 from node.host.service_manager import FEEDINGS, Notify
-from node.serving import Server
+from node.serving.server import Server
 from node.settings import NodeSettings
 from node.trust.tuf_client import View
 from schemas.limits import TEXT_MAX

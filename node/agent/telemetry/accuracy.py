@@ -17,7 +17,8 @@ from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Told
 from node.core.telemetry.privacy import BitSource
 from node.core.telemetry.privatise import noised
 from node.core.trust.clock import WallClock
-from node.serving import LabelsSaid, Observation
+from node.serving.accuracy_route import LabelsSaid
+from node.serving.loaded_model import Observation
 from node.storage.accuracy_counts import Taken, take
 from node.storage.store import NodeStore
 from schemas import codec

@@ -4,13 +4,12 @@ The witness is a small file, written after each charge and before what was charg
 is believed no more: nothing of what happened before a day has passed leaves the device, and the node says why.
 """
 
-import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import structlog
 
+from fleetcast import durable
 from node.core.telemetry import privacy_accountant as core
 from node.core.telemetry.privacy import DAY_SECONDS
 from node.core.telemetry.privacy_accountant import Witness
@@ -89,18 +88,7 @@ class Ledger:
 
     def _write(self, end: Witness) -> None:
         self._witness.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._witness.with_name(f".{self._witness.name}.partial")
-        with partial.open("w") as file:
-            file.write(f"{end.number} {end.head.hex()}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._witness)
-        with contextlib.suppress(OSError):  # a file system that cannot sync a folder
-            folder = os.open(self._witness.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        durable.write(self._witness, f"{end.number} {end.head.hex()}\n".encode())
 
     def _check(self) -> None:
         before, entries = self._store.ledger()

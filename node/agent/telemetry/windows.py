@@ -19,7 +19,7 @@ from node.core.telemetry import privacy
 from node.core.telemetry.privatise import added, crowded, noised
 from node.core.telemetry.sketch import Sketch
 from node.core.trust.clock import WallClock, WallSeconds
-from node.serving import Observation
+from node.serving.loaded_model import Observation
 from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Code

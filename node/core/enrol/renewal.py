@@ -7,6 +7,7 @@ One that has expired is renewed at once: the hub knows the device by its key. So
 from dataclasses import dataclass
 from typing import Literal
 
+from fleetcast.backoff import Backoff, spread
 from node.core.trust.clock import NEVER, MonotonicSeconds
 
 SHARE_MAX, JITTER_SHARE = 0.5, 0.1  # asked for between 0.4 and 0.5 of a life
@@ -53,6 +54,7 @@ class Renewal:
             # Whatever the hub's clock or ours makes of the new one's age, not again at once.
             pause = min(RETRY_SECONDS_MIN, (self.ends - self.begins) * JITTER_SHARE)
             return Renewal(self.begins, self.ends, self.jitter, next_at=monotonic + pause, settled_at=monotonic)
-        pause = REFUSED_SECONDS if outcome == "refused" else min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(self.failures, 10))
+        retry = Backoff(RETRY_SECONDS_MIN, RETRY_SECONDS_MAX, self.failures)
+        pause = REFUSED_SECONDS if outcome == "refused" else retry.seconds
         failures = self.failures + 1
-        return Renewal(self.begins, self.ends, self.jitter, monotonic + pause * (0.5 + chance), self.settled_at, failures)
+        return Renewal(self.begins, self.ends, self.jitter, monotonic + spread(pause, chance), self.settled_at, failures)

@@ -9,11 +9,10 @@ import pytest
 
 from hub.alerts.receivers import Webhook
 from hub.alerts.webhooks import Poster, read_secret, signed
-from hub.core.backoff import WAIT_SECONDS_MAX, wait_seconds
 from hub.database import outbox as outbox_module
 from hub.database.outbox import Outbox
 from hub.database.store import Store
-from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, WebhookTeller
+from hub.service.alerts.webhook_delivery import GIVE_UP_SECONDS, RETRY, WebhookTeller
 from schemas.analytics_messages import Alert
 from schemas.errors import Refused, Unreachable
 from tests.hub.receiving import SECRET, Got, Receiver, receiving
@@ -221,9 +220,9 @@ def test_an_alert_that_is_not_kept_any_more_waits_for_nobody(tmp_path: Path, rec
 
 def test_waits_double_up_to_an_hour_and_are_spread() -> None:
     rng = Random(3)
-    waits = [[wait_seconds(failures, rng) for _ in range(200)] for failures in range(1, 30)]
+    waits = [[RETRY.after(failures).wait_seconds(rng.random()) for _ in range(200)] for failures in range(1, 30)]
 
-    assert all(max(found) <= 1.5 * WAIT_SECONDS_MAX for found in waits)
+    assert all(max(found) <= 1.5 * RETRY.seconds_max for found in waits)
     assert all(max(found) > 1.8 * min(found) for found in waits)
     assert sum(waits[1]) > 1.7 * sum(waits[0])
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
+from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Exit, guarded
-from hub.cli.terminal_text import plain
 from schemas.errors import Code, Refused, Unreachable
 from tests.hub.cli.fleets import BIN, run
 

@@ -14,7 +14,8 @@ from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, WorkerGo
 from node.core.activation.effective_parameters import InForce
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.host.site_parameters import Overrides
-from node.serving import Listen, Observation, Server
+from node.serving.loaded_model import Observation
+from node.serving.server import Listen, Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.store import NodeStore

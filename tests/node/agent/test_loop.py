@@ -16,7 +16,7 @@ import pytest
 from fleetcast.mqtt import Published
 from node.agent.loop import Agent
 from node.core.telemetry.accuracy import Told
-from node.serving import LabelsSaid
+from node.serving.accuracy_route import LabelsSaid
 from node.settings import NodeSettings
 from node.storage.store import NodeStore
 from schemas import codec

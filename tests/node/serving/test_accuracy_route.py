@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from node.serving import LabelsSaid, Listen, Server, accuracy_route
+from node.serving import accuracy_route
+from node.serving.accuracy_route import LabelsSaid
+from node.serving.server import Listen, Server
 from node.storage.store import NodeStore
 from tests.node.agent.telemetry.test_accuracy import WEEKS, answers, site
 

@@ -15,7 +15,8 @@ import pytest
 from hub.core.publish import signals
 from node.agent.telemetry.windows import Telemetry
 from node.core.telemetry.sketch import Sketch
-from node.serving import Observation, chat, worker_pool
+from node.serving import chat, worker_pool
+from node.serving.loaded_model import Observation
 from node.serving.request_telemetry import Turn, asked_in
 from node.storage.store import NodeStore
 from node.workers import worker

@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from node.serving import Listen
+from node.serving.server import Listen
 from schemas.errors import Refused
 from tests.node.conftest import Running, serving, starting
 from tests.node.serving.test_curl import INFER, asked

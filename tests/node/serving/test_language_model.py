@@ -18,7 +18,7 @@ import pytest
 
 from deploy.demo_slm import weights
 from node.core.activation.effective_parameters import InForce
-from node.serving import Staged
+from node.serving.activation import Staged
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
 from schemas.manifest import Golden, Limits, Tensor

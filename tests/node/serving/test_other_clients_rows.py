@@ -17,7 +17,7 @@ from hub.publish.block_store import BlockStore
 from hub.publish.builder import build
 from hub.publish.publish_request import Build, PublishRequest, Variants
 from hub.publish.reference_data import read_reference
-from node.serving import Staged
+from node.serving.activation import Staged
 from node.workers import worker
 from tests.hub.publish.test_variants import laid_out
 from tests.node.serving.test_batching import at_once, body_of, joined, stopped_until

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from node.core.activation import golden
-from node.serving import Staged
+from node.serving.activation import Staged
 from schemas import codec
 from schemas.limits import MIB
 from schemas.manifest import Limits, Requirements, Tensor, Variant

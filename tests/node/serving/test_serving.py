@@ -17,7 +17,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from node.core.inference.oip import BODY_BYTES_MAX, JSON_BYTES_MAX
-from node.serving import Listen, Prepared, Server, worker_pool
+from node.serving import worker_pool
+from node.serving.activation import Prepared
+from node.serving.server import Listen, Server
 from schemas.errors import Code, Refused
 from schemas.manifest import Limits, Tensor
 from tests.hub.hubs import until

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from node.serving import Prepared
+from node.serving.activation import Prepared
 from schemas.errors import Code, Refused
 from tests.hub.hubs import until
 

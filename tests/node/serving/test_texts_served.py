@@ -20,7 +20,7 @@ from hub.publish.builder import build
 from hub.publish.publish_request import PublishRequest
 from hub.publish.reference_data import read_reference
 from node.core.telemetry.sketch import Sketch
-from node.serving import Staged
+from node.serving.activation import Staged
 from schemas import codec
 from schemas.manifest import Manifest
 

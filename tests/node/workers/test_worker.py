@@ -144,7 +144,7 @@ AGENT = """
 import asyncio, sys
 from contextlib import suppress
 from pathlib import Path
-from node.workers import Load, Worker
+from node.workers.worker import Load, Worker
 
 async def main():
     worker = await Worker.start(Load(Path(sys.argv[1])))

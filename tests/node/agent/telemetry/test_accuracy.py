@@ -14,7 +14,7 @@ from hub.core.drift.accuracy import accuracy_baseline, of_accuracy
 from hub.core.drift.windows import Reader
 from hub.core.publish.noise import sigma2_for
 from node.core.telemetry.accuracy import Told
-from node.serving import Observation
+from node.serving.loaded_model import Observation
 from node.storage import telemetry_report as telling
 from node.storage.accuracy_counts import take
 from node.storage.store import NodeStore

@@ -14,7 +14,7 @@ from hub.core.publish.baseline import SignalSpec, build_baseline
 from hub.core.publish.noise import sigma2_for
 from node.agent.telemetry.windows import Telemetry
 from node.core.telemetry.privacy import day_of
-from node.serving import Observation
+from node.serving.loaded_model import Observation
 from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Code, Refused

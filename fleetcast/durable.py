@@ -1,0 +1,84 @@
+"""Write files durable before visible: a reader, and the next start after a power cut, finds the old content or the new, never a part."""
+
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+_NO_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})  # file systems that cannot sync a folder
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int | None = None, synced: bool = True) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of `path` when the block ends well; otherwise `path` stays as it is, and no trace is left.
+
+    Without `mode`, the process decides on the permissions, as it does for every new file. `synced=False` is for a file that means nothing
+    after a power cut: it is whole for every reader, but may then be empty or old.
+    """
+    # The process's own name: two processes never write one file, and what a power cut leaves behind is soon written over.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.unlink(missing_ok=True)
+        # O_EXCL: in a folder that others can write to, nobody can have put a link to another file here.
+        with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode), "wb") as file:
+            yield file
+            file.flush()
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)  # whatever the umask took from it
+            if synced:
+                os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    if synced:
+        sync(path.parent)
+
+
+def write(path: Path, data: bytes, *, mode: int | None = None, synced: bool = True) -> None:
+    """Write a whole file, as `replacing` does."""
+    with replacing(path, mode=mode, synced=synced) as file:
+        file.write(data)
+
+
+def create(path: Path, data: bytes) -> None:
+    """Write a new file that only its owner can read, and never over an existing one.
+
+    Raises:
+        FileExistsError: there is one; of two processes that create it at once, one gets this. It is durable then, too.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(partial, path)  # fails if the name is taken, which a rename would not
+    except FileExistsError:
+        sync(path.parent)
+        raise
+    finally:
+        Path(partial).unlink()
+    sync(path.parent)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Move a durable file or folder within its file system, and make the move durable."""
+    source.rename(target)
+    sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file or the names in a folder durable, where its file system can."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

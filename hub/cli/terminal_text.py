@@ -1,6 +1,0 @@
-"""What strangers wrote, made safe for an operator's terminal. Nodes choose their reasons, and anybody chooses a topic."""
-
-
-def plain(text: str) -> str:
-    """The text on one line, with whatever does not print (escape sequences, line breaks, changes of direction) written out."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
