@@ -65,8 +65,8 @@ WHOLE = frames(parcel())
 @pytest.mark.parametrize(
     ("data", "code", "says"),
     [
-        (b"", Code.SCHEMA_UNSUPPORTED, "no parcel"),
-        (b"PK\x03\x04" + bytes(100), Code.SCHEMA_UNSUPPORTED, "no parcel"),
+        (b"", Code.SCHEMA_UNSUPPORTED, "not a fleetcast bundle file"),
+        (b"PK\x03\x04" + bytes(100), Code.SCHEMA_UNSUPPORTED, "not a fleetcast bundle file"),
         (WHOLE[:-5], Code.SCHEMA_MALFORMED, "cut short"),
         (WHOLE[:-9], Code.SCHEMA_MALFORMED, "cut short"),
         (WHOLE[: len(MAGIC)], Code.SCHEMA_MALFORMED, "cut short"),
