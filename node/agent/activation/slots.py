@@ -12,7 +12,7 @@ from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Statements
 from node.agent.activation.trials import Trials
 from node.agent.delivery.transfer_job import EndpointAnswered, Fetcher, Stalled, WorkerGone, WorkerReady
-from node.core.activation import lifecycle, probation
+from node.core.activation import lifecycle, probation, recovery
 from node.core.activation.effective_parameters import InForce
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.activation.shadow_comparison import Agreement
@@ -30,8 +30,6 @@ from schemas.state import Slot
 
 log = structlog.get_logger()
 
-RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # of a release that has proved itself here before; a device that just booted is slow
-DEVICES_FAULT = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.WORKER_HUNG})
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
 
 
@@ -144,21 +142,12 @@ class Slots:
             self._restore(event.model, serving)
 
     def worker_gone(self, event: WorkerGone, now: WallSeconds) -> None:
-        """A worker ended by itself. The server has started another already; what is not proven, or dies again and again, goes back."""
+        """Take in that a worker ended by itself."""
         slot = self._slots.get(event.model)
         if slot is None:
             return
         log.error("worker.gone", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
-        if slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
-            reason = f"the worker ended while it was compared: {event.reason}"
-            self._apply(slot, lifecycle.failed(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
-        elif slot.serving is not None and slot.serving.digest == event.digest:
-            if not slot.proven:
-                reason = f"the worker ended while on probation: {event.reason}"
-                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
-            elif event.deaths >= probation.CRASHES_MAX and slot.last_good is not None:
-                reason = f"the worker ended {event.deaths} times in a row: {event.reason}"
-                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+        self._apply(slot, recovery.worker_ended(slot, event.digest, reason=event.reason, deaths=event.deaths, now=int(now)), now)
 
     def tick(self, now: WallSeconds) -> None:
         """Judge what is compared, and what is served without having proved itself."""
@@ -369,36 +358,42 @@ class Slots:
         self._serving_changed(digest, manifest, found)
 
     def _restored(self, slot: ModelSlot, event: WorkerReady, now: WallSeconds) -> None:
-        self._restoring.discard(event.target.digest)
-        result = event.result
-        if slot.serving is None or slot.serving.digest != event.target.digest:
+        digest, result = event.target.digest, event.result
+        self._restoring.discard(digest)
+        if recovery.is_overtaken(slot, event.target):
             if isinstance(result, Prepared):
-                self._retire(event.target.digest)
+                self._retire(digest)
             return
         if isinstance(result, Prepared):
             try:
-                self._server.switch(slot.model, event.target.digest)
+                self._server.switch(slot.model, digest)
             except Refused as refusal:  # the worker died between its test and the switch
                 result = refusal
         if isinstance(result, Prepared):
-            self._statements.measured(event.target, result.evidence)
-            self._tell_serving(slot.model, event.target)
-            if slot.state == "shadow" and slot.target is not None:
-                self._server.compare_with(slot.model, slot.target.digest)
-            for other in self._others(slot):
-                if slot.state not in lifecycle.IN_WORKER or slot.target is None or other != slot.target.digest:
-                    self._retire(other)
-            self._endpoint.prove(slot.model, slot.serving)
-            self._restore_again.pop(event.target.digest, None)
-            return
-        log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
-        tries = self._restore_again.get(event.target.digest, (0, None))[0] + 1
-        if slot.proven and result.code in DEVICES_FAULT and tries < RESTORE_TRIES:
-            self._restoring.add(event.target.digest)
-            self._restore_again[event.target.digest] = (tries, self._monotonic() + RESTORE_SECONDS * tries)
+            self._back_in_service(slot, event.target, result)
         else:
-            self._restore_again.pop(event.target.digest, None)
-            self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)
+            self._not_restored(slot, event.target, result, now)
+
+    def _back_in_service(self, slot: ModelSlot, target: Target, prepared: Prepared) -> None:
+        self._statements.measured(target, prepared.evidence)
+        self._tell_serving(slot.model, target)
+        found = recovery.restored(slot, self._server.held_of(slot.model))
+        if found.compare is not None:
+            self._server.compare_with(slot.model, found.compare.digest)
+        for other in found.retire:
+            self._retire(other)
+        self._endpoint.prove(slot.model, target)
+        self._restore_again.pop(target.digest, None)
+
+    def _not_restored(self, slot: ModelSlot, target: Target, refusal: Refused, now: WallSeconds) -> None:
+        log.error("slot.not_restored", model=slot.model, version=target.version, code=refusal.code, reason=refusal.reason)
+        tries, _ = self._restore_again.pop(target.digest, (0, None))
+        match recovery.not_restored(slot, refusal.code, refusal.reason, tries=tries, now=int(now)):
+            case recovery.RetryRestore(tries, pause_seconds):
+                self._restoring.add(target.digest)
+                self._restore_again[target.digest] = (tries, self._monotonic() + pause_seconds)
+            case lifecycle.Step() as step:
+                self._apply(slot, step, now)
 
     def _judge_shadow(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         trial, limits = self._trials.comparison(slot.model), self._manifests.get(target.digest).limits

@@ -7,7 +7,6 @@ from schemas.errors import Code
 from schemas.manifest import Limits, Shadow
 
 REQUESTS_MIN: Final = 20  # fewer say nothing about a ratio of errors or a median
-CRASHES_MAX: Final = 5  # of a worker in a row, each soon after its start: more are a loop
 
 
 class Verdict(NamedTuple):
