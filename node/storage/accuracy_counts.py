@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from node.core.telemetry.accuracy import Declared, Told, check, chosen, due
-from node.storage.accuracy_tables import Said
-from node.storage.store import NodeStore
+from node.storage.store import NodeStore, Said
 from schemas.errors import Code, Refused, mismatch
 
 

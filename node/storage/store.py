@@ -7,44 +7,25 @@ in memory until there is room (node/storage/store_file.py).
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from node.core.activation.lifecycle import ModelSlot, Move
-from node.storage.accuracy_tables import LABELS_TABLES, LabelsTables
+from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
+from node.core.telemetry.privacy_accountant import START, Entry, Witness
 from node.storage.store_file import Database, in_memory, opened, set_aside, trouble_of, writable, written_down
-from node.storage.telemetry_tables import DAYS_KEPT, TELEMETRY_TABLES, TelemetryTables
+from node.storage.tables import begin, read_as_todays
+from schemas.accuracy import Accuracy
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 
 MOVES_KEPT = 1000  # of a slot: years of releases
 SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be said again to a broker that lost its memory
-
-_COLUMNS = (  # that a first node's tables do not have
-    ("outbox", "tried", "INTEGER NOT NULL DEFAULT 0"),  # given to a broker at least once: it may have it, whatever it said
-    ("window", "code", "TEXT NOT NULL DEFAULT ''"),  # why it was withheld
-    ("own", "hours", "TEXT NOT NULL DEFAULT ''"),  # its rows by hour of the week, where hours are told apart
-    ("window", "late", "INTEGER NOT NULL DEFAULT 0"),  # whether rows came after it was closed
-    ("label_id", "right", "INTEGER DEFAULT NULL"),  # how many answers came under the id, until their interval has left
-    ("label_id", "wrong", "INTEGER DEFAULT NULL"),
-)
-_TABLES = """
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS slot (model TEXT PRIMARY KEY, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS move (model TEXT NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (model, number));
-CREATE TABLE IF NOT EXISTS held (digest BLOB NOT NULL, path TEXT NOT NULL, offset INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    PRIMARY KEY (path, offset));
-CREATE INDEX IF NOT EXISTS held_digest ON held (digest);
-CREATE TABLE IF NOT EXISTS transfer (release BLOB PRIMARY KEY, planned INTEGER NOT NULL, received INTEGER NOT NULL,
-    reused INTEGER NOT NULL, wasted INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS day_bytes (day INTEGER NOT NULL, link TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, link));
-CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL,
-    sent INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS evidence (release BLOB PRIMARY KEY, at INTEGER NOT NULL, document TEXT NOT NULL);
-"""
+DAYS_KEPT = 92  # of whatever is counted by day
+CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,40 +58,18 @@ class Waiting:
     payload: bytes
 
 
-def _begin(db: sqlite3.Connection) -> None:
-    """Today's tables; that something was written says that the disk takes it."""
-    _make(db)
-    db.execute("INSERT INTO fact VALUES ('opened', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1")
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Counts that came under an id, and when their interval leaves; it is None how many there were once it has left."""
+
+    release: bytes
+    start: int
+    right: int | None
+    wrong: int | None
+    due: int
 
 
-def _make(db: sqlite3.Connection) -> None:
-    db.executescript(_TABLES + TELEMETRY_TABLES + LABELS_TABLES)
-    for table, column, kind in _COLUMNS:
-        if column not in _columns(db, table):
-            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-
-
-def _columns(db: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in db.execute(f"PRAGMA main.table_info({table})")}
-
-
-def _read_as_todays(db: sqlite3.Connection) -> None:
-    """What an older agent's file lacks is empty, for this connection alone: its people may look before the new agent has begun."""
-    with closing(sqlite3.connect(":memory:")) as todays:
-        _make(todays)
-        tables = todays.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
-    db.execute("PRAGMA temp_store=MEMORY")
-    for table, statement in tables:
-        there = _columns(db, table)
-        later = [(column, kind.partition("DEFAULT ")[2]) for name, column, kind in _COLUMNS if name == table]
-        lacking = [f"{default} AS {column}" for column, default in later if column not in there]
-        if not there:
-            db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
-        elif lacking:
-            db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {', '.join(lacking)} FROM main.{table}")  # noqa: S608  # our own names
-
-
-class NodeStore(TelemetryTables, LabelsTables):
+class NodeStore:
     """One file, one writer thread."""
 
     stuck: str = ""  # why nothing can be written; all is in memory then, and nothing that is not durable may leave
@@ -124,7 +83,7 @@ class NodeStore(TelemetryTables, LabelsTables):
             Refused: DISK_FULL or STORE_DAMAGED.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._db = path, writable(path, _begin)
+        self._path, self._db = path, writable(path, begin)
         self._day = -1  # the last that bytes were counted for
 
     @classmethod
@@ -134,7 +93,7 @@ class NodeStore(TelemetryTables, LabelsTables):
         Raises:
             Unreachable: somebody else has it locked.
         """
-        store, found = cls.__new__(cls), opened(path, _begin)
+        store, found = cls.__new__(cls), opened(path, begin)
         store._path, store._db, store._day = path, found.db, -1
         store.stuck, store.is_new, store.damage = found.stuck, found.is_new, found.damage
         return store
@@ -146,7 +105,7 @@ class NodeStore(TelemetryTables, LabelsTables):
             Refused: DISK_FULL: it has none; nothing has changed.
         """
         memory: Database = self._db
-        self._db = written_down(self._path, memory, _begin)
+        self._db = written_down(self._path, memory, begin)
         self.stuck = ""
         memory.close()
 
@@ -163,12 +122,12 @@ class NodeStore(TelemetryTables, LabelsTables):
         try:
             store._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
             store._db.execute("SELECT 1 FROM slot LIMIT 1").fetchone()
-            _read_as_todays(store._db)
+            read_as_todays(store._db)
         except sqlite3.Error as error:
             store._db.close()
             if trouble_of(error) != "stuck":
                 raise Unreachable(f"{path}: {error}") from None
-            found = in_memory(path, _begin, str(error))  # a disk that has no room for what SQLite puts beside the file
+            found = in_memory(path, begin, str(error))  # a disk that has no room for what SQLite puts beside the file
             if found.damage:
                 raise Unreachable(f"{path}: {found.damage}") from None
             store._db = found.db
@@ -398,3 +357,234 @@ class NodeStore(TelemetryTables, LabelsTables):
         """The newest messages of a kind, byte for byte, and whether they were sent."""
         rows = self._db.execute("SELECT id, topic, payload, sent FROM outbox WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit))
         return [(one, topic, payload, bool(sent)) for one, topic, payload, sent in rows]
+
+    # Windows and what they spent
+
+    def spent(self, days: Iterable[int]) -> float:
+        """The most that any of these days has spent, in zCDP rho."""
+        marks = list(days)
+        rows = self._db.execute(
+            f"SELECT max(rho) FROM spent WHERE day IN ({','.join('?' * len(marks))})",  # noqa: S608  # only question marks
+            marks,
+        ).fetchone()
+        return float(rows[0] or 0.0)
+
+    def charge(self, days: Iterable[int], rho: float) -> None:
+        """Spend, before anything leaves."""
+        self._db.executemany(
+            "INSERT INTO spent VALUES (?, ?) ON CONFLICT (day) DO UPDATE SET rho = rho + excluded.rho", [(day, rho) for day in days]
+        )
+
+    def window_closed(self, model: str, release: bytes, start: int) -> bool:
+        """Whether this interval has been accounted for: it is never noised twice."""
+        row = self._db.execute("SELECT 1 FROM window WHERE model = ? AND release = ? AND start = ?", (model, release, start)).fetchone()
+        return row is not None
+
+    def close_window(self, model: str, release: bytes, start: int, *, at: int, rows: int, rho: float, code: str = "") -> None:
+        """Record that an interval is over, and what it cost; with a code, why it was withheld. `rows` is the noisy number that left."""
+        self._db.execute(
+            "INSERT INTO window (model, release, start, at, rows, rho, sent, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (model, release, start, at, rows, rho, int(not code), code),
+        )
+        self._db.execute("DELETE FROM sketch WHERE model = ? AND release = ? AND start = ?", (model, release, start))
+        self._db.execute("DELETE FROM window WHERE at < ?", (at - CLOSED_KEPT_SECONDS,))
+
+    def mark_late(self, model: str, release: bytes, start: int) -> None:
+        """Rows came for an interval that is over."""
+        self._db.execute("UPDATE window SET late = 1 WHERE model = ? AND release = ? AND start = ?", (model, release, start))
+        self._db.execute("DELETE FROM sketch WHERE model = ? AND release = ? AND start = ?", (model, release, start))
+
+    def count_late(self) -> int:
+        """Intervals that rows came for after they were over."""
+        return int(self._db.execute("SELECT count(*) FROM window WHERE late = 1").fetchone()[0])
+
+    def withheld(self) -> dict[str, int]:
+        """How many windows were withheld, by code."""
+        return dict(self._db.execute("SELECT code, count(*) FROM window WHERE sent = 0 GROUP BY code ORDER BY code"))
+
+    def windows(self, limit: int) -> list[tuple[str, bytes, int, int, int, float, bool]]:
+        """The newest closed windows: model, release, start, closed at, rows (noisy), rho, whether it was sent."""
+        query = "SELECT model, release, start, at, rows, rho, sent FROM window ORDER BY at DESC, start DESC LIMIT ?"
+        rows = self._db.execute(query, (limit,)).fetchall()
+        return [(*row[:6], bool(row[6])) for row in rows]
+
+    def count_withheld(self) -> int:
+        """Windows that were not sent, because the budget was spent."""
+        return int(self._db.execute("SELECT count(*) FROM window WHERE sent = 0").fetchone()[0])
+
+    # The privacy ledger
+
+    def spent_days(self) -> dict[int, float]:
+        """What each day has spent, in zCDP rho."""
+        return dict(self._db.execute("SELECT day, rho FROM spent ORDER BY day DESC"))
+
+    def ledger(self) -> tuple[Witness, list[Entry]]:
+        """The entries that are kept, oldest first, and the one that they follow."""
+        rows = self._db.execute("SELECT number, at, days, rho, what, head, before FROM ledger ORDER BY number").fetchall()
+        entries = [Entry(number, at, tuple(int(one) for one in days.split(",") if one), *rest) for number, at, days, *rest, _ in rows]
+        return (Witness(rows[0][0] - 1, rows[0][-1]) if rows else Witness(0, START)), entries
+
+    def ledger_end(self) -> Witness:
+        """The newest entry."""
+        row = self._db.execute("SELECT number, head FROM ledger ORDER BY number DESC LIMIT 1").fetchone()
+        return Witness(*row) if row else Witness(0, START)
+
+    def add_entry(self, entry: Entry, before: bytes) -> None:
+        """Append an entry and charge its days, before anything leaves; very old ones are let go."""
+        self._db.execute(
+            "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (entry.number, entry.at, ",".join(map(str, entry.days)), entry.rho, entry.what, entry.head, before),
+        )
+        self.charge(entry.days, entry.rho)
+        self._db.execute("DELETE FROM ledger WHERE at < ? AND number < ?", (entry.at - CLOSED_KEPT_SECONDS, entry.number))
+
+    def restart_ledger(self) -> None:
+        """The chain cannot be believed; the sums by day stay as they are."""
+        self._db.execute("DELETE FROM ledger")
+
+    # The own baseline
+
+    def own(self, signals: Sequence[bytes]) -> dict[bytes, tuple[list[int], int, list[int]]]:
+        """Noisy counts of the own baseline, the rows that they are of, and those by hour of the week, by signal, where there are any."""
+        found: dict[bytes, tuple[list[int], int, list[int]]] = {}
+        for signal in signals:
+            row = self._db.execute("SELECT counts, rows, hours FROM own WHERE signal = ?", (signal,)).fetchone()
+            if row is not None:
+                found[signal] = [int(count) for count in row[0].split(",")], int(row[1]), [int(one) for one in row[2].split(",") if one]
+        return found
+
+    def put_own(self, signals: Sequence[tuple[bytes, Sequence[int], int, Sequence[int]]]) -> None:
+        """Keep noisy counts: made once, and never again for the same signal."""
+        rows = [(signal, ",".join(map(str, counts)), rows, ",".join(map(str, hours))) for signal, counts, rows, hours in signals]
+        self._db.executemany("INSERT INTO own (signal, counts, rows, hours) VALUES (?, ?, ?, ?)", rows)
+
+    def gathering(self, model: str, release: bytes) -> str | None:
+        """What was gathered for an own baseline so far."""
+        row = self._db.execute("SELECT document FROM gathering WHERE model = ? AND release = ?", (model, release)).fetchone()
+        return row[0] if row else None
+
+    def put_gathering(self, model: str, release: bytes, document: str | None) -> None:
+        """Keep it, or forget it; of a model's other releases nothing is gathered any more."""
+        self._db.execute("DELETE FROM gathering WHERE model = ?", (model,))
+        if document is not None:
+            self._db.execute("INSERT INTO gathering VALUES (?, ?, ?)", (model, release, document))
+
+    def forget_own(self) -> None:
+        """Have no own baseline, and gather nothing yet."""
+        self._db.execute("DELETE FROM own")
+        self._db.execute("DELETE FROM gathering")
+
+    # Rows that could not be counted as they should; for this device's people only
+
+    def add_odd(self, day: int, model: str, codes: Mapping[str, int]) -> None:
+        """Count them by day and why; days are kept for a quarter."""
+        self._db.executemany(
+            "INSERT INTO odd VALUES (?, ?, ?, ?) ON CONFLICT (day, model, code) DO UPDATE SET rows = rows + excluded.rows",
+            [(day, model, code, rows) for code, rows in codes.items()],
+        )
+        self._db.execute("DELETE FROM odd WHERE day < ?", (day - DAYS_KEPT,))
+
+    def odd(self) -> list[tuple[int, str, str, int]]:
+        """Day, model, code and rows, the newest first."""
+        return [tuple(row) for row in self._db.execute("SELECT day, model, code, rows FROM odd ORDER BY day DESC, model, code")]
+
+    def put_sketch(self, model: str, release: bytes, counts: dict[int, list[int]]) -> None:
+        """Checkpoint open windows, so that a crash loses seconds and not a window."""
+        rows = [(model, release, start, ",".join(map(str, row))) for start, row in counts.items()]
+        self._db.executemany("INSERT OR REPLACE INTO sketch VALUES (?, ?, ?, ?)", rows)
+
+    def sketches(self, model: str, release: bytes) -> dict[int, list[int]]:
+        """The open windows of the last checkpoint."""
+        rows = self._db.execute("SELECT start, counts FROM sketch WHERE model = ? AND release = ?", (model, release)).fetchall()
+        return {start: [int(count) for count in counts.split(",")] for start, counts in rows}
+
+    # Right and wrong answers: releases with a reference
+
+    def declare(self, declared: Declared, *, at: int) -> None:
+        """A release that is served here has a reference of right and wrong answers; it outlives the release's files."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO declared VALUES (?, ?, ?, ?, ?)",
+            (declared.model, declared.release, declared.version, at, declared.accuracy.model_dump_json(exclude_none=True)),
+        )
+
+    def declared(self, model: str | None = None) -> list[Declared]:
+        """Releases that were served here and have such a reference, the one served last first."""
+        query = "SELECT model, version, release, document FROM declared WHERE ?1 IS NULL OR model = ?1 ORDER BY at DESC, rowid DESC"
+        rows = self._db.execute(query, (model,)).fetchall()
+        return [Declared(name, version, release, Accuracy.model_validate_json(document)) for name, version, release, document in rows]
+
+    # Right and wrong answers: what answered when
+
+    def add_answered(self, rows: Mapping[tuple[bytes, int], int], *, at: int) -> None:
+        """More answers of releases by interval; of long ago they are forgotten."""
+        self._db.executemany(
+            "INSERT INTO answered VALUES (?, ?, ?) ON CONFLICT (release, start) DO UPDATE SET rows = rows + excluded.rows",
+            [(release, start, count) for (release, start), count in rows.items()],
+        )
+        self._db.execute("DELETE FROM answered WHERE start < ?", (at - 2 * KEPT_SECONDS,))
+
+    def add_unsure(self, begin: int, until: int) -> None:
+        """In between answers may have been given that nobody counted."""
+        self._db.execute("INSERT INTO unsure VALUES (?, ?)", (begin, until))
+        self._db.execute("DELETE FROM unsure WHERE until < ?", (until - 2 * KEPT_SECONDS,))
+
+    def interval(self, declared: Declared, start: int) -> Known:
+        """What is known of an interval."""
+        end = start + declared.seconds
+        unsure = self._db.execute("SELECT 1 FROM unsure WHERE begin < ? AND until >= ? LIMIT 1", (end, start)).fetchone() is not None
+        row = self._db.execute("SELECT rows FROM answered WHERE release = ? AND start = ?", (declared.release, start)).fetchone()
+        answered = int(row[0]) if row else 0
+        found = self._db.execute(
+            "SELECT right, wrong, due, closed_at FROM labelled WHERE release = ? AND start = ?", (declared.release, start)
+        ).fetchone()
+        if found is None:
+            return Known(start, answered, sure=not unsure)
+        return Known(start, answered, found[0], found[1], found[2], found[3] is not None, not unsure)
+
+    # Right and wrong answers: counts that wait. Exact counts are here until their interval leaves, and no longer; a label never is.
+
+    def label_said(self, said_id: str) -> Said | None:
+        """What came under this id."""
+        query = "SELECT release, start, label_id.right, label_id.wrong, due FROM label_id JOIN labelled USING (release, start) WHERE id = ?"
+        row = self._db.execute(query, (said_id,)).fetchone()
+        return None if row is None else Said(*row)
+
+    def add_labels(self, release: bytes, start: int, *, right: int, wrong: int, due: int, at: int, said_id: str | None) -> None:
+        """More right and wrong answers of an interval; to be called within a transaction."""
+        self._db.execute(
+            "INSERT INTO labelled (release, start, right, wrong, due) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (release, start) DO UPDATE SET right = right + excluded.right, wrong = wrong + excluded.wrong",
+            (release, start, right, wrong, due),
+        )
+        if said_id is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO label_id (id, at, release, start, right, wrong) VALUES (?, ?, ?, ?, ?, ?)",
+                (said_id, at, release, start, right, wrong),
+            )
+            self._db.execute("DELETE FROM label_id WHERE at < ?", (at - KEPT_SECONDS,))
+
+    def due_labels(self, now: int) -> list[tuple[bytes, int]]:
+        """Intervals that are to leave: release and start. More may be said of them until the transaction in which they leave."""
+        query = "SELECT release, start FROM labelled WHERE closed_at IS NULL AND due <= ? ORDER BY start"
+        return [tuple(row) for row in self._db.execute(query, (now,))]
+
+    def close_labels(self, release: bytes, start: int, *, at: int, rho: float, code: str) -> None:
+        """An interval has left, or with a code why it does not; its exact counts are forgotten."""
+        self._db.execute(
+            "UPDATE labelled SET right = 0, wrong = 0, closed_at = ?, rho = ?, code = ? WHERE release = ? AND start = ?",
+            (at, rho, code, release, start),
+        )
+        self._db.execute("UPDATE label_id SET right = NULL, wrong = NULL WHERE release = ? AND start = ?", (release, start))
+        self._db.execute("DELETE FROM labelled WHERE closed_at < ?", (at - 2 * KEPT_SECONDS,))
+
+    def withheld_labels(self) -> dict[str, int]:
+        """How many intervals of right and wrong answers were withheld, by code."""
+        return dict(self._db.execute("SELECT code, count(*) FROM labelled WHERE code != '' GROUP BY code"))
+
+    def labels_waiting(self) -> list[tuple[str, str, int, int, int, int]]:
+        """Counts that wait: model, version, start of their interval, right, wrong, and when they leave."""
+        query = (
+            "SELECT model, version, start, right, wrong, due FROM labelled JOIN declared USING (release)"
+            " WHERE closed_at IS NULL ORDER BY due, start"
+        )
+        return [tuple(row) for row in self._db.execute(query)]

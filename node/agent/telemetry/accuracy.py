@@ -108,7 +108,7 @@ class Labels:
         """Add counts to their interval.
 
         Raises:
-            Refused: as node.labels.take, and where no telemetry leaves at all.
+            Refused: as node.storage.accuracy_counts.take, and where no telemetry leaves at all.
         """
         if self._wait_seconds is None:
             raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry (`telemetry = false` in its settings)")

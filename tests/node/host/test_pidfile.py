@@ -13,7 +13,7 @@ from schemas.errors import Code, Refused
 HOLD = """
 import sys, time
 from pathlib import Path
-from node.running import alone
+from node.host.pidfile import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -151,7 +151,7 @@ def test_a_reader_leaves_the_file_of_a_writer_that_has_gone_as_it_was(tmp_path: 
 
 
 def test_a_reader_sees_what_a_writer_that_was_killed_had_committed(tmp_path: Path) -> None:
-    code = "import os, sys; from pathlib import Path; from node.store import NodeStore\n"
+    code = "import os, sys; from pathlib import Path; from node.storage.store import NodeStore\n"
     code += "NodeStore(Path(sys.argv[1])).raise_fact('floor', 10); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "node.sqlite")], check=False)
 

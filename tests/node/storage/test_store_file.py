@@ -17,7 +17,7 @@ from tests.small_disk import small_disk
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from node.store import NodeStore
+from node.storage.store import NodeStore
 store = NodeStore(Path(sys.argv[1]))
 for _ in range(40):
     store.next("session")
