@@ -1,4 +1,4 @@
-"""What a device is told at its own site: who it is, where its broker is, what it may spend. Read once, at start."""
+"""Holds what a device's own site sets: who it is, where its broker is, what it may spend. Read once, at start."""
 
 import os
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class SiteSettings(BaseSettings):
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def settings_errors(path: Path) -> Iterator[None]:
     """Whatever is wrong with a settings file, as a sentence.
 
     Raises:
@@ -54,7 +54,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 def fields_of(kind: type[BaseSettings], path: Path) -> dict[str, Any]:
-    """What a TOML file says; it raises what `told` tells."""
+    """Return the fields of a TOML file. To be called within `settings_errors`."""
     fields: dict[str, Any] = dict(TomlConfigSettingsSource(kind, path)())
     if not fields:
         path.read_bytes()  # an absent file reads as an empty one
@@ -139,7 +139,7 @@ def load(path: Path) -> NodeSettings:
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
-    with told(path):
+    with settings_errors(path):
         fields = _anchored(fields_of(NodeSettings, path), path.parent)
         data = os.environ.get("FLEETCAST_NODE_DATA") or fields.get("data")
         enrolled = Path(data) / ENROLLED if isinstance(data, str | Path) else None

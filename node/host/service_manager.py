@@ -23,7 +23,7 @@ class Notify:
         meant = environment.get("WATCHDOG_PID") or str(pid or os.getpid())
         fed = bool(self._address) and asked.isdecimal() and int(asked) > 0 and meant == str(pid or os.getpid())
         self.watchdog_seconds: Final = int(asked) / 1e6 if fed else None  # without a word for so long, the manager kills us
-        self.told: Final = bool(self._address)
+        self.is_watched: Final = bool(self._address)
         self._fed_at = NEVER
 
     def ready(self) -> None:

@@ -20,7 +20,7 @@ Side = Literal["upstream", "site"]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class SideEvent:
     """An event of one connection."""
 
     side: Side
@@ -47,11 +47,11 @@ class _Inbox:
     """Where a `Link` puts its events."""
 
     side: Side
-    queue: "queue.Queue[Heard]"
+    queue: "queue.Queue[SideEvent]"
 
     def put(self, event: Any) -> None:
         """Say by which connection it came."""
-        self.queue.put(Heard(self.side, event))
+        self.queue.put(SideEvent(self.side, event))
 
 
 Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
@@ -60,7 +60,7 @@ Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
 class RelayLink(BlockReader):
     """One of the two connections."""
 
-    def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[Heard]") -> None:
+    def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[SideEvent]") -> None:
         link = Link(
             BrokerUrl.parse(door.broker),
             client_id=name,

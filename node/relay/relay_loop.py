@@ -11,12 +11,12 @@ import structlog
 from fleetcast.block_server import BlockServer, Clear, Send
 from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
-from node.core.delivery.token_bucket import Rate
+from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Subscribe, Unsubscribe
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
 from node.host.service_manager import Notify
 from node.relay.cache import Cache
-from node.relay.connections import BlockArrived, Heard, RelayLink, Side, WantArrived
+from node.relay.connections import BlockArrived, RelayLink, Side, SideEvent, WantArrived
 from node.relay.library import MODELS_MAX, Lacking, Library
 from node.relay.relay_settings import RelaySettings
 from schemas.block_request import Want
@@ -41,7 +41,7 @@ class Relay:
 
     def __init__(self, settings: RelaySettings, *, monotonic: MonotonicClock, rng: Random) -> None:
         self._settings, self._monotonic, self._rng, self._notify = settings, monotonic, rng, Notify()
-        self._inbox: queue.Queue[Heard] = queue.Queue()
+        self._inbox: queue.Queue[SideEvent] = queue.Queue()
         self._links: dict[Side, RelayLink] = {
             "upstream": RelayLink("upstream", settings.upstream, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
             "site": RelayLink("site", settings.site, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
@@ -56,7 +56,7 @@ class Relay:
         )
         self._core = Relaying(server, self._holds, settings.window_bytes, settings.filters_per_subscribe, rng)
         rate = settings.rate_bytes_per_second_max
-        self._rate = Rate(rate, max(BLOCK_BYTES_MAX, int(rate))) if rate else None
+        self._rate = TokenBucket(rate, max(BLOCK_BYTES_MAX, int(rate))) if rate else None
         self._passing: OrderedDict[bytes, bytes] = OrderedDict()
         self._pending: list[Want] = []
         self._models: set[str] = set()
@@ -68,7 +68,7 @@ class Relay:
         self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
         self._retry_seconds: dict[Side, float] = {"upstream": RETRY_SECONDS_MIN, "site": RETRY_SECONDS_MIN}
         self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
-        self._told, self._told_at = dict(self._totals), monotonic()
+        self._logged_totals, self._logged_at = dict(self._totals), monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set."""
@@ -99,8 +99,8 @@ class Relay:
                     self._links[heard.side].ack(heard.event)
         self._tick()
 
-    def _take_events(self) -> list[Heard]:
-        found: list[Heard] = []
+    def _take_events(self) -> list[SideEvent]:
+        found: list[SideEvent] = []
         try:
             found.append(self._inbox.get(timeout=TURN_SECONDS))
             while len(found) < BATCH_EVENTS:
@@ -246,10 +246,10 @@ class Relay:
         self._run(self._core.tick(allowed_bytes=allowed, now=now))
         if self._online["site"]:
             self._serve(now)
-        if now - self._told_at >= TOTALS_SECONDS:
-            self._told_at = now
-            if self._told != self._totals:
-                self._told = dict(self._totals)
+        if now - self._logged_at >= TOTALS_SECONDS:
+            self._logged_at = now
+            if self._logged_totals != self._totals:
+                self._logged_totals = dict(self._totals)
                 log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
 
     def _serve(self, now: MonotonicSeconds) -> None:

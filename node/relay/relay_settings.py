@@ -1,4 +1,4 @@
-"""What a relay is told at its site: two brokers, and how much it may hold. Read once, at start."""
+"""Holds what a relay's site sets: two brokers, and how much it may hold. Read once, at start."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fleetcast.mqtt import BrokerUrl, TlsFiles
-from node.settings import SiteSettings, fields_of, told
+from node.settings import SiteSettings, fields_of, settings_errors
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, NodeId
 
@@ -68,7 +68,7 @@ def load(path: Path) -> RelaySettings:
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
-    with told(path):
+    with settings_errors(path):
         fields = fields_of(RelaySettings, path)
         if fields.get("data"):
             fields["data"] = path.parent / fields["data"]

@@ -7,9 +7,9 @@
 4. `oip_routes`, `chat`, `accuracy_route`: requests and responses, and nothing about workers.
 """
 
-from node.serving.accuracy_route import LabelsSaid
+from node.serving.accuracy_route import LabelsReported
 from node.serving.activation import Prepared, Staged
 from node.serving.loaded_model import Observation, Stats
 from node.serving.server import Listen, Server
 
-__all__ = ["LabelsSaid", "Listen", "Observation", "Prepared", "Server", "Staged", "Stats"]
+__all__ = ["LabelsReported", "Listen", "Observation", "Prepared", "Server", "Staged", "Stats"]

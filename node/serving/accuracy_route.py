@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from node.core.telemetry.accuracy import BODY_BYTES_MAX, Told, parse
+from node.core.telemetry.accuracy import BODY_BYTES_MAX, LabelCounts, parse
 from node.serving.bodies import Disconnected, read_body
 from schemas.errors import Unreachable
 
@@ -25,16 +25,16 @@ TAKEN_SECONDS_MAX: Final = 30.0  # the agent's loop may be busy writing blocks; 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelsSaid:
-    """A program says counts, of the version named or of that which answered then; `done` gets what it is to be told, or a refusal."""
+class LabelsReported:
+    """Counts from a program, for the version named or the one that answered then; `done` gets the answer to it, or a refusal."""
 
     model: str
     version: str | None
-    told: Told
+    counts: LabelCounts
     done: Future[dict[str, Any]] = field(default_factory=Future)
 
 
-OnLabels = Callable[[LabelsSaid], object]
+OnLabels = Callable[[LabelsReported], object]
 
 
 def label_routes(on_labels: OnLabels) -> list[Route]:
@@ -58,13 +58,13 @@ class Door:
             Unreachable: the agent has no time; said again with the same id, they are counted once.
         """
         try:
-            told = parse(await read_body(request.receive, BODY_BYTES_MAX))
+            counts = parse(await read_body(request.receive, BODY_BYTES_MAX))
         except Disconnected:
             return Response(status_code=400)  # nobody reads it
         if self._waiting >= WAITING_MAX:
             raise Unreachable(f"labels of {self._waiting} requests wait already; say it again")
         model, version = request.path_params["model"], request.path_params.get("version")
-        event = LabelsSaid(model[:NAME_CHARACTERS_MAX], version and version[:NAME_CHARACTERS_MAX], told)
+        event = LabelsReported(model[:NAME_CHARACTERS_MAX], version and version[:NAME_CHARACTERS_MAX], counts)
         self._waiting += 1
         try:
             self._on_labels(event)

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 
 from node.core.activation import golden
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.inference.tensors import DATATYPES, DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
 from node.workers.inline import Inline
 from node.workers.worker import REQUEST_SECONDS_MAX, Load, Runner, Worker
@@ -45,7 +45,7 @@ class Staged:
     runtime: str = "onnx"
     variant: str = ""  # the first, where nothing is said
     providers: tuple[str, ...] = ()
-    parameters: InForce = field(default_factory=InForce)
+    parameters: EffectiveParameters = field(default_factory=EffectiveParameters)
     isolation: Literal["process", "inline"] = "process"
     cores: tuple[int, ...] = ()
 

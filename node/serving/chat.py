@@ -20,9 +20,9 @@ from starlette.types import Receive, Scope, Send
 from node.core.inference.tensors import refuse_request
 from node.serving.bodies import Disconnected, read_body
 from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
-from node.serving.loaded_model import Held
+from node.serving.loaded_model import LoadedModel
 from node.serving.request_telemetry import Observing, Turn, asked_in
-from node.serving.worker_pool import Router
+from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import KIB
 
@@ -35,11 +35,11 @@ STALLED_SECONDS_MAX: Final = 30.0  # that a reader may take none of what is read
 Chunk = Mapping[str, Any]
 
 
-def chat_routes(router: Router, observing: Observing, *, node: str) -> list[Route]:
+def chat_routes(pool: WorkerPool, observing: Observing, *, node: str) -> list[Route]:
     """What to mount beside the Open Inference Protocol."""
-    chats = Chats(router, node)
+    chats = Chats(pool, node)
     return [
-        Route("/v1/chat/completions", Completions(router, observing), methods=["POST"]),
+        Route("/v1/chat/completions", Completions(pool, observing), methods=["POST"]),
         Route("/v1/models", chats.models),
         Route("/v1/models/{model}", chats.model),
     ]
@@ -48,8 +48,8 @@ def chat_routes(router: Router, observing: Observing, *, node: str) -> list[Rout
 class Chats:
     """Which models of one node hold conversations."""
 
-    def __init__(self, router: Router, node: str) -> None:
-        self._router, self._node = router, node
+    def __init__(self, pool: WorkerPool, node: str) -> None:
+        self._pool, self._node = pool, node
 
     async def models(self, request: Request) -> JSONResponse:
         """GET /v1/models: those that hold conversations."""
@@ -63,10 +63,10 @@ class Chats:
         name = request.path_params["model"][:64]
         return openai_error(Refused(Code.RELEASE_UNKNOWN, f"model {name!r} holds no conversations here"))
 
-    def _chatting(self) -> list[Held]:
-        return [held for slot in self._router.slots.values() if (held := slot.current) is not None and held.chats]
+    def _chatting(self) -> list[LoadedModel]:
+        return [held for slot in self._pool.slots.values() if (held := slot.current) is not None and held.chats]
 
-    def _entry(self, held: Held) -> dict[str, Any]:
+    def _entry(self, held: LoadedModel) -> dict[str, Any]:
         created = held.staged.manifest.created
         return {"id": held.staged.model, "object": "model", "created": created, "owned_by": self._node, "version": held.staged.version}
 
@@ -74,8 +74,8 @@ class Chats:
 class Completions:
     """POST /v1/chat/completions: plain ASGI, because only so a client is watched while the model thinks."""
 
-    def __init__(self, router: Router, observing: Observing) -> None:
-        self._router, self._observing = router, observing
+    def __init__(self, pool: WorkerPool, observing: Observing) -> None:
+        self._pool, self._observing = pool, observing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold one turn of a conversation."""
@@ -86,7 +86,7 @@ class Completions:
             return
         except Disconnected:
             return
-        reply = Reply(self._router, self._observing, turn)
+        reply = Reply(self._pool, self._observing, turn)
         talking = asyncio.create_task(reply.streamed(scope, receive, send) if turn["stream"] else reply.whole(scope, receive, send))
         leaving = asyncio.create_task(_left(receive))
         try:
@@ -102,8 +102,8 @@ class Completions:
 class Reply:
     """One answer, as a whole or as it comes."""
 
-    def __init__(self, router: Router, observing: Observing, turn: dict[str, Any]) -> None:
-        self._router, self._observing = router, observing
+    def __init__(self, pool: WorkerPool, observing: Observing, turn: dict[str, Any]) -> None:
+        self._pool, self._observing = pool, observing
         self._turn, self._model = turn, str(turn["model"])
         self._created = int(time.time())
 
@@ -121,7 +121,7 @@ class Reply:
         """Server-sent events. The headers wait for the first chunk, so that a refusal is still an error with a status."""
         chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(CHUNKS_WAITING_MAX + 1)  # one more for the end
 
-        def say(held: Held, chunk: Chunk) -> None:
+        def say(held: LoadedModel, chunk: Chunk) -> None:
             if chunks.qsize() < CHUNKS_WAITING_MAX:
                 chunks.put_nowait({**chunk, **self._whose(held)})
             else:
@@ -150,17 +150,17 @@ class Reply:
             with suppress(asyncio.CancelledError, FleetcastError):
                 await asking
 
-    async def _asked(self, say: Callable[[Held, Chunk], None]) -> tuple[Held, Chunk]:
-        """The router's answer, of which telemetry is told however it ends: also when nobody waits for it any more."""
+    async def _asked(self, say: Callable[[LoadedModel, Chunk], None]) -> tuple[LoadedModel, Chunk]:
+        """The pool's answer, of which telemetry is told however it ends: also when nobody waits for it any more."""
         turn, began = Turn(asked_in(self._turn["messages"])), time.perf_counter()
 
-        def hear(held: Held, chunk: Chunk) -> None:
+        def hear(held: LoadedModel, chunk: Chunk) -> None:
             turn.hear(held, chunk)
             if chunk:  # an empty one only says that work goes on
                 say(held, chunk)
 
         try:
-            held, answer = await self._router.chat(self._model, self._turn, hear)
+            held, answer = await self._pool.chat(self._model, self._turn, hear)
         except asyncio.CancelledError:
             turn.abandon()
             self._observing.turned(turn, _ms_since(began))
@@ -172,7 +172,7 @@ class Reply:
         self._observing.turned(turn, _ms_since(began))
         return held, answer
 
-    def _whose(self, held: Held) -> dict[str, Any]:
+    def _whose(self, held: LoadedModel) -> dict[str, Any]:
         """In place of what the runtime says, which names a path of this device."""
         return {"model": held.staged.model, "system_fingerprint": held.staged.digest.hex()[:16], "created": self._created}
 

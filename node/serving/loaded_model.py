@@ -1,11 +1,11 @@
-"""What the router holds: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
+"""What the pool holds: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement
 from node.core.inference.oip import Request, Requests, encode_request, parse_request
 from node.core.inference.tensors import Array, Raw, Spec, array_of, rows_of
@@ -69,7 +69,7 @@ class Observation:
 class Answer(NamedTuple):
     """An answered request, and the one release that answered it."""
 
-    held: "Held"
+    held: "LoadedModel"
     request: Request
     outputs: tuple[Raw, ...]
 
@@ -88,13 +88,13 @@ class Answer(NamedTuple):
 
 
 @dataclass(eq=False)
-class Held:
+class LoadedModel:
     """A release with its worker; None while a dead one is being replaced."""
 
     staged: Staged
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
-    parameters: InForce
+    parameters: EffectiveParameters
     worker: Runner | None = None
     batcher: Batcher | None = None  # where its rows may be joined
     evidence: Evidence = field(default_factory=Evidence)
@@ -121,7 +121,7 @@ class Held:
         self.reads = Requests(self.inputs, self.outputs)
 
     @classmethod
-    def of(cls, staged: Staged, activated: Activated) -> "Held":
+    def of(cls, staged: Staged, activated: Activated) -> "LoadedModel":
         """A proven release."""
         manifest, worker = staged.manifest, activated.worker
         held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
@@ -177,9 +177,9 @@ class Held:
 class Slot:
     """A model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
 
-    held: dict[bytes, Held] = field(default_factory=dict)
-    current: Held | None = None
-    beside: Held | None = None
+    held: dict[bytes, LoadedModel] = field(default_factory=dict)
+    current: LoadedModel | None = None
+    beside: LoadedModel | None = None
     agreement: Agreement = field(default_factory=Agreement)
     comparing: int = 0
     waiting: int = 0

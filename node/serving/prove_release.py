@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from node.core.activation import golden
-from node.core.activation.effective_parameters import in_force
+from node.core.activation.effective_parameters import effective_parameters
 from node.runtimes import available
 from node.serving.activation import Activated, Staged, activate, answers_of, specs_of, start
 from schemas import codec
@@ -152,7 +152,7 @@ def _staged(manifest: Manifest, release: bytes, variant: Variant, terms: Terms) 
         runtime=variant.runtime,
         variant=variant.name,
         providers=variant.requirements.providers,
-        parameters=in_force(parameters, settings(parameters, rollout=said, site={}), specs_of(manifest.inputs)),
+        parameters=effective_parameters(parameters, settings(parameters, rollout=said, site={}), specs_of(manifest.inputs)),
     )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import structlog
 
 from node.core.inference.tensors import Array, Spec
-from node.serving.loaded_model import Answer, Held, Observation
-from node.serving.worker_pool import CLIENTS_FAULT, Router
+from node.serving.loaded_model import Answer, LoadedModel, Observation
+from node.serving.worker_pool import CLIENTS_FAULT, WorkerPool
 from schemas.errors import FleetcastError, Refused
 
 log = structlog.get_logger(__name__)
@@ -31,8 +31,8 @@ INSTRUCTIONS: Final = ("system", "developer")  # roles of a program that asks, a
 class Observing:
     """Tells `on_rows` of every request."""
 
-    def __init__(self, router: Router, on_rows: Callable[[Observation], None]) -> None:
-        self._router, self._on_rows = router, on_rows
+    def __init__(self, pool: WorkerPool, on_rows: Callable[[Observation], None]) -> None:
+        self._pool, self._on_rows = pool, on_rows
         self._memory: dict[int, tuple[float, int | None]] = {}  # by process: when it was looked at, and what it held
 
     def answered(self, answer: Answer, latency_ms: float) -> None:
@@ -48,7 +48,7 @@ class Observing:
         """A turn of a conversation; nothing is told of one that a release has not begun."""
         self._tell(lambda: self._turn(turn, latency_ms))
 
-    def memory_bytes(self, held: Held) -> int | None:
+    def memory_bytes(self, held: LoadedModel) -> int | None:
         """What the process of a release's worker holds; None where it is gone, or the system does not say. A second old at the most."""
         worker = held.worker
         if worker is None or not worker.alive:
@@ -63,7 +63,7 @@ class Observing:
 
     def _failure(self, model: str, version: str | None, latency_ms: float, turn: "Turn | None") -> Observation | None:
         try:
-            held = (turn and turn.held) or self._router.find(model, version)
+            held = (turn and turn.held) or self._pool.find(model, version)
         except FleetcastError:
             return None
         return Observation(
@@ -109,7 +109,7 @@ class Turn:
     """One turn of a conversation as it is heard. `asked` is what it adds to the conversation; `text` what was answered, once that ended."""
 
     asked: str
-    held: Held | None = None
+    held: LoadedModel | None = None
     text: str | None = None
     stop_reason: str | None = None
     prompt_tokens: int | None = None
@@ -117,7 +117,7 @@ class Turn:
     _parts: list[str] = field(default_factory=list)
     _characters: int = 0
 
-    def hear(self, held: Held, chunk: Mapping[str, Any]) -> None:
+    def hear(self, held: LoadedModel, chunk: Mapping[str, Any]) -> None:
         """A piece of the answer; an empty one says no more than that this release works on it."""
         self.held = held
         for choice in _choices(chunk):
@@ -125,7 +125,7 @@ class Turn:
             self._say(choice.get("delta"))
         self._count(chunk.get("usage"))
 
-    def end(self, held: Held, answer: Mapping[str, Any]) -> None:
+    def end(self, held: LoadedModel, answer: Mapping[str, Any]) -> None:
         """The whole answer; after a stream perhaps no more than why it ended, and how long it is."""
         self.held = held
         for choice in _choices(answer):

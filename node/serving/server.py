@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import structlog
 import uvicorn
 
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement
 from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, activate
@@ -28,7 +28,7 @@ from node.serving.cross_site_check import Foreign
 from node.serving.loaded_model import Observation, Stats
 from node.serving.oip_routes import application
 from node.serving.self_request import Done, start_probe
-from node.serving.worker_pool import Router
+from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)
@@ -76,9 +76,9 @@ class Server:
     def __init__(self, listen: Listen, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None) -> None:
         self.on_worker_exit: Callable[[str, bytes, str, int], None] | None = None
         self._listen = listen
-        self._router = Router(self._worker_exited)
+        self._pool = WorkerPool(self._worker_exited)
         foreign = Foreign(host=listen.host, hosts=listen.allowed_hosts, origins=listen.allowed_origins)
-        self._app = application(self._router, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
+        self._app = application(self._pool, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None
@@ -124,7 +124,7 @@ class Server:
 
     def expect(self, model: str) -> None:
         """Before `start`: a release of this model is about to be restored, so requests for it are to wait a moment."""
-        self._router.expect(model)
+        self._pool.expect(model)
 
     def stop(self) -> None:
         """Answer what has begun, then end the workers, the thread and the socket."""
@@ -150,11 +150,11 @@ class Server:
         Raises:
             Refused: RELEASE_UNKNOWN when it is not prepared, WORKER_CRASHED when its worker has died since.
         """
-        self._call(lambda: self._router.switch(model, digest))
+        self._call(lambda: self._pool.switch(model, digest))
 
     def probe(self, model: str, done: Done) -> None:
         """Ask this model's endpoint as a client asks, and have `done` told which release answered, or why none did. Returns at once."""
-        self._running().call_soon_threadsafe(start_probe, self._router, model, done)
+        self._running().call_soon_threadsafe(start_probe, self._pool, model, done)
 
     def retire(self, digest: bytes) -> None:
         """Take no more requests for this release; its worker answers those it has (for a bounded time) and ends. Unknown: nothing.
@@ -167,7 +167,7 @@ class Server:
             if preparation is not None:
                 self._abandoned.add(preparation)
                 preparation.task.cancel()
-            self._router.retire(digest)
+            self._pool.retire(digest)
 
         self._call(on_loop)
 
@@ -177,15 +177,15 @@ class Server:
         Raises:
             Refused: RELEASE_UNKNOWN when it is not held, or is itself the current one.
         """
-        self._call(lambda: self._router.compare_with(model, digest))
+        self._call(lambda: self._pool.compare_with(model, digest))
 
     def agreement(self, model: str) -> Agreement:
         """Of the current release and the one beside it, since that was put there."""
-        return self._call(lambda: self._router.agreement(model))
+        return self._call(lambda: self._pool.agreement(model))
 
-    def set_parameters(self, digest: bytes, parameters: InForce) -> None:
+    def set_parameters(self, digest: bytes, parameters: EffectiveParameters) -> None:
         """What is in force for a release, from the next request on."""
-        self._call(lambda: self._router.set_parameters(digest, parameters))
+        self._call(lambda: self._pool.set_parameters(digest, parameters))
 
     def stats(self, model: str, digest: bytes) -> Stats:
         """What a held release has done since it was switched to.
@@ -193,7 +193,7 @@ class Server:
         Raises:
             Refused: RELEASE_UNKNOWN.
         """
-        return self._call(lambda: self._router.stats(model, digest))
+        return self._call(lambda: self._pool.stats(model, digest))
 
     def held(self) -> dict[bytes, int | None]:
         """The process id of each held release's worker, by digest; None while a dead one is being replaced."""
@@ -204,12 +204,12 @@ class Server:
         self._running().call_soon_threadsafe(lambda: done(self._held()))
 
     def _held(self) -> dict[bytes, int | None]:
-        everything = [held for slot in self._router.slots.values() for held in slot.held.values()]
+        everything = [held for slot in self._pool.slots.values() for held in slot.held.values()]
         return {held.staged.digest: held.worker.process_id if held.worker and held.live else None for held in everything}
 
     def held_of(self, model: str) -> set[bytes]:
         """The releases of a model that are held."""
-        return self._call(lambda: set(self._router.slots[model].held) if model in self._router.slots else set())
+        return self._call(lambda: set(self._pool.slots[model].held) if model in self._pool.slots else set())
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._thread is None:
@@ -249,10 +249,10 @@ class Server:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._router.close()
+            await self._pool.close()
 
     def _begin(self, release: Staged, done: Callable[[Prepared | Refused], None]) -> None:
-        held = self._router.lookup(release.digest)
+        held = self._pool.lookup(release.digest)
         if held is not None:
             _tell(done, Prepared(release.digest, held.evidence))
         elif release.digest in self._preparing:
@@ -271,7 +271,7 @@ class Server:
         outcome: Prepared | Refused
         error = None if task.cancelled() else task.exception()
         if abandoned and error is None and not task.cancelled():  # it was ready in the very moment
-            self._router.discard(task.result().worker)
+            self._pool.discard(task.result().worker)
         if abandoned or task.cancelled():
             outcome = Refused(
                 Code.RELEASE_UNKNOWN, f"release {release.version} of model {release.model!r} was retired while being prepared"
@@ -282,7 +282,7 @@ class Server:
             log.error("release.prepare_failed", model=release.model, version=release.version, exc_info=error)
             outcome = Refused(Code.WORKER_CRASHED, f"preparing failed by our own fault: {type(error).__name__}")
         else:
-            self._router.hold(release, task.result())
+            self._pool.hold(release, task.result())
             outcome = Prepared(release.digest, task.result().evidence)
         for done in preparation.waiting:
             _tell(done, outcome)

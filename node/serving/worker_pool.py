@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement, compare
 from node.core.inference.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged
 from node.serving.batching import Batcher
-from node.serving.loaded_model import Answer, Busy, Held, Slot, Stats
+from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
 from node.workers.worker import Runner, WorkerLost
 from schemas.errors import Code, Refused
 
@@ -38,7 +38,7 @@ SUSPICIONS_MAX: Final = 2  # a request that was being computed when two workers 
 COMPARING_MAX: Final = 4  # of a model, answers that wait to be compared: what comes meanwhile is not, and no client waits for any
 
 
-class Router:
+class WorkerPool:
     """Slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
 
     def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None]) -> None:
@@ -46,7 +46,7 @@ class Router:
         self._on_worker_exit = on_worker_exit
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def find(self, model: str, version: str | None) -> Held:
+    def find(self, model: str, version: str | None) -> LoadedModel:
         """The release that a request for this model, and perhaps version, is for.
 
         Raises:
@@ -107,7 +107,7 @@ class Router:
             self.find(model, version)
             slot = self.slots[model]
 
-        async def ask(held: Held, worker: Runner, *, alone: bool) -> Answer:
+        async def ask(held: LoadedModel, worker: Runner, *, alone: bool) -> Answer:
             request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
             batcher = None if alone else held.batcher
             outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
@@ -120,8 +120,8 @@ class Router:
         return answer
 
     async def chat(
-        self, model: str, body: Mapping[str, Any], say: Callable[[Held, Mapping[str, Any]], None]
-    ) -> tuple[Held, Mapping[str, Any]]:
+        self, model: str, body: Mapping[str, Any], say: Callable[[LoadedModel, Mapping[str, Any]], None]
+    ) -> tuple[LoadedModel, Mapping[str, Any]]:
         """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
         and an empty one whenever work goes on.
 
@@ -131,7 +131,7 @@ class Router:
         """
         begun = False
 
-        async def ask(held: Held, worker: Runner, *, alone: bool) -> tuple[Held, Mapping[str, Any]]:
+        async def ask(held: LoadedModel, worker: Runner, *, alone: bool) -> tuple[LoadedModel, Mapping[str, Any]]:
             def begin(chunk: Mapping[str, Any]) -> None:
                 nonlocal begun
                 begun = begun or bool(chunk)
@@ -152,7 +152,7 @@ class Router:
             slot = self.slots[model]
         return await self._waited(slot, model, None, ask, CHATS_MAX)
 
-    async def probe(self, model: str, ask: "Ask[Held]") -> Held:
+    async def probe(self, model: str, ask: "Ask[LoadedModel]") -> LoadedModel:
         """The release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
 
         Raises:
@@ -210,7 +210,7 @@ class Router:
                 held.answered(rows, time.perf_counter() - began, time.time())
             return answer
 
-    async def _compare(self, slot: Slot, beside: Held, answer: Answer) -> None:
+    async def _compare(self, slot: Slot, beside: LoadedModel, answer: Answer) -> None:
         """Have the other release answer as well; only whether they agree is kept."""
         terms = beside.staged.manifest.limits.shadow or answer.held.staged.manifest.limits.shadow
         rows = rows_of(answer.held.inputs, answer.request.inputs)
@@ -231,11 +231,11 @@ class Router:
 
     def hold(self, staged: Staged, activated: Activated) -> None:
         """Keep a proven worker warm."""
-        held = Held.of(staged, activated)
+        held = LoadedModel.of(staged, activated)
         self.slots.setdefault(staged.model, Slot()).held[staged.digest] = held
         self._install(held, activated.worker)
 
-    def lookup(self, digest: bytes) -> Held | None:
+    def lookup(self, digest: bytes) -> LoadedModel | None:
         """The release held under this digest."""
         return next((slot.held[digest] for slot in self.slots.values() if digest in slot.held), None)
 
@@ -276,7 +276,7 @@ class Router:
         """Of the current release and the one beside it."""
         return self.slots[model].agreement if model in self.slots else Agreement()
 
-    def set_parameters(self, digest: bytes, parameters: InForce) -> None:
+    def set_parameters(self, digest: bytes, parameters: EffectiveParameters) -> None:
         """What is in force for a held release from now on."""
         held = self.lookup(digest)
         if held is not None:
@@ -322,7 +322,7 @@ class Router:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(held.worker.close() for held in everything if held.worker))
 
-    def died(self, held: Held, code: Code, reason: str) -> None:
+    def died(self, held: LoadedModel, code: Code, reason: str) -> None:
         """A held release's worker ended by itself: report it, and start another."""
         if held.retired:
             return
@@ -332,14 +332,14 @@ class Router:
         self.spawn(self._restart(held))
         self._died(held, code, reason)
 
-    def _died(self, held: Held, code: Code, reason: str) -> None:
+    def _died(self, held: LoadedModel, code: Code, reason: str) -> None:
         held.deaths += 1
         held.death = f"{reason} [{code}]"
         model, digest = held.staged.model, held.staged.digest
         log.error("worker.exited", model=model, version=held.staged.version, code=code, reason=reason, deaths=held.deaths)
         self._on_worker_exit(model, digest, held.death, held.deaths)
 
-    def _install(self, held: Held, worker: Runner) -> None:
+    def _install(self, held: LoadedModel, worker: Runner) -> None:
         held.worker, held.started = worker, time.monotonic()
         held.batcher = Batcher(worker, held.row_seconds) if held.joins_rows else None
         worker.watch(lambda code, reason: self.died(held, code, reason))
@@ -347,7 +347,7 @@ class Router:
         if slot is not None:
             slot.announce()
 
-    async def _restart(self, held: Held) -> None:
+    async def _restart(self, held: LoadedModel) -> None:
         """The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for as long as the release
         is held, ever more seldom, and every failure is told: whoever listens may retire it.
         """
@@ -366,7 +366,7 @@ class Router:
             self._install(held, worker)
             return
 
-    async def _started(self, held: Held) -> Runner:
+    async def _started(self, held: LoadedModel) -> Runner:
         slot = self.slots.get(held.staged.model)
         worker = await activation.start(held.staged, urgent=slot is not None and slot.current is held)
         try:
@@ -380,7 +380,7 @@ class Router:
         """Close a worker that nothing holds."""
         self.spawn(worker.close())
 
-    async def _drain(self, held: Held) -> None:
+    async def _drain(self, held: LoadedModel) -> None:
         worker, batcher = held.worker, held.batcher
         if worker is None:
             return
@@ -397,7 +397,7 @@ class Router:
         await worker.close()
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Have something done meanwhile; it ends with the router at the latest."""
+        """Have something done meanwhile; it ends with the pool at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self._ended)
@@ -411,7 +411,7 @@ class Router:
 class Ask(Protocol[T_co]):
     """Puts one question to the worker of a release."""
 
-    def __call__(self, held: Held, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
+    def __call__(self, held: LoadedModel, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
         """`alone`: a worker died of it, or of what it was joined with."""
 
 

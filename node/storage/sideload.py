@@ -29,7 +29,7 @@ class Unpacked:
     model: ModelBundle
 
 
-class Carried:
+class Sideload:
     """A folder of unpacked parcels, by release digest."""
 
     def __init__(self, directory: Path) -> None:

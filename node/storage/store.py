@@ -16,7 +16,7 @@ from typing import Self
 from node.core.activation.lifecycle import ModelSlot, Move
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
-from node.storage.store_file import Database, in_memory, opened, set_aside, trouble_of, writable, written_down
+from node.storage.store_file import in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.storage.tables import begin, read_as_todays
 from schemas.accuracy import Accuracy
 from schemas.errors import Unreachable
@@ -29,7 +29,7 @@ CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals ar
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class ByteUsage:
     """The ledger of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
 
     planned: int = 0
@@ -39,7 +39,7 @@ class Bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredBlock:
     """A verified block on disk; `path` is relative to the artifacts' folder."""
 
     digest: bytes
@@ -59,7 +59,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ReportedCounts:
     """Counts that came under an id, and when their interval leaves; it is None how many there were once it has left."""
 
     release: bytes
@@ -74,6 +74,7 @@ class NodeStore:
 
     stuck: str = ""  # why nothing can be written; all is in memory then, and nothing that is not durable may leave
     is_new: bool = False  # it remembers nothing: there was no file, or a damaged one
+    _db: sqlite3.Connection
     damage: str = ""  # of the file that was there, which is kept beside
 
     def __init__(self, path: Path) -> None:
@@ -104,7 +105,7 @@ class NodeStore:
         Raises:
             Refused: DISK_FULL: it has none; nothing has changed.
         """
-        memory: Database = self._db
+        memory = self._db
         self._db = written_down(self._path, memory, begin)
         self.stuck = ""
         memory.close()
@@ -232,12 +233,12 @@ class NodeStore:
 
     # Blocks
 
-    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[Held]]:
+    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
         """Where blocks stand on disk, as recorded; verify before use."""
-        found: dict[bytes, list[Held]] = {}
+        found: dict[bytes, list[StoredBlock]] = {}
         for digest in digests:
             for row in self._db.execute("SELECT digest, path, offset, bytes FROM held WHERE digest = ?", (digest,)):
-                found.setdefault(digest, []).append(Held(*row))
+                found.setdefault(digest, []).append(StoredBlock(*row))
         return found
 
     def holds(self, digest: bytes) -> bool:
@@ -248,7 +249,7 @@ class NodeStore:
         """What stands there is not the block that was recorded."""
         self._db.execute("DELETE FROM held WHERE path = ? AND offset = ?", (path, offset))
 
-    def add_held(self, blocks: Iterable[Held]) -> None:
+    def add_held(self, blocks: Iterable[StoredBlock]) -> None:
         """Record blocks whose bytes are durable."""
         rows = [(one.digest, one.path, one.offset, one.bytes) for one in blocks]
         self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", rows)
@@ -259,12 +260,12 @@ class NodeStore:
 
     # Ledger of bytes
 
-    def bytes_of(self, release: bytes) -> Bytes:
+    def usage_of(self, release: bytes) -> ByteUsage:
         """A release's ledger."""
         row = self._db.execute("SELECT planned, received, reused, wasted FROM transfer WHERE release = ?", (release,)).fetchone()
-        return Bytes(*row) if row else Bytes()
+        return ByteUsage(*row) if row else ByteUsage()
 
-    def open_ledger(self, release: bytes) -> None:
+    def open_usage(self, release: bytes) -> None:
         """Begin to count; a transfer that is resumed keeps what it counted so far."""
         self._db.execute("INSERT OR IGNORE INTO transfer VALUES (?, 0, 0, 0, 0)", (release,))
 
@@ -272,10 +273,10 @@ class NodeStore:
         """State what a release costs in all: what is there, and what is missing."""
         self._db.execute("UPDATE transfer SET planned = received + reused + ? WHERE release = ?", (missing, release))
 
-    def ledgers(self) -> dict[bytes, Bytes]:
+    def usages(self) -> dict[bytes, ByteUsage]:
         """Every release's ledger."""
         rows = self._db.execute("SELECT release, planned, received, reused, wasted FROM transfer").fetchall()
-        return {release: Bytes(*counts) for release, *counts in rows}
+        return {release: ByteUsage(*counts) for release, *counts in rows}
 
     def day_bytes(self, day: int, link: str) -> int:
         """What came on a day over a class of road, in payload bytes."""
@@ -543,23 +544,23 @@ class NodeStore:
 
     # Right and wrong answers: counts that wait. Exact counts are here until their interval leaves, and no longer; a label never is.
 
-    def label_said(self, said_id: str) -> Said | None:
+    def counts_under(self, report_id: str) -> ReportedCounts | None:
         """What came under this id."""
         query = "SELECT release, start, label_id.right, label_id.wrong, due FROM label_id JOIN labelled USING (release, start) WHERE id = ?"
-        row = self._db.execute(query, (said_id,)).fetchone()
-        return None if row is None else Said(*row)
+        row = self._db.execute(query, (report_id,)).fetchone()
+        return None if row is None else ReportedCounts(*row)
 
-    def add_labels(self, release: bytes, start: int, *, right: int, wrong: int, due: int, at: int, said_id: str | None) -> None:
+    def add_labels(self, release: bytes, start: int, *, right: int, wrong: int, due: int, at: int, report_id: str | None) -> None:
         """More right and wrong answers of an interval; to be called within a transaction."""
         self._db.execute(
             "INSERT INTO labelled (release, start, right, wrong, due) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (release, start) DO UPDATE SET right = right + excluded.right, wrong = wrong + excluded.wrong",
             (release, start, right, wrong, due),
         )
-        if said_id is not None:
+        if report_id is not None:
             self._db.execute(
                 "INSERT OR REPLACE INTO label_id (id, at, release, start, right, wrong) VALUES (?, ?, ?, ?, ?, ?)",
-                (said_id, at, release, start, right, wrong),
+                (report_id, at, release, start, right, wrong),
             )
             self._db.execute("DELETE FROM label_id WHERE at < ?", (at - KEPT_SECONDS,))
 

@@ -38,12 +38,12 @@ class Database(sqlite3.Connection):
         Raises:
             Refused: DISK_FULL, or STORE_DAMAGED.
         """
-        with _told():
+        with _named_trouble():
             return super().execute(*arguments)
 
     def executemany(self, *arguments: Any) -> sqlite3.Cursor:
         """As `execute`."""
-        with _told():
+        with _named_trouble():
             return super().executemany(*arguments)
 
 
@@ -97,7 +97,7 @@ def writable(path: Path, make: Make) -> Database:
     return db
 
 
-def written_down(path: Path, memory: Database, make: Make) -> Database:
+def written_down(path: Path, memory: sqlite3.Connection, make: Make) -> Database:
     """Put a store that was only in memory on the disk, in one transaction, in place of what stands there.
 
     Raises:
@@ -170,7 +170,7 @@ def trouble_of(error: BaseException) -> Literal["damaged", "stuck"] | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _named_trouble() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:

@@ -14,7 +14,7 @@ from node.trust.tuf_client import Release
 log = structlog.get_logger()
 
 
-class Keeping:
+class GarbageCollection:
     """Removes what nobody needs."""
 
     def __init__(self, store: NodeStore, artifacts: Artifacts, manifests: Manifests, parameters: Parameters) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from node.core.activation.effective_parameters import InForce, in_force
+from node.core.activation.effective_parameters import EffectiveParameters, effective_parameters
 from node.core.inference.tensors import Spec
 from node.core.trust.clock import MonotonicSeconds
 from node.host.site_parameters import Overrides
@@ -26,7 +26,7 @@ class Parameters:
         refused: Callable[[Refused, str], None],
     ) -> None:
         self._overrides, self._rollout_says, self._refused = overrides, rollout_says, refused
-        self._told: dict[bytes, tuple[Setting, ...]] = {}
+        self._logged: dict[bytes, tuple[Setting, ...]] = {}
 
     def look(self, now: MonotonicSeconds) -> bool:
         """Whether the site has changed its mind; a file that is wrong is reported, and what it said before holds."""
@@ -40,23 +40,25 @@ class Parameters:
         """Each parameter of a release: its value, who set it, and why the site's own is not in force; reported once a change."""
         allowed, site = manifest.parameters or (), self._overrides.of(manifest.model)
         found = settings(allowed, rollout=self._rollout_says(manifest.model, digest), site=site)
-        if self._told.get(digest) != found:
-            self._told[digest] = found
+        if self._logged.get(digest) != found:
+            self._logged[digest] = found
             self._report(manifest, found, site)
         return found
 
-    def in_force(self, digest: bytes, manifest: Manifest) -> InForce:
+    def effective_parameters(self, digest: bytes, manifest: Manifest) -> EffectiveParameters:
         """The same, sorted by where each goes."""
         inputs = [Spec(tensor.name, tensor.datatype, tensor.shape) for tensor in manifest.inputs]
-        return in_force(manifest.parameters or (), self.settings_of(digest, manifest), inputs)
+        return effective_parameters(manifest.parameters or (), self.settings_of(digest, manifest), inputs)
 
     def forget(self, digest: bytes) -> None:
         """The release is gone."""
-        self._told.pop(digest, None)
+        self._logged.pop(digest, None)
 
     def _report(self, manifest: Manifest, found: tuple[Setting, ...], site: Mapping[str, Value]) -> None:
         for setting in found:
-            log.info("parameter.in_force", model=manifest.model, version=manifest.version, name=setting.name, source=setting.source)
+            log.info(
+                "parameter.effective_parameters", model=manifest.model, version=manifest.version, name=setting.name, source=setting.source
+            )
             if setting.code is not None:
                 what = f"{manifest.model} {manifest.version} does not allow what is set for {setting.name!r}; the {setting.source}'s holds"
                 self._refused(Refused(Code(setting.code), what), manifest.model)

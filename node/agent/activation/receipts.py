@@ -1,4 +1,4 @@
-"""What a slot's receipts say: the outcome, with what was measured on this device and what it cost to bring here."""
+"""What a slot's receipts sign: the outcome, with what was measured on this device and what it cost to bring here."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ log = structlog.get_logger()
 PASSED = "passed"
 
 
-class Statements:
+class Receipts:
     """Evidence by release, until it is said."""
 
     def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
@@ -32,11 +32,11 @@ class Statements:
             known = self._evidence.get(target.digest, Evidence())
             self._evidence[target.digest] = known.model_copy(update={"shadow": verdict.code or PASSED})
 
-    def say(self, slot: ModelSlot, report: Report) -> None:
+    def sign(self, slot: ModelSlot, report: Report) -> None:
         """Sign a receipt and keep it until the broker has it."""
         serving = report.outcome == "serving"
-        ledger = self._store.bytes_of(report.target.digest)
-        counted = {f"bytes_{what}": getattr(ledger, what) for what in ("planned", "received", "reused", "wasted")}
+        usage = self._store.usage_of(report.target.digest)
+        counted = {f"bytes_{what}": getattr(usage, what) for what in ("planned", "received", "reused", "wasted")}
         self._report(
             report.outcome,
             code=report.code,

@@ -6,14 +6,14 @@ from itertools import count
 import structlog
 
 from node.agent.activation.endpoint_check import Endpoint, is_not_served
-from node.agent.activation.garbage_collection import Keeping
+from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
-from node.agent.activation.receipts import Statements
+from node.agent.activation.receipts import Receipts
 from node.agent.activation.trials import Trials
 from node.agent.delivery.transfer_job import EndpointAnswered, Fetcher, Stalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.activation.shadow_comparison import Agreement
 from node.core.delivery.byte_quota import BUDGET_CODES
@@ -48,13 +48,13 @@ class Slots:
         settings: NodeSettings,
         post: Callable[[WorkerReady | EndpointAnswered], None],
         report: Callable[..., None],
-        serving_changed: Callable[[bytes, Manifest, InForce], None],
+        serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
         monotonic: MonotonicClock,
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
-        self._post, self._statements = post, Statements(store, report)
+        self._post, self._receipts = post, Receipts(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
         self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
         self._trials = Trials(store)
@@ -63,8 +63,8 @@ class Slots:
         self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
-        self._keeping = Keeping(store, artifacts, manifests, parameters)
-        self._told: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
+        self._garbage = GarbageCollection(store, artifacts, manifests, parameters)
+        self._idle_reports: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
         self.changed = True
 
     # What the loop tells
@@ -126,7 +126,7 @@ class Slots:
         elif isinstance(result, Refused):
             self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
         else:
-            self._statements.measured(event.target, result.evidence)
+            self._receipts.measured(event.target, result.evidence)
             compare = self._manifests.get(event.target.digest).limits.shadow is not None
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
@@ -136,7 +136,7 @@ class Slots:
         if serving is None or serving != event.target:
             return
         if found:
-            self._statements.say(self._slots[event.model], lifecycle.Report("serving", serving))
+            self._receipts.sign(self._slots[event.model], lifecycle.Report("serving", serving))
         elif found is False and is_not_served(event) and serving.digest not in self._restoring:
             log.error("endpoint.not_serving", model=event.model, version=serving.version, reason=str(event.error))
             self._restore(event.model, serving)
@@ -172,18 +172,18 @@ class Slots:
             for target in (slot.serving, slot.target):
                 if target is not None:
                     self._set_parameters(target.digest)
-        self._told.clear()
+        self._idle_reports.clear()
         self.changed = True
 
     def report_of(self) -> tuple[Slot, ...]:
         """The slots, as the state document says them. Asked every two seconds, and made anew only where something may have changed."""
         for model, slot in self._slots.items():
-            if slot.target is not None or model not in self._told:
-                self._told[model] = self._report_of(slot)
-        return tuple(self._told[model] for model in self._slots)
+            if slot.target is not None or model not in self._idle_reports:
+                self._idle_reports[model] = self._report_of(slot)
+        return tuple(self._idle_reports[model] for model in self._slots)
 
     def _report_of(self, slot: ModelSlot) -> Slot:
-        ledger = self._store.bytes_of(slot.target.digest if slot.target else b"")
+        usage = self._store.usage_of(slot.target.digest if slot.target else b"")
         variant, parameters = None, None
         if slot.serving is not None:
             try:
@@ -201,10 +201,10 @@ class Slots:
             target_version=slot.target.version if slot.target else None,
             last_good=slot.last_good.digest if slot.last_good else None,
             code=slot.code,
-            bytes_planned=ledger.planned,
-            bytes_received=ledger.received,
-            bytes_reused=ledger.reused,
-            bytes_wasted=ledger.wasted,
+            bytes_planned=usage.planned,
+            bytes_received=usage.received,
+            bytes_reused=usage.reused,
+            bytes_wasted=usage.wasted,
             variant=variant,
             parameters=parameters,
         )
@@ -220,9 +220,9 @@ class Slots:
                 self._store.put_slot(slot, step.move)
                 self._trials.moved(before, slot, step.move)
                 for report in said:
-                    self._statements.say(slot, report)
+                    self._receipts.sign(slot, report)
             self._slots[slot.model] = slot
-            self._told.pop(slot.model, None)
+            self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
         for command in step.commands:
@@ -300,7 +300,7 @@ class Slots:
             runtime=variant.runtime,
             variant=variant.name,
             providers=variant.requirements.providers,
-            parameters=self._parameters.in_force(target.digest, manifest),
+            parameters=self._parameters.effective_parameters(target.digest, manifest),
             isolation=self._settings.isolation,
             cores=self._settings.cores,
         )
@@ -342,7 +342,7 @@ class Slots:
     def _tell_serving(self, model: str, target: Target) -> None:
         """Telemetry counts for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
-        self._serving_changed(target.digest, manifest, self._parameters.in_force(target.digest, manifest))
+        self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
         try:
             self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
         except Refused as refusal:  # the release is served all the same; other programs find its files once there is room
@@ -353,7 +353,7 @@ class Slots:
             manifest = self._manifests.get(digest)
         except Refused:
             return
-        found = self._parameters.in_force(digest, manifest)
+        found = self._parameters.effective_parameters(digest, manifest)
         self._server.set_parameters(digest, found)
         self._serving_changed(digest, manifest, found)
 
@@ -375,7 +375,7 @@ class Slots:
             self._not_restored(slot, event.target, result, now)
 
     def _back_in_service(self, slot: ModelSlot, target: Target, prepared: Prepared) -> None:
-        self._statements.measured(target, prepared.evidence)
+        self._receipts.measured(target, prepared.evidence)
         self._tell_serving(slot.model, target)
         found = recovery.restored(slot, self._server.held_of(slot.model))
         if found.compare is not None:
@@ -404,7 +404,7 @@ class Slots:
         if verdict.found == "waits":
             self._trials.keep_comparison(slot.model, agreement, terms_seconds=limits.shadow.seconds if limits.shadow else 0.0)
             return
-        self._statements.judged(target, verdict, compared=True)
+        self._receipts.judged(target, verdict, compared=True)
         if verdict.found == "good":
             self._apply(slot, lifecycle.agreed(slot, now=int(now)), now)
         else:
@@ -431,7 +431,7 @@ class Slots:
         elif verdict.found == "good":
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
         else:
-            self._statements.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
+            self._receipts.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
             self._apply(slot, lifecycle.misbehaved(slot, verdict.code, verdict.reason, now=int(now)), now)
 
     def _stats(self, model: str, target: Target | None) -> Stats | None:
@@ -447,8 +447,8 @@ class Slots:
 
     def announced(self, releases: Sequence[Release]) -> None:
         """A model's current releases: what the newer ones are deltas of is kept."""
-        self._keeping.announced(releases)
+        self._garbage.announced(releases)
 
     def tidy(self) -> None:
         """Remove whatever nobody needs."""
-        self._keeping.tidy(self._slots.values())
+        self._garbage.tidy(self._slots.values())

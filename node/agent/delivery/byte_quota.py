@@ -6,9 +6,9 @@ from pathlib import Path
 
 import structlog
 
-from node.agent.delivery.transfer_job import Job
-from node.core.delivery.byte_quota import Claim, Policy, Use, allowance, shares
-from node.core.delivery.token_bucket import Rate
+from node.agent.delivery.transfer_job import TransferJob
+from node.core.delivery.byte_quota import Claim, Policy, TransferUsage, allowance, shares
+from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Transfer
 from node.core.trust.clock import MonotonicSeconds, WallClock, WallSeconds
 from node.storage.store import NodeStore
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 LINK_READ_SECONDS = 5.0  # how often the file that says what the road costs is looked at
 
 
-class Purse:
+class ByteQuota:
     """The budgets of a node."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Purse:
     ) -> None:
         self._store, self._given, self._link_file, self._policies, self._wall = store, link, link_file, policies, wall
         burst_bytes = max(BLOCK_BYTES_MAX, int(rate_bytes_per_second_max or 0))  # a second's worth, and a block in any case
-        self._rate = Rate(rate_bytes_per_second_max, burst_bytes) if rate_bytes_per_second_max else None
+        self._rate = TokenBucket(rate_bytes_per_second_max, burst_bytes) if rate_bytes_per_second_max else None
         self._link: LinkClass = link
         self._read_at = WallSeconds(0.0)
 
@@ -62,7 +62,7 @@ class Purse:
         if size_bytes:
             self._store.add_day_bytes(self._day_and_minute()[0], self.link, size_bytes)
 
-    def divide(self, jobs: Sequence[Job], window_bytes: int, now: MonotonicSeconds) -> list[tuple[int, tuple[Code, str] | None]]:
+    def divide(self, jobs: Sequence[TransferJob], window_bytes: int, now: MonotonicSeconds) -> list[tuple[int, tuple[Code, str] | None]]:
         """For each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
         day, minute = self._day_and_minute()
         link = self.link
@@ -102,9 +102,9 @@ class Purse:
         return local.toordinal(), local.hour * 60 + local.minute
 
 
-def _use(job: Job, transfer: Transfer, store: NodeStore) -> Use:
-    ledger = store.bytes_of(job.target.digest)
-    return Use(
+def _use(job: TransferJob, transfer: Transfer, store: NodeStore) -> TransferUsage:
+    ledger = store.usage_of(job.target.digest)
+    return TransferUsage(
         received_bytes=ledger.received + ledger.wasted,
         in_flight_bytes=transfer.in_flight_bytes,
         missing_bytes=transfer.missing_bytes,

@@ -14,7 +14,7 @@ from schemas.rollout import Carriage
 
 
 @dataclass(slots=True)
-class Job:
+class TransferJob:
     """First its block lists, where they are too long for the manifest, then its files."""
 
     model: str

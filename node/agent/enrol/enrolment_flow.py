@@ -97,8 +97,8 @@ class Renewed:
     at: int  # by the hub's signed word
 
 
-def renew(data: Path, member: Membership, *, hub: str, new_key: bool, told: Callable[[int], object] = lambda at: None) -> Renewed:
-    """Ask for the next certificate, signing with the key that the hub knows; `told` hears the time as soon as the hub has signed it.
+def renew(data: Path, member: Membership, *, hub: str, new_key: bool, on_signed_time: Callable[[int], object] = lambda at: None) -> Renewed:
+    """Ask for the next certificate, signing with the key that the hub knows; `on_signed_time` is called as soon as the hub has signed.
 
     Raises:
         Refused: the hub says no, or what it says does not hold.
@@ -108,7 +108,7 @@ def renew(data: Path, member: Membership, *, hub: str, new_key: bool, told: Call
     # A next key that is there already was perhaps sent, and the answer lost: another one would lock us out.
     key = Identity.load_or_create(following) if new_key or following.exists() else member.identity
     with enrolment_client.session(hub, authority=member.answer.authority) as session:
-        told(session.statement.at)
+        on_signed_time(session.statement.at)
         body = codec.encode(
             Renewal(
                 node=member.answer.node,

@@ -1,6 +1,6 @@
 """The agent's part in staying enrolled: renews the certificate at half of its life, and finds the way back after months offline.
 
-The exchange with the hub runs in a thread of its own, for it may take minutes; what it brought is kept, and told, in the agent's loop.
+The exchange with the hub runs in a thread of its own, for it may take minutes; what it brought is kept and reported in the agent's loop.
 Models keep serving whatever comes of it. A device that was never enrolled has nothing to do here.
 """
 
@@ -98,12 +98,12 @@ class Renewing:
         """In the thread: nothing here touches the store or the enrolment's files, but for a next key that is made."""
         try:
             self._brought = enrolment_flow.renew(
-                self._settings.data, member, hub=self.hub, new_key=self._settings.new_key_on_renewal, told=self._told
+                self._settings.data, member, hub=self.hub, new_key=self._settings.new_key_on_renewal, on_signed_time=self._take_signed_time
             )
         except Exception as error:
             self._brought = error
 
-    def _told(self, at: int) -> None:
+    def _take_signed_time(self, at: int) -> None:
         self._signed_at = at
 
     def _finish(self) -> None:
@@ -130,7 +130,7 @@ class Renewing:
     def _take_time(self, at: int) -> None:
         """The hub's issuer has signed what time it is: never before that again, and no clock that is wrong is believed."""
         self._store.raise_fact("clock_floor", at)
-        if self._clock.told(at, wall=self._wall(), monotonic=self._monotonic()):
+        if self._clock.correct(at, wall=self._wall(), monotonic=self._monotonic()):
             log.warning("clock.put_right", wall=int(self._wall()), signed=at)
 
     def _keep(self, brought: Renewed) -> bool:

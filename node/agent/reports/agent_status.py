@@ -26,7 +26,7 @@ log = structlog.get_logger()
 LOOK_SECONDS = 2.0  # how often what is said is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
 
 
-class Standing:
+class StatusWriter:
     """How the agent stands. Every method is called by the loop's thread; only the serving thread's answer comes from there."""
 
     def __init__(
@@ -165,7 +165,7 @@ class Standing:
             error=self._error,
             error_at=self._error_at,
             read_only=self.read_only[:TEXT_MAX],
-            supervised=self._notify.told or "INVOCATION_ID" in os.environ,
+            supervised=self._notify.is_watched or "INVOCATION_ID" in os.environ,
             inherited=self._inherited,
             watchdog_seconds=self._notify.watchdog_seconds,
         )

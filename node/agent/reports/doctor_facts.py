@@ -78,7 +78,7 @@ def probe(path: Path, *, wall: Callable[[], float], step: Callable[[str], object
     facts = Facts(now, node=settings.id, certificate=certificate_of(tls) if tls is not None else None)
     try:
         facts = _local(facts, settings, tls)
-    except PermissionError as error:  # another user's folder: what can be seen from outside is still told
+    except PermissionError as error:  # another user's folder: what can be seen from outside is still reported
         text = f"{error.strerror} ({error.filename}): run this as root, or as the user that the node runs as"
         facts = replace(facts, folder=Folder(str(settings.data), write_error=text))
     step(f"broker {url}")
@@ -157,7 +157,7 @@ def _folder(settings: NodeSettings, tls: TlsFiles | None, on_disk: list[OnDisk],
 
 
 def _write_error(folder: Path) -> str:
-    """Why nothing can be made there; no room is told by the disk's own figures."""
+    """Why nothing can be made there; the disk's own figures tell of no room."""
     try:
         with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=folder):
             return ""

@@ -39,7 +39,7 @@ class Reporter:
         self._wall, self._monotonic, self._windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
-        self.told: Callable[[str], None] = lambda sentence: None  # hears of every refusal
+        self.on_refusal: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
     def report(
         self,
@@ -72,7 +72,7 @@ class Reporter:
     def refusal(self, refusal: Refused, model: str) -> None:
         """Report a message or a file that was refused; nothing else changes."""
         log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
-        self.told(str(refusal))
+        self.on_refusal(str(refusal))
         key, now = (str(refusal.code), model), self._monotonic()
         if now - self._refusals.get(key, NEVER) >= REFUSAL_SECONDS:
             self._refusals[key] = now

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 
-from node.agent.reports.agent_status import Standing
+from node.agent.reports.agent_status import StatusWriter
 from node.core.trust.clock import NEVER, MonotonicClock
 from node.storage.store import NodeStore
 from node.storage.store_file import trouble_of
@@ -21,13 +21,13 @@ DEFERRED_MAX = 256  # events that wait for room; more are dropped, and come agai
 class DiskTrouble:
     """Of one agent. Called by the loop's thread alone."""
 
-    def __init__(self, store: NodeStore, standing: Standing, monotonic: MonotonicClock) -> None:
-        self._store, self._standing, self._monotonic = store, standing, monotonic
+    def __init__(self, store: NodeStore, status_writer: StatusWriter, monotonic: MonotonicClock) -> None:
+        self._store, self._status_writer, self._monotonic = store, status_writer, monotonic
         self.damage: Refused | None = None  # the store turned out damaged: the agent ends, and its next start goes on
         self._met = False
         self._tried_at = self._met_at = self._logged_at = NEVER
         self._deferred: list[Any] = []
-        standing.read_only = store.stuck
+        status_writer.read_only = store.stuck
 
     def explains(self, error: BaseException) -> bool:
         """Whether the disk is to blame for an error, and not we."""
@@ -37,7 +37,7 @@ class DiskTrouble:
                 self.damage = Refused(Code.STORE_DAMAGED, f"{error}; it is set aside, and the next start goes on with what else is here")
             case "stuck":
                 self._met, self._met_at = True, self._monotonic()
-                self._standing.trouble(str(error))
+                self._status_writer.trouble(str(error))
                 if self._met_at - self._logged_at >= LOGGED_SECONDS:
                     self._logged_at = self._met_at
                     log.error("disk.full", reason=str(error))
@@ -67,7 +67,7 @@ class DiskTrouble:
             return
         self._tried_at = self._monotonic()
         self._store.write_down()
-        self._standing.read_only = ""
+        self._status_writer.read_only = ""
         log.info("store.written_down")
 
     def write_down_at_last(self, checkpoint: Callable[[], None], open_windows: Callable[[], int]) -> None:

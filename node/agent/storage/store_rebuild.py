@@ -19,7 +19,7 @@ from node.core.trust.clock import BUILD_TIME
 from node.host.pidfile import read_status
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
-from node.storage.store import Held, NodeStore
+from node.storage.store import NodeStore, StoredBlock
 from node.trust.tuf_client import Trust
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, blocks_of
@@ -116,7 +116,7 @@ def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manif
     return Target(version=manifest.version, digest=digest, rollout=salt)
 
 
-def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Iterator[Held]:
+def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Iterator[StoredBlock]:
     """Where blocks of a release are to be; whoever uses one verifies it, and forgets it where it is not."""
     try:
         manifest = manifests.get(digest)
@@ -129,7 +129,7 @@ def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Ite
             offset = 0
             for block in _blocks(digest, file, artifacts) if size else ():
                 if offset + block.bytes <= size:
-                    yield Held(block.digest, path, offset, block.bytes)
+                    yield StoredBlock(block.digest, path, offset, block.bytes)
                 offset += block.bytes
 
 

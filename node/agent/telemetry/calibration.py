@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import structlog
 
-from node.agent.telemetry.privacy_accountant import Ledger
+from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry.privacy import BitSource
 from node.core.telemetry.privatise import Gathering, Own, noisy, rows_in, usual_of
 from node.storage.store import NodeStore
@@ -28,10 +28,12 @@ log = structlog.get_logger()
 class Calibration:
     """The own baseline of one release on this node. All that writes runs in the caller's transaction."""
 
-    def __init__(self, store: NodeStore, ledger: Ledger, digest: bytes, manifest: Manifest, *, cohort: str, bits: BitSource) -> None:
+    def __init__(
+        self, store: NodeStore, accountant: PrivacyAccountant, digest: bytes, manifest: Manifest, *, cohort: str, bits: BitSource
+    ) -> None:
         if manifest.baseline is None or manifest.privacy is None:
             raise ValueError("a release without signals has no baseline")
-        self._store, self._ledger, self._digest, self._bits = store, ledger, digest, bits
+        self._store, self._accountant, self._digest, self._bits = store, accountant, digest, bits
         self._model = manifest.model
         self._baseline: Baseline = manifest.baseline
         self._privacy: Privacy = manifest.privacy
@@ -74,11 +76,11 @@ class Calibration:
             gathered = Gathering((0,) * len(counts), hours=(0,) * keys)
         rho = self._privacy.rho(len(missing))
         new = [day for day in days if day not in gathered.days]
-        if new and not self._ledger.affords(new, rho):
+        if new and not self._accountant.affords(new, rho):
             self._tell_unaffordable(new[0], rho)
             return
         if new:
-            self._ledger.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
+            self._accountant.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
         gathered = gathered.plus(counts, rows, days, self._baseline.key_of(start))
         if gathered.rows < wanted:
             self._store.put_gathering(self._model, self._digest, _written(gathered))
@@ -104,7 +106,7 @@ class Calibration:
             return
         self._told_day = day
         window = self._privacy.rho(len(self._baseline.signals))
-        never = window + rho > self._ledger.rho_day_max
+        never = window + rho > self._accountant.rho_day_max
         say = log.warning if never else log.info
         say(
             "baseline.unaffordable",
@@ -112,7 +114,7 @@ class Calibration:
             day=day,
             rho_window=round(window, 4),
             rho_baseline=round(rho, 4),
-            rho_day_max=self._ledger.rho_day_max,
+            rho_day_max=self._accountant.rho_day_max,
             ever="never" if never else "on another day",
         )
 

@@ -27,7 +27,7 @@ ENTRIES_MIN = "ledger_entries_min"  # as many entries there were at least, befor
 WITNESS_BYTES_MAX = 256
 
 
-class Ledger:
+class PrivacyAccountant:
     """What was spent, by day of the events that it was spent on."""
 
     def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: WallClock) -> None:

@@ -8,7 +8,7 @@ import structlog
 from node.agent.activation.slots import Slots
 from node.core.trust import clock as clocks
 from node.settings import NodeSettings
-from node.storage.sideload import Carried
+from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from node.trust.tuf_client import Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
@@ -21,7 +21,7 @@ log = structlog.get_logger()
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 
 
-class Beliefs:
+class TrustState:
     """Trust metadata, the models' releases, and what was carried here in place of a broker's messages."""
 
     def __init__(
@@ -30,13 +30,13 @@ class Beliefs:
         *,
         store: NodeStore,
         trust: Trust,
-        carried: Carried,
+        carried: Sideload,
         wall: clocks.WallClock,
         subscribe_models: Callable[[Sequence[str]], None],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
     ) -> None:
-        self._settings, self._store, self._trust, self._carried, self._wall = settings, store, trust, carried, wall
+        self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
         self._slots: Slots | None = None
         self.view: View | None = None
@@ -97,15 +97,15 @@ class Beliefs:
         if now - self._looked_at < CARRIED_SECONDS:
             return
         self._looked_at = now
-        for release, unpacked_at in self._carried.releases().items():
+        for release, unpacked_at in self._sideload.releases().items():
             if self._seen.get(release) == unpacked_at:
                 continue
             self._seen[release] = unpacked_at
             try:
-                brought = self._carried.documents(release)
+                brought = self._sideload.documents(release)
             except Refused as refusal:
                 self._refusal(refusal, "")
-                self._carried.remove(release)
+                self._sideload.remove(release)
                 continue
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
             try:

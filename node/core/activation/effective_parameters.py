@@ -10,7 +10,7 @@ from schemas.parameters import Parameters, Setting, Value
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
+class EffectiveParameters:
     """`inputs` are fed where a request leaves them out; `telemetry_share` of requests is counted."""
 
     inputs: Mapping[str, Raw] = field(default_factory=dict)
@@ -19,7 +19,7 @@ class InForce:
     telemetry_share: float = 1.0
 
 
-def in_force(parameters: Parameters, settings: Sequence[Setting], inputs: Sequence[Spec]) -> InForce:
+def effective_parameters(parameters: Parameters, settings: Sequence[Setting], inputs: Sequence[Spec]) -> EffectiveParameters:
     """Where each value goes."""
     by_name = {parameter.name: parameter for parameter in parameters}
     sides: dict[str, dict[str, Value]] = {"input": {}, "runtime": {}, "client": {}, "telemetry": {}}
@@ -27,7 +27,7 @@ def in_force(parameters: Parameters, settings: Sequence[Setting], inputs: Sequen
         sides[by_name[setting.name].goes_to][setting.name] = setting.value
     fed = {spec.name: _fed(spec, sides["input"][spec.name]) for spec in inputs if spec.name in sides["input"]}
     share = min((float(value) for value in sides["telemetry"].values() if isinstance(value, float | int)), default=1.0)
-    return InForce(fed, sides["runtime"], sides["client"], share)
+    return EffectiveParameters(fed, sides["runtime"], sides["client"], share)
 
 
 def _fed(spec: Spec, value: Value) -> Raw:

@@ -53,7 +53,7 @@ class Policy(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class TransferUsage:
     """What a transfer has cost and will cost, in payload bytes. `instead_bytes` come as a whole because a delta's parent is not here."""
 
     received_bytes: int  # of this release so far, wasted ones included
@@ -75,7 +75,7 @@ UNLIMITED = 2**62
 
 
 def allowance(
-    policy: Policy, carriage: Carriage | None, use: Use, *, next_bytes: int, link: str, today_bytes: int, minute: int
+    policy: Policy, carriage: Carriage | None, use: TransferUsage, *, next_bytes: int, link: str, today_bytes: int, minute: int
 ) -> Allowance:
     """What may be asked for now, at least `next_bytes` or nothing. `today_bytes` came today over this class of road, for all releases."""
     whole = policy.full_download if carriage is None or carriage.full_download is None else carriage.full_download

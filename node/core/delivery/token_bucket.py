@@ -6,7 +6,7 @@ from node.core.trust.clock import MonotonicSeconds
 
 
 @dataclass(slots=True)
-class Rate:
+class TokenBucket:
     """What may still be asked for or has come; `now` is seconds of any clock that only rises.
 
     The level may fall below zero: what came was asked for earlier, and is paid off before more is asked.

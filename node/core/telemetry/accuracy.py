@@ -43,7 +43,7 @@ def moment(said: Any) -> int:
 Answers = Annotated[int, Field(ge=0, le=WINDOW_ROWS_MAX)]
 
 
-class Told(Fact):
+class LabelCounts(Fact):
     """What a site says: of the answers that the model gave at about that moment, so many are known to be right, and so many wrong."""
 
     at: Annotated[int, BeforeValidator(moment)]  # when the model answered
@@ -58,7 +58,7 @@ class Told(Fact):
         return self
 
 
-def parse(body: bytes) -> Told:
+def parse(body: bytes) -> LabelCounts:
     """What stands in a request's body.
 
     Raises:
@@ -67,7 +67,7 @@ def parse(body: bytes) -> Told:
     if len(body) > BODY_BYTES_MAX:
         raise mismatch(Code.SCHEMA_TOO_LARGE, "body bytes", expected=f"at most {BODY_BYTES_MAX}", actual=len(body))
     try:
-        return Told.model_validate_json(body)
+        return LabelCounts.model_validate_json(body)
     except ValidationError as error:
         raise invalid(error) from None
 
@@ -136,20 +136,20 @@ def chosen(declared: Sequence[Declared], answered: Sequence[Declared], *, model:
     return answered[0] if answered else declared[0]
 
 
-def check(told: Told, declared: Declared, known: Known, *, now: int) -> None:
+def check(counts: LabelCounts, declared: Declared, known: Known, *, now: int) -> None:
     """Whether counts can be, and can still be taken.
 
     Raises:
         Refused: LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS.
     """
-    if told.at > now + FUTURE_SECONDS:
-        raise mismatch(Code.LABELS_FUTURE, "time of the answers", expected=f"at most {_iso(now)}", actual=_iso(told.at))
+    if counts.at > now + FUTURE_SECONDS:
+        raise mismatch(Code.LABELS_FUTURE, "time of the answers", expected=f"at most {_iso(now)}", actual=_iso(counts.at))
     if known.start + declared.seconds <= now - KEPT_SECONDS:
-        raise mismatch(Code.LABELS_OLD, "time of the answers", expected=f"after {_iso(now - KEPT_SECONDS)}", actual=_iso(told.at))
+        raise mismatch(Code.LABELS_OLD, "time of the answers", expected=f"after {_iso(now - KEPT_SECONDS)}", actual=_iso(counts.at))
     name = f"{declared.model} {declared.version}, {_iso(known.start)} and {declared.seconds} s on"
     if known.closed:
         raise Refused(Code.LABELS_CLOSED, f"{name}: right and wrong answers have left already, and an interval leaves once")
-    total = known.right + known.wrong + told.right + told.wrong
+    total = known.right + known.wrong + counts.right + counts.wrong
     most = known.answered if known.sure else WINDOW_ROWS_MAX
     if total > most:
         raise mismatch(Code.LABELS_EXCESS, f"{name}: right and wrong answers", expected=f"at most {most} that were given", actual=total)

@@ -80,7 +80,7 @@ class SignedClock:
     def __init__(self) -> None:
         self._anchor: tuple[WallSeconds, MonotonicSeconds] | None = None  # what was signed, and when by the monotonic clock
 
-    def told(self, at: int, *, wall: WallSeconds, monotonic: MonotonicSeconds) -> bool:
+    def correct(self, at: int, *, wall: WallSeconds, monotonic: MonotonicSeconds) -> bool:
         """Take a signed time; True when the wall clock is too far from it to be believed."""
         signed = WallSeconds(at)
         self._anchor = (signed, monotonic) if abs(wall - signed) > SKEW_SECONDS_MAX else None
@@ -91,8 +91,8 @@ class SignedClock:
         if self._anchor is None:
             return wall
         at, then = self._anchor
-        told = at + (monotonic - then)
-        return wall if abs(wall - told) <= SKEW_SECONDS_MAX else told
+        signed = at + (monotonic - then)
+        return wall if abs(wall - signed) <= SKEW_SECONDS_MAX else signed
 
     def over(self, wall: WallClock, monotonic: MonotonicClock) -> WallClock:
         """A wall clock that is put right by what was told."""

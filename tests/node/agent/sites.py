@@ -11,7 +11,7 @@ from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
 from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, WorkerGone, WorkerReady
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.host.site_parameters import Overrides
 from node.serving import Listen, Observation, Server
@@ -70,7 +70,7 @@ class Site:
     faster: float = 1.0
     rollout: dict[str, Any] = field(default_factory=dict)  # what a rollout sets
     observed: list[Observation] = field(default_factory=list)
-    in_force: dict[bytes, InForce] = field(default_factory=dict)
+    effective_parameters: dict[bytes, EffectiveParameters] = field(default_factory=dict)
     refusals: list[Refused] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -96,7 +96,7 @@ class Site:
             post=self.inbox.put,
             monotonic=self.monotonic,
             report=self._report,
-            serving_changed=lambda digest, manifest, in_force: self.in_force.update({digest: in_force}),
+            serving_changed=lambda digest, manifest, effective_parameters: self.effective_parameters.update({digest: effective_parameters}),
             carriage_of=lambda model: None,
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from node.serving import LabelsSaid, Listen, Server, accuracy_route
+from node.serving import LabelsReported, Listen, Server, accuracy_route
 from node.storage.store import NodeStore
 from tests.node.agent.telemetry.test_accuracy import WEEKS, answers, site
 
@@ -28,7 +28,7 @@ class Agent:
         self.server = Server(Listen(port=0), node="n1", on_rows=lambda seen: None, on_labels=self.hear)
         self.server.start()
 
-    def hear(self, event: LabelsSaid) -> None:
+    def hear(self, event: LabelsReported) -> None:
         self.loop.submit(lambda: (self.asleep.wait(), self.here.telemetry.labels.said(event)))
 
     def post(self, path: str = PATH, **fields: Any) -> httpx.Response:
