@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from random import Random
-from typing import Any, Literal
+from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
@@ -19,9 +19,9 @@ from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
-from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, Stalled, WorkerGone, WorkerReady
 from node.agent.delivery.transfers import Delivery
 from node.agent.enrol.renewing import Renewing
+from node.agent.events import EndpointAnswered, Event, Incoming, LocalEvent, Parsed, TransferEnded, TransferStalled, WorkerGone, WorkerReady
 from node.agent.listen_socket import listen_of
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.reporter import Reporter
@@ -29,7 +29,7 @@ from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.trust_state import TrustState
-from node.broker.mqtt import BlockArrived, Cleared, ModelArrived, NodeEvent, NodeLink, TrustArrived, Unreadable
+from node.broker.mqtt import BlockArrived, Cleared, ConnectionEvent, DocumentEvent, ModelArrived, NodeLink, TrustArrived, Unreadable
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
@@ -48,6 +48,7 @@ from schemas.manifest import Manifest
 from schemas.state import State
 
 log = structlog.get_logger()
+P = ParamSpec("P")
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
@@ -62,7 +63,7 @@ class Agent:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
-        self._inbox: queue.Queue[Any] = queue.Queue()
+        self._inbox: queue.Queue[Incoming] = queue.Queue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
         self._store = NodeStore.of_agent(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")
@@ -111,7 +112,7 @@ class Agent:
         )
         listen = listen_of(settings)
         self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
-        self.server.on_worker_exit = lambda *told: self._inbox.put(WorkerGone(*told))
+        self.server.on_worker_exit = self._worker_gone
         self._sideload = Sideload(settings.data / "carried")
         self._quota = ByteQuota(
             self._store,
@@ -225,18 +226,18 @@ class Agent:
                 blocks = []
             if self._guarded(self._handle, event) or self._disk.defers(event):
                 continue
-            if (message := getattr(event, "message", None)) is not None:
-                self._link.ack(message)  # it would only come again
+            if isinstance(event, DocumentEvent):
+                self._link.ack(event.message)  # it would only come again
         if blocks:
             self._guarded(self._delivery.arrived, blocks, self._monotonic())
         if not self._guarded(self._tick):
             self._pause(TURN_SECONDS)
         self._guarded(self._status_writer.tick)
 
-    def _guarded(self, do: Callable[..., None], *arguments: Any) -> bool:
+    def _guarded(self, do: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> bool:
         """Whether it went well. One message, or one bug of ours, must not end the serving of models: it is told loudly instead."""
         try:
-            do(*arguments)
+            do(*arguments, **named)
         except Unreachable as error:
             log.warning("broker.unreachable", reason=str(error))
         except Exception as error:
@@ -247,8 +248,8 @@ class Agent:
             return False
         return True
 
-    def _take_events(self) -> list[Any]:
-        found: list[Any] = []
+    def _take_events(self) -> list[Parsed]:
+        found: list[Parsed] = []
         try:
             found.append(self._parse(self._inbox.get(timeout=0 if self._delivery.busy else TURN_SECONDS)))
             while len(found) < BATCH_EVENTS:
@@ -257,12 +258,8 @@ class Agent:
             pass
         return found
 
-    def _parse(self, event: Any) -> Any:
-        return (
-            event
-            if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsReported)
-            else self._link.parse(event)
-        )
+    def _parse(self, event: Incoming) -> Parsed:
+        return event if isinstance(event, LocalEvent) else self._link.parse(event)
 
     def _tick(self) -> None:
         now = self._monotonic()
@@ -280,7 +277,13 @@ class Agent:
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
 
-    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsReported) -> None:
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, LocalEvent):
+            self._handle_local(event)
+        else:
+            self._handle_broker(event)
+
+    def _handle_broker(self, event: ConnectionEvent | DocumentEvent) -> None:
         match event:
             case Connected():
                 self._connected(event)
@@ -302,10 +305,15 @@ class Agent:
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
-            case Outcome(model, target, refusal):
+            case _:
+                assert_never(event)
+
+    def _handle_local(self, event: LocalEvent) -> None:
+        match event:
+            case TransferEnded(model, target, refusal):
                 self._slots.fetched(model, target, refusal, self._wall())
                 self._sideload.remove(target.digest)
-            case Stalled():
+            case TransferStalled():
                 self._slots.stalled(event, self._wall())
             case WorkerReady():
                 self._slots.ready(event, self._wall())
@@ -315,6 +323,8 @@ class Agent:
                 self._slots.endpoint_answered(event)
             case LabelsReported():
                 self._telemetry.labels.said(event)
+            case _:
+                assert_never(event)
 
     # The connection
 
@@ -423,6 +433,9 @@ class Agent:
     def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: EffectiveParameters) -> None:
         self._shares[digest] = parameters.telemetry_share
         self._telemetry.watch(digest, manifest)
+
+    def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
+        self._inbox.put(WorkerGone(model, digest, reason, deaths))
 
     def _labels_said(self, event: LabelsReported) -> None:
         """A program says counts; called by the serving thread, also when the loop has ended and nobody looks into the inbox."""

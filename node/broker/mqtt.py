@@ -1,11 +1,9 @@
 """What the node's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
 
-import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Published, Subscribed, TlsFiles, Will
+from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Inbox, Link, LinkEvent, Message, Published, Subscribed, TlsFiles, Will
 from schemas import codec
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
@@ -57,7 +55,9 @@ class Cleared:
     message: Message
 
 
-NodeEvent = Connected | Disconnected | Published | Subscribed | TrustArrived | ModelArrived | BlockArrived | Unreadable | Cleared
+ConnectionEvent = Connected | Disconnected | Published | Subscribed
+DocumentEvent = TrustArrived | ModelArrived | Unreadable | Cleared  # of one message each, which is acknowledged once handled
+NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
 
 class BlockReader:
@@ -110,7 +110,7 @@ class NodeLink(BlockReader):
         *,
         fleet: str,
         node: str,
-        inbox: "queue.Queue[Any]",
+        inbox: Inbox,
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
     ) -> None:

@@ -2,9 +2,9 @@
 
 import queue
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from fleetcast.mqtt import BrokerUrl, Link, Message
+from fleetcast.mqtt import BrokerUrl, Link, LinkEvent, Message
 from node.broker.mqtt import BlockReader
 from node.relay.relay_settings import Door
 from schemas import codec
@@ -24,7 +24,7 @@ class SideEvent:
     """An event of one connection."""
 
     side: Side
-    event: Any
+    event: LinkEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Inbox:
     side: Side
     queue: "queue.Queue[SideEvent]"
 
-    def put(self, event: Any) -> None:
+    def put(self, event: LinkEvent) -> None:
         """Say by which connection it came."""
         self.queue.put(SideEvent(self.side, event))
 

@@ -4,12 +4,11 @@ import queue
 import threading
 from collections import OrderedDict
 from random import Random
-from typing import Any
 
 import structlog
 
 from fleetcast.block_server import BlockServer, Clear, Send
-from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
+from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, LinkEvent, Message, Published, Subscribed
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
 from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Subscribe, Unsubscribe
@@ -121,7 +120,7 @@ class Relay:
     def _backoff(self, side: Side) -> float:
         return self._retry_seconds[side] * (0.5 + self._rng.random())
 
-    def _handle(self, side: Side, event: Any) -> None:
+    def _handle(self, side: Side, event: LinkEvent) -> None:
         match event:
             case Connected():
                 self._connected(side, event)

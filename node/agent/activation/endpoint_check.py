@@ -6,7 +6,7 @@ from itertools import count
 
 import structlog
 
-from node.agent.delivery.transfer_job import EndpointAnswered
+from node.agent.events import EndpointAnswered
 from node.core.activation.lifecycle import Target
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
 from node.serving import Server

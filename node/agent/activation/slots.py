@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Protocol
 
 import structlog
 
@@ -11,7 +12,7 @@ from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
 from node.agent.activation.trials import Trials
-from node.agent.delivery.transfer_job import EndpointAnswered, Fetcher, Stalled, WorkerGone, WorkerReady
+from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.lifecycle import ModelSlot, Target
@@ -31,6 +32,29 @@ from schemas.state import Slot
 log = structlog.get_logger()
 
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
+
+
+class Fetcher(Protocol):
+    """What brings releases to disk."""
+
+    def start(
+        self,
+        model: str,
+        target: Target,
+        manifest: Manifest,
+        variant: str,
+        now: MonotonicSeconds,
+        *,
+        carriage: Carriage | None,
+        follows: bool,
+    ) -> None:
+        """Begin."""
+
+    def carry(self, model: str, carriage: Carriage | None) -> None:
+        """The rollout says otherwise how the bytes may travel."""
+
+    def cancel(self, model: str) -> None:
+        """Give up."""
 
 
 class Slots:
@@ -105,7 +129,7 @@ class Slots:
         else:
             self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
 
-    def stalled(self, event: Stalled, now: WallSeconds) -> None:
+    def stalled(self, event: TransferStalled, now: WallSeconds) -> None:
         """A transfer waits, or goes on."""
         slot = self._slots.get(event.model)
         if slot is not None and slot.target == event.target:

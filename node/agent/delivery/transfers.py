@@ -11,7 +11,8 @@ import structlog
 
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
-from node.agent.delivery.transfer_job import Outcome, Stalled, TransferJob
+from node.agent.delivery.transfer_job import TransferJob
+from node.agent.events import TransferEnded, TransferStalled
 from node.broker.mqtt import BlockArrived, NodeLink
 from node.core.activation.lifecycle import Target
 from node.core.delivery import transfer as core
@@ -47,7 +48,7 @@ class Delivery:
         window_bytes: int,
         filters_per_subscribe: int,
         rng: Random,
-        post: Callable[[Outcome | Stalled], None],
+        post: Callable[[TransferEnded | TransferStalled], None],
         refused: Callable[[Refused, str], None],
         make_room: Callable[[], None] = lambda: None,
         disk_bytes_max: int | None = None,
@@ -314,7 +315,7 @@ class Delivery:
             raise
         del self._jobs[job.model]
         log.info("fetch.complete", model=job.model, version=job.target.version)
-        self._post(Outcome(job.model, job.target, None))
+        self._post(TransferEnded(job.model, job.target, None))
 
     def _again(self, job: TransferJob, now: MonotonicSeconds) -> None:
         """Look at the disk once more and plan anew."""
@@ -340,12 +341,12 @@ class Delivery:
         if job.code is not code:
             job.code = code
             log.warning("fetch.parked", model=job.model, code=code, reason=reason)
-            self._post(Stalled(job.model, job.target, code, reason))
+            self._post(TransferStalled(job.model, job.target, code, reason))
 
     def _unpark(self, job: TransferJob) -> None:
         job.code = None
         log.info("fetch.goes_on", model=job.model)
-        self._post(Stalled(job.model, job.target, None, ""))
+        self._post(TransferStalled(job.model, job.target, None, ""))
 
     # The broker
 
@@ -388,7 +389,7 @@ class Delivery:
                 self._refused(refusal, job.model)
             else:
                 self.cancel(job.model)
-                self._post(Outcome(job.model, job.target, refusal))
+                self._post(TransferEnded(job.model, job.target, refusal))
         else:
             if job.code in DISK_CODES and job.parked_until is None:
                 self._unpark(job)

@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from fleetcast.mqtt import CONNACK_SECONDS, BrokerUrl, Connected, Disconnected, Link, Message, Subscribed, TlsFiles
+from fleetcast.mqtt import CONNACK_SECONDS, BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Subscribed, TlsFiles
 from node.core.doctor.diagnosis import Certificate, Facts, Folder, Login, Road, Served
 from node.core.doctor.findings import Trouble
 from node.enrol import credentials
@@ -38,6 +38,8 @@ from schemas.bundle import TrustBundle
 from schemas.errors import Refused, Unreachable
 from schemas.limits import TRUST_ROLE_BYTES_MAX
 from schemas.topics import Topics
+
+E = TypeVar("E", Connected, Subscribed, Message)
 
 CONNECT_SECONDS: Final = 10.0
 RETAINED_SECONDS: Final = 5.0  # a broker sends what it retains right behind its SUBACK
@@ -331,7 +333,7 @@ def _handshake(found: Road, url: BrokerUrl, tls: TlsFiles, raw: socket.socket) -
 
 def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: Path | None, now: int) -> Login | None:
     """Connect, ask for what the hub retains, and judge it by the pinned root; None when the agent came in between."""
-    inbox: queue.Queue[Any] = queue.Queue()
+    inbox: queue.Queue[LinkEvent] = queue.Queue()
     topic = Topics(settings.fleet).trust
     # Not the node's own client id, which most brokers would end the session for that waits for the agent.
     link = Link(url, client_id=f"{settings.id}-doctor-{os.getpid()}", inbox=inbox, session_expiry_seconds=0, tls=tls)
@@ -356,7 +358,7 @@ def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: P
         link.close()
 
 
-def _after_connect(heard: Any, url: BrokerUrl) -> Login | None:
+def _after_connect(heard: Connected | Disconnected | None, url: BrokerUrl) -> Login | None:
     """What went wrong, if something did."""
     if isinstance(heard, Disconnected):
         silent = heard.reason.startswith("Unspecified")  # the connection broke, and the broker gave no reason code
@@ -366,7 +368,7 @@ def _after_connect(heard: Any, url: BrokerUrl) -> Login | None:
     return None
 
 
-def _after_subscribe(heard: Any, url: BrokerUrl, topic: str, node: str) -> Login | None:
+def _after_subscribe(heard: Subscribed | Disconnected | None, url: BrokerUrl, topic: str, node: str) -> Login | None:
     """What went wrong, if something did."""
     if not isinstance(heard, Subscribed):
         return Login("silent", f"broker {url} did not answer a SUBSCRIBE")
@@ -375,7 +377,7 @@ def _after_subscribe(heard: Any, url: BrokerUrl, topic: str, node: str) -> Login
     return None
 
 
-def _heard(inbox: "queue.Queue[Any]", kind: type, seconds: float) -> Any:
+def _heard(inbox: "queue.Queue[LinkEvent]", kind: type[E], seconds: float) -> E | Disconnected | None:
     """The next event of a kind, or the end of the connection; None when neither comes in time."""
     deadline = time.monotonic() + seconds
     with suppress(queue.Empty):

@@ -1,10 +1,10 @@
 """What the agent does about a disk that takes nothing, or has damaged the store: it goes on serving, tries again, and says so."""
 
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
+from node.agent.events import Event
 from node.agent.reports.agent_status import StatusWriter
 from node.core.trust.clock import NEVER, MonotonicClock
 from node.storage.store import NodeStore
@@ -26,7 +26,7 @@ class DiskTrouble:
         self.damage: Refused | None = None  # the store turned out damaged: the agent ends, and its next start goes on
         self._met = False
         self._tried_at = self._met_at = self._logged_at = NEVER
-        self._deferred: list[Any] = []
+        self._deferred: list[Event] = []
         status_writer.read_only = store.stuck
 
     def explains(self, error: BaseException) -> bool:
@@ -45,7 +45,7 @@ class DiskTrouble:
                 return False
         return True
 
-    def defers(self, event: Any) -> bool:
+    def defers(self, event: Event) -> bool:
         """Whether an event is kept for later, because it has just met a full disk: its effect is not durable, so it is not acknowledged."""
         met, self._met = self._met, False
         if met and len(self._deferred) < DEFERRED_MAX:
@@ -53,7 +53,7 @@ class DiskTrouble:
             return True
         return False
 
-    def again(self) -> list[Any]:
+    def again(self) -> list[Event]:
         """Events that met a full disk some time ago."""
         self._met = False
         if not self._deferred or self._monotonic() - self._met_at < AGAIN_SECONDS:

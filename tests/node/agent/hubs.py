@@ -15,8 +15,8 @@ from fleetcast.mqtt import Connected, Disconnected, Message, Subscribed
 from hub.core.delivery.encode import encode_block
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
-from node.agent.delivery.transfer_job import Outcome, Stalled
 from node.agent.delivery.transfers import Delivery
+from node.agent.events import TransferEnded, TransferStalled
 from node.broker.mqtt import BlockArrived, NodeLink
 from node.core.activation.lifecycle import Target
 from node.core.delivery.byte_quota import Policy
@@ -131,8 +131,8 @@ class Node:
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.link = NodeLink(broker.url(name), fleet=FLEET, node=name, inbox=self.inbox, tls=broker.tls(name))
         self.store, self.artifacts = NodeStore(folder / "node.sqlite"), Artifacts(folder / "artifacts")
-        self.ended: list[Outcome] = []
-        self.stalled: list[Stalled] = []
+        self.ended: list[TransferEnded] = []
+        self.stalled: list[TransferStalled] = []
         self.carried = Sideload(folder / "carried")
         self.link_file = folder / "link"
         self.wall = 1_700_000_000.0
@@ -154,7 +154,7 @@ class Node:
             rng=Random(0),
             sources=BlockSources(self.store, self.artifacts, self.carried),
             quota=self.quota,
-            post=lambda event: (self.ended if isinstance(event, Outcome) else self.stalled).append(event),  # type: ignore[attr-defined]
+            post=lambda event: (self.ended if isinstance(event, TransferEnded) else self.stalled).append(event),  # type: ignore[attr-defined]
             refused=lambda refusal, model: self.refused.append(refusal.code),
         )
         self.online = self.connected = False

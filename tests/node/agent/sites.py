@@ -10,7 +10,7 @@ from typing import Any
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
-from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, WorkerGone, WorkerReady
+from node.agent.events import EndpointAnswered, TransferEnded, WorkerGone, WorkerReady
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.host.site_parameters import Overrides
@@ -51,7 +51,7 @@ class Courier:
             self.artifacts.write([(path, 0, self.contents[file.digest])])
             if target.version in self.lost:
                 self.artifacts.path(path).unlink()
-        self.inbox.put(Outcome(model, target, None))
+        self.inbox.put(TransferEnded(model, target, None))
 
     def carry(self, model: str, carriage: Any) -> None:
         pass
@@ -135,7 +135,7 @@ class Site:
         except queue.Empty:
             event = None
         match event:
-            case Outcome(model, target, refusal):
+            case TransferEnded(model, target, refusal):
                 self.slots.fetched(model, target, refusal, self.now())
             case WorkerReady():
                 self.slots.ready(event, self.now())

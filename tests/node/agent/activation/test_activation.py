@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from node.agent.delivery.transfer_job import WorkerReady
+from node.agent.events import WorkerReady
 from node.serving import worker_pool
 from node.trust.tuf_client import Release
 from schemas.errors import Code
