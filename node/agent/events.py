@@ -1,4 +1,4 @@
-"""Names everything that the agent's inbox may carry: events of the connection, documents, and events of the agent's own parts."""
+"""Name everything that the agent's inbox may carry: events of the connection, documents, and events of the agent's own parts."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from schemas.errors import Code, FleetcastError, Refused
 
 @dataclass(frozen=True, slots=True)
 class TransferEnded:
-    """How a job ended; `refusal` is None when every file is on disk and verified."""
+    """Report how a job ended; `refusal` is None when every file is on disk and verified."""
 
     model: str
     target: Target
@@ -20,7 +20,7 @@ class TransferEnded:
 
 @dataclass(frozen=True, slots=True)
 class TransferStalled:
-    """A job waits, for a reason that has a code; without one it goes on."""
+    """Report that a job waits, for a reason that has a code; without one it goes on."""
 
     model: str
     target: Target
@@ -30,7 +30,7 @@ class TransferStalled:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
-    """A worker was prepared, or why not."""
+    """Report that a worker was prepared, or why not."""
 
     model: str
     target: Target
@@ -40,7 +40,7 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class WorkerGone:
-    """A worker ended by itself."""
+    """Report that a worker ended by itself."""
 
     model: str
     digest: bytes
@@ -50,7 +50,7 @@ class WorkerGone:
 
 @dataclass(frozen=True, slots=True)
 class EndpointAnswered:
-    """The endpoint of a model was asked as clients ask: the release that answered, or why none did."""
+    """Report which release answered on a model's endpoint, asked as clients ask, or why none did."""
 
     model: str
     target: Target  # that was expected

@@ -1,4 +1,4 @@
-"""The node's one loop: an inbox of events, the cores that decide, the shells that do.
+"""Run the node's one loop: an inbox of events, the cores that decide, the shells that do.
 
 Threads: this one owns the store, the disk and every decision. paho's network thread and the serving thread only put events into the inbox.
 """
@@ -57,7 +57,7 @@ PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
 class Agent:
-    """One node."""
+    """Run one node."""
 
     def __init__(self, settings: NodeSettings, *, pinned_root: bytes, wall: WallClock, monotonic: MonotonicClock, rng: Random) -> None:
         clock, machine = SignedClock(), wall
@@ -235,7 +235,7 @@ class Agent:
         self._guarded(self._status_writer.tick)
 
     def _guarded(self, do: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> bool:
-        """Whether it went well. One message, or one bug of ours, must not end the serving of models: it is told loudly instead."""
+        """Return whether it went well. One message, or one bug of ours, must not end the serving of models: it is logged loudly instead."""
         try:
             do(*arguments, **named)
         except Unreachable as error:
@@ -438,13 +438,15 @@ class Agent:
         self._inbox.put(WorkerGone(model, digest, reason, deaths))
 
     def _labels_said(self, event: LabelsReported) -> None:
-        """A program says counts; called by the serving thread, also when the loop has ended and nobody looks into the inbox."""
+        """Take counts from a program; called by the serving thread, also when the loop has ended and nobody looks into the
+        inbox.
+        """
         self._inbox.put(event)
         if self._leaving:
             self._turn_labels_away()
 
     def _turn_labels_away(self) -> None:
-        """Whoever still waits would keep the server from stopping."""
+        """Refuse the programs that still wait: they would keep the server from stopping."""
         with suppress(queue.Empty):
             while True:
                 event = self._inbox.get_nowait()
@@ -459,7 +461,7 @@ class Agent:
 
 
 def pinned_root(settings: NodeSettings) -> bytes:
-    """The root metadata that the operator put on this device.
+    """Return the root metadata that the operator put on this device.
 
     Raises:
         Refused: it is not there.

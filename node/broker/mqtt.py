@@ -1,4 +1,4 @@
-"""What the node's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
+"""Publish and receive documents on the node's connection: parse at the door, so that nobody inside sees a topic string or raw bytes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MSGPACK = "application/msgpack"
 
 @dataclass(frozen=True, slots=True)
 class TrustArrived:
-    """A trust bundle, not verified."""
+    """Carry a trust bundle, not verified."""
 
     bundle: TrustBundle
     message: Message
@@ -26,7 +26,7 @@ class TrustArrived:
 
 @dataclass(frozen=True, slots=True)
 class ModelArrived:
-    """A model bundle, not verified."""
+    """Carry a model bundle, not verified."""
 
     bundle: ModelBundle
     message: Message
@@ -34,7 +34,7 @@ class ModelArrived:
 
 @dataclass(frozen=True, slots=True)
 class BlockArrived:
-    """A payload on a block topic, not verified."""
+    """Carry a payload on a block topic, not verified."""
 
     digest: bytes
     message: Message
@@ -42,7 +42,7 @@ class BlockArrived:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message that could not be parsed, and why."""
+    """Carry a message that could not be parsed, and why."""
 
     refusal: Refused
     message: Message
@@ -50,7 +50,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """A zero-length message: no news, and nothing is revoked by it."""
+    """Carry a zero-length message: no news, and nothing is revoked by it."""
 
     message: Message
 
@@ -61,7 +61,7 @@ NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
 
 class BlockReader:
-    """A connection on which blocks are asked for: what a node has in common with a relay."""
+    """Ask for blocks on a connection: what a node has in common with a relay."""
 
     def __init__(self, link: Link, *, fleet: str, name: str) -> None:
         self.topics = Topics(fleet)
@@ -97,12 +97,12 @@ class BlockReader:
         self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
 
     def ack(self, message: Message) -> None:
-        """The effect of this message is durable."""
+        """Acknowledge a message whose effect is durable."""
         self._link.ack(message)
 
 
 class NodeLink(BlockReader):
-    """One node's connection to its broker."""
+    """Speak on one node's connection to its broker."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class NodeLink(BlockReader):
         self._link.open(Will(self.topics.state(self._name), codec.encode(lost)), clean=clean)
 
     def move(self, url: str) -> None:
-        """The broker is elsewhere from the next `open` on.
+        """Go to another broker from the next `open` on.
 
         Raises:
             Refused: no such URL, or another kind of connection.
@@ -143,7 +143,7 @@ class NodeLink(BlockReader):
         return self._link.publish(topic, payload, content_type=MSGPACK)
 
     def parse(self, event: LinkEvent) -> NodeEvent:
-        """The event as documents."""
+        """Return the event as documents."""
         if not isinstance(event, Message):
             return event
         if not event.payload:

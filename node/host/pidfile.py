@@ -1,4 +1,5 @@
-"""Whether an agent runs on a data folder: the lock that one holder may have, and the status that the agent leaves for commands to read.
+"""Find out whether an agent runs on a data folder: the lock that one holder may have, and the status that the agent leaves for commands to
+read.
 
 The lock is the kernel's (flock): it ends with the process, however that ends, and no stale file has to be judged. Knows no agent.
 """
@@ -53,7 +54,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether somebody runs on the folder right now. Looks for a moment at the lock itself, and never at a process id.
+    """Return whether somebody runs on the folder right now. Looks for a moment at the lock itself, and never at a process id.
 
     Raises:
         PermissionError: the lock is not ours to look at.
@@ -113,7 +114,7 @@ def write_status(folder: Path, status: AgentStatus) -> None:
 
 
 def read_status(folder: Path) -> AgentStatus | None:
-    """The last status that was left here; None when there is none, or another version of fleetcast wrote it."""
+    """Return the last status that was left here; None when there is none, or another version of fleetcast wrote it."""
     for _ in range(READS_MAX):
         try:
             with (folder / STATUS_NAME).open("rb") as file:

@@ -1,4 +1,4 @@
-"""Tells the service manager how the agent is: systemd's notification protocol (sd_notify(3)), one datagram a message. Knows no agent."""
+"""Tell the service manager how the agent is: systemd's notification protocol (sd_notify(3)), one datagram a message. Knows no agent."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ WAIT_SECONDS: Final = 2.0  # for what is said once, where the manager is behind;
 
 
 class Notify:
-    """The manager's socket, if there is one; without, every message goes nowhere."""
+    """Write to the service manager's socket, if there is one; without, every message goes nowhere."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ, *, pid: int | None = None) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
@@ -27,25 +27,25 @@ class Notify:
         self._fed_at = NEVER
 
     def ready(self) -> None:
-        """The start is over."""
+        """Report that the start is over."""
         self._send("READY=1", wait_seconds=WAIT_SECONDS)
 
     def status(self, sentence: str) -> None:
-        """What `systemctl status` shows."""
+        """Set what `systemctl status` shows."""
         self._send(f"STATUS={' '.join(sentence.split())}")
 
     def watchdog(self) -> None:
-        """Still well."""
+        """Report that the agent is still well."""
         self._send("WATCHDOG=1")
 
     def turned(self, now: MonotonicSeconds) -> None:
-        """A loop has turned: the watchdog is fed a few times in its time, where nothing else has to be asked first."""
+        """Feed the watchdog after a turn of a loop: a few times in its time, where nothing else has to be asked first."""
         if self.watchdog_seconds is not None and now - self._fed_at >= self.watchdog_seconds / FEEDINGS:
             self._fed_at = now
             self.watchdog()
 
     def stopping(self) -> None:
-        """The end has begun."""
+        """Report that the end has begun."""
         self._send("STOPPING=1", wait_seconds=WAIT_SECONDS)
 
     def _send(self, text: str, *, wait_seconds: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""A relay's two connections, as documents: parses at the door. What comes by either stands in one inbox, and says by which."""
+"""Read and write documents on a relay's two connections: parse at the door. What comes by either is in one inbox, with its side."""
 
 import queue
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Side = Literal["upstream", "site"]
 
 @dataclass(frozen=True, slots=True)
 class SideEvent:
-    """An event of one connection."""
+    """Hold an event of one connection."""
 
     side: Side
     event: LinkEvent
@@ -29,7 +29,7 @@ class SideEvent:
 
 @dataclass(frozen=True, slots=True)
 class WantArrived:
-    """A node of the site wants blocks."""
+    """Report that a node of the site wants blocks."""
 
     node: str
     want: Want
@@ -37,14 +37,14 @@ class WantArrived:
 
 @dataclass(frozen=True, slots=True)
 class BlockArrived:
-    """A payload from up the road, not verified."""
+    """Carry a payload from up the road, not verified."""
 
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Inbox:
-    """Where a `Link` puts its events."""
+    """Take the events of one `Link`."""
 
     side: Side
     queue: "queue.Queue[SideEvent]"
@@ -58,7 +58,7 @@ Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
 
 
 class RelayLink(BlockReader):
-    """One of the two connections."""
+    """Speak on one of the two connections."""
 
     def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[SideEvent]") -> None:
         link = Link(
@@ -96,7 +96,7 @@ class RelayLink(BlockReader):
         self._link.publish(self.topics.block(digest), b"", retain=True)
 
     def parse(self, message: Message) -> Parsed:
-        """The message as a document; None when there is nothing in it.
+        """Return the message as a document; None when there is nothing in it.
 
         Raises:
             Refused: it is not one that a relay reads, or malformed.

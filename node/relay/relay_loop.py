@@ -1,4 +1,6 @@
-"""The relay's one loop: wants from the site, blocks from up the road; a block is on disk before the site gets it, and then acknowledged."""
+"""Run the relay's one loop: wants from the site, blocks from up the road; a block is on disk before the site gets it, and then
+acknowledged.
+"""
 
 import queue
 import threading
@@ -36,7 +38,7 @@ TOTALS_SECONDS = 60.0
 
 
 class Relay:
-    """One site's relay."""
+    """Run one site's relay."""
 
     def __init__(self, settings: RelaySettings, *, monotonic: MonotonicClock, rng: Random) -> None:
         self._settings, self._monotonic, self._rng, self._notify = settings, monotonic, rng, Notify()
@@ -202,7 +204,7 @@ class Relay:
         self._run(self._core.wanted(source, pieces, again=want.again, now=now))
 
     def _think_again(self) -> None:
-        """A block list or a manifest came: wants that waited for it may be clear now."""
+        """Take in that a block list or a manifest came: wants that waited for it may be clear now."""
         pending, self._pending = self._pending, []
         for want in pending:
             try:

@@ -1,4 +1,4 @@
-"""Holds what a relay's site sets: two brokers, and how much it may hold. Read once, at start."""
+"""Hold what a relay's site sets: two brokers, and how much it may hold. Read once, at start."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -13,7 +13,7 @@ from schemas.names import FleetName, NodeId
 
 
 class Door(BaseSettings):
-    """One of the relay's two brokers."""
+    """Hold one of the relay's two brokers."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
@@ -32,12 +32,12 @@ class Door(BaseSettings):
 
     @property
     def tls(self) -> TlsFiles | None:
-        """Our certificate there, where one is asked for."""
+        """Return our certificate there, where one is asked for."""
         return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
 
 
 class RelaySettings(SiteSettings):
-    """`relay.toml`; every field can also be given as FLEETCAST_RELAY_<FIELD> in the environment, which wins."""
+    """Hold `relay.toml`; every field can also be given as FLEETCAST_RELAY_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
@@ -63,7 +63,7 @@ class RelaySettings(SiteSettings):
 
 
 def load(path: Path) -> RelaySettings:
-    """The settings in a TOML file; relative paths in it are relative to the file.
+    """Return the settings in a TOML file; relative paths in it are relative to the file.
 
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.

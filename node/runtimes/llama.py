@@ -1,4 +1,4 @@
-"""llama.cpp, through xllamacpp (extra `llm`): GGUF language models. Takes a prompt and gives its completion, and holds conversations."""
+"""Run GGUF language models on llama.cpp, through xllamacpp (extra `llm`). Completes prompts and holds conversations."""
 
 import math
 import secrets
@@ -35,7 +35,7 @@ CHAT_FIELDS: Final = {
 
 
 class Llama:
-    """One GGUF model, one conversation at a time."""
+    """Run one GGUF model, one conversation at a time."""
 
     def load(self, path: Path, options: Options) -> None:
         """Map the file into memory."""
@@ -57,18 +57,18 @@ class Llama:
             raise Refused(Code.MODEL_LOAD, f"llama.cpp cannot load the model: {_line(error)}") from None
 
     def describe(self) -> Signature:
-        """A prompt in, a text out."""
+        """Return its signature: a prompt in, a text out."""
         return Signature((Spec("prompt", "BYTES", (1,)),), (Spec("text", "BYTES", (1,)),), "llama_cpp_gguf")
 
     def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
-        """The completion of one prompt: the likeliest words, unless the release's `temperature` says otherwise."""
+        """Return the completion of one prompt: the likeliest words, unless the release's `temperature` says otherwise."""
         body = {"temperature": 0.0, **_sampling(parameters), "prompt": str(inputs["prompt"].ravel()[0]), "cache_prompt": False}
         body["n_predict"] = int(_number(parameters, "max_tokens", TOKENS_MAX))
         answer = self._asked(self._server.handle_completions, body)
         return [np.array([answer["choices"][0]["text"]], object)]
 
     def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Any], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
-        """One turn of a conversation. The release's parameters are defaults, which a request may set for itself.
+        """Return one turn of a conversation. The release's parameters are defaults, which a request may set for itself.
 
         It is streamed from llama.cpp also where the client did not ask for that, so that a long silence is none, and a client's leaving is
         noticed.
@@ -109,7 +109,7 @@ class Llama:
 
 
 class Whole:
-    """The completion that a stream's chunks add up to."""
+    """Collect the completion that a stream's chunks add up to."""
 
     def __init__(self) -> None:
         self.error: Any = None
@@ -118,7 +118,7 @@ class Whole:
         self._finish_reason: str | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """One more chunk."""
+        """Add one more chunk."""
         self._head.update({name: chunk[name] for name in ("id", "usage", "timings") if name in chunk})
         for choice in chunk["choices"]:
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
@@ -127,7 +127,7 @@ class Whole:
                     self._texts[name] = self._texts.get(name, "") + text
 
     def completion(self) -> dict[str, Any]:
-        """As a client that wants no stream reads it."""
+        """Return it as a client that wants no stream reads it."""
         choice = {"index": 0, "finish_reason": self._finish_reason, "message": {"role": "assistant", **self._texts}}
         return {**self._head, "object": "chat.completion", "choices": [choice]}
 

@@ -1,4 +1,4 @@
-"""Where a site's programs say how many answers were right and wrong: bounded and parsed here, durable at the agent before the answer.
+"""Take from a site's programs how many answers were right and wrong: bounded and parsed here, durable at the agent before the answer.
 
     POST /v2/models/<model>[/versions/<version>]/labels   {"at": "2026-03-02T12:00:00Z", "right": 96, "wrong": 4, "id": "batch 17"}
 
@@ -26,7 +26,7 @@ TAKEN_SECONDS_MAX: Final = 30.0  # the agent's loop may be busy writing blocks; 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelsReported:
-    """Counts from a program, for the version named or the one that answered then; `done` gets the answer to it, or a refusal."""
+    """Carry counts from a program, for the version named or the one that answered then; `done` gets the answer to it, or a refusal."""
 
     model: str
     version: str | None
@@ -38,20 +38,20 @@ OnLabels = Callable[[LabelsReported], object]
 
 
 def label_routes(on_labels: OnLabels) -> list[Route]:
-    """What to mount beside the Open Inference Protocol."""
+    """Return what to mount beside the Open Inference Protocol."""
     door = Door(on_labels)
     return [Route(f"/v2/models/{{model}}{version}/labels", door.say, methods=["POST"]) for version in ("", "/versions/{version}")]
 
 
 class Door:
-    """Counts on their way to the agent."""
+    """Pass counts on to the agent."""
 
     def __init__(self, on_labels: OnLabels) -> None:
         self._on_labels = on_labels
         self._waiting = 0
 
     async def say(self, request: Request) -> Response:
-        """POST .../labels.
+        """Answer POST .../labels.
 
         Raises:
             Refused: as node.core.telemetry.accuracy.parse and node.labels.take.

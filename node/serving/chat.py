@@ -1,4 +1,4 @@
-"""OpenAI's chat completions for models that hold conversations, so that stock clients work unchanged.
+"""Serve OpenAI's chat completions for models that hold conversations, so that stock clients work unchanged.
 
 An error is `{"error": {"message": ..., "type": ..., "code": ...}}`, with the statuses of the Open Inference Protocol beside this. A stream
 is server-sent events, a chunk each, and `[DONE]`. Whoever hangs up ends the generation, also one that is not streamed or has not begun.
@@ -36,7 +36,7 @@ Chunk = Mapping[str, Any]
 
 
 def chat_routes(pool: WorkerPool, observing: Observing, *, node: str) -> list[Route]:
-    """What to mount beside the Open Inference Protocol."""
+    """Return what to mount beside the Open Inference Protocol."""
     chats = Chats(pool, node)
     return [
         Route("/v1/chat/completions", Completions(pool, observing), methods=["POST"]),
@@ -46,17 +46,17 @@ def chat_routes(pool: WorkerPool, observing: Observing, *, node: str) -> list[Ro
 
 
 class Chats:
-    """Which models of one node hold conversations."""
+    """Describe which models of one node hold conversations."""
 
     def __init__(self, pool: WorkerPool, node: str) -> None:
         self._pool, self._node = pool, node
 
     async def models(self, request: Request) -> JSONResponse:
-        """GET /v1/models: those that hold conversations."""
+        """Answer GET /v1/models: those that hold conversations."""
         return JSONResponse({"object": "list", "data": [self._entry(held) for held in self._chatting()]})
 
     async def model(self, request: Request) -> JSONResponse:
-        """GET /v1/models/<model>."""
+        """Answer GET /v1/models/<model>."""
         for held in self._chatting():
             if held.staged.model == request.path_params["model"]:
                 return JSONResponse(self._entry(held))
@@ -72,7 +72,7 @@ class Chats:
 
 
 class Completions:
-    """POST /v1/chat/completions: plain ASGI, because only so a client is watched while the model thinks."""
+    """Answer POST /v1/chat/completions: plain ASGI, because only so a client is watched while the model thinks."""
 
     def __init__(self, pool: WorkerPool, observing: Observing) -> None:
         self._pool, self._observing = pool, observing
@@ -100,7 +100,7 @@ class Completions:
 
 
 class Reply:
-    """One answer, as a whole or as it comes."""
+    """Send one answer, as a whole or as it comes."""
 
     def __init__(self, pool: WorkerPool, observing: Observing, turn: dict[str, Any]) -> None:
         self._pool, self._observing = pool, observing
@@ -108,7 +108,7 @@ class Reply:
         self._created = int(time.time())
 
     async def whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A JSON object."""
+        """Send a JSON object."""
         response: Response
         try:
             held, answer = await self._asked(lambda held, chunk: None)
@@ -118,7 +118,7 @@ class Reply:
         await response(scope, receive, send)
 
     async def streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Server-sent events. The headers wait for the first chunk, so that a refusal is still an error with a status."""
+        """Send server-sent events. The headers wait for the first chunk, so that a refusal is still an error with a status."""
         chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(CHUNKS_WAITING_MAX + 1)  # one more for the end
 
         def say(held: LoadedModel, chunk: Chunk) -> None:
@@ -151,7 +151,7 @@ class Reply:
                 await asking
 
     async def _asked(self, say: Callable[[LoadedModel, Chunk], None]) -> tuple[LoadedModel, Chunk]:
-        """The pool's answer, of which telemetry is told however it ends: also when nobody waits for it any more."""
+        """Return the pool's answer, which is reported to telemetry however it ends: also when nobody waits for it any more."""
         turn, began = Turn(asked_in(self._turn["messages"])), time.perf_counter()
 
         def hear(held: LoadedModel, chunk: Chunk) -> None:
@@ -173,31 +173,31 @@ class Reply:
         return held, answer
 
     def _whose(self, held: LoadedModel) -> dict[str, Any]:
-        """In place of what the runtime says, which names a path of this device."""
+        """Name the model in place of what the runtime says, which names a path of this device."""
         return {"model": held.staged.model, "system_fingerprint": held.staged.digest.hex()[:16], "created": self._created}
 
 
 def openai_error(error: FleetcastError) -> JSONResponse:
-    """An expected error as OpenAI's clients read it."""
+    """Return an expected error as OpenAI's clients read it."""
     status = status_of(error)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else {"Connection": "close"} if status == 413 else None
     return JSONResponse(fields_of(error), status, headers)
 
 
 def fields_of(error: FleetcastError) -> dict[str, Any]:
-    """Its fields."""
+    """Return its fields."""
     code = str(error.code) if isinstance(error, Refused) else "unavailable"
     kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
     return openai_fields(error.reason if isinstance(error, Refused) else str(error), kind, code)
 
 
 def openai_fields(message: str, kind: str, code: str) -> dict[str, Any]:
-    """The body of an error."""
+    """Return the body of an error."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def _turn(payload: bytes) -> dict[str, Any]:
-    """What every runtime may rely on: a model's name, a list of messages, whether to stream, one choice.
+    """Return what every runtime may rely on: a model's name, a list of messages, whether to stream, one choice.
 
     Raises:
         Refused: REQUEST_INVALID, naming the field.

@@ -1,4 +1,4 @@
-"""What the pool holds: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
+"""Hold what the pool needs: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
 
 import asyncio
 from collections import deque
@@ -19,12 +19,12 @@ LATENCIES_KEPT: Final = 2048
 
 
 class Busy(Unreachable):
-    """No worker can take the request now; the same request may succeed in a moment."""
+    """Signal that no worker can take the request now; the same request may succeed in a moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
+    """Describe what a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
 
     `deaths`: how often in a row its worker ended by itself; `joined`: questions that held several requests, to its present worker.
     `live`: it can be asked right now; `current`: it is what requests go to.
@@ -41,13 +41,13 @@ class Stats:
 
     @property
     def serves(self) -> bool:
-        """Whether it is what answers clients right now."""
+        """Return whether it is what answers clients right now."""
         return self.live and self.current
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds.
+    """Hold one request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds.
 
     What was not answered, through no fault of the client, has no outputs, and `failed` is set.
     """
@@ -67,14 +67,14 @@ class Observation:
 
 
 class Answer(NamedTuple):
-    """An answered request, and the one release that answered it."""
+    """Hold an answered request, and the one release that answered it."""
 
     held: "LoadedModel"
     request: Request
     outputs: tuple[Raw, ...]
 
     def observation(self, latency_ms: float | None = None, memory_bytes: int | None = None) -> Observation:
-        """What telemetry may count."""
+        """Return what telemetry may count."""
         return Observation(
             model=self.held.staged.model,
             digest=self.held.staged.digest,
@@ -89,7 +89,7 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class LoadedModel:
-    """A release with its worker; None while a dead one is being replaced."""
+    """Hold a release with its worker; None while a dead one is being replaced."""
 
     staged: Staged
     inputs: tuple[Spec, ...]
@@ -122,7 +122,7 @@ class LoadedModel:
 
     @classmethod
     def of(cls, staged: Staged, activated: Activated) -> "LoadedModel":
-        """A proven release."""
+        """Return a proven release with its worker."""
         manifest, worker = staged.manifest, activated.worker
         held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
         held.evidence, held.sample = activated.evidence, activated.sample
@@ -131,7 +131,8 @@ class LoadedModel:
         return held
 
     def own_request(self) -> Request:
-        """What a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is asked that.
+        """Return what a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is
+        asked that.
 
         Raises:
             Refused: no client can ask that.
@@ -142,7 +143,7 @@ class LoadedModel:
         return parse_request(body, header_bytes=header_bytes, inputs=self.inputs, outputs=self.outputs, fed=self.parameters.inputs)
 
     def stats(self, *, current: bool = False) -> Stats:
-        """Since it was switched to."""
+        """Return what it has done since it was switched to."""
         ordered = sorted(self.latencies) or [0.0]
         p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
         joined = self.batcher.joined if self.batcher else 0
@@ -150,7 +151,7 @@ class LoadedModel:
 
     @property
     def live(self) -> bool:
-        """Whether it can be asked."""
+        """Return whether it can be asked."""
         return self.worker is not None and self.worker.alive
 
     def begin(self) -> None:
@@ -175,7 +176,7 @@ class LoadedModel:
 
 @dataclass(eq=False)
 class Slot:
-    """A model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
+    """Hold a model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
 
     held: dict[bytes, LoadedModel] = field(default_factory=dict)
     current: LoadedModel | None = None

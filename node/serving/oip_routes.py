@@ -1,4 +1,5 @@
-"""The Open Inference Protocol v2 over REST, with the binary tensor extension. Knows requests and responses, and nothing about workers.
+"""Serve the Open Inference Protocol v2 over REST, with the binary tensor extension. Knows requests and responses, and nothing about
+workers.
 
 An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 """
@@ -49,7 +50,7 @@ def application(
     on_labels: OnLabels | None = None,
     foreign: Foreign | None = None,
 ) -> ASGIApp:
-    """The ASGI application of one node; without `on_labels` nobody is told which answers were right."""
+    """Return the ASGI application of one node; without `on_labels` it takes no counts of right answers."""
     foreign = foreign or Foreign()
     observing = Observing(pool, on_rows)
     infer = Infer(pool, observing)
@@ -66,7 +67,7 @@ def application(
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        """Inference on a model's current release straight to where it is answered: matching routes costs as much as many models do."""
+        """Take inference on a model's current release straight to where it is answered: matching routes costs as much as many models do."""
         if scope["type"] == "http":
             try:
                 foreign.check(scope)
@@ -104,7 +105,7 @@ def _with_origins(front: ASGIApp, origins: frozenset[str]) -> ASGIApp:
 
 
 class Health:
-    """Who is here, and whether it can answer."""
+    """Answer which models are here, and whether they can answer."""
 
     def __init__(self, pool: WorkerPool, node: str) -> None:
         self._pool = pool
@@ -115,19 +116,21 @@ class Health:
         }
 
     async def server(self, request: Request) -> JSONResponse:
-        """GET /v2."""
+        """Answer GET /v2."""
         return JSONResponse(self._metadata)
 
     async def live(self, request: Request) -> JSONResponse:
-        """GET /v2/health/live."""
+        """Answer GET /v2/health/live."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> JSONResponse:
-        """GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol names."""
+        """Answer GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol
+        names.
+        """
         return _readiness({"live": True}, is_ready=self._pool.ready())
 
     async def model(self, request: Request) -> JSONResponse:
-        """GET /v2/models/<model>: metadata of the current release, or of the version named."""
+        """Answer GET /v2/models/<model>: metadata of the current release, or of the version named."""
         model = request.path_params["model"]
         held = self._pool.find(model, request.path_params.get("version"))
         return JSONResponse(
@@ -142,24 +145,24 @@ class Health:
         )
 
     async def index(self, request: Request) -> JSONResponse:
-        """POST /v2/repository/index: every release that is held here (the protocol's model repository extension)."""
+        """Answer POST /v2/repository/index: every release that is held here (the protocol's model repository extension)."""
         return JSONResponse(self._pool.index())
 
     async def statistics(self, request: Request) -> JSONResponse:
-        """GET /v2/models[/<model>[/versions/<version>]]/stats: the statistics extension, as far as it is counted here, and more."""
+        """Answer GET /v2/models[/<model>[/versions/<version>]]/stats: the statistics extension, as far as it is counted here, and more."""
         model = request.path_params.get("model")
         if model is None:
             return JSONResponse({"model_stats": [_statistics(self._pool.find(one, None)) for one in self._pool.models()]})
         return JSONResponse({"model_stats": [_statistics(self._pool.find(model, request.path_params.get("version")))]})
 
     async def model_ready(self, request: Request) -> JSONResponse:
-        """GET /v2/models/<model>/ready."""
+        """Answer GET /v2/models/<model>/ready."""
         held = self._pool.find(request.path_params["model"], request.path_params.get("version"))
         return _readiness({"name": held.staged.model}, is_ready=held.live)
 
 
 class Infer:
-    """POST .../infer: plain ASGI, because a request object and a response object would cost more than many models do."""
+    """Answer POST .../infer: plain ASGI, because a request object and a response object would cost more than many models do."""
 
     def __init__(self, pool: WorkerPool, observing: Observing) -> None:
         self._pool = pool
@@ -234,7 +237,7 @@ def _integer(headers: dict[bytes, bytes], name: bytes) -> int | None:
 
 
 async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_bytes: int | None) -> None:
-    """In one piece where the server can, which it says with an extension."""
+    """Respond in one piece where the server can, which it says with an extension."""
     headers = [(b"content-length", b"%d" % sum(len(part) for part in payload))]
     if json_bytes is None:
         headers.append((b"content-type", b"application/json"))
@@ -249,7 +252,7 @@ async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_byt
 
 
 def _statistics(held: LoadedModel) -> dict[str, Any]:
-    """Counted since the release was switched to; durations in nanoseconds, as the extension has them."""
+    """Return what was counted since the release was switched to; durations in nanoseconds, as the extension has them."""
     stats = held.stats()
     success = {"count": held.requests, "ns": int(held.seconds * 1e9)}
     return {
@@ -267,7 +270,7 @@ def _statistics(held: LoadedModel) -> dict[str, Any]:
 
 
 def in_words(held: LoadedModel) -> dict[str, Any]:
-    """Parameters of a release that no input takes, as they are in force."""
+    """Return parameters of a release that no input takes, as they are in force."""
     return {**held.parameters.runtime, **held.parameters.client}
 
 

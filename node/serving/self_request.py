@@ -1,4 +1,4 @@
-"""The node's own question to an endpoint: which release do clients get? Asked on the way of every request, and counted nowhere."""
+"""Ask an endpoint as a client does: which release do clients get? Asked on the way of every request, and counted nowhere."""
 
 from collections.abc import Callable
 

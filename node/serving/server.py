@@ -1,4 +1,4 @@
-"""A listening socket and an asyncio loop in a thread of its own, with the agent's handle on them. Knows no broker, store or rollout.
+"""Run a listening socket and an asyncio loop in a thread of its own, with the agent's handle on them. Knows no broker, store or rollout.
 
 Every public method may be called from any thread. Callbacks are called on the loop's thread: they must be quick, and may call back.
 """
@@ -43,7 +43,9 @@ UDS_MODE: Final = 0o660  # the group that the integrator gives the folder may as
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen: an inherited socket if `fd` is set (it stays open for its owner), else TCP (port 0: any) and a Unix socket."""
+    """Describe where to listen: an inherited socket if `fd` is set (it stays open for its owner), else TCP (port 0: any) and a Unix
+    socket.
+    """
 
     host: str = "127.0.0.1"
     port: int | None = None
@@ -61,7 +63,7 @@ class Listen:
 
 @dataclass(eq=False)
 class _Preparation:
-    """A release on its way to being warm, and who waits to hear of it."""
+    """Hold a release on its way to being warm, and who waits to hear of it."""
 
     release: Staged
     task: asyncio.Task[Activated]
@@ -69,7 +71,7 @@ class _Preparation:
 
 
 class Server:
-    """Serves the releases that it is given. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by
+    """Serve the releases that it is given. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by
     itself; `deaths` is how often in a row.
     """
 
@@ -88,7 +90,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The TCP port that is bound; 0 for a Unix socket."""
+        """Return the TCP port that is bound; 0 for a Unix socket."""
         return self._port
 
     def start(self) -> None:
@@ -123,7 +125,7 @@ class Server:
         log.info("serving.started", listen=str(self._listen), port=self._port)
 
     def expect(self, model: str) -> None:
-        """Before `start`: a release of this model is about to be restored, so requests for it are to wait a moment."""
+        """Have requests for this model wait a moment, before `start`: a release of it is about to be restored."""
         self._pool.expect(model)
 
     def stop(self) -> None:
@@ -145,7 +147,7 @@ class Server:
         self._running().call_soon_threadsafe(self._begin, release, done)
 
     def switch(self, model: str, digest: bytes) -> None:
-        """From here on requests are answered by this release; those that have begun finish on the old one. Returns when switched.
+        """Have requests answered by this release from here on; those that have begun finish on the old one. Returns when switched.
 
         Raises:
             Refused: RELEASE_UNKNOWN when it is not prepared, WORKER_CRASHED when its worker has died since.
@@ -180,15 +182,15 @@ class Server:
         self._call(lambda: self._pool.compare_with(model, digest))
 
     def agreement(self, model: str) -> Agreement:
-        """Of the current release and the one beside it, since that was put there."""
+        """Return the agreement of the current release and the one beside it, since that was put there."""
         return self._call(lambda: self._pool.agreement(model))
 
     def set_parameters(self, digest: bytes, parameters: EffectiveParameters) -> None:
-        """What is in force for a release, from the next request on."""
+        """Set what is in force for a release, from the next request on."""
         self._call(lambda: self._pool.set_parameters(digest, parameters))
 
     def stats(self, model: str, digest: bytes) -> Stats:
-        """What a held release has done since it was switched to.
+        """Return what a held release has done since it was switched to.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
@@ -196,7 +198,7 @@ class Server:
         return self._call(lambda: self._pool.stats(model, digest))
 
     def held(self) -> dict[bytes, int | None]:
-        """The process id of each held release's worker, by digest; None while a dead one is being replaced."""
+        """Return the process id of each held release's worker, by digest; None while a dead one is being replaced."""
         return self._call(self._held)
 
     def ask_held(self, done: Callable[[dict[bytes, int | None]], None]) -> None:
@@ -208,7 +210,7 @@ class Server:
         return {held.staged.digest: held.worker.process_id if held.worker and held.live else None for held in everything}
 
     def held_of(self, model: str) -> set[bytes]:
-        """The releases of a model that are held."""
+        """Return the releases of a model that are held."""
         return self._call(lambda: set(self._pool.slots[model].held) if model in self._pool.slots else set())
 
     def _running(self) -> asyncio.AbstractEventLoop:

@@ -1,4 +1,4 @@
-"""Which worker answers which request. Knows no HTTP.
+"""Choose which worker answers a request. Knows no HTTP.
 
 One slot per model, holding the releases whose workers are warm; one of them is current. A request picks its release and sends to its worker
 without awaiting in between, so that a switch falls between two requests and never inside one. Everything here runs on one loop.
@@ -39,7 +39,7 @@ COMPARING_MAX: Final = 4  # of a model, answers that wait to be compared: what c
 
 
 class WorkerPool:
-    """Slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
+    """Hold slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
 
     def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None]) -> None:
         self.slots: dict[str, Slot] = {}
@@ -47,7 +47,7 @@ class WorkerPool:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, model: str, version: str | None) -> LoadedModel:
-        """The release that a request for this model, and perhaps version, is for.
+        """Return the release that a request for this model, and perhaps version, is for.
 
         Raises:
             Refused: RELEASE_UNKNOWN, naming what is served.
@@ -66,19 +66,19 @@ class WorkerPool:
         raise Refused(Code.RELEASE_UNKNOWN, f"version {version[:64]!r} of model {model!r} is not served; served are {self.versions(model)}")
 
     def expect(self, model: str) -> None:
-        """Have requests for this model wait until a release of it is switched to, instead of being told that there is none."""
+        """Have requests for this model wait until a release of it is switched to, instead of being refused."""
         self.slots.setdefault(model, Slot()).expected = True
 
     def models(self) -> list[str]:
-        """Names of the models with a current release."""
+        """Return the names of the models with a current release."""
         return sorted(model for model, slot in self.slots.items() if slot.current is not None)
 
     def versions(self, model: str) -> list[str]:
-        """Versions of a model that can be asked by name."""
+        """Return versions of a model that can be asked by name."""
         return [held.staged.version for held in self.slots[model].held.values() if held.switched]
 
     def index(self) -> list[dict[str, str]]:
-        """Every release that is held, with what it is to those who ask."""
+        """Return every release that is held, with what it is to those who ask."""
         found = []
         for model, slot in sorted(self.slots.items()):
             for held in slot.held.values():
@@ -89,12 +89,12 @@ class WorkerPool:
         return found
 
     def ready(self) -> bool:
-        """Whether something is served, and all that is served has a live worker."""
+        """Return whether something is served, and all that is served has a live worker."""
         current = [slot.current for slot in self.slots.values() if slot.current is not None]
         return bool(current) and all(held.live for held in current)
 
     async def answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
-        """The current release's answer, or that of the version asked for.
+        """Return the current release's answer, or that of the version asked for.
 
         A request whose worker dies is sent again, to whatever is current then: inference is idempotent.
 
@@ -122,7 +122,7 @@ class WorkerPool:
     async def chat(
         self, model: str, body: Mapping[str, Any], say: Callable[[LoadedModel, Mapping[str, Any]], None]
     ) -> tuple[LoadedModel, Mapping[str, Any]]:
-        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
+        """Return one turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
         and an empty one whenever work goes on.
 
         Raises:
@@ -153,7 +153,7 @@ class WorkerPool:
         return await self._waited(slot, model, None, ask, CHATS_MAX)
 
     async def probe(self, model: str, ask: "Ask[LoadedModel]") -> LoadedModel:
-        """The release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
+        """Return the release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
 
         Raises:
             Refused: as `answer`.
@@ -236,7 +236,7 @@ class WorkerPool:
         self._install(held, activated.worker)
 
     def lookup(self, digest: bytes) -> LoadedModel | None:
-        """The release held under this digest."""
+        """Return the release held under this digest."""
         return next((slot.held[digest] for slot in self.slots.values() if digest in slot.held), None)
 
     def switch(self, model: str, digest: bytes) -> None:
@@ -273,11 +273,11 @@ class WorkerPool:
         slot.beside, slot.agreement = held, Agreement()
 
     def agreement(self, model: str) -> Agreement:
-        """Of the current release and the one beside it."""
+        """Return the agreement of the current release and the one beside it."""
         return self.slots[model].agreement if model in self.slots else Agreement()
 
     def set_parameters(self, digest: bytes, parameters: EffectiveParameters) -> None:
-        """What is in force for a held release from now on."""
+        """Set what is in force for a held release from now on."""
         held = self.lookup(digest)
         if held is not None:
             held.parameters = parameters
@@ -300,7 +300,7 @@ class WorkerPool:
         self.spawn(self._drain(held))
 
     def stats(self, model: str, digest: bytes) -> Stats:
-        """What a held release has done since it was switched to.
+        """Return what a held release has done since it was switched to.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
@@ -323,7 +323,7 @@ class WorkerPool:
         await asyncio.gather(*(held.worker.close() for held in everything if held.worker))
 
     def died(self, held: LoadedModel, code: Code, reason: str) -> None:
-        """A held release's worker ended by itself: report it, and start another."""
+        """Report that a held release's worker ended by itself, and start another."""
         if held.retired:
             return
         if time.monotonic() - held.started > HEALTHY_SECONDS:
@@ -348,8 +348,9 @@ class WorkerPool:
             slot.announce()
 
     async def _restart(self, held: LoadedModel) -> None:
-        """The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for as long as the release
-        is held, ever more seldom, and every failure is told: whoever listens may retire it.
+        """Start a worker again. The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for
+        as long as the release
+        is held, ever more seldom, and every failure is reported: the listener may retire it.
         """
         while not held.retired:
             if held.deaths > 1:
@@ -409,10 +410,10 @@ class WorkerPool:
 
 
 class Ask(Protocol[T_co]):
-    """Puts one question to the worker of a release."""
+    """Put one question to the worker of a release."""
 
     def __call__(self, held: LoadedModel, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
-        """`alone`: a worker died of it, or of what it was joined with."""
+        """Ask. `alone`: a worker died of it, or of what it was joined with."""
 
 
 def _arrays(raws: tuple[Raw, ...]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Takes counts of right and wrong answers into the store: durable when it returns. For the agent's own door and a command beside it."""
+"""Take counts of right and wrong answers into the store: durable when it returns. For the agent's own door and a command beside it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from schemas.errors import Code, Refused, mismatch
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Where counts went, and when they leave; `again`: they were counted when they came first."""
+    """Describe where counts went, and when they leave; `again`: they were counted when they came first."""
 
     declared: Declared
     start: int
@@ -20,7 +20,7 @@ class Taken:
     again: bool = False
 
     def as_json(self, counts: LabelCounts) -> dict[str, Any]:
-        """For whoever said them."""
+        """Return the answer to the program that reported them."""
         return {
             "model_name": self.declared.model,
             "model_version": self.declared.version,

@@ -1,4 +1,4 @@
-"""What a node remembers over any crash: slots, which block stands where, receipts and windows that wait, what its telemetry has spent.
+"""Remember over any crash what a node needs: slots, which block is where, receipts and windows that wait, what its telemetry has spent.
 
 SQLite in WAL mode with `synchronous=FULL`: a transaction that has returned survives a power cut. The standard library's sqlite3 and not
 SQLAlchemy, because a device is small and these are a dozen small tables (docs/decisions/0003). Where the disk takes nothing, the store is
@@ -30,7 +30,7 @@ CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals ar
 
 @dataclass(frozen=True, slots=True)
 class ByteUsage:
-    """The ledger of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
+    """Hold the byte counts of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
 
     planned: int = 0
     received: int = 0
@@ -40,7 +40,7 @@ class ByteUsage:
 
 @dataclass(frozen=True, slots=True)
 class StoredBlock:
-    """A verified block on disk; `path` is relative to the artifacts' folder."""
+    """Hold a verified block on disk; `path` is relative to the artifacts' folder."""
 
     digest: bytes
     path: str
@@ -50,7 +50,7 @@ class StoredBlock:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message that the broker has not taken yet."""
+    """Hold a message that the broker has not taken yet."""
 
     id: int
     kind: str
@@ -60,7 +60,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class ReportedCounts:
-    """Counts that came under an id, and when their interval leaves; it is None how many there were once it has left."""
+    """Hold counts that came under an id, and when their interval leaves; `right` and `wrong` are None once it has left."""
 
     release: bytes
     start: int
@@ -70,7 +70,7 @@ class ReportedCounts:
 
 
 class NodeStore:
-    """One file, one writer thread."""
+    """Keep one file, by one writer thread."""
 
     stuck: str = ""  # why nothing can be written; all is in memory then, and nothing that is not durable may leave
     is_new: bool = False  # it remembers nothing: there was no file, or a damaged one
@@ -89,7 +89,7 @@ class NodeStore:
 
     @classmethod
     def of_agent(cls, path: Path) -> Self:
-        """The agent's: a damaged file is set aside, and where the disk takes nothing, what it has is read into memory.
+        """Open the agent's store: a damaged file is set aside, and where the disk takes nothing, what it has is read into memory.
 
         Raises:
             Unreachable: somebody else has it locked.
@@ -112,7 +112,9 @@ class NodeStore:
 
     @classmethod
     def reading(cls, path: Path) -> Self:
-        """The same file beside the agent that writes it: what is committed, and nothing can be written. An older agent's reads as today's.
+        """Open the same file beside the agent that writes it: what is committed is read, and nothing can be written. An older agent's
+        reads as
+        today's.
 
         Raises:
             Unreachable: the file cannot be read, or is no such file.
@@ -137,7 +139,7 @@ class NodeStore:
     @classmethod
     @contextmanager
     def beside(cls, path: Path) -> Iterator[Self]:
-        """The same file, to be written to beside the agent, which may run or not: each waits for the other's transaction.
+        """Open the same file, to be written to beside the agent, which may run or not: each waits for the other's transaction.
 
         Raises:
             Unreachable: the file cannot be written to, or is busy for too long.
@@ -162,7 +164,9 @@ class NodeStore:
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[None]:
-        """All or nothing. Without `synced` it survives a kill of this process, and the next synced one makes it survive a power cut."""
+        """Commit all or nothing. Without `synced` it survives a kill of this process, and the next synced one makes it survive a power
+        cut.
+        """
         self._db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -179,7 +183,7 @@ class NodeStore:
     # Counters and floors
 
     def fact(self, name: str) -> int:
-        """A remembered number; 0 when it was never set."""
+        """Return a remembered number; 0 when it was never set."""
         row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
         return int(row[0]) if row else 0
 
@@ -203,7 +207,7 @@ class NodeStore:
     # Slots
 
     def slots(self) -> dict[str, ModelSlot]:
-        """Every model slot."""
+        """Return every model slot."""
         rows = self._db.execute("SELECT model, document FROM slot").fetchall()
         return {model: ModelSlot.model_validate_json(document) for model, document in rows}
 
@@ -218,7 +222,7 @@ class NodeStore:
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
 
     def moves(self, model: str) -> list[Move]:
-        """How a slot came to be what it is, the oldest first."""
+        """Return how a slot came to be what it is, the oldest first."""
         rows = self._db.execute("SELECT document FROM move WHERE model = ? ORDER BY number", (model,))
         return [Move.model_validate_json(document) for (document,) in rows]
 
@@ -227,14 +231,14 @@ class NodeStore:
         self._db.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?)", (release, at, evidence.model_dump_json(exclude_none=True)))
 
     def evidence(self) -> dict[bytes, tuple[int, Evidence]]:
-        """When each release was last activated here, and what that has measured."""
+        """Return when each release was last activated here, and what that has measured."""
         rows = self._db.execute("SELECT release, at, document FROM evidence").fetchall()
         return {release: (at, Evidence.model_validate_json(document)) for release, at, document in rows}
 
     # Blocks
 
     def held(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
-        """Where blocks stand on disk, as recorded; verify before use."""
+        """Return where blocks stand on disk, as recorded; verify before use."""
         found: dict[bytes, list[StoredBlock]] = {}
         for digest in digests:
             for row in self._db.execute("SELECT digest, path, offset, bytes FROM held WHERE digest = ?", (digest,)):
@@ -242,11 +246,11 @@ class NodeStore:
         return found
 
     def holds(self, digest: bytes) -> bool:
-        """Whether a block is recorded anywhere."""
+        """Return whether a block is recorded anywhere."""
         return self._db.execute("SELECT 1 FROM held WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
 
     def drop_held(self, path: str, offset: int) -> None:
-        """What stands there is not the block that was recorded."""
+        """Forget a block: what is there is not what was recorded."""
         self._db.execute("DELETE FROM held WHERE path = ? AND offset = ?", (path, offset))
 
     def add_held(self, blocks: Iterable[StoredBlock]) -> None:
@@ -261,7 +265,7 @@ class NodeStore:
     # Ledger of bytes
 
     def usage_of(self, release: bytes) -> ByteUsage:
-        """A release's ledger."""
+        """Return the byte counts of a release's transfer."""
         row = self._db.execute("SELECT planned, received, reused, wasted FROM transfer WHERE release = ?", (release,)).fetchone()
         return ByteUsage(*row) if row else ByteUsage()
 
@@ -274,12 +278,12 @@ class NodeStore:
         self._db.execute("UPDATE transfer SET planned = received + reused + ? WHERE release = ?", (missing, release))
 
     def usages(self) -> dict[bytes, ByteUsage]:
-        """Every release's ledger."""
+        """Return the byte counts of every release's transfer."""
         rows = self._db.execute("SELECT release, planned, received, reused, wasted FROM transfer").fetchall()
         return {release: ByteUsage(*counts) for release, *counts in rows}
 
     def day_bytes(self, day: int, link: str) -> int:
-        """What came on a day over a class of road, in payload bytes."""
+        """Return what came on a day over a class of road, in payload bytes."""
         row = self._db.execute("SELECT bytes FROM day_bytes WHERE day = ? AND link = ?", (day, link)).fetchone()
         return int(row[0]) if row else 0
 
@@ -294,7 +298,7 @@ class NodeStore:
             self._db.execute("DELETE FROM day_bytes WHERE day < ?", (day - DAYS_KEPT,))
 
     def days(self) -> list[tuple[int, str, int]]:
-        """Bytes by day and class of road, the newest first."""
+        """Return bytes by day and class of road, the newest first."""
         return [tuple(row) for row in self._db.execute("SELECT day, link, bytes FROM day_bytes ORDER BY day DESC, link")]
 
     def add_bytes(self, release: bytes, *, received: int = 0, reused: int = 0, wasted: int = 0) -> None:
@@ -311,36 +315,36 @@ class NodeStore:
         return int(self._db.execute("INSERT INTO outbox (kind, topic, payload) VALUES (?, ?, ?)", (kind, topic, payload)).lastrowid or 0)
 
     def waiting(self, limit: int, *, windows: bool = True) -> list[Waiting]:
-        """The oldest messages that wait; without `windows` those that are none."""
+        """Return the oldest messages that wait; without `windows` those that are none."""
         rows = self._db.execute(
             "SELECT id, kind, topic, payload FROM outbox WHERE sent = 0 AND (? OR kind != 'window') ORDER BY id LIMIT ?", (windows, limit)
         ).fetchall()
         return [Waiting(*row) for row in rows]
 
     def count_waiting(self, kind: str) -> int:
-        """How many messages of a kind wait."""
+        """Return how many messages of a kind wait."""
         return int(self._db.execute("SELECT count(*) FROM outbox WHERE sent = 0 AND kind = ?", (kind,)).fetchone()[0])
 
     def waiting_windows(self) -> list[tuple[int, str, bytes, bool]]:
-        """Windows that wait, oldest first: number, topic, payload, and whether it was given to a broker before."""
+        """Return windows that wait, oldest first: number, topic, payload, and whether it was given to a broker before."""
         rows = self._db.execute("SELECT id, topic, payload, tried FROM outbox WHERE sent = 0 AND kind = 'window' ORDER BY id").fetchall()
         return [(one, topic, payload, bool(tried)) for one, topic, payload, tried in rows]
 
     def waiting_bytes(self, kind: str) -> int:
-        """Payload bytes of the messages of a kind that wait."""
+        """Return payload bytes of the messages of a kind that wait."""
         return int(self._db.execute("SELECT total(length(payload)) FROM outbox WHERE sent = 0 AND kind = ?", (kind,)).fetchone()[0])
 
     def mark_tried(self, ids: Sequence[int]) -> None:
-        """These are given to a broker now: from here on each is counted by its id, and never becomes part of another one."""
+        """Mark messages that are given to a broker now: from here on each is counted by its id, and never becomes part of another one."""
         with self.transaction():
             self._db.executemany("UPDATE outbox SET tried = 1 WHERE id = ? AND tried = 0", [(one,) for one in ids])
 
     def drop_waiting(self, ids: Sequence[int]) -> None:
-        """These will not be sent."""
+        """Drop messages that will not be sent."""
         self._db.executemany("DELETE FROM outbox WHERE id = ? AND tried = 0", [(one,) for one in ids])
 
     def mark_sent(self, ids: Sequence[int]) -> None:
-        """The broker has taken these; the newest are kept, in case it forgets them."""
+        """Mark messages that the broker has taken; the newest are kept, in case it forgets them."""
         self._db.executemany("UPDATE outbox SET sent = 1 WHERE id = ?", [(one,) for one in ids])
         self._db.execute(
             "DELETE FROM outbox WHERE sent = 1 AND id <= (SELECT id FROM outbox WHERE sent = 1 ORDER BY id DESC LIMIT 1 OFFSET ?)",
@@ -348,21 +352,21 @@ class NodeStore:
         )
 
     def resend(self, *, windows: bool = True) -> None:
-        """The broker has lost its memory, and with it what it had not delivered: say the kept messages again. Their readers count once.
+        """Have the kept messages sent again to a broker that has lost its memory. Their readers count them once.
 
         Without `windows` those that are none: long after the first time, nobody would know them again.
         """
         self._db.execute("UPDATE outbox SET sent = 0 WHERE sent = 1 AND (? OR kind != 'window')", (windows,))
 
     def outbox_payloads(self, kind: str, limit: int) -> list[tuple[int, str, bytes, bool]]:
-        """The newest messages of a kind, byte for byte, and whether they were sent."""
+        """Return the newest messages of a kind, byte for byte, and whether they were sent."""
         rows = self._db.execute("SELECT id, topic, payload, sent FROM outbox WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit))
         return [(one, topic, payload, bool(sent)) for one, topic, payload, sent in rows]
 
     # Windows and what they spent
 
     def spent(self, days: Iterable[int]) -> float:
-        """The most that any of these days has spent, in zCDP rho."""
+        """Return the most that any of these days has spent, in zCDP rho."""
         marks = list(days)
         rows = self._db.execute(
             f"SELECT max(rho) FROM spent WHERE day IN ({','.join('?' * len(marks))})",  # noqa: S608  # only question marks
@@ -377,7 +381,7 @@ class NodeStore:
         )
 
     def window_closed(self, model: str, release: bytes, start: int) -> bool:
-        """Whether this interval has been accounted for: it is never noised twice."""
+        """Return whether this interval has been accounted for: it is never noised twice."""
         row = self._db.execute("SELECT 1 FROM window WHERE model = ? AND release = ? AND start = ?", (model, release, start)).fetchone()
         return row is not None
 
@@ -391,42 +395,42 @@ class NodeStore:
         self._db.execute("DELETE FROM window WHERE at < ?", (at - CLOSED_KEPT_SECONDS,))
 
     def mark_late(self, model: str, release: bytes, start: int) -> None:
-        """Rows came for an interval that is over."""
+        """Mark an interval that rows came for after it was over."""
         self._db.execute("UPDATE window SET late = 1 WHERE model = ? AND release = ? AND start = ?", (model, release, start))
         self._db.execute("DELETE FROM sketch WHERE model = ? AND release = ? AND start = ?", (model, release, start))
 
     def count_late(self) -> int:
-        """Intervals that rows came for after they were over."""
+        """Return how many intervals rows came for after they were over."""
         return int(self._db.execute("SELECT count(*) FROM window WHERE late = 1").fetchone()[0])
 
     def withheld(self) -> dict[str, int]:
-        """How many windows were withheld, by code."""
+        """Return how many windows were withheld, by code."""
         return dict(self._db.execute("SELECT code, count(*) FROM window WHERE sent = 0 GROUP BY code ORDER BY code"))
 
     def windows(self, limit: int) -> list[tuple[str, bytes, int, int, int, float, bool]]:
-        """The newest closed windows: model, release, start, closed at, rows (noisy), rho, whether it was sent."""
+        """Return the newest closed windows: model, release, start, closed at, rows (noisy), rho, whether it was sent."""
         query = "SELECT model, release, start, at, rows, rho, sent FROM window ORDER BY at DESC, start DESC LIMIT ?"
         rows = self._db.execute(query, (limit,)).fetchall()
         return [(*row[:6], bool(row[6])) for row in rows]
 
     def count_withheld(self) -> int:
-        """Windows that were not sent, because the budget was spent."""
+        """Return how many windows were withheld."""
         return int(self._db.execute("SELECT count(*) FROM window WHERE sent = 0").fetchone()[0])
 
     # The privacy ledger
 
     def spent_days(self) -> dict[int, float]:
-        """What each day has spent, in zCDP rho."""
+        """Return what each day has spent, in zCDP rho."""
         return dict(self._db.execute("SELECT day, rho FROM spent ORDER BY day DESC"))
 
     def ledger(self) -> tuple[Witness, list[Entry]]:
-        """The entries that are kept, oldest first, and the one that they follow."""
+        """Return the entries that are kept, oldest first, and the one that they follow."""
         rows = self._db.execute("SELECT number, at, days, rho, what, head, before FROM ledger ORDER BY number").fetchall()
         entries = [Entry(number, at, tuple(int(one) for one in days.split(",") if one), *rest) for number, at, days, *rest, _ in rows]
         return (Witness(rows[0][0] - 1, rows[0][-1]) if rows else Witness(0, START)), entries
 
     def ledger_end(self) -> Witness:
-        """The newest entry."""
+        """Return the newest entry."""
         row = self._db.execute("SELECT number, head FROM ledger ORDER BY number DESC LIMIT 1").fetchone()
         return Witness(*row) if row else Witness(0, START)
 
@@ -440,13 +444,15 @@ class NodeStore:
         self._db.execute("DELETE FROM ledger WHERE at < ? AND number < ?", (entry.at - CLOSED_KEPT_SECONDS, entry.number))
 
     def restart_ledger(self) -> None:
-        """The chain cannot be believed; the sums by day stay as they are."""
+        """Begin the chain anew, for it cannot be believed; the sums by day stay as they are."""
         self._db.execute("DELETE FROM ledger")
 
     # The own baseline
 
     def own(self, signals: Sequence[bytes]) -> dict[bytes, tuple[list[int], int, list[int]]]:
-        """Noisy counts of the own baseline, the rows that they are of, and those by hour of the week, by signal, where there are any."""
+        """Return noisy counts of the own baseline, the rows that they are of, and those by hour of the week, by signal, where there are
+        any.
+        """
         found: dict[bytes, tuple[list[int], int, list[int]]] = {}
         for signal in signals:
             row = self._db.execute("SELECT counts, rows, hours FROM own WHERE signal = ?", (signal,)).fetchone()
@@ -460,7 +466,7 @@ class NodeStore:
         self._db.executemany("INSERT INTO own (signal, counts, rows, hours) VALUES (?, ?, ?, ?)", rows)
 
     def gathering(self, model: str, release: bytes) -> str | None:
-        """What was gathered for an own baseline so far."""
+        """Return what was gathered for an own baseline so far."""
         row = self._db.execute("SELECT document FROM gathering WHERE model = ? AND release = ?", (model, release)).fetchone()
         return row[0] if row else None
 
@@ -486,7 +492,7 @@ class NodeStore:
         self._db.execute("DELETE FROM odd WHERE day < ?", (day - DAYS_KEPT,))
 
     def odd(self) -> list[tuple[int, str, str, int]]:
-        """Day, model, code and rows, the newest first."""
+        """Return day, model, code and rows, the newest first."""
         return [tuple(row) for row in self._db.execute("SELECT day, model, code, rows FROM odd ORDER BY day DESC, model, code")]
 
     def put_sketch(self, model: str, release: bytes, counts: dict[int, list[int]]) -> None:
@@ -495,21 +501,21 @@ class NodeStore:
         self._db.executemany("INSERT OR REPLACE INTO sketch VALUES (?, ?, ?, ?)", rows)
 
     def sketches(self, model: str, release: bytes) -> dict[int, list[int]]:
-        """The open windows of the last checkpoint."""
+        """Return the open windows of the last checkpoint."""
         rows = self._db.execute("SELECT start, counts FROM sketch WHERE model = ? AND release = ?", (model, release)).fetchall()
         return {start: [int(count) for count in counts.split(",")] for start, counts in rows}
 
     # Right and wrong answers: releases with a reference
 
     def declare(self, declared: Declared, *, at: int) -> None:
-        """A release that is served here has a reference of right and wrong answers; it outlives the release's files."""
+        """Keep a served release's reference of right and wrong answers; it outlives the release's files."""
         self._db.execute(
             "INSERT OR REPLACE INTO declared VALUES (?, ?, ?, ?, ?)",
             (declared.model, declared.release, declared.version, at, declared.accuracy.model_dump_json(exclude_none=True)),
         )
 
     def declared(self, model: str | None = None) -> list[Declared]:
-        """Releases that were served here and have such a reference, the one served last first."""
+        """Return releases that were served here and have such a reference, the one served last first."""
         query = "SELECT model, version, release, document FROM declared WHERE ?1 IS NULL OR model = ?1 ORDER BY at DESC, rowid DESC"
         rows = self._db.execute(query, (model,)).fetchall()
         return [Declared(name, version, release, Accuracy.model_validate_json(document)) for name, version, release, document in rows]
@@ -517,7 +523,7 @@ class NodeStore:
     # Right and wrong answers: what answered when
 
     def add_answered(self, rows: Mapping[tuple[bytes, int], int], *, at: int) -> None:
-        """More answers of releases by interval; of long ago they are forgotten."""
+        """Add answers of releases by interval, and forget those of long ago."""
         self._db.executemany(
             "INSERT INTO answered VALUES (?, ?, ?) ON CONFLICT (release, start) DO UPDATE SET rows = rows + excluded.rows",
             [(release, start, count) for (release, start), count in rows.items()],
@@ -525,12 +531,12 @@ class NodeStore:
         self._db.execute("DELETE FROM answered WHERE start < ?", (at - 2 * KEPT_SECONDS,))
 
     def add_unsure(self, begin: int, until: int) -> None:
-        """In between answers may have been given that nobody counted."""
+        """Keep a time in which answers may have been given that nobody counted."""
         self._db.execute("INSERT INTO unsure VALUES (?, ?)", (begin, until))
         self._db.execute("DELETE FROM unsure WHERE until < ?", (until - 2 * KEPT_SECONDS,))
 
     def interval(self, declared: Declared, start: int) -> Known:
-        """What is known of an interval."""
+        """Return what is known of an interval."""
         end = start + declared.seconds
         unsure = self._db.execute("SELECT 1 FROM unsure WHERE begin < ? AND until >= ? LIMIT 1", (end, start)).fetchone() is not None
         row = self._db.execute("SELECT rows FROM answered WHERE release = ? AND start = ?", (declared.release, start)).fetchone()
@@ -545,13 +551,13 @@ class NodeStore:
     # Right and wrong answers: counts that wait. Exact counts are here until their interval leaves, and no longer; a label never is.
 
     def counts_under(self, report_id: str) -> ReportedCounts | None:
-        """What came under this id."""
+        """Return the counts that came under this id."""
         query = "SELECT release, start, label_id.right, label_id.wrong, due FROM label_id JOIN labelled USING (release, start) WHERE id = ?"
         row = self._db.execute(query, (report_id,)).fetchone()
         return None if row is None else ReportedCounts(*row)
 
     def add_labels(self, release: bytes, start: int, *, right: int, wrong: int, due: int, at: int, report_id: str | None) -> None:
-        """More right and wrong answers of an interval; to be called within a transaction."""
+        """Add right and wrong answers of an interval; to be called within a transaction."""
         self._db.execute(
             "INSERT INTO labelled (release, start, right, wrong, due) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (release, start) DO UPDATE SET right = right + excluded.right, wrong = wrong + excluded.wrong",
@@ -565,12 +571,12 @@ class NodeStore:
             self._db.execute("DELETE FROM label_id WHERE at < ?", (at - KEPT_SECONDS,))
 
     def due_labels(self, now: int) -> list[tuple[bytes, int]]:
-        """Intervals that are to leave: release and start. More may be said of them until the transaction in which they leave."""
+        """Return intervals that are to leave: release and start. More counts may come until the transaction in which they leave."""
         query = "SELECT release, start FROM labelled WHERE closed_at IS NULL AND due <= ? ORDER BY start"
         return [tuple(row) for row in self._db.execute(query, (now,))]
 
     def close_labels(self, release: bytes, start: int, *, at: int, rho: float, code: str) -> None:
-        """An interval has left, or with a code why it does not; its exact counts are forgotten."""
+        """Close an interval that has left, or with a code why it does not; its exact counts are forgotten."""
         self._db.execute(
             "UPDATE labelled SET right = 0, wrong = 0, closed_at = ?, rho = ?, code = ? WHERE release = ? AND start = ?",
             (at, rho, code, release, start),
@@ -579,11 +585,11 @@ class NodeStore:
         self._db.execute("DELETE FROM labelled WHERE closed_at < ?", (at - 2 * KEPT_SECONDS,))
 
     def withheld_labels(self) -> dict[str, int]:
-        """How many intervals of right and wrong answers were withheld, by code."""
+        """Return how many intervals of right and wrong answers were withheld, by code."""
         return dict(self._db.execute("SELECT code, count(*) FROM labelled WHERE code != '' GROUP BY code"))
 
     def labels_waiting(self) -> list[tuple[str, str, int, int, int, int]]:
-        """Counts that wait: model, version, start of their interval, right, wrong, and when they leave."""
+        """Return counts that wait: model, version, start of their interval, right, wrong, and when they leave."""
         query = (
             "SELECT model, version, start, right, wrong, due FROM labelled JOIN declared USING (release)"
             " WHERE closed_at IS NULL ORDER BY due, start"

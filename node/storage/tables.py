@@ -1,4 +1,4 @@
-"""Names the tables of a node's store, and brings an older agent's file up to date."""
+"""Name the tables of a node's store, and bring an older agent's file up to date."""
 
 import sqlite3
 from contextlib import closing
@@ -48,7 +48,7 @@ CREATE INDEX IF NOT EXISTS label_id_of ON label_id (release, start);
 
 
 def begin(db: sqlite3.Connection) -> None:
-    """Today's tables; that something was written says that the disk takes it."""
+    """Make today's tables; that something was written says that the disk takes it."""
     _make(db)
     db.execute("INSERT INTO fact VALUES ('opened', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1")
 
@@ -65,7 +65,7 @@ def _columns(db: sqlite3.Connection, table: str) -> set[str]:
 
 
 def read_as_todays(db: sqlite3.Connection) -> None:
-    """What an older agent's file lacks is empty, for this connection alone: its people may look before the new agent has begun."""
+    """Read an older agent's file as today's: what it lacks is empty, for this connection alone, until the new agent has begun."""
     with closing(sqlite3.connect(":memory:")) as todays:
         _make(todays)
         tables = todays.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()

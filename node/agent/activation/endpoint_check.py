@@ -1,4 +1,4 @@
-"""What the endpoint proves: a release counts as served here once a question to the endpoint was answered by it, and not before."""
+"""Prove that a release is served: it counts as served here once a question to the endpoint was answered by it, and not before."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class _Unproven:
 
 
 class Endpoint:
-    """Asks the endpoint of each model that was switched, until it is answered by what was switched to. Never waits."""
+    """Ask the endpoint of each model that was switched, until it is answered by what was switched to. Never waits."""
 
     def __init__(self, server: Server, *, post: Callable[[EndpointAnswered], None], monotonic: MonotonicClock) -> None:
         self._server, self._post, self._monotonic = server, post, monotonic
@@ -49,7 +49,7 @@ class Endpoint:
                 self._ask(model, one)
 
     def heard(self, event: EndpointAnswered) -> bool | None:
-        """Whether this answer is the release's own; else it is asked again, ever more seldom. None: nobody waits for it any more."""
+        """Return whether this answer is the release's own; else it is asked again, ever more seldom. None: nobody waits for it any more."""
         one = self._unproven.get(event.model)
         if one is None or one.number != event.number:  # another release was switched to since
             return None
@@ -70,7 +70,7 @@ class Endpoint:
 
 
 def is_not_served(event: EndpointAnswered) -> bool:
-    """Whether clients are answered by another release, or told that there is none."""
+    """Return whether clients are answered by another release, or told that there is none."""
     if event.answered_by is not None:
         return event.answered_by != event.target.digest
     return isinstance(event.error, Refused) and event.error.code is Code.RELEASE_UNKNOWN

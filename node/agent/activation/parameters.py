@@ -1,4 +1,4 @@
-"""Brings what operators and the site set about a release into force, and says what is. See schemas.parameters."""
+"""Bring what operators and the site set about a release into force, and report it. See schemas.parameters."""
 
 from collections.abc import Callable, Mapping
 
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class Parameters:
-    """What is in force, by release."""
+    """Track what is in force, by release."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Parameters:
         self._logged: dict[bytes, tuple[Setting, ...]] = {}
 
     def look(self, now: MonotonicSeconds) -> bool:
-        """Whether the site has changed its mind; a file that is wrong is reported, and what it said before holds."""
+        """Return whether the site has changed its mind; a file that is wrong is reported, and what it said before holds."""
         try:
             return self._overrides.look(now)
         except Refused as refusal:
@@ -37,7 +37,7 @@ class Parameters:
             return False
 
     def settings_of(self, digest: bytes, manifest: Manifest) -> tuple[Setting, ...]:
-        """Each parameter of a release: its value, who set it, and why the site's own is not in force; reported once a change."""
+        """Return each parameter of a release: its value, who set it, and why the site's own is not in force; reported once a change."""
         allowed, site = manifest.parameters or (), self._overrides.of(manifest.model)
         found = settings(allowed, rollout=self._rollout_says(manifest.model, digest), site=site)
         if self._logged.get(digest) != found:
@@ -46,12 +46,12 @@ class Parameters:
         return found
 
     def effective_parameters(self, digest: bytes, manifest: Manifest) -> EffectiveParameters:
-        """The same, sorted by where each goes."""
+        """Return the same, sorted by where each goes."""
         inputs = [Spec(tensor.name, tensor.datatype, tensor.shape) for tensor in manifest.inputs]
         return effective_parameters(manifest.parameters or (), self.settings_of(digest, manifest), inputs)
 
     def forget(self, digest: bytes) -> None:
-        """The release is gone."""
+        """Take in that the release is gone."""
         self._logged.pop(digest, None)
 
     def _report(self, manifest: Manifest, found: tuple[Setting, ...], site: Mapping[str, Value]) -> None:

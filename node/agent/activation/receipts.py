@@ -1,4 +1,4 @@
-"""What a slot's receipts sign: the outcome, with what was measured on this device and what it cost to bring here."""
+"""Fill in a slot's receipts: the outcome, with what was measured on this device and what it cost to bring here."""
 
 from collections.abc import Callable
 
@@ -15,14 +15,14 @@ PASSED = "passed"
 
 
 class Receipts:
-    """Evidence by release, until it is said."""
+    """Collect evidence by release, until a receipt carries it."""
 
     def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
         self._store, self._report = store, report
         self._evidence: dict[bytes, Evidence] = {}
 
     def measured(self, target: Target, evidence: Evidence) -> None:
-        """A release has proved itself."""
+        """Take in that a release has proved itself."""
         self._evidence[target.digest] = evidence
 
     def judged(self, target: Target, verdict: Verdict, *, compared: bool) -> None:

@@ -1,4 +1,4 @@
-"""Carries out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
+"""Carry out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -35,7 +35,7 @@ REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true alrea
 
 
 class Fetcher(Protocol):
-    """What brings releases to disk."""
+    """Bring releases to disk."""
 
     def start(
         self,
@@ -51,14 +51,14 @@ class Fetcher(Protocol):
         """Begin."""
 
     def carry(self, model: str, carriage: Carriage | None) -> None:
-        """The rollout says otherwise how the bytes may travel."""
+        """Take in that the rollout says otherwise how the bytes may travel."""
 
     def cancel(self, model: str) -> None:
         """Give up."""
 
 
 class Slots:
-    """The model slots of a node."""
+    """Run the model slots of a node."""
 
     def __init__(
         self,
@@ -94,13 +94,13 @@ class Slots:
     # What the loop tells
 
     def resume(self, now: WallSeconds) -> None:
-        """After a start: bring back what was served, and go on."""
+        """Bring back what was served after a start, and go on."""
         self._slots = self._store.slots()
         for slot in list(self._slots.values()):
             self._apply(slot, lifecycle.interrupted(slot, now=int(now)), now)
 
     def wanted(self, release: Release, rollout: bytes, now: WallSeconds) -> None:
-        """A rollout wants this verified release here."""
+        """Take in that a rollout wants this verified release here."""
         manifest = release.manifest
         self._manifests.keep(release)
         slot = self._slots.get(manifest.model) or ModelSlot(model=manifest.model)
@@ -114,13 +114,13 @@ class Slots:
         return slot.serving.digest if slot is not None and slot.serving is not None else None
 
     def halted(self, model: str, now: WallSeconds) -> None:
-        """The model's rollout moves this node no more: it was halted, or another one does not reach it."""
+        """Take in that the model's rollout moves this node no more: it was halted, or another one does not reach it."""
         slot = self._slots.get(model)
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
 
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
-        """A transfer ended."""
+        """Take in that a transfer ended."""
         slot = self._slots[model]
         if slot.target != target:
             return  # another release is wanted by now
@@ -130,13 +130,13 @@ class Slots:
             self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
 
     def stalled(self, event: TransferStalled, now: WallSeconds) -> None:
-        """A transfer waits, or goes on."""
+        """Take in that a transfer waits, or goes on."""
         slot = self._slots.get(event.model)
         if slot is not None and slot.target == event.target:
             self._apply(slot, lifecycle.waits(slot, str(event.code or ""), spent=event.code in BUDGET_CODES, now=int(now)), now)
 
     def ready(self, event: WorkerReady, now: WallSeconds) -> None:
-        """A worker is warm, or could not be."""
+        """Take in that a worker is warm, or could not be."""
         if self._tickets.get(event.target.digest) != event.ticket:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
@@ -155,7 +155,9 @@ class Slots:
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
     def endpoint_answered(self, event: EndpointAnswered) -> None:
-        """The endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is brought back."""
+        """Take in that the endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is
+        brought back.
+        """
         found, serving = self._endpoint.heard(event), self._slots[event.model].serving
         if serving is None or serving != event.target:
             return
@@ -191,7 +193,7 @@ class Slots:
         self._endpoint.tick()
 
     def parameters_changed(self) -> None:
-        """An operator or the site set something: it holds from the next request on."""
+        """Take in what an operator or the site set: it holds from the next request on."""
         for slot in self._slots.values():
             for target in (slot.serving, slot.target):
                 if target is not None:
@@ -200,7 +202,9 @@ class Slots:
         self.changed = True
 
     def report_of(self) -> tuple[Slot, ...]:
-        """The slots, as the state document says them. Asked every two seconds, and made anew only where something may have changed."""
+        """Return the slots, as the state document says them. Asked every two seconds, and made anew only where something may have
+        changed.
+        """
         for model, slot in self._slots.items():
             if slot.target is not None or model not in self._idle_reports:
                 self._idle_reports[model] = self._report_of(slot)
@@ -236,7 +240,7 @@ class Slots:
     # How it is done
 
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
-        """Durable first: the slot, the move, and what they report, at once. A kill after that is taken up by `resume`."""
+        """Write down the slot, the move, and what they report, at once; then act. A kill after that is taken up by `resume`."""
         slot = step.slot
         said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
         if step.move is not None:
@@ -352,19 +356,19 @@ class Slots:
             self._server.compare_with(slot.model, target.digest)
 
     def _others(self, slot: ModelSlot) -> set[bytes]:
-        """Releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
+        """Return releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
         held = self._server.held_of(slot.model)
         return held - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
 
     def _compare_old(self, model: str, old: bytes) -> None:
-        """On probation the release that served before answers beside the new one, and is warm if it has to come back."""
+        """Have the release that served before answer beside the one on probation: it is warm if it has to come back."""
         try:
             self._server.compare_with(model, old)
         except Refused:  # not held: it was not what answered until now
             self._retire(old)
 
     def _tell_serving(self, model: str, target: Target) -> None:
-        """Telemetry counts for this release from now on, and other programs find its files."""
+        """Have telemetry count for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
         self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
         try:
@@ -459,7 +463,7 @@ class Slots:
             self._apply(slot, lifecycle.misbehaved(slot, verdict.code, verdict.reason, now=int(now)), now)
 
     def _stats(self, model: str, target: Target | None) -> Stats | None:
-        """What a release has done; None while it is being loaded."""
+        """Return what a release has done; None while it is being loaded."""
         if target is None or target.digest in self._restoring:
             return None
         try:
@@ -470,7 +474,7 @@ class Slots:
     # The disk
 
     def announced(self, releases: Sequence[Release]) -> None:
-        """A model's current releases: what the newer ones are deltas of is kept."""
+        """Take in a model's current releases: what the newer ones are deltas of is kept."""
         self._garbage.announced(releases)
 
     def tidy(self) -> None:

@@ -1,4 +1,4 @@
-"""What a block can be made from without the road: blocks on this disk, verified again before use, and payloads that were carried here."""
+"""Make blocks without the road: from blocks on this disk, verified again before use, and payloads that were carried here."""
 
 from collections.abc import Iterable
 
@@ -11,17 +11,17 @@ from schemas.manifest import Block
 
 
 class BlockSources:
-    """Looks for blocks; forgets what has changed on disk."""
+    """Look for blocks, and forget what has changed on disk."""
 
     def __init__(self, store: NodeStore, artifacts: Artifacts, carried: Sideload) -> None:
         self._store, self._artifacts, self._sideload = store, artifacts, carried
 
     def records(self, digest: bytes) -> bool:
-        """Whether the block is recorded; only `read` says whether it still stands there."""
+        """Return whether the block is recorded; only `read` says whether it still stands there."""
         return self._store.holds(digest)
 
     def read(self, digest: bytes, *, places: set[tuple[str, int]] | None = None) -> bytes | None:
-        """The block, from any place where it stands; with `places`, all such places are looked at and named there."""
+        """Return the block, from any place where it stands; with `places`, all such places are looked at and named there."""
         data: bytes | None = None
         for held in self._store.held([digest]).get(digest, []):
             found = self._artifacts.holds(held.path, held.offset, digest, held.bytes)
@@ -35,7 +35,7 @@ class BlockSources:
         return data
 
     def join(self, parents: Iterable[bytes]) -> bytes | None:
-        """The parents of a delta, joined in order; None when one is not here any more."""
+        """Return the parents of a delta, joined in order; None when one is not here any more."""
         parts: list[bytes] = []
         for digest in parents:
             data = self.read(digest)
@@ -45,7 +45,7 @@ class BlockSources:
         return b"".join(parts)
 
     def unpack(self, block: Block) -> bytes | None:
-        """The block, from a payload that was carried here."""
+        """Return the block, from a payload that was carried here."""
         for payload in block.choices:
             data = self._sideload.read(payload.digest)
             parent = self.join(payload.parents or ()) if data is not None else None

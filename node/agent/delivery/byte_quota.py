@@ -1,4 +1,4 @@
-"""What the node's transfers may spend now: its policy for the present road, what has come today, and how fast it may come."""
+"""Work out what the node's transfers may spend now: its policy for the present road, what has come today, and how fast it may come."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -22,7 +22,7 @@ LINK_READ_SECONDS = 5.0  # how often the file that says what the road costs is l
 
 
 class ByteQuota:
-    """The budgets of a node."""
+    """Apply the byte budgets of a node."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class ByteQuota:
 
     @property
     def link(self) -> LinkClass:
-        """What the present road costs, as the site says; what it says wrongly counts as the dearest."""
+        """Return what the present road costs, as the site says; what it says wrongly counts as the dearest."""
         if self._link_file is not None and abs(self._wall() - self._read_at) >= LINK_READ_SECONDS:
             self._read_at = self._wall()
             try:
@@ -56,14 +56,14 @@ class ByteQuota:
         return self._link
 
     def spend(self, size_bytes: int, now: MonotonicSeconds) -> None:
-        """So many payload bytes came."""
+        """Count payload bytes that came."""
         if self._rate is not None:
             self._rate.spend(size_bytes, now)
         if size_bytes:
             self._store.add_day_bytes(self._day_and_minute()[0], self.link, size_bytes)
 
     def divide(self, jobs: Sequence[TransferJob], window_bytes: int, now: MonotonicSeconds) -> list[tuple[int, tuple[Code, str] | None]]:
-        """For each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
+        """Return for each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
         day, minute = self._day_and_minute()
         link = self.link
         policy = self._policies.get(link) or Policy.default(link)

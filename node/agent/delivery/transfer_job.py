@@ -1,4 +1,4 @@
-"""Holds one release on its way to disk: what it consists of, how far it is, and why it waits."""
+"""Hold one release on its way to disk: what it consists of, how far it is, and why it waits."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from schemas.rollout import Carriage
 
 @dataclass(slots=True)
 class TransferJob:
-    """First its block lists, where they are too long for the manifest, then its files."""
+    """Fetch first its block lists, where they are too long for the manifest, then its files."""
 
     model: str
     target: Target

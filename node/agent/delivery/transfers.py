@@ -1,4 +1,4 @@
-"""Runs transfers: what `node.core.delivery.transfer` decides, done to the broker and the disk, in the order that survives any crash.
+"""Run transfers: what `node.core.delivery.transfer` decides, done to the broker and the disk, in the order that survives any crash.
 
 Of each payload that arrives: verify, decode, verify, write, record, and only then acknowledge. A kill loses none of it; what a power cut
 takes is found by its hash and fetched again; the whole is synced and verified before anything loads it.
@@ -35,7 +35,7 @@ DISK_CODES = frozenset({Code.DISK_FULL, Code.DISK_QUOTA})
 
 
 class Delivery:
-    """All transfers of a node."""
+    """Run all transfers of a node."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class Delivery:
 
     @property
     def busy(self) -> bool:
-        """Whether something is under way that wants frequent turns."""
+        """Return whether something is under way that wants frequent turns."""
         return any(job.scan is not None for job in self._jobs.values())
 
     @property
     def fetching(self) -> bool:
-        """Whether any release is on its way."""
+        """Return whether any release is on its way."""
         return bool(self._jobs)
 
     def start(
@@ -90,7 +90,7 @@ class Delivery:
         self._guard(job, now, lambda: self._begin(job))
 
     def carry(self, model: str, carriage: Carriage | None) -> None:
-        """The rollout says otherwise how the bytes of a transfer may travel."""
+        """Take in that the rollout says otherwise how the bytes of a transfer may travel."""
         if model in self._jobs:
             self._jobs[model].carriage = carriage or Carriage()
 
@@ -101,7 +101,7 @@ class Delivery:
             self._run(job, job.transfer.cancel(), NEVER)
 
     def connected(self, *, session_present: bool, now: MonotonicSeconds) -> None:
-        """The broker is there."""
+        """Take in that the broker is there."""
         self._online = True
         self._granting.clear()
         self._share(now)
@@ -110,14 +110,14 @@ class Delivery:
                 self._run(job, job.transfer.connected(session_present=session_present, now=now), now)
 
     def disconnected(self) -> None:
-        """The broker is gone."""
+        """Take in that the broker is gone."""
         self._online = False
         for job in self._jobs.values():
             if job.transfer is not None:
                 job.transfer.disconnected()
 
     def granted(self, mid: int, now: MonotonicSeconds) -> None:
-        """The broker confirmed a SUBSCRIBE."""
+        """Take in that the broker confirmed a SUBSCRIBE."""
         model, digests = self._granting.pop(mid, ("", ()))
         job = self._jobs.get(model)
         if job is not None and job.transfer is not None:
@@ -153,7 +153,7 @@ class Delivery:
                 self._run(job, job.transfer.tick(now), now)
 
     def carried(self, now: MonotonicSeconds) -> None:
-        """Something was carried here: whatever is missing may be in it."""
+        """Take in that something was carried here: whatever is missing may be in it."""
         for job in list(self._jobs.values()):
             if job.transfer is not None:
                 self._again(job, now)
@@ -227,7 +227,7 @@ class Delivery:
             self._run(job, job.transfer.connected(session_present=True, now=now), now)
 
     def _lacks_parent(self, piece: core.Piece) -> bool:
-        """Whether a delta would have been less, had its parent been here."""
+        """Return whether a delta would have been less, had its parent been here."""
         return any(payload.encoding == "delta" and payload.bytes < piece.payload.bytes for payload in piece.block.payloads)
 
     def _reuse(self, job: TransferJob, piece: core.Piece) -> bool:
@@ -375,7 +375,7 @@ class Delivery:
             log.warning("want.not_sent", model=job.model, reason=str(error))  # the quiet time asks again
 
     def _guard(self, job: TransferJob, now: MonotonicSeconds, do: Callable[[], None]) -> None:
-        """A full disk parks the job, blocks kept; any other refusal ends it."""
+        """Park the job where the disk is full, blocks kept; end it at any other refusal."""
         try:
             do()
         except Refused as refusal:

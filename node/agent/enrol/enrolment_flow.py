@@ -1,4 +1,4 @@
-"""Joining a fleet, and staying in it: the device's key, the hub's answers and the files that come of them, put together in order.
+"""Join a fleet, and stay in it: the device's key, the hub's answers and the files that come of them, put together in order.
 
 What the hub answers is verified before a byte of it is kept, when the device enrols the trust metadata too; then it is kept in one write;
 then everything else is made from that, again if need be. `enrol` is what a person asks for once, `renew` what the agent does by itself.
@@ -25,7 +25,7 @@ from schemas.names import RESERVED_NODES, sha256
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What the device has of its fleet: its key, the hub's answer, and what its certificate says."""
+    """Describe what the device has of its fleet: its key, the hub's answer, and what its certificate says."""
 
     identity: Identity
     kept: Kept
@@ -90,7 +90,7 @@ def enrol(data: Path, *, hub: str, token: Token, site_id: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """What a renewal brought, verified; nothing of it is kept yet."""
+    """Describe what a renewal brought, verified; nothing of it is kept yet."""
 
     kept: Kept
     answer: Enrolled
@@ -153,7 +153,7 @@ def take_trust(data: Path, member: Membership) -> int:
 
 
 def _verify(answer: Enrolled, public_key: bytes, *, at: int) -> None:
-    """The hub's answer, before any of it is kept."""
+    """Verify the hub's answer, before any of it is kept."""
     mine = certified(answer, at=at)
     if mine.public_key != public_key:
         raise Refused(Code.CERTIFICATE_INVALID, "the hub's answer holds a certificate of another key than this device's")
@@ -163,7 +163,8 @@ def _verify(answer: Enrolled, public_key: bytes, *, at: int) -> None:
 
 
 def _verify_trust(answer: Enrolled, *, at: int) -> None:
-    """The trust metadata that comes with a first certificate. With a later one it is taken as a broker's would be: it may be refused, and
+    """Verify the trust metadata that comes with a first certificate. With a later one it is taken as a broker's would be: it may be
+    refused, and
     the certificate is good all the same.
     """
     with tempfile.TemporaryDirectory(prefix="fleetcast-enrol-") as scratch:

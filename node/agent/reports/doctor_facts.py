@@ -1,4 +1,4 @@
-"""Finds the facts that `node.core.doctor.diagnosis` judges: looks at files, and goes to the broker step by step, as the agent would.
+"""Find the facts that `node.core.doctor.diagnosis` judges: look at files, and go to the broker step by step, as the agent would.
 
 It disturbs nothing. Where the agent is connected, its own word is taken for the login: a broker may allow one connection a certificate, as
 ours does, and ends the first for the second. What is written in the data folder is removed again.
@@ -64,7 +64,7 @@ VERIFY: Final = {
 
 
 def probe(path: Path, *, wall: Callable[[], float], step: Callable[[str], object] = lambda text: None) -> Facts:
-    """All the facts about the node of a settings file; `step` hears what is looked at next."""
+    """Return all the facts about the node of a settings file; `step` hears what is looked at next."""
     now = int(wall())
     step("settings")
     try:
@@ -159,7 +159,7 @@ def _folder(settings: NodeSettings, tls: TlsFiles | None, on_disk: list[OnDisk],
 
 
 def _write_error(folder: Path) -> str:
-    """Why nothing can be made there; the disk's own figures tell of no room."""
+    """Return why nothing can be made there; the disk's own figures tell of no room."""
     try:
         with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=folder):
             return ""
@@ -212,7 +212,7 @@ def _root(path: Path) -> tuple[str, bool]:
 
 
 def certificate_of(tls: TlsFiles) -> Certificate:
-    """What is to be said of the three TLS files."""
+    """Return what is to be said of the three TLS files."""
     found = Certificate(tls.certificate)
     try:
         shown = credentials.read(tls.certificate)
@@ -240,7 +240,7 @@ def _text(error: OSError) -> str:
 
 
 def _memory_bytes(settings: NodeSettings, pid: int) -> int:
-    """What the node may have: the machine's memory, or less where its service has a bound."""
+    """Return what the node may have: the machine's memory, or less where its service has a bound."""
     found = profile(settings).memory_bytes
     with suppress(OSError, ValueError):
         group = Path(f"/proc/{pid}/cgroup").read_text().partition("0::/")[2].strip()
@@ -249,7 +249,7 @@ def _memory_bytes(settings: NodeSettings, pid: int) -> int:
 
 
 def _port(settings: NodeSettings) -> tuple[bool, str]:
-    """Whether somebody else has the address that the agent will want, and what is said."""
+    """Return whether somebody else has the address that the agent will want, and what is said."""
     if settings.port == 0:
         return False, ""
     try:
@@ -266,7 +266,7 @@ def _port(settings: NodeSettings) -> tuple[bool, str]:
 
 
 def _kept_by_init(port: int) -> bool:
-    """Whether the service manager itself listens there, for a node that is to start; only root can tell."""
+    """Return whether the service manager itself listens there, for a node that is to start; only root can tell."""
     listening = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         with suppress(OSError):
@@ -282,7 +282,7 @@ def _kept_by_init(port: int) -> bool:
 
 
 def _road(url: BrokerUrl, tls: TlsFiles | None) -> Road:
-    """Name, connection, and TLS, as far as it goes."""
+    """Return name, connection, and TLS, as far as it goes."""
     found = Road(str(url))
     try:
         address = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
@@ -359,7 +359,7 @@ def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: P
 
 
 def _after_connect(heard: Connected | Disconnected | None, url: BrokerUrl) -> Login | None:
-    """What went wrong, if something did."""
+    """Return what went wrong, if something did."""
     if isinstance(heard, Disconnected):
         silent = heard.reason.startswith("Unspecified")  # the connection broke, and the broker gave no reason code
         return Login("silent" if silent else "refused", f"broker {url} ended the connection at our CONNECT: {heard.reason}")
@@ -369,7 +369,7 @@ def _after_connect(heard: Connected | Disconnected | None, url: BrokerUrl) -> Lo
 
 
 def _after_subscribe(heard: Subscribed | Disconnected | None, url: BrokerUrl, topic: str, node: str) -> Login | None:
-    """What went wrong, if something did."""
+    """Return what went wrong, if something did."""
     if not isinstance(heard, Subscribed):
         return Login("silent", f"broker {url} did not answer a SUBSCRIBE")
     if heard.refused:
@@ -378,7 +378,7 @@ def _after_subscribe(heard: Subscribed | Disconnected | None, url: BrokerUrl, to
 
 
 def _heard(inbox: "queue.Queue[LinkEvent]", kind: type[E], seconds: float) -> E | Disconnected | None:
-    """The next event of a kind, or the end of the connection; None when neither comes in time."""
+    """Return the next event of a kind, or the end of the connection; None when neither comes in time."""
     deadline = time.monotonic() + seconds
     with suppress(queue.Empty):
         while True:

@@ -1,4 +1,4 @@
-"""Signs what the node has to say, keeps it until the broker has taken it, and says it again to a broker that forgot."""
+"""Sign what the node has to report, keep it until the broker has taken it, and send it again to a broker that forgot."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -22,7 +22,7 @@ REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time
 
 
 class Reporter:
-    """Receipts, refusals, and the outbox that windows share with them."""
+    """Send receipts, refusals, and the outbox that windows share with them."""
 
     def __init__(
         self,
@@ -83,13 +83,13 @@ class Reporter:
                 log.warning("receipt.not_kept", code=full.code, reason=full.reason)
 
     def connected(self, *, session_present: bool) -> None:
-        """The broker is there; one that forgot hears the kept messages again, and their readers count them once."""
+        """Take in that the broker is there; one that forgot is sent the kept messages again, and their readers count them once."""
         self._sending.clear()
         if not session_present:
             self._store.resend(windows=self._windows)
 
     def published(self, mid: int) -> None:
-        """The broker has taken a message."""
+        """Take in that the broker has taken a message."""
         if mid in self._sending:
             self._store.mark_sent([self._sending[mid]])
             del self._sending[mid]

@@ -1,4 +1,4 @@
-"""What the agent does about a disk that takes nothing, or has damaged the store: it goes on serving, tries again, and says so."""
+"""Handle a disk that takes nothing, or has damaged the store: go on serving, try again, and report it."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ DEFERRED_MAX = 256  # events that wait for room; more are dropped, and come agai
 
 
 class DiskTrouble:
-    """Of one agent. Called by the loop's thread alone."""
+    """Handle one agent's trouble with its disk. Called by the loop's thread alone."""
 
     def __init__(self, store: NodeStore, status_writer: StatusWriter, monotonic: MonotonicClock) -> None:
         self._store, self._status_writer, self._monotonic = store, status_writer, monotonic
@@ -30,7 +30,7 @@ class DiskTrouble:
         status_writer.read_only = store.stuck
 
     def explains(self, error: BaseException) -> bool:
-        """Whether the disk is to blame for an error, and not we."""
+        """Return whether the disk is to blame for an error, and not we."""
         match trouble_of(error):
             case "damaged":
                 log.error("store.damaged", reason=str(error))
@@ -46,7 +46,9 @@ class DiskTrouble:
         return True
 
     def defers(self, event: Event) -> bool:
-        """Whether an event is kept for later, because it has just met a full disk: its effect is not durable, so it is not acknowledged."""
+        """Return whether an event is kept for later, because it has just met a full disk: its effect is not durable, so it is not
+        acknowledged.
+        """
         met, self._met = self._met, False
         if met and len(self._deferred) < DEFERRED_MAX:
             self._deferred.append(event)
@@ -54,7 +56,7 @@ class DiskTrouble:
         return False
 
     def again(self) -> list[Event]:
-        """Events that met a full disk some time ago."""
+        """Return events that met a full disk some time ago."""
         self._met = False
         if not self._deferred or self._monotonic() - self._met_at < AGAIN_SECONDS:
             return []
@@ -71,7 +73,7 @@ class DiskTrouble:
         log.info("store.written_down")
 
     def write_down_at_last(self, checkpoint: Callable[[], None], open_windows: Callable[[], int]) -> None:
-        """Before the end: what is counted is written, or said to be lost."""
+        """Write what is counted before the end, or log that it is lost."""
         try:
             if self._store.stuck:
                 self._store.write_down()

@@ -1,4 +1,4 @@
-"""Takes up what a node served after its store was lost: from the releases on its disk, the links to what was served, and trusted metadata.
+"""Take up what a node served after its store was lost: from the releases on its disk, the links to what was served, and trusted metadata.
 
 What is believed of the disk is what was believed of the store: whoever can write there owns the device. Each release that is taken up is
 verified file by file against its manifest, and that against its digest. What was not on the disk is asked for again of the hub.
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What the disk says beside the store. `status` is the last one that an agent left here, `rollouts` are verified."""
+    """Hold what the disk knows beside the store. `status` is the last one that an agent left here, `rollouts` are verified."""
 
     status: AgentStatus | None
     rollouts: Mapping[str, Rollout]
@@ -101,7 +101,7 @@ def _slot(
 
 
 def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manifests, artifacts: Artifacts) -> Target | None:
-    """The release, if every file of it is here as its manifest says."""
+    """Return the release, if every file of it is here as its manifest says."""
     try:
         manifest = manifests.get(digest)
         variant = manifests.variant_here(digest)
@@ -117,7 +117,7 @@ def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manif
 
 
 def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Iterator[StoredBlock]:
-    """Where blocks of a release are to be; whoever uses one verifies it, and forgets it where it is not."""
+    """Yield where blocks of a release are to be; a user of one verifies it, and forgets it where it is not."""
     try:
         manifest = manifests.get(digest)
     except Refused:

@@ -1,4 +1,4 @@
-"""Turns counts of right and wrong answers into windows: noise and the privacy accountant before anything leaves, once an interval.
+"""Turn counts of right and wrong answers into windows: noise and the privacy accountant before anything leaves, once an interval.
 
 What was declared, what answered when and what sites said stands in the store, so that a death loses none of it and a command can add to it
 beside the agent; only answers of the last seconds are in memory. Where those were lost, it does not claim to know their number.
@@ -32,7 +32,9 @@ FUTURE_SECONDS = 3600  # of a program's clock error that is forgiven, as for win
 
 
 class Labels:
-    """Right and wrong answers of every release on this node. `answered` is called by the serving thread, everything else by the loop."""
+    """Count right and wrong answers of every release on this node. `answered` is called by the serving thread, everything else by the
+    loop.
+    """
 
     def __init__(
         self,
@@ -60,11 +62,11 @@ class Labels:
 
     @property
     def declared(self) -> list[Declared]:
-        """Every release that was served here and has a reference of right and wrong answers."""
+        """Return every release that was served here and has a reference of right and wrong answers."""
         return list(self._declared.values())
 
     def watch(self, digest: bytes, manifest: Manifest) -> None:
-        """A release serves from now on."""
+        """Take in that a release serves from now on."""
         if manifest.accuracy is None:
             return
         declared = Declared(manifest.model, manifest.version, digest, manifest.accuracy)
@@ -74,7 +76,7 @@ class Labels:
         self._seconds[digest] = declared.seconds
 
     def answered(self, seen: Observation) -> None:
-        """A request was answered: its rows may turn out right or wrong."""
+        """Take in that a request was answered: its rows may turn out right or wrong."""
         seconds = self._seconds.get(seen.digest)
         if seconds is None or seen.failed:
             return
@@ -87,7 +89,7 @@ class Labels:
                 self._other_times |= not start <= now < start + seconds
 
     def said(self, event: LabelsReported) -> None:
-        """A program of the site says counts: it hears when they are durable, or why they are not taken."""
+        """Take counts from a program of the site: it hears when they are durable, or why they are not taken."""
         if not event.done.set_running_or_notify_cancel():
             return  # it has given up waiting, and will say them again
         try:
@@ -136,7 +138,7 @@ class Labels:
             raise
 
     def leave(self) -> None:
-        """Nothing is answered any more, and all that was is counted."""
+        """Write down at the end all that was answered."""
         self.checkpoint()
         self._store.set_fact(RUNS_SINCE, 0)
 

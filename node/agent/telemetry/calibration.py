@@ -1,4 +1,4 @@
-"""The node's own baseline: gathered over a calibration, noised once, kept, and charged once.
+"""Make the node's own baseline: gathered over a calibration, noised once, kept, and charged once.
 
 - A new release: what is counted of its inputs the same way keeps its baseline; of outputs and of the service, which are the release's
   own, a new one is gathered, and only that is charged for.
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Calibration:
-    """The own baseline of one release on this node. All that writes runs in the caller's transaction."""
+    """Make the own baseline of one release on this node. All that writes runs in the caller's transaction."""
 
     def __init__(
         self, store: NodeStore, accountant: PrivacyAccountant, digest: bytes, manifest: Manifest, *, cohort: str, bits: BitSource
@@ -42,11 +42,11 @@ class Calibration:
 
     @property
     def gathers(self) -> bool:
-        """Whether there is to be an own baseline, and is none yet."""
+        """Return whether there is to be an own baseline, and is none yet."""
         return self._baseline.calibration_rows is not None and self.own() is None
 
     def own(self) -> Own | None:
-        """The own baseline; None while a signal has none, or none is asked for."""
+        """Return the own baseline; None while a signal has none, or none is asked for."""
         if self._baseline.calibration_rows is None:
             return None
         found = self._store.own(self._keys)
@@ -61,7 +61,7 @@ class Calibration:
         return Own(np.array(counts, np.int64), np.array(of, np.int64), usual)
 
     def gather(self, counts: Sequence[int], rows: int, days: Sequence[int], start: int) -> None:
-        """One more window's exact counts, and `rows` as its noisy ones say; the baseline is made when they are enough.
+        """Add one more window's exact counts, and `rows` by its noisy ones; the baseline is made when they are enough.
 
         A day that cannot pay for its records' part in the baseline takes no part in it.
         """
@@ -101,7 +101,7 @@ class Calibration:
         log.info("baseline.made", model=self._model, signals=len(missing), rows=rows)
 
     def _tell_unaffordable(self, day: int, rho: float) -> None:
-        """Once a day, as loud as it is lasting: a day that pays for a window and the baseline will come, or never does."""
+        """Log once a day, as loud as it is lasting: a day that pays for a window and the baseline will come, or never does."""
         if day == self._told_day:
             return
         self._told_day = day
@@ -119,13 +119,13 @@ class Calibration:
         )
 
     def _missing(self) -> list[int]:
-        """Numbers of the signals that have no own baseline."""
+        """Return numbers of the signals that have no own baseline."""
         found = self._store.own(self._keys)
         return [number for number, key in enumerate(self._keys) if key not in found]
 
 
 def _key(signal: Signal, season: Season | None, cohort: str, digest: bytes) -> bytes:
-    """Inputs are the site's, whatever release counts them the same way; all else is the release's."""
+    """Return the key of a signal: inputs are the site's, whatever release counts them the same way; all else is the release's."""
     owner = b"" if signal.side == "input" else digest
     hours = () if season is None or signal.seasons is None else (season.hours, season.weekends, season.offset_minutes)
     counted = (cohort, signal.binning, hours) if hours else (cohort, signal.binning)

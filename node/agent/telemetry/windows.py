@@ -1,4 +1,4 @@
-"""Turns served requests into windows: counts in memory, checkpoints on disk, noise and the privacy ledger before anything leaves.
+"""Turn served requests into windows: counts in memory, checkpoints on disk, noise and the privacy ledger before anything leaves.
 
 A window is charged, noised and put in the outbox in one transaction, so that after any crash it was either never noised or is exactly the
 one that will be sent: the same interval is never released twice with different noise.
@@ -37,7 +37,7 @@ MIB_BYTES = 1024 * 1024
 
 @dataclass(slots=True)
 class _Watched:
-    """What is counted for one release."""
+    """Describe what is counted for one release."""
 
     manifest: Manifest
     baseline: Baseline
@@ -48,13 +48,13 @@ class _Watched:
 
     @property
     def rho(self) -> float:
-        """What a window costs."""
+        """Return what a window costs."""
         return self.privacy.rho(len(self.baseline.signals))
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Windows that may become one: those of one topic, release and subject."""
+    """Hold windows that may become one: those of one topic, release and subject."""
 
     key: tuple[str, bytes, str | None]
     baseline: Baseline
@@ -62,7 +62,7 @@ class _Kind:
 
 
 class Telemetry:
-    """The windows of every model on this node. `observe` is called by the serving thread, everything else by the loop.
+    """Make the windows of every model on this node. `observe` is called by the serving thread, everything else by the loop.
 
     One that does not send leaves what an earlier one counted and took where it is: nothing is charged or noised until another one sends.
     """
@@ -178,11 +178,11 @@ class Telemetry:
 
     @property
     def may_leave(self) -> bool:
-        """Whether windows in the outbox may be sent: not before the ledger's witness has seen what they cost."""
+        """Return whether windows in the outbox may be sent: not before the ledger's witness has seen what they cost."""
         return self._accountant.is_sealed
 
     def open_windows(self) -> int:
-        """How many windows are counted in, of every release."""
+        """Return how many windows are counted in, of every release."""
         with self._lock:
             return sum(len(watched.sketch.snapshot()) for watched in self._watched.values())
 
@@ -208,7 +208,7 @@ class Telemetry:
                 raise
 
     def budget(self, now: WallSeconds) -> TelemetryBudget:
-        """What today has spent, what waits, and why nothing leaves where nothing does."""
+        """Return what today has spent, what waits, and why nothing leaves where nothing does."""
         today = privacy.day_of(int(now))
         spent = self._store.spent([today])
         calibrating = {one.manifest.model for one in self._watched.values() if one.calibration.gathers}
@@ -293,7 +293,7 @@ class Telemetry:
         return bool(waiting)
 
     def _kinds(self) -> list[_Kind]:
-        """What the windows that wait may be of."""
+        """Return what the windows that wait may be of."""
         signals = [(digest, one.manifest.model, None, one.baseline, one.privacy) for digest, one in self._watched.items()]
         answers = [(one.release, one.model, "accuracy", one.accuracy.baseline, one.accuracy.privacy) for one in self.labels.declared]
         return [

@@ -1,4 +1,4 @@
-"""What the node believes of its fleet, and what it makes of it: verified trust and releases in, wishes to the slots out."""
+"""Keep what the node believes of its fleet, and act on it: verified trust and releases in, wishes to the slots out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked
 
 
 class TrustState:
-    """Trust metadata, the models' releases, and what was carried here in place of a broker's messages."""
+    """Hold trust metadata, the models' releases, and what was carried here in place of a broker's messages."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class TrustState:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
 
     def take_trust(self, bundle: TrustBundle) -> None:
-        """The hub, or who carries its word, says whom to trust and what to run."""
+        """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
         floor = self._store.fact("clock_floor")
         now = datetime.fromtimestamp(clocks.trusted_now(int(self._wall()), floor), UTC)
         try:
@@ -75,7 +75,7 @@ class TrustState:
             self._tell_parameters()
 
     def take_model(self, bundle: ModelBundle) -> None:
-        """The hub, or who carries its word, says which releases a model has."""
+        """Take a model's releases from the hub, or from a stick."""
         model = bundle.model
         try:
             self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
@@ -117,12 +117,12 @@ class TrustState:
             self._found()
 
     def carriage_of(self, model: str) -> Carriage | None:
-        """How the bytes of a model's rollout may travel."""
+        """Return how the bytes of a model's rollout may travel."""
         rollout = self.view.rollouts.get(model) if self.view is not None else None
         return rollout.carriage if rollout is not None else None
 
     def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
-        """What the model's rollout sets about this release: its new one's, or what held for the old one before it."""
+        """Return what the model's rollout sets about this release: its new one's, or what held for the old one before it."""
         rollout = self.view.rollouts.get(model) if self.view is not None else None
         if rollout is None or not selected(rollout, dict(self._settings.labels)):
             return {}
@@ -158,7 +158,7 @@ class TrustState:
                     self._slots.wanted(release, rollout.salt, self._wall())
 
     def stale(self) -> bool:
-        """Whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""
+        """Return whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""
         if self.view is None:
             return False
         wall, floor = int(self._wall()), self._store.fact("clock_floor")

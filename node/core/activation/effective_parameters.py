@@ -1,4 +1,4 @@
-"""A release's parameters as they are in force, sorted by where they go. See schemas.parameters."""
+"""Sort a release's effective parameters by where they go. See schemas.parameters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from schemas.parameters import Parameters, Setting, Value
 
 @dataclass(frozen=True, slots=True)
 class EffectiveParameters:
-    """`inputs` are fed where a request leaves them out; `telemetry_share` of requests is counted."""
+    """Hold what is in force. `inputs` are fed where a request leaves them out; `telemetry_share` of requests is counted."""
 
     inputs: Mapping[str, Raw] = field(default_factory=dict)
     runtime: Mapping[str, Value] = field(default_factory=dict)
@@ -20,7 +20,7 @@ class EffectiveParameters:
 
 
 def effective_parameters(parameters: Parameters, settings: Sequence[Setting], inputs: Sequence[Spec]) -> EffectiveParameters:
-    """Where each value goes."""
+    """Return where each value goes."""
     by_name = {parameter.name: parameter for parameter in parameters}
     sides: dict[str, dict[str, Value]] = {"input": {}, "runtime": {}, "client": {}, "telemetry": {}}
     for setting in settings:

@@ -1,4 +1,4 @@
-"""Decides what becomes of a slot whose worker ended by itself, and of a release that is brought back. Facts in, a step out."""
+"""Decide what becomes of a slot whose worker ended by itself, and of a release that is brought back. Facts in, a step out."""
 
 from collections.abc import Set
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ DEVICES_FAULT: Final = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Cod
 
 @dataclass(frozen=True, slots=True)
 class RetryRestore:
-    """The device may be to blame: restore the release again after a pause."""
+    """Restore the release again after a pause: the device may be to blame."""
 
     tries: int  # so far
     pause_seconds: float
@@ -23,7 +23,7 @@ class RetryRestore:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """The release is served again: what is compared with it from now on, and which workers of the slot are not needed."""
+    """Go on after the release is served again: what is compared with it, and which workers of the slot are not needed."""
 
     compare: Target | None
     retire: frozenset[bytes]

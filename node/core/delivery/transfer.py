@@ -1,4 +1,5 @@
-"""Which blocks to subscribe to, ask for and wait for, so that a transfer ends whatever the link does. Knows no broker, disk or clock.
+"""Decide which blocks to subscribe to, ask for and wait for, so that a transfer ends whatever the link does. Knows no broker, disk or
+clock.
 
 The topic is the address and the subscription is the want-list: the node subscribes to the exact topics of a small window of payloads, asks
 for them once the broker has granted that, and opens the window further as payloads arrive. Nothing rests on the broker delivering: what has
@@ -33,7 +34,7 @@ RANGES_PER_WANT = 128  # under the schema's bound, so that a fragmented window s
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a block's bytes stand: file number in the variant's list, and offset."""
+    """Describe where a block's bytes stand: file number in the variant's list, and offset."""
 
     file: int
     offset: int
@@ -41,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A payload to fetch, and every place its block fills."""
+    """Hold a payload to fetch, and every place its block fills."""
 
     number: int  # in the numbering of `schemas.want.Want`
     payload: Payload
@@ -60,7 +61,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """These have arrived."""
+    """Report that these have arrived."""
 
     digests: tuple[bytes, ...]
 
@@ -74,7 +75,7 @@ class Ask:
     choice: int
 
     def want(self, release: bytes, variant: str, *, index: bool = False) -> Want:
-        """As a document, for what the numbers count over."""
+        """Return it as a document, for what the numbers count over."""
         return Want(
             release=release, variant=variant, ranges=self.ranges, encodings=DECODABLE, index=index, again=self.again, choice=self.choice
         )
@@ -82,12 +83,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Every piece has arrived."""
+    """Report that every piece has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """What was asked for has not come for very long; it is still waited for."""
+    """Report that what was asked for has not come for very long; it is still waited for."""
 
 
 Command = Subscribe | Unsubscribe | Ask | GaveUp | Complete
@@ -96,7 +97,7 @@ Command = Subscribe | Unsubscribe | Ask | GaveUp | Complete
 def pieces(
     files: Sequence[Sequence[Block]], encodings: tuple[EncodingName, ...], holds: Callable[[bytes], bool] = holds_nothing
 ) -> tuple[Piece, ...]:
-    """What has to be fetched for files given as block lists: one piece a distinct block, in order of first use."""
+    """Return what has to be fetched for files given as block lists: one piece a distinct block, in order of first use."""
     found: dict[bytes, tuple[int, Block, list[Place]]] = {}
     number = 0
     for file, blocks in enumerate(files):
@@ -111,7 +112,7 @@ def pieces(
 
 @dataclass(slots=True)
 class Transfer:
-    """The state of one transfer. Every method returns the commands to carry out, in order."""
+    """Hold the state of one transfer. Every method returns the commands to carry out, in order."""
 
     missing: deque[Piece]
     window_bytes: int
@@ -150,11 +151,11 @@ class Transfer:
         return transfer, transfer._fill(now)
 
     def piece(self, digest: bytes) -> Piece | None:
-        """The piece that a payload topic belongs to, while it is awaited."""
+        """Return the piece that a payload topic belongs to, while it is awaited."""
         return self.asked.get(digest)
 
     def connected(self, *, session_present: bool, now: MonotonicSeconds) -> list[Command]:
-        """A connection is up; a broker that forgot our session has to be told everything again, another what it may not have heard."""
+        """Take in that a connection is up; a broker that forgot our session is asked everything again, another what it may have missed."""
         self.online, self.probe = True, None
         self.quiet_since = now
         if not session_present:
@@ -164,12 +165,12 @@ class Transfer:
         return self._subscribe(open_, only_if_new=session_present) + self._fill(now)
 
     def disconnected(self) -> list[Command]:
-        """The road is closed: nothing to do until `connected`."""
+        """Take in that the road is closed: nothing to do until `connected`."""
         self.online = False
         return []
 
     def granted(self, digests: Sequence[bytes], *, now: MonotonicSeconds) -> list[Command]:
-        """The broker confirmed these subscriptions: only now can a want not miss its answer."""
+        """Take in that the broker confirmed these subscriptions: only now can a want not miss its answer."""
         fresh = [self.asked[digest] for digest in digests if digest in self.ungranted and digest in self.asked]
         self.ungranted.difference_update(digests)
         if fresh:
@@ -178,7 +179,7 @@ class Transfer:
         return self._ask_again(now) if self.probe in digests else []
 
     def took(self, digest: bytes, *, now: MonotonicSeconds) -> list[Command]:
-        """A piece is verified and on disk; one that was not awaited changes nothing."""
+        """Take in that a piece is verified and on disk; one that was not awaited changes nothing."""
         piece = self.asked.pop(digest, None)
         if piece is None:
             return []
@@ -201,7 +202,9 @@ class Transfer:
         return commands
 
     def rejected(self, digest: bytes, *, now: MonotonicSeconds) -> list[Command]:
-        """A payload came damaged: ask for it again at once, but once; after that only when all is quiet, or a liar spends our bytes."""
+        """Take in that a payload came damaged: ask for it again at once, but once; after that only when all is quiet, or a liar spends our
+        bytes.
+        """
         piece = self.asked.get(digest)
         if piece is None or digest in self.ungranted or digest in self.damaged:
             return []
@@ -219,7 +222,7 @@ class Transfer:
         return self._ask_again(now) if now - self.probed_at >= PROBE_SECONDS else []
 
     def _ask_again(self, now: MonotonicSeconds) -> list[Command]:
-        """The second time subscriptions are repeated too: a broker may have refused or lost one without saying so.
+        """Ask again. The second time subscriptions are repeated too: a broker may have refused or lost one without saying so.
 
         Not the first time, for whatever it retains comes once more with each.
         """
@@ -235,16 +238,16 @@ class Transfer:
 
     @property
     def stalled(self) -> bool:
-        """Whether what was asked for had to be asked for again, and has not come since."""
+        """Return whether what was asked for had to be asked for again, and has not come since."""
         return self.asked_again
 
     @property
     def _has_room(self) -> bool:
-        """In halves, so that wants and subscriptions stay few."""
+        """Return whether there is room: in halves, so that wants and subscriptions stay few."""
         return self.in_flight_bytes <= max(self.window, self.filled_bytes) // 2 or len(self.asked) < WINDOW_PIECES_MIN
 
     def add(self, wanted: Iterable[Piece], *, now: MonotonicSeconds) -> list[Command]:
-        """More is wanted of the same list; none of it is awaited already."""
+        """Take in that more is wanted of the same list; none of it is awaited already."""
         for piece in wanted:
             self.missing.append(piece)
             self.missing_bytes += piece.payload.bytes
@@ -286,7 +289,7 @@ class Transfer:
         return self._subscribe(fresh)
 
     def _learn_pace(self, now: MonotonicSeconds) -> None:
-        """How long may this road be quiet while nothing is lost? Of an arrival after asking again nobody knows which asking it answers.
+        """Learn how long this road may be quiet while nothing is lost. After asking again nobody knows which asking an arrival answers.
 
         So that teaches nothing, and the longer quiet time stays until something comes unasked (Karn and Partridge 1987; RFC 6298, 5).
         """

@@ -1,4 +1,4 @@
-"""What an agent says of itself to commands beside it, and what is to be made of that. Reads neither clock nor file."""
+"""Judge an agent by the status that it leaves for commands beside it. Reads neither clock nor file."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -19,14 +19,14 @@ Line = Annotated[str, Field(max_length=limits.TEXT_MAX)]
 
 
 class WorkerProcess(Fact):
-    """A release whose model is loaded; `pid` is None while a worker that died is being replaced."""
+    """Hold a release whose model is loaded; `pid` is None while a worker that died is being replaced."""
 
     digest: Digest
     pid: Count | None = None
 
 
 class AgentStatus(Fact):
-    """`status.json`, which stays when the agent ends. Times are the wall clock's."""
+    """Hold `status.json`, which stays when the agent ends. Times are the wall clock's."""
 
     node: NodeId
     fleet: FleetName
@@ -64,7 +64,7 @@ class AgentStatus(Fact):
 
 
 class Verdict(StrEnum):
-    """How a node is, in one word."""
+    """Describe how a node is, in one word."""
 
     SERVING = "serving"
     IDLE = "idle"  # it runs, and there is nothing to serve yet
@@ -74,7 +74,7 @@ class Verdict(StrEnum):
 
 
 def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
-    """How a node is by its last status. A node without a broker is well: it serves what it has."""
+    """Return how a node is by its last status. A node without a broker is well: it serves what it has."""
     if not running:
         return Verdict.NOT_RUNNING
     if status is None or status.ended_at is not None:
@@ -90,5 +90,5 @@ def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
 
 
 def is_stale(expires: int | None, *, wall: int, floor: int) -> bool:
-    """Whether trusted metadata is too old for anything new, or nobody can say because the clock is not to be believed."""
+    """Return whether trusted metadata is too old for anything new, or nobody can say because the clock is not to be believed."""
     return not is_known(wall, floor) or (expires is not None and expires <= trusted_now(wall, floor))
