@@ -62,7 +62,7 @@ def fields_of(kind: type[BaseSettings], path: Path) -> dict[str, Any]:
 
 
 class NodeSettings(SiteSettings):
-    """Hold `node.toml`; every field can also be given as FLEETCAST_NODE_<FIELD> in the environment, which wins."""
+    """`node.toml`; every field can also be given as FLEETCAST_NODE_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_NODE_", extra="forbid", frozen=True)
 
@@ -168,6 +168,6 @@ def _beneath(enrolled: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """Return what the device's own file says, over what the hub said when the device enrolled."""
     site_broker = str(own.get("broker", ""))
     if any(own.get(name) for name in _TLS) or (site_broker and not BrokerUrl.parse(site_broker).tls):
-        enrolled = {name: value for name, value in enrolled.items() if name not in _TLS}  # of that broker only
+        enrolled = {name: value for name, value in enrolled.items() if name not in _TLS}  # They belong to that broker only.
     labels = {**enrolled.get("labels", {}), **own.get("labels", {})}
     return {**enrolled, **own, **({"labels": labels} if labels else {})}

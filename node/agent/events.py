@@ -35,7 +35,7 @@ class WorkerReady:
     model: str
     target: Target
     result: Prepared | Refused
-    ticket: int  # of the start that it is the end of
+    ticket: int  # The start that it is the end of.
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class EndpointAnswered:
 
     model: str
     target: Target  # that was expected
-    number: int  # of the question
+    number: int  # The question that it answers.
     answered_by: bytes | None
     error: FleetcastError | None
 

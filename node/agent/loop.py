@@ -185,7 +185,7 @@ class Agent:
         self._retry_at, self._retry_seconds = NEVER, RETRY_SECONDS_MIN
         self._said: State | None = None
         self._said_at = NEVER
-        self._shares: dict[bytes, float] = {}  # of a release's requests, that telemetry counts
+        self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
         self._pause: Callable[[float], object] = lambda seconds: None
 
     def run(self, stop: threading.Event) -> None:

@@ -56,7 +56,7 @@ class Cleared:
 
 
 ConnectionEvent = Connected | Disconnected | Published | Subscribed
-DocumentEvent = TrustArrived | ModelArrived | Unreadable | Cleared  # of one message each, which is acknowledged once handled
+DocumentEvent = TrustArrived | ModelArrived | Unreadable | Cleared  # Each carries one message, which is acknowledged once handled.
 NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
 

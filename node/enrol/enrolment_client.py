@@ -37,7 +37,7 @@ from schemas.limits import KIB
 D = TypeVar("D", bound=Document)
 
 ANSWER_SECONDS = 30.0  # without a byte; over 20 kbit/s with 2 s of delay a handshake takes 10
-EXCHANGE_SECONDS_MAX = 600.0  # of one connection: 1 MiB over 20 kbit/s, and no hub that drips holds us for ever
+EXCHANGE_SECONDS_MAX = 600.0  # A connection's whole time: 1 MiB over 20 kbit/s, and no hub that drips holds us for ever
 READ_BYTES = 16 * KIB
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for
 _LATER = {408, 425, 429}

@@ -70,7 +70,7 @@ class Enrolment:
             raise Refused(Code.SETTINGS_INVALID, f"{self._folder}: {error.strerror}") from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in self._folder.glob(".*"):  # of a process that was killed
+            for left in self._folder.glob(".*"):  # A killed process left it.
                 left.unlink(missing_ok=True)
             yield
 

@@ -78,7 +78,7 @@ def _opened(path: Path) -> int:
     except OSError as error:
         if error.errno not in NO_ROOM or not path.exists():
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # of a disk that cannot be written; a lock is no writing
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # The disk cannot be written; a lock is no writing.
 
 
 def _locked(descriptor: int) -> bool:

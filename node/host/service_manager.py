@@ -8,7 +8,7 @@ from typing import Final
 
 from node.core.trust.clock import NEVER, MonotonicSeconds
 
-FEEDINGS: Final = 4  # of the watchdog in its time: one that is late is no alarm
+FEEDINGS: Final = 4  # Feedings of the watchdog in its time: one that is late is no alarm.
 WAIT_SECONDS: Final = 2.0  # for what is said once, where the manager is behind; what is said again is dropped then
 
 

@@ -13,7 +13,7 @@ from schemas.names import FleetName, NodeId
 
 
 class Door(BaseSettings):
-    """Hold one of the relay's two brokers."""
+    """Connect to one of the relay's two brokers."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +37,7 @@ class Door(BaseSettings):
 
 
 class RelaySettings(SiteSettings):
-    """Hold `relay.toml`; every field can also be given as FLEETCAST_RELAY_<FIELD> in the environment, which wins."""
+    """`relay.toml`; every field can also be given as FLEETCAST_RELAY_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True)
 

@@ -24,7 +24,7 @@ class Options:
 
     threads: int = 1
     providers: tuple[str, ...] = ()
-    parameters: Mapping[str, Any] | None = None  # of the release that go to the runtime, as they are when it is loaded
+    parameters: Mapping[str, Any] | None = None  # The release's that go to the runtime, as they are when it is loaded.
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused, mismatch
 
 CONTEXT_TOKENS: Final = 2048  # the key-value cache grows with it; a release may set `context_tokens`
-TOKENS_MAX: Final = 256  # of an answer, where neither the request nor the release says; an abandoned one ends then
+TOKENS_MAX: Final = 256  # Tokens of an answer, where neither the request nor the release says; an abandoned one ends then
 TOKENS_CEILING: Final = 4096
-BATCH_TOKENS: Final = 128  # of a prompt at once: after each it is said that work goes on, and heard whether it should
+BATCH_TOKENS: Final = 128  # Tokens of a prompt at once: after each it is reported that work goes on, and asked whether it should.
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 REASON_CHARACTERS_MAX: Final = 300
 QUIET: Final = -1

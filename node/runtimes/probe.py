@@ -25,7 +25,7 @@ PROVIDERS_MAX: Final = 16  # schemas.state.Profile's
 REASON_CHARACTERS_MAX: Final = 200
 ONNX: Final = "onnx"
 PROVIDERS: Final = "providers.json"
-CPU: Final = ("CPUExecutionProvider",)  # of every build
+CPU: Final = ("CPUExecutionProvider",)  # Every build has it.
 
 
 def execution_providers(cache: Path) -> tuple[str, ...]:

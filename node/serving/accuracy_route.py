@@ -20,7 +20,7 @@ from node.serving.bodies import Disconnected, read_body
 from schemas.errors import Unreachable
 
 WAITING_MAX: Final = 64  # requests: each is a write to the disk, and a program in a loop must not keep the agent from its other work
-NAME_CHARACTERS_MAX: Final = 64  # of a model or version: longer ones are nobody's, and are not to fill the log
+NAME_CHARACTERS_MAX: Final = 64  # A longer model or version is nobody's, and is not to fill the log.
 TAKEN_SECONDS_MAX: Final = 30.0  # the agent's loop may be busy writing blocks; it takes its turn many times a second otherwise
 
 

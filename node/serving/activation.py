@@ -26,9 +26,9 @@ MIN_RUNS: Final = 3
 ROWS_ALONE_MIN: Final = 2
 ROWS_ALONE: Final = 4  # golden rows that are asked one by one
 ALONE_TOLERANCE: Final = 1e-3  # a kernel may add up in another order for one row than for many
-HOSTILE_FACTORS: Final = (1.0, 1e4, 1e-4)  # of the rows beside a golden one: what another client may send
+HOSTILE_FACTORS: Final = (1.0, 1e4, 1e-4)  # Factors of the rows beside a golden one: what another client may send.
 HUNG_TIMES: Final = 10.0  # a request that takes so many times the release's own limit is not slow, it hangs
-SYNTHETIC_AXIS: Final = 1  # of a free axis, where no golden input says how long it is
+SYNTHETIC_AXIS: Final = 1  # A free axis's length, where no golden input sets it.
 
 
 @dataclass(frozen=True, slots=True)

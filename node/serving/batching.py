@@ -15,7 +15,7 @@ from schemas.errors import Refused
 from schemas.limits import MIB
 from schemas.parameters import Value
 
-ROWS_MAX: Final = 64  # of one joined question: beyond it the model's own buffers grow and nothing is gained
+ROWS_MAX: Final = 64  # Rows of one joined question: beyond it the model's own buffers grow and nothing is gained
 BYTES_MAX: Final = 8 * MIB
 SECONDS_MAX: Final = 0.25  # that a joined question may take, by the latency of one row: nobody who joins waits long for the others
 

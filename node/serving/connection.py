@@ -16,8 +16,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from node.core.inference.tensors import Buffer
 from schemas.limits import KIB
 
-HEAD_BYTES_MAX: Final = 64 * KIB  # of a request's line and fields, trailers too; what h11 takes
-AHEAD_BYTES_MAX: Final = 64 * KIB  # of requests that wait: room for many small ones, and large ones need not be here before their turn
+HEAD_BYTES_MAX: Final = 64 * KIB  # A request's line and fields, trailers too; what h11 takes.
+AHEAD_BYTES_MAX: Final = 64 * KIB  # Requests that wait: room for many small ones, and large ones need not be here before their turn
 PIPELINED_MAX: Final = 64  # requests of one connection that wait for the one before them: each costs more memory than it has bytes
 WHOLE: Final = "fleetcast.whole_answer"  # the ASGI extension under which a request finds its `Whole`
 
@@ -28,7 +28,7 @@ Whole = Callable[[int, Sequence[Header], Sequence[Buffer]], Awaitable[None]]  # 
 class Connection(HttpToolsProtocol):
     """Parse requests and start the application for each."""
 
-    _head_bytes = 0  # of the fields of this request
+    _head_bytes = 0  # This request's fields so far.
     _idle_bytes = 0  # that came since anything came of them
     _ahead_bytes = 0  # that came while one request was being answered and another waited
     _moved = False

@@ -15,7 +15,9 @@ from starlette.types import Scope
 from schemas.errors import Code, Refused
 
 FORM_TYPES: Final = frozenset({b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data"})  # Fetch, 2.2.2
-OTHER_SITES: Final = frozenset({b"cross-site", b"same-site"})  # of Sec-Fetch-Site; another port or name of this site is another program
+OTHER_SITES: Final = frozenset(
+    {b"cross-site", b"same-site"}
+)  # Values of Sec-Fetch-Site; another port or name of this site is another program
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 KNOWN_MAX: Final = 64  # values of Host that were looked at and taken
 ANY: Final = "*"

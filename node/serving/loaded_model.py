@@ -60,8 +60,8 @@ class Observation:
     event_time: float | None
     latency_ms: float | None = None
     failed: bool = False
-    memory_bytes: int | None = None  # of the worker that answered
-    stop_reason: str | None = None  # of a generated answer, as are its tokens and those that it was made from
+    memory_bytes: int | None = None  # Memory of the worker that answered.
+    stop_reason: str | None = None  # Set for a generated answer, as are its tokens and those that it was made from.
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
 
@@ -111,7 +111,7 @@ class LoadedModel:
     requests: int = 0
     rows: int = 0
     errors: int = 0
-    seconds: float = 0.0  # of all answered requests together
+    seconds: float = 0.0  # All answered requests together.
     failed_seconds: float = 0.0
     last: float = 0.0  # when a request was answered, in Unix seconds
     reads: Requests = field(init=False)

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 OUR_BUG: Final = {"error": "internal error; the node's log has it"}
 PLAIN_INFER: Final = re.compile(r"/v2/models/([^/]+)/infer")
-BODIES_BYTES_MAX: Final = 256 * MIB  # of all requests together: four of the largest, and a device still has memory for models
+BODIES_BYTES_MAX: Final = 256 * MIB  # All requests together: four of the largest, and a device still has memory for models
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 

@@ -32,7 +32,7 @@ from schemas.state import Profile
 from schemas.variant import choose
 
 READ_BYTES: Final = MIB
-REASON_CHARACTERS_MAX: Final = 4 * TEXT_MAX  # of a proof
+REASON_CHARACTERS_MAX: Final = 4 * TEXT_MAX  # A proof's reason.
 PARAMETERS_BYTES_MAX: Final = MIB  # 16 maps of 64 entries of 128 characters are a seventh of this
 
 

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 MEMORY_SECONDS: Final = 1.0  # between two looks at a worker's memory: a look costs as much as counting a request does
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-TEXT_CHARACTERS_MAX: Final = 64 * 1024  # of a text that is measured: beyond it all fall into the last bin of any length
+TEXT_CHARACTERS_MAX: Final = 64 * 1024  # A longer text is measured to here: beyond it all fall into the last bin of any length
 ABORTED: Final = "abort"  # why an answer ended that nobody wanted any more; beside the runtime's own "stop" and "length"
 INSTRUCTIONS: Final = ("system", "developer")  # roles of a program that asks, and not of the people who talk to it
 

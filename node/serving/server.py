@@ -52,7 +52,7 @@ class Listen:
     uds: str | None = None
     fd: int | None = None
     allowed_hosts: tuple[str, ...] = ()  # names under which local programs ask, besides this device's own; `*` takes any
-    allowed_origins: tuple[str, ...] = ()  # of web pages that may ask
+    allowed_origins: tuple[str, ...] = ()  # Web pages that may ask.
 
     def __str__(self) -> str:
         if self.fd is not None:

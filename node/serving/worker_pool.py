@@ -26,16 +26,16 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 QUEUE_REQUESTS_MAX: Final = 256  # a model, begun and unanswered; beyond it a client had better come back than wait
-CHATS_MAX: Final = 16  # likewise of conversations: they are held one after the other, and each takes seconds
+CHATS_MAX: Final = 16  # Conversations are held one after the other, and each takes seconds
 READY_SECONDS_MAX: Final = 10.0  # a request waits so long for a crashed worker's successor
 DRAIN_SECONDS_MAX: Final = 30.0  # a retired worker's last requests; no longer than a hung one is waited for
 DRAIN_LOOK_SECONDS: Final = 0.01
 RESTART_SECONDS_MAX: Final = 60.0  # between attempts to start a worker that keeps dying; the first follows at once
-RESTART_DOUBLINGS_MAX: Final = 8  # of half a second, which is beyond the longest pause
+RESTART_DOUBLINGS_MAX: Final = 8  # Doublings of half a second, beyond the longest pause.
 HEALTHY_SECONDS: Final = 60.0  # after which a worker's earlier deaths are forgotten
 CLIENTS_FAULT: Final = {Code.REQUEST_INVALID, Code.SCHEMA_TOO_LARGE}
 SUSPICIONS_MAX: Final = 2  # a request that was being computed when two workers died is not tried on a third
-COMPARING_MAX: Final = 4  # of a model, answers that wait to be compared: what comes meanwhile is not, and no client waits for any
+COMPARING_MAX: Final = 4  # A model's answers that wait to be compared: what comes meanwhile is not, and no client waits for any.
 
 
 class WorkerPool:

@@ -20,7 +20,7 @@ class OnDisk:
 
     digest: bytes
     manifest: Manifest | None
-    variants: tuple[Variant, ...]  # of which files are here
+    variants: tuple[Variant, ...]  # Those that have files here.
     bytes: int
 
 

@@ -22,9 +22,9 @@ from schemas.accuracy import Accuracy
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 
-MOVES_KEPT = 1000  # of a slot: years of releases
+MOVES_KEPT = 1000  # Moves of a slot: years of releases.
 SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be said again to a broker that lost its memory
-DAYS_KEPT = 92  # of whatever is counted by day
+DAYS_KEPT = 92  # Days of everything that is counted by day.
 CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
 
 
@@ -75,7 +75,7 @@ class NodeStore:
     stuck: str = ""  # why nothing can be written; all is in memory then, and nothing that is not durable may leave
     is_new: bool = False  # it remembers nothing: there was no file, or a damaged one
     _db: sqlite3.Connection
-    damage: str = ""  # of the file that was there, which is kept beside
+    damage: str = ""  # What was wrong with the file that was there, which is kept beside.
 
     def __init__(self, path: Path) -> None:
         """Open the file to write to it.

@@ -56,7 +56,7 @@ class View:
     timestamp_version: int
     snapshot_version: int
     timestamp_expires: datetime
-    expires: datetime  # of the first role to expire
+    expires: datetime  # When the first role expires.
     stale: bool  # at the moment when this view was asked for
 
 
@@ -285,7 +285,7 @@ class Trust:
     def _locked(self) -> Iterator[None]:
         with _opened(self._directory / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in self._directory.glob(f"{_SCRATCH}*"):  # of a process that was killed: nobody else holds the lock
+            for left in self._directory.glob(f"{_SCRATCH}*"):  # A killed process left it: nobody else holds the lock.
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
@@ -399,7 +399,7 @@ def _opened(lock: Path) -> BinaryIO:
         if error.errno not in _NO_ROOM or not lock.exists():
             with _room(lock):
                 raise
-        return lock.open("rb")  # of a disk that cannot be written; a lock is no writing
+        return lock.open("rb")  # The disk cannot be written; a lock is no writing.
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from schemas.limits import MIB, TEXT_MAX
 
 STACK_BYTES: Final = 8 * MIB  # a thread's stack counts as its data; what glibc reserves for each
 BUFFERS_MAX: Final = 512  # at once; Linux takes 1024 (IOV_MAX)
-LINE_CHARACTERS_MAX: Final = 300  # of what somebody else's code says went wrong
+LINE_CHARACTERS_MAX: Final = 300  # A line about an error of somebody else's code.
 
 
 def answer(connection: socket.socket, cancels: int, *, quiet: bool) -> str | None:

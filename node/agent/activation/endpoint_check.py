@@ -20,7 +20,7 @@ AGAIN_SECONDS_MIN, AGAIN_SECONDS_MAX = 0.5, 60.0
 @dataclass(slots=True)
 class _Unproven:
     target: Target
-    number: int = 0  # of the question that is out
+    number: int = 0  # The question that waits for an answer.
     tries: int = 0
     asks_at: MonotonicSeconds = NEVER
     asking: bool = False

@@ -84,11 +84,11 @@ class Slots:
         self._trials = Trials(store)
         self._slots: dict[str, ModelSlot] = {}
         self._numbers = count(1)
-        self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
+        self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
         self._garbage = GarbageCollection(store, artifacts, manifests, parameters)
-        self._idle_reports: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
+        self._idle_reports: dict[str, Slot] = {}  # Cached reports of idle slots.
         self.changed = True
 
     # What the loop tells

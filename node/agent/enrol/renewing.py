@@ -45,7 +45,7 @@ class Renewing:
         self._wall, self._monotonic, self._rng = wall, monotonic, rng
         self._moved, self._take_trust = moved, take_trust
         self._member = self._settled()
-        self._own = Identity.load_or_create(settings.data / KEY_NAME)  # of a device that was never enrolled
+        self._own = Identity.load_or_create(settings.data / KEY_NAME)  # The key of a device that was never enrolled.
         self._renewal = self._next()
         self._online_at = monotonic()
         self._files_at = self._changed_at()

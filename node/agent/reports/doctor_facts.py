@@ -43,7 +43,7 @@ E = TypeVar("E", Connected, Subscribed, Message)
 
 CONNECT_SECONDS: Final = 10.0
 RETAINED_SECONDS: Final = 5.0  # a broker sends what it retains right behind its SUBACK
-ALERT_SECONDS_MIN, ALERT_SECONDS_MAX = 0.3, 5.0  # of waiting for a broker to say that it refuses our certificate
+ALERT_SECONDS_MIN, ALERT_SECONDS_MAX = 0.3, 5.0  # A broker's time to report that it refuses our certificate.
 
 INIT = Path("/proc/1")
 LISTENING: Final = "0A"  # TCP_LISTEN, as /proc/net/tcp writes it

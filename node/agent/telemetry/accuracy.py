@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 RUNS_SINCE = "answers_counted"  # the moment since which answers may be in memory only; 0: the last agent ended as it should
 OTHER_TIMES = "answers_of_other_times"  # programs here give times of their own: what was lost may be of any interval
-FUTURE_SECONDS = 3600  # of a program's clock error that is forgiven, as for windows
+FUTURE_SECONDS = 3600  # A program's clock error that is forgiven, as for windows.
 
 
 class Labels:
@@ -50,7 +50,7 @@ class Labels:
         self._store, self._accountant, self._topic, self._cohort = store, accountant, topic, cohort
         self._wait_seconds, self._bits, self._clock = wait_seconds, bits, clock
         self._declared: dict[bytes, Declared] = {one.release: one for one in store.declared()}
-        self._seconds: dict[bytes, int] = {}  # of an interval, of the releases that are served
+        self._seconds: dict[bytes, int] = {}  # An interval's length, by served release.
         self._lock = threading.Lock()
         self._answered: Counter[tuple[bytes, int]] = Counter()
         self._other_times = False

@@ -31,7 +31,7 @@ from schemas.window import Window
 log = structlog.get_logger()
 
 CHECKPOINT_SECONDS = 2.0
-FUTURE_SECONDS = 3600  # of a program's clock error that is forgiven; later rows would spend the budget of days to come
+FUTURE_SECONDS = 3600  # A program's clock error that is forgiven; later rows would spend the budget of days to come
 MIB_BYTES = 1024 * 1024
 
 

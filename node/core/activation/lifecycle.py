@@ -43,7 +43,7 @@ class ModelSlot(Fact):
     target: Target | None = None
     serving: Target | None = None
     last_good: Target | None = None
-    since: Seconds = 0  # of the present state
+    since: Seconds = 0  # When the present state began.
     serving_since: Seconds = 0
     proven: bool = False  # what is served has passed its probation
     last_good_proven: bool = False  # not where the first release of all was superseded before it settled

@@ -8,8 +8,8 @@ from node.core.activation import lifecycle
 from node.core.activation.lifecycle import ModelSlot, Step, Target
 from schemas.errors import Code
 
-CRASHES_MAX: Final = 5  # of a worker in a row, each soon after its start: more are a loop
-RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # for a release that has proved itself here before: a device that just booted is slow
+CRASHES_MAX: Final = 5  # A worker's deaths in a row, each soon after its start: more are a loop.
+RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # A release has proved itself here before, and a device that just booted is slow.
 DEVICES_FAULT: Final = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.WORKER_HUNG})
 
 

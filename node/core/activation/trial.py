@@ -9,7 +9,7 @@ from typing import Final
 
 from node.core.trust.clock import MonotonicSeconds
 
-STEP_SHARE: Final = 20  # of a trial, between two times that it is written down: what a power cut may cost
+STEP_SHARE: Final = 20  # Steps of a trial, each written down: what a power cut may cost
 STEP_SECONDS_MIN, STEP_SECONDS_MAX = 1.0, 60.0  # a flash card is spared in short trials, and a power cut costs little in long ones
 UNSEEN_SECONDS_MAX: Final = 5.0  # between two looks: a process that was stopped for longer has not seen what it was on trial for
 

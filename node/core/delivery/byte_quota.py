@@ -29,7 +29,7 @@ def _span(text: str) -> str:
 
 
 class Policy(Fact):
-    """Describe what one class of link may be used for. A field that is left out limits nothing.
+    """Limit what one class of link is used for. A field that is left out limits nothing.
 
     Without its table a metered or roaming link fetches no release whole in place of a delta.
     """
@@ -58,7 +58,7 @@ class TransferUsage:
     here.
     """
 
-    received_bytes: int  # of this release so far, wasted ones included
+    received_bytes: int  # This release's so far, wasted ones included.
     in_flight_bytes: int  # asked for
     missing_bytes: int  # not yet asked for
     instead_bytes: int

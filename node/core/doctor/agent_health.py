@@ -34,7 +34,7 @@ class AgentStatus(Fact):
     software: Line
     started_at: Seconds
     written_at: Seconds
-    ended_at: Seconds | None = None  # of an agent that ended in order
+    ended_at: Seconds | None = None  # Set by an agent that ended in order.
     listen: Line  # where local programs ask
 
     online: bool
@@ -47,7 +47,7 @@ class AgentStatus(Fact):
 
     root_version: Count = 0
     timestamp_version: Count = 0
-    expires: Seconds | None = None  # of the first role to expire
+    expires: Seconds | None = None  # When the first role expires.
     timestamp_expires: Seconds | None = None
 
     answered_at: Seconds  # the serving thread last said that it is alive

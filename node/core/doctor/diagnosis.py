@@ -15,9 +15,9 @@ from node.core.trust.clock import BUILD_TIME, SKEW_SECONDS_MAX
 from schemas.errors import Code
 
 FREE_BYTES_MIN = 16 * 1024 * 1024  # below it the store's log and a window of blocks have no room
-QUOTA_SHARE = 0.9  # of what releases may take: the next one will hardly fit
-EXPIRING_SHARE = 0.2  # of a certificate's life, after which somebody should have renewed it
-EXPIRING_SECONDS = 4 * 3600  # of trusted metadata, which a hub that is well renews twice a day
+QUOTA_SHARE = 0.9  # Share of what releases may take: the next one will hardly fit
+EXPIRING_SHARE = 0.2  # Rest of a certificate's life at which somebody should have renewed it
+EXPIRING_SECONDS = 4 * 3600  # Rest of trusted metadata's life, which a hub that is well renews twice a day
 EMPTY_SECONDS = 30  # connected, and nothing that is retained has come: there is nothing
 CLOCK_YEARS_MAX = 30  # after this program was made
 YEAR_SECONDS = 365 * 86_400
@@ -62,7 +62,7 @@ class Road:
     failed: Literal["", "resolve", "refused", "timed_out", "unreachable", "tls"] = ""
     error: str = ""
     tls: Trouble | None = None
-    not_before: int | None = None  # of the broker's certificate
+    not_before: int | None = None  # The broker's certificate's.
     not_after: int | None = None
 
 
@@ -74,7 +74,7 @@ class Login:
     error: str = ""
     topic: str = ""
     arrived: bool = False
-    refused: Code | None = None  # of the trust bundle that arrived, judged by the pinned root
+    refused: Code | None = None  # Why the trust bundle that arrived was refused, judged by the pinned root.
     refusal: str = ""
 
 
@@ -109,7 +109,7 @@ class Facts:
     port_taken: bool = False
     served: tuple[Served, ...] = ()
     runtimes: tuple[str, ...] | None = None
-    unloadable: Mapping[str, str] = field(default_factory=dict)  # of those runtimes, and why
+    unloadable: Mapping[str, str] = field(default_factory=dict)  # Runtimes that cannot be loaded, and why.
     memory_bytes: int | None = None
 
 
@@ -143,7 +143,7 @@ def folder(facts: Facts) -> Iterator[Finding]:
     if found.damaged:
         yield Finding(Trouble.STORE_SET_ASIDE, f"the node's database was damaged, and is kept at {found.damaged}")
     if found.write_error:
-        return  # of a disk where nothing can be made, room says nothing
+        return  # Room says nothing about a disk where nothing can be made.
     if found.free_files == 0:
         yield Finding(Trouble.DISK_FULL, f"the disk of {found.path} has no inode left, whatever bytes it has")
     elif found.free_bytes < FREE_BYTES_MIN:

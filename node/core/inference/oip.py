@@ -18,9 +18,9 @@ from schemas.errors import Code, Refused, mismatch
 
 BODY_BYTES_MAX: Final = 64 * limits.MIB  # ten uncompressed full-HD images in float32 have their own protocol
 JSON_BYTES_MAX: Final = 8 * limits.MIB  # parsing it holds up every other request; larger tensors travel as binary
-ELEMENTS_MAX: Final = 2**20  # of all outputs in JSON: making more of it would hold up every other request, too
+ELEMENTS_MAX: Final = 2**20  # Elements of all outputs in JSON: making more of it would hold up every other request, too
 ID_CHARACTERS_MAX: Final = 256
-HEADS_KEPT: Final = 64  # of requests for one model that were checked, where a client asks for one thing in several ways
+HEADS_KEPT: Final = 64  # Checked heads of requests for one model: a client asks for one thing in several ways.
 KEPT_BYTES_MAX: Final = 2048  # a longer one takes long to look up, and many would take memory
 
 
@@ -72,7 +72,7 @@ class Requests:
         known = self._known.get(key)
         if known is None:
             request, places = _located(body, header_bytes, self._inputs, self._outputs, fed)
-            if all(places) and not any(raw.datatype in ("BYTES", "BOOL") for raw in request.inputs):  # of which not every byte is one
+            if all(places) and not any(raw.datatype in ("BYTES", "BOOL") for raw in request.inputs):  # Not every byte is one of these.
                 if len(self._known) >= HEADS_KEPT:
                     self._known.clear()
                 empty = tuple(raw._replace(data=b"") for raw in request.inputs)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-FIELDS_MAX: Final = 300_000  # of a file, all that is walked: about a third of a second on a small device
+FIELDS_MAX: Final = 300_000  # Fields of a file, all that are walked: about a third of a second on a small device
 ITEMS_MAX: Final = 64  # values of a constant that are read: shapes, axes and paddings have no more
 NAME_BYTES_MAX: Final = 4096
 

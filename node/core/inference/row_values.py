@@ -8,7 +8,7 @@ from typing import Literal
 
 from node.core.inference.onnx_graph import Constant, Node, Reader
 
-Item = int | float | None | Literal["rows"]  # of a small constant; "rows" is how many rows there are, None is not known
+Item = int | float | None | Literal["rows"]  # An element of a small constant; "rows" is how many rows there are, None is not known
 Attributes = Mapping[str, tuple[int | float | None, ...] | Constant]
 
 

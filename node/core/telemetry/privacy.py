@@ -119,7 +119,7 @@ def epsilon_of(rho: float, delta: float) -> float:
     def at(alpha: float) -> float:
         return rho * alpha + (math.log(1 / delta) + (alpha - 1) * math.log1p(-1 / alpha) - math.log(alpha)) / (alpha - 1)
 
-    low, high = math.log(1e-6), math.log(1e9)  # of alpha - 1
+    low, high = math.log(1e-6), math.log(1e9)  # Bounds of alpha - 1.
     for _ in range(200):
         third = (high - low) / 3
         if at(1 + math.exp(low + third)) < at(1 + math.exp(high - third)):

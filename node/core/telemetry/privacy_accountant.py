@@ -12,7 +12,7 @@ from typing import NamedTuple
 from schemas.errors import Code, Refused, mismatch
 
 START = bytes(32)  # the head before the first entry
-TOLERANCE = 1e-9  # of sums of floats
+TOLERANCE = 1e-9  # Error of sums of floats.
 
 
 class Entry(NamedTuple):
