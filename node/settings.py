@@ -165,7 +165,7 @@ def _anchored(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _beneath(enrolled: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Return what the device's own file says, over what the hub said when the device enrolled."""
+    """Return what the device's own file sets, over what the hub set when the device enrolled."""
     site_broker = str(own.get("broker", ""))
     if any(own.get(name) for name in _TLS) or (site_broker and not BrokerUrl.parse(site_broker).tls):
         enrolled = {name: value for name, value in enrolled.items() if name not in _TLS}  # They belong to that broker only.

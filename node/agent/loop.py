@@ -243,7 +243,7 @@ class Agent:
         except Exception as error:
             if self._disk.explains(error):
                 return False
-            log.exception("node.bug", doing=getattr(do, "__name__", "?"))
+            log.exception("bug.survived", doing=getattr(do, "__name__", "?"))
             self._status_writer.trouble(f"a bug of fleetcast was survived: {type(error).__name__}: {error}")
             return False
         return True

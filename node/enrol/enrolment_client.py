@@ -45,7 +45,7 @@ MSGPACK = "application/msgpack"
 
 
 class Session:
-    """Hold a connection to a hub that the authority vouches for; `statement` is what it said of the time."""
+    """Hold a connection to a hub that the authority vouches for; `statement` is its word on the time."""
 
     def __init__(self, connection: http.client.HTTPSConnection, *, authority: bytes) -> None:
         self._connection = connection

@@ -24,7 +24,7 @@ STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter 
 READS_MAX: Final = 3
 STATUS_BLOCK_BYTES: Final = 4096  # a status is filled up to whole blocks: written over, it takes no more room
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-LOOK_SECONDS: Final = 0.5  # whoever only looks holds the lock for a moment: it is asked for again
+LOOK_SECONDS: Final = 0.5  # a process that only looks holds the lock for a moment: it is asked for again
 
 
 @contextlib.contextmanager

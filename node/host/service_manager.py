@@ -9,7 +9,7 @@ from typing import Final
 from node.core.trust.clock import NEVER, MonotonicSeconds
 
 FEEDINGS: Final = 4  # Feedings of the watchdog in its time: one that is late is no alarm.
-WAIT_SECONDS: Final = 2.0  # for what is said once, where the manager is behind; what is said again is dropped then
+WAIT_SECONDS: Final = 2.0  # A message that is sent once waits for a manager that is behind; one that is sent again is dropped then.
 
 
 class Notify:
@@ -22,7 +22,7 @@ class Notify:
         asked = environment.get("WATCHDOG_USEC", "")
         meant = environment.get("WATCHDOG_PID") or str(pid or os.getpid())
         fed = bool(self._address) and asked.isdecimal() and int(asked) > 0 and meant == str(pid or os.getpid())
-        self.watchdog_seconds: Final = int(asked) / 1e6 if fed else None  # without a word for so long, the manager kills us
+        self.watchdog_seconds: Final = int(asked) / 1e6 if fed else None  # without a word for this long, the manager kills us
         self.is_watched: Final = bool(self._address)
         self._fed_at = NEVER
 

@@ -25,7 +25,7 @@ _SHAPE: Final = TypeAdapter(dict[ModelName, dict[Label, Value]])
 
 
 class Overrides:
-    """Read one file; absent, it sets nothing. A file that is wrong changes nothing: what it said before holds."""
+    """Read one file; absent, it sets nothing. A file that is wrong changes nothing: what it set before holds."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -83,7 +83,7 @@ class Relay:
             for side, link in self._links.items():
                 if self._online[side]:
                     link.close()
-            log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
+            log.info("relay.counted", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
 
     def _turn(self) -> None:
         for side in self._links:
@@ -94,8 +94,8 @@ class Relay:
                 self._handle(heard.side, heard.event)
             except Unreachable as error:
                 log.warning("broker.unreachable", side=heard.side, reason=str(error))
-            except Exception:  # one message, or one bug of ours, must not end the site's service: it is told loudly instead
-                log.exception("relay.bug")
+            except Exception:  # one message, or one bug of ours, must not end the site's service: it is logged loudly instead
+                log.exception("bug.survived")
                 if isinstance(heard.event, Message):
                     self._links[heard.side].ack(heard.event)
         self._tick()
@@ -210,7 +210,7 @@ class Relay:
             try:
                 self._wanted(want)
             except Refused as refusal:
-                log.debug("want.waits", code=str(refusal.code))
+                log.debug("want.deferred", code=str(refusal.code))
 
     def _block(self, digest: bytes, payload: bytes) -> None:
         now = self._monotonic()
@@ -226,8 +226,8 @@ class Relay:
             self._passing.popitem(last=False)
         try:
             self.cache.put(digest, payload)
-        except Refused as refusal:  # it passes through; whoever comes later has to have it fetched again
-            log.warning("relay.disk_full", code=str(refusal.code), reason=refusal.reason)
+        except Refused as refusal:  # it passes through; for a node that comes later it is fetched again
+            log.warning("payload.not_cached", code=str(refusal.code), reason=refusal.reason)
         self._totals["fetched"] += 1
         self._totals["fetched_bytes"] += len(payload)
         if piece is None:  # wanted by this relay before it was started anew
@@ -251,7 +251,7 @@ class Relay:
             self._logged_at = now
             if self._logged_totals != self._totals:
                 self._logged_totals = dict(self._totals)
-                log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
+                log.info("relay.counted", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
 
     def _serve(self, now: MonotonicSeconds) -> None:
         link = self._links["site"]
@@ -262,7 +262,7 @@ class Relay:
                 case Send(digest, retain, expiry_seconds):
                     payload = self._read(digest)
                     if payload is None:
-                        continue  # evicted or damaged since; whoever wants it asks again, and it is fetched again
+                        continue  # evicted or damaged since; a node that wants it asks again, and it is fetched again
                     self._publishing.add(link.say_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
                     self._totals["served"] += 1
                     self._totals["served_bytes"] += len(payload)

@@ -48,7 +48,7 @@ class Llama:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
         params.verbosity = QUIET
         params.warmup = False  # activation warms up what it loads
-        # The library listens on loopback as well, on a port of its own; nobody is told this key.
+        # The library listens on loopback as well, on a port of its own; nobody learns this key.
         params.api_keys = [secrets.token_hex(32)]
         params.ui = False
         try:

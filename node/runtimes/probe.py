@@ -38,7 +38,7 @@ def execution_providers(cache: Path) -> tuple[str, ...]:
     try:
         found = _names(json.loads(_imported(ONNX)))
     except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
-        log.warning("providers.unknown", reason=str(error)[:REASON_CHARACTERS_MAX])
+        log.warning("providers.not_probed", reason=str(error)[:REASON_CHARACTERS_MAX])
         return CPU
     _keep(cache, installed, providers=found)
     return found
@@ -63,7 +63,7 @@ def unloadable(data: Path) -> dict[str, str]:
             if missing := missing_library(error.stderr.decode(errors="replace")):
                 found[name] = missing
         except (OSError, subprocess.SubprocessError) as error:
-            log.warning("runtime.unknown", runtime=name, reason=str(error)[:REASON_CHARACTERS_MAX])
+            log.warning("runtime.not_probed", runtime=name, reason=str(error)[:REASON_CHARACTERS_MAX])
         else:
             with suppress(ValueError, TypeError):
                 _keep(cache, installed, **({"providers": _names(json.loads(printed))} if name == ONNX else {}))

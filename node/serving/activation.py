@@ -27,7 +27,7 @@ ROWS_ALONE_MIN: Final = 2
 ROWS_ALONE: Final = 4  # golden rows that are asked one by one
 ALONE_TOLERANCE: Final = 1e-3  # a kernel may add up in another order for one row than for many
 HOSTILE_FACTORS: Final = (1.0, 1e4, 1e-4)  # Factors of the rows beside a golden one: what another client may send.
-HUNG_TIMES: Final = 10.0  # a request that takes so many times the release's own limit is not slow, it hangs
+HUNG_TIMES: Final = 10.0  # a request that takes this many times the release's own limit is not slow, it hangs
 SYNTHETIC_AXIS: Final = 1  # A free axis's length, where no golden input sets it.
 
 
@@ -43,7 +43,7 @@ class Staged:
     golden_path: Path | None
     threads: int = 1
     runtime: str = "onnx"
-    variant: str = ""  # the first, where nothing is said
+    variant: str = ""  # the first, where none is named
     providers: tuple[str, ...] = ()
     parameters: EffectiveParameters = field(default_factory=EffectiveParameters)
     isolation: Literal["process", "inline"] = "process"

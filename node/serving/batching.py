@@ -75,7 +75,7 @@ class Batcher:
 
     def _landed(self) -> None:
         self._flying -= 1
-        self._queue = [one for one in self._queue if not one.answer.done()]  # whoever asked was cancelled
+        self._queue = [one for one in self._queue if not one.answer.done()]  # its caller was cancelled
         if self._queue and not self._flying:
             self._flying += 1
             task = asyncio.get_running_loop().create_task(self._ask(self._take()))

@@ -10,7 +10,7 @@ from node.core.inference.oip import BODY_BYTES_MAX
 from node.core.inference.tensors import refuse_request
 from schemas.errors import Code, mismatch
 
-BODY_SECONDS_MAX: Final = 30.0  # from a request's headers to its last byte: whoever stops sending must not keep others out
+BODY_SECONDS_MAX: Final = 30.0  # from a request's headers to its last byte: a client that stops sending must not keep others out
 
 
 class Disconnected(Exception):

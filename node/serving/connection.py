@@ -34,7 +34,7 @@ class Connection(HttpToolsProtocol):
     _moved = False
     _unfinished = False  # the newest request has a head, and no end yet
     _status = 400  # why the parser was stopped
-    _refusal: bytes | None = None  # what is said last; from then on nothing is parsed
+    _refusal: bytes | None = None  # the last answer; from then on nothing is parsed
     _answering: RequestResponseCycle | None = None  # `cycle` is the newest request's, which may have to wait
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -95,7 +95,7 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= PIPELINED_MAX:
             self._status = 503
             raise OverflowError
-        self._unset_keepalive_if_required()  # not before: whoever sends a head drop by drop has no more time than whoever sends none
+        self._unset_keepalive_if_required()  # not before: a client that sends a head drop by drop has no more time than one that sends none
         super().on_headers_complete()
         self._unfinished = True
         self.scope["extensions"] = {WHOLE: _whole(self.cycle)}  # type: ignore[dict-item]  # ASGI has no word for what is no JSON

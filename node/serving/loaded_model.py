@@ -1,4 +1,4 @@
-"""Hold what the pool needs: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
+"""Hold what the pool needs: a model's releases with their workers, what they have done, and what telemetry learns of a request."""
 
 import asyncio
 from collections import deque

@@ -110,7 +110,7 @@ def _digest(path: Path, file: File) -> bytes:
 
 
 def _confine(cores: int | None) -> int:
-    """Give up all cores but so many; there is no way back, and a worker inherits it. Returns how many are left."""
+    """Give up all cores but a number; there is no way back, and a worker inherits it. Returns how many are left."""
     here = sorted(os.sched_getaffinity(0))
     if cores is not None and cores < len(here):
         os.sched_setaffinity(0, here[:cores])

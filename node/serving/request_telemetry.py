@@ -171,7 +171,7 @@ def asked_in(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def resident_bytes(process_id: int) -> int | None:
-    """Return what a process holds in memory now (proc_pid_statm(5)); None where it cannot be told."""
+    """Return what a process holds in memory now (proc_pid_statm(5)); None where it is not known."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{process_id}/statm").read_bytes().split()[1]) * PAGE_BYTES
     return None

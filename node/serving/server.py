@@ -155,7 +155,7 @@ class Server:
         self._call(lambda: self._pool.switch(model, digest))
 
     def probe(self, model: str, done: Done) -> None:
-        """Ask this model's endpoint as a client asks, and have `done` told which release answered, or why none did. Returns at once."""
+        """Ask this model's endpoint as a client asks; `done` is called with the release that answered, or the error. Returns at once."""
         self._running().call_soon_threadsafe(start_probe, self._pool, model, done)
 
     def retire(self, digest: bytes) -> None:
@@ -202,7 +202,7 @@ class Server:
         return self._call(self._held)
 
     def ask_held(self, done: Callable[[dict[bytes, int | None]], None]) -> None:
-        """Have `done` told what `held` says. Returns at once: a loop that is stuck keeps nobody waiting, and its silence tells of it."""
+        """Have `done` called with what `held` returns. Returns at once: a stuck loop keeps nobody waiting, and its silence shows it."""
         self._running().call_soon_threadsafe(lambda: done(self._held()))
 
     def _held(self) -> dict[bytes, int | None]:

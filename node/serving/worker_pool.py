@@ -27,7 +27,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 QUEUE_REQUESTS_MAX: Final = 256  # a model, begun and unanswered; beyond it a client had better come back than wait
 CHATS_MAX: Final = 16  # Conversations are held one after the other, and each takes seconds
-READY_SECONDS_MAX: Final = 10.0  # a request waits so long for a crashed worker's successor
+READY_SECONDS_MAX: Final = 10.0  # a request waits this long for a crashed worker's successor
 DRAIN_SECONDS_MAX: Final = 30.0  # a retired worker's last requests; no longer than a hung one is waited for
 DRAIN_LOOK_SECONDS: Final = 0.01
 RESTART_SECONDS_MAX: Final = 60.0  # between attempts to start a worker that keeps dying; the first follows at once
@@ -183,7 +183,7 @@ class WorkerPool:
             try:
                 await _until_changed(slot, deadline, model)
             except Busy:
-                slot.expected = False  # it did not come back; those who ask from now on are told at once
+                slot.expected = False  # it did not come back; clients that ask from now on are refused at once
                 raise
         while True:
             held = self.find(model, version)
@@ -221,7 +221,7 @@ class WorkerPool:
             outputs = await beside.worker.infer(answer.request.inputs, beside.parameters.runtime)
             found = compare(_arrays(answer.outputs), _arrays(outputs), rows=rows, terms=terms)
         except WorkerLost:
-            return  # told to the agent by itself
+            return  # reported to the agent by itself
         except Refused:
             pass  # it cannot answer what the other one could
         finally:

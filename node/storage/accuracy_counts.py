@@ -34,7 +34,7 @@ class Taken:
 
 
 def take(store: NodeStore, model: str, version: str | None, counts: LabelCounts, *, now: int, wait_seconds: float) -> Taken:
-    """Add counts to their interval. Under an id that was said before they are taken for what they were then, whatever has answered since.
+    """Add counts to their interval. Under an id that came before they are taken for what they were then, whatever has answered since.
 
     Raises:
         Refused: LABELS_RELEASE, LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS; REQUEST_INVALID: the id was said of others.

@@ -23,7 +23,7 @@ from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 
 MOVES_KEPT = 1000  # Moves of a slot: years of releases.
-SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be said again to a broker that lost its memory
+SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be sent again to a broker that lost its memory
 DAYS_KEPT = 92  # Days of everything that is counted by day.
 CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
 

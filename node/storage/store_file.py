@@ -215,7 +215,7 @@ def _read_alone(path: Path, memory: Database) -> None:
     """Read as the only process that has it open: SQLite then needs no file beside it, for which there is no room."""
     with closing(_connected(f"{path.resolve().as_uri()}?mode=rw", is_uri=True)) as db:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("SELECT 1 FROM sqlite_master")  # waits for whoever has it, and not for ever, as a backup does
+        db.execute("SELECT 1 FROM sqlite_master")  # waits for the process that has it, and not for ever, as a backup does
         db.backup(memory)
 
 

@@ -4,9 +4,9 @@ import sqlite3
 from contextlib import closing
 
 _COLUMNS = (  # that a first node's tables lack
-    ("outbox", "tried", "INTEGER NOT NULL DEFAULT 0"),  # given to a broker at least once: it may have it, whatever it said
+    ("outbox", "tried", "INTEGER NOT NULL DEFAULT 0"),  # given to a broker at least once: it may have it, whatever it answered
     ("window", "code", "TEXT NOT NULL DEFAULT ''"),  # why it was withheld
-    ("own", "hours", "TEXT NOT NULL DEFAULT ''"),  # its rows by hour of the week, where hours are told apart
+    ("own", "hours", "TEXT NOT NULL DEFAULT ''"),  # its rows by hour of the week, where hours are kept apart
     ("window", "late", "INTEGER NOT NULL DEFAULT 0"),  # whether rows came after it was closed
     ("label_id", "right", "INTEGER DEFAULT NULL"),  # how many answers came under the id, until their interval has left
     ("label_id", "wrong", "INTEGER DEFAULT NULL"),

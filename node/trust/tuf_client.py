@@ -258,7 +258,7 @@ class Trust:
         if self._trusted is not None and self._trusted.raw == raw:
             return self._trusted
         try:
-            # Signatures and versions only: whether it has expired meanwhile is said by `stale`, and is no damage.
+            # Signatures and versions only: `stale` says whether it has expired meanwhile, which is no damage.
             return self._verify(codec.decode(TrustBundle, raw), moment=_LONG_AGO, earlier=None)
         except Refused as refusal:
             log.warning("trust.damaged", code=refusal.code, reason=refusal.reason)

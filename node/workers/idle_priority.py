@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-QUIET: Final = "quiet"  # how a worker process is told to start
+QUIET: Final = "quiet"  # the argument that has a worker process start quietly
 LOUD: Final = "loud"
 
 

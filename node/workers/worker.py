@@ -317,7 +317,7 @@ class Worker(asyncio.Protocol):
                 self._parts[frame.id](frame.fields["chunk"])
             return
         future = self._pending.pop(frame.id)
-        if future.done():  # whoever asked was cancelled
+        if future.done():  # its caller was cancelled
             return
         if frame.kind == "error":
             future.set_exception(Refused(Code(frame.fields["code"]), str(frame.fields["reason"])))

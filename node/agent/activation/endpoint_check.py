@@ -60,7 +60,7 @@ class Endpoint:
         one.tries += 1
         one.asks_at = self._monotonic() + min(AGAIN_SECONDS_MAX, AGAIN_SECONDS_MIN * 2 ** min(one.tries, 10))
         reason = str(event.error) if event.error is not None else f"{(event.answered_by or b'').hex()[:12]} answers"
-        log.warning("endpoint.unproven", model=event.model, version=event.target.version, tries=one.tries, reason=reason)
+        log.warning("endpoint.not_proven", model=event.model, version=event.target.version, tries=one.tries, reason=reason)
         return False
 
     def _ask(self, model: str, one: _Unproven) -> None:
@@ -70,7 +70,7 @@ class Endpoint:
 
 
 def is_not_served(event: EndpointAnswered) -> bool:
-    """Return whether clients are answered by another release, or told that there is none."""
+    """Return whether clients are answered by another release, or refused because there is none."""
     if event.answered_by is not None:
         return event.answered_by != event.target.digest
     return isinstance(event.error, Refused) and event.error.code is Code.RELEASE_UNKNOWN

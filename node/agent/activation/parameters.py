@@ -29,7 +29,7 @@ class Parameters:
         self._logged: dict[bytes, tuple[Setting, ...]] = {}
 
     def look(self, now: MonotonicSeconds) -> bool:
-        """Return whether the site has changed its mind; a file that is wrong is reported, and what it said before holds."""
+        """Return whether the site has changed its mind; a file that is wrong is reported, and what it set before holds."""
         try:
             return self._overrides.look(now)
         except Refused as refusal:
@@ -56,9 +56,7 @@ class Parameters:
 
     def _report(self, manifest: Manifest, found: tuple[Setting, ...], site: Mapping[str, Value]) -> None:
         for setting in found:
-            log.info(
-                "parameter.effective_parameters", model=manifest.model, version=manifest.version, name=setting.name, source=setting.source
-            )
+            log.info("parameter.applied", model=manifest.model, version=manifest.version, name=setting.name, source=setting.source)
             if setting.code is not None:
                 what = f"{manifest.model} {manifest.version} does not allow what is set for {setting.name!r}; the {setting.source}'s holds"
                 self._refused(Refused(Code(setting.code), what), manifest.model)

@@ -91,7 +91,7 @@ class Slots:
         self._idle_reports: dict[str, Slot] = {}  # Cached reports of idle slots.
         self.changed = True
 
-    # What the loop tells
+    # Events from the loop
 
     def resume(self, now: WallSeconds) -> None:
         """Bring back what was served after a start, and go on."""
@@ -172,7 +172,7 @@ class Slots:
         slot = self._slots.get(event.model)
         if slot is None:
             return
-        log.error("worker.gone", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
+        log.error("worker.lost", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
         self._apply(slot, recovery.worker_ended(slot, event.digest, reason=event.reason, deaths=event.deaths, now=int(now)), now)
 
     def tick(self, now: WallSeconds) -> None:
@@ -307,7 +307,7 @@ class Slots:
         self._prepare(model, target)
 
     def _retire(self, digest: bytes) -> None:
-        """End a worker, or its start; what is said of it from now on is old."""
+        """End a worker, or its start; reports of it from now on are old."""
         self._tickets.pop(digest, None)
         self._restoring.discard(digest)
         self._restore_again.pop(digest, None)

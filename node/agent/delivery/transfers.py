@@ -314,7 +314,7 @@ class Delivery:
             self._store.forget_held(job.target.digest.hex())  # whatever stands there is not what it was recorded as
             raise
         del self._jobs[job.model]
-        log.info("fetch.complete", model=job.model, version=job.target.version)
+        log.info("fetch.completed", model=job.model, version=job.target.version)
         self._post(TransferEnded(job.model, job.target, None))
 
     def _again(self, job: TransferJob, now: MonotonicSeconds) -> None:
@@ -345,7 +345,7 @@ class Delivery:
 
     def _unpark(self, job: TransferJob) -> None:
         job.code = None
-        log.info("fetch.goes_on", model=job.model)
+        log.info("fetch.resumed", model=job.model)
         self._post(TransferStalled(job.model, job.target, None, ""))
 
     # The broker

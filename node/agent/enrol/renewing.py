@@ -89,7 +89,7 @@ class Renewing:
     # The exchange
 
     def _begin(self, member: Membership, reason: Reason) -> None:
-        log.info("enrolment.renewing", reason=reason, hub=self.hub, expires=member.certified.ends)
+        log.info("enrolment.renewal_started", reason=reason, hub=self.hub, expires=member.certified.ends)
         self._brought = self._signed_at = None
         self._thread = threading.Thread(target=self._exchange, args=(member,), name="renewal", daemon=True)
         self._thread.start()
@@ -120,7 +120,7 @@ class Renewing:
                 outcome = "refused" if brought.code in {Code.ENROLMENT_REVOKED, Code.ENROLMENT_REQUEST} else "unreachable"
                 log.error("enrolment.refused", code=str(brought.code), reason=brought.reason)
             case _:
-                log.error("node.bug", doing="renewal", exc_info=brought)
+                log.error("bug.survived", doing="renewal", exc_info=brought)
         self._tried(outcome)
 
     def _tried(self, outcome: Outcome) -> None:
@@ -131,7 +131,7 @@ class Renewing:
         """Take in that the hub's issuer has signed what time it is: never before that again, and no clock that is wrong is believed."""
         self._store.raise_fact("clock_floor", at)
         if self._clock.correct(at, wall=self._wall(), monotonic=self._monotonic()):
-            log.warning("clock.put_right", wall=int(self._wall()), signed=at)
+            log.warning("clock.corrected", wall=int(self._wall()), signed=at)
 
     def _keep(self, brought: Renewed) -> bool:
         before = self._member

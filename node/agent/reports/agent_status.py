@@ -23,7 +23,7 @@ from schemas.state import State
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 2.0  # how often what is said is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
+LOOK_SECONDS = 2.0  # how often the status is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
 
 
 class StatusWriter:
@@ -74,7 +74,7 @@ class StatusWriter:
         self._turn(False, reason)
 
     def denied(self, filters: int) -> None:
-        """Take in that the broker does not let us read so many topics."""
+        """Count topics that the broker does not let us read."""
         self._denied += filters
         self.trouble(f"the broker denies {filters} of our subscriptions")
 

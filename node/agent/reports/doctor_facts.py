@@ -212,7 +212,7 @@ def _root(path: Path) -> tuple[str, bool]:
 
 
 def certificate_of(tls: TlsFiles) -> Certificate:
-    """Return what is to be said of the three TLS files."""
+    """Return the facts about the three TLS files."""
     found = Certificate(tls.certificate)
     try:
         shown = credentials.read(tls.certificate)
@@ -249,7 +249,7 @@ def _memory_bytes(settings: NodeSettings, pid: int) -> int:
 
 
 def _port(settings: NodeSettings) -> tuple[bool, str]:
-    """Return whether somebody else has the address that the agent will want, and what is said."""
+    """Return whether somebody else has the address that the agent will want, and the error."""
     if settings.port == 0:
         return False, ""
     try:

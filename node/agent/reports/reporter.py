@@ -95,7 +95,7 @@ class Reporter:
             del self._sending[mid]
 
     def send(self, *, windows: bool = True) -> None:
-        """Say what waits, so much at a time; without `windows` those that are none."""
+        """Send what waits, a bounded number at a time; without `windows` only other messages."""
         flying = set(self._sending.values())
         outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self._windows and windows)
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]

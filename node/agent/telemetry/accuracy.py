@@ -160,7 +160,7 @@ class Labels:
         days = list(privacy.days_of(start, declared.seconds))
         withheld = self._accountant.refusal(start, days, rho)
         with self._store.transaction():
-            known = self._store.interval(declared, start)  # read here: a command beside us may have said more a moment ago
+            known = self._store.interval(declared, start)  # read here: a command beside us may have added more a moment ago
             if known.closed:
                 return False
             if withheld is None:

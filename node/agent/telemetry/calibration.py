@@ -72,7 +72,7 @@ class Calibration:
         document = self._store.gathering(self._model, self._digest)
         keys = 0 if self._baseline.season is None else self._baseline.season.keys
         gathered = None if document is None else _read(document)
-        if gathered is None or len(gathered.hours) != keys:  # an earlier program's told no hours apart
+        if gathered is None or len(gathered.hours) != keys:  # an earlier program's did not keep hours apart
             gathered = Gathering((0,) * len(counts), hours=(0,) * keys)
         rho = self._privacy.rho(len(missing))
         new = [day for day in days if day not in gathered.days]

@@ -59,7 +59,7 @@ class PrivacyAccountant:
         return self._rho_day_max
 
     def affords(self, days: Sequence[int], rho: float) -> bool:
-        """Return whether these days have so much left."""
+        """Return whether these days have that much left."""
         return self._store.spent(days) + rho <= self._rho_day_max
 
     def quiet(self, start: int) -> Code | None:

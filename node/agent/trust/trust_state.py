@@ -90,10 +90,10 @@ class TrustState:
             self._refusal(refusal, model)
         except Unreachable as error:
             self._pending[model] = bundle  # the trust bundle that lists it is on its way
-            log.info("model.waits_for_trust", model=model, reason=str(error))
+            log.info("model.deferred", model=model, reason=str(error))
 
     def look_for_carried(self, now: clocks.MonotonicSeconds) -> None:
-        """Take what somebody brought on a stick as if the broker had said it: verified alike, refused alike."""
+        """Take what somebody brought on a stick as if it came from the broker: verified alike, refused alike."""
         if now - self._looked_at < CARRIED_SECONDS:
             return
         self._looked_at = now

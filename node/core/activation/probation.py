@@ -10,7 +10,7 @@ REQUESTS_MIN: Final = 20  # fewer say nothing about a ratio of errors or a media
 
 
 class Verdict(NamedTuple):
-    """Hold a verdict. `waits`: nothing can be said yet; `good`: it stays; `bad`: it goes, for this reason.
+    """Hold a verdict. `waits`: nothing is known yet; `good`: it stays; `bad`: it goes, for this reason.
 
     The reason leaves this device, in a receipt that names it, and so it holds no count of what was asked here. `counted` stays.
     """

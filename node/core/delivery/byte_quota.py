@@ -113,7 +113,7 @@ class Claim:
 def shares(claims: Sequence[Claim], window_bytes: int) -> list[int]:
     """Return how many bytes each may have in flight: the highest priority takes the window, among equals the one with least to go.
 
-    What is in flight already counts against the window whoever asked for it. Nobody waits for one that its budget stops.
+    What is in flight already counts against the window, whichever asked for it. None waits for one that its budget stops.
     """
     room = window_bytes - sum(claim.in_flight_bytes for claim in claims)
     found = [claim.in_flight_bytes for claim in claims]

@@ -14,7 +14,7 @@ from node.core.trust.clock import MonotonicSeconds
 from schemas.manifest import Payload
 
 TRANSFERS_MAX = 64  # lists of blocks that are fetched from at once: a site has a few models, and a stranger may name many
-NEEDS_MAX = 65_536  # payloads that wait for the uplink; past that, whoever wants more has to ask again
+NEEDS_MAX = 65_536  # payloads that wait for the uplink; past that, a node has to ask again
 
 
 @dataclass(frozen=True, slots=True)

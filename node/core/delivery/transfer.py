@@ -16,7 +16,7 @@ from schemas.block_request import Range, Want, ranges_of
 from schemas.encoding import DECODABLE
 from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
 
-# Nothing arrived for so long: is something lost, or only late? What a broker answers stands in line behind the blocks that it sends. So it
+# Nothing arrived for a while: is something lost, or only late? What a broker answers stands in line behind the blocks that it sends. So it
 # is asked something small first, and only when it has answered, and nothing came before that, is anything asked for again; a road that was
 # down for half a minute has nothing sent twice. Doubles up to the maximum.
 QUIET_SECONDS_MIN = 5.0
@@ -255,12 +255,12 @@ class Transfer:
         return self._fill(now)
 
     def allow(self, window_bytes_max: int, *, now: MonotonicSeconds) -> list[Command]:
-        """Have at most so many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
+        """Have at most this many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
         self.allowed = window_bytes_max
         return self._fill(now) if self._has_room else []
 
     def cancel(self) -> list[Command]:
-        """Leave all topics; what is on disk stays for whoever can use it."""
+        """Leave all topics; what is on disk stays for the next transfer."""
         self.arrived.extend(self.asked)
         self.asked.clear()
         self.missing.clear()

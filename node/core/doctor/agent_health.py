@@ -14,7 +14,7 @@ from schemas.signals import Count
 from schemas.state import LinkClass, Slot, TelemetryBudget
 
 WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
-SILENT_SECONDS_MAX = 120  # and is not well when it has not for so long: reading a large model back from a slow card takes a minute
+SILENT_SECONDS_MAX = 120  # and is not well when it has not for this long: reading a large model back from a slow card takes a minute
 Line = Annotated[str, Field(max_length=limits.TEXT_MAX)]
 
 
@@ -50,7 +50,7 @@ class AgentStatus(Fact):
     expires: Seconds | None = None  # When the first role expires.
     timestamp_expires: Seconds | None = None
 
-    answered_at: Seconds  # the serving thread last said that it is alive
+    answered_at: Seconds  # when the serving thread last answered
     workers: Annotated[tuple[WorkerProcess, ...], Field(max_length=4 * limits.SLOTS_MAX)] = ()
     slots: Annotated[tuple[Slot, ...], Field(max_length=limits.SLOTS_MAX)] = ()
     telemetry: TelemetryBudget | None = None
@@ -69,7 +69,7 @@ class Verdict(StrEnum):
     SERVING = "serving"
     IDLE = "idle"  # it runs, and there is nothing to serve yet
     NOT_SERVING = "not_serving"  # something is to be served, and is not
-    NOT_TURNING = "not_turning"  # the process is there, and has said nothing for too long
+    NOT_TURNING = "not_turning"  # the process is there, and has been silent for too long
     NOT_RUNNING = "not_running"
 
 

@@ -56,7 +56,7 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """Describe how far one came towards the broker: the first step that failed, and what was said."""
+    """Describe how far one came towards the broker: the first step that failed, and its error."""
 
     broker: str
     failed: Literal["", "resolve", "refused", "timed_out", "unreachable", "tls"] = ""

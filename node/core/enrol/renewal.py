@@ -11,9 +11,9 @@ from node.core.trust.clock import NEVER, MonotonicSeconds
 
 SHARE_MAX, JITTER_SHARE = 0.5, 0.1  # asked for between 0.4 and 0.5 of a life
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 60.0, 3600.0  # doubling; for 90 days there are 45 left to try in
-REFUSED_SECONDS = 24 * 3600.0  # the hub said no: only a person can change that, and somebody may have
+REFUSED_SECONDS = 24 * 3600.0  # the hub refused: only a person can change that, and somebody may have
 AGAIN_SECONDS = 3600.0  # between two tries for a reason other than age
-OFFLINE_SECONDS = 300.0  # a broker that did not take us for so long may be refusing our certificate
+OFFLINE_SECONDS = 300.0  # a broker that did not take us for this long may be refusing our certificate
 
 Reason = Literal["age", "clock", "broker"]
 Outcome = Literal["renewed", "unreachable", "refused"]

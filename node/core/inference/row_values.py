@@ -59,7 +59,7 @@ class Call:
         return whole((self.attributes.get(name, (default,)),))[0] if name in self.attributes else default
 
     def numbers(self, name: str, at: int | None = None) -> tuple[int, ...] | None:
-        """Return an attribute, or the input at a place, that is a list of whole numbers; None where it is not said."""
+        """Return an attribute, or the input at a place, that is a list of whole numbers; None where it is absent."""
         if name in self.attributes:
             return whole((self.attributes[name],))
         if at is None or self.value(at) is None:

@@ -52,7 +52,7 @@ class LabelCounts(Fact):
     at: Annotated[int, BeforeValidator(moment)]  # when the model answered
     right: Answers
     wrong: Answers
-    id: Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)] | None = None  # said again after a lost answer, it counts once
+    id: Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)] | None = None  # sent again after a lost answer, it counts once
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

@@ -112,7 +112,7 @@ def crowded(windows: Mapping[int, Window], *, baseline: Baseline, privacy: Priva
 
 
 def added(windows: Sequence[Window], *, baseline: Baseline, privacy: Privacy, window_id: bytes) -> Window:
-    """Return windows as one: noisy counts add up, and no more is said of any record than before (post-processing)."""
+    """Return windows as one: noisy counts add up, and no more is revealed of any record than before (post-processing)."""
     expectation = Expectation(baseline)
     counts = np.sum([read_counts(one, expectation=expectation, privacy=privacy, bins=baseline.bins) for one in windows], axis=0)
     rows = sum(one.rows for one in windows)

@@ -140,7 +140,7 @@ class Sketch:
         `service` holds the quantities of `schemas.signals.Quantity`; of a generated answer why it ended ("stop"), and how many tokens the
         runtime made it from and of ("prompt_tokens", "answer_tokens").
         """
-        added = np.zeros(self._size, np.int64)  # a request is counted whole or, where what is told of it is a bug of ours, not at all
+        added = np.zeros(self._size, np.int64)  # a request is counted whole or, where its values are a bug of ours, not at all
         for said in self._said:
             added[said.bin_of(service.get(said.quantity))] += rows
         for counter in self._counters:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 TIMESTAMP_SECONDS = 86_400  # a timestamp lives a day: it was signed no earlier than that before it expires
 BUILD_TIME = 1_763_900_000  # 2025-11-23: this program did not exist before
 SKEW_SECONDS_MAX = 3_600  # a clock that is further behind a signature than this is not believed
-JUMP_SECONDS_MAX = 6 * 3_600  # whoever stole the timestamp key must not push the time of a device whose clock works further than this
+JUMP_SECONDS_MAX = 6 * 3_600  # a thief of the timestamp key must not push the time of a device whose clock works further than this
 
 if TYPE_CHECKING:
 
