@@ -146,13 +146,13 @@ class _Fleet:
         with log.open("wb") as target:
             node = subprocess.Popen([str(BIN / "fleetcast-node"), "run", "--settings", str(directory / "node.toml")], stderr=target)
         try:
-            _wait(lambda: b"fetch.complete" in log.read_bytes(), 120)
+            _wait(lambda: b"fetch.completed" in log.read_bytes(), 120)
         finally:
             node.terminate()
             node.wait(20)
         events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
         times = {event["event"]: datetime.fromisoformat(event["timestamp"]) for event in events if event["event"].startswith("fetch.")}
-        seconds = (times["fetch.complete"] - times["fetch.started"]).total_seconds()
+        seconds = (times["fetch.completed"] - times["fetch.started"]).total_seconds()
         payload_bytes = sum(len(data) for data in self.payloads())
         shutil.rmtree(directory)
         return payload_bytes / seconds, road.bytes / payload_bytes - 1

@@ -89,7 +89,7 @@ def speed(path, rows):
     return {"alibi": _milliseconds(lambda: _alibi_alarm(detector, window), 15), "evidently": _milliseconds(lambda: report.whole(window), 5)}
 
 
-def bytes_of(signals, rows):
+def usage_of(signals, rows):
     """Bytes of a whylogs profile of one window, and of raw rows."""
     import whylogs
 
@@ -241,7 +241,7 @@ def main():
     results = {}
     for name, job in jobs.items():
         began = time.perf_counter()
-        function = {one.__name__: one for one in (false_alarms, windows_of, delay, speed, bytes_of, merge, sampler, tweets, years)}[
+        function = {one.__name__: one for one in (false_alarms, windows_of, delay, speed, usage_of, merge, sampler, tweets, years)}[
             job.pop("do")
         ]
         results[name] = function(**job)

@@ -100,7 +100,7 @@ class _World:
         try:
             _wait(lambda: b"fetch.planned" in log.read_bytes(), TIMEOUT_SECONDS)
             threading.Timer(2.0, disturb).start()
-            _wait(lambda: b"fetch.complete" in log.read_bytes(), TIMEOUT_SECONDS)
+            _wait(lambda: b"fetch.completed" in log.read_bytes(), TIMEOUT_SECONDS)
             seconds, road_bytes, cuts = time.monotonic() - began, road.down_bytes, road.cuts
         finally:
             road.close()

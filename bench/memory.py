@@ -73,7 +73,7 @@ def _fetch(fleet: _Fleet) -> tuple[int, int, float]:
         idle = _resident(node.pid, "VmRSS")
         began = time.monotonic()
         fleet.cli("rollout", "start", "m@1.0.0", "--stages", "100")
-        _wait(lambda: b"fetch.complete" in log.read_bytes(), 600)
+        _wait(lambda: b"fetch.completed" in log.read_bytes(), 600)
         seconds = time.monotonic() - began
         peak = _resident(node.pid, "VmHWM")
     finally:

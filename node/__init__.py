@@ -1,1 +1,1 @@
-"""The device's side: verify, fetch, prove, serve, and say in noisy counts what was seen. Installed as `fleetcast[node]`."""
+"""Verify, fetch, prove, serve, and say in noisy counts what was seen. Installed as `fleetcast[node]`."""

@@ -1,4 +1,4 @@
-"""`fleetcast-node`: the device's command line."""
+"""Run `fleetcast-node`, the device's command line."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a device is told at its own site: who it is, where its broker is, what it may spend. Read once, at start."""
+"""Hold what a device's own site sets: who it is, where its broker is, what it may spend. Read once, at start."""
 
 import os
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ _PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
 
 
 class SiteSettings(BaseSettings):
-    """Settings of a file, each also in the environment."""
+    """Read settings of a file, each also in the environment."""
 
     @classmethod
     def settings_customise_sources(
@@ -33,13 +33,13 @@ class SiteSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file."""
+        """Put the environment over the file."""
         return env_settings, init_settings
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a settings file, as a sentence.
+def settings_errors(path: Path) -> Iterator[None]:
+    """Turn any error of a settings file into a sentence.
 
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
@@ -54,7 +54,7 @@ def told(path: Path) -> Iterator[None]:
 
 
 def fields_of(kind: type[BaseSettings], path: Path) -> dict[str, Any]:
-    """What a TOML file says; it raises what `told` tells."""
+    """Return the fields of a TOML file. To be called within `settings_errors`."""
     fields: dict[str, Any] = dict(TomlConfigSettingsSource(kind, path)())
     if not fields:
         path.read_bytes()  # an absent file reads as an empty one
@@ -123,7 +123,7 @@ class NodeSettings(SiteSettings):
 
     @property
     def witness(self) -> Path:
-        """Where the privacy ledger's witness is."""
+        """Return where the privacy ledger's witness is."""
         return self.ledger_witness or self.data / "ledger.witness"
 
     @model_validator(mode="after")
@@ -134,12 +134,12 @@ class NodeSettings(SiteSettings):
 
 
 def load(path: Path) -> NodeSettings:
-    """The settings in a TOML file, over those of the device's enrolment; relative paths are relative to the file that says them.
+    """Return the settings in a TOML file, over those of the device's enrolment; relative paths are relative to the file that says them.
 
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
-    with told(path):
+    with settings_errors(path):
         fields = _anchored(fields_of(NodeSettings, path), path.parent)
         data = os.environ.get("FLEETCAST_NODE_DATA") or fields.get("data")
         enrolled = Path(data) / ENROLLED if isinstance(data, str | Path) else None
@@ -149,7 +149,7 @@ def load(path: Path) -> NodeSettings:
 
 
 def _can_be_seen(path: Path) -> bool:
-    """Whether it is there; in a folder of somebody else nothing is, and whoever needs the folder says so."""
+    """Return whether it is there; in a folder of somebody else nothing is, and the code that needs the folder reports it."""
     try:
         return path.exists()
     except PermissionError:
@@ -157,7 +157,7 @@ def _can_be_seen(path: Path) -> bool:
 
 
 def _anchored(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Relative paths are relative to the folder of the file that says them."""
+    """Return the fields with relative paths made relative to the folder of their file."""
     for name in (*_PATHS, "socket", *_TLS):
         if fields.get(name):
             fields[name] = folder / fields[name] if name in _PATHS else str(folder / fields[name])
@@ -165,9 +165,9 @@ def _anchored(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _beneath(enrolled: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """What the device's own file says, over what the hub said when the device enrolled."""
+    """Return what the device's own file sets, over what the hub set when the device enrolled."""
     site_broker = str(own.get("broker", ""))
     if any(own.get(name) for name in _TLS) or (site_broker and not BrokerUrl.parse(site_broker).tls):
-        enrolled = {name: value for name, value in enrolled.items() if name not in _TLS}  # of that broker only
+        enrolled = {name: value for name, value in enrolled.items() if name not in _TLS}  # They belong to that broker only.
     labels = {**enrolled.get("labels", {}), **own.get("labels", {})}
     return {**enrolled, **own, **({"labels": labels} if labels else {})}

@@ -28,7 +28,7 @@ ONLY_IN = {
     "pyarrow": {"hub/database/parquet_export.py", "hub/publish/reference_data.py"},
     "matplotlib": {"hub/cli/drift_plots.py"},
     "urllib3": {"hub/alerts/webhooks.py"},
-    "sqlite3": {"node/storage/store.py", "node/storage/store_file.py"},
+    "sqlite3": {"node/storage/store.py", "node/storage/store_file.py", "node/storage/tables.py"},
     "yaml": {"tools/generate_schemas.py"},
 }
 KEY_READERS = {"load_pem_private_key", "load_der_private_key", "load_ssh_private_key", "generate_private_key", "private_bytes"}

@@ -1,4 +1,4 @@
-"""Where the agent listens: by its settings, or on the socket that a service manager holds for it."""
+"""Choose where the agent listens: by its settings, or on the socket that a service manager holds for it."""
 
 import os
 
@@ -7,7 +7,7 @@ from node.settings import NodeSettings
 
 
 def listen_of(settings: NodeSettings) -> Listen:
-    """Where local programs ask."""
+    """Return where local programs ask."""
     return Listen(
         host=settings.host,
         port=settings.port,
@@ -19,7 +19,7 @@ def listen_of(settings: NodeSettings) -> Listen:
 
 
 def _inherited_socket() -> int | None:
-    """The listening socket that a service manager holds for us, by systemd's protocol: requests then wait while we restart."""
+    """Return the listening socket that a service manager holds for us, by systemd's protocol: requests then wait while we restart."""
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS"):
         return None
     return 3  # SD_LISTEN_FDS_START

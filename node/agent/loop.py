@@ -1,4 +1,4 @@
-"""The node's one loop: an inbox of events, the cores that decide, the shells that do.
+"""Run the node's one loop: an inbox of events, the cores that decide, the shells that do.
 
 Threads: this one owns the store, the disk and every decision. paho's network thread and the serving thread only put events into the inbox.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from random import Random
-from typing import Any, Literal
+from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
@@ -18,30 +18,30 @@ from fleetcast.mqtt import CONNACK_SECONDS, Cleared, Connected, Disconnected, Pu
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
-from node.agent.delivery.block_sources import Stock
-from node.agent.delivery.byte_quota import Purse
-from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, Stalled, WorkerGone, WorkerReady
+from node.agent.delivery.block_sources import BlockSources
+from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
 from node.agent.enrol.renewing import Renewing
+from node.agent.events import EndpointAnswered, Event, Incoming, LocalEvent, Parsed, TransferEnded, TransferStalled, WorkerGone, WorkerReady
 from node.agent.listen_socket import listen_of
-from node.agent.reports.agent_status import Standing
+from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.reporter import Reporter
 from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
-from node.agent.trust.trust_state import Beliefs
-from node.broker.mqtt import BlockArrived, ModelArrived, NodeEvent, NodeLink, TrustArrived
-from node.core.activation.effective_parameters import InForce
+from node.agent.trust.trust_state import TrustState
+from node.broker.mqtt import BlockArrived, ConnectionEvent, DocumentEvent, ModelArrived, NodeLink, TrustArrived
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
 from node.runtimes import probe
-from node.serving.accuracy_route import LabelsSaid
+from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
 from node.serving.server import Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
-from node.storage.sideload import Carried
+from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from node.trust.tuf_client import Trust
 from node.workers.device_profile import profile
@@ -51,6 +51,7 @@ from schemas.manifest import Manifest
 from schemas.state import State
 
 log = structlog.get_logger()
+P = ParamSpec("P")
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
@@ -59,13 +60,13 @@ PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
 class Agent:
-    """One node."""
+    """Run one node."""
 
     def __init__(self, settings: NodeSettings, *, pinned_root: bytes, wall: WallClock, monotonic: MonotonicClock, rng: Random) -> None:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
-        self._inbox: queue.Queue[Any] = queue.Queue()
+        self._inbox: queue.Queue[Incoming] = queue.Queue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
         self._store = NodeStore.of_agent(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")
@@ -84,8 +85,8 @@ class Agent:
             wall=machine,
             monotonic=monotonic,
             rng=rng,
-            moved=lambda broker: self._link.move(broker),  # noqa: PLW0108  # link and beliefs come after
-            take_trust=lambda bundle: self._beliefs.take_trust(bundle),  # noqa: PLW0108
+            moved=lambda broker: self._link.move(broker),  # noqa: PLW0108  # link and trust state come after
+            take_trust=lambda bundle: self._trust_state.take_trust(bundle),  # noqa: PLW0108
         )
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
         self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls, now=self._trusted_now)
@@ -114,9 +115,9 @@ class Agent:
         )
         listen = listen_of(settings)
         self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
-        self.server.on_worker_exit = lambda *told: self._inbox.put(WorkerGone(*told))
-        self._carried = Carried(settings.data / "carried")
-        self._purse = Purse(
+        self.server.on_worker_exit = self._worker_gone
+        self._sideload = Sideload(settings.data / "carried")
+        self._quota = ByteQuota(
             self._store,
             link=settings.link,
             link_file=settings.link_file,
@@ -124,11 +125,11 @@ class Agent:
             rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
             wall=wall,
         )
-        self._beliefs = Beliefs(
+        self._trust_state = TrustState(
             settings,
             store=self._store,
             trust=trust,
-            carried=self._carried,
+            carried=self._sideload,
             wall=wall,
             subscribe_models=self._link.subscribe_models,
             refused=self._reporter.refusal,
@@ -138,8 +139,8 @@ class Agent:
             store=self._store,
             artifacts=self._artifacts,
             link=self._link,
-            stock=Stock(self._store, self._artifacts, self._carried),
-            purse=self._purse,
+            sources=BlockSources(self._store, self._artifacts, self._sideload),
+            quota=self._quota,
             window_bytes=settings.window_bytes,
             filters_per_subscribe=settings.filters_per_subscribe,
             rng=rng,
@@ -150,7 +151,7 @@ class Agent:
         )
         self._parameters = Parameters(
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
-            rollout_says=self._beliefs.parameters_of,
+            rollout_says=self._trust_state.parameters_of,
             refused=self._reporter.refusal,
         )
         self._slots = Slots(
@@ -164,22 +165,22 @@ class Agent:
             post=self._inbox.put,
             report=self._reporter.report,
             serving_changed=self._serving_changed,
-            carriage_of=self._beliefs.carriage_of,
+            carriage_of=self._trust_state.carriage_of,
             monotonic=monotonic,
         )
-        self._standing = Standing(
+        self._status_writer = StatusWriter(
             settings,
             server=self.server,
             listen=str(listen),
             inherited=listen.fd is not None,
             state=lambda: self._state("online"),
-            view=lambda: self._beliefs.view,
+            view=lambda: self._trust_state.view,
             wall=wall,
             monotonic=monotonic,
             notify=Notify(),
         )
-        self._reporter.told = self._standing.trouble
-        self._disk = DiskTrouble(self._store, self._standing, monotonic)
+        self._reporter.on_refusal = self._status_writer.trouble
+        self._disk = DiskTrouble(self._store, self._status_writer, monotonic)
         self._leaving = False
         self._session = 0
         self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
@@ -187,7 +188,7 @@ class Agent:
         self._retry_at, self._retry = NEVER, RETRY
         self._said: State | None = None
         self._said_at = NEVER
-        self._shares: dict[bytes, float] = {}  # of a release's requests, that telemetry counts
+        self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
         self._pause: Callable[[float], object] = lambda seconds: None
 
     def run(self, stop: threading.Event) -> None:
@@ -202,9 +203,9 @@ class Agent:
                 self.server.expect(model)
         self.server.start()
         try:
-            self._beliefs.begin(self._slots)
+            self._trust_state.begin(self._slots)
             self._slots.resume(self._wall())
-            self._standing.began()
+            self._status_writer.began()
             while not stop.is_set():
                 self._turn()
                 if self._disk.damage is not None:
@@ -228,30 +229,30 @@ class Agent:
                 blocks = []
             if self._guarded(self._handle, event) or self._disk.defers(event):
                 continue
-            if (message := getattr(event, "message", None)) is not None:
-                self._link.ack(message)  # it would only come again
+            if isinstance(event, DocumentEvent):
+                self._link.ack(event.message)  # it would only come again
         if blocks:
             self._guarded(self._delivery.arrived, blocks, self._monotonic())
         if not self._guarded(self._tick):
             self._pause(TURN_SECONDS)
-        self._guarded(self._standing.tick)
+        self._guarded(self._status_writer.tick)
 
-    def _guarded(self, do: Callable[..., None], *arguments: Any) -> bool:
-        """Whether it went well. One message, or one bug of ours, must not end the serving of models: it is told loudly instead."""
+    def _guarded(self, do: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> bool:
+        """Return whether it went well. One message, or one bug of ours, must not end the serving of models: it is logged loudly instead."""
         try:
-            do(*arguments)
+            do(*arguments, **named)
         except Unreachable as error:
             log.warning("broker.unreachable", reason=str(error))
         except Exception as error:
             if self._disk.explains(error):
                 return False
-            log.exception("node.bug", doing=getattr(do, "__name__", "?"))
-            self._standing.trouble(f"a bug of fleetcast was survived: {type(error).__name__}: {error}")
+            log.exception("bug.survived", doing=getattr(do, "__name__", "?"))
+            self._status_writer.trouble(f"a bug of fleetcast was survived: {type(error).__name__}: {error}")
             return False
         return True
 
-    def _take_events(self) -> list[Any]:
-        found: list[Any] = []
+    def _take_events(self) -> list[Parsed]:
+        found: list[Parsed] = []
         try:
             found.append(self._parse(self._inbox.get(timeout=0 if self._delivery.busy else TURN_SECONDS)))
             while len(found) < BATCH_EVENTS:
@@ -260,12 +261,8 @@ class Agent:
             pass
         return found
 
-    def _parse(self, event: Any) -> Any:
-        return (
-            event
-            if isinstance(event, Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsSaid)
-            else self._link.parse(event)
-        )
+    def _parse(self, event: Incoming) -> Parsed:
+        return event if isinstance(event, LocalEvent) else self._link.parse(event)
 
     def _tick(self) -> None:
         now = self._monotonic()
@@ -275,7 +272,7 @@ class Agent:
         if self._store.stuck:
             return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
         self._renewing.tick(online=self._online)
-        self._beliefs.look_for_carried(now)
+        self._trust_state.look_for_carried(now)
         self._delivery.tick(now)
         if self._online:
             self._say_state(now)
@@ -283,7 +280,13 @@ class Agent:
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
 
-    def _handle(self, event: NodeEvent | Outcome | Stalled | WorkerReady | WorkerGone | EndpointAnswered | LabelsSaid) -> None:
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, LocalEvent):
+            self._handle_local(event)
+        else:
+            self._handle_broker(event)
+
+    def _handle_broker(self, event: ConnectionEvent | DocumentEvent) -> None:
         match event:
             case Connected():
                 self._connected(event)
@@ -292,7 +295,7 @@ class Agent:
             case Subscribed(mid, refused):
                 if refused:
                     log.error("subscribe.denied", filters=refused)
-                    self._standing.denied(refused)
+                    self._status_writer.denied(refused)
                 self._delivery.granted(mid, self._monotonic())
             case Published(mid):
                 self._reporter.published(mid)
@@ -305,10 +308,15 @@ class Agent:
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
-            case Outcome(model, target, refusal):
+            case _:
+                assert_never(event)
+
+    def _handle_local(self, event: LocalEvent) -> None:
+        match event:
+            case TransferEnded(model, target, refusal):
                 self._slots.fetched(model, target, refusal, self._wall())
-                self._carried.remove(target.digest)
-            case Stalled():
+                self._sideload.remove(target.digest)
+            case TransferStalled():
                 self._slots.stalled(event, self._wall())
             case WorkerReady():
                 self._slots.ready(event, self._wall())
@@ -316,8 +324,10 @@ class Agent:
                 self._slots.worker_gone(event, self._wall())
             case EndpointAnswered():
                 self._slots.endpoint_answered(event)
-            case LabelsSaid():
+            case LabelsReported():
                 self._telemetry.labels.said(event)
+            case _:
+                assert_never(event)
 
     # The connection
 
@@ -331,7 +341,7 @@ class Agent:
         except Unreachable as error:
             self._session_of = "us" if self._session_of == "us" else "unknown"  # nobody knows what it remembers when it is back
             log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
-            self._standing.disconnected(str(error))
+            self._status_writer.disconnected(str(error))
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, session=self._session)
@@ -344,12 +354,12 @@ class Agent:
         forgot = not event.session_present and self._session_of != "another"
         self._session_of = "us"
         self._online, self._retry = True, RETRY
-        self._standing.connected()
+        self._status_writer.connected()
         self._said = None
         self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
         self._link.subscribe_trust(only_if_new=event.session_present)
-        self._link.subscribe_models(sorted(self._beliefs.models), only_if_new=event.session_present)
+        self._link.subscribe_models(sorted(self._trust_state.models), only_if_new=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, reason: str) -> None:
@@ -357,14 +367,14 @@ class Agent:
         chance = self._rng.random()
         self._retry_at = self._monotonic() + (RETRY.soon_seconds(chance) if self._online else self._retry.wait_seconds(chance))
         self._online = False
-        self._standing.disconnected(reason)
+        self._status_writer.disconnected(reason)
         self._delivery.disconnected()
 
     def _trusted_now(self) -> float:
         return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
 
     def _leave(self) -> None:
-        self._guarded(self._standing.left)
+        self._guarded(self._status_writer.left)
         self._leaving = True
         self._turn_labels_away()
         self._guarded(self._disk.write_down_at_last, self._telemetry.checkpoint, self._telemetry.open_windows)
@@ -378,11 +388,11 @@ class Agent:
     # What the hub says
 
     def _trust_arrived(self, event: TrustArrived) -> None:
-        self._beliefs.take_trust(event.bundle)
+        self._trust_state.take_trust(event.bundle)
         self._link.ack(event.message)
 
     def _model_arrived(self, event: ModelArrived) -> None:
-        self._beliefs.take_model(event.bundle)
+        self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
 
     # What the node says
@@ -402,7 +412,7 @@ class Agent:
         self._slots.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
-        view = self._beliefs.view
+        view = self._trust_state.view
         return State(
             node=self._settings.id,
             session=max(self._session, 1),
@@ -411,32 +421,37 @@ class Agent:
             software=f"fleetcast {version('fleetcast')}",
             public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
-            link=self._purse.link,
+            link=self._quota.link,
             profile=self._profile,
             packet_bytes_max=PACKET_BYTES_MAX,
             root_version=view.root_version if view else 0,
             timestamp_version=view.timestamp_version if view else 0,
-            stale=self._beliefs.stale(),
+            stale=self._trust_state.stale(),
             slots=self._slots.report_of(),
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
         )
 
-    def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: InForce) -> None:
+    def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: EffectiveParameters) -> None:
         self._shares[digest] = parameters.telemetry_share
         self._telemetry.watch(digest, manifest)
 
-    def _labels_said(self, event: LabelsSaid) -> None:
-        """A program says counts; called by the serving thread, also when the loop has ended and nobody looks into the inbox."""
+    def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
+        self._inbox.put(WorkerGone(model, digest, reason, deaths))
+
+    def _labels_said(self, event: LabelsReported) -> None:
+        """Take counts from a program; called by the serving thread, also when the loop has ended and nobody looks into the
+        inbox.
+        """
         self._inbox.put(event)
         if self._leaving:
             self._turn_labels_away()
 
     def _turn_labels_away(self) -> None:
-        """Whoever still waits would keep the server from stopping."""
+        """Refuse the programs that still wait: they would keep the server from stopping."""
         with suppress(queue.Empty):
             while True:
                 event = self._inbox.get_nowait()
-                if isinstance(event, LabelsSaid) and event.done.set_running_or_notify_cancel():
+                if isinstance(event, LabelsReported) and event.done.set_running_or_notify_cancel():
                     event.done.set_exception(Unreachable("the node is stopping; say it again, with the same id"))
 
     def _observe(self, seen: Observation) -> None:
@@ -447,7 +462,7 @@ class Agent:
 
 
 def pinned_root(settings: NodeSettings) -> bytes:
-    """The root metadata that the operator put on this device.
+    """Return the root metadata that the operator put on this device.
 
     Raises:
         Refused: it is not there.

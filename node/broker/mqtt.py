@@ -1,15 +1,14 @@
-"""What the node's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
+"""Publish and receive documents on the node's connection: parse at the door, so that nobody inside sees a topic string or raw bytes."""
 
-import queue
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fleetcast.mqtt import (
     BrokerUrl,
     Cleared,
     Connected,
     Disconnected,
+    Inbox,
     Link,
     LinkEvent,
     Message,
@@ -33,7 +32,7 @@ MSGPACK = "application/msgpack"
 
 @dataclass(frozen=True, slots=True)
 class TrustArrived:
-    """A trust bundle, not verified."""
+    """Carry a trust bundle, not verified."""
 
     bundle: TrustBundle
     message: Message
@@ -41,7 +40,7 @@ class TrustArrived:
 
 @dataclass(frozen=True, slots=True)
 class ModelArrived:
-    """A model bundle, not verified."""
+    """Carry a model bundle, not verified."""
 
     bundle: ModelBundle
     message: Message
@@ -49,13 +48,15 @@ class ModelArrived:
 
 @dataclass(frozen=True, slots=True)
 class BlockArrived:
-    """A payload on a block topic, not verified."""
+    """Carry a payload on a block topic, not verified."""
 
     digest: bytes
     message: Message
 
 
-NodeEvent = Connected | Disconnected | Published | Subscribed | TrustArrived | ModelArrived | BlockArrived | Unreadable | Cleared
+ConnectionEvent = Connected | Disconnected | Published | Subscribed
+DocumentEvent = TrustArrived | ModelArrived | Unreadable | Cleared  # Each carries one message, which is acknowledged once handled.
+NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
 
 def model_bundle(address: Address, payload: bytes) -> ModelBundle:
@@ -71,7 +72,7 @@ def model_bundle(address: Address, payload: bytes) -> ModelBundle:
 
 
 class BlockReader:
-    """A connection on which blocks are asked for: what a node has in common with a relay."""
+    """Ask for blocks on a connection: what a node has in common with a relay."""
 
     def __init__(self, link: Link, *, fleet: str, name: str) -> None:
         self.topics = Topics(fleet)
@@ -107,12 +108,12 @@ class BlockReader:
         self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
 
     def ack(self, message: Message) -> None:
-        """The effect of this message is durable."""
+        """Acknowledge a message whose effect is durable."""
         self._link.ack(message)
 
 
 class NodeLink(BlockReader):
-    """One node's connection to its broker."""
+    """Speak on one node's connection to its broker."""
 
     def __init__(
         self,
@@ -120,7 +121,7 @@ class NodeLink(BlockReader):
         *,
         fleet: str,
         node: str,
-        inbox: "queue.Queue[Any]",
+        inbox: Inbox,
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
     ) -> None:
@@ -137,7 +138,7 @@ class NodeLink(BlockReader):
         self._link.open(Will(self.topics.state(self._name), codec.encode(lost)), clean=clean)
 
     def move(self, url: str) -> None:
-        """The broker is elsewhere from the next `open` on.
+        """Go to another broker from the next `open` on.
 
         Raises:
             Refused: no such URL, or another kind of connection.
@@ -153,7 +154,7 @@ class NodeLink(BlockReader):
         return self._link.publish(topic, payload, content_type=MSGPACK)
 
     def parse(self, event: LinkEvent) -> NodeEvent:
-        """The event as documents."""
+        """Return the event as documents."""
         if not isinstance(event, Message):
             return event
         if not event.payload:

@@ -7,7 +7,7 @@ import click
 
 from node.cli.options import json_option, settings_option
 from node.settings import load
-from node.storage.sideload import Carried
+from node.storage.sideload import Sideload
 
 
 @click.command(name="import")
@@ -25,7 +25,7 @@ def import_(path: Path, parcel: Path, as_json: bool) -> None:
       fleetcast-node import /media/usb/delay.parcel --settings /etc/fleetcast/node.toml
     """
     settings = load(path)
-    found = Carried(settings.data / "carried").unpack(parcel, fleet=settings.fleet)
+    found = Sideload(settings.data / "carried").unpack(parcel, fleet=settings.fleet)
     if found.node is not None and found.node != settings.id:
         click.echo(f"warning: {parcel} holds only what {found.node} lacks; this is {settings.id}, which may lack more", err=True)
     row = {"model": found.model, "version": found.version, "release": found.release.hex(), "blocks": found.blocks, "bytes": found.bytes}

@@ -8,7 +8,7 @@ import click
 from pydantic import ValidationError
 
 from node.cli.options import json_option, settings_option, store_of
-from node.core.telemetry.accuracy import Told, invalid
+from node.core.telemetry.accuracy import LabelCounts, invalid
 from node.settings import load
 from node.storage.accuracy_counts import take
 from node.storage.store import NodeStore
@@ -23,7 +23,7 @@ from schemas.errors import Code, Refused
 @click.option("--id", "said_id", help="A name of your own for these counts: said again, they are counted once.")
 @settings_option
 @json_option
-def labels(model: str, right: int, wrong: int, at: str, said_id: str | None, path: Path, as_json: bool) -> None:
+def labels(model: str, right: int, wrong: int, at: str, report_id: str | None, path: Path, as_json: bool) -> None:
     """Say how many of a model's answers were right and how many wrong.
 
     Counts are summed by the interval in which the model answered. They stay on this device until the interval leaves, once and under
@@ -40,7 +40,7 @@ def labels(model: str, right: int, wrong: int, at: str, said_id: str | None, pat
         raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry (`telemetry = false` in its settings)")
     name, _, version = model.partition("@")
     try:
-        told = Told(at=float(at) if at.isascii() and at.isdigit() else at, right=right, wrong=wrong, id=said_id)  # type: ignore[arg-type]
+        told = LabelCounts(at=float(at) if at.isascii() and at.isdigit() else at, right=right, wrong=wrong, id=report_id)  # type: ignore[arg-type]
     except ValidationError as error:
         raise invalid(error) from None
     store_of(settings).close()  # it is there, and can be read

@@ -30,7 +30,7 @@ def ledger(path: Path, as_json: bool) -> None:
             "missing": one.planned - one.received - one.reused,
             "wasted": one.wasted,
         }
-        for release, one in store.ledgers().items()
+        for release, one in store.usages().items()
     ]
     days = [{"day": date.fromordinal(day).isoformat(), "link": link, "bytes": count} for day, link, count in store.days()]
     if as_json:

@@ -24,7 +24,7 @@ from node.enrol.credentials import expires_at
 from node.host.pidfile import is_held, read_status
 from node.settings import NodeSettings, load
 from node.storage.inventory import releases
-from node.storage.store import Bytes, NodeStore
+from node.storage.store import ByteUsage, NodeStore
 from schemas import codec
 from schemas.errors import Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
@@ -38,7 +38,7 @@ class Remembered:
     """What the store says."""
 
     floor: int = 0
-    slots: tuple[tuple[ModelSlot, Bytes, str], ...] = ()  # with the bytes of what it is busy with, and why it was refused
+    slots: tuple[tuple[ModelSlot, ByteUsage, str], ...] = ()  # with the bytes of what it is busy with, and why it was refused
     today_bytes: dict[str, int] | None = None
     error: str = ""  # why it could not be read
 
@@ -128,7 +128,7 @@ def gathered(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict,
     }
 
 
-def _model(slot: ModelSlot, counted: Bytes, reason: str, reported: Any, workers: dict[bytes, int | None]) -> dict[str, Any]:
+def _model(slot: ModelSlot, counted: ByteUsage, reason: str, reported: Any, workers: dict[bytes, int | None]) -> dict[str, Any]:
     serving = slot.serving
     target = slot.target if slot.target and (serving is None or slot.target.digest != serving.digest) else None
     return {
@@ -163,7 +163,11 @@ def _remembered(data: Path) -> Remembered:
     try:
         reasons = _reasons(store)
         slots = tuple(
-            (slot, store.bytes_of(slot.target.digest) if slot.target else Bytes(), reasons.get((model, slot.code), "") if slot.code else "")
+            (
+                slot,
+                store.usage_of(slot.target.digest) if slot.target else ByteUsage(),
+                reasons.get((model, slot.code), "") if slot.code else "",
+            )
             for model, slot in sorted(store.slots().items())
         )
         today = date.today().toordinal()  # of the device's own day, as budgets count

@@ -1,1 +1,1 @@
-"""What a node decides, without a clock, a disk, a network or a thread."""
+"""Decide for a node, without a clock, a disk, a network or a thread."""

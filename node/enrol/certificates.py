@@ -1,4 +1,4 @@
-"""What a device believes of certificates and of the hub's word about time: chains to its one authority, and nothing else. Opens no file.
+"""Verify certificates and the hub's word about time: chains to its one authority, and nothing else. Opens no file.
 
 Expiry is judged at a time that is given, not by this machine's clock, which may be wrong (node/core/trust/clock.py).
 """
@@ -21,7 +21,7 @@ _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFou
 
 @dataclass(frozen=True, slots=True)
 class Certified:
-    """What our own certificate says, verified up to the authority; seconds since 1970."""
+    """Describe what our own certificate says, verified up to the authority; seconds since 1970."""
 
     node: str
     public_key: bytes  # DER SubjectPublicKeyInfo
@@ -30,7 +30,7 @@ class Certified:
 
 
 def check_pin(authority: AuthorityCertificate, pin: bytes) -> None:
-    """Whether this is the authority, and the trust root, that a token names.
+    """Check whether this is the authority, and the trust root, that a token names.
 
     Raises:
         Refused: ENROLMENT_PIN when it is another's.
@@ -42,7 +42,7 @@ def check_pin(authority: AuthorityCertificate, pin: bytes) -> None:
 
 
 def certified(enrolled: Enrolled, *, at: int | None = None) -> Certified:
-    """Our certificate, as its chain proves it; with `at`, no certificate of it may have expired by then.
+    """Return our certificate, as its chain proves it; with `at`, no certificate of it may have expired by then.
 
     Raises:
         Refused: CERTIFICATE_INVALID when a link of the chain does not hold.
@@ -66,7 +66,7 @@ def certified(enrolled: Enrolled, *, at: int | None = None) -> Certified:
 
 
 def told_time(signed: SignedStatement, *, authority: bytes, nonce: bytes) -> Statement:
-    """The hub's word on what time it is, for the nonce that we drew; `authority` is believed.
+    """Return the hub's word on what time it is, for the nonce that we drew; `authority` is believed.
 
     Raises:
         Refused: CERTIFICATE_INVALID when it was not signed by the authority's issuer, or for another nonce.
@@ -89,7 +89,7 @@ def told_time(signed: SignedStatement, *, authority: bytes, nonce: bytes) -> Sta
 
 
 def ends_of(certificate: bytes) -> int:
-    """When a certificate expires, in seconds since 1970.
+    """Return when a certificate expires, in seconds since 1970.
 
     Raises:
         Refused: CERTIFICATE_INVALID, it is none.
@@ -98,7 +98,7 @@ def ends_of(certificate: bytes) -> int:
 
 
 def pem_of(*certificates: bytes) -> bytes:
-    """Certificates one after another, as TLS libraries read them."""
+    """Return certificates one after another, as TLS libraries read them."""
     return b"".join(_parse(one, "a certificate").public_bytes(serialization.Encoding.PEM) for one in certificates)
 
 

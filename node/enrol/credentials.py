@@ -1,4 +1,4 @@
-"""Reads the certificates that a device shows and believes, as facts. Reads no key; knows no broker."""
+"""Read the certificates that a device shows and believes, as facts. Reads no key; knows no broker."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ PEM_BYTES_MAX: Final = 1024 * 1024  # a bundle of every public authority has 200
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A certificate's own words; seconds since 1970."""
+    """Hold a certificate's own words; seconds since 1970."""
 
     name: str  # the subject's common name
     not_before: int
@@ -20,7 +20,7 @@ class Shown:
 
 
 def read(path: str) -> Shown:
-    """The first certificate of a file.
+    """Return the first certificate of a file.
 
     Raises:
         OSError: it cannot be read.
@@ -35,7 +35,7 @@ def read(path: str) -> Shown:
 
 
 def expires_at(path: str) -> int | None:
-    """When a certificate ends; None where there is none, or it cannot be read."""
+    """Return when a certificate ends; None where there is none, or it cannot be read."""
     try:
         return read(path).not_after if path else None
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The hub's HTTPS endpoint, as a device meets it: bounded, with deadlines, believed for its authority's sake and not for its address's.
+"""Talk to the hub's HTTPS endpoint: bounded, with deadlines, believed for its authority's sake and not for its address's.
 
 The TLS library checks the chain and the host's name, but not the time, which this device may not know: that is judged by what the hub's
 issuer signs for a nonce of ours, on the same connection, before anything else is said on it.
@@ -37,7 +37,7 @@ from schemas.limits import KIB
 D = TypeVar("D", bound=Document)
 
 ANSWER_SECONDS = 30.0  # without a byte; over 20 kbit/s with 2 s of delay a handshake takes 10
-EXCHANGE_SECONDS_MAX = 600.0  # of one connection: 1 MiB over 20 kbit/s, and no hub that drips holds us for ever
+EXCHANGE_SECONDS_MAX = 600.0  # A connection's whole time: 1 MiB over 20 kbit/s, and no hub that drips holds us for ever
 READ_BYTES = 16 * KIB
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module has no name for
 _LATER = {408, 425, 429}
@@ -45,7 +45,7 @@ MSGPACK = "application/msgpack"
 
 
 class Session:
-    """A connection to a hub that the authority vouches for; `statement` is what it said of the time."""
+    """Hold a connection to a hub that the authority vouches for; `statement` is its word on the time."""
 
     def __init__(self, connection: http.client.HTTPSConnection, *, authority: bytes) -> None:
         self._connection = connection
@@ -54,7 +54,7 @@ class Session:
         self.statement: Statement = told_time(self.signed, authority=authority, nonce=nonce)
 
     def enrol(self, request: EnrolmentRequest) -> Enrolled:
-        """A first certificate. Not verified.
+        """Return a first certificate. Not verified.
 
         Raises:
             Refused: the hub says no.
@@ -63,7 +63,7 @@ class Session:
         return _ask(self._connection, "POST", ENROL_PATH, request, Enrolled)
 
     def renew(self, sealed: SealedRenewal) -> Enrolled:
-        """A next certificate. Not verified.
+        """Return a next certificate. Not verified.
 
         Raises:
             Refused: the hub says no.
@@ -73,7 +73,7 @@ class Session:
 
 
 def authority_of(url: str, *, pin: bytes) -> AuthorityCertificate:
-    """The authority and the trust root that the pin names, fetched over a connection that nobody vouches for.
+    """Return the authority and the trust root that the pin names, fetched over a connection that nobody vouches for.
 
     Raises:
         Refused: they are others than the pin says.
@@ -89,7 +89,7 @@ def authority_of(url: str, *, pin: bytes) -> AuthorityCertificate:
 
 @contextmanager
 def session(url: str, *, authority: bytes) -> Iterator[Session]:
-    """A connection to the hub at this URL, once it has proved itself by `authority`, a certificate in DER.
+    """Return a connection to the hub at this URL, once it has proved itself by `authority`, a certificate in DER.
 
     Raises:
         Refused: CERTIFICATE_INVALID when the authority does not vouch for who answers, or its certificate has expired.
@@ -108,7 +108,7 @@ def session(url: str, *, authority: bytes) -> Iterator[Session]:
 
 
 def check_url(url: str) -> str:
-    """The URL, if it can be a hub's.
+    """Return the URL, if it can be a hub's.
 
     Raises:
         Refused: it cannot.

@@ -1,4 +1,4 @@
-"""What the hub gave this device when it enrolled, kept in `<data>/enrolment/`. Verifies nothing: that is done before it is kept.
+"""Keep what the hub gave this device when it enrolled, in `<data>/enrolment/`. Verifies nothing: that is done before it is kept.
 
 The answer is kept as one file, `kept`: written whole, synced, renamed. That is the moment of enrolment. Every other file is made from it
 and can be made again: a device that is killed between two of them goes on from there. `settings.toml` is the last, and what
@@ -30,7 +30,7 @@ _KEPT = "kept"
 
 
 class Kept(Document):
-    """The hub's answer, where the hub is, and the digest of the token that it was given for; never leaves the device."""
+    """Hold the hub's answer, where the hub is, and the digest of the token that it was given for; never leaves the device."""
 
     schema_name = "kept-enrolment"
     bytes_max = ENROLMENT_BYTES_MAX + 4096
@@ -42,19 +42,19 @@ class Kept(Document):
 
     @property
     def answer(self) -> Enrolled:
-        """The hub's answer."""
+        """Return the hub's answer."""
         return codec.decode(Enrolled, self.enrolled)
 
 
 class Enrolment:
-    """The enrolment of the device whose data folder this is."""
+    """Keep the enrolment of the device whose data folder this is."""
 
     def __init__(self, data: Path) -> None:
         self._data, self._folder = data, data / FOLDER
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else changes the enrolment meanwhile: a command at the device, or the agent that renews.
+        """Hold the enrolment so that nobody else changes it meanwhile: a command at the device, or the agent that renews.
 
         Raises:
             Refused: the folder cannot be written.
@@ -68,12 +68,12 @@ class Enrolment:
             raise Refused(Code.SETTINGS_INVALID, f"{self._folder}: {error.strerror}") from None
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in self._folder.glob(".*"):  # of a process that was killed
+            for left in self._folder.glob(".*"):  # A killed process left it.
                 left.unlink(missing_ok=True)
             yield
 
     def kept(self) -> Kept | None:
-        """What was kept; None when the device was never enrolled.
+        """Return what was kept; None when the device was never enrolled.
 
         Raises:
             Refused: it is there and damaged.
@@ -92,7 +92,7 @@ class Enrolment:
             raise Refused(Code.SETTINGS_INVALID, f"{path} is damaged, enrol again with a new token: {refusal.reason}") from None
 
     def keep(self, kept: Kept) -> None:
-        """The moment of enrolment, or of its renewal: durable when this returns.
+        """Keep an enrolment, or its renewal: durable when this returns.
 
         Raises:
             Refused: DISK_FULL or SETTINGS_INVALID when it cannot be written; nothing has changed.
@@ -118,7 +118,7 @@ class Enrolment:
                 write(path, data)
 
     def take_next_key(self) -> None:
-        """The key that the newest certificate is for takes the place of the one before it."""
+        """Put the key that the newest certificate is for in the place of the one before it."""
         durable.rename(self._data / NEXT_KEY_NAME, self._data / KEY_NAME)
 
 
@@ -136,7 +136,7 @@ def _settings(hub: str, answer: Enrolled) -> str:
 
 
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """A file, by default readable by its owner only, whole or as it was.
+    """Write a file, by default readable by its owner only, whole or as it was.
 
     Raises:
         Refused: DISK_FULL or SETTINGS_INVALID when it cannot be written.

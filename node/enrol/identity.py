@@ -1,4 +1,4 @@
-"""The device's own key: made here, never leaves; signs receipts, and is what the device's certificate is for.
+"""Hold the device's own key: it is made here and never leaves, signs receipts, and is what the device's certificate is for.
 
 One key for both on purpose: so the hub knows from the enrolment whose receipts it reads (docs/decisions/0011).
 """
@@ -21,7 +21,7 @@ KEY_BYTES_MAX = 16 * 1024  # a PEM key is under 1 KiB
 
 
 class Identity:
-    """An ECDSA P-256 key, as hardware tokens of small devices have."""
+    """Hold an ECDSA P-256 key, as hardware tokens of small devices have."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey) -> None:
         self._key = key
@@ -29,7 +29,7 @@ class Identity:
 
     @classmethod
     def load_or_create(cls, path: Path) -> "Identity":
-        """The key at `path`, made on first use; readable by its owner only.
+        """Return the key at `path`, made on first use; readable by its owner only.
 
         Raises:
             Refused: what stands there is no such key.
@@ -54,15 +54,15 @@ class Identity:
         return cls(key)
 
     def sign(self, data: bytes) -> bytes:
-        """ECDSA with SHA-256, DER."""
+        """Sign by ECDSA with SHA-256, in DER."""
         return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
 
     def request(self) -> bytes:
-        """A certificate request, PKCS #10 in DER: it proves that we have the key, and names nobody, for the hub chooses names."""
+        """Return a certificate request, PKCS #10 in DER: it proves that we have the key, and names nobody, for the hub chooses names."""
         builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
     def seal(self, receipt: Receipt) -> SealedReceipt:
-        """The receipt's exact bytes with our signature over them."""
+        """Return the receipt's exact bytes with our signature over them."""
         body = codec.encode(receipt)
         return SealedReceipt(body=body, signature=self.sign(body))

@@ -1,4 +1,5 @@
-"""Whether an agent runs on a data folder: the lock that one holder may have, and the status that the agent leaves for commands to read.
+"""Find out whether an agent runs on a data folder: the lock that one holder may have, and the status that the agent leaves for commands to
+read.
 
 The lock is the kernel's (flock): it ends with the process, however that ends, and no stale file has to be judged. Knows no agent.
 """
@@ -23,7 +24,7 @@ STATUS_NAME: Final = "status.json"
 STATUS_BYTES_MAX: Final = 1024 * 1024  # a status with every slot and parameter that there can be is well below
 READS_MAX: Final = 3
 STATUS_BLOCK_BYTES: Final = 4096  # a status is filled up to whole blocks: written over, it takes no more room
-LOOK_SECONDS: Final = 0.5  # whoever only looks holds the lock for a moment: it is asked for again
+LOOK_SECONDS: Final = 0.5  # a process that only looks holds the lock for a moment: it is asked for again
 
 
 @contextlib.contextmanager
@@ -53,7 +54,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether somebody runs on the folder right now. Looks for a moment at the lock itself, and never at a process id.
+    """Return whether somebody runs on the folder right now. Looks for a moment at the lock itself, and never at a process id.
 
     Raises:
         PermissionError: the lock is not ours to look at.
@@ -77,7 +78,7 @@ def _opened(path: Path) -> int:
     except OSError as error:
         if error.errno not in FULL_OR_READ_ONLY or not path.exists():
             raise
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # of a disk that cannot be written; a lock is no writing
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # The disk cannot be written; a lock is no writing.
 
 
 def _locked(descriptor: int) -> bool:
@@ -111,7 +112,7 @@ def write_status(folder: Path, status: AgentStatus) -> None:
 
 
 def read_status(folder: Path) -> AgentStatus | None:
-    """The last status that was left here; None when there is none, or another version of fleetcast wrote it."""
+    """Return the last status that was left here; None when there is none, or another version of fleetcast wrote it."""
     for _ in range(READS_MAX):
         try:
             with (folder / STATUS_NAME).open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a site sets about its models, in a file of its own: read again when it changes. Knows no release and no bound.
+"""Read what a site sets about its models, from a file of its own: read again when it changes. Knows no release and no bound.
 
     [delay]                      # a model
     threshold = 0.7              # a parameter of its releases
@@ -25,7 +25,7 @@ _SHAPE: Final = TypeAdapter(dict[ModelName, dict[Label, Value]])
 
 
 class Overrides:
-    """One file; absent, it sets nothing. A file that is wrong changes nothing: what it said before holds."""
+    """Read one file; absent, it sets nothing. A file that is wrong changes nothing: what it set before holds."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class Overrides:
         self._looked_at = NEVER
 
     def of(self, model: str) -> dict[str, Value]:
-        """What the site sets about a model."""
+        """Return what the site sets about a model."""
         return self._values.get(model, {})
 
     def look(self, now: MonotonicSeconds) -> bool:

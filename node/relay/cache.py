@@ -1,4 +1,4 @@
-"""Payloads on a relay's disk, by digest, never more than so many bytes: what was used least lately goes."""
+"""Keep payloads on a relay's disk, by digest, within a bound of bytes: what was used least lately goes."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ _NAME = re.compile("[0-9a-f]{64}")
 
 
 class Cache:
-    """A folder of files named by their own digest: what a power cut damages is found when it is read, and fetched again."""
+    """Keep a folder of files named by their own digest: what a power cut damages is found when it is read, and fetched again."""
 
     def __init__(self, directory: Path, *, bytes_max: int) -> None:
         self.directory, self._bytes_max = directory, bytes_max
@@ -56,7 +56,7 @@ class Cache:
         self.bytes += len(data)
 
     def read(self, digest: bytes) -> bytes | None:
-        """A payload, verified again; None when it is not here, or was damaged, and is now gone."""
+        """Return a payload, verified again; None when it is not here, or was damaged, and is now gone."""
         if digest not in self._sizes:
             return None
         try:

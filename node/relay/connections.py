@@ -1,10 +1,10 @@
-"""A relay's two connections, as documents: parses at the door. What comes by either stands in one inbox, and says by which."""
+"""Read and write documents on a relay's two connections: parse at the door. What comes by either is in one inbox, with its side."""
 
 import queue
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from fleetcast.mqtt import BrokerUrl, Link, Message
+from fleetcast.mqtt import BrokerUrl, Link, LinkEvent, Message
 from node.broker.mqtt import BlockReader, model_bundle
 from node.relay.relay_settings import Door
 from schemas import codec
@@ -20,16 +20,16 @@ Side = Literal["upstream", "site"]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """An event of one connection."""
+class SideEvent:
+    """Hold an event of one connection."""
 
     side: Side
-    event: Any
+    event: LinkEvent
 
 
 @dataclass(frozen=True, slots=True)
 class WantArrived:
-    """A node of the site wants blocks."""
+    """Report that a node of the site wants blocks."""
 
     node: str
     want: Want
@@ -37,30 +37,30 @@ class WantArrived:
 
 @dataclass(frozen=True, slots=True)
 class BlockArrived:
-    """A payload from up the road, not verified."""
+    """Carry a payload from up the road, not verified."""
 
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Inbox:
-    """Where a `Link` puts its events."""
+    """Take the events of one `Link`."""
 
     side: Side
-    queue: "queue.Queue[Heard]"
+    queue: "queue.Queue[SideEvent]"
 
-    def put(self, event: Any) -> None:
+    def put(self, event: LinkEvent) -> None:
         """Say by which connection it came."""
-        self.queue.put(Heard(self.side, event))
+        self.queue.put(SideEvent(self.side, event))
 
 
 Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
 
 
 class RelayLink(BlockReader):
-    """One of the two connections."""
+    """Speak on one of the two connections."""
 
-    def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[Heard]") -> None:
+    def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[SideEvent]") -> None:
         link = Link(
             BrokerUrl.parse(door.broker),
             client_id=name,
@@ -96,7 +96,7 @@ class RelayLink(BlockReader):
         self._link.publish(self.topics.block(digest), b"", retain=True)
 
     def parse(self, message: Message) -> Parsed:
-        """The message as a document; None when there is nothing in it.
+        """Return the message as a document; None when there is nothing in it.
 
         Raises:
             Refused: it is not one that a relay reads, or malformed.

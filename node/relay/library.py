@@ -1,4 +1,4 @@
-"""Which payload a want is for: by the manifests that stand on `model/<name>`, and their block lists.
+"""Find which payload a want is for: by the manifests that are on `model/<name>`, and their block lists.
 
 Nothing here is verified but by digest: a want names its release by the digest of the manifest, so a false one maps nothing.
 """
@@ -23,14 +23,14 @@ LISTS_KEPT = 16  # block lists of variants, kept decoded
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """Parts of a block list that have to be fetched before the want can be understood."""
+    """Hold parts of a block list that have to be fetched before the want can be understood."""
 
     source: Source
     pieces: tuple[Piece, ...]
 
 
 class Library:
-    """Manifests and block lists; `read` gives a payload from the disk."""
+    """Keep manifests and block lists; `read` gives a payload from the disk."""
 
     def __init__(self, read: Callable[[bytes], bytes | None]) -> None:
         self._read = read
@@ -38,7 +38,7 @@ class Library:
         self._lists: OrderedDict[Source, tuple[Block, ...]] = OrderedDict()
 
     def add(self, bundle: ModelBundle) -> None:
-        """A model's current manifests.
+        """Take in a model's current manifests.
 
         Raises:
             Refused: one is malformed.
@@ -49,7 +49,7 @@ class Library:
             self._models.popitem(last=False)
 
     def pieces(self, want: Want) -> tuple[Source, tuple[Piece, ...]] | Lacking:
-        """What a want asks for.
+        """Return what a want asks for.
 
         Raises:
             Refused: there is no such release, variant or block, or they are too many.
@@ -87,7 +87,7 @@ class Library:
         raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {source.release.hex()[:16]}")
 
     def _listed(self, files: tuple[File, ...], parts: tuple[Block, ...]) -> tuple[tuple[Block, ...], tuple[Piece, ...]]:
-        """All blocks, or the parts of the lists that are not here."""
+        """Return all blocks, or the parts of the lists that are not here."""
         read = {part.digest: self._part(part) for part in parts}
         lacking: list[Piece] = []
         for number, part in enumerate(parts):

@@ -1,23 +1,24 @@
-"""The relay's one loop: wants from the site, blocks from up the road; a block is on disk before the site gets it, and then acknowledged."""
+"""Run the relay's one loop: wants from the site, blocks from up the road; a block is on disk before the site gets it, and then
+acknowledged.
+"""
 
 import queue
 import threading
 from collections import OrderedDict
 from random import Random
-from typing import Any
 
 import structlog
 
 from fleetcast.backoff import Backoff
 from fleetcast.block_server import BlockServer, Clear, Send
-from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, Message, Published, Subscribed
+from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, LinkEvent, Message, Published, Subscribed
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
-from node.core.delivery.token_bucket import Rate
+from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Subscribe, Unsubscribe
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
 from node.host.service_manager import Notify
 from node.relay.cache import Cache
-from node.relay.connections import BlockArrived, Heard, RelayLink, Side, WantArrived
+from node.relay.connections import BlockArrived, RelayLink, Side, SideEvent, WantArrived
 from node.relay.library import MODELS_MAX, Lacking, Library
 from node.relay.relay_settings import RelaySettings
 from schemas.block_request import Want
@@ -38,11 +39,11 @@ TOTALS_SECONDS = 60.0
 
 
 class Relay:
-    """One site's relay."""
+    """Run one site's relay."""
 
     def __init__(self, settings: RelaySettings, *, monotonic: MonotonicClock, rng: Random) -> None:
         self._settings, self._monotonic, self._rng, self._notify = settings, monotonic, rng, Notify()
-        self._inbox: queue.Queue[Heard] = queue.Queue()
+        self._inbox: queue.Queue[SideEvent] = queue.Queue()
         self._links: dict[Side, RelayLink] = {
             "upstream": RelayLink("upstream", settings.upstream, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
             "site": RelayLink("site", settings.site, fleet=settings.fleet, name=settings.id, inbox=self._inbox),
@@ -57,7 +58,7 @@ class Relay:
         )
         self._core = Relaying(server, self._holds, settings.window_bytes, settings.filters_per_subscribe, rng)
         rate = settings.rate_bytes_per_second_max
-        self._rate = Rate(rate, max(BLOCK_BYTES_MAX, int(rate))) if rate else None
+        self._rate = TokenBucket(rate, max(BLOCK_BYTES_MAX, int(rate))) if rate else None
         self._passing: OrderedDict[bytes, bytes] = OrderedDict()
         self._pending: list[Want] = []
         self._models: set[str] = set()
@@ -69,7 +70,7 @@ class Relay:
         self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
         self._retry: dict[Side, Backoff] = {"upstream": RETRY, "site": RETRY}
         self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
-        self._told, self._told_at = dict(self._totals), monotonic()
+        self._logged_totals, self._logged_at = dict(self._totals), monotonic()
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set."""
@@ -83,7 +84,7 @@ class Relay:
             for side, link in self._links.items():
                 if self._online[side]:
                     link.close()
-            log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
+            log.info("relay.counted", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
 
     def _turn(self) -> None:
         for side in self._links:
@@ -94,14 +95,14 @@ class Relay:
                 self._handle(heard.side, heard.event)
             except Unreachable as error:
                 log.warning("broker.unreachable", side=heard.side, reason=str(error))
-            except Exception:  # one message, or one bug of ours, must not end the site's service: it is told loudly instead
-                log.exception("relay.bug")
+            except Exception:  # one message, or one bug of ours, must not end the site's service: it is logged loudly instead
+                log.exception("bug.survived")
                 if isinstance(heard.event, Message):
                     self._links[heard.side].ack(heard.event)
         self._tick()
 
-    def _take_events(self) -> list[Heard]:
-        found: list[Heard] = []
+    def _take_events(self) -> list[SideEvent]:
+        found: list[SideEvent] = []
         try:
             found.append(self._inbox.get(timeout=TURN_SECONDS))
             while len(found) < BATCH_EVENTS:
@@ -119,7 +120,7 @@ class Relay:
         except Unreachable as error:
             log.warning("broker.unreachable", side=side, reason=str(error))
 
-    def _handle(self, side: Side, event: Any) -> None:
+    def _handle(self, side: Side, event: LinkEvent) -> None:
         match event:
             case Connected():
                 self._connected(side, event)
@@ -202,13 +203,13 @@ class Relay:
         self._run(self._core.wanted(source, pieces, again=want.again, now=now))
 
     def _think_again(self) -> None:
-        """A block list or a manifest came: wants that waited for it may be clear now."""
+        """Take in that a block list or a manifest came: wants that waited for it may be clear now."""
         pending, self._pending = self._pending, []
         for want in pending:
             try:
                 self._wanted(want)
             except Refused as refusal:
-                log.debug("want.waits", code=str(refusal.code))
+                log.debug("want.deferred", code=str(refusal.code))
 
     def _block(self, digest: bytes, payload: bytes) -> None:
         now = self._monotonic()
@@ -224,8 +225,8 @@ class Relay:
             self._passing.popitem(last=False)
         try:
             self.cache.put(digest, payload)
-        except Refused as refusal:  # it passes through; whoever comes later has to have it fetched again
-            log.warning("relay.disk_full", code=str(refusal.code), reason=refusal.reason)
+        except Refused as refusal:  # it passes through; for a node that comes later it is fetched again
+            log.warning("payload.not_cached", code=str(refusal.code), reason=refusal.reason)
         self._totals["fetched"] += 1
         self._totals["fetched_bytes"] += len(payload)
         if piece is None:  # wanted by this relay before it was started anew
@@ -245,11 +246,11 @@ class Relay:
         self._run(self._core.tick(allowed_bytes=allowed, now=now))
         if self._online["site"]:
             self._serve(now)
-        if now - self._told_at >= TOTALS_SECONDS:
-            self._told_at = now
-            if self._told != self._totals:
-                self._told = dict(self._totals)
-                log.info("relay.totals", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
+        if now - self._logged_at >= TOTALS_SECONDS:
+            self._logged_at = now
+            if self._logged_totals != self._totals:
+                self._logged_totals = dict(self._totals)
+                log.info("relay.counted", held=len(self.cache), held_bytes=self.cache.bytes, **self._totals)
 
     def _serve(self, now: MonotonicSeconds) -> None:
         link = self._links["site"]
@@ -260,7 +261,7 @@ class Relay:
                 case Send(digest, retain, expiry_seconds):
                     payload = self._read(digest)
                     if payload is None:
-                        continue  # evicted or damaged since; whoever wants it asks again, and it is fetched again
+                        continue  # evicted or damaged since; a node that wants it asks again, and it is fetched again
                     self._publishing.add(link.say_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
                     self._totals["served"] += 1
                     self._totals["served_bytes"] += len(payload)

@@ -1,4 +1,4 @@
-"""What a relay is told at its site: two brokers, and how much it may hold. Read once, at start."""
+"""Hold what a relay's site sets: two brokers, and how much it may hold. Read once, at start."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -7,13 +7,13 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fleetcast.mqtt import BrokerUrl, TlsFiles
-from node.settings import SiteSettings, fields_of, told
+from node.settings import SiteSettings, fields_of, settings_errors
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, NodeId
 
 
 class Door(BaseSettings):
-    """One of the relay's two brokers."""
+    """Connect to one of the relay's two brokers."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True)
 
@@ -32,7 +32,7 @@ class Door(BaseSettings):
 
     @property
     def tls(self) -> TlsFiles | None:
-        """Our certificate there, where one is asked for."""
+        """Return our certificate there, where one is asked for."""
         return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
 
 
@@ -63,12 +63,12 @@ class RelaySettings(SiteSettings):
 
 
 def load(path: Path) -> RelaySettings:
-    """The settings in a TOML file; relative paths in it are relative to the file.
+    """Return the settings in a TOML file; relative paths in it are relative to the file.
 
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
-    with told(path):
+    with settings_errors(path):
         fields = fields_of(RelaySettings, path)
         if fields.get("data"):
             fields["data"] = path.parent / fields["data"]

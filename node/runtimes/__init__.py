@@ -1,4 +1,4 @@
-"""What runs a model: one small protocol, and the entry points that fulfil it. A runtime itself is imported in worker processes only.
+"""Run a model: one small protocol, and the entry points that fulfil it. A runtime itself is imported in worker processes only.
 
 A distribution adds a runtime by an entry point of the group `fleetcast.runtimes`, named as releases name it (docs/runtimes.md).
 """
@@ -20,16 +20,16 @@ NEEDS: Final = {"onnx": "onnxruntime", "llama": "xllamacpp", "litert": "ai_edge_
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a model is to be loaded here. `providers`: execution providers that the variant requires, the preferred first."""
+    """Describe how a model is to be loaded here. `providers`: execution providers that the variant requires, the preferred first."""
 
     threads: int = 1
     providers: tuple[str, ...] = ()
-    parameters: Mapping[str, Any] | None = None  # of the release that go to the runtime, as they are when it is loaded
+    parameters: Mapping[str, Any] | None = None  # The release's that go to the runtime, as they are when it is loaded.
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What a loaded model takes and gives, in order, and the Open Inference Protocol's word for what runs it.
+    """Describe what a loaded model takes and gives, in order, and the Open Inference Protocol's word for what runs it.
 
     `rows_apart`: each row of the first axis is answered alike whatever stands beside it, so that rows of several requests may be asked
     together. A runtime that does not know leaves it out.
@@ -42,7 +42,7 @@ class Signature:
 
 
 class Runtime(Protocol):
-    """One model in one process. The methods are called one after the other; `load` by another thread than the rest.
+    """Run one model in one process. The methods are called one after the other; `load` by another thread than the rest.
 
     Whatever they raise that is not `Refused` is reported as a failure of the model. Standard error is the node's log.
     """
@@ -55,10 +55,10 @@ class Runtime(Protocol):
         """
 
     def describe(self) -> Signature:
-        """What was loaded."""
+        """Return what was loaded."""
 
     def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
-        """The outputs, in the order of the signature; `parameters` are the release's that go to the runtime.
+        """Return the outputs, in the order of the signature; `parameters` are the release's that go to the runtime.
 
         Raises:
             Refused: REQUEST_INVALID when the inputs do not fit, MODEL_RUN when the model fails on them.
@@ -70,10 +70,10 @@ class Runtime(Protocol):
 
 @runtime_checkable
 class Chats(Protocol):
-    """A runtime that also holds conversations (OpenAI's chat completions)."""
+    """Hold conversations, too (OpenAI's chat completions)."""
 
     def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Any], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
-        """The completion; where the body asks for a stream, `say` is given each chunk first, and answers whether to go on.
+        """Return the completion; where the body asks for a stream, `say` is given each chunk first, and answers whether to go on.
 
         A long silence is taken for a hang: an empty chunk says that work goes on, also where no stream was asked for, and reaches nobody.
 
@@ -83,7 +83,7 @@ class Chats(Protocol):
 
 
 def available() -> dict[str, str]:
-    """Where each runtime that is installed here is found, as `module:attribute`, by name."""
+    """Return where each runtime that is installed here is found, as `module:attribute`, by name."""
     from importlib.metadata import entry_points  # noqa: PLC0415  # a worker, which imports this module too, never asks
 
     found = {point.name: point.value for point in entry_points(group=GROUP)}

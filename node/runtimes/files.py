@@ -1,4 +1,4 @@
-"""A release that another program on the device reads: nothing is run here, and the files are there."""
+"""Serve a release that another program on the device reads: nothing is run here, and the files are there."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,10 +10,10 @@ from schemas.errors import Code, Refused
 
 
 class Files:
-    """Looks that the first file can be read."""
+    """Look that the first file can be read."""
 
     def load(self, path: Path, options: Options) -> None:
-        """Nothing but that."""
+        """Do nothing but that."""
         try:
             with path.open("rb") as file:
                 file.read(1)
@@ -21,14 +21,14 @@ class Files:
             raise Refused(Code.MODEL_LOAD, f"{path.name} cannot be read: {error.strerror}") from None
 
     def describe(self) -> Signature:
-        """It takes and gives nothing."""
+        """Return that it takes and gives nothing."""
         return Signature((), (), "files")
 
     def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
-        """Nothing, of nothing."""
+        """Return nothing, for nothing."""
         if inputs:
             raise Refused(Code.REQUEST_INVALID, "this release is files for another program: nothing is run here")
         return []
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""

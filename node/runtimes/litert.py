@@ -1,4 +1,4 @@
-"""LiteRT, once TensorFlow Lite, through ai-edge-litert (extra `litert`): .tflite models."""
+"""Run .tflite models on LiteRT, once TensorFlow Lite, through ai-edge-litert (extra `litert`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ REASON_CHARACTERS_MAX: Final = 300
 
 
 class LiteRt:
-    """A .tflite model on the CPU. Free axes are set to what a request brings, which allocates anew when it differs from the last."""
+    """Run a .tflite model on the CPU. Free axes are set to what a request brings, which allocates anew when it differs from the last."""
 
     def load(self, path: Path, options: Options) -> None:
         """Read the file and allocate its tensors."""
@@ -27,7 +27,7 @@ class LiteRt:
         self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
 
     def describe(self) -> Signature:
-        """The file's own inputs and outputs."""
+        """Return the file's own inputs and outputs."""
         inputs, outputs = (tuple(_spec(one) for one in side) for side in (self._inputs, self._outputs))
         return Signature(inputs, outputs, "litert_tflite")
 

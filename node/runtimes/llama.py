@@ -1,4 +1,4 @@
-"""llama.cpp, through xllamacpp (extra `llm`): GGUF language models. Takes a prompt and gives its completion, and holds conversations."""
+"""Run GGUF language models on llama.cpp, through xllamacpp (extra `llm`). Completes prompts and holds conversations."""
 
 import math
 import secrets
@@ -14,9 +14,9 @@ from node.runtimes import Options, Signature
 from schemas.errors import Code, Refused, mismatch
 
 CONTEXT_TOKENS: Final = 2048  # the key-value cache grows with it; a release may set `context_tokens`
-TOKENS_MAX: Final = 256  # of an answer, where neither the request nor the release says; an abandoned one ends then
+TOKENS_MAX: Final = 256  # Tokens of an answer, where neither the request nor the release says; an abandoned one ends then
 TOKENS_CEILING: Final = 4096
-BATCH_TOKENS: Final = 128  # of a prompt at once: after each it is said that work goes on, and heard whether it should
+BATCH_TOKENS: Final = 128  # Tokens of a prompt at once: after each it is reported that work goes on, and asked whether it should.
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 REASON_CHARACTERS_MAX: Final = 300
 QUIET: Final = -1
@@ -35,7 +35,7 @@ CHAT_FIELDS: Final = {
 
 
 class Llama:
-    """One GGUF model, one conversation at a time."""
+    """Run one GGUF model, one conversation at a time."""
 
     def load(self, path: Path, options: Options) -> None:
         """Map the file into memory."""
@@ -48,7 +48,7 @@ class Llama:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
         params.verbosity = QUIET
         params.warmup = False  # activation warms up what it loads
-        # The library listens on loopback as well, on a port of its own; nobody is told this key.
+        # The library listens on loopback as well, on a port of its own; nobody learns this key.
         params.api_keys = [secrets.token_hex(32)]
         params.ui = False
         try:
@@ -57,18 +57,18 @@ class Llama:
             raise Refused(Code.MODEL_LOAD, f"llama.cpp cannot load the model: {_line(error)}") from None
 
     def describe(self) -> Signature:
-        """A prompt in, a text out."""
+        """Return its signature: a prompt in, a text out."""
         return Signature((Spec("prompt", "BYTES", (1,)),), (Spec("text", "BYTES", (1,)),), "llama_cpp_gguf")
 
     def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
-        """The completion of one prompt: the likeliest words, unless the release's `temperature` says otherwise."""
+        """Return the completion of one prompt: the likeliest words, unless the release's `temperature` says otherwise."""
         body = {"temperature": 0.0, **_sampling(parameters), "prompt": str(inputs["prompt"].ravel()[0]), "cache_prompt": False}
         body["n_predict"] = int(_number(parameters, "max_tokens", TOKENS_MAX))
         answer = self._asked(self._server.handle_completions, body)
         return [np.array([answer["choices"][0]["text"]], object)]
 
     def chat(self, body: Mapping[str, Any], parameters: Mapping[str, Any], say: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, Any]:
-        """One turn of a conversation. The release's parameters are defaults, which a request may set for itself.
+        """Return one turn of a conversation. The release's parameters are defaults, which a request may set for itself.
 
         It is streamed from llama.cpp also where the client did not ask for that, so that a long silence is none, and a client's leaving is
         noticed.
@@ -109,7 +109,7 @@ class Llama:
 
 
 class Whole:
-    """The completion that a stream's chunks add up to."""
+    """Collect the completion that a stream's chunks add up to."""
 
     def __init__(self) -> None:
         self.error: Any = None
@@ -118,7 +118,7 @@ class Whole:
         self._finish_reason: str | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """One more chunk."""
+        """Add one more chunk."""
         self._head.update({name: chunk[name] for name in ("id", "usage", "timings") if name in chunk})
         for choice in chunk["choices"]:
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
@@ -127,7 +127,7 @@ class Whole:
                     self._texts[name] = self._texts.get(name, "") + text
 
     def completion(self) -> dict[str, Any]:
-        """As a client that wants no stream reads it."""
+        """Return it as a client that wants no stream reads it."""
         choice = {"index": 0, "finish_reason": self._finish_reason, "message": {"role": "assistant", **self._texts}}
         return {**self._head, "object": "chat.completion", "choices": [choice]}
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime, the default. `python -m node.runtimes.onnx` prints the execution providers that it has here, as JSON."""
+"""Run models on ONNX Runtime, the default. `python -m node.runtimes.onnx` prints the execution providers that it has here, as JSON."""
 
 import json
 import mmap
@@ -24,7 +24,7 @@ OUT_OF_MEMORY: Final = ("bad allocation", "bad_alloc", "Failed to allocate")
 
 
 class OnnxRuntime:
-    """An ONNX model on this device's execution providers, sequential, with so many threads inside an operator."""
+    """Run an ONNX model on this device's execution providers, sequential, with a fixed number of threads inside an operator."""
 
     def load(self, path: Path, options: Options) -> None:
         """Read the graph and optimise it for this device."""
@@ -51,7 +51,7 @@ class OnnxRuntime:
         self._rows_apart = rows_apart(path)
 
     def describe(self) -> Signature:
-        """The graph's own inputs and outputs."""
+        """Return the graph's own inputs and outputs."""
         inputs, outputs = (tuple(_spec(node) for node in side) for side in (self._session.get_inputs(), self._session.get_outputs()))
         return Signature(inputs, outputs, "onnxruntime_onnx", self._rows_apart)
 
@@ -72,12 +72,12 @@ class OnnxRuntime:
 
 
 def providers() -> list[str]:
-    """Execution providers that can be used here; the remote one would send rows off the device."""
+    """Return execution providers that can be used here; the remote one would send rows off the device."""
     return [name for name in onnxruntime.get_available_providers() if not name.startswith("Azure")]
 
 
 def rows_apart(path: Path) -> bool:
-    """Whether the graph answers each row by itself. The file is mapped: of a large one only the pages that say so are read."""
+    """Return whether the graph answers each row by itself. The file is mapped: of a large one only the pages that say so are read."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
             return why_not(view) is None
@@ -95,7 +95,7 @@ def _refused(code: Code, what: str, error: Exception) -> Refused:
 
 
 def _spec(node: Any) -> Spec:
-    """A graph's input or output; what is no tensor keeps ONNX Runtime's own name for its type."""
+    """Return a graph's input or output; what is no tensor keeps ONNX Runtime's own name for its type."""
     datatype = str(node.type)
     if datatype.startswith("tensor("):
         datatype = ONNX_DATATYPES.get(datatype[len("tensor(") : -1], datatype)

@@ -1,4 +1,4 @@
-"""What the runtimes that are installed can do on this device, asked of processes of their own: the agent never imports one.
+"""Find out what the installed runtimes can do on this device, from processes of their own: the agent never imports one.
 
 Importing one takes seconds on a small device, so a good answer is kept in a file of the data folder, until another version is installed. A
 bad answer is asked for again at every start: the library that was missing may have been installed since.
@@ -25,11 +25,11 @@ PROVIDERS_MAX: Final = 16  # schemas.state.Profile's
 REASON_CHARACTERS_MAX: Final = 200
 ONNX: Final = "onnx"
 PROVIDERS: Final = "providers.json"
-CPU: Final = ("CPUExecutionProvider",)  # of every build
+CPU: Final = ("CPUExecutionProvider",)  # Every build has it.
 
 
 def execution_providers(cache: Path) -> tuple[str, ...]:
-    """The names of ONNX Runtime's execution providers, the preferred first; none where it is not installed."""
+    """Return the names of ONNX Runtime's execution providers, the preferred first; none where it is not installed."""
     installed = _installed(ONNX)
     if installed is None:
         return ()
@@ -38,14 +38,14 @@ def execution_providers(cache: Path) -> tuple[str, ...]:
     try:
         found = _names(json.loads(_imported(ONNX)))
     except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
-        log.warning("providers.unknown", reason=str(error)[:REASON_CHARACTERS_MAX])
+        log.warning("providers.not_probed", reason=str(error)[:REASON_CHARACTERS_MAX])
         return CPU
     _keep(cache, installed, providers=found)
     return found
 
 
 def unloadable(data: Path) -> dict[str, str]:
-    """Of our runtimes that are installed here, those that cannot be loaded, each with the reason: a library of the system is missing.
+    """Return the installed runtimes that cannot be loaded, each with the reason: a library of the system is missing.
 
     Any other trouble is left to the worker, which meets it with a model at hand and says so.
     """
@@ -63,7 +63,7 @@ def unloadable(data: Path) -> dict[str, str]:
             if missing := missing_library(error.stderr.decode(errors="replace")):
                 found[name] = missing
         except (OSError, subprocess.SubprocessError) as error:
-            log.warning("runtime.unknown", runtime=name, reason=str(error)[:REASON_CHARACTERS_MAX])
+            log.warning("runtime.not_probed", runtime=name, reason=str(error)[:REASON_CHARACTERS_MAX])
         else:
             with suppress(ValueError, TypeError):
                 _keep(cache, installed, **({"providers": _names(json.loads(printed))} if name == ONNX else {}))
@@ -71,13 +71,13 @@ def unloadable(data: Path) -> dict[str, str]:
 
 
 def _installed(name: str) -> str | None:
-    """What stands for the installed version of a runtime's package."""
+    """Return what identifies the installed version of a runtime's package."""
     spec = find_spec(NEEDS[name])
     return None if spec is None or spec.origin is None else f"{spec.origin} {Path(spec.origin).stat().st_mtime_ns}"
 
 
 def _imported(name: str) -> bytes:
-    """What a process that imports the runtime prints.
+    """Return what a process that imports the runtime prints.
 
     Raises:
         OSError, subprocess.SubprocessError: it cannot be started, is too slow, or ends with an error.
@@ -88,7 +88,7 @@ def _imported(name: str) -> bytes:
 
 
 def _kept(cache: Path, installed: str) -> dict[str, object]:
-    """A good answer of the version that is installed.
+    """Return a good answer of the version that is installed.
 
     Raises:
         OSError, ValueError, KeyError, TypeError: there is none.

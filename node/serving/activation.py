@@ -1,4 +1,4 @@
-"""A staged release becomes a warm worker with evidence, or a refusal and no process. Knows no request, slot or HTTP."""
+"""Turn a staged release into a warm worker with evidence, or a refusal and no process. Knows no request, slot or HTTP."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 
 from node.core.activation import golden
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.inference.tensors import DATATYPES, DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
 from node.workers.inline import Inline
 from node.workers.worker import REQUEST_SECONDS_MAX, Load, Runner, Worker
@@ -26,14 +26,14 @@ MIN_RUNS: Final = 3
 ROWS_ALONE_MIN: Final = 2
 ROWS_ALONE: Final = 4  # golden rows that are asked one by one
 ALONE_TOLERANCE: Final = 1e-3  # a kernel may add up in another order for one row than for many
-HOSTILE_FACTORS: Final = (1.0, 1e4, 1e-4)  # of the rows beside a golden one: what another client may send
-HUNG_TIMES: Final = 10.0  # a request that takes so many times the release's own limit is not slow, it hangs
-SYNTHETIC_AXIS: Final = 1  # of a free axis, where no golden input says how long it is
+HOSTILE_FACTORS: Final = (1.0, 1e4, 1e-4)  # Factors of the rows beside a golden one: what another client may send.
+HUNG_TIMES: Final = 10.0  # a request that takes this many times the release's own limit is not slow, it hangs
+SYNTHETIC_AXIS: Final = 1  # A free axis's length, where no golden input sets it.
 
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A verified release on disk. `model_path` is the first file of its variant, with the other files beside it."""
+    """Hold a verified release on disk. `model_path` is the first file of its variant, with the other files beside it."""
 
     model: str
     version: str
@@ -43,21 +43,21 @@ class Staged:
     golden_path: Path | None
     threads: int = 1
     runtime: str = "onnx"
-    variant: str = ""  # the first, where nothing is said
+    variant: str = ""  # the first, where none is named
     providers: tuple[str, ...] = ()
-    parameters: InForce = field(default_factory=InForce)
+    parameters: EffectiveParameters = field(default_factory=EffectiveParameters)
     isolation: Literal["process", "inline"] = "process"
     cores: tuple[int, ...] = ()
 
     @property
     def golden(self) -> Golden | None:
-        """What this variant has to answer."""
+        """Return what this variant has to answer."""
         chosen = next((one for one in self.manifest.variants if one.name == self.variant), self.manifest.variants[0])
         return self.manifest.golden_of(chosen)
 
     @property
     def load(self) -> Load:
-        """How its model is to be loaded. A model that is slow by its own limits is not taken for one that hangs."""
+        """Return how its model is to be loaded. A model that is slow by its own limits is not taken for one that hangs."""
         bounds = self.manifest.limits
         return Load(
             self.model_path,
@@ -73,7 +73,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The release is warm and held; `evidence` lacks only what the transfer knows."""
+    """Report that the release is warm and held; `evidence` lacks only what the transfer knows."""
 
     digest: bytes
     evidence: Evidence
@@ -81,7 +81,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """A proven worker. `sample` is one row (or the golden batch, where no axis is free), to warm up another worker with.
+    """Hold a proven worker. `sample` is one row (or the golden batch, where no axis is free), to warm up another worker with.
 
     `joins_rows`: rows of several requests may be asked together, since the runtime says that the graph keeps rows apart, and golden rows
     gave the same answers alone, together, and beside rows that are far from any golden one; `row_seconds` is what one of them takes.
@@ -95,12 +95,13 @@ class Activated:
 
 
 def specs_of(tensors: Sequence[Tensor]) -> tuple[Spec, ...]:
-    """The manifest's tensors as plain values."""
+    """Return the manifest's tensors as plain values."""
     return tuple(Spec(tensor.name, tensor.datatype, tensor.shape) for tensor in tensors)
 
 
 async def start(staged: Staged, *, urgent: bool = False) -> Runner:
-    """The model, loaded: in a process of its own, or in this one. Urgent: though it takes the processor from what is served meanwhile.
+    """Return the model, loaded: in a process of its own, or in this one. Urgent: though it takes the processor from what is served
+    meanwhile.
 
     Raises:
         Refused: MODEL_LOAD, MODEL_TOO_LARGE, RUNTIME_ABSENT, WORKER_CRASHED or WORKER_HUNG.
@@ -196,7 +197,7 @@ async def _self_test(worker: Runner, staged: Staged) -> _Proof:
 
 
 async def answers_of(worker: Runner, staged: Staged, asked: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """What the model answers to golden questions, joined row by row where there are several.
+    """Return what the model answers to golden questions, joined row by row where there are several.
 
     Raises:
         Refused: the model fails on one, or MODEL_SIGNATURE where an answer to one row is not of the shape that the manifest says.
@@ -215,7 +216,9 @@ async def _asked(worker: Runner, staged: Staged, raws: Sequence[Raw]) -> dict[st
 
 
 async def _rows_alone(worker: Runner, staged: Staged, fitted: Mapping[str, Array], together: Mapping[str, Array], rows: int) -> bool:
-    """Whether golden rows are answered alone as they were together: a free first axis may also be time, where joining would be wrong."""
+    """Return whether golden rows are answered alone as they were together: a free first axis may also be time, where joining would be
+    wrong.
+    """
     if rows < ROWS_ALONE_MIN or any(array.shape[:1] != (rows,) for side in (fitted, together) for array in side.values()):
         return False
     asked = min(rows, ROWS_ALONE)
@@ -239,7 +242,7 @@ async def _rows_alone(worker: Runner, staged: Staged, fitted: Mapping[str, Array
 
 
 def hostile(rows: Array, factor: float) -> Array:
-    """Rows in another order, and floats far from what they were; the numbers of words, and texts, are only in another order."""
+    """Return rows in another order, and floats far from what they were; the numbers of words, and texts, are only in another order."""
     if rows.dtype.kind != "f":
         return rows[::-1]
     bounds = np.finfo(rows.dtype)
@@ -249,7 +252,8 @@ def hostile(rows: Array, factor: float) -> Array:
 
 
 def _check_answers(specs: Sequence[Spec], answers: Mapping[str, Array], *, known: Mapping[str, Array]) -> None:
-    """Whether what the model gave is what it says it gives. Where golden outputs are known, `golden.compare` has looked for NaN already.
+    """Check whether what the model gave is what it says it gives. Where golden outputs are known, `golden.compare` has looked for NaN
+    already.
 
     Raises:
         Refused: MODEL_SIGNATURE or MODEL_NOT_FINITE.

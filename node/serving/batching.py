@@ -1,4 +1,4 @@
-"""Joins the rows of requests that wait for one worker into one question. Knows no HTTP and no release.
+"""Join the rows of requests that wait for one worker into one question. Knows no HTTP and no release.
 
 A request is sent at once while the worker has nothing to do; what comes while it computes is joined and follows. So one client never waits
 for another to come, and many share the cost of a call. Only for releases whose golden rows proved that rows do not see each other.
@@ -15,7 +15,7 @@ from schemas.errors import Refused
 from schemas.limits import MIB
 from schemas.parameters import Value
 
-ROWS_MAX: Final = 64  # of one joined question: beyond it the model's own buffers grow and nothing is gained
+ROWS_MAX: Final = 64  # Rows of one joined question: beyond it the model's own buffers grow and nothing is gained
 BYTES_MAX: Final = 8 * MIB
 SECONDS_MAX: Final = 0.25  # that a joined question may take, by the latency of one row: nobody who joins waits long for the others
 
@@ -34,12 +34,12 @@ class _Waiting:
         return sum(len(raw.data) for raw in self.inputs)
 
     def kind(self) -> tuple[Mapping[str, Value], tuple[tuple[str, tuple[int, ...]], ...]]:
-        """What has to be equal for rows to be joined."""
+        """Return what has to be equal for rows to be joined."""
         return self.parameters, tuple((raw.name, raw.shape[1:]) for raw in self.inputs)
 
 
 class Batcher:
-    """One worker's queue. `joined` counts the questions that held more than one request; `row_seconds` is what one row takes it."""
+    """Keep one worker's queue. `joined` counts the questions that held more than one request; `row_seconds` is what one row takes it."""
 
     def __init__(self, worker: Runner, row_seconds: float) -> None:
         self._worker = worker
@@ -50,7 +50,7 @@ class Batcher:
         self.joined = 0
 
     async def infer(self, inputs: tuple[Raw, ...], parameters: Mapping[str, Value]) -> Answer:
-        """The outputs for one request's rows.
+        """Return the outputs for one request's rows.
 
         Raises:
             Refused, WorkerLost: as the worker's own.
@@ -70,12 +70,12 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Requests that are not with the worker yet."""
+        """Return requests that are not with the worker yet."""
         return len(self._queue)
 
     def _landed(self) -> None:
         self._flying -= 1
-        self._queue = [one for one in self._queue if not one.answer.done()]  # whoever asked was cancelled
+        self._queue = [one for one in self._queue if not one.answer.done()]  # its caller was cancelled
         if self._queue and not self._flying:
             self._flying += 1
             task = asyncio.get_running_loop().create_task(self._ask(self._take()))
@@ -83,7 +83,7 @@ class Batcher:
             task.add_done_callback(self._tasks.discard)
 
     def _take(self) -> list[_Waiting]:
-        """The oldest that waits, and what may be joined to it."""
+        """Return the oldest that waits, and what may be joined to it."""
         first, rows, size = self._queue[0], 0, 0
         taken, left = [], []
         for one in self._queue:
@@ -125,7 +125,7 @@ class Batcher:
 
 
 def join(requests: Sequence[Sequence[Raw]]) -> Answer:
-    """One question of all rows, in order."""
+    """Return one question of all rows, in order."""
     joined = []
     for parts in zip(*requests, strict=True):
         rows = sum(part.shape[0] for part in parts)
@@ -134,7 +134,7 @@ def join(requests: Sequence[Sequence[Raw]]) -> Answer:
 
 
 def split(outputs: Sequence[Raw], rows: Sequence[int]) -> list[Answer]:
-    """Each request's part of the answer.
+    """Return each request's part of the answer.
 
     Raises:
         ValueError: an output has another number of rows.
@@ -153,7 +153,7 @@ def split(outputs: Sequence[Raw], rows: Sequence[int]) -> list[Answer]:
 
 
 def _row_ends(raw: Raw) -> list[int]:
-    """Where rows begin, and where the last ends."""
+    """Return where rows begin, and where the last ends."""
     rows, elements = raw.shape[0], 1
     for axis in raw.shape[1:]:
         elements *= axis

@@ -1,4 +1,4 @@
-"""Bodies of requests, bounded in bytes and in time before anything is made of them. Knows no model."""
+"""Read bodies of requests, bounded in bytes and in time before anything is made of them. Knows no model."""
 
 import asyncio
 import zlib
@@ -10,15 +10,15 @@ from node.core.inference.oip import BODY_BYTES_MAX
 from node.core.inference.tensors import refuse_request
 from schemas.errors import Code, mismatch
 
-BODY_SECONDS_MAX: Final = 30.0  # from a request's headers to its last byte: whoever stops sending must not keep others out
+BODY_SECONDS_MAX: Final = 30.0  # from a request's headers to its last byte: a client that stops sending must not keep others out
 
 
 class Disconnected(Exception):
-    """The client went away before its request was whole."""
+    """Signal that the client went away before its request was whole."""
 
 
 async def read_body(receive: Receive, bytes_max: int) -> bytes:
-    """A request's body.
+    """Return a request's body.
 
     Raises:
         Disconnected: the client went away.
@@ -47,7 +47,7 @@ async def _read(receive: Receive, bytes_max: int) -> bytes:
 
 
 def decompressed(body: bytes) -> bytes:
-    """What a gzip or deflate body holds.
+    """Return what a gzip or deflate body holds.
 
     Raises:
         Refused: SCHEMA_TOO_LARGE, or REQUEST_INVALID when it is none or cut off.

@@ -1,4 +1,4 @@
-"""OpenAI's chat completions for models that hold conversations, so that stock clients work unchanged.
+"""Serve OpenAI's chat completions for models that hold conversations, so that stock clients work unchanged.
 
 An error is `{"error": {"message": ..., "type": ..., "code": ...}}`, with the statuses of the Open Inference Protocol beside this. A stream
 is server-sent events, a chunk each, and `[DONE]`. Whoever hangs up ends the generation, also one that is not streamed or has not begun.
@@ -20,9 +20,9 @@ from starlette.types import Receive, Scope, Send
 from node.core.inference.tensors import refuse_request
 from node.serving.bodies import Disconnected, read_body
 from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
-from node.serving.loaded_model import Held
+from node.serving.loaded_model import LoadedModel
 from node.serving.request_telemetry import Observing, Turn, asked_in
-from node.serving.worker_pool import Router
+from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import KIB
 
@@ -35,47 +35,47 @@ STALLED_SECONDS_MAX: Final = 30.0  # that a reader may take none of what is read
 Chunk = Mapping[str, Any]
 
 
-def chat_routes(router: Router, observing: Observing, *, node: str) -> list[Route]:
-    """What to mount beside the Open Inference Protocol."""
-    chats = Chats(router, node)
+def chat_routes(pool: WorkerPool, observing: Observing, *, node: str) -> list[Route]:
+    """Return what to mount beside the Open Inference Protocol."""
+    chats = Chats(pool, node)
     return [
-        Route("/v1/chat/completions", Completions(router, observing), methods=["POST"]),
+        Route("/v1/chat/completions", Completions(pool, observing), methods=["POST"]),
         Route("/v1/models", chats.models),
         Route("/v1/models/{model}", chats.model),
     ]
 
 
 class Chats:
-    """Which models of one node hold conversations."""
+    """Describe which models of one node hold conversations."""
 
-    def __init__(self, router: Router, node: str) -> None:
-        self._router, self._node = router, node
+    def __init__(self, pool: WorkerPool, node: str) -> None:
+        self._pool, self._node = pool, node
 
     async def models(self, request: Request) -> JSONResponse:
-        """GET /v1/models: those that hold conversations."""
+        """Answer GET /v1/models: those that hold conversations."""
         return JSONResponse({"object": "list", "data": [self._entry(held) for held in self._chatting()]})
 
     async def model(self, request: Request) -> JSONResponse:
-        """GET /v1/models/<model>."""
+        """Answer GET /v1/models/<model>."""
         for held in self._chatting():
             if held.staged.model == request.path_params["model"]:
                 return JSONResponse(self._entry(held))
         name = request.path_params["model"][:64]
         return openai_error(Refused(Code.RELEASE_UNKNOWN, f"model {name!r} holds no conversations here"))
 
-    def _chatting(self) -> list[Held]:
-        return [held for slot in self._router.slots.values() if (held := slot.current) is not None and held.chats]
+    def _chatting(self) -> list[LoadedModel]:
+        return [held for slot in self._pool.slots.values() if (held := slot.current) is not None and held.chats]
 
-    def _entry(self, held: Held) -> dict[str, Any]:
+    def _entry(self, held: LoadedModel) -> dict[str, Any]:
         created = held.staged.manifest.created
         return {"id": held.staged.model, "object": "model", "created": created, "owned_by": self._node, "version": held.staged.version}
 
 
 class Completions:
-    """POST /v1/chat/completions: plain ASGI, because only so a client is watched while the model thinks."""
+    """Answer POST /v1/chat/completions: plain ASGI, because only so a client is watched while the model thinks."""
 
-    def __init__(self, router: Router, observing: Observing) -> None:
-        self._router, self._observing = router, observing
+    def __init__(self, pool: WorkerPool, observing: Observing) -> None:
+        self._pool, self._observing = pool, observing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold one turn of a conversation."""
@@ -86,7 +86,7 @@ class Completions:
             return
         except Disconnected:
             return
-        reply = Reply(self._router, self._observing, turn)
+        reply = Reply(self._pool, self._observing, turn)
         talking = asyncio.create_task(reply.streamed(scope, receive, send) if turn["stream"] else reply.whole(scope, receive, send))
         leaving = asyncio.create_task(_left(receive))
         try:
@@ -100,15 +100,15 @@ class Completions:
 
 
 class Reply:
-    """One answer, as a whole or as it comes."""
+    """Send one answer, as a whole or as it comes."""
 
-    def __init__(self, router: Router, observing: Observing, turn: dict[str, Any]) -> None:
-        self._router, self._observing = router, observing
+    def __init__(self, pool: WorkerPool, observing: Observing, turn: dict[str, Any]) -> None:
+        self._pool, self._observing = pool, observing
         self._turn, self._model = turn, str(turn["model"])
         self._created = int(time.time())
 
     async def whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A JSON object."""
+        """Send a JSON object."""
         response: Response
         try:
             held, answer = await self._asked(lambda held, chunk: None)
@@ -118,10 +118,10 @@ class Reply:
         await response(scope, receive, send)
 
     async def streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Server-sent events. The headers wait for the first chunk, so that a refusal is still an error with a status."""
+        """Send server-sent events. The headers wait for the first chunk, so that a refusal is still an error with a status."""
         chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(CHUNKS_WAITING_MAX + 1)  # one more for the end
 
-        def say(held: Held, chunk: Chunk) -> None:
+        def say(held: LoadedModel, chunk: Chunk) -> None:
             if chunks.qsize() < CHUNKS_WAITING_MAX:
                 chunks.put_nowait({**chunk, **self._whose(held)})
             else:
@@ -150,17 +150,17 @@ class Reply:
             with suppress(asyncio.CancelledError, FleetcastError):
                 await asking
 
-    async def _asked(self, say: Callable[[Held, Chunk], None]) -> tuple[Held, Chunk]:
-        """The router's answer, of which telemetry is told however it ends: also when nobody waits for it any more."""
+    async def _asked(self, say: Callable[[LoadedModel, Chunk], None]) -> tuple[LoadedModel, Chunk]:
+        """Return the pool's answer, which is reported to telemetry however it ends: also when nobody waits for it any more."""
         turn, began = Turn(asked_in(self._turn["messages"])), time.perf_counter()
 
-        def hear(held: Held, chunk: Chunk) -> None:
+        def hear(held: LoadedModel, chunk: Chunk) -> None:
             turn.hear(held, chunk)
             if chunk:  # an empty one only says that work goes on
                 say(held, chunk)
 
         try:
-            held, answer = await self._router.chat(self._model, self._turn, hear)
+            held, answer = await self._pool.chat(self._model, self._turn, hear)
         except asyncio.CancelledError:
             turn.abandon()
             self._observing.turned(turn, _ms_since(began))
@@ -172,32 +172,32 @@ class Reply:
         self._observing.turned(turn, _ms_since(began))
         return held, answer
 
-    def _whose(self, held: Held) -> dict[str, Any]:
-        """In place of what the runtime says, which names a path of this device."""
+    def _whose(self, held: LoadedModel) -> dict[str, Any]:
+        """Name the model in place of what the runtime says, which names a path of this device."""
         return {"model": held.staged.model, "system_fingerprint": held.staged.digest.hex()[:16], "created": self._created}
 
 
 def openai_error(error: FleetcastError) -> JSONResponse:
-    """An expected error as OpenAI's clients read it."""
+    """Return an expected error as OpenAI's clients read it."""
     status = status_of(error)
     headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else {"Connection": "close"} if status == 413 else None
     return JSONResponse(fields_of(error), status, headers)
 
 
 def fields_of(error: FleetcastError) -> dict[str, Any]:
-    """Its fields."""
+    """Return its fields."""
     code = str(error.code) if isinstance(error, Refused) else "unavailable"
     kind = "invalid_request_error" if status_of(error) < 500 else "server_error"
     return openai_fields(error.reason if isinstance(error, Refused) else str(error), kind, code)
 
 
 def openai_fields(message: str, kind: str, code: str) -> dict[str, Any]:
-    """The body of an error."""
+    """Return the body of an error."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def _turn(payload: bytes) -> dict[str, Any]:
-    """What every runtime may rely on: a model's name, a list of messages, whether to stream, one choice.
+    """Return what every runtime may rely on: a model's name, a list of messages, whether to stream, one choice.
 
     Raises:
         Refused: REQUEST_INVALID, naming the field.

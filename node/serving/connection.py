@@ -1,4 +1,4 @@
-"""One connection's HTTP/1.1, parsed in C by httptools, with a bound on all that is not a body. Knows no model.
+"""Speak HTTP/1.1 on one connection, parsed in C by httptools, with a bound on all that is not a body. Knows no model.
 
 uvicorn's own protocol on httptools bounds neither a head nor trailers, loses the body of a request that offers an upgrade, as every stock
 Java client's does (uvicorn issue 2722), refuses in the middle of an answer, and tells only the newest request that its client hung up. Here
@@ -16,8 +16,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from node.core.inference.tensors import Buffer
 from schemas.limits import KIB
 
-HEAD_BYTES_MAX: Final = 64 * KIB  # of a request's line and fields, trailers too; what h11 takes
-AHEAD_BYTES_MAX: Final = 64 * KIB  # of requests that wait: room for many small ones, and large ones need not be here before their turn
+HEAD_BYTES_MAX: Final = 64 * KIB  # A request's line and fields, trailers too; what h11 takes.
+AHEAD_BYTES_MAX: Final = 64 * KIB  # Requests that wait: room for many small ones, and large ones need not be here before their turn
 PIPELINED_MAX: Final = 64  # requests of one connection that wait for the one before them: each costs more memory than it has bytes
 WHOLE: Final = "fleetcast.whole_answer"  # the ASGI extension under which a request finds its `Whole`
 
@@ -26,24 +26,24 @@ Whole = Callable[[int, Sequence[Header], Sequence[Buffer]], Awaitable[None]]  # 
 
 
 class Connection(HttpToolsProtocol):
-    """Parses requests and starts the application for each."""
+    """Parse requests and start the application for each."""
 
-    _head_bytes = 0  # of the fields of this request
+    _head_bytes = 0  # This request's fields so far.
     _idle_bytes = 0  # that came since anything came of them
     _ahead_bytes = 0  # that came while one request was being answered and another waited
     _moved = False
     _unfinished = False  # the newest request has a head, and no end yet
     _status = 400  # why the parser was stopped
-    _refusal: bytes | None = None  # what is said last; from then on nothing is parsed
+    _refusal: bytes | None = None  # the last answer; from then on nothing is parsed
     _answering: RequestResponseCycle | None = None  # `cycle` is the newest request's, which may have to wait
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """asyncio: somebody connected, and has as long to ask as between two requests."""
+        """Hear from asyncio: somebody connected, and has as long to ask as between two requests."""
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: somebody went, however it was. What is being answered hears of it, also if more was asked since."""
+        """Hear from asyncio: somebody went, however it was. What is being answered hears of it, also if more was asked since."""
         self._unset_keepalive_if_required()
         if self._answering is not None and not self._answering.response_complete:
             self._answering.disconnected = True
@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes of requests; behind one that is refused, bytes of nothing."""
+        """Hear from asyncio: bytes of requests; behind one that is refused, bytes of nothing."""
         if self._refusal is None:
             self._moved = False
             try:
@@ -73,47 +73,47 @@ class Connection(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
-        """httptools: the first bytes of a request."""
+        """Hear from httptools: the first bytes of a request."""
         super().on_message_begin()
         self._head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        """httptools: a piece of what is asked for."""
+        """Hear from httptools: a piece of what is asked for."""
         self._grow(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """httptools: a field of the head, or a trailer."""
+        """Hear from httptools: a field of the head, or a trailer."""
         self._grow(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """httptools: the head is whole; the application starts when this turn of the loop is over."""
+        """Hear from httptools: the head is whole; the application starts when this turn of the loop is over."""
         self._moved = True
         if self.parser.should_upgrade():
             return
         if len(self.pipeline) >= PIPELINED_MAX:
             self._status = 503
             raise OverflowError
-        self._unset_keepalive_if_required()  # not before: whoever sends a head drop by drop has no more time than whoever sends none
+        self._unset_keepalive_if_required()  # not before: a client that sends a head drop by drop has no more time than one that sends none
         super().on_headers_complete()
         self._unfinished = True
         self.scope["extensions"] = {WHOLE: _whole(self.cycle)}  # type: ignore[dict-item]  # ASGI has no word for what is no JSON
 
     def on_body(self, body: bytes) -> None:
-        """httptools: a piece of a body."""
+        """Hear from httptools: a piece of a body."""
         self._moved = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """httptools: a request is whole."""
+        """Hear from httptools: a request is whole."""
         self._moved = True
         if not self.parser.should_upgrade():
             self._unfinished = False
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """A cycle: an answer is whole. The next request's turn, or the refusal's behind the last."""
+        """Hear from a cycle that an answer is whole: it is the next request's turn, or the refusal's behind the last."""
         super().on_response_complete()
         if self._refusal is not None:
             self._end_when_answered()
@@ -175,7 +175,7 @@ def _refusal(status: int) -> bytes:
 
 
 def _whole(cycle: RequestResponseCycle) -> Whole:
-    """What `cycle.send` does with a head and a body that are known, at once."""
+    """Return what `cycle.send` does with a head and a body that are known, at once."""
 
     async def answer(status: int, headers: Sequence[Header], body: Sequence[Buffer]) -> None:
         if cycle.flow.write_paused:

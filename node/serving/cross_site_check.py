@@ -1,4 +1,4 @@
-"""Which requests a web page of another site could have sent through a browser on this device or its network. Knows no model.
+"""Refuse requests that a web page of another site could have sent through a browser on this device or its network. Knows no model.
 
 A page may send a "simple" request anywhere, though it cannot read the answer: so a foreign `Origin` is refused, and so is a body of a type
 that a form can have. By DNS rebinding a page can have its own name lead here, and then read answers: so `Host` is to be a name of this
@@ -15,7 +15,9 @@ from starlette.types import Scope
 from schemas.errors import Code, Refused
 
 FORM_TYPES: Final = frozenset({b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data"})  # Fetch, 2.2.2
-OTHER_SITES: Final = frozenset({b"cross-site", b"same-site"})  # of Sec-Fetch-Site; another port or name of this site is another program
+OTHER_SITES: Final = frozenset(
+    {b"cross-site", b"same-site"}
+)  # Values of Sec-Fetch-Site; another port or name of this site is another program
 SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 KNOWN_MAX: Final = 64  # values of Host that were looked at and taken
 ANY: Final = "*"
@@ -23,7 +25,7 @@ SHOWN_CHARACTERS_MAX: Final = 100
 
 
 class Foreign:
-    """What is taken on one node. `hosts`: names besides this device's own and those of loopback; `*` takes any."""
+    """Decide which requests one node takes. `hosts`: names besides this device's own and those of loopback; `*` takes any."""
 
     def __init__(self, *, host: str = "", hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> None:
         name = socket.gethostname().lower()
@@ -90,7 +92,7 @@ class Foreign:
 
 
 def _name(host: bytes) -> str:
-    """A Host field without its port."""
+    """Return a Host field without its port."""
     text = host.decode("latin-1").strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]

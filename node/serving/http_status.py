@@ -1,4 +1,4 @@
-"""Which HTTP status says what: 400 the request is wrong, 403 a foreign web page sent it, 404 no such model or version, 409 it is too
+"""Choose the HTTP status of an error: 400 the request is wrong, 403 a foreign web page sent it, 404 no such model or version, 409 it is too
 late for that, 413 too large, 415 of a type that a form has, 500 the model failed, 503 not now (with Retry-After), 504 it did not answer.
 """
 
@@ -23,5 +23,5 @@ STATUS: Final = {
 
 
 def status_of(error: FleetcastError) -> int:
-    """The status of an expected error."""
+    """Return the status of an expected error."""
     return STATUS.get(error.code, 500) if isinstance(error, Refused) else 503

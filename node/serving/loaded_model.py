@@ -1,11 +1,11 @@
-"""What the router holds: a model's releases with their workers, what they have done, and what an answered request tells telemetry."""
+"""Hold what the pool needs: a model's releases with their workers, what they have done, and what telemetry learns of a request."""
 
 import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement
 from node.core.inference.oip import Request, Requests, encode_request, parse_request
 from node.core.inference.tensors import Array, Raw, Spec, array_of, rows_of
@@ -19,12 +19,12 @@ LATENCIES_KEPT: Final = 2048
 
 
 class Busy(Unreachable):
-    """No worker can take the request now; the same request may succeed in a moment."""
+    """Signal that no worker can take the request now; the same request may succeed in a moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
+    """Describe what a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
 
     `deaths`: how often in a row its worker ended by itself; `joined`: questions that held several requests, to its present worker.
     `live`: it can be asked right now; `current`: it is what requests go to.
@@ -41,13 +41,13 @@ class Stats:
 
     @property
     def serves(self) -> bool:
-        """Whether it is what answers clients right now."""
+        """Return whether it is what answers clients right now."""
         return self.live and self.current
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds.
+    """Hold one request, for telemetry: arrays by tensor name, read-only views. `event_time` is the client's, in Unix seconds.
 
     What was not answered, through no fault of the client, has no outputs, and `failed` is set.
     """
@@ -60,21 +60,21 @@ class Observation:
     event_time: float | None
     latency_ms: float | None = None
     failed: bool = False
-    memory_bytes: int | None = None  # of the worker that answered
-    stop_reason: str | None = None  # of a generated answer, as are its tokens and those that it was made from
+    memory_bytes: int | None = None  # Memory of the worker that answered.
+    stop_reason: str | None = None  # Set for a generated answer, as are its tokens and those that it was made from.
     prompt_tokens: int | None = None
     answer_tokens: int | None = None
 
 
 class Answer(NamedTuple):
-    """An answered request, and the one release that answered it."""
+    """Hold an answered request, and the one release that answered it."""
 
-    held: "Held"
+    held: "LoadedModel"
     request: Request
     outputs: tuple[Raw, ...]
 
     def observation(self, latency_ms: float | None = None, memory_bytes: int | None = None) -> Observation:
-        """What telemetry may count."""
+        """Return what telemetry may count."""
         return Observation(
             model=self.held.staged.model,
             digest=self.held.staged.digest,
@@ -88,13 +88,13 @@ class Answer(NamedTuple):
 
 
 @dataclass(eq=False)
-class Held:
-    """A release with its worker; None while a dead one is being replaced."""
+class LoadedModel:
+    """Hold a release with its worker; None while a dead one is being replaced."""
 
     staged: Staged
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
-    parameters: InForce
+    parameters: EffectiveParameters
     worker: Runner | None = None
     batcher: Batcher | None = None  # where its rows may be joined
     evidence: Evidence = field(default_factory=Evidence)
@@ -111,7 +111,7 @@ class Held:
     requests: int = 0
     rows: int = 0
     errors: int = 0
-    seconds: float = 0.0  # of all answered requests together
+    seconds: float = 0.0  # All answered requests together.
     failed_seconds: float = 0.0
     last: float = 0.0  # when a request was answered, in Unix seconds
     reads: Requests = field(init=False)
@@ -121,8 +121,8 @@ class Held:
         self.reads = Requests(self.inputs, self.outputs)
 
     @classmethod
-    def of(cls, staged: Staged, activated: Activated) -> "Held":
-        """A proven release."""
+    def of(cls, staged: Staged, activated: Activated) -> "LoadedModel":
+        """Return a proven release with its worker."""
         manifest, worker = staged.manifest, activated.worker
         held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
         held.evidence, held.sample = activated.evidence, activated.sample
@@ -131,7 +131,8 @@ class Held:
         return held
 
     def own_request(self) -> Request:
-        """What a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is asked that.
+        """Return what a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is
+        asked that.
 
         Raises:
             Refused: no client can ask that.
@@ -142,7 +143,7 @@ class Held:
         return parse_request(body, header_bytes=header_bytes, inputs=self.inputs, outputs=self.outputs, fed=self.parameters.inputs)
 
     def stats(self, *, current: bool = False) -> Stats:
-        """Since it was switched to."""
+        """Return what it has done since it was switched to."""
         ordered = sorted(self.latencies) or [0.0]
         p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
         joined = self.batcher.joined if self.batcher else 0
@@ -150,7 +151,7 @@ class Held:
 
     @property
     def live(self) -> bool:
-        """Whether it can be asked."""
+        """Return whether it can be asked."""
         return self.worker is not None and self.worker.alive
 
     def begin(self) -> None:
@@ -175,11 +176,11 @@ class Held:
 
 @dataclass(eq=False)
 class Slot:
-    """A model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
+    """Hold a model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
 
-    held: dict[bytes, Held] = field(default_factory=dict)
-    current: Held | None = None
-    beside: Held | None = None
+    held: dict[bytes, LoadedModel] = field(default_factory=dict)
+    current: LoadedModel | None = None
+    beside: LoadedModel | None = None
     agreement: Agreement = field(default_factory=Agreement)
     comparing: int = 0
     waiting: int = 0

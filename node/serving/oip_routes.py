@@ -1,4 +1,5 @@
-"""The Open Inference Protocol v2 over REST, with the binary tensor extension. Knows requests and responses, and nothing about workers.
+"""Serve the Open Inference Protocol v2 over REST, with the binary tensor extension. Knows requests and responses, and nothing about
+workers.
 
 An error is `{"error": "..."}`, with the statuses of `statuses.py`.
 """
@@ -27,9 +28,9 @@ from node.serving.chat import chat_routes, openai_error, openai_fields
 from node.serving.connection import WHOLE, Whole
 from node.serving.cross_site_check import Foreign
 from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
-from node.serving.loaded_model import Busy, Held, Observation
+from node.serving.loaded_model import Busy, LoadedModel, Observation
 from node.serving.request_telemetry import Observing
-from node.serving.worker_pool import Router
+from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
 from schemas.limits import MIB
 
@@ -37,18 +38,23 @@ log = structlog.get_logger(__name__)
 
 OUR_BUG: Final = {"error": "internal error; the node's log has it"}
 PLAIN_INFER: Final = re.compile(r"/v2/models/([^/]+)/infer")
-BODIES_BYTES_MAX: Final = 256 * MIB  # of all requests together: four of the largest, and a device still has memory for models
+BODIES_BYTES_MAX: Final = 256 * MIB  # All requests together: four of the largest, and a device still has memory for models
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
 def application(
-    router: Router, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None, foreign: Foreign | None = None
+    pool: WorkerPool,
+    *,
+    node: str,
+    on_rows: Callable[[Observation], None],
+    on_labels: OnLabels | None = None,
+    foreign: Foreign | None = None,
 ) -> ASGIApp:
-    """The ASGI application of one node; without `on_labels` nobody is told which answers were right."""
+    """Return the ASGI application of one node; without `on_labels` it takes no counts of right answers."""
     foreign = foreign or Foreign()
-    observing = Observing(router, on_rows)
-    infer = Infer(router, observing)
-    health = Health(router, node)
+    observing = Observing(pool, on_rows)
+    infer = Infer(pool, observing)
+    health = Health(pool, node)
     one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
     routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
     routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
@@ -56,12 +62,12 @@ def application(
     routes += [Route(path, health.model) for path in (one, versioned)]
     routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
     routes += label_routes(on_labels) if on_labels is not None else []
-    routes += chat_routes(router, observing, node=node)
+    routes += chat_routes(pool, observing, node=node)
     routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
-        """Inference on a model's current release straight to where it is answered: matching routes costs as much as many models do."""
+        """Take inference on a model's current release straight to where it is answered: matching routes costs as much as many models do."""
         if scope["type"] == "http":
             try:
                 foreign.check(scope)
@@ -99,10 +105,10 @@ def _with_origins(front: ASGIApp, origins: frozenset[str]) -> ASGIApp:
 
 
 class Health:
-    """Who is here, and whether it can answer."""
+    """Answer which models are here, and whether they can answer."""
 
-    def __init__(self, router: Router, node: str) -> None:
-        self._router = router
+    def __init__(self, pool: WorkerPool, node: str) -> None:
+        self._pool = pool
         self._metadata = {
             "name": node,
             "version": version_of("fleetcast"),
@@ -110,25 +116,27 @@ class Health:
         }
 
     async def server(self, request: Request) -> JSONResponse:
-        """GET /v2."""
+        """Answer GET /v2."""
         return JSONResponse(self._metadata)
 
     async def live(self, request: Request) -> JSONResponse:
-        """GET /v2/health/live."""
+        """Answer GET /v2/health/live."""
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> JSONResponse:
-        """GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol names."""
-        return _readiness({"live": True}, is_ready=self._router.ready())
+        """Answer GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol
+        names.
+        """
+        return _readiness({"live": True}, is_ready=self._pool.ready())
 
     async def model(self, request: Request) -> JSONResponse:
-        """GET /v2/models/<model>: metadata of the current release, or of the version named."""
+        """Answer GET /v2/models/<model>: metadata of the current release, or of the version named."""
         model = request.path_params["model"]
-        held = self._router.find(model, request.path_params.get("version"))
+        held = self._pool.find(model, request.path_params.get("version"))
         return JSONResponse(
             model_metadata(
                 model=model,
-                versions=self._router.versions(model),
+                versions=self._pool.versions(model),
                 platform=held.platform,
                 inputs=held.inputs,
                 outputs=held.outputs,
@@ -137,27 +145,27 @@ class Health:
         )
 
     async def index(self, request: Request) -> JSONResponse:
-        """POST /v2/repository/index: every release that is held here (the protocol's model repository extension)."""
-        return JSONResponse(self._router.index())
+        """Answer POST /v2/repository/index: every release that is held here (the protocol's model repository extension)."""
+        return JSONResponse(self._pool.index())
 
     async def statistics(self, request: Request) -> JSONResponse:
-        """GET /v2/models[/<model>[/versions/<version>]]/stats: the statistics extension, as far as it is counted here, and more."""
+        """Answer GET /v2/models[/<model>[/versions/<version>]]/stats: the statistics extension, as far as it is counted here, and more."""
         model = request.path_params.get("model")
         if model is None:
-            return JSONResponse({"model_stats": [_statistics(self._router.find(one, None)) for one in self._router.models()]})
-        return JSONResponse({"model_stats": [_statistics(self._router.find(model, request.path_params.get("version")))]})
+            return JSONResponse({"model_stats": [_statistics(self._pool.find(one, None)) for one in self._pool.models()]})
+        return JSONResponse({"model_stats": [_statistics(self._pool.find(model, request.path_params.get("version")))]})
 
     async def model_ready(self, request: Request) -> JSONResponse:
-        """GET /v2/models/<model>/ready."""
-        held = self._router.find(request.path_params["model"], request.path_params.get("version"))
+        """Answer GET /v2/models/<model>/ready."""
+        held = self._pool.find(request.path_params["model"], request.path_params.get("version"))
         return _readiness({"name": held.staged.model}, is_ready=held.live)
 
 
 class Infer:
-    """POST .../infer: plain ASGI, because a request object and a response object would cost more than many models do."""
+    """Answer POST .../infer: plain ASGI, because a request object and a response object would cost more than many models do."""
 
-    def __init__(self, router: Router, observing: Observing) -> None:
-        self._router = router
+    def __init__(self, pool: WorkerPool, observing: Observing) -> None:
+        self._pool = pool
         self._observing = observing
         self._bodies_bytes = 0
         self._inflating = asyncio.Semaphore(INFLATING_MAX)
@@ -171,7 +179,7 @@ class Infer:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
             body = await self._body(receive, headers, reserved)
-            answer = await self._router.answer(path["model"], path.get("version"), body, header_bytes)
+            answer = await self._pool.answer(path["model"], path.get("version"), body, header_bytes)
             payload, json_bytes = encode_response(
                 answer.request,
                 model=path["model"],
@@ -229,7 +237,7 @@ def _integer(headers: dict[bytes, bytes], name: bytes) -> int | None:
 
 
 async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_bytes: int | None) -> None:
-    """In one piece where the server can, which it says with an extension."""
+    """Respond in one piece where the server can, which it says with an extension."""
     headers = [(b"content-length", b"%d" % sum(len(part) for part in payload))]
     if json_bytes is None:
         headers.append((b"content-type", b"application/json"))
@@ -243,8 +251,8 @@ async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_byt
     await send({"type": "http.response.body", "body": b"".join(payload)})
 
 
-def _statistics(held: Held) -> dict[str, Any]:
-    """Counted since the release was switched to; durations in nanoseconds, as the extension has them."""
+def _statistics(held: LoadedModel) -> dict[str, Any]:
+    """Return what was counted since the release was switched to; durations in nanoseconds, as the extension has them."""
     stats = held.stats()
     success = {"count": held.requests, "ns": int(held.seconds * 1e9)}
     return {
@@ -261,8 +269,8 @@ def _statistics(held: Held) -> dict[str, Any]:
     }
 
 
-def in_words(held: Held) -> dict[str, Any]:
-    """Parameters of a release that no input takes, as they are in force."""
+def in_words(held: LoadedModel) -> dict[str, Any]:
+    """Return parameters of a release that no input takes, as they are in force."""
     return {**held.parameters.runtime, **held.parameters.client}
 
 

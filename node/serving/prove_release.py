@@ -1,4 +1,4 @@
-"""Has a release that lies in a folder prove itself here, as the node would before it serves it. Knows no hub, fleet, slot or signature.
+"""Have a release that lies in a folder prove itself here, as the node would before it serves it. Knows no hub, fleet, slot or signature.
 
 Digests say that the files are those of the manifest, and nothing says who made that: what passes here is not trusted, only tried.
 """
@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from fleetcast import durable
 from node.core.activation import golden
-from node.core.activation.effective_parameters import in_force
+from node.core.activation.effective_parameters import effective_parameters
 from node.runtimes import available
 from node.serving.activation import Activated, Staged, activate, answers_of, specs_of, start
 from schemas import codec
@@ -32,13 +32,13 @@ from schemas.state import Profile
 from schemas.variant import choose
 
 READ_BYTES: Final = MIB
-REASON_CHARACTERS_MAX: Final = 4 * TEXT_MAX  # of a proof
+REASON_CHARACTERS_MAX: Final = 4 * TEXT_MAX  # A proof's reason.
 PARAMETERS_BYTES_MAX: Final = MIB  # 16 maps of 64 entries of 128 characters are a seventh of this
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a release is tried: with so many of this machine's cores, and a worker that holds at most so much memory."""
+    """Describe how a release is tried: with a number of this machine's cores, and a worker with a bound on its memory."""
 
     manifest: Path
     files: Path
@@ -67,7 +67,7 @@ def prove(terms: Terms) -> Proof:
 
 
 def read_manifest(path: Path) -> tuple[Manifest, bytes]:
-    """A manifest and its digest, which is the release's.
+    """Return a manifest and its digest, which is the release's.
 
     Raises:
         Refused: it cannot be read, is too large, or is no manifest.
@@ -81,7 +81,7 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes]:
 
 
 def verify(manifest: Manifest, variant: Variant, folder: Path) -> None:
-    """Whether every file of a variant lies in the folder as the manifest says, before anything is loaded.
+    """Check whether every file of a variant lies in the folder as the manifest says, before anything is loaded.
 
     Raises:
         Refused: ARTIFACT_DIGEST or ARTIFACT_PATH, naming the first file that is not.
@@ -110,7 +110,7 @@ def _digest(path: Path, file: File) -> bytes:
 
 
 def _confine(cores: int | None) -> int:
-    """Give up all cores but so many; there is no way back, and a worker inherits it. Returns how many are left."""
+    """Give up all cores but a number; there is no way back, and a worker inherits it. Returns how many are left."""
     here = sorted(os.sched_getaffinity(0))
     if cores is not None and cores < len(here):
         os.sched_setaffinity(0, here[:cores])
@@ -118,7 +118,7 @@ def _confine(cores: int | None) -> int:
 
 
 def _variant(manifest: Manifest, terms: Terms, cores: int) -> Variant:
-    """The one that is named, else the one that suits this device.
+    """Return the one that is named, else the one that suits this device.
 
     Raises:
         Refused: RELEASE_NO_VARIANT.
@@ -152,12 +152,12 @@ def _staged(manifest: Manifest, release: bytes, variant: Variant, terms: Terms) 
         runtime=variant.runtime,
         variant=variant.name,
         providers=variant.requirements.providers,
-        parameters=in_force(parameters, settings(parameters, rollout=said, site={}), specs_of(manifest.inputs)),
+        parameters=effective_parameters(parameters, settings(parameters, rollout=said, site={}), specs_of(manifest.inputs)),
     )
 
 
 def _said(manifest: Manifest, path: Path) -> Mapping[str, object]:
-    """Values of parameters, a name a line in TOML; a map is a table.
+    """Return values of parameters, a name a line in TOML; a map is a table.
 
     Raises:
         Refused: unreadable, no TOML, PARAMETER_UNKNOWN or PARAMETER_BOUNDS.
@@ -217,7 +217,7 @@ def _read_golden(path: Path) -> golden.GoldenCase:
 
 
 def _write(target: Path, data: bytes) -> None:
-    """Under another name until all of it is on the disk."""
+    """Write under another name until all of it is on the disk."""
     try:
         durable.write(target, data)
     except OSError as error:

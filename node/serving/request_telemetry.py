@@ -1,6 +1,6 @@
-"""What telemetry is told of requests: which were answered, with what, and which failed through no fault of the client. Knows no HTTP.
+"""Report requests to telemetry: which were answered, with what, and which failed through no fault of the client. Knows no HTTP.
 
-Nothing that goes wrong here reaches a client. A release that is only compared with the one that serves is not told of.
+Nothing that goes wrong here reaches a client. A release that is only compared with the one that serves is not reported.
 """
 
 import os
@@ -15,41 +15,43 @@ import numpy as np
 import structlog
 
 from node.core.inference.tensors import Array, Spec
-from node.serving.loaded_model import Answer, Held, Observation
-from node.serving.worker_pool import CLIENTS_FAULT, Router
+from node.serving.loaded_model import Answer, LoadedModel, Observation
+from node.serving.worker_pool import CLIENTS_FAULT, WorkerPool
 from schemas.errors import FleetcastError, Refused
 
 log = structlog.get_logger(__name__)
 
 MEMORY_SECONDS: Final = 1.0  # between two looks at a worker's memory: a look costs as much as counting a request does
 PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-TEXT_CHARACTERS_MAX: Final = 64 * 1024  # of a text that is measured: beyond it all fall into the last bin of any length
+TEXT_CHARACTERS_MAX: Final = 64 * 1024  # A longer text is measured to here: beyond it all fall into the last bin of any length
 ABORTED: Final = "abort"  # why an answer ended that nobody wanted any more; beside the runtime's own "stop" and "length"
 INSTRUCTIONS: Final = ("system", "developer")  # roles of a program that asks, and not of the people who talk to it
 
 
 class Observing:
-    """Tells `on_rows` of every request."""
+    """Tell `on_rows` of every request."""
 
-    def __init__(self, router: Router, on_rows: Callable[[Observation], None]) -> None:
-        self._router, self._on_rows = router, on_rows
+    def __init__(self, pool: WorkerPool, on_rows: Callable[[Observation], None]) -> None:
+        self._pool, self._on_rows = pool, on_rows
         self._memory: dict[int, tuple[float, int | None]] = {}  # by process: when it was looked at, and what it held
 
     def answered(self, answer: Answer, latency_ms: float) -> None:
-        """A model's answer, whether or not the client could be given it."""
+        """Count a model's answer, whether or not the client could be given it."""
         self._tell(lambda: answer.observation(latency_ms, self.memory_bytes(answer.held)))
 
     def failed(self, model: str, version: str | None, error: FleetcastError, latency_ms: float, turn: "Turn | None" = None) -> None:
-        """A request without an answer; nothing is told where the client is at fault, or no release is there to answer for it."""
+        """Count a request without an answer; nothing is reported where the client is at fault, or no release is there to answer for it."""
         if not (isinstance(error, Refused) and error.code in CLIENTS_FAULT):
             self._tell(lambda: self._failure(model, version, latency_ms, turn))
 
     def turned(self, turn: "Turn", latency_ms: float) -> None:
-        """A turn of a conversation; nothing is told of one that a release has not begun."""
+        """Follow a turn of a conversation; one that a release has not begun is not reported."""
         self._tell(lambda: self._turn(turn, latency_ms))
 
-    def memory_bytes(self, held: Held) -> int | None:
-        """What the process of a release's worker holds; None where it is gone, or the system does not say. A second old at the most."""
+    def memory_bytes(self, held: LoadedModel) -> int | None:
+        """Return what the process of a release's worker holds; None where it is gone, or the system does not say. A second old at the
+        most.
+        """
         worker = held.worker
         if worker is None or not worker.alive:
             return None
@@ -63,7 +65,7 @@ class Observing:
 
     def _failure(self, model: str, version: str | None, latency_ms: float, turn: "Turn | None") -> Observation | None:
         try:
-            held = (turn and turn.held) or self._router.find(model, version)
+            held = (turn and turn.held) or self._pool.find(model, version)
         except FleetcastError:
             return None
         return Observation(
@@ -106,10 +108,12 @@ class Observing:
 
 @dataclass(slots=True)
 class Turn:
-    """One turn of a conversation as it is heard. `asked` is what it adds to the conversation; `text` what was answered, once that ended."""
+    """Hold one turn of a conversation as it is heard. `asked` is what it adds to the conversation; `text` what was answered, once that
+    ended.
+    """
 
     asked: str
-    held: Held | None = None
+    held: LoadedModel | None = None
     text: str | None = None
     stop_reason: str | None = None
     prompt_tokens: int | None = None
@@ -117,16 +121,16 @@ class Turn:
     _parts: list[str] = field(default_factory=list)
     _characters: int = 0
 
-    def hear(self, held: Held, chunk: Mapping[str, Any]) -> None:
-        """A piece of the answer; an empty one says no more than that this release works on it."""
+    def hear(self, held: LoadedModel, chunk: Mapping[str, Any]) -> None:
+        """Take a piece of the answer; an empty one says no more than that this release works on it."""
         self.held = held
         for choice in _choices(chunk):
             self._end(choice)
             self._say(choice.get("delta"))
         self._count(chunk.get("usage"))
 
-    def end(self, held: Held, answer: Mapping[str, Any]) -> None:
-        """The whole answer; after a stream perhaps no more than why it ended, and how long it is."""
+    def end(self, held: LoadedModel, answer: Mapping[str, Any]) -> None:
+        """Take the whole answer; after a stream perhaps no more than why it ended, and how long it is."""
         self.held = held
         for choice in _choices(answer):
             self._end(choice)
@@ -136,7 +140,7 @@ class Turn:
         self._count(answer.get("usage"))
 
     def abandon(self) -> None:
-        """Nobody waits for the rest of it. What was said until then is known only of a stream."""
+        """End it where nobody waits for the rest. What was said until then is known only of a stream."""
         self.stop_reason = ABORTED
         if self._parts:
             self.text = "".join(self._parts)
@@ -157,7 +161,7 @@ class Turn:
 
 
 def asked_in(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What a turn adds to a conversation: all that follows the last answer, without the instructions of the program that asks.
+    """Return what a turn adds to a conversation: all that follows the last answer, without the instructions of the program that asks.
 
     What was said before was counted in its own turn.
     """
@@ -167,14 +171,14 @@ def asked_in(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def resident_bytes(process_id: int) -> int | None:
-    """What a process holds in memory now (proc_pid_statm(5)); None where it cannot be told."""
+    """Return what a process holds in memory now (proc_pid_statm(5)); None where it is not known."""
     with suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{process_id}/statm").read_bytes().split()[1]) * PAGE_BYTES
     return None
 
 
 def _texts(content: object) -> list[str]:
-    """A message's text, or those of its parts."""
+    """Return a message's text, or those of its parts."""
     if isinstance(content, str):
         return [content]
     parts = content if isinstance(content, list) else []
@@ -182,16 +186,16 @@ def _texts(content: object) -> list[str]:
 
 
 def _text(specs: Sequence[Spec], text: str) -> dict[str, Array]:
-    """The text under the name that a model which takes one, or gives one, has for it."""
+    """Return the text under the name that a model which takes one, or gives one, has for it."""
     return {specs[0].name: np.array([text], object)} if len(specs) == 1 and specs[0].datatype == "BYTES" else {}
 
 
 def _choices(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a runtime says of its answer, which may be somebody else's runtime."""
+    """Return what a runtime says of its answer, which may be somebody else's runtime."""
     choices = said.get("choices")
     return [one for one in choices if isinstance(one, Mapping)] if isinstance(choices, list) else []
 
 
 def _whole(value: object) -> int | None:
-    """A number of tokens; what no text can have is not believed, and could not be a float."""
+    """Return a number of tokens; what no text can have is not believed, and could not be a float."""
     return value if type(value) is int and 0 <= value < 2**53 else None

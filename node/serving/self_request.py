@@ -1,12 +1,12 @@
-"""The node's own question to an endpoint: which release do clients get? Asked on the way of every request, and counted nowhere."""
+"""Ask an endpoint as a client does: which release do clients get? Asked on the way of every request, and counted nowhere."""
 
 from collections.abc import Callable
 
 import structlog
 
 from node.core.inference.oip import encode_response
-from node.serving.loaded_model import Held
-from node.serving.worker_pool import CLIENTS_FAULT, Router
+from node.serving.loaded_model import LoadedModel
+from node.serving.worker_pool import CLIENTS_FAULT, WorkerPool
 from node.workers.worker import Runner
 from schemas.errors import Code, FleetcastError, Refused
 
@@ -15,14 +15,14 @@ log = structlog.get_logger(__name__)
 Done = Callable[[bytes | None, FleetcastError | None], None]
 
 
-def start_probe(router: Router, model: str, done: Done) -> None:
-    """Begin one; `done` hears which release answered, or why none did, unless the router is closed before."""
-    router.spawn(_probe(router, model, done))
+def start_probe(pool: WorkerPool, model: str, done: Done) -> None:
+    """Begin one; `done` hears which release answered, or why none did, unless the pool is closed before."""
+    pool.spawn(_probe(pool, model, done))
 
 
-async def _probe(router: Router, model: str, done: Done) -> None:
+async def _probe(pool: WorkerPool, model: str, done: Done) -> None:
     try:
-        held = await router.probe(model, _ask)
+        held = await pool.probe(model, _ask)
     except FleetcastError as error:
         done(None, error)
     except Exception as error:
@@ -32,7 +32,7 @@ async def _probe(router: Router, model: str, done: Done) -> None:
         done(held.staged.digest, None)
 
 
-async def _ask(held: Held, worker: Runner, *, alone: bool) -> Held:
+async def _ask(held: LoadedModel, worker: Runner, *, alone: bool) -> LoadedModel:
     model, version = held.staged.model, held.staged.version
     try:
         request = held.own_request()

@@ -1,4 +1,4 @@
-"""A listening socket and an asyncio loop in a thread of its own, with the agent's handle on them. Knows no broker, store or rollout.
+"""Run a listening socket and an asyncio loop in a thread of its own, with the agent's handle on them. Knows no broker, store or rollout.
 
 Every public method may be called from any thread. Callbacks are called on the loop's thread: they must be quick, and may call back.
 """
@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 import structlog
 import uvicorn
 
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement
 from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, activate
@@ -28,7 +28,7 @@ from node.serving.cross_site_check import Foreign
 from node.serving.loaded_model import Observation, Stats
 from node.serving.oip_routes import application
 from node.serving.self_request import Done, start_probe
-from node.serving.worker_pool import Router
+from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)
@@ -43,14 +43,16 @@ UDS_MODE: Final = 0o660  # the group that the integrator gives the folder may as
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """Where to listen: an inherited socket if `fd` is set (it stays open for its owner), else TCP (port 0: any) and a Unix socket."""
+    """Describe where to listen: an inherited socket if `fd` is set (it stays open for its owner), else TCP (port 0: any) and a Unix
+    socket.
+    """
 
     host: str = "127.0.0.1"
     port: int | None = None
     uds: str | None = None
     fd: int | None = None
     allowed_hosts: tuple[str, ...] = ()  # names under which local programs ask, besides this device's own; `*` takes any
-    allowed_origins: tuple[str, ...] = ()  # of web pages that may ask
+    allowed_origins: tuple[str, ...] = ()  # Web pages that may ask.
 
     def __str__(self) -> str:
         if self.fd is not None:
@@ -61,7 +63,7 @@ class Listen:
 
 @dataclass(eq=False)
 class _Preparation:
-    """A release on its way to being warm, and who waits to hear of it."""
+    """Hold a release on its way to being warm, and who waits to hear of it."""
 
     release: Staged
     task: asyncio.Task[Activated]
@@ -69,16 +71,16 @@ class _Preparation:
 
 
 class Server:
-    """Serves the releases that it is given. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by
+    """Serve the releases that it is given. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by
     itself; `deaths` is how often in a row.
     """
 
     def __init__(self, listen: Listen, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None) -> None:
         self.on_worker_exit: Callable[[str, bytes, str, int], None] | None = None
         self._listen = listen
-        self._router = Router(self._worker_exited)
+        self._pool = WorkerPool(self._worker_exited)
         foreign = Foreign(host=listen.host, hosts=listen.allowed_hosts, origins=listen.allowed_origins)
-        self._app = application(self._router, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
+        self._app = application(self._pool, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None
@@ -88,7 +90,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The TCP port that is bound; 0 for a Unix socket."""
+        """Return the TCP port that is bound; 0 for a Unix socket."""
         return self._port
 
     def start(self) -> None:
@@ -123,8 +125,8 @@ class Server:
         log.info("serving.started", listen=str(self._listen), port=self._port)
 
     def expect(self, model: str) -> None:
-        """Before `start`: a release of this model is about to be restored, so requests for it are to wait a moment."""
-        self._router.expect(model)
+        """Have requests for this model wait a moment, before `start`: a release of it is about to be restored."""
+        self._pool.expect(model)
 
     def stop(self) -> None:
         """Answer what has begun, then end the workers, the thread and the socket."""
@@ -145,16 +147,16 @@ class Server:
         self._running().call_soon_threadsafe(self._begin, release, done)
 
     def switch(self, model: str, digest: bytes) -> None:
-        """From here on requests are answered by this release; those that have begun finish on the old one. Returns when switched.
+        """Have requests answered by this release from here on; those that have begun finish on the old one. Returns when switched.
 
         Raises:
             Refused: RELEASE_UNKNOWN when it is not prepared, WORKER_CRASHED when its worker has died since.
         """
-        self._call(lambda: self._router.switch(model, digest))
+        self._call(lambda: self._pool.switch(model, digest))
 
     def probe(self, model: str, done: Done) -> None:
-        """Ask this model's endpoint as a client asks, and have `done` told which release answered, or why none did. Returns at once."""
-        self._running().call_soon_threadsafe(start_probe, self._router, model, done)
+        """Ask this model's endpoint as a client asks; `done` is called with the release that answered, or the error. Returns at once."""
+        self._running().call_soon_threadsafe(start_probe, self._pool, model, done)
 
     def retire(self, digest: bytes) -> None:
         """Take no more requests for this release; its worker answers those it has (for a bounded time) and ends. Unknown: nothing.
@@ -167,7 +169,7 @@ class Server:
             if preparation is not None:
                 self._abandoned.add(preparation)
                 preparation.task.cancel()
-            self._router.retire(digest)
+            self._pool.retire(digest)
 
         self._call(on_loop)
 
@@ -177,39 +179,39 @@ class Server:
         Raises:
             Refused: RELEASE_UNKNOWN when it is not held, or is itself the current one.
         """
-        self._call(lambda: self._router.compare_with(model, digest))
+        self._call(lambda: self._pool.compare_with(model, digest))
 
     def agreement(self, model: str) -> Agreement:
-        """Of the current release and the one beside it, since that was put there."""
-        return self._call(lambda: self._router.agreement(model))
+        """Return the agreement of the current release and the one beside it, since that was put there."""
+        return self._call(lambda: self._pool.agreement(model))
 
-    def set_parameters(self, digest: bytes, parameters: InForce) -> None:
-        """What is in force for a release, from the next request on."""
-        self._call(lambda: self._router.set_parameters(digest, parameters))
+    def set_parameters(self, digest: bytes, parameters: EffectiveParameters) -> None:
+        """Set what is in force for a release, from the next request on."""
+        self._call(lambda: self._pool.set_parameters(digest, parameters))
 
     def stats(self, model: str, digest: bytes) -> Stats:
-        """What a held release has done since it was switched to.
+        """Return what a held release has done since it was switched to.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
         """
-        return self._call(lambda: self._router.stats(model, digest))
+        return self._call(lambda: self._pool.stats(model, digest))
 
     def held(self) -> dict[bytes, int | None]:
-        """The process id of each held release's worker, by digest; None while a dead one is being replaced."""
+        """Return the process id of each held release's worker, by digest; None while a dead one is being replaced."""
         return self._call(self._held)
 
     def ask_held(self, done: Callable[[dict[bytes, int | None]], None]) -> None:
-        """Have `done` told what `held` says. Returns at once: a loop that is stuck keeps nobody waiting, and its silence tells of it."""
+        """Have `done` called with what `held` returns. Returns at once: a stuck loop keeps nobody waiting, and its silence shows it."""
         self._running().call_soon_threadsafe(lambda: done(self._held()))
 
     def _held(self) -> dict[bytes, int | None]:
-        everything = [held for slot in self._router.slots.values() for held in slot.held.values()]
+        everything = [held for slot in self._pool.slots.values() for held in slot.held.values()]
         return {held.staged.digest: held.worker.process_id if held.worker and held.live else None for held in everything}
 
     def held_of(self, model: str) -> set[bytes]:
-        """The releases of a model that are held."""
-        return self._call(lambda: set(self._router.slots[model].held) if model in self._router.slots else set())
+        """Return the releases of a model that are held."""
+        return self._call(lambda: set(self._pool.slots[model].held) if model in self._pool.slots else set())
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._thread is None:
@@ -249,10 +251,10 @@ class Server:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._router.close()
+            await self._pool.close()
 
     def _begin(self, release: Staged, done: Callable[[Prepared | Refused], None]) -> None:
-        held = self._router.lookup(release.digest)
+        held = self._pool.lookup(release.digest)
         if held is not None:
             _tell(done, Prepared(release.digest, held.evidence))
         elif release.digest in self._preparing:
@@ -271,7 +273,7 @@ class Server:
         outcome: Prepared | Refused
         error = None if task.cancelled() else task.exception()
         if abandoned and error is None and not task.cancelled():  # it was ready in the very moment
-            self._router.discard(task.result().worker)
+            self._pool.discard(task.result().worker)
         if abandoned or task.cancelled():
             outcome = Refused(
                 Code.RELEASE_UNKNOWN, f"release {release.version} of model {release.model!r} was retired while being prepared"
@@ -282,7 +284,7 @@ class Server:
             log.error("release.prepare_failed", model=release.model, version=release.version, exc_info=error)
             outcome = Refused(Code.WORKER_CRASHED, f"preparing failed by our own fault: {type(error).__name__}")
         else:
-            self._router.hold(release, task.result())
+            self._pool.hold(release, task.result())
             outcome = Prepared(release.digest, task.result().evidence)
         for done in preparation.waiting:
             _tell(done, outcome)

@@ -1,4 +1,4 @@
-"""Which worker answers which request. Knows no HTTP.
+"""Choose which worker answers a request. Knows no HTTP.
 
 One slot per model, holding the releases whose workers are warm; one of them is current. A request picks its release and sends to its worker
 without awaiting in between, so that a switch falls between two requests and never inside one. Everything here runs on one loop.
@@ -11,13 +11,13 @@ from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement, compare
 from node.core.inference.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged
 from node.serving.batching import Batcher
-from node.serving.loaded_model import Answer, Busy, Held, Slot, Stats
+from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
 from node.workers.worker import Runner, WorkerLost
 from schemas.errors import Code, Refused
 
@@ -26,28 +26,28 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 QUEUE_REQUESTS_MAX: Final = 256  # a model, begun and unanswered; beyond it a client had better come back than wait
-CHATS_MAX: Final = 16  # likewise of conversations: they are held one after the other, and each takes seconds
-READY_SECONDS_MAX: Final = 10.0  # a request waits so long for a crashed worker's successor
+CHATS_MAX: Final = 16  # Conversations are held one after the other, and each takes seconds
+READY_SECONDS_MAX: Final = 10.0  # a request waits this long for a crashed worker's successor
 DRAIN_SECONDS_MAX: Final = 30.0  # a retired worker's last requests; no longer than a hung one is waited for
 DRAIN_LOOK_SECONDS: Final = 0.01
 RESTART_SECONDS_MAX: Final = 60.0  # between attempts to start a worker that keeps dying; the first follows at once
-RESTART_DOUBLINGS_MAX: Final = 8  # of half a second, which is beyond the longest pause
+RESTART_DOUBLINGS_MAX: Final = 8  # Doublings of half a second, beyond the longest pause.
 HEALTHY_SECONDS: Final = 60.0  # after which a worker's earlier deaths are forgotten
 CLIENTS_FAULT: Final = {Code.REQUEST_INVALID, Code.SCHEMA_TOO_LARGE}
 SUSPICIONS_MAX: Final = 2  # a request that was being computed when two workers died is not tried on a third
-COMPARING_MAX: Final = 4  # of a model, answers that wait to be compared: what comes meanwhile is not, and no client waits for any
+COMPARING_MAX: Final = 4  # A model's answers that wait to be compared: what comes meanwhile is not, and no client waits for any.
 
 
-class Router:
-    """Slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
+class WorkerPool:
+    """Hold slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
 
     def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None]) -> None:
         self.slots: dict[str, Slot] = {}
         self._on_worker_exit = on_worker_exit
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def find(self, model: str, version: str | None) -> Held:
-        """The release that a request for this model, and perhaps version, is for.
+    def find(self, model: str, version: str | None) -> LoadedModel:
+        """Return the release that a request for this model, and perhaps version, is for.
 
         Raises:
             Refused: RELEASE_UNKNOWN, naming what is served.
@@ -66,19 +66,19 @@ class Router:
         raise Refused(Code.RELEASE_UNKNOWN, f"version {version[:64]!r} of model {model!r} is not served; served are {self.versions(model)}")
 
     def expect(self, model: str) -> None:
-        """Have requests for this model wait until a release of it is switched to, instead of being told that there is none."""
+        """Have requests for this model wait until a release of it is switched to, instead of being refused."""
         self.slots.setdefault(model, Slot()).expected = True
 
     def models(self) -> list[str]:
-        """Names of the models with a current release."""
+        """Return the names of the models with a current release."""
         return sorted(model for model, slot in self.slots.items() if slot.current is not None)
 
     def versions(self, model: str) -> list[str]:
-        """Versions of a model that can be asked by name."""
+        """Return versions of a model that can be asked by name."""
         return [held.staged.version for held in self.slots[model].held.values() if held.switched]
 
     def index(self) -> list[dict[str, str]]:
-        """Every release that is held, with what it is to those who ask."""
+        """Return every release that is held, with what it is to those who ask."""
         found = []
         for model, slot in sorted(self.slots.items()):
             for held in slot.held.values():
@@ -89,12 +89,12 @@ class Router:
         return found
 
     def ready(self) -> bool:
-        """Whether something is served, and all that is served has a live worker."""
+        """Return whether something is served, and all that is served has a live worker."""
         current = [slot.current for slot in self.slots.values() if slot.current is not None]
         return bool(current) and all(held.live for held in current)
 
     async def answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
-        """The current release's answer, or that of the version asked for.
+        """Return the current release's answer, or that of the version asked for.
 
         A request whose worker dies is sent again, to whatever is current then: inference is idempotent.
 
@@ -107,7 +107,7 @@ class Router:
             self.find(model, version)
             slot = self.slots[model]
 
-        async def ask(held: Held, worker: Runner, *, alone: bool) -> Answer:
+        async def ask(held: LoadedModel, worker: Runner, *, alone: bool) -> Answer:
             request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
             batcher = None if alone else held.batcher
             outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
@@ -120,9 +120,9 @@ class Router:
         return answer
 
     async def chat(
-        self, model: str, body: Mapping[str, Any], say: Callable[[Held, Mapping[str, Any]], None]
-    ) -> tuple[Held, Mapping[str, Any]]:
-        """One turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
+        self, model: str, body: Mapping[str, Any], say: Callable[[LoadedModel, Mapping[str, Any]], None]
+    ) -> tuple[LoadedModel, Mapping[str, Any]]:
+        """Return one turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
         and an empty one whenever work goes on.
 
         Raises:
@@ -131,7 +131,7 @@ class Router:
         """
         begun = False
 
-        async def ask(held: Held, worker: Runner, *, alone: bool) -> tuple[Held, Mapping[str, Any]]:
+        async def ask(held: LoadedModel, worker: Runner, *, alone: bool) -> tuple[LoadedModel, Mapping[str, Any]]:
             def begin(chunk: Mapping[str, Any]) -> None:
                 nonlocal begun
                 begun = begun or bool(chunk)
@@ -152,8 +152,8 @@ class Router:
             slot = self.slots[model]
         return await self._waited(slot, model, None, ask, CHATS_MAX)
 
-    async def probe(self, model: str, ask: "Ask[Held]") -> Held:
-        """The release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
+    async def probe(self, model: str, ask: "Ask[LoadedModel]") -> LoadedModel:
+        """Return the release that answers those who ask this model now: asked as a client asks, and counted, compared and observed nowhere.
 
         Raises:
             Refused: as `answer`.
@@ -183,7 +183,7 @@ class Router:
             try:
                 await _until_changed(slot, deadline, model)
             except Busy:
-                slot.expected = False  # it did not come back; those who ask from now on are told at once
+                slot.expected = False  # it did not come back; clients that ask from now on are refused at once
                 raise
         while True:
             held = self.find(model, version)
@@ -210,7 +210,7 @@ class Router:
                 held.answered(rows, time.perf_counter() - began, time.time())
             return answer
 
-    async def _compare(self, slot: Slot, beside: Held, answer: Answer) -> None:
+    async def _compare(self, slot: Slot, beside: LoadedModel, answer: Answer) -> None:
         """Have the other release answer as well; only whether they agree is kept."""
         terms = beside.staged.manifest.limits.shadow or answer.held.staged.manifest.limits.shadow
         rows = rows_of(answer.held.inputs, answer.request.inputs)
@@ -221,7 +221,7 @@ class Router:
             outputs = await beside.worker.infer(answer.request.inputs, beside.parameters.runtime)
             found = compare(_arrays(answer.outputs), _arrays(outputs), rows=rows, terms=terms)
         except WorkerLost:
-            return  # told to the agent by itself
+            return  # reported to the agent by itself
         except Refused:
             pass  # it cannot answer what the other one could
         finally:
@@ -231,12 +231,12 @@ class Router:
 
     def hold(self, staged: Staged, activated: Activated) -> None:
         """Keep a proven worker warm."""
-        held = Held.of(staged, activated)
+        held = LoadedModel.of(staged, activated)
         self.slots.setdefault(staged.model, Slot()).held[staged.digest] = held
         self._install(held, activated.worker)
 
-    def lookup(self, digest: bytes) -> Held | None:
-        """The release held under this digest."""
+    def lookup(self, digest: bytes) -> LoadedModel | None:
+        """Return the release held under this digest."""
         return next((slot.held[digest] for slot in self.slots.values() if digest in slot.held), None)
 
     def switch(self, model: str, digest: bytes) -> None:
@@ -273,11 +273,11 @@ class Router:
         slot.beside, slot.agreement = held, Agreement()
 
     def agreement(self, model: str) -> Agreement:
-        """Of the current release and the one beside it."""
+        """Return the agreement of the current release and the one beside it."""
         return self.slots[model].agreement if model in self.slots else Agreement()
 
-    def set_parameters(self, digest: bytes, parameters: InForce) -> None:
-        """What is in force for a held release from now on."""
+    def set_parameters(self, digest: bytes, parameters: EffectiveParameters) -> None:
+        """Set what is in force for a held release from now on."""
         held = self.lookup(digest)
         if held is not None:
             held.parameters = parameters
@@ -300,7 +300,7 @@ class Router:
         self.spawn(self._drain(held))
 
     def stats(self, model: str, digest: bytes) -> Stats:
-        """What a held release has done since it was switched to.
+        """Return what a held release has done since it was switched to.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
@@ -322,8 +322,8 @@ class Router:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(held.worker.close() for held in everything if held.worker))
 
-    def died(self, held: Held, code: Code, reason: str) -> None:
-        """A held release's worker ended by itself: report it, and start another."""
+    def died(self, held: LoadedModel, code: Code, reason: str) -> None:
+        """Report that a held release's worker ended by itself, and start another."""
         if held.retired:
             return
         if time.monotonic() - held.started > HEALTHY_SECONDS:
@@ -332,14 +332,14 @@ class Router:
         self.spawn(self._restart(held))
         self._died(held, code, reason)
 
-    def _died(self, held: Held, code: Code, reason: str) -> None:
+    def _died(self, held: LoadedModel, code: Code, reason: str) -> None:
         held.deaths += 1
         held.death = f"{reason} [{code}]"
         model, digest = held.staged.model, held.staged.digest
         log.error("worker.exited", model=model, version=held.staged.version, code=code, reason=reason, deaths=held.deaths)
         self._on_worker_exit(model, digest, held.death, held.deaths)
 
-    def _install(self, held: Held, worker: Runner) -> None:
+    def _install(self, held: LoadedModel, worker: Runner) -> None:
         held.worker, held.started = worker, time.monotonic()
         held.batcher = Batcher(worker, held.row_seconds) if held.joins_rows else None
         worker.watch(lambda code, reason: self.died(held, code, reason))
@@ -347,9 +347,10 @@ class Router:
         if slot is not None:
             slot.announce()
 
-    async def _restart(self, held: Held) -> None:
-        """The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for as long as the release
-        is held, ever more seldom, and every failure is told: whoever listens may retire it.
+    async def _restart(self, held: LoadedModel) -> None:
+        """Start a worker again. The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for
+        as long as the release
+        is held, ever more seldom, and every failure is reported: the listener may retire it.
         """
         while not held.retired:
             if held.deaths > 1:
@@ -366,7 +367,7 @@ class Router:
             self._install(held, worker)
             return
 
-    async def _started(self, held: Held) -> Runner:
+    async def _started(self, held: LoadedModel) -> Runner:
         slot = self.slots.get(held.staged.model)
         worker = await activation.start(held.staged, urgent=slot is not None and slot.current is held)
         try:
@@ -380,7 +381,7 @@ class Router:
         """Close a worker that nothing holds."""
         self.spawn(worker.close())
 
-    async def _drain(self, held: Held) -> None:
+    async def _drain(self, held: LoadedModel) -> None:
         worker, batcher = held.worker, held.batcher
         if worker is None:
             return
@@ -397,7 +398,7 @@ class Router:
         await worker.close()
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
-        """Have something done meanwhile; it ends with the router at the latest."""
+        """Have something done meanwhile; it ends with the pool at the latest."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(self._ended)
@@ -409,10 +410,10 @@ class Router:
 
 
 class Ask(Protocol[T_co]):
-    """Puts one question to the worker of a release."""
+    """Put one question to the worker of a release."""
 
-    def __call__(self, held: Held, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
-        """`alone`: a worker died of it, or of what it was joined with."""
+    def __call__(self, held: LoadedModel, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
+        """Ask. `alone`: a worker died of it, or of what it was joined with."""
 
 
 def _arrays(raws: tuple[Raw, ...]) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Artifacts on disk: blocks written in place, verified whole and synced before they are loaded.
+"""Keep artifacts on disk: blocks written in place, verified whole and synced before they are loaded.
 
 A block that was written survives a kill of the process at once. What a power cut takes is found missing by its hash, and fetched again: a
 sync a block would halve the rate on a gateway and wear out the card of a Pi.
@@ -22,7 +22,7 @@ DIGEST_BYTES = 32
 
 
 class Artifacts:
-    """A folder of releases: `<release digest>/<variant>/<file path>`."""
+    """Keep a folder of releases: `<release digest>/<variant>/<file path>`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -30,11 +30,11 @@ class Artifacts:
         directory.mkdir(parents=True, exist_ok=True)
 
     def relative(self, release: bytes, variant: str, file: File) -> str:
-        """A file's path below the folder; the schema allows no path that leaves it."""
+        """Return a file's path below the folder; the schema allows no path that leaves it."""
         return f"{release.hex()}/{variant}/{file.path}"
 
     def path(self, relative: str) -> Path:
-        """Where a file stands.
+        """Return where a file stands.
 
         Raises:
             Refused: it would stand outside the folder.
@@ -83,7 +83,7 @@ class Artifacts:
                     os.close(descriptor)
 
     def read(self, relative: str, offset: int, size_bytes: int) -> bytes:
-        """Bytes of a file; fewer, when it is shorter or gone."""
+        """Return bytes of a file; fewer, when it is shorter or gone."""
         try:
             with self.path(relative).open("rb") as file:
                 file.seek(offset)
@@ -92,7 +92,7 @@ class Artifacts:
             return b""
 
     def holds(self, relative: str, offset: int, digest: bytes, size_bytes: int) -> bytes | None:
-        """The block that is recorded to stand there, if it still does."""
+        """Return the block that is recorded to stand there, if it still does."""
         data = self.read(relative, offset, size_bytes)
         return data if len(data) == size_bytes and sha256(data) == digest else None
 
@@ -130,7 +130,7 @@ class Artifacts:
             partial.replace(current / model)
 
     def pointed(self) -> dict[str, bytes]:
-        """The release that each link leads to, by model; a link that leads elsewhere is none of ours."""
+        """Return the release that each link leads to, by model; a link that leads elsewhere is none of ours."""
         found: dict[str, bytes] = {}
         current = self.directory.parent / "current"
         for link in sorted(current.iterdir()) if current.is_dir() else ():
@@ -141,17 +141,17 @@ class Artifacts:
         return found
 
     def size(self, relative: str) -> int:
-        """Bytes that a file has; 0 when there is none."""
+        """Return bytes that a file has; 0 when there is none."""
         with contextlib.suppress(OSError):
             return self.path(relative).stat().st_size
         return 0
 
     def used_bytes(self) -> int:
-        """What all releases take of the disk."""
+        """Return what all releases take of the disk."""
         return sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file())
 
     def releases(self) -> list[bytes]:
-        """The releases that have a folder here."""
+        """Return the releases that have a folder here."""
         return [bytes.fromhex(entry.name) for entry in self.directory.iterdir() if len(entry.name) == 64]
 
     def remove(self, release: bytes) -> None:

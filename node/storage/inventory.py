@@ -1,4 +1,4 @@
-"""What stands in a node's data folder, looked at beside the agent: releases, their variants and sizes. Writes nothing."""
+"""List what is in a node's data folder, looked at beside the agent: releases, their variants and sizes. Writes nothing."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ OTHERS_MAY = 0o007  # a group is given to whom it is given
 
 @dataclass(frozen=True, slots=True)
 class OnDisk:
-    """A release's folder; without a manifest that has its digest, nothing else is known of it."""
+    """Hold a release's folder; without a manifest that has its digest, nothing else is known of it."""
 
     digest: bytes
     manifest: Manifest | None
-    variants: tuple[Variant, ...]  # of which files are here
+    variants: tuple[Variant, ...]  # Those that have files here.
     bytes: int
 
 
 def releases(data: Path) -> list[OnDisk]:
-    """Every release of which something is on disk."""
+    """Return every release of which something is on disk."""
     folder = data / "artifacts"
     names = sorted(entry.name for entry in folder.iterdir() if len(entry.name) == 64) if folder.is_dir() else []
     return [_release(folder / name, bytes.fromhex(name)) for name in names]
 
 
 def keys_open_to_others(paths: list[Path]) -> list[str]:
-    """Those of these private keys that somebody else on the machine may read."""
+    """Return those of these private keys that somebody else on the machine may read."""
     found = []
     for path in paths:
         with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ def _sizes(folder: Path) -> Iterator[int]:
 
 
 def manifest_at(path: Path, digest: bytes) -> Manifest | None:
-    """The manifest in a file; None where there is none, or another."""
+    """Return the manifest in a file; None where there is none, or another."""
     try:
         with path.open("rb") as file:
             data = file.read(MANIFEST_BYTES_MAX + 1)

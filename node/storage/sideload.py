@@ -1,4 +1,4 @@
-"""Releases that were carried here by hand: unpacked beside the artifacts, used as a broker's messages are, then removed."""
+"""Take releases that were carried here by hand: unpacked beside the artifacts, used as a broker's messages are, then removed."""
 
 import contextlib
 import os
@@ -22,15 +22,15 @@ _PARTIAL = ".unpacking-"
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A parcel on this disk: what it says of itself, and the two documents that are yet to be verified."""
+    """Hold a parcel on this disk: what it says of itself, and the two documents that are yet to be verified."""
 
     parcel: Parcel
     trust: TrustBundle
     model: ModelBundle
 
 
-class Carried:
-    """A folder of unpacked parcels, by release digest."""
+class Sideload:
+    """Keep a folder of unpacked parcels, by release digest."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -94,7 +94,7 @@ class Carried:
             shutil.rmtree(oldest, ignore_errors=True)
 
     def releases(self) -> dict[bytes, float]:
-        """The releases that were carried here, and when each was unpacked."""
+        """Return the releases that were carried here, and when each was unpacked."""
         found: dict[bytes, float] = {}
         for folder in self._folders():
             with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ class Carried:
         return found
 
     def documents(self, release: bytes) -> Unpacked:
-        """What a parcel brought, not yet verified.
+        """Return what a parcel brought, not yet verified.
 
         Raises:
             Refused: it changed on disk.
@@ -117,14 +117,14 @@ class Carried:
         )
 
     def read(self, digest: bytes) -> bytes | None:
-        """A payload, from whichever parcel has it; the caller verifies it."""
+        """Return a payload, from whichever parcel has it; the caller verifies it."""
         for folder in self._folders():
             with contextlib.suppress(OSError), (folder / digest.hex()).open("rb") as file:
                 return file.read(PAYLOAD_BYTES_MAX + 1)
         return None
 
     def remove(self, release: bytes) -> None:
-        """The release is here, or never will be: its parcel is needed no more."""
+        """Take in that the release is here, or never will be: its parcel is needed no more."""
         shutil.rmtree(self.directory / release.hex(), ignore_errors=True)
 
     def _folders(self) -> Iterator[Path]:

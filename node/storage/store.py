@@ -1,4 +1,4 @@
-"""What a node remembers over any crash: slots, which block stands where, receipts and windows that wait, what its telemetry has spent.
+"""Remember over any crash what a node needs: slots, which block is where, receipts and windows that wait, what its telemetry has spent.
 
 SQLite in WAL mode with `synchronous=FULL`: a transaction that has returned survives a power cut. The standard library's sqlite3 and not
 SQLAlchemy, because a device is small and these are a dozen small tables (docs/decisions/0003). Where the disk takes nothing, the store is
@@ -7,49 +7,30 @@ in memory until there is room (node/storage/store_file.py).
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from node.core.activation.lifecycle import ModelSlot, Move
-from node.storage.accuracy_tables import LABELS_TABLES, LabelsTables
-from node.storage.store_file import Database, in_memory, opened, set_aside, trouble_of, writable, written_down
-from node.storage.telemetry_tables import DAYS_KEPT, TELEMETRY_TABLES, TelemetryTables
+from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
+from node.core.telemetry.privacy_accountant import START, Entry, Witness
+from node.storage.store_file import in_memory, opened, set_aside, trouble_of, writable, written_down
+from node.storage.tables import begin, read_as_todays
+from schemas.accuracy import Accuracy
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 
-MOVES_KEPT = 1000  # of a slot: years of releases
-SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be said again to a broker that lost its memory
-
-_COLUMNS = (  # that a first node's tables do not have
-    ("outbox", "tried", "INTEGER NOT NULL DEFAULT 0"),  # given to a broker at least once: it may have it, whatever it said
-    ("window", "code", "TEXT NOT NULL DEFAULT ''"),  # why it was withheld
-    ("own", "hours", "TEXT NOT NULL DEFAULT ''"),  # its rows by hour of the week, where hours are told apart
-    ("window", "late", "INTEGER NOT NULL DEFAULT 0"),  # whether rows came after it was closed
-    ("label_id", "right", "INTEGER DEFAULT NULL"),  # how many answers came under the id, until their interval has left
-    ("label_id", "wrong", "INTEGER DEFAULT NULL"),
-)
-_TABLES = """
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS slot (model TEXT PRIMARY KEY, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS move (model TEXT NOT NULL, number INTEGER NOT NULL, document TEXT NOT NULL, PRIMARY KEY (model, number));
-CREATE TABLE IF NOT EXISTS held (digest BLOB NOT NULL, path TEXT NOT NULL, offset INTEGER NOT NULL, bytes INTEGER NOT NULL,
-    PRIMARY KEY (path, offset));
-CREATE INDEX IF NOT EXISTS held_digest ON held (digest);
-CREATE TABLE IF NOT EXISTS transfer (release BLOB PRIMARY KEY, planned INTEGER NOT NULL, received INTEGER NOT NULL,
-    reused INTEGER NOT NULL, wasted INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS day_bytes (day INTEGER NOT NULL, link TEXT NOT NULL, bytes INTEGER NOT NULL, PRIMARY KEY (day, link));
-CREATE TABLE IF NOT EXISTS outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL,
-    sent INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE IF NOT EXISTS evidence (release BLOB PRIMARY KEY, at INTEGER NOT NULL, document TEXT NOT NULL);
-"""
+MOVES_KEPT = 1000  # Moves of a slot: years of releases.
+SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be sent again to a broker that lost its memory
+DAYS_KEPT = 92  # Days of everything that is counted by day.
+CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
-    """The ledger of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
+class ByteUsage:
+    """Hold the byte counts of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
 
     planned: int = 0
     received: int = 0
@@ -58,8 +39,8 @@ class Bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A verified block on disk; `path` is relative to the artifacts' folder."""
+class StoredBlock:
+    """Hold a verified block on disk; `path` is relative to the artifacts' folder."""
 
     digest: bytes
     path: str
@@ -69,7 +50,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A message that the broker has not taken yet."""
+    """Hold a message that the broker has not taken yet."""
 
     id: int
     kind: str
@@ -77,45 +58,24 @@ class Waiting:
     payload: bytes
 
 
-def _begin(db: sqlite3.Connection) -> None:
-    """Today's tables; that something was written says that the disk takes it."""
-    _make(db)
-    db.execute("INSERT INTO fact VALUES ('opened', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1")
+@dataclass(frozen=True, slots=True)
+class ReportedCounts:
+    """Hold counts that came under an id, and when their interval leaves; `right` and `wrong` are None once it has left."""
+
+    release: bytes
+    start: int
+    right: int | None
+    wrong: int | None
+    due: int
 
 
-def _make(db: sqlite3.Connection) -> None:
-    db.executescript(_TABLES + TELEMETRY_TABLES + LABELS_TABLES)
-    for table, column, kind in _COLUMNS:
-        if column not in _columns(db, table):
-            db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-
-
-def _columns(db: sqlite3.Connection, table: str) -> set[str]:
-    return {row[1] for row in db.execute(f"PRAGMA main.table_info({table})")}
-
-
-def _read_as_todays(db: sqlite3.Connection) -> None:
-    """What an older agent's file lacks is empty, for this connection alone: its people may look before the new agent has begun."""
-    with closing(sqlite3.connect(":memory:")) as todays:
-        _make(todays)
-        tables = todays.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
-    db.execute("PRAGMA temp_store=MEMORY")
-    for table, statement in tables:
-        there = _columns(db, table)
-        later = [(column, kind.partition("DEFAULT ")[2]) for name, column, kind in _COLUMNS if name == table]
-        lacking = [f"{default} AS {column}" for column, default in later if column not in there]
-        if not there:
-            db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
-        elif lacking:
-            db.execute(f"CREATE TEMP VIEW {table} AS SELECT *, {', '.join(lacking)} FROM main.{table}")  # noqa: S608  # our own names
-
-
-class NodeStore(TelemetryTables, LabelsTables):
-    """One file, one writer thread."""
+class NodeStore:
+    """Keep one file, by one writer thread."""
 
     stuck: str = ""  # why nothing can be written; all is in memory then, and nothing that is not durable may leave
     is_new: bool = False  # it remembers nothing: there was no file, or a damaged one
-    damage: str = ""  # of the file that was there, which is kept beside
+    _db: sqlite3.Connection
+    damage: str = ""  # What was wrong with the file that was there, which is kept beside.
 
     def __init__(self, path: Path) -> None:
         """Open the file to write to it.
@@ -124,17 +84,17 @@ class NodeStore(TelemetryTables, LabelsTables):
             Refused: DISK_FULL or STORE_DAMAGED.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._db = path, writable(path, _begin)
+        self._path, self._db = path, writable(path, begin)
         self._day = -1  # the last that bytes were counted for
 
     @classmethod
     def of_agent(cls, path: Path) -> Self:
-        """The agent's: a damaged file is set aside, and where the disk takes nothing, what it has is read into memory.
+        """Open the agent's store: a damaged file is set aside, and where the disk takes nothing, what it has is read into memory.
 
         Raises:
             Unreachable: somebody else has it locked.
         """
-        store, found = cls.__new__(cls), opened(path, _begin)
+        store, found = cls.__new__(cls), opened(path, begin)
         store._path, store._db, store._day = path, found.db, -1
         store.stuck, store.is_new, store.damage = found.stuck, found.is_new, found.damage
         return store
@@ -145,14 +105,16 @@ class NodeStore(TelemetryTables, LabelsTables):
         Raises:
             Refused: DISK_FULL: it has none; nothing has changed.
         """
-        memory: Database = self._db
-        self._db = written_down(self._path, memory, _begin)
+        memory = self._db
+        self._db = written_down(self._path, memory, begin)
         self.stuck = ""
         memory.close()
 
     @classmethod
     def reading(cls, path: Path) -> Self:
-        """The same file beside the agent that writes it: what is committed, and nothing can be written. An older agent's reads as today's.
+        """Open the same file beside the agent that writes it: what is committed is read, and nothing can be written. An older agent's
+        reads as
+        today's.
 
         Raises:
             Unreachable: the file cannot be read, or is no such file.
@@ -163,12 +125,12 @@ class NodeStore(TelemetryTables, LabelsTables):
         try:
             store._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{alone}", uri=True, isolation_level=None)
             store._db.execute("SELECT 1 FROM slot LIMIT 1").fetchone()
-            _read_as_todays(store._db)
+            read_as_todays(store._db)
         except sqlite3.Error as error:
             store._db.close()
             if trouble_of(error) != "stuck":
                 raise Unreachable(f"{path}: {error}") from None
-            found = in_memory(path, _begin, str(error))  # a disk that has no room for what SQLite puts beside the file
+            found = in_memory(path, begin, str(error))  # a disk that has no room for what SQLite puts beside the file
             if found.damage:
                 raise Unreachable(f"{path}: {found.damage}") from None
             store._db = found.db
@@ -177,7 +139,7 @@ class NodeStore(TelemetryTables, LabelsTables):
     @classmethod
     @contextmanager
     def beside(cls, path: Path) -> Iterator[Self]:
-        """The same file, to be written to beside the agent, which may run or not: each waits for the other's transaction.
+        """Open the same file, to be written to beside the agent, which may run or not: each waits for the other's transaction.
 
         Raises:
             Unreachable: the file cannot be written to, or is busy for too long.
@@ -202,7 +164,9 @@ class NodeStore(TelemetryTables, LabelsTables):
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[None]:
-        """All or nothing. Without `synced` it survives a kill of this process, and the next synced one makes it survive a power cut."""
+        """Commit all or nothing. Without `synced` it survives a kill of this process, and the next synced one makes it survive a power
+        cut.
+        """
         self._db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -219,7 +183,7 @@ class NodeStore(TelemetryTables, LabelsTables):
     # Counters and floors
 
     def fact(self, name: str) -> int:
-        """A remembered number; 0 when it was never set."""
+        """Return a remembered number; 0 when it was never set."""
         row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
         return int(row[0]) if row else 0
 
@@ -243,7 +207,7 @@ class NodeStore(TelemetryTables, LabelsTables):
     # Slots
 
     def slots(self) -> dict[str, ModelSlot]:
-        """Every model slot."""
+        """Return every model slot."""
         rows = self._db.execute("SELECT model, document FROM slot").fetchall()
         return {model: ModelSlot.model_validate_json(document) for model, document in rows}
 
@@ -258,7 +222,7 @@ class NodeStore(TelemetryTables, LabelsTables):
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
 
     def moves(self, model: str) -> list[Move]:
-        """How a slot came to be what it is, the oldest first."""
+        """Return how a slot came to be what it is, the oldest first."""
         rows = self._db.execute("SELECT document FROM move WHERE model = ? ORDER BY number", (model,))
         return [Move.model_validate_json(document) for (document,) in rows]
 
@@ -267,29 +231,29 @@ class NodeStore(TelemetryTables, LabelsTables):
         self._db.execute("INSERT OR REPLACE INTO evidence VALUES (?, ?, ?)", (release, at, evidence.model_dump_json(exclude_none=True)))
 
     def evidence(self) -> dict[bytes, tuple[int, Evidence]]:
-        """When each release was last activated here, and what that has measured."""
+        """Return when each release was last activated here, and what that has measured."""
         rows = self._db.execute("SELECT release, at, document FROM evidence").fetchall()
         return {release: (at, Evidence.model_validate_json(document)) for release, at, document in rows}
 
     # Blocks
 
-    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[Held]]:
-        """Where blocks stand on disk, as recorded; verify before use."""
-        found: dict[bytes, list[Held]] = {}
+    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
+        """Return where blocks stand on disk, as recorded; verify before use."""
+        found: dict[bytes, list[StoredBlock]] = {}
         for digest in digests:
             for row in self._db.execute("SELECT digest, path, offset, bytes FROM held WHERE digest = ?", (digest,)):
-                found.setdefault(digest, []).append(Held(*row))
+                found.setdefault(digest, []).append(StoredBlock(*row))
         return found
 
     def holds(self, digest: bytes) -> bool:
-        """Whether a block is recorded anywhere."""
+        """Return whether a block is recorded anywhere."""
         return self._db.execute("SELECT 1 FROM held WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
 
     def drop_held(self, path: str, offset: int) -> None:
-        """What stands there is not the block that was recorded."""
+        """Forget a block: what is there is not what was recorded."""
         self._db.execute("DELETE FROM held WHERE path = ? AND offset = ?", (path, offset))
 
-    def add_held(self, blocks: Iterable[Held]) -> None:
+    def add_held(self, blocks: Iterable[StoredBlock]) -> None:
         """Record blocks whose bytes are durable."""
         rows = [(one.digest, one.path, one.offset, one.bytes) for one in blocks]
         self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", rows)
@@ -300,12 +264,12 @@ class NodeStore(TelemetryTables, LabelsTables):
 
     # Ledger of bytes
 
-    def bytes_of(self, release: bytes) -> Bytes:
-        """A release's ledger."""
+    def usage_of(self, release: bytes) -> ByteUsage:
+        """Return the byte counts of a release's transfer."""
         row = self._db.execute("SELECT planned, received, reused, wasted FROM transfer WHERE release = ?", (release,)).fetchone()
-        return Bytes(*row) if row else Bytes()
+        return ByteUsage(*row) if row else ByteUsage()
 
-    def open_ledger(self, release: bytes) -> None:
+    def open_usage(self, release: bytes) -> None:
         """Begin to count; a transfer that is resumed keeps what it counted so far."""
         self._db.execute("INSERT OR IGNORE INTO transfer VALUES (?, 0, 0, 0, 0)", (release,))
 
@@ -313,13 +277,13 @@ class NodeStore(TelemetryTables, LabelsTables):
         """State what a release costs in all: what is there, and what is missing."""
         self._db.execute("UPDATE transfer SET planned = received + reused + ? WHERE release = ?", (missing, release))
 
-    def ledgers(self) -> dict[bytes, Bytes]:
-        """Every release's ledger."""
+    def usages(self) -> dict[bytes, ByteUsage]:
+        """Return the byte counts of every release's transfer."""
         rows = self._db.execute("SELECT release, planned, received, reused, wasted FROM transfer").fetchall()
-        return {release: Bytes(*counts) for release, *counts in rows}
+        return {release: ByteUsage(*counts) for release, *counts in rows}
 
     def day_bytes(self, day: int, link: str) -> int:
-        """What came on a day over a class of road, in payload bytes."""
+        """Return what came on a day over a class of road, in payload bytes."""
         row = self._db.execute("SELECT bytes FROM day_bytes WHERE day = ? AND link = ?", (day, link)).fetchone()
         return int(row[0]) if row else 0
 
@@ -334,7 +298,7 @@ class NodeStore(TelemetryTables, LabelsTables):
             self._db.execute("DELETE FROM day_bytes WHERE day < ?", (day - DAYS_KEPT,))
 
     def days(self) -> list[tuple[int, str, int]]:
-        """Bytes by day and class of road, the newest first."""
+        """Return bytes by day and class of road, the newest first."""
         return [tuple(row) for row in self._db.execute("SELECT day, link, bytes FROM day_bytes ORDER BY day DESC, link")]
 
     def add_bytes(self, release: bytes, *, received: int = 0, reused: int = 0, wasted: int = 0) -> None:
@@ -351,36 +315,36 @@ class NodeStore(TelemetryTables, LabelsTables):
         return int(self._db.execute("INSERT INTO outbox (kind, topic, payload) VALUES (?, ?, ?)", (kind, topic, payload)).lastrowid or 0)
 
     def waiting(self, limit: int, *, windows: bool = True) -> list[Waiting]:
-        """The oldest messages that wait; without `windows` those that are none."""
+        """Return the oldest messages that wait; without `windows` those that are none."""
         rows = self._db.execute(
             "SELECT id, kind, topic, payload FROM outbox WHERE sent = 0 AND (? OR kind != 'window') ORDER BY id LIMIT ?", (windows, limit)
         ).fetchall()
         return [Waiting(*row) for row in rows]
 
     def count_waiting(self, kind: str) -> int:
-        """How many messages of a kind wait."""
+        """Return how many messages of a kind wait."""
         return int(self._db.execute("SELECT count(*) FROM outbox WHERE sent = 0 AND kind = ?", (kind,)).fetchone()[0])
 
     def waiting_windows(self) -> list[tuple[int, str, bytes, bool]]:
-        """Windows that wait, oldest first: number, topic, payload, and whether it was given to a broker before."""
+        """Return windows that wait, oldest first: number, topic, payload, and whether it was given to a broker before."""
         rows = self._db.execute("SELECT id, topic, payload, tried FROM outbox WHERE sent = 0 AND kind = 'window' ORDER BY id").fetchall()
         return [(one, topic, payload, bool(tried)) for one, topic, payload, tried in rows]
 
     def waiting_bytes(self, kind: str) -> int:
-        """Payload bytes of the messages of a kind that wait."""
+        """Return payload bytes of the messages of a kind that wait."""
         return int(self._db.execute("SELECT total(length(payload)) FROM outbox WHERE sent = 0 AND kind = ?", (kind,)).fetchone()[0])
 
     def mark_tried(self, ids: Sequence[int]) -> None:
-        """These are given to a broker now: from here on each is counted by its id, and never becomes part of another one."""
+        """Mark messages that are given to a broker now: from here on each is counted by its id, and never becomes part of another one."""
         with self.transaction():
             self._db.executemany("UPDATE outbox SET tried = 1 WHERE id = ? AND tried = 0", [(one,) for one in ids])
 
     def drop_waiting(self, ids: Sequence[int]) -> None:
-        """These will not be sent."""
+        """Drop messages that will not be sent."""
         self._db.executemany("DELETE FROM outbox WHERE id = ? AND tried = 0", [(one,) for one in ids])
 
     def mark_sent(self, ids: Sequence[int]) -> None:
-        """The broker has taken these; the newest are kept, in case it forgets them."""
+        """Mark messages that the broker has taken; the newest are kept, in case it forgets them."""
         self._db.executemany("UPDATE outbox SET sent = 1 WHERE id = ?", [(one,) for one in ids])
         self._db.execute(
             "DELETE FROM outbox WHERE sent = 1 AND id <= (SELECT id FROM outbox WHERE sent = 1 ORDER BY id DESC LIMIT 1 OFFSET ?)",
@@ -388,13 +352,246 @@ class NodeStore(TelemetryTables, LabelsTables):
         )
 
     def resend(self, *, windows: bool = True) -> None:
-        """The broker has lost its memory, and with it what it had not delivered: say the kept messages again. Their readers count once.
+        """Have the kept messages sent again to a broker that has lost its memory. Their readers count them once.
 
         Without `windows` those that are none: long after the first time, nobody would know them again.
         """
         self._db.execute("UPDATE outbox SET sent = 0 WHERE sent = 1 AND (? OR kind != 'window')", (windows,))
 
     def outbox_payloads(self, kind: str, limit: int) -> list[tuple[int, str, bytes, bool]]:
-        """The newest messages of a kind, byte for byte, and whether they were sent."""
+        """Return the newest messages of a kind, byte for byte, and whether they were sent."""
         rows = self._db.execute("SELECT id, topic, payload, sent FROM outbox WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit))
         return [(one, topic, payload, bool(sent)) for one, topic, payload, sent in rows]
+
+    # Windows and what they spent
+
+    def spent(self, days: Iterable[int]) -> float:
+        """Return the most that any of these days has spent, in zCDP rho."""
+        marks = list(days)
+        rows = self._db.execute(
+            f"SELECT max(rho) FROM spent WHERE day IN ({','.join('?' * len(marks))})",  # noqa: S608  # only question marks
+            marks,
+        ).fetchone()
+        return float(rows[0] or 0.0)
+
+    def charge(self, days: Iterable[int], rho: float) -> None:
+        """Spend, before anything leaves."""
+        self._db.executemany(
+            "INSERT INTO spent VALUES (?, ?) ON CONFLICT (day) DO UPDATE SET rho = rho + excluded.rho", [(day, rho) for day in days]
+        )
+
+    def window_closed(self, model: str, release: bytes, start: int) -> bool:
+        """Return whether this interval has been accounted for: it is never noised twice."""
+        row = self._db.execute("SELECT 1 FROM window WHERE model = ? AND release = ? AND start = ?", (model, release, start)).fetchone()
+        return row is not None
+
+    def close_window(self, model: str, release: bytes, start: int, *, at: int, rows: int, rho: float, code: str = "") -> None:
+        """Record that an interval is over, and what it cost; with a code, why it was withheld. `rows` is the noisy number that left."""
+        self._db.execute(
+            "INSERT INTO window (model, release, start, at, rows, rho, sent, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (model, release, start, at, rows, rho, int(not code), code),
+        )
+        self._db.execute("DELETE FROM sketch WHERE model = ? AND release = ? AND start = ?", (model, release, start))
+        self._db.execute("DELETE FROM window WHERE at < ?", (at - CLOSED_KEPT_SECONDS,))
+
+    def mark_late(self, model: str, release: bytes, start: int) -> None:
+        """Mark an interval that rows came for after it was over."""
+        self._db.execute("UPDATE window SET late = 1 WHERE model = ? AND release = ? AND start = ?", (model, release, start))
+        self._db.execute("DELETE FROM sketch WHERE model = ? AND release = ? AND start = ?", (model, release, start))
+
+    def count_late(self) -> int:
+        """Return how many intervals rows came for after they were over."""
+        return int(self._db.execute("SELECT count(*) FROM window WHERE late = 1").fetchone()[0])
+
+    def withheld(self) -> dict[str, int]:
+        """Return how many windows were withheld, by code."""
+        return dict(self._db.execute("SELECT code, count(*) FROM window WHERE sent = 0 GROUP BY code ORDER BY code"))
+
+    def windows(self, limit: int) -> list[tuple[str, bytes, int, int, int, float, bool]]:
+        """Return the newest closed windows: model, release, start, closed at, rows (noisy), rho, whether it was sent."""
+        query = "SELECT model, release, start, at, rows, rho, sent FROM window ORDER BY at DESC, start DESC LIMIT ?"
+        rows = self._db.execute(query, (limit,)).fetchall()
+        return [(*row[:6], bool(row[6])) for row in rows]
+
+    def count_withheld(self) -> int:
+        """Return how many windows were withheld."""
+        return int(self._db.execute("SELECT count(*) FROM window WHERE sent = 0").fetchone()[0])
+
+    # The privacy ledger
+
+    def spent_days(self) -> dict[int, float]:
+        """Return what each day has spent, in zCDP rho."""
+        return dict(self._db.execute("SELECT day, rho FROM spent ORDER BY day DESC"))
+
+    def ledger(self) -> tuple[Witness, list[Entry]]:
+        """Return the entries that are kept, oldest first, and the one that they follow."""
+        rows = self._db.execute("SELECT number, at, days, rho, what, head, before FROM ledger ORDER BY number").fetchall()
+        entries = [Entry(number, at, tuple(int(one) for one in days.split(",") if one), *rest) for number, at, days, *rest, _ in rows]
+        return (Witness(rows[0][0] - 1, rows[0][-1]) if rows else Witness(0, START)), entries
+
+    def ledger_end(self) -> Witness:
+        """Return the newest entry."""
+        row = self._db.execute("SELECT number, head FROM ledger ORDER BY number DESC LIMIT 1").fetchone()
+        return Witness(*row) if row else Witness(0, START)
+
+    def add_entry(self, entry: Entry, before: bytes) -> None:
+        """Append an entry and charge its days, before anything leaves; very old ones are let go."""
+        self._db.execute(
+            "INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (entry.number, entry.at, ",".join(map(str, entry.days)), entry.rho, entry.what, entry.head, before),
+        )
+        self.charge(entry.days, entry.rho)
+        self._db.execute("DELETE FROM ledger WHERE at < ? AND number < ?", (entry.at - CLOSED_KEPT_SECONDS, entry.number))
+
+    def restart_ledger(self) -> None:
+        """Begin the chain anew, for it cannot be believed; the sums by day stay as they are."""
+        self._db.execute("DELETE FROM ledger")
+
+    # The own baseline
+
+    def own(self, signals: Sequence[bytes]) -> dict[bytes, tuple[list[int], int, list[int]]]:
+        """Return noisy counts of the own baseline, the rows that they are of, and those by hour of the week, by signal, where there are
+        any.
+        """
+        found: dict[bytes, tuple[list[int], int, list[int]]] = {}
+        for signal in signals:
+            row = self._db.execute("SELECT counts, rows, hours FROM own WHERE signal = ?", (signal,)).fetchone()
+            if row is not None:
+                found[signal] = [int(count) for count in row[0].split(",")], int(row[1]), [int(one) for one in row[2].split(",") if one]
+        return found
+
+    def put_own(self, signals: Sequence[tuple[bytes, Sequence[int], int, Sequence[int]]]) -> None:
+        """Keep noisy counts: made once, and never again for the same signal."""
+        rows = [(signal, ",".join(map(str, counts)), rows, ",".join(map(str, hours))) for signal, counts, rows, hours in signals]
+        self._db.executemany("INSERT INTO own (signal, counts, rows, hours) VALUES (?, ?, ?, ?)", rows)
+
+    def gathering(self, model: str, release: bytes) -> str | None:
+        """Return what was gathered for an own baseline so far."""
+        row = self._db.execute("SELECT document FROM gathering WHERE model = ? AND release = ?", (model, release)).fetchone()
+        return row[0] if row else None
+
+    def put_gathering(self, model: str, release: bytes, document: str | None) -> None:
+        """Keep it, or forget it; of a model's other releases nothing is gathered any more."""
+        self._db.execute("DELETE FROM gathering WHERE model = ?", (model,))
+        if document is not None:
+            self._db.execute("INSERT INTO gathering VALUES (?, ?, ?)", (model, release, document))
+
+    def forget_own(self) -> None:
+        """Have no own baseline, and gather nothing yet."""
+        self._db.execute("DELETE FROM own")
+        self._db.execute("DELETE FROM gathering")
+
+    # Rows that could not be counted as they should; for this device's people only
+
+    def add_odd(self, day: int, model: str, codes: Mapping[str, int]) -> None:
+        """Count them by day and why; days are kept for a quarter."""
+        self._db.executemany(
+            "INSERT INTO odd VALUES (?, ?, ?, ?) ON CONFLICT (day, model, code) DO UPDATE SET rows = rows + excluded.rows",
+            [(day, model, code, rows) for code, rows in codes.items()],
+        )
+        self._db.execute("DELETE FROM odd WHERE day < ?", (day - DAYS_KEPT,))
+
+    def odd(self) -> list[tuple[int, str, str, int]]:
+        """Return day, model, code and rows, the newest first."""
+        return [tuple(row) for row in self._db.execute("SELECT day, model, code, rows FROM odd ORDER BY day DESC, model, code")]
+
+    def put_sketch(self, model: str, release: bytes, counts: dict[int, list[int]]) -> None:
+        """Checkpoint open windows, so that a crash loses seconds and not a window."""
+        rows = [(model, release, start, ",".join(map(str, row))) for start, row in counts.items()]
+        self._db.executemany("INSERT OR REPLACE INTO sketch VALUES (?, ?, ?, ?)", rows)
+
+    def sketches(self, model: str, release: bytes) -> dict[int, list[int]]:
+        """Return the open windows of the last checkpoint."""
+        rows = self._db.execute("SELECT start, counts FROM sketch WHERE model = ? AND release = ?", (model, release)).fetchall()
+        return {start: [int(count) for count in counts.split(",")] for start, counts in rows}
+
+    # Right and wrong answers: releases with a reference
+
+    def declare(self, declared: Declared, *, at: int) -> None:
+        """Keep a served release's reference of right and wrong answers; it outlives the release's files."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO declared VALUES (?, ?, ?, ?, ?)",
+            (declared.model, declared.release, declared.version, at, declared.accuracy.model_dump_json(exclude_none=True)),
+        )
+
+    def declared(self, model: str | None = None) -> list[Declared]:
+        """Return releases that were served here and have such a reference, the one served last first."""
+        query = "SELECT model, version, release, document FROM declared WHERE ?1 IS NULL OR model = ?1 ORDER BY at DESC, rowid DESC"
+        rows = self._db.execute(query, (model,)).fetchall()
+        return [Declared(name, version, release, Accuracy.model_validate_json(document)) for name, version, release, document in rows]
+
+    # Right and wrong answers: what answered when
+
+    def add_answered(self, rows: Mapping[tuple[bytes, int], int], *, at: int) -> None:
+        """Add answers of releases by interval, and forget those of long ago."""
+        self._db.executemany(
+            "INSERT INTO answered VALUES (?, ?, ?) ON CONFLICT (release, start) DO UPDATE SET rows = rows + excluded.rows",
+            [(release, start, count) for (release, start), count in rows.items()],
+        )
+        self._db.execute("DELETE FROM answered WHERE start < ?", (at - 2 * KEPT_SECONDS,))
+
+    def add_unsure(self, begin: int, until: int) -> None:
+        """Keep a time in which answers may have been given that nobody counted."""
+        self._db.execute("INSERT INTO unsure VALUES (?, ?)", (begin, until))
+        self._db.execute("DELETE FROM unsure WHERE until < ?", (until - 2 * KEPT_SECONDS,))
+
+    def interval(self, declared: Declared, start: int) -> Known:
+        """Return what is known of an interval."""
+        end = start + declared.seconds
+        unsure = self._db.execute("SELECT 1 FROM unsure WHERE begin < ? AND until >= ? LIMIT 1", (end, start)).fetchone() is not None
+        row = self._db.execute("SELECT rows FROM answered WHERE release = ? AND start = ?", (declared.release, start)).fetchone()
+        answered = int(row[0]) if row else 0
+        found = self._db.execute(
+            "SELECT right, wrong, due, closed_at FROM labelled WHERE release = ? AND start = ?", (declared.release, start)
+        ).fetchone()
+        if found is None:
+            return Known(start, answered, sure=not unsure)
+        return Known(start, answered, found[0], found[1], found[2], found[3] is not None, not unsure)
+
+    # Right and wrong answers: counts that wait. Exact counts are here until their interval leaves, and no longer; a label never is.
+
+    def counts_under(self, report_id: str) -> ReportedCounts | None:
+        """Return the counts that came under this id."""
+        query = "SELECT release, start, label_id.right, label_id.wrong, due FROM label_id JOIN labelled USING (release, start) WHERE id = ?"
+        row = self._db.execute(query, (report_id,)).fetchone()
+        return None if row is None else ReportedCounts(*row)
+
+    def add_labels(self, release: bytes, start: int, *, right: int, wrong: int, due: int, at: int, report_id: str | None) -> None:
+        """Add right and wrong answers of an interval; to be called within a transaction."""
+        self._db.execute(
+            "INSERT INTO labelled (release, start, right, wrong, due) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (release, start) DO UPDATE SET right = right + excluded.right, wrong = wrong + excluded.wrong",
+            (release, start, right, wrong, due),
+        )
+        if report_id is not None:
+            self._db.execute(
+                "INSERT OR REPLACE INTO label_id (id, at, release, start, right, wrong) VALUES (?, ?, ?, ?, ?, ?)",
+                (report_id, at, release, start, right, wrong),
+            )
+            self._db.execute("DELETE FROM label_id WHERE at < ?", (at - KEPT_SECONDS,))
+
+    def due_labels(self, now: int) -> list[tuple[bytes, int]]:
+        """Return intervals that are to leave: release and start. More counts may come until the transaction in which they leave."""
+        query = "SELECT release, start FROM labelled WHERE closed_at IS NULL AND due <= ? ORDER BY start"
+        return [tuple(row) for row in self._db.execute(query, (now,))]
+
+    def close_labels(self, release: bytes, start: int, *, at: int, rho: float, code: str) -> None:
+        """Close an interval that has left, or with a code why it does not; its exact counts are forgotten."""
+        self._db.execute(
+            "UPDATE labelled SET right = 0, wrong = 0, closed_at = ?, rho = ?, code = ? WHERE release = ? AND start = ?",
+            (at, rho, code, release, start),
+        )
+        self._db.execute("UPDATE label_id SET right = NULL, wrong = NULL WHERE release = ? AND start = ?", (release, start))
+        self._db.execute("DELETE FROM labelled WHERE closed_at < ?", (at - 2 * KEPT_SECONDS,))
+
+    def withheld_labels(self) -> dict[str, int]:
+        """Return how many intervals of right and wrong answers were withheld, by code."""
+        return dict(self._db.execute("SELECT code, count(*) FROM labelled WHERE code != '' GROUP BY code"))
+
+    def labels_waiting(self) -> list[tuple[str, str, int, int, int, int]]:
+        """Return counts that wait: model, version, start of their interval, right, wrong, and when they leave."""
+        query = (
+            "SELECT model, version, start, right, wrong, due FROM labelled JOIN declared USING (release)"
+            " WHERE closed_at IS NULL ORDER BY due, start"
+        )
+        return [tuple(row) for row in self._db.execute(query)]

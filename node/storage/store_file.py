@@ -1,4 +1,4 @@
-"""Opens the file of a node's store in whatever state it and its disk are: whole, damaged, gone, or where nothing can be written.
+"""Open the file of a node's store in whatever state it and its disk are: whole, damaged, gone, or where nothing can be written.
 
 A damaged file is moved aside and a new one begun. Where the disk takes nothing, the store is read into memory, so that a node serves what
 it has; `written_down` puts it back on the disk once there is room. Knows no table.
@@ -31,7 +31,7 @@ _NO_ROOM = disk_room.FULL_OR_READ_ONLY | {errno.EIO}
 
 
 class Database(sqlite3.Connection):
-    """A connection whose errors say what is wrong with the disk, as the rest of a node knows it."""
+    """Open a connection whose errors say what is wrong with the disk, as the rest of a node knows it."""
 
     def execute(self, *arguments: Any) -> sqlite3.Cursor:
         """Run a statement.
@@ -39,18 +39,18 @@ class Database(sqlite3.Connection):
         Raises:
             Refused: DISK_FULL, or STORE_DAMAGED.
         """
-        with _told():
+        with _named_trouble():
             return super().execute(*arguments)
 
     def executemany(self, *arguments: Any) -> sqlite3.Cursor:
-        """As `execute`."""
-        with _told():
+        """Do as `execute`."""
+        with _named_trouble():
             return super().executemany(*arguments)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What came of it."""
+    """Hold what came of opening a store."""
 
     db: Database
     is_new: bool = False  # nothing is remembered: there was no file, or it was damaged
@@ -77,7 +77,7 @@ def opened(path: Path, make: Make) -> Opened:
 
 
 def is_empty(path: Path) -> bool:
-    """Whether there is no table: no file, or one that a power cut has left without what was in it."""
+    """Return whether there is no table: no file, or one that a power cut has left without what was in it."""
     if not path.exists():
         return True
     with closing(_connected(str(path))) as db:
@@ -85,7 +85,7 @@ def is_empty(path: Path) -> bool:
 
 
 def writable(path: Path, make: Make) -> Database:
-    """The file, checked page by page, with today's tables, and something written to it."""
+    """Return the file, checked page by page, with today's tables, and something written to it."""
     db = _connected(str(path))
     try:
         db.execute("PRAGMA journal_mode=WAL")
@@ -98,7 +98,7 @@ def writable(path: Path, make: Make) -> Database:
     return db
 
 
-def written_down(path: Path, memory: Database, make: Make) -> Database:
+def written_down(path: Path, memory: sqlite3.Connection, make: Make) -> Database:
     """Put a store that was only in memory on the disk, in one transaction, in place of what stands there.
 
     Raises:
@@ -126,7 +126,7 @@ def written_down(path: Path, memory: Database, make: Make) -> Database:
 
 
 def in_memory(path: Path, make: Make, stuck: str) -> Opened:
-    """What a file on a disk that takes nothing has, as far as it can be read.
+    """Return what a file on a disk that takes nothing has, as far as it can be read.
 
     Raises:
         Refused: SETTINGS_INVALID when this user may not read it.
@@ -161,7 +161,7 @@ def set_aside(path: Path) -> None:
 
 
 def trouble_of(error: BaseException) -> Literal["damaged", "stuck"] | None:
-    """What an error says of the file or its disk; None where it says nothing of either."""
+    """Return what an error says of the file or its disk; None where it says nothing of either."""
     if isinstance(error, Refused):
         return {Code.STORE_DAMAGED: "damaged", Code.DISK_FULL: "stuck"}.get(error.code)  # type: ignore[return-value]
     if isinstance(error, sqlite3.Error):
@@ -171,7 +171,7 @@ def trouble_of(error: BaseException) -> Literal["damaged", "stuck"] | None:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _named_trouble() -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
@@ -213,10 +213,10 @@ def _empty(make: Make) -> Database:
 
 
 def _read_alone(path: Path, memory: Database) -> None:
-    """As the only one who has it open SQLite needs no file beside it, for which there is no room."""
+    """Read as the only process that has it open: SQLite then needs no file beside it, for which there is no room."""
     with closing(_connected(f"{path.resolve().as_uri()}?mode=rw", is_uri=True)) as db:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("SELECT 1 FROM sqlite_master")  # waits for whoever has it, and not for ever, as a backup does
+        db.execute("SELECT 1 FROM sqlite_master")  # waits for the process that has it, and not for ever, as a backup does
         db.backup(memory)
 
 
@@ -227,7 +227,7 @@ def _read(path: Path, memory: Database) -> None:
 
 
 def _read_copy(path: Path, memory: Database) -> None:
-    """On a read-only disk, after a kill."""
+    """Read a copy: on a read-only disk, after a kill."""
     with tempfile.TemporaryDirectory(dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None) as folder:
         for suffix in ("", "-wal"):
             if (there := path.with_name(path.name + suffix)).exists():

@@ -1,4 +1,4 @@
-"""What telemetry told of this device and what it spent, for its people: read off the store, decoded by the release's own manifest."""
+"""Report what telemetry sent about this device and what it spent: read off the store, decoded by the release's own manifest."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ FindManifest = Callable[[bytes], Manifest | None]
 
 
 def windows(store: NodeStore, manifest_of: FindManifest, *, limit: int) -> Iterator[dict[str, Any]]:
-    """The newest windows that left or wait to leave, byte for byte and decoded.
+    """Return the newest windows that left or wait to leave, byte for byte and decoded.
 
     `manifest_of` finds a release by the first bytes of its digest; without it the counts stay undecoded.
     """
@@ -66,7 +66,9 @@ def _bins(edges: tuple[float, ...], categories: tuple[float | str, ...]) -> list
 
 
 def spent(store: NodeStore, *, rho_day_max: float) -> list[dict[str, Any]]:
-    """What each day has spent, as zCDP rho and as epsilon: of one record in one window, and of all that the device told of the day."""
+    """Return what each day has spent, as zCDP rho and as epsilon: of one record in one window, and of all that the device sent about the
+    day.
+    """
     of_records: dict[int, float] = {}
     counted: dict[int, int] = {}
     for day, by_model in _charged(store).items():
@@ -100,7 +102,7 @@ def _charged(store: NodeStore) -> dict[int, dict[str, dict[str, list[float]]]]:
 
 
 def kept_back(store: NodeStore) -> dict[str, Any]:
-    """What did not leave, and what could not be counted as it should: these numbers stay here."""
+    """Return what did not leave, and what could not be counted as it should: these numbers stay here."""
     return {
         "withheld_windows": dict(Counter(store.withheld()) + Counter(store.withheld_labels())),
         "labels_waiting": [
@@ -117,7 +119,7 @@ def kept_back(store: NodeStore) -> dict[str, Any]:
 
 
 def released(store: NodeStore, read: FindManifest) -> FindManifest:
-    """Finds the manifest of a release that windows came of; what is gone from the disk is None."""
+    """Find the manifest of a release that windows came of; what is gone from the disk is None."""
     digests = {digest[:8]: digest for _, digest, *_ in store.windows(1000)}
 
     def find(prefix: bytes) -> Manifest | None:

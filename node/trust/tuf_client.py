@@ -1,4 +1,4 @@
-"""Which rollouts and releases a node may believe. Verification is python-tuf's; knows no broker, and no clock but the one it is told.
+"""Verify which rollouts and releases a node may believe, by python-tuf. Knows no broker, and no clock but the one that it is given.
 
 The broker is an untrusted mirror: what arrives is a bundle of bytes, and the fetcher below is a dictionary of what that bundle held. A role
 that is not in it is truly absent; a slow network cannot be mistaken for one. python-tuf works in a scratch folder, because it neither syncs
@@ -47,20 +47,20 @@ MEMORY_DISK = Path("/dev/shm")  # noqa: S108  # in a folder of its own, which no
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the trusted metadata says."""
+    """Describe what the trusted metadata says."""
 
     rollouts: Mapping[str, Rollout]
     root_version: int
     timestamp_version: int
     snapshot_version: int
     timestamp_expires: datetime
-    expires: datetime  # of the first role to expire
+    expires: datetime  # When the first role expires.
     stale: bool  # at the moment when this view was asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A verified release: only `Trust.accept_model` makes one."""
+    """Hold a verified release: only `Trust.accept_model` makes one."""
 
     manifest: Manifest
     digest: bytes
@@ -68,7 +68,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class _Trusted:
-    """A verified bundle, in the bytes that stand on disk, and what was read from it after verification."""
+    """Hold a verified bundle, in the bytes that stand on disk, and what was read from it after verification."""
 
     raw: bytes
     bundle: TrustBundle
@@ -79,11 +79,11 @@ class _Trusted:
 
 
 class _OtherVersionError(tuf_errors.DownloadHTTPError):
-    """The bundle has this role, but not the version that the rest of the bundle asks for."""
+    """Signal that the bundle has this role, but not the version that the rest of the bundle asks for."""
 
 
 class _Held(FetcherInterface):
-    """Serves metadata from what one message held."""
+    """Serve metadata from what one message held."""
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
         self._held = held
@@ -100,7 +100,7 @@ class _Held(FetcherInterface):
 
 
 class Trust:
-    """The trusted set of one node, in a folder: two copies of one file, and a lock."""
+    """Keep the trusted set of one node, in a folder: two copies of one file, and a lock."""
 
     def __init__(self, directory: Path, pinned_root: bytes) -> None:
         """Pin the root; `Refused` when it is not a root that its own keys sign."""
@@ -130,7 +130,7 @@ class Trust:
             return trusted.view
 
     def accept_model(self, bundle: ModelBundle, *, now: datetime) -> tuple[Release, ...]:
-        """The releases that the model's team has signed, as the trusted snapshot lists them. `now` is the wall clock's time.
+        """Return the releases that the model's team has signed, as the trusted snapshot lists them. `now` is the wall clock's time.
 
         A release below the minimum that the offline targets role sets for its model is left out.
 
@@ -162,7 +162,9 @@ class Trust:
             return tuple(one for one in releases if version_key(one.manifest.version) >= version_key(minimum))
 
     def current(self, *, now: datetime | None = None) -> View | None:
-        """What was believed before a restart, verified again from disk; expired metadata is `stale`, and still good for what runs."""
+        """Return what was believed before a restart, verified again from disk; expired metadata is `stale`, and still good for what
+        runs.
+        """
         with self._locked():
             trusted = self._believed()
             if trusted is None:
@@ -233,7 +235,7 @@ class Trust:
     # The folder
 
     def _believed(self) -> _Trusted | None:
-        """What the disk says, verified; the lock is held. Heals a damaged or missing copy from the other."""
+        """Return what the disk says, verified; the lock is held. Heals a damaged or missing copy from the other."""
         copies = [_read(self._directory / name) for name in COPIES]
         for raw in copies:
             trusted = self._reverified(raw) if raw is not None else None
@@ -254,7 +256,7 @@ class Trust:
         if self._trusted is not None and self._trusted.raw == raw:
             return self._trusted
         try:
-            # Signatures and versions only: whether it has expired meanwhile is said by `stale`, and is no damage.
+            # Signatures and versions only: `stale` says whether it has expired meanwhile, which is no damage.
             return self._verify(codec.decode(TrustBundle, raw), moment=_LONG_AGO, earlier=None)
         except Refused as refusal:
             log.warning("trust.damaged", code=refusal.code, reason=refusal.reason)
@@ -281,7 +283,7 @@ class Trust:
     def _locked(self) -> Iterator[None]:
         with _opened(self._directory / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in self._directory.glob(f"{_SCRATCH}*"):  # of a process that was killed: nobody else holds the lock
+            for left in self._directory.glob(f"{_SCRATCH}*"):  # A killed process left it: nobody else holds the lock.
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
@@ -299,7 +301,7 @@ def _release(updater: Updater, model: str, version: str, document: bytes) -> Rel
 
 
 def _rollouts(bundle: TrustBundle, listed: Targets) -> dict[str, Rollout]:
-    """The rollouts that the verified role lists: all of them, and nothing else."""
+    """Return the rollouts that the verified role lists: all of them, and nothing else."""
     found: dict[str, Rollout] = {}
     for model, document in bundle.documents:
         target = listed.targets.get(rollout_path(model))
@@ -325,7 +327,7 @@ def _minimum(targets: Targets) -> dict[str, str]:
 
 
 def _held(bundle: TrustBundle) -> dict[str, bytes]:
-    """The bundle's metadata by the names under which TUF asks for it."""
+    """Return the bundle's metadata by the names under which TUF asks for it."""
     held = {f"{claimed_version(root, 'root')}.root.json": root for root in bundle.roots}
     if len(held) != len(bundle.roots):
         raise Refused(Code.TRUST_MISMATCH, "trust bundle: two roots have one version")
@@ -380,7 +382,7 @@ def _as_refused(what: str) -> Iterator[None]:
 
 
 def _made(directory: Path, stack: contextlib.ExitStack) -> Path:
-    """A folder for python-tuf to work in: where its own disk has no room, in another place, for nothing of it is kept."""
+    """Return a folder for python-tuf to work in: where its own disk has no room, in another place, for nothing of it is kept."""
     for place in (directory, Path(tempfile.gettempdir()), MEMORY_DISK):
         with contextlib.suppress(OSError):
             if disk_room.has_room(place, SCRATCH_BYTES):
@@ -395,7 +397,7 @@ def _opened(lock: Path) -> BinaryIO:
         if error.errno not in disk_room.FULL_OR_READ_ONLY or not lock.exists():
             with _room(lock):
                 raise
-        return lock.open("rb")  # of a disk that cannot be written; a lock is no writing
+        return lock.open("rb")  # The disk cannot be written; a lock is no writing.
 
 
 def _room(path: Path) -> contextlib.AbstractContextManager[None]:

@@ -11,7 +11,7 @@ from schemas.state import Profile
 
 
 def profile(settings: NodeSettings, *, unloadable: Container[str] = ()) -> Profile:
-    """What this device is, as variants are chosen by; without the runtimes that cannot be loaded (node.runtimes.probe)."""
+    """Return what this device is, as variants are chosen by; without the runtimes that cannot be loaded (node.runtimes.probe)."""
     return Profile(
         arch=platform.machine() or "unknown",
         cores=os.cpu_count() or 1,

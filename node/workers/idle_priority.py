@@ -8,12 +8,12 @@ from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-QUIET: Final = "quiet"  # how a worker process is told to start
+QUIET: Final = "quiet"  # the argument that has a worker process start quietly
 LOUD: Final = "loud"
 
 
 def in_thread(work: Callable[[], T], *, quiet: bool) -> T:
-    """What `work` returns or raises; quiet: done by a thread that runs only when no other wants the processor.
+    """Return what `work` returns or raises; quiet: done by a thread that runs only when no other wants the processor.
 
     A thread of its own, since it could not go back: without privilege, SCHED_IDLE is for good.
     """
@@ -40,6 +40,8 @@ def in_thread(work: Callable[[], T], *, quiet: bool) -> T:
 
 
 def _only_when_idle() -> None:
-    """For the calling thread, and for good. A niceness of 10, measured, still made some requests wait for a whole time slice."""
+    """Lower the priority of the calling thread, for good. A niceness of 10, measured, still made some requests wait for a whole time
+    slice.
+    """
     if sys.platform == "linux":
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -1,4 +1,4 @@
-"""A model inside the agent's own process (`isolation = "inline"`), for a device without the memory for a second Python.
+"""Run a model inside the agent's own process (`isolation = "inline"`), for a device without the memory for a second Python.
 
 What a worker process gives is given up: a model that crashes or leaks takes the agent with it, memory is not bounded, and one that hangs
 cannot be ended, only left behind with its thread (docs/decisions/0012). The same runtimes and calls otherwise; one thread runs them.
@@ -23,20 +23,20 @@ CLOSE_SECONDS_MAX: Final = 5.0  # for the request that runs; then the thread is 
 
 
 class Thread:
-    """Runs one call after the other. A daemon: a model that never returns must not keep the agent from ending."""
+    """Run one call after the other, as a daemon: a model that never returns must not keep the agent from ending."""
 
     def __init__(self) -> None:
         self._calls: queue.SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="inline-model", daemon=True).start()
 
     def call(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
-        """What `work` returns or raises."""
+        """Return what `work` returns or raises."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._calls.put((work, future))
         return future
 
     def end(self) -> None:
-        """After what is in the queue."""
+        """End after what is in the queue."""
         self._calls.put(None)
 
     def _run(self) -> None:
@@ -63,7 +63,7 @@ def _settle(future: asyncio.Future[Any], outcome: Any, error: BaseException | No
 
 
 class Inline:
-    """A loaded model and the thread that runs it. Made by `Inline.start`."""
+    """Run a loaded model and the thread that runs it. Made by `Inline.start`."""
 
     def __init__(self, runtime: Runtime, thread: Thread, load: Load) -> None:
         signature = runtime.describe()
@@ -78,7 +78,7 @@ class Inline:
 
     @classmethod
     async def start(cls, load: Load) -> "Inline":
-        """A model that is loaded here.
+        """Return a model that is loaded here.
 
         Raises:
             Refused: MODEL_LOAD, RUNTIME_ABSENT or WORKER_HUNG.
@@ -97,25 +97,25 @@ class Inline:
 
     @property
     def process_id(self) -> int:
-        """The agent's own."""
+        """Return the agent's own process id."""
         return os.getpid()
 
     @property
     def alive(self) -> bool:
-        """Until it is closed, or hangs."""
+        """Return True until it is closed, or hangs."""
         return not self._closed
 
     @property
     def waiting(self) -> int:
-        """Requests without an answer yet."""
+        """Return requests without an answer yet."""
         return len(self._pending)
 
     def watch(self, on_exit: Callable[[Code, str], None]) -> None:
-        """It ends with the agent, or when it hangs."""
+        """Do nothing but keep the listener: it ends with the agent, or when it hangs."""
         self._on_exit = on_exit
 
     async def infer(self, tensors: Sequence[Raw], parameters: Mapping[str, Value] | None = None) -> tuple[Raw, ...]:
-        """The model's outputs for these inputs.
+        """Return the model's outputs for these inputs.
 
         Raises:
             Refused: REQUEST_INVALID or MODEL_RUN from the runtime.
@@ -130,7 +130,7 @@ class Inline:
     async def chat(
         self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
-        """One turn of a conversation; cancelling ends the generation.
+        """Return one turn of a conversation; cancelling ends the generation.
 
         Raises:
             Refused, WorkerLost: as `infer`.
@@ -156,7 +156,7 @@ class Inline:
         return answer
 
     async def memory_bytes(self) -> int:
-        """The most that the agent has held, this model and all."""
+        """Return the most that the agent has held, this model and all."""
         return memory_bytes_peak()
 
     async def drained(self, seconds_max: float) -> bool:

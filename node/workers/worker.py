@@ -1,4 +1,4 @@
-"""The agent's side of one worker process: starts it, pipelines requests to it by id, sees it die or hang. Knows no HTTP or release.
+"""Run one worker process from the agent's side: start it, pipeline requests to it by id, see it die or hang. Knows no HTTP or release.
 
 Everything here runs on one asyncio loop, except that processes are started by a thread of its own: starting one takes milliseconds, which
 requests would wait for, and the kernel kills a worker when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG).
@@ -34,8 +34,8 @@ _SPAWNER: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-s
 
 
 class WorkerLost(Refused):
-    """The worker is gone with this request unanswered. `suspect`: the worker was busy with it, so it may be the cause; `joined`: with it
-    and others.
+    """Signal that the worker is gone with this request unanswered. `suspect`: the worker was busy with it, so it may be the cause;
+    `joined`: with it and others.
     """
 
     def __init__(self, code: Code, reason: str, *, suspect: bool, joined: bool = False) -> None:
@@ -46,7 +46,9 @@ class WorkerLost(Refused):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """A model and how it is to be loaded. `memory_bytes_max`: beyond it the kernel refuses memory; `cores`: the only ones it may use."""
+    """Hold a model and how it is to be loaded. `memory_bytes_max`: beyond it the kernel refuses memory; `cores`: the only ones it may
+    use.
+    """
 
     path: Path
     runtime: str = "onnx"
@@ -59,7 +61,7 @@ class Load:
     request_seconds: float = REQUEST_SECONDS_MAX
 
     def fields(self) -> dict[str, Any]:
-        """As the worker reads them.
+        """Return the fields as the worker reads them.
 
         Raises:
             Refused: RUNTIME_ABSENT.
@@ -81,7 +83,7 @@ def _runtimes() -> dict[str, str]:
 
 
 def target_of(runtime: str) -> str:
-    """Where a runtime is found.
+    """Return where a runtime is found.
 
     Raises:
         Refused: RUNTIME_ABSENT, naming what is there.
@@ -93,7 +95,7 @@ def target_of(runtime: str) -> str:
 
 
 class Runner(Protocol):
-    """A loaded model that answers: a worker process, or the agent itself where a device is too small for two."""
+    """Answer from a loaded model: a worker process, or the agent itself where a device is too small for two."""
 
     inputs: tuple[Spec, ...]
     outputs: tuple[Spec, ...]
@@ -103,29 +105,29 @@ class Runner(Protocol):
 
     @property
     def process_id(self) -> int:
-        """Of the process that the model is in."""
+        """Return the id of the process that the model is in."""
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be sent."""
+        """Return whether requests can still be sent."""
 
     @property
     def waiting(self) -> int:
-        """Requests without an answer yet."""
+        """Return requests without an answer yet."""
 
     def watch(self, on_exit: Callable[[Code, str], None]) -> None:
         """Have `on_exit(code, reason)` called once when it ends without having been closed, also when it has already."""
 
     async def infer(self, tensors: Sequence[Raw], parameters: Mapping[str, Value] | None = None) -> tuple[Raw, ...]:
-        """The model's outputs for these inputs."""
+        """Return the model's outputs for these inputs."""
 
     async def chat(
         self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
-        """One turn of a conversation; `say` hears each chunk of a stream. Cancelling ends the generation."""
+        """Return one turn of a conversation; `say` hears each chunk of a stream. Cancelling ends the generation."""
 
     async def memory_bytes(self) -> int:
-        """The most memory that its process has held."""
+        """Return the most memory that its process has held."""
 
     async def drained(self, seconds_max: float) -> bool:
         """Wait until nothing waits for an answer; False when that took too long."""
@@ -135,7 +137,7 @@ class Runner(Protocol):
 
 
 class Worker(asyncio.Protocol):
-    """One live worker process with its model loaded. Made by `Worker.start`; `inputs` and `outputs` are the model's own."""
+    """Drive one live worker process with its model loaded. Made by `Worker.start`; `inputs` and `outputs` are the model's own."""
 
     inputs: tuple[Spec, ...] = ()
     outputs: tuple[Spec, ...] = ()
@@ -163,7 +165,7 @@ class Worker(asyncio.Protocol):
 
     @classmethod
     async def start(cls, load: Load, *, urgent: bool = False) -> "Worker":
-        """A worker that has loaded the model: on processors that nobody else wants, unless it is urgent.
+        """Return a worker that has loaded the model: on processors that nobody else wants, unless it is urgent.
 
         Raises:
             Refused: MODEL_LOAD, MODEL_TOO_LARGE, RUNTIME_ABSENT, WORKER_CRASHED (also when no process can be started) or WORKER_HUNG.
@@ -205,21 +207,21 @@ class Worker(asyncio.Protocol):
 
     @property
     def process_id(self) -> int:
-        """Of the worker process."""
+        """Return the id of the worker process."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether requests can still be sent."""
+        """Return whether requests can still be sent."""
         return not self._closing and self._transport is not None
 
     @property
     def waiting(self) -> int:
-        """Requests without an answer yet."""
+        """Return requests without an answer yet."""
         return len(self._pending)
 
     async def infer(self, tensors: Sequence[Raw], parameters: Mapping[str, Value] | None = None) -> tuple[Raw, ...]:
-        """The model's outputs for these inputs. The request is on its way before this first awaits.
+        """Return the model's outputs for these inputs. The request is on its way before this first awaits.
 
         Raises:
             Refused: REQUEST_INVALID, MODEL_RUN or MODEL_TOO_LARGE from the runtime.
@@ -230,7 +232,7 @@ class Worker(asyncio.Protocol):
     async def chat(
         self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
-        """One turn of a conversation; `say` hears each chunk of a stream. When whoever asked is cancelled, so is the generation.
+        """Return one turn of a conversation; `say` hears each chunk of a stream. When its caller is cancelled, so is the generation.
 
         Raises:
             Refused, WorkerLost: as `infer`.
@@ -248,7 +250,7 @@ class Worker(asyncio.Protocol):
         return answer
 
     async def memory_bytes(self) -> int:
-        """The most memory that the worker has held.
+        """Return the most memory that the worker has held.
 
         Raises:
             WorkerLost: the worker is gone.
@@ -289,11 +291,11 @@ class Worker(asyncio.Protocol):
         return future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the socket is ours."""
+        """Hear from asyncio: the socket is ours."""
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes of answers."""
+        """Hear from asyncio: bytes of answers."""
         try:
             for frame in self._frames.feed(data):
                 self._answered(frame)
@@ -301,7 +303,7 @@ class Worker(asyncio.Protocol):
             self._kill(Code.WORKER_CRASHED, f"the worker wrote what is no answer: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the worker ended, or is being closed."""
+        """Hear from asyncio: the worker ended, or is being closed."""
         self._transport = None  # nobody sends to it while it is being reaped
         if self._watch is not None:
             self._watch.cancel()
@@ -315,7 +317,7 @@ class Worker(asyncio.Protocol):
                 self._parts[frame.id](frame.fields["chunk"])
             return
         future = self._pending.pop(frame.id)
-        if future.done():  # whoever asked was cancelled
+        if future.done():  # its caller was cancelled
             return
         if frame.kind == "error":
             future.set_exception(Refused(Code(frame.fields["code"]), str(frame.fields["reason"])))
@@ -329,7 +331,9 @@ class Worker(asyncio.Protocol):
         self._patience_seconds = seconds
 
     def _look(self) -> None:
-        """One timer per worker, not per request: it fires when it might be late, and is set again for when it really would be."""
+        """Look at the clock by one timer per worker, not per request: it fires when it might be late, and is set again for when it really
+        would be.
+        """
         self._watch = None
         if not self._pending:
             return
@@ -365,7 +369,7 @@ class Worker(asyncio.Protocol):
 
 
 async def _started(threads: int, how: str) -> tuple[subprocess.Popen[bytes], socket.socket, int]:
-    """A new process, our end of its socket, and of the pipe on which it hears what is given up.
+    """Return a new process, our end of its socket, and of the pipe on which it hears what is given up.
 
     Raises:
         OSError: no process or descriptor is to be had.

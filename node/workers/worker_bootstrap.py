@@ -1,4 +1,5 @@
-"""The worker process: its priority, its limits and whom it dies with; then `node.workers.worker_main`. Imports next to nothing by itself.
+"""Begin a worker process: set its priority, its limits and its parent-death signal; then `node.workers.worker_main`. Imports next to
+nothing by itself.
 
 Started as `python -P -m node.workers.worker_bootstrap <socket descriptor> <descriptor of cancelled ids> <parent's process id> <quiet
 or loud>`. When quiet, all that starting costs (most of it is importing numpy and a runtime) is done by a thread that runs only when no

@@ -1,4 +1,4 @@
-"""What a worker process does: loads one model, then answers frames on a socket, in order, until it closes.
+"""Run a worker process: it loads one model, then answers frames on a socket, in order, until it closes.
 
 Knows no manifest, release or HTTP. A model that crashes, leaks or hangs takes down the process that this runs in, and no other.
 """
@@ -24,7 +24,7 @@ from schemas.limits import MIB, TEXT_MAX
 
 STACK_BYTES: Final = 8 * MIB  # a thread's stack counts as its data; what glibc reserves for each
 BUFFERS_MAX: Final = 512  # at once; Linux takes 1024 (IOV_MAX)
-LINE_CHARACTERS_MAX: Final = 300  # of what somebody else's code says went wrong
+LINE_CHARACTERS_MAX: Final = 300  # A line about an error of somebody else's code.
 
 
 def answer(connection: socket.socket, cancels: int, *, quiet: bool) -> str | None:
@@ -54,14 +54,14 @@ def answer(connection: socket.socket, cancels: int, *, quiet: bool) -> str | Non
 
 
 class Cancels:
-    """Requests that nobody waits for any more, told on a pipe beside the socket, because the socket is read only between two requests."""
+    """Read which requests nobody waits for any more, on a pipe beside the socket, because the socket is read only between two requests."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._ids: set[int] = set()
 
     def holds(self, id: int) -> bool:
-        """Whether this request was given up."""
+        """Return whether this request was given up."""
         while select.select([self._descriptor], [], [], 0)[0]:
             said = os.read(self._descriptor, CANCEL.size)
             if len(said) < CANCEL.size:
@@ -95,7 +95,7 @@ def serve(connection: socket.socket, cancels: Cancels, runtime: Runtime, names: 
 
 
 def load(fields: Mapping[str, Any], *, quiet: bool) -> Runtime:
-    """The model that the agent names.
+    """Return the model that the agent names.
 
     Raises:
         Refused: MODEL_LOAD, MODEL_TOO_LARGE or RUNTIME_ABSENT.
@@ -109,7 +109,7 @@ def load(fields: Mapping[str, Any], *, quiet: bool) -> Runtime:
 
 
 def runtime_class(target: str) -> Callable[[], Runtime]:
-    """What makes a runtime, at `module:attribute`.
+    """Return what makes a runtime, at `module:attribute`.
 
     Raises:
         Refused: RUNTIME_ABSENT.
@@ -124,7 +124,7 @@ def runtime_class(target: str) -> Callable[[], Runtime]:
 
 
 def make(fields: Mapping[str, Any]) -> Runtime:
-    """A runtime of the kind that is named, with the model in it.
+    """Return a runtime of the kind that is named, with the model in it.
 
     Raises:
         Refused: as `load`; RUNTIME_ABSENT also where a library is missing that the runtime opens only now.
@@ -145,7 +145,7 @@ def make(fields: Mapping[str, Any]) -> Runtime:
 
 
 def infer(runtime: Runtime, names: list[str], frame: Frame) -> list[Raw]:
-    """Every tensor that the model gives: telemetry watches outputs that a client may not have asked for.
+    """Return every tensor that the model gives: telemetry watches outputs that a client may not have asked for.
 
     Raises:
         Refused: the inputs do not fit, or the model fails on them.
@@ -163,7 +163,7 @@ def infer(runtime: Runtime, names: list[str], frame: Frame) -> list[Raw]:
 
 
 def chat(runtime: Chats, frame: Frame, connection: socket.socket, cancels: Cancels) -> Mapping[str, Any]:
-    """One turn of a conversation, its chunks sent as they come.
+    """Return one turn of a conversation, its chunks sent as they come.
 
     Raises:
         Refused: the body is not understood, or the model fails.
@@ -184,7 +184,7 @@ def chat(runtime: Chats, frame: Frame, connection: socket.socket, cancels: Cance
 
 
 def read_frame(connection: socket.socket) -> Frame:
-    """The next frame.
+    """Return the next frame.
 
     Raises:
         EOFError: the stream ended.
@@ -197,7 +197,7 @@ def read_frame(connection: socket.socket) -> Frame:
 
 
 def memory_bytes_peak() -> int:
-    """The most memory that this process has held, in bytes."""
+    """Return the most memory that this process has held, in bytes."""
     held = _status("VmHWM")  # ru_maxrss would count the agent's pages from before exec
     if held is not None:
         return held
@@ -206,7 +206,7 @@ def memory_bytes_peak() -> int:
 
 
 def line_of(error: BaseException) -> str:
-    """What somebody else's exception says, in a line."""
+    """Return what somebody else's exception says, in a line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}"[:LINE_CHARACTERS_MAX] if lines else type(error).__name__
 
@@ -229,7 +229,7 @@ def _refusal(id: int, error: Refused | MemoryError) -> list[Buffer]:
 
 
 def _send(connection: socket.socket, buffers: list[Buffer]) -> None:
-    """All of it, copied nowhere but into the socket, which as a rule takes it at once."""
+    """Send all of it, copied nowhere but into the socket, which as a rule takes it at once."""
     if len(buffers) > BUFFERS_MAX:
         buffers = [b"".join(buffers)]
     sent = connection.sendmsg(buffers)
@@ -265,7 +265,7 @@ def _limit_memory(bytes_max: int | None, threads: int) -> None:
 
 
 def _status(field: str) -> int | None:
-    """Bytes that Linux counts for this process; None elsewhere."""
+    """Return bytes that Linux counts for this process; None elsewhere."""
     status = Path("/proc/self/status")
     found = re.search(rf"^{field}:\s+(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
     return int(found[1]) * 1024 if found else None

@@ -153,7 +153,7 @@ def test_a_node_renews_at_half_of_a_short_life_and_comes_back_after_its_certific
 
     until("a renewal", lambda: site.log("gateway-17", "enrolment.renewed"))
     renewed = x509.load_pem_x509_certificate(certificate.read_bytes())
-    assert {one["reason"] for one in site.log("gateway-17", "enrolment.renewing")} == {"age"}
+    assert {one["reason"] for one in site.log("gateway-17", "enrolment.renewal_started")} == {"age"}
     assert renewed.not_valid_after_utc > first.not_valid_after_utc
     assert site.log("gateway-17", "broker.disconnected") == []
 

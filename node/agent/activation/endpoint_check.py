@@ -1,4 +1,4 @@
-"""What the endpoint proves: a release counts as served here once a question to the endpoint was answered by it, and not before."""
+"""Prove that a release is served: it counts as served here once a question to the endpoint was answered by it, and not before."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from itertools import count
 
 import structlog
 
-from node.agent.delivery.transfer_job import EndpointAnswered
+from node.agent.events import EndpointAnswered
 from node.core.activation.lifecycle import Target
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
 from node.serving.server import Server
@@ -20,14 +20,14 @@ AGAIN_SECONDS_MIN, AGAIN_SECONDS_MAX = 0.5, 60.0
 @dataclass(slots=True)
 class _Unproven:
     target: Target
-    number: int = 0  # of the question that is out
+    number: int = 0  # The question that waits for an answer.
     tries: int = 0
     asks_at: MonotonicSeconds = NEVER
     asking: bool = False
 
 
 class Endpoint:
-    """Asks the endpoint of each model that was switched, until it is answered by what was switched to. Never waits."""
+    """Ask the endpoint of each model that was switched, until it is answered by what was switched to. Never waits."""
 
     def __init__(self, server: Server, *, post: Callable[[EndpointAnswered], None], monotonic: MonotonicClock) -> None:
         self._server, self._post, self._monotonic = server, post, monotonic
@@ -49,7 +49,7 @@ class Endpoint:
                 self._ask(model, one)
 
     def heard(self, event: EndpointAnswered) -> bool | None:
-        """Whether this answer is the release's own; else it is asked again, ever more seldom. None: nobody waits for it any more."""
+        """Return whether this answer is the release's own; else it is asked again, ever more seldom. None: nobody waits for it any more."""
         one = self._unproven.get(event.model)
         if one is None or one.number != event.number:  # another release was switched to since
             return None
@@ -60,7 +60,7 @@ class Endpoint:
         one.tries += 1
         one.asks_at = self._monotonic() + min(AGAIN_SECONDS_MAX, AGAIN_SECONDS_MIN * 2 ** min(one.tries, 10))
         reason = str(event.error) if event.error is not None else f"{(event.answered_by or b'').hex()[:12]} answers"
-        log.warning("endpoint.unproven", model=event.model, version=event.target.version, tries=one.tries, reason=reason)
+        log.warning("endpoint.not_proven", model=event.model, version=event.target.version, tries=one.tries, reason=reason)
         return False
 
     def _ask(self, model: str, one: _Unproven) -> None:
@@ -70,7 +70,7 @@ class Endpoint:
 
 
 def is_not_served(event: EndpointAnswered) -> bool:
-    """Whether clients are answered by another release, or told that there is none."""
+    """Return whether clients are answered by another release, or refused because there is none."""
     if event.answered_by is not None:
         return event.answered_by != event.target.digest
     return isinstance(event.error, Refused) and event.error.code is Code.RELEASE_UNKNOWN

@@ -1,4 +1,4 @@
-"""Which releases stay on this disk: what is fetched now, served, last good, or needed by a delta that is announced."""
+"""Decide which releases stay on this disk: what is fetched now, served, last good, or needed by a delta that is announced."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,15 +14,15 @@ from node.trust.tuf_client import Release
 log = structlog.get_logger()
 
 
-class Keeping:
-    """Removes what nobody needs."""
+class GarbageCollection:
+    """Remove what nobody needs."""
 
     def __init__(self, store: NodeStore, artifacts: Artifacts, manifests: Manifests, parameters: Parameters) -> None:
         self._store, self._artifacts, self._manifests, self._parameters = store, artifacts, manifests, parameters
         self._announced: dict[str, tuple[tuple[bytes, int, tuple[bytes, ...]], ...]] = {}  # digest, created, parents, by model
 
     def announced(self, releases: Sequence[Release]) -> None:
-        """A model's current releases: what the newer ones are deltas of must not be removed before they are here."""
+        """Take in a model's current releases: what the newer ones are deltas of must not be removed before they are here."""
         for model in {release.manifest.model for release in releases}:
             self._announced[model] = tuple((one.digest, one.manifest.created, one.manifest.parents or ()) for one in releases)
 

@@ -1,4 +1,4 @@
-"""Manifests of what stands on this disk, so that a node without a broker knows its own models, and which variant of each it has."""
+"""Keep the manifests of what is on this disk, so that a node without a broker knows its own models, and which variant of each it has."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from schemas.variant import choose
 
 
 class Manifests:
-    """By release digest; verified when they are read back."""
+    """Keep manifests by release digest; verified when they are read back."""
 
     def __init__(self, artifacts: Artifacts, profile: Profile, *, unloadable: Mapping[str, str] | None = None) -> None:
         self._artifacts, self._profile = artifacts, profile
@@ -32,7 +32,7 @@ class Manifests:
         self._known[release.digest] = release.manifest
 
     def get(self, digest: bytes) -> Manifest:
-        """The manifest of a release.
+        """Return the manifest of a release.
 
         Raises:
             Refused: it is gone from the disk, or was changed there.
@@ -46,11 +46,11 @@ class Manifests:
         return self._known[digest]
 
     def forget(self, digest: bytes) -> None:
-        """The release is gone from the disk."""
+        """Take in that the release is gone from the disk."""
         self._known.pop(digest, None)
 
     def wanted_variant(self, digest: bytes) -> Variant:
-        """The build that suits this device.
+        """Return the build that suits this device.
 
         Raises:
             Refused: none does, or the manifest is gone.
@@ -58,7 +58,7 @@ class Manifests:
         return choose(self.get(digest), self._profile, unloadable=self._unloadable)
 
     def variant_here(self, digest: bytes) -> Variant:
-        """The build that was fetched: what suits this device may have changed since, by a label or a provider.
+        """Return the build that was fetched: what suits this device may have changed since, by a label or a provider.
 
         Raises:
             Refused: as `wanted_variant`, where nothing was fetched.

@@ -1,10 +1,10 @@
-"""Brings what operators and the site set about a release into force, and says what is. See schemas.parameters."""
+"""Bring what operators and the site set about a release into force, and report it. See schemas.parameters."""
 
 from collections.abc import Callable, Mapping
 
 import structlog
 
-from node.core.activation.effective_parameters import InForce, in_force
+from node.core.activation.effective_parameters import EffectiveParameters, effective_parameters
 from node.core.inference.tensors import Spec
 from node.core.trust.clock import MonotonicSeconds
 from node.host.site_parameters import Overrides
@@ -16,7 +16,7 @@ log = structlog.get_logger()
 
 
 class Parameters:
-    """What is in force, by release."""
+    """Track what is in force, by release."""
 
     def __init__(
         self,
@@ -26,10 +26,10 @@ class Parameters:
         refused: Callable[[Refused, str], None],
     ) -> None:
         self._overrides, self._rollout_says, self._refused = overrides, rollout_says, refused
-        self._told: dict[bytes, tuple[Setting, ...]] = {}
+        self._logged: dict[bytes, tuple[Setting, ...]] = {}
 
     def look(self, now: MonotonicSeconds) -> bool:
-        """Whether the site has changed its mind; a file that is wrong is reported, and what it said before holds."""
+        """Return whether the site has changed its mind; a file that is wrong is reported, and what it set before holds."""
         try:
             return self._overrides.look(now)
         except Refused as refusal:
@@ -37,26 +37,26 @@ class Parameters:
             return False
 
     def settings_of(self, digest: bytes, manifest: Manifest) -> tuple[Setting, ...]:
-        """Each parameter of a release: its value, who set it, and why the site's own is not in force; reported once a change."""
+        """Return each parameter of a release: its value, who set it, and why the site's own is not in force; reported once a change."""
         allowed, site = manifest.parameters or (), self._overrides.of(manifest.model)
         found = settings(allowed, rollout=self._rollout_says(manifest.model, digest), site=site)
-        if self._told.get(digest) != found:
-            self._told[digest] = found
+        if self._logged.get(digest) != found:
+            self._logged[digest] = found
             self._report(manifest, found, site)
         return found
 
-    def in_force(self, digest: bytes, manifest: Manifest) -> InForce:
-        """The same, sorted by where each goes."""
+    def effective_parameters(self, digest: bytes, manifest: Manifest) -> EffectiveParameters:
+        """Return the same, sorted by where each goes."""
         inputs = [Spec(tensor.name, tensor.datatype, tensor.shape) for tensor in manifest.inputs]
-        return in_force(manifest.parameters or (), self.settings_of(digest, manifest), inputs)
+        return effective_parameters(manifest.parameters or (), self.settings_of(digest, manifest), inputs)
 
     def forget(self, digest: bytes) -> None:
-        """The release is gone."""
-        self._told.pop(digest, None)
+        """Take in that the release is gone."""
+        self._logged.pop(digest, None)
 
     def _report(self, manifest: Manifest, found: tuple[Setting, ...], site: Mapping[str, Value]) -> None:
         for setting in found:
-            log.info("parameter.in_force", model=manifest.model, version=manifest.version, name=setting.name, source=setting.source)
+            log.info("parameter.applied", model=manifest.model, version=manifest.version, name=setting.name, source=setting.source)
             if setting.code is not None:
                 what = f"{manifest.model} {manifest.version} does not allow what is set for {setting.name!r}; the {setting.source}'s holds"
                 self._refused(Refused(Code(setting.code), what), manifest.model)

@@ -1,4 +1,4 @@
-"""What a slot's receipts say: the outcome, with what was measured on this device and what it cost to bring here."""
+"""Fill in a slot's receipts: the outcome, with what was measured on this device and what it cost to bring here."""
 
 from collections.abc import Callable
 
@@ -14,15 +14,15 @@ log = structlog.get_logger()
 PASSED = "passed"
 
 
-class Statements:
-    """Evidence by release, until it is said."""
+class Receipts:
+    """Collect evidence by release, until a receipt carries it."""
 
     def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
         self._store, self._report = store, report
         self._evidence: dict[bytes, Evidence] = {}
 
     def measured(self, target: Target, evidence: Evidence) -> None:
-        """A release has proved itself."""
+        """Take in that a release has proved itself."""
         self._evidence[target.digest] = evidence
 
     def judged(self, target: Target, verdict: Verdict, *, compared: bool) -> None:
@@ -32,11 +32,11 @@ class Statements:
             known = self._evidence.get(target.digest, Evidence())
             self._evidence[target.digest] = known.model_copy(update={"shadow": verdict.code or PASSED})
 
-    def say(self, slot: ModelSlot, report: Report) -> None:
+    def sign(self, slot: ModelSlot, report: Report) -> None:
         """Sign a receipt and keep it until the broker has it."""
         serving = report.outcome == "serving"
-        ledger = self._store.bytes_of(report.target.digest)
-        counted = {f"bytes_{what}": getattr(ledger, what) for what in ("planned", "received", "reused", "wasted")}
+        usage = self._store.usage_of(report.target.digest)
+        counted = {f"bytes_{what}": getattr(usage, what) for what in ("planned", "received", "reused", "wasted")}
         self._report(
             report.outcome,
             code=report.code,

@@ -1,19 +1,20 @@
-"""Carries out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
+"""Carry out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
 from collections.abc import Callable, Sequence
 from itertools import count
+from typing import Protocol
 
 import structlog
 
 from node.agent.activation.endpoint_check import Endpoint, is_not_served
-from node.agent.activation.garbage_collection import Keeping
+from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
-from node.agent.activation.receipts import Statements
+from node.agent.activation.receipts import Receipts
 from node.agent.activation.trials import Trials
-from node.agent.delivery.transfer_job import EndpointAnswered, Fetcher, Stalled, WorkerGone, WorkerReady
-from node.core.activation import lifecycle, probation
-from node.core.activation.effective_parameters import InForce
+from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
+from node.core.activation import lifecycle, probation, recovery
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.activation.shadow_comparison import Agreement
 from node.core.delivery.byte_quota import BUDGET_CODES
@@ -32,13 +33,34 @@ from schemas.state import Slot
 
 log = structlog.get_logger()
 
-RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # of a release that has proved itself here before; a device that just booted is slow
-DEVICES_FAULT = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.WORKER_HUNG})
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
 
 
+class Fetcher(Protocol):
+    """Bring releases to disk."""
+
+    def start(
+        self,
+        model: str,
+        target: Target,
+        manifest: Manifest,
+        variant: str,
+        now: MonotonicSeconds,
+        *,
+        carriage: Carriage | None,
+        follows: bool,
+    ) -> None:
+        """Begin."""
+
+    def carry(self, model: str, carriage: Carriage | None) -> None:
+        """Take in that the rollout says otherwise how the bytes may travel."""
+
+    def cancel(self, model: str) -> None:
+        """Give up."""
+
+
 class Slots:
-    """The model slots of a node."""
+    """Run the model slots of a node."""
 
     def __init__(
         self,
@@ -52,35 +74,35 @@ class Slots:
         settings: NodeSettings,
         post: Callable[[WorkerReady | EndpointAnswered], None],
         report: Callable[..., None],
-        serving_changed: Callable[[bytes, Manifest, InForce], None],
+        serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
         monotonic: MonotonicClock,
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
-        self._post, self._statements = post, Statements(store, report)
+        self._post, self._receipts = post, Receipts(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
         self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
         self._trials = Trials(store)
         self._slots: dict[str, ModelSlot] = {}
         self._numbers = count(1)
-        self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
+        self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
-        self._keeping = Keeping(store, artifacts, manifests, parameters)
-        self._told: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
+        self._garbage = GarbageCollection(store, artifacts, manifests, parameters)
+        self._idle_reports: dict[str, Slot] = {}  # Cached reports of idle slots.
         self.changed = True
 
-    # What the loop tells
+    # Events from the loop
 
     def resume(self, now: WallSeconds) -> None:
-        """After a start: bring back what was served, and go on."""
+        """Bring back what was served after a start, and go on."""
         self._slots = self._store.slots()
         for slot in list(self._slots.values()):
             self._apply(slot, lifecycle.interrupted(slot, now=int(now)), now)
 
     def wanted(self, release: Release, rollout: bytes, now: WallSeconds) -> None:
-        """A rollout wants this verified release here."""
+        """Take in that a rollout wants this verified release here."""
         manifest = release.manifest
         self._manifests.keep(release)
         slot = self._slots.get(manifest.model) or ModelSlot(model=manifest.model)
@@ -94,13 +116,13 @@ class Slots:
         return slot.serving.digest if slot is not None and slot.serving is not None else None
 
     def halted(self, model: str, now: WallSeconds) -> None:
-        """The model's rollout moves this node no more: it was halted, or another one does not reach it."""
+        """Take in that the model's rollout moves this node no more: it was halted, or another one does not reach it."""
         slot = self._slots.get(model)
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
 
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
-        """A transfer ended."""
+        """Take in that a transfer ended."""
         slot = self._slots[model]
         if slot.target != target:
             return  # another release is wanted by now
@@ -109,14 +131,14 @@ class Slots:
         else:
             self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
 
-    def stalled(self, event: Stalled, now: WallSeconds) -> None:
-        """A transfer waits, or goes on."""
+    def stalled(self, event: TransferStalled, now: WallSeconds) -> None:
+        """Take in that a transfer waits, or goes on."""
         slot = self._slots.get(event.model)
         if slot is not None and slot.target == event.target:
             self._apply(slot, lifecycle.waits(slot, str(event.code or ""), spent=event.code in BUDGET_CODES, now=int(now)), now)
 
     def ready(self, event: WorkerReady, now: WallSeconds) -> None:
-        """A worker is warm, or could not be."""
+        """Take in that a worker is warm, or could not be."""
         if self._tickets.get(event.target.digest) != event.ticket:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
@@ -130,37 +152,30 @@ class Slots:
         elif isinstance(result, Refused):
             self._apply(slot, lifecycle.failed(slot, result.code, result.reason, now=int(now)), now)
         else:
-            self._statements.measured(event.target, result.evidence)
+            self._receipts.measured(event.target, result.evidence)
             compare = self._manifests.get(event.target.digest).limits.shadow is not None
             self._apply(slot, lifecycle.prepared(slot, now=int(now), compare=compare), now)
 
     def endpoint_answered(self, event: EndpointAnswered) -> None:
-        """The endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is brought back."""
+        """Take in that the endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is
+        brought back.
+        """
         found, serving = self._endpoint.heard(event), self._slots[event.model].serving
         if serving is None or serving != event.target:
             return
         if found:
-            self._statements.say(self._slots[event.model], lifecycle.Report("serving", serving))
+            self._receipts.sign(self._slots[event.model], lifecycle.Report("serving", serving))
         elif found is False and is_not_served(event) and serving.digest not in self._restoring:
             log.error("endpoint.not_serving", model=event.model, version=serving.version, reason=str(event.error))
             self._restore(event.model, serving)
 
     def worker_gone(self, event: WorkerGone, now: WallSeconds) -> None:
-        """A worker ended by itself. The server has started another already; what is not proven, or dies again and again, goes back."""
+        """Take in that a worker ended by itself."""
         slot = self._slots.get(event.model)
         if slot is None:
             return
-        log.error("worker.gone", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
-        if slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
-            reason = f"the worker ended while it was compared: {event.reason}"
-            self._apply(slot, lifecycle.failed(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
-        elif slot.serving is not None and slot.serving.digest == event.digest:
-            if not slot.proven:
-                reason = f"the worker ended while on probation: {event.reason}"
-                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
-            elif event.deaths >= probation.CRASHES_MAX and slot.last_good is not None:
-                reason = f"the worker ended {event.deaths} times in a row: {event.reason}"
-                self._apply(slot, lifecycle.misbehaved(slot, Code.WORKER_CRASHED, reason, now=int(now)), now)
+        log.error("worker.lost", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
+        self._apply(slot, recovery.worker_ended(slot, event.digest, reason=event.reason, deaths=event.deaths, now=int(now)), now)
 
     def tick(self, now: WallSeconds) -> None:
         """Judge what is compared, and what is served without having proved itself."""
@@ -180,23 +195,25 @@ class Slots:
         self._endpoint.tick()
 
     def parameters_changed(self) -> None:
-        """An operator or the site set something: it holds from the next request on."""
+        """Take in what an operator or the site set: it holds from the next request on."""
         for slot in self._slots.values():
             for target in (slot.serving, slot.target):
                 if target is not None:
                     self._set_parameters(target.digest)
-        self._told.clear()
+        self._idle_reports.clear()
         self.changed = True
 
     def report_of(self) -> tuple[Slot, ...]:
-        """The slots, as the state document says them. Asked every two seconds, and made anew only where something may have changed."""
+        """Return the slots, as the state document says them. Asked every two seconds, and made anew only where something may have
+        changed.
+        """
         for model, slot in self._slots.items():
-            if slot.target is not None or model not in self._told:
-                self._told[model] = self._report_of(slot)
-        return tuple(self._told[model] for model in self._slots)
+            if slot.target is not None or model not in self._idle_reports:
+                self._idle_reports[model] = self._report_of(slot)
+        return tuple(self._idle_reports[model] for model in self._slots)
 
     def _report_of(self, slot: ModelSlot) -> Slot:
-        ledger = self._store.bytes_of(slot.target.digest if slot.target else b"")
+        usage = self._store.usage_of(slot.target.digest if slot.target else b"")
         variant, parameters = None, None
         if slot.serving is not None:
             try:
@@ -214,10 +231,10 @@ class Slots:
             target_version=slot.target.version if slot.target else None,
             last_good=slot.last_good.digest if slot.last_good else None,
             code=slot.code,
-            bytes_planned=ledger.planned,
-            bytes_received=ledger.received,
-            bytes_reused=ledger.reused,
-            bytes_wasted=ledger.wasted,
+            bytes_planned=usage.planned,
+            bytes_received=usage.received,
+            bytes_reused=usage.reused,
+            bytes_wasted=usage.wasted,
             variant=variant,
             parameters=parameters,
         )
@@ -225,7 +242,7 @@ class Slots:
     # How it is done
 
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
-        """Durable first: the slot, the move, and what they report, at once. A kill after that is taken up by `resume`."""
+        """Write down the slot, the move, and what they report, at once; then act. A kill after that is taken up by `resume`."""
         slot = step.slot
         said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
         if step.move is not None:
@@ -233,9 +250,9 @@ class Slots:
                 self._store.put_slot(slot, step.move)
                 self._trials.moved(before, slot, step.move)
                 for report in said:
-                    self._statements.say(slot, report)
+                    self._receipts.sign(slot, report)
             self._slots[slot.model] = slot
-            self._told.pop(slot.model, None)
+            self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
         for command in step.commands:
@@ -292,7 +309,7 @@ class Slots:
         self._prepare(model, target)
 
     def _retire(self, digest: bytes) -> None:
-        """End a worker, or its start; what is said of it from now on is old."""
+        """End a worker, or its start; reports of it from now on are old."""
         self._tickets.pop(digest, None)
         self._restoring.discard(digest)
         self._restore_again.pop(digest, None)
@@ -313,7 +330,7 @@ class Slots:
             runtime=variant.runtime,
             variant=variant.name,
             providers=variant.requirements.providers,
-            parameters=self._parameters.in_force(target.digest, manifest),
+            parameters=self._parameters.effective_parameters(target.digest, manifest),
             isolation=self._settings.isolation,
             cores=self._settings.cores,
         )
@@ -341,21 +358,21 @@ class Slots:
             self._server.compare_with(slot.model, target.digest)
 
     def _others(self, slot: ModelSlot) -> set[bytes]:
-        """Releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
+        """Return releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
         held = self._server.held_of(slot.model)
         return held - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
 
     def _compare_old(self, model: str, old: bytes) -> None:
-        """On probation the release that served before answers beside the new one, and is warm if it has to come back."""
+        """Have the release that served before answer beside the one on probation: it is warm if it has to come back."""
         try:
             self._server.compare_with(model, old)
         except Refused:  # not held: it was not what answered until now
             self._retire(old)
 
     def _tell_serving(self, model: str, target: Target) -> None:
-        """Telemetry counts for this release from now on, and other programs find its files."""
+        """Have telemetry count for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
-        self._serving_changed(target.digest, manifest, self._parameters.in_force(target.digest, manifest))
+        self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
         try:
             self._artifacts.point(model, target.digest, self._manifests.variant_here(target.digest).name)
         except Refused as refusal:  # the release is served all the same; other programs find its files once there is room
@@ -366,41 +383,47 @@ class Slots:
             manifest = self._manifests.get(digest)
         except Refused:
             return
-        found = self._parameters.in_force(digest, manifest)
+        found = self._parameters.effective_parameters(digest, manifest)
         self._server.set_parameters(digest, found)
         self._serving_changed(digest, manifest, found)
 
     def _restored(self, slot: ModelSlot, event: WorkerReady, now: WallSeconds) -> None:
-        self._restoring.discard(event.target.digest)
-        result = event.result
-        if slot.serving is None or slot.serving.digest != event.target.digest:
+        digest, result = event.target.digest, event.result
+        self._restoring.discard(digest)
+        if recovery.is_overtaken(slot, event.target):
             if isinstance(result, Prepared):
-                self._retire(event.target.digest)
+                self._retire(digest)
             return
         if isinstance(result, Prepared):
             try:
-                self._server.switch(slot.model, event.target.digest)
+                self._server.switch(slot.model, digest)
             except Refused as refusal:  # the worker died between its test and the switch
                 result = refusal
         if isinstance(result, Prepared):
-            self._statements.measured(event.target, result.evidence)
-            self._tell_serving(slot.model, event.target)
-            if slot.state == "shadow" and slot.target is not None:
-                self._server.compare_with(slot.model, slot.target.digest)
-            for other in self._others(slot):
-                if slot.state not in lifecycle.IN_WORKER or slot.target is None or other != slot.target.digest:
-                    self._retire(other)
-            self._endpoint.prove(slot.model, slot.serving)
-            self._restore_again.pop(event.target.digest, None)
-            return
-        log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
-        tries = self._restore_again.get(event.target.digest, (0, None))[0] + 1
-        if slot.proven and result.code in DEVICES_FAULT and tries < RESTORE_TRIES:
-            self._restoring.add(event.target.digest)
-            self._restore_again[event.target.digest] = (tries, self._monotonic() + RESTORE_SECONDS * tries)
+            self._back_in_service(slot, event.target, result)
         else:
-            self._restore_again.pop(event.target.digest, None)
-            self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)
+            self._not_restored(slot, event.target, result, now)
+
+    def _back_in_service(self, slot: ModelSlot, target: Target, prepared: Prepared) -> None:
+        self._receipts.measured(target, prepared.evidence)
+        self._tell_serving(slot.model, target)
+        found = recovery.restored(slot, self._server.held_of(slot.model))
+        if found.compare is not None:
+            self._server.compare_with(slot.model, found.compare.digest)
+        for other in found.retire:
+            self._retire(other)
+        self._endpoint.prove(slot.model, target)
+        self._restore_again.pop(target.digest, None)
+
+    def _not_restored(self, slot: ModelSlot, target: Target, refusal: Refused, now: WallSeconds) -> None:
+        log.error("slot.not_restored", model=slot.model, version=target.version, code=refusal.code, reason=refusal.reason)
+        tries, _ = self._restore_again.pop(target.digest, (0, None))
+        match recovery.not_restored(slot, refusal.code, refusal.reason, tries=tries, now=int(now)):
+            case recovery.RetryRestore(tries, pause_seconds):
+                self._restoring.add(target.digest)
+                self._restore_again[target.digest] = (tries, self._monotonic() + pause_seconds)
+            case lifecycle.Step() as step:
+                self._apply(slot, step, now)
 
     def _judge_shadow(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         trial, limits = self._trials.comparison(slot.model), self._manifests.get(target.digest).limits
@@ -411,7 +434,7 @@ class Slots:
         if verdict.found == "waits":
             self._trials.keep_comparison(slot.model, agreement, terms_seconds=limits.shadow.seconds if limits.shadow else 0.0)
             return
-        self._statements.judged(target, verdict, compared=True)
+        self._receipts.judged(target, verdict, compared=True)
         if verdict.found == "good":
             self._apply(slot, lifecycle.agreed(slot, now=int(now)), now)
         else:
@@ -438,11 +461,11 @@ class Slots:
         elif verdict.found == "good":
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
         else:
-            self._statements.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
+            self._receipts.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
             self._apply(slot, lifecycle.misbehaved(slot, verdict.code, verdict.reason, now=int(now)), now)
 
     def _stats(self, model: str, target: Target | None) -> Stats | None:
-        """What a release has done; None while it is being loaded."""
+        """Return what a release has done; None while it is being loaded."""
         if target is None or target.digest in self._restoring:
             return None
         try:
@@ -453,9 +476,9 @@ class Slots:
     # The disk
 
     def announced(self, releases: Sequence[Release]) -> None:
-        """A model's current releases: what the newer ones are deltas of is kept."""
-        self._keeping.announced(releases)
+        """Take in a model's current releases: what the newer ones are deltas of is kept."""
+        self._garbage.announced(releases)
 
     def tidy(self) -> None:
         """Remove whatever nobody needs."""
-        self._keeping.tidy(self._slots.values())
+        self._garbage.tidy(self._slots.values())

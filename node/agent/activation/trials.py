@@ -1,4 +1,4 @@
-"""The trials of a node's slots, kept on disk in small steps: a restart goes on where it was, less at most a step."""
+"""Keep the trials of a node's slots on disk, in small steps: a restart goes on where it was, less at most a step."""
 
 from dataclasses import dataclass, field
 
@@ -13,13 +13,13 @@ GOES_ON = frozenset({"begun", "compared", "interrupted", "settled"})
 
 @dataclass(slots=True)
 class Comparison(Trial):
-    """A trial beside what is served. What the process before this one had counted is added to what this one counts."""
+    """Measure a trial beside what is served. What the process before this one had counted is added to what this one counts."""
 
     before: Agreement = field(default_factory=Agreement)
 
 
 class Trials:
-    """Probations and comparisons by model."""
+    """Track probations and comparisons by model."""
 
     def __init__(self, store: NodeStore) -> None:
         self._store = store
@@ -27,14 +27,14 @@ class Trials:
         self._comparisons: dict[str, Comparison] = {}
 
     def probation(self, model: str) -> Trial:
-        """How long what is served has served."""
+        """Return how long what is served has served."""
         if model not in self._probations:
             seconds = self._kept(model, "probation_ms") / 1000
             self._probations[model] = Trial(seconds, seconds)
         return self._probations[model]
 
     def comparison(self, model: str) -> Comparison:
-        """How long, and with what outcome, what is wanted was compared with what is served."""
+        """Return how long, and with what outcome, what is wanted was compared with what is served."""
         if model not in self._comparisons:
             seconds = self._kept(model, "compared_ms") / 1000
             before = Agreement(self._kept(model, "compared_rows"), self._kept(model, "compared_agreed"))
@@ -42,7 +42,9 @@ class Trials:
         return self._comparisons[model]
 
     def moved(self, before: ModelSlot, after: ModelSlot, move: Move) -> None:
-        """A slot moves: what it serves, or compares, may be another release. To be called within the transaction of the move."""
+        """Take in that a slot moves: what it serves, or compares, may be another release. To be called within the transaction of the
+        move.
+        """
         if (before.serving and before.serving.digest) != (after.serving and after.serving.digest):
             self._probations.pop(after.model, None)
             self._keep(after.model, probation_ms=0)

@@ -1,27 +1,27 @@
-"""What a block can be made from without the road: blocks on this disk, verified again before use, and payloads that were carried here."""
+"""Make blocks without the road: from blocks on this disk, verified again before use, and payloads that were carried here."""
 
 from collections.abc import Iterable
 
 from node.storage.artifacts import Artifacts
-from node.storage.sideload import Carried
+from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from schemas.encoding import decode_payload
 from schemas.errors import Refused
 from schemas.manifest import Block
 
 
-class Stock:
-    """Looks for blocks; forgets what has changed on disk."""
+class BlockSources:
+    """Look for blocks, and forget what has changed on disk."""
 
-    def __init__(self, store: NodeStore, artifacts: Artifacts, carried: Carried) -> None:
-        self._store, self._artifacts, self._carried = store, artifacts, carried
+    def __init__(self, store: NodeStore, artifacts: Artifacts, carried: Sideload) -> None:
+        self._store, self._artifacts, self._sideload = store, artifacts, carried
 
     def records(self, digest: bytes) -> bool:
-        """Whether the block is recorded; only `read` says whether it still stands there."""
+        """Return whether the block is recorded; only `read` says whether it still stands there."""
         return self._store.holds(digest)
 
-    def read(self, digest: bytes, *, standing: set[tuple[str, int]] | None = None) -> bytes | None:
-        """The block, from any place where it stands; with `standing`, all such places are looked at and named there."""
+    def read(self, digest: bytes, *, places: set[tuple[str, int]] | None = None) -> bytes | None:
+        """Return the block, from any place where it stands; with `places`, all such places are looked at and named there."""
         data: bytes | None = None
         for held in self._store.held([digest]).get(digest, []):
             found = self._artifacts.holds(held.path, held.offset, digest, held.bytes)
@@ -29,13 +29,13 @@ class Stock:
                 self._store.drop_held(held.path, held.offset)
                 continue
             data = found
-            if standing is None:
+            if places is None:
                 break
-            standing.add((held.path, held.offset))
+            places.add((held.path, held.offset))
         return data
 
     def join(self, parents: Iterable[bytes]) -> bytes | None:
-        """The parents of a delta, joined in order; None when one is not here any more."""
+        """Return the parents of a delta, joined in order; None when one is not here any more."""
         parts: list[bytes] = []
         for digest in parents:
             data = self.read(digest)
@@ -45,9 +45,9 @@ class Stock:
         return b"".join(parts)
 
     def unpack(self, block: Block) -> bytes | None:
-        """The block, from a payload that was carried here."""
+        """Return the block, from a payload that was carried here."""
         for payload in block.choices:
-            data = self._carried.read(payload.digest)
+            data = self._sideload.read(payload.digest)
             parent = self.join(payload.parents or ()) if data is not None else None
             if data is None or parent is None:
                 continue

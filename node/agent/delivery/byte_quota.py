@@ -1,4 +1,4 @@
-"""What the node's transfers may spend now: its policy for the present road, what has come today, and how fast it may come."""
+"""Work out what the node's transfers may spend now: its policy for the present road, what has come today, and how fast it may come."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import structlog
 
-from node.agent.delivery.transfer_job import Job
-from node.core.delivery.byte_quota import Claim, Policy, Use, allowance, shares
-from node.core.delivery.token_bucket import Rate
+from node.agent.delivery.transfer_job import TransferJob
+from node.core.delivery.byte_quota import Claim, Policy, TransferUsage, allowance, shares
+from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Transfer
 from node.core.trust.clock import MonotonicSeconds, WallClock, WallSeconds
 from node.storage.store import NodeStore
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 LINK_READ_SECONDS = 5.0  # how often the file that says what the road costs is looked at
 
 
-class Purse:
-    """The budgets of a node."""
+class ByteQuota:
+    """Apply the byte budgets of a node."""
 
     def __init__(
         self,
@@ -36,13 +36,13 @@ class Purse:
     ) -> None:
         self._store, self._given, self._link_file, self._policies, self._wall = store, link, link_file, policies, wall
         burst_bytes = max(BLOCK_BYTES_MAX, int(rate_bytes_per_second_max or 0))  # a second's worth, and a block in any case
-        self._rate = Rate(rate_bytes_per_second_max, burst_bytes) if rate_bytes_per_second_max else None
+        self._rate = TokenBucket(rate_bytes_per_second_max, burst_bytes) if rate_bytes_per_second_max else None
         self._link: LinkClass = link
         self._read_at = WallSeconds(0.0)
 
     @property
     def link(self) -> LinkClass:
-        """What the present road costs, as the site says; what it says wrongly counts as the dearest."""
+        """Return what the present road costs, as the site says; what it says wrongly counts as the dearest."""
         if self._link_file is not None and abs(self._wall() - self._read_at) >= LINK_READ_SECONDS:
             self._read_at = self._wall()
             try:
@@ -56,14 +56,14 @@ class Purse:
         return self._link
 
     def spend(self, size_bytes: int, now: MonotonicSeconds) -> None:
-        """So many payload bytes came."""
+        """Count payload bytes that came."""
         if self._rate is not None:
             self._rate.spend(size_bytes, now)
         if size_bytes:
             self._store.add_day_bytes(self._day_and_minute()[0], self.link, size_bytes)
 
-    def divide(self, jobs: Sequence[Job], window_bytes: int, now: MonotonicSeconds) -> list[tuple[int, tuple[Code, str] | None]]:
-        """For each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
+    def divide(self, jobs: Sequence[TransferJob], window_bytes: int, now: MonotonicSeconds) -> list[tuple[int, tuple[Code, str] | None]]:
+        """Return for each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
         day, minute = self._day_and_minute()
         link = self.link
         policy = self._policies.get(link) or Policy.default(link)
@@ -102,9 +102,9 @@ class Purse:
         return local.toordinal(), local.hour * 60 + local.minute
 
 
-def _use(job: Job, transfer: Transfer, store: NodeStore) -> Use:
-    ledger = store.bytes_of(job.target.digest)
-    return Use(
+def _use(job: TransferJob, transfer: Transfer, store: NodeStore) -> TransferUsage:
+    ledger = store.usage_of(job.target.digest)
+    return TransferUsage(
         received_bytes=ledger.received + ledger.wasted,
         in_flight_bytes=transfer.in_flight_bytes,
         missing_bytes=transfer.missing_bytes,

@@ -1,4 +1,4 @@
-"""Runs transfers: what `node.core.delivery.transfer` decides, done to the broker and the disk, in the order that survives any crash.
+"""Run transfers: what `node.core.delivery.transfer` decides, done to the broker and the disk, in the order that survives any crash.
 
 Of each payload that arrives: verify, decode, verify, write, record, and only then acknowledge. A kill loses none of it; what a power cut
 takes is found by its hash and fetched again; the whole is synced and verified before anything loads it.
@@ -9,16 +9,17 @@ from random import Random
 
 import structlog
 
-from node.agent.delivery.block_sources import Stock
-from node.agent.delivery.byte_quota import Purse
-from node.agent.delivery.transfer_job import Job, Outcome, Stalled
+from node.agent.delivery.block_sources import BlockSources
+from node.agent.delivery.byte_quota import ByteQuota
+from node.agent.delivery.transfer_job import TransferJob
+from node.agent.events import TransferEnded, TransferStalled
 from node.broker.mqtt import BlockArrived, NodeLink
 from node.core.activation.lifecycle import Target
 from node.core.delivery import transfer as core
 from node.core.delivery.byte_quota import BUDGET_CODES
 from node.core.trust.clock import NEVER, MonotonicSeconds
 from node.storage.artifacts import Artifacts
-from node.storage.store import Held, NodeStore
+from node.storage.store import NodeStore, StoredBlock
 from schemas.encoding import DECODABLE, decode_payload
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.manifest import Block, File, Manifest, blocks_of
@@ -34,7 +35,7 @@ DISK_CODES = frozenset({Code.DISK_FULL, Code.DISK_QUOTA})
 
 
 class Delivery:
-    """All transfers of a node."""
+    """Run all transfers of a node."""
 
     def __init__(
         self,
@@ -42,32 +43,32 @@ class Delivery:
         store: NodeStore,
         artifacts: Artifacts,
         link: NodeLink,
-        stock: Stock,
-        purse: Purse,
+        sources: BlockSources,
+        quota: ByteQuota,
         window_bytes: int,
         filters_per_subscribe: int,
         rng: Random,
-        post: Callable[[Outcome | Stalled], None],
+        post: Callable[[TransferEnded | TransferStalled], None],
         refused: Callable[[Refused, str], None],
         make_room: Callable[[], None] = lambda: None,
         disk_bytes_max: int | None = None,
     ) -> None:
-        self._store, self._artifacts, self._link, self._stock, self._purse = store, artifacts, link, stock, purse
+        self._store, self._artifacts, self._link, self._sources, self._quota = store, artifacts, link, sources, quota
         self._window_bytes, self._filters, self._rng = window_bytes, filters_per_subscribe, rng
         self._post, self._refused, self._make_room, self._disk_bytes_max = post, refused, make_room, disk_bytes_max
-        self._jobs: dict[str, Job] = {}
+        self._jobs: dict[str, TransferJob] = {}
         self._recent: dict[bytes, bytes] = {}  # payloads just taken, and for which release: a second copy is waste
         self._granting: dict[int, tuple[str, tuple[bytes, ...]]] = {}
         self._online = False
 
     @property
     def busy(self) -> bool:
-        """Whether something is under way that wants frequent turns."""
+        """Return whether something is under way that wants frequent turns."""
         return any(job.scan is not None for job in self._jobs.values())
 
     @property
     def fetching(self) -> bool:
-        """Whether any release is on its way."""
+        """Return whether any release is on its way."""
         return bool(self._jobs)
 
     def start(
@@ -83,13 +84,13 @@ class Delivery:
     ) -> None:
         """Bring a release to disk; whatever is there already is used. `follows`: another one of this model is here already."""
         self.cancel(model)
-        job = Job(model, target, manifest, variant, manifest.files_of(variant), carriage or Carriage(), follows)
+        job = TransferJob(model, target, manifest, variant, manifest.files_of(variant), carriage or Carriage(), follows)
         self._jobs[model] = job
         log.info("fetch.started", model=model, version=target.version)
         self._guard(job, now, lambda: self._begin(job))
 
     def carry(self, model: str, carriage: Carriage | None) -> None:
-        """The rollout says otherwise how the bytes of a transfer may travel."""
+        """Take in that the rollout says otherwise how the bytes of a transfer may travel."""
         if model in self._jobs:
             self._jobs[model].carriage = carriage or Carriage()
 
@@ -100,7 +101,7 @@ class Delivery:
             self._run(job, job.transfer.cancel(), NEVER)
 
     def connected(self, *, session_present: bool, now: MonotonicSeconds) -> None:
-        """The broker is there."""
+        """Take in that the broker is there."""
         self._online = True
         self._granting.clear()
         self._share(now)
@@ -109,14 +110,14 @@ class Delivery:
                 self._run(job, job.transfer.connected(session_present=session_present, now=now), now)
 
     def disconnected(self) -> None:
-        """The broker is gone."""
+        """Take in that the broker is gone."""
         self._online = False
         for job in self._jobs.values():
             if job.transfer is not None:
                 job.transfer.disconnected()
 
     def granted(self, mid: int, now: MonotonicSeconds) -> None:
-        """The broker confirmed a SUBSCRIBE."""
+        """Take in that the broker confirmed a SUBSCRIBE."""
         model, digests = self._granting.pop(mid, ("", ()))
         job = self._jobs.get(model)
         if job is not None and job.transfer is not None:
@@ -152,14 +153,14 @@ class Delivery:
                 self._run(job, job.transfer.tick(now), now)
 
     def carried(self, now: MonotonicSeconds) -> None:
-        """Something was carried here: whatever is missing may be in it."""
+        """Take in that something was carried here: whatever is missing may be in it."""
         for job in list(self._jobs.values()):
             if job.transfer is not None:
                 self._again(job, now)
 
     # Phases of a job
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: TransferJob) -> None:
         indexed = [part for file in job.files for part in file.index]
         job.transfer, job.missing = None, []
         if indexed and job.in_index:
@@ -172,10 +173,10 @@ class Delivery:
             job.paths = [self._artifacts.relative(job.target.digest, job.variant, file) for file in job.files]
             sizes = [file.bytes for file in job.files]
         self._allocate(job, sizes)
-        self._store.open_ledger(job.target.digest)
-        job.scan = iter(core.pieces(lists, DECODABLE, self._stock.records))
+        self._store.open_usage(job.target.digest)
+        job.scan = iter(core.pieces(lists, DECODABLE, self._sources.records))
 
-    def _allocate(self, job: Job, sizes: list[int]) -> None:
+    def _allocate(self, job: TransferJob, sizes: list[int]) -> None:
         wanted = dict(zip(job.paths, sizes, strict=True))
         if self._disk_bytes_max is not None:
             more = sum(max(0, size - self._artifacts.size(path)) for path, size in wanted.items())
@@ -188,7 +189,7 @@ class Delivery:
         for path, size in wanted.items():
             self._artifacts.allocate(path, size)
 
-    def _blocks(self, job: Job, file: File) -> tuple[Block, ...]:
+    def _blocks(self, job: TransferJob, file: File) -> tuple[Block, ...]:
         def read(part: Block) -> bytes:
             data = self._artifacts.holds(f"{job.target.digest.hex()}/index/{part.digest.hex()}", 0, part.digest, part.bytes)
             if data is None:
@@ -200,7 +201,7 @@ class Delivery:
             raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} does not add up to its {file.bytes} bytes")
         return found
 
-    def _look(self, job: Job, now: MonotonicSeconds) -> None:
+    def _look(self, job: TransferJob, now: MonotonicSeconds) -> None:
         """Use what is on disk already, verified again, a bounded stretch at a time."""
         looked = 0
         for piece in job.scan or ():
@@ -226,27 +227,27 @@ class Delivery:
             self._run(job, job.transfer.connected(session_present=True, now=now), now)
 
     def _lacks_parent(self, piece: core.Piece) -> bool:
-        """Whether a delta would have been less, had its parent been here."""
+        """Return whether a delta would have been less, had its parent been here."""
         return any(payload.encoding == "delta" and payload.bytes < piece.payload.bytes for payload in piece.block.payloads)
 
-    def _reuse(self, job: Job, piece: core.Piece) -> bool:
+    def _reuse(self, job: TransferJob, piece: core.Piece) -> bool:
         own = {(job.paths[place.file], place.offset) for place in piece.places}
-        standing: set[tuple[str, int]] = set()
-        data = self._stock.read(piece.block.digest, standing=standing)
+        places: set[tuple[str, int]] = set()
+        data = self._sources.read(piece.block.digest, places=places)
         if data is None:
-            data = self._stock.unpack(piece.block)
+            data = self._sources.unpack(piece.block)
         if data is None:
             return False
-        lacking = own - standing
+        lacking = own - places
         if lacking:
             self._artifacts.write((path, offset, data) for path, offset in lacking)
             with self._store.transaction():
-                self._store.add_held(Held(piece.block.digest, path, offset, len(data)) for path, offset in lacking)
-                if not own & standing:  # taken from elsewhere; what we fetched ourselves is counted already
+                self._store.add_held(StoredBlock(piece.block.digest, path, offset, len(data)) for path, offset in lacking)
+                if not own & places:  # taken from elsewhere; what we fetched ourselves is counted already
                     self._store.add_bytes(job.target.digest, reused=piece.payload.bytes)
         return True
 
-    def _take(self, job: Job, blocks: list[BlockArrived], now: MonotonicSeconds) -> None:
+    def _take(self, job: TransferJob, blocks: list[BlockArrived], now: MonotonicSeconds) -> None:
         transfer = job.transfer
         if transfer is None:
             return
@@ -260,7 +261,7 @@ class Delivery:
             if piece is None or block.digest in taken:
                 wasted += len(payload)
                 continue
-            parent = self._stock.join(piece.payload.parents or ())
+            parent = self._sources.join(piece.payload.parents or ())
             try:
                 if parent is not None:
                     taken[block.digest] = piece, decode_payload(piece.payload, piece.block, payload, parent)
@@ -287,21 +288,21 @@ class Delivery:
             log.warning("fetch.parent_gone", model=job.model, version=job.target.version)
             self._again(job, now)  # what it costs without the parent is for the budget to allow
 
-    def _keep(self, job: Job, pieces: list[tuple[core.Piece, bytes]], now: MonotonicSeconds, *, received: int, wasted: int) -> None:
+    def _keep(self, job: TransferJob, pieces: list[tuple[core.Piece, bytes]], now: MonotonicSeconds, *, received: int, wasted: int) -> None:
         """Write, then record."""
         places = [(piece, job.paths[place.file], place.offset, data) for piece, data in pieces for place in piece.places]
         self._artifacts.write((path, offset, data) for _, path, offset, data in places)
         with self._store.transaction(synced=False):
-            self._store.add_held(Held(piece.block.digest, path, offset, len(data)) for piece, path, offset, data in places)
+            self._store.add_held(StoredBlock(piece.block.digest, path, offset, len(data)) for piece, path, offset, data in places)
             self._count(job.target.digest, now, received=received, wasted=wasted)
         if job.code is Code.BLOCK_TIMEOUT and pieces:
             self._unpark(job)
 
     def _count(self, release: bytes, now: MonotonicSeconds, *, received: int = 0, wasted: int = 0) -> None:
         self._store.add_bytes(release, received=received, wasted=wasted)
-        self._purse.spend(received + wasted, now)
+        self._quota.spend(received + wasted, now)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: TransferJob) -> None:
         if job.in_index:
             job.in_index = False
             self._begin(job)
@@ -313,10 +314,10 @@ class Delivery:
             self._store.forget_held(job.target.digest.hex())  # whatever stands there is not what it was recorded as
             raise
         del self._jobs[job.model]
-        log.info("fetch.complete", model=job.model, version=job.target.version)
-        self._post(Outcome(job.model, job.target, None))
+        log.info("fetch.completed", model=job.model, version=job.target.version)
+        self._post(TransferEnded(job.model, job.target, None))
 
-    def _again(self, job: Job, now: MonotonicSeconds) -> None:
+    def _again(self, job: TransferJob, now: MonotonicSeconds) -> None:
         """Look at the disk once more and plan anew."""
         if job.transfer is not None:
             self._run(job, job.transfer.cancel(), now)
@@ -327,7 +328,7 @@ class Delivery:
     def _share(self, now: MonotonicSeconds) -> None:
         """Divide the window among the transfers, each within its budget."""
         running = [job for job in self._jobs.values() if job.transfer is not None and not job.transfer.complete]
-        for job, (allowed_bytes, stop) in zip(running, self._purse.divide(running, self._window_bytes, now), strict=True):
+        for job, (allowed_bytes, stop) in zip(running, self._quota.divide(running, self._window_bytes, now), strict=True):
             if job.transfer is not None:
                 self._run(job, job.transfer.allow(allowed_bytes, now=now), now)
             if stop is not None:
@@ -336,20 +337,20 @@ class Delivery:
             elif job.code in BUDGET_CODES:
                 self._unpark(job)
 
-    def _park(self, job: Job, code: Code, reason: str) -> None:
+    def _park(self, job: TransferJob, code: Code, reason: str) -> None:
         if job.code is not code:
             job.code = code
             log.warning("fetch.parked", model=job.model, code=code, reason=reason)
-            self._post(Stalled(job.model, job.target, code, reason))
+            self._post(TransferStalled(job.model, job.target, code, reason))
 
-    def _unpark(self, job: Job) -> None:
+    def _unpark(self, job: TransferJob) -> None:
         job.code = None
-        log.info("fetch.goes_on", model=job.model)
-        self._post(Stalled(job.model, job.target, None, ""))
+        log.info("fetch.resumed", model=job.model)
+        self._post(TransferStalled(job.model, job.target, None, ""))
 
     # The broker
 
-    def _run(self, job: Job, commands: list[core.Command], now: MonotonicSeconds) -> None:
+    def _run(self, job: TransferJob, commands: list[core.Command], now: MonotonicSeconds) -> None:
         for command in commands:
             match command:
                 case core.Subscribe(digests, only_if_new):
@@ -367,14 +368,14 @@ class Delivery:
                 case core.Complete():
                     self._guard(job, now, lambda: self._finish(job))
 
-    def _ask(self, job: Job, ask: core.Ask) -> None:
+    def _ask(self, job: TransferJob, ask: core.Ask) -> None:
         try:
             self._link.want(ask.want(job.target.digest, job.variant, index=job.in_index))
         except Unreachable as error:
             log.warning("want.not_sent", model=job.model, reason=str(error))  # the quiet time asks again
 
-    def _guard(self, job: Job, now: MonotonicSeconds, do: Callable[[], None]) -> None:
-        """A full disk parks the job, blocks kept; any other refusal ends it."""
+    def _guard(self, job: TransferJob, now: MonotonicSeconds, do: Callable[[], None]) -> None:
+        """Park the job where the disk is full, blocks kept; end it at any other refusal."""
         try:
             do()
         except Refused as refusal:
@@ -388,7 +389,7 @@ class Delivery:
                 self._refused(refusal, job.model)
             else:
                 self.cancel(job.model)
-                self._post(Outcome(job.model, job.target, refusal))
+                self._post(TransferEnded(job.model, job.target, refusal))
         else:
             if job.code in DISK_CODES and job.parked_until is None:
                 self._unpark(job)

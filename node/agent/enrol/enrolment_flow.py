@@ -1,4 +1,4 @@
-"""Joining a fleet, and staying in it: the device's key, the hub's answers and the files that come of them, put together in order.
+"""Join a fleet, and stay in it: the device's key, the hub's answers and the files that come of them, put together in order.
 
 What the hub answers is verified before a byte of it is kept, when the device enrols the trust metadata too; then it is kept in one write;
 then everything else is made from that, again if need be. `enrol` is what a person asks for once, `renew` what the agent does by itself.
@@ -25,7 +25,7 @@ from schemas.names import RESERVED_NODES, sha256
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What the device has of its fleet: its key, the hub's answer, and what its certificate says."""
+    """Describe what the device has of its fleet: its key, the hub's answer, and what its certificate says."""
 
     identity: Identity
     kept: Kept
@@ -90,15 +90,15 @@ def enrol(data: Path, *, hub: str, token: Token, site_id: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """What a renewal brought, verified; nothing of it is kept yet."""
+    """Describe what a renewal brought, verified; nothing of it is kept yet."""
 
     kept: Kept
     answer: Enrolled
     at: int  # by the hub's signed word
 
 
-def renew(data: Path, member: Membership, *, hub: str, new_key: bool, told: Callable[[int], object] = lambda at: None) -> Renewed:
-    """Ask for the next certificate, signing with the key that the hub knows; `told` hears the time as soon as the hub has signed it.
+def renew(data: Path, member: Membership, *, hub: str, new_key: bool, on_signed_time: Callable[[int], object] = lambda at: None) -> Renewed:
+    """Ask for the next certificate, signing with the key that the hub knows; `on_signed_time` is called as soon as the hub has signed.
 
     Raises:
         Refused: the hub says no, or what it says does not hold.
@@ -108,7 +108,7 @@ def renew(data: Path, member: Membership, *, hub: str, new_key: bool, told: Call
     # A next key that is there already was perhaps sent, and the answer lost: another one would lock us out.
     key = Identity.load_or_create(following) if new_key or following.exists() else member.identity
     with enrolment_client.session(hub, authority=member.answer.authority) as session:
-        told(session.statement.at)
+        on_signed_time(session.statement.at)
         body = codec.encode(
             Renewal(
                 node=member.answer.node,
@@ -153,7 +153,7 @@ def take_trust(data: Path, member: Membership) -> int:
 
 
 def _verify(answer: Enrolled, public_key: bytes, *, at: int) -> None:
-    """The hub's answer, before any of it is kept."""
+    """Verify the hub's answer, before any of it is kept."""
     mine = certified(answer, at=at)
     if mine.public_key != public_key:
         raise Refused(Code.CERTIFICATE_INVALID, "the hub's answer holds a certificate of another key than this device's")
@@ -163,7 +163,8 @@ def _verify(answer: Enrolled, public_key: bytes, *, at: int) -> None:
 
 
 def _verify_trust(answer: Enrolled, *, at: int) -> None:
-    """The trust metadata that comes with a first certificate. With a later one it is taken as a broker's would be: it may be refused, and
+    """Verify the trust metadata that comes with a first certificate. With a later one it is taken as a broker's would be: it may be
+    refused, and
     the certificate is good all the same.
     """
     with tempfile.TemporaryDirectory(prefix="fleetcast-enrol-") as scratch:

@@ -1,6 +1,6 @@
-"""The agent's part in staying enrolled: renews the certificate at half of its life, and finds the way back after months offline.
+"""Keep the device enrolled: renew the certificate at half of its life, and find the way back after months offline.
 
-The exchange with the hub runs in a thread of its own, for it may take minutes; what it brought is kept, and told, in the agent's loop.
+The exchange with the hub runs in a thread of its own, for it may take minutes; what it brought is kept and reported in the agent's loop.
 Models keep serving whatever comes of it. A device that was never enrolled has nothing to do here.
 """
 
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 class Renewing:
-    """One device's certificate."""
+    """Renew one device's certificate."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Renewing:
         moved: Callable[[str], None],
         take_trust: Callable[[TrustBundle], None],
     ) -> None:
-        """`wall` is the machine's own clock, which `clock` puts right."""
+        """Take the machine's own clock as `wall`, which `clock` puts right."""
         self._settings, self._store, self._clock = settings, store, clock
         self._wall, self._monotonic, self._rng = wall, monotonic, rng
         self._moved, self._take_trust = moved, take_trust
         self._member = self._settled()
-        self._own = Identity.load_or_create(settings.data / KEY_NAME)  # of a device that was never enrolled
+        self._own = Identity.load_or_create(settings.data / KEY_NAME)  # The key of a device that was never enrolled.
         self._renewal = self._next()
         self._online_at = monotonic()
         self._files_at = self._changed_at()
@@ -55,12 +55,12 @@ class Renewing:
 
     @property
     def hub(self) -> str:
-        """Where to renew: the settings' word, else that of the enrolment; empty for a device that was not enrolled."""
+        """Return where to renew: the settings' word, else that of the enrolment; empty for a device that was not enrolled."""
         return self._settings.hub or (self._member.kept.hub if self._member is not None else "")
 
     @property
     def identity(self) -> Identity:
-        """The device's present key."""
+        """Return the device's present key."""
         return self._member.identity if self._member is not None else self._own
 
     def tick(self, *, online: bool) -> None:
@@ -89,21 +89,21 @@ class Renewing:
     # The exchange
 
     def _begin(self, member: Membership, reason: Reason) -> None:
-        log.info("enrolment.renewing", reason=reason, hub=self.hub, expires=member.certified.ends)
+        log.info("enrolment.renewal_started", reason=reason, hub=self.hub, expires=member.certified.ends)
         self._brought = self._signed_at = None
         self._thread = threading.Thread(target=self._exchange, args=(member,), name="renewal", daemon=True)
         self._thread.start()
 
     def _exchange(self, member: Membership) -> None:
-        """In the thread: nothing here touches the store or the enrolment's files, but for a next key that is made."""
+        """Run in the thread: nothing here touches the store or the enrolment's files, but for a next key that is made."""
         try:
             self._brought = enrolment_flow.renew(
-                self._settings.data, member, hub=self.hub, new_key=self._settings.new_key_on_renewal, told=self._told
+                self._settings.data, member, hub=self.hub, new_key=self._settings.new_key_on_renewal, on_signed_time=self._take_signed_time
             )
         except Exception as error:
             self._brought = error
 
-    def _told(self, at: int) -> None:
+    def _take_signed_time(self, at: int) -> None:
         self._signed_at = at
 
     def _finish(self) -> None:
@@ -120,7 +120,7 @@ class Renewing:
                 outcome = "refused" if brought.code in {Code.ENROLMENT_REVOKED, Code.ENROLMENT_REQUEST} else "unreachable"
                 log.error("enrolment.refused", code=str(brought.code), reason=brought.reason)
             case _:
-                log.error("node.bug", doing="renewal", exc_info=brought)
+                log.error("bug.survived", doing="renewal", exc_info=brought)
         self._tried(outcome)
 
     def _tried(self, outcome: Outcome) -> None:
@@ -128,10 +128,10 @@ class Renewing:
         self._renewal = renewal.tried(outcome, monotonic=self._monotonic(), chance=self._rng.random())
 
     def _take_time(self, at: int) -> None:
-        """The hub's issuer has signed what time it is: never before that again, and no clock that is wrong is believed."""
+        """Take in that the hub's issuer has signed what time it is: never before that again, and no clock that is wrong is believed."""
         self._store.raise_fact("clock_floor", at)
-        if self._clock.told(at, wall=self._wall(), monotonic=self._monotonic()):
-            log.warning("clock.put_right", wall=int(self._wall()), signed=at)
+        if self._clock.correct(at, wall=self._wall(), monotonic=self._monotonic()):
+            log.warning("clock.corrected", wall=int(self._wall()), signed=at)
 
     def _keep(self, brought: Renewed) -> bool:
         before = self._member
@@ -160,7 +160,7 @@ class Renewing:
         return Renewal(self._member.kept.at, self._member.certified.ends, self._rng.random())
 
     def _look_at_files(self) -> None:
-        """A command at this device has perhaps enrolled or renewed it."""
+        """Take in that a command at this device has perhaps enrolled or renewed it."""
         found = self._changed_at()
         if found != self._files_at:
             self._files_at = found

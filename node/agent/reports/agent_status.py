@@ -1,4 +1,4 @@
-"""What the agent says of itself beside the broker: `status.json` for commands, a word to the service manager, and its watchdog.
+"""Report how the agent is, beside the broker: `status.json` for commands, a word to the service manager, and its watchdog.
 
 The watchdog is fed by the loop, and only when the serving thread has answered since the last time: so it says that both are alive. A turn
 that hangs sends nothing, and a serving thread that hangs never answers.
@@ -23,11 +23,11 @@ from schemas.state import State
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 2.0  # how often what is said is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
+LOOK_SECONDS = 2.0  # how often the status is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
 
 
-class Standing:
-    """How the agent stands. Every method is called by the loop's thread; only the serving thread's answer comes from there."""
+class StatusWriter:
+    """Report how the agent is. Every method is called by the loop's thread; only the serving thread's answer comes from there."""
 
     def __init__(
         self,
@@ -58,32 +58,32 @@ class Standing:
         self._sentence = ""
 
     def began(self) -> None:
-        """Local programs can connect."""
+        """Take in that local programs can connect."""
         self._certificate_expires = expires_at(self._settings.tls_certificate)
         self._notify.ready()
         self.tick()
 
     def connected(self) -> None:
-        """The broker took us."""
+        """Take in that the broker took us."""
         self._certificate_expires = expires_at(self._settings.tls_certificate)  # it may have been renewed
         self._denied = 0
         self._turn(True, "")
 
     def disconnected(self, reason: str) -> None:
-        """The connection ended, or could not be made."""
+        """Take in that the connection ended, or could not be made."""
         self._turn(False, reason)
 
     def denied(self, filters: int) -> None:
-        """The broker does not let us read so many topics."""
+        """Count topics that the broker does not let us read."""
         self._denied += filters
         self.trouble(f"the broker denies {filters} of our subscriptions")
 
     def trouble(self, sentence: str) -> None:
-        """Something was refused, or went wrong and was survived."""
+        """Take in that something was refused, or went wrong and was survived."""
         self._error, self._error_at = sentence[:TEXT_MAX], int(self._wall())
 
     def tick(self) -> None:
-        """One turn of the loop is over."""
+        """Write the status and feed the watchdog, where that is due after a turn of the loop."""
         now = self._monotonic()
         self._feed(now)
         if now - self._looked_at < LOOK_SECONDS:
@@ -92,7 +92,7 @@ class Standing:
         self._say(self._status(None))
 
     def left(self) -> None:
-        """The agent ends."""
+        """Write the last status: the agent ends."""
         self._notify.stopping()
         self._write(self._status(int(self._wall())))
 
@@ -107,7 +107,7 @@ class Standing:
         self._server.ask_held(self._hear)
 
     def _hear(self, held: dict[bytes, int | None]) -> None:
-        """The serving thread's answer, on that thread: plain stores, the flag last."""
+        """Take the serving thread's answer, on that thread: plain stores, the flag last."""
         self._held = held
         self._answered_at = int(self._wall())
         self._answered = True
@@ -165,7 +165,7 @@ class Standing:
             error=self._error,
             error_at=self._error_at,
             read_only=self.read_only[:TEXT_MAX],
-            supervised=self._notify.told or "INVOCATION_ID" in os.environ,
+            supervised=self._notify.is_watched or "INVOCATION_ID" in os.environ,
             inherited=self._inherited,
             watchdog_seconds=self._notify.watchdog_seconds,
         )

@@ -1,4 +1,4 @@
-"""Finds the facts that `node.core.doctor.diagnosis` judges: looks at files, and goes to the broker step by step, as the agent would.
+"""Find the facts that `node.core.doctor.diagnosis` judges: look at files, and go to the broker step by step, as the agent would.
 
 It disturbs nothing. Where the agent is connected, its own word is taken for the login: a broker may allow one connection a certificate, as
 ours does, and ends the first for the second. What is written in the data folder is removed again.
@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from fleetcast.mqtt import CONNACK_SECONDS, BrokerUrl, Connected, Disconnected, Link, Message, Subscribed, TlsFiles
+from fleetcast.mqtt import CONNACK_SECONDS, BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Subscribed, TlsFiles
 from node.core.doctor.diagnosis import Certificate, Facts, Folder, Login, Road, Served
 from node.core.doctor.findings import Trouble
 from node.enrol import credentials
@@ -39,9 +39,11 @@ from schemas.errors import Refused, Unreachable
 from schemas.limits import TRUST_ROLE_BYTES_MAX
 from schemas.topics import Topics
 
+E = TypeVar("E", Connected, Subscribed, Message)
+
 CONNECT_SECONDS: Final = 10.0
 RETAINED_SECONDS: Final = 5.0  # a broker sends what it retains right behind its SUBACK
-ALERT_SECONDS_MIN, ALERT_SECONDS_MAX = 0.3, 5.0  # of waiting for a broker to say that it refuses our certificate
+ALERT_SECONDS_MIN, ALERT_SECONDS_MAX = 0.3, 5.0  # A broker's time to report that it refuses our certificate.
 
 INIT = Path("/proc/1")
 LISTENING: Final = "0A"  # TCP_LISTEN, as /proc/net/tcp writes it
@@ -62,7 +64,7 @@ VERIFY: Final = {
 
 
 def probe(path: Path, *, wall: Callable[[], float], step: Callable[[str], object] = lambda text: None) -> Facts:
-    """All the facts about the node of a settings file; `step` hears what is looked at next."""
+    """Return all the facts about the node of a settings file; `step` hears what is looked at next."""
     now = int(wall())
     step("settings")
     try:
@@ -78,7 +80,7 @@ def probe(path: Path, *, wall: Callable[[], float], step: Callable[[str], object
     facts = Facts(now, node=settings.id, certificate=certificate_of(tls) if tls is not None else None)
     try:
         facts = _local(facts, settings, tls)
-    except PermissionError as error:  # another user's folder: what can be seen from outside is still told
+    except PermissionError as error:  # another user's folder: what can be seen from outside is still reported
         text = f"{error.strerror} ({error.filename}): run this as root, or as the user that the node runs as"
         facts = replace(facts, folder=Folder(str(settings.data), write_error=text))
     step(f"broker {url}")
@@ -157,7 +159,7 @@ def _folder(settings: NodeSettings, tls: TlsFiles | None, on_disk: list[OnDisk],
 
 
 def _write_error(folder: Path) -> str:
-    """Why nothing can be made there; no room is told by the disk's own figures."""
+    """Return why nothing can be made there; the disk's own figures tell of no room."""
     try:
         with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=folder):
             return ""
@@ -210,7 +212,7 @@ def _root(path: Path) -> tuple[str, bool]:
 
 
 def certificate_of(tls: TlsFiles) -> Certificate:
-    """What is to be said of the three TLS files."""
+    """Return the facts about the three TLS files."""
     found = Certificate(tls.certificate)
     try:
         shown = credentials.read(tls.certificate)
@@ -238,7 +240,7 @@ def _text(error: OSError) -> str:
 
 
 def _memory_bytes(settings: NodeSettings, pid: int) -> int:
-    """What the node may have: the machine's memory, or less where its service has a bound."""
+    """Return what the node may have: the machine's memory, or less where its service has a bound."""
     found = profile(settings).memory_bytes
     with suppress(OSError, ValueError):
         group = Path(f"/proc/{pid}/cgroup").read_text().partition("0::/")[2].strip()
@@ -247,7 +249,7 @@ def _memory_bytes(settings: NodeSettings, pid: int) -> int:
 
 
 def _port(settings: NodeSettings) -> tuple[bool, str]:
-    """Whether somebody else has the address that the agent will want, and what is said."""
+    """Return whether somebody else has the address that the agent will want, and the error."""
     if settings.port == 0:
         return False, ""
     try:
@@ -264,7 +266,7 @@ def _port(settings: NodeSettings) -> tuple[bool, str]:
 
 
 def _kept_by_init(port: int) -> bool:
-    """Whether the service manager itself listens there, for a node that is to start; only root can tell."""
+    """Return whether the service manager itself listens there, for a node that is to start; only root can tell."""
     listening = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         with suppress(OSError):
@@ -280,7 +282,7 @@ def _kept_by_init(port: int) -> bool:
 
 
 def _road(url: BrokerUrl, tls: TlsFiles | None) -> Road:
-    """Name, connection, and TLS, as far as it goes."""
+    """Return name, connection, and TLS, as far as it goes."""
     found = Road(str(url))
     try:
         address = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
@@ -331,7 +333,7 @@ def _handshake(found: Road, url: BrokerUrl, tls: TlsFiles, raw: socket.socket) -
 
 def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: Path | None, now: int) -> Login | None:
     """Connect, ask for what the hub retains, and judge it by the pinned root; None when the agent came in between."""
-    inbox: queue.Queue[Any] = queue.Queue()
+    inbox: queue.Queue[LinkEvent] = queue.Queue()
     topic = Topics(settings.fleet).trust
     # Not the node's own client id, which most brokers would end the session for that waits for the agent.
     link = Link(url, client_id=f"{settings.id}-doctor-{os.getpid()}", inbox=inbox, session_expiry_seconds=0, tls=tls)
@@ -356,8 +358,8 @@ def _login(url: BrokerUrl, tls: TlsFiles | None, settings: NodeSettings, root: P
         link.close()
 
 
-def _after_connect(heard: Any, url: BrokerUrl) -> Login | None:
-    """What went wrong, if something did."""
+def _after_connect(heard: Connected | Disconnected | None, url: BrokerUrl) -> Login | None:
+    """Return what went wrong, if something did."""
     if isinstance(heard, Disconnected):
         silent = heard.reason.startswith("Unspecified")  # the connection broke, and the broker gave no reason code
         return Login("silent" if silent else "refused", f"broker {url} ended the connection at our CONNECT: {heard.reason}")
@@ -366,8 +368,8 @@ def _after_connect(heard: Any, url: BrokerUrl) -> Login | None:
     return None
 
 
-def _after_subscribe(heard: Any, url: BrokerUrl, topic: str, node: str) -> Login | None:
-    """What went wrong, if something did."""
+def _after_subscribe(heard: Subscribed | Disconnected | None, url: BrokerUrl, topic: str, node: str) -> Login | None:
+    """Return what went wrong, if something did."""
     if not isinstance(heard, Subscribed):
         return Login("silent", f"broker {url} did not answer a SUBSCRIBE")
     if heard.refused:
@@ -375,8 +377,8 @@ def _after_subscribe(heard: Any, url: BrokerUrl, topic: str, node: str) -> Login
     return None
 
 
-def _heard(inbox: "queue.Queue[Any]", kind: type, seconds: float) -> Any:
-    """The next event of a kind, or the end of the connection; None when neither comes in time."""
+def _heard(inbox: "queue.Queue[LinkEvent]", kind: type[E], seconds: float) -> E | Disconnected | None:
+    """Return the next event of a kind, or the end of the connection; None when neither comes in time."""
     deadline = time.monotonic() + seconds
     with suppress(queue.Empty):
         while True:

@@ -1,4 +1,4 @@
-"""Signs what the node has to say, keeps it until the broker has taken it, and says it again to a broker that forgot."""
+"""Sign what the node has to report, keep it until the broker has taken it, and send it again to a broker that forgot."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -22,7 +22,7 @@ REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time
 
 
 class Reporter:
-    """Receipts, refusals, and the outbox that windows share with them."""
+    """Send receipts, refusals, and the outbox that windows share with them."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Reporter:
         self._wall, self._monotonic, self._windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
-        self.told: Callable[[str], None] = lambda sentence: None  # hears of every refusal
+        self.on_refusal: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
     def report(
         self,
@@ -72,7 +72,7 @@ class Reporter:
     def refusal(self, refusal: Refused, model: str) -> None:
         """Report a message or a file that was refused; nothing else changes."""
         log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
-        self.told(str(refusal))
+        self.on_refusal(str(refusal))
         key, now = (str(refusal.code), model), self._monotonic()
         if now - self._refusals.get(key, NEVER) >= REFUSAL_SECONDS:
             self._refusals[key] = now
@@ -83,19 +83,19 @@ class Reporter:
                 log.warning("receipt.not_kept", code=full.code, reason=full.reason)
 
     def connected(self, *, session_present: bool) -> None:
-        """The broker is there; one that forgot hears the kept messages again, and their readers count them once."""
+        """Take in that the broker is there; one that forgot is sent the kept messages again, and their readers count them once."""
         self._sending.clear()
         if not session_present:
             self._store.resend(windows=self._windows)
 
     def published(self, mid: int) -> None:
-        """The broker has taken a message."""
+        """Take in that the broker has taken a message."""
         if mid in self._sending:
             self._store.mark_sent([self._sending[mid]])
             del self._sending[mid]
 
     def send(self, *, windows: bool = True) -> None:
-        """Say what waits, so much at a time; without `windows` those that are none."""
+        """Send what waits, a bounded number at a time; without `windows` only other messages."""
         flying = set(self._sending.values())
         outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self._windows and windows)
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]

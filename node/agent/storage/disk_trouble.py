@@ -1,11 +1,11 @@
-"""What the agent does about a disk that takes nothing, or has damaged the store: it goes on serving, tries again, and says so."""
+"""Handle a disk that takes nothing, or has damaged the store: go on serving, try again, and report it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import structlog
 
-from node.agent.reports.agent_status import Standing
+from node.agent.events import Event
+from node.agent.reports.agent_status import StatusWriter
 from node.core.trust.clock import NEVER, MonotonicClock
 from node.storage.store import NodeStore
 from node.storage.store_file import trouble_of
@@ -19,25 +19,25 @@ DEFERRED_MAX = 256  # events that wait for room; more are dropped, and come agai
 
 
 class DiskTrouble:
-    """Of one agent. Called by the loop's thread alone."""
+    """Handle one agent's trouble with its disk. Called by the loop's thread alone."""
 
-    def __init__(self, store: NodeStore, standing: Standing, monotonic: MonotonicClock) -> None:
-        self._store, self._standing, self._monotonic = store, standing, monotonic
+    def __init__(self, store: NodeStore, status_writer: StatusWriter, monotonic: MonotonicClock) -> None:
+        self._store, self._status_writer, self._monotonic = store, status_writer, monotonic
         self.damage: Refused | None = None  # the store turned out damaged: the agent ends, and its next start goes on
         self._met = False
         self._tried_at = self._met_at = self._logged_at = NEVER
-        self._deferred: list[Any] = []
-        standing.read_only = store.stuck
+        self._deferred: list[Event] = []
+        status_writer.read_only = store.stuck
 
     def explains(self, error: BaseException) -> bool:
-        """Whether the disk is to blame for an error, and not we."""
+        """Return whether the disk is to blame for an error, and not we."""
         match trouble_of(error):
             case "damaged":
                 log.error("store.damaged", reason=str(error))
                 self.damage = Refused(Code.STORE_DAMAGED, f"{error}; it is set aside, and the next start goes on with what else is here")
             case "stuck":
                 self._met, self._met_at = True, self._monotonic()
-                self._standing.trouble(str(error))
+                self._status_writer.trouble(str(error))
                 if self._met_at - self._logged_at >= LOGGED_SECONDS:
                     self._logged_at = self._met_at
                     log.error("disk.full", reason=str(error))
@@ -45,16 +45,18 @@ class DiskTrouble:
                 return False
         return True
 
-    def defers(self, event: Any) -> bool:
-        """Whether an event is kept for later, because it has just met a full disk: its effect is not durable, so it is not acknowledged."""
+    def defers(self, event: Event) -> bool:
+        """Return whether an event is kept for later, because it has just met a full disk: its effect is not durable, so it is not
+        acknowledged.
+        """
         met, self._met = self._met, False
         if met and len(self._deferred) < DEFERRED_MAX:
             self._deferred.append(event)
             return True
         return False
 
-    def again(self) -> list[Any]:
-        """Events that met a full disk some time ago."""
+    def again(self) -> list[Event]:
+        """Return events that met a full disk some time ago."""
         self._met = False
         if not self._deferred or self._monotonic() - self._met_at < AGAIN_SECONDS:
             return []
@@ -67,11 +69,11 @@ class DiskTrouble:
             return
         self._tried_at = self._monotonic()
         self._store.write_down()
-        self._standing.read_only = ""
+        self._status_writer.read_only = ""
         log.info("store.written_down")
 
     def write_down_at_last(self, checkpoint: Callable[[], None], open_windows: Callable[[], int]) -> None:
-        """Before the end: what is counted is written, or said to be lost."""
+        """Write what is counted before the end, or log that it is lost."""
         try:
             if self._store.stuck:
                 self._store.write_down()

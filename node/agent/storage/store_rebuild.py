@@ -1,4 +1,4 @@
-"""Takes up what a node served after its store was lost: from the releases on its disk, the links to what was served, and trusted metadata.
+"""Take up what a node served after its store was lost: from the releases on its disk, the links to what was served, and trusted metadata.
 
 What is believed of the disk is what was believed of the store: whoever can write there owns the device. Each release that is taken up is
 verified file by file against its manifest, and that against its digest. What was not on the disk is asked for again of the hub.
@@ -19,7 +19,7 @@ from node.core.trust.clock import BUILD_TIME
 from node.host.pidfile import read_status
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
-from node.storage.store import Held, NodeStore
+from node.storage.store import NodeStore, StoredBlock
 from node.trust.tuf_client import Trust
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, blocks_of
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What the disk says beside the store. `status` is the last one that an agent left here, `rollouts` are verified."""
+    """Hold what the disk knows beside the store. `status` is the last one that an agent left here, `rollouts` are verified."""
 
     status: AgentStatus | None
     rollouts: Mapping[str, Rollout]
@@ -101,7 +101,7 @@ def _slot(
 
 
 def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manifests, artifacts: Artifacts) -> Target | None:
-    """The release, if every file of it is here as its manifest says."""
+    """Return the release, if every file of it is here as its manifest says."""
     try:
         manifest = manifests.get(digest)
         variant = manifests.variant_here(digest)
@@ -116,8 +116,8 @@ def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manif
     return Target(version=manifest.version, digest=digest, rollout=salt)
 
 
-def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Iterator[Held]:
-    """Where blocks of a release are to be; whoever uses one verifies it, and forgets it where it is not."""
+def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Iterator[StoredBlock]:
+    """Yield where blocks of a release are to be; a user of one verifies it, and forgets it where it is not."""
     try:
         manifest = manifests.get(digest)
     except Refused:
@@ -129,7 +129,7 @@ def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Ite
             offset = 0
             for block in _blocks(digest, file, artifacts) if size else ():
                 if offset + block.bytes <= size:
-                    yield Held(block.digest, path, offset, block.bytes)
+                    yield StoredBlock(block.digest, path, offset, block.bytes)
                 offset += block.bytes
 
 

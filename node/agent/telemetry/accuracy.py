@@ -1,4 +1,4 @@
-"""Turns counts of right and wrong answers into windows: noise and the privacy ledger before anything leaves, once an interval.
+"""Turn counts of right and wrong answers into windows: noise and the privacy accountant before anything leaves, once an interval.
 
 What was declared, what answered when and what sites said stands in the store, so that a death loses none of it and a command can add to it
 beside the agent; only answers of the last seconds are in memory. Where those were lost, it does not claim to know their number.
@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import structlog
 
-from node.agent.telemetry.privacy_accountant import Ledger
+from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry import privacy
-from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Told
+from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, LabelCounts
 from node.core.telemetry.privacy import BitSource
 from node.core.telemetry.privatise import noised
 from node.core.trust.clock import WallClock
-from node.serving.accuracy_route import LabelsSaid
+from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
 from node.storage.accuracy_counts import Taken, take
 from node.storage.store import NodeStore
@@ -29,16 +29,18 @@ log = structlog.get_logger()
 
 RUNS_SINCE = "answers_counted"  # the moment since which answers may be in memory only; 0: the last agent ended as it should
 OTHER_TIMES = "answers_of_other_times"  # programs here give times of their own: what was lost may be of any interval
-FUTURE_SECONDS = 3600  # of a program's clock error that is forgiven, as for windows
+FUTURE_SECONDS = 3600  # A program's clock error that is forgiven, as for windows.
 
 
 class Labels:
-    """Right and wrong answers of every release on this node. `answered` is called by the serving thread, everything else by the loop."""
+    """Count right and wrong answers of every release on this node. `answered` is called by the serving thread, everything else by the
+    loop.
+    """
 
     def __init__(
         self,
         store: NodeStore,
-        ledger: Ledger,
+        accountant: PrivacyAccountant,
         *,
         topic: Callable[[str, str], str],
         cohort: str,
@@ -46,10 +48,10 @@ class Labels:
         bits: BitSource,
         clock: WallClock,
     ) -> None:
-        self._store, self._ledger, self._topic, self._cohort = store, ledger, topic, cohort
+        self._store, self._accountant, self._topic, self._cohort = store, accountant, topic, cohort
         self._wait_seconds, self._bits, self._clock = wait_seconds, bits, clock
         self._declared: dict[bytes, Declared] = {one.release: one for one in store.declared()}
-        self._seconds: dict[bytes, int] = {}  # of an interval, of the releases that are served
+        self._seconds: dict[bytes, int] = {}  # An interval's length, by served release.
         self._lock = threading.Lock()
         self._answered: Counter[tuple[bytes, int]] = Counter()
         self._other_times = False
@@ -61,11 +63,11 @@ class Labels:
 
     @property
     def declared(self) -> list[Declared]:
-        """Every release that was served here and has a reference of right and wrong answers."""
+        """Return every release that was served here and has a reference of right and wrong answers."""
         return list(self._declared.values())
 
     def watch(self, digest: bytes, manifest: Manifest) -> None:
-        """A release serves from now on."""
+        """Take in that a release serves from now on."""
         if manifest.accuracy is None:
             return
         declared = Declared(manifest.model, manifest.version, digest, manifest.accuracy)
@@ -75,7 +77,7 @@ class Labels:
         self._seconds[digest] = declared.seconds
 
     def answered(self, seen: Observation) -> None:
-        """A request was answered: its rows may turn out right or wrong."""
+        """Take in that a request was answered: its rows may turn out right or wrong."""
         seconds = self._seconds.get(seen.digest)
         if seconds is None or seen.failed:
             return
@@ -87,14 +89,14 @@ class Labels:
                 self._answered[seen.digest, start] += seen.rows
                 self._other_times |= not start <= now < start + seconds
 
-    def said(self, event: LabelsSaid) -> None:
-        """A program of the site says counts: it hears when they are durable, or why they are not taken."""
+    def said(self, event: LabelsReported) -> None:
+        """Take counts from a program of the site: it hears when they are durable, or why they are not taken."""
         if not event.done.set_running_or_notify_cancel():
             return  # it has given up waiting, and will say them again
         try:
             if self._store.stuck:
                 raise Refused(Code.DISK_FULL, self._store.stuck)
-            event.done.set_result(self.take(event.model, event.version, event.told).as_json(event.told))
+            event.done.set_result(self.take(event.model, event.version, event.counts).as_json(event.counts))
         except Refused as refusal:
             if refusal.code is Code.DISK_FULL:
                 event.done.set_exception(Unreachable(f"the node's disk takes nothing ({refusal.reason}); say it again, with the same id"))
@@ -105,16 +107,16 @@ class Labels:
             event.done.set_exception(error)
             raise
 
-    def take(self, model: str, version: str | None, told: Told) -> Taken:
+    def take(self, model: str, version: str | None, counts: LabelCounts) -> Taken:
         """Add counts to their interval.
 
         Raises:
-            Refused: as node.labels.take, and where no telemetry leaves at all.
+            Refused: as node.storage.accuracy_counts.take, and where no telemetry leaves at all.
         """
         if self._wait_seconds is None:
             raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry (`telemetry = false` in its settings)")
         self.checkpoint()  # what was answered a moment ago can be labelled
-        taken = take(self._store, model, version, told, now=int(self._clock()), wait_seconds=self._wait_seconds)
+        taken = take(self._store, model, version, counts, now=int(self._clock()), wait_seconds=self._wait_seconds)
         log.info("labels.taken", model=model, version=taken.declared.version, start=taken.start, leaves_at=taken.leaves_at)
         return taken
 
@@ -137,12 +139,12 @@ class Labels:
             raise
 
     def leave(self) -> None:
-        """Nothing is answered any more, and all that was is counted."""
+        """Write down at the end all that was answered."""
         self.checkpoint()
         self._store.set_fact(RUNS_SINCE, 0)
 
     def tick(self, now: int) -> bool:
-        """Have leave what is due; True when something was put in the outbox. The ledger is to be sealed then."""
+        """Have leave what is due; True when something was put in the outbox. The accountant is to be sealed then."""
         if self._wait_seconds is None:  # what was taken earlier stays until telemetry is on again
             return False
         sent = False
@@ -157,13 +159,13 @@ class Labels:
         noise, model, release = declared.accuracy.privacy, declared.model, declared.release
         rho = noise.rho(1)
         days = list(privacy.days_of(start, declared.seconds))
-        withheld = self._ledger.refusal(start, days, rho)
+        withheld = self._accountant.refusal(start, days, rho)
         with self._store.transaction():
-            known = self._store.interval(declared, start)  # read here: a command beside us may have said more a moment ago
+            known = self._store.interval(declared, start)  # read here: a command beside us may have added more a moment ago
             if known.closed:
                 return False
             if withheld is None:
-                self._ledger.charge(days, rho, f"labels {model} {release[:8].hex()} {start}")
+                self._accountant.charge(days, rho, f"labels {model} {release[:8].hex()} {start}")
                 window = noised(
                     (known.wrong, known.right, 0),
                     baseline=declared.accuracy.baseline,

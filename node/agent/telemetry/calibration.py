@@ -1,4 +1,4 @@
-"""The node's own baseline: gathered over a calibration, noised once, kept, and charged once.
+"""Make the node's own baseline: gathered over a calibration, noised once, kept, and charged once.
 
 - A new release: what is counted of its inputs the same way keeps its baseline; of outputs and of the service, which are the release's
   own, a new one is gathered, and only that is charged for.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import structlog
 
-from node.agent.telemetry.privacy_accountant import Ledger
+from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry.privacy import BitSource
 from node.core.telemetry.privatise import Gathering, Own, noisy, rows_in, usual_of
 from node.storage.store import NodeStore
@@ -26,12 +26,14 @@ log = structlog.get_logger()
 
 
 class Calibration:
-    """The own baseline of one release on this node. All that writes runs in the caller's transaction."""
+    """Make the own baseline of one release on this node. All that writes runs in the caller's transaction."""
 
-    def __init__(self, store: NodeStore, ledger: Ledger, digest: bytes, manifest: Manifest, *, cohort: str, bits: BitSource) -> None:
+    def __init__(
+        self, store: NodeStore, accountant: PrivacyAccountant, digest: bytes, manifest: Manifest, *, cohort: str, bits: BitSource
+    ) -> None:
         if manifest.baseline is None or manifest.privacy is None:
             raise ValueError("a release without signals has no baseline")
-        self._store, self._ledger, self._digest, self._bits = store, ledger, digest, bits
+        self._store, self._accountant, self._digest, self._bits = store, accountant, digest, bits
         self._model = manifest.model
         self._baseline: Baseline = manifest.baseline
         self._privacy: Privacy = manifest.privacy
@@ -40,11 +42,11 @@ class Calibration:
 
     @property
     def gathers(self) -> bool:
-        """Whether there is to be an own baseline, and is none yet."""
+        """Return whether there is to be an own baseline, and is none yet."""
         return self._baseline.calibration_rows is not None and self.own() is None
 
     def own(self) -> Own | None:
-        """The own baseline; None while a signal has none, or none is asked for."""
+        """Return the own baseline; None while a signal has none, or none is asked for."""
         if self._baseline.calibration_rows is None:
             return None
         found = self._store.own(self._keys)
@@ -59,7 +61,7 @@ class Calibration:
         return Own(np.array(counts, np.int64), np.array(of, np.int64), usual)
 
     def gather(self, counts: Sequence[int], rows: int, days: Sequence[int], start: int) -> None:
-        """One more window's exact counts, and `rows` as its noisy ones say; the baseline is made when they are enough.
+        """Add one more window's exact counts, and `rows` by its noisy ones; the baseline is made when they are enough.
 
         A day that cannot pay for its records' part in the baseline takes no part in it.
         """
@@ -70,15 +72,15 @@ class Calibration:
         document = self._store.gathering(self._model, self._digest)
         keys = 0 if self._baseline.season is None else self._baseline.season.keys
         gathered = None if document is None else _read(document)
-        if gathered is None or len(gathered.hours) != keys:  # an earlier program's told no hours apart
+        if gathered is None or len(gathered.hours) != keys:  # an earlier program's did not keep hours apart
             gathered = Gathering((0,) * len(counts), hours=(0,) * keys)
         rho = self._privacy.rho(len(missing))
         new = [day for day in days if day not in gathered.days]
-        if new and not self._ledger.affords(new, rho):
+        if new and not self._accountant.affords(new, rho):
             self._tell_unaffordable(new[0], rho)
             return
         if new:
-            self._ledger.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
+            self._accountant.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
         gathered = gathered.plus(counts, rows, days, self._baseline.key_of(start))
         if gathered.rows < wanted:
             self._store.put_gathering(self._model, self._digest, _written(gathered))
@@ -99,12 +101,12 @@ class Calibration:
         log.info("baseline.made", model=self._model, signals=len(missing), rows=rows)
 
     def _tell_unaffordable(self, day: int, rho: float) -> None:
-        """Once a day, as loud as it is lasting: a day that pays for a window and the baseline will come, or never does."""
+        """Log once a day, as loud as it is lasting: a day that pays for a window and the baseline will come, or never does."""
         if day == self._told_day:
             return
         self._told_day = day
         window = self._privacy.rho(len(self._baseline.signals))
-        never = window + rho > self._ledger.rho_day_max
+        never = window + rho > self._accountant.rho_day_max
         say = log.warning if never else log.info
         say(
             "baseline.unaffordable",
@@ -112,18 +114,18 @@ class Calibration:
             day=day,
             rho_window=round(window, 4),
             rho_baseline=round(rho, 4),
-            rho_day_max=self._ledger.rho_day_max,
+            rho_day_max=self._accountant.rho_day_max,
             ever="never" if never else "on another day",
         )
 
     def _missing(self) -> list[int]:
-        """Numbers of the signals that have no own baseline."""
+        """Return numbers of the signals that have no own baseline."""
         found = self._store.own(self._keys)
         return [number for number, key in enumerate(self._keys) if key not in found]
 
 
 def _key(signal: Signal, season: Season | None, cohort: str, digest: bytes) -> bytes:
-    """Inputs are the site's, whatever release counts them the same way; all else is the release's."""
+    """Return the key of a signal: inputs are the site's, whatever release counts them the same way; all else is the release's."""
     owner = b"" if signal.side == "input" else digest
     hours = () if season is None or signal.seasons is None else (season.hours, season.weekends, season.offset_minutes)
     counted = (cohort, signal.binning, hours) if hours else (cohort, signal.binning)

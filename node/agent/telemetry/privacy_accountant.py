@@ -1,4 +1,5 @@
-"""The privacy ledger on this device: charged durably before anything leaves, and checked at each start against a witness in another place.
+"""Keep the privacy ledger on this device: charged durably before anything leaves, and checked at each start against a witness in another
+place.
 
 The witness is a small file, written after each charge and before what was charged for can leave. A ledger that is not as the witness saw it
 is believed no more: nothing of what happened before a day has passed leaves the device, and the node says why.
@@ -26,8 +27,8 @@ ENTRIES_MIN = "ledger_entries_min"  # as many entries there were at least, befor
 WITNESS_BYTES_MAX = 256
 
 
-class Ledger:
-    """What was spent, by day of the events that it was spent on."""
+class PrivacyAccountant:
+    """Account for what was spent, by day of the events that it was spent on."""
 
     def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: WallClock) -> None:
         self._store, self._witness, self._rho_day_max, self._clock = store, witness, rho_day_max, clock
@@ -36,16 +37,16 @@ class Ledger:
 
     @property
     def entries(self) -> int:
-        """How many there have been; it only grows."""
+        """Return how many there have been; it only grows."""
         return self._store.ledger_end().number
 
     @property
     def is_sealed(self) -> bool:
-        """Whether the witness has seen the newest entry; until then nothing that was charged may leave."""
+        """Return whether the witness has seen the newest entry; until then nothing that was charged may leave."""
         return self._sealed == self._store.ledger_end()
 
     def refusal(self, start: int, days: Sequence[int], rho: float) -> Code | None:
-        """Why nothing of an interval may leave; None when it may."""
+        """Return why nothing of an interval may leave; None when it may."""
         quiet = self.quiet(start)
         if quiet is not None:
             return quiet
@@ -53,15 +54,15 @@ class Ledger:
 
     @property
     def rho_day_max(self) -> float:
-        """What a day may cost."""
+        """Return what a day may cost."""
         return self._rho_day_max
 
     def affords(self, days: Sequence[int], rho: float) -> bool:
-        """Whether these days have so much left."""
+        """Return whether these days have that much left."""
         return self._store.spent(days) + rho <= self._rho_day_max
 
     def quiet(self, start: int) -> Code | None:
-        """Why nothing leaves of what happened at `start`, whatever was spent."""
+        """Return why nothing leaves of what happened at `start`, whatever was spent."""
         until = self._store.fact(QUIET_UNTIL)
         if min(start, int(self._clock())) >= until:
             return None

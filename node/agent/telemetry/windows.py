@@ -1,4 +1,4 @@
-"""Turns served requests into windows: counts in memory, checkpoints on disk, noise and the privacy ledger before anything leaves.
+"""Turn served requests into windows: counts in memory, checkpoints on disk, noise and the privacy ledger before anything leaves.
 
 A window is charged, noised and put in the outbox in one transaction, so that after any crash it was either never noised or is exactly the
 one that will be sent: the same interval is never released twice with different noise.
@@ -14,7 +14,7 @@ import structlog
 
 from node.agent.telemetry.accuracy import Labels
 from node.agent.telemetry.calibration import Calibration
-from node.agent.telemetry.privacy_accountant import Ledger
+from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry import privacy
 from node.core.telemetry.privatise import added, crowded, noised
 from node.core.telemetry.sketch import Sketch
@@ -31,13 +31,13 @@ from schemas.window import Window
 log = structlog.get_logger()
 
 CHECKPOINT_SECONDS = 2.0
-FUTURE_SECONDS = 3600  # of a program's clock error that is forgiven; later rows would spend the budget of days to come
+FUTURE_SECONDS = 3600  # A program's clock error that is forgiven; later rows would spend the budget of days to come
 MIB_BYTES = 1024 * 1024
 
 
 @dataclass(slots=True)
 class _Watched:
-    """What is counted for one release."""
+    """Describe what is counted for one release."""
 
     manifest: Manifest
     baseline: Baseline
@@ -48,13 +48,13 @@ class _Watched:
 
     @property
     def rho(self) -> float:
-        """What a window costs."""
+        """Return what a window costs."""
         return self.privacy.rho(len(self.baseline.signals))
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Windows that may become one: those of one topic, release and subject."""
+    """Hold windows that may become one: those of one topic, release and subject."""
 
     key: tuple[str, bytes, str | None]
     baseline: Baseline
@@ -62,7 +62,7 @@ class _Kind:
 
 
 class Telemetry:
-    """The windows of every model on this node. `observe` is called by the serving thread, everything else by the loop.
+    """Make the windows of every model on this node. `observe` is called by the serving thread, everything else by the loop.
 
     One that does not send leaves what an earlier one counted and took where it is: nothing is charged or noised until another one sends.
     """
@@ -88,13 +88,13 @@ class Telemetry:
         self._rho_day_max, self._grace_seconds, self._idle_seconds = rho_day_max, grace_seconds, idle_seconds
         self._waiting_max, self._waiting_bytes_max = waiting_max, waiting_bytes_max
         self._clock = clock
-        self._ledger = Ledger(store, witness, rho_day_max=rho_day_max, clock=clock)
+        self._accountant = PrivacyAccountant(store, witness, rho_day_max=rho_day_max, clock=clock)
         self._lock = threading.Lock()
         self._watched: dict[bytes, _Watched] = {}
         self._bits = privacy.BitSource(os.urandom)
         self.labels = Labels(
             store,
-            self._ledger,
+            self._accountant,
             topic=topic,
             cohort=cohort,
             wait_seconds=labels_wait_seconds if sends else None,
@@ -115,7 +115,7 @@ class Telemetry:
             if digest not in self._watched:
                 sketch = Sketch(manifest.baseline, manifest.privacy.window_seconds)
                 sketch.restore(self._store.sketches(manifest.model, digest))
-                calibration = Calibration(self._store, self._ledger, digest, manifest, cohort=self._cohort, bits=self._bits)
+                calibration = Calibration(self._store, self._accountant, digest, manifest, cohort=self._cohort, bits=self._bits)
                 self._watched[digest] = _Watched(manifest, manifest.baseline, manifest.privacy, sketch, calibration)
 
     def observe(self, seen: Observation) -> None:
@@ -147,8 +147,8 @@ class Telemetry:
             Refused: DISK_FULL: what was counted is still counted, and what is due closes once there is room.
         """
         self._is_full = True
-        if not self._ledger.is_sealed:
-            self._ledger.seal()
+        if not self._accountant.is_sealed:
+            self._accountant.seal()
         sent = False
         for digest, watched in list(self._watched.items()):
             with self._lock:
@@ -157,7 +157,7 @@ class Telemetry:
                 sent = self._take(digest, watched, start, int(now)) or sent
         if self.labels.tick(int(now)) or sent:
             sent = True
-            self._ledger.seal()
+            self._accountant.seal()
             self._make_room()
         self._is_full = False
         if abs(now - self._checkpointed) >= CHECKPOINT_SECONDS:  # also after the clock was set back
@@ -178,11 +178,11 @@ class Telemetry:
 
     @property
     def may_leave(self) -> bool:
-        """Whether windows in the outbox may be sent: not before the ledger's witness has seen what they cost."""
-        return self._ledger.is_sealed
+        """Return whether windows in the outbox may be sent: not before the ledger's witness has seen what they cost."""
+        return self._accountant.is_sealed
 
     def open_windows(self) -> int:
-        """How many windows are counted in, of every release."""
+        """Return how many windows are counted in, of every release."""
         with self._lock:
             return sum(len(watched.sketch.snapshot()) for watched in self._watched.values())
 
@@ -208,12 +208,12 @@ class Telemetry:
                 raise
 
     def budget(self, now: WallSeconds) -> TelemetryBudget:
-        """What today has spent, what waits, and why nothing leaves where nothing does."""
+        """Return what today has spent, what waits, and why nothing leaves where nothing does."""
         today = privacy.day_of(int(now))
         spent = self._store.spent([today])
         calibrating = {one.manifest.model for one in self._watched.values() if one.calibration.gathers}
         dearest = max((one.rho for one in self._watched.values()), default=0.0)
-        code = self._ledger.quiet(int(now)) or (Code.LEDGER_SPENT if spent + dearest > self._rho_day_max else None)
+        code = self._accountant.quiet(int(now)) or (Code.LEDGER_SPENT if spent + dearest > self._rho_day_max else None)
         if self._is_full or self._store.stuck:
             code = Code.DISK_FULL
         return TelemetryBudget(
@@ -225,7 +225,7 @@ class Telemetry:
             windows_dropped=self._store.fact("windows_dropped") or None,
             intervals_late=self._store.count_late() or None,
             calibrating=tuple(sorted(calibrating)) or None,
-            ledger_entries=self._ledger.entries or None,
+            ledger_entries=self._accountant.entries or None,
             code=None if code is None else str(code),
         )
 
@@ -239,12 +239,12 @@ class Telemetry:
             log.warning("window.late_rows_dropped", model=model, start=start, code=str(Code.ROWS_LATE))
             return False
         days = list(privacy.days_of(start, seconds))
-        withheld = self._ledger.refusal(start, days, watched.rho)
+        withheld = self._accountant.refusal(start, days, watched.rho)
         rows, rho = 0, 0.0
         with self._store.transaction():
             if withheld is None:
                 rho = watched.rho
-                self._ledger.charge(days, rho, f"window {model} {digest[:8].hex()} {start}")
+                self._accountant.charge(days, rho, f"window {model} {digest[:8].hex()} {start}")
                 window = noised(
                     counts,
                     baseline=watched.baseline,
@@ -293,7 +293,7 @@ class Telemetry:
         return bool(waiting)
 
     def _kinds(self) -> list[_Kind]:
-        """What the windows that wait may be of."""
+        """Return what the windows that wait may be of."""
         signals = [(digest, one.manifest.model, None, one.baseline, one.privacy) for digest, one in self._watched.items()]
         answers = [(one.release, one.model, "accuracy", one.accuracy.baseline, one.accuracy.privacy) for one in self.labels.declared]
         return [

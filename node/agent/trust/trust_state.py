@@ -1,4 +1,4 @@
-"""What the node believes of its fleet, and what it makes of it: verified trust and releases in, wishes to the slots out."""
+"""Keep what the node believes of its fleet, and act on it: verified trust and releases in, wishes to the slots out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ import structlog
 from node.agent.activation.slots import Slots
 from node.core.trust import clock as clocks
 from node.settings import NodeSettings
-from node.storage.sideload import Carried
+from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from node.trust.tuf_client import Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
@@ -21,8 +21,8 @@ log = structlog.get_logger()
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 
 
-class Beliefs:
-    """Trust metadata, the models' releases, and what was carried here in place of a broker's messages."""
+class TrustState:
+    """Hold trust metadata, the models' releases, and what was carried here in place of a broker's messages."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class Beliefs:
         *,
         store: NodeStore,
         trust: Trust,
-        carried: Carried,
+        carried: Sideload,
         wall: clocks.WallClock,
         subscribe_models: Callable[[Sequence[str]], None],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
     ) -> None:
-        self._settings, self._store, self._trust, self._carried, self._wall = settings, store, trust, carried, wall
+        self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
         self._slots: Slots | None = None
         self.view: View | None = None
@@ -55,7 +55,7 @@ class Beliefs:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
 
     def take_trust(self, bundle: TrustBundle) -> None:
-        """The hub, or who carries its word, says whom to trust and what to run."""
+        """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
         floor = self._store.fact("clock_floor")
         now = datetime.fromtimestamp(clocks.trusted_now(int(self._wall()), floor), UTC)
         try:
@@ -75,7 +75,7 @@ class Beliefs:
             self._tell_parameters()
 
     def take_model(self, bundle: ModelBundle) -> None:
-        """The hub, or who carries its word, says which releases a model has."""
+        """Take a model's releases from the hub, or from a stick."""
         model = bundle.model
         try:
             self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
@@ -90,22 +90,22 @@ class Beliefs:
             self._refusal(refusal, model)
         except Unreachable as error:
             self._pending[model] = bundle  # the trust bundle that lists it is on its way
-            log.info("model.waits_for_trust", model=model, reason=str(error))
+            log.info("model.deferred", model=model, reason=str(error))
 
     def look_for_carried(self, now: clocks.MonotonicSeconds) -> None:
-        """Take what somebody brought on a stick as if the broker had said it: verified alike, refused alike."""
+        """Take what somebody brought on a stick as if it came from the broker: verified alike, refused alike."""
         if now - self._looked_at < CARRIED_SECONDS:
             return
         self._looked_at = now
-        for release, unpacked_at in self._carried.releases().items():
+        for release, unpacked_at in self._sideload.releases().items():
             if self._seen.get(release) == unpacked_at:
                 continue
             self._seen[release] = unpacked_at
             try:
-                brought = self._carried.documents(release)
+                brought = self._sideload.documents(release)
             except Refused as refusal:
                 self._refusal(refusal, "")
-                self._carried.remove(release)
+                self._sideload.remove(release)
                 continue
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
             try:
@@ -117,12 +117,12 @@ class Beliefs:
             self._found()
 
     def carriage_of(self, model: str) -> Carriage | None:
-        """How the bytes of a model's rollout may travel."""
+        """Return how the bytes of a model's rollout may travel."""
         rollout = self.view.rollouts.get(model) if self.view is not None else None
         return rollout.carriage if rollout is not None else None
 
     def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
-        """What the model's rollout sets about this release: its new one's, or what held for the old one before it."""
+        """Return what the model's rollout sets about this release: its new one's, or what held for the old one before it."""
         rollout = self.view.rollouts.get(model) if self.view is not None else None
         if rollout is None or not selected(rollout, dict(self._settings.labels)):
             return {}
@@ -158,7 +158,7 @@ class Beliefs:
                     self._slots.wanted(release, rollout.salt, self._wall())
 
     def stale(self) -> bool:
-        """Whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""
+        """Return whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""
         if self.view is None:
             return False
         wall, floor = int(self._wall()), self._store.fact("clock_floor")

@@ -1,4 +1,4 @@
-"""A release's parameters as they are in force, sorted by where they go. See schemas.parameters."""
+"""Sort a release's effective parameters by where they go. See schemas.parameters."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +10,8 @@ from schemas.parameters import Parameters, Setting, Value
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """`inputs` are fed where a request leaves them out; `telemetry_share` of requests is counted."""
+class EffectiveParameters:
+    """Hold what is in force. `inputs` are fed where a request leaves them out; `telemetry_share` of requests is counted."""
 
     inputs: Mapping[str, Raw] = field(default_factory=dict)
     runtime: Mapping[str, Value] = field(default_factory=dict)
@@ -19,15 +19,15 @@ class InForce:
     telemetry_share: float = 1.0
 
 
-def in_force(parameters: Parameters, settings: Sequence[Setting], inputs: Sequence[Spec]) -> InForce:
-    """Where each value goes."""
+def effective_parameters(parameters: Parameters, settings: Sequence[Setting], inputs: Sequence[Spec]) -> EffectiveParameters:
+    """Return where each value goes."""
     by_name = {parameter.name: parameter for parameter in parameters}
     sides: dict[str, dict[str, Value]] = {"input": {}, "runtime": {}, "client": {}, "telemetry": {}}
     for setting in settings:
         sides[by_name[setting.name].goes_to][setting.name] = setting.value
     fed = {spec.name: _fed(spec, sides["input"][spec.name]) for spec in inputs if spec.name in sides["input"]}
     share = min((float(value) for value in sides["telemetry"].values() if isinstance(value, float | int)), default=1.0)
-    return InForce(fed, sides["runtime"], sides["client"], share)
+    return EffectiveParameters(fed, sides["runtime"], sides["client"], share)
 
 
 def _fed(spec: Spec, value: Value) -> Raw:

@@ -1,4 +1,4 @@
-"""Whether a model answers its golden inputs as its publisher saw it answer. Knows no runtime and no file.
+"""Decide whether a model answers its golden inputs as its publisher saw it answer. Knows no runtime and no file.
 
 The file is an npz whose arrays are named `input.<tensor>` and `output.<tensor>` (schemas.manifest.Golden). An element agrees when
 `abs(actual - expected) <= absolute + relative * abs(expected)`; NaN never agrees, and strings and bools must be equal.
@@ -21,7 +21,7 @@ GOLDEN_BYTES_MAX: Final = 64 * MIB  # unpacked; a self-test is a few rows, and a
 
 @dataclass(frozen=True, slots=True)
 class GoldenCase:
-    """Inputs with their known outputs, by tensor name; `rows` is the first axis of the first input."""
+    """Hold inputs with their known outputs, by tensor name; `rows` is the first axis of the first input."""
 
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
@@ -29,7 +29,7 @@ class GoldenCase:
 
 
 def parse(payload: bytes, *, known: bool = True) -> GoldenCase:
-    """The case that an npz holds. Not `known`: its outputs may be absent, because the model is yet to be asked.
+    """Return the case that an npz holds. Not `known`: its outputs may be absent, because the model is yet to be asked.
 
     Raises:
         Refused: GOLDEN_INVALID: no npz, too large when unpacked, pickled objects, or a side without arrays.
@@ -54,7 +54,7 @@ def parse(payload: bytes, *, known: bool = True) -> GoldenCase:
 
 
 def pack(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
-    """The npz that `parse` reads; the same arrays give the same bytes."""
+    """Return the npz that `parse` reads; the same arrays give the same bytes."""
     target = io.BytesIO()
     arrays = {f"{side}.{name}": array for side, half in (("input", inputs), ("output", outputs)) for name, array in half.items()}
     # Texts as fixed-width ones: a file with pickled objects is refused.
@@ -64,7 +64,7 @@ def pack(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
 
 
 def questions(case: GoldenCase, specs: Sequence[Spec]) -> list[dict[str, Array]]:
-    """What the model is to be asked, one question after the other: all rows at once, or each alone where it takes one at a time.
+    """Return what the model is to be asked, one question after the other: all rows at once, or each alone where it takes one at a time.
 
     Raises:
         Refused: as `fit_inputs`.
@@ -77,7 +77,7 @@ def questions(case: GoldenCase, specs: Sequence[Spec]) -> list[dict[str, Array]]
 
 
 def fit_inputs(case: GoldenCase, specs: Sequence[Spec]) -> dict[str, Array]:
-    """The inputs as the model takes them, in the order of `specs`: cast to the signature's dtype within its own kind.
+    """Return the inputs as the model takes them, in the order of `specs`: cast to the signature's dtype within its own kind.
 
     Raises:
         Refused: GOLDEN_INVALID: an input is missing, unknown, or of another kind or shape than the manifest says.
@@ -108,7 +108,7 @@ def compare(
     absolute: float,
     text_agreement_min: float | None = None,
 ) -> float:
-    """The worst element's error as a share of its tolerance, 1.0 being the limit.
+    """Return the worst element's error as a share of its tolerance, 1.0 being the limit.
 
     Raises:
         Refused: MODEL_GOLDEN, naming the tensor, the worst element and the tolerance; GOLDEN_INVALID when the model has no such output.
@@ -153,7 +153,7 @@ def _compare_texts(name: str, known: Array, answer: Array, agreement_min: float)
 
 
 def leading_words(want: str, have: str) -> float:
-    """The share of the words of `want` that `have` begins with: generated greedily, all differs after the first other word."""
+    """Return the share of the words of `want` that `have` begins with: generated greedily, all differs after the first other word."""
     wanted, found = want.split(), have.split()
     same = next((at for at, (one, other) in enumerate(zip(wanted, found, strict=False)) if one != other), min(len(wanted), len(found)))
     return same / len(wanted) if wanted else float(not found)

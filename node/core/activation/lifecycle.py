@@ -1,4 +1,4 @@
-"""The life of one model slot, moved by the table of schemas.lifecycle. Decides; neither fetches, loads nor switches anything itself.
+"""Decide the moves of one model slot, by the table of schemas.lifecycle. Neither fetches, loads nor switches anything itself.
 
 `MOVES` names every state that an event may lead to. What it does not name raises `ImpossibleMove` and changes nothing. The owner makes a
 new slot durable, with the move that led to it and whatever it reports, before it carries out the other commands, so that after a crash
@@ -24,11 +24,11 @@ SERVING: frozenset[SlotState] = frozenset({"probation", "active"})
 
 
 class ImpossibleMove(RuntimeError):
-    """An event that the table does not allow: a bug of ours."""
+    """Signal an event that the table does not allow: a bug of ours."""
 
 
 class Target(Fact):
-    """A release that a rollout wants here; the salt tells one rollout from the next."""
+    """Hold a release that a rollout wants here; the salt tells one rollout from the next."""
 
     version: Version
     digest: Digest
@@ -36,14 +36,14 @@ class Target(Fact):
 
 
 class ModelSlot(Fact):
-    """What a node serves for one model, what it can fall back on, and what it is busy becoming."""
+    """Describe what a node serves for one model, what it can fall back on, and what it is busy becoming."""
 
     model: ModelName
     state: SlotState = "idle"
     target: Target | None = None
     serving: Target | None = None
     last_good: Target | None = None
-    since: Seconds = 0  # of the present state
+    since: Seconds = 0  # When the present state began.
     serving_since: Seconds = 0
     proven: bool = False  # what is served has passed its probation
     last_good_proven: bool = False  # not where the first release of all was superseded before it settled
@@ -52,7 +52,7 @@ class ModelSlot(Fact):
 
 
 class Move(Fact):
-    """One step of a slot through the table, as it is kept."""
+    """Hold one step of a slot through the table, as it is kept."""
 
     number: int
     at: Seconds
@@ -93,7 +93,7 @@ class Compare:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """New requests go to this release from now on; what served before drains, and its worker ends unless it is compared from now on."""
+    """Send new requests to this release from now on; what served before drains, and its worker ends unless it is compared from now on."""
 
     target: Target
 
@@ -132,7 +132,7 @@ Command = Fetch | CancelFetch | Prepare | Compare | Switch | Retire | Restore | 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The slot after an event, what is to be done about it, and the move through the table; none where nothing moved."""
+    """Hold the slot after an event, what is to be done about it, and the move through the table; none where nothing moved."""
 
     slot: ModelSlot
     commands: list[Command]
@@ -140,7 +140,7 @@ class Step:
 
 
 def wanted(slot: ModelSlot, target: Target, *, now: int) -> Step:
-    """A rollout wants this release here. Wanting what is served, or what this rollout was refused already, changes nothing."""
+    """Take in that a rollout wants this release here. Wanting what is served, or what this rollout was refused already, changes nothing."""
     if _same(slot.serving, target):
         return _withdrawn(slot, target, now=now)
     if slot.target is not None and _same(slot.target, target) and (slot.state in UNDER_WAY or slot.target.rollout == target.rollout):
@@ -149,7 +149,9 @@ def wanted(slot: ModelSlot, target: Target, *, now: int) -> Step:
 
 
 def halted(slot: ModelSlot, *, now: int) -> Step:
-    """The rollout moves nobody any more: what is under way is given up, its blocks stay; what is served, or on probation, goes on."""
+    """Take in that the rollout moves nobody any more: what is under way is given up, its blocks stay; what is served, or on probation,
+    goes on.
+    """
     if slot.state not in UNDER_WAY:
         return Step(slot, [])
     if slot.serving is None:
@@ -158,25 +160,25 @@ def halted(slot: ModelSlot, *, now: int) -> Step:
 
 
 def fetched(slot: ModelSlot, *, now: int) -> Step:
-    """Every file is on disk and verified."""
+    """Take in that every file is on disk and verified."""
     return _move(slot, "fetched", now, [Prepare(_target(slot))], code="")
 
 
 def waits(slot: ModelSlot, code: str, *, spent: bool, now: int) -> Step:
-    """The transfer cannot go on for now, because a budget is spent or for another reason; without a code it goes on."""
+    """Take in that the transfer cannot go on for now, because a budget is spent or for another reason; without a code it goes on."""
     if slot.state not in FETCHING:
         return Step(slot, [])
     return _move(slot, "goes_on" if not code else "budget_spent" if spent else "stalled", now, [], code=code)
 
 
 def begun(slot: ModelSlot, *, now: int) -> Step:
-    """A worker is being started for what is staged."""
+    """Take in that a worker is being started for what is staged."""
     _target(slot)
     return _move(slot, "begun", now, [])
 
 
 def prepared(slot: ModelSlot, *, now: int, compare: bool = False) -> Step:
-    """The worker is warm and has proved itself. `compare`: the release wants to be compared with what is served first.
+    """Take in that the worker is warm and has proved itself. `compare`: the release wants to be compared with what is served first.
 
     What was good here before is not compared again: nobody goes back to it because the two agree.
     """
@@ -187,19 +189,19 @@ def prepared(slot: ModelSlot, *, now: int, compare: bool = False) -> Step:
 
 
 def agreed(slot: ModelSlot, *, now: int) -> Step:
-    """The comparison beside what is served is over, and found nothing against the release."""
+    """Take in that the comparison beside what is served is over, and found nothing against the release."""
     return _served(slot, "agreed", _target(slot), now=now)
 
 
 def settled(slot: ModelSlot, *, now: int) -> Step:
-    """Probation is over: what served before was perhaps still answering beside this one."""
+    """Take in that probation is over: what served before was perhaps still answering beside this one."""
     beside = slot.last_good if not _same(slot.last_good, slot.serving) else None  # the same: only in a slot of an older agent's
     retired: list[Command] = [Retire(beside)] if beside is not None else []
     return _move(slot, "settled", now, [*retired, Tidy()], since=slot.since if slot.state != "probation" else now, proven=True)
 
 
 def failed(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
-    """The target is at fault: keep or bring back what works."""
+    """Take in that the target is at fault: keep or bring back what works."""
     if slot.state in SERVING:
         bad = slot.serving or _target(slot)
         return _move(slot, "failed", now, _back(slot, bad, code, reason), code=code, target=bad, **_without(slot, bad, now))
@@ -208,7 +210,7 @@ def failed(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
 
 
 def misbehaved(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
-    """What is served is at fault, whatever else is under way: the last good one takes its place."""
+    """Take in that what is served is at fault, whatever else is under way: the last good one takes its place."""
     if slot.state in SERVING:
         return failed(slot, code, reason, now=now)
     if slot.serving is None:
@@ -223,7 +225,7 @@ def misbehaved(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
 
 
 def interrupted(slot: ModelSlot, *, now: int) -> Step:
-    """The process ended and was started again: bring back what was served, then go on with what was under way."""
+    """Take in that the process ended and was started again: bring back what was served, then go on with what was under way."""
     commands: list[Command] = [Restore(slot.serving)] if slot.serving is not None else []
     if slot.target is not None and slot.state in FETCHING:
         return Step(slot, [*commands, Fetch(slot.target)])
@@ -235,7 +237,7 @@ def interrupted(slot: ModelSlot, *, now: int) -> Step:
 
 
 def replay(moves: Iterable[Move]) -> SlotState:
-    """The state that these moves, the oldest first, lead to.
+    """Return the state that these moves, the oldest first, lead to.
 
     Raises:
         ImpossibleMove: one of them is not in the table, does not begin where the last one ended, or is missing.
@@ -252,7 +254,7 @@ def replay(moves: Iterable[Move]) -> SlotState:
 
 
 def _served(slot: ModelSlot, event: EventName, target: Target, *, now: int) -> Step:
-    """The new release is what is served from now on; the old one stays on disk as the last good.
+    """Take in that the new release is what is served from now on; the old one stays on disk as the last good.
 
     A release is never its own last good one. Going back from a release on probation to the last good one is no experiment: it has been
     proven, and what it takes the place of has not.
@@ -276,7 +278,7 @@ def _served(slot: ModelSlot, event: EventName, target: Target, *, now: int) -> S
 
 
 def _same(one: Target | None, other: Target | None) -> bool:
-    """Whether both are there, and one release: the rollouts that want it may differ."""
+    """Return whether both are there, and one release: the rollouts that want it may differ."""
     return one is not None and other is not None and one.digest == other.digest
 
 
@@ -296,7 +298,7 @@ def _without(slot: ModelSlot, bad: Target, now: int) -> dict[str, object]:
 
 
 def _withdrawn(slot: ModelSlot, target: Target, *, now: int) -> Step:
-    """The rollout wants what is served already: whatever was under way is given up."""
+    """Take in that the rollout wants what is served already: whatever was under way is given up."""
     if slot.state in UNDER_WAY:
         return _move(slot, "withdrawn", now, _cancel(slot), target=target, code="")
     return Step(slot, [])

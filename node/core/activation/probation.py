@@ -1,4 +1,4 @@
-"""Whether a release that answers real requests, alone or beside another, may stay. Decides from counts; sees no request and no answer."""
+"""Decide from counts whether a release that answers real requests, alone or beside another, may stay: sees no request and no answer."""
 
 from typing import Final, Literal, NamedTuple
 
@@ -7,11 +7,10 @@ from schemas.errors import Code
 from schemas.manifest import Limits, Shadow
 
 REQUESTS_MIN: Final = 20  # fewer say nothing about a ratio of errors or a median
-CRASHES_MAX: Final = 5  # of a worker in a row, each soon after its start: more are a loop
 
 
 class Verdict(NamedTuple):
-    """`waits`: nothing can be said yet; `good`: it stays; `bad`: it goes, for this reason.
+    """Hold a verdict. `waits`: nothing is known yet; `good`: it stays; `bad`: it goes, for this reason.
 
     The reason leaves this device, in a receipt that names it, and so it holds no count of what was asked here. `counted` stays.
     """
@@ -26,7 +25,7 @@ WAITS: Final = Verdict("waits")
 
 
 def on_shadow(limits: Limits, agreement: Agreement, *, seconds: float) -> Verdict:
-    """On a release that is compared with what is served: bad as soon as enough was compared, good when its time is over."""
+    """Judge a release that is compared with what is served: bad as soon as enough was compared, good when its time is over."""
     terms = limits.shadow
     if terms is None:
         return Verdict("good")
@@ -36,7 +35,7 @@ def on_shadow(limits: Limits, agreement: Agreement, *, seconds: float) -> Verdic
 
 
 def on_probation(limits: Limits, *, requests: int, errors: int, latency_ms: float, agreement: Agreement, seconds: float) -> Verdict:
-    """On a release that is served: `latency_ms` is the median of its answers; `agreement` with what was served before."""
+    """Judge a release that is served: `latency_ms` is the median of its answers; `agreement` is with what was served before."""
     if requests >= REQUESTS_MIN:
         if errors > limits.probation_error_ratio_max * requests:
             reason = f"more requests failed than the {limits.probation_error_ratio_max:.0%} that may"

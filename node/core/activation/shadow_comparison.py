@@ -1,4 +1,4 @@
-"""Whether two releases answer alike. What leaves the device is how many rows were compared and how many agreed, never the rows."""
+"""Decide whether two releases answer alike. What leaves the device is how many rows were compared and how many agreed, never the rows."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,23 +10,25 @@ from schemas.manifest import Shadow
 
 
 class Agreement(NamedTuple):
-    """Rows that were compared, and those on which every output agreed."""
+    """Hold rows that were compared, and those on which every output agreed."""
 
     rows: int = 0
     agreed: int = 0
 
     @property
     def ratio(self) -> float:
-        """Of rows that agreed; 1 while nothing was compared."""
+        """Return the share of rows that agreed; 1 while nothing was compared."""
         return self.agreed / self.rows if self.rows else 1.0
 
     def plus(self, other: "Agreement") -> "Agreement":
-        """Both together."""
+        """Return both counts together."""
         return Agreement(self.rows + other.rows, self.agreed + other.agreed)
 
 
 def compare(serving: Mapping[str, Array], shadow: Mapping[str, Array], *, rows: int, terms: Shadow) -> Agreement:
-    """Row by row over the outputs that both have (schemas.manifest.Shadow says when two agree); without a row axis the whole is one row."""
+    """Compare row by row the outputs that both have (schemas.manifest.Shadow says when two agree); without a row axis the whole is one
+    row.
+    """
     shared = sorted(set(serving) & set(shadow))
     if not shared:
         return Agreement(rows, 0)
@@ -40,7 +42,7 @@ def compare(serving: Mapping[str, Array], shadow: Mapping[str, Array], *, rows: 
 
 
 def _rows_agree(old: Array, new: Array, terms: Shadow) -> Array:
-    """[rows, columns] of one output."""
+    """Return [rows, columns] of one output."""
     if old.dtype.kind != "f" or new.dtype.kind != "f":
         return np.asarray((old.astype(str) == new.astype(str)).all(axis=1))
     if old.shape[1] > 1:

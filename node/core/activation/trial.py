@@ -1,4 +1,4 @@
-"""How long a release has really been on trial: served, or compared. Reads no clock.
+"""Measure how long a release has really been on trial: served, or compared. Reads no clock.
 
 A probation is time in which clients were answered, and a comparison time in which two releases answered. Neither runs while the device is
 off, its worker is being replaced, or nobody looks; and no setting of a wall clock makes it longer or shorter.
@@ -9,14 +9,14 @@ from typing import Final
 
 from node.core.trust.clock import MonotonicSeconds
 
-STEP_SHARE: Final = 20  # of a trial, between two times that it is written down: what a power cut may cost
+STEP_SHARE: Final = 20  # Steps of a trial, each written down: what a power cut may cost
 STEP_SECONDS_MIN, STEP_SECONDS_MAX = 1.0, 60.0  # a flash card is spared in short trials, and a power cut costs little in long ones
 UNSEEN_SECONDS_MAX: Final = 5.0  # between two looks: a process that was stopped for longer has not seen what it was on trial for
 
 
 @dataclass(slots=True)
 class Trial:
-    """Seconds so far, and how many of them are on disk."""
+    """Hold seconds so far, and how many of them are on disk."""
 
     seconds: float = 0.0
     kept_seconds: float = 0.0
@@ -29,6 +29,6 @@ class Trial:
         self._seen_at = now if running else None
 
     def is_due(self, *, terms_seconds: float) -> bool:
-        """Whether so much was counted since it was last written down that it is to be written down again."""
+        """Return whether enough was counted since the last time to write it down again."""
         step = min(STEP_SECONDS_MAX, max(STEP_SECONDS_MIN, terms_seconds / STEP_SHARE))
         return self.seconds - self.kept_seconds >= step

@@ -1,4 +1,4 @@
-"""What a transfer may cost: by what the road costs, by the day, by the hour, by the rollout. Decides; knows no clock and no road.
+"""Decide what a transfer may cost: by what the road costs, by the day, by the hour, by the rollout. Knows no clock and no road.
 
 A budget is a hard stop. What is asked for counts as spent until it has come, so that what is on its way cannot overrun it; only what a
 broker sends twice can, by at most a window. Payload bytes are counted: topics and acknowledgements add less than 1.5 %.
@@ -29,7 +29,7 @@ def _span(text: str) -> str:
 
 
 class Policy(Fact):
-    """What one class of link may be used for. A field that is left out limits nothing.
+    """Limit what one class of link is used for. A field that is left out limits nothing.
 
     Without its table a metered or roaming link fetches no release whole in place of a delta.
     """
@@ -41,11 +41,11 @@ class Policy(Fact):
 
     @classmethod
     def default(cls, link: str) -> Self:
-        """Where the site says nothing: a road that costs money takes no whole release in place of a delta."""
+        """Return the policy where the site sets none: a road that costs money takes no whole release in place of a delta."""
         return cls(full_download=link == "free")
 
     def open_at(self, minute: int) -> bool:
-        """Whether the road may be used at this minute of the local day."""
+        """Return whether the road may be used at this minute of the local day."""
         if not self.hours:
             return True
         begin, end = (_minute(part) for part in self.hours.split("-"))
@@ -53,10 +53,12 @@ class Policy(Fact):
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """What a transfer has cost and will cost, in payload bytes. `instead_bytes` come as a whole because a delta's parent is not here."""
+class TransferUsage:
+    """Describe what a transfer has cost and will cost, in payload bytes. `instead_bytes` come as a whole because a delta's parent is not
+    here.
+    """
 
-    received_bytes: int  # of this release so far, wasted ones included
+    received_bytes: int  # This release's so far, wasted ones included.
     in_flight_bytes: int  # asked for
     missing_bytes: int  # not yet asked for
     instead_bytes: int
@@ -64,7 +66,7 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """How many more bytes may be asked for; with none, why."""
+    """Describe how many more bytes may be asked for; with none, why."""
 
     bytes: int
     code: Code | None = None
@@ -75,9 +77,11 @@ UNLIMITED = 2**62
 
 
 def allowance(
-    policy: Policy, carriage: Carriage | None, use: Use, *, next_bytes: int, link: str, today_bytes: int, minute: int
+    policy: Policy, carriage: Carriage | None, use: TransferUsage, *, next_bytes: int, link: str, today_bytes: int, minute: int
 ) -> Allowance:
-    """What may be asked for now, at least `next_bytes` or nothing. `today_bytes` came today over this class of road, for all releases."""
+    """Return what may be asked for now, at least `next_bytes` or nothing. `today_bytes` came today over this class of road, for all
+    releases.
+    """
     whole = policy.full_download if carriage is None or carriage.full_download is None else carriage.full_download
     if use.instead_bytes and not whole:
         text = f"{use.instead_bytes} bytes are offered as a delta whose parent is not here, and a {link} link takes no whole ones instead"
@@ -98,7 +102,7 @@ def allowance(
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One transfer among those of a node."""
+    """Hold one transfer among those of a node."""
 
     priority: int  # the higher goes first
     missing_bytes: int  # to be asked for
@@ -107,9 +111,9 @@ class Claim:
 
 
 def shares(claims: Sequence[Claim], window_bytes: int) -> list[int]:
-    """How many bytes each may have in flight: the highest priority takes the window, among equals the one with least to go.
+    """Return how many bytes each may have in flight: the highest priority takes the window, among equals the one with least to go.
 
-    What is in flight already counts against the window whoever asked for it. Nobody waits for one that its budget stops.
+    What is in flight already counts against the window, whichever asked for it. None waits for one that its budget stops.
     """
     room = window_bytes - sum(claim.in_flight_bytes for claim in claims)
     found = [claim.in_flight_bytes for claim in claims]

@@ -1,4 +1,5 @@
-"""What a relay serves, and what it fetches for that. The two cores joined: a block server towards the site, transfers towards the uplink.
+"""Decide what a relay serves, and what it fetches for that. The two cores joined: a block server towards the site, transfers towards the
+uplink.
 
 Every payload is fetched once, however many want it and from whichever release they know it, and kept by whoever owns the disk.
 """
@@ -13,12 +14,12 @@ from node.core.trust.clock import MonotonicSeconds
 from schemas.manifest import Payload
 
 TRANSFERS_MAX = 64  # lists of blocks that are fetched from at once: a site has a few models, and a stranger may name many
-NEEDS_MAX = 65_536  # payloads that wait for the uplink; past that, whoever wants more has to ask again
+NEEDS_MAX = 65_536  # payloads that wait for the uplink; past that, a node has to ask again
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What the numbers of a want count over: the blocks, or the block lists, of one variant of one release."""
+    """Describe what the numbers of a want count over: the blocks, or the block lists, of one variant of one release."""
 
     release: bytes
     variant: str
@@ -38,7 +39,7 @@ Act = Subscribe | Unsubscribe | AskUp
 
 @dataclass(slots=True)
 class Relaying:
-    """Both sides. `holds` says whether a payload is on disk; every method returns what to do up the road, in order.
+    """Hold both sides. `holds` says whether a payload is on disk; every method returns what to do up the road, in order.
 
     Only `tick` lets more be asked for, since only there the window is divided among all transfers.
     """
@@ -53,7 +54,7 @@ class Relaying:
     coming: dict[bytes, Source] = field(default_factory=dict)  # payloads that are fetched, and by which transfer
 
     def wanted(self, source: Source, pieces: Sequence[Piece], *, again: bool, now: MonotonicSeconds) -> list[Act]:
-        """A node at the site wants these, and is subscribed to them."""
+        """Take in that a node at the site wants these, and is subscribed to them."""
         here = [piece.payload for piece in pieces if self.holds(piece.payload.digest)]
         self.server.wanted(here, again=again, now=float(now))
         known = {payload.digest for payload in here} | self.coming.keys()
@@ -73,12 +74,12 @@ class Relaying:
         return self._acts(source, self.transfers[source].add(fresh, now=now))
 
     def piece(self, digest: bytes) -> Piece | None:
-        """What a payload from up the road is, while it is awaited."""
+        """Return what a payload from up the road is, while it is awaited."""
         source = self.coming.get(digest)
         return self.transfers[source].piece(digest) if source is not None else None
 
     def took(self, payload: Payload, *, now: MonotonicSeconds) -> list[Act]:
-        """A payload came, was verified, and is on disk, or in memory where the disk has no room: the site gets it."""
+        """Take in that a payload came, was verified, and is on disk, or in memory where the disk has no room: the site gets it."""
         source = self.coming.pop(payload.digest, None)
         if source is None:
             return []
@@ -87,12 +88,12 @@ class Relaying:
         return self._acts(source, self.transfers[source].took(payload.digest, now=now))
 
     def rejected(self, digest: bytes, *, now: MonotonicSeconds) -> list[Act]:
-        """A payload came damaged."""
+        """Take in that a payload came damaged."""
         source = self.coming.get(digest)
         return self._acts(source, self.transfers[source].rejected(digest, now=now)) if source is not None else []
 
     def connected(self, *, session_present: bool, now: MonotonicSeconds) -> list[Act]:
-        """The uplink is there."""
+        """Take in that the uplink is there."""
         self.online = True
         for transfer in self.transfers.values():
             transfer.allow(0, now=now)
@@ -103,13 +104,13 @@ class Relaying:
         ]
 
     def disconnected(self) -> None:
-        """The uplink is gone; what is on disk is served."""
+        """Take in that the uplink is gone; what is on disk is served."""
         self.online = False
         for transfer in self.transfers.values():
             transfer.disconnected()
 
     def granted(self, source: Source, digests: Sequence[bytes], *, now: MonotonicSeconds) -> list[Act]:
-        """The broker up the road confirmed a SUBSCRIBE."""
+        """Take in that the broker up the road confirmed a SUBSCRIBE."""
         transfer = self.transfers.get(source)
         return self._acts(source, transfer.granted(digests, now=now)) if transfer is not None else []
 

@@ -1,4 +1,4 @@
-"""A token bucket: so many bytes a second on average, and no more than a burst at once. Knows no clock."""
+"""Limit a rate by a token bucket: a number of bytes a second on average, and no more than a burst at once. Knows no clock."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,8 @@ from node.core.trust.clock import MonotonicSeconds
 
 
 @dataclass(slots=True)
-class Rate:
-    """What may still be asked for or has come; `now` is seconds of any clock that only rises.
+class TokenBucket:
+    """Describe what may still be asked for or has come; `now` is seconds of any clock that only rises.
 
     The level may fall below zero: what came was asked for earlier, and is paid off before more is asked.
     """
@@ -18,7 +18,7 @@ class Rate:
     _at: MonotonicSeconds | None = None
 
     def level(self, now: MonotonicSeconds) -> float:
-        """How many bytes may come now."""
+        """Return how many bytes may come now."""
         if self._at is None:
             self._level = float(self.burst_bytes)
         else:
@@ -27,5 +27,5 @@ class Rate:
         return self._level
 
     def spend(self, size_bytes: int, now: MonotonicSeconds) -> None:
-        """So many came, allowed or not."""
+        """Count bytes that came, allowed or not."""
         self._level = self.level(now) - size_bytes

@@ -1,4 +1,5 @@
-"""Which blocks to subscribe to, ask for and wait for, so that a transfer ends whatever the link does. Knows no broker, disk or clock.
+"""Decide which blocks to subscribe to, ask for and wait for, so that a transfer ends whatever the link does. Knows no broker, disk or
+clock.
 
 The topic is the address and the subscription is the want-list: the node subscribes to the exact topics of a small window of payloads, asks
 for them once the broker has granted that, and opens the window further as payloads arrive. Nothing rests on the broker delivering: what has
@@ -15,17 +16,17 @@ from schemas.block_request import Range, Want, ranges_of
 from schemas.encoding import DECODABLE
 from schemas.manifest import Block, EncodingName, Payload, cheapest, holds_nothing
 
-# Nothing arrived for so long: is something lost, or only late? What a broker answers stands in line behind the blocks that it sends. So it
+# Nothing arrived for a while: is something lost, or only late? What a broker answers stands in line behind the blocks that it sends. So it
 # is asked something small first, and only when it has answered, and nothing came before that, is anything asked for again; a road that was
 # down for half a minute has nothing sent twice. Doubles up to the maximum.
 QUIET_SECONDS_MIN = 5.0
 QUIET_SECONDS_MAX = 300.0
 QUIET_PER_PACE = 4.0  # longer, where blocks come slowly: on a road that brings one in 15 s, a minute's silence means something
 PROBE_SECONDS = 120.0  # a connection that carries nothing has been ended by then; a broker that does not answer is believed no more
-PACE_KEPT = 0.9  # of the longest wait, with each arrival: one slow block is remembered for some twenty
+PACE_KEPT = 0.9  # Share of the longest wait that each arrival leaves: one slow block is remembered for some twenty
 WINDOW_BYTES_MIN = 16 * 1024  # over 20 kbit/s more is a minute of queue; a transfer starts with it, for who knows how slow the road is
 WINDOW_PIECES_MIN = 2  # one arriving, one asked for: else a road with long delay stands empty between them
-GIVE_UP_SECONDS = 6 * 3600.0  # of asking without an answer, while connected; then somebody should look
+GIVE_UP_SECONDS = 6 * 3600.0  # Time of asking without an answer, while connected; then somebody should look.
 GROW_SECONDS = 1.5  # the window doubles while half of it arrives so fast, and halves when nothing arrives
 WINDOW_PIECES_MAX = 256  # tiny blocks too: a hub answers at most 1,024 of one want, a broker drops what overfills its queue
 RANGES_PER_WANT = 128  # under the schema's bound, so that a fragmented window still is one small message
@@ -33,7 +34,7 @@ RANGES_PER_WANT = 128  # under the schema's bound, so that a fragmented window s
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a block's bytes stand: file number in the variant's list, and offset."""
+    """Describe where a block's bytes stand: file number in the variant's list, and offset."""
 
     file: int
     offset: int
@@ -41,7 +42,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A payload to fetch, and every place its block fills."""
+    """Hold a payload to fetch, and every place its block fills."""
 
     number: int  # in the numbering of `schemas.want.Want`
     payload: Payload
@@ -60,7 +61,7 @@ class Subscribe:
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
-    """These have arrived."""
+    """Report that these have arrived."""
 
     digests: tuple[bytes, ...]
 
@@ -74,7 +75,7 @@ class Ask:
     choice: int
 
     def want(self, release: bytes, variant: str, *, index: bool = False) -> Want:
-        """As a document, for what the numbers count over."""
+        """Return it as a document, for what the numbers count over."""
         return Want(
             release=release, variant=variant, ranges=self.ranges, encodings=DECODABLE, index=index, again=self.again, choice=self.choice
         )
@@ -82,12 +83,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """Every piece has arrived."""
+    """Report that every piece has arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class GaveUp:
-    """What was asked for has not come for very long; it is still waited for."""
+    """Report that what was asked for has not come for very long; it is still waited for."""
 
 
 Command = Subscribe | Unsubscribe | Ask | GaveUp | Complete
@@ -96,7 +97,7 @@ Command = Subscribe | Unsubscribe | Ask | GaveUp | Complete
 def pieces(
     files: Sequence[Sequence[Block]], encodings: tuple[EncodingName, ...], holds: Callable[[bytes], bool] = holds_nothing
 ) -> tuple[Piece, ...]:
-    """What has to be fetched for files given as block lists: one piece a distinct block, in order of first use."""
+    """Return what has to be fetched for files given as block lists: one piece a distinct block, in order of first use."""
     found: dict[bytes, tuple[int, Block, list[Place]]] = {}
     number = 0
     for file, blocks in enumerate(files):
@@ -111,7 +112,7 @@ def pieces(
 
 @dataclass(slots=True)
 class Transfer:
-    """The state of one transfer. Every method returns the commands to carry out, in order."""
+    """Hold the state of one transfer. Every method returns the commands to carry out, in order."""
 
     missing: deque[Piece]
     window_bytes: int
@@ -133,7 +134,7 @@ class Transfer:
     window: int = WINDOW_BYTES_MIN  # the present one, at most `window_bytes`
     filled_at: MonotonicSeconds = NEVER
     filled_bytes: int = 0  # in flight then: two large blocks are more than a small window
-    silent_seconds: float = 0.0  # of asking in vain
+    silent_seconds: float = 0.0  # Time of asking in vain.
     gave_up: bool = False
     allowed: int = 2**62
     complete: bool = False
@@ -150,11 +151,11 @@ class Transfer:
         return transfer, transfer._fill(now)
 
     def piece(self, digest: bytes) -> Piece | None:
-        """The piece that a payload topic belongs to, while it is awaited."""
+        """Return the piece that a payload topic belongs to, while it is awaited."""
         return self.asked.get(digest)
 
     def connected(self, *, session_present: bool, now: MonotonicSeconds) -> list[Command]:
-        """A connection is up; a broker that forgot our session has to be told everything again, another what it may not have heard."""
+        """Take in that a connection is up; a broker that forgot our session is asked everything again, another what it may have missed."""
         self.online, self.probe = True, None
         self.quiet_since = now
         if not session_present:
@@ -164,12 +165,12 @@ class Transfer:
         return self._subscribe(open_, only_if_new=session_present) + self._fill(now)
 
     def disconnected(self) -> list[Command]:
-        """The road is closed: nothing to do until `connected`."""
+        """Take in that the road is closed: nothing to do until `connected`."""
         self.online = False
         return []
 
     def granted(self, digests: Sequence[bytes], *, now: MonotonicSeconds) -> list[Command]:
-        """The broker confirmed these subscriptions: only now can a want not miss its answer."""
+        """Take in that the broker confirmed these subscriptions: only now can a want not miss its answer."""
         fresh = [self.asked[digest] for digest in digests if digest in self.ungranted and digest in self.asked]
         self.ungranted.difference_update(digests)
         if fresh:
@@ -178,7 +179,7 @@ class Transfer:
         return self._ask_again(now) if self.probe in digests else []
 
     def took(self, digest: bytes, *, now: MonotonicSeconds) -> list[Command]:
-        """A piece is verified and on disk; one that was not awaited changes nothing."""
+        """Take in that a piece is verified and on disk; one that was not awaited changes nothing."""
         piece = self.asked.pop(digest, None)
         if piece is None:
             return []
@@ -201,7 +202,9 @@ class Transfer:
         return commands
 
     def rejected(self, digest: bytes, *, now: MonotonicSeconds) -> list[Command]:
-        """A payload came damaged: ask for it again at once, but once; after that only when all is quiet, or a liar spends our bytes."""
+        """Take in that a payload came damaged: ask for it again at once, but once; after that only when all is quiet, or a liar spends our
+        bytes.
+        """
         piece = self.asked.get(digest)
         if piece is None or digest in self.ungranted or digest in self.damaged:
             return []
@@ -219,7 +222,7 @@ class Transfer:
         return self._ask_again(now) if now - self.probed_at >= PROBE_SECONDS else []
 
     def _ask_again(self, now: MonotonicSeconds) -> list[Command]:
-        """The second time subscriptions are repeated too: a broker may have refused or lost one without saying so.
+        """Ask again. The second time subscriptions are repeated too: a broker may have refused or lost one without saying so.
 
         Not the first time, for whatever it retains comes once more with each.
         """
@@ -235,16 +238,16 @@ class Transfer:
 
     @property
     def stalled(self) -> bool:
-        """Whether what was asked for had to be asked for again, and has not come since."""
+        """Return whether what was asked for had to be asked for again, and has not come since."""
         return self.asked_again
 
     @property
     def _has_room(self) -> bool:
-        """In halves, so that wants and subscriptions stay few."""
+        """Return whether there is room: in halves, so that wants and subscriptions stay few."""
         return self.in_flight_bytes <= max(self.window, self.filled_bytes) // 2 or len(self.asked) < WINDOW_PIECES_MIN
 
     def add(self, wanted: Iterable[Piece], *, now: MonotonicSeconds) -> list[Command]:
-        """More is wanted of the same list; none of it is awaited already."""
+        """Take in that more is wanted of the same list; none of it is awaited already."""
         for piece in wanted:
             self.missing.append(piece)
             self.missing_bytes += piece.payload.bytes
@@ -252,12 +255,12 @@ class Transfer:
         return self._fill(now)
 
     def allow(self, window_bytes_max: int, *, now: MonotonicSeconds) -> list[Command]:
-        """Have at most so many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
+        """Have at most this many bytes in flight from now on; with 0 what was asked for still comes, and nothing more is asked."""
         self.allowed = window_bytes_max
         return self._fill(now) if self._has_room else []
 
     def cancel(self) -> list[Command]:
-        """Leave all topics; what is on disk stays for whoever can use it."""
+        """Leave all topics; what is on disk stays for the next transfer."""
         self.arrived.extend(self.asked)
         self.asked.clear()
         self.missing.clear()
@@ -286,7 +289,7 @@ class Transfer:
         return self._subscribe(fresh)
 
     def _learn_pace(self, now: MonotonicSeconds) -> None:
-        """How long may this road be quiet while nothing is lost? Of an arrival after asking again nobody knows which asking it answers.
+        """Learn how long this road may be quiet while nothing is lost. After asking again nobody knows which asking an arrival answers.
 
         So that teaches nothing, and the longer quiet time stays until something comes unasked (Karn and Partridge 1987; RFC 6298, 5).
         """

@@ -1,4 +1,4 @@
-"""What an agent says of itself to commands beside it, and what is to be made of that. Reads neither clock nor file."""
+"""Judge an agent by the status that it leaves for commands beside it. Reads neither clock nor file."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -14,19 +14,19 @@ from schemas.signals import Count
 from schemas.state import LinkClass, Slot, TelemetryBudget
 
 WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
-SILENT_SECONDS_MAX = 120  # and is not well when it has not for so long: reading a large model back from a slow card takes a minute
+SILENT_SECONDS_MAX = 120  # and is not well when it has not for this long: reading a large model back from a slow card takes a minute
 Line = Annotated[str, Field(max_length=limits.TEXT_MAX)]
 
 
 class WorkerProcess(Fact):
-    """A release whose model is loaded; `pid` is None while a worker that died is being replaced."""
+    """Hold a release whose model is loaded; `pid` is None while a worker that died is being replaced."""
 
     digest: Digest
     pid: Count | None = None
 
 
 class AgentStatus(Fact):
-    """`status.json`, which stays when the agent ends. Times are the wall clock's."""
+    """Hold `status.json`, which stays when the agent ends. Times are the wall clock's."""
 
     node: NodeId
     fleet: FleetName
@@ -34,7 +34,7 @@ class AgentStatus(Fact):
     software: Line
     started_at: Seconds
     written_at: Seconds
-    ended_at: Seconds | None = None  # of an agent that ended in order
+    ended_at: Seconds | None = None  # Set by an agent that ended in order.
     listen: Line  # where local programs ask
 
     online: bool
@@ -47,10 +47,10 @@ class AgentStatus(Fact):
 
     root_version: Count = 0
     timestamp_version: Count = 0
-    expires: Seconds | None = None  # of the first role to expire
+    expires: Seconds | None = None  # When the first role expires.
     timestamp_expires: Seconds | None = None
 
-    answered_at: Seconds  # the serving thread last said that it is alive
+    answered_at: Seconds  # when the serving thread last answered
     workers: Annotated[tuple[WorkerProcess, ...], Field(max_length=4 * limits.SLOTS_MAX)] = ()
     slots: Annotated[tuple[Slot, ...], Field(max_length=limits.SLOTS_MAX)] = ()
     telemetry: TelemetryBudget | None = None
@@ -64,17 +64,17 @@ class AgentStatus(Fact):
 
 
 class Verdict(StrEnum):
-    """How a node is, in one word."""
+    """Describe how a node is, in one word."""
 
     SERVING = "serving"
     IDLE = "idle"  # it runs, and there is nothing to serve yet
     NOT_SERVING = "not_serving"  # something is to be served, and is not
-    NOT_TURNING = "not_turning"  # the process is there, and has said nothing for too long
+    NOT_TURNING = "not_turning"  # the process is there, and has been silent for too long
     NOT_RUNNING = "not_running"
 
 
 def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
-    """How a node is by its last status. A node without a broker is well: it serves what it has."""
+    """Return how a node is by its last status. A node without a broker is well: it serves what it has."""
     if not running:
         return Verdict.NOT_RUNNING
     if status is None or status.ended_at is not None:
@@ -90,5 +90,5 @@ def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
 
 
 def is_stale(expires: int | None, *, wall: int, floor: int) -> bool:
-    """Whether trusted metadata is too old for anything new, or nobody can say because the clock is not to be believed."""
+    """Return whether trusted metadata is too old for anything new, or nobody can say because the clock is not to be believed."""
     return not is_known(wall, floor) or (expires is not None and expires <= trusted_now(wall, floor))

@@ -1,4 +1,5 @@
-"""What is wrong with a node: facts in, findings out. Reads no clock, file or network; `node.agent.reports.doctor_facts` gathers the facts.
+"""Decide what is wrong with a node: facts in, findings out. Reads no clock, file or network; `node.agent.reports.doctor_facts` gathers the
+facts.
 
 Each check looks at one thing. What could not be looked at, because something before it failed, is None, and no check speaks of it: a
 finding is about a cause, and not about what follows from it.
@@ -14,9 +15,9 @@ from node.core.trust.clock import BUILD_TIME, SKEW_SECONDS_MAX
 from schemas.errors import Code
 
 FREE_BYTES_MIN = 16 * 1024 * 1024  # below it the store's log and a window of blocks have no room
-QUOTA_SHARE = 0.9  # of what releases may take: the next one will hardly fit
-EXPIRING_SHARE = 0.2  # of a certificate's life, after which somebody should have renewed it
-EXPIRING_SECONDS = 4 * 3600  # of trusted metadata, which a hub that is well renews twice a day
+QUOTA_SHARE = 0.9  # Share of what releases may take: the next one will hardly fit
+EXPIRING_SHARE = 0.2  # Rest of a certificate's life at which somebody should have renewed it
+EXPIRING_SECONDS = 4 * 3600  # Rest of trusted metadata's life, which a hub that is well renews twice a day
 EMPTY_SECONDS = 30  # connected, and nothing that is retained has come: there is nothing
 CLOCK_YEARS_MAX = 30  # after this program was made
 YEAR_SECONDS = 365 * 86_400
@@ -24,7 +25,7 @@ YEAR_SECONDS = 365 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The data folder and its disk. `used_bytes` and `largest_bytes` are of releases."""
+    """Hold the data folder and its disk. `used_bytes` and `largest_bytes` are of releases."""
 
     path: str
     write_error: str = ""
@@ -42,7 +43,7 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """The node's certificate for the broker; the errors are of the three files."""
+    """Hold the node's certificate for the broker; the errors are of the three files."""
 
     path: str
     name: str = ""
@@ -55,31 +56,31 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """How far one came towards the broker: the first step that failed, and what was said."""
+    """Describe how far one came towards the broker: the first step that failed, and its error."""
 
     broker: str
     failed: Literal["", "resolve", "refused", "timed_out", "unreachable", "tls"] = ""
     error: str = ""
     tls: Trouble | None = None
-    not_before: int | None = None  # of the broker's certificate
+    not_before: int | None = None  # The broker's certificate's.
     not_after: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What came of a CONNECT, a SUBSCRIBE and a wait for what the hub retains."""
+    """Describe what came of a CONNECT, a SUBSCRIBE and a wait for what the hub retains."""
 
     failed: Literal["", "silent", "refused", "denied"] = ""
     error: str = ""
     topic: str = ""
     arrived: bool = False
-    refused: Code | None = None  # of the trust bundle that arrived, judged by the pinned root
+    refused: Code | None = None  # Why the trust bundle that arrived was refused, judged by the pinned root.
     refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A release that the node serves. `memory_bytes` was measured here; the limit is what its worker may take."""
+    """Hold a release that the node serves. `memory_bytes` was measured here; the limit is what its worker may take."""
 
     model: str
     version: str
@@ -90,7 +91,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that was found out; None where it could not be."""
+    """Hold all that was found out; None where it could not be."""
 
     now: int
     node: str = ""
@@ -108,24 +109,24 @@ class Facts:
     port_taken: bool = False
     served: tuple[Served, ...] = ()
     runtimes: tuple[str, ...] | None = None
-    unloadable: Mapping[str, str] = field(default_factory=dict)  # of those runtimes, and why
+    unloadable: Mapping[str, str] = field(default_factory=dict)  # Runtimes that cannot be loaded, and why.
     memory_bytes: int | None = None
 
 
 def diagnose(facts: Facts) -> list[Finding]:
-    """Everything that is wrong, troubles first."""
+    """Return everything that is wrong, troubles first."""
     found = [finding for check in CHECKS for finding in check(facts)]
     return sorted(found, key=lambda finding: finding.level != "trouble")
 
 
 def settings(facts: Facts) -> Iterator[Finding]:
-    """The file that says everything else."""
+    """Judge the settings file."""
     if facts.settings_error:
         yield Finding(Trouble.SETTINGS_INVALID, facts.settings_error)
 
 
 def folder(facts: Facts) -> Iterator[Finding]:
-    """The data folder, its keys and its disk."""
+    """Judge the data folder, its keys and its disk."""
     found = facts.folder
     if found is None:
         return
@@ -142,7 +143,7 @@ def folder(facts: Facts) -> Iterator[Finding]:
     if found.damaged:
         yield Finding(Trouble.STORE_SET_ASIDE, f"the node's database was damaged, and is kept at {found.damaged}")
     if found.write_error:
-        return  # of a disk where nothing can be made, room says nothing
+        return  # Room says nothing about a disk where nothing can be made.
     if found.free_files == 0:
         yield Finding(Trouble.DISK_FULL, f"the disk of {found.path} has no inode left, whatever bytes it has")
     elif found.free_bytes < FREE_BYTES_MIN:
@@ -156,7 +157,7 @@ def folder(facts: Facts) -> Iterator[Finding]:
 
 
 def clock(facts: Facts) -> Iterator[Finding]:
-    """The wall clock against what is proved."""
+    """Judge the wall clock by what is proved."""
     now, floor = facts.now, facts.clock_floor
     if now < BUILD_TIME:
         yield Finding(Trouble.CLOCK_NOT_SET, f"the clock is {_days(BUILD_TIME - now)} before this program was made: it was never set")
@@ -174,13 +175,13 @@ def _expired_both(facts: Facts) -> bool:
 
 
 def root(facts: Facts) -> Iterator[Finding]:
-    """What all trust rests on."""
+    """Judge the pinned root, which all trust rests on."""
     if facts.root_error:
         yield Finding(Trouble.ROOT_UNREADABLE if facts.root_missing else Trouble.ROOT_INVALID, facts.root_error)
 
 
 def metadata(facts: Facts) -> Iterator[Finding]:
-    """What the agent last believed, as long as nothing newer was seen at the broker, which `login` judges."""
+    """Judge what the agent last believed, as long as nothing newer was seen at the broker, which `login` judges."""
     said = facts.status
     if said is None or said.expires is None or facts.now < BUILD_TIME or (facts.login is not None and facts.login.arrived):
         return
@@ -193,7 +194,7 @@ def metadata(facts: Facts) -> Iterator[Finding]:
 
 
 def certificate(facts: Facts) -> Iterator[Finding]:
-    """Our own certificate, its key, and the authority that we believe."""
+    """Judge our own certificate, its key, and the authority that we believe."""
     found, now = facts.certificate, facts.now
     if found is None:
         return
@@ -224,7 +225,7 @@ _STEPS = {
 
 
 def road(facts: Facts) -> Iterator[Finding]:
-    """From the broker's name to its certificate."""
+    """Judge the road, from the broker's name to its certificate."""
     found = facts.road
     if found is None:
         return
@@ -243,7 +244,7 @@ _LOGINS = {"silent": Trouble.BROKER_SILENT, "refused": Trouble.BROKER_REFUSES, "
 
 
 def login(facts: Facts) -> Iterator[Finding]:
-    """What the broker lets us do, and whether the hub has spoken there; of a connected agent, by its own word."""
+    """Judge what the broker lets us do, and whether the hub has spoken there; of a connected agent, by its own word."""
     said, found = facts.status, facts.login
     if said is not None and facts.running:
         yield from _connection(said, facts.now)
@@ -275,7 +276,7 @@ def _connection(said: AgentStatus, now: int) -> Iterator[Finding]:
 
 
 def runtimes(facts: Facts) -> Iterator[Finding]:
-    """Whether what is served can be run."""
+    """Judge whether what is served can be run."""
     if facts.runtimes is None:
         return
     for one in facts.served:
@@ -290,7 +291,7 @@ def runtimes(facts: Facts) -> Iterator[Finding]:
 
 
 def memory(facts: Facts) -> Iterator[Finding]:
-    """Whether what is served fits, the largest of it twice, as in a switch."""
+    """Judge whether what is served fits, the largest of it twice, as in a switch."""
     if facts.memory_bytes is None or not facts.served:
         return
     measured = [one.memory_bytes for one in facts.served if one.memory_bytes is not None]
@@ -306,13 +307,13 @@ def memory(facts: Facts) -> Iterator[Finding]:
 
 
 def port(facts: Facts) -> Iterator[Finding]:
-    """Where local programs ask."""
+    """Return where local programs ask."""
     if facts.port_error:
         yield Finding(Trouble.PORT_IN_USE if facts.port_taken else Trouble.PORT_UNUSABLE, facts.port_error)
 
 
 def agent(facts: Facts) -> Iterator[Finding]:
-    """The process and whoever supervises it."""
+    """Judge the process and its supervisor."""
     said = facts.status
     if said is None:
         return

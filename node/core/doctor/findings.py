@@ -1,4 +1,4 @@
-"""The closed list of what `fleetcast-node doctor` finds: a stable code each, how bad it is, and how it is mended."""
+"""List what `fleetcast-node doctor` may find: a stable code each, how bad it is, and how it is mended."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +8,7 @@ Level = Literal["warning", "trouble"]
 
 
 class Trouble(StrEnum):
-    """Stable codes of findings; `TABLE` says how bad each is and how it is mended."""
+    """Hold stable codes of findings; `TABLE` says how bad each is and how it is mended."""
 
     SETTINGS_INVALID = "settings.invalid"
     FOLDER_NOT_WRITABLE = "folder.not_writable"
@@ -158,17 +158,17 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, as a sentence, and the mend."""
+    """Describe one thing that is wrong, as a sentence, and the mend."""
 
     code: Trouble
     what: str
 
     @property
     def level(self) -> Level:
-        """`trouble`: the node cannot do what it is for, or soon will not. `warning`: it can."""
+        """Return `trouble` where the node cannot do what it is for, or soon will not; `warning` where it can."""
         return TABLE[self.code][0]
 
     @property
     def mend(self) -> str:
-        """What to do."""
+        """Return what to do."""
         return TABLE[self.code][1]

@@ -1,5 +1,5 @@
-"""What passes between the agent and a worker process: an id and lengths, a header and fields in JSON, then the tensors' bytes. Knows no
-socket.
+"""Encode what passes between the agent and a worker process: an id and lengths, a header and fields in JSON, then the tensors' bytes.
+Knows no socket.
 
 Nothing in it can name code: no pickle, and tensors are bytes with a datatype from a closed list.
 """
@@ -22,11 +22,11 @@ KEPT_BYTES_MAX: Final = 4096
 
 
 class Malformed(Exception):
-    """The other end does not speak this protocol; whoever reads it ends the connection."""
+    """Signal that the other end does not speak this protocol; its reader ends the connection."""
 
 
 class Frame(NamedTuple):
-    """One request, or the answer that repeats its id. `fields` is small and JSON; `tensors` are views of one buffer."""
+    """Hold one request, or the answer that repeats its id. `fields` is small and JSON; `tensors` are views of one buffer."""
 
     id: int
     kind: str
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
 
 
 def encode(id: int, kind: str, fields: Mapping[str, Any], tensors: Sequence[Raw] = ()) -> list[Buffer]:
-    """The frame as consecutive buffers; tensors are not copied.
+    """Return the frame as consecutive buffers; tensors are not copied.
 
     Raises:
         Malformed: it is larger than the other end would read.
@@ -53,7 +53,7 @@ def _header(kind: str, listed: tuple[tuple[str, str, tuple[int, ...], int], ...]
 
 
 def check_sizes(header_bytes: int, fields_bytes: int, payload_bytes: int) -> None:
-    """Whether a frame of this size is read at all.
+    """Check whether a frame of this size is read at all.
 
     Raises:
         Malformed: it is not.
@@ -64,7 +64,7 @@ def check_sizes(header_bytes: int, fields_bytes: int, payload_bytes: int) -> Non
 
 
 def decode(id: int, header: bytes, fields: Buffer, payload: memoryview) -> Frame:
-    """The frame that a header, its fields and its payload make up.
+    """Return the frame that a header, its fields and its payload make up.
 
     Raises:
         Malformed: it is not one.
@@ -84,7 +84,7 @@ def decode(id: int, header: bytes, fields: Buffer, payload: memoryview) -> Frame
 
 
 def _parsed(header: bytes) -> tuple[str, tuple[tuple[str, str, tuple[int, ...], int, int], ...], int]:
-    """The kind, the tensors with where each begins and ends, and where the last one does."""
+    """Return the kind, the tensors with where each begins and ends, and where the last one does."""
     try:
         kind, listed = json.loads(header)
         if type(kind) is not str or len(listed) > TENSORS_MAX:
@@ -106,13 +106,13 @@ _kept = lru_cache(HEADERS_KEPT)(_parsed)
 
 
 class Assembler:
-    """Frames out of a stream that arrives in pieces."""
+    """Cut frames out of a stream that arrives in pieces."""
 
     def __init__(self) -> None:
         self._pending = bytearray()
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes.
+        """Return the frames that `data` completes.
 
         Raises:
             Malformed: the stream is not of this protocol.

@@ -1,4 +1,5 @@
-"""Inference requests and responses of the Open Inference Protocol v2 over REST, with the binary tensor extension. Knows no server.
+"""Parse and encode inference requests and responses of the Open Inference Protocol v2 over REST, with the binary tensor extension. Knows
+no server.
 
 A body is a JSON object, and behind it the binary tensors in the order in which the object names them; `Inference-Header-Content-Length`
 then says where the object ends (KServe: Open Inference Protocol, Binary Tensor Data Extension).
@@ -17,15 +18,15 @@ from schemas.errors import Code, Refused, mismatch
 
 BODY_BYTES_MAX: Final = 64 * limits.MIB  # ten uncompressed full-HD images in float32 have their own protocol
 JSON_BYTES_MAX: Final = 8 * limits.MIB  # parsing it holds up every other request; larger tensors travel as binary
-ELEMENTS_MAX: Final = 2**20  # of all outputs in JSON: making more of it would hold up every other request, too
+ELEMENTS_MAX: Final = 2**20  # Elements of all outputs in JSON: making more of it would hold up every other request, too
 ID_CHARACTERS_MAX: Final = 256
-HEADS_KEPT: Final = 64  # of requests for one model that were checked, where a client asks for one thing in several ways
+HEADS_KEPT: Final = 64  # Checked heads of requests for one model: a client asks for one thing in several ways.
 KEPT_BYTES_MAX: Final = 2048  # a longer one takes long to look up, and many would take memory
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks for, checked against the model's signature. `outputs` pairs each name with whether it is to be binary."""
+    """Describe what a client asks for, checked against the model's signature. `outputs` pairs each name with whether it is to be binary."""
 
     id: str | None
     inputs: tuple[Raw, ...]
@@ -41,7 +42,7 @@ def parse_request(
     outputs: Sequence[Spec],
     fed: Mapping[str, Raw] = MappingProxyType({}),
 ) -> Request:
-    """The request that a body holds; binary tensors are views of it. `fed` are inputs that a request may leave out.
+    """Return the request that a body holds; binary tensors are views of it. `fed` are inputs that a request may leave out.
 
     Raises:
         Refused: REQUEST_INVALID, naming what was expected and found; SCHEMA_TOO_LARGE for a JSON part beyond `JSON_BYTES_MAX`.
@@ -50,7 +51,7 @@ def parse_request(
 
 
 class Requests:
-    """Reads requests for a model of one signature, as `parse_request` does.
+    """Read requests for a model of one signature, as `parse_request` does.
 
     Requests with binary tensors mostly begin with the same JSON as the one before: what was checked once is kept, only tensors are new.
     """
@@ -60,7 +61,7 @@ class Requests:
         self._known: dict[tuple[int, bytes], tuple[Request, tuple[slice, ...]]] = {}
 
     def read(self, body: bytes, *, header_bytes: int | None, fed: Mapping[str, Raw] = MappingProxyType({})) -> Request:
-        """The request that a body holds.
+        """Return the request that a body holds.
 
         Raises:
             Refused: as `parse_request`.
@@ -71,7 +72,7 @@ class Requests:
         known = self._known.get(key)
         if known is None:
             request, places = _located(body, header_bytes, self._inputs, self._outputs, fed)
-            if all(places) and not any(raw.datatype in ("BYTES", "BOOL") for raw in request.inputs):  # of which not every byte is one
+            if all(places) and not any(raw.datatype in ("BYTES", "BOOL") for raw in request.inputs):  # Not every byte is one of these.
                 if len(self._known) >= HEADS_KEPT:
                     self._known.clear()
                 empty = tuple(raw._replace(data=b"") for raw in request.inputs)
@@ -85,7 +86,7 @@ class Requests:
 def _located(
     body: bytes, header_bytes: int | None, inputs: Sequence[Spec], outputs: Sequence[Spec], fed: Mapping[str, Raw]
 ) -> tuple[Request, tuple[slice | None, ...]]:
-    """A request, and where in the body each of its inputs stands; None for one that is in the JSON, or is fed."""
+    """Return a request, and where in the body each of its inputs stands; None for one that is in the JSON, or is fed."""
     header, binary = _split(body, header_bytes)
     parameters = _parameters("request", header)
     event_time = parameters.get("event_time")
@@ -105,7 +106,7 @@ def _located(
 
 
 def encode_request(inputs: Sequence[Raw]) -> tuple[bytes, int]:
-    """The body of a request for all outputs, every tensor binary, and the length of its JSON part."""
+    """Return the body of a request for all outputs, every tensor binary, and the length of its JSON part."""
     listed = [
         {"name": raw.name, "datatype": raw.datatype, "shape": raw.shape, "parameters": {"binary_data_size": len(raw.data)}}
         for raw in inputs
@@ -118,7 +119,7 @@ def encode_request(inputs: Sequence[Raw]) -> tuple[bytes, int]:
 def encode_response(
     request: Request, *, model: str, version: str, answers: Sequence[Raw], parameters: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[list[Buffer], int | None]:
-    """The body in pieces, and the length of its JSON part when binary tensors follow it; tensors are not copied.
+    """Return the body in pieces, and the length of its JSON part when binary tensors follow it; tensors are not copied.
 
     Raises:
         Refused: REQUEST_INVALID: an output holds a value that JSON cannot carry (NaN, an infinity), or the outputs hold more elements than
@@ -160,7 +161,7 @@ def model_metadata(
     outputs: Sequence[Spec],
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The body of `GET /v2/models/<model>`; `parameters` are the release's, as they are in force."""
+    """Return the body of `GET /v2/models/<model>`; `parameters` are the release's, as they are in force."""
     sides = {side: [spec._asdict() for spec in specs] for side, specs in (("inputs", inputs), ("outputs", outputs))}
     more = {"parameters": dict(parameters)} if parameters else {}
     return {"name": model, "versions": list(versions), "platform": platform, **sides, **more}
@@ -193,7 +194,7 @@ def _parameters(what: str, fields: dict[str, Any]) -> dict[str, Any]:
 def _inputs(
     listed: object, binary: memoryview, specs: Sequence[Spec], fed: Mapping[str, Raw], *, begin: int
 ) -> tuple[tuple[Raw, ...], tuple[slice | None, ...]]:
-    """The inputs, and their places in a body whose binary tensors begin at `begin`."""
+    """Return the inputs, and their places in a body whose binary tensors begin at `begin`."""
     tensors = _by_name("inputs", listed)
     wanted = {spec.name: spec for spec in specs}
     if set(tensors) != set(wanted) and set(tensors) | set(fed) != set(wanted):

@@ -1,4 +1,4 @@
-"""Reads of an ONNX file what says how its operators are wired: nodes, constants, inputs and outputs. Knows bytes, not files.
+"""Read of an ONNX file what says how its operators are wired: nodes, constants, inputs and outputs. Knows bytes, not files.
 
 A device has no library for this format, and needs none: a file is a protobuf message, of which a few fields are wanted. What does not
 follow the format, or is larger than any model that a node should look through, is refused.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-FIELDS_MAX: Final = 300_000  # of a file, all that is walked: about a third of a second on a small device
+FIELDS_MAX: Final = 300_000  # Fields of a file, all that are walked: about a third of a second on a small device
 ITEMS_MAX: Final = 64  # values of a constant that are read: shapes, axes and paddings have no more
 NAME_BYTES_MAX: Final = 4096
 
@@ -26,11 +26,11 @@ Item = int | float | None
 
 
 class Unreadable(ValueError):
-    """The bytes are no graph that can be looked through."""
+    """Signal that the bytes are no graph that can be looked through."""
 
 
 class Span(NamedTuple):
-    """A message's or a text's bytes."""
+    """Hold a message's or a text's bytes."""
 
     begin: int
     length: int
@@ -38,7 +38,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A tensor that stands in the file: its shape, and its values where they are few whole numbers or floats."""
+    """Hold a tensor that stands in the file: its shape, and its values where they are few whole numbers or floats."""
 
     shape: tuple[int, ...]
     items: tuple[Item, ...] | None = None
@@ -46,7 +46,7 @@ class Constant:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator: `domain` is empty for ONNX's own. An input that is left out has an empty name."""
+    """Hold one operator: `domain` is empty for ONNX's own. An input that is left out has an empty name."""
 
     domain: str
     op: str
@@ -57,7 +57,7 @@ class Node:
 
 @dataclass(slots=True)
 class Graph:
-    """The nodes in the order in which they are run, the constants and the shapes of the inputs (-1 is a free axis) by name."""
+    """Hold the nodes in the order in which they are run, the constants and the shapes of the inputs (-1 is a free axis) by name."""
 
     nodes: list[Node] = field(default_factory=list)
     constants: dict[str, Constant] = field(default_factory=dict)
@@ -67,14 +67,14 @@ class Graph:
 
 
 class Reader:
-    """One file's bytes."""
+    """Read one file's bytes."""
 
     def __init__(self, view: memoryview) -> None:
         self._view = view
         self._left = FIELDS_MAX
 
     def graph(self) -> Graph:
-        """The graph.
+        """Return the graph.
 
         Raises:
             Unreadable: no ONNX file, one with functions of its own, or one that is too large to look through.
@@ -109,7 +109,7 @@ class Reader:
         return found
 
     def attributes(self, node: Node) -> dict[str, tuple[Item, ...] | Constant]:
-        """A node's attributes that are whole numbers or tensors; of others only that they are there.
+        """Return a node's attributes that are whole numbers or tensors; of others only that they are there.
 
         Raises:
             Unreadable: as `graph`.
@@ -186,7 +186,7 @@ class Reader:
         return None
 
     def _value_info(self, span: Span) -> tuple[str, tuple[int, ...]]:
-        """A graph's input or output: its name and shape."""
+        """Return a graph's input or output: its name and shape."""
         said = dict(self._fields(span))
         name = self._text(said.get(1, Span(0, 0)))
         try:
@@ -265,5 +265,5 @@ def _number(value: Span | int | float) -> int:
 
 
 def _signed(value: int) -> int:
-    """A varint as the 64 bits that it stands for."""
+    """Return a varint as the 64 bits that it stands for."""
     return value - 2**64 if value >= 2**63 else value

@@ -1,10 +1,10 @@
-"""Which operators that reckon keep rows apart, and when: each rule is given one, and says what comes out of it or raises `Mixes`."""
+"""Decide which arithmetic operators keep rows apart, and when: each rule is given one, and says what comes out of it or raises `Mixes`."""
 
 from node.core.inference.row_values import Call, Mixes, Rows, Same, Value, beside, place, unknown, with_rows
 
 
 def elementwise(call: Call) -> list[Value]:
-    """Element by element, smaller tensors broadcast over larger ones."""
+    """Work element by element, smaller tensors broadcast over larger ones."""
     rowed = with_rows(call.inputs)
     if not rowed:
         return _alike(call)
@@ -20,7 +20,7 @@ def elementwise(call: Call) -> list[Value]:
 
 
 def _alike(call: Call) -> list[Value]:
-    """The same of constants."""
+    """Give the same for constants."""
     first = call.value(0)
     if call.node.op in {"Cast", "Identity"} and isinstance(first, Same):
         return [first]
@@ -38,7 +38,7 @@ def _broadcast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def quantised(call: Call) -> list[Value]:
-    """Quantised by a scale that the model carries."""
+    """Quantise by a scale that the model carries."""
     call.only_same(1)
     first = call.value(0)
     if not isinstance(first, Rows):
@@ -54,7 +54,7 @@ def quantised(call: Call) -> list[Value]:
 
 
 def by_channel(call: Call) -> list[Value]:
-    """Each row by weights that the model carries: convolutions, pooling, norms of a picture."""
+    """Compute each row by weights that the model carries: convolutions, pooling, norms of a picture."""
     if call.all_same:
         return unknown(call)
     rows = call.rows(rank_min=2)
@@ -80,7 +80,7 @@ def dropout(call: Call) -> list[Value]:
 
 
 def along(call: Call) -> list[Value]:
-    """Along one axis, by default the last."""
+    """Work along one axis, by default the last."""
     if call.all_same:
         return unknown(call)
     rows = call.rows()
@@ -199,7 +199,7 @@ def hot(call: Call) -> list[Value]:
 
 
 def table(call: Call) -> list[Value]:
-    """[rows, columns] to the same or to scores."""
+    """Turn [rows, columns] into the same or into scores."""
     rows = call.rows(rank_min=2)
     if rows.rank != 2:
         raise Mixes
@@ -207,14 +207,14 @@ def table(call: Call) -> list[Value]:
 
 
 def classified(call: Call) -> list[Value]:
-    """A label and scores for each row."""
+    """Give a label and scores for each row."""
     (rows,) = table(call)
     assert isinstance(rows, Rows)  # noqa: S101  # by what table gives
     return [Rows(1, rows.fixed), rows]
 
 
 def columns(call: Call) -> list[Value]:
-    """Tables side by side."""
+    """Put tables side by side."""
     rows = [call.rows(at, rank_min=2) for at in range(len(call.inputs))]
     if any(one.rank != 2 for one in rows):
         raise Mixes
@@ -222,7 +222,7 @@ def columns(call: Call) -> list[Value]:
 
 
 def extracted(call: Call) -> list[Value]:
-    """Of each row some columns; or what stands at the places that rows name, which comes behind an axis of 1."""
+    """Take some columns of each row; or what is at the places that rows name, which comes behind an axis of 1."""
     data, places = call.value(0), call.value(1)
     if isinstance(data, Rows):
         call.only_same(1)
@@ -235,12 +235,12 @@ def extracted(call: Call) -> list[Value]:
 
 
 def encoded(call: Call) -> list[Value]:
-    """A new last axis that marks the category."""
+    """Add a last axis that marks the category."""
     rows = call.rows()
     return [Rows(rows.rank + 1, rows.fixed)]
 
 
 def mapped(call: Call) -> list[Value]:
-    """Each element by a table that the model carries."""
+    """Map each element by a table that the model carries."""
     first = call.value(0)
     return [first if isinstance(first, Rows) else Same(counts=call.counts)]

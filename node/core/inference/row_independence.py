@@ -1,4 +1,4 @@
-"""Whether a graph answers each row by itself, whatever stands in the rows beside it. Knows no runtime and no file.
+"""Decide whether a graph answers each row by itself, whatever stands in the rows beside it. Knows no runtime and no file.
 
 Rows of several requests may be asked together only of such a graph. The operators are walked in order, and of each tensor it is known
 whether its first axis are the rows (`Rows`) or whether it is the same for any rows (`Same`). Each operator that is listed here keeps rows
@@ -18,7 +18,7 @@ NODES_MAX: Final = 20_000
 
 
 def why_not(view: memoryview) -> str | None:
-    """What in a model file may let rows see each other; None when nothing does."""
+    """Return what in a model file may let rows see each other; None when nothing does."""
     try:
         reader = Reader(view)
         graph = reader.graph()

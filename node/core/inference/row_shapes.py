@@ -1,4 +1,4 @@
-"""Which operators that cut, join and shape tensors keep rows apart, and when: the same as in row_arithmetic."""
+"""Decide which operators that cut, join and shape tensors keep rows apart, and when: the same as in row_arithmetic."""
 
 from node.core.inference.onnx_graph import Constant
 from node.core.inference.row_values import Call, Item, Mixes, Rows, Same, Value, items_of, place, unknown
@@ -200,7 +200,7 @@ def repeated(call: Call) -> list[Value]:
 
 
 def resized(call: Call) -> list[Value]:
-    """By factors, or to sizes; the rows stay as many."""
+    """Resize by factors, or to sizes; the rows stay as many."""
     rows = call.rows()
     scales, sizes = (2, 3) if call.node.op == "Resize" and call.opset > 10 else (1, 4)
     if axes := call.numbers("axes"):
@@ -216,7 +216,7 @@ def resized(call: Call) -> list[Value]:
 
 
 def shape(call: Call) -> list[Value]:
-    """The shape, of which only the first axis depends on the request's rows."""
+    """Return a tensor's shape, of which only the first axis depends on the request's rows."""
     first = call.value(0)
     if call.node.attributes:
         raise Mixes
@@ -227,7 +227,7 @@ def shape(call: Call) -> list[Value]:
 
 
 def constant(call: Call) -> list[Value]:
-    """What stands in the file."""
+    """Return what is in the file."""
     for name, value in call.attributes.items():
         if isinstance(value, Constant):
             return [Same(value.shape, value.items)]

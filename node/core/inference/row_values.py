@@ -1,4 +1,6 @@
-"""What is known of a tensor while a graph is walked: whether its first axis are the rows, or what it is for any rows. Knows no operator."""
+"""Describe what is known of a tensor while a graph is walked: whether its first axis are the rows, or what it is for any rows. Knows no
+operator.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +8,13 @@ from typing import Literal
 
 from node.core.inference.onnx_graph import Constant, Node, Reader
 
-Item = int | float | None | Literal["rows"]  # of a small constant; "rows" is how many rows there are, None is not known
+Item = int | float | None | Literal["rows"]  # An element of a small constant; "rows" is how many rows there are, None is not known
 Attributes = Mapping[str, tuple[int | float | None, ...] | Constant]
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A tensor whose first axis are the rows; `behind_one`: the second, behind an axis of 1. `fixed`: its other axes never change."""
+    """Hold a tensor whose first axis are the rows; `behind_one`: the second, behind an axis of 1. `fixed`: its other axes never change."""
 
     rank: int
     fixed: bool
@@ -21,7 +23,9 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """A tensor that is the same whatever stands in the rows; None is what is not known of it. `counts`: it depends on how many they are."""
+    """Hold a tensor that is the same whatever stands in the rows; None is what is not known of it. `counts`: it depends on how many they
+    are.
+    """
 
     shape: tuple[int, ...] | None = None
     items: tuple[Item, ...] | None = None
@@ -32,11 +36,11 @@ Value = Rows | Same
 
 
 class Mixes(Exception):
-    """Rows may see each other here."""
+    """Signal that rows may see each other here."""
 
 
 class Call:
-    """One operator with what it is given."""
+    """Hold one operator with what it is given."""
 
     def __init__(self, node: Node, inputs: Sequence[Value | None], reader: Reader, opset: int) -> None:
         self.node, self.inputs, self.opset = node, inputs, opset
@@ -45,17 +49,17 @@ class Call:
 
     @property
     def attributes(self) -> Attributes:
-        """Its attributes, read when the first is asked for: those of a forest are long."""
+        """Return its attributes, read when the first is asked for: those of a forest are long."""
         if self._attributes is None:
             self._attributes = self._reader.attributes(self.node)
         return self._attributes
 
     def number(self, name: str, default: int) -> int:
-        """An attribute that is one whole number."""
+        """Return an attribute that is one whole number."""
         return whole((self.attributes.get(name, (default,)),))[0] if name in self.attributes else default
 
     def numbers(self, name: str, at: int | None = None) -> tuple[int, ...] | None:
-        """An attribute, or the input at a place, that is a list of whole numbers; None where it is not said."""
+        """Return an attribute, or the input at a place, that is a list of whole numbers; None where it is absent."""
         if name in self.attributes:
             return whole((self.attributes[name],))
         if at is None or self.value(at) is None:
@@ -66,37 +70,37 @@ class Call:
         return tuple(one for one in same.items if isinstance(one, int))
 
     def value(self, at: int) -> Value | None:
-        """The input at a place; None where it is left out."""
+        """Return the input at a place; None where it is left out."""
         return self.inputs[at] if at < len(self.inputs) else None
 
     def rows(self, at: int = 0, *, rank_min: int = 1) -> Rows:
-        """The input at a place, which has to have rows."""
+        """Return the input at a place, which has to have rows."""
         value = self.value(at)
         if not isinstance(value, Rows) or value.behind_one or value.rank < rank_min:
             raise Mixes
         return value
 
     def same(self, at: int) -> Same:
-        """The input at a place, which has to be the same whatever the rows are and however many."""
+        """Return the input at a place, which has to be the same whatever the rows are and however many."""
         value = self.value(at)
         if not isinstance(value, Same) or value.counts:
             raise Mixes
         return value
 
     def only_same(self, begin: int) -> None:
-        """Whether all inputs from a place on are the same whatever the rows are."""
+        """Check whether all inputs from a place on are the same whatever the rows are."""
         for at in range(begin, len(self.inputs)):
             if self.inputs[at] is not None:
                 self.same(at)
 
     @property
     def all_same(self) -> bool:
-        """Whether nothing that it is given has rows."""
+        """Return whether nothing that it is given has rows."""
         return not any(isinstance(one, Rows) for one in self.inputs)
 
     @property
     def counts(self) -> bool:
-        """Whether something that it is given depends on how many rows there are."""
+        """Return whether something that it is given depends on how many rows there are."""
         return any(isinstance(one, Same) and one.counts for one in self.inputs)
 
 
@@ -104,7 +108,7 @@ Rule = Callable[[Call], list[Value]]
 
 
 def whole(found: tuple[tuple[int | float | None, ...] | Constant, ...]) -> tuple[int, ...]:
-    """Whole numbers, and nothing else."""
+    """Return whole numbers, and nothing else."""
     (value,) = found
     items = value.items if isinstance(value, Constant) else value
     if items is None or not all(isinstance(one, int) for one in items):
@@ -113,7 +117,7 @@ def whole(found: tuple[tuple[int | float | None, ...] | Constant, ...]) -> tuple
 
 
 def place(axis: int, rank: int) -> int:
-    """An axis, counted from the first; it must not be the rows'."""
+    """Return an axis, counted from the first; it must not be the rows'."""
     place = axis + rank if axis < 0 else axis
     if not 0 < place < rank:
         raise Mixes
@@ -121,23 +125,23 @@ def place(axis: int, rank: int) -> int:
 
 
 def with_rows(values: Sequence[Value | None]) -> list[Rows]:
-    """Those that have rows."""
+    """Return those that have rows."""
     return [one for one in values if isinstance(one, Rows)]
 
 
 def beside(same: Same, rank: int) -> None:
-    """Whether a constant meets each row alike when it is broadcast over a tensor of this rank with rows."""
+    """Check whether a constant meets each row alike when it is broadcast over a tensor of this rank with rows."""
     if same.counts or same.shape is None or len(same.shape) > rank or (len(same.shape) == rank and same.shape[0] != 1):
         raise Mixes
 
 
 def unknown(call: Call) -> list[Value]:
-    """Outputs that have no rows, and of which nothing more is known."""
+    """Return outputs that have no rows, and of which nothing more is known."""
     return [Same(counts=call.counts)] * len(call.node.outputs)
 
 
 def items_of(call: Call, at: int) -> tuple[Item, ...]:
-    """What is known of the elements of a small input without rows."""
+    """Return what is known of the elements of a small input without rows."""
     value = call.value(at)
     if not isinstance(value, Same) or value.items is None:
         raise Mixes

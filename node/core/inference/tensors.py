@@ -1,4 +1,4 @@
-"""Tensors of the Open Inference Protocol to numpy and back, checked against a signature. Knows no HTTP, socket or runtime.
+"""Convert tensors of the Open Inference Protocol to numpy and back, checked against a signature. Knows no HTTP, socket or runtime.
 
 Binary tensors stay the bytes that arrived: little-endian, row-major, no padding; BYTES is a 4-byte length before each element
 (OIP binary tensor data extension). JSON tensors are flat or nested lists and are taken strictly: a number in a string, a fraction for an
@@ -40,7 +40,9 @@ JSON_TYPES: Final[dict[str, set[type]]] = {"b": {bool}, "i": {int}, "u": {int}, 
 
 
 class Spec(NamedTuple):
-    """What a model takes or gives under a name; -1 is a free axis. `datatype` is OIP's name, or the runtime's own for what is no tensor."""
+    """Describe what a model takes or gives under a name; -1 is a free axis. `datatype` is OIP's name, or the runtime's own for what is no
+    tensor.
+    """
 
     name: str
     datatype: str
@@ -51,7 +53,7 @@ class Spec(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """A tensor as its binary wire form."""
+    """Hold a tensor as its binary wire form."""
 
     name: str
     datatype: str
@@ -60,7 +62,7 @@ class Raw(NamedTuple):
 
 
 def refuse_request(reason: str) -> Refused:
-    """The client's request is wrong."""
+    """Return the refusal of a client's wrong request."""
     return Refused(Code.REQUEST_INVALID, reason)
 
 
@@ -82,7 +84,7 @@ def check_shape(spec: Spec, shape: object) -> tuple[int, ...]:
 
 
 def raw_from_binary(spec: Spec, shape: tuple[int, ...], data: Buffer) -> Raw:
-    """The tensor whose binary data arrived as `data`; nothing is copied.
+    """Return the tensor whose binary data arrived as `data`; nothing is copied.
 
     Raises:
         Refused: the bytes do not make up exactly `shape`.
@@ -102,7 +104,7 @@ def raw_from_binary(spec: Spec, shape: tuple[int, ...], data: Buffer) -> Raw:
 
 
 def raw_from_json(spec: Spec, shape: tuple[int, ...], data: object) -> Raw:
-    """The tensor whose elements arrived as a JSON list, flat or nested as `shape` is.
+    """Return the tensor whose elements arrived as a JSON list, flat or nested as `shape` is.
 
     Raises:
         Refused: another number of elements, another nesting, an element of another type, or one that does not fit the datatype.
@@ -125,7 +127,7 @@ def raw_from_json(spec: Spec, shape: tuple[int, ...], data: object) -> Raw:
 
 
 def array_of(raw: Raw) -> Array:
-    """The tensor as an array of `raw.shape`: a read-only view of its bytes, or for BYTES an object array of str.
+    """Return the tensor as an array of `raw.shape`: a read-only view of its bytes, or for BYTES an object array of str.
 
     Raises:
         Refused: an element of a BYTES tensor is not UTF-8.
@@ -141,7 +143,7 @@ def array_of(raw: Raw) -> Array:
 
 
 def raw_of(name: str, array: Array) -> Raw:
-    """The array's binary form; numbers keep their width, strings (str, bytes or objects) become BYTES.
+    """Return the array's binary form; numbers keep their width, strings (str, bytes or objects) become BYTES.
 
     Raises:
         Refused: OIP has no datatype for the array.
@@ -156,26 +158,26 @@ def raw_of(name: str, array: Array) -> Raw:
 
 
 def json_elements(raw: Raw) -> list[Any]:
-    """The tensor's elements, flat and row-major, as JSON can carry them."""
+    """Return the tensor's elements, flat and row-major, as JSON can carry them."""
     elements: list[Any] = array_of(raw).ravel().tolist()
     return elements
 
 
 def pack_strings(elements: Iterable[str | bytes]) -> bytes:
-    """The binary form of a BYTES tensor."""
+    """Return the binary form of a BYTES tensor."""
     encoded = (element.encode() if isinstance(element, str) else element for element in elements)
     return b"".join(part for element in encoded for part in (LENGTH.pack(len(element)), element))
 
 
 def rows_of(specs: Sequence[Spec], raws: Sequence[Raw]) -> int:
-    """How many rows a request holds: the first axis of its first input, when the model leaves that axis free."""
+    """Return how many rows a request holds: the first axis of its first input, when the model leaves that axis free."""
     if specs and raws and specs[0].shape[:1] == (-1,):
         return raws[0].shape[0]
     return 1
 
 
 def check_signature(side: str, *, declared: Sequence[Spec], found: Sequence[Spec]) -> None:
-    """Whether the loaded model takes or gives what the manifest says; the order does not matter.
+    """Check whether the loaded model takes or gives what the manifest says; the order does not matter.
 
     An output's free axis agrees with a fixed one, because runtimes refine what they infer; an input's does not.
 

@@ -1,4 +1,5 @@
-"""Which counts of right and wrong answers are taken, of which release and interval, and when those leave. Knows no label, disk or clock.
+"""Decide which counts of right and wrong answers are taken, of which release and interval, and when those leave. Knows no label, disk or
+clock.
 
 A site that learns later what was right says how many answers of a moment were right and how many wrong. They are summed by the interval of
 the moment when the model answered, not by that of the label. An interval leaves once, as every window does: so long after its first count
@@ -25,7 +26,7 @@ KEPT_SECONDS = 400 * 24 * 3600  # how long it is remembered what answered when: 
 
 
 def moment(said: Any) -> int:
-    """Seconds since 1970 of a number, or of an ISO 8601 time with its zone.
+    """Return seconds since 1970 of a number, or of an ISO 8601 time with its zone.
 
     Raises:
         ValueError: it is neither.
@@ -43,13 +44,15 @@ def moment(said: Any) -> int:
 Answers = Annotated[int, Field(ge=0, le=WINDOW_ROWS_MAX)]
 
 
-class Told(Fact):
-    """What a site says: of the answers that the model gave at about that moment, so many are known to be right, and so many wrong."""
+class LabelCounts(Fact):
+    """Describe what a site says: of the answers that the model gave at about that moment, so many are known to be right, and so many
+    wrong.
+    """
 
     at: Annotated[int, BeforeValidator(moment)]  # when the model answered
     right: Answers
     wrong: Answers
-    id: Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)] | None = None  # said again after a lost answer, it counts once
+    id: Annotated[str, Field(min_length=1, max_length=ID_CHARACTERS_MAX)] | None = None  # sent again after a lost answer, it counts once
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -58,8 +61,8 @@ class Told(Fact):
         return self
 
 
-def parse(body: bytes) -> Told:
-    """What stands in a request's body.
+def parse(body: bytes) -> LabelCounts:
+    """Return what stands in a request's body.
 
     Raises:
         Refused: SCHEMA_TOO_LARGE or REQUEST_INVALID.
@@ -67,13 +70,13 @@ def parse(body: bytes) -> Told:
     if len(body) > BODY_BYTES_MAX:
         raise mismatch(Code.SCHEMA_TOO_LARGE, "body bytes", expected=f"at most {BODY_BYTES_MAX}", actual=len(body))
     try:
-        return Told.model_validate_json(body)
+        return LabelCounts.model_validate_json(body)
     except ValidationError as error:
         raise invalid(error) from None
 
 
 def invalid(error: ValidationError) -> Refused:
-    """The first mistake, as a sentence."""
+    """Return the first mistake, as a sentence."""
     first = error.errors(include_url=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"])) or "labels"
     return Refused(Code.REQUEST_INVALID, f"{where}: {first['msg']}, found {str(first['input'])[:64]!r}")
@@ -81,7 +84,7 @@ def invalid(error: ValidationError) -> Refused:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A release that was served here, and its reference of right and wrong answers."""
+    """Hold a release that was served here, and its reference of right and wrong answers."""
 
     model: str
     version: str
@@ -90,17 +93,17 @@ class Declared:
 
     @property
     def seconds(self) -> int:
-        """Of an interval."""
+        """Return the length of an interval."""
         return self.accuracy.privacy.window_seconds
 
     def start_of(self, at: int) -> int:
-        """When the interval begins that this moment is in."""
+        """Return when the interval begins that this moment is in."""
         return at // self.seconds * self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of an interval: how many answers were given, counts of right and wrong ones, and when they leave.
+    """Describe what is known of an interval: how many answers were given, counts of right and wrong ones, and when they leave.
 
     Where the node died then, there may have been more answers than it knows of: it is not `sure`.
     """
@@ -115,7 +118,7 @@ class Known:
 
 
 def chosen(declared: Sequence[Declared], answered: Sequence[Declared], *, model: str, version: str | None) -> Declared:
-    """The release that counts are of: the one named; else the one that answered then, or if it is not known which, the newest.
+    """Return the release that counts are of: the one named; else the one that answered then, or if it is not known which, the newest.
 
     `declared` are the model's, the newest first; `answered` those of them that gave answers in the interval.
 
@@ -136,27 +139,27 @@ def chosen(declared: Sequence[Declared], answered: Sequence[Declared], *, model:
     return answered[0] if answered else declared[0]
 
 
-def check(told: Told, declared: Declared, known: Known, *, now: int) -> None:
-    """Whether counts can be, and can still be taken.
+def check(counts: LabelCounts, declared: Declared, known: Known, *, now: int) -> None:
+    """Check whether counts can be, and can still be taken.
 
     Raises:
         Refused: LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS.
     """
-    if told.at > now + FUTURE_SECONDS:
-        raise mismatch(Code.LABELS_FUTURE, "time of the answers", expected=f"at most {_iso(now)}", actual=_iso(told.at))
+    if counts.at > now + FUTURE_SECONDS:
+        raise mismatch(Code.LABELS_FUTURE, "time of the answers", expected=f"at most {_iso(now)}", actual=_iso(counts.at))
     if known.start + declared.seconds <= now - KEPT_SECONDS:
-        raise mismatch(Code.LABELS_OLD, "time of the answers", expected=f"after {_iso(now - KEPT_SECONDS)}", actual=_iso(told.at))
+        raise mismatch(Code.LABELS_OLD, "time of the answers", expected=f"after {_iso(now - KEPT_SECONDS)}", actual=_iso(counts.at))
     name = f"{declared.model} {declared.version}, {_iso(known.start)} and {declared.seconds} s on"
     if known.closed:
         raise Refused(Code.LABELS_CLOSED, f"{name}: right and wrong answers have left already, and an interval leaves once")
-    total = known.right + known.wrong + told.right + told.wrong
+    total = known.right + known.wrong + counts.right + counts.wrong
     most = known.answered if known.sure else WINDOW_ROWS_MAX
     if total > most:
         raise mismatch(Code.LABELS_EXCESS, f"{name}: right and wrong answers", expected=f"at most {most} that were given", actual=total)
 
 
 def due(known: Known, declared: Declared, *, now: int, wait_seconds: float) -> int:
-    """When the interval leaves."""
+    """Return when the interval leaves."""
     return known.due if known.due is not None else max(known.start + declared.seconds, now + math.ceil(wait_seconds))
 
 

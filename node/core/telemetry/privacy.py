@@ -1,4 +1,5 @@
-"""Exact discrete Gaussian noise and what it costs. Integers and given random bytes only on the sampling path: floats leak through rounding.
+"""Draw exact discrete Gaussian noise and what it costs. Integers and given random bytes only on the sampling path: floats leak through
+rounding.
 
 Sampler: Canonne, Kamath and Steinke, "The Discrete Gaussian for Differential Privacy" (NeurIPS 2020), algorithms 1 to 3. Ours, and not
 OpenDP's, because that library is 264 MB on a device.
@@ -13,7 +14,7 @@ _WORDS = 512  # 64-bit words taken from the source at once
 
 
 class BitSource:
-    """Unbiased integers from a source of random bytes, such as `os.urandom`."""
+    """Draw unbiased integers from a source of random bytes, such as `os.urandom`."""
 
     def __init__(self, source: Callable[[int], bytes]) -> None:
         self._source = source
@@ -22,7 +23,7 @@ class BitSource:
         self._bits = 0
 
     def bits(self, count: int) -> int:
-        """`count` random bits."""
+        """Return `count` random bits."""
         while self._bits < count:
             if not self._words:
                 self._words = memoryview(self._source(8 * _WORDS)).cast("Q").tolist()
@@ -34,7 +35,7 @@ class BitSource:
         return value
 
     def below(self, bound: int) -> int:
-        """Uniform on 0 .. bound - 1."""
+        """Return a uniform draw of 0 .. bound - 1."""
         count = (bound - 1).bit_length()
         while True:
             value = self.bits(count)
@@ -43,7 +44,7 @@ class BitSource:
 
 
 def discrete_gaussian(n: int, sigma2: tuple[int, int], bits: BitSource) -> list[int]:
-    """`n` draws with P(x) proportional to exp(-x^2 / (2 sigma^2)); `sigma2` is the variance as numerator and denominator."""
+    """Return `n` draws with P(x) proportional to exp(-x^2 / (2 sigma^2)); `sigma2` is the variance as numerator and denominator."""
     numerator, denominator = sigma2
     scale = isqrt(numerator // denominator) + 1
     spread = 2 * numerator * denominator * scale * scale
@@ -57,7 +58,7 @@ def discrete_gaussian(n: int, sigma2: tuple[int, int], bits: BitSource) -> list[
 
 
 def discrete_laplace(n: int, scale: tuple[int, int], bits: BitSource) -> list[int]:
-    """`n` draws with P(x) proportional to exp(-|x| / scale); `scale` is a fraction as numerator and denominator (algorithm 2)."""
+    """Return `n` draws with P(x) proportional to exp(-|x| / scale); `scale` is a fraction as numerator and denominator (algorithm 2)."""
     numerator, denominator = scale
     found: list[int] = []
     while len(found) < n:
@@ -69,7 +70,7 @@ def discrete_laplace(n: int, scale: tuple[int, int], bits: BitSource) -> list[in
 
 
 def noise(n: int, sigma2: tuple[int, int], laplace: tuple[int, int] | None, bits: BitSource) -> list[int]:
-    """`n` draws of what a manifest asks for: the discrete Laplace where a scale is given, else the discrete Gaussian."""
+    """Return `n` draws of what a manifest asks for: the discrete Laplace where a scale is given, else the discrete Gaussian."""
     return discrete_gaussian(n, sigma2, bits) if laplace is None else discrete_laplace(n, laplace, bits)
 
 
@@ -82,7 +83,7 @@ def _discrete_laplace(scale: int, bits: BitSource) -> int:
 
 
 def _geometric(scale: int, bits: BitSource) -> int:
-    """P(x) proportional to exp(-x / scale), x >= 0."""
+    """Return a draw with P(x) proportional to exp(-x / scale), x >= 0."""
     while True:
         first = bits.below(scale)
         if not _bernoulli_exp_small(first, scale, bits):
@@ -94,7 +95,7 @@ def _geometric(scale: int, bits: BitSource) -> int:
 
 
 def _bernoulli_exp(numerator: int, denominator: int, bits: BitSource) -> bool:
-    """True with probability exp(-numerator/denominator)."""
+    """Return True with probability exp(-numerator/denominator)."""
     while numerator > denominator:
         if not _bernoulli_exp_small(1, 1, bits):
             return False
@@ -103,7 +104,7 @@ def _bernoulli_exp(numerator: int, denominator: int, bits: BitSource) -> bool:
 
 
 def _bernoulli_exp_small(numerator: int, denominator: int, bits: BitSource) -> bool:
-    """The same for an exponent between 0 and 1."""
+    """Return the same for an exponent between 0 and 1."""
     rounds = 1
     while bits.below(denominator * rounds) < numerator:
         rounds += 1
@@ -111,12 +112,14 @@ def _bernoulli_exp_small(numerator: int, denominator: int, bits: BitSource) -> b
 
 
 def epsilon_of(rho: float, delta: float) -> float:
-    """The smallest epsilon that rho-zCDP gives at `delta` (Canonne, Kamath, Steinke 2020, corollary 13), by ternary search over alpha."""
+    """Return the smallest epsilon that rho-zCDP gives at `delta` (Canonne, Kamath, Steinke 2020, corollary 13), by ternary search over
+    alpha.
+    """
 
     def at(alpha: float) -> float:
         return rho * alpha + (math.log(1 / delta) + (alpha - 1) * math.log1p(-1 / alpha) - math.log(alpha)) / (alpha - 1)
 
-    low, high = math.log(1e-6), math.log(1e9)  # of alpha - 1
+    low, high = math.log(1e-6), math.log(1e9)  # Bounds of alpha - 1.
     for _ in range(200):
         third = (high - low) / 3
         if at(1 + math.exp(low + third)) < at(1 + math.exp(high - third)):
@@ -127,10 +130,10 @@ def epsilon_of(rho: float, delta: float) -> float:
 
 
 def day_of(start_seconds: int) -> int:
-    """The day, counted from 1970 in UTC, that a moment falls into."""
+    """Return the day, counted from 1970 in UTC, that a moment falls into."""
     return start_seconds // DAY_SECONDS
 
 
 def days_of(start_seconds: int, seconds: int) -> range:
-    """Every day that an interval touches: each of them pays for it."""
+    """Return every day that an interval touches: each of them pays for it."""
     return range(day_of(start_seconds), day_of(start_seconds + seconds - 1) + 1)

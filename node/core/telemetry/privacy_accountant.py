@@ -1,4 +1,4 @@
-"""A chain of what was spent: each entry's head is the hash of the one before and of the entry. Knows no disk and no clock.
+"""Chain what was spent: each entry's head is the hash of the one before and of the entry. Knows no disk and no clock.
 
 On a plain disk nothing can keep its owner from putting an old copy back. What can be told: that entries were changed, taken out or put in
 between; and, against a witness (how many entries there were, and the last head) that is kept in another place, that the end is missing.
@@ -12,11 +12,11 @@ from typing import NamedTuple
 from schemas.errors import Code, Refused, mismatch
 
 START = bytes(32)  # the head before the first entry
-TOLERANCE = 1e-9  # of sums of floats
+TOLERANCE = 1e-9  # Error of sums of floats.
 
 
 class Entry(NamedTuple):
-    """So much zCDP, charged to each of these days, for what."""
+    """Hold an amount of zCDP, charged to each of these days, for what."""
 
     number: int  # from 1
     at: int
@@ -27,20 +27,21 @@ class Entry(NamedTuple):
 
 
 class Witness(NamedTuple):
-    """What a second place says of the chain."""
+    """Describe what a second place says of the chain."""
 
     number: int
     head: bytes
 
 
 def following(previous: Witness, *, at: int, days: Sequence[int], rho: float, what: str) -> Entry:
-    """The next entry of a chain that ends at `previous`."""
+    """Return the next entry of a chain that ends at `previous`."""
     entry = Entry(previous.number + 1, at, tuple(days), rho, what, b"")
     return entry._replace(head=_head(previous.head, entry))
 
 
 def check(entries: Sequence[Entry], *, before: Witness, spent: dict[int, float], witness: Witness | None) -> None:
-    """Whether the ledger is whole. `before` is the entry that the oldest kept one follows, `spent` what the sums by day are said to be.
+    """Check whether the ledger is whole. `before` is the entry that the oldest kept one follows, `spent` what the sums by day are said to
+    be.
 
     Raises:
         Refused: LEDGER_TAMPERED: an entry or a sum was changed; LEDGER_ROLLED_BACK: the witness saw more, or another chain, or is gone.

@@ -1,4 +1,4 @@
-"""What leaves the device: a window's counts under noise, or how they differ from the node's own baseline, and many that wait as one.
+"""Make what leaves the device: a window's counts under noise, or how they differ from the node's own baseline, and many that wait as one.
 
 Pure but for the random bits that are given. Nothing here sees a row; it knows no budget.
 """
@@ -20,7 +20,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A node's own baseline under noise, made once and kept: counts flat over the signals, and how many rows each signal's are of.
+    """Hold a node's own baseline under noise, made once and kept: counts flat over the signals, and how many rows each signal's are of.
 
     Where hours of the week have references of their own, `usual` is what the reference expects of as many rows at the hours in which the
     baseline was gathered: the node is then known by how it differs from the reference, and takes that to any other hour.
@@ -32,11 +32,11 @@ class Own:
 
     @property
     def rows_log2(self) -> int:
-        """Of the fewest rows among the signals, rounded down: a number of few values tells no node from another."""
+        """Return the logarithm of the fewest rows among the signals, rounded down: few values tell no node from another."""
         return max(0, int(self.rows.min()).bit_length() - 1)
 
     def center(self, rows: int, expected: Counts) -> Counts:
-        """What the baseline says of so many rows, of which the reference expects `expected` at their hour."""
+        """Return what the baseline expects of a number of rows, of which the reference expects `expected` at their hour."""
         if self.usual is None:
             return self._share(self.counts, rows)
         return self._share(self.counts - self.usual, rows) + expected
@@ -47,13 +47,13 @@ class Own:
 
 
 def noisy(counts: Sequence[int], privacy: Privacy, bits: BitSource) -> Counts:
-    """Noise on every count, as the manifest says."""
+    """Put noise on every count, as the manifest says."""
     sigma2 = (privacy.sigma2_numerator, privacy.sigma2_denominator)
     return np.array(counts, np.int64) + np.array(noise(len(counts), sigma2, privacy.laplace, bits), np.int64)
 
 
 def rows_in(counts: Counts, signals: int) -> int:
-    """How many rows noisy counts speak of: the mean of the signals' totals, at least none."""
+    """Return how many rows noisy counts speak of: the mean of the signals' totals, at least none."""
     return min(WINDOW_ROWS_MAX, max(0, (2 * int(counts.sum()) + signals) // (2 * signals)))
 
 
@@ -69,7 +69,7 @@ def noised(
     own: Own | None = None,
     about: About | None = None,
 ) -> Window:
-    """The window that leaves the device: noise on every count; the number of rows is read off the noisy counts."""
+    """Return the window that leaves the device: noise on every count; the number of rows is read off the noisy counts."""
     found = noisy(counts, privacy, bits)
     rows = rows_in(found, len(baseline.signals))
     expected = Expectation(baseline).of(rows, start)
@@ -90,7 +90,7 @@ def noised(
 
 
 def crowded(windows: Mapping[int, Window], *, baseline: Baseline, privacy: Privacy) -> tuple[int, ...]:
-    """The oldest windows that can be one, by the number that each waits under: () when there are none.
+    """Return the oldest windows that can be one, by the number that each waits under: () when there are none.
 
     They are of one release and lie in one interval of 2, 4, 8 ... ordinary ones that begins at a multiple of its length, as every node's
     do, so that nodes that were offline together are still counted together. Of several such, the shortest; no two seasons are mixed.
@@ -112,7 +112,7 @@ def crowded(windows: Mapping[int, Window], *, baseline: Baseline, privacy: Priva
 
 
 def added(windows: Sequence[Window], *, baseline: Baseline, privacy: Privacy, window_id: bytes) -> Window:
-    """Windows as one: noisy counts add up, and no more is said of any record than before (post-processing)."""
+    """Return windows as one: noisy counts add up, and no more is revealed of any record than before (post-processing)."""
     expectation = Expectation(baseline)
     counts = np.sum([read_counts(one, expectation=expectation, privacy=privacy, bins=baseline.bins) for one in windows], axis=0)
     rows = sum(one.rows for one in windows)
@@ -141,7 +141,7 @@ def added(windows: Sequence[Window], *, baseline: Baseline, privacy: Privacy, wi
 
 @dataclass(frozen=True, slots=True)
 class Gathering:
-    """Counts for an own baseline that is not made yet: exact, and on this device only.
+    """Hold counts for an own baseline that is not made yet: exact, and on this device only.
 
     `rows` is what noisy windows say, so that the moment when it is made tells nothing of any record; `days` have paid for it, and `hours`
     are the rows by hour of the week, as the release tells hours apart; () where it does not.
@@ -153,14 +153,14 @@ class Gathering:
     hours: tuple[int, ...] = ()
 
     def plus(self, counts: Sequence[int], rows: int, days: Sequence[int], hour: int | None = None) -> "Gathering":
-        """One more window, of an hour of the week."""
+        """Return the sum with one more window, of an hour of the week."""
         summed = tuple(a + b for a, b in zip(self.counts, counts, strict=True))
         hours = tuple(before + (rows if at == hour else 0) for at, before in enumerate(self.hours))
         return replace(self, counts=summed, rows=self.rows + rows, days=tuple(sorted({*self.days, *days})), hours=hours)
 
 
 def usual_of(signal: Signal, rows: int, hours: Sequence[int]) -> list[int]:
-    """What the reference expects of so many rows, spread over the hours of the week as these are; shape [bins]."""
+    """Return what the reference expects of a number of rows, spread over the hours of the week as these are; shape [bins]."""
     by_hour = [(sum(signal.reference(key)) or 1, signal.reference(key), share) for key, share in enumerate(hours)]
     whole = sum(hours) or 1
     return [round(rows * sum(share * counts[at] / total for total, counts, share in by_hour) / whole) for at in range(signal.bins)]

@@ -1,4 +1,4 @@
-"""Counts what passes through a model into the bins that its manifest carries. Holds counts, never rows; knows no noise budget and no clock.
+"""Count what passes through a model into the bins that its manifest carries. Holds counts, never rows; knows no noise budget and no clock.
 
 Windows are by event time: the moment that the local program gives with a request, or else the moment it came.
 """
@@ -25,7 +25,7 @@ NO_SERVICE: Service = {}
 
 @dataclass(slots=True)
 class _Numeric:
-    """The numeric signals that are values of one tensor, counted together."""
+    """Hold the numeric signals that are values of one tensor, counted together."""
 
     side: str
     tensor: str
@@ -35,7 +35,7 @@ class _Numeric:
     others: Bins  # where each signal's "other" bin is
 
     def count(self, values: NDArray[Any], odd: Counter[Code]) -> Bins:
-        """Flat bin numbers of [rows, width] values; a column that is not there is "other"."""
+        """Return flat bin numbers of [rows, width] values; a column that is not there is "other"."""
         if values.shape[1] == 0:
             return np.broadcast_to(self.others, (len(values), len(self.others)))
         if values.dtype.kind not in "biuf":
@@ -54,7 +54,7 @@ class _Numeric:
 
 @dataclass(slots=True)
 class _Categorical:
-    """One categorical signal that is a value of a tensor."""
+    """Hold one categorical signal that is a value of a tensor."""
 
     side: str
     tensor: str
@@ -63,7 +63,7 @@ class _Categorical:
     other: int
 
     def count(self, values: NDArray[Any], odd: Counter[Code]) -> Bins:
-        """Flat bin numbers of [rows, width] values."""
+        """Return flat bin numbers of [rows, width] values."""
         if self.column >= values.shape[1]:
             if values.shape[1]:
                 odd[Code.ROWS_SHAPE] += len(values)
@@ -73,7 +73,7 @@ class _Categorical:
 
 @dataclass(slots=True)
 class _Measured:
-    """One signal that is a measure of a whole row."""
+    """Hold one signal that is a measure of a whole row."""
 
     side: str
     tensor: str
@@ -84,7 +84,7 @@ class _Measured:
     other: int
 
     def count(self, values: NDArray[Any], odd: Counter[Code]) -> Bins:
-        """Flat bin numbers of [rows, width] values."""
+        """Return flat bin numbers of [rows, width] values."""
         if values.shape[1] == 0:
             return np.full(len(values), self.other, np.intp)
         try:
@@ -103,7 +103,7 @@ class _Measured:
 
 @dataclass(slots=True)
 class _Said:
-    """One signal of the service: one value a request, the same for all of its rows."""
+    """Hold one signal of the service: one value a request, the same for all of its rows."""
 
     quantity: str
     edges: NDArray[np.float64]
@@ -112,14 +112,16 @@ class _Said:
     other: int
 
     def bin_of(self, value: float | str | None) -> int:
-        """The flat bin number; what was not measured is "other"."""
+        """Return the flat bin number; what was not measured is "other"."""
         if value is None or isinstance(value, str) or self.bins:
             return self.bins.get(value, self.other)
         return int(np.searchsorted(self.edges, value, side="right")) + self.offset if np.isfinite(value) else self.other
 
 
 class Sketch:
-    """The open windows of one release on one node. `odd` says how many rows were "other", by why, since it was read; it stays here."""
+    """Count the open windows of one release on one node. `odd` says how many rows were "other", by why, since it was read; it stays
+    here.
+    """
 
     def __init__(self, baseline: Baseline, window_seconds: int) -> None:
         self._window_seconds = window_seconds
@@ -138,7 +140,7 @@ class Sketch:
         `service` holds the quantities of `schemas.signals.Quantity`; of a generated answer why it ended ("stop"), and how many tokens the
         runtime made it from and of ("prompt_tokens", "answer_tokens").
         """
-        added = np.zeros(self._size, np.int64)  # a request is counted whole or, where what is told of it is a bug of ours, not at all
+        added = np.zeros(self._size, np.int64)  # a request is counted whole or, where its values are a bug of ours, not at all
         for said in self._said:
             added[said.bin_of(service.get(said.quantity))] += rows
         for counter in self._counters:
@@ -159,11 +161,11 @@ class Sketch:
         self._observed += 1
 
     def start_of(self, at: float) -> int:
-        """When the window begins that this moment is in."""
+        """Return when the window begins that this moment is in."""
         return int(at // self._window_seconds) * self._window_seconds
 
     def due(self, now: float, *, grace_seconds: float, idle_seconds: float) -> list[int]:
-        """Starts of the windows that are to close: passed by later events, or over and quiet, or too many."""
+        """Return the start of each window that is to close: passed by later events, or over and quiet, or too many."""
         if self._observed != self._seen_observed:
             self._seen_observed, self._active_at = self._observed, now
         idle = now - self._active_at >= idle_seconds
@@ -177,15 +179,15 @@ class Sketch:
         return found
 
     def take(self, start: int) -> Counts:
-        """A window's counts, flat over the signals; it is open no longer."""
+        """Return a window's counts, flat over the signals; it is open no longer."""
         return self._open.pop(start)
 
     def put_back(self, start: int, counts: Counts) -> None:
-        """What was taken could not be kept: the window is open again, with whatever has come meanwhile."""
+        """Open a window again that could not be kept, with all that has come meanwhile."""
         self._open[start] = self._open[start] + counts if start in self._open else counts
 
     def snapshot(self) -> dict[int, list[int]]:
-        """Every open window, for a checkpoint on this device."""
+        """Return every open window, for a checkpoint on this device."""
         return {start: counts.tolist() for start, counts in self._open.items()}
 
     def restore(self, counts: Mapping[int, Sequence[int]]) -> None:
@@ -241,7 +243,7 @@ def _said(signals: Sequence[Signal]) -> list[_Said]:
 
 
 def _is_said(signal: Signal) -> bool:
-    """Whether it is told with a request, and not measured of a tensor."""
+    """Return whether it is reported with a request, and not measured of a tensor."""
     return signal.side == "service" or signal.measure in {"stop", "tokens"}
 
 
@@ -252,13 +254,13 @@ def _quantity(signal: Signal) -> str:
 
 
 def _placed(signals: Sequence[Signal]) -> list[tuple[Signal, int]]:
-    """Each signal and where its bins begin."""
+    """Return each signal and where its bins begin."""
     begins = np.cumsum([0, *(signal.bins for signal in signals)]).tolist()
     return list(zip(signals, begins[:-1], strict=True))
 
 
 def _numbered(signal: Signal, offset: int) -> dict[Any, int]:
-    """Flat bin numbers by category."""
+    """Return flat bin numbers by category."""
     return {category: offset + number for number, category in enumerate(signal.categories)}
 
 

@@ -1,4 +1,6 @@
-"""What can be said of trust documents without verifying a signature: claims to be checked, repetitions, serials that fall. Knows no TUF."""
+"""Check trust documents as far as it goes without verifying a signature: claims to be checked, repetitions, serials that fall. Knows no
+TUF.
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +12,7 @@ from schemas.rollout import Rollout
 
 
 def claimed_version(data: bytes, kind: str) -> int:
-    """What version a role says to be; not verified, and good only to tell by which name TUF will ask for it.
+    """Return what version a role says to be; not verified, and good only to tell by which name TUF will ask for it.
 
     Raises:
         Refused: not JSON, a key twice, too deep, or the metadata of another kind of role.
@@ -35,7 +37,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_serials(rollouts: Mapping[str, Rollout], earlier: Mapping[str, Rollout]) -> None:
-    """A hub that came back from the past signs with the right key: its older serial gives it away.
+    """Refuse a serial that falls: a hub that came back from the past signs with the right key, and its older serial gives it away.
 
     Raises:
         Refused: a model's serial is lower than it was.
@@ -48,5 +50,5 @@ def check_serials(rollouts: Mapping[str, Rollout], earlier: Mapping[str, Rollout
 
 
 def is_again(bundle: TrustBundle, trusted: TrustBundle) -> bool:
-    """Whether a bundle says nothing new: QoS 1 delivers twice, and a retained message comes with every connection."""
+    """Return whether a bundle says nothing new: QoS 1 delivers twice, and a retained message comes with every connection."""
     return set(bundle.roots) <= set(trusted.roots) and bundle.model_copy(update={"roots": trusted.roots}) == trusted

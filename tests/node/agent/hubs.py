@@ -13,15 +13,15 @@ from typing import Any
 
 from fleetcast.mqtt import Connected, Disconnected, Message, Subscribed
 from hub.core.delivery.encode import encode_block
-from node.agent.delivery.block_sources import Stock
-from node.agent.delivery.byte_quota import Purse
-from node.agent.delivery.transfer_job import Outcome, Stalled
+from node.agent.delivery.block_sources import BlockSources
+from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
+from node.agent.events import TransferEnded, TransferStalled
 from node.broker.mqtt import BlockArrived, NodeLink
 from node.core.activation.lifecycle import Target
 from node.core.delivery.byte_quota import Policy
 from node.storage.artifacts import Artifacts
-from node.storage.sideload import Carried
+from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from schemas import codec
 from schemas.block_request import Want
@@ -131,12 +131,12 @@ class Node:
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.link = NodeLink(broker.url(name), fleet=FLEET, node=name, inbox=self.inbox, tls=broker.tls(name))
         self.store, self.artifacts = NodeStore(folder / "node.sqlite"), Artifacts(folder / "artifacts")
-        self.ended: list[Outcome] = []
-        self.stalled: list[Stalled] = []
-        self.carried = Carried(folder / "carried")
+        self.ended: list[TransferEnded] = []
+        self.stalled: list[TransferStalled] = []
+        self.carried = Sideload(folder / "carried")
         self.link_file = folder / "link"
         self.wall = 1_700_000_000.0
-        self.purse = Purse(
+        self.quota = ByteQuota(
             self.store,
             link="free",
             link_file=self.link_file,
@@ -152,9 +152,9 @@ class Node:
             window_bytes=400_000,
             filters_per_subscribe=8,
             rng=Random(0),
-            stock=Stock(self.store, self.artifacts, self.carried),
-            purse=self.purse,
-            post=lambda event: (self.ended if isinstance(event, Outcome) else self.stalled).append(event),  # type: ignore[attr-defined]
+            sources=BlockSources(self.store, self.artifacts, self.carried),
+            quota=self.quota,
+            post=lambda event: (self.ended if isinstance(event, TransferEnded) else self.stalled).append(event),  # type: ignore[attr-defined]
             refused=lambda refusal, model: self.refused.append(refusal.code),
         )
         self.online = self.connected = False

@@ -10,8 +10,8 @@ from typing import Any
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
-from node.agent.delivery.transfer_job import EndpointAnswered, Outcome, WorkerGone, WorkerReady
-from node.core.activation.effective_parameters import InForce
+from node.agent.events import EndpointAnswered, TransferEnded, WorkerGone, WorkerReady
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.host.site_parameters import Overrides
 from node.serving.loaded_model import Observation
@@ -52,7 +52,7 @@ class Courier:
             self.artifacts.write([(path, 0, self.contents[file.digest])])
             if target.version in self.lost:
                 self.artifacts.path(path).unlink()
-        self.inbox.put(Outcome(model, target, None))
+        self.inbox.put(TransferEnded(model, target, None))
 
     def carry(self, model: str, carriage: Any) -> None:
         pass
@@ -71,7 +71,7 @@ class Site:
     faster: float = 1.0
     rollout: dict[str, Any] = field(default_factory=dict)  # what a rollout sets
     observed: list[Observation] = field(default_factory=list)
-    in_force: dict[bytes, InForce] = field(default_factory=dict)
+    effective_parameters: dict[bytes, EffectiveParameters] = field(default_factory=dict)
     refusals: list[Refused] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class Site:
             post=self.inbox.put,
             monotonic=self.monotonic,
             report=self._report,
-            serving_changed=lambda digest, manifest, in_force: self.in_force.update({digest: in_force}),
+            serving_changed=lambda digest, manifest, effective_parameters: self.effective_parameters.update({digest: effective_parameters}),
             carriage_of=lambda model: None,
         )
 
@@ -136,7 +136,7 @@ class Site:
         except queue.Empty:
             event = None
         match event:
-            case Outcome(model, target, refusal):
+            case TransferEnded(model, target, refusal):
                 self.slots.fetched(model, target, refusal, self.now())
             case WorkerReady():
                 self.slots.ready(event, self.now())

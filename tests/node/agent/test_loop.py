@@ -15,8 +15,8 @@ import pytest
 
 from fleetcast.mqtt import Published
 from node.agent.loop import Agent
-from node.core.telemetry.accuracy import Told
-from node.serving.accuracy_route import LabelsSaid
+from node.core.telemetry.accuracy import LabelCounts
+from node.serving.accuracy_route import LabelsReported
 from node.settings import NodeSettings
 from node.storage.store import NodeStore
 from schemas import codec
@@ -135,10 +135,10 @@ def test_labels_that_nobody_takes_any_more_do_not_hold_up_the_end(tmp_path: Path
             asked.append(programs.submit(ask))
             until(lambda: not made._inbox.empty())
 
-        monkeypatch.setattr(made._standing, "began", comes_last)
+        monkeypatch.setattr(made._status_writer, "began", comes_last)
         made.run(ended)
         reply = asked[0].result(SECONDS_MAX)
-    late = LabelsSaid("m", None, Told(at=1, right=1, wrong=0))
+    late = LabelsReported("m", None, LabelCounts(at=1, right=1, wrong=0))
     made._labels_said(late)
 
     assert (reply.status_code, "is stopping" in reply.json()["error"]) == (503, True)

@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
         receipt = Receipt(node="gw-1", sequence=at + 1, at=NOW, outcome="refused", model="m", version=version, code=code, reason=reason)
         store.enqueue("receipt", "t", codec.encode(Identity.load_or_create(data / "device.pem").seal(receipt)))
     store.enqueue("receipt", "t", b"of a later version")
-    store.open_ledger(NEW.digest)
+    store.open_usage(NEW.digest)
     store.plan_missing(NEW.digest, 5000)
     store.add_bytes(NEW.digest, received=4000)
     store.put_evidence(digest, Evidence(golden_error_max=0.25, latency_ms=1.5, memory_bytes=30_000_000), at=NOW - 7200)

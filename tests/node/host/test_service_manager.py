@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from node.agent.reports.agent_status import Standing
+from node.agent.reports.agent_status import StatusWriter
 from node.core.doctor.agent_health import Verdict, judge
 from node.host.pidfile import read_status
 from node.host.service_manager import Notify
@@ -102,7 +102,7 @@ class Loop:
         self.now = 1_800_000_000.0
         settings = NodeSettings(id="gw-1", fleet="f", broker="mqtt://127.0.0.1:1", data=folder, root=folder / "root.json")
         self.server = running.server
-        self.standing = Standing(
+        self.status_writer = StatusWriter(
             settings,
             server=running.server,
             listen="127.0.0.1:8080",
@@ -120,7 +120,7 @@ class Loop:
         answered = threading.Event()
         self.server.ask_held(lambda _: answered.set())
         assert answered.wait(0.01 if hangs else 60) is not hangs
-        self.standing.tick()
+        self.status_writer.tick()
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def supervised(tmp_path: Path, running: Running) -> Iterator[tuple[Loop, Callabl
 
 def test_an_agent_that_is_well_is_ready_and_feeds_its_watchdog(supervised: tuple[Loop, Callable[[], list[str]]], tmp_path: Path) -> None:
     loop, said = supervised
-    loop.standing.began()
+    loop.status_writer.began()
     for _ in range(8):
         loop.turn(1.0)
 
@@ -141,9 +141,9 @@ def test_an_agent_that_is_well_is_ready_and_feeds_its_watchdog(supervised: tuple
     assert told.count("WATCHDOG=1") >= 4
     assert "STATUS=nothing to serve yet; not connected: not connected yet" in told
 
-    loop.standing.connected()
+    loop.status_writer.connected()
     loop.turn(0.0)
-    loop.standing.left()
+    loop.status_writer.left()
     status = read_status(tmp_path)
     assert said()[-2:] == ["STATUS=nothing to serve yet; connected", "STOPPING=1"]
     assert status is not None
@@ -154,7 +154,7 @@ def test_a_serving_thread_that_hangs_starves_the_watchdog_while_the_loop_goes_on
     supervised: tuple[Loop, Callable[[], list[str]]], tmp_path: Path
 ) -> None:
     loop, said = supervised
-    loop.standing.began()
+    loop.status_writer.began()
     loop.turn(3.0)
     release = threading.Event()
     stuck: Any = loop.server._running()
@@ -178,7 +178,7 @@ def test_a_serving_thread_that_hangs_starves_the_watchdog_while_the_loop_goes_on
 
 def test_a_status_that_says_nothing_new_is_written_seldom(supervised: tuple[Loop, Callable[[], list[str]]], tmp_path: Path) -> None:
     loop, _ = supervised
-    loop.standing.began()
+    loop.status_writer.began()
     loop.turn(5.0)
     first = (tmp_path / "status.json").stat().st_mtime_ns
     loop.turn(5.0)

@@ -76,7 +76,7 @@ def test_a_site_behind_a_bridge_and_a_relay_takes_part_in_a_rollout(tmp_path: Pa
             until("a rollout that is done", lambda: state_of(fleet) == "done")
 
             assert sum(fleet.store.publish_counts().values()) == BLOCKS
-            assert node.store.bytes_of(sha256(codec.encode(manifest))).received == BLOCKS * BLOCK_BYTES
+            assert node.store.usage_of(sha256(codec.encode(manifest))).received == BLOCKS * BLOCK_BYTES
             # What the site's nodes say while the road is closed arrives when it is open again.
             up.restart()
             device.say_state(cohort="nyc")

@@ -117,7 +117,7 @@ def test_a_relay_that_dies_goes_on_where_it_was_and_fetches_nothing_twice(mosqui
         node = Node(site, tmp_path / "n", name="n1")
         with relaying(chosen):
             node.fetch(manifest)
-            node.until(lambda: node.store.bytes_of(target(manifest).digest).received >= 12 * BLOCK)
+            node.until(lambda: node.store.usage_of(target(manifest).digest).received >= 12 * BLOCK)
         held = set(hub.published)
         hub.mute_after = 10**9
 

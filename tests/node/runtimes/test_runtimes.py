@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.runtimes import Options, available, probe
 from node.runtimes.litert import LiteRt
 from node.settings import NodeSettings
@@ -55,7 +55,7 @@ def test_a_strangers_runtime_serves_its_models_beside_ours(
     golden = {"x": rows}, {"y": 2 * (rows @ weight + bias)}
     staged = stage("1.0.0", (tmp_path / "weights.npz").read_bytes(), model="line", golden=golden, **sides)
     running.serve(stage("1.0.0", regressors.linear.onnx))
-    running.serve(replace(staged, runtime="linear", parameters=InForce(runtime={"scale": 2.0})))
+    running.serve(replace(staged, runtime="linear", parameters=EffectiveParameters(runtime={"scale": 2.0})))
     body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3, 3], "data": rows.ravel().tolist()}]}
     answer = httpx.post(running.url + "/v2/models/line/infer", json=body).json()
     bad = replace(stage("2.0.0", b"no npz", model="line", **sides), runtime="linear")

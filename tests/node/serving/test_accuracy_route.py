@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from node.serving import accuracy_route
-from node.serving.accuracy_route import LabelsSaid
+from node.serving.accuracy_route import LabelsReported
 from node.serving.server import Listen, Server
 from node.storage.store import NodeStore
 from tests.node.agent.telemetry.test_accuracy import WEEKS, answers, site
@@ -30,7 +30,7 @@ class Agent:
         self.server = Server(Listen(port=0), node="n1", on_rows=lambda seen: None, on_labels=self.hear)
         self.server.start()
 
-    def hear(self, event: LabelsSaid) -> None:
+    def hear(self, event: LabelsReported) -> None:
         self.loop.submit(lambda: (self.asleep.wait(), self.here.telemetry.labels.said(event)))
 
     def post(self, path: str = PATH, **fields: Any) -> httpx.Response:

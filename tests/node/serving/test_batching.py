@@ -46,7 +46,7 @@ def stopped_until(running: Any, waiting: int, model: str = "delay") -> Iterator[
 
     def wake() -> None:
         try:
-            until("all to wait", lambda: running.server._router.slots[model].waiting >= waiting)
+            until("all to wait", lambda: running.server._pool.slots[model].waiting >= waiting)
         finally:
             os.kill(process_id, signal.SIGCONT)
 
@@ -164,7 +164,7 @@ def test_the_257th_request_is_told_to_come_back(running: Any, stage: Callable[..
     body = body_of(regressors.rows[:1])
     first = threading.Thread(target=at_once, args=(running.url, [body] * worker_pool.QUEUE_REQUESTS_MAX))
     first.start()
-    until("all to wait", lambda: running.server._router.slots["delay"].waiting >= worker_pool.QUEUE_REQUESTS_MAX)
+    until("all to wait", lambda: running.server._pool.slots["delay"].waiting >= worker_pool.QUEUE_REQUESTS_MAX)
     refused = httpx.post(running.url + INFER, json=body)
     os.kill(process_id, signal.SIGCONT)
     first.join()

@@ -187,7 +187,7 @@ def test_whoever_hangs_up_ends_the_generation(talking: Any, tmp_path: Path, stre
             raw.recv(1)
 
     assert words_said(told) < 3000
-    until("nobody to wait", lambda: talking.server._router.slots["echo"].waiting == 0)
+    until("nobody to wait", lambda: talking.server._pool.slots["echo"].waiting == 0)
 
 
 def test_bytes_of_nothing_are_refused_behind_the_stream_and_not_in_it(talking: Any, tmp_path: Path) -> None:
@@ -217,10 +217,10 @@ def test_whoever_hangs_up_while_waiting_is_never_answered(talking: Any, client: 
     os.kill(process_id, signal.SIGSTOP)
     first = threading.Thread(target=lambda: client.chat.completions.create(model="echo", messages=says("word")))
     first.start()
-    until("the first", lambda: talking.server._router.slots["echo"].waiting == 1)
+    until("the first", lambda: talking.server._pool.slots["echo"].waiting == 1)
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=1.0).chat.completions.create(model="echo", messages=says("word"), max_tokens=500, user=str(told))
-    until("the second to be gone", lambda: talking.server._router.slots["echo"].waiting == 1)
+    until("the second to be gone", lambda: talking.server._pool.slots["echo"].waiting == 1)
     os.kill(process_id, signal.SIGCONT)
     first.join()
     answer = client.chat.completions.create(model="echo", messages=says("next"))

@@ -115,7 +115,7 @@ def test_a_turn_that_is_hung_up_on_is_told_as_aborted_with_what_was_heard(talkin
 
 def heard_of(talking: Any) -> None:
     """Wait until the model says that it works on a turn."""
-    (held,) = talking.server._router.slots["echo"].held.values()
+    (held,) = talking.server._pool.slots["echo"].held.values()
     deadline = time.monotonic() + 20
     while not held.worker.waiting:
         assert time.monotonic() < deadline
@@ -142,7 +142,7 @@ def test_a_reader_that_stalls_has_aborted(talking: Any, tmp_path: Path, monkeypa
 
 
 def test_none_of_the_signals_that_are_declared_for_what_generates_lands_in_other(talking: Any, tmp_path: Path) -> None:
-    (held,) = talking.server._router.slots["echo"].held.values()
+    (held,) = talking.server._pool.slots["echo"].held.values()
     telemetry = Telemetry(
         store=NodeStore(tmp_path / "node.sqlite"),
         topic=lambda model, cohort: f"{model}/{cohort}",

@@ -17,7 +17,7 @@ import openai
 import pytest
 
 from deploy.demo_slm import weights
-from node.core.activation.effective_parameters import InForce
+from node.core.activation.effective_parameters import EffectiveParameters
 from node.serving.activation import Staged
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
@@ -58,7 +58,7 @@ def releasing(stage: Callable[..., Staged]) -> Callable[..., Staged]:
         staged = stage(version, b"in its own folder", model="smol", golden=golden, **{"limits": LIMITS, **tensors, **fields})
         terms = Golden(file=file_of("golden.npz", staged.golden_path.read_bytes()), text_agreement_min=0.5)  # type: ignore[union-attr]
         manifest = staged.manifest.model_copy(update={"golden": terms})
-        parameters = InForce(runtime={"max_tokens": 8, "context_tokens": 1024})
+        parameters = EffectiveParameters(runtime={"max_tokens": 8, "context_tokens": 1024})
         return replace(staged, manifest=manifest, model_path=smollm2(), runtime="llama", parameters=parameters)
 
     return put

@@ -116,7 +116,7 @@ def test_a_request_in_flight_finishes_on_the_old_release(running: Any, stage: Ca
     load = Load(running.url, regressors.rows)
 
     def swap() -> None:
-        until("the first requests inside the stopped worker", lambda: running.server._router.slots["delay"].waiting == CLIENTS)
+        until("the first requests inside the stopped worker", lambda: running.server._pool.slots["delay"].waiting == CLIENTS)
         running.serve(new)
         running.server.retire(old.digest)
         os.kill(process_id, signal.SIGCONT)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.storage.sideload import PARCELS_MAX, Carried
+from node.storage.sideload import PARCELS_MAX, Sideload
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.bundle_file import MAGIC, Parcel, read_frames, write_frame
@@ -42,13 +42,13 @@ def frames(said: Parcel, blocks: list[bytes] = BLOCKS) -> bytes:
 def unpack(data: bytes, folder: Path) -> Parcel:
     path = folder / "stick.parcel"
     path.write_bytes(data)
-    return Carried(folder / "carried").unpack(path, fleet="plant")
+    return Sideload(folder / "carried").unpack(path, fleet="plant")
 
 
 def test_what_was_packed_is_there_and_goes_when_it_is_needed_no_more(tmp_path: Path) -> None:
     found = unpack(frames(parcel()), tmp_path)
 
-    carried = Carried(tmp_path / "carried")
+    carried = Sideload(tmp_path / "carried")
     assert set(carried.releases()) == {found.release}
     assert [carried.read(sha256(block)) for block in BLOCKS] == BLOCKS
     assert carried.read(sha256(b"another")) is None
@@ -104,25 +104,25 @@ def test_a_parcel_that_is_unpacked_again_takes_the_place_of_the_first(tmp_path: 
 
     unpack(frames(parcel()), tmp_path)
 
-    assert len(Carried(tmp_path / "carried").releases()) == 1
+    assert len(Sideload(tmp_path / "carried").releases()) == 1
 
 
 def test_the_oldest_parcels_go_when_there_are_too_many(tmp_path: Path) -> None:
     for number in range(PARCELS_MAX + 2):
         unpack(frames(parcel(release=sha256(b"%d" % number))), tmp_path)
 
-    assert len(Carried(tmp_path / "carried").releases()) == PARCELS_MAX
+    assert len(Sideload(tmp_path / "carried").releases()) == PARCELS_MAX
 
 
 def test_a_full_disk_and_a_missing_stick_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "stick.parcel"
     with pytest.raises(Unreachable, match="No such file"):
-        Carried(tmp_path / "carried").unpack(path, fleet="plant")
+        Sideload(tmp_path / "carried").unpack(path, fleet="plant")
     path.write_bytes(frames(parcel(size=100_020), blocks=[bytes(100_000), BLOCKS[1]]))
     with small_disk(tmp_path / "disk") as disk:
         for number in range(4):
             (disk / f"filler-{number}").write_bytes(bytes(50_000))
         with pytest.raises(Refused, match="no room") as refused:
-            Carried(disk / "carried").unpack(path, fleet="plant")
+            Sideload(disk / "carried").unpack(path, fleet="plant")
         assert refused.value.code is Code.DISK_FULL
-        assert Carried(disk / "carried").releases() == {}
+        assert Sideload(disk / "carried").releases() == {}

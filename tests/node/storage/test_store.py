@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from node.core.activation.lifecycle import ModelSlot, Move, Target
-from node.storage.store import SENT_KEPT, Held, NodeStore
+from node.storage.store import SENT_KEPT, NodeStore, StoredBlock
 from schemas.errors import Unreachable
 from schemas.names import sha256
 from schemas.receipt import Evidence
@@ -81,26 +81,26 @@ def test_sent_messages_are_kept_only_so_many(store: NodeStore) -> None:
 
 def test_a_block_is_found_wherever_it_stands_and_forgotten_with_its_folder(store: NodeStore) -> None:
     digest = sha256(b"block")
-    store.add_held([Held(digest, "aa/v/f", 0, 5), Held(digest, "bb/v/f", 5, 5)])
+    store.add_held([StoredBlock(digest, "aa/v/f", 0, 5), StoredBlock(digest, "bb/v/f", 5, 5)])
 
     store.forget_held("aa")
 
-    assert store.held([digest]) == {digest: [Held(digest, "bb/v/f", 5, 5)]}
+    assert store.held([digest]) == {digest: [StoredBlock(digest, "bb/v/f", 5, 5)]}
 
 
 def test_a_resumed_transfer_goes_on_counting(store: NodeStore) -> None:
-    store.open_ledger(b"r" * 32)
+    store.open_usage(b"r" * 32)
     store.plan_missing(b"r" * 32, 100)
     store.add_bytes(b"r" * 32, received=40, wasted=3)
-    store.open_ledger(b"r" * 32)
+    store.open_usage(b"r" * 32)
     store.add_bytes(b"r" * 32, reused=10)
     store.plan_missing(b"r" * 32, 50)
     store.add_bytes(b"r" * 32, received=50)
 
-    found = store.bytes_of(b"r" * 32)
+    found = store.usage_of(b"r" * 32)
 
     assert (found.planned, found.received, found.reused, found.wasted) == (100, 90, 10, 3)
-    assert store.ledgers() == {b"r" * 32: found}
+    assert store.usages() == {b"r" * 32: found}
 
 
 def test_bytes_are_counted_by_day_and_by_what_the_road_costs(store: NodeStore) -> None:

@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from node.agent.delivery.transfer_job import WorkerReady
+from node.agent.events import WorkerReady
 from node.serving import worker_pool
 from node.trust.tuf_client import Release
 from schemas.errors import Code
@@ -269,21 +269,21 @@ def test_going_back_on_probation_serves_the_last_good_release_also_after_restart
 def test_no_receipt_says_serving_before_the_endpoint_has_answered(site: Site, publish: Callable[..., Release]) -> None:
     release = publish("1.0.0", affine(2.0))
     site.server.expect("m")
-    site.server._router.slots["m"].waiting = worker_pool.QUEUE_REQUESTS_MAX  # so many wait that nobody else is let in
+    site.server._pool.slots["m"].waiting = worker_pool.QUEUE_REQUESTS_MAX  # so many wait that nobody else is let in
     site.wants(release)
     site.turn_until(lambda: site.slot().state == "active")
     for _ in range(100):
         site.turn()
 
     assert site.receipts() == []
-    site.server._router.slots["m"].waiting = 0
+    site.server._pool.slots["m"].waiting = 0
     site.turn_until(lambda: said(site, release) == ["serving"])
 
 
 def test_where_the_endpoint_is_full_the_answers_to_clients_prove_it(site: Site, publish: Callable[..., Release]) -> None:
     release = publish("1.0.0", affine(2.0))
     site.server.expect("m")
-    site.server._router.slots["m"].waiting = worker_pool.QUEUE_REQUESTS_MAX - 1  # one client gets in
+    site.server._pool.slots["m"].waiting = worker_pool.QUEUE_REQUESTS_MAX - 1  # one client gets in
     with load(site):
         site.wants(release)
         site.turn_until(lambda: said(site, release) == ["serving"])
@@ -392,7 +392,7 @@ def test_parameters_hold_within_bounds_from_the_next_request_on_and_are_reported
         "region": ("eu", "release", "parameter.bounds"),
         "sampling": (0.25, "rollout", None),
     }
-    assert site.in_force[release.digest].telemetry_share == 0.25
+    assert site.effective_parameters[release.digest].telemetry_share == 0.25
     assert {refusal.code for refusal in site.refusals} == {Code.PARAMETER_BOUNDS, Code.PARAMETER_UNKNOWN}
     assert any("found speed" in refusal.reason for refusal in site.refusals)
 

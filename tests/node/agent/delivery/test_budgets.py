@@ -31,11 +31,11 @@ def test_a_day_s_budget_stops_the_transfer_at_the_byte_and_the_next_day_goes_on(
             node.turn()
 
         assert [event.code for event in node.stalled] == [Code.BUDGET_DAY]
-        assert node.store.bytes_of(target(manifest).digest).received == 4 * BLOCK
+        assert node.store.usage_of(target(manifest).digest).received == 4 * BLOCK
         node.wall += DAY
         node.until(lambda: len(node.stalled) == 3)  # goes on, stops again
         assert [event.code for event in node.stalled] == [Code.BUDGET_DAY, None, Code.BUDGET_DAY]
-        assert node.store.bytes_of(target(manifest).digest).received == 8 * BLOCK
+        assert node.store.usage_of(target(manifest).digest).received == 8 * BLOCK
         node.wall += DAY
         node.until(lambda: node.ended)
 
@@ -57,7 +57,7 @@ def test_a_kill_does_not_give_the_day_s_budget_back(mosquitto: Broker, tmp_path:
         again.fetch(manifest)
         again.until(lambda: again.stalled)
 
-        assert again.store.bytes_of(target(manifest).digest).received == 2 * BLOCK
+        assert again.store.usage_of(target(manifest).digest).received == 2 * BLOCK
         again.die()
 
 
@@ -84,7 +84,7 @@ def test_a_word_that_is_no_link_class_counts_as_the_dearest(mosquitto: Broker, t
     node = Node(mosquitto, tmp_path)
     node.link_file.write_text("5G!!")
 
-    assert node.purse.link == "roaming"
+    assert node.quota.link == "roaming"
     node.die()
 
 
@@ -165,7 +165,7 @@ def test_the_urgent_transfer_passes_the_one_that_began_earlier(mosquitto: Broker
     with serving(Hub(mosquitto, large, {**more, **few}, others=(small,))):
         node = Node(mosquitto, tmp_path, rate=20.0 * BLOCK)
         node.fetch(large, carriage=Carriage(priority=1))
-        node.until(lambda: node.store.bytes_of(target(large).digest).received >= 2 * BLOCK)
+        node.until(lambda: node.store.usage_of(target(large).digest).received >= 2 * BLOCK)
 
         node.fetch(small, carriage=Carriage(priority=9))
         node.until(lambda: len(node.ended) == 2)

@@ -75,7 +75,7 @@ def test_an_update_comes_as_a_delta_and_a_fresh_node_takes_the_whole(broker: Bro
         fresh.until(lambda: fresh.ended)
 
         assert (node.file(second), fresh.file(second)) == (new, new)
-    delta, whole = (one.store.bytes_of(target(second).digest).received for one in (node, fresh))
+    delta, whole = (one.store.usage_of(target(second).digest).received for one in (node, fresh))
     assert (delta, whole) == (wire(second, held), wire(second, set()))
     assert delta < 0.75 * whole
     node.die()
@@ -90,7 +90,7 @@ def test_a_parent_that_rots_under_the_delta_asks_the_policy_and_not_the_road(mos
         node.fetch(first)
         node.until(lambda: node.ended)
         node.fetch(second, follows=True)
-        node.until(lambda: node.store.bytes_of(target(second).digest).received > 0)
+        node.until(lambda: node.store.usage_of(target(second).digest).received > 0)
         path = node.artifacts.path(node.artifacts.relative(target(first).digest, "v", first.variants[0].files[0]))
         rotten = bytearray(old)
         rotten[11 * SIZE + 7] ^= 1  # the last block's parent
@@ -104,7 +104,7 @@ def test_a_parent_that_rots_under_the_delta_asks_the_policy_and_not_the_road(mos
         node.until(lambda: len(node.ended) == 2)
 
         assert node.file(second) == new
-        ledger = node.store.bytes_of(target(second).digest)
+        ledger = node.store.usage_of(target(second).digest)
         assert ledger.planned == ledger.received + ledger.reused
         node.die()
 
@@ -139,8 +139,8 @@ def test_a_newer_release_cancels_the_older_transfer_and_uses_its_blocks(mosquitt
     with serving(Hub(mosquitto, new, {**payloads, **more}, others=(old,), mute_after=10)) as hub:
         node = Node(mosquitto, tmp_path)
         node.fetch(old)
-        node.until(lambda: node.store.bytes_of(target(old).digest).received >= 8 * 60_000)
-        got = node.store.bytes_of(target(old).digest).received
+        node.until(lambda: node.store.usage_of(target(old).digest).received >= 8 * 60_000)
+        got = node.store.usage_of(target(old).digest).received
         hub.mute_after = 10**9
 
         node.fetch(new)
@@ -148,7 +148,7 @@ def test_a_newer_release_cancels_the_older_transfer_and_uses_its_blocks(mosquitt
 
         assert node.file(new) == changed
         assert [outcome.target for outcome in node.ended] == [target(new)]
-        assert node.store.bytes_of(target(new).digest).reused >= got
+        assert node.store.usage_of(target(new).digest).reused >= got
         node.die()
 
 
@@ -197,7 +197,7 @@ def test_blocks_that_never_come_are_told_and_taken_when_they_do(mosquitto: Broke
         node.until(lambda: node.stalled)
 
         assert (node.stalled[0].code, node.refused) == (Code.BLOCK_TIMEOUT, [Code.BLOCK_TIMEOUT])
-        assert node.store.bytes_of(target(manifest).digest).received == 3 * 60_000
+        assert node.store.usage_of(target(manifest).digest).received == 3 * 60_000
         hub.mute_after = 10**9
         node.until(lambda: node.ended)
 

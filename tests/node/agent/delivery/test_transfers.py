@@ -29,7 +29,7 @@ def test_a_release_arrives_whole_each_block_once_and_its_ledger_adds_up(broker: 
         assert node.ended[0].refusal is None
         assert node.file(manifest) == data
         assert set(hub.published.values()) == {1}
-        ledger = node.store.bytes_of(target(manifest).digest)
+        ledger = node.store.usage_of(target(manifest).digest)
         lists = sum(cheapest(part, DECODABLE).bytes for part in manifest.variants[0].files[0].index)
         assert (ledger.planned, ledger.received, ledger.reused, ledger.wasted) == (len(data) + lists, len(data) + lists, 0, 0)
         node.die()
@@ -47,7 +47,7 @@ def test_a_flipped_block_is_refused_reported_and_asked_for_again(broker: Broker,
 
         assert node.file(manifest) == data
         assert node.refused == [Code.BLOCK_DIGEST]
-        assert node.store.bytes_of(target(manifest).digest).wasted == BLOCK
+        assert node.store.usage_of(target(manifest).digest).wasted == BLOCK
         node.die()
 
 
@@ -57,7 +57,7 @@ def test_what_is_on_disk_is_not_fetched_again_after_a_kill(broker: Broker, tmp_p
     with serving(Hub(broker, manifest, payloads, mute_after=12)) as hub:
         node = Node(broker, tmp_path)
         node.fetch(manifest)
-        node.until(lambda: node.store.bytes_of(target(manifest).digest).received >= 12 * BLOCK)
+        node.until(lambda: node.store.usage_of(target(manifest).digest).received >= 12 * BLOCK)
         node.die()
         held = {digest for digest, times in hub.published.items() if times}
         hub.mute_after = 10**9
@@ -68,7 +68,7 @@ def test_what_is_on_disk_is_not_fetched_again_after_a_kill(broker: Broker, tmp_p
 
         assert again.file(manifest) == data
         assert all(hub.published[digest] == 1 for digest in held)
-        ledger = again.store.bytes_of(target(manifest).digest)
+        ledger = again.store.usage_of(target(manifest).digest)
         assert (ledger.received, ledger.reused) == (len(data), 0)
         again.die()
 
@@ -79,7 +79,7 @@ def test_a_block_that_changed_on_disk_is_found_and_fetched_again(broker: Broker,
     with serving(Hub(broker, manifest, payloads, mute_after=6)) as hub:
         node = Node(broker, tmp_path)
         node.fetch(manifest)
-        node.until(lambda: node.store.bytes_of(target(manifest).digest).received >= 6 * BLOCK)
+        node.until(lambda: node.store.usage_of(target(manifest).digest).received >= 6 * BLOCK)
         path = node.artifacts.path(node.artifacts.relative(target(manifest).digest, "v", manifest.variants[0].files[0]))
         node.die()
         first = next(iter(hub.published))
@@ -94,7 +94,7 @@ def test_a_block_that_changed_on_disk_is_found_and_fetched_again(broker: Broker,
         again.until(lambda: again.ended)
 
         assert again.file(manifest) == data
-        assert again.store.bytes_of(target(manifest).digest).received == 11 * BLOCK  # ten, and the damaged one once more
+        assert again.store.usage_of(target(manifest).digest).received == 11 * BLOCK  # ten, and the damaged one once more
         again.die()
 
 
@@ -104,7 +104,7 @@ def test_a_broker_that_forgets_everything_half_way_costs_at_most_the_window(brok
     with serving(Hub(broker, manifest, payloads)) as hub:
         node = Node(broker, tmp_path)
         node.fetch(manifest)
-        node.until(lambda: node.store.bytes_of(target(manifest).digest).received >= 10 * BLOCK)
+        node.until(lambda: node.store.usage_of(target(manifest).digest).received >= 10 * BLOCK)
 
         broker.restart()
         node.until(lambda: node.ended)
@@ -131,7 +131,7 @@ def test_blocks_of_another_release_are_used_and_counted_as_reused(broker: Broker
 
         assert node.file(second) == changed
         assert sum(hub.published.values()) == 2
-        ledger = node.store.bytes_of(target(second).digest)
+        ledger = node.store.usage_of(target(second).digest)
         assert (ledger.planned, ledger.received, ledger.reused) == (10 * BLOCK, 2 * BLOCK, 8 * BLOCK)
         node.die()
 
@@ -147,7 +147,7 @@ def test_a_full_disk_parks_the_transfer_and_room_lets_it_go_on(mosquitto: Broker
             with contextlib.suppress(OSError):
                 (disk / f"filler-{number}").write_bytes(bytes(50_000))
         node = Node(mosquitto, tmp_path)
-        node.artifacts = node.delivery._artifacts = node.delivery._stock._artifacts = Artifacts(disk / "artifacts")
+        node.artifacts = node.delivery._artifacts = node.delivery._sources._artifacts = Artifacts(disk / "artifacts")
         node.fetch(manifest)
         node.until(lambda: node.refused)
         assert node.refused[0] is Code.DISK_FULL

@@ -13,7 +13,7 @@ import pytest
 from hub.core.drift.accuracy import accuracy_baseline, of_accuracy
 from hub.core.drift.windows import Reader
 from hub.core.publish.noise import sigma2_for
-from node.core.telemetry.accuracy import Told
+from node.core.telemetry.accuracy import LabelCounts
 from node.serving.loaded_model import Observation
 from node.storage import telemetry_report as telling
 from node.storage.accuracy_counts import take
@@ -47,8 +47,8 @@ def answers(site: Site, rows: int, at: float | None = WEEKS + 1.0, **changes: An
     site.telemetry.labels.answered(seen)
 
 
-def say(site: Site, right: int, wrong: int, at: float = WEEKS + 5.0, *, version: str | None = None, said_id: str | None = None) -> Any:
-    return site.telemetry.labels.take("m", version, Told(at=at, right=right, wrong=wrong, id=said_id))  # type: ignore[arg-type]
+def say(site: Site, right: int, wrong: int, at: float = WEEKS + 5.0, *, version: str | None = None, report_id: str | None = None) -> Any:
+    return site.telemetry.labels.take("m", version, LabelCounts(at=at, right=right, wrong=wrong, id=report_id))  # type: ignore[arg-type]
 
 
 def leave(site: Site) -> list[Window]:
@@ -127,11 +127,11 @@ def test_a_record_that_is_counted_and_labelled_pays_for_both(tmp_path: Path) -> 
 def test_what_was_taken_is_there_after_a_death_and_leaves_once(tmp_path: Path) -> None:
     here = site(tmp_path)
     answers(here, 700)
-    say(here, 500, 60, said_id="batch 1")
+    say(here, 500, 60, report_id="batch 1")
     here.store.close()
 
     again = site(tmp_path, now=here.now + 10)
-    repeated = say(again, 500, 60, said_id="batch 1")
+    repeated = say(again, 500, 60, report_id="batch 1")
     (window,) = leave(again)
     again.store.close()
     third = site(tmp_path, now=again.now)
@@ -189,14 +189,14 @@ def test_each_wrong_claim_is_refused_by_its_code_and_changes_nothing(tmp_path: P
     here = site(tmp_path)
     answers(here, 100)
     answers(here, 50, failed=True)
-    say(here, 60, 20, said_id="one")
+    say(here, 60, 20, report_id="one")
 
     assert refusal(here, 15, 6) is Code.LABELS_EXCESS, "a request that failed was not answered"
     assert refusal(here, 1, 0, at=WEEKS + 600) is Code.LABELS_EXCESS, "nothing was answered then"
     assert refusal(here, 1, 0, at=here.now + 600) is Code.LABELS_FUTURE
     assert refusal(here, 1, 0, at=here.now - 500 * 86_400) is Code.LABELS_OLD
     assert refusal(here, 1, 0, version="9.9.9") is Code.LABELS_RELEASE
-    assert refusal(here, 1, 0, at=WEEKS + 600, said_id="one") is Code.REQUEST_INVALID
+    assert refusal(here, 1, 0, at=WEEKS + 600, report_id="one") is Code.REQUEST_INVALID
     (window,) = leave(here)
     assert refusal(here, 1, 0) is Code.LABELS_CLOSED
     assert abs(window.rows - 80) < 50
@@ -205,29 +205,29 @@ def test_each_wrong_claim_is_refused_by_its_code_and_changes_nothing(tmp_path: P
 def test_an_id_stays_with_the_release_that_answered_when_it_was_first_sent(tmp_path: Path) -> None:
     here = site(tmp_path)
     answers(here, 100)
-    first = say(here, 90, 10, said_id="one")
+    first = say(here, 90, 10, report_id="one")
     here.digest = b"2" * 32
     here.telemetry.watch(here.digest, RELEASE.model_copy(update={"version": "2.0.0"}))
     answers(here, 50)
 
-    again = say(here, 90, 10, said_id="one")
+    again = say(here, 90, 10, report_id="one")
 
     assert (again.declared.version, again.start, again.leaves_at, again.again) == ("1.0.0", first.start, first.leaves_at, True)
     assert refusal(here, 90, 10) is Code.LABELS_RELEASE, "without the id both may be meant"
-    assert refusal(here, 90, 10, version="2.0.0", said_id="one") is Code.REQUEST_INVALID
+    assert refusal(here, 90, 10, version="2.0.0", report_id="one") is Code.REQUEST_INVALID
 
 
 def test_an_id_with_other_counts_is_refused_until_its_interval_has_left(tmp_path: Path) -> None:
     here = site(tmp_path)
     answers(here, 200)
-    say(here, 90, 10, said_id="one")
+    say(here, 90, 10, report_id="one")
 
     with pytest.raises(Refused, match="'one' was said before: wrong answers: expected 10, found 11"):
-        say(here, 90, 11, said_id="one")
+        say(here, 90, 11, report_id="one")
     leave(here)
 
-    assert say(here, 90, 10, said_id="one").again
-    assert here.store.label_said("one").right is None, "exact counts are forgotten"  # type: ignore[union-attr]
+    assert say(here, 90, 10, report_id="one").again
+    assert here.store.counts_under("one").right is None, "exact counts are forgotten"  # type: ignore[union-attr]
 
 
 def test_a_node_that_died_does_not_claim_to_know_what_it_answered_in_its_last_moments(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_counts_that_come_from_two_sides_at_once_are_all_there(tmp_path: Path) -
     with NodeStore.beside(tmp_path / "node.sqlite") as other:
         for turn in range(20):
             side = here.store if turn % 2 else other
-            take(side, "m", None, Told(at=WEEKS, right=9, wrong=1), now=int(here.now), wait_seconds=60)
+            take(side, "m", None, LabelCounts(at=WEEKS, right=9, wrong=1), now=int(here.now), wait_seconds=60)
 
     known = here.store.interval(here.telemetry.labels.declared[0], WEEKS)
     assert (known.right, known.wrong) == (180, 20)
@@ -373,7 +373,7 @@ def test_counts_that_a_command_says_while_their_interval_is_about_to_leave_leave
     def says_more(now: int) -> list[tuple[bytes, int]]:
         due = due_labels(now)
         with NodeStore.beside(tmp_path / "node.sqlite") as other:
-            take(other, "m", None, Told(at=WEEKS, right=400, wrong=0), now=now, wait_seconds=60)
+            take(other, "m", None, LabelCounts(at=WEEKS, right=400, wrong=0), now=now, wait_seconds=60)
         return due
 
     monkeypatch.setattr(here.store, "due_labels", says_more)
@@ -394,4 +394,4 @@ def test_a_file_that_an_earlier_version_made_is_read_as_one_without_labels(tmp_p
     assert reading.declared() == []
     assert reading.withheld_labels() == {}
     assert reading.labels_waiting() == []
-    assert reading.label_said("one") is None
+    assert reading.counts_under("one") is None

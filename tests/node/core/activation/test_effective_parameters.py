@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.core.activation.effective_parameters import InForce, in_force
+from node.core.activation.effective_parameters import EffectiveParameters, effective_parameters
 from node.core.activation.golden import leading_words
 from node.core.inference.tensors import Spec, array_of
 from schemas.parameters import Parameter, Setting
@@ -21,7 +21,7 @@ def test_values_are_sorted_by_where_they_go() -> None:
     )
     said = {"threshold": 0.7, "temperature": 1.0, "label": "dog", "share": 0.25}
     settings = [Setting(name=name, value=value, source="rollout") for name, value in said.items()]
-    found = in_force(parameters, settings, [Spec("X", "FP32", (-1, 3)), Spec("threshold", "FP32", (-1, 2))])
+    found = effective_parameters(parameters, settings, [Spec("X", "FP32", (-1, 3)), Spec("threshold", "FP32", (-1, 2))])
 
     assert (found.runtime, found.client, found.telemetry_share) == ({"temperature": 1.0}, {"label": "dog"}, 0.25)
     assert list(found.inputs) == ["threshold"]
@@ -29,7 +29,7 @@ def test_values_are_sorted_by_where_they_go() -> None:
 
 
 def test_nothing_set_is_nothing_fed_and_every_request_counted() -> None:
-    assert in_force((), [], [Spec("X", "FP32", (-1, 3))]) == InForce()
+    assert effective_parameters((), [], [Spec("X", "FP32", (-1, 3))]) == EffectiveParameters()
 
 
 @given(words, words)

@@ -5,16 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from node.core.delivery.byte_quota import UNLIMITED, Claim, Policy, Use, allowance, shares
-from node.core.delivery.token_bucket import Rate
+from node.core.delivery.byte_quota import UNLIMITED, Claim, Policy, TransferUsage, allowance, shares
+from node.core.delivery.token_bucket import TokenBucket
 from schemas.errors import Code
 from schemas.rollout import Carriage
 
-NOTHING = Use(received_bytes=0, in_flight_bytes=0, missing_bytes=1000, instead_bytes=0)
+NOTHING = TransferUsage(received_bytes=0, in_flight_bytes=0, missing_bytes=1000, instead_bytes=0)
 
 
 def ask(
-    policy: Policy, use: Use = NOTHING, carriage: Carriage | None = None, *, today: int = 0, minute: int = 0
+    policy: Policy, use: TransferUsage = NOTHING, carriage: Carriage | None = None, *, today: int = 0, minute: int = 0
 ) -> tuple[int, Code | None]:
     found = allowance(policy, carriage, use, next_bytes=100, link="metered", today_bytes=today, minute=minute)
     assert bool(found.reason) == (found.code is not None)
@@ -35,13 +35,13 @@ def test_a_day_s_bytes_are_spent_to_the_last_block_that_fits(today: int, expecte
 def test_a_rollout_s_cap_stops_before_the_first_byte_when_the_whole_does_not_fit() -> None:
     assert ask(Policy(), carriage=Carriage(bytes_max=999)) == (0, Code.BUDGET_ROLLOUT)
     assert ask(Policy(), carriage=Carriage(bytes_max=1000))[1] is None
-    late = Use(received_bytes=900, in_flight_bytes=50, missing_bytes=50, instead_bytes=0)
+    late = TransferUsage(received_bytes=900, in_flight_bytes=50, missing_bytes=50, instead_bytes=0)
     assert ask(Policy(), late, Carriage(bytes_max=1000))[1] is None
     assert ask(Policy(), late, Carriage(bytes_max=999)) == (0, Code.BUDGET_ROLLOUT)
 
 
 def test_a_delta_without_its_parent_asks_the_policy_and_the_rollout_may_overrule_it() -> None:
-    whole = Use(received_bytes=0, in_flight_bytes=0, missing_bytes=1000, instead_bytes=1)
+    whole = TransferUsage(received_bytes=0, in_flight_bytes=0, missing_bytes=1000, instead_bytes=1)
 
     assert ask(Policy.default("metered"), whole) == (0, Code.BUDGET_FULL)
     assert ask(Policy.default("free"), whole)[1] is None
@@ -104,7 +104,7 @@ def test_the_urgent_goes_first_then_the_small_and_nobody_waits_for_one_that_is_s
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 5000)), max_size=50))
 def test_a_rate_holds_on_average_whatever_comes_when(steps: list[tuple[float, int]]) -> None:
-    rate, now, taken = Rate(1000.0, 2000), 0.0, 0
+    rate, now, taken = TokenBucket(1000.0, 2000), 0.0, 0
     rate.level(now)
     for wait, size in steps:
         now += wait
@@ -116,7 +116,7 @@ def test_a_rate_holds_on_average_whatever_comes_when(steps: list[tuple[float, in
 
 
 def test_what_came_unasked_is_paid_off_before_more_is_allowed() -> None:
-    rate = Rate(1000.0, 2000)
+    rate = TokenBucket(1000.0, 2000)
     rate.spend(5000, 0.0)
 
     assert rate.level(0.0) == -3000

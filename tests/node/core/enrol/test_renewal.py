@@ -55,7 +55,7 @@ def test_attempts_that_fail_come_ever_more_rarely_and_a_no_is_asked_again_after_
 def test_a_signed_time_stands_in_for_a_clock_that_is_wrong_until_that_is_put_right(wall: float) -> None:
     clock = SignedClock()
 
-    assert clock.told(1_800_000_000, wall=wall, monotonic=10.0)
+    assert clock.correct(1_800_000_000, wall=wall, monotonic=10.0)
     assert clock.now(wall=wall + 5, monotonic=15.0) == 1_800_000_005
     assert clock.now(wall=1_800_000_007, monotonic=15.0) == 1_800_000_007
 
@@ -63,5 +63,5 @@ def test_a_signed_time_stands_in_for_a_clock_that_is_wrong_until_that_is_put_rig
 def test_a_clock_that_is_nearly_right_is_kept() -> None:
     clock = SignedClock()
 
-    assert not clock.told(1_800_000_000, wall=1_800_000_000 - SKEW_SECONDS_MAX, monotonic=10.0)
+    assert not clock.correct(1_800_000_000, wall=1_800_000_000 - SKEW_SECONDS_MAX, monotonic=10.0)
     assert clock.now(wall=5.0, monotonic=11.0) == 5.0

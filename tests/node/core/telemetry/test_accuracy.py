@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hub.core.drift.accuracy import accuracy_baseline
-from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known, Told, check, chosen, due, parse
+from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known, LabelCounts, check, chosen, due, parse
 from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused
 from schemas.limits import WINDOW_ROWS_MAX
@@ -92,16 +92,16 @@ def test_counts_that_cannot_be_are_refused_by_their_code(at: int, known: dict[st
     interval = Known(**{"start": release.start_of(at), "answered": 1000, **known})  # type: ignore[arg-type]
 
     with pytest.raises(Refused) as caught:
-        check(Told(at=at, right=90, wrong=10), release, interval, now=NOW)
+        check(LabelCounts(at=at, right=90, wrong=10), release, interval, now=NOW)
 
     assert caught.value.code is code
 
 
 def test_counts_up_to_the_last_answer_are_taken_and_any_where_the_node_is_not_sure() -> None:
-    release, told = declared(), Told(at=NOW - DAY, right=90, wrong=10)
+    release, counts = declared(), LabelCounts(at=NOW - DAY, right=90, wrong=10)
 
-    check(told, release, Known(release.start_of(told.at), 150, right=40, wrong=10), now=NOW)
-    check(told, release, Known(release.start_of(told.at), 0, right=4000, sure=False), now=NOW)
+    check(counts, release, Known(release.start_of(counts.at), 150, right=40, wrong=10), now=NOW)
+    check(counts, release, Known(release.start_of(counts.at), 0, right=4000, sure=False), now=NOW)
 
 
 def test_an_interval_leaves_so_long_after_its_first_counts_and_never_before_it_is_over() -> None:
