@@ -11,8 +11,7 @@ from sqlalchemy import ColumnElement, and_, func, select, tuple_
 from hub.core.rollouts.active_alarms import StreamName
 from hub.core.rollouts.gate_summary import Heard
 from hub.database.connection import Database
-from hub.database.intervals import KEY
-from hub.database.rows import IntervalRow, StreamRow
+from hub.database.rows import INTERVAL_KEY, IntervalRow, StreamRow
 from hub.database.tables import alerts, drifts, intervals, streams, withheld
 from schemas.accuracy import About
 from schemas.analytics_messages import Alert, Drift
@@ -132,7 +131,7 @@ class Findings:
         query = (
             select(*which, table.calibrated, func.max(func.coalesce(withheld.c.windows_left, table.windows)))
             .join(last, and_(*(column == last.c[column.name] for column in which)))
-            .outerjoin(withheld, and_(*(withheld.c[name] == table[name] for name in KEY)))
+            .outerjoin(withheld, and_(*(withheld.c[name] == table[name] for name in INTERVAL_KEY)))
             .group_by(*which, table.calibrated)
         )
         found: dict[tuple[bytes, str], Heard] = {}
@@ -199,7 +198,7 @@ def _of_stream(name: StreamName) -> ColumnElement[bool]:
 
 def _where(query: Any, asked: Asked) -> Any:
     query = query.where(intervals.c.model == asked.model, intervals.c.windows >= asked.windows_min)
-    query = query.where(~select(withheld.c.windows_left).where(*(withheld.c[name] == intervals.c[name] for name in KEY)).exists())
+    query = query.where(~select(withheld.c.windows_left).where(*(withheld.c[name] == intervals.c[name] for name in INTERVAL_KEY)).exists())
     if asked.cohort is not None:
         query = query.where(intervals.c.cohort == asked.cohort)
     if asked.release is not None:

@@ -7,8 +7,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hub.core.drift import intervals
+from hub.core.drift.intervals import Sums
+from hub.core.drift.subgroups import Subgroups
+from hub.core.drift.windows import Interval
 from schemas.analytics_messages import Alert
 
+INTERVAL_KEY = ("release", "cohort", "start", "seconds", "calibrated")  # the columns that name an interval, in every table that has them
 Status = Literal["online", "disconnected", "lost"]
 CommandState = Literal["open", "done", "refused"]
 
@@ -137,9 +142,24 @@ class IntervalRow:
 
     @property
     def key(self) -> dict[str, Any]:
-        """By which it is found."""
-        names = ("release", "cohort", "start", "seconds", "calibrated")
-        return {name: getattr(self, name) for name in names}
+        """Return the columns by which it is found."""
+        return {name: getattr(self, name) for name in INTERVAL_KEY}
+
+    @property
+    def sums(self) -> Sums:
+        """Return its windows, added up."""
+        counts, groups = np.array(self.counts, np.int64), np.frombuffer(self.subgroups, np.int64)
+        return Sums(self.windows, self.rows, self.reference_rows, self.noise_units, counts, groups, self.late)
+
+    @property
+    def interval(self) -> Interval:
+        """Return all of its windows, added up, as the core takes them."""
+        return intervals.interval(self.sums, model=self.model, **self.key)
+
+    @property
+    def groups(self) -> Subgroups:
+        """Return its windows by sub-group."""
+        return intervals.subgroups(self.sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +185,9 @@ class CountedRow:
     seconds: int
     calibrated: bool
     part: str
+
+
+Learnt = tuple[StreamRow, CountedRow]  # a stream after an interval, and what of the interval it has counted
 
 
 @dataclass(frozen=True, slots=True)

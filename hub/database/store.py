@@ -6,25 +6,30 @@ database. Every method is one transaction, durable when it returns. Knows no top
 
 import json
 import time
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, Integer, delete, func, insert, select, update
+import numpy as np
+from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, select, update
 
-from hub.database import intervals, streams, tables
+from hub.core.drift.intervals import Sums, add_up, merge
+from hub.database import migrations, tables
 from hub.database.connection import Database
 from hub.database.connection import fields as _fields
 from hub.database.connection import inserted as _inserted
 from hub.database.connection import put as _put
 from hub.database.connection import where as _where
 from hub.database.rows import (
+    INTERVAL_KEY,
     AlertRow,
     CommandRow,
     EarlyReceiptRow,
     EventRow,
     IntervalRow,
+    Learnt,
     NodeRow,
     ReceiptRow,
     RefusalRow,
@@ -54,6 +59,15 @@ __all__ = [
 STREAM_SECONDS = 35 * 86_400  # a stream of which nothing came for so long is over, and counts no longer among the others
 
 
+IntervalKey = tuple[bytes, str, int, int, bool]  # the values of INTERVAL_KEY
+_SUMS = ("windows", "rows", "reference_rows", "noise_units", "late", "last_at", "counts", "subgroups")
+_GROW = (
+    update(tables.intervals)
+    .where(*[tables.intervals.c[name] == bindparam(f"its_{name}") for name in INTERVAL_KEY])
+    .values({name: bindparam(name) for name in _SUMS})
+)
+
+
 class Store:
     """The hub's database."""
 
@@ -79,9 +93,7 @@ class Store:
         """Make the tables that are missing, and take over those of earlier versions; for the hub, which holds its fleet's lock."""
         self.database.create(tables.metadata)
         with self.database.write() as db:
-            intervals.take_over(db)
-            intervals.take_over_drifts(db)
-            intervals.take_over_newest(db)
+            migrations.take_over(db)
 
     def close(self) -> None:
         """Release the database."""
@@ -212,7 +224,20 @@ class Store:
     def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
         """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
         with self._write() as db:
-            return intervals.add_windows(db, rows, self._now())
+            ids = [row.id for row in rows]
+            seen = set(db.execute(select(tables.windows_seen.c.id).where(tables.windows_seen.c.id.in_(ids))).scalars())
+            fresh: list[bool] = []
+            members: dict[IntervalKey, list[WindowRow]] = {}
+            for row in rows:
+                fresh.append(row.id not in seen)
+                if fresh[-1]:
+                    seen.add(row.id)
+                    members.setdefault((row.release, row.cohort, row.start, row.seconds, row.calibrated), []).append(row)
+            new = [{"id": row.id, "at": self._now()} for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
+            if new:
+                db.execute(insert(tables.windows_seen), new)
+                _add_to_intervals(db, members, self._now())
+        return fresh
 
     def intervals(self, model: str, since: int | None = None) -> list[IntervalRow]:
         """A model's intervals that started at `since` or later, oldest first."""
@@ -240,7 +265,7 @@ class Store:
         *,
         alarmed: bool,
         drift: Drift | None = None,
-        learnt: streams.Learnt | None = None,
+        learnt: Learnt | None = None,
         left: int | None = None,
         newest: bool = False,
     ) -> None:
@@ -258,23 +283,32 @@ class Store:
             if drift is not None:
                 self._drift(db, drift)
                 if newest:
-                    intervals.put_newest(db, drift, self._now())
+                    newest_row = {"model": drift.model, "tested_at": self._now(), "body": drift.model_dump_json()}
+                    _put(db, tables.newest_drifts, {"model": drift.model}, newest_row)
             if learnt is not None:
-                streams.keep(db, *learnt, now=self._now())
+                stream, counted = learnt
+                _put(db, tables.streams, {"release": stream.release, "cohort": stream.cohort}, _fields(stream))
+                values = _fields(counted)
+                key = {name: value for name, value in values.items() if name != "part"}
+                _put(db, tables.counted, key, {**values, "at": self._now()})
 
     def counted(self, release: bytes, cohort: str, start: int, seconds: int, *, calibrated: bool) -> str | None:
         """What its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
+        key = {"release": release, "cohort": cohort, "start": start, "seconds": seconds, "calibrated": calibrated}
         with self._read() as db:
-            return streams.counted_of(db, release=release, cohort=cohort, start=start, seconds=seconds, calibrated=calibrated)
+            found: str | None = db.execute(_where(select(tables.counted.c.part), tables.counted, key)).scalar()
+        return found
 
     def streams(self) -> list[StreamRow]:
         """Every release in every cohort that was tested within the time for which late windows are taken."""
-        with self._read() as db:
-            return streams.since(db, self._now() - STREAM_SECONDS)
+        table = tables.streams.c
+        query = select(tables.streams).where(table.at >= self._now() - STREAM_SECONDS).order_by(table.model, table.cohort)
+        return self._rows(StreamRow, query)
 
     def _intervals(self, query: Any) -> list[IntervalRow]:
         with self._read() as db:
-            return intervals.interval_rows(db, query)
+            rows = db.execute(query).mappings().all()
+        return [IntervalRow(**{**row, "counts": tuple(array("q", row["counts"]))}) for row in rows]
 
     # Insights and alerts
 
@@ -420,8 +454,13 @@ class Store:
         """
         day, now = 24 * 3600, self._now()
         with self._write() as db:
-            intervals.prune(db, seen_before=now - ids_days * day, tested_before=now - intervals_days * day)
-            streams.forget(db, now - ids_days * day)
+            table, withheld, tested_before = tables.intervals, tables.withheld, now - intervals_days * day
+            db.execute(delete(tables.windows_seen).where(tables.windows_seen.c.at < now - ids_days * day))
+            db.execute(delete(table).where(table.c.last_at < tested_before, table.c.windows <= table.c.tested_windows))
+            kept = select(table.c.start).where(*(withheld.c[name] == table.c[name] for name in INTERVAL_KEY))
+            db.execute(delete(withheld).where(~kept.exists()))
+            for table in (tables.counted, tables.streams):  # streams and counts to which no window can come any more
+                db.execute(delete(table).where(table.c.at < now - ids_days * day))
             for table in (tables.drifts, tables.newest_drifts):
                 db.execute(delete(table).where(table.c.tested_at < now - told_days * day))
             db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - told_days * day))
@@ -445,6 +484,54 @@ class Store:
 
     def _rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
         return self.database.rows(kind, query)
+
+
+def _add_to_intervals(db: Connection, members: Mapping[IntervalKey, Sequence[WindowRow]], now: int) -> None:
+    known = _known_intervals(db, members)
+    added: list[dict[str, Any]] = []
+    grown: list[dict[str, Any]] = []
+    for key, those in members.items():
+        sums, found = add_up(those, [row.group for row in those]), known.get(key)
+        if found is not None:
+            sums = merge(_sums(found), sums, tested=found["tested_windows"] > 0)
+        values = {
+            "windows": sums.windows,
+            "rows": sums.rows,
+            "reference_rows": sums.reference_rows,
+            "noise_units": sums.noise_units,
+            "late": sums.late,
+            "last_at": now,
+            "counts": sums.counts.tobytes(),
+            "subgroups": sums.groups.tobytes(),
+        }
+        if found is None:
+            fields = dict(zip(INTERVAL_KEY, key, strict=True))
+            added.append({**fields, **values, "model": those[0].model, "tested_windows": 0, "alarmed": False})
+        else:
+            grown.append({**{f"its_{name}": part for name, part in zip(INTERVAL_KEY, key, strict=True)}, **values})
+    if added:
+        db.execute(insert(tables.intervals), added)
+    if grown:
+        db.execute(_GROW, grown)
+
+
+def _sums(found: Mapping[str, Any]) -> Sums:
+    counts, groups = np.frombuffer(found["counts"], np.int64), np.frombuffer(found["subgroups"], np.int64)
+    return Sums(found["windows"], found["rows"], found["reference_rows"], found["noise_units"], counts, groups, found["late"])
+
+
+def _known_intervals(db: Connection, keys: Iterable[IntervalKey]) -> dict[IntervalKey, Mapping[str, Any]]:
+    """Return those of the intervals that there are already, with one query for each cohort."""
+    table = tables.intervals
+    starts: dict[tuple[bytes, str], set[int]] = {}
+    for release, cohort, start, _, _ in keys:
+        starts.setdefault((release, cohort), set()).add(start)
+    found: dict[IntervalKey, Mapping[str, Any]] = {}
+    for (release, cohort), mine in starts.items():
+        here = (table.c.release == release) & (table.c.cohort == cohort) & table.c.start.in_(sorted(mine))
+        for row in db.execute(select(table).where(here)).mappings():
+            found[release, cohort, row["start"], row["seconds"], bool(row["calibrated"])] = dict(row)
+    return found
 
 
 def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: int) -> None:

@@ -27,6 +27,15 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Subgroups:
+    """An interval's windows, rows and counts [groups, bins of all signals] by sub-group."""
+
+    windows: Sequence[int]
+    rows: Sequence[int]
+    counts: Totals
+
+
+@dataclass(frozen=True, slots=True)
 class Outlying:
     """A sub-group that is unlike the others, and in which signal most."""
 

@@ -238,45 +238,6 @@ def accept(window: Window, *, manifest: Manifest, now: int) -> Taken:
     return Reader(manifest).read(window, now=now)
 
 
-def first(taken: Taken, *, release: bytes, model: str, cohort: str) -> Interval:
-    """The interval of one window."""
-    return Interval(
-        release,
-        model,
-        cohort,
-        taken.start,
-        taken.seconds,
-        1,
-        tuple(taken.counts.tolist()),
-        taken.rows,
-        taken.calibrated,
-        taken.reference_rows,
-        taken.noise_units,
-    )
-
-
-def merge(interval: Interval, taken: Taken) -> Interval:
-    """One more window of the interval."""
-    return replace(
-        interval,
-        windows=interval.windows + 1,
-        counts=tuple(total([interval.counts, taken.counts]).tolist()),
-        rows=interval.rows + taken.rows,
-        reference_rows=interval.reference_rows + taken.reference_rows,
-        noise_units=interval.noise_units + taken.noise_units,
-    )
-
-
-def total(counts: Sequence[Counts | Sequence[int]]) -> Counts:
-    """Many windows' counts [bins] in one addition; noise adds as counts do, so that nothing is lost by it.
-
-    Raises:
-        ValueError: they are of different lengths.
-    """
-    found: Counts = np.stack([np.asarray(one, np.int64) for one in counts]).sum(axis=0)
-    return found
-
-
 def rows_of(counts: Sequence[int], baseline: Baseline) -> float:
     """How many rows noisy counts speak of: the mean of the signals' totals."""
     return sum(counts) / len(baseline.signals)

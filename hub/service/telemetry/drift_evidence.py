@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hub.core.drift import accuracy
+from hub.core.drift import accuracy, periods
 from hub.database.drift_queries import Asked, Findings
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry import redaction
@@ -66,7 +66,7 @@ class Evidence:
             row for row in rows if row.calibrated is (raised.calibrated is True)
         ]  # those that were judged, and not newcomers beside them
         manifest, without = self._releases.of_stream(stream)[1], self._findings.trimmed(asked)
-        return redaction.together([redaction.merged(row, manifest, without) for row in rows])
+        return periods.together([redaction.merged(row, manifest, without) for row in rows])
 
     def digest(self, model: str, version: str) -> bytes | None:
         """The release's digest; None where the repository does not have it."""

@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 import structlog
 
-from hub.core.drift import accuracy, interval_significance, windows
+from hub.core.drift import accuracy, interval_significance, outlier_filter, windows
 from hub.core.drift.reference_model import Ordinary, ordinary
+from hub.core.drift.stream_alarms import Judged, Seen, part_of
 from hub.core.drift.windows import Interval
-from hub.database.store import IntervalRow, Store
-from hub.database.streams import Learnt
+from hub.database.rows import IntervalRow, Learnt
+from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.release_lookup import Releases
-from hub.service.telemetry import outlier_filter
-from hub.service.telemetry.drift_streams import Judged, Seen, Streams, part_of
+from hub.service.telemetry.drift_streams import Streams
 from hub.service.telemetry.insufficient_data import Unjudged
 from hub.service.telemetry.uncalibrated import Unlike, gathers, replaces
 from schemas.analytics_messages import Alert, Drift, MergedWindow
@@ -137,9 +137,9 @@ class Settling:
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:
         _, manifest = self._releases.of_stream(row.release)
-        judged = self._streams.judge(row, seen, alpha=self._alpha)
+        judged, learnt = self._streams.judge(row, seen, alpha=self._alpha)
         result = self._result(row, manifest, seen.interval, judged)
-        self._keep(row, manifest, seen.interval, result, judged.learnt)
+        self._keep(row, manifest, seen.interval, result, learnt)
         self._tell(row, manifest, result, judged)
 
     def _keep(self, row: IntervalRow, manifest: Manifest, interval: Interval, result: Drift, learnt: Learnt | None = None) -> None:
@@ -155,10 +155,12 @@ class Settling:
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
         """The interval to test; what is odd in it is told, and left out where the operator says so."""
-        odd = outlier_filter.odd_groups(row, manifest)
+        whole, groups = row.interval, row.groups
+        odd = outlier_filter.odd_groups(whole, groups, manifest)
         if odd and not row.tested_windows:
-            self._notes.alert(outlier_filter.alert_of(row, odd, at=int(self._clock()), trimmed=self._trim_outlying))
-        return outlier_filter.trimmed(row, odd) if odd and self._trim_outlying else outlier_filter.interval_of(row)
+            self._notes.alert(outlier_filter.alert_of(whole, odd, at=int(self._clock()), trimmed=self._trim_outlying))
+        trims = odd and self._trim_outlying
+        return outlier_filter.trimmed(whole, groups, odd) if trims else outlier_filter.balanced(whole, groups)
 
     def _tell(self, row: IntervalRow, manifest: Manifest, result: Drift, judged: Judged) -> None:
         at = int(self._clock())

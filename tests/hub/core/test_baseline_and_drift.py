@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hub.core.drift import interval_significance, windows
+from hub.core.drift import interval_significance, intervals, windows
 from hub.core.drift.e_values import Part
 from hub.core.drift.reference_model import ordinary
 from hub.core.publish.baseline import SignalSpec, build_baseline
@@ -245,9 +245,11 @@ def test_differences_of_a_release_that_declares_no_calibration_are_refused() -> 
 def test_windows_add_up_and_say_their_noise() -> None:
     counts = expected_counts(BASELINE, 100)
     taken = windows.accept(window(list(counts)), manifest=manifest(BASELINE), now=10_000)
-    interval = windows.first(taken, release=bytes(32), model="m", cohort="c")
+    once = intervals.add_up([taken], [0])
 
-    merged = windows.merged_window(windows.merge(interval, taken), manifest(BASELINE))
+    twice = intervals.merge(once, intervals.add_up([taken], [1]), tested=False)
+    whole = intervals.interval(twice, release=bytes(32), model="m", cohort="c", start=taken.start, seconds=taken.seconds, calibrated=False)
+    merged = windows.merged_window(whole, manifest(BASELINE))
 
     assert merged.windows == 2
     assert abs(merged.rows - 200) <= 8  # expected counts are whole numbers

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.database.drift_queries import Findings
-from hub.database.intervals import groups_of
 from hub.database.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.analytics_messages import Alert, Drift, SignalDrift
 from schemas.errors import Unreachable
@@ -221,12 +220,12 @@ def test_calibrated_windows_are_added_up_apart_and_sub_groups_are_kept(store: St
     store.add_windows(rows)
 
     plain, calibrated = sorted(store.intervals("delay"), key=lambda row: row.calibrated)
-    windows, counted, totals = groups_of(calibrated)
+    groups = calibrated.groups
 
     assert (plain.windows, plain.rows, plain.reference_rows, plain.noise_units) == (3, 30, 0.0, 3.0)
     assert (calibrated.windows, calibrated.rows, calibrated.reference_rows, calibrated.noise_units) == (4, 40, 10.0, 5.0)
-    assert (windows[:3], counted[:3]) == ([2, 2, 0], [20, 20, 0])
-    assert totals.sum(axis=0).tolist() == list(calibrated.counts)
+    assert (groups.windows[:3], groups.rows[:3]) == ((2, 2, 0), (20, 20, 0))
+    assert groups.counts.sum(axis=0).tolist() == list(calibrated.counts)
 
 
 def test_windows_after_the_first_test_are_late(store: Store) -> None:
