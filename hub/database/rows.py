@@ -11,7 +11,9 @@ from hub.core.drift import intervals
 from hub.core.drift.intervals import Sums
 from hub.core.drift.subgroups import Subgroups
 from hub.core.drift.windows import Interval
+from hub.core.rollouts.commands import Command
 from schemas.analytics_messages import Alert
+from schemas.errors import Refused
 
 INTERVAL_KEY = ("release", "cohort", "start", "seconds", "calibrated")  # the columns that name an interval, in every table that has them
 Status = Literal["online", "disconnected", "lost"]
@@ -61,13 +63,13 @@ class EarlyReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """An operator's command; `kind` and `body` are those of hub.core.rollouts.rollout. `text` says how it ended, `code` why not."""
+    """An operator's command; a refusal in its place where it cannot be read. `text` says how it ended, `code` why it was refused."""
 
     id: int
     at: int
     kind: str
     model: str
-    body: str
+    command: Command | Refused
     state: CommandState
     code: str
     text: str

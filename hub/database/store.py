@@ -16,6 +16,8 @@ import numpy as np
 from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, select, update
 
 from hub.core.drift.intervals import Sums, add_up, merge
+from hub.core.rollouts import commands
+from hub.core.rollouts.commands import Command
 from hub.database import migrations, tables
 from hub.database.connection import Database
 from hub.database.connection import fields as _fields
@@ -181,15 +183,16 @@ class Store:
 
     # Commands
 
-    def add_command(self, kind: str, model: str, body_json: str = "{}") -> int:
-        """Ask the hub for something; it answers within a second or two of running."""
+    def add_command(self, model: str, command: Command) -> int:
+        """Queue a command for the hub; it answers within a second or two of running."""
+        asked = {"kind": commands.kind_of(command), "body": commands.body_of(command)}
         with self._write() as db:
-            values = {"at": self._now(), "kind": kind, "model": model, "body": body_json, "state": "open", "code": "", "text": ""}
+            values = {"at": self._now(), "model": model, **asked, "state": "open", "code": "", "text": ""}
             return _inserted(db, tables.commands, values)
 
     def open_commands(self) -> list[CommandRow]:
         """What waits for the hub, oldest first."""
-        return self._rows(CommandRow, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
+        return self._rows(_command_row, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
 
     def finish_command(self, command_id: int, ok: bool, text: str, code: str = "") -> None:
         """Answer a command; `code` is the refusal's where it was refused."""
@@ -199,7 +202,7 @@ class Store:
 
     def command(self, command_id: int) -> CommandRow | None:
         """One command."""
-        found = self._rows(CommandRow, select(tables.commands).where(tables.commands.c.id == command_id))
+        found = self._rows(_command_row, select(tables.commands).where(tables.commands.c.id == command_id))
         return found[0] if found else None
 
     # Rollouts
@@ -532,6 +535,14 @@ def _known_intervals(db: Connection, keys: Iterable[IntervalKey]) -> dict[Interv
         for row in db.execute(select(table).where(here)).mappings():
             found[release, cohort, row["start"], row["seconds"], bool(row["calibrated"])] = dict(row)
     return found
+
+
+def _command_row(*, kind: str, body: str, **columns: Any) -> CommandRow:
+    try:
+        command: Command | Refused = commands.read(kind, body)
+    except Refused as refusal:  # for the hub to answer with; the other commands are still read
+        command = refusal
+    return CommandRow(kind=kind, command=command, **columns)
 
 
 def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: int) -> None:

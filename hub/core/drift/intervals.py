@@ -76,7 +76,7 @@ def merge(before: Sums, more: Sums, *, tested: bool) -> Sums:
         ValueError: their counts are of different lengths.
     """
     if before.counts.shape != more.counts.shape:
-        raise ValueError(f"an interval has {before.counts.size} bins, its new windows have {more.counts.size}")
+        raise ValueError(f"counts must have the same shape: an interval has {before.counts.size} bins, its new windows {more.counts.size}")
     return Sums(
         windows=more.windows + before.windows,
         rows=more.rows + before.rows,

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub.core.rollouts.commands import Halt, Start
 from hub.database.drift_queries import Findings
 from hub.database.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.analytics_messages import Alert, Drift, SignalDrift
@@ -147,7 +148,7 @@ def test_drifts_come_newest_first_and_replace_the_earlier_test_of_their_interval
 
 
 def test_commands_wait_for_the_hub_and_carry_its_answer_back(store: Store) -> None:
-    first, second = store.add_command("start", "delay", '{"version": "1.0.0"}'), store.add_command("halt", "delay")
+    first, second = store.add_command("delay", Start(version="1.0.0")), store.add_command("delay", Halt())
 
     assert [(row.id, row.kind) for row in store.open_commands()] == [(first, "start"), (second, "halt")]
     store.finish_command(first, ok=True, text="has begun")
