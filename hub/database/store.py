@@ -127,10 +127,6 @@ class Store:
 
     # Receipts
 
-    def add_receipt(self, row: ReceiptRow) -> bool:
-        """Keep a verified receipt; False when it is here already."""
-        return self.add_receipts([row])[0]
-
     def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[bool]:
         """Keep verified receipts, all in one transaction; False for those that are here already."""
         table, fresh = tables.receipts, list[bool]()
@@ -219,10 +215,6 @@ class Store:
                 self._event(db, "rollout", happened, {"model": row.model, "serial": row.serial})
 
     # Windows
-
-    def add_window(self, window_id: bytes, **fields: Any) -> bool:
-        """Add a window to its interval (fields of `WindowRow`); False when its id was seen."""
-        return self.add_windows([WindowRow(window_id, **fields)])[0]
 
     def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
         """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
@@ -315,11 +307,6 @@ class Store:
 
     # Insights and alerts
 
-    def put_drift(self, drift: Drift) -> None:
-        """Keep the newest test of an interval."""
-        with self._write() as db:
-            self._drift(db, drift)
-
     def drifts(self, model: str | None = None, limit: int | None = None, *, of_signals: bool = False) -> list[Drift]:
         """Tested intervals, the newest interval first; `of_signals`: none that are about accuracy."""
         table = tables.drifts.c
@@ -394,25 +381,10 @@ class Store:
         """Every payload that we had the broker retain, the oldest expiry first."""
         return self._rows(RetainedRow, select(tables.retained).order_by(tables.retained.c.expires_at))
 
-    def put_retained(self, digest: bytes, size_bytes: int, expires_at: int) -> None:
-        """Note a payload before the broker gets it to retain."""
-        with self._write() as db:
-            _put_retained(db, digest, size_bytes, expires_at)
-
-    def drop_retained(self, digests: Sequence[bytes]) -> None:
-        """These were cleared."""
-        with self._write() as db:
-            db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(digests))))
-
     def forget_retained(self) -> None:
         """The broker lost everything."""
         with self._write() as db:
             db.execute(delete(tables.retained))
-
-    def count_publish(self, digest: bytes, size_bytes: int) -> None:
-        """One more publish of a payload."""
-        with self._write() as db:
-            _count(db, digest, size_bytes)
 
     def note_sends(self, sends: Sequence[tuple[bytes, int, int | None]], cleared: Sequence[bytes]) -> None:
         """All that one turn of the block server sends, in one transaction: (digest, bytes, expires_at or None), and what it clears."""

@@ -61,11 +61,6 @@ class _Malformed(ValueError):
     """The bytes do not follow the format, or have more fields than any model."""
 
 
-def tensor_spans(data: bytes | memoryview) -> list[Span]:
-    """Where each tensor's values stand in a model file, (offset, length) in bytes; empty when it is none."""
-    return [(tensor.offset, tensor.length) for tensor in tensors(data)]
-
-
 def tensors(data: bytes | memoryview) -> list[TensorSpan]:
     """The tensors of an ONNX, safetensors or GGUF file in the order of their offsets; empty when it is none of these."""
     view = memoryview(data)

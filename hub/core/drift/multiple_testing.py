@@ -6,18 +6,7 @@ share of false alarms stays below the intervals watched over A (Dandapanthula an
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
-
-K = TypeVar("K")
-
-
-def taken(log_evidence: Mapping[K, float], run_length: float) -> frozenset[K]:
-    """The streams that are alarms."""
-    ranked = sorted(log_evidence, key=lambda key: -log_evidence[key])
-    count = len(ranked)
-    last = max((k for k in range(1, count + 1) if log_evidence[ranked[k - 1]] >= math.log(count * run_length / k)), default=0)
-    return frozenset(ranked[:last])
+from collections.abc import Iterable
 
 
 def needed(others: Iterable[float], run_length: float) -> float:

@@ -229,15 +229,6 @@ def supported(taken: Taken) -> Taken:
     return replace(taken, rows=most, counts=counts)
 
 
-def accept(window: Window, *, manifest: Manifest, now: int) -> Taken:
-    """One window, when its release is not read often.
-
-    Raises:
-        Refused: as `Reader.read`.
-    """
-    return Reader(manifest).read(window, now=now)
-
-
 def rows_of(counts: Sequence[int], baseline: Baseline) -> float:
     """How many rows noisy counts speak of: the mean of the signals' totals."""
     return sum(counts) / len(baseline.signals)

@@ -59,10 +59,10 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, store: Store) -> No
     node = NodeRow("n1", 3, "online", 7, b"state", b"key", "nyc")
     rollout = RolloutRow("delay", 2, b"document", 1, None, 1, "waits", 6, 5, 4, 0, 1, 9)
     store.upsert_node(node)
-    store.add_receipt(receipt(1))
+    store.add_receipts([receipt(1)])
     store.put_rollout_row(rollout)
     store.add_windows([window(1)])
-    store.put_retained(RELEASE, 5, 1600)
+    store.note_sends([(RELEASE, 5, 1600)], [])
     store.close()
 
     again = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
@@ -76,7 +76,8 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, store: Store) -> No
 
 
 def test_the_same_receipt_twice_is_kept_once(store: Store) -> None:
-    assert [store.add_receipt(receipt(1)), store.add_receipt(receipt(1)), store.add_receipt(receipt(2))] == [True, False, True]
+    assert store.add_receipts([receipt(1)]) == [True]
+    assert store.add_receipts([receipt(1), receipt(2)]) == [False, True]
     assert [row.sequence for row in store.receipts(model="delay", node="n1")] == [2, 1]
     assert len([event for event in store.events() if event.kind == "receipt"]) == 2
 
@@ -139,7 +140,9 @@ def test_an_interval_is_unsettled_until_it_is_tested_and_again_when_a_late_windo
 
 def test_drifts_come_newest_first_and_replace_the_earlier_test_of_their_interval(store: Store) -> None:
     for one in (drift(0), drift(7200), drift(3600), drift(0, alarm=True)):
-        store.put_drift(one)
+        store.add_windows([window(one.start + one.alarm, start=one.start)])
+        (row,) = store.unsettled_intervals(before=int(store.database.now()))
+        store.mark_tested(row, alarmed=one.alarm, drift=one)
 
     assert [(one.start, one.alarm) for one in store.drifts("delay")] == [(7200, False), (3600, False), (0, True)]
     assert Findings(store.database).alarmed_since("delay", "1.0.0", 1000)
