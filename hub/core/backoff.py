@@ -7,8 +7,10 @@ DOUBLINGS_MAX = 16
 
 
 def wait_seconds(failures: int, rng: Random) -> float:
-    """After so many failures: doubled each time up to an hour, and spread over half to one and a half of it, so that a receiver that
-    comes back is not met by everybody at once.
+    """Return how long to wait after a number of failures.
+
+    It is doubled each time up to an hour, and spread over half to one and a half of it, so that a receiver that comes back is not met by
+    everybody at once.
     """
     plain = min(WAIT_SECONDS_MAX, WAIT_SECONDS_MIN * 2.0 ** min(DOUBLINGS_MAX, max(0, failures - 1)))
     return plain * (0.5 + rng.random())

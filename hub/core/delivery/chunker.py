@@ -62,7 +62,7 @@ class _Malformed(ValueError):
 
 
 def tensors(data: bytes | memoryview) -> list[TensorSpan]:
-    """The tensors of an ONNX, safetensors or GGUF file in the order of their offsets; empty when it is none of these."""
+    """Return the tensors of an ONNX, safetensors or GGUF file in the order of their offsets; empty when it is none of these."""
     view = memoryview(data)
     steps = iter(range(FIELDS_MAX))
     try:
@@ -78,7 +78,7 @@ def tensors(data: bytes | memoryview) -> list[TensorSpan]:
 
 
 def cut(total_bytes: int, spans: Sequence[Span], *, known: Sequence[Span] = (), block_bytes_max: int = BLOCK_BYTES_MAX) -> list[Span]:
-    """Consecutive blocks that cover a file: (offset, length) in bytes, each at most `block_bytes_max`.
+    """Return consecutive blocks that cover a file: (offset, length) in bytes, each at most `block_bytes_max`.
 
     A block begins where a large tensor does, and inside one at multiples of the maximum; it ends with the tensor, or, when little
     stands before the next one, with that. What is `known` is a block of its own where it lies between these bounds, and overlaps
@@ -101,7 +101,7 @@ def cut(total_bytes: int, spans: Sequence[Span], *, known: Sequence[Span] = (), 
 
 
 def gaps(total_bytes: int, spans: Sequence[Span]) -> list[Span]:
-    """What stands between the large tensors and is cut apart from them: graphs, texts, metadata, small tensors."""
+    """Return what stands between the large tensors and is cut apart from them: graphs, texts, metadata, small tensors."""
     large = {span[0] for span in _large(total_bytes, spans)}
     return [(begin, end - begin) for begin, end in pairwise(_boundaries(total_bytes, spans)) if begin not in large]
 
@@ -146,7 +146,7 @@ def _onnx(view: memoryview, steps: Iterator[int]) -> list[TensorSpan]:
 
 
 def _onnx_node(view: memoryview, message: Span, found: list[TensorSpan], steps: Iterator[int]) -> list[Span]:
-    """The graphs in a node's attributes; the tensors there are added to those found, under the name of the node's first output."""
+    """Return the graphs in a node's attributes; the tensors there are added to those found, under the name of the node's first output."""
     name, attributes, graphs = "", [], []
     for number, begin, size in _fields(view, message, steps):
         if number == _OUTPUT and size >= 0 and not name:
@@ -179,7 +179,7 @@ def _onnx_tensor(view: memoryview, message: Span, name: str, steps: Iterator[int
 
 
 def _fields(view: memoryview, message: Span, steps: Iterator[int]) -> Iterator[tuple[int, int, int]]:
-    """The fields of one message, every one for one of `steps`: number, offset, length; or number, value, -1 of a varint."""
+    """Yield the fields of one message, every one for one of `steps`: number, offset, length; or number, value, -1 of a varint."""
     at, end = message[0], message[0] + message[1]
     while at < end:
         if next(steps, None) is None:
@@ -277,7 +277,7 @@ def _gguf_string(view: memoryview, at: int, steps: Iterator[int]) -> tuple[str, 
 
 
 def _gguf_skip(view: memoryview, at: int, kind: int, steps: Iterator[int]) -> int:
-    """Where the metadata behind a value begins."""
+    """Return where the metadata behind a value begins."""
     if kind == _GGUF_STRING:
         return _gguf_string(view, at, steps)[1]
     if kind != _GGUF_ARRAY:

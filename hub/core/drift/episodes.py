@@ -26,7 +26,7 @@ class Episode(Fact):
 
 
 def follow(episode: Episode | None, *, start: int, seconds: int, since: int | None) -> tuple[Episode | None, Event | None]:
-    """One interval of the stream more; `since` says when the change began where it is an alarm, None where it is none."""
+    """Follow the episode through one more interval; `since` says when the change began where it is an alarm, None where it is none."""
     if since is not None:
         took = max(1, (start - since) // seconds + 1)
         quiet = seconds * max(QUIET_INTERVALS_MIN, QUIET_FACTOR * took)

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
-    """One result a signal, in the reference's order.
+    """Return one result a signal, in the reference's order.
 
     Raises:
         ValueError: the counts are not this reference's.
@@ -85,7 +85,7 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
 
 
 def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[SignalDrift, ...]:
-    """The signals that raise an alarm, the surest first."""
+    """Return the signals that raise an alarm, the surest first."""
     return tuple(sorted((one for one in signals if one.p_adjusted < alpha and not _too_small(one)), key=lambda one: one.p_value))
 
 
@@ -111,7 +111,7 @@ def _apart(shift: Floats, chance: Floats) -> Floats:
 
 
 def nothing(name: str) -> SignalDrift:
-    """What is found of a signal of which nothing can be said."""
+    """Return the result for a signal of which nothing can be said."""
     return SignalDrift(name=name, p_value=1.0, p_adjusted=1.0, effect=0.0, size=0.0, direction="shape")
 
 
@@ -163,7 +163,7 @@ def _size(value: float, low: float | None, high: float | None, unit: str | None)
 
 
 def in_words(raised: Sequence[SignalDrift], alarm_kind: str | None = "interval") -> str:
-    """An alarm as a person reads it: which signals, which way, how far, how sure, and since when where it was found over time."""
+    """Return an alarm as a person reads it: which signals, which way, how far, how sure, and since when where it was found over time."""
     return "; ".join(_in_words(one, moved(one, alarm_kind)) for one in raised)
 
 

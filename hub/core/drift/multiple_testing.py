@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 
 def needed(others: Iterable[float], run_length: float) -> float:
-    """Logarithm of the evidence at which one more stream beside these is an alarm."""
+    """Return the logarithm of the evidence at which one more stream beside these is an alarm."""
     ranked = sorted(others, reverse=True)
     streams = len(ranked) + 1
     # Among k that are taken, k - 1 are others: the surest of them, each of which has to reach the same bar.

@@ -19,14 +19,14 @@ SMOOTHING = 0.5  # added to every reference count, so that a bin never seen has 
 
 
 def reference_shares(counts: Floats) -> Floats:
-    """The reference's probabilities, none of them zero. Shape [bins]."""
+    """Return the reference's probabilities, none of them zero. Shape [bins]."""
     smoothed: Floats = counts + SMOOTHING
     shares: Floats = smoothed / smoothed.sum()
     return shares
 
 
 def scores_of(kind: str, shares: Floats) -> Floats:
-    """Score functions as columns, [bins, scores], orthonormal under `shares`; the last bin is "other"."""
+    """Return score functions as columns, [bins, scores], orthonormal under `shares`; the last bin is "other"."""
     bins = len(shares)
     other = np.zeros(bins)
     other[-1] = 1.0
@@ -46,13 +46,13 @@ def scores_of(kind: str, shares: Floats) -> Floats:
 
 
 def scores_of_signal(signal: Signal) -> Floats:
-    """The score functions of a manifest's signal; of numbers that have no reference the rank and "other" alone (see `least_of`)."""
+    """Return the score functions of a manifest's signal; of numbers that have no reference the rank and "other" alone (see `least_of`)."""
     scores = scores_of(signal.kind, reference_shares(np.array(signal.counts, np.float64)))
     return scores[:, :BARE_SCORES] if _bare(signal) else scores
 
 
 def least_of(signal: Signal) -> float:
-    """The least shift of the rank that matters, in its standard deviations; 0 where nothing is to be said beyond `evidence.EFFECT_MIN`.
+    """Return the least shift of the rank that matters, in its standard deviations; 0 where `evidence.EFFECT_MIN` says it all.
 
     Numbers that have no reference (latency, memory, words of an answer) are counted into octaves. When everything of a node stands beside
     an edge, a change of a few percent moves all of it by one bin: so only a shift of a bin and a half is one, which is about three times as

@@ -213,15 +213,17 @@ def _shift(score: float, scale: Floats | None) -> float:
 
 
 def way(kind: str, leading_score: int, first_total: float) -> Direction:
-    """Which way a signal went, by the score that leads."""
+    """Return which way a signal went, by the score that leads."""
     if leading_score or kind == "categorical":
         return "shape"
     return "higher" if first_total > 0 else "lower"
 
 
 def enough(ordinary: Ordinary) -> Floats:
-    """The shift of every component below which it is tested as none, [J]: of numbers without a reference, one of the rank must not make a
-    trifle of "other" count, nor the other way round; the others are judged by their size over all directions.
+    """Return the shift of every component below which it is tested as none, [J].
+
+    For numbers without a reference, a shift of the rank must not make a trifle of "other" count, nor the other way round; the others are
+    judged by their size over all directions.
     """
     bare = ordinary.by_signal(ordinary.least)[:, :1] > 0
     found: Floats = np.where(bare[ordinary.owner, 0], np.maximum(EFFECT_MIN, ordinary.least), 0.0)
@@ -229,7 +231,7 @@ def enough(ordinary: Ordinary) -> Floats:
 
 
 def widths(ordinary: Ordinary) -> NDArray[np.intp]:
-    """How many scores of each signal are tested: more directions than half the blocks cannot be told from ordinary days."""
+    """Return how many scores of each signal are tested: more directions than half the blocks cannot be told from ordinary days."""
     own = np.bincount(ordinary.owner, minlength=len(ordinary.names))
     half = max(1, int(between_day_variance.freedom(blocks=ordinary.blocks, rho=ordinary.rho)) // 2)
     found: NDArray[np.intp] = np.where(ordinary.has_between, np.minimum(own, half), own)

@@ -45,7 +45,7 @@ class Outlying:
 
 
 def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
-    """By what share each sub-group's counts are made smaller, [groups], so that none outweighs the others; 1 for nearly all."""
+    """Return by what share each sub-group's counts are made smaller, [groups], so that none outweighs the others; 1 for nearly all."""
     heard = np.array(windows) > 0
     if int(heard.sum()) < GROUPS_MIN:
         return np.ones(len(heard))
@@ -56,7 +56,7 @@ def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
 
 
 def outlying(totals: Totals, rows: Sequence[int], windows: Sequence[int], baseline: Baseline, sigma2: float) -> tuple[Outlying, ...]:
-    """The sub-groups, the oddest first, of totals [groups, bins of all signals] with so many rows and windows each.
+    """Return the sub-groups, the oddest first, of totals [groups, bins of all signals] with so many rows and windows each.
 
     Calibrated totals and others are told apart the same way: only differences between sub-groups count.
     """

@@ -37,7 +37,7 @@ class Doorkeeper:
         return gone
 
     def leave(self, number: int) -> None:
-        """It is closed, or has to go."""
+        """Forget a connection that is closed, or has to go."""
         origin = self._origins.pop(number, None)
         if origin is None:
             return
@@ -47,7 +47,7 @@ class Doorkeeper:
 
 
 def origin_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the network that a site has of IPv6."""
+    """Return what counts as one address: an IPv4 address, or the network that a site has of IPv6."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:

@@ -50,7 +50,7 @@ class Lanes(Generic[T]):
         return sum(self._counts.values())
 
     def count(self, lane: str) -> int:
-        """How many messages wait in a lane."""
+        """Return how many messages wait in a lane."""
         return self._counts[lane]
 
     def put(self, message: Waiting[T]) -> list[Waiting[T]]:
@@ -73,7 +73,7 @@ class Lanes(Generic[T]):
         return gone
 
     def take(self, lane: str, at_most: int) -> list[T]:
-        """The next messages of a lane, one of each sender in turn, the oldest first."""
+        """Return the next messages of a lane, one of each sender in turn, the oldest first."""
         found: list[T] = []
         senders = self._lanes[lane]
         while senders and len(found) < at_most:
@@ -120,7 +120,7 @@ class Lanes(Generic[T]):
 
 
 def level_of(amounts: Sequence[int], room: int) -> int:
-    """The level to which the largest amounts are cut so that all of them fit: what a max-min fair share gives to each."""
+    """Return the level to which the largest amounts are cut so that all of them fit: what a max-min fair share gives to each."""
     left = max(0, room)
     for number, amount in enumerate(sorted(amounts)):
         share = left // (len(amounts) - number)

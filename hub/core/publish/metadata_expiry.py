@@ -29,22 +29,22 @@ class Expiry:
 
 
 def life(role: str) -> timedelta:
-    """How long a role's metadata holds from when it is signed; every role of a model is its team's."""
+    """Return how long a role's metadata holds from when it is signed; every role of a model is its team's."""
     return timedelta(days=_DAYS.get(role, TEAM_DAYS))
 
 
 def expiry(role: str, expires: datetime, now: datetime) -> Expiry:
-    """What to tell an operator of a role."""
+    """Return what to tell an operator of a role."""
     return Expiry(role, expires, severity_of((expires - now) / life(role)))
 
 
 def severity_of(share_left: float) -> Severity:
-    """How much it matters that so large a share of a life is left."""
+    """Return how much it matters that so large a share of a life is left."""
     if share_left <= 0:
         return "expired"
     return "urgent" if share_left < URGENT_SHARE else "warning" if share_left < WARNING_SHARE else "ok"
 
 
 def is_ageing(role: str, expires: datetime, now: datetime) -> bool:
-    """Whether half of a role's life is over, and whoever holds its key online signs it again."""
+    """Return whether half of a role's life is over, so that a service which holds its key online signs it again."""
     return expires - now < life(role) * WARNING_SHARE

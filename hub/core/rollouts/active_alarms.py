@@ -19,7 +19,7 @@ GONE_INTERVALS = 3  # as few as an alarm is quiet for before it is over (hub/cor
 
 
 def lasts(episode: Episode | None, *, newest: int, seconds: int, cohort_newest: int) -> bool:
-    """Whether an alarm lasts.
+    """Return whether an alarm lasts.
 
     `newest` is the start of the newest interval of its release in its cohort, and `seconds` the length; `cohort_newest` is that of the
     function of this name.
@@ -38,7 +38,7 @@ class Told:
 
 
 def told(alerts: Sequence[Alert]) -> list[Told]:
-    """Episodes from a model's alerts, which come oldest first."""
+    """Return episodes from a model's alerts, which come oldest first."""
     found: list[Told] = []
     running: dict[tuple[str | None, ...], int] = {}
     for alert in alerts:
@@ -53,7 +53,7 @@ def told(alerts: Sequence[Alert]) -> list[Told]:
 
 
 def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection[str] | None, judged_from: int) -> str:
-    """Why drift halts a rollout of `version` that is judged since `judged_from`, in words; empty where it does not.
+    """Return why drift halts a rollout of `version` that is judged since `judged_from`, in words; empty where it does not.
 
     What halts is drift that was raised since then, by the release that is rolled out, in a cohort of the nodes that are addressed, and of a
     signal that did not drift there already under another release when judging began: what the world did before is not the release's
@@ -76,7 +76,7 @@ def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection
 
 
 def cohort_newest(newest: Mapping[StreamName, Drift]) -> dict[StreamName, int]:
-    """For each stream, the start of the newest interval with which its cohort may have gone on; labels come weeks after signals.
+    """Return for each stream the start of the newest interval with which its cohort may have gone on; labels come weeks after signals.
 
     Whatever release it is of, but for nodes of the stream's own release that gather their baselines anew: they serve it, and tell nothing
     of its drift.

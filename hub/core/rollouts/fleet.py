@@ -55,17 +55,17 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Its id."""
+        """Return its id."""
         return self.state.node
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What rollouts select it by."""
+        """Return what rollouts select it by."""
         return self.state.profile.labels if self.state.profile else {}
 
 
 def fold_state(known: Node | None, state: State, *, now: int, listened: Listened, old: bool = False) -> Node | None:
-    """The node after this state; None when it changes nothing.
+    """Return the node after this state; None when it changes nothing.
 
     `old`: the broker repeats what was said at an unknown time before, or kept it for us, so that the node's own word counts for when.
 
@@ -101,7 +101,7 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
 
 
 def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
-    """The node after a verified receipt; receipts that come twice or late change nothing that a newer one has said.
+    """Return the node after a verified receipt; receipts that come twice or late change nothing that a newer one has said.
 
     `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
     """
@@ -123,13 +123,13 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
 
 
 def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
-    """Whether a node counts as heard from, when the hub has listened for so long in all."""
+    """Return whether a node counts as heard from, given how long the hub has listened in all."""
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
     return listened - node.heard_at < patience
 
 
 def facts(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeFacts:
-    """What a rollout's gate wants to know of a node."""
+    """Return what a rollout's gate wants to know of a node."""
     serving, failure = node.serving.get(model), node.failures.get((model, digest))
     return NodeFacts(
         node=node.name,

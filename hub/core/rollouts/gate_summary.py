@@ -32,15 +32,15 @@ class Heard:
 
     @property
     def nodes(self) -> int:
-        """Of both kinds."""
+        """Return how many there are of both kinds."""
         return self.calibrated + self.others
 
     def too_few(self, nodes_min: int) -> bool:
-        """Whether neither kind is tested."""
+        """Return whether neither kind is tested."""
         return max(self.calibrated, self.others) < nodes_min
 
     def in_words(self, nodes_min: int) -> str:
-        """What there is beside what is needed."""
+        """Write what there is beside what is needed."""
         said = f"{self.nodes} node{'' if self.nodes == 1 else 's'}"
         if self.calibrated and self.others:
             return f"{self.calibrated} with baselines, {self.others} without, {nodes_min} of a kind needed"
@@ -57,7 +57,7 @@ def judged(
     gathering: int = 0,
     newest: Mapping[str, Heard] | None = None,
 ) -> Judged:
-    """What is known of drift in a stage without an alarm: `nodes` heard from by cohort, `tests` of the release's intervals by cohort.
+    """Return what is known of drift in a stage without an alarm: `nodes` heard from and `tests` of the release's intervals, by cohort.
 
     `gathering` are intervals of nodes that gather their own baselines: shown, and not judged. `newest` are the release's intervals of the
     stage, by cohort.
@@ -85,7 +85,7 @@ def judged(
 
 
 def stage_percent_min(nodes: Mapping[str | None, int], nodes_min: int) -> int | None:
-    """The smallest stage at which the largest cohort has enough nodes to be judged, on average, in percent; None where none has."""
+    """Return the smallest stage at which the largest cohort has enough nodes to be judged, on average, in percent; None where none has."""
     most = max(nodes.values(), default=0)
     return max(1, ceil(100 * nodes_min / most)) if most >= nodes_min else None
 

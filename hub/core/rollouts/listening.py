@@ -35,7 +35,7 @@ class Listening:
 
     @property
     def runs(self) -> bool:
-        """Whether the hub hears its nodes."""
+        """Return whether the hub hears its nodes."""
         return self._subscribed and self.caught_up
 
     @property
@@ -52,7 +52,7 @@ def looked(before: Listening, *, now: float) -> Listening:
 
 
 def connected(before: Listening, *, subscriptions: int, now: float) -> Listening:
-    """Begin a connection, on which so many subscriptions were asked for."""
+    """Begin a connection, on which this number of subscriptions was asked for."""
     return replace(disconnected(before, now=now), subscriptions=subscriptions, kept_up_since=now)
 
 

@@ -7,7 +7,7 @@ from schemas.parameters import Parameter, Parameters, Value, check_value, unknow
 
 
 def read(parameters: Parameters, said: Sequence[tuple[str, str]]) -> dict[str, Value]:
-    """Values as people write them, by name: `threshold` "0.7", or one entry of a map, `labels.cat` "Katze".
+    """Return values as people write them, by name: `threshold` "0.7", or one entry of a map, `labels.cat` "Katze".
 
     Raises:
         Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides; a map that is said in part is judged when it is `settled`.
@@ -27,7 +27,7 @@ def read(parameters: Parameters, said: Sequence[tuple[str, str]]) -> dict[str, V
 def settled(
     parameters: Parameters, before: Mapping[str, Value], said: Mapping[str, Value], unset: Sequence[str] = ()
 ) -> dict[str, Value] | None:
-    """What is set after these were said; a map that is said in part keeps its other entries. None when nothing is.
+    """Return what is set after these were said; a map that is said in part keeps its other entries. None when nothing is.
 
     Raises:
         Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides.
@@ -49,7 +49,7 @@ def settled(
 
 
 def in_words(name: str, value: Value) -> str:
-    """A value as `read` takes it."""
+    """Return a value as `read` takes it."""
     if isinstance(value, dict):
         return ", ".join(f"{name}.{key}={text}" for key, text in value.items())
     return f"{name}={value:g}" if isinstance(value, float | int) else f"{name}={value}"

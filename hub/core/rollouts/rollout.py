@@ -307,7 +307,7 @@ def _must_be(rollout: Rollout, states: Sequence[str], done: str) -> None:
 
 
 def step(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> tuple[Progress, tuple[Action, ...]]:
-    """One look at the gate; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
+    """Look at the gate once; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
     rollout = progress.rollout
     if rollout.state != "running":
         return replace(progress, tally=_tally(progress, facts)), ()
