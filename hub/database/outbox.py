@@ -49,7 +49,7 @@ class Outbox:
         self._database = database
 
     def keep_only(self, names: Collection[str]) -> None:
-        """Receivers that are set; a new one hears of what comes from now on, and of one that is gone nothing is kept."""
+        """Keep only receivers that are set; a new one gets what comes from now on, and of one that is gone nothing is kept."""
         with self._database.write() as db:
             known = set(db.execute(select(receivers.c.name)).scalars())
             for name in known - set(names):
@@ -89,7 +89,7 @@ class Outbox:
             self._event(db, f"{name}: {len(numbers)} alerts given up, more than {WAITING_MAX} wait for it", {"receiver": name})
 
     def due(self, name: str, limit: int = PAGE) -> list[Delivery]:
-        """What is to be tried now: what has waited longest first, so that an alert that is never taken holds up no other."""
+        """Return what is to be tried now: what has waited longest first, so that an alert that is never taken holds up no other."""
         query = (
             select(deliveries.c.alert, deliveries.c.made_at, deliveries.c.attempts, alerts.c.body)
             .join_from(deliveries, alerts, deliveries.c.alert == alerts.c.id)
@@ -101,12 +101,12 @@ class Outbox:
             return [Delivery(row.alert, Alert.model_validate_json(row.body), row.made_at, row.attempts) for row in db.execute(query)]
 
     def begin(self, name: str, numbers: Sequence[int]) -> None:
-        """These are about to be tried: durable before the effect, for what must not be tried for ever."""
+        """Count an attempt at each before it is made: durable before the effect, for what must not be tried for ever."""
         with self._database.write() as db:
             db.execute(_of(update(deliveries), name, numbers).values(attempts=deliveries.c.attempts + 1))
 
     def later(self, name: str, numbers: Sequence[int], *, due_at: int, error: str, failed: bool = True) -> None:
-        """It did not work: once more at `due_at`; an attempt that `failed` is counted."""
+        """Try again at `due_at`; an attempt that `failed` is counted."""
         short = error[:ERROR_CHARACTERS_MAX]
         with self._database.write() as db:
             more = {"attempts": deliveries.c.attempts + 1} if failed else {}
@@ -114,20 +114,20 @@ class Outbox:
             db.execute(update(receivers).where(receivers.c.name == name).values(error=short))
 
     def done(self, name: str, numbers: Sequence[int], *, text: str = "", body: Mapping[str, Any] | None = None) -> None:
-        """The receiver has them; with an event, where there is something to say."""
+        """Mark as delivered; with an event, where there is something to say."""
         with self._database.write() as db:
             self._end(db, name, numbers, delivered=True)
             if text:
                 self._event(db, text, body or {})
 
     def give_up(self, name: str, numbers: Sequence[int], *, text: str, body: Mapping[str, Any]) -> None:
-        """The receiver will not get them; told as an event."""
+        """Mark as given up, with an event: the receiver will not get them."""
         with self._database.write() as db:
             self._end(db, name, numbers, delivered=False)
             self._event(db, text, body)
 
     def receivers(self) -> list[Receiver]:
-        """How every receiver stands, by name."""
+        """Return the state of every receiver, by name."""
         waiting = select(deliveries.c.receiver, func.count()).group_by(deliveries.c.receiver)
         with self._database.read() as db:
             counts = {row[0]: int(row[1]) for row in db.execute(waiting)}

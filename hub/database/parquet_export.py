@@ -56,7 +56,7 @@ class Writer:
         self.rows = 0
 
     def add(self, window: MergedWindow) -> None:
-        """One merged window more."""
+        """Add one merged window."""
         shared = {name: getattr(window, name) for name in SHARED}
         for signal in window.signals:
             bins = len(signal.counts)
@@ -106,7 +106,7 @@ class Writer:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Writer]:
-    """A file to write; durable and in its place when the block ends well, without a trace when it does not.
+    """Open a file to write; durable and in its place when the block ends well, without a trace when it does not.
 
     Raises:
         Refused: the folder cannot be written to.

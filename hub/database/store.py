@@ -58,7 +58,7 @@ __all__ = [
     "WindowRow",
 ]
 
-STREAM_SECONDS = 35 * 86_400  # a stream of which nothing came for so long is over, and counts no longer among the others
+STREAM_SECONDS = 35 * 86_400  # a stream that got nothing for this long is over, and counts no longer among the others
 
 
 IntervalKey = tuple[bytes, str, int, int, bool]  # the values of INTERVAL_KEY
@@ -104,11 +104,11 @@ class Store:
     # Nodes
 
     def upsert_node(self, row: NodeRow) -> None:
-        """Keep what a node said of itself."""
+        """Keep a node's report of itself."""
         self.upsert_nodes([row])
 
     def upsert_nodes(self, rows: Sequence[NodeRow]) -> None:
-        """Keep what nodes said of themselves; a change of status is an event."""
+        """Keep nodes' reports of themselves; a change of status is an event."""
         with self._write() as db:
             for row in rows:
                 before = db.execute(select(tables.nodes.c.status).where(tables.nodes.c.node == row.node)).scalar()
@@ -117,12 +117,12 @@ class Store:
                     self._event(db, "node", f"node {row.node} is {row.status}", {"node": row.node, "status": row.status})
 
     def node(self, node_id: str) -> NodeRow | None:
-        """One node."""
+        """Return one node."""
         found = self._rows(NodeRow, select(tables.nodes).where(tables.nodes.c.node == node_id))
         return found[0] if found else None
 
     def nodes(self) -> list[NodeRow]:
-        """Every node, by name."""
+        """Return every node, by name."""
         return self._rows(NodeRow, select(tables.nodes).order_by(tables.nodes.c.node))
 
     # Receipts
@@ -152,7 +152,7 @@ class Store:
         return fresh
 
     def receipts(self, model: str | None = None, node: str | None = None, limit: int | None = None) -> list[ReceiptRow]:
-        """Receipts, the newest first."""
+        """Return receipts, the newest first."""
         query = select(tables.receipts).order_by(tables.receipts.c.received_at.desc(), tables.receipts.c.sequence.desc())
         if model is not None:
             query = query.where(tables.receipts.c.model == model)
@@ -161,7 +161,7 @@ class Store:
         return self._rows(ReceiptRow, query.limit(limit))
 
     def add_early_receipt(self, node: str, sealed: bytes, *, at_most: int) -> bool:
-        """Keep a receipt until its node's key is known; False when so many wait already."""
+        """Keep a receipt until its node's key is known; False when `at_most` wait already."""
         with self._write() as db:
             if int(db.execute(select(func.count()).select_from(tables.early_receipts)).scalar() or 0) >= at_most:
                 return False
@@ -169,11 +169,11 @@ class Store:
         return True
 
     def early_receipts(self) -> list[EarlyReceiptRow]:
-        """What waits, oldest first."""
+        """Return what waits, oldest first."""
         return self._rows(EarlyReceiptRow, select(tables.early_receipts).order_by(tables.early_receipts.c.id))
 
     def drop_early_receipt(self, row_id: int) -> None:
-        """It waits no more."""
+        """Drop a receipt that waits no more."""
         with self._write() as db:
             db.execute(delete(tables.early_receipts).where(tables.early_receipts.c.id == row_id))
 
@@ -187,7 +187,7 @@ class Store:
             return _inserted(db, tables.commands, values)
 
     def open_commands(self) -> list[CommandRow]:
-        """What waits for the hub, oldest first."""
+        """Return what waits for the hub, oldest first."""
         return self._rows(_command_row, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
 
     def finish_command(self, command_id: int, ok: bool, text: str, code: str = "") -> None:
@@ -197,18 +197,18 @@ class Store:
             db.execute(update(tables.commands).where(tables.commands.c.id == command_id).values(values))
 
     def command(self, command_id: int) -> CommandRow | None:
-        """One command."""
+        """Return one command."""
         found = self._rows(_command_row, select(tables.commands).where(tables.commands.c.id == command_id))
         return found[0] if found else None
 
     # Rollouts
 
     def rollout_rows(self) -> list[RolloutRow]:
-        """The controller's working state, a row a model."""
+        """Return the controller's working state, a row a model."""
         return self._rows(RolloutRow, select(tables.rollouts).order_by(tables.rollouts.c.model))
 
     def put_rollout_row(self, row: RolloutRow, happened: str = "") -> None:
-        """Keep the working state; `happened` is a sentence for whoever watches, where something did."""
+        """Keep the working state; `happened` is a sentence for those who watch, where something did."""
         with self._write() as db:
             _put(db, tables.rollouts, {"model": row.model}, _fields(row))
             if happened:
@@ -235,19 +235,19 @@ class Store:
         return fresh
 
     def intervals(self, model: str, since: int | None = None) -> list[IntervalRow]:
-        """A model's intervals that started at `since` or later, oldest first."""
+        """Return a model's intervals that started at `since` or later, oldest first."""
         table = tables.intervals
         query = select(table).where(table.c.model == model).order_by(table.c.start, table.c.cohort)
         return self._intervals(query if since is None else query.where(table.c.start >= since))
 
     def unsettled_intervals(self, before: int) -> list[IntervalRow]:
-        """Intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
+        """Return intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
         table = tables.intervals
         query = select(table).where(table.c.windows > table.c.tested_windows, table.c.last_at <= before)
         return self._intervals(query.order_by(table.c.start))
 
     def count_open_intervals(self) -> dict[tuple[str, str], int]:
-        """How many intervals every (model, cohort) has that were not tested yet; 0 where all were."""
+        """Return how many intervals every (model, cohort) has that were not tested yet; 0 where all were."""
         table = tables.intervals
         untested = func.sum((table.c.windows > table.c.tested_windows).cast(Integer))
         with self._read() as db:
@@ -264,10 +264,10 @@ class Store:
         left: int | None = None,
         newest: bool = False,
     ) -> None:
-        """Say that an interval was tested with the windows that `row` has.
+        """Mark an interval as tested with the windows that `row` has.
 
         With its result, and what its stream has learnt of it, unless too few nodes were heard. That only `left` windows are left to be
-        tested is remembered, so that nobody shows the whole. `newest`: the result is retained on its model's topic.
+        tested is remembered, so that the whole is not shown. `newest`: the result is retained on its model's topic.
         """
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
@@ -288,14 +288,14 @@ class Store:
                 _put(db, tables.counted, key, {**values, "at": self._now()})
 
     def counted(self, release: bytes, cohort: str, start: int, seconds: int, *, calibrated: bool) -> str | None:
-        """What its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
+        """Return what its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
         key = {"release": release, "cohort": cohort, "start": start, "seconds": seconds, "calibrated": calibrated}
         with self._read() as db:
             found: str | None = db.execute(_where(select(tables.counted.c.part), tables.counted, key)).scalar()
         return found
 
     def streams(self) -> list[StreamRow]:
-        """Every release in every cohort that was tested within the time for which late windows are taken."""
+        """Return every release in every cohort that was tested within the time for which late windows are taken."""
         table = tables.streams.c
         query = select(tables.streams).where(table.at >= self._now() - STREAM_SECONDS).order_by(table.model, table.cohort)
         return self._rows(StreamRow, query)
@@ -308,7 +308,7 @@ class Store:
     # Insights and alerts
 
     def drifts(self, model: str | None = None, limit: int | None = None, *, of_signals: bool = False) -> list[Drift]:
-        """Tested intervals, the newest interval first; `of_signals`: none that are about accuracy."""
+        """Return tested intervals, the newest interval first; `of_signals`: none that are about accuracy."""
         table = tables.drifts.c
         query = select(table.body).order_by(table.start.desc(), table.cohort, table.calibrated.desc())
         if model is not None:
@@ -327,7 +327,7 @@ class Store:
             return [Drift.model_validate_json(body) for body in found]
 
     def alerts_of(self, kind: str) -> list[Alert]:
-        """Every alert of a kind that is kept."""
+        """Return every alert of a kind that is kept."""
         with self._read() as db:
             found = db.execute(select(tables.alerts.c.body).where(tables.alerts.c.kind == kind)).scalars()
             return [Alert.model_validate_json(body) for body in found]
@@ -357,7 +357,7 @@ class Store:
             return _inserted(db, tables.alerts, values)
 
     def alerts(self, limit: int = 100, since_id: int = 0) -> list[AlertRow]:
-        """Alerts after `since_id`, oldest first; the newest `limit` of them."""
+        """Return alerts after `since_id`, oldest first; the newest `limit` of them."""
         table = tables.alerts
         with self._read() as db:
             rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
@@ -370,7 +370,7 @@ class Store:
             self._event(db, "refusal", f"{topic}: {reason} [{code}]", {"topic": topic[:256], "code": code, "reason": reason})
 
     def refusals(self, limit: int = 100, since_id: int = 0) -> list[RefusalRow]:
-        """Refusals after `since_id`, oldest first; the newest `limit` of them."""
+        """Return refusals after `since_id`, oldest first; the newest `limit` of them."""
         table = tables.refusals
         rows = self._rows(RefusalRow, select(table).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit))
         return rows[::-1]
@@ -378,16 +378,16 @@ class Store:
     # What the broker holds for us
 
     def retained(self) -> list[RetainedRow]:
-        """Every payload that we had the broker retain, the oldest expiry first."""
+        """Return every payload that we had the broker retain, the oldest expiry first."""
         return self._rows(RetainedRow, select(tables.retained).order_by(tables.retained.c.expires_at))
 
     def forget_retained(self) -> None:
-        """The broker lost everything."""
+        """Forget all retained payloads, since the broker lost everything."""
         with self._write() as db:
             db.execute(delete(tables.retained))
 
     def note_sends(self, sends: Sequence[tuple[bytes, int, int | None]], cleared: Sequence[bytes]) -> None:
-        """All that one turn of the block server sends, in one transaction: (digest, bytes, expires_at or None), and what it clears."""
+        """Note what one turn of the block server sends and clears, in one transaction; sends are (digest, bytes, expires_at or None)."""
         with self._write() as db:
             for digest, size_bytes, expires_at in sends:
                 _count(db, digest, size_bytes)
@@ -397,7 +397,7 @@ class Store:
                 db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(cleared))))
 
     def publish_counts(self, digests: Sequence[bytes] | None = None) -> dict[bytes, int]:
-        """How often each payload was published."""
+        """Return how often each payload was published."""
         query = select(tables.publishes.c.digest, tables.publishes.c.count)
         if digests is not None:
             query = query.where(tables.publishes.c.digest.in_(list(digests)))
@@ -407,23 +407,23 @@ class Store:
     # Events
 
     def add_event(self, kind: str, text: str, body: Mapping[str, Any] | None = None) -> None:
-        """Something for whoever watches."""
+        """Keep an event, for programs and people who watch."""
         with self._write() as db:
             self._event(db, kind, text, body or {})
 
     def events(self, since_id: int = 0, limit: int = 1000) -> list[EventRow]:
-        """Events after `since_id`, oldest first."""
+        """Return events after `since_id`, oldest first."""
         query = select(tables.events).where(tables.events.c.id > since_id).order_by(tables.events.c.id).limit(limit)
         with self._read() as db:
             return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in db.execute(query).mappings()]
 
     def last_event_id(self) -> int:
-        """Where the events end at present."""
+        """Return the newest event's id."""
         with self._read() as db:
             return int(db.execute(select(func.max(tables.events.c.id))).scalar() or 0)
 
     def prune(self, *, events_kept: int = 100_000, ids_days: int = 35, intervals_days: int = 400, told_days: int = 400) -> None:
-        """Forget what nobody asks for any more.
+        """Forget what is no longer asked for.
 
         Ids of long-gone windows, intervals that were tested, drifts, alerts and refusals that are so old, and all but the newest events.
         """

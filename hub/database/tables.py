@@ -10,7 +10,7 @@ _serial = BigInteger().with_variant(Integer, "sqlite")
 
 
 def _interval_key() -> tuple[Column[Any], ...]:
-    """What names an interval, wherever something is kept of one: `hub.database.rows.INTERVAL_KEY`."""
+    """Return the columns that name an interval, in every table that has them: `hub.database.rows.INTERVAL_KEY`."""
     return (
         Column("release", LargeBinary(32), primary_key=True),
         Column("cohort", String(64), primary_key=True),

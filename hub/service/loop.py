@@ -76,7 +76,7 @@ READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
 
 
 def database_url(directory: Path, settings: HubSettings) -> str:
-    """Where a fleet's database is; the operator's commands open the same one."""
+    """Return where a fleet's database is; the operator's commands open the same one."""
     return settings.database_url or f"sqlite:///{directory / 'hub.sqlite'}"
 
 
@@ -193,7 +193,7 @@ class Service:
 
     @property
     def broker_url(self) -> str:
-        """Where the broker is."""
+        """Return where the broker is."""
         return self._broker.url if self._broker is not None else self._settings.broker_url
 
     def run(self, stop: threading.Event) -> None:
@@ -252,7 +252,7 @@ class Service:
             self._drop()
 
     def _read(self) -> None:
-        """A share of every lane, so that all of them go on whatever fills one. What is not taken waits where it is bounded."""
+        """Read a share of every lane, so that all of them go on whatever fills one. What is not taken waits where it is bounded."""
         due = self._wants.due_seconds if self._online else None
         began = self._monotonic()
         self._inbox.wait(TURN_SECONDS if due is None else min(TURN_SECONDS, due))
@@ -299,7 +299,7 @@ class Service:
             self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, told_days=days.told_days)
 
     def _work(self, tick: Callable[[], object]) -> None:
-        """One part's turn; what it refuses (a repository that somebody has damaged) must not keep the others from theirs."""
+        """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""
         try:
             tick()
         except Refused as refusal:
@@ -308,7 +308,7 @@ class Service:
             log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
-        """All windows in one transaction, acknowledged in one write, and so all receipts; the rest one by one."""
+        """Handle all windows in one transaction, acknowledged in one write, and so all receipts; the rest one by one."""
         windows = [event for event in events if isinstance(event, WindowArrived)]
         if windows:
             self._take_many(windows, self._ingest.windows)
@@ -413,7 +413,7 @@ class Service:
         self._online, self._retry_at = False, self._monotonic() + wait * (0.5 + self._rng.random())
 
     def _drop(self) -> None:
-        """What was not acknowledged has to come again, after a while."""
+        """Drop the connection, so that what was not acknowledged comes again after a while."""
         if self._online:
             self._link.drop()
             self._disconnected()
@@ -444,7 +444,7 @@ class Service:
 
 
 def _locked(directory: Path) -> IO[str]:
-    """One hub a folder: two would sign against each other.
+    """Lock the folder for one hub: two would sign against each other.
 
     Raises:
         Refused: another one runs.

@@ -33,7 +33,7 @@ class Hook(Protocol):
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
 
     def turn(self) -> None:
         """Do what is due."""
@@ -71,7 +71,7 @@ class Hooks:
 
     @property
     def receivers(self) -> Sequence[str]:
-        """Their names."""
+        """Return the receivers' names."""
         return [hook.receiver for hook in self._hooks]
 
     def start(self) -> None:

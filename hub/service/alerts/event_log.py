@@ -23,18 +23,18 @@ class Notes:
         self._told: dict[tuple[str, str, str], float] = {}
 
     def event(self, kind: str, text: str, **body: Any) -> None:
-        """Something for whoever watches."""
+        """Keep an event, for programs and people who watch."""
         log.info(kind, **body)
         self._store.add_event(kind, text, body)
 
     def alert(self, alert: Alert) -> None:
-        """Something that a person should look at: kept, then published."""
+        """Keep something that a person should look at, then publish it."""
         log.warning("alert.raised", kind=alert.kind, model=alert.model, node=alert.node, code=alert.code, text=alert.text)
         self._store.add_alert(alert)
         self._say(alert)
 
     def refusal(self, refusal: Refused, topic: str) -> None:
-        """A message that came by a topic was refused by us."""
+        """Note that the hub refused a message, and by which topic it came."""
         if self._may_tell(topic, str(refusal.code), ""):
             log.warning("message.refused", code=str(refusal.code), topic=topic, reason=refusal.reason)
             now = int(self._clock())
@@ -44,7 +44,7 @@ class Notes:
             )
 
     def node_refusal(self, *, node: str, code: str, model: str | None, reason: str) -> None:
-        """A node has signed that it refused something."""
+        """Note that a node has signed that it refused something."""
         if self._may_tell(node, code, model or ""):
             known = code if code in set(Code) else "unknown"
             text = f"node {node} refused {model or 'a message'}: {reason or known}"

@@ -56,7 +56,7 @@ class OnDriftHook:
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
         return self._hook.receiver
 
     def turn(self) -> None:
@@ -138,7 +138,7 @@ class OnDriftHook:
         self._outbox.done(self.receiver, _numbers(members), text=text, body=body)
 
     def _write(self, evidence: DriftEvidence) -> Path:
-        """The evidence as a file, whole or not at all; the oldest of many are removed."""
+        """Write the evidence as a file, whole or not at all; the oldest of many are removed."""
         folder = self._directory / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{re.sub('[^A-Za-z0-9.-]', '_', self._hook.name)}-{evidence.id}.json"

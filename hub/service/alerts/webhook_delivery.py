@@ -36,7 +36,7 @@ class WebhookTeller:
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
         return self._webhook.receiver
 
     def turn(self) -> None:
@@ -73,5 +73,5 @@ class WebhookTeller:
 
 
 def message_id(fleet: str, delivery: Delivery) -> str:
-    """The alert's own id: the same at every attempt and for every receiver. With its time, since a database may begin anew."""
+    """Return the alert's own id: the same at every attempt and for every receiver. With its time, since a database may begin anew."""
     return f"{fleet}.{delivery.number}.{delivery.alert.at}"

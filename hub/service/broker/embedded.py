@@ -30,12 +30,12 @@ class OwnBroker:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return where it listens."""
         return self._broker.url
 
     @property
     def pid(self) -> int | None:
-        """Its process."""
+        """Return its process."""
         return self._broker.pid
 
     def start(self) -> None:
@@ -78,7 +78,7 @@ class OwnBroker:
 
 
 def _kept_port(directory: Path) -> int:
-    """The port of the last time, so that nodes find the hub again; else a free one, kept for the next time."""
+    """Return the port of the last time, so that nodes find the hub again; else a free one, kept for the next time."""
     path = directory / PORT_NAME
     with contextlib.suppress(OSError, ValueError):
         port = int(path.read_text())

@@ -83,14 +83,14 @@ class Inbox:
                 self._waited_for = False
 
     def events(self) -> list[LinkEvent]:
-        """What the connection said of itself, in order."""
+        """Return what the connection said of itself, in order."""
         with self._changed:
             found = list(self._events)
             self._events.clear()
         return found
 
     def take(self, lane: str, at_most: int) -> list[Message]:
-        """The next messages of a lane, one of each sender in turn."""
+        """Return the next messages of a lane, one of each sender in turn."""
         with self._changed:
             return self._lanes.take(lane, at_most)
 
@@ -100,13 +100,13 @@ class Inbox:
             return self._lanes.count(lane)
 
     def only(self, lane: str) -> int:
-        """How many messages wait in this lane; 0 when anything else waits too."""
+        """Return how many messages wait in this lane; 0 when anything else waits too."""
         with self._changed:
             count = self._lanes.count(lane)
             return count if count == len(self._lanes) and not self._events else 0
 
     def lost(self) -> Lost | None:
-        """What was let go since the last time."""
+        """Return what was let go since the last time."""
         with self._changed:
             found = self._lost
             if not found.counts:

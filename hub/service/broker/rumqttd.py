@@ -64,7 +64,7 @@ class EmbeddedBroker:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None when it was never started or has been stopped."""
+        """Return the child's process id; None when it was never started or has been stopped."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
@@ -113,7 +113,7 @@ class EmbeddedBroker:
         raise Unreachable(f"the embedded broker did not answer on {HOST}:{self.port} within {seconds:g} s")
 
     def poll(self) -> int | None:
-        """The child's exit code; None while it runs.
+        """Return the child's exit code; None while it runs.
 
         Raises:
             RuntimeError: it was never started.
@@ -156,7 +156,7 @@ def _end_with_parent() -> None:
 
 
 def main(config: str) -> None:
-    """Be the broker until the parent is gone."""
+    """Run as the broker until the parent is gone."""
     import iotcore  # noqa: PLC0415  # the parent needs nothing of it
 
     # rumqttd tells every packet as an ERROR record, through spans; its real errors come as an exit code.

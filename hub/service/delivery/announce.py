@@ -63,7 +63,7 @@ class Announcer:
         self._heal: set[str] = set()
 
     def tick(self, *, online: bool) -> None:
-        """Vouch for what is new, and say what is to be said."""
+        """Sign what is new, and publish what is to be published."""
         now = self._monotonic()
         if self._repository.generation() != self._generation or now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
@@ -79,11 +79,11 @@ class Announcer:
             self._say(now)
 
     def forgot(self) -> None:
-        """The broker has lost its memory: all is to be said again."""
+        """Publish everything again, since the broker has lost its memory."""
         self._unsaid = set(self._payloads)
 
     def guard(self, event: OwnTopic) -> None:
-        """Something stands on a topic of ours: unless it is what we said, tell why it is wrong, and say ours again.
+        """Check what came on a topic of ours: unless it is what we published, report why it is wrong, and publish ours again.
 
         Raises:
             Refused: it is not ours, or not our newest.
@@ -130,7 +130,7 @@ class Announcer:
         self._put(self._link.topics.trust, codec.encode(self._trust))
 
     def _current(self, model: str) -> Sequence[str]:
-        """The releases that nodes may need: those that the rollout names, and the newest."""
+        """Return the releases that nodes may need: those that the rollout names, and the newest."""
         known = self._repository.releases(model)
         document = self._repository.rollout(model)
         rollout = codec.decode(Rollout, document) if document is not None else None

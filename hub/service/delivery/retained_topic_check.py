@@ -16,7 +16,7 @@ _UNREADABLE = (RepositoryError, DeserializationError, StorageError, ValueError, 
 
 
 def judge_trust(payload: bytes, ours: TrustBundle) -> Refused:
-    """What is wrong with a trust bundle that is not ours, or not our newest."""
+    """Return what is wrong with a trust bundle that is not ours, or not our newest."""
     if not payload:
         return Refused(Code.TRUST_INCOMPLETE, "somebody has cleared the trust bundle")
     try:
@@ -34,7 +34,7 @@ def judge_trust(payload: bytes, ours: TrustBundle) -> Refused:
 
 
 def judge_model(payload: bytes, ours: ModelBundle, trust: TrustBundle) -> Refused:
-    """What is wrong with a model's bundle that is not ours, or not our newest."""
+    """Return what is wrong with a model's bundle that is not ours, or not our newest."""
     if not payload:
         return Refused(Code.TRUST_INCOMPLETE, f"somebody has cleared the bundle of model {ours.model}")
     try:

@@ -39,11 +39,11 @@ class Listener(socket.socket):
 
     @property
     def open_connections(self) -> int:
-        """How many are accepted and not closed."""
+        """Return how many are accepted and not closed."""
         return len(self._doorkeeper)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection, for which others may have to go.
+        """Accept the next connection, for which others may have to go.
 
         Raises:
             BlockingIOError: nobody else waits.
@@ -107,6 +107,6 @@ class Accepted(socket.socket):
             self.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """It counts no more."""
+        """Close the connection, and count it no more."""
         self._left(self.number)
         super().close()

@@ -80,7 +80,7 @@ class Enrolling:
 
     @property
     def port(self) -> int | None:
-        """Where the endpoint listens; None where there is none."""
+        """Return where the endpoint listens; None where there is none."""
         return self._endpoint.port if self._endpoint is not None else None
 
     def start(self) -> None:
@@ -117,7 +117,7 @@ class Enrolling:
             self._enrolments.prune()
 
     def _on_disk(self, do: Callable[[Authority], object]) -> None:
-        """What may fail for the disk's or a folder's sake (one that belongs to the broker's user), and must not cost the hub its turn."""
+        """Do what the disk or a folder may refuse (one that belongs to the broker's user): it must not cost the hub its turn."""
         if self._authority is None:
             return
         try:
@@ -137,7 +137,7 @@ class Enrolling:
                     self._revoked(standing.node)
 
     def _renew_own(self, *, always: bool) -> None:
-        """The hub's own certificates, which must not be what keeps a fleet from coming back."""
+        """Renew the hub's own certificates, which must not be what keeps a fleet from coming back."""
         if self._endpoint is None or self._authority is None:
             return
         authority, now, folder = self._authority, datetime.fromtimestamp(self._wall(), UTC), self._directory / "tls"

@@ -154,7 +154,7 @@ class Endpoint:
             runner.run(server.serve(sockets=[listener]))  # outside the main thread it leaves the signals to the hub
 
     def _ended(self, address: str) -> None:
-        """A connection had to go for one from this address."""
+        """Log that a connection had to go for one from this address."""
         now = self._monotonic()
         if now - self._crowded_at >= CROWDED_SECONDS:
             self._crowded_at = now
@@ -226,7 +226,7 @@ class Endpoint:
 
 
 async def _body(request: Request, bytes_max: int) -> bytes:
-    """A request's body, never more of it in memory than is allowed.
+    """Read a request's body, never more of it in memory than is allowed.
 
     Raises:
         Refused: it is larger.

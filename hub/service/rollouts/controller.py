@@ -178,7 +178,7 @@ class Controller:
         ]
 
     def _drift(self, progress: core.Progress) -> str:
-        """Why drift speaks against it: alarms of its own release, since it is judged, in the cohorts of the nodes that it addresses."""
+        """Return why drift speaks against it: alarms of its own release, since it is judged, in the cohorts of nodes that it addresses."""
         rollout, since = progress.rollout, progress.judged_from
         if not self._findings.alarmed_since(rollout.model, rollout.release.version, since):
             return ""  # nearly always, and quickly found
@@ -195,7 +195,7 @@ class Controller:
         )
 
     def _judged(self, progress: core.Progress) -> Judged:
-        """Whether drift could be judged in this stage, and was."""
+        """Return whether drift could be judged in this stage, and was."""
         rollout = progress.rollout
         model, (version, digest) = rollout.model, rollout.release
         if digest not in self._watched:

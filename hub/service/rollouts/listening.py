@@ -23,28 +23,28 @@ class ListeningClock:
 
     @property
     def seconds(self) -> Listened:
-        """How long, up to the last look."""
+        """Return how long the hub has listened, up to the last look."""
         return self._state.seconds
 
     @property
     def runs(self) -> bool:
-        """Whether the hub hears its nodes now."""
+        """Return whether the hub hears its nodes now."""
         return self._state.runs
 
     def connected(self, subscriptions: int) -> None:
-        """A connection is up, on which so many subscriptions were asked for."""
+        """Begin a connection, on which this number of subscriptions was asked for."""
         self._become(core.connected(self._state, subscriptions=subscriptions, now=self._monotonic()))
 
     def subscribed(self, *, denied: bool) -> None:
-        """The broker has answered one of them."""
+        """Take the broker's answer to one of them."""
         self._become(core.subscribed(self._state, denied=denied, now=self._monotonic()))
 
     def disconnected(self) -> None:
-        """The connection is gone."""
+        """End the connection."""
         self._become(core.disconnected(self._state, now=self._monotonic()))
 
     def took(self, events: int, *, waited: float, full: bool) -> None:
-        """A turn of the loop found so many events, after such a wait for the first; `full`: it left some for the next."""
+        """Take note of a turn: how many events it found, how long it waited for the first; `full`: it left some for the next."""
         self._become(core.took(self._state, events, waited=waited, full=full, now=self._monotonic()))
 
     def tick(self) -> None:

@@ -21,7 +21,7 @@ class Evidence:
         self._findings, self._releases, self._cohort_nodes_min = findings, releases, cohort_nodes_min
 
     def of(self, alerts: Sequence[Alert], *, number: str, fleet: str, now: int) -> DriftEvidence:
-        """Of alerts of one model.
+        """Return the evidence of one model's alerts.
 
         Raises:
             ValueError: they are of no model.
@@ -41,7 +41,7 @@ class Evidence:
         return Found(alert=alert, drift=raised, window=self._window(alert, raised) if raised is not None else None)
 
     def _raised(self, alert: Alert) -> Drift | None:
-        """The test by which it was found: the newest that raised an episode which began then."""
+        """Return the test by which it was found: the newest that raised an episode which began then."""
         if alert.model is None or alert.version is None or alert.cohort is None:
             return None  # of an older hub
         tests = self._findings.drifts((alert.model, alert.version, alert.cohort, alert.about), since=alert.since or 0)
@@ -69,7 +69,7 @@ class Evidence:
         return periods.together([redaction.merged(row, manifest, without) for row in rows])
 
     def digest(self, model: str, version: str) -> bytes | None:
-        """The release's digest; None where the repository does not have it."""
+        """Return the release's digest; None where the repository does not have it."""
         try:
             return self._releases.named(model, version)[0]
         except Refused:

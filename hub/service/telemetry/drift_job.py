@@ -83,12 +83,12 @@ class Settling:
                 break
 
     def newest(self) -> list[Drift]:
-        """Of each model, what stands retained on its topic: the newest interval of its signals."""
+        """Return what is retained on each model's topic: the newest interval of its signals."""
         return self._store.newest_drifts()
 
     @contextmanager
     def _only(self, row: IntervalRow) -> Iterator[None]:
-        """What is wrong with one interval must not keep the others from their turn."""
+        """Give one interval its turn: what is wrong with it must not keep the others from theirs."""
         try:
             yield
         except Refused as refusal:  # its release is gone from the repository, or declares no signals
@@ -108,7 +108,7 @@ class Settling:
         self._unjudged.too_few(row, manifest, at=int(self._clock()))
 
     def _look(self, row: IntervalRow) -> Seen | None:
-        """The interval alone, and its stream's evidence with it; nothing is durable yet."""
+        """Test the interval alone, and add it to its stream's evidence; nothing is durable yet."""
         digest, manifest = self._releases.of_stream(row.release)
         if row.windows < self._cohort_nodes_min or manifest.baseline is None or manifest.privacy is None:
             self._too_few(row, manifest)
@@ -123,7 +123,7 @@ class Settling:
         return self._streams.look(row, interval, reference)
 
     def _show(self, row: IntervalRow, manifest: Manifest, interval: Interval, reference: Ordinary) -> None:
-        """What nodes without baselines counted, beside the reference; it is no evidence of drift, and ends none."""
+        """Show what nodes without baselines counted, beside the reference; it is no evidence of drift, and ends none."""
         result = Drift(
             **self._fields(row, manifest, interval),
             alarm=row.alarmed,
@@ -143,7 +143,7 @@ class Settling:
         self._tell(row, manifest, result, judged)
 
     def _keep(self, row: IntervalRow, manifest: Manifest, interval: Interval, result: Drift, learnt: Learnt | None = None) -> None:
-        """What was found of an interval is durable, and then published."""
+        """Make durable what was found of an interval, then publish it."""
         before = next(iter(self._store.newest_drifts(row.model)), None)
         newest = result.about is None and replaces(result, before)
         self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=learnt, newest=newest)
@@ -154,7 +154,7 @@ class Settling:
         self._say(result, retain=newest)
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
-        """The interval to test; what is odd in it is told, and left out where the operator says so."""
+        """Return the interval to test; what is odd in it is reported, and left out where the operator says so."""
         whole, groups = row.interval, row.groups
         odd = outlier_filter.odd_groups(whole, groups, manifest)
         if odd and not row.tested_windows:
@@ -213,7 +213,7 @@ class Settling:
         )
 
     def _fields(self, row: IntervalRow, manifest: Manifest, interval: Interval) -> dict[str, Any]:
-        """What every result says of its interval; `windows` are those that were tested."""
+        """Return what every result says of its interval; `windows` are those that were tested."""
         return {
             "model": row.model,
             "version": manifest.version,
@@ -228,7 +228,7 @@ class Settling:
         }
 
     def _reference(self, digest: bytes, manifest: Manifest, start: int) -> Ordinary:
-        """What is ordinary for an interval: its hour of the week's own reference, where the release has one."""
+        """Return what is ordinary for an interval: its hour of the week's own reference, where the release has one."""
         hour = None if manifest.baseline is None else manifest.baseline.key_of(start)
         found = self._references.get((digest, hour))
         if found is None:
@@ -241,7 +241,7 @@ class Settling:
 
 
 def _rounds(rows: Sequence[IntervalRow]) -> list[list[IntervalRow]]:
-    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
+    """Return the intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
     found: dict[tuple[int, int], list[IntervalRow]] = {}
     times: Counter[tuple[int, bytes, str]] = Counter()
     for row in rows:

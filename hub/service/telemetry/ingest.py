@@ -95,7 +95,7 @@ class Ingest:
     # States
 
     def seen(self, name: str) -> None:
-        """A node said something.
+        """Note that a node was heard.
 
         Raises:
             Refused: nothing in its name counts.
@@ -108,14 +108,14 @@ class Ingest:
             self._heard.add(name)
 
     def forget(self, name: str) -> None:
-        """A node was revoked: no rollout waits for it any more."""
+        """Forget a node that was revoked: no rollout waits for it any more."""
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
             self._seen.discard(name)
             self._heard.discard(name)
 
     def state(self, event: StateArrived) -> None:
-        """A node says how it is, or its broker says that it is lost.
+        """Take a node's report of itself, or its broker's that it is lost.
 
         Raises:
             Refused: a reserved name, another key, one node too many, revoked, or not enrolled where that is required.
@@ -147,7 +147,7 @@ class Ingest:
             self._take_early(name)
 
     def _tell_ledger(self, said: State) -> None:
-        """A privacy ledger only grows: one that has shrunk was put back from a copy, with its witness, and the node cannot know."""
+        """Report a privacy ledger that has shrunk: it only grows, so an old copy was put back, with its witness, unknown to the node."""
         before = self.nodes.get(said.node)
         if before is None or before.state.telemetry is None or said.telemetry is None or said.at <= before.state.at:
             return
@@ -163,7 +163,7 @@ class Ingest:
     # Receipts
 
     def receipts(self, events: Sequence[ReceiptArrived]) -> None:
-        """Nodes signed something: what is believed is durable when this returns, in one transaction, and the rest is noted."""
+        """Take receipts: what is believed is durable when this returns, in one transaction, and the rest is noted."""
         taken: list[tuple[Receipt, SealedReceipt]] = []
         for event in events:
             try:
@@ -234,7 +234,7 @@ class Ingest:
     # Windows
 
     def windows(self, events: Sequence[WindowArrived]) -> None:
-        """Windows came: those that are believed are durable when this returns."""
+        """Take windows: those that are believed are durable when this returns."""
         by_release: dict[tuple[bytes, About | None], list[WindowArrived]] = {}
         for event in events:
             by_release.setdefault((event.window.release, event.window.about), []).append(event)
@@ -287,7 +287,7 @@ class Ingest:
         )
 
     def _reader(self, prefix: bytes, about: About | None) -> tuple[bytes, Reader]:
-        """What reads the windows of a release, and the name of their stream: the release's digest, or what stands for its accuracy."""
+        """Return the reader of a release's windows, and the name of their stream: the release's digest, or what stands for its accuracy."""
         if (prefix, about) not in self._readers:
             try:
                 digest, manifest = self._releases.find(prefix)
@@ -301,13 +301,13 @@ class Ingest:
         return self._readers[prefix, about]
 
     def settled(self, model: str, cohort: str, release: bytes, start: int) -> None:
-        """An interval was tested."""
+        """Close an interval that was tested."""
         self._open[model, cohort].discard((release, start))
 
     # Time
 
     def tick(self) -> None:
-        """Give up receipts whose node never came, tell who fell silent, keep when nodes were seen."""
+        """Give up receipts whose node never came, report nodes that fell silent, keep when nodes were seen."""
         now = self._clock()
         for early in [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
@@ -328,13 +328,13 @@ class Ingest:
         self._heard.clear()
 
     def _fell_silent(self) -> list[fleet.Node]:
-        """Nodes whose silence was not reported yet, as many as one turn has time for."""
+        """Return nodes whose silence was not reported yet, as many as one turn has time for."""
         silent = {name: node for name, node in self.nodes.items() if self._is_silent(node)}
         self._silent &= silent.keys()
         return [node for name, node in silent.items() if name not in self._silent][:AT_ONCE_MAX]
 
     def _tell_silence(self, node: fleet.Node, now: int) -> None:
-        """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""
+        """Raise one alert an episode: from the first moment that a node is lost or silent until it is heard again."""
         if not self._is_silent(node):
             self._silent.discard(node.name)
         elif node.name not in self._silent:

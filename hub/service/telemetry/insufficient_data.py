@@ -34,7 +34,7 @@ class Unjudged:
             self._told[(one.model, one.version, one.cohort, one.about), one.code] = one.since, one.at
 
     def too_few(self, row: IntervalRow, manifest: Manifest, *, at: int) -> None:
-        """An interval had too few nodes to be tested: told when none was for long, and the cohort has not gone on with another release."""
+        """Report too few nodes for a test, when that is so for long and the cohort has not gone on to another release."""
         name = (row.model, manifest.version, row.cohort, accuracy.about(manifest))
         last = next(iter(self._findings.drifts(name, limit=1)), None)
         if last is None or row.start - last.start < INTERVALS * row.seconds:
@@ -50,7 +50,7 @@ class Unjudged:
             self._tell(name, TOO_FEW, last.start, text, at=at)
 
     def gathers(self, result: Drift, *, at: int) -> None:
-        """An interval was shown and not judged: told when that has been so for long, and never otherwise."""
+        """Report that intervals are shown and not judged, when that has been so for long, and never otherwise."""
         name = (result.model, result.version, result.cohort, result.about)
         if (name, GATHERS) in self._told:
             return

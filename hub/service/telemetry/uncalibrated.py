@@ -18,12 +18,12 @@ KIND: Final = "unlike_reference"
 
 
 def gathers(row: IntervalRow, manifest: Manifest) -> bool:
-    """Whether an interval is of nodes that are to have a baseline of their own, and have none."""
+    """Return whether an interval is of nodes that are to have a baseline of their own, and have none."""
     return not row.calibrated and manifest.baseline is not None and manifest.baseline.calibration_rows is not None
 
 
 def replaces(result: Drift, newest: Drift | None) -> bool:
-    """Whether a result is to stand on the topic in place of the newest one: of one moment, what was judged goes before what was not."""
+    """Return whether a result replaces the newest one on the topic: of one moment, what was judged goes before what was not."""
     if newest is None or newest.start != result.start:
         return newest is None or newest.start < result.start
     return not result.gathering or newest.gathering is True
@@ -37,7 +37,7 @@ class Unlike:
         self._told = {(one.model, one.version, one.cohort) for one in store.alerts_of(KIND)}
 
     def tell(self, result: Drift, alarmed: Sequence[SignalDrift], *, at: int) -> None:
-        """What was found of an interval, where it was not told before."""
+        """Report what was found of an interval, where it was not reported before."""
         key = (result.model, result.version, result.cohort)
         if not alarmed or key in self._told:
             return
