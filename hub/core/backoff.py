@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt. Knows nobody who is waited for."""
+"""Decides how long to wait before the next attempt. Knows no receiver."""
 
 from random import Random
 

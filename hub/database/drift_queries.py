@@ -17,10 +17,10 @@ from schemas.accuracy import About
 from schemas.analytics_messages import Alert, Drift
 
 PAGE = 500  # intervals in memory at once, at some kilobytes each
-ALERTS_MAX = 10_000  # of one model: older ones concern nobody who asks now
+ALERTS_MAX = 10_000  # alerts of one model: older ones concern no question that is asked now
 
 GATHERING = '%"gathering":true%'  # in the document of a test
-Key = tuple[str, str, int, int, bool, str]  # of a tested interval: version, cohort, start, seconds, calibrated, about
+Key = tuple[str, str, int, int, bool, str]  # what names a tested interval: version, cohort, start, seconds, calibrated, about
 
 
 @dataclass(frozen=True, slots=True)

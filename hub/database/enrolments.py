@@ -1,4 +1,4 @@
-"""What the hub remembers of enrolment, in SQL: tokens by their digests, who was enrolled with which key, every certificate that was issued.
+"""What the hub remembers of enrolment, in SQL: tokens by their digests, enrolled nodes with their keys, every certificate that was issued.
 
 Every method is one transaction, durable when it returns. Decides nothing: hub/core/enrol/enrolment.py does. A token is used up by one
 conditional UPDATE in the transaction that writes down its certificate, so that of two devices with one token exactly one is enrolled.
@@ -16,7 +16,7 @@ from hub.core.enrol.enrolment import Standing, TokenFacts
 from hub.database import tables
 from hub.database.connection import Database, put
 
-TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept for whoever asks why it was refused
+TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept, to say why it was refused
 CERTIFICATE_SECONDS_KEPT = 2 * 365 * 86_400  # past its expiry, for the way back and for the curious
 
 

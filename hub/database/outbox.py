@@ -15,7 +15,7 @@ from hub.database.connection import Database
 from hub.database.tables import alerts, deliveries, events, receivers
 from schemas.analytics_messages import Alert
 
-WAITING_MAX = 10_000  # of one receiver; a receiver that is away for so many alerts misses the oldest
+WAITING_MAX = 10_000  # alerts for one receiver; one that is away for more misses the oldest
 PAGE = 500
 ERROR_CHARACTERS_MAX = 500
 
@@ -24,7 +24,7 @@ ERROR_CHARACTERS_MAX = 500
 class Delivery:
     """An alert on its way to a receiver; `attempts` have failed so far, or were cut short."""
 
-    number: int  # of the alert
+    number: int  # the alert's
     alert: Alert
     made_at: int
     attempts: int
@@ -43,7 +43,7 @@ class Receiver:
 
 
 class Outbox:
-    """What every receiver still has to be told. Any thread may use it."""
+    """Alerts that receivers still have to get. Any thread may use it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -55,7 +55,7 @@ class Outbox:
             for name in known - set(names):
                 db.execute(delete(deliveries).where(deliveries.c.receiver == name))
                 db.execute(delete(receivers).where(receivers.c.name == name))
-            db.execute(delete(deliveries).where(deliveries.c.alert.not_in(select(alerts.c.id))))  # of alerts that are not kept any more
+            db.execute(delete(deliveries).where(deliveries.c.alert.not_in(select(alerts.c.id))))  # the alerts are not kept any more
             newest = int(db.execute(select(func.max(alerts.c.id))).scalar() or 0)
             for name in sorted(set(names) - known):
                 db.execute(insert(receivers).values(name=name, cursor=newest, delivered=0, given_up=0, last_at=None, error=""))

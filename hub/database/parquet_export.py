@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from schemas.analytics_messages import MergedWindow
 from schemas.errors import Code, Refused
 
-GROUP_ROWS = 65_536  # of a row group, about 3 MiB in memory: what readers skip by, too
+GROUP_ROWS = 65_536  # rows in a row group, about 3 MiB in memory: what readers skip by, too
 CODEC = "zstd"
 SHARED = ("model", "version", "cohort", "start", "seconds", "windows", "rows", "noise_sd", "epsilon", "delta")  # by all bins of a window
 SCHEMA = pa.schema(
@@ -26,18 +26,18 @@ SCHEMA = pa.schema(
         ("cohort", pa.dictionary(pa.int32(), pa.string())),
         ("start", pa.timestamp("s", tz="UTC")),
         ("seconds", pa.int64()),
-        ("windows", pa.int64()),  # of nodes, added up
-        ("rows", pa.int64()),  # about so many, from the noisy counts
+        ("windows", pa.int64()),  # how many nodes' windows, added up
+        ("rows", pa.int64()),  # about how many, from the noisy counts
         ("signal", pa.dictionary(pa.int32(), pa.string())),
         ("kind", pa.dictionary(pa.int32(), pa.string())),
         ("bin", pa.int32()),  # in the manifest's order; the last of a signal is "other"
         ("lower", pa.float64()),  # a numeric bin holds lower <= x < upper; null where it has no end, and of "other"
         ("upper", pa.float64()),
-        ("category", pa.dictionary(pa.int32(), pa.string())),  # of a categorical bin; null of "other"
+        ("category", pa.dictionary(pa.int32(), pa.string())),  # what a categorical bin counts; null for "other"
         ("other", pa.bool_()),
         ("count", pa.int64()),  # with its noise: it may be below zero
-        ("expected", pa.float64()),  # of so many rows, by the reference
-        ("noise_sd", pa.float64()),  # of the count
+        ("expected", pa.float64()),  # rows that the reference expects
+        ("noise_sd", pa.float64()),  # the count's
         ("epsilon", pa.float64()),  # what one record in one window is promised
         ("delta", pa.float64()),
         ("calibrated", pa.bool_()),  # counts are differences from nodes' own baselines, of which zero is expected

@@ -53,7 +53,7 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class EarlyReceiptRow:
-    """A receipt, not verified, that came before its node had said what its key is."""
+    """A receipt, not verified, that came before its node had reported its key."""
 
     id: int
     node: str

@@ -284,7 +284,7 @@ certificates = Table(
     Column("revoked_at", BigInteger, index=True),
 )
 
-# Who is told of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.
+# Receivers of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.
 receivers = Table(
     "receivers",
     metadata,

@@ -66,10 +66,12 @@ E = TypeVar("E", WindowArrived, ReceiptArrived)
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_WINDOWS = 1024  # become durable together
 AT_ONCE = {"want": 16, "receipt": 64, "telemetry": BATCH_WINDOWS}  # messages of a lane between two looks at the clock; of others 4
-LANE_SECONDS = 0.08  # of a turn for each lane: a flood in one must neither keep the others from theirs nor operators from an answer
-GATHER_SECONDS = 0.02  # windows wait so long for more: what they cost is the sync of the disk, and nobody waits for them
+LANE_SECONDS = 0.08  # each lane's share of a turn: a flood in one must neither keep the others from theirs nor operators from an answer
+GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the sync of the disk, and nothing waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
-SETTLE_SECONDS = 1.0  # of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
+SETTLE_SECONDS = (
+    1.0  # the share of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
+)
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY_SECONDS_MIN, RETRY_SECONDS_MAX = 0.2, 30.0
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
@@ -81,7 +83,7 @@ def database_url(directory: Path, settings: HubSettings) -> str:
 
 
 class Service:
-    """One hub. While it runs, `hub.ready` in the fleet's folder says who it is and where its broker is, for scripts."""
+    """One hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts."""
 
     def __init__(
         self,
@@ -242,12 +244,12 @@ class Service:
             self._read()
             self._tick()
         except Unreachable as error:
-            log.error("store.unreachable", reason=str(error))
+            log.error("store.failed", reason=str(error))
             self._drop()
         except Refused as refusal:
             log.error("disk.full", code=str(refusal.code), reason=refusal.reason)
             self._drop()
-        except Exception:  # a bug of ours between messages: told, and tried again, for half a hub serves a fleet better than none
+        except Exception:  # a bug of ours between messages: logged, and tried again, for half a hub serves a fleet better than none
             log.exception("turn.failed")
             self._drop()
 
@@ -360,7 +362,7 @@ class Service:
                 raise  # nothing is wrong with the message
             self._notes.refusal(refusal, message.topic)
         except Exception:
-            log.exception("message.bug", topic=message.topic, bytes=len(message.payload))
+            log.exception("message.failed", topic=message.topic, bytes=len(message.payload))
         self._link.ack(message)
 
     def _take_many(self, events: Sequence[E], take: Callable[[Sequence[E]], None]) -> None:
@@ -369,14 +371,14 @@ class Service:
         except (Unreachable, Refused):
             raise
         except Exception:  # one of them is a bug of ours: the others must not suffer for it
-            log.exception("batch.bug", kind=type(events[0]).__name__, messages=len(events))
+            log.exception("batch.failed", kind=type(events[0]).__name__, messages=len(events))
             for event in events:
                 try:
                     take([event])
                 except (Unreachable, Refused):
                     raise
                 except Exception:
-                    log.exception("message.bug", topic=event.message.topic, bytes=len(event.message.payload))
+                    log.exception("message.failed", topic=event.message.topic, bytes=len(event.message.payload))
         self._link.ack_all(event.message for event in events)
 
     # The broker
@@ -423,11 +425,11 @@ class Service:
 
     def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         if not self._online:
-            return  # it stands in the store, and the newest drift is said again to a broker that has none
+            return  # it is in the store, and the newest drift is published again to a broker that has none
         try:
             self._link.say_insight(document, retain=retain)
         except Unreachable as error:
-            log.warning("insight.not_said", reason=str(error))
+            log.warning("insight.failed", reason=str(error))
 
     def _say_ready(self) -> None:
         facts = {

@@ -15,8 +15,8 @@ from schemas.limits import BLOCK_BYTES_MAX, KIB, MIB
 
 TENSOR_BYTES_MIN = 16 * KIB  # smaller tensors get no block of their own: thousands of them would make thousands of blocks
 GAP_BYTES_MIN = KIB  # between two tensors stand a name and a shape; so little travels with the end of the first
-FIELDS_MAX = 2_000_000  # of a file, in all messages; a stranger's file must not keep us busy for ever
-HEADER_BYTES_MAX = 32 * MIB  # of a safetensors file: a hundred thousand tensors
+FIELDS_MAX = 2_000_000  # fields of a file, in all messages; a stranger's file must not keep us busy for ever
+HEADER_BYTES_MAX = 32 * MIB  # the header of a safetensors file: a hundred thousand tensors
 GRAPHS_DEEP_MAX = 64  # graphs in branches of graphs
 
 _GRAPH, _FUNCTION = 7, 25  # onnx.proto: ModelProto
@@ -32,7 +32,7 @@ ONNX_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: 
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16", 17: "float8", 18: "float8", 19: "float8", 20: "float8",
     21: "int4", 22: "int4",
 }  # fmt: skip
-_TYPED_DTYPES = {4: "float32", 10: "float64"}  # of the fields other than raw data; varints are none
+_TYPED_DTYPES = {4: "float32", 10: "float64"}  # fields other than raw data; varints are none
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"} | {
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64"
 }  # fmt: skip

@@ -20,7 +20,7 @@ from schemas.names import sha256
 
 ANCHOR_BYTES = 8
 KNOWN_BYTES_MIN = 64  # a shorter block is not worth looking for
-ANCHOR_PLACES = 64  # of a block, at which an anchor is tried
+ANCHOR_PLACES = 64  # offsets in a block at which an anchor is tried
 ANCHOR_VALUES_MIN = 3  # distinct bytes of a word: zeros, and what alternates, stand at every offset of a run
 ANCHOR_BLOCKS_MAX = 8  # that one anchor stands for
 TRIES_MAX = 8  # verifications of a parent's block in vain: bytes that repeat must not cost the file's length times the block's
@@ -96,7 +96,7 @@ def find_known(view: memoryview | bytes, tensors: Sequence[TensorSpan], earlier:
 
 
 class Search:
-    """Looks for a parent's blocks. `steps` counts blocks that were considered at an offset, verified or not: at most so many an offset.
+    """Looks for a parent's blocks. `steps` counts blocks that were considered at an offset, verified or not, which is bounded.
 
     Bytes that repeat must not cost the file's length times the parent's: blocks of one content are looked for once, an anchor stands for
     few blocks, and a block that was verified in vain too often is looked for no more.

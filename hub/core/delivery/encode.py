@@ -15,9 +15,9 @@ from schemas.manifest import Block, Payload
 from schemas.names import sha256
 
 ZSTD_LEVEL = 19  # encoded once, sent to thousands
-PROBE_LEVEL = 1  # of a plane: what gains nothing here gains little at level 19, at a twentieth of the time
-WHOLE_PROBE_LEVEL = 3  # of a block: level 1 misses what repeats far apart
-WHOLE_MAX = 1.1  # of the planes' size, what that probe may leave: level 19 seldom takes more off it
+PROBE_LEVEL = 1  # a plane that gains nothing here gains little at level 19, at a twentieth of the time
+WHOLE_PROBE_LEVEL = 3  # for blocks: level 1 misses what repeats far apart
+WHOLE_MAX = 1.1  # the share of the planes' size that this probe may leave: level 19 seldom takes more off it
 SAVING_MIN = 0.02  # an encoding that saves less is not worth its entry in the manifest
 DELTA_SAVING_BYTES_MIN = 64  # about what the entry of a delta takes
 LZMA_ENTROPY_MAX = 7.0  # bits a byte: denser planes gain less than a hundredth over Huffman's code

@@ -18,7 +18,7 @@ from scipy.special import chdtri
 Floats = NDArray[np.float64]
 
 AUTOCORRELATION_MAX = 0.95  # beyond, a reference this short is one long drift
-SHARE_MIN = 0.25  # of the variance that is taken to have been seen: a correction above four would be no estimate
+SHARE_MIN = 0.25  # the share of the variance that is taken to have been seen: a correction above four would be no estimate
 FREEDOM_MIN = 2.0
 
 

@@ -48,7 +48,7 @@ class Detector(Document):
     evidence: bytes  # log R, float64 [J, L]
     climb: bytes  # logarithm of the e-values since the climb began, float64 [J, L]
     began: bytes  # when it did, int64 [J, L]
-    starts: Annotated[tuple[int, ...], Field(max_length=RECENT)] = ()  # of the recent intervals, rising
+    starts: Annotated[tuple[int, ...], Field(max_length=RECENT)] = ()  # when the recent intervals began, rising
     rows: Annotated[tuple[float, ...], Field(max_length=RECENT)] = ()
     recent: bytes = b""  # float32 [R, 4, J]
     # For the sizes of shifts: fresh noise, the noise of own baselines and the rows of those, float64 [R, 3]; of an earlier hub empty.
@@ -74,8 +74,8 @@ class SignalEvidence:
     """What the past says of one signal."""
 
     name: str
-    log_evidence: float  # of its own components: the signal alone would be an alarm at log A
-    since: int  # start of the first interval of the change, as far as it can be told
+    log_evidence: float  # from its own components: the signal alone would be an alarm at log A
+    since: int  # start of the first interval of the change, as far as it is known
     moved: Size  # over the intervals since then
 
     @property

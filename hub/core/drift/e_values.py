@@ -38,8 +38,8 @@ REFERENCE_ERRORS = 2.5  # standard errors of the reference's own mean that are t
 GRID = ((0.25, 0.1), (0.5, 0.1), (1.0, 0.1), (2.0, 0.02), (4.0, 0.001))
 LAMBDAS = np.array([sign * size for sign in (1.0, -1.0) for size, _ in GRID])
 DOUBTS = np.array([doubt for _ in (1, -1) for _, doubt in GRID])
-COUNT_MAX = 2**53  # of an interval: beyond, floats skip numbers
-LOG_EVIDENCE_MAX = 600.0  # of one interval: exp of it is still a number, and surer than anybody can be
+COUNT_MAX = 2**53  # counts of an interval: beyond, floats skip numbers
+LOG_EVIDENCE_MAX = 600.0  # one interval's: exp of it is still a number, and surer than anybody can be
 
 
 class Part(Fact):

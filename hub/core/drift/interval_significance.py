@@ -29,7 +29,7 @@ from schemas.analytics_messages import SignalDrift
 
 ALPHA = 0.01
 LEADING = 2  # scores of a numeric signal that are tested alone too: its rank and its share of "other"
-ODDS_PLAIN_MAX = 6.0  # of evidence: a million to one is still read as a number
+ODDS_PLAIN_MAX = 6.0  # log10 of evidence: a million to one is still read as a number
 CHANCE_SQUARES = 4.0  # two standard deviations, squared
 ROWS_MIN = 1.0  # an interval without rows says nothing
 
@@ -90,7 +90,7 @@ def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[Signa
 
 
 def _too_small(one: SignalDrift) -> bool:
-    if one.size_unit is None:  # of an earlier hub, whose size was what decided
+    if one.size_unit is None:  # an earlier hub found it, whose size was what decided
         return one.size < EFFECT_MIN
     return one.too_small is True
 
@@ -143,7 +143,7 @@ def _p_values(statistic: Floats, widths: NDArray[np.intp], freedom: Floats) -> F
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far a signal was away when it was found, by what found it; no `size` where an earlier hub found it, which mostly told noise."""
+    """How far a signal was away when it was found, by what found it; no `size` where an earlier hub found it, which was mostly noise."""
 
     direction: str
     since: int | None  # None: in this one interval

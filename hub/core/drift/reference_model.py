@@ -17,7 +17,7 @@ from schemas.signals import Baseline, Signal
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
-LEADING_WEIGHT = 0.5  # of a numeric signal's budget goes to its rank score: most drift is higher or lower
+LEADING_WEIGHT = 0.5  # the share of a numeric signal's budget for its rank score: most drift is higher or lower
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,11 @@ class Ordinary:
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
-    size: int  # of an interval's flat counts
+    size: int  # the number of an interval's flat counts
     reference_rows: int  # M
     blocks: int  # 1 where the reference has none
     rho: float  # autocorrelation from a block to the next
-    sigma2: float  # of one window's noise on a count
+    sigma2: float  # the variance of one window's noise on a count
     known: NDArray[np.bool_]  # [S]: it has reference counts; the others can be tested only by what nodes calibrated
     owner: Places  # [J]: which signal
     rank: Places  # [J]: which of its scores

@@ -11,10 +11,10 @@ from schemas.signals import Signal
 
 Floats = NDArray[np.float64]
 
-POLYNOMIALS = 4  # of the mid-rank; more see little through the noise
+POLYNOMIALS = 4  # polynomials of the mid-rank; more see little through the noise
 BARE_BINS = 1.5  # by which numbers without a reference have to move: one is chance, and noise comes on top
 BARE_BINS_MIN = 4  # three of values and "other": between two nothing can move by a bin and a half
-BARE_SCORES = 2  # of numbers without a reference: the rank, and the share of "other", which says that values are missing
+BARE_SCORES = 2  # for numbers without a reference: the rank, and the share of "other", which says that values are missing
 SMOOTHING = 0.5  # added to every reference count, so that a bin never seen has a probability
 
 

@@ -5,7 +5,7 @@ seen of a period is the truth, plus what is known of chance: the sampling of its
 ordinary days. Where chance is large, the naive size is mostly chance, so each is shrunk by it, and comes with an interval that holds the
 truth in 90 of 100 cases.
 
-- **A number that is higher or lower** has moved by so many standard deviations of the reference. Its mean rank score x has the variance v.
+- **A number that is higher or lower** has moved by standard deviations of the reference. Its mean rank score x has the variance v.
   Shrunk it is x (1 - v/x^2), and 0 where that is below: empirical Bayes, with the variance of the truth estimated as x^2 - v (Efron and
   Morris 1973). The interval is x -+ 1.645 sqrt(v). All three are then read as the shift of a normal reference, cut into the same shares,
   that gives this score: an ordered probit. With many bins that is d where P(X > Y) = Phi(d / sqrt 2) (McGraw and Wong 1992).
@@ -35,10 +35,10 @@ Floats = NDArray[np.float64]
 Unit = Literal["sd", "share"]
 Direction = Literal["higher", "lower", "shape"]
 
-DOUBT = 0.1  # of an interval: it holds the truth but in one case of ten
-SDS_MAX = 6.0  # farther cannot be told: all rows are in the last bin long before
+DOUBT = 0.1  # the interval's: it holds the truth but in one case of ten
+SDS_MAX = 6.0  # farther cannot be measured: all rows are in the last bin long before
 SDS_STEP = 0.05
-SURE_SDS = 3.0  # of an alarm it is more
+SURE_SDS = 3.0  # an alarm has more
 VALUES_MIN = 3  # bins of a number, "other" aside, from which its shift is one of standard deviations; of two values a share moves
 
 

@@ -32,7 +32,7 @@ class Seen:
 
     interval: Interval
     whole: Part
-    signals: tuple[SignalDrift, ...]  # of the interval alone
+    signals: tuple[SignalDrift, ...]  # the test of the interval alone
     after: Detector
     log_evidence: float
     ordinary: Ordinary
@@ -51,7 +51,7 @@ class Known:
         return -math.inf if self.episode is None else self.log_evidence
 
 
-NOTHING = Known(-math.inf, None)  # of a stream that was never judged
+NOTHING = Known(-math.inf, None)  # a stream that was never judged
 
 
 @dataclass(frozen=True, slots=True)

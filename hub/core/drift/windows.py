@@ -1,4 +1,4 @@
-"""Which windows are believed, and how a cohort's are added up. Knows who sent none of them."""
+"""Decides which windows are believed, and shows intervals to analytics consumers. Does not know which node sent a window."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from schemas.manifest import Manifest
 from schemas.signals import Baseline, Privacy
 from schemas.window import Expectation, Window, read_counts
 
-NODE_ROWS_MAX = 1_000_000  # of one window: the most that one node can weigh in its cohort
-FUTURE_SECONDS = 3600  # of clock error that is forgiven
+NODE_ROWS_MAX = 1_000_000  # a window's rows: the most that one node can weigh in its cohort
+FUTURE_SECONDS = 3600  # a clock error that is forgiven
 SIGMAS_MAX = 8.0  # noise beyond this does not happen (1e-15 a count)
-OWN_ROWS_SHARE_MIN = 0.25  # of the calibration's rows: noise and rounding to a power of two take no more
+OWN_ROWS_SHARE_MIN = 0.25  # the share of the calibration's rows: noise and rounding to a power of two take no more
 # A window of n rows takes off n/M of its node's baseline of M rows, which adds n^2/M to the variance n of its own sampling
 # (hub/core/drift/interval_significance.py). So the shift that it can show is known to 1/n + 1/M: rows beyond a few M say nothing more, and
 # only add variance to
@@ -221,7 +221,7 @@ class Reader:
 def supported(taken: Taken) -> Taken:
     """Return the window with no more weight than its own baseline supports: counts and rows are made smaller by the same share.
 
-    Its variance is made smaller by the square of that share, and is still taken for that of so many rows: for more than it is.
+    Its variance is made smaller by the square of that share, and is still taken for that of all its rows: for more than it is.
     """
     if taken.own_rows is None or taken.rows <= (most := OWN_ROWS_TIMES * taken.own_rows * taken.noises):
         return taken

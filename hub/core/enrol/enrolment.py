@@ -1,4 +1,4 @@
-"""Who gets a certificate: what a token is good for, who may renew and until when, whose word in a device's name counts. Reads no clock."""
+"""Decides which device gets a certificate: what a token is good for, what may renew until when, whose word in its name counts. No clock."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,14 +7,14 @@ from schemas.enrolment import CHALLENGE_SECONDS_MAX, Renewal, Statement
 from schemas.errors import Code, Refused, mismatch
 from schemas.state import State
 
-AGAIN_SECONDS = 15 * 60  # an answer that was lost on the way is given again to the same key for so long
+AGAIN_SECONDS = 15 * 60  # an answer that was lost on the way is given again to the same key within this time
 AGAIN_SHARE = 0.1  # and of a short life for no longer than this
 DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """What the hub wrote down of a token; `public_key` and `serial` are of who used it."""
+    """What the hub wrote down of a token; `public_key` and `serial` are those of the device that used it."""
 
     node: str
     expires_at: int
@@ -31,7 +31,7 @@ class Standing:
     public_key: bytes
     earlier_key: bytes | None
     revoked_at: int | None
-    not_after: int  # of its newest certificate
+    not_after: int  # the end of its newest certificate
     renewed_at: int
 
 

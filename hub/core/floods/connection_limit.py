@@ -1,4 +1,4 @@
-"""Which open connection has to go for a new one: as a whole and by address there are only so many. Knows no socket and no clock.
+"""Decides which open connection has to go for a new one: their number is limited, as a whole and by address. Knows no socket and no clock.
 
 The oldest goes: a device needs a connection for a second or two, so an old one is most likely silent. Past the bound on all of them it is
 the oldest of the address that has most, so that one address cannot use up what others need.
@@ -7,7 +7,7 @@ the oldest of the address that has most, so that one address cannot use up what 
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 
-SITE_PREFIX_BITS = 64  # of IPv6: whoever has one address of these has them all
+SITE_PREFIX_BITS = 64  # an IPv6 site that has one address of these has them all
 
 
 class Doorkeeper:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-ROOM_SHARE = 8  # one part in so many is made free at once, so that the search for the loudest is rare
+ROOM_SHARE = 8  # one part in this number is made free at once, so that the search for the loudest is rare
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Lanes(Generic[T]):
         return found
 
     def forget_firm(self) -> None:
-        """Let all firm messages go: whoever promised them sends them again."""
+        """Let all firm messages go: the sender that promised them sends them again."""
         for name, senders in self._lanes.items():
             for key in [key for key in senders if key[1]]:
                 sender = senders.pop(key)

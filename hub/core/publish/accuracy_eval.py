@@ -12,7 +12,7 @@ from schemas.errors import Code, Refused, mismatch
 
 Array = NDArray[Any]
 Answers = Mapping[str, Array]  # by output, the rows along the first axis
-RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.1, 1e-3  # of a single float that agrees: schemas.manifest.Shadow's
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.1, 1e-3  # within which a single float agrees: schemas.manifest.Shadow's
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from schemas.signals import Baseline, Measure, Season, Signal
 
 BINS = 8  # the noise term scales with them
 SEASON_EFFECT_MIN = 0.1  # between the keys' mean scores, root mean square; with less, one reference serves them all
-SEASON_ROWS_MIN = 100  # of a key: with fewer, its reference is that of all keys together
+SEASON_ROWS_MIN = 100  # rows of a key: with fewer, its reference is that of all keys together
 
 Bins = NDArray[np.intp]
 Floats = NDArray[np.float64]

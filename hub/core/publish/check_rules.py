@@ -40,7 +40,7 @@ class DeviceProfile(Fact):
     slowdown: Annotated[float, Field(ge=1, le=1000)]
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # as `threads` in its node.toml
     providers: Annotated[tuple[Label, ...], Field(max_length=16)] = ("CPUExecutionProvider",)
-    runtimes: Annotated[tuple[Label, ...], Field(max_length=16)] | None = None  # any, where nothing is said
+    runtimes: Annotated[tuple[Label, ...], Field(max_length=16)] | None = None  # None: any
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
 
     @model_validator(mode="after")

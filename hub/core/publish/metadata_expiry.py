@@ -1,4 +1,4 @@
-"""How long each role's metadata lives, and when somebody should be told. Reads no clock."""
+"""How long each role's metadata lives, and when an operator should be warned. Reads no clock."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Literal
 ROOT_DAYS, TARGETS_DAYS, TEAM_DAYS = 365, 180, 90  # signed offline, by people
 ROLLOUTS_DAYS, SNAPSHOT_DAYS, TIMESTAMP_DAYS = 7, 7, 1  # signed by the hub; short, for its keys are online
 RESIGN_SECONDS = 3600  # a fresh timestamp every hour costs a node 11 KB a day
-WARNING_SHARE, URGENT_SHARE = 0.5, 0.2  # of a life that is left
+WARNING_SHARE, URGENT_SHARE = 0.5, 0.2  # the share of a life that is left
 _DAYS = {
     "root": ROOT_DAYS,
     "targets": TARGETS_DAYS,

@@ -19,12 +19,12 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, INDEX_PART_BLOCKS_MAX, KIB, MIB
 from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor
 
-INLINE_BLOCKS_MAX = 256  # of a manifest, all files together, about 22 KB of its 64; a list that does not fit becomes an index
-INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # of entries; a part is a block itself
+INLINE_BLOCKS_MAX = 256  # blocks in a manifest, all files together: about 22 KB of its 64; a list that does not fit becomes an index
+INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # entries in a part, which is a block itself
 GOLDEN_ROWS = 16
 GOLDEN_BYTES_MAX = 16 * MIB  # every node of the fleet fetches it
 GOLDEN_UNPACKED_BYTES_MAX = 64 * MIB  # a device holds it beside two models
-NAMES_SHOWN = 24  # of a list in a sentence
+NAMES_SHOWN = 24  # names that a sentence lists
 DATATYPES = {  # onnxruntime's names of tensor types, and the Open Inference Protocol's
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-BATCH_BYTES_MAX = 16 * 2**20  # of inputs at a time: images of a few hundred kilobytes go by dozens, rows of numbers by thousands
+BATCH_BYTES_MAX = 16 * 2**20  # inputs at a time: images of a few hundred kilobytes go by dozens, rows of numbers by thousands
 BATCH_ROWS_MAX = 4096
 
 

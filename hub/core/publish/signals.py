@@ -31,14 +31,14 @@ from schemas.signals import Signal
 
 WIDE = 33  # values in a row, from which on no single one means anything to a person
 PROJECTIONS = 4
-SEED = 20_131  # of projections; the same for every release, so that releases can be compared
+SEED = 20_131  # the projections' seed; the same for every release, so that releases can be compared
 NAME_MAX = 64  # schemas.signals.Signal.name
-WORDS_MIN = 2.0  # a text has so many on average; a category has fewer
+WORDS_MIN = 2.0  # a text has this many on average; a category has fewer
 REFUSALS = ("I'm sorry", "I am sorry", "Sorry,", "I can't", "I cannot", "I can not", "I'm unable", "I am unable", "As an AI", "I won't")
 STOPS = ("stop", "length", "abort")
 LENGTH_EDGES = tuple(2.0**power for power in range(10))  # words of a text that nobody has a reference for
-TOKEN_EDGES = tuple(2.0**power for power in range(3, 13))  # likewise tokens, of a prompt with all that was said before
-LATENCY_OCTAVES, MEMORY_OCTAVES = range(-9, 2), range(-5, 2)  # of a release's own limits
+TOKEN_EDGES = tuple(2.0**power for power in range(3, 13))  # tokens of a prompt, with the conversation before it
+LATENCY_OCTAVES, MEMORY_OCTAVES = range(-9, 2), range(-5, 2)  # octaves of a release's own limits
 PRECEDENCE = ("output", "input", "service")  # where there is no room for all: the last that remain are left out
 MEASURES_OF_PROBABILITIES = ("class", "confidence", "entropy")
 MEASURES_OF_WIDE = ("mean", "deviation", "sparsity")

@@ -20,7 +20,7 @@ class Start(Fact):
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
     gate: Gate = Gate()
     carriage: Carriage | None = None
-    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # of a map, entries that differ suffice
+    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # for a map, the entries that differ suffice
     force: bool = False  # begin although `objections` has any
 
 
@@ -39,7 +39,7 @@ class Rollback(Fact):
 class SetParameters(Fact):
     """Change what is in force of the rollout's release; `unset` names what is to be the release's own again."""
 
-    version: Version  # of which these are the parameters: another rollout may have begun meanwhile
+    version: Version  # the release that these are the parameters of: another rollout may have begun meanwhile
     parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX, default_factory=dict)]
     unset: Annotated[tuple[Label, ...], Field(max_length=PARAMETERS_MAX)] = ()
 

@@ -1,4 +1,4 @@
-"""What the fleet is, folded from what nodes say. Only receipts tell who serves what; states tell who is there and what it is busy with.
+"""Folds what nodes report into what the fleet is. Only receipts prove what a node serves; states say which nodes are there and what they do.
 
 Knows neither signatures (hub/signing/device_signatures.py) nor the database. The first state of a node pins its device's key, for the
 broker lets nobody else write to a node's topics; another key later is refused.
@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; `state` is the last that it said itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
+    """One node; `state` is the last that it reported itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
 
     state: State
     status: Status
@@ -67,7 +67,7 @@ class Node:
 def fold_state(known: Node | None, state: State, *, now: int, listened: Listened, old: bool = False) -> Node | None:
     """Return the node after this state; None when it changes nothing.
 
-    `old`: the broker repeats what was said at an unknown time before, or kept it for us, so that the node's own word counts for when.
+    `old`: the broker repeats what was reported at an unknown time before, or kept it for us, so that the node's own word counts for when.
 
     Raises:
         Refused: NAME_INVALID for a reserved name, RECEIPT_KEY_CHANGED for another key than the one that is pinned.
@@ -101,7 +101,7 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
 
 
 def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
-    """Return the node after a verified receipt; receipts that come twice or late change nothing that a newer one has said.
+    """Return the node after a verified receipt; receipts that come twice or late change nothing that a newer one has reported.
 
     `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
     """

@@ -1,14 +1,14 @@
 """Whether drift of a release can be judged, and whether it was: what a gate says when there is no alarm. Knows no store and no clock.
 
 Nothing is tested of fewer nodes than the cohort's minimum, and nothing before an interval is over. No alarm is then not the same as no
-drift, and whoever moves a fleet by it has to know which of them it is.
+drift, and an operator that moves a fleet by it has to know which of them it is.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-UNKNOWN = "of unknown name"  # of a node that has not said its own
+UNKNOWN = "of unknown name"  # a node that has not reported its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Heard:
     """
 
     start: int
-    calibrated: int = 0  # of nodes with baselines of their own
+    calibrated: int = 0  # windows of nodes with baselines of their own
     others: int = 0
 
     @property

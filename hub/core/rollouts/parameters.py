@@ -10,7 +10,7 @@ def read(parameters: Parameters, said: Sequence[tuple[str, str]]) -> dict[str, V
     """Return values as people write them, by name: `threshold` "0.7", or one entry of a map, `labels.cat` "Katze".
 
     Raises:
-        Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides; a map that is said in part is judged when it is `settled`.
+        Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides; a map that is given in part is judged when it is `settled`.
     """
     by_name = {parameter.name: parameter for parameter in parameters}
     found: dict[str, Value] = {}
@@ -27,7 +27,7 @@ def read(parameters: Parameters, said: Sequence[tuple[str, str]]) -> dict[str, V
 def settled(
     parameters: Parameters, before: Mapping[str, Value], said: Mapping[str, Value], unset: Sequence[str] = ()
 ) -> dict[str, Value] | None:
-    """Return what is set after these were said; a map that is said in part keeps its other entries. None when nothing is.
+    """Return what is set after these were given; a map that is given in part keeps its other entries. None when nothing is set.
 
     Raises:
         Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides.

@@ -65,5 +65,5 @@ def by_site(costs: Iterable[tuple[str, Cost]]) -> dict[str, SiteCost]:
 
 
 def seconds(size_bytes: int, bits_per_second: float) -> float:
-    """Return how long a road of this rate is busy with so many payload bytes, overhead included."""
+    """Return how long a road of this rate is busy with these payload bytes, overhead included."""
     return size_bytes * WIRE_OVERHEAD * 8 / bits_per_second

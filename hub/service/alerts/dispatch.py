@@ -24,7 +24,7 @@ from schemas.errors import FleetcastError
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.5  # between two looks into the log: a webhook is told within so long
+LOOK_SECONDS = 0.5  # between two looks into the log: a webhook gets an alert within this time
 STOP_SECONDS = 15.0  # for what is under way when the hub ends: a program has 10 s from SIGTERM
 
 
@@ -94,8 +94,8 @@ class Hooks:
             try:
                 hook.turn()
             except FleetcastError as error:  # the database does not answer, or the disk is full: it will, and nothing is lost
-                log.warning("hook.waits", receiver=hook.receiver, reason=str(error))
+                log.warning("hook.postponed", receiver=hook.receiver, reason=str(error))
                 self._stop.wait(10 * LOOK_SECONDS)
             except Exception:  # a bug of ours: loud, and the next turn is tried
-                log.exception("hook.bug", receiver=hook.receiver)
+                log.exception("hook.crashed", receiver=hook.receiver)
                 self._stop.wait(60 * LOOK_SECONDS)

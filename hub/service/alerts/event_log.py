@@ -11,8 +11,8 @@ from schemas.errors import Code, Refused
 
 log = structlog.get_logger()
 
-REPEAT_SECONDS = 60  # the same refusal from the same origin is told once in this time
-TELL_MAX = 300  # refusals told in that time, whatever their origin: a hostile broker must not fill the database
+REPEAT_SECONDS = 60  # the same refusal from the same origin is reported once in this time
+TELL_MAX = 300  # refusals reported in that time, whatever their origin: a hostile broker must not fill the database
 
 
 class Notes:

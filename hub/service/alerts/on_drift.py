@@ -1,4 +1,4 @@
-"""What is done when drift was found: one run of a program, or one signed POST, with the evidence. Each drift is told in one run only.
+"""Does what was set for drift: one run of a program, or one signed POST, with the evidence. Each drift is reported in one run only.
 
 Drift of one model that is found in many cohorts within `gather_seconds` is one run: a change of season is to start one training, not a
 hundred. A run that fails is not repeated: the program has had the evidence, and knows better than we whether to try again. One that the end
@@ -26,9 +26,9 @@ from schemas.errors import Unreachable
 
 log = structlog.get_logger()
 
-STARTS_MAX = 3  # of one run: a program that takes the machine down with it is not started for ever
+STARTS_MAX = 3  # starts of one run: a program that takes the machine down with it is not started for ever
 POST_SECONDS_MAX = 10.0
-FILES_KEPT = 100  # evidence in the fleet's folder, for whoever looks into a run
+FILES_KEPT = 100  # evidence in the fleet's folder, for people who look into a run
 FOLDER = "on_drift"
 
 

@@ -32,7 +32,7 @@ class WebhookTeller:
     ) -> None:
         self._webhook, self._poster, self._outbox = webhook, poster, outbox
         self._fleet, self._stopped, self._clock, self._rng = fleet, stopped, clock, rng
-        self._failures, self._quiet_until = 0, 0.0  # of the receiver, whichever alert it was
+        self._failures, self._quiet_until = 0, 0.0  # the receiver's, whichever alert it was
 
     @property
     def receiver(self) -> str:

@@ -65,7 +65,7 @@ class OwnBroker:
         try:
             self.start()
         except (Refused, Unreachable) as error:
-            log.error("broker.not_started", reason=str(error))
+            log.error("broker.start_failed", reason=str(error))
             return False
         self._died = False
         text = f"the embedded broker died and was started again at {self.url}, with nothing in its memory"

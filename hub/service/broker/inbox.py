@@ -75,7 +75,7 @@ class Inbox:
     # The loop
 
     def wait(self, seconds: float) -> None:
-        """Return when something waits, or after so many seconds."""
+        """Return when something waits, or after this many seconds."""
         with self._changed:
             if not self._events and not len(self._lanes) and seconds > 0:
                 self._waited_for = True
@@ -83,7 +83,7 @@ class Inbox:
                 self._waited_for = False
 
     def events(self) -> list[LinkEvent]:
-        """Return what the connection said of itself, in order."""
+        """Return the connection's own events, in order."""
         with self._changed:
             found = list(self._events)
             self._events.clear()

@@ -3,7 +3,7 @@
 For a demonstration, a lab and tests, not for production: it has neither TLS client certificates nor topic rules, so it binds 127.0.0.1
 only. It keeps everything in memory, forgets all of it when it ends, and never frees the log of a topic filter that was subscribed to once:
 262 MB of blocks cost it 417 MB. Past its log it drops QoS 1 messages of a slow subscriber without a word. All of this is survived by
-design (whoever misses something asks again), but a fleet that stays belongs on a broker of its own: see broker-config/README.md.
+design (a node that misses something asks again), but a fleet that stays belongs on a broker of its own: see broker-config/README.md.
 """
 
 import contextlib
@@ -99,7 +99,7 @@ class EmbeddedBroker:
 
         Raises:
             Refused: it ended at once because something else took the port.
-            Unreachable: it ended for another reason, or has not answered after so many seconds.
+            Unreachable: it ended for another reason, or has not answered in time.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

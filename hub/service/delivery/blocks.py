@@ -89,7 +89,7 @@ class Wants:
                         mid = self._link.say_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
                         self._in_flight.add(mid)
             except Unreachable as error:
-                log.warning("block.not_sent", digest=command.digest.hex()[:16], reason=str(error))  # whoever wants it asks again
+                log.warning("block.publish_failed", digest=command.digest.hex()[:16], reason=str(error))  # a node that wants it asks again
 
     def _read(self, sends: list[Send]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -97,5 +97,5 @@ class Wants:
             try:
                 found[send.digest] = self._blocks.read(send.digest)
             except Refused as refusal:
-                log.error("block.unreadable", digest=send.digest.hex(), code=str(refusal.code), reason=refusal.reason)
+                log.error("block.read_failed", digest=send.digest.hex(), code=str(refusal.code), reason=refusal.reason)
         return found

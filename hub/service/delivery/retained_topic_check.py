@@ -1,4 +1,4 @@
-"""Whose bundle stands on a topic that only the hub writes: what is wrong with one that is not what we said last.
+"""Checks the bundle on a topic that only the hub writes: what is wrong with one that is not what we published last.
 
 Nodes do not depend on this: they verify everything themselves. It lets the hub tell people, and put its own bundle back.
 """
@@ -54,5 +54,5 @@ def judge_model(payload: bytes, ours: ModelBundle, trust: TrustBundle) -> Refuse
 def _older(what: str, found: int, expected: int) -> Refused:
     if found < expected:
         return Refused(Code.TRUST_ROLLBACK, f"an older {what} was put on its topic: expected version {expected}, found {found}")
-    # Signed by the fleet's own keys, and not older: another hub with the same keys, or somebody who has them.
+    # It is signed by the fleet's own keys, and not older: another hub has the same keys, or somebody stole them.
     return Refused(Code.TRUST_MISMATCH, f"another {what} of version {found} was put on its topic; is a second hub running?")

@@ -101,7 +101,7 @@ class Accepted(socket.socket):
         self.number, self._left = number, left
 
     def end(self) -> None:
-        """Let whoever reads from it see its end, and close it."""
+        """Let the reader see its end, and close it."""
         with contextlib.suppress(OSError):
             self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.shutdown(socket.SHUT_RDWR)

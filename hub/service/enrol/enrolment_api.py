@@ -76,7 +76,7 @@ class Office:
             if self._enrolments.redeem(digest, token.place, key, row):
                 log.info("enrolment.granted", node=token.place.node, serial=row.serial)
                 return self._enrolled(token.place, row.certificate)
-            # Somebody used it in this moment; the next look says who, and cannot find it unused again.
+            # Another device used it in this moment; the next look says which, and cannot find it unused again.
 
     def renew(self, sealed: SealedRenewal) -> Enrolled:
         """Issue the next certificate for a device that signs with the key that we know it by, expired or not.

@@ -31,9 +31,9 @@ from schemas.errors import Refused
 
 log = structlog.get_logger()
 
-ENDPOINT_DAYS = 30.0  # of the endpoint's own certificate, which the hub renews by itself
+ENDPOINT_DAYS = 30.0  # the life of the endpoint's own certificate, which the hub renews by itself
 LOOK_SECONDS = 3600.0  # between two looks at the age of certificates
-TOPIC = "enrolment"  # where a refusal is told to have come from
+TOPIC = "enrolment"  # the topic that a refusal names
 WATCHED = ("ca.crt", "issuer.crt", "tls/hub.crt", "broker/tls/server.crt")  # that people renew
 
 
@@ -74,7 +74,7 @@ class Enrolling:
             )
             certificate, key = directory / "tls" / "enrolment.crt", directory / "tls" / "enrolment.key"
             self._endpoint = Endpoint(office, listen=settings.enrolment_listen, certificate=certificate, key=key, monotonic=monotonic)
-        self._told = False  # who was revoked before we began is nobody's news
+        self._told = False  # nodes that were revoked before we began are no news
         self.follow()
         self._told = True
 
@@ -123,7 +123,7 @@ class Enrolling:
         try:
             do(self._authority)
         except (OSError, Refused) as error:
-            log.error("enrolment.not_written", reason=str(error))
+            log.error("enrolment.write_failed", reason=str(error))
 
     def follow(self) -> None:
         """Take in what operators and devices changed."""

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 SALTS = 64  # drawn for a new rollout, so that a small fleet finds one that leaves no stage empty
 JUDGE_SECONDS = 1.0  # between two looks at the gates
-JUDGE_SHARE = 10  # and at least so many times what a look takes: a look at 100,000 nodes must not fill the loop
+JUDGE_SHARE = 10  # and at least this many times what a look takes: a look at 100,000 nodes must not fill the loop
 
 
 class Controller:
@@ -60,7 +60,7 @@ class Controller:
         self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
         self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
         self._listening = listening
-        self._speaks_against = speaks_against  # why a release may not be rolled out, whoever asks
+        self._speaks_against = speaks_against  # why a release may not be rolled out
         self._cohort_nodes_min = cohort_nodes_min
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)

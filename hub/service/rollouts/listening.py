@@ -1,4 +1,4 @@
-"""The clock of listening, as the running hub keeps it: told of the connection by the loop, durable in small steps."""
+"""Keeps the clock of listening in the running hub: the loop reports the connection to it; it is durable in small steps."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from hub.database.hearing import Hearing
 
 log = structlog.get_logger()
 
-KEEP_SECONDS = 5.0  # of listening, at most, that a crash of the hub takes away again
+KEEP_SECONDS = 5.0  # the most listening that a crash of the hub takes away again
 
 
 class ListeningClock:
@@ -61,5 +61,5 @@ class ListeningClock:
 
     def _become(self, after: Listening) -> None:
         if after.runs != self._state.runs:
-            log.info("listening.began" if after.runs else "listening.paused", seconds=round(after.seconds, 1))
+            log.info("listening.started" if after.runs else "listening.paused", seconds=round(after.seconds, 1))
         self._state = after

@@ -10,8 +10,8 @@ from schemas.analytics_messages import Alert, Drift, DriftEvidence, Found, Merge
 from schemas.errors import Refused
 from schemas.limits import FINDINGS_MAX
 
-INTERVALS_MAX = 1000  # of one drift: what began longer ago is told by its newest intervals
-BODY_BYTES_MAX = 4 * 2**20  # of the JSON: beyond, findings are told without their counts
+INTERVALS_MAX = 1000  # intervals of one drift: one that began longer ago is shown by its newest
+BODY_BYTES_MAX = 4 * 2**20  # the JSON's size: beyond, findings are sent without their counts
 
 
 class Evidence:
@@ -43,7 +43,7 @@ class Evidence:
     def _raised(self, alert: Alert) -> Drift | None:
         """Return the test by which it was found: the newest that raised an episode which began then."""
         if alert.model is None or alert.version is None or alert.cohort is None:
-            return None  # of an older hub
+            return None  # an older hub found it
         tests = self._findings.drifts((alert.model, alert.version, alert.cohort, alert.about), since=alert.since or 0)
         raised = [one for one in tests if one.episode == "raised" and one.since == alert.since]
         return raised[-1] if raised else None

@@ -2,8 +2,8 @@
 
 Every interval is tested twice: alone against the reference, and as one more of its stream, a release in a cohort over time. Streams are
 judged together, so that a thousand cohorts do not make a thousand times the false alarms. A window that comes later is added: its interval
-is tested and published again, and the stream counts what is new of it; an alarm that was raised is not withdrawn by it. An alarm is told
-when it is raised and when it is over. Of nodes that have yet to gather a baseline of their own nothing is judged:
+is tested and published again, and the stream counts what is new of it; an alarm that was raised is not withdrawn. An alarm is reported when
+it is raised and when it is over. Of nodes that have yet to gather a baseline of their own nothing is judged:
 hub/service/telemetry/uncalibrated.py.
 """
 
@@ -92,10 +92,10 @@ class Settling:
         try:
             yield
         except Refused as refusal:  # its release is gone from the repository, or declares no signals
-            log.error("interval.untestable", model=row.model, start=row.start, code=str(refusal.code), reason=refusal.reason)
+            log.error("interval.skipped_untestable", model=row.model, start=row.start, code=str(refusal.code), reason=refusal.reason)
             self._give_up(row)
         except (ArithmeticError, ValueError):  # a baseline that no test can be made of: our bug, and the next interval is not to suffer
-            log.exception("interval.bug", model=row.model, start=row.start)
+            log.exception("interval.failed", model=row.model, start=row.start)
             self._give_up(row)
 
     def _give_up(self, row: IntervalRow, *, left: int | None = None) -> None:
@@ -104,7 +104,7 @@ class Settling:
 
     def _too_few(self, row: IntervalRow, manifest: Manifest, *, left: int | None = None) -> None:
         self._give_up(row, left=left)
-        log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
+        log.info("interval.skipped_too_few_nodes", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
         self._unjudged.too_few(row, manifest, at=int(self._clock()))
 
     def _look(self, row: IntervalRow) -> Seen | None:

@@ -22,7 +22,7 @@ from schemas.errors import Refused
 
 log = structlog.get_logger()
 
-LOG_EVIDENCE_NONE = -1e9  # of a stream without any: not every database keeps an infinity
+LOG_EVIDENCE_NONE = -1e9  # for a stream without any: not every database keeps an infinity
 Key = tuple[bytes, str]  # release, cohort
 
 
@@ -92,9 +92,9 @@ class Streams:
             try:
                 state = codec.decode(Detector, kept.state)
             except Refused as refusal:
-                log.error("stream.unreadable", model=row.model, cohort=row.cohort, code=str(refusal.code), reason=refusal.reason)
+                log.error("stream.read_failed", model=row.model, cohort=row.cohort, code=str(refusal.code), reason=refusal.reason)
             else:
                 if state.fits(ordinary):
                     return state
-                log.warning("stream.begun_anew", model=row.model, cohort=row.cohort)  # another program's lambdas, or scores
+                log.warning("stream.restarted", model=row.model, cohort=row.cohort)  # another program's lambdas, or scores
         return detector.fresh(ordinary)

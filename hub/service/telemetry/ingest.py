@@ -31,13 +31,13 @@ from schemas.state import State
 log = structlog.get_logger()
 
 NODES_MAX = 100_000  # known to one hub; a hostile broker must not fill the database with invented ones
-COHORTS_MAX = 256  # of one model
-READERS_KEPT = 64  # of releases that windows come of
-OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
+COHORTS_MAX = 256  # cohorts of one model
+READERS_KEPT = 64  # releases that windows come from
+OPEN_INTERVALS_MAX = 4096  # untested intervals of one model and cohort: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
 AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
-SAVE_SEEN_SECONDS = 10.0  # of listening; how often it is made durable when nodes were last seen
+SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made durable when nodes were last seen
 
 
 class Ingest:
@@ -73,14 +73,14 @@ class Ingest:
         self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
-        # Whoever was silent before a restart was told as such before it.
+        # Nodes that were silent before a restart were reported before it.
         self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
 
     def _restore(self) -> None:
         heard, listened, now = self._hearing.heard(), self._listening.seconds, self._clock()
         for row in self._store.nodes():
             if not self._roll.counts(row.node):
-                continue  # what it said before stays in the store, for people
+                continue  # its earlier reports stay in the store, for people
             state = codec.decode(State, row.state)
             # A hub of an earlier version kept times of the wall alone. What a crash has kept of a node and not of the clock is no future.
             heard_at = Listened(min(listened, heard.get(row.node, listened - max(0.0, now - row.last_seen))))

@@ -19,17 +19,17 @@ from schemas.manifest import Manifest
 KIND: Final = "not_judged"
 TOO_FEW, GATHERS = "drift.too_few", "drift.gathers"
 
-INTERVALS = 3  # without a test, after which it is told: as many as a release that nobody serves any more may have none of
+INTERVALS = 3  # without a test, after which it is reported: a release that no node serves any more may have as many
 AGAIN_SECONDS = 7 * 86_400  # a cohort that is small every night is no news every morning
 GATHERS_SECONDS = 14 * 86_400  # the slowest nodes that an own baseline suits have it by then
 
 
 class Unjudged:
-    """What was told of streams that nobody judges: once, and again when they were judged in between, a week later at the soonest."""
+    """Reports streams that are not judged: once, and again when they were judged in between, a week later at the soonest."""
 
     def __init__(self, store: Store, notes: Notes, *, nodes_min: int) -> None:
         self._findings, self._notes, self._nodes_min = Findings(store.database), notes, nodes_min
-        self._told: dict[tuple[tuple[str | None, ...], str], tuple[int | None, int]] = {}  # since when it was so, and when it was told
+        self._told: dict[tuple[tuple[str | None, ...], str], tuple[int | None, int]] = {}  # since when it was so, and when it was reported
         for one in sorted(store.alerts_of(KIND), key=lambda one: one.at):
             self._told[(one.model, one.version, one.cohort, one.about), one.code] = one.since, one.at
 

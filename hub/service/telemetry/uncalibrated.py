@@ -1,4 +1,4 @@
-"""What is said of nodes that have no baseline of their own yet: shown beside the publisher's reference, told once, and never an alarm.
+"""Reports nodes that have no baseline of their own yet: shown beside the publisher's reference, reported once, and never an alarm.
 
 Where nodes are compared with themselves, drift is a change of nodes against themselves. Until they have gathered their baselines, which
 sites are online is all that a difference from the reference may mean; and so it is of a site that has just joined, or lost its disk. That a
