@@ -1,4 +1,4 @@
-"""One SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
+"""Opens one SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What the hub's database says of drift, to be asked by streams, periods and pages. Reads only; knows no statistics."""
+"""Reads what the hub's database has on drift, by streams, periods and pages. Writes nothing; knows no statistics."""
 
 import math
 from array import array

@@ -1,4 +1,4 @@
-"""What the hub remembers of enrolment, in SQL: tokens by their digests, enrolled nodes with their keys, every certificate that was issued.
+"""Keeps enrolments in SQL: tokens by their digests, enrolled nodes with their keys, every certificate that was issued.
 
 Every method is one transaction, durable when it returns. Decides nothing: hub/core/enrol/enrolment.py does. A token is used up by one
 conditional UPDATE in the transaction that writes down its certificate, so that of two devices with one token exactly one is enrolled.

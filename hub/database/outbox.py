@@ -1,4 +1,4 @@
-"""Which alerts a receiver has not had yet: durable, bounded, at least once. Knows no network and no command.
+"""Keeps the alerts that a receiver has not had yet: durable, bounded, at least once. Knows no network and no command.
 
 The table of alerts is the log; a receiver has a place in it, its cursor. Moving the cursor and writing down what is due is one transaction,
 so that an alert is never lost between the two and never due twice. A delivery is dropped when it was made, or given up; either is counted.

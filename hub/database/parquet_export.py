@@ -1,4 +1,4 @@
-"""Merged windows as a Parquet file, one row a bin, for DuckDB, pandas and the like. Knows documents, and not where they come from.
+"""Writes merged windows as a Parquet file, one row a bin, for DuckDB, pandas and the like. Knows documents, and not where they come from.
 
 Rows are written in groups of a fixed size, so that memory does not grow with the export. The file is whole or not there.
 """

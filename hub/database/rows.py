@@ -1,4 +1,4 @@
-"""What the hub's database says, as frozen values. Knows no SQL."""
+"""Holds the rows of the hub's database as frozen values. Knows no SQL."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

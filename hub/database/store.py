@@ -1,4 +1,4 @@
-"""What the hub remembers, in SQL: nodes, receipts, commands, rollouts, intervals, alerts, refusals, what it retains, and events to watch.
+"""Keeps what the hub remembers, in SQL: nodes, receipts, commands, rollouts, intervals, alerts, refusals, retained payloads, events.
 
 SQLite in WAL for one machine, PostgreSQL by URL for more. The hub's loop and the operator's commands are processes of their own over one
 database. Every method is one transaction, durable when it returns. Knows no topic, no broker and no policy.

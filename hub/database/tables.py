@@ -1,4 +1,4 @@
-"""The hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
+"""Declares the hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The hub's one loop: an inbox of events, the parts that handle them, a clock that ticks.
+"""Runs the hub's one loop: an inbox of events, the parts that handle them, a clock that ticks.
 
 One thread owns everything; paho's network thread only puts events into the inbox. What waits there is bounded
 (hub/service/broker/inbox.py), and a turn takes a share of every lane of it, so that no sender keeps operators or other nodes waiting. What

@@ -1,4 +1,4 @@
-"""Where a file is cut into blocks, so that the same content gives the same blocks in the next version. Knows bytes, not files.
+"""Cuts a file into blocks, so that the same content gives the same blocks in the next version. Knows bytes, not files.
 
 The weights of an ONNX file (a protobuf message), a safetensors file and a GGUF file are found by walking their formats, without building
 the model: only offsets are wanted, and a file may be larger than memory allows twice.

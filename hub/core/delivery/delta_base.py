@@ -1,4 +1,4 @@
-"""Which blocks of its parent a file is like: those that stand in it verbatim, wherever, and for the others what a delta may be against.
+"""Finds the blocks of its parent that a file is like: those that are in it verbatim, and for the others what a delta may be against.
 
 Tensors are found again by their names. Everything else, a graph, a text, metadata, is found by its content: of each of the parent's blocks
 a few bytes are looked for at every offset of what stands between the tensors. Knows bytes, not files.

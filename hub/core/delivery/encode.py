@@ -1,4 +1,4 @@
-"""A block's encodings: the sensible ones are tried, the useful ones are kept."""
+"""Encodes a block: the sensible encodings are tried, the useful ones are kept."""
 
 import lzma
 from collections.abc import Sequence

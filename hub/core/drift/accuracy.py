@@ -1,4 +1,4 @@
-"""Accuracy as one more signal: counts of right and wrong answers by interval, where a site learns the truth later. Knows no label.
+"""Treats accuracy as one more signal: counts of right and wrong answers by interval, where a site learns the truth later. Knows no label.
 
 Two ordered bins, wrong below right, so that "lower" means a model that errs more. Tested by the same machinery as every other signal: what
 comes weeks late is one more factor of its own interval.

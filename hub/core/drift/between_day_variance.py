@@ -1,4 +1,4 @@
-"""How much ordinary blocks (days, shifts) differ, and how a block depends on the last. Knows nothing of why.
+"""Estimates how much ordinary blocks (days, shifts) differ, and how a block depends on the last. Knows nothing of why.
 
 The mean scores of block t are u_t plus sampling, with u_t of covariance T between signals' scores and autocorrelation rho from a block to
 the next. Both are read off the publisher's reference, of which there are few blocks; so both come with what few blocks get wrong:

@@ -1,4 +1,4 @@
-"""How the counts of a signal compare with its reference, for people: shares with their uncertainty, and how far it moved which way.
+"""Compares the counts of a signal with its reference, for people: shares with their uncertainty, and how far it moved which way.
 
 Knows merged windows as consumers read them, and the sizes that hub/core/drift/shift_size.py gives for their counts. Decides nothing: what
 is an alarm, the tests decide.

@@ -1,4 +1,4 @@
-"""Whether drift has begun at some time: at most one false alarm in a thousand intervals, whatever their size and their dependence.
+"""Detects drift that began at some time: at most one false alarm in a thousand intervals, whatever their size and their dependence.
 
 An e-detector in Shiryaev-Roberts form (Shin, Ramdas, Rinaldo 2024): for every component and lambda R <- (1 + R) e, with e-values of mean
 at most one given the past (hub/core/drift/e_values.py). Then R - t is a supermartingale, so is any fixed mean of such R, under any

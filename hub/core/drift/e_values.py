@@ -1,4 +1,4 @@
-"""How strongly an interval speaks against "nothing has changed": exact e-values of noisy counts. Knows one interval, and no other.
+"""Measures how strongly an interval speaks against "nothing has changed": exact e-values of noisy counts. Knows one interval, and no other.
 
 For a component with scores h_b and a number lambda, let l_b = lambda h_b - A with A = log sum_b p_b exp(lambda h_b): the log-likelihood
 ratio of the reference tilted towards larger scores. For counts C of any number of rows, with the noise Z of K windows on every count,

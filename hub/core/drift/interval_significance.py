@@ -1,4 +1,4 @@
-"""Whether one interval differs from the reference by more than chance, noise and ordinary days explain. Knows counts, and nobody's rows.
+"""Tests whether one interval differs from the reference by more than chance, noise and ordinary days explain. Knows counts, and no rows.
 
 Per signal, the scores s = H'C of the merged counts C have under no drift the mean 0 and the variance
 

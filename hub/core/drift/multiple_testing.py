@@ -1,4 +1,4 @@
-"""Which of many streams (a release in a cohort) are alarms, when all are watched at once. Knows their evidence, and not what they are.
+"""Decides which of many streams (a release in a cohort) are alarms, when all are watched at once. Knows nothing but their evidence.
 
 Watched alone, a stream is an alarm at evidence A. Of S streams, e-BH takes the k surest as soon as the k-th has at least S A / k (Wang and
 Ramdas 2022), under any dependence between them: an hour in which the whole fleet drifts does not count against itself. On e-detectors its

@@ -1,4 +1,4 @@
-"""What is ordinary for a model: its reference as arrays, one row a component. Knows no interval and no clock.
+"""Holds what is ordinary for a model: its reference as arrays, one row a component. Knows no interval and no clock.
 
 A component is one score of one signal (see hub/core/drift/scores.py); components of all signals stand in one list, so that an interval is
 tested in a few array operations whatever its signals are.

@@ -1,4 +1,4 @@
-"""The directions in which a histogram can move, made orthonormal under the reference: what the baseline's spread and the drift test share.
+"""Makes the directions in which a histogram can move orthonormal under the reference. The baseline's spread and the drift test share them.
 
 The first is the rank (higher or lower), then the share of "other", then the finer shapes. Under no drift every score has mean zero and
 variance one a row (smooth tests: Neyman 1937; Rayner and Best 1989).

@@ -1,4 +1,4 @@
-"""How far signals have moved, for people: one estimate with its interval, for every alert, table, picture and document.
+"""Estimates how far signals have moved, for people: one estimate with its interval, for every alert, table, picture and document.
 
 Decides nothing: whether there is drift, the tests decide (hub/core/drift/interval_significance.py, hub/core/drift/detector.py). What is
 seen of a period is the truth, plus what is known of chance: the sampling of its rows, the rows of the reference, the noise of its windows,

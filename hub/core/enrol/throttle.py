@@ -1,4 +1,4 @@
-"""Who has failed too often of late, by address. Reads no clock, and holds a bounded number of them."""
+"""Counts which addresses have failed too often of late. Reads no clock, and holds a bounded number of them."""
 
 from collections import OrderedDict, deque
 

@@ -1,4 +1,4 @@
-"""Which messages wait for the hub, and which are let go where there are too many: every sender has a fair share. Knows no topic or thread.
+"""Decides which messages wait for the hub, and which are let go where there are too many: each sender has a fair share. No topic or thread.
 
 Messages stand in lanes, and in each lane by sender; a lane is read one message a sender in turn. Three rules bound what waits:
 

@@ -1,4 +1,4 @@
-"""How many lines of one kind a log takes in a while. Reads no clock, and holds a bounded number of kinds."""
+"""Limits the lines of one kind that a log takes in a while. Reads no clock, and holds a bounded number of kinds."""
 
 from collections import OrderedDict
 from dataclasses import dataclass

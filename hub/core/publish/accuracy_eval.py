@@ -1,4 +1,4 @@
-"""How good a build of a model is on held-out rows: by the truth where it is known, else by how often it answers as the original does."""
+"""Measures how good a build of a model is on held-out rows: by the truth where it is known, else by agreement with the original."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Bins, reference counts, and how much ordinary days differ: all that a manifest carries of the publisher's reference data.
+"""Builds all that a manifest carries of the publisher's reference data: bins, reference counts, and how much ordinary days differ.
 
 Real days differ from each other without anything being wrong. So the reference comes in blocks (days, shifts, batches), and each signal
 carries the covariance between blocks of its mean scores; without it every real day would be an alarm. And hours of the week differ: where a

@@ -1,4 +1,4 @@
-"""What a kind of device has, how a release's proof under its limits is judged, and which releases a check is a check of.
+"""Judges a release's proof under the limits of a kind of device, and says which releases a check is a check of.
 
 Knows no process, file or clock: the proof was made elsewhere, on another processor. Its times are multiplied by the profile's `slowdown`,
 which is an estimate and is called one wherever it is shown.

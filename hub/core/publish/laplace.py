@@ -1,4 +1,4 @@
-"""How much discrete Laplace noise an epsilon asks for, where delta is to be 0."""
+"""Computes how much discrete Laplace noise an epsilon asks for, where delta is to be 0."""
 
 import math
 

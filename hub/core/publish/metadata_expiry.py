@@ -1,4 +1,4 @@
-"""How long each role's metadata lives, and when an operator should be warned. Reads no clock."""
+"""Decides how long each role's metadata lives, and when an operator should be warned. Reads no clock."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""How much noise an epsilon asks for, and what the noise does to an exponential."""
+"""Computes how much noise an epsilon asks for, and what the noise does to an exponential."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Rows as a model takes them, a few at a time, with what is true of each."""
+"""Gives rows as a model takes them, a few at a time, with what is true of each."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

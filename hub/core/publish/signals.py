@@ -1,4 +1,4 @@
-"""Which quantities of a model are watched: by default what its signature and its reference suggest, or what the publisher names.
+"""Chooses the quantities of a model that are watched: by default what its signature and reference suggest, or what the publisher names.
 
     <column>                     an input's column, as the reference calls it
     <output>  <output>[2]        an output's only value, or one of its values

@@ -1,4 +1,4 @@
-"""Which builds of a release no device ever takes, because an earlier one suits every device that they suit."""
+"""Finds the builds of a release that no device ever takes, because an earlier one suits every device that they suit."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Which alarms last, and which of them a rollout has to answer for. Knows findings, and neither their tests nor a clock.
+"""Decides which alarms last, and which of them a rollout has to answer for. Knows findings, and neither their tests nor a clock.
 
 An episode ends when its stream is quiet for long enough (hub/core/drift/episodes.py). A release that nobody serves any more has no
 intervals, so its episode would last for ever: it counts as left when the cohort has gone on with another release for as long as it may be

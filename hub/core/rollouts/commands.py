@@ -1,4 +1,4 @@
-"""What operators ask of a rollout: a closed union of frozen commands. Reads them at the door, from the kind and JSON that are queued."""
+"""Reads what operators ask of a rollout, from the kind and the JSON that are queued, into a closed union of frozen commands."""
 
 from typing import Annotated, TypeVar
 

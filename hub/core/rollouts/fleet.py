@@ -1,4 +1,4 @@
-"""Folds what nodes report into what the fleet is. Only receipts prove what a node serves; states say which nodes are there and what they do.
+"""Folds what nodes report into what the fleet is. Only receipts prove what a node serves; states say which nodes are there, doing what.
 
 Knows neither signatures (hub/signing/device_signatures.py) nor the database. The first state of a node pins its device's key, for the
 broker lets nobody else write to a node's topics; another key later is refused.

@@ -1,4 +1,4 @@
-"""Whether drift of a release can be judged, and whether it was: what a gate says when there is no alarm. Knows no store and no clock.
+"""Says whether drift of a release can be judged, and was: what a gate answers when there is no alarm. Knows no store and no clock.
 
 Nothing is tested of fewer nodes than the cohort's minimum, and nothing before an interval is over. No alarm is then not the same as no
 drift, and an operator that moves a fleet by it has to know which of them it is.

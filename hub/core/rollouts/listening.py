@@ -1,4 +1,4 @@
-"""How long the hub has listened to its nodes: the clock by which rollouts soak and nodes fall silent. Knows neither wall nor disk.
+"""Measures how long the hub has listened to its nodes: the clock by which rollouts soak and nodes fall silent. Knows neither wall nor disk.
 
 It runs only while the hub hears what nodes say, and has read what they sent while it did not. So an hour in which the hub was off, or its
 broker, is neither an hour in which a release proved itself nor an hour of silence of the nodes. It counts on from what was kept when the

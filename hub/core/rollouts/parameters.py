@@ -1,4 +1,4 @@
-"""What an operator sets about a release by its rollout, within the bounds that its publisher allows. Knows no document and no node."""
+"""Reads what an operator sets about a release by its rollout, within the bounds that its publisher allows. Knows no document or node."""
 
 from collections.abc import Mapping, Sequence
 

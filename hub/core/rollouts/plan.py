@@ -1,4 +1,4 @@
-"""What a rollout will cost, before anything is sent: in payload bytes, by node and by site, and how long that takes."""
+"""Computes what a rollout will cost, before anything is sent: in payload bytes, by node and by site, and how long that takes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

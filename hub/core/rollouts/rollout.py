@@ -1,4 +1,4 @@
-"""When a rollout goes on to its next stage, halts, or is done. Knows facts about nodes, and neither keys, topics nor clocks.
+"""Decides when a rollout goes on to its next stage, halts, or is done. Knows facts about nodes, and neither keys, topics nor clocks.
 
 A stage addresses the nodes whose labels are selected and whose bucket is below its percentage. Its gate looks at those that were *heard
 from*; the silent ones are a class of their own, that neither helps nor harms. In this order:

@@ -1,4 +1,4 @@
-"""Whom the hub tells of alerts: a thread for every webhook and every on_drift hook, beside the loop and never in its way.
+"""Delivers alerts to receivers: a thread for every webhook and every on_drift hook, beside the loop and never in its way.
 
 Each follows the log of alerts by its own place in the outbox, so that one that hangs holds up nobody, and a restart loses nothing: what was
 not confirmed is tried again. The threads share the database with the loop and nothing else.

@@ -1,4 +1,4 @@
-"""What happened, for people: alerts on their topic and in the store, refusals with their codes, none of them in a flood."""
+"""Records what happened, for people: alerts on their topic and in the store, refusals with their codes, none of them in a flood."""
 
 from collections.abc import Callable
 from typing import Any

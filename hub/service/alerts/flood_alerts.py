@@ -1,4 +1,4 @@
-"""Says that messages were let go because too many came: one alert an episode and sender, and at its end how many they were."""
+"""Reports that messages were let go because too many came: one alert an episode and sender, and at its end how many they were."""
 
 from collections import Counter
 from collections.abc import Callable

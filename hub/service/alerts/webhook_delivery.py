@@ -1,4 +1,4 @@
-"""Tells one webhook of alerts, in their order, until it has confirmed each or has been tried for three days."""
+"""Delivers alerts to one webhook, in their order, until it has confirmed each or has been tried for three days."""
 
 from collections.abc import Callable
 from random import Random

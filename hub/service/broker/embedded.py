@@ -1,4 +1,4 @@
-"""The embedded broker as the service owns it: on a port that stays the same, started again when it dies."""
+"""Runs the embedded broker for the service: on a port that stays the same, started again when it dies."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What came from the broker and waits for the hub's loop: bounded, by lane and sender. Reads topics, and no payload.
+"""Holds what came from the broker and waits for the hub's loop: bounded, by lane and sender. Reads topics, and no payload.
 
 The network thread puts, the loop takes. What is let go is counted by sender. A message of QoS 1 that is let go has to be acknowledged all
 the same: acknowledgements leave in the order of arrival (MQTT-4.6.0-2), so one that never comes would hold back those of everybody else

@@ -1,4 +1,4 @@
-"""What the hub's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
+"""Sends and receives documents over the hub's connection: parses at the door, so that nothing inside sees a topic string or raw bytes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The broker that comes with the hub: rumqttd (from `iotcore`) as a child process on loopback. Knows no topic, no document and no policy.
+"""Runs the broker that comes with the hub: rumqttd (from `iotcore`) as a child process on loopback. Knows no topic, document or policy.
 
 For a demonstration, a lab and tests, not for production: it has neither TLS client certificates nor topic rules, so it binds 127.0.0.1
 only. It keeps everything in memory, forgets all of it when it ends, and never frees the log of a topic filter that was subscribed to once:

@@ -1,4 +1,4 @@
-"""Says what was signed: the trust bundle and every model's, retained, and again whenever the broker forgot or somebody else wrote there."""
+"""Publishes what was signed: the trust bundle and every model's, retained, and again when the broker forgot or another client wrote."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A listening socket that counts connections as they are accepted, before a byte of TLS, and never runs out of descriptors.
+"""Listens on a socket that counts connections as they are accepted, before a byte of TLS, and never runs out of descriptors.
 
 asyncio accepts whatever comes, and where there is no descriptor left it logs a traceback for each place in the backlog, every second. Here
 the bound is met first; and should others have used up the descriptors, a spare one is given up to take the connection and end it.

@@ -1,4 +1,4 @@
-"""Where devices enrol: answers what the HTTPS endpoint has received. Knows no HTTP; decisions are hub/core/enrol/enrolment.py's.
+"""Enrols devices: answers what the HTTPS endpoint has received. Knows no HTTP; decisions are hub/core/enrol/enrolment.py's.
 
 Any thread may call it: what must not happen twice is one conditional statement in the database.
 """

@@ -1,4 +1,4 @@
-"""The hub's part in enrolment: the roll that receipts are checked against, the HTTPS endpoint where there is one, certificates that age.
+"""Runs the hub's part in enrolment: the roll that receipts are checked against, the HTTPS endpoint if there is one, certificates that age.
 
 Operators make tokens and revoke nodes in processes of their own; the roll follows the database. Where settings name no endpoint, or the
 fleet has no authority, the roll is all there is.

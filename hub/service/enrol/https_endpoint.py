@@ -1,4 +1,4 @@
-"""The HTTPS endpoint of the registration office: bounds, time limits and statuses, in a thread of its own. Decides nothing.
+"""Serves the HTTPS endpoint of the registration office: bounds, time limits and statuses, in a thread of its own. Decides nothing.
 
 Whoever can reach it may send anything: connections are counted before their handshake, bodies are bounded before they are read, a
 connection ends when it takes too long whatever it does, an address that keeps failing has to wait, and what goes wrong is a sentence or our

@@ -1,4 +1,4 @@
-"""Which releases there are, by digest: read from the repository when they are asked for, and kept."""
+"""Finds releases by digest: reads them from the repository when they are asked for, and keeps them."""
 
 from dataclasses import dataclass
 

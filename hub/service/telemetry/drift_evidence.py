@@ -1,4 +1,4 @@
-"""What speaks for a drift that was found: the test that raised it, and the counts since it began beside what the reference expects."""
+"""Gathers what speaks for a drift: the test that raised it, and the counts since it began beside what the reference expects."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Tests intervals once no window of theirs has come for a while, and says what was found. Shows nothing of fewer nodes than the minimum.
+"""Tests intervals once no window of theirs has come for a while, and publishes the results. Shows nothing of fewer nodes than the minimum.
 
 Every interval is tested twice: alone against the reference, and as one more of its stream, a release in a cohort over time. Streams are
 judged together, so that a thousand cohorts do not make a thousand times the false alarms. A window that comes later is added: its interval

@@ -1,4 +1,4 @@
-"""Takes in what nodes say: states, receipts, windows. Durable before it is acknowledged; the same thing twice changes nothing."""
+"""Takes in what nodes send: states, receipts, windows. Durable before it is acknowledged; the same thing twice changes nothing."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence

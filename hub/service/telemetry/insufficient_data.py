@@ -1,4 +1,4 @@
-"""Tells that a release in a cohort is judged by nobody: no longer, since too few nodes of a kind are heard; or never yet, for weeks.
+"""Reports that a release in a cohort is not judged: no longer, since too few nodes of a kind are heard; or never yet, for weeks.
 
 Nothing is tested of fewer nodes than the minimum, and nodes with baselines of their own are tested apart from those without. That keeps
 the tests honest, and leaves a cohort of both without any. No alarm is then not the same as no drift, and somebody has to hear of it.
