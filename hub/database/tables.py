@@ -116,7 +116,7 @@ windows_seen = Table(
 _UNSETTLED = text("windows > tested_windows")
 
 intervals = Table(
-    "merged_intervals",  # a first hub's table `intervals` did not tell calibrated windows apart; hub/database/migrations.py takes it over
+    "merged_intervals",  # a first hub's table `intervals` did not keep calibrated windows apart; hub/database/migrations.py takes it over
     metadata,
     *_interval_key(),
     Column("model", String(64), nullable=False, index=True),
@@ -144,7 +144,7 @@ withheld = Table(
 )
 
 drifts = Table(
-    "drift_tests",  # earlier tables did not tell calibrated windows apart, nor accuracy; hub/database/migrations.py takes them over
+    "drift_tests",  # earlier tables did not keep calibrated windows apart, nor accuracy; hub/database/migrations.py takes them over
     metadata,
     Column("model", String(64), primary_key=True),
     Column("version", String(64), primary_key=True),

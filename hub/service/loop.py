@@ -262,7 +262,7 @@ class Service:
         lost = self._inbox.lost()
         if lost is not None:
             self._link.ack_all(lost.unacknowledged)
-        self._floods.tell(lost)
+        self._floods.report(lost)
         self._gather()
         for event in self._inbox.events():
             self._handle(self._link.parse(event))

@@ -34,7 +34,7 @@ def life(role: str) -> timedelta:
 
 
 def expiry(role: str, expires: datetime, now: datetime) -> Expiry:
-    """Return what to tell an operator of a role."""
+    """Return what an operator should know of a role."""
     return Expiry(role, expires, severity_of((expires - now) / life(role)))
 
 

@@ -41,10 +41,10 @@ class Heard:
 
     def in_words(self, nodes_min: int) -> str:
         """Write what there is beside what is needed."""
-        said = f"{self.nodes} node{'' if self.nodes == 1 else 's'}"
+        text = f"{self.nodes} node{'' if self.nodes == 1 else 's'}"
         if self.calibrated and self.others:
             return f"{self.calibrated} with baselines, {self.others} without, {nodes_min} of a kind needed"
-        return f"{said}{' with baselines' if self.calibrated else ''}, {nodes_min} needed"
+        return f"{text}{' with baselines' if self.calibrated else ''}, {nodes_min} needed"
 
 
 def judged(
@@ -79,9 +79,9 @@ def judged(
         return Judged(0, f"drift is not judged yet: the nodes gather baselines of their own for {version}")
     if not done:
         return Judged(0, f"drift is not judged yet: no interval of {version} was tested in this stage")
-    said = f"no drift in {done} tested interval{'' if done == 1 else 's'}"
+    text = f"no drift in {done} tested interval{'' if done == 1 else 's'}"
     but = _few(small, nodes_min) if small else _apart(apart, nodes_min) if apart else ""
-    return Judged(done, f"{said}, but {but}" if but else said)
+    return Judged(done, f"{text}, but {but}" if but else text)
 
 
 def stage_percent_min(nodes: Mapping[str | None, int], nodes_min: int) -> int | None:

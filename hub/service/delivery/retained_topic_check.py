@@ -1,6 +1,6 @@
 """Checks the bundle on a topic that only the hub writes: what is wrong with one that is not what we published last.
 
-Nodes do not depend on this: they verify everything themselves. It lets the hub tell people, and put its own bundle back.
+Nodes do not depend on this: they verify everything themselves. It lets the hub warn people, and put its own bundle back.
 """
 
 from securesystemslib.exceptions import StorageError

@@ -74,9 +74,9 @@ class Enrolling:
             )
             certificate, key = directory / "tls" / "enrolment.crt", directory / "tls" / "enrolment.key"
             self._endpoint = Endpoint(office, listen=settings.enrolment_listen, certificate=certificate, key=key, monotonic=monotonic)
-        self._told = False  # nodes that were revoked before we began are no news
+        self._has_read = False  # nodes that were revoked before we began are no news
         self.follow()
-        self._told = True
+        self._has_read = True
 
     @property
     def port(self) -> int | None:
@@ -99,7 +99,7 @@ class Enrolling:
             self._endpoint.stop()
 
     def tick(self) -> None:
-        """Take in what operators changed, tell what was refused, renew what ages."""
+        """Take in what operators changed, report what was refused, renew what ages."""
         self.follow()
         if self._authority is not None and not self._listed:
             self._listed = True  # tried once a change, whatever comes of it
@@ -132,7 +132,7 @@ class Enrolling:
             was = self.roll.is_revoked(standing.node)
             if self.roll.take(standing):
                 self._listed = False
-                if self._told and standing.revoked_at is not None and not was:
+                if self._has_read and standing.revoked_at is not None and not was:
                     log.info("enrolment.revoked", node=standing.node)
                     self._revoked(standing.node)
 

@@ -90,7 +90,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class Endpoint:
-    """Listens for devices. What was refused is put into `refused`, for the hub's loop to tell."""
+    """Listens for devices. What was refused is put into `refused`, for the hub's loop to report."""
 
     def __init__(self, office: Office, *, listen: str, certificate: Path, key: Path, monotonic: Callable[[], float]) -> None:
         self.refused: queue.SimpleQueue[tuple[str, Refused]] = queue.SimpleQueue()

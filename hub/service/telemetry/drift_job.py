@@ -132,7 +132,7 @@ class Settling:
         )
         self._keep(row, manifest, interval, result)
         alarmed = interval_significance.alarmed(result.signals, self._alpha)
-        self._unlike.tell(result, alarmed, at=int(self._clock()))
+        self._unlike.report(result, alarmed, at=int(self._clock()))
         self._unjudged.gathers(result, at=int(self._clock()))
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:
@@ -140,7 +140,7 @@ class Settling:
         judged, learnt = self._streams.judge(row, seen, alpha=self._alpha)
         result = self._result(row, manifest, seen.interval, judged)
         self._keep(row, manifest, seen.interval, result, learnt)
-        self._tell(row, manifest, result, judged)
+        self._alert(row, manifest, result, judged)
 
     def _keep(self, row: IntervalRow, manifest: Manifest, interval: Interval, result: Drift, learnt: Learnt | None = None) -> None:
         """Make durable what was found of an interval, then publish it."""
@@ -162,7 +162,7 @@ class Settling:
         trims = odd and self._trim_outlying
         return outlier_filter.trimmed(whole, groups, odd) if trims else outlier_filter.balanced(whole, groups)
 
-    def _tell(self, row: IntervalRow, manifest: Manifest, result: Drift, judged: Judged) -> None:
+    def _alert(self, row: IntervalRow, manifest: Manifest, result: Drift, judged: Judged) -> None:
         at = int(self._clock())
         if judged.event == "raised":
             why = interval_significance.in_words(judged.named, result.alarm_kind)

@@ -127,7 +127,7 @@ class Ingest:
         self._roll.check_state(event.state)
         if name not in self.nodes and len(self.nodes) >= NODES_MAX:
             raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
-        self._tell_ledger(event.state)
+        self._report_ledger(event.state)
         keys = self._roll.keys(name)
         if known is not None and keys:
             # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
@@ -142,23 +142,23 @@ class Ingest:
         self.nodes[name] = node
         self._seen.discard(name)
         self._heard.add(name)
-        self._tell_silence(node, now)
+        self._report_silence(node, now)
         if node.public_key:
             self._take_early(name)
 
-    def _tell_ledger(self, said: State) -> None:
+    def _report_ledger(self, after: State) -> None:
         """Report a privacy ledger that has shrunk: it only grows, so an old copy was put back, with its witness, unknown to the node."""
-        before = self.nodes.get(said.node)
-        if before is None or before.state.telemetry is None or said.telemetry is None or said.at <= before.state.at:
+        before = self.nodes.get(after.node)
+        if before is None or before.state.telemetry is None or after.telemetry is None or after.at <= before.state.at:
             return
-        had, has = before.state.telemetry.ledger_entries or 0, said.telemetry.ledger_entries or 0
+        had, has = before.state.telemetry.ledger_entries or 0, after.telemetry.ledger_entries or 0
         if has >= had:
-            self._rolled_back.discard(said.node)
-        elif said.node not in self._rolled_back:
-            self._rolled_back.add(said.node)
-            text = f"the privacy ledger of node {said.node} had {had} entries and has {has}: an old copy was put back on it"
+            self._rolled_back.discard(after.node)
+        elif after.node not in self._rolled_back:
+            self._rolled_back.add(after.node)
+            text = f"the privacy ledger of node {after.node} had {had} entries and has {has}: an old copy was put back on it"
             code = str(Code.LEDGER_ROLLED_BACK)
-            self._notes.alert(Alert(kind="refused", at=int(self._clock()), node=said.node, cohort=said.cohort, code=code, text=text))
+            self._notes.alert(Alert(kind="refused", at=int(self._clock()), node=after.node, cohort=after.cohort, code=code, text=text))
 
     # Receipts
 
@@ -315,7 +315,7 @@ class Ingest:
         if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
             silent = self._fell_silent()
             for node in silent:
-                self._tell_silence(node, int(now))
+                self._report_silence(node, int(now))
             if len(silent) < AT_ONCE_MAX:
                 self._saved_at = self._listening.seconds
                 self.save()
@@ -333,7 +333,7 @@ class Ingest:
         self._silent &= silent.keys()
         return [node for name, node in silent.items() if name not in self._silent][:AT_ONCE_MAX]
 
-    def _tell_silence(self, node: fleet.Node, now: int) -> None:
+    def _report_silence(self, node: fleet.Node, now: int) -> None:
         """Raise one alert an episode: from the first moment that a node is lost or silent until it is heard again."""
         if not self._is_silent(node):
             self._silent.discard(node.name)

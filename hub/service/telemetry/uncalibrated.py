@@ -34,14 +34,14 @@ class Unlike:
 
     def __init__(self, store: Store, notes: Notes) -> None:
         self._notes = notes
-        self._told = {(one.model, one.version, one.cohort) for one in store.alerts_of(KIND)}
+        self._reported = {(one.model, one.version, one.cohort) for one in store.alerts_of(KIND)}
 
-    def tell(self, result: Drift, alarmed: Sequence[SignalDrift], *, at: int) -> None:
+    def report(self, result: Drift, alarmed: Sequence[SignalDrift], *, at: int) -> None:
         """Report what was found of an interval, where it was not reported before."""
         key = (result.model, result.version, result.cohort)
-        if not alarmed or key in self._told:
+        if not alarmed or key in self._reported:
             return
-        self._told.add(key)
+        self._reported.add(key)
         why = interval_significance.in_words(alarmed)
         text = (
             f"{result.model} {result.version} in cohort {result.cohort} is unlike the publisher's reference: {why};"
