@@ -6,7 +6,8 @@ import time
 import numpy as np
 
 from bench.figures import Figure, median
-from hub.core.drift.windows import total
+from hub.core.drift.intervals import add_up
+from hub.core.drift.windows import Taken
 from hub.core.publish.baseline import SignalSpec, build_baseline
 from hub.core.publish.noise import sigma2_for
 from node.core.telemetry.privacy import BitSource, discrete_gaussian
@@ -65,11 +66,13 @@ def _merge_per_s(baseline) -> tuple[float, float]:  # type: ignore[no-untyped-de
     rng = np.random.default_rng(1)
     windows = list(rng.integers(-60, 60, size=(MERGED, baseline.bins)))
     lists = [row.tolist() for row in windows[: MERGED // 20]]
+    taken = [Taken(0, 3600, ROWS, 1, None, counts) for counts in windows]
+    groups = rng.integers(0, 256, size=MERGED).tolist()
     ours, plain = [], []
     for _ in range(ROUNDS):
         began = time.perf_counter()
         for at in range(0, MERGED, BATCH):
-            total(windows[at : at + BATCH])
+            add_up(taken[at : at + BATCH], groups[at : at + BATCH])
         ours.append(MERGED / (time.perf_counter() - began))
         began = time.perf_counter()
         sums = [0] * baseline.bins

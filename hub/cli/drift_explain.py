@@ -13,18 +13,18 @@ from rich.text import Text
 from hub.cli import terminal_charts
 from hub.cli.options import check_model, dir_option, json_option, open_store
 from hub.cli.time_arguments import MOMENT, iso, written
-from hub.core.drift import accuracy, interval_significance, shift_size
+from hub.core.drift import accuracy, interval_significance, periods, shift_size
 from hub.core.drift.compare import Comparison, compare
 from hub.core.drift.episodes import Episode
 from hub.core.drift.reference_model import ordinary
 from hub.core.drift.shift_size import Size, Unit
+from hub.core.drift.stream_alarms import part_of
 from hub.core.rollouts import active_alarms
 from hub.database.drift_queries import Asked, Findings, Key
 from hub.database.rows import IntervalRow, StreamRow
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry import redaction
-from hub.service.telemetry.drift_streams import part_of
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas.analytics_messages import Drift, MergedWindow, SignalDrift
@@ -162,7 +162,7 @@ def _story(
     rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
     rows = [row for row in rows if row.calibrated is (test.calibrated is True)] or rows
     without = findings.trimmed(asked)
-    window = redaction.together([redaction.on_reference(redaction.merged(row, manifest, without), manifest) for row in rows])
+    window = periods.together([periods.on_reference(redaction.merged(row, manifest, without), manifest) for row in rows])
     if window is None:
         raise Refused(Code.REFERENCE_INVALID, f"the counts of {model}@{manifest.version} in cohort {stream.cohort} are not kept any more")
     named = _named(findings, test) if episode is not None else {}

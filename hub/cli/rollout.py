@@ -12,6 +12,7 @@ from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.core.publish.check_rules import unchecked
+from hub.core.rollouts import commands
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.parameters import in_words, read
 from hub.database.rows import RolloutRow
@@ -106,16 +107,16 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     carriage = {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
     parameters = read(manifest.parameters or (), _pairs(said["values"])) or None
     wish = {"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage, "parameters": parameters}
-    body = json.dumps({**wish, **({"force": True} if said["force"] else {})})
+    command = commands.read_as(commands.Start, json.dumps({**wish, **({"force": True} if said["force"] else {})}))
     present = _present(repository, model)
-    _check(ref, manifest, body, before=present, nodes=_nodes(directory))
+    _check(ref, manifest, command, before=present, nodes=_nodes(directory))
     _look_at_checks(directory, ref, manifest, required=said["require_check"])
     _tell_of_left_behind(present, parameters or {})
     if not said["wait"]:
-        _ask(directory, "start", model, body, as_json=as_json)
+        _ask(directory, model, command, as_json=as_json)
         return
     deadline = time.monotonic() + said["timeout_seconds"]
-    _ask(directory, "start", model, body, as_json=as_json, deadline=deadline)
+    _ask(directory, model, command, as_json=as_json, deadline=deadline)
     _follow(directory, model, version, deadline, as_json)
 
 
@@ -145,13 +146,14 @@ def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]
         click.echo(f"warning: set in the rollout before, and not in this one: {said}", err=True)
 
 
-def _check(release: ReleaseRef, manifest: Manifest, body: str, *, before: Rollout | None, nodes: Sequence[core.NodeFacts]) -> None:
+def _check(
+    release: ReleaseRef, manifest: Manifest, wish: commands.Start, *, before: Rollout | None, nodes: Sequence[core.NodeFacts]
+) -> None:
     """What the hub would refuse is refused now: it may not run before next week, and then nobody waits for its answer.
 
     Raises:
         Refused: no such rollout can be.
     """
-    wish = core.read(core.Start, body)
     allowed = manifest.parameters or ()
     progress = core.begin(manifest.model, wish, release, before=before, nodes=nodes, salts=[bytes(16)], now=0, allowed=allowed)
     codec.encode(progress.rollout)  # many long texts do not fit the document
@@ -222,10 +224,10 @@ def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: s
     version = release or versions[0]
     core.in_force_of(present, version)
     allowed = _release(repository, model, version)[1].parameters or ()
-    body = core.SetParameters(version=version, parameters=read(allowed, _pairs(values)), unset=unset)
+    body = commands.SetParameters(version=version, parameters=read(allowed, _pairs(values)), unset=unset)
     now = core.Progress(present, stage_entered_at=0, judged_from=0)
     codec.encode(core.set_parameters(now, body, allowed=allowed).rollout)  # what the hub would refuse is refused now
-    _ask(directory, "set", model, body.model_dump_json(), as_json=as_json)
+    _ask(directory, model, body, as_json=as_json)
 
 
 @rollout.command()
@@ -252,24 +254,24 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
                 click.echo(plain(f"{row['model']}: {_told(name, one)}"))
 
 
-def _simple(kind: str, sentence: str) -> click.Command:
+def _simple(kind: str, asked: commands.Command, sentence: str) -> click.Command:
     @rollout.command(kind, help=f"{sentence}\n\n\b\nExample:\n  fleetcast rollout {kind} delay")
     @click.argument("model")
     @dir_option
     @json_option
     def run(model: str, directory: Path, as_json: bool) -> None:
         check_model(Repository(directory / "trust"), model)
-        _ask(directory, {"back": "rollback"}.get(kind, kind), model, "{}", as_json=as_json)
+        _ask(directory, model, asked, as_json=as_json)
 
     return run
 
 
-halt = _simple("halt", "Move nobody any more; who has the release keeps it.")
-resume = _simple("resume", "Go on after a halt.")
-back = _simple("back", "Send each node that it reached back to the release that this node had before.")
+halt = _simple("halt", commands.Halt(), "Move nobody any more; who has the release keeps it.")
+resume = _simple("resume", commands.Resume(), "Go on after a halt.")
+back = _simple("back", commands.Rollback(), "Send each node that it reached back to the release that this node had before.")
 
 
-def _ask(directory: Path, kind: str, model: str, body: str, *, as_json: bool, deadline: float | None = None) -> None:
+def _ask(directory: Path, model: str, command: commands.Command, *, as_json: bool, deadline: float | None = None) -> None:
     """Queue a command and print how it ended. Without a deadline, only a running hub is waited for, and then a while.
 
     Raises:
@@ -277,7 +279,7 @@ def _ask(directory: Path, kind: str, model: str, body: str, *, as_json: bool, de
         Ended: no answer in time.
     """
     store = open_store(directory)
-    number = store.add_command(kind, model, body)
+    number, kind = store.add_command(model, command), commands.kind_of(command)
     if not hub_runs(directory):
         click.echo(f"No hub runs here now: {'waiting for one' if deadline else 'it is done when one does'}.", err=True)
         if deadline is None:

@@ -1,1 +1,1 @@
-"""What a hub decides, without a clock, a disk, a network or a thread."""
+"""Decide what a hub does, without a clock, a disk, a network or a thread."""

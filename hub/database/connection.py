@@ -1,4 +1,4 @@
-"""One SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
+"""Opens one SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ class Database:
                         index.create(db)
 
     def missing(self, metadata: MetaData) -> frozenset[str]:
-        """The names of the tables that are not there."""
+        """Return the names of the tables that are not there."""
         with self.read() as db:
             return frozenset(metadata.tables) - frozenset(inspect(db).get_table_names())
 
@@ -45,23 +45,23 @@ class Database:
         self._engine.dispose()
 
     def now(self) -> int:
-        """Seconds since 1970."""
+        """Return the seconds since 1970."""
         return int(self._clock())
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A connection to read by."""
+        """Open a connection to read by."""
         with _foreign(str(self._engine.url)), self._engine.connect() as db:
             yield db
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """One transaction, durable when the block ends."""
+        """Begin one transaction, durable when the block ends."""
         with _foreign(str(self._engine.url)), self._engine.begin() as db:
             yield db
 
     def rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
-        """What a query finds, as `kind`."""
+        """Return the rows that a query finds, each made by `kind`."""
         with self.read() as db:
             return [kind(**row) for row in db.execute(query).mappings()]
 
@@ -75,7 +75,7 @@ def _pragmas(connection: Any, record: object) -> None:
 
 @contextmanager
 def _foreign(url: str) -> Iterator[None]:
-    """No database exception leaves this file."""
+    """Turn the database's exceptions into ours: none of them leaves this file."""
     try:
         yield
     except DBAPIError as error:
@@ -88,12 +88,12 @@ def _foreign(url: str) -> Iterator[None]:
 
 
 def fields(row: Any) -> dict[str, Any]:
-    """A row's columns by their names."""
+    """Return a row's columns by their names."""
     return {name: getattr(row, name) for name in row.__dataclass_fields__}
 
 
 def where(statement: Any, table: Table, key: Mapping[str, Any]) -> Any:
-    """The statement, for the rows with this key."""
+    """Return the statement, for the rows with this key."""
     for name, value in key.items():
         statement = statement.where(table.c[name] == value)
     return statement
@@ -106,6 +106,6 @@ def put(db: Connection, table: Table, key: Mapping[str, Any], values: Mapping[st
 
 
 def inserted(db: Connection, table: Table, values: Mapping[str, Any]) -> int:
-    """The number of a new row."""
+    """Return the number of a new row."""
     key = db.execute(insert(table).values(dict(values))).inserted_primary_key
     return int(key[0]) if key else 0

@@ -1,4 +1,4 @@
-"""What the hub's database says of drift, to be asked by streams, periods and pages. Reads only; knows no statistics."""
+"""Reads what the hub's database has on drift, by streams, periods and pages. Writes nothing; knows no statistics."""
 
 import math
 from array import array
@@ -11,17 +11,16 @@ from sqlalchemy import ColumnElement, and_, func, select, tuple_
 from hub.core.rollouts.active_alarms import StreamName
 from hub.core.rollouts.gate_summary import Heard
 from hub.database.connection import Database
-from hub.database.intervals import KEY
-from hub.database.rows import IntervalRow, StreamRow
+from hub.database.rows import INTERVAL_KEY, IntervalRow, StreamRow
 from hub.database.tables import alerts, drifts, intervals, streams, withheld
 from schemas.accuracy import About
 from schemas.analytics_messages import Alert, Drift
 
 PAGE = 500  # intervals in memory at once, at some kilobytes each
-ALERTS_MAX = 10_000  # of one model: older ones concern nobody who asks now
+ALERTS_MAX = 10_000  # alerts of one model: older ones concern no question that is asked now
 
 GATHERING = '%"gathering":true%'  # in the document of a test
-Key = tuple[str, str, int, int, bool, str]  # of a tested interval: version, cohort, start, seconds, calibrated, about
+Key = tuple[str, str, int, int, bool, str]  # what names a tested interval: version, cohort, start, seconds, calibrated, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Findings:
         self._database = database
 
     def streams(self, model: str | None = None, cohort: str | None = None) -> list[StreamRow]:
-        """Streams that the hub still follows."""
+        """Return streams that the hub still follows."""
         query = select(streams).order_by(streams.c.model, streams.c.cohort, streams.c.at)
         for column, value in ((streams.c.model, model), (streams.c.cohort, cohort)):
             if value is not None:
@@ -54,7 +53,7 @@ class Findings:
         return self._database.rows(StreamRow, query)
 
     def newest(self, streams_of: Iterable[StreamName]) -> dict[StreamName, Drift]:
-        """The newest test of each stream that has one; the key leads to it, however many tests are kept."""
+        """Return the newest test of each stream that has one; the key leads to it, however many tests are kept."""
         found = {}
         for name in set(streams_of):
             for one in self.drifts(name, limit=1):
@@ -62,7 +61,7 @@ class Findings:
         return found
 
     def drifts(self, name: StreamName, *, since: int = 0, until: int | None = None, limit: int = 1000) -> list[Drift]:
-        """A stream's newest tests of intervals that began in [since, until), the oldest of them first."""
+        """Return a stream's newest tests of intervals that began in [since, until), the oldest of them first."""
         query = (
             select(drifts.c.body)
             .where(_of_stream(name), drifts.c.start >= since)
@@ -75,7 +74,7 @@ class Findings:
             return [Drift.model_validate_json(body) for body in db.execute(query).scalars()][::-1]
 
     def alerts(self, model: str | None = None) -> list[Alert]:
-        """Alerts that drift has begun or is over, the oldest first."""
+        """Return the alerts that drift has begun or is over, the oldest first."""
         query = select(alerts.c.body).where(alerts.c.kind.in_(["drift", "drift_over"])).order_by(alerts.c.id.desc()).limit(ALERTS_MAX)
         if model is not None:
             query = query.where(alerts.c.model == model)
@@ -83,7 +82,7 @@ class Findings:
             return [Alert.model_validate_json(body) for body in db.execute(query).scalars()][::-1]
 
     def alarmed_since(self, model: str, version: str, moment: int) -> bool:
-        """Whether a release raised a drift alarm that was found at `moment` or later, or in one that lasted."""
+        """Return whether a release raised a drift alarm that was found at `moment` or later, or in one that lasted."""
         query = select(func.count()).where(
             drifts.c.model == model, drifts.c.version == version, drifts.c.alarm.is_(True), drifts.c.tested_at >= moment
         )
@@ -91,7 +90,7 @@ class Findings:
             return bool(db.execute(query).scalar())
 
     def tested_since(self, model: str, version: str, moment: int, *, gathering: bool = False) -> dict[str, int]:
-        """How many intervals of signals were first judged at `moment` or later, by cohort; or, of nodes that gather, only shown.
+        """Return how many intervals of signals were first judged at `moment` or later, by cohort; or, of nodes that gather, only shown.
 
         One that is judged again, since windows of it came late, says nothing of what was done at `moment`.
         """
@@ -106,7 +105,7 @@ class Findings:
             return {cohort: int(count) for cohort, count in db.execute(query).all()}
 
     def begun(self, model: str | None = None, cohort: str | None = None) -> list[StreamRow]:
-        """Streams of which nothing was judged yet, since the nodes gather their baselines: a release in a cohort, without evidence."""
+        """Return streams of which nothing was judged yet, since the nodes gather their baselines: rows without evidence."""
         table = intervals.c
         known = select(streams.c.release).where(streams.c.release == table.release, streams.c.cohort == table.cohort).exists()
         query = select(table.release, table.cohort, table.model).where(~known, table.tested_windows > 0).distinct()
@@ -119,7 +118,7 @@ class Findings:
     def heard(
         self, model: str, cohort: str | None = None, *, release: bytes | None = None, since: int = 0
     ) -> dict[tuple[bytes, str], Heard]:
-        """Of each release of a model in a cohort the newest interval that has settled, and of which a window came at `since` or later."""
+        """Return of each release in a cohort the newest interval that has settled, and of which a window came at `since` or later."""
         table = intervals.c
         which = (table.release, table.cohort, table.start)
         newest = select(table.release, table.cohort, func.max(table.start).label("start")).where(
@@ -132,7 +131,7 @@ class Findings:
         query = (
             select(*which, table.calibrated, func.max(func.coalesce(withheld.c.windows_left, table.windows)))
             .join(last, and_(*(column == last.c[column.name] for column in which)))
-            .outerjoin(withheld, and_(*(withheld.c[name] == table[name] for name in KEY)))
+            .outerjoin(withheld, and_(*(withheld.c[name] == table[name] for name in INTERVAL_KEY)))
             .group_by(*which, table.calibrated)
         )
         found: dict[tuple[bytes, str], Heard] = {}
@@ -143,13 +142,13 @@ class Findings:
         return found
 
     def newest_start(self, model: str, cohort: str, about: About | None) -> int:
-        """When the newest tested interval of a model in a cohort began, of whichever release; 0 where there is none."""
+        """Return when the newest tested interval of a model in a cohort began, of whichever release; 0 where there is none."""
         query = select(func.max(drifts.c.start)).where(drifts.c.model == model, drifts.c.cohort == cohort, drifts.c.about == (about or ""))
         with self._database.read() as db:
             return int(db.execute(query).scalar() or 0)
 
     def gathers_since(self, name: StreamName) -> int | None:
-        """Since when a stream has only gathered; None where it was judged, or nothing was heard of it."""
+        """Return since when a stream has only gathered; None where it was judged, or nothing was heard of it."""
         judged = select(drifts.c.start).where(_of_stream(name), ~drifts.c.body.like(GATHERING)).order_by(drifts.c.start.desc()).limit(1)
         with self._database.read() as db:
             if db.execute(judged).first() is not None:
@@ -158,7 +157,7 @@ class Findings:
         return None if first is None else int(first)
 
     def trimmed(self, asked: Asked) -> frozenset[Key]:
-        """Which of the intervals were tested without a part of their windows, by its key."""
+        """Return which of the intervals were tested without a part of their windows, by its key."""
         table = drifts.c
         query = select(table.version, table.cohort, table.start, table.seconds, table.calibrated, table.about).where(
             table.model == asked.model, table.body.like('%"left_out":%'), table.body.not_like('%"left_out":null%')
@@ -171,12 +170,12 @@ class Findings:
             return frozenset((row[0], row[1], row[2], row[3], bool(row[4]), row[5]) for row in db.execute(query).all())
 
     def count(self, asked: Asked) -> int:
-        """How many intervals there are."""
+        """Return how many intervals there are."""
         with self._database.read() as db:
             return int(db.execute(_where(select(func.count()).select_from(intervals), asked)).scalar_one())
 
     def intervals(self, asked: Asked) -> Iterator[IntervalRow]:
-        """Intervals in the order of time, a page at a time, so that their number costs no memory and no writer waits."""
+        """Yield intervals in the order of time, a page at a time, so that their number costs no memory and no writer waits."""
         order = (intervals.c.start, *(column for column in intervals.primary_key.columns if column is not intervals.c.start))
         after: tuple[Any, ...] | None = None
         while True:
@@ -199,7 +198,7 @@ def _of_stream(name: StreamName) -> ColumnElement[bool]:
 
 def _where(query: Any, asked: Asked) -> Any:
     query = query.where(intervals.c.model == asked.model, intervals.c.windows >= asked.windows_min)
-    query = query.where(~select(withheld.c.windows_left).where(*(withheld.c[name] == intervals.c[name] for name in KEY)).exists())
+    query = query.where(~select(withheld.c.windows_left).where(*(withheld.c[name] == intervals.c[name] for name in INTERVAL_KEY)).exists())
     if asked.cohort is not None:
         query = query.where(intervals.c.cohort == asked.cohort)
     if asked.release is not None:

@@ -1,4 +1,4 @@
-"""What the hub remembers of enrolment, in SQL: tokens by their digests, who was enrolled with which key, every certificate that was issued.
+"""Keeps enrolments in SQL: tokens by their digests, enrolled nodes with their keys, every certificate that was issued.
 
 Every method is one transaction, durable when it returns. Decides nothing: hub/core/enrol/enrolment.py does. A token is used up by one
 conditional UPDATE in the transaction that writes down its certificate, so that of two devices with one token exactly one is enrolled.
@@ -16,7 +16,7 @@ from hub.core.enrol.enrolment import Standing, TokenFacts
 from hub.database import tables
 from hub.database.connection import Database, put
 
-TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept for whoever asks why it was refused
+TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept, to say why it was refused
 CERTIFICATE_SECONDS_KEPT = 2 * 365 * 86_400  # past its expiry, for the way back and for the curious
 
 
@@ -61,7 +61,7 @@ class CertificateRow:
 
     @classmethod
     def of(cls, *, serial: str, name: str, kind: str, not_after: datetime, certificate: bytes) -> "CertificateRow":
-        """As the authority issued it."""
+        """Make the row of a certificate that the authority issued."""
         return cls(serial, name, kind, int(not_after.timestamp()), certificate)
 
 
@@ -83,20 +83,20 @@ class Enrolments:
                 db.execute(insert(table).values(values))
 
     def token(self, digest: bytes) -> TokenRow | None:
-        """One token."""
+        """Return one token."""
         table = tables.enrolment_tokens
         found = self._database.rows(_token, select(table).where(table.c.digest == digest))
         return found[0] if found else None
 
     def open_tokens(self) -> list[TokenRow]:
-        """Tokens that can still be used, by their nodes."""
+        """Return tokens that can still be used, by their nodes."""
         table = tables.enrolment_tokens
         query = select(table).where(table.c.used_at.is_(None), table.c.expires_at > self._database.now()).order_by(table.c.node)
         found: list[TokenRow] = self._database.rows(_token, query)
         return found
 
     def withdraw_tokens(self, node: str) -> int:
-        """Unused tokens for this node are good no more; how many there were."""
+        """Withdraw the unused tokens for this node; return how many there were."""
         table = tables.enrolment_tokens
         with self._database.write() as db:
             return int(db.execute(delete(table).where(table.c.node == node, table.c.used_at.is_(None))).rowcount)
@@ -150,16 +150,16 @@ class Enrolments:
         return count
 
     def node(self, name: str) -> EnrolmentRow | None:
-        """One enrolled node."""
+        """Return one enrolled node."""
         found = self._nodes(tables.enrolments.c.node == name)
         return found[0] if found else None
 
     def nodes(self) -> list[EnrolmentRow]:
-        """Every enrolled node, by name."""
+        """Return every enrolled node, by name."""
         return self._nodes(tables.enrolments.c.revision >= 0)
 
     def changed_since(self, revision: int) -> tuple[int, list[Standing]]:
-        """Standings that changed at this revision or later, and the newest revision: two writers at once may have taken the same."""
+        """Return standings that changed at this revision or later, and the newest revision: two writers at once may have taken the same."""
         table = tables.enrolments
         with self._database.read() as db:
             newest = int(db.execute(select(func.max(table.c.revision))).scalar() or 0)
@@ -179,21 +179,21 @@ class Enrolments:
             _add(db, certificate)
 
     def certificate(self, serial: str) -> bytes | None:
-        """What was issued, DER."""
+        """Return what was issued, DER."""
         table = tables.certificates
         with self._database.read() as db:
             found: bytes | None = db.execute(select(table.c.certificate).where(table.c.serial == serial)).scalar()
         return found
 
     def certificates(self, *, kinds: Sequence[str]) -> list[CertificateRow]:
-        """What was issued and has not expired, by name."""
+        """Return what was issued and has not expired, by name."""
         table = tables.certificates
         query = select(table).where(table.c.kind.in_(list(kinds)), table.c.not_after > self._database.now())
         found: list[CertificateRow] = self._database.rows(CertificateRow, query.order_by(table.c.name, table.c.not_after))
         return found
 
     def revoked(self) -> list[CertificateRow]:
-        """What was revoked and would still be valid, oldest first."""
+        """Return what was revoked and would still be valid, oldest first."""
         table = tables.certificates
         query = select(table).where(table.c.revoked_at.is_not(None), table.c.not_after > self._database.now() - 86_400)
         found: list[CertificateRow] = self._database.rows(CertificateRow, query.order_by(table.c.revoked_at, table.c.serial))

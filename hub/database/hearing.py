@@ -1,4 +1,4 @@
-"""How long the hub has listened, and when it last heard each node, in SQL; what the numbers mean says hub/core/rollouts/listening.py."""
+"""Keeps in SQL how long the hub has listened, and when it last heard each node. See hub/core/rollouts/listening.py for their meaning."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Which alerts a receiver has not had yet: durable, bounded, at least once. Knows no network and no command.
+"""Keeps the alerts that a receiver has not had yet: durable, bounded, at least once. Knows no network and no command.
 
 The table of alerts is the log; a receiver has a place in it, its cursor. Moving the cursor and writing down what is due is one transaction,
 so that an alert is never lost between the two and never due twice. A delivery is dropped when it was made, or given up; either is counted.
@@ -15,7 +15,7 @@ from hub.database.connection import Database
 from hub.database.tables import alerts, deliveries, events, receivers
 from schemas.analytics_messages import Alert
 
-WAITING_MAX = 10_000  # of one receiver; a receiver that is away for so many alerts misses the oldest
+WAITING_MAX = 10_000  # alerts for one receiver; one that is away for more misses the oldest
 PAGE = 500
 ERROR_CHARACTERS_MAX = 500
 
@@ -24,7 +24,7 @@ ERROR_CHARACTERS_MAX = 500
 class Delivery:
     """An alert on its way to a receiver; `attempts` have failed so far, or were cut short."""
 
-    number: int  # of the alert
+    number: int  # the alert's
     alert: Alert
     made_at: int
     attempts: int
@@ -43,19 +43,19 @@ class Receiver:
 
 
 class Outbox:
-    """What every receiver still has to be told. Any thread may use it."""
+    """Alerts that receivers still have to get. Any thread may use it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def keep_only(self, names: Collection[str]) -> None:
-        """Receivers that are set; a new one hears of what comes from now on, and of one that is gone nothing is kept."""
+        """Keep only receivers that are set; a new one gets what comes from now on, and of one that is gone nothing is kept."""
         with self._database.write() as db:
             known = set(db.execute(select(receivers.c.name)).scalars())
             for name in known - set(names):
                 db.execute(delete(deliveries).where(deliveries.c.receiver == name))
                 db.execute(delete(receivers).where(receivers.c.name == name))
-            db.execute(delete(deliveries).where(deliveries.c.alert.not_in(select(alerts.c.id))))  # of alerts that are not kept any more
+            db.execute(delete(deliveries).where(deliveries.c.alert.not_in(select(alerts.c.id))))  # the alerts are not kept any more
             newest = int(db.execute(select(func.max(alerts.c.id))).scalar() or 0)
             for name in sorted(set(names) - known):
                 db.execute(insert(receivers).values(name=name, cursor=newest, delivered=0, given_up=0, last_at=None, error=""))
@@ -89,7 +89,7 @@ class Outbox:
             self._event(db, f"{name}: {len(numbers)} alerts given up, more than {WAITING_MAX} wait for it", {"receiver": name})
 
     def due(self, name: str, limit: int = PAGE) -> list[Delivery]:
-        """What is to be tried now: what has waited longest first, so that an alert that is never taken holds up no other."""
+        """Return what is to be tried now: what has waited longest first, so that an alert that is never taken holds up no other."""
         query = (
             select(deliveries.c.alert, deliveries.c.made_at, deliveries.c.attempts, alerts.c.body)
             .join_from(deliveries, alerts, deliveries.c.alert == alerts.c.id)
@@ -101,12 +101,12 @@ class Outbox:
             return [Delivery(row.alert, Alert.model_validate_json(row.body), row.made_at, row.attempts) for row in db.execute(query)]
 
     def begin(self, name: str, numbers: Sequence[int]) -> None:
-        """These are about to be tried: durable before the effect, for what must not be tried for ever."""
+        """Count an attempt at each before it is made: durable before the effect, for what must not be tried for ever."""
         with self._database.write() as db:
             db.execute(_of(update(deliveries), name, numbers).values(attempts=deliveries.c.attempts + 1))
 
     def later(self, name: str, numbers: Sequence[int], *, due_at: int, error: str, failed: bool = True) -> None:
-        """It did not work: once more at `due_at`; an attempt that `failed` is counted."""
+        """Try again at `due_at`; an attempt that `failed` is counted."""
         short = error[:ERROR_CHARACTERS_MAX]
         with self._database.write() as db:
             more = {"attempts": deliveries.c.attempts + 1} if failed else {}
@@ -114,20 +114,20 @@ class Outbox:
             db.execute(update(receivers).where(receivers.c.name == name).values(error=short))
 
     def done(self, name: str, numbers: Sequence[int], *, text: str = "", body: Mapping[str, Any] | None = None) -> None:
-        """The receiver has them; with an event, where there is something to say."""
+        """Mark as delivered; with an event, where there is something to say."""
         with self._database.write() as db:
             self._end(db, name, numbers, delivered=True)
             if text:
                 self._event(db, text, body or {})
 
     def give_up(self, name: str, numbers: Sequence[int], *, text: str, body: Mapping[str, Any]) -> None:
-        """The receiver will not get them; told as an event."""
+        """Mark as given up, with an event: the receiver will not get them."""
         with self._database.write() as db:
             self._end(db, name, numbers, delivered=False)
             self._event(db, text, body)
 
     def receivers(self) -> list[Receiver]:
-        """How every receiver stands, by name."""
+        """Return the state of every receiver, by name."""
         waiting = select(deliveries.c.receiver, func.count()).group_by(deliveries.c.receiver)
         with self._database.read() as db:
             counts = {row[0]: int(row[1]) for row in db.execute(waiting)}

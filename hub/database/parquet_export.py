@@ -1,4 +1,4 @@
-"""Merged windows as a Parquet file, one row a bin, for DuckDB, pandas and the like. Knows documents, and not where they come from.
+"""Writes merged windows as a Parquet file, one row a bin, for DuckDB, pandas and the like. Knows documents, and not where they come from.
 
 Rows are written in groups of a fixed size, so that memory does not grow with the export. The file is whole or not there.
 """
@@ -15,7 +15,7 @@ from fleetcast import durable
 from schemas.analytics_messages import MergedWindow
 from schemas.errors import Code, Refused
 
-GROUP_ROWS = 65_536  # of a row group, about 3 MiB in memory: what readers skip by, too
+GROUP_ROWS = 65_536  # rows in a row group, about 3 MiB in memory: what readers skip by, too
 CODEC = "zstd"
 SHARED = ("model", "version", "cohort", "start", "seconds", "windows", "rows", "noise_sd", "epsilon", "delta")  # by all bins of a window
 SCHEMA = pa.schema(
@@ -25,18 +25,18 @@ SCHEMA = pa.schema(
         ("cohort", pa.dictionary(pa.int32(), pa.string())),
         ("start", pa.timestamp("s", tz="UTC")),
         ("seconds", pa.int64()),
-        ("windows", pa.int64()),  # of nodes, added up
-        ("rows", pa.int64()),  # about so many, from the noisy counts
+        ("windows", pa.int64()),  # how many nodes' windows, added up
+        ("rows", pa.int64()),  # about how many, from the noisy counts
         ("signal", pa.dictionary(pa.int32(), pa.string())),
         ("kind", pa.dictionary(pa.int32(), pa.string())),
         ("bin", pa.int32()),  # in the manifest's order; the last of a signal is "other"
         ("lower", pa.float64()),  # a numeric bin holds lower <= x < upper; null where it has no end, and of "other"
         ("upper", pa.float64()),
-        ("category", pa.dictionary(pa.int32(), pa.string())),  # of a categorical bin; null of "other"
+        ("category", pa.dictionary(pa.int32(), pa.string())),  # what a categorical bin counts; null for "other"
         ("other", pa.bool_()),
         ("count", pa.int64()),  # with its noise: it may be below zero
-        ("expected", pa.float64()),  # of so many rows, by the reference
-        ("noise_sd", pa.float64()),  # of the count
+        ("expected", pa.float64()),  # rows that the reference expects
+        ("noise_sd", pa.float64()),  # the count's
         ("epsilon", pa.float64()),  # what one record in one window is promised
         ("delta", pa.float64()),
         ("calibrated", pa.bool_()),  # counts are differences from nodes' own baselines, of which zero is expected
@@ -55,7 +55,7 @@ class Writer:
         self.rows = 0
 
     def add(self, window: MergedWindow) -> None:
-        """One merged window more."""
+        """Add one merged window."""
         shared = {name: getattr(window, name) for name in SHARED}
         for signal in window.signals:
             bins = len(signal.counts)
@@ -105,7 +105,7 @@ class Writer:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Writer]:
-    """A file to write; durable and in its place when the block ends well, without a trace when it does not.
+    """Open a file to write; durable and in its place when the block ends well, without a trace when it does not.
 
     Raises:
         Refused: the folder cannot be written to.

@@ -1,4 +1,4 @@
-"""What the hub's database says, as frozen values. Knows no SQL."""
+"""Holds the rows of the hub's database as frozen values. Knows no SQL."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hub.core.drift import intervals
+from hub.core.drift.intervals import Sums
+from hub.core.drift.subgroups import Subgroups
+from hub.core.drift.windows import Interval
+from hub.core.rollouts.commands import Command
 from schemas.analytics_messages import Alert
+from schemas.errors import Refused
 
+INTERVAL_KEY = ("release", "cohort", "start", "seconds", "calibrated")  # the columns that name an interval, in every table that has them
 Status = Literal["online", "disconnected", "lost"]
 CommandState = Literal["open", "done", "refused"]
 
@@ -46,7 +53,7 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class EarlyReceiptRow:
-    """A receipt, not verified, that came before its node had said what its key is."""
+    """A receipt, not verified, that came before its node had reported its key."""
 
     id: int
     node: str
@@ -56,13 +63,13 @@ class EarlyReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """An operator's command; `kind` and `body` are those of hub.core.rollouts.rollout. `text` says how it ended, `code` why not."""
+    """An operator's command; a refusal in its place where it cannot be read. `text` says how it ended, `code` why it was refused."""
 
     id: int
     at: int
     kind: str
     model: str
-    body: str
+    command: Command | Refused
     state: CommandState
     code: str
     text: str
@@ -137,9 +144,24 @@ class IntervalRow:
 
     @property
     def key(self) -> dict[str, Any]:
-        """By which it is found."""
-        names = ("release", "cohort", "start", "seconds", "calibrated")
-        return {name: getattr(self, name) for name in names}
+        """Return the columns by which it is found."""
+        return {name: getattr(self, name) for name in INTERVAL_KEY}
+
+    @property
+    def sums(self) -> Sums:
+        """Return its windows, added up."""
+        counts, groups = np.array(self.counts, np.int64), np.frombuffer(self.subgroups, np.int64)
+        return Sums(self.windows, self.rows, self.reference_rows, self.noise_units, counts, groups, self.late)
+
+    @property
+    def interval(self) -> Interval:
+        """Return all of its windows, added up, as the core takes them."""
+        return intervals.interval(self.sums, model=self.model, **self.key)
+
+    @property
+    def groups(self) -> Subgroups:
+        """Return its windows by sub-group."""
+        return intervals.subgroups(self.sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +187,9 @@ class CountedRow:
     seconds: int
     calibrated: bool
     part: str
+
+
+Learnt = tuple[StreamRow, CountedRow]  # a stream after an interval, and what of the interval it has counted
 
 
 @dataclass(frozen=True, slots=True)

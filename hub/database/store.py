@@ -1,4 +1,4 @@
-"""What the hub remembers, in SQL: nodes, receipts, commands, rollouts, intervals, alerts, refusals, what it retains, and events to watch.
+"""Keeps what the hub remembers, in SQL: nodes, receipts, commands, rollouts, intervals, alerts, refusals, retained payloads, events.
 
 SQLite in WAL for one machine, PostgreSQL by URL for more. The hub's loop and the operator's commands are processes of their own over one
 database. Every method is one transaction, durable when it returns. Knows no topic, no broker and no policy.
@@ -6,25 +6,32 @@ database. Every method is one transaction, durable when it returns. Knows no top
 
 import json
 import time
+from array import array
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Connection, Integer, delete, func, insert, select, update
+import numpy as np
+from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, select, update
 
-from hub.database import intervals, streams, tables
+from hub.core.drift.intervals import Sums, add_up, merge
+from hub.core.rollouts import commands
+from hub.core.rollouts.commands import Command
+from hub.database import migrations, tables
 from hub.database.connection import Database
 from hub.database.connection import fields as _fields
 from hub.database.connection import inserted as _inserted
 from hub.database.connection import put as _put
 from hub.database.connection import where as _where
 from hub.database.rows import (
+    INTERVAL_KEY,
     AlertRow,
     CommandRow,
     EarlyReceiptRow,
     EventRow,
     IntervalRow,
+    Learnt,
     NodeRow,
     ReceiptRow,
     RefusalRow,
@@ -51,7 +58,16 @@ __all__ = [
     "WindowRow",
 ]
 
-STREAM_SECONDS = 35 * 86_400  # a stream of which nothing came for so long is over, and counts no longer among the others
+STREAM_SECONDS = 35 * 86_400  # a stream that got nothing for this long is over, and counts no longer among the others
+
+
+IntervalKey = tuple[bytes, str, int, int, bool]  # the values of INTERVAL_KEY
+_SUMS = ("windows", "rows", "reference_rows", "noise_units", "late", "last_at", "counts", "subgroups")
+_GROW = (
+    update(tables.intervals)
+    .where(*[tables.intervals.c[name] == bindparam(f"its_{name}") for name in INTERVAL_KEY])
+    .values({name: bindparam(name) for name in _SUMS})
+)
 
 
 class Store:
@@ -79,9 +95,7 @@ class Store:
         """Make the tables that are missing, and take over those of earlier versions; for the hub, which holds its fleet's lock."""
         self.database.create(tables.metadata)
         with self.database.write() as db:
-            intervals.take_over(db)
-            intervals.take_over_drifts(db)
-            intervals.take_over_newest(db)
+            migrations.take_over(db)
 
     def close(self) -> None:
         """Release the database."""
@@ -90,11 +104,11 @@ class Store:
     # Nodes
 
     def upsert_node(self, row: NodeRow) -> None:
-        """Keep what a node said of itself."""
+        """Keep a node's report of itself."""
         self.upsert_nodes([row])
 
     def upsert_nodes(self, rows: Sequence[NodeRow]) -> None:
-        """Keep what nodes said of themselves; a change of status is an event."""
+        """Keep nodes' reports of themselves; a change of status is an event."""
         with self._write() as db:
             for row in rows:
                 before = db.execute(select(tables.nodes.c.status).where(tables.nodes.c.node == row.node)).scalar()
@@ -103,19 +117,15 @@ class Store:
                     self._event(db, "node", f"node {row.node} is {row.status}", {"node": row.node, "status": row.status})
 
     def node(self, node_id: str) -> NodeRow | None:
-        """One node."""
+        """Return one node."""
         found = self._rows(NodeRow, select(tables.nodes).where(tables.nodes.c.node == node_id))
         return found[0] if found else None
 
     def nodes(self) -> list[NodeRow]:
-        """Every node, by name."""
+        """Return every node, by name."""
         return self._rows(NodeRow, select(tables.nodes).order_by(tables.nodes.c.node))
 
     # Receipts
-
-    def add_receipt(self, row: ReceiptRow) -> bool:
-        """Keep a verified receipt; False when it is here already."""
-        return self.add_receipts([row])[0]
 
     def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[bool]:
         """Keep verified receipts, all in one transaction; False for those that are here already."""
@@ -142,7 +152,7 @@ class Store:
         return fresh
 
     def receipts(self, model: str | None = None, node: str | None = None, limit: int | None = None) -> list[ReceiptRow]:
-        """Receipts, the newest first."""
+        """Return receipts, the newest first."""
         query = select(tables.receipts).order_by(tables.receipts.c.received_at.desc(), tables.receipts.c.sequence.desc())
         if model is not None:
             query = query.where(tables.receipts.c.model == model)
@@ -151,7 +161,7 @@ class Store:
         return self._rows(ReceiptRow, query.limit(limit))
 
     def add_early_receipt(self, node: str, sealed: bytes, *, at_most: int) -> bool:
-        """Keep a receipt until its node's key is known; False when so many wait already."""
+        """Keep a receipt until its node's key is known; False when `at_most` wait already."""
         with self._write() as db:
             if int(db.execute(select(func.count()).select_from(tables.early_receipts)).scalar() or 0) >= at_most:
                 return False
@@ -159,25 +169,26 @@ class Store:
         return True
 
     def early_receipts(self) -> list[EarlyReceiptRow]:
-        """What waits, oldest first."""
+        """Return what waits, oldest first."""
         return self._rows(EarlyReceiptRow, select(tables.early_receipts).order_by(tables.early_receipts.c.id))
 
     def drop_early_receipt(self, row_id: int) -> None:
-        """It waits no more."""
+        """Drop a receipt that waits no more."""
         with self._write() as db:
             db.execute(delete(tables.early_receipts).where(tables.early_receipts.c.id == row_id))
 
     # Commands
 
-    def add_command(self, kind: str, model: str, body_json: str = "{}") -> int:
-        """Ask the hub for something; it answers within a second or two of running."""
+    def add_command(self, model: str, command: Command) -> int:
+        """Queue a command for the hub; it answers within a second or two of running."""
+        asked = {"kind": commands.kind_of(command), "body": commands.body_of(command)}
         with self._write() as db:
-            values = {"at": self._now(), "kind": kind, "model": model, "body": body_json, "state": "open", "code": "", "text": ""}
+            values = {"at": self._now(), "model": model, **asked, "state": "open", "code": "", "text": ""}
             return _inserted(db, tables.commands, values)
 
     def open_commands(self) -> list[CommandRow]:
-        """What waits for the hub, oldest first."""
-        return self._rows(CommandRow, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
+        """Return what waits for the hub, oldest first."""
+        return self._rows(_command_row, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
 
     def finish_command(self, command_id: int, ok: bool, text: str, code: str = "") -> None:
         """Answer a command; `code` is the refusal's where it was refused."""
@@ -186,18 +197,18 @@ class Store:
             db.execute(update(tables.commands).where(tables.commands.c.id == command_id).values(values))
 
     def command(self, command_id: int) -> CommandRow | None:
-        """One command."""
-        found = self._rows(CommandRow, select(tables.commands).where(tables.commands.c.id == command_id))
+        """Return one command."""
+        found = self._rows(_command_row, select(tables.commands).where(tables.commands.c.id == command_id))
         return found[0] if found else None
 
     # Rollouts
 
     def rollout_rows(self) -> list[RolloutRow]:
-        """The controller's working state, a row a model."""
+        """Return the controller's working state, a row a model."""
         return self._rows(RolloutRow, select(tables.rollouts).order_by(tables.rollouts.c.model))
 
     def put_rollout_row(self, row: RolloutRow, happened: str = "") -> None:
-        """Keep the working state; `happened` is a sentence for whoever watches, where something did."""
+        """Keep the working state; `happened` is a sentence for those who watch, where something did."""
         with self._write() as db:
             _put(db, tables.rollouts, {"model": row.model}, _fields(row))
             if happened:
@@ -205,29 +216,38 @@ class Store:
 
     # Windows
 
-    def add_window(self, window_id: bytes, **fields: Any) -> bool:
-        """Add a window to its interval (fields of `WindowRow`); False when its id was seen."""
-        return self.add_windows([WindowRow(window_id, **fields)])[0]
-
     def add_windows(self, rows: Sequence[WindowRow]) -> list[bool]:
         """Add windows to their intervals, all in one transaction; False for those whose id was seen."""
         with self._write() as db:
-            return intervals.add_windows(db, rows, self._now())
+            ids = [row.id for row in rows]
+            seen = set(db.execute(select(tables.windows_seen.c.id).where(tables.windows_seen.c.id.in_(ids))).scalars())
+            fresh: list[bool] = []
+            members: dict[IntervalKey, list[WindowRow]] = {}
+            for row in rows:
+                fresh.append(row.id not in seen)
+                if fresh[-1]:
+                    seen.add(row.id)
+                    members.setdefault((row.release, row.cohort, row.start, row.seconds, row.calibrated), []).append(row)
+            new = [{"id": row.id, "at": self._now()} for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
+            if new:
+                db.execute(insert(tables.windows_seen), new)
+                _add_to_intervals(db, members, self._now())
+        return fresh
 
     def intervals(self, model: str, since: int | None = None) -> list[IntervalRow]:
-        """A model's intervals that started at `since` or later, oldest first."""
+        """Return a model's intervals that started at `since` or later, oldest first."""
         table = tables.intervals
         query = select(table).where(table.c.model == model).order_by(table.c.start, table.c.cohort)
         return self._intervals(query if since is None else query.where(table.c.start >= since))
 
     def unsettled_intervals(self, before: int) -> list[IntervalRow]:
-        """Intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
+        """Return intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
         table = tables.intervals
         query = select(table).where(table.c.windows > table.c.tested_windows, table.c.last_at <= before)
         return self._intervals(query.order_by(table.c.start))
 
     def count_open_intervals(self) -> dict[tuple[str, str], int]:
-        """How many intervals every (model, cohort) has that were not tested yet; 0 where all were."""
+        """Return how many intervals every (model, cohort) has that were not tested yet; 0 where all were."""
         table = tables.intervals
         untested = func.sum((table.c.windows > table.c.tested_windows).cast(Integer))
         with self._read() as db:
@@ -240,14 +260,14 @@ class Store:
         *,
         alarmed: bool,
         drift: Drift | None = None,
-        learnt: streams.Learnt | None = None,
+        learnt: Learnt | None = None,
         left: int | None = None,
         newest: bool = False,
     ) -> None:
-        """Say that an interval was tested with the windows that `row` has.
+        """Mark an interval as tested with the windows that `row` has.
 
         With its result, and what its stream has learnt of it, unless too few nodes were heard. That only `left` windows are left to be
-        tested is remembered, so that nobody shows the whole. `newest`: the result is retained on its model's topic.
+        tested is remembered, so that the whole is not shown. `newest`: the result is retained on its model's topic.
         """
         with self._write() as db:
             values = {"tested_windows": row.windows, "alarmed": alarmed}
@@ -258,33 +278,37 @@ class Store:
             if drift is not None:
                 self._drift(db, drift)
                 if newest:
-                    intervals.put_newest(db, drift, self._now())
+                    newest_row = {"model": drift.model, "tested_at": self._now(), "body": drift.model_dump_json()}
+                    _put(db, tables.newest_drifts, {"model": drift.model}, newest_row)
             if learnt is not None:
-                streams.keep(db, *learnt, now=self._now())
+                stream, counted = learnt
+                _put(db, tables.streams, {"release": stream.release, "cohort": stream.cohort}, _fields(stream))
+                values = _fields(counted)
+                key = {name: value for name, value in values.items() if name != "part"}
+                _put(db, tables.counted, key, {**values, "at": self._now()})
 
     def counted(self, release: bytes, cohort: str, start: int, seconds: int, *, calibrated: bool) -> str | None:
-        """What its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
+        """Return what its stream has counted of an interval, as `mark_tested` was given it; None where it has counted nothing."""
+        key = {"release": release, "cohort": cohort, "start": start, "seconds": seconds, "calibrated": calibrated}
         with self._read() as db:
-            return streams.counted_of(db, release=release, cohort=cohort, start=start, seconds=seconds, calibrated=calibrated)
+            found: str | None = db.execute(_where(select(tables.counted.c.part), tables.counted, key)).scalar()
+        return found
 
     def streams(self) -> list[StreamRow]:
-        """Every release in every cohort that was tested within the time for which late windows are taken."""
-        with self._read() as db:
-            return streams.since(db, self._now() - STREAM_SECONDS)
+        """Return every release in every cohort that was tested within the time for which late windows are taken."""
+        table = tables.streams.c
+        query = select(tables.streams).where(table.at >= self._now() - STREAM_SECONDS).order_by(table.model, table.cohort)
+        return self._rows(StreamRow, query)
 
     def _intervals(self, query: Any) -> list[IntervalRow]:
         with self._read() as db:
-            return intervals.interval_rows(db, query)
+            rows = db.execute(query).mappings().all()
+        return [IntervalRow(**{**row, "counts": tuple(array("q", row["counts"]))}) for row in rows]
 
     # Insights and alerts
 
-    def put_drift(self, drift: Drift) -> None:
-        """Keep the newest test of an interval."""
-        with self._write() as db:
-            self._drift(db, drift)
-
     def drifts(self, model: str | None = None, limit: int | None = None, *, of_signals: bool = False) -> list[Drift]:
-        """Tested intervals, the newest interval first; `of_signals`: none that are about accuracy."""
+        """Return tested intervals, the newest interval first; `of_signals`: none that are about accuracy."""
         table = tables.drifts.c
         query = select(table.body).order_by(table.start.desc(), table.cohort, table.calibrated.desc())
         if model is not None:
@@ -303,7 +327,7 @@ class Store:
             return [Drift.model_validate_json(body) for body in found]
 
     def alerts_of(self, kind: str) -> list[Alert]:
-        """Every alert of a kind that is kept."""
+        """Return every alert of a kind that is kept."""
         with self._read() as db:
             found = db.execute(select(tables.alerts.c.body).where(tables.alerts.c.kind == kind)).scalars()
             return [Alert.model_validate_json(body) for body in found]
@@ -333,7 +357,7 @@ class Store:
             return _inserted(db, tables.alerts, values)
 
     def alerts(self, limit: int = 100, since_id: int = 0) -> list[AlertRow]:
-        """Alerts after `since_id`, oldest first; the newest `limit` of them."""
+        """Return alerts after `since_id`, oldest first; the newest `limit` of them."""
         table = tables.alerts
         with self._read() as db:
             rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
@@ -346,7 +370,7 @@ class Store:
             self._event(db, "refusal", f"{topic}: {reason} [{code}]", {"topic": topic[:256], "code": code, "reason": reason})
 
     def refusals(self, limit: int = 100, since_id: int = 0) -> list[RefusalRow]:
-        """Refusals after `since_id`, oldest first; the newest `limit` of them."""
+        """Return refusals after `since_id`, oldest first; the newest `limit` of them."""
         table = tables.refusals
         rows = self._rows(RefusalRow, select(table).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit))
         return rows[::-1]
@@ -354,31 +378,16 @@ class Store:
     # What the broker holds for us
 
     def retained(self) -> list[RetainedRow]:
-        """Every payload that we had the broker retain, the oldest expiry first."""
+        """Return every payload that we had the broker retain, the oldest expiry first."""
         return self._rows(RetainedRow, select(tables.retained).order_by(tables.retained.c.expires_at))
 
-    def put_retained(self, digest: bytes, size_bytes: int, expires_at: int) -> None:
-        """Note a payload before the broker gets it to retain."""
-        with self._write() as db:
-            _put_retained(db, digest, size_bytes, expires_at)
-
-    def drop_retained(self, digests: Sequence[bytes]) -> None:
-        """These were cleared."""
-        with self._write() as db:
-            db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(digests))))
-
     def forget_retained(self) -> None:
-        """The broker lost everything."""
+        """Forget all retained payloads, since the broker lost everything."""
         with self._write() as db:
             db.execute(delete(tables.retained))
 
-    def count_publish(self, digest: bytes, size_bytes: int) -> None:
-        """One more publish of a payload."""
-        with self._write() as db:
-            _count(db, digest, size_bytes)
-
     def note_sends(self, sends: Sequence[tuple[bytes, int, int | None]], cleared: Sequence[bytes]) -> None:
-        """All that one turn of the block server sends, in one transaction: (digest, bytes, expires_at or None), and what it clears."""
+        """Note what one turn of the block server sends and clears, in one transaction; sends are (digest, bytes, expires_at or None)."""
         with self._write() as db:
             for digest, size_bytes, expires_at in sends:
                 _count(db, digest, size_bytes)
@@ -388,7 +397,7 @@ class Store:
                 db.execute(delete(tables.retained).where(tables.retained.c.digest.in_(list(cleared))))
 
     def publish_counts(self, digests: Sequence[bytes] | None = None) -> dict[bytes, int]:
-        """How often each payload was published."""
+        """Return how often each payload was published."""
         query = select(tables.publishes.c.digest, tables.publishes.c.count)
         if digests is not None:
             query = query.where(tables.publishes.c.digest.in_(list(digests)))
@@ -398,30 +407,35 @@ class Store:
     # Events
 
     def add_event(self, kind: str, text: str, body: Mapping[str, Any] | None = None) -> None:
-        """Something for whoever watches."""
+        """Keep an event, for programs and people who watch."""
         with self._write() as db:
             self._event(db, kind, text, body or {})
 
     def events(self, since_id: int = 0, limit: int = 1000) -> list[EventRow]:
-        """Events after `since_id`, oldest first."""
+        """Return events after `since_id`, oldest first."""
         query = select(tables.events).where(tables.events.c.id > since_id).order_by(tables.events.c.id).limit(limit)
         with self._read() as db:
             return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in db.execute(query).mappings()]
 
     def last_event_id(self) -> int:
-        """Where the events end at present."""
+        """Return the newest event's id."""
         with self._read() as db:
             return int(db.execute(select(func.max(tables.events.c.id))).scalar() or 0)
 
     def prune(self, *, events_kept: int = 100_000, ids_days: int = 35, intervals_days: int = 400, told_days: int = 400) -> None:
-        """Forget what nobody asks for any more.
+        """Forget what is no longer asked for.
 
         Ids of long-gone windows, intervals that were tested, drifts, alerts and refusals that are so old, and all but the newest events.
         """
         day, now = 24 * 3600, self._now()
         with self._write() as db:
-            intervals.prune(db, seen_before=now - ids_days * day, tested_before=now - intervals_days * day)
-            streams.forget(db, now - ids_days * day)
+            table, withheld, tested_before = tables.intervals, tables.withheld, now - intervals_days * day
+            db.execute(delete(tables.windows_seen).where(tables.windows_seen.c.at < now - ids_days * day))
+            db.execute(delete(table).where(table.c.last_at < tested_before, table.c.windows <= table.c.tested_windows))
+            kept = select(table.c.start).where(*(withheld.c[name] == table.c[name] for name in INTERVAL_KEY))
+            db.execute(delete(withheld).where(~kept.exists()))
+            for table in (tables.counted, tables.streams):  # streams and counts to which no window can come any more
+                db.execute(delete(table).where(table.c.at < now - ids_days * day))
             for table in (tables.drifts, tables.newest_drifts):
                 db.execute(delete(table).where(table.c.tested_at < now - told_days * day))
             db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - told_days * day))
@@ -445,6 +459,62 @@ class Store:
 
     def _rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
         return self.database.rows(kind, query)
+
+
+def _add_to_intervals(db: Connection, members: Mapping[IntervalKey, Sequence[WindowRow]], now: int) -> None:
+    known = _known_intervals(db, members)
+    added: list[dict[str, Any]] = []
+    grown: list[dict[str, Any]] = []
+    for key, those in members.items():
+        sums, found = add_up(those, [row.group for row in those]), known.get(key)
+        if found is not None:
+            sums = merge(_sums(found), sums, tested=found["tested_windows"] > 0)
+        values = {
+            "windows": sums.windows,
+            "rows": sums.rows,
+            "reference_rows": sums.reference_rows,
+            "noise_units": sums.noise_units,
+            "late": sums.late,
+            "last_at": now,
+            "counts": sums.counts.tobytes(),
+            "subgroups": sums.groups.tobytes(),
+        }
+        if found is None:
+            fields = dict(zip(INTERVAL_KEY, key, strict=True))
+            added.append({**fields, **values, "model": those[0].model, "tested_windows": 0, "alarmed": False})
+        else:
+            grown.append({**{f"its_{name}": part for name, part in zip(INTERVAL_KEY, key, strict=True)}, **values})
+    if added:
+        db.execute(insert(tables.intervals), added)
+    if grown:
+        db.execute(_GROW, grown)
+
+
+def _sums(found: Mapping[str, Any]) -> Sums:
+    counts, groups = np.frombuffer(found["counts"], np.int64), np.frombuffer(found["subgroups"], np.int64)
+    return Sums(found["windows"], found["rows"], found["reference_rows"], found["noise_units"], counts, groups, found["late"])
+
+
+def _known_intervals(db: Connection, keys: Iterable[IntervalKey]) -> dict[IntervalKey, Mapping[str, Any]]:
+    """Return those of the intervals that there are already, with one query for each cohort."""
+    table = tables.intervals
+    starts: dict[tuple[bytes, str], set[int]] = {}
+    for release, cohort, start, _, _ in keys:
+        starts.setdefault((release, cohort), set()).add(start)
+    found: dict[IntervalKey, Mapping[str, Any]] = {}
+    for (release, cohort), mine in starts.items():
+        here = (table.c.release == release) & (table.c.cohort == cohort) & table.c.start.in_(sorted(mine))
+        for row in db.execute(select(table).where(here)).mappings():
+            found[release, cohort, row["start"], row["seconds"], bool(row["calibrated"])] = dict(row)
+    return found
+
+
+def _command_row(*, kind: str, body: str, **columns: Any) -> CommandRow:
+    try:
+        command: Command | Refused = commands.read(kind, body)
+    except Refused as refusal:  # for the hub to answer with; the other commands are still read
+        command = refusal
+    return CommandRow(kind=kind, command=command, **columns)
 
 
 def _put_retained(db: Connection, digest: bytes, size_bytes: int, expires_at: int) -> None:

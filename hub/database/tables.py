@@ -1,4 +1,4 @@
-"""The hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
+"""Declares the hub's tables, in SQL that SQLite and PostgreSQL both speak. Times are whole seconds since 1970, UTC."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _serial = BigInteger().with_variant(Integer, "sqlite")
 
 
 def _interval_key() -> tuple[Column[Any], ...]:
-    """What names an interval, wherever something is kept of one: `hub.intervals.KEY`."""
+    """Return the columns that name an interval, in every table that has them: `hub.database.rows.INTERVAL_KEY`."""
     return (
         Column("release", LargeBinary(32), primary_key=True),
         Column("cohort", String(64), primary_key=True),
@@ -116,7 +116,7 @@ windows_seen = Table(
 _UNSETTLED = text("windows > tested_windows")
 
 intervals = Table(
-    "merged_intervals",  # a first hub's table `intervals` did not tell calibrated windows apart; hub/database/intervals.py takes it over
+    "merged_intervals",  # a first hub's table `intervals` did not keep calibrated windows apart; hub/database/migrations.py takes it over
     metadata,
     *_interval_key(),
     Column("model", String(64), nullable=False, index=True),
@@ -144,7 +144,7 @@ withheld = Table(
 )
 
 drifts = Table(
-    "drift_tests",  # earlier tables did not tell calibrated windows apart, nor accuracy; hub/database/intervals.py takes them over
+    "drift_tests",  # earlier tables did not keep calibrated windows apart, nor accuracy; hub/database/migrations.py takes them over
     metadata,
     Column("model", String(64), primary_key=True),
     Column("version", String(64), primary_key=True),
@@ -284,7 +284,7 @@ certificates = Table(
     Column("revoked_at", BigInteger, index=True),
 )
 
-# Who is told of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.
+# Receivers of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.
 receivers = Table(
     "receivers",
     metadata,

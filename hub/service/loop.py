@@ -1,4 +1,4 @@
-"""The hub's one loop: an inbox of events, the parts that handle them, a clock that ticks.
+"""Runs the hub's one loop: an inbox of events, the parts that handle them, a clock that ticks.
 
 One thread owns everything; paho's network thread only puts events into the inbox. What waits there is bounded
 (hub/service/broker/inbox.py), and a turn takes a share of every lane of it, so that no sender keeps operators or other nodes waiting. What
@@ -66,22 +66,24 @@ E = TypeVar("E", WindowArrived, ReceiptArrived)
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_WINDOWS = 1024  # become durable together
 AT_ONCE = {"want": 16, "receipt": 64, "telemetry": BATCH_WINDOWS}  # messages of a lane between two looks at the clock; of others 4
-LANE_SECONDS = 0.08  # of a turn for each lane: a flood in one must neither keep the others from theirs nor operators from an answer
-GATHER_SECONDS = 0.02  # windows wait so long for more: what they cost is the sync of the disk, and nobody waits for them
+LANE_SECONDS = 0.08  # each lane's share of a turn: a flood in one must neither keep the others from theirs nor operators from an answer
+GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the sync of the disk, and nothing waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
-SETTLE_SECONDS = 1.0  # of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
+SETTLE_SECONDS = (
+    1.0  # the share of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
+)
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY = Backoff(0.2, 30.0)
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
 
 
 def database_url(directory: Path, settings: HubSettings) -> str:
-    """Where a fleet's database is; the operator's commands open the same one."""
+    """Return where a fleet's database is; the operator's commands open the same one."""
     return settings.database_url or f"sqlite:///{directory / 'hub.sqlite'}"
 
 
 class Service:
-    """One hub. While it runs, `hub.ready` in the fleet's folder says who it is and where its broker is, for scripts."""
+    """One hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts."""
 
     def __init__(
         self,
@@ -193,7 +195,7 @@ class Service:
 
     @property
     def broker_url(self) -> str:
-        """Where the broker is."""
+        """Return where the broker is."""
         return self._broker.url if self._broker is not None else self._settings.broker_url
 
     def run(self, stop: threading.Event) -> None:
@@ -242,17 +244,17 @@ class Service:
             self._read()
             self._tick()
         except Unreachable as error:
-            log.error("store.unreachable", reason=str(error))
+            log.error("store.failed", reason=str(error))
             self._drop()
         except Refused as refusal:
             log.error("disk.full", code=str(refusal.code), reason=refusal.reason)
             self._drop()
-        except Exception:  # a bug of ours between messages: told, and tried again, for half a hub serves a fleet better than none
+        except Exception:  # a bug of ours between messages: logged, and tried again, for half a hub serves a fleet better than none
             log.exception("turn.failed")
             self._drop()
 
     def _read(self) -> None:
-        """A share of every lane, so that all of them go on whatever fills one. What is not taken waits where it is bounded."""
+        """Read a share of every lane, so that all of them go on whatever fills one. What is not taken waits where it is bounded."""
         due = self._wants.due_seconds if self._online else None
         began = self._monotonic()
         self._inbox.wait(TURN_SECONDS if due is None else min(TURN_SECONDS, due))
@@ -260,7 +262,7 @@ class Service:
         lost = self._inbox.lost()
         if lost is not None:
             self._link.ack_all(lost.unacknowledged)
-        self._floods.tell(lost)
+        self._floods.report(lost)
         self._gather()
         for event in self._inbox.events():
             self._handle(self._link.parse(event))
@@ -299,7 +301,7 @@ class Service:
             self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, told_days=days.told_days)
 
     def _work(self, tick: Callable[[], object]) -> None:
-        """One part's turn; what it refuses (a repository that somebody has damaged) must not keep the others from theirs."""
+        """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""
         try:
             tick()
         except Refused as refusal:
@@ -308,7 +310,7 @@ class Service:
             log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
-        """All windows in one transaction, acknowledged in one write, and so all receipts; the rest one by one."""
+        """Handle all windows in one transaction, acknowledged in one write, and so all receipts; the rest one by one."""
         windows = [event for event in events if isinstance(event, WindowArrived)]
         if windows:
             self._take_many(windows, self._ingest.windows)
@@ -360,7 +362,7 @@ class Service:
                 raise  # nothing is wrong with the message
             self._notes.refusal(refusal, message.topic)
         except Exception:
-            log.exception("message.bug", topic=message.topic, bytes=len(message.payload))
+            log.exception("message.failed", topic=message.topic, bytes=len(message.payload))
         self._link.ack(message)
 
     def _take_many(self, events: Sequence[E], take: Callable[[Sequence[E]], None]) -> None:
@@ -369,14 +371,14 @@ class Service:
         except (Unreachable, Refused):
             raise
         except Exception:  # one of them is a bug of ours: the others must not suffer for it
-            log.exception("batch.bug", kind=type(events[0]).__name__, messages=len(events))
+            log.exception("batch.failed", kind=type(events[0]).__name__, messages=len(events))
             for event in events:
                 try:
                     take([event])
                 except (Unreachable, Refused):
                     raise
                 except Exception:
-                    log.exception("message.bug", topic=event.message.topic, bytes=len(event.message.payload))
+                    log.exception("message.failed", topic=event.message.topic, bytes=len(event.message.payload))
         self._link.ack_all(event.message for event in events)
 
     # The broker
@@ -413,7 +415,7 @@ class Service:
         self._online, self._retry_at = False, self._monotonic() + wait.wait_seconds(self._rng.random())
 
     def _drop(self) -> None:
-        """What was not acknowledged has to come again, after a while."""
+        """Drop the connection, so that what was not acknowledged comes again after a while."""
         if self._online:
             self._link.drop()
             self._disconnected()
@@ -423,11 +425,11 @@ class Service:
 
     def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         if not self._online:
-            return  # it stands in the store, and the newest drift is said again to a broker that has none
+            return  # it is in the store, and the newest drift is published again to a broker that has none
         try:
             self._link.say_insight(document, retain=retain)
         except Unreachable as error:
-            log.warning("insight.not_said", reason=str(error))
+            log.warning("insight.failed", reason=str(error))
 
     def _say_ready(self) -> None:
         facts = {
@@ -442,7 +444,7 @@ class Service:
 
 
 def _locked(directory: Path) -> IO[str]:
-    """One hub a folder: two would sign against each other.
+    """Lock the folder for one hub: two would sign against each other.
 
     Raises:
         Refused: another one runs.

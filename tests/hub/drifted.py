@@ -11,7 +11,7 @@ import numpy as np
 from hub.core.drift.accuracy import stream_of
 from hub.core.publish.baseline import SignalSpec, build_baseline
 from hub.core.publish.noise import sigma2_for
-from hub.database.store import Store
+from hub.database.store import Store, WindowRow
 from hub.publish.block_store import BlockStore
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.release_lookup import Releases
@@ -118,18 +118,22 @@ class Days:
             )
             noise = np.round(self.rng.normal(0, math.sqrt(manifest.privacy.sigma2), len(counts))).astype(int)
             self.sent += 1
-            self.store.add_window(
-                self.sent.to_bytes(16, "big"),
-                release=sha256(codec.encode(manifest)),
-                model="delay",
-                cohort=cohort,
-                start=BEGIN + day * DAY,
-                seconds=DAY,
-                counts=[int(one) for one in (noise if calibrated else counts + noise)],
-                rows=rows,
-                calibrated=calibrated,
-                reference_rows=rows / 4 if calibrated else 0.0,
-                group=self.sent,
+            self.store.add_windows(
+                [
+                    WindowRow(
+                        self.sent.to_bytes(16, "big"),
+                        release=sha256(codec.encode(manifest)),
+                        model="delay",
+                        cohort=cohort,
+                        start=BEGIN + day * DAY,
+                        seconds=DAY,
+                        counts=[int(one) for one in (noise if calibrated else counts + noise)],
+                        rows=rows,
+                        calibrated=calibrated,
+                        reference_rows=rows / 4 if calibrated else 0.0,
+                        group=self.sent,
+                    )
+                ]
             )
 
     def label(self, manifest: Manifest, day: int, *, right: int, wrong: int, nodes: int = NODES, cohort: str = "nyc") -> None:
@@ -138,14 +142,18 @@ class Days:
         for _ in range(nodes):
             noise = np.round(self.rng.normal(0, math.sqrt(manifest.accuracy.privacy.sigma2), 3)).astype(int)
             self.sent += 1
-            self.store.add_window(
-                self.sent.to_bytes(16, "big"),
-                release=stream_of(sha256(codec.encode(manifest))),
-                model="delay",
-                cohort=cohort,
-                start=BEGIN + day * DAY,
-                seconds=DAY,
-                counts=[int(one) for one in np.array([wrong, right, 0]) + noise],
+            self.store.add_windows(
+                [
+                    WindowRow(
+                        self.sent.to_bytes(16, "big"),
+                        release=stream_of(sha256(codec.encode(manifest))),
+                        model="delay",
+                        cohort=cohort,
+                        start=BEGIN + day * DAY,
+                        seconds=DAY,
+                        counts=[int(one) for one in np.array([wrong, right, 0]) + noise],
+                    )
+                ]
             )
 
     def settle(self) -> None:

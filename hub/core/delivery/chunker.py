@@ -1,4 +1,4 @@
-"""Where a file is cut into blocks, so that the same content gives the same blocks in the next version. Knows bytes, not files.
+"""Cuts a file into blocks, so that the same content gives the same blocks in the next version. Knows bytes, not files.
 
 The weights of an ONNX file (a protobuf message), a safetensors file and a GGUF file are found by walking their formats, without building
 the model: only offsets are wanted, and a file may be larger than memory allows twice.
@@ -15,8 +15,8 @@ from schemas.limits import BLOCK_BYTES_MAX, KIB, MIB
 
 TENSOR_BYTES_MIN = 16 * KIB  # smaller tensors get no block of their own: thousands of them would make thousands of blocks
 GAP_BYTES_MIN = KIB  # between two tensors stand a name and a shape; so little travels with the end of the first
-FIELDS_MAX = 2_000_000  # of a file, in all messages; a stranger's file must not keep us busy for ever
-HEADER_BYTES_MAX = 32 * MIB  # of a safetensors file: a hundred thousand tensors
+FIELDS_MAX = 2_000_000  # fields of a file, in all messages; a stranger's file must not keep us busy for ever
+HEADER_BYTES_MAX = 32 * MIB  # the header of a safetensors file: a hundred thousand tensors
 GRAPHS_DEEP_MAX = 64  # graphs in branches of graphs
 
 _GRAPH, _FUNCTION = 7, 25  # onnx.proto: ModelProto
@@ -32,7 +32,7 @@ ONNX_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: 
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16", 17: "float8", 18: "float8", 19: "float8", 20: "float8",
     21: "int4", 22: "int4",
 }  # fmt: skip
-_TYPED_DTYPES = {4: "float32", 10: "float64"}  # of the fields other than raw data; varints are none
+_TYPED_DTYPES = {4: "float32", 10: "float64"}  # fields other than raw data; varints are none
 SAFETENSORS_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"} | {
     "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64"
 }  # fmt: skip
@@ -61,13 +61,8 @@ class _Malformed(ValueError):
     """The bytes do not follow the format, or have more fields than any model."""
 
 
-def tensor_spans(data: bytes | memoryview) -> list[Span]:
-    """Where each tensor's values stand in a model file, (offset, length) in bytes; empty when it is none."""
-    return [(tensor.offset, tensor.length) for tensor in tensors(data)]
-
-
 def tensors(data: bytes | memoryview) -> list[TensorSpan]:
-    """The tensors of an ONNX, safetensors or GGUF file in the order of their offsets; empty when it is none of these."""
+    """Return the tensors of an ONNX, safetensors or GGUF file in the order of their offsets; empty when it is none of these."""
     view = memoryview(data)
     steps = iter(range(FIELDS_MAX))
     try:
@@ -83,7 +78,7 @@ def tensors(data: bytes | memoryview) -> list[TensorSpan]:
 
 
 def cut(total_bytes: int, spans: Sequence[Span], *, known: Sequence[Span] = (), block_bytes_max: int = BLOCK_BYTES_MAX) -> list[Span]:
-    """Consecutive blocks that cover a file: (offset, length) in bytes, each at most `block_bytes_max`.
+    """Return consecutive blocks that cover a file: (offset, length) in bytes, each at most `block_bytes_max`.
 
     A block begins where a large tensor does, and inside one at multiples of the maximum; it ends with the tensor, or, when little
     stands before the next one, with that. What is `known` is a block of its own where it lies between these bounds, and overlaps
@@ -106,7 +101,7 @@ def cut(total_bytes: int, spans: Sequence[Span], *, known: Sequence[Span] = (), 
 
 
 def gaps(total_bytes: int, spans: Sequence[Span]) -> list[Span]:
-    """What stands between the large tensors and is cut apart from them: graphs, texts, metadata, small tensors."""
+    """Return what stands between the large tensors and is cut apart from them: graphs, texts, metadata, small tensors."""
     large = {span[0] for span in _large(total_bytes, spans)}
     return [(begin, end - begin) for begin, end in pairwise(_boundaries(total_bytes, spans)) if begin not in large]
 
@@ -151,7 +146,7 @@ def _onnx(view: memoryview, steps: Iterator[int]) -> list[TensorSpan]:
 
 
 def _onnx_node(view: memoryview, message: Span, found: list[TensorSpan], steps: Iterator[int]) -> list[Span]:
-    """The graphs in a node's attributes; the tensors there are added to those found, under the name of the node's first output."""
+    """Return the graphs in a node's attributes; the tensors there are added to those found, under the name of the node's first output."""
     name, attributes, graphs = "", [], []
     for number, begin, size in _fields(view, message, steps):
         if number == _OUTPUT and size >= 0 and not name:
@@ -184,7 +179,7 @@ def _onnx_tensor(view: memoryview, message: Span, name: str, steps: Iterator[int
 
 
 def _fields(view: memoryview, message: Span, steps: Iterator[int]) -> Iterator[tuple[int, int, int]]:
-    """The fields of one message, every one for one of `steps`: number, offset, length; or number, value, -1 of a varint."""
+    """Yield the fields of one message, every one for one of `steps`: number, offset, length; or number, value, -1 of a varint."""
     at, end = message[0], message[0] + message[1]
     while at < end:
         if next(steps, None) is None:
@@ -282,7 +277,7 @@ def _gguf_string(view: memoryview, at: int, steps: Iterator[int]) -> tuple[str, 
 
 
 def _gguf_skip(view: memoryview, at: int, kind: int, steps: Iterator[int]) -> int:
-    """Where the metadata behind a value begins."""
+    """Return where the metadata behind a value begins."""
     if kind == _GGUF_STRING:
         return _gguf_string(view, at, steps)[1]
     if kind != _GGUF_ARRAY:

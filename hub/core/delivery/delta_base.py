@@ -1,4 +1,4 @@
-"""Which blocks of its parent a file is like: those that stand in it verbatim, wherever, and for the others what a delta may be against.
+"""Finds the blocks of its parent that a file is like: those that are in it verbatim, and for the others what a delta may be against.
 
 Tensors are found again by their names. Everything else, a graph, a text, metadata, is found by its content: of each of the parent's blocks
 a few bytes are looked for at every offset of what stands between the tensors. Knows bytes, not files.
@@ -20,7 +20,7 @@ from schemas.names import sha256
 
 ANCHOR_BYTES = 8
 KNOWN_BYTES_MIN = 64  # a shorter block is not worth looking for
-ANCHOR_PLACES = 64  # of a block, at which an anchor is tried
+ANCHOR_PLACES = 64  # offsets in a block at which an anchor is tried
 ANCHOR_VALUES_MIN = 3  # distinct bytes of a word: zeros, and what alternates, stand at every offset of a run
 ANCHOR_BLOCKS_MAX = 8  # that one anchor stands for
 TRIES_MAX = 8  # verifications of a parent's block in vain: bytes that repeat must not cost the file's length times the block's
@@ -39,7 +39,7 @@ class Earlier:
 
     @property
     def total_bytes(self) -> int:
-        """Size of the file."""
+        """Return the size of the file."""
         return self.cuts[-1][0] + self.cuts[-1][1] if self.cuts else 0
 
 
@@ -80,23 +80,23 @@ def plan(
 
 
 def ancestor(likeness: Likeness, earlier: Earlier) -> Ancestor:
-    """What `hub.core.delivery.encode.encode_block` takes for a delta; without digests where the parent has nothing alike."""
+    """Return what `hub.core.delivery.encode.encode_block` takes for a delta; without digests where the parent has nothing alike."""
     return Ancestor(tuple(earlier.digests[number] for number in likeness.numbers), block_bytes(earlier, likeness), likeness.skip)
 
 
 def _overlaps(taken: Sequence[Span], offset: int, length: int) -> bool:
-    """Whether a span touches one of those taken, which are in order."""
+    """Return whether a span touches one of those taken, which are in order."""
     at = bisect_right(taken, (offset, 1 << 62))
     return (at > 0 and sum(taken[at - 1]) > offset) or (at < len(taken) and taken[at][0] < offset + length)
 
 
 def find_known(view: memoryview | bytes, tensors: Sequence[TensorSpan], earlier: Earlier) -> list[Match]:
-    """The parent's blocks that stand verbatim between the new file's large tensors, by offset; they do not overlap."""
+    """Return the parent's blocks that stand verbatim between the new file's large tensors, by offset; they do not overlap."""
     return Search(earlier).find(view, tensors)
 
 
 class Search:
-    """Looks for a parent's blocks. `steps` counts blocks that were considered at an offset, verified or not: at most so many an offset.
+    """Looks for a parent's blocks. `steps` counts blocks that were considered at an offset, verified or not, which is bounded.
 
     Bytes that repeat must not cost the file's length times the parent's: blocks of one content are looked for once, an anchor stands for
     few blocks, and a block that was verified in vain too often is looked for no more.
@@ -109,7 +109,7 @@ class Search:
         self.steps = 0
 
     def find(self, view: memoryview | bytes, tensors: Sequence[TensorSpan]) -> list[Match]:
-        """Those that stand verbatim between the large tensors, by offset; they do not overlap."""
+        """Return the blocks that stand verbatim between the large tensors, by offset; they do not overlap."""
         found: list[Match] = []
         for begin, length in gaps(len(view), [(one.offset, one.length) for one in tensors]):
             free, end = begin, begin + length
@@ -128,7 +128,7 @@ class Search:
         return found
 
     def _at(self, view: memoryview | bytes, at: int, word: int, free: int, end: int) -> Match | None:
-        """The block that one of its bytes, at this offset, belongs to."""
+        """Return the block that one of its bytes, at this offset, belongs to."""
         for number, place in self._anchors.get(word, ()):
             self.steps += 1
             size, start = self._earlier.cuts[number][1], at - place
@@ -148,7 +148,7 @@ class Search:
 def align(
     total_bytes: int, tensors: Sequence[TensorSpan], cuts: Sequence[Span], known: Sequence[Match], earlier: Earlier
 ) -> list[Likeness]:
-    """For each block what it is like in the parent; no numbers where the parent has nothing like it."""
+    """Return for each block what it is like in the parent; no numbers where the parent has nothing like it."""
     pairs = _pairs(tensors, earlier)
     begins = [one[0].offset for one in pairs]
     # Where both files are at the same point: before each piece they share, and behind it.
@@ -186,7 +186,7 @@ def align(
 
 
 def _pairs(tensors: Sequence[TensorSpan], earlier: Earlier) -> list[tuple[TensorSpan, TensorSpan]]:
-    """The large tensors that both files have, of one name, type and size, in the order of the new file."""
+    """Return the large tensors that both files have, of one name, type and size, in the order of the new file."""
     theirs: dict[tuple[str, str | None, int], list[TensorSpan]] = defaultdict(list)
     for tensor in earlier.tensors:
         theirs[tensor.name, tensor.dtype, tensor.length].append(tensor)
@@ -199,7 +199,7 @@ def _pairs(tensors: Sequence[TensorSpan], earlier: Earlier) -> list[tuple[Tensor
 
 
 def _covering(earlier: Earlier, offsets: Sequence[int], begin: int, end: int, at: int) -> Likeness:
-    """The parent's blocks that hold the bytes from `begin` to `end`; where they are too many, those next to `at`."""
+    """Return the parent's blocks that hold the bytes from `begin` to `end`; where they are too many, those next to `at`."""
     total = earlier.total_bytes
     begin = min(max(begin, 0), max(total - 1, 0))
     end = min(max(end, begin + 1), total)
@@ -216,7 +216,7 @@ def _covering(earlier: Earlier, offsets: Sequence[int], begin: int, end: int, at
 
 
 def _anchors(earlier: Earlier) -> dict[int, list[tuple[int, int]]]:
-    """A word of each of the parent's blocks that lie between its tensors: the blocks' numbers, and where in them it stands.
+    """Return a word of each of the parent's blocks that lie between its tensors: the blocks' numbers, and where in them it stands.
 
     Of a block whose words all repeat a byte or two there is none: it would be tried at every offset of a run, costs next to nothing
     anew, and a run that is cut at multiples of the maximum has blocks of one digest anyhow.
@@ -241,7 +241,7 @@ def _anchors(earlier: Earlier) -> dict[int, list[tuple[int, int]]]:
 
 
 def _places(view: memoryview | bytes, begin: int, end: int, anchors: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Every offset from `begin` at which one of the anchors stands, in order, and which."""
+    """Return every offset from `begin` at which one of the anchors stands, in order, and which."""
     words = np.sort(np.array(anchors, np.uint64))
     table = np.zeros(1 << 20, np.bool_)
     table[(words * _MIX) >> np.uint64(44)] = True
@@ -261,7 +261,7 @@ def _places(view: memoryview | bytes, begin: int, end: int, anchors: Sequence[in
 
 
 def block_bytes(earlier: Earlier, likeness: Likeness) -> bytes:
-    """What the parent's blocks of a likeness hold, joined; at most four blocks.
+    """Return what the parent's blocks of a likeness hold, joined; at most four blocks.
 
     A reader that has no such bytes raises what it raises.
     """

@@ -1,4 +1,4 @@
-"""A block's encodings: the sensible ones are tried, the useful ones are kept."""
+"""Encodes a block: the sensible encodings are tried, the useful ones are kept."""
 
 import lzma
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from schemas.manifest import Block, Payload
 from schemas.names import sha256
 
 ZSTD_LEVEL = 19  # encoded once, sent to thousands
-PROBE_LEVEL = 1  # of a plane: what gains nothing here gains little at level 19, at a twentieth of the time
-WHOLE_PROBE_LEVEL = 3  # of a block: level 1 misses what repeats far apart
-WHOLE_MAX = 1.1  # of the planes' size, what that probe may leave: level 19 seldom takes more off it
+PROBE_LEVEL = 1  # a plane that gains nothing here gains little at level 19, at a twentieth of the time
+WHOLE_PROBE_LEVEL = 3  # for blocks: level 1 misses what repeats far apart
+WHOLE_MAX = 1.1  # the share of the planes' size that this probe may leave: level 19 seldom takes more off it
 SAVING_MIN = 0.02  # an encoding that saves less is not worth its entry in the manifest
 DELTA_SAVING_BYTES_MIN = 64  # about what the entry of a delta takes
 LZMA_ENTROPY_MAX = 7.0  # bits a byte: denser planes gain less than a hundredth over Huffman's code
@@ -45,7 +45,7 @@ class _Candidate(NamedTuple):
 
 
 def encode_block(data: bytes, *, dtype: str | None = None, parents: Sequence[Ancestor] = ()) -> tuple[Block, dict[bytes, bytes]]:
-    """The block, and its payloads by digest; raw is always among them, so that any node can decode one.
+    """Return the block, and its payloads by digest; raw is always among them, so that any node can decode one.
 
     `dtype` is what a tensor's elements are, as hub.core.delivery.chunker names it; `parents` has at most one entry a parent release.
     """
@@ -69,7 +69,7 @@ def encode_block(data: bytes, *, dtype: str | None = None, parents: Sequence[Anc
 
 
 def _alone(data: bytes, dtype: str | None) -> tuple[Any, bytes] | None:
-    """The best encoding that needs no parent; None when none is worth its entry."""
+    """Return the best encoding that needs no parent; None when none is worth its entry."""
     packed = _planes(data, dtype)
     probe = len(zstandard.ZstdCompressor(level=WHOLE_PROBE_LEVEL).compress(data))
     encoding, best = "planes", packed
@@ -134,13 +134,13 @@ def _prefixed(data: bytes, parent: bytes) -> bytes:
 
 
 def rotate(words: Words) -> Words:
-    """The sign from the highest bit to the lowest, so that the exponent has a plane to itself."""
+    """Return the sign from the highest bit to the lowest, so that the exponent has a plane to itself."""
     one = words.dtype.type(1)
     return (words << one) | (words >> words.dtype.type(words.itemsize * 8 - 1))
 
 
 def zigzag(words: Words) -> Words:
-    """Differences, modulo the width, as 0, 1, 2, 3 for 0, -1, 1, -2."""
+    """Return differences, modulo the width, as 0, 1, 2, 3 for 0, -1, 1, -2."""
     one = words.dtype.type(1)
     return (words << one) ^ (~(words >> words.dtype.type(words.itemsize * 8 - 1)) + one)
 
@@ -150,7 +150,7 @@ def _log2(width: int) -> int:
 
 
 def _split(data: bytes, width: int) -> tuple[Words, bytes]:
-    """Whole elements, and what is left of the last."""
+    """Return the whole elements, and what is left of the last."""
     count = len(data) // width
     return np.frombuffer(data, wire.WORDS[_log2(width)], count), data[count * width :]
 
@@ -173,7 +173,7 @@ def _of_words(head: bytes, words: Words, rest: bytes) -> _Candidate:
 
 
 def _smallest(candidates: Sequence[_Candidate]) -> bytes:
-    """The payload of the best estimate: only that is coded. Of two that estimate the same the later, which knows more of the elements."""
+    """Return the payload of the best estimate: only that is coded. Of two equal ones it is the later, which knows more of the elements."""
     return _packed(min(reversed(candidates), key=lambda one: one.estimate))
 
 
@@ -182,7 +182,7 @@ def _packed(candidate: _Candidate) -> bytes:
 
 
 def _stream(plane: NDArray[np.uint8]) -> bytes:
-    """The plane as the smallest stream; LZMA, which a device unpacks slowly, only where it saves a hundredth."""
+    """Return the plane as the smallest stream; LZMA, which a device unpacks slowly, only where it saves a hundredth."""
     data = plane.tobytes()
     if not data:
         return _headed(wire.STORED, data)
@@ -217,7 +217,7 @@ def _frame(data: bytes, level: int, prefix: zstandard.ZstdCompressionDict | None
 
 
 def _entropy(plane: NDArray[np.uint8]) -> float:
-    """Bits a byte of a code without memory."""
+    """Return the bits a byte of a code without memory."""
     counts = np.bincount(plane, minlength=256)
     counts = counts[counts > 0]
     return float(np.log2(len(plane)) - (counts * np.log2(counts)).sum() / len(plane)) if len(plane) else 0.0

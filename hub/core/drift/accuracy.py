@@ -1,4 +1,4 @@
-"""Accuracy as one more signal: counts of right and wrong answers by interval, where a site learns the truth later. Knows no label.
+"""Treats accuracy as one more signal: counts of right and wrong answers by interval, where a site learns the truth later. Knows no label.
 
 Two ordered bins, wrong below right, so that "lower" means a model that errs more. Tested by the same machinery as every other signal: what
 comes weeks late is one more factor of its own interval.
@@ -26,7 +26,7 @@ NAME = "accuracy"
 
 
 def accuracy_baseline(blocks: Sequence[tuple[int, int]]) -> Baseline:
-    """The reference of right and wrong answers, (right, wrong) a block (day, batch) of the publisher's held-out rows, in their order.
+    """Return the reference of right and wrong answers; `blocks` are (right, wrong) by day or batch of the held-out rows, in their order.
 
     Raises:
         ValueError: no answers, or fewer than none.
@@ -53,12 +53,12 @@ def accuracy_baseline(blocks: Sequence[tuple[int, int]]) -> Baseline:
 
 
 def stream_of(release: bytes) -> bytes:
-    """Under which name the accuracy of a release is followed, as its signals are under its own digest; 32 bytes."""
+    """Return the name under which the accuracy of a release is followed, as its signals are under its own digest; 32 bytes."""
     return sha256(b"accuracy of " + release)
 
 
 def of_accuracy(manifest: Manifest) -> Manifest:
-    """The release as if its accuracy were all that is watched.
+    """Return the release as if its accuracy were all that is watched.
 
     Raises:
         Refused: WINDOW_ACCURACY: it has no reference of right and wrong answers.
@@ -69,12 +69,12 @@ def of_accuracy(manifest: Manifest) -> Manifest:
 
 
 def about(manifest: Manifest) -> About | None:
-    """What the windows are about that are read by this manifest."""
+    """Return what the windows are about that are read by this manifest."""
     return "accuracy" if manifest.accuracy is not None and manifest.baseline is manifest.accuracy.baseline else None
 
 
 def check_answers(taken: Taken, privacy: Privacy) -> None:
-    """Whether a window holds right and wrong answers and nothing else.
+    """Check that a window holds right and wrong answers and nothing else.
 
     Raises:
         Refused: WINDOW_ABSURD: "other" is more than noise.
@@ -85,7 +85,10 @@ def check_answers(taken: Taken, privacy: Privacy) -> None:
 
 
 def shares_in_words(counts: Sequence[int], manifest: Manifest) -> str:
-    """How many answers of an interval were right, and how many in the reference, to end a sentence; empty of anything but accuracy."""
+    """Return how many answers of an interval were right, and how many in the reference, to end a sentence.
+
+    The text is empty where the release is about anything but accuracy.
+    """
     if about(manifest) is None or manifest.baseline is None or counts[0] + counts[1] < 1:
         return ""
     wrong, right, _ = counts

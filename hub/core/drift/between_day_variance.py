@@ -1,4 +1,4 @@
-"""How much ordinary blocks (days, shifts) differ, and how a block depends on the last. Knows nothing of why.
+"""Estimates how much ordinary blocks (days, shifts) differ, and how a block depends on the last. Knows nothing of why.
 
 The mean scores of block t are u_t plus sampling, with u_t of covariance T between signals' scores and autocorrelation rho from a block to
 the next. Both are read off the publisher's reference, of which there are few blocks; so both come with what few blocks get wrong:
@@ -18,12 +18,12 @@ from scipy.special import chdtri
 Floats = NDArray[np.float64]
 
 AUTOCORRELATION_MAX = 0.95  # beyond, a reference this short is one long drift
-SHARE_MIN = 0.25  # of the variance that is taken to have been seen: a correction above four would be no estimate
+SHARE_MIN = 0.25  # the share of the variance that is taken to have been seen: a correction above four would be no estimate
 FREEDOM_MIN = 2.0
 
 
 def between_blocks(means: Floats, sizes: Floats) -> Floats:
-    """Covariance T of the block effects, [scores, scores], of mean scores [blocks, scores]: a moment estimate, clipped to be positive."""
+    """Return the covariance T of the block effects, [scores, scores]: a moment estimate from mean scores, clipped to be positive."""
     width = means.shape[1]
     covariance = np.atleast_2d(np.cov(means.T)) - np.eye(width) * np.mean(1 / sizes)
     values, vectors = np.linalg.eigh(covariance)
@@ -32,7 +32,10 @@ def between_blocks(means: Floats, sizes: Floats) -> Floats:
 
 
 def autocorrelation(means: Sequence[Floats], sizes: Floats) -> float:
-    """Rho of the block effects, pooled over all components of all signals; each of `means` is [blocks, scores], blocks in their order."""
+    """Return rho of the block effects, pooled over all components of all signals.
+
+    Each of `means` is [blocks, scores], blocks in their order.
+    """
     blocks = len(sizes)
     if blocks < 3 or not means:
         return 0.0
@@ -47,22 +50,22 @@ def autocorrelation(means: Sequence[Floats], sizes: Floats) -> float:
 
 
 def long_run(rho: float) -> float:
-    """Variance of a mean of many dependent values, over that of as many independent ones."""
+    """Return the variance of a mean of many dependent values, over that of as many independent ones."""
     return (1 + rho) / (1 - rho)
 
 
 def unbiased(between: Floats, *, blocks: int, rho: float) -> Floats:
-    """T with back what dependence between the blocks took from it."""
+    """Return T with back what dependence between the blocks took from it."""
     return between / max(SHARE_MIN, 1 - (long_run(rho) - 1) / max(1, blocks - 1))
 
 
 def freedom(*, blocks: int, rho: float) -> float:
-    """How many independent squares the estimate of T is worth."""
+    """Return how many independent squares the estimate of T is worth."""
     return max(FREEDOM_MIN, (blocks - 1) * (1 - rho * rho) / (1 + rho * rho))
 
 
 def upper(between: Floats, *, sampling: float, blocks: int, rho: float, doubt: float) -> Floats:
-    """Bound that T exceeds with probability `doubt`; `sampling` is the variance that sampling adds to a block's mean."""
+    """Return the bound that T exceeds with probability `doubt`; `sampling` is the variance that sampling adds to a block's mean."""
     degrees = freedom(blocks=blocks, rho=rho)
     factor = degrees / float(chdtri(degrees, 1 - doubt))
     bound: Floats = np.where(between > 0, (between + sampling) * factor - sampling, 0.0)

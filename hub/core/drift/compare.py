@@ -1,4 +1,4 @@
-"""How the counts of a signal compare with its reference, for people: shares with their uncertainty, and how far it moved which way.
+"""Compares the counts of a signal with its reference, for people: shares with their uncertainty, and how far it moved which way.
 
 Knows merged windows as consumers read them, and the sizes that hub/core/drift/shift_size.py gives for their counts. Decides nothing: what
 is an alarm, the tests decide.
@@ -38,7 +38,7 @@ class Comparison:
 
 
 def compare(window: MergedWindow, moved: Sequence[Size]) -> tuple[Comparison, ...]:
-    """Every signal of a merged window, in its order, with how far each has moved; none where no rows came."""
+    """Return every signal of a merged window, in its order, with how far each has moved; none where no rows came."""
     if window.rows < ROWS_MIN:
         return ()
     return tuple(_compare(signal, size, window.rows, window.noise_sd) for signal, size in zip(window.signals, moved, strict=True))
@@ -60,7 +60,7 @@ def _compare(signal: SignalCounts, moved: Size, rows: int, noise_sd: float) -> C
 
 
 def labels(signal: SignalCounts) -> list[str]:
-    """What each bin holds, as people write it; the last is "other"."""
+    """Return what each bin holds, as people write it; the last is "other"."""
     if signal.kind == "categorical":
         return [*(str(one) if isinstance(one, str) else f"{one:g}" for one in signal.categories), "other"]
     edges = [_short(edge, signal.edges) for edge in signal.edges]
@@ -71,7 +71,7 @@ def labels(signal: SignalCounts) -> list[str]:
 
 
 def _short(edge: float, edges: Sequence[float]) -> str:
-    """As few digits as tell the edges apart."""
+    """Write an edge with as few digits as tell the edges apart."""
     for digits in range(3, 17):
         if len({f"{one:.{digits}g}" for one in edges}) == len(set(edges)):
             return f"{edge:.{digits}g}"
@@ -79,7 +79,7 @@ def _short(edge: float, edges: Sequence[float]) -> str:
 
 
 def in_words(comparison: Comparison) -> str:
-    """One line: which way, how far."""
+    """Write one line: which way a signal has moved, and how far."""
     moved = comparison.moved
     direction = "another shape" if moved.direction == "shape" else moved.direction
     return f"{comparison.name}: {direction}, {shift_size.in_words(moved.value, moved.low, moved.high, moved.unit)}"

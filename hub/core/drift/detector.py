@@ -1,4 +1,4 @@
-"""Whether drift has begun at some time: at most one false alarm in a thousand intervals, whatever their size and their dependence.
+"""Detects drift that began at some time: at most one false alarm in a thousand intervals, whatever their size and their dependence.
 
 An e-detector in Shiryaev-Roberts form (Shin, Ramdas, Rinaldo 2024): for every component and lambda R <- (1 + R) e, with e-values of mean
 at most one given the past (hub/core/drift/e_values.py). Then R - t is a supermartingale, so is any fixed mean of such R, under any
@@ -48,7 +48,7 @@ class Detector(Document):
     evidence: bytes  # log R, float64 [J, L]
     climb: bytes  # logarithm of the e-values since the climb began, float64 [J, L]
     began: bytes  # when it did, int64 [J, L]
-    starts: Annotated[tuple[int, ...], Field(max_length=RECENT)] = ()  # of the recent intervals, rising
+    starts: Annotated[tuple[int, ...], Field(max_length=RECENT)] = ()  # when the recent intervals began, rising
     rows: Annotated[tuple[float, ...], Field(max_length=RECENT)] = ()
     recent: bytes = b""  # float32 [R, 4, J]
     # For the sizes of shifts: fresh noise, the noise of own baselines and the rows of those, float64 [R, 3]; of an earlier hub empty.
@@ -57,7 +57,7 @@ class Detector(Document):
     intervals: Annotated[int, Field(ge=0)] = 0
 
     def fits(self, ordinary: Ordinary) -> bool:
-        """Whether it is a state of this reference's components and of this program's lambdas."""
+        """Return whether it is a state of this reference's components and of this program's lambdas."""
         cells = 8 * ordinary.components * len(LAMBDAS)
         sizes = {len(self.evidence), len(self.climb), len(self.began)}
         recent = 16 * ordinary.components * len(self.starts)
@@ -74,23 +74,23 @@ class SignalEvidence:
     """What the past says of one signal."""
 
     name: str
-    log_evidence: float  # of its own components: the signal alone would be an alarm at log A
-    since: int  # start of the first interval of the change, as far as it can be told
+    log_evidence: float  # from its own components: the signal alone would be an alarm at log A
+    since: int  # start of the first interval of the change, as far as it is known
     moved: Size  # over the intervals since then
 
     @property
     def effect(self) -> float:
-        """The shift of a number, with its sign."""
+        """Return the shift of a number, with its sign."""
         return self.moved.effect
 
     @property
     def direction(self) -> str:
-        """Which way it went."""
+        """Return which way it went."""
         return self.moved.direction
 
 
 def named(signals: Sequence[SignalEvidence], run_length: float = RUN_LENGTH) -> tuple[SignalEvidence, ...]:
-    """The signals that an alarm is about, the surest first: those that e-BH takes at its level, and the leading one at the least."""
+    """Return the signals that an alarm is about, the surest first: those that e-BH takes at its level, and the leading one at the least."""
     ranked = sorted(signals, key=lambda one: -one.log_evidence)
     count = len(ranked)
     taken = max((k for k in range(1, count + 1) if ranked[k - 1].log_evidence >= math.log(count * run_length / k)), default=1)
@@ -98,7 +98,7 @@ def named(signals: Sequence[SignalEvidence], run_length: float = RUN_LENGTH) -> 
 
 
 def fresh(ordinary: Ordinary) -> Detector:
-    """A stream of which nothing is known yet."""
+    """Return a stream of which nothing is known yet."""
     shape = (ordinary.components, len(LAMBDAS))
     return Detector(
         components=ordinary.components,
@@ -109,13 +109,13 @@ def fresh(ordinary: Ordinary) -> Detector:
 
 
 def restarted(state: Detector) -> Detector:
-    """The same after an alarm: what it knows of ordinary days stays, evidence begins again."""
+    """Return the state after an alarm: what it knows of ordinary days stays, evidence begins again."""
     shape = (state.components, len(LAMBDAS))
     return state.model_copy(update={"evidence": np.full(shape, -np.inf).tobytes(), "climb": np.zeros(shape).tobytes()})
 
 
 def step(state: Detector, part: Part, ordinary: Ordinary) -> tuple[Detector, float]:
-    """One interval more, or what came late of one; and the logarithm of the stream's evidence then, to be compared with log A.
+    """Take one more interval, or what came late of one; return the logarithm of the stream's evidence then, to be compared with log A.
 
     Raises:
         ValueError: the counts or the state are not this reference's.
@@ -176,11 +176,11 @@ class _Memory:
         return self.starts.index(start) if start in self.starts else None
 
     def forgotten(self, start: int) -> bool:
-        """Whether this interval may have been counted and is not remembered."""
+        """Return whether this interval may have been counted and is not remembered."""
         return len(self.starts) == RECENT and start < self.starts[0]
 
     def foretold(self, part: Part, ordinary: Ordinary, seen: int | None) -> tuple[Floats, Floats, Floats]:
-        """Mean and variance of the block effect as the past has it, and the part of a constant shift that is still news."""
+        """Return the mean and variance of the block effect as the past has it, and the part of a constant shift that is still news."""
         nothing = np.zeros(ordinary.components)
         full = effect_variance(ordinary)
         if seen is not None:
@@ -195,7 +195,7 @@ class _Memory:
         return fading * before[MEAN], variance, 1 - fading * before[RESPONSE]
 
     def learn(self, part: Part, ordinary: Ordinary, seen: int | None, foretold: tuple[Floats, Floats, Floats]) -> "_Memory":
-        """The Kalman step, with the surprise bounded; and the sums from which effects are read."""
+        """Take the Kalman step, with the surprise bounded, and add to the sums from which effects are read."""
         mean, variance, response = foretold
         rows = max(part.rows, 1.0)
         totals = ordinary.totals(part.counts)
@@ -247,7 +247,7 @@ def _cells(state: Detector) -> tuple[Floats, Floats, NDArray[np.int64]]:
 
 
 def _log_mean(evidence: Floats, ordinary: Ordinary) -> float:
-    """Log of the weighted mean of R over all components and lambdas."""
+    """Return the logarithm of the weighted mean of R over all components and lambdas."""
     weighted = evidence + ordinary.log_weights[:, None]
     peak = float(weighted.max())
     if not math.isfinite(peak):
@@ -256,7 +256,7 @@ def _log_mean(evidence: Floats, ordinary: Ordinary) -> float:
 
 
 def standing(state: Detector, ordinary: Ordinary) -> float:
-    """Logarithm of a stream's evidence as it stands.
+    """Return the logarithm of a stream's evidence as it stands.
 
     Raises:
         ValueError: the state is not this reference's.
@@ -266,7 +266,7 @@ def standing(state: Detector, ordinary: Ordinary) -> float:
 
 
 def signals(state: Detector, ordinary: Ordinary) -> tuple[SignalEvidence, ...]:
-    """What the state says of each signal, in the reference's order.
+    """Return what the state says of each signal, in the reference's order.
 
     Raises:
         ValueError: the state is not this reference's.

@@ -1,4 +1,4 @@
-"""How strongly an interval speaks against "nothing has changed": exact e-values of noisy counts. Knows one interval, and no other.
+"""Measures how strongly an interval speaks against "nothing has changed": exact e-values of noisy counts. Knows one interval, and no other.
 
 For a component with scores h_b and a number lambda, let l_b = lambda h_b - A with A = log sum_b p_b exp(lambda h_b): the log-likelihood
 ratio of the reference tilted towards larger scores. For counts C of any number of rows, with the noise Z of K windows on every count,
@@ -38,8 +38,8 @@ REFERENCE_ERRORS = 2.5  # standard errors of the reference's own mean that are t
 GRID = ((0.25, 0.1), (0.5, 0.1), (1.0, 0.1), (2.0, 0.02), (4.0, 0.001))
 LAMBDAS = np.array([sign * size for sign in (1.0, -1.0) for size, _ in GRID])
 DOUBTS = np.array([doubt for _ in (1, -1) for _, doubt in GRID])
-COUNT_MAX = 2**53  # of an interval: beyond, floats skip numbers
-LOG_EVIDENCE_MAX = 600.0  # of one interval: exp of it is still a number, and surer than anybody can be
+COUNT_MAX = 2**53  # counts of an interval: beyond, floats skip numbers
+LOG_EVIDENCE_MAX = 600.0  # one interval's: exp of it is still a number, and surer than anybody can be
 
 
 class Part(Fact):
@@ -65,7 +65,7 @@ class Part(Fact):
         return self
 
     def less(self, earlier: "Part") -> "Part | None":
-        """What came after `earlier` of the same interval; None where nothing did."""
+        """Return what came after `earlier` of the same interval; None where nothing did."""
         if self.windows <= earlier.windows:
             return None
         units = None
@@ -84,12 +84,15 @@ class Part(Fact):
 
     @property
     def noises(self) -> float:
-        """Noise of the counts, in windows' worth; that of the nodes' own baselines is in it, so that no fresh noise can be missing."""
+        """Return the noise of the counts, in windows' worth.
+
+        That of the nodes' own baselines is in it, so that no fresh noise can be missing.
+        """
         return float(self.windows) if self.noise_units is None else self.noise_units
 
     @property
     def own_noises(self) -> float:
-        """Of it, at most what is the nodes' own baselines': the same in every interval."""
+        """Return the part of it that may come from the nodes' own baselines, the same in every interval; at most."""
         return self.noises - self.windows if self.calibrated else 0.0
 
 
@@ -105,7 +108,7 @@ class Plan:
 
 @lru_cache(maxsize=256)
 def plan(ordinary: Ordinary, *, windows: float, rows: float, calibrated: bool) -> Plan:
-    """Tilts for about so many windows and rows; any are valid, these are the sharpest."""
+    """Return tilts for about this number of windows and rows; any are valid, these are the sharpest."""
     spread = rows + windows * ordinary.sigma2 * ordinary.noise_gain + rows * rows * innovation_variance(ordinary)
     lambdas = LAMBDAS / np.sqrt(spread)[:, None]
     exponents = lambdas[:, :, None] * ordinary.design[:, None, :]
@@ -118,8 +121,9 @@ def plan(ordinary: Ordinary, *, windows: float, rows: float, calibrated: bool) -
 
 
 def log_evidence(part: Part, ordinary: Ordinary, chosen: Plan, *, mean: Floats, variance: Floats, response: Floats) -> Floats:
-    """Logarithms of the e-values, [J, L], given what the past says of the block effect: its mean and variance [J], and which part of a
-    constant shift it has not taken up already, [J].
+    """Return the logarithms of the e-values, [J, L], given what the past says of the block effect.
+
+    The past says its mean and variance, [J], and which part of a constant shift it has not taken up already, [J].
     """
     rows = max(part.rows, 0.0)
     lambdas = chosen.lambdas
@@ -133,8 +137,9 @@ def log_evidence(part: Part, ordinary: Ordinary, chosen: Plan, *, mean: Floats, 
 
 
 def tolerance(part: Part, ordinary: Ordinary) -> Floats:
-    """The shift of every component that is no drift, [J], in score units a row: the least that matters, or 2.5 standard errors of what the
-    interval is compared with, whichever is more.
+    """Return the shift of every component that is no drift, [J], in score units a row.
+
+    It is the least that matters, or 2.5 standard errors of what the interval is compared with, whichever is more.
     """
     rows = max(part.rows, 1.0)
     if part.calibrated:
@@ -149,18 +154,18 @@ def tolerance(part: Part, ordinary: Ordinary) -> Floats:
 
 @lru_cache(maxsize=256)
 def effect_variance(ordinary: Ordinary) -> Floats:
-    """Upper 90 % bound of the block effects' variance, [J]."""
+    """Return the upper 90 % bound of the block effects' variance, [J]."""
     return upper(ordinary.between, sampling=ordinary.sampling, blocks=ordinary.blocks, rho=ordinary.rho, doubt=0.1)
 
 
 def innovation_variance(ordinary: Ordinary) -> Floats:
-    """How much of it the block before does not tell, [J]."""
+    """Return how much of it the block before does not tell, [J]."""
     return effect_variance(ordinary) * (1 - ordinary.rho**2)
 
 
 @lru_cache(maxsize=256)
 def doubts(ordinary: Ordinary) -> Floats:
-    """By how much a lambda has to take a larger variance than the 90 % bound, [J, L]."""
+    """Return by how much a lambda has to take a larger variance than the 90 % bound, [J, L]."""
     usual = effect_variance(ordinary)
     found = np.ones((ordinary.components, len(LAMBDAS)))
     for column, doubt in enumerate(DOUBTS):
@@ -170,5 +175,5 @@ def doubts(ordinary: Ordinary) -> Floats:
 
 
 def rounded(size: float) -> float:
-    """The nearest power of the square root of two: sizes that plans are made for, few enough to keep them."""
+    """Return the nearest power of the square root of two: sizes that plans are made for, few enough to keep them."""
     return float(2.0 ** (round(2 * math.log2(max(size, 1.0))) / 2))

@@ -1,4 +1,4 @@
-"""When an alarm is told: once when drift is found, and once when it is over; between the two it lasts. Knows no test.
+"""Decides when an alarm is reported: once when drift is found, and once when it is over; between the two it lasts. Knows no test.
 
 A drift that stays is found again and again, since evidence begins anew after each alarm. It is over when it has not been found for twice
 the time that finding it took: a small shift that needs ten intervals to be seen is not over after three quiet ones.
@@ -19,14 +19,14 @@ Event = Literal["raised", "lasting", "over"]
 class Episode(Fact):
     """One drift of one stream, from its first alarm on."""
 
-    since: Annotated[int, Field(ge=0)]  # when the change began, as far as could be told when it was found
+    since: Annotated[int, Field(ge=0)]  # when the change began, as far as was known when it was found
     raised: Annotated[int, Field(ge=0)]  # start of the interval that was the first alarm
     last: Annotated[int, Field(ge=0)]  # start of the newest one
-    quiet_seconds: Annotated[int, Field(ge=1)]  # so long after which without another it is over
+    quiet_seconds: Annotated[int, Field(ge=1)]  # after this time without another it is over
 
 
 def follow(episode: Episode | None, *, start: int, seconds: int, since: int | None) -> tuple[Episode | None, Event | None]:
-    """One interval of the stream more; `since` says when the change began where it is an alarm, None where it is none."""
+    """Follow the episode through one more interval; `since` says when the change began where it is an alarm, None where it is none."""
     if since is not None:
         took = max(1, (start - since) // seconds + 1)
         quiet = seconds * max(QUIET_INTERVALS_MIN, QUIET_FACTOR * took)

@@ -1,4 +1,4 @@
-"""Whether one interval differs from the reference by more than chance, noise and ordinary days explain. Knows counts, and nobody's rows.
+"""Tests whether one interval differs from the reference by more than chance, noise and ordinary days explain. Knows counts, and no rows.
 
 Per signal, the scores s = H'C of the merged counts C have under no drift the mean 0 and the variance
 
@@ -29,7 +29,7 @@ from schemas.analytics_messages import SignalDrift
 
 ALPHA = 0.01
 LEADING = 2  # scores of a numeric signal that are tested alone too: its rank and its share of "other"
-ODDS_PLAIN_MAX = 6.0  # of evidence: a million to one is still read as a number
+ODDS_PLAIN_MAX = 6.0  # log10 of evidence: a million to one is still read as a number
 CHANCE_SQUARES = 4.0  # two standard deviations, squared
 ROWS_MIN = 1.0  # an interval without rows says nothing
 
@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 
 
 def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
-    """One result a signal, in the reference's order.
+    """Return one result a signal, in the reference's order.
 
     Raises:
         ValueError: the counts are not this reference's.
@@ -85,12 +85,12 @@ def test_interval(part: Part, ordinary: Ordinary) -> tuple[SignalDrift, ...]:
 
 
 def alarmed(signals: Sequence[SignalDrift], alpha: float = ALPHA) -> tuple[SignalDrift, ...]:
-    """The signals that raise an alarm, the surest first."""
+    """Return the signals that raise an alarm, the surest first."""
     return tuple(sorted((one for one in signals if one.p_adjusted < alpha and not _too_small(one)), key=lambda one: one.p_value))
 
 
 def _too_small(one: SignalDrift) -> bool:
-    if one.size_unit is None:  # of an earlier hub, whose size was what decided
+    if one.size_unit is None:  # an earlier hub found it, whose size was what decided
         return one.size < EFFECT_MIN
     return one.too_small is True
 
@@ -111,7 +111,7 @@ def _apart(shift: Floats, chance: Floats) -> Floats:
 
 
 def nothing(name: str) -> SignalDrift:
-    """What is found of a signal of which nothing can be said."""
+    """Return the result for a signal of which nothing can be said."""
     return SignalDrift(name=name, p_value=1.0, p_adjusted=1.0, effect=0.0, size=0.0, direction="shape")
 
 
@@ -143,7 +143,7 @@ def _p_values(statistic: Floats, widths: NDArray[np.intp], freedom: Floats) -> F
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far a signal was away when it was found, by what found it; no `size` where an earlier hub found it, which mostly told noise."""
+    """How far a signal was away when it was found, by what found it; no `size` where an earlier hub found it, which was mostly noise."""
 
     direction: str
     since: int | None  # None: in this one interval
@@ -163,7 +163,7 @@ def _size(value: float, low: float | None, high: float | None, unit: str | None)
 
 
 def in_words(raised: Sequence[SignalDrift], alarm_kind: str | None = "interval") -> str:
-    """An alarm as a person reads it: which signals, which way, how far, how sure, and since when where it was found over time."""
+    """Return an alarm as a person reads it: which signals, which way, how far, how sure, and since when where it was found over time."""
     return "; ".join(_in_words(one, moved(one, alarm_kind)) for one in raised)
 
 

@@ -1,4 +1,4 @@
-"""Which of many streams (a release in a cohort) are alarms, when all are watched at once. Knows their evidence, and not what they are.
+"""Decides which of many streams (a release in a cohort) are alarms, when all are watched at once. Knows nothing but their evidence.
 
 Watched alone, a stream is an alarm at evidence A. Of S streams, e-BH takes the k surest as soon as the k-th has at least S A / k (Wang and
 Ramdas 2022), under any dependence between them: an hour in which the whole fleet drifts does not count against itself. On e-detectors its
@@ -6,22 +6,11 @@ share of false alarms stays below the intervals watched over A (Dandapanthula an
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
-
-K = TypeVar("K")
-
-
-def taken(log_evidence: Mapping[K, float], run_length: float) -> frozenset[K]:
-    """The streams that are alarms."""
-    ranked = sorted(log_evidence, key=lambda key: -log_evidence[key])
-    count = len(ranked)
-    last = max((k for k in range(1, count + 1) if log_evidence[ranked[k - 1]] >= math.log(count * run_length / k)), default=0)
-    return frozenset(ranked[:last])
+from collections.abc import Iterable
 
 
 def needed(others: Iterable[float], run_length: float) -> float:
-    """Logarithm of the evidence at which one more stream beside these is an alarm."""
+    """Return the logarithm of the evidence at which one more stream beside these is an alarm."""
     ranked = sorted(others, reverse=True)
     streams = len(ranked) + 1
     # Among k that are taken, k - 1 are others: the surest of them, each of which has to reach the same bar.

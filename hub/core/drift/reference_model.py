@@ -1,4 +1,4 @@
-"""What is ordinary for a model: its reference as arrays, one row a component. Knows no interval and no clock.
+"""Holds what is ordinary for a model: its reference as arrays, one row a component. Knows no interval and no clock.
 
 A component is one score of one signal (see hub/core/drift/scores.py); components of all signals stand in one list, so that an interval is
 tested in a few array operations whatever its signals are.
@@ -17,7 +17,7 @@ from schemas.signals import Baseline, Signal
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
 
-LEADING_WEIGHT = 0.5  # of a numeric signal's budget goes to its rank score: most drift is higher or lower
+LEADING_WEIGHT = 0.5  # the share of a numeric signal's budget for its rank score: most drift is higher or lower
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +26,11 @@ class Ordinary:
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]
-    size: int  # of an interval's flat counts
+    size: int  # the number of an interval's flat counts
     reference_rows: int  # M
     blocks: int  # 1 where the reference has none
     rho: float  # autocorrelation from a block to the next
-    sigma2: float  # of one window's noise on a count
+    sigma2: float  # the variance of one window's noise on a count
     known: NDArray[np.bool_]  # [S]: it has reference counts; the others can be tested only by what nodes calibrated
     owner: Places  # [J]: which signal
     rank: Places  # [J]: which of its scores
@@ -48,21 +48,21 @@ class Ordinary:
 
     @property
     def components(self) -> int:
-        """J."""
+        """Return the number J of components."""
         return len(self.owner)
 
     @property
     def sampling(self) -> float:
-        """Variance that sampling adds to the mean score of a block of the reference."""
+        """Return the variance that sampling adds to the mean score of a block of the reference."""
         return self.blocks / self.reference_rows
 
     def totals(self, counts: Sequence[int]) -> Floats:
-        """The scores H'C of flat counts, [J]."""
+        """Return the scores H'C of flat counts, [J]."""
         found: Floats = (self.design * self.binned(counts)).sum(axis=1)
         return found
 
     def binned(self, counts: Sequence[int]) -> Floats:
-        """The flat counts as every component sees them, [J, B].
+        """Return the flat counts as every component sees them, [J, B].
 
         Raises:
             ValueError: they are not this reference's.
@@ -75,14 +75,17 @@ class Ordinary:
         return found
 
     def by_signal(self, values: Floats) -> Floats:
-        """Components [J] as [S, Q], zero where a signal has fewer scores."""
+        """Return components [J] as [S, Q], zero where a signal has fewer scores."""
         found = np.zeros((len(self.names), self.noise_matrix.shape[1]))
         found[self.owner, self.rank] = values
         return found
 
 
 def ordinary(baseline: Baseline, sigma2: float, *, hour: int | None = None) -> Ordinary:
-    """A manifest's baseline as arrays; `sigma2` is the variance of one window's noise on a count, `hour` a key of the baseline's season."""
+    """Return a manifest's baseline as arrays.
+
+    `sigma2` is the variance of one window's noise on a count, `hour` a key of the baseline's season.
+    """
     rho = baseline.autocorrelation or 0.0
     if hour is None:
         return of_signals(baseline.signals, rows=baseline.rows, blocks=baseline.blocks, rho=rho, sigma2=sigma2)
@@ -93,7 +96,7 @@ def ordinary(baseline: Baseline, sigma2: float, *, hour: int | None = None) -> O
 
 
 def of_signals(signals: Sequence[Signal], *, rows: int, blocks: int, rho: float, sigma2: float) -> Ordinary:
-    """The same of plain arguments: a reference of one hour of the week has its own counts and T in `signals`, and its own rows."""
+    """Return the model from plain arguments: a reference of one hour of the week has its own counts and T in `signals`, and own rows."""
     scores = [scores_of_signal(signal) for signal in signals]
     owner = np.concatenate([np.full(one.shape[1], number, np.intp) for number, one in enumerate(scores)])
     rank = np.concatenate([np.arange(one.shape[1]) for one in scores])
@@ -146,7 +149,7 @@ def _weights(kind: str, scores: int) -> Floats:
 
 
 def _square(between: Sequence[float], scores: int) -> Floats:
-    """T as a matrix over all scores; one that says nothing of the finer scores is taken to hold of them what holds of the widest."""
+    """Return T as a matrix over all scores; one that says nothing of the finer scores is taken to hold of them what holds of the widest."""
     full = int(len(between) ** 0.5)
     given = np.array(between, np.float64).reshape(full, full)[:scores, :scores]
     found = np.eye(scores) * float(np.max(np.diag(given)))

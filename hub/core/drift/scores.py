@@ -1,4 +1,4 @@
-"""The directions in which a histogram can move, made orthonormal under the reference: what the baseline's spread and the drift test share.
+"""Makes the directions in which a histogram can move orthonormal under the reference. The baseline's spread and the drift test share them.
 
 The first is the rank (higher or lower), then the share of "other", then the finer shapes. Under no drift every score has mean zero and
 variance one a row (smooth tests: Neyman 1937; Rayner and Best 1989).
@@ -11,22 +11,22 @@ from schemas.signals import Signal
 
 Floats = NDArray[np.float64]
 
-POLYNOMIALS = 4  # of the mid-rank; more see little through the noise
+POLYNOMIALS = 4  # polynomials of the mid-rank; more see little through the noise
 BARE_BINS = 1.5  # by which numbers without a reference have to move: one is chance, and noise comes on top
 BARE_BINS_MIN = 4  # three of values and "other": between two nothing can move by a bin and a half
-BARE_SCORES = 2  # of numbers without a reference: the rank, and the share of "other", which says that values are missing
+BARE_SCORES = 2  # for numbers without a reference: the rank, and the share of "other", which says that values are missing
 SMOOTHING = 0.5  # added to every reference count, so that a bin never seen has a probability
 
 
 def reference_shares(counts: Floats) -> Floats:
-    """The reference's probabilities, none of them zero. Shape [bins]."""
+    """Return the reference's probabilities, none of them zero. Shape [bins]."""
     smoothed: Floats = counts + SMOOTHING
     shares: Floats = smoothed / smoothed.sum()
     return shares
 
 
 def scores_of(kind: str, shares: Floats) -> Floats:
-    """Score functions as columns, [bins, scores], orthonormal under `shares`; the last bin is "other"."""
+    """Return score functions as columns, [bins, scores], orthonormal under `shares`; the last bin is "other"."""
     bins = len(shares)
     other = np.zeros(bins)
     other[-1] = 1.0
@@ -46,13 +46,13 @@ def scores_of(kind: str, shares: Floats) -> Floats:
 
 
 def scores_of_signal(signal: Signal) -> Floats:
-    """The score functions of a manifest's signal; of numbers that have no reference the rank and "other" alone (see `least_of`)."""
+    """Return the score functions of a manifest's signal; of numbers that have no reference the rank and "other" alone (see `least_of`)."""
     scores = scores_of(signal.kind, reference_shares(np.array(signal.counts, np.float64)))
     return scores[:, :BARE_SCORES] if _bare(signal) else scores
 
 
 def least_of(signal: Signal) -> float:
-    """The least shift of the rank that matters, in its standard deviations; 0 where nothing is to be said beyond `evidence.EFFECT_MIN`.
+    """Return the least shift of the rank that matters, in its standard deviations; 0 where `evidence.EFFECT_MIN` says it all.
 
     Numbers that have no reference (latency, memory, words of an answer) are counted into octaves. When everything of a node stands beside
     an edge, a change of a few percent moves all of it by one bin: so only a shift of a bin and a half is one, which is about three times as

@@ -1,11 +1,11 @@
-"""How far signals have moved, for people: one estimate with its interval, for every alert, table, picture and document.
+"""Estimates how far signals have moved, for people: one estimate with its interval, for every alert, table, picture and document.
 
 Decides nothing: whether there is drift, the tests decide (hub/core/drift/interval_significance.py, hub/core/drift/detector.py). What is
 seen of a period is the truth, plus what is known of chance: the sampling of its rows, the rows of the reference, the noise of its windows,
 ordinary days. Where chance is large, the naive size is mostly chance, so each is shrunk by it, and comes with an interval that holds the
 truth in 90 of 100 cases.
 
-- **A number that is higher or lower** has moved by so many standard deviations of the reference. Its mean rank score x has the variance v.
+- **A number that is higher or lower** has moved by standard deviations of the reference. Its mean rank score x has the variance v.
   Shrunk it is x (1 - v/x^2), and 0 where that is below: empirical Bayes, with the variance of the truth estimated as x^2 - v (Efron and
   Morris 1973). The interval is x -+ 1.645 sqrt(v). All three are then read as the shift of a normal reference, cut into the same shares,
   that gives this score: an ordered probit. With many bins that is d where P(X > Y) = Phi(d / sqrt 2) (McGraw and Wong 1992).
@@ -35,10 +35,10 @@ Floats = NDArray[np.float64]
 Unit = Literal["sd", "share"]
 Direction = Literal["higher", "lower", "shape"]
 
-DOUBT = 0.1  # of an interval: it holds the truth but in one case of ten
-SDS_MAX = 6.0  # farther cannot be told: all rows are in the last bin long before
+DOUBT = 0.1  # the interval's: it holds the truth but in one case of ten
+SDS_MAX = 6.0  # farther cannot be measured: all rows are in the last bin long before
 SDS_STEP = 0.05
-SURE_SDS = 3.0  # of an alarm it is more
+SURE_SDS = 3.0  # an alarm has more
 VALUES_MIN = 3  # bins of a number, "other" aside, from which its shift is one of standard deviations; of two values a share moves
 
 
@@ -213,15 +213,17 @@ def _shift(score: float, scale: Floats | None) -> float:
 
 
 def way(kind: str, leading_score: int, first_total: float) -> Direction:
-    """Which way a signal went, by the score that leads."""
+    """Return which way a signal went, by the score that leads."""
     if leading_score or kind == "categorical":
         return "shape"
     return "higher" if first_total > 0 else "lower"
 
 
 def enough(ordinary: Ordinary) -> Floats:
-    """The shift of every component below which it is tested as none, [J]: of numbers without a reference, one of the rank must not make a
-    trifle of "other" count, nor the other way round; the others are judged by their size over all directions.
+    """Return the shift of every component below which it is tested as none, [J].
+
+    For numbers without a reference, a shift of the rank must not make a trifle of "other" count, nor the other way round; the others are
+    judged by their size over all directions.
     """
     bare = ordinary.by_signal(ordinary.least)[:, :1] > 0
     found: Floats = np.where(bare[ordinary.owner, 0], np.maximum(EFFECT_MIN, ordinary.least), 0.0)
@@ -229,7 +231,7 @@ def enough(ordinary: Ordinary) -> Floats:
 
 
 def widths(ordinary: Ordinary) -> NDArray[np.intp]:
-    """How many scores of each signal are tested: more directions than half the blocks cannot be told from ordinary days."""
+    """Return how many scores of each signal are tested: more directions than half the blocks cannot be told from ordinary days."""
     own = np.bincount(ordinary.owner, minlength=len(ordinary.names))
     half = max(1, int(between_day_variance.freedom(blocks=ordinary.blocks, rho=ordinary.rho)) // 2)
     found: NDArray[np.intp] = np.where(ordinary.has_between, np.minimum(own, half), own)

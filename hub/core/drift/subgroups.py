@@ -1,4 +1,4 @@
-"""Whether a part of a cohort's windows is unlike the rest: what one lying node, or a few, can be seen by without knowing who sent what.
+"""Finds whether a part of a cohort's windows is unlike the rest: one lying node, or a few, show without knowing which node sent what.
 
 Each window falls at random into one of `GROUPS` sub-groups, and their totals are kept. Nodes differ, so sub-groups do; one is outlying when
 its mean score is further from the others' median than `OUTLYING_SDS` of their own spread (median absolute deviation) and of the noise.
@@ -15,15 +15,24 @@ from schemas.signals import Baseline
 
 GROUPS = 8  # each is a total more that is kept; a lie in one window spoils an eighth
 GROUPS_MIN = 5  # with fewer that have rows, nobody can say which is the odd one
-OUTLYING_SDS = 8.0  # of a median of 8: rare even where nodes are unlike each other
-MAD_TO_SD = 1.4826  # of a normal distribution
+OUTLYING_SDS = 8.0  # beside a median of 8: rare even where nodes are unlike each other
+MAD_TO_SD = 1.4826  # for a normal distribution
 # A sub-group's windows weigh at most this many times what those of the median sub-group weigh: so one node, however many rows it says it
 # has, is at most 2 of 9 parts of its cohort. A node that is honestly so busy loses weight and nothing else: its rows are in, made smaller.
 WEIGHT_TIMES_MAX = 2.0
-ROWS_ALWAYS = 64.0  # of a window: so few count in full, or in a cohort that is idle whoever works would be made small
+ROWS_ALWAYS = 64.0  # a window's rows up to this count in full: in an idle cohort a node that works would be made small
 
 Totals = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Subgroups:
+    """An interval's windows, rows and counts [groups, bins of all signals] by sub-group."""
+
+    windows: Sequence[int]
+    rows: Sequence[int]
+    counts: Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Outlying:
 
 
 def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
-    """By what share each sub-group's counts are made smaller, [groups], so that none outweighs the others; 1 for nearly all."""
+    """Return by what share each sub-group's counts are made smaller, [groups], so that none outweighs the others; 1 for nearly all."""
     heard = np.array(windows) > 0
     if int(heard.sum()) < GROUPS_MIN:
         return np.ones(len(heard))
@@ -47,7 +56,7 @@ def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
 
 
 def outlying(totals: Totals, rows: Sequence[int], windows: Sequence[int], baseline: Baseline, sigma2: float) -> tuple[Outlying, ...]:
-    """The sub-groups, the oddest first, of totals [groups, bins of all signals] with so many rows and windows each.
+    """Return the sub-groups, the oddest first, from totals [groups, bins of all signals] with their rows and windows.
 
     Calibrated totals and others are told apart the same way: only differences between sub-groups count.
     """

@@ -1,4 +1,4 @@
-"""Which windows are believed, and how a cohort's are added up. Knows who sent none of them."""
+"""Decides which windows are believed, and shows intervals to analytics consumers. Does not know which node sent a window."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from schemas.manifest import Manifest
 from schemas.signals import Baseline, Privacy
 from schemas.window import Expectation, Window, read_counts
 
-NODE_ROWS_MAX = 1_000_000  # of one window: the most that one node can weigh in its cohort
-FUTURE_SECONDS = 3600  # of clock error that is forgiven
+NODE_ROWS_MAX = 1_000_000  # a window's rows: the most that one node can weigh in its cohort
+FUTURE_SECONDS = 3600  # a clock error that is forgiven
 SIGMAS_MAX = 8.0  # noise beyond this does not happen (1e-15 a count)
-OWN_ROWS_SHARE_MIN = 0.25  # of the calibration's rows: noise and rounding to a power of two take no more
+OWN_ROWS_SHARE_MIN = 0.25  # the share of the calibration's rows: noise and rounding to a power of two take no more
 # A window of n rows takes off n/M of its node's baseline of M rows, which adds n^2/M to the variance n of its own sampling
 # (hub/core/drift/interval_significance.py). So the shift that it can show is known to 1/n + 1/M: rows beyond a few M say nothing more, and
 # only add variance to
@@ -43,17 +43,17 @@ class Taken:
 
     @property
     def calibrated(self) -> bool:
-        """Whether its counts are differences."""
+        """Return whether its counts are differences."""
         return self.own_rows is not None
 
     @property
     def reference_rows(self) -> float:
-        """n^2/M: what sampling the own baseline of M rows adds to the variance of n rows."""
+        """Return n^2/M: what sampling the own baseline of M rows adds to the variance of n rows."""
         return 0.0 if self.own_rows is None else self.rows * self.rows / self.own_rows
 
     @property
     def noise_units(self) -> float:
-        """How often the variance of one window's noise is in it: the own baseline's counts in the square of its share."""
+        """Return how often the variance of one window's noise is in it: the own baseline's counts in the square of its share."""
         return self.noises + (0.0 if self.own_rows is None else (self.rows / self.own_rows) ** 2)
 
 
@@ -94,7 +94,7 @@ class Reader:
         self._bins = sum(widths)
 
     def read(self, window: Window, *, now: int) -> Taken:
-        """The window, decoded.
+        """Decode a window.
 
         Raises:
             Refused: another shape, from the future, too heavy (also beside its own baseline), or counts that neither rows nor noise
@@ -107,7 +107,7 @@ class Reader:
         return supported(taken)
 
     def read_many(self, windows: Sequence[Window], *, now: int) -> list[Taken | Refused]:
-        """The same of many at once, in their order; what is wrong with one stands in its place."""
+        """Decode many windows at once, in their order; what is wrong with one is returned in its place."""
         try:
             packed = rice.unpack_many([one.packed or b"" for one in windows], self._bins, what="windows")
         except Refused:
@@ -134,7 +134,7 @@ class Reader:
             return refusal
 
     def _taken(self, window: Window, counts: Counts) -> Taken:
-        """A window with its counts, which are not looked at yet."""
+        """Return a window with its counts, which are not looked at yet."""
         self._check_weight(window)
         own_rows = None if window.own_rows_log2 is None else 1 << window.own_rows_log2
         taken = Taken(window.start, window.seconds, window.rows, window.noises, own_rows, counts)
@@ -178,7 +178,7 @@ class Reader:
             raise mismatch(Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + FUTURE_SECONDS}", actual=window.start)
 
     def _check_own(self, taken: Taken) -> None:
-        """An own baseline of few rows would add so much variance that its cohort could see no drift."""
+        """Refuse a window whose own baseline has few rows: it would add so much variance that its cohort could see no drift."""
         wanted = self._baseline.calibration_rows
         if taken.own_rows is None:
             return
@@ -194,7 +194,7 @@ class Reader:
             raise mismatch(Code.WINDOW_OVERWEIGHT, what, expected=f"at most {most}", actual=taken.rows)
 
     def _check_counts(self, taken: Taken) -> None:
-        """Every row falls into exactly one bin of every signal, so all totals are the rows, or of differences zero, but for the noise."""
+        """Check the totals: every row falls into one bin of every signal, so all totals are the rows (or zero) but for noise."""
         slack = SIGMAS_MAX * math.sqrt(taken.noise_units * self._privacy.sigma2)
         # `rows` is itself a mean of noisy totals, so its own error is allowed for; differences are scaled by it.
         rows_slack = slack * float(self._roots.max()) + 1
@@ -219,9 +219,9 @@ class Reader:
 
 
 def supported(taken: Taken) -> Taken:
-    """The window with no more weight than its own baseline supports: counts and rows are made smaller by the same share.
+    """Return the window with no more weight than its own baseline supports: counts and rows are made smaller by the same share.
 
-    Its variance is made smaller by the square of that share, and is still taken for that of so many rows: for more than it is.
+    Its variance is made smaller by the square of that share, and is still taken for that of all its rows: for more than it is.
     """
     if taken.own_rows is None or taken.rows <= (most := OWN_ROWS_TIMES * taken.own_rows * taken.noises):
         return taken
@@ -229,61 +229,13 @@ def supported(taken: Taken) -> Taken:
     return replace(taken, rows=most, counts=counts)
 
 
-def accept(window: Window, *, manifest: Manifest, now: int) -> Taken:
-    """One window, when its release is not read often.
-
-    Raises:
-        Refused: as `Reader.read`.
-    """
-    return Reader(manifest).read(window, now=now)
-
-
-def first(taken: Taken, *, release: bytes, model: str, cohort: str) -> Interval:
-    """The interval of one window."""
-    return Interval(
-        release,
-        model,
-        cohort,
-        taken.start,
-        taken.seconds,
-        1,
-        tuple(taken.counts.tolist()),
-        taken.rows,
-        taken.calibrated,
-        taken.reference_rows,
-        taken.noise_units,
-    )
-
-
-def merge(interval: Interval, taken: Taken) -> Interval:
-    """One more window of the interval."""
-    return replace(
-        interval,
-        windows=interval.windows + 1,
-        counts=tuple(total([interval.counts, taken.counts]).tolist()),
-        rows=interval.rows + taken.rows,
-        reference_rows=interval.reference_rows + taken.reference_rows,
-        noise_units=interval.noise_units + taken.noise_units,
-    )
-
-
-def total(counts: Sequence[Counts | Sequence[int]]) -> Counts:
-    """Many windows' counts [bins] in one addition; noise adds as counts do, so that nothing is lost by it.
-
-    Raises:
-        ValueError: they are of different lengths.
-    """
-    found: Counts = np.stack([np.asarray(one, np.int64) for one in counts]).sum(axis=0)
-    return found
-
-
 def rows_of(counts: Sequence[int], baseline: Baseline) -> float:
-    """How many rows noisy counts speak of: the mean of the signals' totals."""
+    """Return how many rows noisy counts speak of: the mean of the signals' totals."""
     return sum(counts) / len(baseline.signals)
 
 
 def merged_window(interval: Interval, manifest: Manifest, about: About | None = None) -> MergedWindow:
-    """What analytics consumers read of an interval. Of differences nothing is expected but zero."""
+    """Return what analytics consumers read of an interval. Differences are expected to be zero."""
     baseline, privacy = watched(manifest)
     rows = 0.0 if interval.calibrated else max(0.0, rows_of(interval.counts, baseline))
     key = baseline.key_of(interval.start)
@@ -323,7 +275,7 @@ def merged_window(interval: Interval, manifest: Manifest, about: About | None = 
 
 
 def watched(manifest: Manifest) -> tuple[Baseline, Privacy]:
-    """What a release declares.
+    """Return what a release declares.
 
     Raises:
         Refused: it declares no signals.

@@ -1,1 +1,1 @@
-"""Decide who gets a certificate: tokens, renewals, and how often an address may fail."""
+"""Decide which device gets a certificate: tokens, renewals, and how often an address may fail."""

@@ -1,4 +1,4 @@
-"""Who gets a certificate: what a token is good for, who may renew and until when, whose word in a device's name counts. Reads no clock."""
+"""Decides which device gets a certificate: what a token is good for, what may renew until when, whose word in its name counts. No clock."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,14 +7,14 @@ from schemas.enrolment import CHALLENGE_SECONDS_MAX, Renewal, Statement
 from schemas.errors import Code, Refused, mismatch
 from schemas.state import State
 
-AGAIN_SECONDS = 15 * 60  # an answer that was lost on the way is given again to the same key for so long
+AGAIN_SECONDS = 15 * 60  # an answer that was lost on the way is given again to the same key within this time
 AGAIN_SHARE = 0.1  # and of a short life for no longer than this
 DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """What the hub wrote down of a token; `public_key` and `serial` are of who used it."""
+    """What the hub wrote down of a token; `public_key` and `serial` are those of the device that used it."""
 
     node: str
     expires_at: int
@@ -31,7 +31,7 @@ class Standing:
     public_key: bytes
     earlier_key: bytes | None
     revoked_at: int | None
-    not_after: int  # of its newest certificate
+    not_after: int  # the end of its newest certificate
     renewed_at: int
 
 
@@ -44,7 +44,7 @@ class Granted:
 
 
 def admit(token: TokenFacts | None, public_key: bytes, *, now: int) -> Literal["new", "again"]:
-    """Whether this key may use this token: once, and the same key again for a while, should the answer have been lost.
+    """Return whether this key may use this token: once, and the same key again for a while, should the answer have been lost.
 
     Raises:
         Refused: ENROLMENT_TOKEN for a token that is unknown, expired, or was used.
@@ -64,7 +64,7 @@ def admit(token: TokenFacts | None, public_key: bytes, *, now: int) -> Literal["
 
 
 def check_statement(statement: Statement, *, fleet: str, now: int) -> None:
-    """Whether a statement that we signed still serves as a nonce.
+    """Check that a statement that we signed still serves as a nonce.
 
     Raises:
         Refused: ENROLMENT_REQUEST when it is too old, or another fleet's.
@@ -78,7 +78,7 @@ def check_statement(statement: Statement, *, fleet: str, now: int) -> None:
 
 
 def signing_keys(standing: Standing | None, renewal: Renewal, requested: bytes) -> tuple[bytes, ...]:
-    """The keys that may sign this renewal: the node's own; and its earlier one, if it asks again for the key that it has been given.
+    """Return the keys that may sign this renewal: the node's own; and its earlier one, if it asks again for the key that it has been given.
 
     Raises:
         Refused: ENROLMENT_REQUEST when no such node was enrolled.
@@ -91,7 +91,7 @@ def signing_keys(standing: Standing | None, renewal: Renewal, requested: bytes) 
 
 
 def may_renew(standing: Standing, requested: bytes, *, now: int, way_back_days: float) -> Granted:
-    """What a device whose signature is good gets, however long its certificate has been expired within `way_back_days`.
+    """Return what a device whose signature is good gets, however long its certificate has been expired within `way_back_days`.
 
     Raises:
         Refused: ENROLMENT_REVOKED, or ENROLMENT_REQUEST when it was away for too long.
@@ -119,25 +119,25 @@ class Roll:
     _by_node: dict[str, Standing] = field(default_factory=dict)
 
     def take(self, standing: Standing) -> bool:
-        """What is known of one node, in place of what was known before; False when that is the same."""
+        """Return what is known of one node, in place of what was known before; False when that is the same."""
         before = self._by_node.get(standing.node)
         self._by_node[standing.node] = standing
         return before != standing
 
     def is_revoked(self, node: str) -> bool:
-        """Whether nothing that comes in this name counts."""
+        """Return whether nothing that comes in this name counts."""
         standing = self._by_node.get(node)
         return standing is not None and standing.revoked_at is not None
 
     def keys(self, node: str) -> tuple[bytes, ...]:
-        """The keys whose receipts count, the present one first; none of a node that was not enrolled."""
+        """Return the keys whose receipts count, the present one first; none of a node that was not enrolled."""
         standing = self._by_node.get(node)
         if standing is None:
             return ()
         return (standing.public_key, *((standing.earlier_key,) if standing.earlier_key is not None else ()))
 
     def check(self, node: str) -> None:
-        """Whether anything in this node's name counts.
+        """Check that something in this node's name counts.
 
         Raises:
             Refused: ENROLMENT_REVOKED, or RECEIPT_UNKNOWN_NODE where enrolment is required and there was none.
@@ -148,11 +148,11 @@ class Roll:
             raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} was never enrolled, and this fleet requires it")
 
     def counts(self, node: str) -> bool:
-        """Whether `check` lets it pass."""
+        """Return whether `check` lets it pass."""
         return not self.is_revoked(node) and (not self.required or node in self._by_node)
 
     def check_state(self, state: State) -> None:
-        """Whether a state is of the device that was enrolled under this name; a Will names no key.
+        """Check that a state is from the device that was enrolled under this name; a Will names no key.
 
         Raises:
             Refused: as `check`, or RECEIPT_KEY_CHANGED.

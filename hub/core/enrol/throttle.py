@@ -1,4 +1,4 @@
-"""Who has failed too often of late, by address. Reads no clock, and holds a bounded number of them."""
+"""Counts which addresses have failed too often of late. Reads no clock, and holds a bounded number of them."""
 
 from collections import OrderedDict, deque
 
@@ -13,7 +13,7 @@ class Throttle:
         self._failed: OrderedDict[str, deque[float]] = OrderedDict()
 
     def wait_seconds(self, address: str, now: float) -> float:
-        """How long this address has to wait before it is heard again; 0 when not at all."""
+        """Return how long this address has to wait before it is heard again; 0 when not at all."""
         times = self._failed.get(address)
         if times is None:
             return 0.0
@@ -25,7 +25,7 @@ class Throttle:
         return self._seconds - (now - times[0]) if len(times) >= self._failures_max else 0.0
 
     def failed(self, address: str, now: float) -> None:
-        """One more failure."""
+        """Count one more failure."""
         self._failed.setdefault(address, deque(maxlen=self._failures_max)).append(now)
         self._failed.move_to_end(address)
         if len(self._failed) > ADDRESSES_MAX:

@@ -1,4 +1,4 @@
-"""Which open connection has to go for a new one: as a whole and by address there are only so many. Knows no socket and no clock.
+"""Decides which open connection has to go for a new one: their number is limited, as a whole and by address. Knows no socket and no clock.
 
 The oldest goes: a device needs a connection for a second or two, so an old one is most likely silent. Past the bound on all of them it is
 the oldest of the address that has most, so that one address cannot use up what others need.
@@ -7,7 +7,7 @@ the oldest of the address that has most, so that one address cannot use up what 
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address
 
-SITE_PREFIX_BITS = 64  # of IPv6: whoever has one address of these has them all
+SITE_PREFIX_BITS = 64  # an IPv6 site that has one address of these has them all
 
 
 class Doorkeeper:
@@ -37,7 +37,7 @@ class Doorkeeper:
         return gone
 
     def leave(self, number: int) -> None:
-        """It is closed, or has to go."""
+        """Forget a connection that is closed, or has to go."""
         origin = self._origins.pop(number, None)
         if origin is None:
             return
@@ -47,7 +47,7 @@ class Doorkeeper:
 
 
 def origin_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the network that a site has of IPv6."""
+    """Return what counts as one address: an IPv4 address, or the network that a site has of IPv6."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Which messages wait for the hub, and which are let go where there are too many: every sender has a fair share. Knows no topic or thread.
+"""Decides which messages wait for the hub, and which are let go where there are too many: each sender has a fair share. No topic or thread.
 
 Messages stand in lanes, and in each lane by sender; a lane is read one message a sender in turn. Three rules bound what waits:
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-ROOM_SHARE = 8  # one part in so many is made free at once, so that the search for the loudest is rare
+ROOM_SHARE = 8  # one part in this number is made free at once, so that the search for the loudest is rare
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Lanes(Generic[T]):
         return sum(self._counts.values())
 
     def count(self, lane: str) -> int:
-        """How many messages wait in a lane."""
+        """Return how many messages wait in a lane."""
         return self._counts[lane]
 
     def put(self, message: Waiting[T]) -> list[Waiting[T]]:
@@ -73,7 +73,7 @@ class Lanes(Generic[T]):
         return gone
 
     def take(self, lane: str, at_most: int) -> list[T]:
-        """The next messages of a lane, one of each sender in turn, the oldest first."""
+        """Return the next messages of a lane, one of each sender in turn, the oldest first."""
         found: list[T] = []
         senders = self._lanes[lane]
         while senders and len(found) < at_most:
@@ -84,7 +84,7 @@ class Lanes(Generic[T]):
         return found
 
     def forget_firm(self) -> None:
-        """Let all firm messages go: whoever promised them sends them again."""
+        """Let all firm messages go: the sender that promised them sends them again."""
         for name, senders in self._lanes.items():
             for key in [key for key in senders if key[1]]:
                 sender = senders.pop(key)
@@ -120,7 +120,7 @@ class Lanes(Generic[T]):
 
 
 def level_of(amounts: Sequence[int], room: int) -> int:
-    """The level to which the largest amounts are cut so that all of them fit: what a max-min fair share gives to each."""
+    """Return the level to which the largest amounts are cut so that all of them fit: what a max-min fair share gives to each."""
     left = max(0, room)
     for number, amount in enumerate(sorted(amounts)):
         share = left // (len(amounts) - number)

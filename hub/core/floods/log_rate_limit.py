@@ -1,4 +1,4 @@
-"""How many lines of one kind a log takes in a while. Reads no clock, and holds a bounded number of kinds."""
+"""Limits the lines of one kind that a log takes in a while. Reads no clock, and holds a bounded number of kinds."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Limit:
         self._kinds: OrderedDict[str, _Kind] = OrderedDict()
 
     def admit(self, kind: str, now: float) -> int | None:
-        """How many lines were left out before this one; None when this one is to be left out too."""
+        """Return how many lines were left out before this one; None when this one is to be left out too."""
         found = self._kinds.get(kind)
         before = 0
         if found is None or now - found.began >= self._seconds:

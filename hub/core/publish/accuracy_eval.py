@@ -1,4 +1,4 @@
-"""How good a build of a model is on held-out rows: by the truth where it is known, else by how often it answers as the original does."""
+"""Measures how good a build of a model is on held-out rows: by the truth where it is known, else by agreement with the original."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from schemas.errors import Code, Refused, mismatch
 
 Array = NDArray[Any]
 Answers = Mapping[str, Array]  # by output, the rows along the first axis
-RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.1, 1e-3  # of a single float that agrees: schemas.manifest.Shadow's
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.1, 1e-3  # within which a single float agrees: schemas.manifest.Shadow's
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def ruler(truth: Array | None, answers: Answers, named: str | None) -> Ruler:
 
 
 def score(by: Ruler, truth: Array | None, original: Answers, answers: Answers) -> float:
-    """Accuracy and agreement are shares of rows, from 0 to 1; r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2, at most 1."""
+    """Return the score: accuracy and agreement are shares of rows, 0 to 1; r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2, at most 1."""
     if by.metric == "agreement" or truth is None or by.output is None:
         names = [by.output] if by.output is not None else list(original)
         same = np.ones(len(original[names[0]]), np.bool_)
@@ -67,7 +67,7 @@ def score(by: Ruler, truth: Array | None, original: Answers, answers: Answers) -
 
 
 def right(by: Ruler, truth: Array, answers: Answers, *, within: float | None) -> NDArray[np.bool_]:
-    """Which rows are answered rightly, [rows]: the class that is true, or a number at most `within` from the true one.
+    """Return which rows are answered rightly, [rows]: the class that is true, or a number at most `within` from the true one.
 
     Raises:
         Refused: REFERENCE_INVALID: numbers, and nobody says how near is right.
@@ -84,7 +84,7 @@ def right(by: Ruler, truth: Array, answers: Answers, *, within: float | None) ->
 
 
 def finite(what: str, original: Answers, answers: Answers) -> None:
-    """Whether a build gives numbers where the original does.
+    """Check that a build gives numbers where the original does.
 
     Raises:
         Refused: VARIANT_FAILED: it gives NaN or infinity, with the output and the row.
@@ -104,7 +104,7 @@ def finite(what: str, original: Answers, answers: Answers) -> None:
 
 
 def check_answers(what: str, original: Answers, answers: Answers) -> None:
-    """Whether a build's answers can be compared with the original's at all.
+    """Check that a build's answers can be compared with the original's at all.
 
     Raises:
         Refused: VARIANT_FAILED: another kind or shape.
@@ -116,7 +116,7 @@ def check_answers(what: str, original: Answers, answers: Answers) -> None:
 
 
 def by_row(parts: Mapping[str, Sequence[Array]], rows: int) -> dict[str, Array]:
-    """Answers over all rows, of those of each batch; an output that has not one answer of one shape a row is left out."""
+    """Join the answers of each batch to answers over all rows; an output that has not one answer of one shape a row is left out."""
     alike = {name: values for name, values in parts.items() if len({one.shape[1:] for one in values}) == 1 and values[0].ndim > 0}
     joined = {name: np.concatenate(values) for name, values in alike.items()}
     return {name: values for name, values in joined.items() if len(values) == rows}
@@ -146,7 +146,7 @@ def _plain(truth: Array) -> Array:
 
 
 def _agrees(old: Array, new: Array) -> NDArray[np.bool_]:
-    """Row by row, as a device compares two releases (schemas.manifest.Shadow)."""
+    """Compare row by row, as a device compares two releases (schemas.manifest.Shadow)."""
     rows = len(old)
     one, other = old.reshape(rows, -1), new.reshape(rows, -1)
     if old.dtype.kind != "f":
@@ -161,7 +161,7 @@ def _agrees(old: Array, new: Array) -> NDArray[np.bool_]:
 
 
 def check_loss(name: str, by: Ruler, *, original: float, scored: float, loss_max: float) -> None:
-    """Whether a build is good enough to be published.
+    """Check that a build is good enough to be published.
 
     Raises:
         Refused: VARIANT_LOSS: it loses more than is allowed, with both scores.

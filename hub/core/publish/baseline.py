@@ -1,4 +1,4 @@
-"""Bins, reference counts, and how much ordinary days differ: all that a manifest carries of the publisher's reference data.
+"""Builds all that a manifest carries of the publisher's reference data: bins, reference counts, and how much ordinary days differ.
 
 Real days differ from each other without anything being wrong. So the reference comes in blocks (days, shifts, batches), and each signal
 carries the covariance between blocks of its mean scores; without it every real day would be an alarm. And hours of the week differ: where a
@@ -20,7 +20,7 @@ from schemas.signals import Baseline, Measure, Season, Signal
 
 BINS = 8  # the noise term scales with them
 SEASON_EFFECT_MIN = 0.1  # between the keys' mean scores, root mean square; with less, one reference serves them all
-SEASON_ROWS_MIN = 100  # of a key: with fewer, its reference is that of all keys together
+SEASON_ROWS_MIN = 100  # rows of a key: with fewer, its reference is that of all keys together
 
 Bins = NDArray[np.intp]
 Floats = NDArray[np.float64]
@@ -43,11 +43,11 @@ class SignalSpec:
     phrases: tuple[str, ...] | None = None
 
     def signal(self, **reference: Any) -> Signal:
-        """The signal with its bins and counts."""
+        """Return the signal with its bins and counts."""
         return Signal(**{name: getattr(self, name) for name in self.__slots__}, **reference)
 
     def measured(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Its values, [rows], of its tensor's rows [rows, ...], as a node measures them."""
+        """Return its values, [rows], of its tensor's rows [rows, ...], as a node measures them."""
         if self.measure is None:
             return rows.reshape(len(rows))
         return measured(self.signal(counts=(0, 0), categories=(0.0,) if self.kind == "categorical" else ()), rows)
@@ -62,7 +62,7 @@ class Times:
 
     @property
     def keys(self) -> Bins:
-        """The season's key of each row, [rows]."""
+        """Return the season's key of each row, [rows]."""
         distinct, which = np.unique(self.seconds // 3600, return_inverse=True)
         found: Bins = np.array([self.season.key_of(int(hour) * 3600) for hour in distinct], np.intp)[which]
         return found
@@ -77,7 +77,7 @@ def build_baseline(
     calibration_rows: int | None = None,
     unreferenced: Sequence[Signal] = (),
 ) -> Baseline:
-    """The baseline of reference values, one array [rows] a signal; `blocks` [rows] says which day or batch a row is from.
+    """Return the baseline of reference values, one array [rows] a signal; `blocks` [rows] says which day or batch a row is from.
 
     `unreferenced` are signals of which the publisher has no values: they stand last, and are compared with each node's own baseline only.
     """
@@ -103,7 +103,7 @@ def build_baseline(
 def _signal(
     spec: SignalSpec, column: NDArray[Any], keys: Bins | None, bins: int, hours: Bins | None, times: Times | None
 ) -> tuple[Signal, Floats | None]:
-    """A signal, and its blocks' mean scores [blocks, scores] where there are blocks."""
+    """Return a signal, and its blocks' mean scores [blocks, scores] where there are blocks."""
     edges: tuple[float, ...] = ()
     categories: tuple[float | str, ...] = ()
     if spec.kind == "numeric":
@@ -146,7 +146,7 @@ def _categorical(column: NDArray[Any]) -> tuple[tuple[float | str, ...], Bins]:
 
 
 def _row_scores(kind: str, counts: Bins, seasons: Bins | None, flat: Bins, hours: Bins | None) -> Floats:
-    """The scores of each row, [rows, scores], against its hours' own reference where there is one."""
+    """Return the scores of each row, [rows, scores], against its hours' own reference where there is one."""
     if seasons is None or hours is None:
         found: Floats = scores_of(kind, reference_shares(counts.astype(np.float64)))[flat]
     else:
@@ -155,7 +155,7 @@ def _row_scores(kind: str, counts: Bins, seasons: Bins | None, flat: Bins, hours
 
 
 def _blocks(scores: Floats, keys: Bins | None, hours: Bins | None) -> tuple[Floats | None, tuple[float, ...]]:
-    """Mean scores by block, [blocks, scores], and the covariance between blocks; with `hours`, between blocks and hours."""
+    """Return the mean scores by block, [blocks, scores], and the covariance between blocks; with `hours`, between blocks and hours."""
     if keys is None or keys.max() < 1:
         return None, ()
     means, _ = _means(scores, keys)
@@ -164,13 +164,13 @@ def _blocks(scores: Floats, keys: Bins | None, hours: Bins | None) -> tuple[Floa
 
 
 def _means(scores: Floats, cells: Bins) -> tuple[Floats, Floats]:
-    """Mean scores and rows of each cell."""
+    """Return the mean scores and rows of each cell."""
     sizes = np.bincount(cells).astype(np.float64)
     return np.stack([np.bincount(cells, weights=column) for column in scores.T], axis=1) / sizes[:, None], sizes
 
 
 def _seasons(kind: str, flat: Bins, hours: Bins, count: int, counts: NDArray[np.intp]) -> NDArray[np.intp] | None:
-    """Reference counts by key, [keys, bins]; None where the keys hardly differ."""
+    """Return the reference counts by key, [keys, bins]; None where the keys hardly differ."""
     table = np.zeros((count, len(counts)), np.intp)
     np.add.at(table, (hours, flat), 1)
     rows = table.sum(axis=1)

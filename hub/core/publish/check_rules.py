@@ -1,4 +1,4 @@
-"""What a kind of device has, how a release's proof under its limits is judged, and which releases a check is a check of.
+"""Judges a release's proof under the limits of a kind of device, and says which releases a check is a check of.
 
 Knows no process, file or clock: the proof was made elsewhere, on another processor. Its times are multiplied by the profile's `slowdown`,
 which is an estimate and is called one wherever it is shown.
@@ -40,7 +40,7 @@ class DeviceProfile(Fact):
     slowdown: Annotated[float, Field(ge=1, le=1000)]
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # as `threads` in its node.toml
     providers: Annotated[tuple[Label, ...], Field(max_length=16)] = ("CPUExecutionProvider",)
-    runtimes: Annotated[tuple[Label, ...], Field(max_length=16)] | None = None  # any, where nothing is said
+    runtimes: Annotated[tuple[Label, ...], Field(max_length=16)] | None = None  # None: any
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
 
     @model_validator(mode="after")
@@ -51,12 +51,12 @@ class DeviceProfile(Fact):
 
     @property
     def model_bytes(self) -> int:
-        """Memory that a model's worker may hold."""
+        """Return the memory that a model's worker may hold."""
         return self.memory_bytes - self.reserved_bytes
 
     @property
     def reported(self) -> Profile:
-        """As such a device tells its hub what it is."""
+        """Return the profile that such a device reports to its hub."""
         return Profile(
             arch=self.arch,
             cores=self.cores,
@@ -99,12 +99,12 @@ class Result(Fact):
 
     @property
     def load_ms(self) -> float | None:
-        """Estimated on the device."""
+        """Return the load time, estimated on the device."""
         return self.evidence.load_ms * self.profile.slowdown if self.evidence else None
 
     @property
     def latency_ms(self) -> float | None:
-        """Estimated on the device."""
+        """Return the latency, estimated on the device."""
         return self.evidence.latency_ms * self.profile.slowdown if self.evidence else None
 
 
@@ -121,7 +121,7 @@ class Check(Fact):
 
 
 def chosen(manifest: Manifest, profile: DeviceProfile) -> str | Result:
-    """The variant that such a device takes, or the refusal."""
+    """Return the variant that such a device takes, or the refusal."""
     try:
         return choose(manifest, profile.reported).name
     except Refused as refusal:
@@ -129,7 +129,7 @@ def chosen(manifest: Manifest, profile: DeviceProfile) -> str | Result:
 
 
 def judge(profile: DeviceProfile, manifest: Manifest, proof: Proof, *, variant: str, limited_by: LimitedBy) -> Result:
-    """The proof as it would have ended on the device: a latency that is within the limit here may not be there."""
+    """Judge the proof as it would have ended on the device: a latency that is within the limit here may not be there."""
     found = Result(
         profile=profile,
         variant=variant,
@@ -170,7 +170,7 @@ def content_of(manifest: Manifest) -> bytes:
 
 
 def lacking(manifest: Manifest, checks: Mapping[str, Check], required: Sequence[str]) -> list[str]:
-    """What speaks against rolling it out, a sentence each. Where no profiles are required, those that it was checked for count."""
+    """Return what speaks against a rollout, a sentence each. Where no profiles are required, those that it was checked for count."""
     found = []
     for name in required or sorted(checks):
         result = checks[name].result if name in checks else None
@@ -184,5 +184,5 @@ def lacking(manifest: Manifest, checks: Mapping[str, Check], required: Sequence[
 
 
 def unchecked(name: str, found: Sequence[str]) -> Refused:
-    """The refusal to roll a release out."""
+    """Return the refusal to roll a release out."""
     return Refused(Code.RELEASE_UNCHECKED, f"{name} may not be rolled out: {'; '.join(found)}"[: 4 * TEXT_MAX])

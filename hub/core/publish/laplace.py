@@ -1,4 +1,4 @@
-"""How much discrete Laplace noise an epsilon asks for, where delta is to be 0."""
+"""Computes how much discrete Laplace noise an epsilon asks for, where delta is to be 0."""
 
 import math
 
@@ -6,7 +6,7 @@ DENOMINATOR = 64  # the scale travels as a fraction, rounded up
 
 
 def laplace_for(epsilon: float, signals: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The smallest scale, and the variance of its noise, as fractions, that give epsilon when one record moves a bin in each of `signals`.
+    """Return the smallest scale, and its noise's variance, as fractions, that give epsilon when a record moves a bin in each of `signals`.
 
     The L1 sensitivity is `signals`, so the scale is signals / epsilon (Ghosh, Roughgarden and Sundararajan 2009: the geometric mechanism).
 

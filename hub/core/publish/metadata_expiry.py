@@ -1,4 +1,4 @@
-"""How long each role's metadata lives, and when somebody should be told. Reads no clock."""
+"""Decides how long each role's metadata lives, and when an operator should be warned. Reads no clock."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -7,7 +7,7 @@ from typing import Literal
 ROOT_DAYS, TARGETS_DAYS, TEAM_DAYS = 365, 180, 90  # signed offline, by people
 ROLLOUTS_DAYS, SNAPSHOT_DAYS, TIMESTAMP_DAYS = 7, 7, 1  # signed by the hub; short, for its keys are online
 RESIGN_SECONDS = 3600  # a fresh timestamp every hour costs a node 11 KB a day
-WARNING_SHARE, URGENT_SHARE = 0.5, 0.2  # of a life that is left
+WARNING_SHARE, URGENT_SHARE = 0.5, 0.2  # the share of a life that is left
 _DAYS = {
     "root": ROOT_DAYS,
     "targets": TARGETS_DAYS,
@@ -29,22 +29,22 @@ class Expiry:
 
 
 def life(role: str) -> timedelta:
-    """How long a role's metadata holds from when it is signed; every role of a model is its team's."""
+    """Return how long a role's metadata holds from when it is signed; every role of a model is its team's."""
     return timedelta(days=_DAYS.get(role, TEAM_DAYS))
 
 
 def expiry(role: str, expires: datetime, now: datetime) -> Expiry:
-    """What to tell an operator of a role."""
+    """Return what an operator should know of a role."""
     return Expiry(role, expires, severity_of((expires - now) / life(role)))
 
 
 def severity_of(share_left: float) -> Severity:
-    """How much it matters that so large a share of a life is left."""
+    """Return how much it matters that so large a share of a life is left."""
     if share_left <= 0:
         return "expired"
     return "urgent" if share_left < URGENT_SHARE else "warning" if share_left < WARNING_SHARE else "ok"
 
 
 def is_ageing(role: str, expires: datetime, now: datetime) -> bool:
-    """Whether half of a role's life is over, and whoever holds its key online signs it again."""
+    """Return whether half of a role's life is over, so that a service which holds its key online signs it again."""
     return expires - now < life(role) * WARNING_SHARE

@@ -1,4 +1,4 @@
-"""How much noise an epsilon asks for, and what the noise does to an exponential."""
+"""Computes how much noise an epsilon asks for, and what the noise does to an exponential."""
 
 import math
 
@@ -15,7 +15,7 @@ POISSON_SIGMA2_MIN = 0.25  # from here on five terms of the dual sum are exact t
 
 
 def sigma2_for(epsilon: float, delta: float, signals: int) -> tuple[int, int]:
-    """The smallest variance, as a fraction, that gives (epsilon, delta) when one record moves one bin in each of `signals` histograms.
+    """Return the smallest variance, as a fraction, that gives (epsilon, delta) when a record moves one bin in each of `signals` histograms.
 
     Analytic Gaussian mechanism (Balle and Wang 2018, theorem 8) for L2 sensitivity sqrt(signals), then raised until the discrete Gaussian,
     which is what the nodes draw, keeps delta too: for few signals and small variances it spends up to a few percent more.
@@ -36,14 +36,14 @@ def sigma2_for(epsilon: float, delta: float, signals: int) -> tuple[int, int]:
 
 
 def _whole(numerator: int, signals: int) -> int:
-    """The same or a little more, so that a window's rho has few decimals: 24 windows and an own baseline are to fit a day of 25 of them."""
+    """Raise a variance a little, so that a window's rho has few decimals: 24 windows and an own baseline are to fit a day of 25."""
     rho = signals * DENOMINATOR / (2 * numerator)
     rounded = math.floor(rho / RHO_STEP) * RHO_STEP
     return math.ceil(signals * DENOMINATOR / (2 * rounded)) if rounded * (1 + ROUNDING_MAX) >= rho else numerator
 
 
 def discrete_delta(sigma2: float, epsilon: float, signals: int) -> float:
-    """The delta that discrete Gaussian noise of this variance really gives at epsilon.
+    """Return the delta that discrete Gaussian noise of this variance really gives at epsilon.
 
     A record moves one bin in each signal by one, so its privacy loss is (2 S + d) / (2 sigma^2), with S the sum of d draws; delta is the
     expectation of max(0, 1 - exp(epsilon - loss)) (Canonne, Kamath, Steinke 2020, section 2).

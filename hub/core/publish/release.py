@@ -19,12 +19,12 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import BLOCK_BYTES_MAX, DELTA_PARENTS_MAX, INDEX_PART_BLOCKS_MAX, KIB, MIB
 from schemas.manifest import Block, File, Index, Manifest, Payload, Tensor
 
-INLINE_BLOCKS_MAX = 256  # of a manifest, all files together, about 22 KB of its 64; a list that does not fit becomes an index
-INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # of entries; a part is a block itself
+INLINE_BLOCKS_MAX = 256  # blocks in a manifest, all files together: about 22 KB of its 64; a list that does not fit becomes an index
+INDEX_PART_BYTES_MAX = BLOCK_BYTES_MAX - KIB  # entries in a part, which is a block itself
 GOLDEN_ROWS = 16
 GOLDEN_BYTES_MAX = 16 * MIB  # every node of the fleet fetches it
 GOLDEN_UNPACKED_BYTES_MAX = 64 * MIB  # a device holds it beside two models
-NAMES_SHOWN = 24  # of a list in a sentence
+NAMES_SHOWN = 24  # names that a sentence lists
 DATATYPES = {  # onnxruntime's names of tensor types, and the Open Inference Protocol's
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
@@ -84,7 +84,7 @@ class Fitted:
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """Return the number of rows."""
         return len(next(iter(self.columns.values())))
 
 
@@ -100,7 +100,7 @@ class Golden:
 
 
 def inline_files(block_counts: Sequence[int], *, deltas: int = 0) -> list[bool]:
-    """Which files carry their block list in the manifest: in order, as long as their blocks are not too many together."""
+    """Return which files carry their block list in the manifest: in order, as long as their blocks are not too many together."""
     inline, total, most = [], 0, INLINE_BLOCKS_MAX * _entry_bytes(_largest(1, 0)) // _entry_bytes(_largest(1, deltas))
     for count in block_counts:
         inline.append(total + count <= most)
@@ -109,7 +109,7 @@ def inline_files(block_counts: Sequence[int], *, deltas: int = 0) -> list[bool]:
 
 
 def assemble_file(path: str, digest: bytes, blocks: Sequence[Block], *, inline: bool) -> tuple[File, dict[bytes, bytes]]:
-    """A file of consecutive blocks, and the payloads, by digest, of the parts of its index if it has one."""
+    """Return a file of consecutive blocks, and the payloads, by digest, of the parts of its index if it has one."""
     total = sum(block.bytes for block in blocks)
     if inline:
         return File(path=path, bytes=total, digest=digest, blocks=tuple(blocks)), {}
@@ -136,7 +136,7 @@ def _index_parts(blocks: Sequence[Block]) -> Iterator[tuple[Block, ...]]:
 
 
 def foreseen_file(path: str, cuts: Sequence[Span], *, inline: bool, deltas: int = 0) -> File:
-    """The largest description that a file cut so can get, to try a manifest's size before anything is stored."""
+    """Return the largest description that a file cut so can get, to try a manifest's size before anything is stored."""
     lengths = [length for _, length in cuts]
     blocks = tuple(_largest(length, deltas) for length in lengths)
     if inline:
@@ -151,12 +151,12 @@ def _largest(length: int, deltas: int) -> Block:
 
 
 def _entry_bytes(block: Block) -> int:
-    """At most what a block's entry takes in a list: digests of 34 bytes, numbers of 5, an encoding of 7, and the arrays around them."""
+    """Return at most what a block's entry takes in a list: digests of 34 bytes, numbers of 5, an encoding of 7, and their arrays."""
     return 41 + sum(49 + 35 * len(payload.parents or ()) for payload in block.payloads)
 
 
 def check_size(manifest: Manifest) -> None:
-    """Whether a manifest fits its bound.
+    """Check that a manifest fits its bound.
 
     Raises:
         Refused: it does not; the sentence says what could be left out.
@@ -169,12 +169,12 @@ def check_size(manifest: Manifest) -> None:
 
 
 def wire_bytes(blocks: Sequence[Block]) -> int:
-    """What a device without any of these blocks fetches, each in its smallest encoding."""
+    """Return what a device without any of these blocks fetches, each in its smallest encoding."""
     return sum(min((payload.bytes for payload in block.payloads), default=block.bytes) for block in blocks)
 
 
 def same_content(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests are the same release but for when they were made and how fast builds ran: publishing it again is nothing."""
+    """Return whether two manifests are one release but for when they were made and how fast builds ran: publishing it again is nothing."""
     return _undated(one) == _undated(other)
 
 
@@ -192,14 +192,14 @@ def _undated(manifest: Manifest) -> Manifest:
 
 
 def kind_of(column: Array, *, categories_max: int) -> Kind:
-    """Numeric, unless the values are texts, truths or few distinct integers."""
+    """Return numeric, unless the values are texts, truths or few distinct integers."""
     if column.dtype.kind == "f" or (column.dtype.kind in "iu" and len(np.unique(column)) > categories_max):
         return "numeric"
     return "categorical"
 
 
 def feeds(features: Sequence[Feature], columns: Arrays) -> dict[str, Array]:
-    """The model's inputs, [rows, ...] each in its tensor's shape, of columns [rows]."""
+    """Return the model's inputs, [rows, ...] each in its tensor's shape, of columns [rows]."""
     by_tensor: dict[str, list[Feature]] = {}
     for feature in features:
         by_tensor.setdefault(feature.tensor.name, []).append(feature)
@@ -219,7 +219,7 @@ def feeds(features: Sequence[Feature], columns: Arrays) -> dict[str, Array]:
 
 
 def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS) -> dict[str, Array]:
-    """Made-up rows to test a release with, since they leave the publisher's hands.
+    """Return made-up rows to test a release with, since they leave the publisher's hands.
 
     Numbers are quantiles of each column, neither extreme, the rest its commonest values; each column has an order of its own, so that
     a row is a real one only by chance.
@@ -239,13 +239,13 @@ def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS) -> dict[str, Arr
 
 
 def _golden_whole(column: Array, rows: int, number: int) -> Array:
-    """The same of whole inputs [rows, ...]: each of their values has quantiles and an order of its own, so that no picture is anyone's."""
+    """Make up whole inputs [rows, ...]: each of their values has quantiles and an order of its own, so that no picture is anyone's."""
     ordered = np.sort(column, axis=0)[np.linspace(0, len(column) - 1, rows + 2).astype(int)[1:-1]]
     return np.random.default_rng(number).permuted(ordered, axis=0)
 
 
 def pack_golden(golden: Golden) -> bytes:
-    """The npz that nodes fetch; the same arrays give the same bytes."""
+    """Return the npz that nodes fetch; the same arrays give the same bytes."""
     target = io.BytesIO()
     sides = (("input", golden.inputs), ("output", golden.outputs))
     arrays = {f"{side}.{name}": value for side, values in sides for name, value in values.items()}
@@ -258,7 +258,7 @@ def pack_golden(golden: Golden) -> bytes:
 def parse_golden(
     what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, answered: bool = True, one_by_one: bool = False
 ) -> Golden:
-    """The golden inputs as the model takes them, and the outputs that are known for them; not `answered`: there may be none.
+    """Return the golden inputs as the model takes them, and the outputs that are known for them; not `answered`: there may be none.
 
     `one_by_one`: of a model that takes one row there may be many, which a device asks one after the other.
 
@@ -288,7 +288,7 @@ def _as_input(what: str, tensor: Tensor, array: Array, *, one_by_one: bool) -> A
 
 
 def check_golden(what: str, expected: Arrays, actual: Arrays, *, relative: float, absolute: float) -> None:
-    """The publisher's own model must agree with the publisher's own golden outputs; NaN agrees with nothing.
+    """Check that the publisher's own model agrees with its own golden outputs; NaN agrees with nothing.
 
     Raises:
         Refused: another kind or shape, or the first value out of tolerance, with both values.
@@ -311,7 +311,7 @@ def check_golden(what: str, expected: Arrays, actual: Arrays, *, relative: float
 
 
 def plain_arrays(what: str, file: IO[bytes], code: Code, *, bytes_max: int) -> dict[str, Array]:
-    """The arrays of an npz, nothing unpickled, nothing allocated before its size is known.
+    """Return the arrays of an npz, nothing unpickled, nothing allocated before its size is known.
 
     Raises:
         Refused: with `code`: no npz, objects in it, or more than `bytes_max` bytes unpacked.
@@ -354,17 +354,17 @@ def listed(names: Sequence[str]) -> str:
 
 
 def signature(tensors: Sequence[Tensor]) -> str:
-    """Inputs or outputs for a sentence."""
+    """Return inputs or outputs for a sentence."""
     return listed([f"{one.name} {one.datatype}{list(one.shape)}" for one in tensors])
 
 
 def invalid(code: Code, what: str, error: ValidationError) -> Refused:
-    """A document's own check has failed: which field, why, and what was found."""
+    """Return a refusal that names the field in which a document's own check has failed, why, and what was found."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return Refused(code, f"{what}: {where}: {first['msg']}, found {str(first['input'])[:64]!r}")
 
 
 def first_line(error: BaseException) -> str:
-    """What a foreign error says, short enough for a sentence of ours."""
+    """Return what a foreign error says, short enough for a sentence of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

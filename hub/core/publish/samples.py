@@ -1,4 +1,4 @@
-"""Rows as a model takes them, a few at a time, with what is true of each."""
+"""Gives rows as a model takes them, a few at a time, with what is true of each."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-BATCH_BYTES_MAX = 16 * 2**20  # of inputs at a time: images of a few hundred kilobytes go by dozens, rows of numbers by thousands
+BATCH_BYTES_MAX = 16 * 2**20  # inputs at a time: images of a few hundred kilobytes go by dozens, rows of numbers by thousands
 BATCH_ROWS_MAX = 4096
 
 
@@ -23,17 +23,17 @@ class Samples:
 
     @property
     def rows(self) -> int:
-        """How many."""
+        """Return the number of rows."""
         return len(next(iter(self.arrays.values())))
 
     def feeds(self, at: int, rows: int) -> dict[str, Array]:
-        """Inputs for `rows` rows from the one numbered `at`."""
+        """Return inputs for `rows` rows from the one numbered `at`."""
         if self.alone:
             return {name: np.ascontiguousarray(array[at]) for name, array in self.arrays.items()}
         return {name: np.ascontiguousarray(array[at : at + rows]) for name, array in self.arrays.items()}
 
     def batches(self, rows_max: int = BATCH_ROWS_MAX) -> Iterator[tuple[int, int, dict[str, Array]]]:
-        """First row, number of rows and inputs, until there are no more."""
+        """Yield the first row, number of rows and inputs, until there are no more."""
         row_bytes = max(1, sum(array.nbytes // max(1, len(array)) for array in self.arrays.values()))
         step = 1 if self.alone else max(1, min(rows_max, BATCH_BYTES_MAX // row_bytes))
         for at in range(0, self.rows, step):

@@ -1,4 +1,4 @@
-"""Which quantities of a model are watched: by default what its signature and its reference suggest, or what the publisher names.
+"""Chooses the quantities of a model that are watched: by default what its signature and reference suggest, or what the publisher names.
 
     <column>                     an input's column, as the reference calls it
     <output>  <output>[2]        an output's only value, or one of its values
@@ -31,14 +31,14 @@ from schemas.signals import Signal
 
 WIDE = 33  # values in a row, from which on no single one means anything to a person
 PROJECTIONS = 4
-SEED = 20_131  # of projections; the same for every release, so that releases can be compared
+SEED = 20_131  # the projections' seed; the same for every release, so that releases can be compared
 NAME_MAX = 64  # schemas.signals.Signal.name
-WORDS_MIN = 2.0  # a text has so many on average; a category has fewer
+WORDS_MIN = 2.0  # a text has this many on average; a category has fewer
 REFUSALS = ("I'm sorry", "I am sorry", "Sorry,", "I can't", "I cannot", "I can not", "I'm unable", "I am unable", "As an AI", "I won't")
 STOPS = ("stop", "length", "abort")
 LENGTH_EDGES = tuple(2.0**power for power in range(10))  # words of a text that nobody has a reference for
-TOKEN_EDGES = tuple(2.0**power for power in range(3, 13))  # likewise tokens, of a prompt with all that was said before
-LATENCY_OCTAVES, MEMORY_OCTAVES = range(-9, 2), range(-5, 2)  # of a release's own limits
+TOKEN_EDGES = tuple(2.0**power for power in range(3, 13))  # tokens of a prompt, with the conversation before it
+LATENCY_OCTAVES, MEMORY_OCTAVES = range(-9, 2), range(-5, 2)  # octaves of a release's own limits
 PRECEDENCE = ("output", "input", "service")  # where there is no room for all: the last that remain are left out
 MEASURES_OF_PROBABILITIES = ("class", "confidence", "entropy")
 MEASURES_OF_WIDE = ("mean", "deviation", "sparsity")
@@ -57,7 +57,7 @@ class Candidate:
     categories: tuple[float | str, ...] = ()
 
     def bare(self) -> Signal:
-        """The signal without a reference."""
+        """Return the signal without a reference."""
         bins = (len(self.edges) or len(self.categories) - 1) + 2
         return self.spec.signal(edges=self.edges, categories=self.categories, counts=(0,) * bins)
 
@@ -75,7 +75,7 @@ class Model:
 
 
 def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate], tuple[str, ...]]:
-    """The signals to watch, and the names of those for which there is no room.
+    """Return the signals to watch, and the names of those for which there is no room.
 
     Raises:
         Refused: REFERENCE_INVALID: a named signal does not exist or is named twice, there are none or too many, or a name is too long.
@@ -108,7 +108,7 @@ def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate]
 
 
 def _columns(model: Model) -> Iterator[tuple[str, Candidate]]:
-    """A candidate a column of the reference."""
+    """Yield a candidate a column of the reference."""
     if model.fitted is None:
         return
     for feature in model.fitted.features:
@@ -119,7 +119,7 @@ def _columns(model: Model) -> Iterator[tuple[str, Candidate]]:
 
 
 def _single(model: Model, columns: Mapping[str, Candidate]) -> Iterator[tuple[str, Candidate]]:
-    """A candidate a value of an output."""
+    """Yield a candidate a value of an output."""
     for output, values in model.answers.items():
         table = values.reshape(len(values), -1)
         for place in range(table.shape[1]):
@@ -130,7 +130,7 @@ def _single(model: Model, columns: Mapping[str, Candidate]) -> Iterator[tuple[st
 
 
 def _by_default(model: Model, single: Mapping[str, Candidate]) -> Iterator[Candidate]:
-    """Measures of whole rows that are watched unasked."""
+    """Yield measures of whole rows that are watched unasked."""
     for tensor, rows in _wide_inputs(model):
         yield from _whole("input", tensor, rows)
     for feature in _texts(model):
@@ -150,19 +150,19 @@ def _by_default(model: Model, single: Mapping[str, Candidate]) -> Iterator[Candi
 
 
 def _ordinary(model: Model, columns: Mapping[str, Candidate]) -> list[str]:
-    """Columns of narrow inputs that are no texts."""
+    """Return columns of narrow inputs that are no texts."""
     left = {tensor for tensor, _ in _wide_inputs(model)} | {feature.tensor.name for feature in _texts(model)}
     return [name for name, one in columns.items() if one.spec.tensor not in left]
 
 
 def _others(model: Model, single: Mapping[str, Candidate], columns: Mapping[str, Candidate]) -> list[str]:
-    """Outputs of one value, and the measures that are watched unasked."""
+    """Return outputs of one value, and the measures that are watched unasked."""
     only = [name for name, one in single.items() if _width(model.answers[one.spec.tensor]) == 1]
     return only + [one.spec.name for one in _by_default(model, single)]
 
 
 def _asked(model: Model, name: str) -> Candidate | None:
-    """A measure that was named; None when there is no such thing."""
+    """Return a measure that was named; None when there is no such thing."""
     generic = {one.spec.name: one for one in (*_without_reference(model), *_tokens(model))}
     parts = _NAMED.fullmatch(name)
     if name in generic or parts is None:
@@ -196,7 +196,7 @@ def _measure(side: str, tensor: str, measure: str, rows: Array | None, *, number
 
 
 def _whole(side: str, tensor: str, rows: Array) -> Iterator[Candidate]:
-    """What is watched of a wide tensor: whole numbers of more than a byte are token ids."""
+    """Yield what is watched of a wide tensor: whole numbers of more than a byte are token ids."""
     if rows.dtype.kind in "iu" and rows.dtype.itemsize > 1:
         yield _measure(side, tensor, "length", rows)
         return
@@ -207,7 +207,7 @@ def _whole(side: str, tensor: str, rows: Array) -> Iterator[Candidate]:
 
 
 def _without_reference(model: Model) -> Iterator[Candidate]:
-    """What is counted into bins that are the same for everybody: the service, and texts that are generated."""
+    """Yield what is counted into bins that are the same for everybody: the service, and texts that are generated."""
     for side, tensors in (("input", model.inputs), ("output", model.outputs)):
         for tensor in tensors:
             if tensor.datatype == "BYTES" and model.fitted is None:
@@ -224,7 +224,7 @@ def _without_reference(model: Model) -> Iterator[Candidate]:
 
 
 def _tokens(model: Model) -> Iterator[Candidate]:
-    """What is watched only where it is named, since words say much the same."""
+    """Yield what is watched only where it is named, since words say much the same."""
     for side, tensors in (("input", model.inputs), ("output", model.outputs)):
         for tensor in tensors:
             if tensor.datatype == "BYTES":
@@ -246,7 +246,7 @@ def _wide_inputs(model: Model) -> Iterator[tuple[str, Array]]:
 
 
 def _texts(model: Model) -> list[Feature]:
-    """Columns that hold sentences and not categories."""
+    """Return columns that hold sentences and not categories."""
     if model.fitted is None:
         return []
     found = []
@@ -259,7 +259,7 @@ def _texts(model: Model) -> list[Feature]:
 
 
 def _rows_of(model: Model, tensor: str) -> Array | None:
-    """An input's rows, [rows, ...]; None where the reference has none."""
+    """Return an input's rows, [rows, ...]; None where the reference has none."""
     if model.fitted is None:
         return None
     places = sorted((one for one in model.fitted.features if one.tensor.name == tensor), key=lambda one: one.place)
@@ -270,7 +270,7 @@ def _rows_of(model: Model, tensor: str) -> Array | None:
 
 
 def _width(values: Array) -> int:
-    """Values in a row. A row of one text is a plain str, which has no size of its own."""
+    """Return values in a row. A row of one text is a plain str, which has no size of its own."""
     return math.prod(values.shape[1:])
 
 

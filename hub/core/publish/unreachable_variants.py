@@ -1,4 +1,4 @@
-"""Which builds of a release no device ever takes, because an earlier one suits every device that they suit."""
+"""Finds the builds of a release that no device ever takes, because an earlier one suits every device that they suit."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from schemas.manifest import Requirements, Variant
 
 
 def never_chosen(variants: Sequence[Variant]) -> dict[str, str]:
-    """The name of each such build, and of the earlier one that is taken in its place (schemas.variant.choose takes the first that fits)."""
+    """Return the name of each such build, and of the earlier one taken in its place (schemas.variant.choose takes the first that fits)."""
     found: dict[str, str] = {}
     for number, later in enumerate(variants):
         for earlier in variants[:number]:

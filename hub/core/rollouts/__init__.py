@@ -1,1 +1,1 @@
-"""Decide who runs what: stages, gates, cost, parameters, and which alarms a rollout has to answer for."""
+"""Decide which node runs which release: stages, gates, cost, parameters, and which alarms a rollout has to answer for."""

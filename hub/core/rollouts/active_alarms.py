@@ -1,4 +1,4 @@
-"""Which alarms last, and which of them a rollout has to answer for. Knows findings, and neither their tests nor a clock.
+"""Decides which alarms last, and which of them a rollout has to answer for. Knows findings, and neither their tests nor a clock.
 
 An episode ends when its stream is quiet for long enough (hub/core/drift/episodes.py). A release that nobody serves any more has no
 intervals, so its episode would last for ever: it counts as left when the cohort has gone on with another release for as long as it may be
@@ -19,7 +19,7 @@ GONE_INTERVALS = 3  # as few as an alarm is quiet for before it is over (hub/cor
 
 
 def lasts(episode: Episode | None, *, newest: int, seconds: int, cohort_newest: int) -> bool:
-    """Whether an alarm lasts.
+    """Return whether an alarm lasts.
 
     `newest` is the start of the newest interval of its release in its cohort, and `seconds` the length; `cohort_newest` is that of the
     function of this name.
@@ -31,14 +31,14 @@ def lasts(episode: Episode | None, *, newest: int, seconds: int, cohort_newest: 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """One episode as alerts told it."""
+    """One episode, as alerts reported it."""
 
     raised: Alert
     over_at: int | None
 
 
 def told(alerts: Sequence[Alert]) -> list[Told]:
-    """Episodes from a model's alerts, which come oldest first."""
+    """Return episodes from a model's alerts, which come oldest first."""
     found: list[Told] = []
     running: dict[tuple[str | None, ...], int] = {}
     for alert in alerts:
@@ -53,7 +53,7 @@ def told(alerts: Sequence[Alert]) -> list[Told]:
 
 
 def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection[str] | None, judged_from: int) -> str:
-    """Why drift halts a rollout of `version` that is judged since `judged_from`, in words; empty where it does not.
+    """Return why drift halts a rollout of `version` that is judged since `judged_from`, in words; empty where it does not.
 
     What halts is drift that was raised since then, by the release that is rolled out, in a cohort of the nodes that are addressed, and of a
     signal that did not drift there already under another release when judging began: what the world did before is not the release's
@@ -76,7 +76,7 @@ def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection
 
 
 def cohort_newest(newest: Mapping[StreamName, Drift]) -> dict[StreamName, int]:
-    """For each stream, the start of the newest interval with which its cohort may have gone on; labels come weeks after signals.
+    """Return for each stream the start of the newest interval with which its cohort may have gone on; labels come weeks after signals.
 
     Whatever release it is of, but for nodes of the stream's own release that gather their baselines anew: they serve it, and tell nothing
     of its drift.

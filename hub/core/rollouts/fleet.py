@@ -1,4 +1,4 @@
-"""What the fleet is, folded from what nodes say. Only receipts tell who serves what; states tell who is there and what it is busy with.
+"""Folds what nodes report into what the fleet is. Only receipts prove what a node serves; states say which nodes are there, doing what.
 
 Knows neither signatures (hub/signing/device_signatures.py) nor the database. The first state of a node pins its device's key, for the
 broker lets nobody else write to a node's topics; another key later is refused.
@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; `state` is the last that it said itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
+    """One node; `state` is the last that it reported itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
 
     state: State
     status: Status
@@ -55,19 +55,19 @@ class Node:
 
     @property
     def name(self) -> str:
-        """Its id."""
+        """Return its id."""
         return self.state.node
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """What rollouts select it by."""
+        """Return what rollouts select it by."""
         return self.state.profile.labels if self.state.profile else {}
 
 
 def fold_state(known: Node | None, state: State, *, now: int, listened: Listened, old: bool = False) -> Node | None:
-    """The node after this state; None when it changes nothing.
+    """Return the node after this state; None when it changes nothing.
 
-    `old`: the broker repeats what was said at an unknown time before, or kept it for us, so that the node's own word counts for when.
+    `old`: the broker repeats what was reported at an unknown time before, or kept it for us, so that the node's own word counts for when.
 
     Raises:
         Refused: NAME_INVALID for a reserved name, RECEIPT_KEY_CHANGED for another key than the one that is pinned.
@@ -101,7 +101,7 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
 
 
 def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
-    """The node after a verified receipt; receipts that come twice or late change nothing that a newer one has said.
+    """Return the node after a verified receipt; receipts that come twice or late change nothing that a newer one has reported.
 
     `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
     """
@@ -123,13 +123,13 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
 
 
 def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
-    """Whether a node counts as heard from, when the hub has listened for so long in all."""
+    """Return whether a node counts as heard from, given how long the hub has listened in all."""
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
     return listened - node.heard_at < patience
 
 
 def facts(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeFacts:
-    """What a rollout's gate wants to know of a node."""
+    """Return what a rollout's gate wants to know of a node."""
     serving, failure = node.serving.get(model), node.failures.get((model, digest))
     return NodeFacts(
         node=node.name,

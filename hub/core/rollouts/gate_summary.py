@@ -1,14 +1,14 @@
-"""Whether drift of a release can be judged, and whether it was: what a gate says when there is no alarm. Knows no store and no clock.
+"""Says whether drift of a release can be judged, and was: what a gate answers when there is no alarm. Knows no store and no clock.
 
 Nothing is tested of fewer nodes than the cohort's minimum, and nothing before an interval is over. No alarm is then not the same as no
-drift, and whoever moves a fleet by it has to know which of them it is.
+drift, and an operator that moves a fleet by it has to know which of them it is.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 
-UNKNOWN = "of unknown name"  # of a node that has not said its own
+UNKNOWN = "of unknown name"  # a node that has not reported its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +27,24 @@ class Heard:
     """
 
     start: int
-    calibrated: int = 0  # of nodes with baselines of their own
+    calibrated: int = 0  # windows of nodes with baselines of their own
     others: int = 0
 
     @property
     def nodes(self) -> int:
-        """Of both kinds."""
+        """Return how many there are of both kinds."""
         return self.calibrated + self.others
 
     def too_few(self, nodes_min: int) -> bool:
-        """Whether neither kind is tested."""
+        """Return whether neither kind is tested."""
         return max(self.calibrated, self.others) < nodes_min
 
     def in_words(self, nodes_min: int) -> str:
-        """What there is beside what is needed."""
-        said = f"{self.nodes} node{'' if self.nodes == 1 else 's'}"
+        """Write what there is beside what is needed."""
+        text = f"{self.nodes} node{'' if self.nodes == 1 else 's'}"
         if self.calibrated and self.others:
             return f"{self.calibrated} with baselines, {self.others} without, {nodes_min} of a kind needed"
-        return f"{said}{' with baselines' if self.calibrated else ''}, {nodes_min} needed"
+        return f"{text}{' with baselines' if self.calibrated else ''}, {nodes_min} needed"
 
 
 def judged(
@@ -57,7 +57,7 @@ def judged(
     gathering: int = 0,
     newest: Mapping[str, Heard] | None = None,
 ) -> Judged:
-    """What is known of drift in a stage without an alarm: `nodes` heard from by cohort, `tests` of the release's intervals by cohort.
+    """Return what is known of drift in a stage without an alarm: `nodes` heard from and `tests` of the release's intervals, by cohort.
 
     `gathering` are intervals of nodes that gather their own baselines: shown, and not judged. `newest` are the release's intervals of the
     stage, by cohort.
@@ -79,13 +79,13 @@ def judged(
         return Judged(0, f"drift is not judged yet: the nodes gather baselines of their own for {version}")
     if not done:
         return Judged(0, f"drift is not judged yet: no interval of {version} was tested in this stage")
-    said = f"no drift in {done} tested interval{'' if done == 1 else 's'}"
+    text = f"no drift in {done} tested interval{'' if done == 1 else 's'}"
     but = _few(small, nodes_min) if small else _apart(apart, nodes_min) if apart else ""
-    return Judged(done, f"{said}, but {but}" if but else said)
+    return Judged(done, f"{text}, but {but}" if but else text)
 
 
 def stage_percent_min(nodes: Mapping[str | None, int], nodes_min: int) -> int | None:
-    """The smallest stage at which the largest cohort has enough nodes to be judged, on average, in percent; None where none has."""
+    """Return the smallest stage at which the largest cohort has enough nodes to be judged, on average, in percent; None where none has."""
     most = max(nodes.values(), default=0)
     return max(1, ceil(100 * nodes_min / most)) if most >= nodes_min else None
 

@@ -1,6 +1,6 @@
-"""How long the hub has listened to its nodes: the clock by which rollouts soak and nodes fall silent. Knows neither wall nor disk.
+"""Measures how long the hub has listened to its nodes: the clock by which rollouts soak and nodes fall silent. Knows neither wall nor disk.
 
-It runs only while the hub hears what nodes say, and has read what they said while it did not. So an hour in which the hub was off, or its
+It runs only while the hub hears what nodes say, and has read what they sent while it did not. So an hour in which the hub was off, or its
 broker, is neither an hour in which a release proved itself nor an hour of silence of the nodes. It counts on from what was kept when the
 hub starts again; no jump of the wall's clock touches it.
 
@@ -35,7 +35,7 @@ class Listening:
 
     @property
     def runs(self) -> bool:
-        """Whether the hub hears its nodes."""
+        """Return whether the hub hears its nodes."""
         return self._subscribed and self.caught_up
 
     @property
@@ -52,7 +52,7 @@ def looked(before: Listening, *, now: float) -> Listening:
 
 
 def connected(before: Listening, *, subscriptions: int, now: float) -> Listening:
-    """Begin a connection, on which so many subscriptions were asked for."""
+    """Begin a connection, on which this number of subscriptions was asked for."""
     return replace(disconnected(before, now=now), subscriptions=subscriptions, kept_up_since=now)
 
 

@@ -1,4 +1,4 @@
-"""What an operator sets about a release by its rollout, within the bounds that its publisher allows. Knows no document and no node."""
+"""Reads what an operator sets about a release by its rollout, within the bounds that its publisher allows. Knows no document or node."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,15 +6,15 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.parameters import Parameter, Parameters, Value, check_value, unknown
 
 
-def read(parameters: Parameters, said: Sequence[tuple[str, str]]) -> dict[str, Value]:
-    """Values as people write them, by name: `threshold` "0.7", or one entry of a map, `labels.cat` "Katze".
+def read(parameters: Parameters, given: Sequence[tuple[str, str]]) -> dict[str, Value]:
+    """Return values as people write them, by name: `threshold` "0.7", or one entry of a map, `labels.cat` "Katze".
 
     Raises:
-        Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides; a map that is said in part is judged when it is `settled`.
+        Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides; a map that is given in part is judged when it is `settled`.
     """
     by_name = {parameter.name: parameter for parameter in parameters}
     found: dict[str, Value] = {}
-    for name, text in said:
+    for name, text in given:
         parameter, key = _addressed(by_name, name)
         if isinstance(parameter.default, dict):
             entries = found.get(parameter.name)
@@ -25,20 +25,20 @@ def read(parameters: Parameters, said: Sequence[tuple[str, str]]) -> dict[str, V
 
 
 def settled(
-    parameters: Parameters, before: Mapping[str, Value], said: Mapping[str, Value], unset: Sequence[str] = ()
+    parameters: Parameters, before: Mapping[str, Value], given: Mapping[str, Value], unset: Sequence[str] = ()
 ) -> dict[str, Value] | None:
-    """What is set after these were said; a map that is said in part keeps its other entries. None when nothing is.
+    """Return what is set after these were given; a map that is given in part keeps its other entries. None when nothing is set.
 
     Raises:
         Refused: PARAMETER_UNKNOWN or PARAMETER_BOUNDS, with both sides.
     """
-    if strange := unknown(parameters, {**dict.fromkeys(unset), **said}):
+    if strange := unknown(parameters, {**dict.fromkeys(unset), **given}):
         raise _unknown(parameters, ", ".join(strange))
     after: dict[str, Value] = {}
     for parameter in parameters:
         name = parameter.name
-        if name in said:
-            value: object = said[name]
+        if name in given:
+            value: object = given[name]
             if isinstance(parameter.default, dict) and isinstance(value, Mapping):
                 kept = before.get(name, parameter.default)
                 value = {**(kept if isinstance(kept, dict) else parameter.default), **value}
@@ -49,7 +49,7 @@ def settled(
 
 
 def in_words(name: str, value: Value) -> str:
-    """A value as `read` takes it."""
+    """Return a value as `read` takes it."""
     if isinstance(value, dict):
         return ", ".join(f"{name}.{key}={text}" for key, text in value.items())
     return f"{name}={value:g}" if isinstance(value, float | int) else f"{name}={value}"

@@ -1,4 +1,4 @@
-"""What a rollout will cost, before anything is sent: in payload bytes, by node and by site, and how long that takes."""
+"""Computes what a rollout will cost, before anything is sent: in payload bytes, by node and by site, and how long that takes."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ class Cost:
 
     @property
     def fetched_bytes(self) -> int:
-        """All that comes over the road."""
+        """Return all that comes over the road."""
         return sum(self.fetched.values())
 
 
 def cost(blocks: Sequence[Block], index: Sequence[Block], holds: Callable[[bytes], bool], *, follows: bool) -> Cost:
-    """What a node fetches that holds such blocks; `follows`: another release of the model is there."""
+    """Return what a node fetches that holds such blocks; `follows`: another release of the model is there."""
     fetched: dict[bytes, int] = {}
     reused = instead = 0
     for block in {block.digest: block for block in (*index, *blocks)}.values():
@@ -51,7 +51,7 @@ class SiteCost:
 
 
 def by_site(costs: Iterable[tuple[str, Cost]]) -> dict[str, SiteCost]:
-    """Costs as (site, cost), summed."""
+    """Return costs as (site, cost), summed."""
     nodes: dict[str, list[Cost]] = {}
     for site, one in costs:
         nodes.setdefault(site, []).append(one)
@@ -65,5 +65,5 @@ def by_site(costs: Iterable[tuple[str, Cost]]) -> dict[str, SiteCost]:
 
 
 def seconds(size_bytes: int, bits_per_second: float) -> float:
-    """How long a road of this rate is busy with so many payload bytes, overhead included."""
+    """Return how long a road of this rate is busy with these payload bytes, overhead included."""
     return size_bytes * WIRE_OVERHEAD * 8 / bits_per_second

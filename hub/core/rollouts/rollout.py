@@ -1,4 +1,4 @@
-"""When a rollout goes on to its next stage, halts, or is done. Knows facts about nodes, and neither keys, topics nor clocks.
+"""Decides when a rollout goes on to its next stage, halts, or is done. Knows facts about nodes, and neither keys, topics nor clocks.
 
 A stage addresses the nodes whose labels are selected and whose bucket is below its percentage. Its gate looks at those that were *heard
 from*; the silent ones are a class of their own, that neither helps nor harms. In this order:
@@ -20,58 +20,19 @@ Every document that `step` or a command makes has a serial higher by one than th
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import Field, ValidationError
-
+from hub.core.rollouts.commands import SetParameters, Start
 from hub.core.rollouts.gate_summary import Judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import settled
-from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import FALLBACKS_MAX, LABELS_MAX, PARAMETERS_MAX, STAGES_MAX
-from schemas.names import Label, Version
+from schemas.limits import FALLBACKS_MAX
 from schemas.parameters import Parameters, Value
-from schemas.rollout import Carriage, Fallback, Gate, ReleaseRef, Rollout, all_fallbacks, bucket, has_labels, selected
+from schemas.rollout import Fallback, ReleaseRef, Rollout, all_fallbacks, bucket, has_labels, selected
 
-CommandKind = Literal["start", "halt", "resume", "rollback", "set"]
-KINDS: tuple[CommandKind, ...] = ("start", "halt", "resume", "rollback", "set")
 DONE = "done"
 DEAF = "waits: the hub does not hear its nodes now; it is not connected to the broker, or reads what came while it was not"
-Body = TypeVar("Body", bound=Fact)
-
-
-class Start(Fact):
-    """Body of the command `start`; `halt`, `resume` and `rollback` have none."""
-
-    version: Version
-    stages: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
-    labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
-    gate: Gate = Gate()
-    carriage: Carriage | None = None
-    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # of a map, entries that differ suffice
-    force: bool = False  # begin although `objections` has any
-
-
-class SetParameters(Fact):
-    """Body of the command `set`: what is to be in force of the rollout's release, and what is to be the release's own again."""
-
-    version: Version  # of which these are the parameters: another rollout may have begun meanwhile
-    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX, default_factory=dict)]
-    unset: Annotated[tuple[Label, ...], Field(max_length=PARAMETERS_MAX)] = ()
-
-
-def read(kind: type[Body], body: str) -> Body:
-    """A command's body.
-
-    Raises:
-        Refused: ROLLOUT_INVALID, naming the field.
-    """
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.ROLLOUT_INVALID, f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +307,7 @@ def _must_be(rollout: Rollout, states: Sequence[str], done: str) -> None:
 
 
 def step(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> tuple[Progress, tuple[Action, ...]]:
-    """One look at the gate; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
+    """Look at the gate once; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
     rollout = progress.rollout
     if rollout.state != "running":
         return replace(progress, tally=_tally(progress, facts)), ()

@@ -1,4 +1,4 @@
-"""Whom the hub tells of alerts: a thread for every webhook and every on_drift hook, beside the loop and never in its way.
+"""Delivers alerts to receivers: a thread for every webhook and every on_drift hook, beside the loop and never in its way.
 
 Each follows the log of alerts by its own place in the outbox, so that one that hangs holds up nobody, and a restart loses nothing: what was
 not confirmed is tried again. The threads share the database with the loop and nothing else.
@@ -24,7 +24,7 @@ from schemas.errors import FleetcastError
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 0.5  # between two looks into the log: a webhook is told within so long
+LOOK_SECONDS = 0.5  # between two looks into the log: a webhook gets an alert within this time
 STOP_SECONDS = 15.0  # for what is under way when the hub ends: a program has 10 s from SIGTERM
 
 
@@ -33,7 +33,7 @@ class Hook(Protocol):
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
 
     def turn(self) -> None:
         """Do what is due."""
@@ -71,7 +71,7 @@ class Hooks:
 
     @property
     def receivers(self) -> Sequence[str]:
-        """Their names."""
+        """Return the receivers' names."""
         return [hook.receiver for hook in self._hooks]
 
     def start(self) -> None:
@@ -94,8 +94,8 @@ class Hooks:
             try:
                 hook.turn()
             except FleetcastError as error:  # the database does not answer, or the disk is full: it will, and nothing is lost
-                log.warning("hook.waits", receiver=hook.receiver, reason=str(error))
+                log.warning("hook.postponed", receiver=hook.receiver, reason=str(error))
                 self._stop.wait(10 * LOOK_SECONDS)
             except Exception:  # a bug of ours: loud, and the next turn is tried
-                log.exception("hook.bug", receiver=hook.receiver)
+                log.exception("hook.crashed", receiver=hook.receiver)
                 self._stop.wait(60 * LOOK_SECONDS)

@@ -1,4 +1,4 @@
-"""What happened, for people: alerts on their topic and in the store, refusals with their codes, none of them in a flood."""
+"""Records what happened, for people: alerts on their topic and in the store, refusals with their codes, none of them in a flood."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +11,8 @@ from schemas.errors import Code, Refused
 
 log = structlog.get_logger()
 
-REPEAT_SECONDS = 60  # the same refusal from the same origin is told once in this time
-TELL_MAX = 300  # refusals told in that time, whatever their origin: a hostile broker must not fill the database
+REPEAT_SECONDS = 60  # the same refusal from the same origin is reported once in this time
+REPORTS_MAX = 300  # refusals reported in that time, whatever their origin: a hostile broker must not fill the database
 
 
 class Notes:
@@ -20,22 +20,22 @@ class Notes:
 
     def __init__(self, store: Store, *, say: Callable[[Alert], None], clock: Callable[[], float]) -> None:
         self._store, self._say, self._clock = store, say, clock
-        self._told: dict[tuple[str, str, str], float] = {}
+        self._reported: dict[tuple[str, str, str], float] = {}
 
     def event(self, kind: str, text: str, **body: Any) -> None:
-        """Something for whoever watches."""
+        """Keep an event, for programs and people who watch."""
         log.info(kind, **body)
         self._store.add_event(kind, text, body)
 
     def alert(self, alert: Alert) -> None:
-        """Something that a person should look at: kept, then published."""
+        """Keep something that a person should look at, then publish it."""
         log.warning("alert.raised", kind=alert.kind, model=alert.model, node=alert.node, code=alert.code, text=alert.text)
         self._store.add_alert(alert)
         self._say(alert)
 
     def refusal(self, refusal: Refused, topic: str) -> None:
-        """A message that came by a topic was refused by us."""
-        if self._may_tell(topic, str(refusal.code), ""):
+        """Note that the hub refused a message, and by which topic it came."""
+        if self._may_report(topic, str(refusal.code), ""):
             log.warning("message.refused", code=str(refusal.code), topic=topic, reason=refusal.reason)
             now = int(self._clock())
             self._store.add_refusal(now, topic, str(refusal.code), refusal.reason)
@@ -44,17 +44,21 @@ class Notes:
             )
 
     def node_refusal(self, *, node: str, code: str, model: str | None, reason: str) -> None:
-        """A node has signed that it refused something."""
-        if self._may_tell(node, code, model or ""):
+        """Note that a node has signed that it refused something."""
+        if self._may_report(node, code, model or ""):
             known = code if code in set(Code) else "unknown"
             text = f"node {node} refused {model or 'a message'}: {reason or known}"
             self.alert(Alert(kind="refused", at=int(self._clock()), node=node, model=model, code=code, text=text))
 
-    def _may_tell(self, origin: str, code: str, model: str) -> bool:
+    def _may_report(self, origin: str, code: str, model: str) -> bool:
         now = self._clock()
-        self._told = {key: at for key, at in self._told.items() if now - at < REPEAT_SECONDS} if len(self._told) >= TELL_MAX else self._told
+        self._reported = (
+            {key: at for key, at in self._reported.items() if now - at < REPEAT_SECONDS}
+            if len(self._reported) >= REPORTS_MAX
+            else self._reported
+        )
         key = (origin, code, model)
-        if now - self._told.get(key, float("-inf")) < REPEAT_SECONDS or len(self._told) >= TELL_MAX:
+        if now - self._reported.get(key, float("-inf")) < REPEAT_SECONDS or len(self._reported) >= REPORTS_MAX:
             return False
-        self._told[key] = now
+        self._reported[key] = now
         return True

@@ -1,4 +1,4 @@
-"""Says that messages were let go because too many came: one alert an episode and sender, and at its end how many they were."""
+"""Reports that messages were let go because too many came: one alert an episode and sender, and at its end how many they were."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Floods:
         self._named: set[tuple[str, str]] = set()
         self._last = 0.0
 
-    def tell(self, lost: Lost | None) -> None:
+    def report(self, lost: Lost | None) -> None:
         """Count what was let go; None when nothing was."""
         now = self._monotonic()
         if lost is None:
@@ -40,7 +40,7 @@ class Floods:
             known = (lane, name) in self._counts or len(self._counts) < COUNTED_MAX
             self._counts[lane, name if known else OTHERS] += count
         for sender in lost.counts:
-            if sender not in self._named and len(self._named) < SENDERS_MAX and self._counts[sender] >= _tell_from(sender[0]):
+            if sender not in self._named and len(self._named) < SENDERS_MAX and self._counts[sender] >= _report_from(sender[0]):
                 self._named.add(sender)
                 self._alert(sender)
 
@@ -65,5 +65,5 @@ class Floods:
         self._named.clear()
 
 
-def _tell_from(lane: str) -> int:
+def _report_from(lane: str) -> int:
     return REPLACED_FROM if lane in {"state", "own", "want"} else 1

@@ -1,4 +1,4 @@
-"""What is done when drift was found: one run of a program, or one signed POST, with the evidence. Each drift is told in one run only.
+"""Does what was set for drift: one run of a program, or one signed POST, with the evidence. Each drift is reported in one run only.
 
 Drift of one model that is found in many cohorts within `gather_seconds` is one run: a change of season is to start one training, not a
 hundred. A run that fails is not repeated: the program has had the evidence, and knows better than we whether to try again. One that the end
@@ -25,9 +25,9 @@ from schemas.errors import Unreachable
 
 log = structlog.get_logger()
 
-STARTS_MAX = 3  # of one run: a program that takes the machine down with it is not started for ever
+STARTS_MAX = 3  # starts of one run: a program that takes the machine down with it is not started for ever
 POST_SECONDS_MAX = 10.0
-FILES_KEPT = 100  # evidence in the fleet's folder, for whoever looks into a run
+FILES_KEPT = 100  # evidence in the fleet's folder, for people who look into a run
 FOLDER = "on_drift"
 
 
@@ -55,7 +55,7 @@ class OnDriftHook:
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
         return self._hook.receiver
 
     def turn(self) -> None:
@@ -137,7 +137,7 @@ class OnDriftHook:
         self._outbox.done(self.receiver, _numbers(members), text=text, body=body)
 
     def _write(self, evidence: DriftEvidence) -> Path:
-        """The evidence as a file, whole or not at all; the oldest of many are removed."""
+        """Write the evidence as a file, whole or not at all; the oldest of many are removed."""
         folder = self._directory / FOLDER
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{re.sub('[^A-Za-z0-9.-]', '_', self._hook.name)}-{evidence.id}.json"

@@ -1,4 +1,4 @@
-"""Tells one webhook of alerts, in their order, until it has confirmed each or has been tried for three days."""
+"""Delivers alerts to one webhook, in their order, until it has confirmed each or has been tried for three days."""
 
 from collections.abc import Callable
 from random import Random
@@ -33,11 +33,11 @@ class WebhookTeller:
     ) -> None:
         self._webhook, self._poster, self._outbox = webhook, poster, outbox
         self._fleet, self._stopped, self._clock, self._rng = fleet, stopped, clock, rng
-        self._failures, self._quiet_until = 0, 0.0  # of the receiver, whichever alert it was
+        self._failures, self._quiet_until = 0, 0.0  # the receiver's, whichever alert it was
 
     @property
     def receiver(self) -> str:
-        """Its name in the outbox."""
+        """Return its name in the outbox."""
         return self._webhook.receiver
 
     def turn(self) -> None:
@@ -75,5 +75,5 @@ class WebhookTeller:
 
 
 def message_id(fleet: str, delivery: Delivery) -> str:
-    """The alert's own id: the same at every attempt and for every receiver. With its time, since a database may begin anew."""
+    """Return the alert's own id: the same at every attempt and for every receiver. With its time, since a database may begin anew."""
     return f"{fleet}.{delivery.number}.{delivery.alert.at}"

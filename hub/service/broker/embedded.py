@@ -1,4 +1,4 @@
-"""The embedded broker as the service owns it: on a port that stays the same, started again when it dies."""
+"""Runs the embedded broker for the service: on a port that stays the same, started again when it dies."""
 
 import contextlib
 import socket
@@ -30,12 +30,12 @@ class OwnBroker:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return where it listens."""
         return self._broker.url
 
     @property
     def pid(self) -> int | None:
-        """Its process."""
+        """Return its process."""
         return self._broker.pid
 
     def start(self) -> None:
@@ -65,7 +65,7 @@ class OwnBroker:
         try:
             self.start()
         except (Refused, Unreachable) as error:
-            log.error("broker.not_started", reason=str(error))
+            log.error("broker.start_failed", reason=str(error))
             return False
         self._died = False
         text = f"the embedded broker died and was started again at {self.url}, with nothing in its memory"
@@ -78,7 +78,7 @@ class OwnBroker:
 
 
 def _kept_port(directory: Path) -> int:
-    """The port of the last time, so that nodes find the hub again; else a free one, kept for the next time."""
+    """Return the port of the last time, so that nodes find the hub again; else a free one, kept for the next time."""
     path = directory / PORT_NAME
     with contextlib.suppress(OSError, ValueError):
         port = int(path.read_text())

@@ -1,4 +1,4 @@
-"""What came from the broker and waits for the hub's loop: bounded, by lane and sender. Reads topics, and no payload.
+"""Holds what came from the broker and waits for the hub's loop: bounded, by lane and sender. Reads topics, and no payload.
 
 The network thread puts, the loop takes. What is let go is counted by sender. A message of QoS 1 that is let go has to be acknowledged all
 the same: acknowledgements leave in the order of arrival (MQTT-4.6.0-2), so one that never comes would hold back those of everybody else
@@ -75,7 +75,7 @@ class Inbox:
     # The loop
 
     def wait(self, seconds: float) -> None:
-        """Return when something waits, or after so many seconds."""
+        """Return when something waits, or after this many seconds."""
         with self._changed:
             if not self._events and not len(self._lanes) and seconds > 0:
                 self._waited_for = True
@@ -83,14 +83,14 @@ class Inbox:
                 self._waited_for = False
 
     def events(self) -> list[LinkEvent]:
-        """What the connection said of itself, in order."""
+        """Return the connection's own events, in order."""
         with self._changed:
             found = list(self._events)
             self._events.clear()
         return found
 
     def take(self, lane: str, at_most: int) -> list[Message]:
-        """The next messages of a lane, one of each sender in turn."""
+        """Return the next messages of a lane, one of each sender in turn."""
         with self._changed:
             return self._lanes.take(lane, at_most)
 
@@ -100,13 +100,13 @@ class Inbox:
             return self._lanes.count(lane)
 
     def only(self, lane: str) -> int:
-        """How many messages wait in this lane; 0 when anything else waits too."""
+        """Return how many messages wait in this lane; 0 when anything else waits too."""
         with self._changed:
             count = self._lanes.count(lane)
             return count if count == len(self._lanes) and not self._events else 0
 
     def lost(self) -> Lost | None:
-        """What was let go since the last time."""
+        """Return what was let go since the last time."""
         with self._changed:
             found = self._lost
             if not found.counts:

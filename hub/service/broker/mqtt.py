@@ -1,4 +1,4 @@
-"""What the hub's connection says and hears, as documents: parses at the door, so that nobody inside sees a topic string or raw bytes."""
+"""Sends and receives documents over the hub's connection: parses at the door, so that nothing inside sees a topic string or raw bytes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -122,7 +122,10 @@ class HubLink:
         self._link.close()
 
     def subscribe(self) -> int:
-        """Everything that nodes say, and, as a guard, what only we may say; a `Subscribed` follows for each of the returned number."""
+        """Subscribe to everything that nodes say, and, as a guard, to what only the hub may say.
+
+        A `Subscribed` follows for each of the returned number.
+        """
         kinds = ("want", "state", "receipt", "telemetry")
         for kind in kinds:
             self._link.subscribe([self.topics.filter(kind)])
@@ -153,15 +156,15 @@ class HubLink:
         self._link.publish(topic, document.model_dump_json(exclude_none=True).encode(), retain=retain, content_type=JSON)
 
     def ack(self, message: Message) -> None:
-        """The effect of this message is durable."""
+        """Acknowledge a message whose effect is durable."""
         self._link.ack(message)
 
     def ack_all(self, messages: Iterable[Message]) -> None:
-        """The effects of all of these are durable."""
+        """Acknowledge messages whose effects are all durable."""
         self._link.ack_all(messages)
 
     def parse(self, event: LinkEvent) -> HubEvent:
-        """The event as documents."""
+        """Parse an event into documents."""
         if not isinstance(event, Message):
             return event
         try:

@@ -1,9 +1,9 @@
-"""The broker that comes with the hub: rumqttd (from `iotcore`) as a child process on loopback. Knows no topic, no document and no policy.
+"""Runs the broker that comes with the hub: rumqttd (from `iotcore`) as a child process on loopback. Knows no topic, document or policy.
 
 For a demonstration, a lab and tests, not for production: it has neither TLS client certificates nor topic rules, so it binds 127.0.0.1
 only. It keeps everything in memory, forgets all of it when it ends, and never frees the log of a topic filter that was subscribed to once:
 262 MB of blocks cost it 417 MB. Past its log it drops QoS 1 messages of a slow subscriber without a word. All of this is survived by
-design (whoever misses something asks again), but a fleet that stays belongs on a broker of its own: see broker-config/README.md.
+design (a node that misses something asks again), but a fleet that stays belongs on a broker of its own: see broker-config/README.md.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class EmbeddedBroker:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None when it was never started or has been stopped."""
+        """Return the child's process id; None when it was never started or has been stopped."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class EmbeddedBroker:
 
         Raises:
             Refused: it ended at once because something else took the port.
-            Unreachable: it ended for another reason, or has not answered after so many seconds.
+            Unreachable: it ended for another reason, or has not answered in time.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -113,7 +113,7 @@ class EmbeddedBroker:
         raise Unreachable(f"the embedded broker did not answer on {HOST}:{self.port} within {seconds:g} s")
 
     def poll(self) -> int | None:
-        """The child's exit code; None while it runs.
+        """Return the child's exit code; None while it runs.
 
         Raises:
             RuntimeError: it was never started.
@@ -156,7 +156,7 @@ def _end_with_parent() -> None:
 
 
 def main(config: str) -> None:
-    """Be the broker until the parent is gone."""
+    """Run as the broker until the parent is gone."""
     import iotcore  # noqa: PLC0415  # the parent needs nothing of it
 
     # rumqttd tells every packet as an ERROR record, through spans; its real errors come as an exit code.

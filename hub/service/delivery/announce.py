@@ -1,4 +1,4 @@
-"""Says what was signed: the trust bundle and every model's, retained, and again whenever the broker forgot or somebody else wrote there."""
+"""Publishes what was signed: the trust bundle and every model's, retained, and again when the broker forgot or another client wrote."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from schemas.rollout import Rollout, all_fallbacks
 log = structlog.get_logger()
 
 NEWEST_KEPT = 2  # releases that are announced even when no rollout names them
-HEAL_SECONDS = 2.0  # between two corrections of one topic: whoever keeps writing there is not given a race
-ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just said; past this, our own older words are a replay
+HEAL_SECONDS = 2.0  # between two corrections of one topic: a program that keeps writing there is not given a race
+ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just published; past this, our own older messages are a replay
 LOOK_SECONDS = 60.0  # the repository is asked so often whether something is to be signed again, even when nobody touched it
 EXPIRY_LOOK_SECONDS = 3600.0
 
@@ -63,7 +63,7 @@ class Announcer:
         self._heal: set[str] = set()
 
     def tick(self, *, online: bool) -> None:
-        """Vouch for what is new, and say what is to be said."""
+        """Sign what is new, and publish what is to be published."""
         now = self._monotonic()
         if self._repository.generation() != self._generation or now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
@@ -79,11 +79,11 @@ class Announcer:
             self._say(now)
 
     def forgot(self) -> None:
-        """The broker has lost its memory: all is to be said again."""
+        """Publish everything again, since the broker has lost its memory."""
         self._unsaid = set(self._payloads)
 
     def guard(self, event: OwnTopic) -> None:
-        """Something stands on a topic of ours: unless it is what we said, tell why it is wrong, and say ours again.
+        """Check what came on a topic of ours: unless it is what we published, report why it is wrong, and publish ours again.
 
         Raises:
             Refused: it is not ours, or not our newest.
@@ -96,7 +96,7 @@ class Announcer:
             return
         refusal = self._judge(event.model, payload)
         if event.message.retained and refusal.code in {Code.TRUST_ROLLBACK, Code.TRUST_MISMATCH}:
-            log.info("own_topic.was_older", topic=topic, code=str(refusal.code))  # our own of before a restart
+            log.info("own_topic.replaced", topic=topic, code=str(refusal.code))  # our own of before a restart
             return
         raise refusal
 
@@ -130,7 +130,7 @@ class Announcer:
         self._put(self._link.topics.trust, codec.encode(self._trust))
 
     def _current(self, model: str) -> Sequence[str]:
-        """The releases that nodes may need: those that the rollout names, and the newest."""
+        """Return the releases that nodes may need: those that the rollout names, and the newest."""
         known = self._repository.releases(model)
         document = self._repository.rollout(model)
         rollout = codec.decode(Rollout, document) if document is not None else None
@@ -153,17 +153,17 @@ class Announcer:
             try:
                 self._link.retain(topic, payload)
             except Unreachable as error:
-                log.warning("announcement.not_said", topic=topic, reason=str(error))
+                log.warning("announcement.failed", topic=topic, reason=str(error))
                 return
             self._unsaid.discard(topic)
             self._echoes = {said: at for said, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
-            log.info("announcement.said", topic=topic, bytes=len(payload))
+            log.info("announcement.published", topic=topic, bytes=len(payload))
 
     def _warn_of_expiry(self) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
         for one in self._repository.expiries(now):
-            # What the online keys sign is renewed by ourselves; what people hold the keys of is told in time, once a degree.
+            # What the online keys sign is renewed by ourselves; what people hold the keys of is reported in time, once a degree.
             if one.role in {"snapshot", "timestamp", "rollouts"} or self._warned.get(one.role, "ok") == one.severity:
                 continue
             self._warned[one.role] = one.severity

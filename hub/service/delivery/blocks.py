@@ -29,7 +29,7 @@ class Wants:
         server.restored((row.digest, row.bytes, row.expires_at) for row in store.retained())
 
     def wanted(self, event: WantArrived) -> None:
-        """A node wants blocks. Nothing is made durable: a want that is lost is sent again.
+        """Queue the blocks that a node wants. Nothing is made durable: a want that is lost is sent again.
 
         Raises:
             Refused: there is no such release, variant or block, or they are too many.
@@ -47,11 +47,11 @@ class Wants:
         self._server.wanted(payloads, again=want.again, now=self._clock())
 
     def published(self, mid: int) -> None:
-        """The broker has taken a publish."""
+        """Note that the broker has taken a publish."""
         self._in_flight.discard(mid)
 
     def connected(self, *, session_present: bool, retain_available: bool, packet_bytes_max: int) -> None:
-        """A new connection; a broker that has lost our session has lost what it retained as well."""
+        """Begin with a new connection; a broker that has lost our session has lost what it retained as well."""
         self._server.retain_available = retain_available
         self._packet_bytes_max = packet_bytes_max
         self._in_flight.clear()
@@ -61,7 +61,7 @@ class Wants:
 
     @property
     def due_seconds(self) -> float | None:
-        """How long until there is something to publish; None when nothing waits or there is no room."""
+        """Return how long until there is something to publish; None when nothing waits or there is no room."""
         due = self._server.next_due
         return None if due is None or len(self._in_flight) >= IN_FLIGHT_MAX else max(0.0, due - self._clock())
 
@@ -89,7 +89,7 @@ class Wants:
                         mid = self._link.say_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
                         self._in_flight.add(mid)
             except Unreachable as error:
-                log.warning("block.not_sent", digest=command.digest.hex()[:16], reason=str(error))  # whoever wants it asks again
+                log.warning("block.publish_failed", digest=command.digest.hex()[:16], reason=str(error))  # a node that wants it asks again
 
     def _read(self, sends: list[Send]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -97,5 +97,5 @@ class Wants:
             try:
                 found[send.digest] = self._blocks.read(send.digest)
             except Refused as refusal:
-                log.error("block.unreadable", digest=send.digest.hex(), code=str(refusal.code), reason=refusal.reason)
+                log.error("block.read_failed", digest=send.digest.hex(), code=str(refusal.code), reason=refusal.reason)
         return found

@@ -1,6 +1,6 @@
-"""Whose bundle stands on a topic that only the hub writes: what is wrong with one that is not what we said last.
+"""Checks the bundle on a topic that only the hub writes: what is wrong with one that is not what we published last.
 
-Nodes do not depend on this: they verify everything themselves. It lets the hub tell people, and put its own bundle back.
+Nodes do not depend on this: they verify everything themselves. It lets the hub warn people, and put its own bundle back.
 """
 
 from securesystemslib.exceptions import StorageError
@@ -16,7 +16,7 @@ _UNREADABLE = (RepositoryError, DeserializationError, StorageError, ValueError, 
 
 
 def judge_trust(payload: bytes, ours: TrustBundle) -> Refused:
-    """What is wrong with a trust bundle that is not ours, or not our newest."""
+    """Return what is wrong with a trust bundle that is not ours, or not our newest."""
     if not payload:
         return Refused(Code.TRUST_INCOMPLETE, "somebody has cleared the trust bundle")
     try:
@@ -34,7 +34,7 @@ def judge_trust(payload: bytes, ours: TrustBundle) -> Refused:
 
 
 def judge_model(payload: bytes, ours: ModelBundle, trust: TrustBundle) -> Refused:
-    """What is wrong with a model's bundle that is not ours, or not our newest."""
+    """Return what is wrong with a model's bundle that is not ours, or not our newest."""
     if not payload:
         return Refused(Code.TRUST_INCOMPLETE, f"somebody has cleared the bundle of model {ours.model}")
     try:
@@ -54,5 +54,5 @@ def judge_model(payload: bytes, ours: ModelBundle, trust: TrustBundle) -> Refuse
 def _older(what: str, found: int, expected: int) -> Refused:
     if found < expected:
         return Refused(Code.TRUST_ROLLBACK, f"an older {what} was put on its topic: expected version {expected}, found {found}")
-    # Signed by the fleet's own keys, and not older: another hub with the same keys, or somebody who has them.
+    # It is signed by the fleet's own keys, and not older: another hub has the same keys, or somebody stole them.
     return Refused(Code.TRUST_MISMATCH, f"another {what} of version {found} was put on its topic; is a second hub running?")

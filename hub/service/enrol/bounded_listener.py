@@ -1,4 +1,4 @@
-"""A listening socket that counts connections as they are accepted, before a byte of TLS, and never runs out of descriptors.
+"""Listens on a socket that counts connections as they are accepted, before a byte of TLS, and never runs out of descriptors.
 
 asyncio accepts whatever comes, and where there is no descriptor left it logs a traceback for each place in the backlog, every second. Here
 the bound is met first; and should others have used up the descriptors, a spare one is given up to take the connection and end it.
@@ -39,11 +39,11 @@ class Listener(socket.socket):
 
     @property
     def open_connections(self) -> int:
-        """How many are accepted and not closed."""
+        """Return how many are accepted and not closed."""
         return len(self._doorkeeper)
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection, for which others may have to go.
+        """Accept the next connection, for which others may have to go.
 
         Raises:
             BlockingIOError: nobody else waits.
@@ -101,12 +101,12 @@ class Accepted(socket.socket):
         self.number, self._left = number, left
 
     def end(self) -> None:
-        """Let whoever reads from it see its end, and close it."""
+        """Let the reader see its end, and close it."""
         with contextlib.suppress(OSError):
             self.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             self.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """It counts no more."""
+        """Close the connection, and count it no more."""
         self._left(self.number)
         super().close()

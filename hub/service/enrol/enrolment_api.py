@@ -1,4 +1,4 @@
-"""Where devices enrol: answers what the HTTPS endpoint has received. Knows no HTTP; decisions are hub/core/enrol/enrolment.py's.
+"""Enrols devices: answers what the HTTPS endpoint has received. Knows no HTTP; decisions are hub/core/enrol/enrolment.py's.
 
 Any thread may call it: what must not happen twice is one conditional statement in the database.
 """
@@ -50,16 +50,16 @@ class Office:
         self._trust: tuple[int, bytes] | None = None  # encoded at which generation of the repository
 
     def certificate(self) -> AuthorityCertificate:
-        """The root's certificate and the first trust root's digest, for a device to compare with its pin."""
+        """Return the root's certificate and the first trust root's digest, for a device to compare with its pin."""
         return AuthorityCertificate(certificate=self._authority.root, root=sha256(self._repository.root()))
 
     def time(self, hello: Hello) -> SignedStatement:
-        """What time it is, for this nonce."""
+        """Sign the time, for this nonce."""
         body = codec.encode(Statement(fleet=self._authority.fleet, nonce=hello.nonce, at=int(self._wall())))
         return SignedStatement(body=body, signature=self._authority.sign(body), issuer=self._authority.issuer)
 
     def enrol(self, request: EnrolmentRequest) -> Enrolled:
-        """A first certificate for whoever has a token: once, and again to the same key should the answer have been lost.
+        """Issue a first certificate for a token: once, and again to the same key should the answer have been lost.
 
         Raises:
             Refused: the token or the request is not good.
@@ -76,10 +76,10 @@ class Office:
             if self._enrolments.redeem(digest, token.place, key, row):
                 log.info("enrolment.granted", node=token.place.node, serial=row.serial)
                 return self._enrolled(token.place, row.certificate)
-            # Somebody used it in this moment; the next look says who, and cannot find it unused again.
+            # Another device used it in this moment; the next look says which, and cannot find it unused again.
 
     def renew(self, sealed: SealedRenewal) -> Enrolled:
-        """A next certificate for a device that signs with the key that we know it by, expired or not.
+        """Issue the next certificate for a device that signs with the key that we know it by, expired or not.
 
         Raises:
             Refused: no such node, another's signature, revoked, or away for too long.

@@ -1,4 +1,4 @@
-"""The hub's part in enrolment: the roll that receipts are checked against, the HTTPS endpoint where there is one, certificates that age.
+"""Runs the hub's part in enrolment: the roll that receipts are checked against, the HTTPS endpoint if there is one, certificates that age.
 
 Operators make tokens and revoke nodes in processes of their own; the roll follows the database. Where settings name no endpoint, or the
 fleet has no authority, the roll is all there is.
@@ -31,9 +31,9 @@ from schemas.errors import Refused
 
 log = structlog.get_logger()
 
-ENDPOINT_DAYS = 30.0  # of the endpoint's own certificate, which the hub renews by itself
+ENDPOINT_DAYS = 30.0  # the life of the endpoint's own certificate, which the hub renews by itself
 LOOK_SECONDS = 3600.0  # between two looks at the age of certificates
-TOPIC = "enrolment"  # where a refusal is told to have come from
+TOPIC = "enrolment"  # the topic that a refusal names
 WATCHED = ("ca.crt", "issuer.crt", "tls/hub.crt", "broker/tls/server.crt")  # that people renew
 
 
@@ -74,13 +74,13 @@ class Enrolling:
             )
             certificate, key = directory / "tls" / "enrolment.crt", directory / "tls" / "enrolment.key"
             self._endpoint = Endpoint(office, listen=settings.enrolment_listen, certificate=certificate, key=key, monotonic=monotonic)
-        self._told = False  # who was revoked before we began is nobody's news
+        self._has_read = False  # nodes that were revoked before we began are no news
         self.follow()
-        self._told = True
+        self._has_read = True
 
     @property
     def port(self) -> int | None:
-        """Where the endpoint listens; None where there is none."""
+        """Return where the endpoint listens; None where there is none."""
         return self._endpoint.port if self._endpoint is not None else None
 
     def start(self) -> None:
@@ -99,7 +99,7 @@ class Enrolling:
             self._endpoint.stop()
 
     def tick(self) -> None:
-        """Take in what operators changed, tell what was refused, renew what ages."""
+        """Take in what operators changed, report what was refused, renew what ages."""
         self.follow()
         if self._authority is not None and not self._listed:
             self._listed = True  # tried once a change, whatever comes of it
@@ -117,13 +117,13 @@ class Enrolling:
             self._enrolments.prune()
 
     def _on_disk(self, do: Callable[[Authority], object]) -> None:
-        """What may fail for the disk's or a folder's sake (one that belongs to the broker's user), and must not cost the hub its turn."""
+        """Do what the disk or a folder may refuse (one that belongs to the broker's user): it must not cost the hub its turn."""
         if self._authority is None:
             return
         try:
             do(self._authority)
         except (OSError, Refused) as error:
-            log.error("enrolment.not_written", reason=str(error))
+            log.error("enrolment.write_failed", reason=str(error))
 
     def follow(self) -> None:
         """Take in what operators and devices changed."""
@@ -132,12 +132,12 @@ class Enrolling:
             was = self.roll.is_revoked(standing.node)
             if self.roll.take(standing):
                 self._listed = False
-                if self._told and standing.revoked_at is not None and not was:
+                if self._has_read and standing.revoked_at is not None and not was:
                     log.info("enrolment.revoked", node=standing.node)
                     self._revoked(standing.node)
 
     def _renew_own(self, *, always: bool) -> None:
-        """The hub's own certificates, which must not be what keeps a fleet from coming back."""
+        """Renew the hub's own certificates, which must not be what keeps a fleet from coming back."""
         if self._endpoint is None or self._authority is None:
             return
         authority, now, folder = self._authority, datetime.fromtimestamp(self._wall(), UTC), self._directory / "tls"

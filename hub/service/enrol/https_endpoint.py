@@ -1,4 +1,4 @@
-"""The HTTPS endpoint of the registration office: bounds, time limits and statuses, in a thread of its own. Decides nothing.
+"""Serves the HTTPS endpoint of the registration office: bounds, time limits and statuses, in a thread of its own. Decides nothing.
 
 Whoever can reach it may send anything: connections are counted before their handshake, bodies are bounded before they are read, a
 connection ends when it takes too long whatever it does, an address that keeps failing has to wait, and what goes wrong is a sentence or our
@@ -50,7 +50,7 @@ MSGPACK = "application/msgpack"
 REQUEST_SECONDS_MAX = 60.0  # a request is under 16 KiB: 7 s over 20 kbit/s, with as much again for its delay
 CONNECTION_SECONDS_MAX = 300.0  # an answer is 10 to 100 KB: under a minute over 20 kbit/s
 CONNECTIONS_MAX = 256  # open at once, counted as they are accepted: a quarter of the usual limit of 1,024 descriptors
-ADDRESS_CONNECTIONS_MAX = 64  # of them from one address, behind which a whole site may stand
+ADDRESS_CONNECTIONS_MAX = 64  # connections from one address, behind which a whole site may be
 HANDSHAKE_SECONDS_MAX = 10.0  # three round trips and 4 KB of certificates: 2 s over 20 kbit/s, with 2 s of delay each way
 CROWDED_SECONDS = 60.0  # between two reports that connections had to go
 HEADERS_BYTES_MAX = 16 * KIB
@@ -90,7 +90,7 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class Endpoint:
-    """Listens for devices. What was refused is put into `refused`, for the hub's loop to tell."""
+    """Listens for devices. What was refused is put into `refused`, for the hub's loop to report."""
 
     def __init__(self, office: Office, *, listen: str, certificate: Path, key: Path, monotonic: Callable[[], float]) -> None:
         self.refused: queue.SimpleQueue[tuple[str, Refused]] = queue.SimpleQueue()
@@ -134,7 +134,7 @@ class Endpoint:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, args=(self._server, listener), name="enrolment", daemon=True)
         self._thread.start()
-        log.info("enrolment.listening", listen=self._listen, port=self.port)
+        log.info("enrolment.started", listen=self._listen, port=self.port)
 
     def reload(self) -> None:
         """Take the certificate that stands on disk, from the next connection on."""
@@ -154,7 +154,7 @@ class Endpoint:
             runner.run(server.serve(sockets=[listener]))  # outside the main thread it leaves the signals to the hub
 
     def _ended(self, address: str) -> None:
-        """A connection had to go for one from this address."""
+        """Log that a connection had to go for one from this address."""
         now = self._monotonic()
         if now - self._crowded_at >= CROWDED_SECONDS:
             self._crowded_at = now
@@ -210,10 +210,10 @@ class Endpoint:
             self._throttle.failed(address, self._monotonic())
             return Response(status_code=408, headers={"connection": "close"})
         except FleetcastError as error:
-            log.error("enrolment.unreachable", reason=str(error))
+            log.error("enrolment.failed", reason=str(error))
             return Response(status_code=503, headers={"retry-after": "10"})
         except Exception:
-            log.exception("enrolment.bug", path=request.url.path)
+            log.exception("enrolment.crashed", path=request.url.path)
             return Response(status_code=500)
 
     def _refuse(self, address: str, refusal: Refused) -> Response:
@@ -226,7 +226,7 @@ class Endpoint:
 
 
 async def _body(request: Request, bytes_max: int) -> bytes:
-    """A request's body, never more of it in memory than is allowed.
+    """Read a request's body, never more of it in memory than is allowed.
 
     Raises:
         Refused: it is larger.

@@ -16,6 +16,7 @@ from securesystemslib.signer import Signer
 from hub.core.publish.check_rules import unchecked
 from hub.core.rollouts import active_alarms, fleet
 from hub.core.rollouts import rollout as core
+from hub.core.rollouts.commands import Halt, Resume, Rollback, SetParameters, Start
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import in_words
@@ -35,7 +36,7 @@ log = structlog.get_logger()
 
 SALTS = 64  # drawn for a new rollout, so that a small fleet finds one that leaves no stage empty
 JUDGE_SECONDS = 1.0  # between two looks at the gates
-JUDGE_SHARE = 10  # and at least so many times what a look takes: a look at 100,000 nodes must not fill the loop
+JUDGE_SHARE = 10  # and at least this many times what a look takes: a look at 100,000 nodes must not fill the loop
 
 
 class Controller:
@@ -59,7 +60,7 @@ class Controller:
         self._repository, self._store, self._notes, self._nodes, self._signer = repository, store, notes, nodes, signer
         self._random_bytes, self._wall, self._monotonic = random_bytes, wall, monotonic
         self._listening = listening
-        self._speaks_against = speaks_against  # why a release may not be rolled out, whoever asks
+        self._speaks_against = speaks_against  # why a release may not be rolled out
         self._cohort_nodes_min = cohort_nodes_min
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)
@@ -95,26 +96,26 @@ class Controller:
         return changed
 
     def _obey(self, command: CommandRow) -> tuple[core.Progress, str]:
-        model = command.model
-        if command.kind == "start":
-            return self._start(model, command.body)
-        if command.kind not in core.KINDS:
-            raise Refused(Code.ROLLOUT_INVALID, f"command {command.kind!r} is none of {', '.join(core.KINDS)}")
+        model, asked = command.model, command.command
+        if isinstance(asked, Refused):
+            raise asked
+        if isinstance(asked, Start):
+            return self._start(model, asked)
         if model not in self._progress:
             raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}")
         before = self._progress[model]
-        if command.kind == "set":
-            return self._set(before, command.body)
-        if command.kind == "halt":
-            after = core.halt(before)
-        elif command.kind == "resume":
-            after = core.resume(before, now=int(self._wall()))
-        else:
-            after = core.roll_back(before)
+        match asked:
+            case SetParameters():
+                return self._set(before, asked)
+            case Halt():
+                after = core.halt(before)
+            case Resume():
+                after = core.resume(before, now=int(self._wall()))
+            case Rollback():
+                after = core.roll_back(before)
         return after, f"rollout of {model} {after.rollout.release.version} {after.reason}"
 
-    def _set(self, before: core.Progress, body: str) -> tuple[core.Progress, str]:
-        wish = core.read(core.SetParameters, body)
+    def _set(self, before: core.Progress, wish: SetParameters) -> tuple[core.Progress, str]:
         model, version = before.rollout.model, core.in_force_of(before.rollout, wish.version).release.version
         after = core.set_parameters(before, wish, allowed=self._manifest(model, version)[0].parameters or ())
         what = f"parameters of {model} {version}"
@@ -127,8 +128,7 @@ class Controller:
         document = self._repository.manifest(model, version)
         return codec.decode(Manifest, document), sha256(document)
 
-    def _start(self, model: str, body: str) -> tuple[core.Progress, str]:
-        wish = core.read(core.Start, body)
+    def _start(self, model: str, wish: Start) -> tuple[core.Progress, str]:
         manifest, digest = self._manifest(model, wish.version)
         if found := self._speaks_against(manifest):
             raise unchecked(f"{model}@{wish.version}", found)
@@ -178,7 +178,7 @@ class Controller:
         ]
 
     def _drift(self, progress: core.Progress) -> str:
-        """Why drift speaks against it: alarms of its own release, since it is judged, in the cohorts of the nodes that it addresses."""
+        """Return why drift speaks against it: alarms of its own release, since it is judged, in the cohorts of nodes that it addresses."""
         rollout, since = progress.rollout, progress.judged_from
         if not self._findings.alarmed_since(rollout.model, rollout.release.version, since):
             return ""  # nearly always, and quickly found
@@ -195,7 +195,7 @@ class Controller:
         )
 
     def _judged(self, progress: core.Progress) -> Judged:
-        """Whether drift could be judged in this stage, and was."""
+        """Return whether drift could be judged in this stage, and was."""
         rollout = progress.rollout
         model, (version, digest) = rollout.model, rollout.release
         if digest not in self._watched:

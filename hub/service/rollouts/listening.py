@@ -1,4 +1,4 @@
-"""The clock of listening, as the running hub keeps it: told of the connection by the loop, durable in small steps."""
+"""Keeps the clock of listening in the running hub: the loop reports the connection to it; it is durable in small steps."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from hub.database.hearing import Hearing
 
 log = structlog.get_logger()
 
-KEEP_SECONDS = 5.0  # of listening, at most, that a crash of the hub takes away again
+KEEP_SECONDS = 5.0  # the most listening that a crash of the hub takes away again
 
 
 class ListeningClock:
@@ -23,28 +23,28 @@ class ListeningClock:
 
     @property
     def seconds(self) -> Listened:
-        """How long, up to the last look."""
+        """Return how long the hub has listened, up to the last look."""
         return self._state.seconds
 
     @property
     def runs(self) -> bool:
-        """Whether the hub hears its nodes now."""
+        """Return whether the hub hears its nodes now."""
         return self._state.runs
 
     def connected(self, subscriptions: int) -> None:
-        """A connection is up, on which so many subscriptions were asked for."""
+        """Begin a connection, on which this number of subscriptions was asked for."""
         self._become(core.connected(self._state, subscriptions=subscriptions, now=self._monotonic()))
 
     def subscribed(self, *, denied: bool) -> None:
-        """The broker has answered one of them."""
+        """Take the broker's answer to one of them."""
         self._become(core.subscribed(self._state, denied=denied, now=self._monotonic()))
 
     def disconnected(self) -> None:
-        """The connection is gone."""
+        """End the connection."""
         self._become(core.disconnected(self._state, now=self._monotonic()))
 
     def took(self, events: int, *, waited: float, full: bool) -> None:
-        """A turn of the loop found so many events, after such a wait for the first; `full`: it left some for the next."""
+        """Take note of a turn: how many events it found, how long it waited for the first; `full`: it left some for the next."""
         self._become(core.took(self._state, events, waited=waited, full=full, now=self._monotonic()))
 
     def tick(self) -> None:
@@ -61,5 +61,5 @@ class ListeningClock:
 
     def _become(self, after: Listening) -> None:
         if after.runs != self._state.runs:
-            log.info("listening.began" if after.runs else "listening.paused", seconds=round(after.seconds, 1))
+            log.info("listening.started" if after.runs else "listening.paused", seconds=round(after.seconds, 1))
         self._state = after

@@ -1,4 +1,4 @@
-"""Which releases there are, by digest: read from the repository when they are asked for, and kept."""
+"""Finds releases by digest: reads them from the repository when they are asked for, and keeps them."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,7 @@ class Releases:
         self._generation = -1
 
     def find(self, prefix: bytes) -> tuple[bytes, Manifest]:
-        """A release by its digest or the first bytes of it.
+        """Return a release by its digest or the first bytes of it.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
@@ -47,7 +47,7 @@ class Releases:
         raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {prefix.hex()[:16]}")
 
     def of_stream(self, key: bytes) -> tuple[bytes, Manifest]:
-        """What a stream's windows are read by: a release, or its accuracy as a manifest of that alone (hub/core/drift/accuracy.py).
+        """Return what a stream's windows are read by: a release, or its accuracy as a manifest of that alone (hub/core/drift/accuracy.py).
 
         Raises:
             Refused: RELEASE_UNKNOWN.
@@ -57,7 +57,7 @@ class Releases:
         return (key, self._accuracies[key]) if key in self._accuracies else self.find(key)
 
     def named(self, model: str, version: str) -> tuple[bytes, Manifest]:
-        """A release by its name.
+        """Return a release by its name.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
@@ -71,7 +71,7 @@ class Releases:
         raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}")
 
     def wanted(self, want: Want) -> list[Block]:
-        """The blocks that a want names.
+        """Return the blocks that a want names.
 
         Raises:
             Refused: there is no such release, variant or block, or they are too many.
@@ -80,7 +80,7 @@ class Releases:
         return [block for _, block in want.pick(lists.index if want.index else lists.blocks)]
 
     def lists(self, release: bytes, variant: str) -> BlockLists:
-        """What the ranges of a want count over.
+        """Return what the ranges of a want count over.
 
         Raises:
             Refused: there is no such release or variant, or the store has lost a part of the list.

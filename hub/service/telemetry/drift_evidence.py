@@ -1,8 +1,8 @@
-"""What speaks for a drift that was found: the test that raised it, and the counts since it began beside what the reference expects."""
+"""Gathers what speaks for a drift: the test that raised it, and the counts since it began beside what the reference expects."""
 
 from collections.abc import Sequence
 
-from hub.core.drift import accuracy
+from hub.core.drift import accuracy, periods
 from hub.database.drift_queries import Asked, Findings
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry import redaction
@@ -10,8 +10,8 @@ from schemas.analytics_messages import Alert, Drift, DriftEvidence, Found, Merge
 from schemas.errors import Refused
 from schemas.limits import FINDINGS_MAX
 
-INTERVALS_MAX = 1000  # of one drift: what began longer ago is told by its newest intervals
-BODY_BYTES_MAX = 4 * 2**20  # of the JSON: beyond, findings are told without their counts
+INTERVALS_MAX = 1000  # intervals of one drift: one that began longer ago is shown by its newest
+BODY_BYTES_MAX = 4 * 2**20  # the JSON's size: beyond, findings are sent without their counts
 
 
 class Evidence:
@@ -21,7 +21,7 @@ class Evidence:
         self._findings, self._releases, self._cohort_nodes_min = findings, releases, cohort_nodes_min
 
     def of(self, alerts: Sequence[Alert], *, number: str, fleet: str, now: int) -> DriftEvidence:
-        """Of alerts of one model.
+        """Return the evidence of one model's alerts.
 
         Raises:
             ValueError: they are of no model.
@@ -41,9 +41,9 @@ class Evidence:
         return Found(alert=alert, drift=raised, window=self._window(alert, raised) if raised is not None else None)
 
     def _raised(self, alert: Alert) -> Drift | None:
-        """The test by which it was found: the newest that raised an episode which began then."""
+        """Return the test by which it was found: the newest that raised an episode which began then."""
         if alert.model is None or alert.version is None or alert.cohort is None:
-            return None  # of an older hub
+            return None  # an older hub found it
         tests = self._findings.drifts((alert.model, alert.version, alert.cohort, alert.about), since=alert.since or 0)
         raised = [one for one in tests if one.episode == "raised" and one.since == alert.since]
         return raised[-1] if raised else None
@@ -66,10 +66,10 @@ class Evidence:
             row for row in rows if row.calibrated is (raised.calibrated is True)
         ]  # those that were judged, and not newcomers beside them
         manifest, without = self._releases.of_stream(stream)[1], self._findings.trimmed(asked)
-        return redaction.together([redaction.merged(row, manifest, without) for row in rows])
+        return periods.together([redaction.merged(row, manifest, without) for row in rows])
 
     def digest(self, model: str, version: str) -> bytes | None:
-        """The release's digest; None where the repository does not have it."""
+        """Return the release's digest; None where the repository does not have it."""
         try:
             return self._releases.named(model, version)[0]
         except Refused:

@@ -1,9 +1,9 @@
-"""Tests intervals once no window of theirs has come for a while, and says what was found. Shows nothing of fewer nodes than the minimum.
+"""Tests intervals once no window of theirs has come for a while, and publishes the results. Shows nothing of fewer nodes than the minimum.
 
 Every interval is tested twice: alone against the reference, and as one more of its stream, a release in a cohort over time. Streams are
 judged together, so that a thousand cohorts do not make a thousand times the false alarms. A window that comes later is added: its interval
-is tested and published again, and the stream counts what is new of it; an alarm that was raised is not withdrawn by it. An alarm is told
-when it is raised and when it is over. Of nodes that have yet to gather a baseline of their own nothing is judged:
+is tested and published again, and the stream counts what is new of it; an alarm that was raised is not withdrawn. An alarm is reported when
+it is raised and when it is over. Of nodes that have yet to gather a baseline of their own nothing is judged:
 hub/service/telemetry/uncalibrated.py.
 """
 
@@ -14,15 +14,15 @@ from typing import Any, Protocol
 
 import structlog
 
-from hub.core.drift import accuracy, interval_significance, windows
+from hub.core.drift import accuracy, interval_significance, outlier_filter, windows
 from hub.core.drift.reference_model import Ordinary, ordinary
+from hub.core.drift.stream_alarms import Judged, Seen, part_of
 from hub.core.drift.windows import Interval
-from hub.database.store import IntervalRow, Store
-from hub.database.streams import Learnt
+from hub.database.rows import IntervalRow, Learnt
+from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.release_lookup import Releases
-from hub.service.telemetry import outlier_filter
-from hub.service.telemetry.drift_streams import Judged, Seen, Streams, part_of
+from hub.service.telemetry.drift_streams import Streams
 from hub.service.telemetry.insufficient_data import Unjudged
 from hub.service.telemetry.uncalibrated import Unlike, gathers, replaces
 from schemas.analytics_messages import Alert, Drift, MergedWindow
@@ -83,19 +83,19 @@ class Settling:
                 break
 
     def newest(self) -> list[Drift]:
-        """Of each model, what stands retained on its topic: the newest interval of its signals."""
+        """Return what is retained on each model's topic: the newest interval of its signals."""
         return self._store.newest_drifts()
 
     @contextmanager
     def _only(self, row: IntervalRow) -> Iterator[None]:
-        """What is wrong with one interval must not keep the others from their turn."""
+        """Give one interval its turn: what is wrong with it must not keep the others from theirs."""
         try:
             yield
         except Refused as refusal:  # its release is gone from the repository, or declares no signals
-            log.error("interval.untestable", model=row.model, start=row.start, code=str(refusal.code), reason=refusal.reason)
+            log.error("interval.skipped_untestable", model=row.model, start=row.start, code=str(refusal.code), reason=refusal.reason)
             self._give_up(row)
         except (ArithmeticError, ValueError):  # a baseline that no test can be made of: our bug, and the next interval is not to suffer
-            log.exception("interval.bug", model=row.model, start=row.start)
+            log.exception("interval.failed", model=row.model, start=row.start)
             self._give_up(row)
 
     def _give_up(self, row: IntervalRow, *, left: int | None = None) -> None:
@@ -104,11 +104,11 @@ class Settling:
 
     def _too_few(self, row: IntervalRow, manifest: Manifest, *, left: int | None = None) -> None:
         self._give_up(row, left=left)
-        log.info("interval.too_few", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
+        log.info("interval.skipped_too_few_nodes", model=row.model, cohort=row.cohort, start=row.start, needed=self._cohort_nodes_min)
         self._unjudged.too_few(row, manifest, at=int(self._clock()))
 
     def _look(self, row: IntervalRow) -> Seen | None:
-        """The interval alone, and its stream's evidence with it; nothing is durable yet."""
+        """Test the interval alone, and add it to its stream's evidence; nothing is durable yet."""
         digest, manifest = self._releases.of_stream(row.release)
         if row.windows < self._cohort_nodes_min or manifest.baseline is None or manifest.privacy is None:
             self._too_few(row, manifest)
@@ -123,7 +123,7 @@ class Settling:
         return self._streams.look(row, interval, reference)
 
     def _show(self, row: IntervalRow, manifest: Manifest, interval: Interval, reference: Ordinary) -> None:
-        """What nodes without baselines counted, beside the reference; it is no evidence of drift, and ends none."""
+        """Show what nodes without baselines counted, beside the reference; it is no evidence of drift, and ends none."""
         result = Drift(
             **self._fields(row, manifest, interval),
             alarm=row.alarmed,
@@ -132,18 +132,18 @@ class Settling:
         )
         self._keep(row, manifest, interval, result)
         alarmed = interval_significance.alarmed(result.signals, self._alpha)
-        self._unlike.tell(result, alarmed, at=int(self._clock()))
+        self._unlike.report(result, alarmed, at=int(self._clock()))
         self._unjudged.gathers(result, at=int(self._clock()))
 
     def _judge(self, row: IntervalRow, seen: Seen) -> None:
         _, manifest = self._releases.of_stream(row.release)
-        judged = self._streams.judge(row, seen, alpha=self._alpha)
+        judged, learnt = self._streams.judge(row, seen, alpha=self._alpha)
         result = self._result(row, manifest, seen.interval, judged)
-        self._keep(row, manifest, seen.interval, result, judged.learnt)
-        self._tell(row, manifest, result, judged)
+        self._keep(row, manifest, seen.interval, result, learnt)
+        self._alert(row, manifest, result, judged)
 
     def _keep(self, row: IntervalRow, manifest: Manifest, interval: Interval, result: Drift, learnt: Learnt | None = None) -> None:
-        """What was found of an interval is durable, and then published."""
+        """Make durable what was found of an interval, then publish it."""
         before = next(iter(self._store.newest_drifts(row.model)), None)
         newest = result.about is None and replaces(result, before)
         self._store.mark_tested(row, alarmed=result.alarm, drift=result, learnt=learnt, newest=newest)
@@ -154,13 +154,15 @@ class Settling:
         self._say(result, retain=newest)
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
-        """The interval to test; what is odd in it is told, and left out where the operator says so."""
-        odd = outlier_filter.odd_groups(row, manifest)
+        """Return the interval to test; what is odd in it is reported, and left out where the operator says so."""
+        whole, groups = row.interval, row.groups
+        odd = outlier_filter.odd_groups(whole, groups, manifest)
         if odd and not row.tested_windows:
-            self._notes.alert(outlier_filter.alert_of(row, odd, at=int(self._clock()), trimmed=self._trim_outlying))
-        return outlier_filter.trimmed(row, odd) if odd and self._trim_outlying else outlier_filter.interval_of(row)
+            self._notes.alert(outlier_filter.alert_of(whole, odd, at=int(self._clock()), trimmed=self._trim_outlying))
+        trims = odd and self._trim_outlying
+        return outlier_filter.trimmed(whole, groups, odd) if trims else outlier_filter.balanced(whole, groups)
 
-    def _tell(self, row: IntervalRow, manifest: Manifest, result: Drift, judged: Judged) -> None:
+    def _alert(self, row: IntervalRow, manifest: Manifest, result: Drift, judged: Judged) -> None:
         at = int(self._clock())
         if judged.event == "raised":
             why = interval_significance.in_words(judged.named, result.alarm_kind)
@@ -211,7 +213,7 @@ class Settling:
         )
 
     def _fields(self, row: IntervalRow, manifest: Manifest, interval: Interval) -> dict[str, Any]:
-        """What every result says of its interval; `windows` are those that were tested."""
+        """Return what every result says of its interval; `windows` are those that were tested."""
         return {
             "model": row.model,
             "version": manifest.version,
@@ -226,7 +228,7 @@ class Settling:
         }
 
     def _reference(self, digest: bytes, manifest: Manifest, start: int) -> Ordinary:
-        """What is ordinary for an interval: its hour of the week's own reference, where the release has one."""
+        """Return what is ordinary for an interval: its hour of the week's own reference, where the release has one."""
         hour = None if manifest.baseline is None else manifest.baseline.key_of(start)
         found = self._references.get((digest, hour))
         if found is None:
@@ -239,7 +241,7 @@ class Settling:
 
 
 def _rounds(rows: Sequence[IntervalRow]) -> list[list[IntervalRow]]:
-    """The intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
+    """Return the intervals in rounds of one moment each, oldest first, no stream twice in one: the second is tested knowing the first."""
     found: dict[tuple[int, int], list[IntervalRow]] = {}
     times: Counter[tuple[int, bytes, str]] = Counter()
     for row in rows:

@@ -1,4 +1,4 @@
-"""Takes in what nodes say: states, receipts, windows. Durable before it is acknowledged; the same thing twice changes nothing."""
+"""Takes in what nodes send: states, receipts, windows. Durable before it is acknowledged; the same thing twice changes nothing."""
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -31,13 +31,13 @@ from schemas.state import State
 log = structlog.get_logger()
 
 NODES_MAX = 100_000  # known to one hub; a hostile broker must not fill the database with invented ones
-COHORTS_MAX = 256  # of one model
-READERS_KEPT = 64  # of releases that windows come of
-OPEN_INTERVALS_MAX = 4096  # of one model and cohort, untested: a fleet that was offline for months has fewer
+COHORTS_MAX = 256  # cohorts of one model
+READERS_KEPT = 64  # releases that windows come from
+OPEN_INTERVALS_MAX = 4096  # untested intervals of one model and cohort: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
 AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
-SAVE_SEEN_SECONDS = 10.0  # of listening; how often it is made durable when nodes were last seen
+SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made durable when nodes were last seen
 
 
 class Ingest:
@@ -73,14 +73,14 @@ class Ingest:
         self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
-        # Whoever was silent before a restart was told as such before it.
+        # Nodes that were silent before a restart were reported before it.
         self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
 
     def _restore(self) -> None:
         heard, listened, now = self._hearing.heard(), self._listening.seconds, self._clock()
         for row in self._store.nodes():
             if not self._roll.counts(row.node):
-                continue  # what it said before stays in the store, for people
+                continue  # its earlier reports stay in the store, for people
             state = codec.decode(State, row.state)
             # A hub of an earlier version kept times of the wall alone. What a crash has kept of a node and not of the clock is no future.
             heard_at = Listened(min(listened, heard.get(row.node, listened - max(0.0, now - row.last_seen))))
@@ -95,7 +95,7 @@ class Ingest:
     # States
 
     def seen(self, name: str) -> None:
-        """A node said something.
+        """Note that a node was heard.
 
         Raises:
             Refused: nothing in its name counts.
@@ -108,14 +108,14 @@ class Ingest:
             self._heard.add(name)
 
     def forget(self, name: str) -> None:
-        """A node was revoked: no rollout waits for it any more."""
+        """Forget a node that was revoked: no rollout waits for it any more."""
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
             self._seen.discard(name)
             self._heard.discard(name)
 
     def state(self, event: StateArrived) -> None:
-        """A node says how it is, or its broker says that it is lost.
+        """Take a node's report of itself, or its broker's that it is lost.
 
         Raises:
             Refused: a reserved name, another key, one node too many, revoked, or not enrolled where that is required.
@@ -127,7 +127,7 @@ class Ingest:
         self._roll.check_state(event.state)
         if name not in self.nodes and len(self.nodes) >= NODES_MAX:
             raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
-        self._tell_ledger(event.state)
+        self._report_ledger(event.state)
         keys = self._roll.keys(name)
         if known is not None and keys:
             # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
@@ -142,28 +142,28 @@ class Ingest:
         self.nodes[name] = node
         self._seen.discard(name)
         self._heard.add(name)
-        self._tell_silence(node, now)
+        self._report_silence(node, now)
         if node.public_key:
             self._take_early(name)
 
-    def _tell_ledger(self, said: State) -> None:
-        """A privacy ledger only grows: one that has shrunk was put back from a copy, with its witness, and the node cannot know."""
-        before = self.nodes.get(said.node)
-        if before is None or before.state.telemetry is None or said.telemetry is None or said.at <= before.state.at:
+    def _report_ledger(self, after: State) -> None:
+        """Report a privacy ledger that has shrunk: it only grows, so an old copy was put back, with its witness, unknown to the node."""
+        before = self.nodes.get(after.node)
+        if before is None or before.state.telemetry is None or after.telemetry is None or after.at <= before.state.at:
             return
-        had, has = before.state.telemetry.ledger_entries or 0, said.telemetry.ledger_entries or 0
+        had, has = before.state.telemetry.ledger_entries or 0, after.telemetry.ledger_entries or 0
         if has >= had:
-            self._rolled_back.discard(said.node)
-        elif said.node not in self._rolled_back:
-            self._rolled_back.add(said.node)
-            text = f"the privacy ledger of node {said.node} had {had} entries and has {has}: an old copy was put back on it"
+            self._rolled_back.discard(after.node)
+        elif after.node not in self._rolled_back:
+            self._rolled_back.add(after.node)
+            text = f"the privacy ledger of node {after.node} had {had} entries and has {has}: an old copy was put back on it"
             code = str(Code.LEDGER_ROLLED_BACK)
-            self._notes.alert(Alert(kind="refused", at=int(self._clock()), node=said.node, cohort=said.cohort, code=code, text=text))
+            self._notes.alert(Alert(kind="refused", at=int(self._clock()), node=after.node, cohort=after.cohort, code=code, text=text))
 
     # Receipts
 
     def receipts(self, events: Sequence[ReceiptArrived]) -> None:
-        """Nodes signed something: what is believed is durable when this returns, in one transaction, and the rest is noted."""
+        """Take receipts: what is believed is durable when this returns, in one transaction, and the rest is noted."""
         taken: list[tuple[Receipt, SealedReceipt]] = []
         for event in events:
             try:
@@ -234,7 +234,7 @@ class Ingest:
     # Windows
 
     def windows(self, events: Sequence[WindowArrived]) -> None:
-        """Windows came: those that are believed are durable when this returns."""
+        """Take windows: those that are believed are durable when this returns."""
         by_release: dict[tuple[bytes, About | None], list[WindowArrived]] = {}
         for event in events:
             by_release.setdefault((event.window.release, event.window.about), []).append(event)
@@ -287,7 +287,7 @@ class Ingest:
         )
 
     def _reader(self, prefix: bytes, about: About | None) -> tuple[bytes, Reader]:
-        """What reads the windows of a release, and the name of their stream: the release's digest, or what stands for its accuracy."""
+        """Return the reader of a release's windows, and the name of their stream: the release's digest, or what stands for its accuracy."""
         if (prefix, about) not in self._readers:
             try:
                 digest, manifest = self._releases.find(prefix)
@@ -301,13 +301,13 @@ class Ingest:
         return self._readers[prefix, about]
 
     def settled(self, model: str, cohort: str, release: bytes, start: int) -> None:
-        """An interval was tested."""
+        """Close an interval that was tested."""
         self._open[model, cohort].discard((release, start))
 
     # Time
 
     def tick(self) -> None:
-        """Give up receipts whose node never came, tell who fell silent, keep when nodes were seen."""
+        """Give up receipts whose node never came, report nodes that fell silent, keep when nodes were seen."""
         now = self._clock()
         for early in [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
@@ -315,7 +315,7 @@ class Ingest:
         if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
             silent = self._fell_silent()
             for node in silent:
-                self._tell_silence(node, int(now))
+                self._report_silence(node, int(now))
             if len(silent) < AT_ONCE_MAX:
                 self._saved_at = self._listening.seconds
                 self.save()
@@ -328,13 +328,13 @@ class Ingest:
         self._heard.clear()
 
     def _fell_silent(self) -> list[fleet.Node]:
-        """Nodes whose silence was not reported yet, as many as one turn has time for."""
+        """Return nodes whose silence was not reported yet, as many as one turn has time for."""
         silent = {name: node for name, node in self.nodes.items() if self._is_silent(node)}
         self._silent &= silent.keys()
         return [node for name, node in silent.items() if name not in self._silent][:AT_ONCE_MAX]
 
-    def _tell_silence(self, node: fleet.Node, now: int) -> None:
-        """An alert an episode: from the first moment that a node is lost or silent until it is heard again."""
+    def _report_silence(self, node: fleet.Node, now: int) -> None:
+        """Raise one alert an episode: from the first moment that a node is lost or silent until it is heard again."""
         if not self._is_silent(node):
             self._silent.discard(node.name)
         elif node.name not in self._silent:

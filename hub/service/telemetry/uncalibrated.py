@@ -1,4 +1,4 @@
-"""What is said of nodes that have no baseline of their own yet: shown beside the publisher's reference, told once, and never an alarm.
+"""Reports nodes that have no baseline of their own yet: shown beside the publisher's reference, reported once, and never an alarm.
 
 Where nodes are compared with themselves, drift is a change of nodes against themselves. Until they have gathered their baselines, which
 sites are online is all that a difference from the reference may mean; and so it is of a site that has just joined, or lost its disk. That a
@@ -18,12 +18,12 @@ KIND: Final = "unlike_reference"
 
 
 def gathers(row: IntervalRow, manifest: Manifest) -> bool:
-    """Whether an interval is of nodes that are to have a baseline of their own, and have none."""
+    """Return whether an interval is of nodes that are to have a baseline of their own, and have none."""
     return not row.calibrated and manifest.baseline is not None and manifest.baseline.calibration_rows is not None
 
 
 def replaces(result: Drift, newest: Drift | None) -> bool:
-    """Whether a result is to stand on the topic in place of the newest one: of one moment, what was judged goes before what was not."""
+    """Return whether a result replaces the newest one on the topic: of one moment, what was judged goes before what was not."""
     if newest is None or newest.start != result.start:
         return newest is None or newest.start < result.start
     return not result.gathering or newest.gathering is True
@@ -34,14 +34,14 @@ class Unlike:
 
     def __init__(self, store: Store, notes: Notes) -> None:
         self._notes = notes
-        self._told = {(one.model, one.version, one.cohort) for one in store.alerts_of(KIND)}
+        self._reported = {(one.model, one.version, one.cohort) for one in store.alerts_of(KIND)}
 
-    def tell(self, result: Drift, alarmed: Sequence[SignalDrift], *, at: int) -> None:
-        """What was found of an interval, where it was not told before."""
+    def report(self, result: Drift, alarmed: Sequence[SignalDrift], *, at: int) -> None:
+        """Report what was found of an interval, where it was not reported before."""
         key = (result.model, result.version, result.cohort)
-        if not alarmed or key in self._told:
+        if not alarmed or key in self._reported:
             return
-        self._told.add(key)
+        self._reported.add(key)
         why = interval_significance.in_words(alarmed)
         text = (
             f"{result.model} {result.version} in cohort {result.cohort} is unlike the publisher's reference: {why};"

@@ -16,6 +16,7 @@ from skl2onnx import to_onnx
 from sklearn.neighbors import KNeighborsRegressor
 
 from hub.cli.errors import Exit
+from hub.core.rollouts.commands import Start
 from hub.database.store import Store
 from schemas.limits import MIB
 from schemas.manifest import Requirements, Variant
@@ -343,7 +344,7 @@ def test_a_hub_holds_to_what_its_settings_require_whoever_asks(tmp_path: Path) -
     store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
 
     with Hub(made):
-        number = store.add_command("start", "m", '{"version": "1.0.0"}')
+        number = store.add_command("m", Start(version="1.0.0"))
         until("the hub's answer", lambda: (answer := store.command(number)) is not None and answer.state != "open")
         answer = store.command(number)
         made.run("check", "m@1.0.0", "--profile", "tiny")

@@ -19,6 +19,7 @@ from schemas.rollout import Rollout
 from schemas.state import Slot, State
 from tests.hub.cli.fleets import Done, Made, make
 from tests.hub.cli.test_rollout import Hub
+from tests.hub.queueing import queue
 
 PARAMETERS = (
     Parameter(name="threshold", goes_to="client", default=0.5, min=0.0, max=1.0),
@@ -97,7 +98,7 @@ def test_a_hub_refuses_what_is_no_parameter_of_the_release_whoever_asks(made: Ma
         {"version": "1.0.0", "parameters": 3},
     ]
 
-    numbers = [store.add_command("set", "m", json.dumps(body)) for body in bodies]
+    numbers = [queue(store, "set", "m", json.dumps(body)) for body in bodies]
     ok(made.run("rollout", "halt", "m"))  # answered after them
 
     answers = [store.command(number) for number in numbers]

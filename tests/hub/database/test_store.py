@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub.core.rollouts.commands import Halt, Start
 from hub.database.drift_queries import Findings
-from hub.database.intervals import groups_of
 from hub.database.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.analytics_messages import Alert, Drift, SignalDrift
 from schemas.errors import Unreachable
@@ -59,10 +59,10 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, store: Store) -> No
     node = NodeRow("n1", 3, "online", 7, b"state", b"key", "nyc")
     rollout = RolloutRow("delay", 2, b"document", 1, None, 1, "waits", 6, 5, 4, 0, 1, 9)
     store.upsert_node(node)
-    store.add_receipt(receipt(1))
+    store.add_receipts([receipt(1)])
     store.put_rollout_row(rollout)
     store.add_windows([window(1)])
-    store.put_retained(RELEASE, 5, 1600)
+    store.note_sends([(RELEASE, 5, 1600)], [])
     store.close()
 
     again = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
@@ -76,7 +76,8 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, store: Store) -> No
 
 
 def test_the_same_receipt_twice_is_kept_once(store: Store) -> None:
-    assert [store.add_receipt(receipt(1)), store.add_receipt(receipt(1)), store.add_receipt(receipt(2))] == [True, False, True]
+    assert store.add_receipts([receipt(1)]) == [True]
+    assert store.add_receipts([receipt(1), receipt(2)]) == [False, True]
     assert [row.sequence for row in store.receipts(model="delay", node="n1")] == [2, 1]
     assert len([event for event in store.events() if event.kind == "receipt"]) == 2
 
@@ -139,7 +140,9 @@ def test_an_interval_is_unsettled_until_it_is_tested_and_again_when_a_late_windo
 
 def test_drifts_come_newest_first_and_replace_the_earlier_test_of_their_interval(store: Store) -> None:
     for one in (drift(0), drift(7200), drift(3600), drift(0, alarm=True)):
-        store.put_drift(one)
+        store.add_windows([window(one.start + one.alarm, start=one.start)])
+        (row,) = store.unsettled_intervals(before=int(store.database.now()))
+        store.mark_tested(row, alarmed=one.alarm, drift=one)
 
     assert [(one.start, one.alarm) for one in store.drifts("delay")] == [(7200, False), (3600, False), (0, True)]
     assert Findings(store.database).alarmed_since("delay", "1.0.0", 1000)
@@ -148,7 +151,7 @@ def test_drifts_come_newest_first_and_replace_the_earlier_test_of_their_interval
 
 
 def test_commands_wait_for_the_hub_and_carry_its_answer_back(store: Store) -> None:
-    first, second = store.add_command("start", "delay", '{"version": "1.0.0"}'), store.add_command("halt", "delay")
+    first, second = store.add_command("delay", Start(version="1.0.0")), store.add_command("delay", Halt())
 
     assert [(row.id, row.kind) for row in store.open_commands()] == [(first, "start"), (second, "halt")]
     store.finish_command(first, ok=True, text="has begun")
@@ -221,12 +224,12 @@ def test_calibrated_windows_are_added_up_apart_and_sub_groups_are_kept(store: St
     store.add_windows(rows)
 
     plain, calibrated = sorted(store.intervals("delay"), key=lambda row: row.calibrated)
-    windows, counted, totals = groups_of(calibrated)
+    groups = calibrated.groups
 
     assert (plain.windows, plain.rows, plain.reference_rows, plain.noise_units) == (3, 30, 0.0, 3.0)
     assert (calibrated.windows, calibrated.rows, calibrated.reference_rows, calibrated.noise_units) == (4, 40, 10.0, 5.0)
-    assert (windows[:3], counted[:3]) == ([2, 2, 0], [20, 20, 0])
-    assert totals.sum(axis=0).tolist() == list(calibrated.counts)
+    assert (groups.windows[:3], groups.rows[:3]) == ((2, 2, 0), (20, 20, 0))
+    assert groups.counts.sum(axis=0).tolist() == list(calibrated.counts)
 
 
 def test_windows_after_the_first_test_are_late(store: Store) -> None:

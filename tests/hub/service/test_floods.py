@@ -10,6 +10,7 @@ import structlog
 
 from fleetcast.mqtt import Connected, Message
 from hub.core.enrol.enrolment import Roll
+from hub.core.rollouts import commands
 from hub.core.rollouts.fleet import ONLINE_SECONDS
 from hub.database.hearing import Hearing
 from hub.database.store import NodeRow
@@ -55,7 +56,7 @@ def answered_seconds(fleet: Fleet, kind: str) -> float:
     """How long the running hub takes to answer an operator."""
     store = fleet.store
     began = time.monotonic()
-    command = store.add_command(kind, "delay")
+    command = store.add_command("delay", commands.read(kind, "{}"))
     until("an answer", lambda: (row := store.command(command)) and row.state != "open")
     return time.monotonic() - began
 

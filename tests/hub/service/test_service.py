@@ -12,6 +12,7 @@ import pytest
 import structlog
 
 from fleetcast.mqtt import Message
+from hub.core.rollouts import commands
 from hub.database.store import RolloutRow
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
@@ -22,6 +23,7 @@ from schemas.rollout import Rollout
 from tests import brokers
 from tests.broker.client import Client
 from tests.hub.hubs import BLOCKS, START, WINDOW_SECONDS, Device, Fleet, until
+from tests.hub.queueing import queue
 
 ORDINARY = [125, 125, 125, 125, 125, 125, 125, 125, 0]
 SHIFTED = [20, 30, 40, 60, 100, 150, 250, 350, 0]
@@ -47,7 +49,7 @@ def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
 
 def start_rollout(fleet: Fleet, version: str, *stages: int) -> int:
     body = {"version": version, "stages": stages or (100,), "gate": {"receipts_ratio_min": 1.0}}
-    return fleet.store.add_command("start", "delay", json.dumps(body))
+    return fleet.store.add_command("delay", commands.read("start", json.dumps(body)))
 
 
 def rollout_row(fleet: Fleet) -> RolloutRow | None:
@@ -137,7 +139,7 @@ def test_a_rollout_that_nodes_refuse_halts_and_alerts(mosquitto: brokers.Broker,
         kinds = until("alerts", lambda: (rows := fleet.store.alerts()) and len(rows) >= 2 and {row.alert.kind: row.alert for row in rows})
         assert kinds["refused"].code == "model.golden_mismatch"
         assert "1.1.0 halted" in kinds["rollout_halted"].text
-        fleet.store.add_command("rollback", "delay")
+        fleet.store.add_command("delay", commands.Rollback())
         until("a rollback", lambda: state_of(fleet) == "rolled_back")
         row = rollout_row(fleet)
         assert row is not None
@@ -161,7 +163,7 @@ def test_a_command_that_makes_no_sense_is_answered_with_its_code(
 ) -> None:
     fleet.publish("1.0.0")
     with fleet.hub(embedded):
-        command = fleet.store.add_command(kind, "delay", body)
+        command = queue(fleet.store, kind, "delay", body)
 
         answer = until("an answer", lambda: (row := fleet.store.command(command)) and row.state != "open" and row)
 

@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from hub.core.delivery import chunker
-from hub.core.delivery.chunker import GAP_BYTES_MIN, TENSOR_BYTES_MIN, Span, cut, tensor_spans, tensors
+from hub.core.delivery.chunker import GAP_BYTES_MIN, TENSOR_BYTES_MIN, Span, cut, tensors
 from schemas.limits import BLOCK_BYTES_MAX, KIB
 from schemas.names import sha256
+
+
+def tensor_spans(data: bytes | memoryview) -> list[Span]:
+    return [(tensor.offset, tensor.length) for tensor in tensors(data)]
+
 
 BLOCK = 10 * KIB  # smaller than a tensor worth a block, so that the examples are small
 

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hub.core.drift import accuracy, detector
+from hub.core.drift import accuracy, detector, intervals
 from hub.core.drift.e_values import Part
 from hub.core.drift.reference_model import Ordinary, ordinary
 from hub.core.drift.windows import Reader, Taken, merged_window
-from hub.core.drift.windows import first as interval_of
 from hub.core.publish.noise import sigma2_for
 from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused
@@ -65,7 +64,8 @@ def test_answers_that_are_neither_right_nor_wrong_are_more_than_noise_or_none() 
 
 def test_a_merged_window_says_what_it_is_about_and_an_alert_how_many_were_right() -> None:
     view = accuracy.of_accuracy(MANIFEST.model_copy(update={"accuracy": release([(90, 10)] * 9)}))
-    interval = interval_of(Taken(0, DAY, 200, 1, None, np.array([60, 140, 3])), release=b"r" * 32, model="delay", cohort="nyc")
+    sums = intervals.add_up([Taken(0, DAY, 200, 1, None, np.array([60, 140, 3]))], [0])
+    interval = intervals.interval(sums, release=b"r" * 32, model="delay", cohort="nyc", start=0, seconds=DAY, calibrated=False)
 
     merged = merged_window(interval, view, accuracy.about(view))
     assert (merged.about, merged.rows, merged.signals[0].expected) == ("accuracy", 203, (20.3, 182.7, 0.0))

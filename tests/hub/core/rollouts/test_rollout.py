@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hub.core.rollouts import commands
 from hub.core.rollouts import rollout as core
+from hub.core.rollouts.commands import SetParameters, Start
 from hub.core.rollouts.listening import Listened
-from hub.core.rollouts.rollout import Announce, Facts, Halted, NodeFacts, Progress, SetParameters, Start
+from hub.core.rollouts.rollout import Announce, Facts, Halted, NodeFacts, Progress
 from schemas.errors import Code, Refused
 from schemas.limits import FALLBACKS_MAX
 from schemas.names import sha256
@@ -503,4 +505,4 @@ def test_a_rollout_that_begins_has_what_is_set_with_it_within_bounds() -> None:
 
 def test_a_body_that_makes_no_sense_is_refused_by_its_field() -> None:
     with pytest.raises(Refused, match="parameters"):
-        core.read(SetParameters, '{"version": "1.0.0", "parameters": 3}')
+        commands.read("set", '{"version": "1.0.0", "parameters": 3}')

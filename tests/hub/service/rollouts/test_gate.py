@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.core.rollouts import fleet
+from hub.core.rollouts import commands, fleet
 from hub.core.rollouts.listening import Listened
 from hub.database.hearing import Hearing
 from hub.service.alerts.event_log import Notes
@@ -70,7 +70,7 @@ class Gate:
         self.controller.tick()
 
     def ask(self, kind: str, **body: object) -> None:
-        self.days.store.add_command(kind, "delay", json.dumps(body))
+        self.days.store.add_command("delay", commands.read(kind, json.dumps(body)))
         self.controller.tick()
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from hub.core.rollouts import commands
 from hub.core.rollouts.rollout import DEAF
 from hub.database.hearing import Hearing
 from schemas import codec
@@ -60,7 +61,7 @@ def soaking(fleet: Fleet, device: Device, *, seconds: int) -> None:
     manifest = fleet.publish("1.0.0")
     until("the node", lambda: fleet.store.node(device.name))
     gate = {"soak_seconds": seconds, "silent_seconds": 1200, "halt_on_drift": False}
-    fleet.store.add_command("start", "delay", json.dumps({"version": "1.0.0", "gate": gate}))
+    fleet.store.add_command("delay", commands.read("start", json.dumps({"version": "1.0.0", "gate": gate})))
     until("a rollout", lambda: state(fleet) == "running")
     device.sign("serving", manifest)
 

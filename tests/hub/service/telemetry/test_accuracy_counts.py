@@ -17,7 +17,7 @@ from hub.cli.export_windows import export_windows
 from hub.core.drift import accuracy as labels
 from hub.core.publish.noise import sigma2_for
 from hub.database.drift_queries import Findings
-from hub.database.store import Store
+from hub.database.store import Store, WindowRow
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry.drift_evidence import Evidence
@@ -125,15 +125,19 @@ class Accurate(Hub):
             right = int(self.rng.binomial(rows, share))
             counts = np.array([rows - right, right, 0]) + np.round(self.rng.normal(0, sigma, 3)).astype(int)
             self.sent += 1
-            self.store.add_window(
-                self.sent.to_bytes(16, "big"),
-                release=labels.stream_of(self.digest),
-                model="delay",
-                cohort=cohort,
-                start=WEEKS + day * DAY,
-                seconds=DAY,
-                counts=[int(one) for one in counts],
-                rows=rows,
+            self.store.add_windows(
+                [
+                    WindowRow(
+                        self.sent.to_bytes(16, "big"),
+                        release=labels.stream_of(self.digest),
+                        model="delay",
+                        cohort=cohort,
+                        start=WEEKS + day * DAY,
+                        seconds=DAY,
+                        counts=[int(one) for one in counts],
+                        rows=rows,
+                    )
+                ]
             )
 
     def about(self, kind: type[Drift] | type[MergedWindow]) -> list[Drift | MergedWindow]:

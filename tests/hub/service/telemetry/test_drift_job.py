@@ -9,7 +9,7 @@ import pytest
 
 from hub.core.drift.detector import Detector
 from hub.core.drift.e_values import Part
-from hub.database.store import Store
+from hub.database.store import Store, WindowRow
 from hub.publish.block_store import BlockStore
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.release_lookup import Releases
@@ -62,14 +62,18 @@ class Hub:
             bins = np.searchsorted(signal.edges, self.rng.normal(shift, 1, ROWS), side="right")
             counts = np.bincount(bins, minlength=signal.bins) + np.round(self.rng.normal(0, math.sqrt(sigma2), signal.bins)).astype(int)
             self.sent += 1
-            self.store.add_window(
-                self.sent.to_bytes(16, "big"),
-                release=self.digest,
-                model="delay",
-                cohort=cohort,
-                start=START + hour * WINDOW_SECONDS,
-                seconds=seconds,
-                counts=[int(one) for one in counts],
+            self.store.add_windows(
+                [
+                    WindowRow(
+                        self.sent.to_bytes(16, "big"),
+                        release=self.digest,
+                        model="delay",
+                        cohort=cohort,
+                        start=START + hour * WINDOW_SECONDS,
+                        seconds=seconds,
+                        counts=[int(one) for one in counts],
+                    )
+                ]
             )
 
     def hear_calibrated(self, hour: int, *, shift: float = 0.0, windows: int = 20, own_rows: int = 4096, groups: int = 1) -> None:
@@ -86,37 +90,45 @@ class Hub:
             place = 1.5 if node % 2 else -1.5
             self.owns.setdefault(node, noised(place, own_rows))
             self.sent += 1
-            self.store.add_window(
-                self.sent.to_bytes(16, "big"),
-                release=self.digest,
-                model="delay",
-                cohort="nyc",
-                start=START + hour * WINDOW_SECONDS,
-                seconds=WINDOW_SECONDS,
-                counts=[int(one) for one in np.round(noised(place + shift, ROWS) - share * self.owns[node])],
-                rows=ROWS,
-                calibrated=True,
-                reference_rows=ROWS * share,
-                noise_units=1 + share**2,
-                group=node % groups,
+            self.store.add_windows(
+                [
+                    WindowRow(
+                        self.sent.to_bytes(16, "big"),
+                        release=self.digest,
+                        model="delay",
+                        cohort="nyc",
+                        start=START + hour * WINDOW_SECONDS,
+                        seconds=WINDOW_SECONDS,
+                        counts=[int(one) for one in np.round(noised(place + shift, ROWS) - share * self.owns[node])],
+                        rows=ROWS,
+                        calibrated=True,
+                        reference_rows=ROWS * share,
+                        noise_units=1 + share**2,
+                        group=node % groups,
+                    )
+                ]
             )
 
     def hear_zeros(self, hour: int, *, rows: int, group: int = 3) -> None:
         """One node says that nothing has changed in so many rows, by a baseline that supports them."""
         self.sent += 1
-        self.store.add_window(
-            self.sent.to_bytes(16, "big"),
-            release=self.digest,
-            model="delay",
-            cohort="nyc",
-            start=START + hour * WINDOW_SECONDS,
-            seconds=WINDOW_SECONDS,
-            counts=[0] * self.manifest.baseline.bins,  # type: ignore[union-attr]
-            rows=rows,
-            calibrated=True,
-            reference_rows=4.0 * rows,
-            noise_units=17.0,
-            group=group,
+        self.store.add_windows(
+            [
+                WindowRow(
+                    self.sent.to_bytes(16, "big"),
+                    release=self.digest,
+                    model="delay",
+                    cohort="nyc",
+                    start=START + hour * WINDOW_SECONDS,
+                    seconds=WINDOW_SECONDS,
+                    counts=[0] * self.manifest.baseline.bins,  # type: ignore[union-attr]
+                    rows=rows,
+                    calibrated=True,
+                    reference_rows=4.0 * rows,
+                    noise_units=17.0,
+                    group=group,
+                )
+            ]
         )
 
     def settle(self) -> None:
@@ -319,8 +331,18 @@ def _damage(hub: Hub, change: Callable[[bytes], bytes]) -> None:
 def test_an_untestable_hour_is_told_and_the_others_are_tested(hub: Hub) -> None:
     other = Manifest(**{**dict(hub.manifest), "version": "6.6.6"})
     hub.hear(0)
-    hub.store.add_window(
-        bytes(16), release=sha256(codec.encode(other)), model="delay", cohort="nyc", start=START, seconds=WINDOW_SECONDS, counts=[1] * 9
+    hub.store.add_windows(
+        [
+            WindowRow(
+                bytes(16),
+                release=sha256(codec.encode(other)),
+                model="delay",
+                cohort="nyc",
+                start=START,
+                seconds=WINDOW_SECONDS,
+                counts=[1] * 9,
+            )
+        ]
     )
     hub.settle()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hub.service.telemetry.redaction import on_reference, together
+from hub.core.drift.periods import on_reference, together
 from schemas.analytics_messages import MergedWindow, SignalCounts
 from schemas.manifest import Manifest
 from tests.hub.drifted import Days

@@ -1,0 +1,56 @@
+"""Takes over what hubs of earlier versions kept, when a hub opens their database. Runs in the transaction that makes the tables."""
+
+from sqlalchemy import Connection, func, insert, inspect, select, text
+
+from hub.database import tables
+from hub.database.connection import where
+
+FIRST_TABLE = "intervals"
+FIRST_DRIFTS, SECOND_DRIFTS = "drifts", "drift_results"
+
+
+def take_over(db: Connection) -> None:
+    """Bring over everything that an earlier version kept in tables of its own."""
+    _intervals(db)
+    _drifts(db)
+    _newest_drifts(db)
+
+
+def _intervals(db: Connection) -> None:
+    """Bring over what a first hub kept: none of its windows were calibrated, and their rows are not known beside their counts."""
+    if not inspect(db).has_table(FIRST_TABLE):
+        return
+    names = "release, cohort, start, seconds, model, windows, counts, last_at, tested_windows, alarmed"
+    db.execute(
+        text(
+            f"INSERT INTO {tables.intervals.name} ({names}, calibrated, late, rows, reference_rows, noise_units, subgroups)"  # noqa: S608
+            f" SELECT {names}, :calibrated, 0, 0, 0, windows, :none FROM {FIRST_TABLE}"
+        ),
+        {"calibrated": False, "none": b""},
+    )
+    db.execute(text(f"DROP TABLE {FIRST_TABLE}"))
+
+
+def _drifts(db: Connection) -> None:
+    """Bring over what earlier hubs found: all of it of signals, and a first one's all of windows that were not calibrated."""
+    names = "model, version, cohort, start, seconds, tested_at, alarm, body"
+    for earlier, calibrated in ((FIRST_DRIFTS, "FALSE"), (SECOND_DRIFTS, "calibrated")):
+        if inspect(db).has_table(earlier):
+            into = f"INSERT INTO {tables.drifts.name} ({names}, first_tested_at, calibrated, about)"
+            db.execute(text(f"{into} SELECT {names}, tested_at, {calibrated}, '' FROM {earlier}"))  # noqa: S608  # names of our own
+            db.execute(text(f"DROP TABLE {earlier}"))
+
+
+def _newest_drifts(db: Connection) -> None:
+    """Find the test that an earlier hub retained on each model's topic: it looked through all of its tests for it. Runs once a model."""
+    table, model = tables.drifts.c, ""
+    order = (table.start.desc(), table.cohort, table.calibrated.desc())
+    while (following := db.execute(select(func.min(table.model)).where(table.model > model)).scalar()) is not None:
+        model = following
+        if db.execute(where(select(tables.newest_drifts.c.model), tables.newest_drifts, {"model": model})).first() is not None:
+            continue
+        mine = select(*tables.drifts.primary_key.columns).where(table.model == model, table.about == "")
+        key = db.execute(mine.order_by(*order).limit(1)).mappings().first()
+        if key is not None:
+            newest = db.execute(where(select(table.model, table.tested_at, table.body), tables.drifts, dict(key))).mappings().one()
+            db.execute(insert(tables.newest_drifts).values(dict(newest)))
