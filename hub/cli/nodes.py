@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hub.cli.options import Lines, dir_option, json_option, open_store, show, show_one
+from hub.cli.options import Lines, dir_option, json_option, nodes_and_receipts, show, show_one
 from hub.core.rollouts.parameters import in_words
 from hub.database.rows import NodeRow, ReceiptRow
 from schemas import codec
@@ -31,9 +31,9 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
       fleetcast nodes
       fleetcast nodes gateway-17 --json
     """
-    store = open_store(directory)
-    serving = {(one.node, one.model): one for one in reversed(store.receipts(node=node)) if one.outcome == "serving"}  # the newest stays
-    rows = [_row(row, serving) for row in store.nodes() if node in {None, row.node}]
+    known, receipts = nodes_and_receipts(directory, node)
+    serving = {(one.node, one.model): one for one in reversed(receipts) if one.outcome == "serving"}  # the newest stays
+    rows = [_row(row, serving) for row in known if node in {None, row.node}]
     if node is not None:
         if not rows:
             raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {node!r} has ever been heard from")

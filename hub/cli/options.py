@@ -7,19 +7,20 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from hub.cli.terminal_text import plain
-from hub.database.store import Store
-from hub.settings import HubSettings, load
-from hub.signing.tuf_repository import Repository
 from schemas.errors import Code, Refused, Unreachable
 
+if TYPE_CHECKING:
+    from hub.database.rows import NodeRow, ReceiptRow
+    from hub.database.store import Store
+    from hub.settings import HubSettings
+    from hub.signing.tuf_repository import Repository
+
+SQLITE_NAME = "hub.sqlite"
 PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
 DATABASE_BYTES_MIN = 256 * 1024  # of room, below which a database that cannot be written is told as a full disk
 
@@ -63,20 +64,41 @@ def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
     return first.encode()
 
 
-def open_store(directory: Path) -> Store:
+def open_store(directory: Path) -> "Store":
     """The fleet's database.
 
     Raises:
         Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
         Unreachable: the database does not answer.
     """
+    from hub.database.store import Store  # noqa: PLC0415  # SQLAlchemy takes a third of a second to import; --help does not need it
+    from hub.settings import load  # noqa: PLC0415
+
     store = Store(database_url(directory, load(directory)))
     with room_for_database(directory):
         store.open()
     return store
 
 
-def check_model(repository: Repository, model: str) -> None:
+def nodes_and_receipts(directory: Path, node: str | None) -> "tuple[Sequence[NodeRow], Sequence[ReceiptRow]]":
+    """Return every node by name, and the receipts of one or of all, the newest first.
+
+    Raises:
+        Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
+        Unreachable: the database does not answer.
+    """
+    from hub.database import sqlite_reader  # noqa: PLC0415
+    from hub.settings import load  # noqa: PLC0415
+
+    if not load(directory).database_url:
+        found = sqlite_reader.nodes_and_receipts(directory / SQLITE_NAME, node)
+        if found is not None:
+            return found
+    store = open_store(directory)
+    return store.nodes(), store.receipts(node=node)
+
+
+def check_model(repository: "Repository", model: str) -> None:
     """Whether the fleet has such a model.
 
     Raises:
@@ -110,9 +132,9 @@ def room_for_database(directory: Path) -> Iterator[None]:
         raise
 
 
-def database_url(directory: Path, settings: HubSettings) -> str:
+def database_url(directory: Path, settings: "HubSettings") -> str:
     """Where a fleet's database is."""
-    return settings.database_url or f"sqlite:///{directory / 'hub.sqlite'}"
+    return settings.database_url or f"sqlite:///{directory / SQLITE_NAME}"
 
 
 def hub_runs(directory: Path) -> bool:
@@ -135,6 +157,10 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
     if not rows:
         click.echo(empty)
         return
+    from rich.console import Console  # noqa: PLC0415  # --json and --help do without
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(*[name.replace("_", " ") for name in columns], box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*[Text(_cell(row.get(name))) for name in columns])  # Text: a node's "[red]" is no markup of ours

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-from schemas.analytics_messages import Alert
+    from schemas.analytics_messages import Alert
 
 Status = Literal["online", "disconnected", "lost"]
 CommandState = Literal["open", "done", "refused"]
@@ -103,7 +104,7 @@ class WindowRow:
     cohort: str
     start: int
     seconds: int
-    counts: Sequence[int] | NDArray[np.int64]
+    counts: "Sequence[int] | NDArray[np.int64]"
     rows: int = 0
     calibrated: bool = False
     reference_rows: float = 0.0
@@ -172,7 +173,7 @@ class AlertRow:
     """An alert, as it was published."""
 
     id: int
-    alert: Alert
+    alert: "Alert"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from pydantic import Field
 from node.core.trust.clock import is_known, trusted_now
 from schemas import limits
 from schemas.document import Fact
-from schemas.manifest import Seconds
 from schemas.names import Digest, FleetName, NodeId
-from schemas.signals import Count
+from schemas.quantities import Count, Seconds
 from schemas.state import LinkClass, Slot, TelemetryBudget
 
 WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
