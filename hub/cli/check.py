@@ -49,28 +49,30 @@ class Candidate:
 
 @click.command()
 @click.argument("release", metavar="MODEL@VERSION|RELEASE.TOML|MODEL")
-@click.option("--profile", "profiles", required=True, help="Kinds of devices, with commas: pi4, pi5, gateway, tiny, or your own.")
-@click.option("--profiles-file", type=_file, help="TOML file with profiles of your own, a table each.")
-@click.option("--golden", type=_file, help="Of what is not published: golden inputs, as `publish` takes them.")
-@click.option("--reference", type=_file, help="Likewise: reference data, from which golden inputs are made up.")
-@click.option("--columns", help="Likewise: feature columns in the model's order, with commas.")
-@click.option("--file", "more_files", multiple=True, type=_file, help="Likewise: one more file beside the model.")
-@click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="Likewise.  [default: 1000.0]")
-@click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Likewise.  [default: 2048]")
+@click.option("--profile", "profiles", required=True, help="Kinds of devices, separated by commas: pi4, pi5, gateway, tiny, or your own.")
+@click.option("--profiles-file", type=_file, help="TOML file with your own profiles, one table each.")
+@click.option("--golden", type=_file, help="Golden inputs of an unpublished model, as for `publish`.")
+@click.option("--reference", type=_file, help="Reference data of an unpublished model. Golden inputs are made from it.")
+@click.option("--columns", help="Feature columns of an unpublished model, in the model's order, separated by commas.")
+@click.option("--file", "more_files", multiple=True, type=_file, help="File that an unpublished model needs beside it. Repeatable.")
+@click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="Latency limit of an unpublished model.  [default: 1000.0]")
+@click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Memory limit of an unpublished model.  [default: 2048]")
 @dir_option
 @json_option
 def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **said: Any) -> None:
-    """Activate a release under each profile's limits, as a node of that kind would, and show what it found.
+    """Activate a release as each profile's nodes would.
 
-    Memory and cores are limited for real. Times are measured on this machine and multiplied by the profile's slowdown: an estimate. In a
-    fleet's folder the result is kept, and `fleetcast rollout start` looks at it. Ends with 0 only when every profile passes.
+    Memory and cores are really limited. Times are estimates: they are measured on this machine and multiplied by the profile's slowdown. In
+    a fleet's folder the result is kept, and `fleetcast rollout start` reads it. The command ends with 0 only if every profile passes.
 
     \b
     Examples:
       fleetcast check release.toml --profile pi4,gateway,tiny
       fleetcast check delay@1.2.0 --profile pi4
-      fleetcast check model.onnx --golden golden.npz --latency-ms-max 50 --profile tiny --json
-      fleetcast check delay@1.2.0 --profile line-camera --profiles-file profiles.toml
+      fleetcast check model.onnx --golden golden.npz --latency-ms-max 50 \\
+        --profile tiny --json
+      fleetcast check delay@1.2.0 --profile line-camera \\
+        --profiles-file profiles.toml
     """
     wanted = _wanted(profiles, profiles_file)
     try:

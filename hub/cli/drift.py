@@ -31,18 +31,18 @@ COLUMNS = ["model", "version", "cohort", "about", "state", "since", "signals", "
 
 
 @click.group(invoke_without_command=True)
-@click.option("--model", help="Only this model.")
-@click.option("--cohort", help="Only this cohort.")
-@click.option("--since", type=MOMENT, help="Every drift that was found or lasted since then, also what is over.")
+@click.option("--model", help="Show only this model.")
+@click.option("--cohort", help="Show only this cohort.")
+@click.option("--since", type=MOMENT, help="Show every drift that was found or lasted since then, even if it is over.")
 @dir_option
 @json_option
 @click.pass_context
 def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int | None, directory: Path, as_json: bool) -> None:
-    """Say what drifts, where, since when, and how far.
+    """Show what drifts, where, since when, and how far.
 
-    A line a release and cohort, and one more of its accuracy where sites say what was right. Ends with 11 when an alarm lasts, else with 0.
-    Where a release calibrates, its nodes have yet to gather baselines of their own, and nothing is judged. Nor is it where too few nodes of
-    a kind are heard, with baselines of their own or without: the line says how many.
+    Each release and cohort has a line, and one more for its accuracy where sites report right and wrong answers. The command ends with 11
+    when an alarm lasts, otherwise with 0. A release is not tested while its nodes gather their own baselines. Cohorts with too few nodes
+    are not tested; the line shows how many nodes there are.
 
     \b
     Examples:

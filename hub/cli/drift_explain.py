@@ -89,11 +89,13 @@ class Story:
 
 @click.command()
 @click.argument("model", metavar="MODEL[@VERSION]")
-@click.option("--cohort", help="Only this cohort; else the one that drifts most.")
-@click.option("--signal", "names", multiple=True, help="This signal; may be repeated. Else those of the alarm, or the likeliest.")
-@click.option("--at", "moment", type=MOMENT, help="The interval of this moment; else all since the drift began, or the newest.")
-@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into this file. Needs matplotlib.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="The same as SVG.")
+@click.option("--cohort", help="Cohort to explain. The default is the one that drifts most.")
+@click.option("--signal", "names", multiple=True, help="Signal to show. Repeatable. The default is those of the alarm, or the likeliest.")
+@click.option(
+    "--at", "moment", type=MOMENT, help="Show the interval of this moment. The default is all since the drift began, or the newest."
+)
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw a PNG file. Needs matplotlib.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw an SVG file. Needs matplotlib.")
 @dir_option
 @json_option
 def explain(
@@ -106,12 +108,13 @@ def explain(
     directory: Path,
     as_json: bool,
 ) -> None:
-    """Show the reference against what was counted, signal by signal.
+    """Compare the counts with the reference, signal by signal.
 
     \b
     Examples:
       fleetcast drift explain delay
-      fleetcast drift explain delay@1.2.0 --cohort nyc --signal wind_speed --at 2013-02-09
+      fleetcast drift explain delay@1.2.0 --cohort nyc --signal wind_speed \\
+        --at 2013-02-09
       fleetcast drift explain delay --svg drift.svg
     """
     name, _, version = model.partition("@")

@@ -27,7 +27,7 @@ def check_installed() -> None:
     try:
         import matplotlib as mpl  # noqa: PLC0415, F401
     except ModuleNotFoundError:
-        raise Ended(Exit.USAGE, "--png and --svg draw with matplotlib, which is not installed: pip install matplotlib") from None
+        raise Ended(Exit.USAGE, "--png and --svg need matplotlib, which is not installed: pip install matplotlib") from None
 
 
 def draw(story: "Story", path: Path, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Keeps the hub's log from filling the disk: so many lines of one kind a minute, of our own events and of libraries alike."""
+"""Keep the hub's log from filling the disk: a limited number of lines of one kind a minute, for our own events and for libraries'."""
 
 import logging
 import threading

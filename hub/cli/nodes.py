@@ -24,7 +24,7 @@ LEDGER = ("planned", "received", "reused", "wasted")
 @dir_option
 @json_option
 def nodes(node: str | None, directory: Path, as_json: bool) -> None:
-    """List the nodes, or show one with its bytes and its privacy budget.
+    """List the nodes, or show one node in detail.
 
     \b
     Examples:
@@ -36,7 +36,7 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
     rows = [_row(row, serving) for row in known if node in {None, row.node}]
     if node is not None:
         if not rows:
-            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {node!r} has ever been heard from")
+            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
         one = rows[0]
         show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
         return
@@ -45,7 +45,7 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
         rows if as_json else flat,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
         as_json=as_json,
-        empty="No node has been heard from.",
+        empty="No node has reported yet.",
     )
 
 

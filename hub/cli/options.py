@@ -30,14 +30,14 @@ class Lines(list[str]):
 
 
 dir_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="The fleet's folder."
+    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="Folder of the fleet."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="FLEETCAST_PASSPHRASE_FILE",
-    help="File whose first line opens the keys; without it you are asked.",
+    help="File whose first line is the passphrase of the keys. Without it the command asks.",
 )
 
 
@@ -58,7 +58,7 @@ def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
     elif sys.stdin.isatty():
         first = str(click.prompt("Passphrase of the fleet's keys", hide_input=True, confirmation_prompt=confirm, err=True))
     else:
-        raise Refused(Code.KEY_UNREADABLE, "there is nobody to ask for the passphrase: give --passphrase-file")
+        raise Refused(Code.KEY_UNREADABLE, "the passphrase cannot be asked for without a terminal: give --passphrase-file")
     if not first:
         raise Refused(Code.KEY_PASSPHRASE, "the passphrase is empty")
     return first.encode()

@@ -1,6 +1,6 @@
 """From a release as it is written down to a request that can be built: reads what it names, and finds what it may be a delta of.
 
-`hub.cli.publish` signs and stores what is built; whoever only wants to try a release builds it elsewhere.
+`hub.cli.publish` signs and stores what is built; a release that is only tried is built elsewhere.
 """
 
 import json

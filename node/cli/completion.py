@@ -15,6 +15,7 @@ def completion(context: click.Context, shell: str) -> None:
     \b
     Examples:
       source <(fleetcast-node completion bash)
-      fleetcast-node completion fish > ~/.config/fish/completions/fleetcast-node.fish
+      fleetcast-node completion fish \\
+        > ~/.config/fish/completions/fleetcast-node.fish
     """
     click.echo(_SHELLS[shell](context.find_root().command, {}, "fleetcast-node", "_FLEETCAST_NODE_COMPLETE").source())

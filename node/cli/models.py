@@ -23,9 +23,11 @@ COLUMNS = ("model", "version", "digest", "variant", "role", "size", "golden_erro
 @settings_option
 @json_option
 def models(path: Path, as_json: bool) -> None:
-    """Show every release on this disk: what it is to the node, what its last activation here measured, within which limits.
+    """List the releases on this disk.
 
-    A golden error of 1 is the limit. Latency is the median of one request, memory the most that the worker has held.
+    Each has its role on this node, what its last activation measured here, and its limits.
+
+    A golden error of 1 is the limit. Latency is the median of one request. Memory is the largest amount that the worker has held.
 
     \b
     Examples:

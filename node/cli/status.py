@@ -28,7 +28,7 @@ from schemas import codec
 from schemas.errors import Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
 
-RECEIPTS = 256  # so many are kept: the newest of a model says why it was refused
+RECEIPTS = 256  # receipts that are read: the newest of a model says why it was refused
 EXITS = {Verdict.NOT_RUNNING: Exit.NOT_RUNNING, Verdict.NOT_TURNING: Exit.NOT_SERVING, Verdict.NOT_SERVING: Exit.NOT_SERVING}
 
 
@@ -46,16 +46,18 @@ class Remembered:
 @settings_option
 @json_option
 def status(path: Path, as_json: bool) -> None:
-    """Show how this node is: agent, broker, trusted metadata, clock, each model, budgets, disk. The agent may run or not.
+    """Show the state of this node.
 
-    Ends with 0 when the node serves what it should, or has nothing to serve yet; with 11 when it does not run; with 12 when it runs and
-    does not serve. A node without a broker is well: it serves what it has.
+    Shown are agent, broker, trusted metadata, clock, models, budgets and disk. The agent may run or not.
+
+    The command ends with 0 when the node serves what it should, or has nothing to serve yet. It ends with 11 when the node does not run,
+    and with 12 when the node runs and does not serve. A node without a broker is well: it serves what it has.
 
     \b
     Examples:
       fleetcast-node status
       fleetcast-node status --json | jq .verdict
-      fleetcast-node status > /dev/null || systemctl restart fleetcast-node@gate-17
+      fleetcast-node status > /dev/null || systemctl restart fleetcast-node
     """
     settings = load(path)
     now = int(time.time())

@@ -18,7 +18,7 @@ RECEIPTS = [
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    path = tmp_path / "with a space and %20" / "hub.sqlite"
+    path = tmp_path / "with a space, # and ä" / "hub.sqlite"
     path.parent.mkdir()
     return path
 
