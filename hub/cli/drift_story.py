@@ -100,8 +100,7 @@ def tell(findings: Findings, releases: Releases, question: Question, *, cohort_n
     tests = [one for one in tests if one.gathering == test.gathering]
     since = test.start if moment is not None or episode is None else min(episode.since, test.start)
     asked = Asked(question.model, stream.cohort, since=since, until=test.start + 1, release=stream.release, windows_min=cohort_nodes_min)
-    rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
-    rows = [row for row in rows if row.calibrated is (test.calibrated is True)] or rows
+    rows = _rows(findings, asked, calibrated=test.calibrated is True)
     without = findings.trimmed(asked)
     window = redaction.together([redaction.on_reference(redaction.merged(row, manifest, without), manifest) for row in rows])
     if window is None:
@@ -133,6 +132,12 @@ def known_streams(findings: Findings, releases: Releases, model: str | None, coh
             yield stream, releases.of_stream(stream.release)[1]
         except Refused:
             continue
+
+
+def _rows(findings: Findings, asked: Asked, *, calibrated: bool) -> list[IntervalRow]:
+    """Return the newest intervals, of those with or without own baselines where there are any such."""
+    rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
+    return [row for row in rows if row.calibrated is calibrated] or rows
 
 
 def _check_names(names: Sequence[str], window: MergedWindow, release: str) -> None:

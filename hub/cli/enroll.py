@@ -5,6 +5,7 @@ import re
 import secrets
 import signal
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,7 @@ def token(
         check_name("cohort", cohort)
     enrolments = Enrolments(open_store(directory).database)
     if not replace:
-        for name in names:
-            row = enrolments.node(name)
-            if row is not None and row.standing.revoked_at is None:
-                raise Ended(Exit.CONFLICT, f"node {name} is enrolled already; use --replace to make a token for a device in its place")
+        _check_free(enrolments, names)
     chosen = _labels(labels)
     made = [(name, Token(pin, secrets.token_bytes(SECRET_BYTES))) for name in names]
     ends = int(time.time()) + seconds
@@ -98,6 +96,18 @@ def token(
         show_one(rows[0], as_json=as_json)
     else:
         show(rows, ["node", "expires", "token"], as_json=as_json, empty="")
+
+
+def _check_free(enrolments: Enrolments, names: Sequence[str]) -> None:
+    """Check that no device is enrolled under one of these names.
+
+    Raises:
+        Ended: one is.
+    """
+    for name in names:
+        row = enrolments.node(name)
+        if row is not None and row.standing.revoked_at is None:
+            raise Ended(Exit.CONFLICT, f"node {name} is enrolled already; use --replace to make a token for a device in its place")
 
 
 @enroll.command("list")

@@ -72,6 +72,7 @@ def _row(
 ) -> dict[str, Any]:
     manifest, (at, measured) = one.manifest, evidence.get(one.digest, (None, None))
     slot = next((slot for slot in said.slots if slot.serving == one.digest), None) if said else None
+    settings = slot.parameters or () if slot else ()
     return {
         "model": manifest.model if manifest else None,
         "version": manifest.version if manifest else None,
@@ -84,8 +85,7 @@ def _row(
         "evidence": measured.model_dump(mode="json", exclude_none=True) if measured else None,
         "limits": manifest.limits.model_dump(mode="json", exclude_none=True) if manifest else None,
         "parameters": [
-            {"name": setting.name, "value": setting.value, "source": setting.source, "code": setting.code}
-            for setting in (slot.parameters or () if slot else ())
+            {"name": setting.name, "value": setting.value, "source": setting.source, "code": setting.code} for setting in settings
         ],
         "worker_pid": pids.get(one.digest),
         "worker_rss_bytes": rss_bytes(pids.get(one.digest)),
