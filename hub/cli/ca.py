@@ -49,20 +49,20 @@ def ca() -> None:
 
 
 def make_authority(directory: Path, fleet: str, secret: bytes) -> None:
-    """Keys and certificates of a new authority, in a fleet's folder.
+    """Make keys and certificates of a new authority, in a fleet's folder.
 
     Raises:
         Refused: there is one already.
     """
     for path in (ROOT_KEY, ISSUER_KEY):
-        if not (directory / path).exists():  # of a try that was broken off: without a certificate a key is nobody's
+        if not (directory / path).exists():  # A key from an interrupted attempt is used again: it has no certificate yet.
             create_key(directory / path, secret, "p256")
     root, issuer = (load_p256(directory / path, secret) for path in (ROOT_KEY, ISSUER_KEY))
     x.create(directory, fleet=fleet, root=root, issuer=issuer, now=datetime.now(UTC))
 
 
 def open_authority(directory: Path, passphrase_file: Path | None) -> x.Authority:
-    """The fleet's issuer, with its key.
+    """Return the fleet's issuer, with its key.
 
     Raises:
         Refused: there is none, or the passphrase does not open its key.
@@ -71,7 +71,7 @@ def open_authority(directory: Path, passphrase_file: Path | None) -> x.Authority
 
 
 def issue_hub(directory: Path, authority: x.Authority, enrolments: Enrolments) -> Path:
-    """The hub's own certificate for the broker, named in its settings."""
+    """Issue the hub's own certificate for the broker, and name it in its settings."""
     stem = _issue_client(directory / "tls" / "hub", "hub", authority, enrolments)
     settings = directory / SETTINGS_NAME
     text = settings.read_text()
@@ -236,7 +236,7 @@ def renew_issuer(directory: Path, passphrase_file: Path | None, as_json: bool) -
 
 
 def token_pin(directory: Path) -> bytes:
-    """What a token tells a device to believe.
+    """Return the pin that a token carries: the authority and the trust root that a device accepts.
 
     Raises:
         Refused: the fleet has no authority.
@@ -252,7 +252,7 @@ def _issue_client(stem: Path, name: str, authority: x.Authority, enrolments: Enr
 
 
 def _key(stem: Path) -> bytes:
-    """The public half of the key that stands there; made if there is none."""
+    """Return the public half of the key in this file, which is made if there is none."""
     path = stem.with_name(f"{stem.name}.key")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():

@@ -33,13 +33,13 @@ from schemas.manifest import Manifest
 from schemas.names import sha256
 
 PROFILES_BYTES_MAX = 1 * MIB
-UNPUBLISHED = {"name": "unpublished", "version": "0.0.0"}  # of a model file, which has neither yet
+UNPUBLISHED = {"name": "unpublished", "version": "0.0.0"}  # A model file has neither yet.
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A release and where its bytes are; `name` as the operator said it."""
+    """Hold a release and where its bytes are; `name` is what the operator typed."""
 
     name: str
     manifest: Manifest
@@ -145,7 +145,7 @@ def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tel
 
 
 def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
-    """As `publish` would build it, with what the command line says over the release file."""
+    """Build a release as `publish` would; the command line overrides the release file."""
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
     from hub.publish.release_file import read_release  # noqa: PLC0415
@@ -162,7 +162,7 @@ def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell
 
 
 def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, where a release file would have them."""
+    """Return the given options, placed as in a release file."""
     reference = {
         "data": str(said["reference"].absolute()) if said["reference"] else None,
         "columns": [name.strip() for name in said["columns"].split(",")] if said["columns"] else None,
@@ -221,7 +221,7 @@ def _keep(checks: Checks, candidate: Candidate, results: Sequence[Result]) -> No
         )
 
 
-# How it is told
+# Output
 
 
 def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool) -> None:
@@ -266,7 +266,7 @@ def _row(result: Result, manifest: Manifest) -> dict[str, Any]:
 
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with units and limits in the cells."""
+    """Return the row with units and limits in its cells."""
     if row["load_ms"] is None:
         return {**row, "memory_mib": None, "limited_by": None}
     golden = f"{row['golden_error']:.2g} of the tolerance" if row["golden_rows"] else "no golden inputs"

@@ -76,7 +76,7 @@ drift.add_command(explain)
 
 
 def _standing(findings: Findings, releases: Releases, model: str | None, cohort: str | None, *, nodes_min: int) -> list[dict[str, Any]]:
-    """Every stream as it stands, alarms that last first."""
+    """Return a row for each stream, lasting alarms first."""
     streams = [
         (stream, (stream.model, manifest.version, stream.cohort, accuracy.about(manifest)))
         for stream, manifest in known_streams(findings, releases, model, cohort)
@@ -112,7 +112,7 @@ def _latest(
 
 
 def _too_few(here: Heard | None, last: Drift | None, *, latest: int, nodes_min: int) -> Heard | None:
-    """Return who was heard in the newest interval of a stream, where it was not tested for too few nodes of a kind."""
+    """Return the nodes heard in a stream's newest interval, where they were too few of a kind for a test."""
     if here is None or here.start != latest or (last is not None and here.start <= last.start):
         return None
     return here if here.too_few(nodes_min) else None
@@ -147,7 +147,7 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
 
 
 def _never_tested(name: active_alarms.StreamName, heard: Heard) -> dict[str, Any]:
-    """A line of a release that enough nodes of a cohort serve, too few of them of a kind."""
+    """Return the row of a release that enough nodes of a cohort serve, but too few of each kind."""
     model, version, cohort, about = name
     found: dict[str, Any] = {"model": model, "version": version, "cohort": cohort, "about": about or SIGNALS, "alarm": False, "signals": []}
     found |= dict.fromkeys(("state", "since", "evidence", "evidence_needed"))
@@ -157,7 +157,7 @@ def _never_tested(name: active_alarms.StreamName, heard: Heard) -> dict[str, Any
 def _history(
     findings: Findings, standing_rows: Sequence[dict[str, Any]], model: str | None, cohort: str | None, since: int
 ) -> list[dict[str, Any]]:
-    """Every episode that was found or lasted at `since` or later, the newest first."""
+    """Return every episode that was found or lasted at `since` or later, the newest first."""
     states: dict[tuple[Any, ...], dict[str, Any]] = {
         (row["model"], row["version"], row["cohort"], row["about"]): row for row in standing_rows
     }
@@ -195,9 +195,9 @@ def _stream(one: Alert | Drift) -> tuple[Any, ...]:
 
 
 def _signal(found: SignalDrift, alarm_kind: str | None, now: SignalDrift | None) -> dict[str, Any]:
-    """How far a signal was away when it was found, as its alert has it, and how far in the newest interval."""
+    """Return how far a signal had moved by its alert, and how far in the newest interval."""
     moved = drift_core.moved(found, alarm_kind)
-    value, low, high, unit = moved.size or (found.size, None, None, None)  # of an earlier hub: in its own unit, without an interval
+    value, low, high, unit = moved.size or (found.size, None, None, None)  # An earlier hub's size is in its own unit, without an interval.
     return {
         "name": found.name,
         "direction": moved.direction,

@@ -17,7 +17,7 @@ LABEL_CHARACTERS_MAX = 18
 
 
 def check_installed() -> None:
-    """Whether there is something to draw with.
+    """Check that matplotlib is installed.
 
     Raises:
         Ended: there is not; the sentence says what to install.
@@ -91,7 +91,7 @@ def _over_time(axes: Any, one: Explained) -> None:
 
 
 def _escape(text: str) -> str:
-    """A dollar sign begins no formula."""
+    """Escape dollar signs, which would begin a formula."""
     return text.replace("$", r"\$")
 
 

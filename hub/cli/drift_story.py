@@ -19,14 +19,14 @@ from schemas.analytics_messages import Drift, MergedWindow, SignalDrift
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 
-SIGNALS_DEFAULT = 3  # that are shown where none is named and none alarmed
-INTERVALS_MAX = 5000  # of one picture: what began longer ago is shown by its newest intervals
+SIGNALS_DEFAULT = 3  # Signals shown where none is named and none alarmed.
+INTERVALS_MAX = 5000  # Intervals of one picture: a longer period is shown by its newest ones.
 HISTORY_MAX = 120  # intervals of which the size is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """One signal: its counts over the period, its tests over time, and what the newest test says."""
+    """Hold a signal's counts over the period, its tests over time, and its newest test."""
 
     comparison: Comparison
     history: tuple[tuple[int, SignalDrift, bool], ...]  # start, test, and whether this interval alone is an alarm of this signal
@@ -51,7 +51,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """Everything that is shown of a stream."""
+    """Hold everything that is shown of a stream."""
 
     model: str
     version: str
@@ -77,7 +77,7 @@ class Story:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What an operator asks for; an empty version, no cohort, no names and no moment leave the choice to the story."""
+    """Hold what an operator asks for; an empty version, no cohort, no names and no moment leave the choice to `tell`."""
 
     model: str
     version: str
@@ -153,7 +153,7 @@ def _check_names(names: Sequence[str], window: MergedWindow, release: str) -> No
 
 
 def _stream(findings: Findings, releases: Releases, question: Question) -> tuple[StreamRow, Manifest, Episode | None]:
-    """The stream to show: of those that were asked for, one whose alarm lasts, else the one with the most evidence.
+    """Choose the stream to show: one whose alarm lasts, otherwise the one with the most evidence.
 
     Signals that are named are looked for where they are: `accuracy` is a stream of its own.
     """
@@ -178,7 +178,7 @@ def _stream(findings: Findings, releases: Releases, question: Question) -> tuple
 
 
 def _shown_of(findings: Findings, tests: Sequence[Drift], moment: int | None, key: active_alarms.StreamName) -> Drift:
-    """The newest test, or that of this moment's interval; what was judged goes before what only gathered.
+    """Return the newest test, or that of this moment's interval; a test with a result goes before one without.
 
     Raises:
         Refused: there is none; the sentence says what there is.
@@ -219,14 +219,14 @@ def _sizes(rows: Sequence[IntervalRow], manifest: Manifest, without: Collection[
 
 
 def _likeliest(test: Drift) -> list[str]:
-    """Which signals to show where none is named and none is the alarm's."""
+    """Choose the signals to show where none is named and no alarm lasts."""
     ranked = sorted(test.signals, key=lambda one: (one.p_adjusted, -(one.evidence or 0.0)))
     alone = _alone(test)
     return [one.name for one in ranked if one.name in alone] or [one.name for one in ranked[:SIGNALS_DEFAULT]]
 
 
 def _alone(test: Drift) -> set[str]:
-    """The signals of which this interval alone is an alarm; of one that was shown and not judged, none."""
+    """Return the signals for which this interval alone is an alarm; none where the interval was not tested."""
     return set() if test.gathering else {one.name for one in interval_significance.alarmed(test.signals, test.alpha)}
 
 

@@ -1,4 +1,4 @@
-"""`fleetcast enroll`: tokens for new devices, who was enrolled, and who is no more."""
+"""`fleetcast enroll`: tokens for new devices, the enrolled nodes, and revocation."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from schemas.limits import LABELS_MAX
 from schemas.names import RESERVED_NODES, check_name
 
 COUNT_MAX = 10_000  # tokens made by one command
-EXPIRES_DAYS_MAX = 90  # of a token: it lies around on paper, in mails and in histories of shells
+EXPIRES_DAYS_MAX = 90  # A token lies around on paper, in mails and in shell histories.
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LABEL = r"[A-Za-z0-9._-]{1,63}"
 

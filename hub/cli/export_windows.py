@@ -49,7 +49,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
     def manifest_of(release: bytes) -> Manifest | None:
         try:
             return releases.of_stream(release)[1]
-        except Refused:  # of another hub's time: what its bins were is not known any more
+        except Refused:  # The release is of another hub: its bins are not known any more.
             return None
 
     findings = Findings(open_store(directory).database)

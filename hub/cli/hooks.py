@@ -1,4 +1,4 @@
-"""`fleetcast hooks`: who is told of alerts, what waits for whom, and whether a webhook works."""
+"""`fleetcast hooks`: receivers of alerts, what waits for each, and whether a webhook works."""
 
 import time
 from pathlib import Path

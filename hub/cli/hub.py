@@ -65,7 +65,7 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
 
 
 def _tell_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
-    """One line on stdout as soon as nodes find the hub at its broker."""
+    """Print one line on stdout as soon as nodes find the hub at its broker."""
     while not stop.wait(LOOK_SECONDS):
         with suppress(OSError, ValueError):  # not there yet; or nobody reads our stdout
             facts = json.loads(ready.read_text())

@@ -112,7 +112,7 @@ def init(
 
 @contextmanager
 def _whole(directory: Path) -> Iterator[Path]:
-    """A folder to fill: durable and in its place when the block ends well, without a trace when it does not.
+    """Yield a folder to fill: durable and in its place when the block ends well, removed when it does not.
 
     Raises:
         Refused: the disk is full, or does not let us.

@@ -89,7 +89,7 @@ def _model(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
 
 
 def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
-    """What the device measured when it activated what it serves."""
+    """Return what the device measured when it activated the release that it serves."""
     if serving is None:
         return None
     receipt = codec.decode(Receipt, codec.decode(SealedReceipt, serving.sealed).body)
@@ -97,7 +97,7 @@ def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
 
 
 def _details(one: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a node is not a plain value, in words."""
+    """Return a node's nested values, in words."""
     ledger = [f"{m['model']}: " + ", ".join(f"{m[f'bytes_{what}']} {what}" for what in LEDGER) for m in one["models"]]
     labels = [f"{key}={value}" for key, value in one["labels"].items()]
     parameters = [f"{m['model']}: {_setting(setting)}" for m in one["models"] for setting in m["parameters"]]

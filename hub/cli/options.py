@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 SQLITE_NAME = "hub.sqlite"
 PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
-DATABASE_BYTES_MIN = 256 * 1024  # of room, below which a database that cannot be written is told as a full disk
+DATABASE_BYTES_MIN = 256 * 1024  # Free bytes below which a failed write of the database means a full disk.
 
 
 class Lines(list[str]):
-    """A value that is shown a line an item, where people read it."""
+    """Hold a value that is printed one item per line."""
 
 
 dir_option = click.option(
@@ -42,7 +42,7 @@ passphrase_option = click.option(
 
 
 def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
-    """The passphrase, from a file or asked for.
+    """Return the passphrase, from a file or a prompt.
 
     Raises:
         Refused: the file cannot be read or is empty, or there is nobody to ask.
@@ -65,7 +65,7 @@ def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
 
 
 def open_store(directory: Path) -> "Store":
-    """The fleet's database.
+    """Open the fleet's database.
 
     Raises:
         Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
@@ -99,7 +99,7 @@ def nodes_and_receipts(directory: Path, node: str | None) -> "tuple[Sequence[Nod
 
 
 def check_model(repository: "Repository", model: str) -> None:
-    """Whether the fleet has such a model.
+    """Check that the fleet has this model.
 
     Raises:
         Refused: it has not.
@@ -110,7 +110,7 @@ def check_model(repository: "Repository", model: str) -> None:
 
 
 def split(release: str) -> tuple[str, str]:
-    """MODEL@VERSION as two."""
+    """Split MODEL@VERSION."""
     model, _, version = release.partition("@")
     if not version:
         raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
@@ -119,7 +119,7 @@ def split(release: str) -> tuple[str, str]:
 
 @contextmanager
 def room_for_database(directory: Path) -> Iterator[None]:
-    """A full disk told as that: SQLite says "disk I/O error" when there is no room for its scratch files.
+    """Report a full disk as such: SQLite says "disk I/O error" when there is no room for its scratch files.
 
     Raises:
         Refused: the disk has no room.
@@ -133,12 +133,12 @@ def room_for_database(directory: Path) -> Iterator[None]:
 
 
 def database_url(directory: Path, settings: "HubSettings") -> str:
-    """Where a fleet's database is."""
+    """Return the URL of a fleet's database."""
     return settings.database_url or f"sqlite:///{directory / SQLITE_NAME}"
 
 
 def hub_runs(directory: Path) -> bool:
-    """Whether a hub serves this fleet on this machine right now."""
+    """Return whether a hub serves this fleet on this machine now."""
     try:
         pid = int(json.loads((directory / "hub.ready").read_text())["pid"])
         os.kill(pid, 0)
@@ -150,7 +150,7 @@ def hub_runs(directory: Path) -> bool:
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Rows as JSON, or some of their columns as a table."""
+    """Print rows as JSON, or some of their columns as a table."""
     if as_json:
         click.echo(json.dumps(list(rows), indent=2))
         return
@@ -169,7 +169,7 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
 
 
 def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
-    """One row as JSON, or a line a field."""
+    """Print one row as JSON, or one line per field."""
     if as_json:
         click.echo(json.dumps(dict(row), indent=2))
         return

@@ -91,7 +91,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
 
 
 def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[str, Any]:
-    """Whether a rollout's gate could judge drift among these nodes."""
+    """Return whether a rollout's gate could test for drift among these nodes."""
     cohorts = Counter(codec.decode(State, row.state).cohort for row in rows)
     fewest = stage_percent_min(cohorts, nodes_min)
     said = judged(
@@ -164,7 +164,7 @@ def _site_rows(planned: list[_Planned]) -> list[dict[str, Any]]:
 
 
 def _variant_rows(planned: list[_Planned], names: list[str]) -> list[dict[str, Any]]:
-    """How many nodes take each build, by what each said of itself, and what they fetch of it."""
+    """Return how many nodes take each build, by their reports, and what they fetch of it."""
     taken = {name: [one.cost.fetched_bytes for one in planned if one.variant == name] for name in names}
     return [{"variant": name, "nodes": len(sizes), "fetches": sum(sizes)} for name, sizes in taken.items()]
 

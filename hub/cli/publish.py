@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the database's scratch files; all of them rounded up by the disk
 
 
-GROUPS = {  # of --help
+GROUPS = {  # Sections of --help, with the names of their parameters.
     "Release": ("name", "version", "parent", "description", "licence", "more_files", "runtime"),
     "Reference data and signals": ("reference", "columns", "blocks_column", "signals"),
     "Season": ("time_column", "season_hours", "season_weekends", "season_offset_minutes"),
@@ -202,7 +202,7 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, as_json
 
 
 def _read(source: Path, said: Mapping[str, Any]) -> "ReleaseFile":
-    """What is to be published: a release file with the options over it, or the options alone."""
+    """Read what is to be published: a release file overridden by the options, or the options alone."""
     from hub.publish.release_file import read_release  # noqa: PLC0415
 
     fields = _fields(said)
@@ -215,7 +215,7 @@ def _read(source: Path, said: Mapping[str, Any]) -> "ReleaseFile":
 
 
 def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, where a release file would have them; names are checked before anything else."""
+    """Return the given options, placed as in a release file; names are checked before anything else."""
     if said["name"] is not None:
         check_name("model", said["name"])
     if said["version"] is not None:
@@ -277,10 +277,12 @@ def _names(said: str | None) -> list[str] | None:
 def _publish(
     repository: Repository, directory: Path, release: "ReleaseFile", *, team: "Signer", targets: "Signer | None"
 ) -> "BuiltRelease":
-    """Build, store, sign, and tell who watches."""
+    """Build, store and sign a release, and add an event for `fleetcast watch`."""
     model, version = release.name, release.version
     with _room_to_sign(directory) as give_back:
-        store = open_store(directory)  # before anything is stored: what cannot be written to is told while nothing has changed
+        store = open_store(
+            directory
+        )  # Opened before anything is stored: a database that cannot be written is reported while nothing has changed.
         with progress() as tell:
             built = _build(repository, directory, BlockStore(directory / "blocks"), release, tell)
         give_back()
@@ -289,7 +291,7 @@ def _publish(
         repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
     try:
         store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
-    except FleetcastError as error:  # it is signed and will be announced: that nobody is told now does not undo it
+    except FleetcastError as error:  # The release is signed and will be announced all the same.
         click.echo(f"warning: the release is published, but `fleetcast watch` will not show it: {error}", err=True)
     store.close()
     return built
@@ -297,7 +299,7 @@ def _publish(
 
 @contextmanager
 def _room_to_sign(directory: Path) -> Iterator[Callable[[], None]]:
-    """Room on the disk, held while blocks are stored and given back for what is signed after them.
+    """Reserve room on the disk while blocks are stored; it is given back for what is signed after them.
 
     Without it a disk could be full between the two: blocks would stay that no release names, or a model that is delegated and has none.
 
@@ -315,7 +317,7 @@ def _room_to_sign(directory: Path) -> Iterator[Callable[[], None]]:
 
 
 def _delegator(repository: Repository, directory: Path, model: str, secret: bytes) -> "Signer | None":
-    """The key that can delegate the model to the team, when it is not yet."""
+    """Return the key that can delegate the model to the team; None where the model is delegated already."""
     if model in repository.models():
         return None
     path = directory / "keys" / "targets.pem"
@@ -325,7 +327,7 @@ def _delegator(repository: Repository, directory: Path, model: str, secret: byte
 
 
 def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", tell: Tell) -> "BuiltRelease":
-    """The same version again: the same content is nothing, other content a conflict; either way nothing is stored.
+    """Build a published version again: the same content changes nothing, other content is a conflict. Nothing is stored.
 
     Raises:
         Refused: the version is published with other content.

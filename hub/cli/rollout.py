@@ -150,7 +150,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
 
 
 def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *, required: bool) -> None:
-    """What `fleetcast check` found is a warning, unless the fleet's settings or the operator make it a condition.
+    """Warn of what `fleetcast check` found, or refuse it where the fleet's settings or the operator require a check.
 
     Raises:
         Refused: RELEASE_UNCHECKED.
@@ -167,7 +167,7 @@ def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *,
 
 
 def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]) -> None:
-    """A new rollout begins with the release's own values: what was set for the one before should not vanish unnoticed."""
+    """Warn of parameters that the previous rollout set: a new rollout begins with the release's own values."""
     before_it = {name: value for one in (core.in_force(before) if before else ()) for name, value in one.parameters.items()}
     left = {name: value for name, value in before_it.items() if name not in parameters}
     if left:
@@ -176,7 +176,7 @@ def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]
 
 
 def _check(release: ReleaseRef, manifest: Manifest, body: str, *, before: Rollout | None, nodes: Sequence[core.NodeFacts]) -> None:
-    """What the hub would refuse is refused now: it may not run before next week, and then nobody waits for its answer.
+    """Refuse now what the hub would refuse later: it may not run before next week.
 
     Raises:
         Refused: no such rollout can be.
@@ -201,7 +201,7 @@ def _release(repository: Repository, model: str, version: str) -> tuple[ReleaseR
 
 
 def _present(repository: Repository, model: str) -> Rollout | None:
-    """The model's rollout as it is signed."""
+    """Return the model's rollout as it is signed."""
     document = repository.rollout(model) if model in repository.models() else None
     return codec.decode(Rollout, document) if document is not None else None
 
@@ -379,7 +379,7 @@ def _row(row: RolloutRow) -> dict[str, Any]:
 
 
 def _in_force(row: RolloutRow, states: Sequence[State]) -> dict[str, dict[str, Any]]:
-    """Each parameter: what the rollout sets, and how many of the nodes that serve the release say whose value they have in force."""
+    """Return for each parameter what the rollout sets, and how many nodes that serve the release use whose value."""
     releases = {one.release: one.parameters for one in core.in_force(codec.decode(Rollout, row.document))}
     found: dict[str, dict[str, Any]] = {}
     for release, said in releases.items():

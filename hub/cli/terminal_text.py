@@ -2,5 +2,5 @@
 
 
 def plain(text: str) -> str:
-    """The text on one line, with whatever does not print (escape sequences, line breaks, changes of direction) written out."""
+    """Return the text on one line, with escape sequences, line breaks and changes of direction written out."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -36,7 +36,7 @@ MOMENT = Moment()
 
 
 def written(seconds: int | None) -> str | None:
-    """A moment for a table."""
+    """Format a moment for a table."""
     if seconds is None:
         return None
     at = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
@@ -44,5 +44,5 @@ def written(seconds: int | None) -> str | None:
 
 
 def iso(seconds: int | None) -> str | None:
-    """A moment for a script."""
+    """Format a moment for a script."""
     return None if seconds is None else (datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")

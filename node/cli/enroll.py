@@ -125,7 +125,7 @@ def _data_folder(path: Path, own: Mapping[str, Any], data: Path | None) -> Path:
 
 
 def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
-    """The one line that `run` cannot do without, before whatever stands in the file; the rest is in the data folder."""
+    """Write the one line that `run` needs, before the rest of the file; other settings are in the data folder."""
     if own.get("data"):
         return
     from node.enrol.enrolment_files import write  # noqa: PLC0415  # cryptography is slow to import; --help does not need it
@@ -138,7 +138,7 @@ def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """What the disk or a file at the device does wrong, as a sentence."""
+    """Report what the disk or a file at the device does wrong, as a sentence."""
     try:
         yield
     except OSError as error:
@@ -149,7 +149,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _log_to_stderr() -> None:
-    """Stdout is the result's; only what is wrong is told."""
+    """Log warnings to stderr; stdout is for the result."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )

@@ -46,7 +46,7 @@ def models(path: Path, as_json: bool) -> None:
 
 
 def role_of(digest: bytes, slots: Mapping[str, ModelSlot]) -> str:
-    """What a release on disk is to the node."""
+    """Return the role of a release on this node."""
     for slot in slots.values():
         for role, target in (("serving", slot.serving), ("last good", slot.last_good), (slot.state, slot.target)):
             if target is not None and target.digest == digest:
@@ -55,7 +55,7 @@ def role_of(digest: bytes, slots: Mapping[str, ModelSlot]) -> str:
 
 
 def rss_bytes(pid: int | None) -> int | None:
-    """The memory that a process holds now; None when it is gone."""
+    """Return the memory that a process holds now; None when it is gone."""
     try:
         fields = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:

@@ -21,7 +21,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def store_of(settings: NodeSettings) -> NodeStore:
-    """What the node remembers; the agent may be running or not.
+    """Open the node's database; the agent may run or not.
 
     Raises:
         Refused: it has not run yet.

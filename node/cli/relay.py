@@ -1,4 +1,4 @@
-"""`fleetcast-node relay`: a site's relay, until it is told to end."""
+"""`fleetcast-node relay`: a site's relay, until SIGTERM or SIGINT."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`fleetcast-node run`: the node itself, until it is told to end."""
+"""`fleetcast-node run`: the node itself, until SIGTERM or SIGINT."""
 
 import time
 from pathlib import Path

@@ -35,7 +35,7 @@ EXITS = {Verdict.NOT_RUNNING: Exit.NOT_RUNNING, Verdict.NOT_TURNING: Exit.NOT_SE
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What the store says."""
+    """Hold what the store has."""
 
     floor: int = 0
     slots: tuple[tuple[ModelSlot, Bytes, str], ...] = ()  # with the bytes of what it is busy with, and why it was refused
@@ -96,7 +96,7 @@ def report(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict, k
 
 
 def _agent(said: AgentStatus | None, *, running: bool) -> dict[str, Any]:
-    """The process: `said` is what it, or the one before it, wrote last."""
+    """Report the process; `said` is the newest status that it or its predecessor wrote."""
     if said is None:
         known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
         return {"running": running, **dict.fromkeys(known), "error": "", "error_at": None}
@@ -186,7 +186,7 @@ def _remembered(data: Path) -> Remembered:
         return Remembered()
     try:
         store = NodeStore.reading(path)
-    except Unreachable as error:  # what the agent itself has said is told all the same
+    except Unreachable as error:  # The agent's own status is shown all the same.
         return Remembered(error=str(error))
     try:
         reasons = _reasons(store)
@@ -194,19 +194,19 @@ def _remembered(data: Path) -> Remembered:
             (slot, store.bytes_of(slot.target.digest) if slot.target else Bytes(), reasons.get((model, slot.code), "") if slot.code else "")
             for model, slot in sorted(store.slots().items())
         )
-        today = date.today().toordinal()  # of the device's own day, as budgets count
+        today = date.today().toordinal()  # The device's own day, as budgets count.
         return Remembered(store.fact("clock_floor"), slots, {link: count for day, link, count in store.days() if day == today})
     finally:
         store.close()
 
 
 def _reasons(store: NodeStore) -> dict[tuple[str, str], str]:
-    """What the newest receipt of a model with a code says."""
+    """Return the reason of the newest receipt, by model and code."""
     found: dict[tuple[str, str], str] = {}
     for _, _, payload, _ in store.outbox_payloads("receipt", RECEIPTS):
         try:
             receipt = codec.decode(Receipt, codec.decode(SealedReceipt, payload).body)
-        except Refused:  # of a later version, before this one was put back
+        except Refused:  # A later version wrote it, before this one was put back.
             continue
         found.setdefault((receipt.model or "", receipt.code), receipt.reason)
     return found

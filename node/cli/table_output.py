@@ -10,7 +10,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Rows as JSON, or some of their columns as a table."""
+    """Print rows as JSON, or some of their columns as a table."""
     if as_json:
         click.echo(json.dumps(list(rows), indent=2))
     elif not rows:
@@ -23,7 +23,7 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
 
 
 def size(count: float | None) -> str:
-    """Bytes as people read them."""
+    """Format bytes for people."""
     if count is None:
         return "-"
     power = 0
@@ -33,7 +33,7 @@ def size(count: float | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time as people read it."""
+    """Format a length of time for people."""
     seconds = abs(seconds)
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
@@ -42,7 +42,7 @@ def span(seconds: float) -> str:
 
 
 def plain(text: str) -> str:
-    """Control characters written out, so that what others wrote cannot touch the terminal."""
+    """Write control characters out, so that what others wrote cannot touch the terminal."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
