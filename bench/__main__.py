@@ -8,7 +8,7 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import coalescing, delivery, drift, encodings, fresh, idle, ingest, links, memory, node, relay, tables, telemetry
+from bench import cli, coalescing, delivery, drift, encodings, fresh, idle, ingest, links, memory, node, relay, tables, telemetry
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
@@ -24,8 +24,9 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "links": links.measure,
     "drift": drift.measure,
     "fresh": fresh.measure,
+    "cli": cli.measure,
 }
-QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay")  # `make bench`
+QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "cli")  # `make bench`
 NODE = ("telemetry", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 

@@ -1,17 +1,19 @@
 """What a hub is told at its own site: whose fleet it is, where its broker is, what it may hold. Read once, at start."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from fleetcast.mqtt import BrokerUrl, TlsFiles
 from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, Label
+
+if TYPE_CHECKING:
+    from fleetcast.mqtt import TlsFiles
 
 SETTINGS_NAME = "fleet.toml"
 
@@ -92,6 +94,8 @@ class HubSettings(BaseSettings):
             raise ValueError("tls_ca, tls_certificate and tls_key go together")
         for url in (self.broker_url, self.node_broker_url):
             if url:
+                from fleetcast.mqtt import BrokerUrl  # noqa: PLC0415  # paho, which commands that only read do not need
+
                 BrokerUrl.parse(url)
         return self
 
@@ -118,8 +122,10 @@ class HubSettings(BaseSettings):
         return self
 
     @property
-    def tls(self) -> TlsFiles | None:
+    def tls(self) -> "TlsFiles | None":
         """Our certificate for the broker, where it asks for one."""
+        from fleetcast.mqtt import TlsFiles  # noqa: PLC0415
+
         return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
 
 

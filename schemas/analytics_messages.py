@@ -7,9 +7,8 @@ from pydantic import Field
 from schemas.accuracy import About
 from schemas.document import Document
 from schemas.limits import FINDINGS_MAX, MIB, SIGNALS_MAX
-from schemas.manifest import Seconds
 from schemas.names import Cohort, FleetName, ModelName, Version
-from schemas.signals import Count
+from schemas.quantities import Count, Seconds
 
 
 class SignalCounts(Document):

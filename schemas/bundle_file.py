@@ -11,9 +11,8 @@ from typing import IO, Literal
 from schemas import limits
 from schemas.document import Document
 from schemas.errors import Code, Refused, mismatch
-from schemas.manifest import Seconds
 from schemas.names import Digest, FleetName, Label, ModelName, NodeId, Version
-from schemas.signals import Count
+from schemas.quantities import Count, Seconds
 
 MAGIC = b"fleetcast parcel 1\n"
 Kind = Literal["parcel", "trust", "model", "block", "end"]

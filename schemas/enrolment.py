@@ -16,8 +16,8 @@ from pydantic import Field
 from schemas import limits
 from schemas.document import Document
 from schemas.errors import Code, Refused
-from schemas.manifest import Seconds
 from schemas.names import Cohort, Digest, FleetName, Label, NodeId, sha256
+from schemas.quantities import Seconds
 
 TOKEN_PREFIX = "ft1"  # noqa: S105  # the format's name
 TOKEN_CHARACTERS_MAX = 128  # A token has 91 characters; a longer text is not examined.

@@ -10,10 +10,10 @@ from schemas.accuracy import Accuracy
 from schemas.document import Document, Fact
 from schemas.names import Digest, FilePath, Label, ModelName, Version
 from schemas.parameters import Parameters
-from schemas.signals import Baseline, Count, Privacy, TensorName
+from schemas.quantities import Count, Seconds
+from schemas.signals import Baseline, Privacy, TensorName
 
 EncodingName = Literal["raw", "zstd", "planes", "delta"]
-Seconds = Annotated[int, Field(ge=0, le=2**40)]
 Text = Annotated[str, Field(max_length=limits.TEXT_MAX)]
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BYTES"

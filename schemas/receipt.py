@@ -6,9 +6,8 @@ from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document, Fact
-from schemas.manifest import Seconds
 from schemas.names import Digest, Label, ModelName, NodeId, Version
-from schemas.signals import Count
+from schemas.quantities import Count, Seconds
 
 
 class Evidence(Fact):

@@ -8,9 +8,9 @@ from pydantic import Field, model_validator
 
 from schemas import limits
 from schemas.document import Document, Fact
-from schemas.manifest import Seconds
 from schemas.names import Digest, Label, ModelName, Version
 from schemas.parameters import Value
+from schemas.quantities import Seconds
 
 
 class ReleaseRef(NamedTuple):

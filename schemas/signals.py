@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from schemas import limits
 from schemas.document import Fact
+from schemas.quantities import Count
 
-Count = Annotated[int, Field(ge=0, le=2**53)]
 TensorName = Annotated[str, Field(min_length=1, max_length=256)]
 Measure = Literal[
     "mean",

@@ -6,10 +6,9 @@ from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document, Fact
-from schemas.manifest import Seconds
 from schemas.names import Cohort, Digest, Label, ModelName, NodeId, Version
 from schemas.parameters import Setting
-from schemas.signals import Count
+from schemas.quantities import Count, Seconds
 
 SlotState = Literal["idle", "fetching", "out_of_budget", "staged", "testing", "shadow", "probation", "active", "refused", "rolled_back"]
 

@@ -22,8 +22,8 @@ from schemas import limits, rice
 from schemas.accuracy import About
 from schemas.document import Document
 from schemas.errors import Code, mismatch
-from schemas.manifest import Seconds
 from schemas.names import DigestPrefix, Id16
+from schemas.quantities import Seconds
 from schemas.signals import Baseline, Privacy
 
 Counts = NDArray[np.int64]

@@ -6,8 +6,9 @@ Each program of pyproject.toml is started in this process, and stopped where cli
 import inspect
 import re
 import sys
+import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
 from importlib import import_module
 from pathlib import Path
@@ -15,9 +16,10 @@ from unittest.mock import patch
 
 import click
 
+from fleetcast.cli.grouped_options import GroupedCommand
 from tools import markdown, sentences
 
-DEFAULT = re.compile(r"\s*\[([^][]*)\]$")
+DEFAULT = re.compile(r"((?:\s*\[[^][]*\])+)$")
 
 
 class _Reached(BaseException):
@@ -109,12 +111,20 @@ def _section(command: click.Command, context: click.Context) -> list[str]:
     lines = [f"{'#' * min(depth + 2, 4)} `{context.command_path}`", "", "```", usage, "```"]
     text, examples = _help(command)
     lines += [part for one in text for part in ("", one)]
-    rows = [row for option in command.get_params(context) if (row := _option(option, context))]
-    if rows:
-        lines += ["", *markdown.table(["option", "default and bounds", "meaning"], rows)]
+    for title, options in _groups(command, context).items():
+        rows = [row for option in options if (row := _option(option, context))]
+        if rows:
+            lines += [*(["", f"{title}:"] if title else []), "", *markdown.table(["option", "default and bounds", "meaning"], rows)]
     if examples:
         lines += ["", *examples]
     return lines
+
+
+def _groups(command: click.Command, context: click.Context) -> Mapping[str, Sequence[click.Parameter]]:
+    """Return the options below the titles that --help has; without a title where it has none."""
+    if isinstance(command, GroupedCommand):
+        return command.grouped(context)
+    return {"": command.get_params(context)}
 
 
 def _help(command: click.Command) -> tuple[list[str], list[str]]:
@@ -123,8 +133,8 @@ def _help(command: click.Command) -> tuple[list[str], list[str]]:
     examples: list[str] = []
     for part in inspect.cleandoc(command.help or "").split("\f")[0].split("\n\n"):
         if part.startswith("\b"):
-            title, *rest = part.removeprefix("\b").strip("\n").split("\n")
-            examples += [title, "", "```", *(line.strip() for line in rest), "```"]
+            title, _, rest = part.removeprefix("\b").strip("\n").partition("\n")
+            examples += [title, "", "```", *textwrap.dedent(rest).split("\n"), "```"]
         elif part.strip():
             text.append(" ".join(part.split()))
     return text, examples
@@ -138,4 +148,4 @@ def _option(option: click.Parameter, context: click.Context) -> tuple[str, str, 
         return None
     names, said = record
     found = DEFAULT.search(said)
-    return f"`{names}`", found[1] if found else "", DEFAULT.sub("", said)
+    return f"`{names}`", "; ".join(re.findall(r"\[([^][]*)\]", found[1])) if found else "", DEFAULT.sub("", said)

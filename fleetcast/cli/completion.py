@@ -9,7 +9,8 @@ _HELP = """Print a completion script for a shell.
 \b
 Examples:
   source <({program} completion bash)
-  {program} completion fish > ~/.config/fish/completions/{program}.fish
+  {program} completion fish \\
+    > ~/.config/fish/completions/{program}.fish
 """
 
 

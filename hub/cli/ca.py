@@ -27,13 +27,18 @@ from schemas.names import check_name, sha256
 ROOT_KEY = Path("keys") / "ca.pem"
 HUB_TLS = {"tls_ca": "ca.crt", "tls_certificate": "tls/hub.crt", "tls_key": "tls/hub.key"}
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), default=None, help="Where: STEM.crt and STEM.key; without it in the fleet's folder."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Stem of the files STEM.crt and STEM.key. The default is in the fleet's folder.",
 )
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def ca() -> None:
-    """Issue certificates to brokers, hubs and consumers; devices get theirs by `fleetcast-node enroll`.
+    """Issue certificates to brokers, hubs and consumers.
+
+    Devices get theirs from `fleetcast-node enroll`.
 
     \b
     Examples:
@@ -44,20 +49,20 @@ def ca() -> None:
 
 
 def make_authority(directory: Path, fleet: str, secret: bytes) -> None:
-    """Keys and certificates of a new authority, in a fleet's folder.
+    """Make keys and certificates of a new authority, in a fleet's folder.
 
     Raises:
         Refused: there is one already.
     """
     for path in (ROOT_KEY, ISSUER_KEY):
-        if not (directory / path).exists():  # of a try that was broken off: without a certificate a key is nobody's
+        if not (directory / path).exists():  # A key from an interrupted attempt is used again: it has no certificate yet.
             create_key(directory / path, secret, "p256")
     root, issuer = (load_p256(directory / path, secret) for path in (ROOT_KEY, ISSUER_KEY))
     x.create(directory, fleet=fleet, root=root, issuer=issuer, now=datetime.now(UTC))
 
 
 def open_authority(directory: Path, passphrase_file: Path | None) -> x.Authority:
-    """The fleet's issuer, with its key.
+    """Return the fleet's issuer, with its key.
 
     Raises:
         Refused: there is none, or the passphrase does not open its key.
@@ -66,7 +71,7 @@ def open_authority(directory: Path, passphrase_file: Path | None) -> x.Authority
 
 
 def issue_hub(directory: Path, authority: x.Authority, enrolments: Enrolments) -> Path:
-    """The hub's own certificate for the broker, named in its settings."""
+    """Issue the hub's own certificate for the broker, and name it in its settings."""
     stem = _issue_client(directory / "tls" / "hub", "hub", authority, enrolments)
     settings = directory / SETTINGS_NAME
     text = settings.read_text()
@@ -81,7 +86,9 @@ def issue_hub(directory: Path, authority: x.Authority, enrolments: Enrolments) -
 @passphrase_option
 @json_option
 def init(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Make the authority of a fleet that has none; `fleetcast init` makes it with the fleet.
+    """Create the certificate authority of a fleet that has none.
+
+    `fleetcast init` creates it with the fleet.
 
     \b
     Example:
@@ -89,7 +96,7 @@ def init(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
     """
     fleet = load(directory).fleet
     if (directory / x.ROOT_NAME).exists():
-        raise Ended(Exit.CONFLICT, f"{directory / x.ROOT_NAME} exists: a fleet has one authority")
+        raise Ended(Exit.CONFLICT, f"{directory / x.ROOT_NAME} exists already: a fleet has one authority")
     make_authority(directory, fleet, passphrase(passphrase_file))
     show_one({"authority": str(directory / x.ROOT_NAME), "take_offline": str(directory / ROOT_KEY)}, as_json=as_json)
 
@@ -98,7 +105,9 @@ def init(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
 @dir_option
 @json_option
 def show_(directory: Path, as_json: bool) -> None:
-    """List the authority's own certificates and what it issued to servers, hubs and consumers, with when each expires.
+    """List certificates, and when each expires.
+
+    Listed are the authority's own, and those that it issued to brokers, hubs and consumers.
 
     \b
     Examples:
@@ -122,7 +131,7 @@ def show_(directory: Path, as_json: bool) -> None:
 
 @ca.command("issue-server")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--ip", "addresses", multiple=True, help="An IP address by which clients reach it; may be repeated.")
+@click.option("--ip", "addresses", multiple=True, help="IP address at which clients reach the broker. Repeatable.")
 @out_option
 @dir_option
 @passphrase_option
@@ -130,7 +139,9 @@ def show_(directory: Path, as_json: bool) -> None:
 def issue_server(
     names: tuple[str, ...], addresses: tuple[str, ...], out: Path | None, directory: Path, passphrase_file: Path | None, as_json: bool
 ) -> None:
-    """Issue a broker's certificate. NAMEs are host names (or addresses) by which clients reach it.
+    """Issue a broker's certificate.
+
+    Each NAME is a host name or an address at which clients reach the broker.
 
     Without --out the broker's folder is made ready for broker-config/mosquitto.conf: broker/tls/ca.crt, server.crt, server.key and
     revoked.crl. Run it again before the certificate expires; the key stays.
@@ -164,7 +175,9 @@ def issue_server(
 @passphrase_option
 @json_option
 def issue_client(name: str, out: Path | None, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Issue a certificate to the hub (NAME hub), to consumers (analytics), to a relay or a bridge; devices enrol instead.
+    """Issue a certificate to the hub, a consumer, a relay or a bridge.
+
+    NAME is `hub` for the hub, or a name such as `analytics`. Devices enrol instead.
 
     The hub's is named in fleet.toml. Run it again before the certificate expires; the key stays, and a running hub takes the new one at
     its next connection.
@@ -177,7 +190,10 @@ def issue_client(name: str, out: Path | None, directory: Path, passphrase_file: 
     check_name("name", name)
     authority, enrolments = open_authority(directory, passphrase_file), Enrolments(open_store(directory).database)
     if enrolments.node(name) is not None:
-        raise Refused(Code.NAME_INVALID, f"{name!r} is an enrolled node: two that share a name would end each other's connections")
+        raise Refused(
+            Code.NAME_INVALID,
+            f"{name!r} is an enrolled node, and two clients with one name end each other's connections: choose another name",
+        )
     if name == "hub" and out is None:
         stem = issue_hub(directory, authority, enrolments)
     else:
@@ -201,7 +217,9 @@ def issue_client(name: str, out: Path | None, directory: Path, passphrase_file: 
 @passphrase_option
 @json_option
 def renew_issuer(directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Sign the issuer's certificate again with the root's key (keys/ca.pem), for another five years; nothing else changes.
+    """Sign the issuer's certificate again, for another five years.
+
+    The root's key (keys/ca.pem) signs it. Nothing else changes.
 
     \b
     Example:
@@ -218,7 +236,7 @@ def renew_issuer(directory: Path, passphrase_file: Path | None, as_json: bool) -
 
 
 def token_pin(directory: Path) -> bytes:
-    """What a token tells a device to believe.
+    """Return the pin that a token carries: the authority and the trust root that a device accepts.
 
     Raises:
         Refused: the fleet has no authority.
@@ -234,7 +252,7 @@ def _issue_client(stem: Path, name: str, authority: x.Authority, enrolments: Enr
 
 
 def _key(stem: Path) -> bytes:
-    """The public half of the key that stands there; made if there is none."""
+    """Return the public half of the key in this file, which is made if there is none."""
     path = stem.with_name(f"{stem.name}.key")
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():

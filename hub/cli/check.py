@@ -33,13 +33,13 @@ from schemas.manifest import Manifest
 from schemas.names import sha256
 
 PROFILES_BYTES_MAX = 1 * MIB
-UNPUBLISHED = {"name": "unpublished", "version": "0.0.0"}  # of a model file, which has neither yet
+UNPUBLISHED = {"name": "unpublished", "version": "0.0.0"}  # A model file has neither yet.
 _file = click.Path(path_type=Path, dir_okay=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A release and where its bytes are; `name` as the operator said it."""
+    """Hold a release and where its bytes are; `name` is what the operator typed."""
 
     name: str
     manifest: Manifest
@@ -49,28 +49,30 @@ class Candidate:
 
 @click.command()
 @click.argument("release", metavar="MODEL@VERSION|RELEASE.TOML|MODEL")
-@click.option("--profile", "profiles", required=True, help="Kinds of devices, with commas: pi4, pi5, gateway, tiny, or your own.")
-@click.option("--profiles-file", type=_file, help="TOML file with profiles of your own, a table each.")
-@click.option("--golden", type=_file, help="Of what is not published: golden inputs, as `publish` takes them.")
-@click.option("--reference", type=_file, help="Likewise: reference data, from which golden inputs are made up.")
-@click.option("--columns", help="Likewise: feature columns in the model's order, with commas.")
-@click.option("--file", "more_files", multiple=True, type=_file, help="Likewise: one more file beside the model.")
-@click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="Likewise.  [default: 1000.0]")
-@click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Likewise.  [default: 2048]")
+@click.option("--profile", "profiles", required=True, help="Kinds of devices, separated by commas: pi4, pi5, gateway, tiny, or your own.")
+@click.option("--profiles-file", type=_file, help="TOML file with your own profiles, one table each.")
+@click.option("--golden", type=_file, help="Golden inputs of an unpublished model, as for `publish`.")
+@click.option("--reference", type=_file, help="Reference data of an unpublished model. Golden inputs are made from it.")
+@click.option("--columns", help="Feature columns of an unpublished model, in the model's order, separated by commas.")
+@click.option("--file", "more_files", multiple=True, type=_file, help="File that an unpublished model needs beside it. Repeatable.")
+@click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="Latency limit of an unpublished model.  [default: 1000.0]")
+@click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Memory limit of an unpublished model.  [default: 2048]")
 @dir_option
 @json_option
 def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **said: Any) -> None:
-    """Activate a release under each profile's limits, as a node of that kind would, and show what it found.
+    """Activate a release as each profile's nodes would.
 
-    Memory and cores are limited for real. Times are measured on this machine and multiplied by the profile's slowdown: an estimate. In a
-    fleet's folder the result is kept, and `fleetcast rollout start` looks at it. Ends with 0 only when every profile passes.
+    Memory and cores are really limited. Times are estimates: they are measured on this machine and multiplied by the profile's slowdown. In
+    a fleet's folder the result is kept, and `fleetcast rollout start` reads it. The command ends with 0 only if every profile passes.
 
     \b
     Examples:
       fleetcast check release.toml --profile pi4,gateway,tiny
       fleetcast check delay@1.2.0 --profile pi4
-      fleetcast check model.onnx --golden golden.npz --latency-ms-max 50 --profile tiny --json
-      fleetcast check delay@1.2.0 --profile line-camera --profiles-file profiles.toml
+      fleetcast check model.onnx --golden golden.npz --latency-ms-max 50 \\
+        --profile tiny --json
+      fleetcast check delay@1.2.0 --profile line-camera \\
+        --profiles-file profiles.toml
     """
     wanted = _wanted(profiles, profiles_file)
     try:
@@ -143,7 +145,7 @@ def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tel
 
 
 def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
-    """As `publish` would build it, with what the command line says over the release file."""
+    """Build a release as `publish` would; the command line overrides the release file."""
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
     from hub.publish.release_file import read_release  # noqa: PLC0415
@@ -160,7 +162,7 @@ def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell
 
 
 def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, where a release file would have them."""
+    """Return the given options, placed as in a release file."""
     reference = {
         "data": str(said["reference"].absolute()) if said["reference"] else None,
         "columns": [name.strip() for name in said["columns"].split(",")] if said["columns"] else None,
@@ -219,7 +221,7 @@ def _keep(checks: Checks, candidate: Candidate, results: Sequence[Result]) -> No
         )
 
 
-# How it is told
+# Output
 
 
 def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool) -> None:
@@ -264,7 +266,7 @@ def _row(result: Result, manifest: Manifest) -> dict[str, Any]:
 
 
 def _in_words(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with units and limits in the cells."""
+    """Return the row with units and limits in its cells."""
     if row["load_ms"] is None:
         return {**row, "memory_mib": None, "limited_by": None}
     golden = f"{row['golden_error']:.2g} of the tolerance" if row["golden_rows"] else "no golden inputs"

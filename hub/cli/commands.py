@@ -30,13 +30,16 @@ VERBS = {
 @click.group(cls=LazyGroup, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fleetcast")
 def command() -> None:
-    """Cast models to a fleet of devices, watch what they serve, and hear when their data drifts.
+    """Cast models to a fleet of devices.
+
+    Watch what they serve, and learn when their data drifts.
 
     \b
     A fleet in five commands:
       fleetcast init ./plant --fleet plant --model delay
       fleetcast hub ./plant &
       export FLEETCAST_DIR=./plant
-      fleetcast publish model.onnx --name delay --version 1.0.0 --reference ref.parquet
+      fleetcast publish model.onnx --name delay --version 1.0.0 \\
+        --reference ref.parquet
       fleetcast rollout start delay@1.0.0 --stages 10,50,100 --wait
     """

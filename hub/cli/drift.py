@@ -1,12 +1,13 @@
 """`fleetcast drift`: what drifts, where, since when and how far; `explain` shows it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hub.cli.drift_explain import explain
+from hub.cli.drift_story import known_streams
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
 from hub.cli.time_arguments import MOMENT, iso
@@ -22,7 +23,6 @@ from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas.analytics_messages import Alert, Drift, SignalDrift
-from schemas.errors import Refused
 
 SIGNALS_SHOWN = 4  # in a line of the table; all are in --json
 SIGNALS = "signals"  # what a stream is about that is not about accuracy
@@ -31,18 +31,18 @@ COLUMNS = ["model", "version", "cohort", "about", "state", "since", "signals", "
 
 
 @click.group(invoke_without_command=True)
-@click.option("--model", help="Only this model.")
-@click.option("--cohort", help="Only this cohort.")
-@click.option("--since", type=MOMENT, help="Every drift that was found or lasted since then, also what is over.")
+@click.option("--model", help="Show only this model.")
+@click.option("--cohort", help="Show only this cohort.")
+@click.option("--since", type=MOMENT, help="Show every drift that was found or lasted since then, even if it is over.")
 @dir_option
 @json_option
 @click.pass_context
 def drift(ctx: click.Context, model: str | None, cohort: str | None, since: int | None, directory: Path, as_json: bool) -> None:
-    """Say what drifts, where, since when, and how far.
+    """Show what drifts, where, since when, and how far.
 
-    A line a release and cohort, and one more of its accuracy where sites say what was right. Ends with 11 when an alarm lasts, else with 0.
-    Where a release calibrates, its nodes have yet to gather baselines of their own, and nothing is judged. Nor is it where too few nodes of
-    a kind are heard, with baselines of their own or without: the line says how many.
+    Each release and cohort has a line, and one more for its accuracy where sites report right and wrong answers. The command ends with 11
+    when an alarm lasts, otherwise with 0. A release is not tested while its nodes gather their own baselines. Cohorts with too few nodes
+    are not tested; the line shows how many nodes there are.
 
     \b
     Examples:
@@ -76,40 +76,50 @@ drift.add_command(explain)
 
 
 def _standing(findings: Findings, releases: Releases, model: str | None, cohort: str | None, *, nodes_min: int) -> list[dict[str, Any]]:
-    """Every stream as it stands, alarms that last first."""
-    streams = []
-    for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
-        try:
-            manifest = releases.of_stream(stream.release)[1]
-        except Refused:  # of another hub's time
-            continue
-        streams.append((stream, (stream.model, manifest.version, stream.cohort, accuracy.about(manifest))))
+    """Return a row for each stream, lasting alarms first."""
+    streams = [
+        (stream, (stream.model, manifest.version, stream.cohort, accuracy.about(manifest)))
+        for stream, manifest in known_streams(findings, releases, model, cohort)
+    ]
     newest = findings.newest(name for _, name in streams)
     cohorts = active_alarms.cohort_newest(newest)
     alerts = [one.raised for one in active_alarms.told(findings.alerts(model))]
     heard = {key: one for known in {stream.model for stream, _ in streams} for key, one in findings.heard(known, cohort).items()}
-    latest: dict[tuple[Any, ...], int] = {}  # of any release in a cohort: one that it has gone on from may well have few
-    for stream, (*_, about) in streams:
-        at = heard.get((stream.release, stream.cohort), Heard(0)).start
-        latest[stream.model, stream.cohort, about] = max(at, latest.get((stream.model, stream.cohort, about), 0))
+    latest = _latest(streams, heard)
     rows = []
     for stream, name in streams:
         last, here = newest.get(name), heard.get((stream.release, stream.cohort))
-        newer = (
-            here is not None and here.start == latest[stream.model, stream.cohort, name[3]] and (last is None or here.start > last.start)
-        )
-        few = here if newer and here is not None and here.too_few(nodes_min) else None
+        few = _too_few(here, last, latest=latest[stream.model, stream.cohort, name[3]], nodes_min=nodes_min)
         if last is not None and (stream.state or last.gathering):
             row = _row(stream, last, alerts, cohorts[name])
         elif few is not None and few.nodes >= nodes_min:
             row = _never_tested(name, few)
         else:
             continue
-        if few is not None:
-            state = row["state"] if row["state"] in {"drifts", "left"} else "too few"
-            row |= {"state": state, "reason": few.in_words(nodes_min)}
-        rows.append(row)
+        rows.append(row if few is None else row | _untested(row["state"], few, nodes_min))
     return sorted(rows, key=lambda row: (not row["alarm"], row["model"], row["cohort"], row["newest_at"]))
+
+
+def _latest(
+    streams: Sequence[tuple[StreamRow, active_alarms.StreamName]], heard: Mapping[tuple[bytes, str], Heard]
+) -> dict[tuple[Any, ...], int]:
+    """Return when a model was last heard from in a cohort, by any release: one that the cohort has left may well have few nodes."""
+    latest: dict[tuple[Any, ...], int] = {}
+    for stream, (*_, about) in streams:
+        at = heard.get((stream.release, stream.cohort), Heard(0)).start
+        latest[stream.model, stream.cohort, about] = max(at, latest.get((stream.model, stream.cohort, about), 0))
+    return latest
+
+
+def _too_few(here: Heard | None, last: Drift | None, *, latest: int, nodes_min: int) -> Heard | None:
+    """Return the nodes heard in a stream's newest interval, where they were too few of a kind for a test."""
+    if here is None or here.start != latest or (last is not None and here.start <= last.start):
+        return None
+    return here if here.too_few(nodes_min) else None
+
+
+def _untested(state: str | None, few: Heard, nodes_min: int) -> dict[str, Any]:
+    return {"state": state if state in {"drifts", "left"} else "too few", "reason": few.in_words(nodes_min)}
 
 
 def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest: int) -> dict[str, Any]:
@@ -137,7 +147,7 @@ def _row(stream: StreamRow, last: Drift, alerts: Sequence[Alert], cohort_newest:
 
 
 def _never_tested(name: active_alarms.StreamName, heard: Heard) -> dict[str, Any]:
-    """A line of a release that enough nodes of a cohort serve, too few of them of a kind."""
+    """Return the row of a release that enough nodes of a cohort serve, but too few of each kind."""
     model, version, cohort, about = name
     found: dict[str, Any] = {"model": model, "version": version, "cohort": cohort, "about": about or SIGNALS, "alarm": False, "signals": []}
     found |= dict.fromkeys(("state", "since", "evidence", "evidence_needed"))
@@ -147,7 +157,7 @@ def _never_tested(name: active_alarms.StreamName, heard: Heard) -> dict[str, Any
 def _history(
     findings: Findings, standing_rows: Sequence[dict[str, Any]], model: str | None, cohort: str | None, since: int
 ) -> list[dict[str, Any]]:
-    """Every episode that was found or lasted at `since` or later, the newest first."""
+    """Return every episode that was found or lasted at `since` or later, the newest first."""
     states: dict[tuple[Any, ...], dict[str, Any]] = {
         (row["model"], row["version"], row["cohort"], row["about"]): row for row in standing_rows
     }
@@ -156,8 +166,9 @@ def _history(
         alert = one.raised
         began = alert.since if alert.since is not None else alert.at
         row = states.get(_stream(alert))
-        running = one.over_at is None and row is not None and row["since"] == iso(alert.since)
-        if (cohort not in {None, alert.cohort}) or (not running and max(began, one.over_at or 0) < since):
+        if row is not None and (one.over_at is not None or row["since"] != iso(alert.since)):
+            row = None  # another episode of the stream lasts, or none
+        if (cohort not in {None, alert.cohort}) or (row is None and max(began, one.over_at or 0) < since):
             continue
         rows.append(
             {
@@ -165,8 +176,8 @@ def _history(
                 "version": alert.version,
                 "cohort": alert.cohort,
                 "about": alert.about or SIGNALS,
-                "state": row["state"] if running and row is not None else "over",
-                "alarm": bool(running and row is not None and row["alarm"]),
+                "state": row["state"] if row is not None else "over",
+                "alarm": row is not None and bool(row["alarm"]),
                 "since": iso(began),
                 "since_at": began,
                 "found": iso(alert.at),
@@ -184,9 +195,9 @@ def _stream(one: Alert | Drift) -> tuple[Any, ...]:
 
 
 def _signal(found: SignalDrift, alarm_kind: str | None, now: SignalDrift | None) -> dict[str, Any]:
-    """How far a signal was away when it was found, as its alert has it, and how far in the newest interval."""
+    """Return how far a signal had moved by its alert, and how far in the newest interval."""
     moved = drift_core.moved(found, alarm_kind)
-    value, low, high, unit = moved.size or (found.size, None, None, None)  # of an earlier hub: in its own unit, without an interval
+    value, low, high, unit = moved.size or (found.size, None, None, None)  # An earlier hub's size is in its own unit, without an interval.
     return {
         "name": found.name,
         "direction": moved.direction,

@@ -1,8 +1,7 @@
 """`fleetcast drift explain`: the reference against what was counted, drawn on the terminal or into a file."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,89 +10,26 @@ from rich.console import Console
 from rich.text import Text
 
 from hub.cli import terminal_charts
+from hub.cli.drift_story import Question, Story, tell
 from hub.cli.options import check_model, dir_option, json_option, open_store
-from hub.cli.time_arguments import MOMENT, iso, written
-from hub.core.drift import accuracy, interval_significance, periods, shift_size
-from hub.core.drift.compare import Comparison, compare
-from hub.core.drift.episodes import Episode
-from hub.core.drift.reference_model import ordinary
-from hub.core.drift.shift_size import Size, Unit
-from hub.core.drift.stream_alarms import part_of
-from hub.core.rollouts import active_alarms
-from hub.database.drift_queries import Asked, Findings, Key
-from hub.database.rows import IntervalRow, StreamRow
+from hub.cli.time_arguments import MOMENT, iso
+from hub.core.drift.compare import Comparison
+from hub.database.drift_queries import Findings
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
-from hub.service.telemetry import redaction
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
-from schemas.analytics_messages import Drift, MergedWindow, SignalDrift
-from schemas.errors import Code, Refused
-from schemas.manifest import Manifest
-
-SIGNALS_DEFAULT = 3  # that are shown where none is named and none alarmed
-INTERVALS_MAX = 5000  # of one picture: what began longer ago is shown by its newest intervals
-HISTORY_MAX = 120  # intervals of which the size is drawn
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """One signal: its counts over the period, its tests over time, and what the newest test says."""
-
-    comparison: Comparison
-    history: tuple[tuple[int, SignalDrift, bool], ...]  # start, test, and whether this interval alone is an alarm of this signal
-    newest: SignalDrift
-    since: int | None
-
-    @property
-    def moved(self) -> tuple[tuple[int, float, bool], ...]:
-        """How far it moved, interval by interval: the shift of a number, with its sign; of everything else its size.
-
-        What an earlier hub tested of anything else is left out: its sizes are in another unit.
-        """
-        if self.comparison.kind == "numeric":
-            return tuple((start, test.effect, alarm) for start, test, alarm in self.history)
-        return tuple((start, test.size, alarm) for start, test, alarm in self.history if test.size_unit is not None)
-
-    @property
-    def unit(self) -> Unit:
-        """Return the unit of `moved`."""
-        return "sd" if self.comparison.kind == "numeric" else "share"
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """Everything that is shown of a stream."""
-
-    model: str
-    version: str
-    cohort: str
-    since: int
-    until: int
-    intervals: int
-    window: MergedWindow
-    alarm: bool
-    own_baselines: bool
-    alpha: float
-    signals: tuple[Explained, ...]
-
-    @property
-    def summary(self) -> str:
-        """The period, and how much was counted in it."""
-        intervals = f"{self.intervals} interval{'' if self.intervals == 1 else 's'}"
-        counted = f"{self.window.windows} windows of nodes, about {self.window.rows:,} rows"
-        left_out = self.window.left_out
-        but = f"; {left_out} windows unlike the others were left out of the tests, and are not shown" if left_out else ""
-        return f"{written(self.since)} to {written(self.until)} UTC: {intervals}, {counted}{but}"
 
 
 @click.command()
 @click.argument("model", metavar="MODEL[@VERSION]")
-@click.option("--cohort", help="Only this cohort; else the one that drifts most.")
-@click.option("--signal", "names", multiple=True, help="This signal; may be repeated. Else those of the alarm, or the likeliest.")
-@click.option("--at", "moment", type=MOMENT, help="The interval of this moment; else all since the drift began, or the newest.")
-@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into this file. Needs matplotlib.")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="The same as SVG.")
+@click.option("--cohort", help="Cohort to explain. The default is the one that drifts most.")
+@click.option("--signal", "names", multiple=True, help="Signal to show. Repeatable. The default is those of the alarm, or the likeliest.")
+@click.option(
+    "--at", "moment", type=MOMENT, help="Show the interval of this moment. The default is all since the drift began, or the newest."
+)
+@click.option("--png", type=click.Path(path_type=Path, dir_okay=False), help="Draw a PNG file. Needs matplotlib.")
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw an SVG file. Needs matplotlib.")
 @dir_option
 @json_option
 def explain(
@@ -106,12 +42,13 @@ def explain(
     directory: Path,
     as_json: bool,
 ) -> None:
-    """Show the reference against what was counted, signal by signal.
+    """Compare the counts with the reference, signal by signal.
 
     \b
     Examples:
       fleetcast drift explain delay
-      fleetcast drift explain delay@1.2.0 --cohort nyc --signal wind_speed --at 2013-02-09
+      fleetcast drift explain delay@1.2.0 --cohort nyc --signal wind_speed \\
+        --at 2013-02-09
       fleetcast drift explain delay --svg drift.svg
     """
     name, _, version = model.partition("@")
@@ -123,7 +60,8 @@ def explain(
         drift_plots.check_installed()
     findings = Findings(open_store(directory).database)
     releases = Releases(repository, BlockStore(directory / "blocks"))
-    story = _story(findings, releases, name, version, cohort, names, moment, cohort_nodes_min=load(directory).cohort_nodes_min)
+    question = Question(name, version, cohort, names, moment)
+    story = tell(findings, releases, question, cohort_nodes_min=load(directory).cohort_nodes_min)
     for path, kind in ((png, "png"), (svg, "svg")):
         if path is not None:
             drift_plots.draw(story, path, kind)
@@ -132,157 +70,6 @@ def explain(
         click.echo(json.dumps(_json(story), indent=2))
     else:
         _print(story)
-
-
-def _story(
-    findings: Findings,
-    releases: Releases,
-    model: str,
-    version: str,
-    cohort: str | None,
-    names: Sequence[str],
-    moment: int | None,
-    *,
-    cohort_nodes_min: int,
-) -> Story:
-    """What there is to show.
-
-    Raises:
-        Refused: nothing was tested there, or there is no such signal.
-    """
-    stream, manifest, episode = _stream(findings, releases, model, version, cohort, names)
-    key = (model, manifest.version, stream.cohort, accuracy.about(manifest))
-    tests = findings.drifts(key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
-    test = _shown_of(findings, tests, moment, key)
-    tests = [one for one in tests if one.gathering == test.gathering]
-    since, until = (
-        (test.start, test.start + 1) if moment is not None or episode is None else (min(episode.since, test.start), test.start + 1)
-    )
-    asked = Asked(model, stream.cohort, since=since, until=until, release=stream.release, windows_min=cohort_nodes_min)
-    rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
-    rows = [row for row in rows if row.calibrated is (test.calibrated is True)] or rows
-    without = findings.trimmed(asked)
-    window = periods.together([periods.on_reference(redaction.merged(row, manifest, without), manifest) for row in rows])
-    if window is None:
-        raise Refused(Code.REFERENCE_INVALID, f"the counts of {model}@{manifest.version} in cohort {stream.cohort} are not kept any more")
-    named = _named(findings, test) if episode is not None else {}
-    compared = {one.name: one for one in compare(window, _sizes(rows, manifest, without, named if moment is None else {}))}
-    unknown = sorted(set(names) - {signal.name for signal in window.signals})
-    if unknown:
-        known = ", ".join(signal.name for signal in window.signals)
-        raise Refused(Code.SETTINGS_INVALID, f"{model}@{manifest.version} has no signal {unknown[0]!r}; it has {known}")
-    chosen = names or list(named) or _likeliest(test)
-    began = dict.fromkeys(named, episode.since) if episode is not None else {}
-    return Story(
-        model=model,
-        version=manifest.version,
-        cohort=stream.cohort,
-        since=window.start,
-        until=window.start + window.seconds,
-        intervals=len(rows),
-        window=window,
-        alarm=episode is not None,
-        own_baselines=test.calibrated is True,
-        alpha=test.alpha,
-        signals=tuple(_explained(compared[one], tests, test, began.get(one)) for one in chosen if one in compared),
-    )
-
-
-def _stream(
-    findings: Findings, releases: Releases, model: str, version: str, cohort: str | None, names: Sequence[str]
-) -> tuple[StreamRow, Manifest, Episode | None]:
-    """The stream to show: of those that were asked for, one whose alarm lasts, else the one with the most evidence.
-
-    Signals that are named are looked for where they are: `accuracy` is a stream of its own.
-    """
-    streams = []
-    for stream in [*findings.streams(model, cohort), *findings.begun(model, cohort)]:
-        try:
-            streams.append((stream, releases.of_stream(stream.release)[1]))
-        except Refused:  # of another hub's time
-            continue
-    newest = findings.newest((model, manifest.version, stream.cohort, accuracy.about(manifest)) for stream, manifest in streams)
-    cohorts = active_alarms.cohort_newest(newest)
-    found = []
-    for stream, manifest in streams:
-        last = newest.get((model, manifest.version, stream.cohort, accuracy.about(manifest)))
-        if last is None or version not in {"", manifest.version} or not (stream.state or last.gathering):
-            continue
-        episode = None if stream.episode is None else Episode.model_validate_json(stream.episode)
-        cohort_newest = cohorts[model, manifest.version, stream.cohort, last.about]
-        lasts = active_alarms.lasts(episode, newest=last.start, seconds=last.seconds, cohort_newest=cohort_newest)
-        known = {signal.name for signal in last.signals}
-        found.append(
-            ((all(name in known for name in names), lasts, last.alarm, stream.log_evidence, last.start), stream, manifest, episode)
-        )
-    if not found:
-        where = f" in cohort {cohort}" if cohort else ""
-        raise Refused(Code.RELEASE_UNKNOWN, f"no interval of {model}{'@' + version if version else ''} was tested{where} yet")
-    return max(found, key=lambda one: one[0])[1:]
-
-
-def _shown_of(findings: Findings, tests: Sequence[Drift], moment: int | None, key: active_alarms.StreamName) -> Drift:
-    """The newest test, or that of this moment's interval; what was judged goes before what only gathered.
-
-    Raises:
-        Refused: there is none; the sentence says what there is.
-    """
-    here = [one for one in tests if moment is None or one.start + one.seconds > moment]
-    if moment is not None and not here:
-        newest = findings.newest([key])[key]
-        raise Refused(
-            Code.REFERENCE_INVALID, f"no interval at {written(moment)} UTC was tested; the newest began at {written(newest.start)} UTC"
-        )
-    return ([one for one in here if not one.gathering] or here)[-1]
-
-
-def _named(findings: Findings, test: Drift) -> dict[str, int]:
-    """Return the signals of the stream's newest alarm, and since when each has moved, as the alert has it."""
-    told = [one.raised for one in active_alarms.told(findings.alerts(test.model))]
-    mine = [one for one in told if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
-    if not mine:
-        return {}
-    found = {one.name: interval_significance.moved(one, mine[-1].alarm_kind).since for one in mine[-1].signals}
-    return {name: 0 if since is None else since for name, since in found.items()}
-
-
-def _sizes(rows: Sequence[IntervalRow], manifest: Manifest, without: Collection[Key], since: Mapping[str, int]) -> tuple[Size, ...]:
-    """Estimate how far every signal has moved in these intervals, or in those since its own moment."""
-    if manifest.baseline is None or manifest.privacy is None:
-        raise ValueError("a release without signals is not tested")
-    baseline, sigma2 = manifest.baseline, manifest.privacy.sigma2
-    references = {key: ordinary(baseline, sigma2, hour=key) for key in {baseline.key_of(row.start) for row in rows}}
-    counted = []
-    for row in rows:
-        reference = references[baseline.key_of(row.start)]
-        counted.append((row.start, shift_size.counted(part_of(redaction.believed(row, manifest, without), reference), reference)))
-    newest = references[baseline.key_of(rows[-1].start)]
-    moments = {at for at in since.values() if at <= rows[-1].start} | {0}
-    found = {at: shift_size.estimate(shift_size.together([one for start, one in counted if start >= at]), newest) for at in moments}
-    return tuple(found.get(since.get(name, 0), found[0])[number] for number, name in enumerate(newest.names))
-
-
-def _likeliest(test: Drift) -> list[str]:
-    """Which signals to show where none is named and none is the alarm's."""
-    ranked = sorted(test.signals, key=lambda one: (one.p_adjusted, -(one.evidence or 0.0)))
-    alone = _alone(test)
-    return [one.name for one in ranked if one.name in alone] or [one.name for one in ranked[:SIGNALS_DEFAULT]]
-
-
-def _alone(test: Drift) -> set[str]:
-    """The signals of which this interval alone is an alarm; of one that was shown and not judged, none."""
-    return set() if test.gathering else {one.name for one in interval_significance.alarmed(test.signals, test.alpha)}
-
-
-def _explained(comparison: Comparison, tests: Sequence[Drift], test: Drift, since: int | None) -> Explained:
-    history = []
-    for one in tests:
-        alone = _alone(one)
-        for signal in one.signals:
-            if signal.name == comparison.name:
-                history.append((one.start, signal, signal.name in alone))
-    newest = next(one for one in test.signals if one.name == comparison.name)
-    return Explained(comparison, tuple(history), newest, since)
 
 
 def _json(story: Story) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fleetcast import durable
+from hub.cli.drift_story import Explained, Story
 from hub.cli.errors import Ended, Exit
 from hub.core.drift.compare import Comparison, in_words
-
-if TYPE_CHECKING:
-    from hub.cli.drift_explain import Explained, Story
 
 REFERENCE, COUNTED, ALARM = "#b8b8b8", "#1b6ca8", "#c8553d"
 INCHES_WIDE, INCHES_A_SIGNAL = 10.0, 2.9
@@ -18,7 +16,7 @@ LABEL_CHARACTERS_MAX = 18
 
 
 def check_installed() -> None:
-    """Whether there is something to draw with.
+    """Check that matplotlib is installed.
 
     Raises:
         Ended: there is not; the sentence says what to install.
@@ -26,10 +24,10 @@ def check_installed() -> None:
     try:
         import matplotlib as mpl  # noqa: PLC0415, F401
     except ModuleNotFoundError:
-        raise Ended(Exit.USAGE, "--png and --svg draw with matplotlib, which is not installed: pip install matplotlib") from None
+        raise Ended(Exit.USAGE, "--png and --svg need matplotlib, which is not installed: pip install matplotlib") from None
 
 
-def draw(story: "Story", path: Path, kind: str) -> None:
+def draw(story: Story, path: Path, kind: str) -> None:
     """Draw every signal of a story, reference against counted on the left, over time on the right; the file is whole or not there."""
     import matplotlib as mpl  # noqa: PLC0415
 
@@ -72,7 +70,7 @@ def _histogram(axes: Any, comparison: Comparison, *, legend: bool) -> None:
         axes.legend(fontsize=7, frameon=False)
 
 
-def _over_time(axes: Any, one: "Explained") -> None:
+def _over_time(axes: Any, one: Explained) -> None:
     moments = [datetime.fromtimestamp(start, UTC) for start, _, _ in one.moved]
     scale = 1 if one.unit == "sd" else 100
     values = [scale * value for _, value, _ in one.moved]
@@ -92,7 +90,7 @@ def _over_time(axes: Any, one: "Explained") -> None:
 
 
 def _escape(text: str) -> str:
-    """A dollar sign begins no formula."""
+    """Escape dollar signs, which would begin a formula."""
     return text.replace("$", r"\$")
 
 

@@ -1,10 +1,11 @@
-"""`fleetcast enroll`: tokens for new devices, who was enrolled, and who is no more."""
+"""`fleetcast enroll`: tokens for new devices, the enrolled nodes, and revocation."""
 
 import os
 import re
 import secrets
 import signal
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,14 @@ from schemas.limits import LABELS_MAX
 from schemas.names import RESERVED_NODES, check_name
 
 COUNT_MAX = 10_000  # tokens made by one command
-EXPIRES_DAYS_MAX = 90  # of a token: it lies around on paper, in mails and in histories of shells
+EXPIRES_DAYS_MAX = 90  # A token lies around on paper, in mails and in shell histories.
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LABEL = r"[A-Za-z0-9._-]{1,63}"
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def enroll() -> None:
-    """Let devices into the fleet, list them, and put them out.
+    """Admit devices to the fleet, list them, and revoke them.
 
     \b
     Examples:
@@ -41,12 +42,12 @@ def enroll() -> None:
 
 
 @enroll.command()
-@click.option("--node", required=True, help="The node's name; with --count the prefix of their names.")
-@click.option("--count", type=click.IntRange(1, COUNT_MAX), default=None, help="Make tokens for NODE-1, NODE-2, and so on.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="What rollouts select it by; may be repeated.")
-@click.option("--cohort", default="", help="Whose windows are compared with its own.")
-@click.option("--expires", default="24h", show_default=True, help="How long it is good: 30m, 24h, 7d.")
-@click.option("--replace", is_flag=True, help="Also for a node that is enrolled: its certificate is revoked when the token is used.")
+@click.option("--node", required=True, help="Name of the node. With --count, the prefix of the names.")
+@click.option("--count", type=click.IntRange(1, COUNT_MAX), default=None, help="Make tokens for NODE-1 to NODE-COUNT.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label by which rollouts select the node. Repeatable.")
+@click.option("--cohort", default="", help="Cohort whose windows are added up with the node's.")
+@click.option("--expires", default="24h", show_default=True, help="Lifetime of the token: 30m, 24h, 7d.")
+@click.option("--replace", is_flag=True, help="Replace an enrolled node. Its certificate is revoked when the token is used.")
 @dir_option
 @json_option
 def token(
@@ -54,12 +55,13 @@ def token(
 ) -> None:
     """Print a token that lets one device enrol under this name, once.
 
-    Whoever has it first is the node: hand it over as you would a key. It is kept here as a digest only, and cannot be shown again.
+    The first device to use the token becomes the node: handle it like a key. The hub keeps only its digest, so it cannot be shown again.
 
     \b
     Examples:
       fleetcast enroll token --node gateway-17
-      fleetcast enroll token --node gateway --count 20 --label site=plant-7 --cohort nyc --expires 7d --json
+      fleetcast enroll token --node gateway --count 20 --label site=plant-7 \\
+        --cohort nyc --expires 7d --json
     """
     settings, pin = load(directory), token_pin(directory)
     seconds = _seconds(expires)
@@ -71,10 +73,7 @@ def token(
         check_name("cohort", cohort)
     enrolments = Enrolments(open_store(directory).database)
     if not replace:
-        for name in names:
-            row = enrolments.node(name)
-            if row is not None and row.standing.revoked_at is None:
-                raise Ended(Exit.CONFLICT, f"node {name} is enrolled already; --replace makes a token for a device in its place")
+        _check_free(enrolments, names)
     chosen = _labels(labels)
     made = [(name, Token(pin, secrets.token_bytes(SECRET_BYTES))) for name in names]
     ends = int(time.time()) + seconds
@@ -90,15 +89,29 @@ def token(
         for name, one in made
     ]
     if not settings.enrolment_listen:
-        click.echo("warning: fleet.toml names no enrolment_listen: no hub answers devices that enrol", err=True)
+        click.echo(
+            "warning: fleet.toml has no enrolment_listen, so no hub will answer the device: set it and start the hub again", err=True
+        )
     if count is None:
         show_one(rows[0], as_json=as_json)
     else:
         show(rows, ["node", "expires", "token"], as_json=as_json, empty="")
 
 
+def _check_free(enrolments: Enrolments, names: Sequence[str]) -> None:
+    """Check that no device is enrolled under one of these names.
+
+    Raises:
+        Ended: one is.
+    """
+    for name in names:
+        row = enrolments.node(name)
+        if row is not None and row.standing.revoked_at is None:
+            raise Ended(Exit.CONFLICT, f"node {name} is enrolled already; use --replace to make a token for a device in its place")
+
+
 @enroll.command("list")
-@click.option("--tokens", is_flag=True, help="Tokens that nobody has used yet instead.")
+@click.option("--tokens", is_flag=True, help="List unused tokens instead.")
 @dir_option
 @json_option
 def list_(tokens: bool, directory: Path, as_json: bool) -> None:
@@ -135,13 +148,15 @@ def list_(tokens: bool, directory: Path, as_json: bool) -> None:
     "pid_file",
     type=click.Path(path_type=Path, dir_okay=False),
     default=None,
-    help="mosquitto's pid_file: it is told to read again.",
+    help="File with mosquitto's process id. Mosquitto is signalled to read the new list.",
 )
 @dir_option
 @passphrase_option
 @json_option
 def revoke(name: str, pid_file: Path | None, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Put a node out: the hub ignores it at once, the broker when it has read the new list and the node connects again.
+    """Revoke a node.
+
+    The hub ignores the node at once. The broker refuses it once it has read the new list and the node connects again.
 
     Its unused tokens are withdrawn. NODE may also be the name of another certificate: analytics, or a relay's.
 
@@ -181,7 +196,7 @@ def _reload(pid_file: Path) -> None:
         os.kill(int(pid_file.read_text()), signal.SIGHUP)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise Refused(Code.SETTINGS_INVALID, f"revoked, but the broker was not told: {pid_file}: {reason}") from None
+        raise Refused(Code.SETTINGS_INVALID, f"the node is revoked, but the broker was not signalled: {pid_file}: {reason}") from None
 
 
 def _seconds(text: str) -> int:

@@ -26,12 +26,14 @@ from schemas.variant import choose
 @click.command()
 @click.argument("release", metavar="MODEL@VERSION")
 @click.argument("target", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--node", help="Only what this node lacks, by what it last reported.")
-@click.option("--variant", help="Only this variant; else all.")
+@click.option("--node", help="Write only the blocks that this node lacks, by its last report.")
+@click.option("--variant", help="Write only this variant. The default is all.")
 @dir_option
 @json_option
 def export(release: str, target: Path, node: str | None, variant: str | None, directory: Path, as_json: bool) -> None:
-    """Write a release to a file that a device takes with `fleetcast-node import`, as from the broker: same signatures, same checks.
+    """Write a release to a file for `fleetcast-node import`.
+
+    A device checks the file as it checks what comes from the broker: the same signatures, the same digests.
 
     The file also carries the fleet's present trust metadata and rollouts: roll the release out before you export it.
 
@@ -85,7 +87,7 @@ def _for(manifest: Manifest, node: str | None, variant: str | None, directory: P
     row = next((row for row in open_store(directory).nodes() if row.node == node), None)
     state = codec.decode(State, row.state) if row is not None else None
     if state is None or state.profile is None:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {node!r} has ever said what it has: leave --node out, and it takes the whole")
+        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported its blocks; omit --node to export the full release")
     return [variant or choose(manifest, state.profile).name], holdings.releases_of(state)
 
 

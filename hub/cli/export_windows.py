@@ -1,4 +1,4 @@
-"""`fleetcast export-windows`: merged windows as Parquet, for whoever analyses them with tools of their own."""
+"""`fleetcast export-windows`: merged windows as Parquet, for analysis with other tools."""
 
 from functools import cache
 from pathlib import Path
@@ -19,15 +19,15 @@ from schemas.manifest import Manifest
 
 
 @click.command("export-windows")
-@click.option("--model", required=True, help="Whose windows.")
-@click.option("--cohort", help="Only this cohort.")
-@click.option("--since", type=MOMENT, help="Intervals that began then or later.")
-@click.option("--until", type=MOMENT, help="And before this moment.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file; what is there is replaced.")
+@click.option("--model", required=True, help="Model whose windows are written.")
+@click.option("--cohort", help="Write only this cohort.")
+@click.option("--since", type=MOMENT, help="Write intervals that began then or later.")
+@click.option("--until", type=MOMENT, help="Write intervals that began before this moment.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File to write. An existing file is replaced.")
 @dir_option
 @json_option
 def export_windows(model: str, cohort: str | None, since: int | None, until: int | None, out: Path, directory: Path, as_json: bool) -> None:
-    """Write merged windows into a Parquet file, one row a bin.
+    """Write merged windows to a Parquet file, one row a bin.
 
     Intervals of fewer nodes than `cohort_nodes_min` are left out, as everywhere. Counts are those that were tested: windows that
     `trim_outlying` kept from the test are in none, and counted in the column `left_out`.
@@ -35,8 +35,9 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
     \b
     Examples:
       fleetcast export-windows --model delay --out delay.parquet
-      fleetcast export-windows --model delay --since 30d --cohort nyc --out delay.parquet
-      duckdb -c "SELECT signal, bin, sum(count), sum(expected) FROM 'delay.parquet' GROUP BY ALL ORDER BY ALL"
+      fleetcast export-windows --model delay --since 30d --cohort nyc \\
+        --out delay.parquet
+      duckdb -c "SELECT signal, bin, sum(count) FROM 'delay.parquet' GROUP BY ALL"
     """
     from hub.database import parquet_export  # noqa: PLC0415  # pyarrow is slow to import, and --help does not need it
 
@@ -48,7 +49,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
     def manifest_of(release: bytes) -> Manifest | None:
         try:
             return releases.of_stream(release)[1]
-        except Refused:  # of another hub's time: what its bins were is not known any more
+        except Refused:  # The release is of another hub: its bins are not known any more.
             return None
 
     findings = Findings(open_store(directory).database)

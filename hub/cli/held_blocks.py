@@ -29,7 +29,7 @@ class Holdings:
                 said = served.get(digest)  # its profile may have been another when it chose
                 known = said is not None and any(variant.name == said for variant in manifest.variants)
                 found.add((digest, said if said is not None and known else choose(manifest, state.profile).name))
-            except Refused:  # of another hub's time: it may hold blocks of ours, but nobody can say so
+            except Refused:  # The release is of another hub: it may share blocks with ours, but this hub cannot know.
                 continue
         return frozenset(found)
 

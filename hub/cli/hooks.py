@@ -1,4 +1,4 @@
-"""`fleetcast hooks`: who is told of alerts, what waits for whom, and whether a webhook works."""
+"""`fleetcast hooks`: receivers of alerts, what waits for each, and whether a webhook works."""
 
 import time
 from pathlib import Path
@@ -19,11 +19,11 @@ COLUMNS = ["receiver", "to", "waiting", "delivered", "given_up", "last", "error"
 
 
 @click.command()
-@click.option("--test", "name", metavar="NAME", help="Send a made-up alert of kind `test` to this webhook now.")
+@click.option("--test", "name", metavar="NAME", help="Send an alert of kind `test` to this webhook now.")
 @dir_option
 @json_option
 def hooks(name: str | None, directory: Path, as_json: bool) -> None:
-    """List webhooks and on_drift hooks, and how far the hub has told each.
+    """List webhooks and hooks on drift, with their deliveries.
 
     \b
     Examples:

@@ -24,9 +24,9 @@ FOR_EVER_SECONDS = 10 * 365 * 86_400.0
 
 @click.command("hub")
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR")
-@click.option("--broker", "broker_url", default=None, help="mqtt:// or mqtts:// URL, over what fleet.toml says.")
-@click.option("--wait-broker", is_flag=True, help="Start even when the broker does not answer yet.")
-@click.option("--json-logs", is_flag=True, help="Log a JSON object a line.")
+@click.option("--broker", "broker_url", default=None, help="URL of the broker, mqtt:// or mqtts://. It overrides fleet.toml.")
+@click.option("--wait-broker", is_flag=True, help="Start even if the broker does not answer yet.")
+@click.option("--json-logs", is_flag=True, help="Log one JSON object per line.")
 @passphrase_option
 def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs: bool, passphrase_file: Path | None) -> None:
     """Run the hub until SIGTERM or SIGINT.
@@ -34,7 +34,8 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     \b
     Examples:
       fleetcast hub ./plant
-      fleetcast hub ./plant --broker mqtt://10.0.0.5:1883 --passphrase-file secret.txt
+      fleetcast hub ./plant --broker mqtt://10.0.0.5:1883 \\
+        --passphrase-file secret.txt
     """
     settings = load(directory)
     changes: dict[str, object] = {"connect_seconds": FOR_EVER_SECONDS} if wait_broker else {}
@@ -64,7 +65,7 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
 
 
 def _tell_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
-    """One line on stdout as soon as nodes find the hub at its broker."""
+    """Print one line on stdout as soon as nodes find the hub at its broker."""
     while not stop.wait(LOOK_SECONDS):
         with suppress(OSError, ValueError):  # not there yet; or nobody reads our stdout
             facts = json.loads(ready.read_text())

@@ -31,13 +31,23 @@ PARTIAL = ".partial"
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--fleet", required=True, help="The fleet's name: the topic level after fleetcast/v1.")
-@click.option("--root-keys", default=3, show_default=True, type=click.IntRange(1, 16), help="How many root keys.")
-@click.option("--threshold", default=2, show_default=True, type=click.IntRange(1, 16), help="How many of them a new root needs.")
-@click.option("--model", "models", multiple=True, help="A model that the team key may publish; may be repeated.")
-@click.option("--broker", "broker_url", default="", help="mqtt:// or mqtts:// URL; without it the hub starts a broker of its own.")
-@click.option("--hub-url", default="", help="https:// URL at which devices reach this hub to enrol, such as https://hub.example:8443.")
-@click.option("--cohort-nodes-min", default=20, show_default=True, type=click.IntRange(1), help="Nothing is shown about fewer nodes.")
+@click.option("--fleet", required=True, help="Name of the fleet: the topic level after fleetcast/v1.")
+@click.option("--root-keys", default=3, show_default=True, type=click.IntRange(1, 16), help="Number of root keys.")
+@click.option(
+    "--threshold", default=2, show_default=True, type=click.IntRange(1, 16), help="Number of root keys that must sign a new root."
+)
+@click.option("--model", "models", multiple=True, help="Model that the team key may publish. Repeatable.")
+@click.option(
+    "--broker", "broker_url", default="", help="URL of the broker, mqtt:// or mqtts://. Without it the hub starts its own broker."
+)
+@click.option("--hub-url", default="", help="URL at which devices reach this hub to enrol, such as https://hub.example:8443.")
+@click.option(
+    "--cohort-nodes-min",
+    default=20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Show and test no interval with fewer nodes than this.",
+)
 @passphrase_option
 @json_option
 def init(
@@ -52,13 +62,17 @@ def init(
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a fleet: its keys, its signed trust root, its certificate authority, its settings and the broker's access list.
+    """Create a fleet.
+
+    This makes its keys, its signed trust root, its certificate authority, its settings and the broker's access list.
 
     \b
     Examples:
       fleetcast init ./plant --fleet plant --model delay
-      fleetcast init /var/lib/fleetcast-hub --fleet plant --root-keys 5 --threshold 3
-      fleetcast init ./plant --fleet plant --broker mqtts://broker.example:8883 --hub-url https://hub.example:8443
+      fleetcast init /var/lib/fleetcast-hub --fleet plant --root-keys 5 \\
+        --threshold 3
+      fleetcast init ./plant --fleet plant \\
+        --broker mqtts://broker.example:8883 --hub-url https://hub.example:8443
     """
     check_name("fleet", fleet)
     models = tuple(dict.fromkeys(check_name("model", model) for model in models))
@@ -72,7 +86,7 @@ def init(
     if hub_url:
         settings += [f'enrolment_listen = "0.0.0.0:{_port(hub_url)}"', f"enrolment_url = {json.dumps(hub_url)}"]
     if directory.exists() and any(entry.name != PARTIAL for entry in directory.iterdir()):
-        raise Ended(Exit.CONFLICT, f"{directory} is not empty: a fleet is made in a new folder")
+        raise Ended(Exit.CONFLICT, f"{directory} is not empty: give a new folder")
     secret = passphrase(passphrase_file, confirm=True)
     with _whole(directory.resolve()) as partial:
         _make(partial, fleet, root_keys, threshold, models, settings, secret)
@@ -98,7 +112,7 @@ def init(
 
 @contextmanager
 def _whole(directory: Path) -> Iterator[Path]:
-    """A folder to fill: durable and in its place when the block ends well, without a trace when it does not.
+    """Yield a folder to fill: durable and in its place when the block ends well, removed when it does not.
 
     Raises:
         Refused: the disk is full, or does not let us.

@@ -1,4 +1,4 @@
-"""Keeps the hub's log from filling the disk: so many lines of one kind a minute, of our own events and of libraries alike."""
+"""Keep the hub's log from filling the disk: a limited number of lines of one kind a minute, for our own events and for libraries'."""
 
 import logging
 import threading
@@ -9,12 +9,12 @@ import structlog
 
 from hub.core.floods.log_rate_limit import Limit
 
-LINES_MAX = 120  # of a kind a minute: a fleet that is set up by hand says less, and a flood is seen from far fewer
+LINES_MAX = 120  # Lines of one kind a minute: a fleet set up by hand logs less, and far fewer show a flood.
 SECONDS = 60.0
 
 
 class LogLimit(logging.Filter):
-    """A structlog processor and a filter of `logging`; the first line after a flood says how many like it were left out."""
+    """Filter lines for structlog and `logging`; the first line after a flood says how many like it were left out."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hub.cli.options import Lines, dir_option, json_option, open_store, show, show_one
+from hub.cli.options import Lines, dir_option, json_option, nodes_and_receipts, show, show_one
 from hub.core.rollouts.parameters import in_words
 from hub.database.rows import NodeRow, ReceiptRow
 from schemas import codec
@@ -24,19 +24,19 @@ LEDGER = ("planned", "received", "reused", "wasted")
 @dir_option
 @json_option
 def nodes(node: str | None, directory: Path, as_json: bool) -> None:
-    """List the nodes, or show one with its bytes and its privacy budget.
+    """List the nodes, or show one node in detail.
 
     \b
     Examples:
       fleetcast nodes
       fleetcast nodes gateway-17 --json
     """
-    store = open_store(directory)
-    serving = {(one.node, one.model): one for one in reversed(store.receipts(node=node)) if one.outcome == "serving"}  # the newest stays
-    rows = [_row(row, serving) for row in store.nodes() if node in {None, row.node}]
+    known, receipts = nodes_and_receipts(directory, node)
+    serving = {(one.node, one.model): one for one in reversed(receipts) if one.outcome == "serving"}  # the newest stays
+    rows = [_row(row, serving) for row in known if node in {None, row.node}]
     if node is not None:
         if not rows:
-            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {node!r} has ever been heard from")
+            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
         one = rows[0]
         show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
         return
@@ -45,7 +45,7 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
         rows if as_json else flat,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
         as_json=as_json,
-        empty="No node has been heard from.",
+        empty="No node has reported yet.",
     )
 
 
@@ -89,7 +89,7 @@ def _model(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:
 
 
 def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
-    """What the device measured when it activated what it serves."""
+    """Return what the device measured when it activated the release that it serves."""
     if serving is None:
         return None
     receipt = codec.decode(Receipt, codec.decode(SealedReceipt, serving.sealed).body)
@@ -97,7 +97,7 @@ def _evidence(serving: ReceiptRow | None) -> dict[str, Any] | None:
 
 
 def _details(one: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a node is not a plain value, in words."""
+    """Return a node's nested values, in words."""
     ledger = [f"{m['model']}: " + ", ".join(f"{m[f'bytes_{what}']} {what}" for what in LEDGER) for m in one["models"]]
     labels = [f"{key}={value}" for key, value in one["labels"].items()]
     parameters = [f"{m['model']}: {_setting(setting)}" for m in one["models"] for setting in m["parameters"]]

@@ -7,41 +7,42 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from fleetcast.cli.terminal_text import plain
-from hub.database.store import Store
-from hub.settings import HubSettings, load
-from hub.signing.tuf_repository import Repository
 from schemas.errors import Code, Refused, Unreachable
 
+if TYPE_CHECKING:
+    from hub.database.rows import NodeRow, ReceiptRow
+    from hub.database.store import Store
+    from hub.settings import HubSettings
+    from hub.signing.tuf_repository import Repository
+
+SQLITE_NAME = "hub.sqlite"
 PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
-DATABASE_BYTES_MIN = 256 * 1024  # of room, below which a database that cannot be written is told as a full disk
+DATABASE_BYTES_MIN = 256 * 1024  # Free bytes below which a failed write of the database means a full disk.
 
 
 class Lines(list[str]):
-    """A value that is shown a line an item, where people read it."""
+    """Hold a value that is printed one item per line."""
 
 
 dir_option = click.option(
-    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="The fleet's folder."
+    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="Folder of the fleet."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="FLEETCAST_PASSPHRASE_FILE",
-    help="File whose first line opens the keys; without it you are asked.",
+    help="File whose first line is the passphrase of the keys. Without it the command asks.",
 )
 
 
 def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
-    """The passphrase, from a file or asked for.
+    """Return the passphrase, from a file or a prompt.
 
     Raises:
         Refused: the file cannot be read or is empty, or there is nobody to ask.
@@ -57,27 +58,48 @@ def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
     elif sys.stdin.isatty():
         first = str(click.prompt("Passphrase of the fleet's keys", hide_input=True, confirmation_prompt=confirm, err=True))
     else:
-        raise Refused(Code.KEY_UNREADABLE, "there is nobody to ask for the passphrase: give --passphrase-file")
+        raise Refused(Code.KEY_UNREADABLE, "the passphrase cannot be asked for without a terminal: give --passphrase-file")
     if not first:
         raise Refused(Code.KEY_PASSPHRASE, "the passphrase is empty")
     return first.encode()
 
 
-def open_store(directory: Path) -> Store:
-    """The fleet's database.
+def open_store(directory: Path) -> "Store":
+    """Open the fleet's database.
 
     Raises:
         Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
         Unreachable: the database does not answer.
     """
+    from hub.database.store import Store  # noqa: PLC0415  # SQLAlchemy takes a third of a second to import; --help does not need it
+    from hub.settings import load  # noqa: PLC0415
+
     store = Store(database_url(directory, load(directory)))
     with room_for_database(directory):
         store.open()
     return store
 
 
-def check_model(repository: Repository, model: str) -> None:
-    """Whether the fleet has such a model.
+def nodes_and_receipts(directory: Path, node: str | None) -> "tuple[Sequence[NodeRow], Sequence[ReceiptRow]]":
+    """Return every node by name, and the receipts of one or of all, the newest first.
+
+    Raises:
+        Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
+        Unreachable: the database does not answer.
+    """
+    from hub.database import sqlite_reader  # noqa: PLC0415
+    from hub.settings import load  # noqa: PLC0415
+
+    if not load(directory).database_url:
+        found = sqlite_reader.nodes_and_receipts(directory / SQLITE_NAME, node)
+        if found is not None:
+            return found
+    store = open_store(directory)
+    return store.nodes(), store.receipts(node=node)
+
+
+def check_model(repository: "Repository", model: str) -> None:
+    """Check that the fleet has this model.
 
     Raises:
         Refused: it has not.
@@ -88,7 +110,7 @@ def check_model(repository: Repository, model: str) -> None:
 
 
 def split(release: str) -> tuple[str, str]:
-    """MODEL@VERSION as two."""
+    """Split MODEL@VERSION."""
     model, _, version = release.partition("@")
     if not version:
         raise click.UsageError(f"{release!r} must be MODEL@VERSION, such as delay@1.2.0")
@@ -97,7 +119,7 @@ def split(release: str) -> tuple[str, str]:
 
 @contextmanager
 def room_for_database(directory: Path) -> Iterator[None]:
-    """A full disk told as that: SQLite says "disk I/O error" when there is no room for its scratch files.
+    """Report a full disk as such: SQLite says "disk I/O error" when there is no room for its scratch files.
 
     Raises:
         Refused: the disk has no room.
@@ -110,13 +132,13 @@ def room_for_database(directory: Path) -> Iterator[None]:
         raise
 
 
-def database_url(directory: Path, settings: HubSettings) -> str:
-    """Where a fleet's database is."""
-    return settings.database_url or f"sqlite:///{directory / 'hub.sqlite'}"
+def database_url(directory: Path, settings: "HubSettings") -> str:
+    """Return the URL of a fleet's database."""
+    return settings.database_url or f"sqlite:///{directory / SQLITE_NAME}"
 
 
 def hub_runs(directory: Path) -> bool:
-    """Whether a hub serves this fleet on this machine right now."""
+    """Return whether a hub serves this fleet on this machine now."""
     try:
         pid = int(json.loads((directory / "hub.ready").read_text())["pid"])
         os.kill(pid, 0)
@@ -128,13 +150,17 @@ def hub_runs(directory: Path) -> bool:
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Rows as JSON, or some of their columns as a table."""
+    """Print rows as JSON, or some of their columns as a table."""
     if as_json:
         click.echo(json.dumps(list(rows), indent=2))
         return
     if not rows:
         click.echo(empty)
         return
+    from rich.console import Console  # noqa: PLC0415  # --json and --help do without
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     table = Table(*[name.replace("_", " ") for name in columns], box=None, pad_edge=False, header_style="bold")
     for row in rows:
         table.add_row(*[Text(_cell(row.get(name))) for name in columns])  # Text: a node's "[red]" is no markup of ours
@@ -143,7 +169,7 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
 
 
 def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
-    """One row as JSON, or a line a field."""
+    """Print one row as JSON, or one line per field."""
     if as_json:
         click.echo(json.dumps(dict(row), indent=2))
         return

@@ -43,13 +43,13 @@ class _Planned:
 
 @click.command()
 @click.argument("release", metavar="MODEL@VERSION")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only nodes with this label; may be repeated.")
-@click.option("--rate", "rates", multiple=True, metavar="CLASS=BIT/S", help="What a class of link carries, such as metered=300000.")
-@click.option("--nodes/--no-nodes", "each", default=True, help="List every node, or only sites and sums.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
+@click.option("--rate", "rates", multiple=True, metavar="CLASS=BIT/S", help="Rate of a class of link, such as metered=300000. Repeatable.")
+@click.option("--nodes/--no-nodes", "each", default=True, show_default=True, help="List every node, or only sites and sums.")
 @dir_option
 @json_option
 def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bool, directory: Path, as_json: bool) -> None:
-    """Say what a rollout of this release will cost, before anything is sent.
+    """Compute what a rollout will cost, before it sends anything.
 
     Counted are the payloads that each known node lacks of the variant that suits it, by what it reported that it is and serves; a site is
     what nodes say in their label "site".
@@ -91,7 +91,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
 
 
 def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[str, Any]:
-    """Whether a rollout's gate could judge drift among these nodes."""
+    """Return whether a rollout's gate could test for drift among these nodes."""
     cohorts = Counter(codec.decode(State, row.state).cohort for row in rows)
     fewest = stage_percent_min(cohorts, nodes_min)
     said = judged(
@@ -110,7 +110,7 @@ def _print(result: Mapping[str, Any]) -> None:
         columns = ["node", "site", "link", "runs", "variant", "fetches", "has", "whole_for_delta", "takes", "refused"]
         show(result["nodes"], columns, as_json=False, empty="")
         click.echo()
-    show(result["sites"], ["site", "nodes", "fetches", "behind_a_relay"], as_json=False, empty="No node has been heard from.")
+    show(result["sites"], ["site", "nodes", "fetches", "behind_a_relay"], as_json=False, empty="No node has reported yet.")
     click.echo()
     show(result["links"], ["link", "nodes", "fetches", "bit_per_second", "longest"], as_json=False, empty="")
     if len(result["variants"]) > 1:
@@ -164,7 +164,7 @@ def _site_rows(planned: list[_Planned]) -> list[dict[str, Any]]:
 
 
 def _variant_rows(planned: list[_Planned], names: list[str]) -> list[dict[str, Any]]:
-    """How many nodes take each build, by what each said of itself, and what they fetch of it."""
+    """Return how many nodes take each build, by their reports, and what they fetch of it."""
     taken = {name: [one.cost.fetched_bytes for one in planned if one.variant == name] for name in names}
     return [{"variant": name, "nodes": len(sizes), "fetches": sum(sizes)} for name, sizes in taken.items()]
 
@@ -193,9 +193,9 @@ def _link_rows(planned: list[_Planned], speeds: Mapping[str, float]) -> list[dic
 @dir_option
 @json_option
 def ledger(release: str, directory: Path, as_json: bool) -> None:
-    """Show what a release has cost each node: planned, received, reused, missing and wasted payload bytes.
+    """Show the bytes that a release has cost each node.
 
-    planned = received + reused + missing; what was wasted (sent twice, or damaged) comes on top.
+    Payload bytes: planned = received + reused + missing. Wasted bytes (sent twice, or damaged) come on top.
 
     \b
     Examples:

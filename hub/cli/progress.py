@@ -15,7 +15,7 @@ Tell = Callable[[str, int, int], None]  # what, how many are done, of how many
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """A bar for each thing that is told, on stderr when it is a terminal; else lines."""
+    """Show a bar for each step, on stderr when it is a terminal; otherwise lines."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lines(console.file, time.monotonic)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fleetcast.cli.grouped_options import GroupedCommand
 from fleetcast.disk_room import FULL
 from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Tell, progress
@@ -37,100 +38,145 @@ if TYPE_CHECKING:
 SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the database's scratch files; all of them rounded up by the disk
 
 
-@click.command()
+GROUPS = {  # Sections of --help, with the names of their parameters.
+    "Release": ("name", "version", "parent", "description", "licence", "more_files", "runtime"),
+    "Reference data and signals": ("reference", "columns", "blocks_column", "signals"),
+    "Season": ("time_column", "season_hours", "season_weekends", "season_offset_minutes"),
+    "Privacy and telemetry": ("epsilon", "delta", "noise", "window_seconds", "rho_day_max", "calibration_rows"),
+    "Accuracy at the sites": (
+        "accuracy_truth",
+        "accuracy_data",
+        "right_within",
+        "accuracy_counts",
+        "accuracy_epsilon",
+        "accuracy_window_seconds",
+    ),
+    "Golden inputs and limits": ("golden", "latency_ms_max", "memory_mib_max", "probation_seconds"),
+    "Variants": ("variants", "held_out", "truth", "calibration", "sparsity", "loss_max", "all_or_none"),
+    "Delivery": ("block_bytes",),
+    "Fleet, signing and output": ("directory", "passphrase_file", "as_json"),
+}
+
+
+@click.command(cls=GroupedCommand, groups=GROUPS)
 @click.argument("source", metavar="MODEL|RELEASE.TOML", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--name", help="The model's name.")
-@click.option("--version", help="Such as 1.2.0; a version is published once.")
-@click.option("--reference", type=click.Path(path_type=Path), help="Reference data: .parquet, .csv or .npz, a column a feature.")
-@click.option("--blocks", "blocks_column", help="Column that says which day, shift or batch a row is from.")
-@click.option("--columns", help="Feature columns in the model's order, with commas; else all of the reference's.")
-@click.option("--signals", help="What to watch, with commas; else every feature and output.")
-@click.option("--time", "time_column", help="Column that says when a row was; with it, hours of the week are compared apart.")
-@click.option(
-    "--season-hours", type=click.Choice(["1", "2", "3", "4", "6", "8", "12", "24"]), help="Of one part of the week.  [default: 4]"
-)
-@click.option("--season-weekends/--no-season-weekends", default=None, help="Whether weekends are apart.  [default: they are]")
-@click.option("--season-offset-minutes", type=click.IntRange(-840, 840), help="Of the sites' clock before UTC.  [default: 0]")
-@click.option(
-    "--calibrate-rows",
-    "calibration_rows",
-    type=click.IntRange(0),
-    help="Rows after which a node has a baseline of its own, from 256 on; the service is then watched too. 0: none."
-    "  [default: 1024 where there is a reference]",
-)
-@click.option(
-    "--rho-day-max",
-    type=click.FloatRange(0, min_open=True),
-    help="What nodes' settings allow a day, if changed.  [default: 0.7]",
-)
-@click.option("--noise", type=click.Choice(["gaussian", "laplace"]), help="laplace: delta is 0, for few signals.  [default: gaussian]")
-@click.option(
-    "--golden",
-    type=click.Path(path_type=Path),
-    help="npz with arrays input.<tensor> and output.<tensor>, or prompts in .toml or .json; else made up.",
-)
-@click.option(
-    "--accuracy-truth", help="Column that says what is right, for sites that learn it later: in --accuracy-data, else the reference."
-)
-@click.option("--accuracy-data", type=click.Path(path_type=Path), help="Held-out rows with their truth, and the block column.")
-@click.option("--right-within", type=click.FloatRange(0), help="How far from the truth an answer that is a number is still right.")
-@click.option("--accuracy-counts", type=click.Path(path_type=Path), help="Instead of rows: a CSV, columns right and wrong, a row a block.")
-@click.option("--accuracy-epsilon", type=click.FloatRange(0, 64, min_open=True), help="Of right and wrong answers.  [default: 0.5]")
-@click.option("--accuracy-window-seconds", type=click.IntRange(1), help="Likewise.  [default: 86400]")
+@click.option("--name", help="Name of the model.")
+@click.option("--version", help="Version, such as 1.2.0. A version can be published once.")
+@click.option("--parent", help="Version that this one follows. The default is the newest.")
+@click.option("--description", help="Describe the release in a sentence.")
+@click.option("--licence", help="Licence, as an SPDX name.")
 @click.option(
     "--file",
     "more_files",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="One more file beside it: a tokenizer, labels.",
+    help="File that the model needs beside it, such as a tokenizer or labels. Repeatable.",
 )
 @click.option(
-    "--runtime", help="What loads it on a device: onnx, llama, litert, files (delivered only) or a third party's; else by its suffix."
+    "--runtime",
+    help="Runtime that loads the model on a device: onnx, llama, litert, files (delivered only), or a third party's. The default "
+    "depends on the file's suffix.",
 )
-@click.option("--variants", help="Builds in order of preference, with commas: fp32, int8, int8-static, int8-weights, fp16, pruned.")
+@click.option("--reference", type=click.Path(path_type=Path), help="Reference data: .parquet, .csv or .npz, one column per feature.")
+@click.option("--columns", help="Feature columns in the model's order, separated by commas. The default is all of the reference's.")
+@click.option("--blocks", "blocks_column", help="Column that names the day, shift or batch of a row.")
+@click.option("--signals", help="Signals to watch, separated by commas. The default is every feature and output.")
+@click.option("--time", "time_column", help="Column with the time of a row. With it, parts of the week have their own references.")
 @click.option(
-    "--held-out", type=click.Path(path_type=Path), help="Rows on which each build is measured against the original; else the reference."
+    "--season-hours", type=click.Choice(["1", "2", "3", "4", "6", "8", "12", "24"]), help="Hours of one part of the week.  [default: 4]"
 )
-@click.option("--truth", help="Column of the held-out rows that says what is right; without it agreement with the original counts.")
-@click.option("--calibration", type=click.Path(path_type=Path), help="Rows by which int8-static sets its ranges.")
+@click.option(
+    "--season-weekends/--no-season-weekends", default=None, help="Give weekends their own references, or not.  [default: season-weekends]"
+)
+@click.option("--season-offset-minutes", type=click.IntRange(-840, 840), help="Minutes of the sites' clock before UTC.  [default: 0]")
+@click.option("--epsilon", type=click.FloatRange(0, 64, min_open=True), help="Epsilon that protects a record in a window.  [default: 1.0]")
+@click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Delta that goes with epsilon.  [default: 1e-06]")
+@click.option(
+    "--noise", type=click.Choice(["gaussian", "laplace"]), help="Noise of the counts. With laplace, delta is 0.  [default: gaussian]"
+)
+@click.option("--window-seconds", type=click.IntRange(1), help="Length of a telemetry window.  [default: 3600]")
+@click.option(
+    "--rho-day-max",
+    type=click.FloatRange(0, min_open=True),
+    help="Privacy budget of a day that the nodes' settings allow, as zCDP rho.  [default: 0.7]",
+)
+@click.option(
+    "--calibrate-rows",
+    "calibration_rows",
+    type=click.IntRange(0),
+    help="Rows a node collects before it uses its own baseline (minimum 256). 0 disables per-node baselines and service signals."
+    "  [default: 1024 where there is a reference]",
+)
+@click.option(
+    "--accuracy-truth", help="Column with the right answer, in --accuracy-data or in the reference. Sites learn the right answer later."
+)
+@click.option("--accuracy-data", type=click.Path(path_type=Path), help="Held-out rows with the right answer and the block column.")
+@click.option("--right-within", type=click.FloatRange(0), help="Largest error with which a numeric answer is still right.")
+@click.option(
+    "--accuracy-counts",
+    type=click.Path(path_type=Path),
+    help="CSV file with the columns right and wrong, one row per block. It replaces rows of data.",
+)
+@click.option(
+    "--accuracy-epsilon",
+    type=click.FloatRange(0, 64, min_open=True),
+    help="Epsilon that protects the counts of right and wrong answers.  [default: 0.5]",
+)
+@click.option("--accuracy-window-seconds", type=click.IntRange(1), help="Length of a window of accuracy.  [default: 86400]")
+@click.option(
+    "--golden",
+    type=click.Path(path_type=Path),
+    help="npz file with arrays input.<tensor> and output.<tensor>, or prompts in .toml or .json. The default is generated inputs.",
+)
+@click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="Largest median latency of one request.  [default: 1000.0]")
+@click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Largest memory of the model's worker.  [default: 2048]")
+@click.option("--probation-seconds", type=click.IntRange(0), help="Time on probation after activation.  [default: 60]")
+@click.option("--variants", help="Builds in order of preference, separated by commas: fp32, int8, int8-static, int8-weights, fp16, pruned.")
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path),
+    help="Rows on which each build is compared with the original. The default is the reference.",
+)
+@click.option("--truth", help="Column of the held-out rows with the right answer. Without it, agreement with the original is measured.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Rows from which int8-static takes its ranges.")
 @click.option(
     "--sparsity", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share of zeros in a pruned build.  [default: 0.5]"
 )
 @click.option(
-    "--loss-max", type=click.FloatRange(0, 1), help="Accuracy, r2 or agreement that a build may lose; else it is left out.  [default: 0.01]"
+    "--loss-max",
+    type=click.FloatRange(0, 1),
+    help="Accuracy, r2 or agreement that a build may lose before it is left out.  [default: 0.01]",
 )
-@click.option("--all-or-none", is_flag=True, default=None, help="Publish nothing when one of the variants has to be left out.")
+@click.option("--all-or-none", is_flag=True, default=None, help="Publish nothing if a variant has to be left out.")
 @click.option(
     "--block-bytes",
     type=click.IntRange(1024, BLOCK_BYTES_MAX),
-    help="Largest block; else as large as the broker's packets allow, at most 122880.",
+    help="Largest block. The default is what the broker's packets allow, at most 122880.",
 )
-@click.option("--parent", help="Version that this one follows; else the newest.")
-@click.option("--description", help="A sentence for people.")
-@click.option("--licence", help="SPDX name.")
-@click.option("--epsilon", type=click.FloatRange(0, 64, min_open=True), help="Promised to a record in a window.  [default: 1.0]")
-@click.option("--delta", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Likewise.  [default: 1e-06]")
-@click.option("--window-seconds", type=click.IntRange(1), help="[default: 3600]")
-@click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="[default: 1000.0]")
-@click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="[default: 2048]")
-@click.option("--probation-seconds", type=click.IntRange(0), help="[default: 60]")
 @dir_option
 @passphrase_option
 @json_option
 def publish(source: Path, directory: Path, passphrase_file: Path | None, as_json: bool, **said: Any) -> None:
-    """Sign and store a release; a running hub announces it within a second.
+    """Build, sign and store a release.
 
-    A release file says all that a release may be (docs/releases.md); options stand over what it says.
+    A running hub announces the release within a second.
+
+    A release file can state everything that the options can, and more (docs/releases.md). Options override it.
 
     \b
     Examples:
       fleetcast publish release.toml
       fleetcast publish release.toml --version 1.2.1 --json
-      fleetcast publish model.onnx --name delay --version 1.2.0 --reference ref.parquet --blocks day
-      fleetcast publish model.onnx --name delay --version 1.3.0 --reference ref.csv --columns month,hour,distance --signals hour
-      fleetcast publish model.onnx --name digits --version 1.0.0 --variants int8,fp32 --held-out test.parquet --truth digit
-      fleetcast publish model.onnx --name delay --version 1.4.0 --reference ref.csv --blocks day --accuracy-truth late --right-within 5
-      fleetcast publish chat.gguf --name chat --version 1.0.0 --golden prompts.toml
+      fleetcast publish model.onnx --name delay --version 1.2.0 \\
+        --reference ref.parquet --blocks day
+      fleetcast publish model.onnx --name delay --version 1.3.0 \\
+        --reference ref.csv --columns month,hour,distance --signals hour
+      fleetcast publish model.onnx --name digits --version 1.0.0 \\
+        --variants int8,fp32 --held-out test.parquet --truth digit
+      fleetcast publish model.onnx --name delay --version 1.4.0 \\
+        --reference ref.csv --blocks day --accuracy-truth late --right-within 5
+      fleetcast publish chat.gguf --name chat --version 1.0.0 \\
+        --golden prompts.toml
     """
     load(directory)  # says so when there is no fleet
     release = _read(source, said)
@@ -152,11 +198,11 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, as_json
     if not as_json:
         show_variants(built)
         if not runs:
-            click.echo("No hub runs here now: it is announced when one does.", err=True)
+            click.echo("No hub runs here now: the release is announced when one starts.", err=True)
 
 
 def _read(source: Path, said: Mapping[str, Any]) -> "ReleaseFile":
-    """What is to be published: a release file with the options over it, or the options alone."""
+    """Read what is to be published: a release file overridden by the options, or the options alone."""
     from hub.publish.release_file import read_release  # noqa: PLC0415
 
     fields = _fields(said)
@@ -164,12 +210,12 @@ def _read(source: Path, said: Mapping[str, Any]) -> "ReleaseFile":
         return read_release(source, fields)
     for option in ("name", "version"):
         if option not in fields:
-            raise click.UsageError(f"Missing option '--{option}': without a release file there is no other place for it.")
+            raise click.UsageError(f"Missing option '--{option}', which is needed without a release file.")
     return read_release(None, {**fields, "model": str(source.absolute())})
 
 
 def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, where a release file would have them; names are checked before anything else."""
+    """Return the given options, placed as in a release file; names are checked before anything else."""
     if said["name"] is not None:
         check_name("model", said["name"])
     if said["version"] is not None:
@@ -231,10 +277,12 @@ def _names(said: str | None) -> list[str] | None:
 def _publish(
     repository: Repository, directory: Path, release: "ReleaseFile", *, team: "Signer", targets: "Signer | None"
 ) -> "BuiltRelease":
-    """Build, store, sign, and tell who watches."""
+    """Build, store and sign a release, and add an event for `fleetcast watch`."""
     model, version = release.name, release.version
     with _room_to_sign(directory) as give_back:
-        store = open_store(directory)  # before anything is stored: what cannot be written to is told while nothing has changed
+        store = open_store(
+            directory
+        )  # Opened before anything is stored: a database that cannot be written is reported while nothing has changed.
         with progress() as tell:
             built = _build(repository, directory, BlockStore(directory / "blocks"), release, tell)
         give_back()
@@ -243,15 +291,15 @@ def _publish(
         repository.add_release(model, version, built.document, team=team, now=datetime.now(UTC))
     try:
         store.add_event("release", f"{model}@{version} was published", {"model": model, "version": version})
-    except FleetcastError as error:  # it is signed and will be announced: that nobody is told now does not undo it
-        click.echo(f"warning: published, but not noted for `fleetcast watch`: {error}", err=True)
+    except FleetcastError as error:  # The release is signed and will be announced all the same.
+        click.echo(f"warning: the release is published, but `fleetcast watch` will not show it: {error}", err=True)
     store.close()
     return built
 
 
 @contextmanager
 def _room_to_sign(directory: Path) -> Iterator[Callable[[], None]]:
-    """Room on the disk, held while blocks are stored and given back for what is signed after them.
+    """Reserve room on the disk while blocks are stored; it is given back for what is signed after them.
 
     Without it a disk could be full between the two: blocks would stay that no release names, or a model that is delegated and has none.
 
@@ -269,7 +317,7 @@ def _room_to_sign(directory: Path) -> Iterator[Callable[[], None]]:
 
 
 def _delegator(repository: Repository, directory: Path, model: str, secret: bytes) -> "Signer | None":
-    """The key that can delegate the model to the team, when it is not yet."""
+    """Return the key that can delegate the model to the team; None where the model is delegated already."""
     if model in repository.models():
         return None
     path = directory / "keys" / "targets.pem"
@@ -279,7 +327,7 @@ def _delegator(repository: Repository, directory: Path, model: str, secret: byte
 
 
 def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", tell: Tell) -> "BuiltRelease":
-    """The same version again: the same content is nothing, other content a conflict; either way nothing is stored.
+    """Build a published version again: the same content changes nothing, other content is a conflict. Nothing is stored.
 
     Raises:
         Refused: the version is published with other content.

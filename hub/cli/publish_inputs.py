@@ -1,6 +1,6 @@
 """From a release as it is written down to a request that can be built: reads what it names, and finds what it may be a delta of.
 
-`hub.cli.publish` signs and stores what is built; whoever only wants to try a release builds it elsewhere.
+`hub.cli.publish` signs and stores what is built; a release that is only tried is built elsewhere.
 """
 
 import json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None" = None) -> "PublishRequest":
-    """What is to be built, without a parent: all that it names is read.
+    """Return what is to be built, without a parent; everything that it names is read.
 
     Raises:
         Refused: REFERENCE_INVALID: a reference, held-out or calibration data that cannot be read.
@@ -124,7 +124,7 @@ def _variants(release: "ReleaseFile") -> "Variants":
 
 @contextmanager
 def with_parents(request: "PublishRequest", repository: Repository, directory: Path, *, parent: str | None) -> "Iterator[PublishRequest]":
-    """The same, as what follows other releases of this fleet: their files are there as long as it is built."""
+    """Yield the request with its parents: their files exist while it is built."""
     model, version, known = request.name, request.version, repository.releases(request.name)
     before = codec.decode(Manifest, repository.manifest(model, version)) if version in known else None
     if before is not None and parent is None:
@@ -140,7 +140,7 @@ def with_parents(request: "PublishRequest", repository: Repository, directory: P
 def _parents(
     repository: Repository, directory: Path, model: str, parent: bytes | None, before: Manifest | None
 ) -> Mapping[bytes, Manifest]:
-    """The releases that a new one is encoded against: what most nodes run, and the one that it follows; else those that `before` names."""
+    """Return the releases that a new one is encoded against: what most nodes run and its parent, or those that `before` names."""
     manifests = {sha256(one): codec.decode(Manifest, one) for one in (repository.manifest(model, v) for v in repository.releases(model))}
     if before is not None:
         return {digest: manifests[digest] for digest in before.parents or () if digest in manifests}
@@ -153,7 +153,7 @@ def _parents(
 
 
 def block_bytes_for(directory: Path, said: int | None) -> int:
-    """As large as a payload and its header may be for the broker that the hub is connected to, unless somebody says otherwise.
+    """Return the largest block that the broker's packets allow, or the size that the operator gave.
 
     Raises:
         Refused: PACKET_TOO_SMALL: the broker takes less than what is said.

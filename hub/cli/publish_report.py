@@ -16,7 +16,7 @@ COLUMNS = ["variant", "bytes", "bytes_to_fetch", "metric", "score", "loss", "lat
 
 
 def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
-    """The release; sizes are those of its first build, which most devices take."""
+    """Summarise a release; sizes are those of its first build, which most devices take."""
     manifest, first = built.manifest, built.variants[0]
     return {
         "model": manifest.model,
@@ -39,7 +39,7 @@ def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
 
 
 def variants(built: "BuiltRelease") -> list[dict[str, Any]]:
-    """Every build that is published, in order of preference: size in bytes, score, latency in milliseconds of one row."""
+    """List the published builds, in order of preference: size in bytes, score, latency in milliseconds of one row."""
     rows = []
     for one, variant in zip(built.variants, built.manifest.variants, strict=True):
         told = variant.measured
@@ -63,12 +63,12 @@ def variants(built: "BuiltRelease") -> list[dict[str, Any]]:
 
 
 def left_out(built: "BuiltRelease") -> list[dict[str, str]]:
-    """Every build that was asked for and is not published."""
+    """List the requested builds that are not published."""
     return [{"variant": one.name, "code": str(one.code), "reason": one.reason} for one in built.left_out]
 
 
 def show_variants(built: "BuiltRelease") -> None:
-    """A table of the builds where there are several or one was measured; what an operator must not miss is on stderr."""
+    """Print a table of the builds where there are several or one was measured; warnings go to stderr."""
     rows = variants(built)
     if len(rows) > 1 or rows[0]["metric"] or built.left_out:
         click.echo()

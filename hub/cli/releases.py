@@ -63,7 +63,7 @@ def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes | None]", bl
 
 
 def block_count(manifest: Manifest, blocks: BlockStore) -> int | None:
-    """How many blocks a release has; None when the store has lost a part of the list."""
+    """Count a release's blocks; None when the store has lost a part of the list."""
     files = manifest.files_of(manifest.variants[0].name)
     try:
         return sum(len(blocks_of(file, lambda part: blocks.read(part.digest))) for file in files)

@@ -13,12 +13,19 @@ from hub.signing.tuf_repository import Repository
 
 
 @click.command()
-@click.option("--model", "models", multiple=True, help="Only this model's releases; may be repeated. Without it: all, and the delegations.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Renew only this model's releases. Repeatable. The default is all releases, and the delegations.",
+)
 @dir_option
 @passphrase_option
 @json_option
 def renew(models: tuple[str, ...], directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Sign the delegations and the releases again before they expire; the hub renews its own roles by itself.
+    """Sign delegations and releases again before they expire.
+
+    The hub renews its own roles by itself.
 
     \b
     Examples:

@@ -34,11 +34,12 @@ NAMES_SHOWN = 3
 
 @click.group()
 def rollout() -> None:
-    """Say which nodes should run which release.
+    """Choose which nodes run which release.
 
     \b
     Examples:
-      fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 --soak-seconds 600 --wait
+      fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 \\
+        --soak-seconds 600 --wait
       fleetcast rollout status
       fleetcast rollout halt delay
     """
@@ -46,45 +47,74 @@ def rollout() -> None:
 
 @rollout.command()
 @click.argument("release", metavar="MODEL@VERSION")
-@click.option("--stages", default="100", show_default=True, help="Percent of the fleet, rising, with commas.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Only nodes with this label; may be repeated.")
+@click.option("--stages", default="100", show_default=True, help="Rising percentages of the fleet, separated by commas.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
 @click.option(
-    "--receipts-min", default=0.95, show_default=True, type=click.FloatRange(0, 1), help="Share of nodes heard from that must serve it."
+    "--receipts-min",
+    default=0.95,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the nodes heard from that must serve the release before the next stage.",
 )
-@click.option("--failures-max", default=0.05, show_default=True, type=click.FloatRange(0, 1), help="More refusals than this share halt it.")
-@click.option("--soak-seconds", default=0, show_default=True, type=click.IntRange(0), help="How long a gate must hold.")
 @click.option(
-    "--silent-seconds", default=3600, show_default=True, type=click.IntRange(1), help="A node not heard from for so long does not count."
+    "--failures-max",
+    default=0.05,
+    show_default=True,
+    type=click.FloatRange(0, 1),
+    help="Share of the nodes heard from above which failures halt the rollout.",
 )
-@click.option("--halt-on-drift/--no-halt-on-drift", default=True, show_default=True)
 @click.option(
-    "--drift-tests-min", type=click.IntRange(0), help="Intervals of it that must have been tested for drift in a stage; else it waits."
+    "--soak-seconds", default=0, show_default=True, type=click.IntRange(0), help="Time that a gate must hold before the next stage."
 )
-@click.option("--node-bytes-max", type=click.IntRange(0), help="A node that would fetch more than this stops, out of budget.")
+@click.option(
+    "--silent-seconds",
+    default=3600,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Time without a message after which a node does not count.",
+)
+@click.option("--halt-on-drift/--no-halt-on-drift", default=True, show_default=True, help="Halt on an alarm of drift, or not.")
+@click.option(
+    "--drift-tests-min", type=click.IntRange(0), help="Intervals of the release that must be tested for drift before the next stage."
+)
+@click.option(
+    "--node-bytes-max", type=click.IntRange(0), help="Bytes that the rollout may cost one node. A node stops before it would exceed them."
+)
 @click.option(
     "--full-download/--no-full-download",
     default=None,
-    help="Whether a node without a delta's parent takes the whole; else its own policy says.",
+    help="Let a node without a delta's parent fetch the whole, or not. The default is the node's own policy.",
 )
-@click.option("--priority", default=5, show_default=True, type=click.IntRange(0, 9), help="Of a node's transfers the higher goes first.")
-@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A parameter of the release; may be repeated.")
-@click.option("--force", is_flag=True, help="Also where no known node has the labels, or another rollout of the model runs.")
-@click.option("--require-check", is_flag=True, help="Not unless it has passed `fleetcast check`; else a warning is all.")
-@click.option("--wait", is_flag=True, help="Follow it to its end.")
-@click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="With --wait: how long.")
+@click.option(
+    "--priority",
+    default=5,
+    show_default=True,
+    type=click.IntRange(0, 9),
+    help="Priority among a node's transfers. A higher one goes first.",
+)
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the release. Repeatable.")
+@click.option("--force", is_flag=True, help="Start even if no known node has the labels, or another rollout of the model runs.")
+@click.option("--require-check", is_flag=True, help="Refuse a release that has not passed `fleetcast check`. The default is a warning.")
+@click.option("--wait", is_flag=True, help="Follow the rollout to its end.")
+@click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="Time limit of --wait.")
 @dir_option
 @json_option
 def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, as_json: bool, **said: Any) -> None:
-    """Roll a release out, in stages. A node that no stage has reached keeps what it serves.
+    """Roll a release out, in stages.
+
+    A node that no stage has reached keeps what it serves.
 
     It is refused without --force where no known node has the labels, or while another rollout of the model runs that would be left
     half-way. One that addresses all nodes of a running one at once, when that has come to 100 percent, leaves nothing half-way.
 
     \b
     Examples:
-      fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 --soak-seconds 600 --wait
-      fleetcast rollout start delay@1.2.0 --label site=plant-7 --node-bytes-max 2000000
-      fleetcast rollout start delay@1.2.0 --set threshold=0.7 --set labels.cat=Katze
+      fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 \\
+        --soak-seconds 600 --wait
+      fleetcast rollout start delay@1.2.0 --label site=plant-7 \\
+        --node-bytes-max 2000000
+      fleetcast rollout start delay@1.2.0 --set threshold=0.7 \\
+        --set labels.cat=Katze
     """
     model, version = split(release)
     repository = Repository(directory / "trust")
@@ -121,7 +151,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
 
 
 def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *, required: bool) -> None:
-    """What `fleetcast check` found is a warning, unless the fleet's settings or the operator make it a condition.
+    """Warn of what `fleetcast check` found, or refuse it where the fleet's settings or the operator require a check.
 
     Raises:
         Refused: RELEASE_UNCHECKED.
@@ -138,18 +168,18 @@ def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *,
 
 
 def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]) -> None:
-    """A new rollout begins with the release's own values: what was set for the one before should not vanish unnoticed."""
+    """Warn of parameters that the previous rollout set: a new rollout begins with the release's own values."""
     before_it = {name: value for one in (core.in_force(before) if before else ()) for name, value in one.parameters.items()}
     left = {name: value for name, value in before_it.items() if name not in parameters}
     if left:
         said = ", ".join(in_words(*one) for one in left.items())
-        click.echo(f"warning: set in the rollout before, and not in this one: {said}", err=True)
+        click.echo(f"warning: the previous rollout set parameters that this one does not set: {said}", err=True)
 
 
 def _check(
     release: ReleaseRef, manifest: Manifest, wish: commands.Start, *, before: Rollout | None, nodes: Sequence[core.NodeFacts]
 ) -> None:
-    """What the hub would refuse is refused now: it may not run before next week, and then nobody waits for its answer.
+    """Refuse now what the hub would refuse later: it may not run before next week.
 
     Raises:
         Refused: no such rollout can be.
@@ -173,7 +203,7 @@ def _release(repository: Repository, model: str, version: str) -> tuple[ReleaseR
 
 
 def _present(repository: Repository, model: str) -> Rollout | None:
-    """The model's rollout as it is signed."""
+    """Return the model's rollout as it is signed."""
     document = repository.rollout(model) if model in repository.models() else None
     return codec.decode(Rollout, document) if document is not None else None
 
@@ -196,12 +226,14 @@ def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
 @rollout.command(name="set")
 @click.argument("model")
 @click.argument("values", metavar="[NAME=VALUE]...", nargs=-1)
-@click.option("--unset", multiple=True, metavar="NAME", help="The release's own value again; may be repeated.")
-@click.option("--release", metavar="VERSION", help="Whose parameters, where nodes went back to several releases.")
+@click.option("--unset", multiple=True, metavar="NAME", help="Reset a parameter to the release's default. Repeatable.")
+@click.option("--release", metavar="VERSION", help="Release whose parameters to change, where nodes went back to several releases.")
 @dir_option
 @json_option
 def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: str | None, directory: Path, as_json: bool) -> None:
-    """Change parameters of the release that is rolled out: no new release, no stage begins again, and no node moves.
+    """Change parameters of the release that is rolled out.
+
+    There is no new release, no stage begins again, and no node moves.
 
     What is not named stays as it is set. A site's own value, where the release allows one, stays in force there. After `rollout back` they
     are those of the release that is served again.
@@ -214,13 +246,13 @@ def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: s
     repository = Repository(directory / "trust")
     check_model(repository, model)
     if not values and not unset:
-        raise click.UsageError("nothing to set: give NAME=VALUE or --unset NAME")
+        raise click.UsageError("there is nothing to set: give NAME=VALUE or --unset NAME")
     present = _present(repository, model)
     if present is None:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}: set values when it starts, with --set")
     versions = sorted({one.release.version for one in core.in_force(present)})
     if release is None and len(versions) > 1:
-        raise click.UsageError(f"releases {', '.join(versions)} of {model} are in force: say whose parameters with --release")
+        raise click.UsageError(f"several releases of {model} are in force ({', '.join(versions)}): choose one with --release")
     version = release or versions[0]
     core.in_force_of(present, version)
     allowed = _release(repository, model, version)[1].parameters or ()
@@ -235,7 +267,7 @@ def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: s
 @dir_option
 @json_option
 def status(model: str | None, directory: Path, as_json: bool) -> None:
-    """Show every rollout, or one model's.
+    """Show every rollout, or that of one model.
 
     \b
     Example:
@@ -266,9 +298,9 @@ def _simple(kind: str, asked: commands.Command, sentence: str) -> click.Command:
     return run
 
 
-halt = _simple("halt", commands.Halt(), "Move nobody any more; who has the release keeps it.")
-resume = _simple("resume", commands.Resume(), "Go on after a halt.")
-back = _simple("back", commands.Rollback(), "Send each node that it reached back to the release that this node had before.")
+halt = _simple("halt", commands.Halt(), "Halt a rollout. Nodes that have the release keep it.")
+resume = _simple("resume", commands.Resume(), "Resume a rollout after a halt.")
+back = _simple("back", commands.Rollback(), "Return each node of the rollout to its previous release.")
 
 
 def _ask(directory: Path, model: str, command: commands.Command, *, as_json: bool, deadline: float | None = None) -> None:
@@ -281,7 +313,7 @@ def _ask(directory: Path, model: str, command: commands.Command, *, as_json: boo
     store = open_store(directory)
     number, kind = store.add_command(model, command), commands.kind_of(command)
     if not hub_runs(directory):
-        click.echo(f"No hub runs here now: {'waiting for one' if deadline else 'it is done when one does'}.", err=True)
+        click.echo(f"No hub runs here now: {'waiting for one' if deadline else 'the command waits until one starts'}.", err=True)
         if deadline is None:
             if as_json:
                 click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "queued", "text": ""}, indent=2))
@@ -349,7 +381,7 @@ def _row(row: RolloutRow) -> dict[str, Any]:
 
 
 def _in_force(row: RolloutRow, states: Sequence[State]) -> dict[str, dict[str, Any]]:
-    """Each parameter: what the rollout sets, and how many of the nodes that serve the release say whose value they have in force."""
+    """Return for each parameter what the rollout sets, and how many nodes that serve the release use whose value."""
     releases = {one.release: one.parameters for one in core.in_force(codec.decode(Rollout, row.document))}
     found: dict[str, dict[str, Any]] = {}
     for release, said in releases.items():

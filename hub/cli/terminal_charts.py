@@ -14,11 +14,11 @@ LABEL_WIDTH_MAX = 24
 NUMBERS_WIDTH = 29
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 STEPS = "▁▂▃▄▅▆▇█"
-NOTABLE_SDS = 2.0  # of noise and sampling: what is beyond stands out
+NOTABLE_SDS = 2.0  # Standard deviations of noise and sampling, beyond which a bin is highlighted.
 
 
 def lines(comparison: Comparison, *, width: int) -> list[Text]:
-    """One signal: a line a bin, with the reference as a mark on the bar."""
+    """Draw one signal: a line per bin, with the reference as a mark on the bar."""
     names = [_cut(plain(one.label)) for one in comparison.bins]
     label = max(map(cell_len, names))
     room = max(BAR_WIDTH_MIN, min(BAR_WIDTH_MAX, width - label - NUMBERS_WIDTH - 3))
@@ -53,7 +53,7 @@ def _bar(one: Bin, room: int, most: float) -> Text:
 
 
 def over_time(moved: Sequence[tuple[int, float, bool]], *, unit: str, since: int | None, width: int) -> list[Text]:
-    """How far it moved in each interval, the alarming ones in red; nothing where there is only one."""
+    """Draw how far a signal moved in each interval, alarms in red; nothing where there is only one interval."""
     if len(moved) < 2:
         return []
     shown = list(moved)[-max(10, width - 20) :]

@@ -1,4 +1,4 @@
-"""Moments as operators write and read them: UTC, to the second, or so long ago."""
+"""Moments as operators write and read them: UTC, to the second, or a time before now."""
 
 import re
 import time
@@ -29,14 +29,14 @@ class Moment(click.ParamType[int]):
             at = found if found.tzinfo is not None else found.replace(tzinfo=UTC)
             return max(0, int(at.timestamp()))
         except (ValueError, OverflowError):
-            self.fail(f"{text!r} is no moment: write 2026-11-26, 2026-11-26T11:20 (UTC), or 24h, 7d, 2w for so long ago", param, ctx)
+            self.fail(f"{text!r} is not a time: write 2026-11-26, 2026-11-26T11:20 (UTC), or 24h, 7d, 2w for a time before now", param, ctx)
 
 
 MOMENT = Moment()
 
 
 def written(seconds: int | None) -> str | None:
-    """A moment for a table."""
+    """Format a moment for a table."""
     if seconds is None:
         return None
     at = datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)
@@ -44,5 +44,5 @@ def written(seconds: int | None) -> str | None:
 
 
 def iso(seconds: int | None) -> str | None:
-    """A moment for a script."""
+    """Format a moment for a script."""
     return None if seconds is None else (datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")

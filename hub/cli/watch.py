@@ -18,11 +18,11 @@ PAGE = 1000
 
 
 @click.command()
-@click.option("--history", is_flag=True, help="Print what has happened so far and end.")
-@click.option("--since-id", default=None, type=int, help="Begin after this event; else with what comes now.")
-@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Only this kind; may be repeated.")
-@click.option("--until", type=click.Choice(KINDS), help="End, with exit code 0, at the first event of this kind.")
-@click.option("--timeout-seconds", type=click.FloatRange(0), help="End, with exit code 10, after so long.")
+@click.option("--history", is_flag=True, help="Print the history, and end.")
+@click.option("--since-id", default=None, type=int, help="Begin after the event with this id. The default is the next event.")
+@click.option("--kind", "kinds", multiple=True, type=click.Choice(KINDS), help="Show only this kind. Repeatable.")
+@click.option("--until", type=click.Choice(KINDS), help="End with exit code 0 at the first event of this kind.")
+@click.option("--timeout-seconds", type=click.FloatRange(0), help="End with exit code 10 after this time.")
 @dir_option
 @json_option
 def watch(
@@ -34,7 +34,7 @@ def watch(
     directory: Path,
     as_json: bool,
 ) -> None:
-    """Follow receipts, rollouts, drift, alerts and refusals, a line each.
+    """Follow events: receipts, rollouts, drift, alerts, refusals.
 
     \b
     Examples:

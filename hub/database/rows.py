@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-from hub.core.drift import intervals
-from hub.core.drift.intervals import Sums
-from hub.core.drift.subgroups import Subgroups
-from hub.core.drift.windows import Interval
-from hub.core.rollouts.commands import Command
-from schemas.analytics_messages import Alert
-from schemas.errors import Refused
+    from hub.core.drift.intervals import Sums
+    from hub.core.drift.subgroups import Subgroups
+    from hub.core.drift.windows import Interval
+    from hub.core.rollouts.commands import Command
+    from schemas.analytics_messages import Alert
+    from schemas.errors import Refused
 
 INTERVAL_KEY = ("release", "cohort", "start", "seconds", "calibrated")  # the columns that name an interval, in every table that has them
 Status = Literal["online", "disconnected", "lost"]
@@ -69,7 +69,7 @@ class CommandRow:
     at: int
     kind: str
     model: str
-    command: Command | Refused
+    command: "Command | Refused"
     state: CommandState
     code: str
     text: str
@@ -110,7 +110,7 @@ class WindowRow:
     cohort: str
     start: int
     seconds: int
-    counts: Sequence[int] | NDArray[np.int64]
+    counts: "Sequence[int] | NDArray[np.int64]"
     rows: int = 0
     calibrated: bool = False
     reference_rows: float = 0.0
@@ -148,19 +148,27 @@ class IntervalRow:
         return {name: getattr(self, name) for name in INTERVAL_KEY}
 
     @property
-    def sums(self) -> Sums:
+    def sums(self) -> "Sums":
         """Return its windows, added up."""
+        import numpy as np  # noqa: PLC0415  # nodes are read without it
+
+        from hub.core.drift.intervals import Sums  # noqa: PLC0415
+
         counts, groups = np.array(self.counts, np.int64), np.frombuffer(self.subgroups, np.int64)
         return Sums(self.windows, self.rows, self.reference_rows, self.noise_units, counts, groups, self.late)
 
     @property
-    def interval(self) -> Interval:
+    def interval(self) -> "Interval":
         """Return all of its windows, added up, as the core takes them."""
+        from hub.core.drift import intervals  # noqa: PLC0415  # numpy: nodes are read without it
+
         return intervals.interval(self.sums, model=self.model, **self.key)
 
     @property
-    def groups(self) -> Subgroups:
+    def groups(self) -> "Subgroups":
         """Return its windows by sub-group."""
+        from hub.core.drift import intervals  # noqa: PLC0415  # numpy: nodes are read without it
+
         return intervals.subgroups(self.sums)
 
 
@@ -197,7 +205,7 @@ class AlertRow:
     """An alert, as it was published."""
 
     id: int
-    alert: Alert
+    alert: "Alert"
 
 
 @dataclass(frozen=True, slots=True)

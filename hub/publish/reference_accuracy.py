@@ -17,7 +17,7 @@ from hub.publish.variants import answers_over
 from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
-from schemas.signals import Count
+from schemas.quantities import Count
 
 COUNTS_BYTES_MAX = MIB  # Room for tens of thousands of blocks.
 COUNT_MAX = 2**53  # Bound of schemas.signals.Count.

@@ -29,7 +29,8 @@ def command() -> None:
 
     \b
     Examples:
-      fleetcast-node enroll --hub https://hub.example:8443 --token ft1.K7gNU3sd....
+      fleetcast-node enroll --hub https://hub.example:8443 \\
+        --token ft1.K7gNU3sd....
       fleetcast-node run --settings /etc/fleetcast/node.toml
       fleetcast-node status --settings /etc/fleetcast/node.toml
       fleetcast-node doctor --settings /etc/fleetcast/node.toml

@@ -18,10 +18,12 @@ from node.core.doctor.diagnosis import diagnose
 @settings_option
 @json_option
 def doctor(path: Path, as_json: bool) -> None:
-    """Find the usual troubles: settings, folder, disk, clock, DNS, certificates, broker, trust, runtimes, memory, port, service.
+    """Check this node for the usual faults.
 
-    It may run beside the agent, and takes up to a minute where a broker does not answer. Each finding has a code that stays. Ends with 0
-    when nothing is wrong, 1 when there are only warnings, 2 when there are troubles.
+    Checked are settings, folder, disk, clock, DNS, certificates, broker, trust, runtimes, memory, port and service.
+
+    The agent may run at the same time. A broker that does not answer takes up to a minute. The codes of findings never change. The command
+    ends with 0 when nothing is wrong, with 1 when there are only warnings, and with 2 when there are troubles.
 
     \b
     Examples:

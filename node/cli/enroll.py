@@ -25,24 +25,31 @@ TOKEN_BYTES_READ_MAX = 4096  # from stdin
 
 
 @click.command()
-@click.option("--hub", required=True, help="Where the fleet's hub lets devices in: https://hub.example:8443.")
-@click.option("--token", required=True, envvar=TOKEN_VARIABLE, help="From `fleetcast enroll token`; - reads it from stdin.")
+@click.option("--hub", required=True, help="URL at which the hub enrols devices, such as https://hub.example:8443.")
+@click.option("--token", required=True, envvar=TOKEN_VARIABLE, help="Token from `fleetcast enroll token`. `-` reads it from stdin.")
 @click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), default=None, help="What the node keeps; beside the settings: data."
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=None,
+    help="Folder for what the node keeps. The default is `data` beside the settings.",
 )
 @settings_option
 @json_option
 def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -> None:
-    """Become the node that the token is for. Afterwards `fleetcast-node run` needs no more settings.
+    """Enrol this device with a token.
 
-    The key is made here and never leaves. The hub is believed because its authority is the one that the token names; what it answers is
-    verified before anything is kept. If it breaks off, run it again with the same token: it goes on where it was.
+    Afterwards `fleetcast-node run` needs no more settings.
+
+    The key is made on this device and never leaves it. The token names the hub's authority, and every answer is verified before anything is
+    kept. If the command is interrupted, run it again with the same token: it continues where it was.
 
     \b
     Examples:
-      fleetcast-node enroll --hub https://hub.example:8443 --token ft1.K7gNU3sd....
+      fleetcast-node enroll --hub https://hub.example:8443 \\
+        --token ft1.K7gNU3sd....
       fleetcast-node enroll --hub https://hub.example:8443 --token - < token \\
-        --settings /etc/fleetcast/nodes/gate-17/node.toml --data /var/lib/fleetcast-node/gate-17
+        --settings /etc/fleetcast/nodes/gate-17/node.toml \\
+        --data /var/lib/fleetcast-node/gate-17
     """
     from node.agent.enrol import enrolment_flow  # noqa: PLC0415
     from node.core.trust.clock import floor_of  # noqa: PLC0415
@@ -79,11 +86,13 @@ def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -
 
 
 @click.command()
-@click.option("--new-key", is_flag=True, help="With a new device key; the hub takes receipts of the present one, too.")
+@click.option("--new-key", is_flag=True, help="Make a new device key. The hub still accepts receipts of the present one.")
 @settings_option
 @json_option
 def renew(new_key: bool, path: Path, as_json: bool) -> None:
-    """Renew the device's certificate now. The node that runs here does it by itself at half of a certificate's life.
+    """Renew this device's certificate now.
+
+    A running node renews it by itself at half of its life.
 
     \b
     Examples:
@@ -116,7 +125,7 @@ def _data_folder(path: Path, own: Mapping[str, Any], data: Path | None) -> Path:
 
 
 def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
-    """The one line that `run` cannot do without, before whatever stands in the file; the rest is in the data folder."""
+    """Write the one line that `run` needs, before the rest of the file; other settings are in the data folder."""
     if own.get("data"):
         return
     from node.enrol.enrolment_files import write  # noqa: PLC0415  # cryptography is slow to import; --help does not need it
@@ -129,7 +138,7 @@ def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """What the disk or a file at the device does wrong, as a sentence."""
+    """Report what the disk or a file at the device does wrong, as a sentence."""
     try:
         yield
     except OSError as error:
@@ -139,7 +148,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _log_to_stderr() -> None:
-    """Stdout is the result's; only what is wrong is told."""
+    """Log warnings to stderr; stdout is for the result."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
     )

@@ -15,19 +15,20 @@ from node.storage.sideload import Sideload
 @json_option
 @click.argument("parcel", type=click.Path(path_type=Path, dir_okay=False))
 def import_(path: Path, parcel: Path, as_json: bool) -> None:
-    """Take a release that was carried here in a file, from `fleetcast export`.
+    """Import a release from a file of `fleetcast export`.
 
-    The file is checked and unpacked; the node that runs here takes it within a second, else when it next starts. What it believes of it is
-    what it would believe of a broker: the fleet's signatures.
+    The file is checked and unpacked. A running node takes it within a second, otherwise at its next start. The node verifies the fleet's
+    signatures as it does for what comes from a broker.
 
     \b
     Example:
-      fleetcast-node import /media/usb/delay.parcel --settings /etc/fleetcast/node.toml
+      fleetcast-node import /media/usb/delay.parcel \\
+        --settings /etc/fleetcast/node.toml
     """
     settings = load(path)
     found = Sideload(settings.data / "carried").unpack(parcel, fleet=settings.fleet)
     if found.node is not None and found.node != settings.id:
-        click.echo(f"warning: {parcel} holds only what {found.node} lacks; this is {settings.id}, which may lack more", err=True)
+        click.echo(f"warning: {parcel} was made for node {found.node}; this is {settings.id}, which may lack other blocks", err=True)
     row = {"model": found.model, "version": found.version, "release": found.release.hex(), "blocks": found.blocks, "bytes": found.bytes}
     if as_json:
         click.echo(json.dumps(row))

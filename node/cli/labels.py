@@ -17,23 +17,24 @@ from schemas.errors import Code, Refused
 
 @click.command()
 @click.argument("model", metavar="MODEL[@VERSION]")
-@click.option("--right", type=int, default=0, help="Answers that were right.  [default: 0]")
-@click.option("--wrong", type=int, default=0, help="Answers that were wrong.  [default: 0]")
-@click.option("--at", required=True, help="When the model answered: a time with its zone, or seconds since 1970.")
-@click.option("--id", "said_id", help="A name of your own for these counts: said again, they are counted once.")
+@click.option("--right", type=int, default=0, help="Number of answers that were right.  [default: 0]")
+@click.option("--wrong", type=int, default=0, help="Number of answers that were wrong.  [default: 0]")
+@click.option("--at", required=True, help="Time when the model answered: a time with its zone, or seconds since 1970.")
+@click.option("--id", "said_id", help="Your own name for these counts. Counts with the same name are taken once.")
 @settings_option
 @json_option
 def labels(model: str, right: int, wrong: int, at: str, report_id: str | None, path: Path, as_json: bool) -> None:
-    """Say how many of a model's answers were right and how many wrong.
+    """Report how many of a model's answers were right and wrong.
 
-    Counts are summed by the interval in which the model answered. They stay on this device until the interval leaves, once and under
-    noise, a day after its first counts (`labels_wait_seconds`). Without a version they are of the release that answered then. The agent
-    may be running or not; its own door is POST /v2/models/MODEL/labels.
+    Counts are added up by the interval in which the model answered. They stay on this device until the interval is sent, once and under
+    noise, a day after its first counts (`labels_wait_seconds`). Without a version they belong to the release that answered then. The agent
+    may run or not. Programs can use POST /v2/models/MODEL/labels instead.
 
     \b
     Examples:
       fleetcast-node labels delay --right 96 --wrong 4 --at 2026-03-02T00:00:00Z
-      fleetcast-node labels delay@1.2.0 --wrong 3 --at 1772409600 --id "claims of 9 March" --json
+      fleetcast-node labels delay@1.2.0 --wrong 3 --at 1772409600 \\
+        --id "claims of 9 March" --json
     """
     settings = load(path)
     if not settings.telemetry:
@@ -52,4 +53,4 @@ def labels(model: str, right: int, wrong: int, at: str, report_id: str | None, p
         return
     counted = "counted" if found["counted"] else "counted before"
     click.echo(f"{right} right and {wrong} wrong answers of {name} {found['model_version']}, {found['from']} to {found['to']}: {counted}.")
-    click.echo(f"The interval leaves at {found['leaves_at']}, once and under noise; until then more can be said of it.")
+    click.echo(f"The interval is sent at {found['leaves_at']}, once and under noise; it takes more counts until then.")

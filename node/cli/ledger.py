@@ -14,7 +14,9 @@ from node.settings import load
 @settings_option
 @json_option
 def ledger(path: Path, as_json: bool) -> None:
-    """Show what releases have cost, and what came on which day over which class of link, in payload bytes.
+    """Show the bytes that releases and days have cost.
+
+    Payload bytes are counted, for each release, and for each day and class of link.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""What the commands that run until they are told share: how they are told, how they log, and how they end by a bug."""
+"""Share among long-running commands: stop by a signal, log, and report a bug."""
 
 import logging
 import signal
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 def until_told() -> threading.Event:
-    """Set by SIGTERM and SIGINT."""
+    """Return an event that SIGTERM and SIGINT set."""
     # Every write and every hash lets go of the interpreter; the default 5 ms until it comes back would cost half the rate of a transfer.
     sys.setswitchinterval(0.0005)
     stop = threading.Event()
@@ -25,7 +25,7 @@ def until_told() -> threading.Event:
 
 
 def log_to_stderr() -> None:
-    """Facts as JSON, a line each."""
+    """Log events to stderr, one JSON object per line."""
     logging.basicConfig(level=logging.WARNING)
     structlog.configure(
         processors=[
@@ -41,7 +41,7 @@ def log_to_stderr() -> None:
 
 @contextmanager
 def loud() -> Iterator[None]:
-    """A bug that ends a service stands in its journal whole."""
+    """Log a bug that ends a service with its traceback."""
     try:
         yield
     except FleetcastError:

@@ -23,9 +23,11 @@ COLUMNS = ("model", "version", "digest", "variant", "role", "size", "golden_erro
 @settings_option
 @json_option
 def models(path: Path, as_json: bool) -> None:
-    """Show every release on this disk: what it is to the node, what its last activation here measured, within which limits.
+    """List the releases on this disk.
 
-    A golden error of 1 is the limit. Latency is the median of one request, memory the most that the worker has held.
+    Each has its role on this node, what its last activation measured here, and its limits.
+
+    A golden error of 1 is the limit. Latency is the median of one request. Memory is the largest amount that the worker has held.
 
     \b
     Examples:
@@ -44,7 +46,7 @@ def models(path: Path, as_json: bool) -> None:
 
 
 def role_of(digest: bytes, slots: Mapping[str, ModelSlot]) -> str:
-    """What a release on disk is to the node."""
+    """Return the role of a release on this node."""
     for slot in slots.values():
         for role, target in (("serving", slot.serving), ("last good", slot.last_good), (slot.state, slot.target)):
             if target is not None and target.digest == digest:
@@ -53,7 +55,7 @@ def role_of(digest: bytes, slots: Mapping[str, ModelSlot]) -> str:
 
 
 def rss_bytes(pid: int | None) -> int | None:
-    """The memory that a process holds now; None when it is gone."""
+    """Return the memory that a process holds now; None when it is gone."""
     try:
         fields = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -70,6 +72,7 @@ def _row(
 ) -> dict[str, Any]:
     manifest, (at, measured) = one.manifest, evidence.get(one.digest, (None, None))
     slot = next((slot for slot in said.slots if slot.serving == one.digest), None) if said else None
+    settings = slot.parameters or () if slot else ()
     return {
         "model": manifest.model if manifest else None,
         "version": manifest.version if manifest else None,
@@ -82,8 +85,7 @@ def _row(
         "evidence": measured.model_dump(mode="json", exclude_none=True) if measured else None,
         "limits": manifest.limits.model_dump(mode="json", exclude_none=True) if manifest else None,
         "parameters": [
-            {"name": setting.name, "value": setting.value, "source": setting.source, "code": setting.code}
-            for setting in (slot.parameters or () if slot else ())
+            {"name": setting.name, "value": setting.value, "source": setting.source, "code": setting.code} for setting in settings
         ],
         "worker_pid": pids.get(one.digest),
         "worker_rss_bytes": rss_bytes(pids.get(one.digest)),

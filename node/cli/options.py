@@ -15,13 +15,13 @@ settings_option = click.option(
     default="node.toml",
     show_default=True,
     envvar="FLEETCAST_NODE_SETTINGS",
-    help="The node's settings; relative paths in it are relative to it.",
+    help="File with the node's settings. Relative paths in it are relative to its folder.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def store_of(settings: NodeSettings) -> NodeStore:
-    """What the node remembers; the agent may be running or not.
+    """Open the node's database; the agent may run or not.
 
     Raises:
         Refused: it has not run yet.
@@ -29,5 +29,5 @@ def store_of(settings: NodeSettings) -> NodeStore:
     """
     path = settings.data / "node.sqlite"
     if not path.exists():
-        raise Refused(Code.SETTINGS_INVALID, f"{path} does not exist: this node has not run yet")
+        raise Refused(Code.SETTINGS_INVALID, f"{path} does not exist: this node has never run; start it with `fleetcast-node run`")
     return NodeStore.reading(path)

@@ -14,14 +14,14 @@ _file = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.option("--manifest", required=True, type=_file, help="The release's manifest, as it is published.")
+@click.option("--manifest", required=True, type=_file, help="Manifest of the release, as it is published.")
 @click.option("--files", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder with the variant's files.")
-@click.option("--variant", help="Which build; else the one that suits this device.")
-@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Of the model's worker.")
-@click.option("--cores", type=click.IntRange(1, 4096), help="Use only so many of this machine's.")
-@click.option("--memory-bytes", type=click.IntRange(MIB), help="The model's worker holds at most this, as on a device with so much for it.")
-@click.option("--parameters", type=_file, help="TOML file with values of the release's parameters; else its own.")
-@click.option("--answers", type=_file, help="Write the model's answers to its golden inputs to this npz.")
+@click.option("--variant", help="Variant to activate. The default is the one that suits this device.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1, 256), help="Threads of the model's worker.")
+@click.option("--cores", type=click.IntRange(1, 4096), help="Number of this machine's cores to use.")
+@click.option("--memory-bytes", type=click.IntRange(MIB), help="Memory limit of the model's worker, as on a device with this much for it.")
+@click.option("--parameters", type=_file, help="TOML file with values of the release's parameters. The default is the release's own.")
+@click.option("--answers", type=_file, help="Write the model's answers to its golden inputs to this npz file.")
 @json_option
 def prove(
     manifest: Path,
@@ -34,16 +34,20 @@ def prove(
     answers: Path | None,
     as_json: bool,
 ) -> None:
-    """Activate a release here as the node does, and print the evidence: signature, golden inputs, latency, memory.
+    """Activate a release here, and print the evidence.
 
-    Its files are compared with the manifest before anything is loaded; who signed the manifest is not asked. It ends with 0, or with 3 and
-    the code that a receipt would carry.
+    The evidence is that of a node's receipt: signature, golden inputs, latency, memory.
+
+    Files are compared with the manifest before anything is loaded. The manifest's own signature is not checked. The command ends with 0, or
+    with 3 and the code that a receipt would carry.
 
     \b
     Examples:
       fleetcast-node prove --manifest manifest.msgpack --files ./fp32 --json
-      fleetcast-node prove --manifest manifest.msgpack --files ./int8 --variant int8 --cores 1 --memory-bytes 268435456
-      fleetcast-node prove --manifest manifest.msgpack --files ./chat --answers golden.npz
+      fleetcast-node prove --manifest manifest.msgpack --files ./int8 \\
+        --variant int8 --cores 1 --memory-bytes 268435456
+      fleetcast-node prove --manifest manifest.msgpack --files ./chat \\
+        --answers golden.npz
     """
     from node.serving import prove_release  # noqa: PLC0415  # half a second of imports that --help does not need
 

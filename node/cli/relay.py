@@ -1,4 +1,4 @@
-"""`fleetcast-node relay`: a site's relay, until it is told to end."""
+"""`fleetcast-node relay`: a site's relay, until SIGTERM or SIGINT."""
 
 import time
 from pathlib import Path
@@ -13,10 +13,18 @@ from node.host.pidfile import alone
 
 @click.command()
 @click.option(
-    "--settings", "path", type=click.Path(path_type=Path), default="relay.toml", show_default=True, envvar="FLEETCAST_RELAY_SETTINGS"
+    "--settings",
+    "path",
+    type=click.Path(path_type=Path),
+    default="relay.toml",
+    show_default=True,
+    envvar="FLEETCAST_RELAY_SETTINGS",
+    help="File with the relay's settings.",
 )
 def relay(path: Path) -> None:
-    """Fetch each block once over a site's uplink and serve the site's own broker, until SIGTERM or SIGINT.
+    """Fetch each block once for a site, and serve its broker.
+
+    The relay fetches over the site's uplink, and runs until SIGTERM or SIGINT.
 
     \b
     Example:

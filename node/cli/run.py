@@ -1,4 +1,4 @@
-"""`fleetcast-node run`: the node itself, until it is told to end."""
+"""`fleetcast-node run`: the node itself, until SIGTERM or SIGINT."""
 
 import time
 from pathlib import Path
@@ -16,9 +16,11 @@ from node.settings import load
 @click.command()
 @settings_option
 def run(path: Path) -> None:
-    """Run the node until SIGTERM or SIGINT. One data folder is one node: a second one on the same folder is refused (exit code 6).
+    """Run the node until SIGTERM or SIGINT.
 
-    Facts are logged to stderr as JSON, a line each. Under systemd it says when it is ready and feeds the watchdog.
+    One data folder is one node: a second agent on the same folder is refused with exit code 6.
+
+    Events are logged to stderr, one JSON object per line. Under systemd the node reports when it is ready, and feeds the watchdog.
 
     \b
     Example:

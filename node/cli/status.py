@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -29,13 +30,13 @@ from schemas import codec
 from schemas.errors import Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
 
-RECEIPTS = 256  # so many are kept: the newest of a model says why it was refused
+RECEIPTS = 256  # receipts that are read: the newest of a model says why it was refused
 EXITS = {Verdict.NOT_RUNNING: Exit.NOT_RUNNING, Verdict.NOT_TURNING: Exit.NOT_SERVING, Verdict.NOT_SERVING: Exit.NOT_SERVING}
 
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What the store says."""
+    """Hold what the store has."""
 
     floor: int = 0
     slots: tuple[tuple[ModelSlot, ByteUsage, str], ...] = ()  # with the bytes of what it is busy with, and why it was refused
@@ -47,22 +48,24 @@ class Remembered:
 @settings_option
 @json_option
 def status(path: Path, as_json: bool) -> None:
-    """Show how this node is: agent, broker, trusted metadata, clock, each model, budgets, disk. The agent may run or not.
+    """Show the state of this node.
 
-    Ends with 0 when the node serves what it should, or has nothing to serve yet; with 11 when it does not run; with 12 when it runs and
-    does not serve. A node without a broker is well: it serves what it has.
+    Shown are agent, broker, trusted metadata, clock, models, budgets and disk. The agent may run or not.
+
+    The command ends with 0 when the node serves what it should, or has nothing to serve yet. It ends with 11 when the node does not run,
+    and with 12 when the node runs and does not serve. A node without a broker is well: it serves what it has.
 
     \b
     Examples:
       fleetcast-node status
       fleetcast-node status --json | jq .verdict
-      fleetcast-node status > /dev/null || systemctl restart fleetcast-node@gate-17
+      fleetcast-node status > /dev/null || systemctl restart fleetcast-node
     """
     settings = load(path)
     now = int(time.time())
     said = read_status(settings.data)
     verdict = agent_health.judge(said, running=is_held(settings.data), now=now)
-    found = gathered(settings, said, verdict, _remembered(settings.data), now=now)
+    found = report(settings, said, verdict, _remembered(settings.data), now=now)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -70,61 +73,87 @@ def status(path: Path, as_json: bool) -> None:
     sys.exit(EXITS.get(verdict, Exit.OK))
 
 
-def gathered(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict, kept: Remembered, *, now: int) -> dict[str, Any]:
-    """Everything that is said of a node, as JSON has it; times are ISO 8601 in UTC."""
-    runs = verdict is not Verdict.NOT_RUNNING
-    expires = said.expires if said else None
+def report(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict, kept: Remembered, *, now: int) -> dict[str, Any]:
+    """Return the state of a node, as JSON has it; times are ISO 8601 in UTC.
+
+    `said` is the newest status of an agent. What is true only of a running one (its process, its connection) is absent where none runs.
+    """
+    live = None if verdict is Verdict.NOT_RUNNING else said
     reported = {slot.model: slot for slot in said.slots} if said else {}
-    workers = {worker.digest: worker.pid for worker in said.workers} if said and runs else {}
-    free = shutil.disk_usage(settings.data).free if settings.data.exists() else None
-    policy = settings.budgets.get(said.link if said else settings.link) or Policy.default(said.link if said else settings.link)
+    workers = agent_health.workers_of(live)
     return {
         "node": settings.id,
         "fleet": settings.fleet,
         "verdict": str(verdict),
-        "agent": {
-            "running": runs,
-            "pid": said.pid if said and runs else None,
-            "since": _at(said.started_at if said and runs else None),
-            "ended": _at(said.ended_at if said and not runs else None),
-            "said": _at(said.written_at if said else None),
-            "software": said.software if said else None,
-            "listen": said.listen if said and runs else None,
-            "watchdog_seconds": said.watchdog_seconds if said and runs else None,
-            "error": said.error if said else "",
-            "error_at": _at(said.error_at if said else None),
-        },
-        "broker": {
-            "url": _without_password(settings.broker),
-            "connected": bool(said and runs and said.online),
-            "since": _at(said.since if said and runs else None),
-            "reason": said.reason if said else "",
-            "session": said.session if said else None,
-            "certificate_expires": _at(expires_at(settings.tls_certificate) or (said.certificate_expires if said else None)),
-        },
-        "metadata": {
-            "fresh": said is not None and expires is not None and not agent_health.is_stale(expires, wall=now, floor=kept.floor),
-            "expires": _at(expires),
-            "root_version": said.root_version if said else None,
-            "timestamp_version": said.timestamp_version if said else None,
-        },
+        "agent": _agent(said, running=verdict is not Verdict.NOT_RUNNING),
+        "broker": _broker(settings, said, live),
+        "metadata": _metadata(said, kept, now),
         "clock": {"trusted": clock.is_known(now, kept.floor), "now": _at(now), "not_before": _at(max(kept.floor, clock.BUILD_TIME))},
         "models": [_model(slot, counted, reason, reported.get(slot.model), workers) for slot, counted, reason in kept.slots],
-        "link": {
-            "class": said.link if said else settings.link,
-            "today_bytes": (kept.today_bytes or {}).get(said.link if said else settings.link, 0),
-            "bytes_day_max": policy.bytes_day_max,
-            "hours": policy.hours or None,
-            "full_download": policy.full_download,
-        },
+        "link": _link(settings, said, kept),
         "telemetry": said.telemetry.model_dump(mode="json") if said and said.telemetry else None,
-        "disk": {
-            "used_bytes": sum(one.bytes for one in releases(settings.data)),
-            "bytes_max": settings.disk_bytes_max,
-            "free_bytes": free,
-            "read_only": said.read_only if said and runs else "",
-            "store_error": kept.error,
-        },
+        "disk": _disk(settings, live, kept),
+    }
+
+
+def _agent(said: AgentStatus | None, *, running: bool) -> dict[str, Any]:
+    """Report the process; `said` is the newest status that it or its predecessor wrote."""
+    if said is None:
+        known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
+        return {"running": running, **dict.fromkeys(known), "error": "", "error_at": None}
+    return {
+        "running": running,
+        "pid": said.pid if running else None,
+        "since": _at(said.started_at if running else None),
+        "ended": _at(None if running else said.ended_at),
+        "said": _at(said.written_at),
+        "software": said.software,
+        "listen": said.listen if running else None,
+        "watchdog_seconds": said.watchdog_seconds if running else None,
+        "error": said.error,
+        "error_at": _at(said.error_at),
+    }
+
+
+def _broker(settings: NodeSettings, said: AgentStatus | None, live: AgentStatus | None) -> dict[str, Any]:
+    return {
+        "url": _without_password(settings.broker),
+        "connected": live is not None and live.online,
+        "since": _at(live.since if live else None),
+        "reason": said.reason if said else "",
+        "session": said.session if said else None,
+        "certificate_expires": _at(expires_at(settings.tls_certificate) or (said.certificate_expires if said else None)),
+    }
+
+
+def _metadata(said: AgentStatus | None, kept: Remembered, now: int) -> dict[str, Any]:
+    return {
+        "fresh": agent_health.is_fresh(said, wall=now, floor=kept.floor),
+        "expires": _at(said.expires if said else None),
+        "root_version": said.root_version if said else None,
+        "timestamp_version": said.timestamp_version if said else None,
+    }
+
+
+def _link(settings: NodeSettings, said: AgentStatus | None, kept: Remembered) -> dict[str, Any]:
+    link = said.link if said else settings.link
+    policy = settings.budgets.get(link) or Policy.default(link)
+    return {
+        "class": link,
+        "today_bytes": (kept.today_bytes or {}).get(link, 0),
+        "bytes_day_max": policy.bytes_day_max,
+        "hours": policy.hours or None,
+        "full_download": policy.full_download,
+    }
+
+
+def _disk(settings: NodeSettings, live: AgentStatus | None, kept: Remembered) -> dict[str, Any]:
+    return {
+        "used_bytes": sum(one.bytes for one in releases(settings.data)),
+        "bytes_max": settings.disk_bytes_max,
+        "free_bytes": shutil.disk_usage(settings.data).free if settings.data.exists() else None,
+        "read_only": live.read_only if live else "",
+        "store_error": kept.error,
     }
 
 
@@ -158,7 +187,7 @@ def _remembered(data: Path) -> Remembered:
         return Remembered()
     try:
         store = NodeStore.reading(path)
-    except Unreachable as error:  # what the agent itself has said is told all the same
+    except Unreachable as error:  # The agent's own status is shown all the same.
         return Remembered(error=str(error))
     try:
         reasons = _reasons(store)
@@ -170,19 +199,19 @@ def _remembered(data: Path) -> Remembered:
             )
             for model, slot in sorted(store.slots().items())
         )
-        today = date.today().toordinal()  # of the device's own day, as budgets count
+        today = date.today().toordinal()  # The device's own day, as budgets count.
         return Remembered(store.fact("clock_floor"), slots, {link: count for day, link, count in store.days() if day == today})
     finally:
         store.close()
 
 
 def _reasons(store: NodeStore) -> dict[tuple[str, str], str]:
-    """What the newest receipt of a model with a code says."""
+    """Return the reason of the newest receipt, by model and code."""
     found: dict[tuple[str, str], str] = {}
     for _, _, payload, _ in store.outbox_payloads("receipt", RECEIPTS):
         try:
             receipt = codec.decode(Receipt, codec.decode(SealedReceipt, payload).body)
-        except Refused:  # of a later version, before this one was put back
+        except Refused:  # A later version wrote it, before this one was put back.
             continue
         found.setdefault((receipt.model or "", receipt.code), receipt.reason)
     return found
@@ -207,44 +236,71 @@ def _row(model: dict[str, Any], now: int) -> dict[str, Any]:
 
 
 def _lines(found: dict[str, Any], now: int) -> list[tuple[str, str]]:
-    agent, broker, metadata, told, link, disk = (found[name] for name in ("agent", "broker", "metadata", "clock", "link", "disk"))
-    lines = [("node", f"{found['node']} of fleet {found['fleet']}: {found['verdict'].replace('_', ' ')}")]
+    """Return what people read above the table of models: a name and a text each."""
+    return [
+        ("node", f"{found['node']} of fleet {found['fleet']}: {found['verdict'].replace('_', ' ')}"),
+        *_agent_lines(found["agent"], now),
+        *_broker_lines(found["broker"], now),
+        ("metadata", _metadata_text(found["metadata"], now)),
+        ("clock", _clock_text(found["clock"])),
+        ("link", _link_text(found["link"])),
+        *_telemetry_lines(found["telemetry"]),
+        *_disk_lines(found["disk"]),
+    ]
+
+
+def _agent_lines(agent: dict[str, Any], now: int) -> Iterator[tuple[str, str]]:
     if agent["running"]:
         watchdog = f"watchdog {agent['watchdog_seconds']:g} s" if agent["watchdog_seconds"] else "no watchdog"
         since = f"{span(now - _seconds(agent['since']))}, " if agent["since"] else ""
-        lines.append(("agent", f"runs since {since}pid {agent['pid']}, {watchdog}, serves on {agent['listen']}"))
+        yield "agent", f"runs since {since}pid {agent['pid']}, {watchdog}, serves on {agent['listen']}"
     elif agent["said"] is None:
-        lines.append(("agent", "does not run, and has not run here yet"))
+        yield "agent", "does not run, and has not run here yet"
     else:
         ended = "ended" if agent["ended"] else "ended without a word (killed, or the power went) after"
-        lines.append(("agent", f"does not run; {ended} {agent['ended'] or agent['said']}"))
+        yield "agent", f"does not run; {ended} {agent['ended'] or agent['said']}"
     if agent["error"]:
-        lines.append(("last error", f"{agent['error_at']}: {agent['error']}"))
+        yield "last error", f"{agent['error_at']}: {agent['error']}"
+
+
+def _broker_lines(broker: dict[str, Any], now: int) -> Iterator[tuple[str, str]]:
     state = "connected" if broker["connected"] else "not connected"
     since = f" since {span(now - _seconds(broker['since']))}" if broker["since"] else ""
     why = f": {broker['reason']}" if broker["reason"] and not broker["connected"] else ""
-    lines.append(("broker", f"{broker['url']}, {state}{since}{why}"))
+    yield "broker", f"{broker['url']}, {state}{since}{why}"
     if broker["certificate_expires"]:
-        lines.append(("", f"our certificate {_until(broker['certificate_expires'], now)}"))
+        yield "", f"our certificate {_until(broker['certificate_expires'], now)}"
+
+
+def _metadata_text(metadata: dict[str, Any], now: int) -> str:
     fresh = "fresh" if metadata["fresh"] else "stale: what is active keeps serving, nothing new is activated"
-    lines.append(("metadata", f"{fresh}, {_until(metadata['expires'], now)}" if metadata["expires"] else "none has arrived yet"))
-    lines.append(
-        ("clock", "trusted" if told["trusted"] else f"not trusted: it says {told['now']}, and it is {told['not_before']} or later")
-    )
+    return f"{fresh}, {_until(metadata['expires'], now)}" if metadata["expires"] else "none has arrived yet"
+
+
+def _clock_text(seen: dict[str, Any]) -> str:
+    return "trusted" if seen["trusted"] else f"not trusted: it says {seen['now']}, and it is {seen['not_before']} or later"
+
+
+def _link_text(link: dict[str, Any]) -> str:
     most = f" of {size(link['bytes_day_max'])}" if link["bytes_day_max"] is not None else ""
     hours = f", used from {link['hours']}" if link["hours"] else ""
-    lines.append(("link", f"{link['class']}, {size(link['today_bytes'])}{most} today{hours}"))
-    if found["telemetry"]:
-        spent = found["telemetry"]
+    return f"{link['class']}, {size(link['today_bytes'])}{most} today{hours}"
+
+
+def _telemetry_lines(spent: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    if spent:
         text = f"rho {spent['rho_spent']:.3f} of {spent['rho_day_max']:g} today, {spent['windows_waiting']} windows wait"
         why = f", nothing leaves: {spent['code']}" if spent.get("code") else ""
-        lines.append(("telemetry", f"{text}, {spent['windows_withheld']} withheld{why}"))
-    quota = f" of {size(disk['bytes_max'])}" if disk["bytes_max"] else ""
+        yield "telemetry", f"{text}, {spent['windows_withheld']} withheld{why}"
+
+
+def _disk_lines(disk: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if disk["store_error"]:
-        lines.append(("store", f"cannot be read: {disk['store_error']}"))
+        yield "store", f"cannot be read: {disk['store_error']}"
     if disk["read_only"]:
-        lines.append(("read-only", f"the node serves what it has, keeps nothing and is not connected: {disk['read_only']}"))
-    return [*lines, ("disk", f"{size(disk['used_bytes'])}{quota} of releases, {size(disk['free_bytes'])} free")]
+        yield "read-only", f"the node serves what it has, keeps nothing and is not connected: {disk['read_only']}"
+    quota = f" of {size(disk['bytes_max'])}" if disk["bytes_max"] else ""
+    yield "disk", f"{size(disk['used_bytes'])}{quota} of releases, {size(disk['free_bytes'])} free"
 
 
 def _without_password(url: str) -> str:

@@ -12,7 +12,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Rows as JSON, or some of their columns as a table."""
+    """Print rows as JSON, or some of their columns as a table."""
     if as_json:
         click.echo(json.dumps(list(rows), indent=2))
     elif not rows:
@@ -25,7 +25,7 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: 
 
 
 def size(count: float | None) -> str:
-    """Bytes as people read them."""
+    """Format bytes for people."""
     if count is None:
         return "-"
     power = 0
@@ -35,7 +35,7 @@ def size(count: float | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time as people read it."""
+    """Format a length of time for people."""
     seconds = abs(seconds)
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

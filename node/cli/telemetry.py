@@ -15,15 +15,18 @@ from schemas.manifest import Manifest
 
 @click.group()
 def telemetry() -> None:
-    """What left this device, and what it spent."""
+    """Show what telemetry has left this device.
+
+    It also shows the privacy budget, and what stays here.
+    """
 
 
 @telemetry.command()
 @settings_option
 @json_option
-@click.option("--limit", default=20, show_default=True)
+@click.option("--limit", default=20, show_default=True, help="Number of windows to show.")
 def show(path: Path, as_json: bool, limit: int) -> None:
-    """Show the newest windows that left or wait to leave, byte for byte and decoded.
+    """Show the newest windows that were sent or wait, in bytes and decoded.
 
     \b
     Example:
@@ -56,7 +59,9 @@ def show(path: Path, as_json: bool, limit: int) -> None:
 @settings_option
 @json_option
 def budget(path: Path, as_json: bool) -> None:
-    """Show what each day spent of the privacy budget: as zCDP rho, as a record's epsilon in a window, and as the device's in the day.
+    """Show what each day spent of the privacy budget.
+
+    It is given as zCDP rho, as the epsilon of a record in a window, and as the epsilon of the device in the day.
 
     \b
     Example:
@@ -78,7 +83,9 @@ def budget(path: Path, as_json: bool) -> None:
 @settings_option
 @json_option
 def kept(path: Path, as_json: bool) -> None:
-    """Show what did not leave or waits, and rows that could not be counted. These numbers are exact, and stay on this device.
+    """Show what was withheld or waits, and rows that were not counted.
+
+    These numbers are exact, and stay on this device.
 
     \b
     Example:
@@ -98,16 +105,20 @@ def kept(path: Path, as_json: bool) -> None:
         click.echo(f"{row['day']}  {row['model']}  {row['rows']} rows  [{row['code']}]")
     click.echo(f"{found['late_intervals']} intervals had rows after they were closed; the ledger has {found['ledger_entries']} entries")
     if not found["telemetry"]:
-        click.echo("nothing leaves: `telemetry = false` in the settings; what waits is kept until that changes")
+        click.echo("nothing is sent: the settings have `telemetry = false`; what waits is kept until that changes")
     if found["quiet_until"]:
-        click.echo(f"nothing of before {found['quiet_until']} leaves: the ledger could not be believed")
+        click.echo(f"nothing from before {found['quiet_until']} is sent: the privacy ledger was not trustworthy")
 
 
 @telemetry.command()
 @settings_option
-@click.confirmation_option(prompt="A new baseline costs as much of the budget as a window a day of its calibration. Forget this one?")
+@click.confirmation_option(
+    prompt="A new baseline costs as much privacy budget as one window for each day of its calibration. Forget the present one?"
+)
 def recalibrate(path: Path) -> None:
-    """Forget the node's own baseline and gather a new one, after the device was moved or its sensors were changed.
+    """Forget the node's own baseline, and gather a new one.
+
+    Do this after the device was moved or its sensors were changed.
 
     \b
     Example:

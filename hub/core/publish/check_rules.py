@@ -14,11 +14,11 @@ from pydantic import Field, model_validator
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import LABELS_MAX, MIB, TEXT_MAX
-from schemas.manifest import Manifest, Seconds
+from schemas.manifest import Manifest
 from schemas.names import Digest, Label, ModelName, Version
 from schemas.proof import Proof
+from schemas.quantities import Count, Seconds
 from schemas.receipt import Evidence
-from schemas.signals import Count
 from schemas.state import Profile
 from schemas.variant import choose
 

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from schemas.document import Fact
 from schemas.lifecycle import MOVES, EventName
-from schemas.manifest import Seconds
 from schemas.names import Digest, ModelName, Version
+from schemas.quantities import Seconds
 from schemas.state import SlotState
 
 FETCHING: frozenset[SlotState] = frozenset({"fetching", "out_of_budget"})

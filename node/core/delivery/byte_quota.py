@@ -12,8 +12,8 @@ from pydantic import AfterValidator
 
 from schemas.document import Fact
 from schemas.errors import Code
+from schemas.quantities import Count
 from schemas.rollout import Carriage
-from schemas.signals import Count
 
 MINUTES_PER_DAY = 24 * 60
 BUDGET_CODES = frozenset({Code.BUDGET_DAY, Code.BUDGET_HOURS, Code.BUDGET_ROLLOUT, Code.BUDGET_FULL})

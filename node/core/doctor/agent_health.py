@@ -8,9 +8,8 @@ from pydantic import Field
 from node.core.trust.clock import is_known, trusted_now
 from schemas import limits
 from schemas.document import Fact
-from schemas.manifest import Seconds
 from schemas.names import Digest, FleetName, NodeId
-from schemas.signals import Count
+from schemas.quantities import Count, Seconds
 from schemas.state import LinkClass, Slot, TelemetryBudget
 
 WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
@@ -92,3 +91,13 @@ def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
 def is_stale(expires: int | None, *, wall: int, floor: int) -> bool:
     """Return whether trusted metadata is too old for anything new, or nobody can say because the clock is not to be believed."""
     return not is_known(wall, floor) or (expires is not None and expires <= trusted_now(wall, floor))
+
+
+def is_fresh(status: AgentStatus | None, *, wall: int, floor: int) -> bool:
+    """Whether the node has trusted metadata that has not expired, by a clock that is to be believed."""
+    return status is not None and status.expires is not None and not is_stale(status.expires, wall=wall, floor=floor)
+
+
+def workers_of(status: AgentStatus | None) -> dict[bytes, int | None]:
+    """Return the process that serves each release; None while one that died is being replaced."""
+    return {worker.digest: worker.pid for worker in status.workers} if status is not None else {}

@@ -147,7 +147,7 @@ def test_explain_shows_one_interval(drifting: Path) -> None:
         (("delay", "--signal", "nope"), 3, "has no signal 'nope'; it has delay, hour, carrier"),
         (("delay", "--at", "2026-05-01"), 3, "no interval at 2026-05-01 00:00 UTC was tested; the newest began at 2026-03-15 00:00 UTC"),
         (("delay", "--at", "2026-01-01"), 3, "no interval at 2026-01-01 00:00 UTC was tested"),
-        (("delay", "--at", "yesterday"), 2, "is no moment: write 2026-11-26"),
+        (("delay", "--at", "yesterday"), 2, "is not a time: write 2026-11-26"),
         (("delay", "--png", "/no/such/folder/a.png"), 3, "/no/such/folder"),
     ],
 )

@@ -84,7 +84,7 @@ def test_a_release_that_follows_begins_with_its_own_values_and_that_is_told(made
 
     done = ok(made.run("rollout", "start", "m@1.1.0"))
 
-    assert "warning: set in the rollout before, and not in this one: threshold=0.7" in done.stderr
+    assert "warning: the previous rollout set parameters that this one does not set: threshold=0.7" in done.stderr
     assert signed(made).parameters is None
 
 
@@ -116,7 +116,7 @@ def test_a_hub_refuses_what_is_no_parameter_of_the_release_whoever_asks(made: Ma
         (("start", "m@1.0.0", "--set", "labels.cow=Kuh"), Exit.REFUSED, "one of cat, dog, found cow [parameter.bounds]"),
         (("start", "m@1.0.0", "--set", "threshold"), Exit.USAGE, "must be NAME=VALUE"),
         (("set", "nosuch", "threshold=0.5"), Exit.REFUSED, "there is no model 'nosuch'"),
-        (("set", "m"), Exit.USAGE, "nothing to set"),
+        (("set", "m"), Exit.USAGE, "there is nothing to set"),
         (("set", "m", "threshold"), Exit.USAGE, "must be NAME=VALUE"),
     ],
 )

@@ -26,7 +26,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("text", "arguments", "word"),
     [
-        (GOOD, ("telemetry", "show"), "has not run yet"),
+        (GOOD, ("telemetry", "show"), "has never run"),
         (GOOD, ("run",), "root.json"),
         (GOOD + "nonsense = 1\n", ("run",), "nonsense"),
         ("", ("telemetry", "budget"), "node.toml"),
