@@ -25,6 +25,7 @@ from schemas.manifest import Limits, Requirements, Tensor, Variant
 from schemas.names import sha256
 from schemas.parameters import Parameter
 from schemas.proof import Proof
+from tests import warm
 from tests.node.conftest import Regressors, file_of
 
 BIN = Path(sys.executable).parent
@@ -39,8 +40,7 @@ def prove(staged: Staged, *more: str) -> Done:
     manifest = folder / "manifest.msgpack"
     if not manifest.exists():
         manifest.write_bytes(codec.encode(staged.manifest))
-    command = [str(BIN / "fleetcast-node"), "prove", "--manifest", str(manifest), "--files", str(folder), *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return warm.run("fleetcast-node", "prove", "--manifest", manifest, "--files", folder, *more)
 
 
 def proof_of(done: Done) -> Proof:
@@ -332,7 +332,7 @@ def test_parameters_are_taken_within_the_releases_bounds(
 
 
 def test_arguments_that_make_no_sense_end_with_two() -> None:
-    done = subprocess.run([str(BIN / "fleetcast-node"), "prove", "--cores", "0"], capture_output=True, text=True, check=False)
+    done = warm.run("fleetcast-node", "prove", "--cores", "0")
 
     assert done.returncode == USAGE
 
