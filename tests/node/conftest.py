@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from skl2onnx import to_onnx
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.linear_model import LinearRegression
 
 from node.serving import Listen, Observation, Prepared, Server, Staged, worker_pool
 from node.workers import worker
@@ -49,6 +46,10 @@ class Regressors:
 
 @pytest.fixture(scope="session")
 def regressors() -> Regressors:
+    from skl2onnx import to_onnx  # here, since pure tests of the node share this file and these take two seconds
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LinearRegression
+
     rng = np.random.default_rng(7)
     rows = rng.normal(size=(400, 5)).astype(np.float32)
     target = (rows @ np.arange(1, 6) + rng.normal(scale=0.1, size=400)).astype(np.float32)
