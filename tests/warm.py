@@ -1,8 +1,8 @@
 """Run `fleetcast` and `fleetcast-node` in processes of their own, which begin with most modules already imported.
 
 Nine tenths of a short command's CPU is spent on imports, the same ones every time. A server process imports them once for each process
-of tests, and forks for every command: arguments, environment, folder, streams, the command's own modules and its end are as an operator has them.
-A test of how a command starts, of its interpreter, or of a process that stays uses `subprocess` and the installed program.
+of tests, and forks for every command. Arguments, environment, folder, streams, the command's own modules and its end are as an operator
+has them. A test of how a command starts, of its interpreter, or of a process that stays uses `subprocess` and the installed program.
 """
 
 import atexit
