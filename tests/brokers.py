@@ -149,7 +149,7 @@ class Mosquitto:
         with (self._directory / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, "-c", "mosquitto.conf"], cwd=self._directory, stdout=log, stderr=log)
         for port in (self._port, self._consumer_port):
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 100
             while not answers(port):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"mosquitto did not start:\n{(self._directory / 'mosquitto.log').read_text()}")
@@ -158,12 +158,12 @@ class Mosquitto:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
+            self._process.wait(100)
 
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(60)
+            self._process.wait(100)
 
     def restart(self) -> None:
         self.kill()
@@ -186,7 +186,7 @@ class Embedded:
 
     def start(self) -> None:
         self._broker.start()
-        self._broker.wait_ready()
+        self._broker.wait_ready(seconds=100)
 
     def stop(self) -> None:
         self._broker.stop()

@@ -88,7 +88,7 @@ def _end(shell: subprocess.Popen[bytes]) -> None:
     for stop in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(shell.pid, stop)
-            shell.wait(20)
+            shell.wait(60)
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:

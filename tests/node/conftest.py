@@ -116,7 +116,7 @@ class Running:
 
     def told(self, count: int) -> list[Observation]:
         """So many observations: a client has its answer a moment before telemetry is told of it."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while len(self.observations) < count:
             assert time.monotonic() < deadline, self.observations
             time.sleep(0.005)
