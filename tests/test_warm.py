@@ -39,7 +39,8 @@ def test_a_command_reads_what_is_typed_and_one_that_hangs_is_ended(tmp_path: Pat
 
 def test_what_is_imported_before_a_command_leaves_its_own_modules_to_it() -> None:
     """`preloaded` is imported here so that an error in it is seen: the server process passes it over in silence."""
-    program = "import sys, tests.preloaded; print(*(name for name in sys.modules if name.startswith(('hub.cli', 'node.cli'))))"
+    program = "import sys, tests.preloaded, tests.node.agent.lives; "
+    program += "print(*(name for name in sys.modules if name.startswith(('hub.cli', 'node.cli'))))"
     done = subprocess.run([warm.BIN / "python", "-c", program], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
 
     assert done.stdout.split() == []

@@ -21,8 +21,9 @@ BIN = Path(sys.executable).parent
 ENTRIES: dict[Program, str] = {"fleetcast": "hub.__main__", "fleetcast-node": "node.__main__"}
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "OPENBLAS", "OMP_")  # variables that a running interpreter does not read again
 
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["tests.preloaded"])
+# One server for each process of tests, whose list of imports is one for all: whatever is to be forked from it is named here.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.preloaded", "tests.node.agent.lives"])
 
 
 def run(
@@ -47,7 +48,7 @@ def run(
         streams = [Path(folder, name) for name in ("in", "out", "err")]
         for path, text in zip(streams, (typed, "", ""), strict=True):
             path.write_text(text)
-        process = _server.Process(target=_main, args=(program, words, environment, cwd or Path.cwd(), streams))
+        process = FORKS.Process(target=_main, args=(program, words, environment, cwd or Path.cwd(), streams))
         process.start()
         process.join(seconds)
         code = process.exitcode
