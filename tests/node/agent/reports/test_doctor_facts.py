@@ -84,8 +84,8 @@ class Site:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A broker on a machine that has much to do takes its time to say that it refuses a certificate."""
-    monkeypatch.setattr("node.doctor.ALERT_SECONDS_MIN", 30.0)
-    monkeypatch.setattr("node.doctor.ALERT_SECONDS_MAX", 30.0)
+    monkeypatch.setattr("node.agent.reports.doctor_facts.ALERT_SECONDS_MIN", 30.0)
+    monkeypatch.setattr("node.agent.reports.doctor_facts.ALERT_SECONDS_MAX", 30.0)
 
 
 @pytest.fixture
@@ -220,7 +220,7 @@ def test_a_port_where_nobody_listens_is_told(site: Site) -> None:
 
 
 def test_a_broker_that_does_not_answer_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.doctor.CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr("node.agent.reports.doctor_facts.CONNECT_SECONDS", 1.0)
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -249,7 +249,7 @@ def test_a_port_without_tls_is_told(site: Site) -> None:
 
 
 def test_a_server_that_is_no_broker_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.doctor.CONNACK_SECONDS", 1.0)
+    monkeypatch.setattr("node.agent.reports.doctor_facts.CONNACK_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         site.show_nothing()
         site.say(broker=f"mqtt://127.0.0.1:{mute.getsockname()[1]}")
@@ -293,7 +293,7 @@ def test_a_broker_that_denies_the_subscription_is_told(site: Site) -> None:
 
 
 def test_a_broker_where_no_hub_has_spoken_is_a_warning(mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("node.doctor.RETAINED_SECONDS", 0.5)
+    monkeypatch.setattr("node.agent.reports.doctor_facts.RETAINED_SECONDS", 0.5)
 
     assert Site(tmp_path, mosquitto).found() == {Trouble.BROKER_EMPTY}
 
@@ -441,7 +441,7 @@ def test_a_port_that_the_service_manager_keeps_for_the_node_is_free(site: Site, 
     with socket.create_server(("127.0.0.1", 0)) as kept:
         site.say(port=kept.getsockname()[1])
         before = site.found()
-        monkeypatch.setattr("node.doctor.INIT", Path("/proc/self"))  # as if this process were it
+        monkeypatch.setattr("node.agent.reports.doctor_facts.INIT", Path("/proc/self"))  # as if this process were it
         known = site.found()
 
     assert (before, known) == ({Trouble.PORT_IN_USE}, set())
