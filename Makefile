@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CHECKERS := $(VENV)/.installed-checkers
 CONSUMERS := .consumers
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # packages come before the environment that is made with them
-.PHONY: help demo demo-loop demo-slm packages test test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean
+.PHONY: help demo demo-loop demo-slm packages test test-quick test-slow test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,14 @@ demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced 
 
 test: packages $(STAMP)  ## all tests, against real brokers on loopback, in three processes: most of them wait; installs what they call
 	$(BIN)/pytest -n 3 --dist worksteal
+
+QUICK := tests/schemas tests/hub/core tests/node/core tests/test_house.py
+
+test-quick: $(STAMP)  ## what is pure, the wire and the rules of the house, without brokers, long draws and trained models; under a minute
+	$(BIN)/pytest -n 2 --dist worksteal -m 'not slow and not heavy' $(QUICK)
+
+test-slow: packages $(STAMP)  ## what takes minutes by nature, and is no part of `make test`: the tutorial, followed to the letter
+	$(BIN)/pytest -m slow
 
 test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
 	.ci/packages debootstrap git
@@ -51,7 +60,7 @@ $(CONSUMERS)/.installed: deploy/consumers/package.json deploy/consumers/package-
 	cd $(CONSUMERS) && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-check: $(STAMP)  ## format, lint, types, import rules, sentences, freshness of generated files
+check: $(CHECKERS)  ## format, lint, types, import rules, sentences, freshness of generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -61,7 +70,7 @@ check: $(STAMP)  ## format, lint, types, import rules, sentences, freshness of g
 	$(BIN)/python -m tools.generate_docs --check
 	$(BIN)/python -m bench.tables --check
 
-format: $(STAMP)  ## rewrite the code as `check` wants it
+format: $(CHECKERS)  ## rewrite the code as `check` wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -88,7 +97,8 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/$(LOCK) --extra node --output-file requirements/node.txt
 	$(BIN)/$(LOCK) --extra hub --output-file requirements/hub.txt
-	$(BIN)/$(LOCK) --extra node --extra hub --extra dev --output-file requirements/dev.txt
+	$(BIN)/$(LOCK) --extra node --extra hub --extra test --extra check --output-file requirements/dev.txt
+	$(BIN)/$(LOCK) --extra node --extra hub --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  requirements/peers.in --output-file requirements/peers.txt
 
@@ -98,14 +108,19 @@ clean:  ## remove the virtual environment and everything that was built or measu
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp carries the dates of what it was made from; a half-made environment has none and is made again.
-$(STAMP): requirements/dev.txt pyproject.toml
+$(STAMP): requirements/test.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	  { echo "fleetcast needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "'$(PYTHON)' cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	@test -x $(BIN)/pip || rm -rf $(VENV)
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --require-hashes -r requirements/test.txt
 	@$(BIN)/python -m compileall -q -j 0 -x '/tests?/' $(VENV)/lib >/dev/null || true  # on all cores, and without the tests of others
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What only `check` and `format` call comes on top.
+$(CHECKERS): $(STAMP) requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@

@@ -26,8 +26,7 @@ from schemas import topics
 
 CONFIG = Path(__file__).parents[1] / "broker-config"
 FLEET = "main"
-FIRST_PORT, PORTS_EACH = 16_384, 2000
-_given = [0]
+PORTS = range(10_000, 32_700, 100)  # where each block of ports begins
 Kind = Literal["mosquitto", "embedded"]
 KINDS: tuple[Kind, ...] = ("mosquitto", "embedded")
 CONSUMER = topics.CONSUMER
@@ -150,7 +149,7 @@ class Mosquitto:
         with (self._directory / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen([self._program, "-c", "mosquitto.conf"], cwd=self._directory, stdout=log, stderr=log)
         for port in (self._port, self._consumer_port):
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 100
             while not answers(port):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"mosquitto did not start:\n{(self._directory / 'mosquitto.log').read_text()}")
@@ -159,12 +158,12 @@ class Mosquitto:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
+            self._process.wait(100)
 
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(60)
+            self._process.wait(100)
 
     def restart(self) -> None:
         self.kill()
@@ -187,7 +186,7 @@ class Embedded:
 
     def start(self) -> None:
         self._broker.start()
-        self._broker.wait_ready()
+        self._broker.wait_ready(seconds=100)
 
     def stop(self) -> None:
         self._broker.stop()
@@ -220,22 +219,33 @@ def running(kind: Kind, directory: Path) -> Iterator[Broker]:
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on at this moment; processes of one test run take them from ranges of their own."""
-    for port in _own_range():
+    """A port of loopback that nobody listens on at this moment, and that no other process of tests on this machine will be given."""
+    for port in _own_ports:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    pytest.fail(f"all ports between {PORTS.start} and {PORTS.stop} are taken")
 
 
-def _own_range() -> Iterator[int]:
-    """Below the kernel's own, each port once: what was given a moment ago may not be bound yet."""
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
-    while worker.isdecimal() and _given[0] < PORTS_EACH:
-        _given[0] += 1
-        yield FIRST_PORT + int(worker) * PORTS_EACH + _given[0]
+def _blocks() -> Iterator[int]:
+    """Blocks of ports, below those that the kernel gives away itself, each port once: what was given a moment ago may not be bound yet.
+
+    A block is this process's own for as long as it holds the block's first port bound: other runs on this machine, of this checkout or of
+    another, find it taken and go on to the next one.
+    """
+    for first in PORTS:
+        claim = socket.socket()
+        try:
+            claim.bind(("127.0.0.1", first))
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        yield from range(first + 1, first + PORTS.step)
+
+
+_claims: list[socket.socket] = []
+_own_ports = _blocks()
 
 
 def answers(port: int) -> bool:

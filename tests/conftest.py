@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import hypothesis
 import pytest
+import threadpoolctl
 
 from tests import brokers, ended
 
@@ -32,6 +33,16 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_configure(config: pytest.Config) -> None:
     ended.follow(config)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_threaded_algebra() -> Iterator[None]:
+    """Processes of tests share the cores. A second thread of linear algebra would mostly wait in a loop, which takes as much CPU as work.
+
+    It holds in the tests' own process, where small models are trained; hubs, nodes and commands are as an operator has them.
+    """
+    with threadpoolctl.threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(params=brokers.KINDS)

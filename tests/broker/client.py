@@ -39,7 +39,7 @@ class Client:
         self.link.subscribe(filters)
         return self.next(Subscribed)
 
-    def next(self, kind: type[E], *, seconds: float = 60.0) -> E:
+    def next(self, kind: type[E], *, seconds: float = 100.0) -> E:
         """The next event of this kind; messages that come before it stay unread."""
         if kind is Message and self.unread:
             return self.unread.pop(0)  # type: ignore[return-value]
@@ -62,7 +62,7 @@ class Client:
             self.link.ack(message)
         while True:
             try:
-                event = self.inbox.get(timeout=seconds if len(found) >= least else 60.0)
+                event = self.inbox.get(timeout=seconds if len(found) >= least else 100.0)
             except queue.Empty:
                 return found
             self.heard.append(event)

@@ -81,7 +81,7 @@ def test_ten_lines_of_python_read_windows_drift_and_alerts(mosquitto: brokers.Br
             drift_until(drift, process, tmp_path / "out", "main/alert", "insight/delay/windows", "insight/delay/drift")
         finally:
             process.kill()
-            process.wait(10)
+            process.wait(100)
 
     text = (tmp_path / "out").read_text()
     assert len(reader.splitlines()) == 10

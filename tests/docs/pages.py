@@ -4,12 +4,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.brokers import free_port
 
 CHECKOUT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -44,7 +45,7 @@ def followed(steps: list[Step], folder: Path, *, seconds: float) -> list[str]:
         AssertionError: a command failed, or all together took longer than `seconds`.
     """
     shutil.copytree(CHECKOUT / "tools", folder / "tools", ignore=shutil.ignore_patterns("__pycache__"))
-    ports = {"1883": str(_free_port()), "8080": str(_free_port())}
+    ports = {"1883": str(free_port()), "8080": str(free_port())}
     script = "set -e\n" + "\n".join(f"echo; echo '{MARK}'\n{_replaced(step.commands, ports)}" for step in steps)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETCAST_")} | {
         "PATH": f"{BIN}:{os.environ['PATH']}",
@@ -82,19 +83,12 @@ def _replaced(text: str, ports: Mapping[str, str]) -> str:
     return text
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 def _end(shell: subprocess.Popen[bytes]) -> None:
     """End the shell and all that it started."""
     for stop in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(shell.pid, stop)
-            shell.wait(20)
+            shell.wait(60)
         except ProcessLookupError:
             return
         except subprocess.TimeoutExpired:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests import warm
 from tests.brokers import Broker
 from tests.e2e.test_path import Plant, until
 
@@ -51,8 +52,7 @@ def service_manager(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[l
 
 def device(plant: Plant, *arguments: str, code: int | set[int] = 0) -> Any:
     """What `fleetcast-node` says of node-a as JSON."""
-    settings = ["--settings", str(plant.directory / "node-a" / "node.toml"), "--json"]
-    done = subprocess.run([str(BIN / "fleetcast-node"), *arguments, *settings], capture_output=True, text=True, check=False, timeout=240)
+    done = warm.run("fleetcast-node", *arguments, "--settings", plant.directory / "node-a" / "node.toml", "--json")
     assert done.returncode in ({code} if isinstance(code, int) else code), f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return json.loads(done.stdout)

@@ -15,6 +15,7 @@ from cryptography import x509
 
 from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, TlsFiles
 from schemas.topics import Topics
+from tests import warm
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, Mosquitto, free_port
 from tests.e2e.test_path import BIN, until
@@ -36,10 +37,8 @@ class Site:
         secret.chmod(0o600)
         self.environment = {"FLEETCAST_DIR": str(self.fleet), "FLEETCAST_PASSPHRASE_FILE": str(secret), "PATH": "/usr/bin:/bin:/usr/sbin"}
 
-    def cli(self, *arguments: str, program: str = "fleetcast", code: int = 0, said: str = "") -> Any:
-        done = subprocess.run(
-            [str(BIN / program), *arguments, "--json"], capture_output=True, text=True, check=False, env=self.environment, input=said
-        )
+    def cli(self, *arguments: str, program: warm.Program = "fleetcast", code: int = 0, said: str = "") -> Any:
+        done = warm.run(program, *arguments, "--json", env=self.environment, typed=said)
         assert done.returncode == code, f"{program} {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
         return json.loads(done.stdout) if done.stdout.startswith(("{", "[")) else done.stderr

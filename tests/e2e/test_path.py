@@ -22,6 +22,7 @@ from sklearn.linear_model import Ridge
 
 from fleetcast.mqtt import Message
 from schemas.topics import Topics
+from tests import warm
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, FLEET, Broker, free_port
 
@@ -56,13 +57,7 @@ class Plant:
         return self.directory / "fleet"
 
     def cli(self, *arguments: str, code: int = 0) -> Any:
-        done = subprocess.run(
-            [str(BIN / "fleetcast"), *arguments, "--json"],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, "FLEETCAST_DIR": str(self.fleet)},
-        )
+        done = warm.run("fleetcast", *arguments, "--json", env={**os.environ, "FLEETCAST_DIR": str(self.fleet)})
         assert done.returncode == code, f"fleetcast {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(done.stdout)
@@ -110,8 +105,8 @@ class Plant:
         self.nodes[name] = (process, port)
 
     def node_cli(self, name: str, *arguments: str) -> Any:
-        settings = ["--settings", str(self.directory / name / "node.toml")]
-        done = subprocess.run([str(BIN / "fleetcast-node"), *arguments, *settings], capture_output=True, text=True, check=True)
+        done = warm.run("fleetcast-node", *arguments, "--settings", self.directory / name / "node.toml")
+        assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
     def publish(self, version: str, alpha: float, *, probation_seconds: int = 1) -> dict[str, Any]:

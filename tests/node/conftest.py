@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from skl2onnx import to_onnx
-from sklearn.ensemble import RandomForestRegressor
-from sklearn.linear_model import LinearRegression
 
 from node.serving import worker_pool
 from node.serving.activation import Prepared, Staged
@@ -52,6 +49,10 @@ class Regressors:
 
 @pytest.fixture(scope="session")
 def regressors() -> Regressors:
+    from skl2onnx import to_onnx  # here, since pure tests of the node share this file and these take two seconds
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LinearRegression
+
     rng = np.random.default_rng(7)
     rows = rng.normal(size=(400, 5)).astype(np.float32)
     target = (rows @ np.arange(1, 6) + rng.normal(scale=0.1, size=400)).astype(np.float32)
@@ -118,7 +119,7 @@ class Running:
 
     def told(self, count: int) -> list[Observation]:
         """So many observations: a client has its answer a moment before telemetry is told of it."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 100
         while len(self.observations) < count:
             assert time.monotonic() < deadline, self.observations
             time.sleep(0.005)

@@ -21,6 +21,7 @@ from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.manifest import Manifest
+from tests import warm
 
 BIN = Path(sys.executable).parent
 INPUTS, TARGET = load_diabetes(return_X_y=True)
@@ -31,7 +32,7 @@ Done = subprocess.CompletedProcess[str]
 def run(*arguments: str, fleet: Path | None = None, **environment: str) -> Done:
     """`fleetcast` as an operator runs it; `fleet` is what FLEETCAST_DIR says."""
     said = {**os.environ, "FLEETCAST_DIR": str(fleet or ""), **environment}
-    return subprocess.run([str(BIN / "fleetcast"), *arguments], capture_output=True, text=True, check=False, env=said, timeout=240)
+    return warm.run("fleetcast", *arguments, env=said)
 
 
 def ridge(alpha: float = 1.0) -> bytes:

@@ -20,6 +20,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.manifest import Manifest
 from schemas.state import Slot, State, TelemetryBudget
+from tests import warm
 from tests.hub.cli.fleets import BIN, COLUMNS, INPUTS, Made, digest_of, features, make, ridge, run
 
 HOSTILE = "[/red]\x1b[2J\u202ebad"  # markup that closes nothing, an escape sequence that clears the screen, a change of direction
@@ -60,13 +61,7 @@ def test_a_new_fleet_has_encrypted_keys_that_only_its_owner_reads(made: Made) ->
 def test_a_fleet_is_made_inside_an_empty_folder_that_is_there_already(tmp_path: Path, made: Made, said: str) -> None:
     inode = tmp_path.stat().st_ino
 
-    done = subprocess.run(
-        [str(BIN / "fleetcast"), "init", said.format(folder=tmp_path), "--fleet", "f", "--passphrase-file", str(made.secret)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run("fleetcast", "init", said.format(folder=tmp_path), "--fleet", "f", "--passphrase-file", made.secret, cwd=tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert tmp_path.stat().st_ino == inode, "a mounted volume cannot be replaced, nor the folder that a shell stands in"

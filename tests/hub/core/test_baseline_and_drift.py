@@ -14,6 +14,8 @@ from schemas.names import sha256
 from schemas.signals import Baseline, Privacy
 from schemas.window import Window, expected_counts, pack_counts, write_counts
 
+pytestmark = pytest.mark.heavy
+
 SIGMA2 = 357.0
 SIGNALS = 4
 

@@ -25,6 +25,8 @@ from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.signals import Privacy, Season
 
+pytestmark = pytest.mark.heavy
+
 FEATURES = ["dep_delay", "hour", "distance"]
 CALIBRATED, WATCHED = 16, 125  # parts that a node's baseline is gathered over, and those that are watched: 25 days
 EPSILON = 4.0  # three sites, and two hundred flights in an evening

@@ -18,6 +18,8 @@ from schemas.names import sha256
 from schemas.signals import Privacy
 from schemas.window import Window
 
+pytestmark = pytest.mark.heavy
+
 FEATURES = ["dep_delay", "hour", "distance", "wind_speed", "visib"]
 DAY = 86_400
 

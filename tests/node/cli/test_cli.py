@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from node.cli.errors import Exit
+from tests import warm
 from tests.hub.hubs import until
 
 BIN = Path(sys.executable).parent
@@ -20,7 +21,7 @@ GOOD = 'id = "gw-1"\nfleet = "f"\nbroker = "mqtt://127.0.0.1:1"\ndata = "data"\n
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(BIN / "fleetcast-node"), *arguments], capture_output=True, text=True, check=False, timeout=240)
+    return warm.run("fleetcast-node", *arguments)
 
 
 @pytest.mark.parametrize(

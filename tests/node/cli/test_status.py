@@ -20,6 +20,7 @@ from schemas.names import sha256
 from schemas.parameters import Setting
 from schemas.receipt import Evidence, Receipt
 from schemas.state import Slot, TelemetryBudget
+from tests import warm
 from tests.node.agent.hubs import release
 
 BIN = Path(sys.executable).parent
@@ -41,8 +42,7 @@ NEW = Target(version="2.0.0", digest=sha256(b"2"))
 
 
 def ask(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "fleetcast-node"), *arguments, "--settings", str(folder / "node.toml")]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return warm.run("fleetcast-node", *arguments, "--settings", folder / "node.toml")
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_device_key_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def _make(path: Path, barrier: Any, answers: Any) -> None:
-    barrier.wait(10)
+    barrier.wait(100)
     answers.put(Identity.load_or_create(path).public_key)
 
 
@@ -99,7 +99,7 @@ def test_two_processes_that_make_the_key_at_once_end_with_one(tmp_path: Path) ->
         child.start()
     found = {answers.get() for _ in children}
     for child in children:
-        child.join(20)
+        child.join(100)
 
     assert found == {Identity.load_or_create(tmp_path / "device.pem").public_key}
     assert [path.name for path in tmp_path.iterdir()] == ["device.pem"]

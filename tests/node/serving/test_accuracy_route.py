@@ -35,7 +35,7 @@ class Agent:
 
     def post(self, path: str = PATH, **fields: Any) -> httpx.Response:
         body = {"at": WEEKS, "right": 90, "wrong": 10, **fields}
-        return httpx.post(f"http://127.0.0.1:{self.server.port}{path}", json=body, timeout=30)
+        return httpx.post(f"http://127.0.0.1:{self.server.port}{path}", json=body, timeout=100)
 
 
 @pytest.fixture

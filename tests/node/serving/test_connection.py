@@ -38,7 +38,7 @@ def asked(regressors: Any) -> bytes:
 
 @contextmanager
 def opened(served: Any) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", served.server.port), timeout=30) as raw:
+    with socket.create_connection(("127.0.0.1", served.server.port), timeout=100) as raw:
         yield raw
 
 

@@ -742,7 +742,7 @@ def test_full_disk_is_refused_and_changes_nothing(fleet: Fleet, trust: Trust) ->
     before, bundle = tree(trust._directory), fleet.refresh()
     child = context.Process(target=_accept_without_room, args=(trust, bundle, fleet.now, answers))
     child.start()
-    child.join(20)
+    child.join(100)
 
     assert child.exitcode == 0
     assert answers.get() == Code.DISK_FULL
@@ -771,7 +771,7 @@ def test_two_processes_on_one_folder_never_go_back(fleet: Fleet, tmp_path: Path)
         child.start()
     found = [answers.get() for _ in children]
     for child in children:
-        child.join(20)
+        child.join(100)
     view = fresh(fleet, tmp_path, "node").current(now=fleet.now)
 
     assert [child.exitcode for child in children] == [0, 0]

@@ -17,6 +17,8 @@ from schemas import codec
 from tests.hub.core import drifting
 from tests.hub.core.drifting import SECONDS
 
+pytestmark = pytest.mark.heavy
+
 ALARM = math.log(RUN_LENGTH)
 ROWS, SPREAD = 816, 0.15
 

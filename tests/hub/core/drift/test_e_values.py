@@ -15,6 +15,8 @@ from hub.core.drift.reference_model import Ordinary, of_signals
 from hub.core.publish.noise import log_mgf
 from tests.hub.core import drifting
 
+pytestmark = pytest.mark.heavy
+
 
 def e_values(ordinary: Ordinary, counts: NDArray[np.int64], *, windows: int, rows: float) -> NDArray[np.float64]:
     chosen = plan(ordinary, windows=windows, rows=rows, calibrated=False)

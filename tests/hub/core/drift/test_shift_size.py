@@ -17,6 +17,8 @@ from hub.core.publish.noise import sigma2_for
 from schemas import codec
 from tests.hub.core import drifting
 
+pytestmark = pytest.mark.heavy
+
 REFERENCE = 100_000
 NODES, ROWS = 6, 100  # a small fleet: a hundred rows an hour and node
 EDGES = ndtri(np.arange(1, drifting.BINS) / drifting.BINS)  # eight equal bins of a normal number

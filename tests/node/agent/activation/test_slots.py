@@ -1,6 +1,5 @@
 """kill -9 between any two writes of a slot's life leads to a state from which it goes on to the same end."""
 
-import multiprocessing
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +12,8 @@ from schemas import codec
 from schemas.receipt import Receipt
 from tests.node.agent import lives
 from tests.node.agent.sites import SECONDS_MAX
+from tests.warm import FORKS  # a clean process that has imported everything forks each life: no threads of ours, and no second of imports
 
-# A clean process that has imported everything forks each life: no threads of ours, and no second of imports.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.node.agent.lives"])
 AT_ONCE = 2
 
 

@@ -30,6 +30,7 @@ from schemas.manifest import Limits
 from schemas.names import sha256
 from schemas.receipt import Evidence
 from schemas.topics import Topics
+from tests import warm
 from tests.broker.client import Client
 from tests.brokers import FLEET, Authority, Broker, Mosquitto, free_port
 from tests.node.agent.hubs import release
@@ -481,8 +482,7 @@ def test_an_agent_that_was_killed_is_told(site: Site) -> None:
 
 def test_the_command_ends_with_0_1_or_2_and_prints_codes_and_mends(site: Site) -> None:
     def doctor(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [str(BIN / "fleetcast-node"), "doctor", "--settings", str(site.path), *more]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+        return warm.run("fleetcast-node", "doctor", "--settings", site.path, *more)
 
     well = doctor()
     site.data.chmod(0o755)

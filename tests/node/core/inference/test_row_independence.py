@@ -26,6 +26,8 @@ from node.core.inference.row_independence import why_not
 from node.serving.activation import HOSTILE_FACTORS, hostile
 from tests.hub import digits
 
+pytestmark = pytest.mark.heavy
+
 node = helper.make_node
 value = helper.make_tensor_value_info
 

@@ -12,6 +12,8 @@ from hub.core.publish.laplace import laplace_for
 from node.core.telemetry.privacy import BitSource, day_of, days_of, discrete_gaussian, discrete_laplace, epsilon_of
 from schemas.signals import Privacy
 
+pytestmark = pytest.mark.heavy
+
 DRAWS = 1_000_000
 
 
