@@ -15,7 +15,7 @@ class Backoff:
 
     @property
     def seconds(self) -> float:
-        """The wait before it is spread."""
+        """Return the wait before it is spread."""
         return min(self.seconds_max, self.seconds_min * 2.0 ** min(DOUBLINGS_MAX, self.doublings))
 
     def after(self, failures: int) -> "Backoff":

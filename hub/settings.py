@@ -130,7 +130,7 @@ class HubSettings(BaseSettings):
 
 
 def load(directory: Path) -> HubSettings:
-    """The settings of a fleet's folder; relative paths in them are relative to it.
+    """Return the settings of a fleet's folder; relative paths in them are relative to it.
 
     Raises:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.

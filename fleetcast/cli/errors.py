@@ -90,7 +90,7 @@ def guard(run: Callable[[], object], program: Program) -> None:
 
 
 def _disk(program: Program, error: OSError) -> NoReturn:
-    """The disk's own errors, of files that no part below has spoken for."""
+    """Turn the disk's own errors into sentences, for files that no other part covers."""
     if error.errno in FULL:
         sentence = f"no room on the disk for {error.filename or 'what was to be written'}"
         _end(program, program.exits["DISK_FULL"], str(Code.DISK_FULL), sentence)

@@ -35,7 +35,7 @@ class Explained:
 
     @property
     def moved(self) -> tuple[tuple[int, float, bool], ...]:
-        """How far it moved, interval by interval: the shift of a number, with its sign; of everything else its size.
+        """Return how far it moved in each interval: a number's shift with its sign, and the size of everything else.
 
         What an earlier hub tested of anything else is left out: its sizes are in another unit.
         """
@@ -67,7 +67,7 @@ class Story:
 
     @property
     def summary(self) -> str:
-        """The period, and how much was counted in it."""
+        """Return the period, and how much was counted in it."""
         intervals = f"{self.intervals} interval{'' if self.intervals == 1 else 's'}"
         counted = f"{self.window.windows} windows of nodes, about {self.window.rows:,} rows"
         left_out = self.window.left_out

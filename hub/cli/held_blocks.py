@@ -18,7 +18,7 @@ class Holdings:
         self._costs: dict[tuple[bytes, str, Held, bool], Cost] = {}
 
     def releases_of(self, state: State) -> Held:
-        """What stands on a node's disk whole: what it serves, and what it would go back to."""
+        """Return the releases that are whole on a node's disk: what it serves, and what it would go back to."""
         if state.profile is None:
             return frozenset()
         found: set[tuple[bytes, str]] = set()
@@ -34,7 +34,7 @@ class Holdings:
         return frozenset(found)
 
     def cost_of(self, digest: bytes, variant: str, held: Held, *, follows: bool) -> Cost:
-        """What a node that holds these fetches of this variant."""
+        """Return the blocks of this variant that a node with these fetches."""
         key = (digest, variant, held, follows)
         if key not in self._costs:
             lists = self._releases.lists(digest, variant)
@@ -43,7 +43,7 @@ class Holdings:
         return self._costs[key]
 
     def blocks_of(self, held: Held) -> frozenset[bytes]:
-        """The digests of all their blocks, block lists included."""
+        """Return the digests of all their blocks, block lists included."""
         if held not in self._blocks:
             lists = [self._releases.lists(digest, variant) for digest, variant in held]
             self._blocks[held] = frozenset(block.digest for one in lists for block in (*one.blocks, *one.index))

@@ -22,7 +22,7 @@ class LogLimit(logging.Filter):
         self._lock = threading.Lock()
 
     def __call__(self, logger: object, method: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-        """The event.
+        """Return the event.
 
         Raises:
             DropEvent: too many of its kind were written of late.
@@ -35,7 +35,7 @@ class LogLimit(logging.Filter):
         return event
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a library's line is written; its kind is its text before anything is put into it."""
+        """Return whether a library's line is written; its kind is its text before values are put into it."""
         left_out = self._admit(f"{record.name} {record.levelname} {str(record.msg)[:80]}")
         if left_out:
             record.msg = f"{record.msg} ({left_out} lines like this one were left out)"

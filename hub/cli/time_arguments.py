@@ -17,7 +17,7 @@ class Moment(click.ParamType[int]):
     name = "when"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The moment, or a usage error that shows what is understood."""
+        """Return the moment, or raise a usage error that shows the accepted forms."""
         if isinstance(value, int):
             return value
         text = str(value).strip()

@@ -346,8 +346,8 @@ class Agent:
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, session=self._session)
         if event.session_present and self._session_of == "unknown":
-            # An earlier process's memory: what that one acknowledged, we would never hear. It proves that the broker has forgotten nothing
-            # of what was sent, and is then ended, for some brokers give what they retain to no subscription that they have known before.
+            # The session is an earlier process's memory: this process would never hear what that one acknowledged. The session proves
+            # that the broker forgot nothing, and is then ended: some brokers give what they retain to no subscription that they know.
             self._session_of, self._retry = "another", RETRY
             self._link.close()
             return

@@ -38,7 +38,7 @@ class Identity:
             path.parent.mkdir(parents=True, exist_ok=True)
             made = ec.generate_private_key(ec.SECP256R1())
             pem = made.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-            with contextlib.suppress(FileExistsError):  # of two processes that make the key at once, the second takes the first one's
+            with contextlib.suppress(FileExistsError):  # When two processes make the key at once, the second takes the first one's.
                 durable.create(path, pem)
         try:
             with path.open("rb") as file:

@@ -29,7 +29,7 @@ from schemas.limits import KIB
 log = structlog.get_logger(__name__)
 
 CHAT_BYTES_MAX: Final = 256 * KIB  # a conversation longer than any context that a device holds
-CHUNKS_WAITING_MAX: Final = 1024  # of one stream whose reader is slow; beyond it is given up
+CHUNKS_WAITING_MAX: Final = 1024  # Bound for one stream whose reader is slow; beyond it the stream is given up.
 STALLED_SECONDS_MAX: Final = 30.0  # that a reader may take none of what is ready for it
 
 Chunk = Mapping[str, Any]

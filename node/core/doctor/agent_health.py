@@ -94,7 +94,7 @@ def is_stale(expires: int | None, *, wall: int, floor: int) -> bool:
 
 
 def is_fresh(status: AgentStatus | None, *, wall: int, floor: int) -> bool:
-    """Whether the node has trusted metadata that has not expired, by a clock that is to be believed."""
+    """Return whether the node has trusted metadata that has not expired, by a clock that can be trusted."""
     return status is not None and status.expires is not None and not is_stale(status.expires, wall=wall, floor=floor)
 
 
