@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 
 from hub.cli.held_blocks import Holdings
+from hub.cli.key_values import read_pairs
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
 from hub.core.rollouts.gate_summary import judged, stage_percent_min
 from hub.core.rollouts.plan import Cost, by_site, seconds
@@ -66,7 +67,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
     holdings = Holdings(Releases(repository, BlockStore(directory / "blocks")))
-    wanted = pairs("--label", labels)
+    wanted = read_pairs("--label", labels)
     rows = [row for row in open_store(directory).nodes() if _matches(row, wanted)]
     planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
     fits = [one for one in planned if not one.refused]
@@ -248,16 +249,8 @@ def _ledger_row(node: str, state: str, code: str, planned: int, received: int, r
     }
 
 
-def pairs(option: str, said: tuple[str, ...]) -> dict[str, str]:
-    """KEY=VALUE options as a mapping."""
-    try:
-        return dict(one.split("=", 1) for one in said)
-    except ValueError:
-        raise click.UsageError(f"{option} must be KEY=VALUE, found {', '.join(said)}") from None
-
-
 def _rates(said: tuple[str, ...]) -> dict[str, float]:
-    found = pairs("--rate", said)
+    found = read_pairs("--rate", said)
     try:
         speeds = {link: float(rate) for link, rate in found.items()}
     except ValueError:
