@@ -32,7 +32,19 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import FALLBACKS_MAX, LABELS_MAX, PARAMETERS_MAX, STAGES_MAX
 from schemas.names import Label, Version
 from schemas.parameters import Parameters, Value
-from schemas.rollout import Carriage, Fallback, Gate, ReleaseRef, Rollout, all_fallbacks, bucket, has_labels, selected
+from schemas.rollout import (
+    Carriage,
+    Fallback,
+    Gate,
+    ReleaseRef,
+    Rollout,
+    all_fallbacks,
+    bucket,
+    has_labels,
+    selected,
+    wanted,
+    was_taken_back,
+)
 
 CommandKind = Literal["start", "halt", "resume", "rollback", "set"]
 KINDS: tuple[CommandKind, ...] = ("start", "halt", "resume", "rollback", "set")
@@ -373,7 +385,7 @@ def _tally(progress: Progress, facts: Facts) -> Tally:
     rollout = progress.rollout
     addressed = heard = serving = failed = 0
     for node in facts.nodes:
-        if not selected(rollout, node.labels) or bucket(rollout.salt, node.node) >= rollout.percent:
+        if not (_in_stage(rollout, node) or _is_to_go_back(rollout, node)):
             continue
         addressed += 1
         if not node.heard:
@@ -382,6 +394,17 @@ def _tally(progress: Progress, facts: Facts) -> Tally:
         serving += node.serving
         failed += not node.serving and node.failed_at is not None and node.failed_at >= progress.judged_from
     return Tally(addressed, heard, serving, failed, addressed - heard)
+
+
+def _in_stage(rollout: Rollout, node: NodeFacts) -> bool:
+    return selected(rollout, node.labels) and bucket(rollout.salt, node.node) < rollout.percent
+
+
+def _is_to_go_back(rollout: Rollout, node: NodeFacts) -> bool:
+    """Return whether a node has to leave a release that was taken back, though it is outside of the stage: its labels may have changed."""
+    digest = rollout.release.digest if node.serving else None
+    target = wanted(rollout, node=node.node, labels=node.labels, serving=digest) if was_taken_back(rollout, digest) else None
+    return target is not None and target.digest != digest
 
 
 def _problem(rollout: Rollout, tally: Tally, facts: Facts) -> str:
@@ -401,9 +424,9 @@ def _waiting(rollout: Rollout, tally: Tally, facts: Facts) -> str:
         needed = f"{rollout.gate.receipts_ratio_min:.0%} must"
         silent = f"; {tally.silent} more are silent" if tally.silent else ""
         return f"waits: {tally.serving} of {tally.heard} nodes heard from serve it, {needed}{silent}"
-    wanted = rollout.gate.drift_tests_min or 0
-    if tally.addressed and facts.drift is not None and facts.drift.tests < wanted:
-        return f"waits: {facts.drift.tests} of {wanted} intervals that the gate asks for were tested{_of_drift(facts)}"
+    tests_min = rollout.gate.drift_tests_min or 0
+    if tally.addressed and facts.drift is not None and facts.drift.tests < tests_min:
+        return f"waits: {facts.drift.tests} of {tests_min} intervals that the gate asks for were tested{_of_drift(facts)}"
     return ""
 
 
