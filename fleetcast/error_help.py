@@ -142,7 +142,7 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.RECEIPT_KEY_CHANGED: ("a node speaks with another key than before", "enrol it anew, if it is a new device"),
     Code.INBOX_FLOODED: (
         "one sender sent more than the hub could take, and the oldest of its messages were let go",
-        "look at what the named node or cohort sends; `fleetcast nodes revoke` shuts a node out",
+        "look at what the named node or cohort sends; `fleetcast enroll revoke` shuts a node out",
     ),
     Code.ENROLMENT_TOKEN: ("a token that is not known, used, or expired", "make a new one on the hub"),
     Code.ENROLMENT_PIN: ("the hub that answered is not the one that the token names", "look at the address; somebody may sit in between"),

@@ -1,5 +1,6 @@
 """`fleetcast export`: a signed release in one file, for where there is no link."""
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from hub.cli.errors import FULL
 from hub.cli.held_blocks import Held, Holdings
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
@@ -112,6 +114,8 @@ def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], block
             os.fsync(file.fileno())
         partial.replace(target)
     except OSError as error:
-        raise Refused(Code.DISK_FULL, f"{target} cannot be written: {error.strerror}") from error
+        code = Code.DISK_FULL if error.errno in FULL else Code.SETTINGS_INVALID
+        mend = f": there is no folder {target.parent}" if error.errno == errno.ENOENT else ""
+        raise Refused(code, f"{target} cannot be written: {error.strerror}{mend}") from error
     finally:
         partial.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ Digests say that the files are those of the manifest, and nothing says who made 
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import platform
@@ -226,7 +227,8 @@ def _write(target: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(target)
     except OSError as error:
-        raise Refused(Code.DISK_FULL, f"{target} cannot be written: {error.strerror}") from None
+        code = Code.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else Code.SETTINGS_INVALID
+        raise Refused(code, f"{target} cannot be written: {error.strerror}") from None
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -205,12 +205,17 @@ def objections(model: str, wish: Start, *, before: Rollout | None, nodes: Sequen
     found = []
     if wish.labels and not any(has_labels(wish.labels, node.labels) for node in nodes):
         known = f"none of the {len(nodes)} known nodes" if nodes else "no node, for none is known yet"
-        found.append(f"{_of_labels(wish.labels)} is on {known}: `fleetcast nodes` shows the labels that there are")
+        found.append(f"{_of_labels(wish.labels)} is on {known}: `fleetcast nodes` lists the nodes, and with --json their labels")
     if before is not None and before.state == "running":
         begun = f"{model}@{before.release.version} is still being rolled out"
         mend = f"wait for its end, or `fleetcast rollout halt {model}` first"
-        if before.percent < 100:
-            found.append(f"{begun}, at {before.percent} % of its nodes, and would stay on those: {mend}")
+        takes_all = wish.stages[0] == 100 and has_labels(wish.labels, before.labels)
+        if before.percent < 100 and takes_all:
+            passes_over = "all of its nodes would take this one at once, past its remaining stages and their gates"
+            found.append(f"{begun}, at {before.percent} % of its nodes; {passes_over}: {mend}")
+        elif before.percent < 100:
+            reach = "the nodes of this rollout's first stage" if wish.stages[0] < 100 else f"nodes with {_of_labels(wish.labels)}"
+            found.append(f"{begun}, at {before.percent} % of its nodes, and would stay on those except for {reach}: {mend}")
         elif wish.stages[0] < 100:
             found.append(f"{begun}, and this one addresses only {wish.stages[0]} % of its nodes at first: {mend}")
         elif not has_labels(wish.labels, before.labels):
