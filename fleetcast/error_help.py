@@ -199,7 +199,7 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.RECEIPT_KEY_CHANGED: ("a node uses another key than before", "enrol it again if the device was replaced"),
     Code.INBOX_FLOODED: (
         "one sender sent more than the hub could process, and its oldest messages were dropped",
-        "check what the named node or cohort sends; `fleetcast nodes revoke` excludes a node",
+        "check what the named node or cohort sends; `fleetcast enroll revoke` excludes a node",
     ),
     Code.ENROLMENT_TOKEN: ("an enrolment token is unknown, used or expired", "make a new token on the hub"),
     Code.ENROLMENT_PIN: (

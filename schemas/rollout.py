@@ -120,17 +120,23 @@ def wanted(rollout: Rollout, *, node: str, labels: Mapping[str, str], serving: b
     """Return the release that this node should run; None when it keeps its own. `serving` is the release that it serves, if any.
 
     A node outside the stage keeps what it serves; only a node that serves nothing takes its fallback. A halted rollout
-    moves no node. A rollback moves each node that the rollout has moved, or that serves its release, to the node's own fallback.
+    moves no node. A rollback moves each node that the rollout has moved, or that serves its release, to the node's own fallback,
+    also when its labels have changed since.
     """
-    if not selected(rollout, labels) or rollout.state == "halted":
+    if rollout.state == "halted" or not (selected(rollout, labels) or was_taken_back(rollout, serving)):
         return None
-    reached = bucket(rollout.salt, node) < rollout.percent
+    reached = selected(rollout, labels) and bucket(rollout.salt, node) < rollout.percent
     if reached and rollout.state != "rolled_back":
         return rollout.release
     if not reached and serving is not None and (rollout.state != "rolled_back" or serving != rollout.release.digest):
         return None
     fallback = fallback_of(rollout, labels)
     return fallback.release if fallback is not None else None
+
+
+def was_taken_back(rollout: Rollout, release: bytes | None) -> bool:
+    """Return whether the rollout has gone back from this release."""
+    return rollout.state == "rolled_back" and release == rollout.release.digest
 
 
 def rollout_path(model: str) -> str:

@@ -14,6 +14,7 @@ import click
 
 from hub.cli.ca import open_authority, token_pin
 from hub.cli.errors import Ended, Exit
+from hub.cli.key_values import read_pairs
 from hub.cli.options import dir_option, json_option, open_store, passphrase_option, show, show_one
 from hub.database.enrolments import EnrolmentRow, Enrolments, Place
 from hub.settings import load
@@ -25,8 +26,8 @@ from schemas.names import RESERVED_NODES, check_name
 
 COUNT_MAX = 10_000  # tokens made by one command
 EXPIRES_DAYS_MAX = 90  # A token lies around on paper, in mails and in shell histories.
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LABEL = r"[A-Za-z0-9._-]{1,63}"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -208,12 +209,10 @@ def _seconds(text: str) -> int:
 
 
 def _labels(texts: tuple[str, ...]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts:
-        key, _, value = text.partition("=")
+    found = read_pairs("--label", texts)
+    for key, value in found.items():
         if not re.fullmatch(_LABEL, key) or not re.fullmatch(_LABEL, value):
-            raise click.UsageError(f"--label {text!r} must look like site=plant-7, of letters, digits and . _ -")
-        found[key] = value
+            raise click.UsageError(f"--label '{key}={value}' must look like site=plant-7, of letters, digits and . _ -")
     if len(found) > LABELS_MAX:
         raise click.UsageError(f"at most {LABELS_MAX} labels, found {len(found)}")
     return found

@@ -1,12 +1,13 @@
 """`fleetcast export`: a signed release in one file, for where there is no link."""
 
+import errno
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from fleetcast import durable
+from fleetcast import disk_room, durable
 from hub.cli.held_blocks import Held, Holdings
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
@@ -110,4 +111,6 @@ def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], block
                 write_frame(file, "block", data)
             write_frame(file, "end")
     except OSError as error:
-        raise Refused(Code.DISK_FULL, f"{target} cannot be written: {error.strerror}") from error
+        code = Code.DISK_FULL if error.errno in disk_room.FULL else Code.SETTINGS_INVALID
+        mend = f": there is no folder {target.parent}" if error.errno == errno.ENOENT else ""
+        raise Refused(code, f"{target} cannot be written: {error.strerror}{mend}") from error

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import click
 
 from hub.cli.held_blocks import Holdings
+from hub.cli.key_values import read_pairs
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
 from hub.core.rollouts.gate_summary import judged, stage_percent_min
 from hub.core.rollouts.plan import Cost, by_site, seconds
@@ -66,8 +67,9 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
     holdings = Holdings(Releases(repository, BlockStore(directory / "blocks")))
-    wanted = pairs("--label", labels)
-    rows = [row for row in open_store(directory).nodes() if _matches(row, wanted)]
+    wanted = read_pairs("--label", labels)
+    known = open_store(directory).nodes()
+    rows = [row for row in known if _matches(row, wanted)]
     planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
     fits = [one for one in planned if not one.refused]
     result = {
@@ -87,7 +89,17 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    _print(result)
+    _print(result, none_fits=_why_none(len(known), len(rows), wanted))
+
+
+def _why_none(known: int, matching: int, wanted: Mapping[str, str]) -> str:
+    """Return why the plan has no sites, where it has none."""
+    if not known:
+        return "No node has been heard from."
+    labels = ", ".join(f"{key}={value}" for key, value in wanted.items())
+    if not matching:
+        return f"None of the {known} known nodes has the labels {labels}: `fleetcast nodes --json` shows the labels that there are."
+    return f"The release fits none of the {matching} nodes{f' with {labels}' if labels else ''}; the list above or `--nodes` says why."
 
 
 def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[str, Any]:
@@ -105,12 +117,12 @@ def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[
     }
 
 
-def _print(result: Mapping[str, Any]) -> None:
+def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
     if result["nodes"]:
         columns = ["node", "site", "link", "runs", "variant", "fetches", "has", "whole_for_delta", "takes", "refused"]
         show(result["nodes"], columns, as_json=False, empty="")
         click.echo()
-    show(result["sites"], ["site", "nodes", "fetches", "behind_a_relay"], as_json=False, empty="No node has reported yet.")
+    show(result["sites"], ["site", "nodes", "fetches", "behind_a_relay"], as_json=False, empty=none_fits)
     click.echo()
     show(result["links"], ["link", "nodes", "fetches", "bit_per_second", "longest"], as_json=False, empty="")
     if len(result["variants"]) > 1:
@@ -248,16 +260,8 @@ def _ledger_row(node: str, state: str, code: str, planned: int, received: int, r
     }
 
 
-def pairs(option: str, said: tuple[str, ...]) -> dict[str, str]:
-    """KEY=VALUE options as a mapping."""
-    try:
-        return dict(one.split("=", 1) for one in said)
-    except ValueError:
-        raise click.UsageError(f"{option} must be KEY=VALUE, found {', '.join(said)}") from None
-
-
 def _rates(said: tuple[str, ...]) -> dict[str, float]:
-    found = pairs("--rate", said)
+    found = read_pairs("--rate", said)
     try:
         speeds = {link: float(rate) for link, rate in found.items()}
     except ValueError:

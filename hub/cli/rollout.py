@@ -10,6 +10,7 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
+from hub.cli.key_values import read_pairs
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.core.publish.check_rules import unchecked
 from hub.core.rollouts import commands
@@ -30,6 +31,7 @@ from schemas.state import State
 ANSWER_SECONDS = 15.0  # how long a running hub may take to obey
 LOOK_SECONDS = 0.3
 NAMES_SHOWN = 3
+ONE_LABEL = "give only one of the two, and begin a rollout for the other when this one is done"
 
 
 @click.group()
@@ -119,13 +121,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     model, version = split(release)
     repository = Repository(directory / "trust")
     ref, manifest = _release(repository, model, version)
-    try:
-        percents = [int(one) for one in stages.split(",")]
-        wanted = dict(one.split("=", 1) for one in labels)
-    except ValueError:
-        raise click.UsageError(
-            f"--stages must be whole percents with commas and --label KEY=VALUE, found {stages!r} and {labels}"
-        ) from None
+    percents, wanted = _stages(stages), read_pairs("--label", labels, mend=ONE_LABEL)
     gate = {
         "receipts_ratio_min": said["receipts_min"],
         "failures_ratio_max": said["failures_max"],
@@ -208,19 +204,26 @@ def _present(repository: Repository, model: str) -> Rollout | None:
     return codec.decode(Rollout, document) if document is not None else None
 
 
-def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
-    """NAME=VALUE, as two.
+def _stages(text: str) -> list[int]:
+    """Return the percents of `--stages`.
 
     Raises:
-        click.UsageError: it is not.
+        click.UsageError: they are not whole numbers.
     """
-    found = []
-    for one in said:
-        name, sign, text = one.partition("=")
-        if not (name and sign):
-            raise click.UsageError(f"{one!r} must be NAME=VALUE, such as threshold=0.7, or MAP.KEY=TEXT, such as labels.cat=Katze")
-        found.append((name, text))
-    return found
+    try:
+        return [int(one) for one in text.split(",")]
+    except ValueError:
+        raise click.UsageError(f"--stages {text!r} must be whole percents with commas, such as 1,10,50,100") from None
+
+
+def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
+    """Return NAME=VALUE as two.
+
+    Raises:
+        click.UsageError: it is not, or a name has two values.
+    """
+    form = "NAME=VALUE, such as threshold=0.7, or MAP.KEY=TEXT, such as labels.cat=Katze"
+    return list(read_pairs("parameter", said, form=form).items())
 
 
 @rollout.command(name="set")

@@ -1,5 +1,6 @@
 """Keep the results of checks in the fleet's folder, the newest for each profile: `checks/<content>/<profile>.json`. Knows no rollout."""
 
+import errno
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,8 @@ class Checks:
         try:
             write(path, check.model_dump_json(exclude_none=True, indent=2).encode())
         except OSError as error:
-            raise Refused(Code.DISK_FULL, f"the check cannot be kept at {path}: {error.strerror}") from error
+            code = Code.DISK_FULL if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} else Code.SETTINGS_INVALID
+            raise Refused(code, f"the check cannot be kept at {path}: {error.strerror}") from error
 
     def of(self, content: bytes) -> dict[str, Check]:
         """Return the newest check of each profile, by profile.

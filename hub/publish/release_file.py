@@ -7,6 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -211,9 +212,8 @@ def read_release(path: Path | None, said: Mapping[str, Any]) -> ReleaseFile:
         raise mismatch(Code.SETTINGS_INVALID, f"{what}: variants.builds", expected=f"some of {', '.join(known)}", actual=unknown[0])
     for where, file in release.paths():
         if not file.is_file():
-            raise mismatch(
-                Code.SETTINGS_INVALID, f"{what}: {where}", expected=f"a file at {file}", actual="none" if not file.exists() else "a folder"
-            )
+            found = "a folder" if file.is_dir() else "a device, pipe or socket" if file.exists() else "none"
+            raise mismatch(Code.SETTINGS_INVALID, f"{what}: {where}", expected=f"a file at {file}", actual=found)
     return release
 
 
@@ -269,17 +269,20 @@ def _over(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sentence(what: str, error: ValidationError) -> Refused:
     """Return a sentence about the first mistake, with what is allowed and what was found."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A mistyped key is named first, before the key that is missing because of it.
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     place = [part for part in first["loc"] if not (isinstance(part, str) and ("-" in part or "[" in part or part in _BRANCHES))]
     where = ".".join(map(str, place))
     match first["type"]:
         case "extra_forbidden":
             fields = list(_model_at(first["loc"][:-1]).model_fields)
+            meant = get_close_matches(str(place[-1]), fields, n=1)
             return mismatch(
                 Code.SETTINGS_INVALID,
                 f"{what}: keys of {'.'.join(map(str, place[:-1])) or 'the release'}",
                 expected=f"some of {', '.join(fields)}",
-                actual=place[-1],
+                actual=f"{place[-1]} (did you mean {meant[0]}?)" if meant else place[-1],
             )
         case "missing":
             return mismatch(Code.SETTINGS_INVALID, f"{what}: {where}", expected="a value", actual="none")

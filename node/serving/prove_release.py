@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from fleetcast import durable
+from fleetcast import disk_room, durable
 from node.core.activation import golden
 from node.core.activation.effective_parameters import effective_parameters
 from node.runtimes import available
@@ -221,4 +221,5 @@ def _write(target: Path, data: bytes) -> None:
     try:
         durable.write(target, data)
     except OSError as error:
-        raise Refused(Code.DISK_FULL, f"{target} cannot be written: {error.strerror}") from None
+        code = Code.DISK_FULL if error.errno in disk_room.FULL else Code.SETTINGS_INVALID
+        raise Refused(code, f"{target} cannot be written: {error.strerror}") from None

@@ -43,6 +43,11 @@ class Sideload:
             Unreachable: the file or the disk does not answer.
         """
         try:
+            with path.open("rb"):
+                pass  # else a folder would be made for nothing
+        except OSError as error:
+            raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror or error}") from error
+        try:
             self.directory.mkdir(parents=True, exist_ok=True)
             for left in self.directory.glob(_PARTIAL + "*"):
                 shutil.rmtree(left, ignore_errors=True)

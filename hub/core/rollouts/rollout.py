@@ -29,7 +29,7 @@ from hub.core.rollouts.parameters import settled
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import FALLBACKS_MAX
 from schemas.parameters import Parameters, Value
-from schemas.rollout import Fallback, ReleaseRef, Rollout, all_fallbacks, bucket, has_labels, selected
+from schemas.rollout import Fallback, ReleaseRef, Rollout, all_fallbacks, bucket, has_labels, selected, wanted, was_taken_back
 
 DONE = "done"
 DEAF = "waits: the hub does not hear its nodes now; it is not connected to the broker, or reads what came while it was not"
@@ -154,12 +154,17 @@ def objections(model: str, wish: Start, *, before: Rollout | None, nodes: Sequen
     found = []
     if wish.labels and not any(has_labels(wish.labels, node.labels) for node in nodes):
         known = f"none of the {len(nodes)} known nodes" if nodes else "no node, for none is known yet"
-        found.append(f"{_of_labels(wish.labels)} is on {known}: `fleetcast nodes` shows the labels that there are")
+        found.append(f"{_of_labels(wish.labels)} is on {known}: `fleetcast nodes` lists the nodes, and with --json their labels")
     if before is not None and before.state == "running":
         begun = f"{model}@{before.release.version} is still being rolled out"
         mend = f"wait for its end, or `fleetcast rollout halt {model}` first"
-        if before.percent < 100:
-            found.append(f"{begun}, at {before.percent} % of its nodes, and would stay on those: {mend}")
+        takes_all = wish.stages[0] == 100 and has_labels(wish.labels, before.labels)
+        if before.percent < 100 and takes_all:
+            passes_over = "all of its nodes would take this one at once, past its remaining stages and their gates"
+            found.append(f"{begun}, at {before.percent} % of its nodes; {passes_over}: {mend}")
+        elif before.percent < 100:
+            reach = "the nodes of this rollout's first stage" if wish.stages[0] < 100 else f"nodes with {_of_labels(wish.labels)}"
+            found.append(f"{begun}, at {before.percent} % of its nodes, and would stay on those except for {reach}: {mend}")
         elif wish.stages[0] < 100:
             found.append(f"{begun}, and this one addresses only {wish.stages[0]} % of its nodes at first: {mend}")
         elif not has_labels(wish.labels, before.labels):
@@ -334,7 +339,7 @@ def _tally(progress: Progress, facts: Facts) -> Tally:
     rollout = progress.rollout
     addressed = heard = serving = failed = 0
     for node in facts.nodes:
-        if not selected(rollout, node.labels) or bucket(rollout.salt, node.node) >= rollout.percent:
+        if not (_in_stage(rollout, node) or _is_to_go_back(rollout, node)):
             continue
         addressed += 1
         if not node.heard:
@@ -343,6 +348,17 @@ def _tally(progress: Progress, facts: Facts) -> Tally:
         serving += node.serving
         failed += not node.serving and node.failed_at is not None and node.failed_at >= progress.judged_from
     return Tally(addressed, heard, serving, failed, addressed - heard)
+
+
+def _in_stage(rollout: Rollout, node: NodeFacts) -> bool:
+    return selected(rollout, node.labels) and bucket(rollout.salt, node.node) < rollout.percent
+
+
+def _is_to_go_back(rollout: Rollout, node: NodeFacts) -> bool:
+    """Return whether a node has to leave a release that was taken back, though it is outside of the stage: its labels may have changed."""
+    digest = rollout.release.digest if node.serving else None
+    target = wanted(rollout, node=node.node, labels=node.labels, serving=digest) if was_taken_back(rollout, digest) else None
+    return target is not None and target.digest != digest
 
 
 def _problem(rollout: Rollout, tally: Tally, facts: Facts) -> str:
@@ -362,9 +378,9 @@ def _waiting(rollout: Rollout, tally: Tally, facts: Facts) -> str:
         needed = f"{rollout.gate.receipts_ratio_min:.0%} must"
         silent = f"; {tally.silent} more are silent" if tally.silent else ""
         return f"waits: {tally.serving} of {tally.heard} nodes heard from serve it, {needed}{silent}"
-    wanted = rollout.gate.drift_tests_min or 0
-    if tally.addressed and facts.drift is not None and facts.drift.tests < wanted:
-        return f"waits: {facts.drift.tests} of {wanted} intervals that the gate asks for were tested{_of_drift(facts)}"
+    tests_min = rollout.gate.drift_tests_min or 0
+    if tally.addressed and facts.drift is not None and facts.drift.tests < tests_min:
+        return f"waits: {facts.drift.tests} of {tests_min} intervals that the gate asks for were tested{_of_drift(facts)}"
     return ""
 
 

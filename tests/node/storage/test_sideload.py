@@ -12,7 +12,7 @@ from node.storage.sideload import PARCELS_MAX, Sideload
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.bundle_file import MAGIC, Parcel, read_frames, write_frame
-from schemas.errors import Code, Refused, Unreachable
+from schemas.errors import Code, Refused
 from schemas.limits import PAYLOAD_BYTES_MAX
 from schemas.names import sha256
 from tests.small_disk import small_disk
@@ -116,8 +116,9 @@ def test_the_oldest_parcels_go_when_there_are_too_many(tmp_path: Path) -> None:
 
 def test_a_full_disk_and_a_missing_stick_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "stick.parcel"
-    with pytest.raises(Unreachable, match="No such file"):
+    with pytest.raises(Refused, match="No such file") as refused:
         Sideload(tmp_path / "carried").unpack(path, fleet="plant")
+    assert refused.value.code is Code.SETTINGS_INVALID
     path.write_bytes(frames(parcel(size=100_020), blocks=[bytes(100_000), BLOCKS[1]]))
     with small_disk(tmp_path / "disk") as disk:
         for number in range(4):
