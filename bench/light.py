@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from fleetcast.mqtt import Connected, Disconnected, Message, Subscribed
+from fleetcast.mqtt_connection import Connected, Disconnected, Message, Subscribed
 from node.broker.mqtt import NodeLink
 from node.core.delivery.transfer import Ask, Complete, Piece, Subscribe, Transfer, Unsubscribe
 from schemas.errors import Unreachable

@@ -7,7 +7,7 @@ lines only.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, Message, Published, Subscribed, TlsFiles, Will
+    from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, Message, Published, Subscribed, TlsFiles, Will
     from schemas.analytics_messages import Alert, Drift, DriftEvidence, MergedWindow
     from schemas.block_request import Want
     from schemas.bundle import ModelBundle, TrustBundle
@@ -57,7 +57,17 @@ __all__ = [
 ]
 
 _PLACES = {
-    "fleetcast.mqtt": ("BrokerUrl", "Connected", "Disconnected", "Link", "Message", "Published", "Subscribed", "TlsFiles", "Will"),
+    "fleetcast.mqtt_connection": (
+        "BrokerUrl",
+        "Connected",
+        "Disconnected",
+        "Link",
+        "Message",
+        "Published",
+        "Subscribed",
+        "TlsFiles",
+        "Will",
+    ),
     "schemas.analytics_messages": ("Alert", "Drift", "DriftEvidence", "MergedWindow"),
     "schemas.block_request": ("Want",),
     "schemas.bundle": ("ModelBundle", "TrustBundle"),

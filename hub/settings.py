@@ -13,7 +13,7 @@ from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, Label
 
 if TYPE_CHECKING:
-    from fleetcast.mqtt import TlsFiles
+    from fleetcast.mqtt_connection import TlsFiles
 
 SETTINGS_NAME = "fleet.toml"
 
@@ -94,7 +94,7 @@ class HubSettings(BaseSettings):
             raise ValueError("tls_ca, tls_certificate and tls_key go together")
         for url in (self.broker_url, self.node_broker_url):
             if url:
-                from fleetcast.mqtt import BrokerUrl  # noqa: PLC0415  # paho, which commands that only read do not need
+                from fleetcast.mqtt_connection import BrokerUrl  # noqa: PLC0415  # paho, which commands that only read do not need
 
                 BrokerUrl.parse(url)
         return self
@@ -124,7 +124,7 @@ class HubSettings(BaseSettings):
     @property
     def tls(self) -> "TlsFiles | None":
         """Our certificate for the broker, where it asks for one."""
-        from fleetcast.mqtt import TlsFiles  # noqa: PLC0415
+        from fleetcast.mqtt_connection import TlsFiles  # noqa: PLC0415
 
         return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
 

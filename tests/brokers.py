@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from fleetcast.mqtt import TlsFiles
+from fleetcast.mqtt_connection import TlsFiles
 from hub.service.broker.rumqttd import EmbeddedBroker
 from schemas import topics
 

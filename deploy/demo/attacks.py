@@ -8,7 +8,7 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from fleetcast.mqtt import BrokerUrl, Connected, Link
+from fleetcast.mqtt_connection import BrokerUrl, Connected, Link
 from schemas import codec
 from schemas.bundle import ManifestBytes, ModelBundle
 from schemas.manifest import Block, Manifest

@@ -11,7 +11,7 @@ import pandas as pd
 import zstandard
 
 from deploy.demo.data import rows
-from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, Message
+from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, Message
 from schemas.errors import Unreachable
 from schemas.limits import BLOCK_BYTES_MAX
 

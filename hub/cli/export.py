@@ -21,7 +21,7 @@ from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.state import State
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 
 @click.command()

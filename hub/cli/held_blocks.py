@@ -4,7 +4,7 @@ from hub.core.rollouts.plan import Cost, cost
 from hub.service.rollouts.release_lookup import Releases
 from schemas.errors import Refused
 from schemas.state import State
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 Held = frozenset[tuple[bytes, str]]  # release digest and variant
 

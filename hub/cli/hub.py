@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import structlog
 
-from fleetcast.mqtt import BrokerUrl
+from fleetcast.mqtt_connection import BrokerUrl
 from hub.cli.log_rate_limit import LogLimit
 from hub.cli.options import passphrase, passphrase_option
 from hub.settings import load

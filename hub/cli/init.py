@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from fleetcast import disk_room, durable
-from fleetcast.mqtt import BrokerUrl
+from fleetcast.mqtt_connection import BrokerUrl
 from hub.cli.ca import issue_hub, make_authority
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import json_option, passphrase, passphrase_option, room_for_database, show_one

@@ -25,7 +25,7 @@ from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import LinkClass, State
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 RATES_BIT_S: dict[str, float] = {"free": 50e6, "metered": 1e6, "roaming": 128e3}  # a site's line, LTE-M, NB-IoT; --rate says otherwise
 NO_SITE = "-"

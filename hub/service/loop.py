@@ -23,7 +23,7 @@ import structlog
 from fleetcast import durable
 from fleetcast.backoff import Backoff
 from fleetcast.block_server import BlockServer
-from fleetcast.mqtt import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
+from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.store import Store

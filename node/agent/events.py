@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fleetcast.mqtt import LinkEvent
+from fleetcast.mqtt_connection import LinkEvent
 from node.broker.mqtt import BlockArrived, ConnectionEvent, DocumentEvent
 from node.core.activation.lifecycle import Target
 from node.serving.accuracy_route import LabelsReported

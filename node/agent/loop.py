@@ -14,14 +14,14 @@ from typing import Literal, ParamSpec, assert_never
 import structlog
 
 from fleetcast.backoff import Backoff
-from fleetcast.mqtt import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, Subscribed, TlsFiles, Unreadable
+from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, Subscribed, TlsFiles, Unreadable
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
-from node.agent.enrol.renewing import Renewing
+from node.agent.enrol.certificate_renewal import Renewing
 from node.agent.events import EndpointAnswered, Event, Incoming, LocalEvent, Parsed, TransferEnded, TransferStalled, WorkerGone, WorkerReady
 from node.agent.listen_socket import listen_of
 from node.agent.reports.agent_status import StatusWriter

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fleetcast import disk_room, durable
-from fleetcast.mqtt import BrokerUrl
+from fleetcast.mqtt_connection import BrokerUrl
 from node.enrol.certificates import pem_of
 from schemas import codec
 from schemas.document import Document

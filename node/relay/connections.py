@@ -4,7 +4,7 @@ import queue
 from dataclasses import dataclass
 from typing import Literal
 
-from fleetcast.mqtt import BrokerUrl, Link, LinkEvent, Message
+from fleetcast.mqtt_connection import BrokerUrl, Link, LinkEvent, Message
 from node.broker.mqtt import BlockReader, model_bundle
 from node.relay.relay_settings import Door
 from schemas import codec

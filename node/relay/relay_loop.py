@@ -11,7 +11,7 @@ import structlog
 
 from fleetcast.backoff import Backoff
 from fleetcast.block_server import BlockServer, Clear, Send
-from fleetcast.mqtt import CONNACK_SECONDS, Connected, Disconnected, LinkEvent, Message, Published, Subscribed
+from fleetcast.mqtt_connection import CONNACK_SECONDS, Connected, Disconnected, LinkEvent, Message, Published, Subscribed
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
 from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Subscribe, Unsubscribe

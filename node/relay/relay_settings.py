@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fleetcast.mqtt import BrokerUrl, TlsFiles
+from fleetcast.mqtt_connection import BrokerUrl, TlsFiles
 from node.settings import SiteSettings, fields_of, settings_errors
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, NodeId

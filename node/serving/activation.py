@@ -14,7 +14,7 @@ from node.core.activation import golden
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.inference.tensors import DATATYPES, DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
 from node.workers.inline import Inline
-from node.workers.worker import REQUEST_SECONDS_MAX, Load, Runner, Worker
+from node.workers.worker_handle import REQUEST_SECONDS_MAX, Load, Runner, Worker
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Golden, Manifest, Tensor
 from schemas.receipt import Evidence

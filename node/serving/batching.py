@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.core.inference.tensors import DTYPES, LENGTH, Raw
-from node.workers.worker import Runner, WorkerLost
+from node.workers.worker_handle import Runner, WorkerLost
 from schemas.errors import Refused
 from schemas.limits import MIB
 from schemas.parameters import Value

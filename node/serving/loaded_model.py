@@ -11,7 +11,7 @@ from node.core.inference.oip import Request, Requests, encode_request, parse_req
 from node.core.inference.tensors import Array, Raw, Spec, array_of, rows_of
 from node.serving.activation import Activated, Staged, specs_of
 from node.serving.batching import Batcher
-from node.workers.worker import Runner
+from node.workers.worker_handle import Runner
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 

@@ -29,7 +29,7 @@ from schemas.parameters import check_value, settings, unknown
 from schemas.proof import Proof
 from schemas.receipt import Evidence
 from schemas.state import Profile
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 READ_BYTES: Final = MIB
 REASON_CHARACTERS_MAX: Final = 4 * TEXT_MAX  # A proof's reason.

@@ -7,7 +7,7 @@ import structlog
 from node.core.inference.oip import encode_response
 from node.serving.loaded_model import LoadedModel
 from node.serving.worker_pool import CLIENTS_FAULT, WorkerPool
-from node.workers.worker import Runner
+from node.workers.worker_handle import Runner
 from schemas.errors import Code, FleetcastError, Refused
 
 log = structlog.get_logger(__name__)

@@ -18,7 +18,7 @@ from node.serving import activation
 from node.serving.activation import Activated, Staged
 from node.serving.batching import Batcher
 from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
-from node.workers.worker import Runner, WorkerLost
+from node.workers.worker_handle import Runner, WorkerLost
 from schemas.errors import Code, Refused
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from node.core.inference.tensors import Raw, array_of, raw_of
 from node.runtimes import Chats, Runtime
-from node.workers.worker import Load, WorkerLost
+from node.workers.worker_handle import Load, WorkerLost
 from node.workers.worker_main import line_of, make, memory_bytes_peak
 from schemas.errors import Code, Refused
 from schemas.parameters import Value

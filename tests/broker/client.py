@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fleetcast.mqtt import BrokerUrl, Connected, Link, LinkEvent, Message, Subscribed, Will
+from fleetcast.mqtt_connection import BrokerUrl, Connected, Link, LinkEvent, Message, Subscribed, Will
 from tests.brokers import Broker
 
 E = TypeVar("E")

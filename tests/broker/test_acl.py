@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, Message, Published, Will
+from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, Message, Published, Will
 from schemas.topics import TABLE, Topics
 from tests.broker.client import Client
 from tests.brokers import CONSUMER, FLEET, Mosquitto

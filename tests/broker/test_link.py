@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fleetcast.mqtt import (
+from fleetcast.mqtt_connection import (
     GOODBYE_SECONDS,
     INFLIGHT_MAX,
     QUEUED_MAX,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fleetcast.mqtt import BrokerUrl, Connected, Link, TlsFiles
+from fleetcast.mqtt_connection import BrokerUrl, Connected, Link, TlsFiles
 from hub.signing.certificate_issuer import write_list
 from hub.signing.keys import create_tls_key, load_p256
 from schemas.errors import Refused, Unreachable

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cryptography import x509
 
-from fleetcast.mqtt import BrokerUrl, Connected, Disconnected, Link, TlsFiles
+from fleetcast.mqtt_connection import BrokerUrl, Connected, Disconnected, Link, TlsFiles
 from schemas.topics import Topics
 from tests import warm
 from tests.broker.client import Client

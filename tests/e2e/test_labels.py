@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from fleetcast.mqtt import Message
+from fleetcast.mqtt_connection import Message
 from schemas.topics import Topics
 from tests import brokers
 from tests.broker.client import Client

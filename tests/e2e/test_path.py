@@ -20,7 +20,7 @@ from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes
 from sklearn.linear_model import Ridge
 
-from fleetcast.mqtt import Message
+from fleetcast.mqtt_connection import Message
 from schemas.topics import Topics
 from tests import warm
 from tests.broker.client import Client

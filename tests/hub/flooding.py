@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fleetcast.mqtt import TlsFiles
+from fleetcast.mqtt_connection import TlsFiles
 from schemas import codec
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Profile, Slot, State

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from securesystemslib.signer import CryptoSigner
 
-from fleetcast.mqtt import Message
+from fleetcast.mqtt_connection import Message
 from hub.core.delivery.encode import encode_block
 from hub.core.publish.baseline import SignalSpec, build_baseline
 from hub.core.publish.noise import sigma2_for

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from bench.roads import Road, Weather
-from fleetcast.mqtt import TlsFiles
+from fleetcast.mqtt_connection import TlsFiles
 from node.broker.mqtt import TrustArrived
 from schemas import codec
 from schemas.bundle import TrustBundle

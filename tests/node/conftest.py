@@ -16,7 +16,7 @@ from node.serving import worker_pool
 from node.serving.activation import Prepared, Staged
 from node.serving.loaded_model import Observation
 from node.serving.server import Listen, Server
-from node.workers import worker
+from node.workers import worker_handle
 from schemas.errors import Refused
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.manifest import Block, File, Golden, Manifest, Tensor, Variant
@@ -146,7 +146,7 @@ def patience() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_pool, "READY_SECONDS_MAX", 60.0)
-        patch.setattr(worker, "QUIET_SECONDS_MAX", math.inf)
+        patch.setattr(worker_handle, "QUIET_SECONDS_MAX", math.inf)
         yield
 
 

@@ -10,7 +10,7 @@ from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Manifest, Requirements, Tensor, Variant
 from schemas.names import sha256
 from schemas.state import Profile
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 GOOD = 'id = "gw-1"\nfleet = "f"\nbroker = "mqtt://h:1883"\ndata = "data"\nroot = "root.json"\n'
 

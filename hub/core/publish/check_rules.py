@@ -20,7 +20,7 @@ from schemas.proof import Proof
 from schemas.quantities import Count, Seconds
 from schemas.receipt import Evidence
 from schemas.state import Profile
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 GIB: Final = 1024 * MIB
 LimitedBy = Literal["cgroup", "rlimit", "nothing"]

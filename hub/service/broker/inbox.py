@@ -10,7 +10,7 @@ import threading
 from collections import Counter, deque
 from dataclasses import dataclass, replace
 
-from fleetcast.mqtt import Connected, LinkEvent, Message
+from fleetcast.mqtt_connection import Connected, LinkEvent, Message
 from hub.core.floods.fair_inbox import Lanes, Waiting
 from schemas.errors import Refused
 from schemas.limits import MIB

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fleetcast.mqtt import (
+from fleetcast.mqtt_connection import (
     BrokerUrl,
     Cleared,
     Connected,

@@ -12,7 +12,7 @@ from schemas.limits import MANIFEST_BYTES_MAX
 from schemas.manifest import Manifest, Variant
 from schemas.names import sha256
 from schemas.state import Profile
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 
 class Manifests:

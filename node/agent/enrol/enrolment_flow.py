@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fleetcast.mqtt import BrokerUrl
+from fleetcast.mqtt_connection import BrokerUrl
 from node.enrol import enrolment_client
 from node.enrol.certificates import Certified, certified
 from node.enrol.enrolment_files import KEY_NAME, NEXT_KEY_NAME, Enrolment, Kept

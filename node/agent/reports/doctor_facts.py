@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from fleetcast.mqtt import CONNACK_SECONDS, BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Subscribed, TlsFiles
+from fleetcast.mqtt_connection import CONNACK_SECONDS, BrokerUrl, Connected, Disconnected, Link, LinkEvent, Message, Subscribed, TlsFiles
 from node.core.doctor.diagnosis import Certificate, Facts, Folder, Login, Road, Served
 from node.core.doctor.findings import Trouble
 from node.enrol import credentials

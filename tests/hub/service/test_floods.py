@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from fleetcast.mqtt import Connected, Message
+from fleetcast.mqtt_connection import Connected, Message
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import commands
 from hub.core.rollouts.fleet import ONLINE_SECONDS

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from fleetcast.mqtt import Message
+from fleetcast.mqtt_connection import Message
 from hub.core.rollouts import commands
 from hub.database.store import RolloutRow
 from schemas import codec

@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fleetcast.mqtt import Connected, Disconnected, Message, Subscribed
+from fleetcast.mqtt_connection import Connected, Disconnected, Message, Subscribed
 from hub.core.delivery.encode import encode_block
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fleetcast.mqtt import Published
+from fleetcast.mqtt_connection import Published
 from node.agent.loop import Agent
 from node.core.telemetry.accuracy import LabelCounts
 from node.serving.accuracy_route import LabelsReported

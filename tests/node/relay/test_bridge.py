@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from fleetcast.mqtt import Message
+from fleetcast.mqtt_connection import Message
 from schemas import codec, topics
 from schemas.names import sha256
 from tests.broker.client import Client

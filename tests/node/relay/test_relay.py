@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from fleetcast.mqtt import Published
+from fleetcast.mqtt_connection import Published
 from node.relay.relay_loop import Relay
 from node.relay.relay_settings import Door, RelaySettings
 from schemas import codec

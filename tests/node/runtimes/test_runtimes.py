@@ -19,7 +19,7 @@ from node.core.activation.effective_parameters import EffectiveParameters
 from node.runtimes import Options, available, probe
 from node.runtimes.litert import LiteRt
 from node.settings import NodeSettings
-from node.workers import worker
+from node.workers import worker_handle
 from node.workers.device_profile import profile
 from schemas.errors import Code, Refused
 from schemas.manifest import Tensor
@@ -38,10 +38,10 @@ def installed(tmp_path: Path) -> Iterator[None]:
         (tmp_path / "linear").mkdir(exist_ok=True)
         (tmp_path / "linear" / name).write_text(found[1])
     subprocess.run([*PIP, "install", "--no-deps", "--no-index", "--no-build-isolation", str(tmp_path / "linear")], check=True)
-    worker._runtimes.cache_clear()
+    worker_handle._runtimes.cache_clear()
     yield
     subprocess.run([*PIP, "uninstall", "-y", "fleetcast-linear"], check=True)
-    worker._runtimes.cache_clear()
+    worker_handle._runtimes.cache_clear()
 
 
 @pytest.mark.usefixtures("installed")

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from node.core.inference.tensors import Raw, array_of, raw_of
 from node.serving import activation, worker_pool
 from node.serving.batching import ROWS_MAX, Batcher, join, split
-from node.workers import worker as workers
+from node.workers import worker_handle as workers
 from schemas.manifest import Limits, Tensor
 from tests.hub.hubs import until
 from tests.node import bad_runtimes as bad

@@ -18,7 +18,7 @@ import openai
 import pytest
 
 from node.serving import chat, worker_pool
-from node.workers import worker
+from node.workers import worker_handle
 from schemas.manifest import Tensor
 from tests.hub.hubs import until
 
@@ -27,8 +27,8 @@ URL = "/v1/chat/completions"
 
 @pytest.fixture
 def talking(running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    found = {**worker._runtimes(), "talking": "tests.node.bad_runtimes:Talking"}
-    monkeypatch.setattr(worker, "_runtimes", lambda: found)
+    found = {**worker_handle._runtimes(), "talking": "tests.node.bad_runtimes:Talking"}
+    monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
     tensors = {
         "inputs": (Tensor(name="prompt", datatype="BYTES", shape=(1,)),),
         "outputs": (Tensor(name="text", datatype="BYTES", shape=(1,)),),

@@ -19,7 +19,7 @@ from node.serving import chat, worker_pool
 from node.serving.loaded_model import Observation
 from node.serving.request_telemetry import Turn, asked_in
 from node.storage.store import NodeStore
-from node.workers import worker
+from node.workers import worker_handle
 from schemas.manifest import Limits, Tensor
 from schemas.signals import Baseline, Privacy, Signal
 
@@ -46,8 +46,8 @@ def baseline() -> Baseline:
 
 @pytest.fixture
 def talking(running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
-    found = {**worker._runtimes(), "talking": "tests.node.bad_runtimes:Talking"}
-    monkeypatch.setattr(worker, "_runtimes", lambda: found)
+    found = {**worker_handle._runtimes(), "talking": "tests.node.bad_runtimes:Talking"}
+    monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
     staged = stage("1.0.0", b"talk", model="echo", baseline=baseline(), privacy=QUIETLY, **TENSORS)
     running.serve(replace(staged, runtime="talking"))
     return running

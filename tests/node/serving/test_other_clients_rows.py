@@ -18,7 +18,7 @@ from hub.publish.builder import build
 from hub.publish.publish_request import Build, PublishRequest, Variants
 from hub.publish.reference_data import read_reference
 from node.serving.activation import Staged
-from node.workers import worker
+from node.workers import worker_handle
 from tests.hub.publish.test_variants import laid_out
 from tests.node.serving.test_batching import at_once, body_of, joined, stopped_until
 
@@ -98,8 +98,8 @@ def picture_body(pixels: np.ndarray) -> dict[str, Any]:
 def test_a_runtime_that_wrongly_says_rows_are_apart_is_found_out_by_hostile_rows(
     running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {**worker._runtimes(), "scaled": "tests.node.bad_runtimes:Scaled"}
-    monkeypatch.setattr(worker, "_runtimes", lambda: found)
+    found = {**worker_handle._runtimes(), "scaled": "tests.node.bad_runtimes:Scaled"}
+    monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
     golden = np.full((4, 5), 127.0, np.float32)  # rows that share a maximum
     golden[:, 1] = range(4)
     sums = {"variable": golden.sum(axis=1, keepdims=True, dtype=np.float32)}

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from node.serving import activation, worker_pool
-from node.workers import worker
+from node.workers import worker_handle
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
 from schemas.manifest import Limits, Tensor
@@ -28,10 +28,10 @@ WIDE = {"outputs": (Tensor(name="variable", datatype="FP32", shape=(-1, 5)),)}
 def runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Third parties' runtimes beside our own, where the worker's path has them."""
     found = {
-        **worker._runtimes(),
+        **worker_handle._runtimes(),
         **{name.lower(): f"tests.node.bad_runtimes:{name}" for name in ("Fragile", "Counting", "Running", "Unlinked")},
     }
-    monkeypatch.setattr(worker, "_runtimes", lambda: found)
+    monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
 
 
 def body_of(rows: np.ndarray) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from node.serving import activation
-from node.workers import inline, worker
+from node.workers import inline, worker_handle
 from schemas.errors import Code, Refused
 from schemas.manifest import Limits, Tensor
 from tests.node import bad_runtimes as bad
@@ -22,8 +22,8 @@ INFER = "/v2/models/delay/infer"
 
 @pytest.fixture(autouse=True)
 def runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {**worker._runtimes(), **{name.lower(): f"tests.node.bad_runtimes:{name}" for name in ("Fragile", "Talking")}}
-    monkeypatch.setattr(worker, "_runtimes", lambda: found)
+    found = {**worker_handle._runtimes(), **{name.lower(): f"tests.node.bad_runtimes:{name}" for name in ("Fragile", "Talking")}}
+    monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
 
 
 def body_of(rows: np.ndarray) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from hub.core.publish.unreachable_variants import never_chosen
 from schemas.errors import Refused
 from schemas.manifest import Block, File, Manifest, Requirements, Tensor, Variant
 from schemas.state import Profile
-from schemas.variant import choose
+from schemas.variant_choice import choose
 
 ARCHES, PROVIDERS = ("x86_64", "aarch64", "armv7l"), ("CPU", "CUDA")
 FILE = File(path="m", bytes=1, digest=bytes(32), blocks=(Block(bytes(32), 1),))

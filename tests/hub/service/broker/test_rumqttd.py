@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fleetcast.mqtt import Message, Published
+from fleetcast.mqtt_connection import Message, Published
 from hub.service.broker.rumqttd import EmbeddedBroker
 from schemas.errors import Code, Refused, Unreachable
 from tests.broker.client import Client

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from hub.service.enrol.enrolment_api import Office
 from node.agent.enrol import enrolment_flow
-from node.agent.enrol.renewing import Renewing
+from node.agent.enrol.certificate_renewal import Renewing
 from node.cli.commands import command
 from node.core.trust.clock import SignedClock
 from node.enrol.enrolment_files import Enrolment

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fleetcast.mqtt import Disconnected, Message, TlsFiles
+from fleetcast.mqtt_connection import Disconnected, Message, TlsFiles
 from node.agent.reports.doctor_facts import probe
 from node.core.activation.lifecycle import ModelSlot, Move, Target
 from node.core.doctor.agent_health import AgentStatus

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from node.core.inference.tensors import array_of, raw_of
-from node.workers import worker as workers
-from node.workers.worker import Load, Worker, WorkerLost
+from node.workers import worker_handle as workers
+from node.workers.worker_handle import Load, Worker, WorkerLost
 from schemas.errors import Code, Refused
 from tests.hub.hubs import until
 
@@ -144,7 +144,7 @@ AGENT = """
 import asyncio, sys
 from contextlib import suppress
 from pathlib import Path
-from node.workers.worker import Load, Worker
+from node.workers.worker_handle import Load, Worker
 
 async def main():
     worker = await Worker.start(Load(Path(sys.argv[1])))
