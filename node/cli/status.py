@@ -25,7 +25,7 @@ from node.settings import NodeSettings, load
 from node.storage.inventory import releases
 from node.storage.store import Bytes, NodeStore
 from schemas import codec
-from schemas.errors import Refused, Unreachable
+from schemas.errors import Code, Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
 
 RECEIPTS = 256  # so many are kept: the newest of a model says why it was refused
@@ -142,7 +142,7 @@ def _model(slot: ModelSlot, counted: Bytes, reason: str, reported: Any, workers:
         "target": target.version if target else None,
         "target_digest": target.digest.hex() if target else None,
         "state_since": _at(slot.since or None),
-        "code": slot.code,
+        "code": slot.code or (reported.code if reported and reported.code == Code.ARTIFACT_DIGEST else ""),
         "reason": reason,
         "bytes_planned": counted.planned,
         "bytes_received": counted.received,

@@ -30,6 +30,7 @@ from schemas.state import Slot
 
 log = structlog.get_logger()
 
+REPAIR_SECONDS = 60.0  # between two tries to fetch damaged files again
 RESTORE_TRIES, RESTORE_SECONDS = 4, 10.0  # of a release that has proved itself here before; a device that just booted is slow
 DEVICES_FAULT = frozenset({Code.MODEL_TOO_SLOW, Code.MODEL_TOO_LARGE, Code.WORKER_CRASHED, Code.WORKER_HUNG})
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
@@ -48,7 +49,7 @@ class Slots:
         manifests: Manifests,
         parameters: Parameters,
         settings: NodeSettings,
-        post: Callable[[WorkerReady | EndpointAnswered], None],
+        post: Callable[[WorkerReady | WorkerGone | EndpointAnswered], None],
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest, InForce], None],
         carriage_of: Callable[[str], Carriage | None],
@@ -58,6 +59,7 @@ class Slots:
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._statements = post, Statements(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
         self._trials = Trials(store)
         self._slots: dict[str, ModelSlot] = {}
@@ -65,6 +67,7 @@ class Slots:
         self._tickets: dict[bytes, int] = {}  # of the newest start of each release's worker
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
+        self._repairs: dict[bytes, MonotonicSeconds | None] = {}  # when damaged files are fetched again, unless they are on their way
         self._keeping = Keeping(store, artifacts, manifests, parameters)
         self._told: dict[str, Slot] = {}  # of slots that nothing is on its way to, as they were last said
         self.changed = True
@@ -100,6 +103,9 @@ class Slots:
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """A transfer ended."""
         slot = self._slots[model]
+        if self._is_repaired(slot, target):
+            self._repaired(slot, target, refusal)
+            return
         if slot.target != target:
             return  # another release is wanted by now
         if refusal is None:
@@ -122,6 +128,8 @@ class Slots:
             self._store.put_evidence(event.target.digest, result.evidence, at=int(now))
         if event.target.digest in self._restoring:
             self._restored(slot, event, now)
+        elif self._stands_in(slot, event.target):
+            self._stand_in(slot, event)
         elif slot.target != event.target or slot.state != "testing":
             if isinstance(result, Prepared):
                 self._retire(event.target.digest)  # overtaken while it was loading
@@ -148,6 +156,9 @@ class Slots:
         slot = self._slots.get(event.model)
         if slot is None:
             return
+        if event.is_damaged:
+            self._files_changed(slot, event, now)
+            return
         log.error("worker.gone", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
         if slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
             reason = f"the worker ended while it was compared: {event.reason}"
@@ -168,6 +179,7 @@ class Slots:
             if slot.serving is not None and again is not None and again[1] is not None and again[1] <= self._monotonic():
                 self._restore_again[slot.serving.digest] = (again[0], None)
                 self._prepare(model, slot.serving)
+            self._repair_when_due(slot)
             if slot.state == "shadow" and slot.target is not None:
                 self._judge_shadow(slot, slot.target, now)
             slot = self._slots[model]
@@ -211,7 +223,7 @@ class Slots:
             target=slot.target.digest if slot.target else None,
             target_version=slot.target.version if slot.target else None,
             last_good=slot.last_good.digest if slot.last_good else None,
-            code=slot.code,
+            code=Code.ARTIFACT_DIGEST if self._needs_repair(slot) else slot.code,
             bytes_planned=ledger.planned,
             bytes_received=ledger.received,
             bytes_reused=ledger.reused,
@@ -273,6 +285,8 @@ class Slots:
             self.fetched(model, target, refusal, now)
             return
         slot = self._slots[model]
+        if slot.serving is not None and slot.serving.digest in self._repairs:
+            self._repairs[slot.serving.digest] = self._monotonic()  # this takes its place on the road, and it is begun again afterwards
         follows = slot.serving is not None or slot.last_good is not None
         self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
 
@@ -294,12 +308,14 @@ class Slots:
         self._tickets.pop(digest, None)
         self._restoring.discard(digest)
         self._restore_again.pop(digest, None)
+        self._repairs.pop(digest, None)
         self._server.retire(digest)
 
     def _staged(self, model: str, target: Target) -> Staged:
         manifest, variant = self._manifests.get(target.digest), self._manifests.variant_here(target.digest)
         golden = manifest.golden_of(variant)
         place = self._artifacts.relative
+        files = [(self._artifacts.path(place(target.digest, variant.name, file)), file) for file in manifest.files_of(variant.name)]
         return Staged(
             model=model,
             version=target.version,
@@ -314,6 +330,7 @@ class Slots:
             parameters=self._parameters.in_force(target.digest, manifest),
             isolation=self._settings.isolation,
             cores=self._settings.cores,
+            check=lambda: self._artifacts.check(files),
         )
 
     def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
@@ -390,15 +407,104 @@ class Slots:
                     self._retire(other)
             self._endpoint.prove(slot.model, slot.serving)
             self._restore_again.pop(event.target.digest, None)
+            if event.target.digest in self._repairs:
+                self._whole_again(slot, event.target)
             return
         log.error("slot.not_restored", model=slot.model, version=event.target.version, code=result.code, reason=result.reason)
+        if result.code is Code.ARTIFACT_DIGEST:
+            self._damaged(slot, event.target)
+            return
         tries = self._restore_again.get(event.target.digest, (0, None))[0] + 1
         if slot.proven and result.code in DEVICES_FAULT and tries < RESTORE_TRIES:
             self._restoring.add(event.target.digest)
             self._restore_again[event.target.digest] = (tries, self._monotonic() + RESTORE_SECONDS * tries)
         else:
             self._restore_again.pop(event.target.digest, None)
+            self._repairs.pop(event.target.digest, None)
             self._apply(slot, lifecycle.misbehaved(slot, result.code, result.reason, now=int(now)), now)
+
+    # Files that were damaged on the disk, which is no fault of the release
+
+    def _files_changed(self, slot: ModelSlot, event: WorkerGone, now: WallSeconds) -> None:
+        """A worker that ended cannot start anew from its files."""
+        if slot.serving is not None and slot.serving.digest == event.digest:
+            if event.digest not in self._restoring:
+                self._server.retire(event.digest)
+                self._damaged(slot, slot.serving)
+        elif slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
+            self._apply(slot, lifecycle.failed(slot, Code.ARTIFACT_DIGEST, event.reason, now=int(now)), now)
+        else:
+            self._retire(event.digest)
+
+    def _damaged(self, slot: ModelSlot, serving: Target) -> None:
+        """What is served cannot be loaded from these files: fetch them again, and have the last good release answer meanwhile."""
+        again = serving.digest in self._repairs  # what was fetched did not last: not at once
+        log.error("release.damaged", model=slot.model, version=serving.version)
+        self._restoring.add(serving.digest)
+        self._repairs[serving.digest] = self._monotonic() + (REPAIR_SECONDS if again else 0.0)
+        self._report_anew(slot.model)
+        if not again and slot.last_good is not None and self._stands_in(slot, slot.last_good):
+            self._prepare(slot.model, slot.last_good)
+
+    def _needs_repair(self, slot: ModelSlot) -> bool:
+        return slot.serving is not None and slot.serving.digest in self._repairs
+
+    def _is_repaired(self, slot: ModelSlot, target: Target) -> bool:
+        return slot.serving == target and slot.state not in lifecycle.FETCHING and self._needs_repair(slot)
+
+    def _repair_when_due(self, slot: ModelSlot) -> None:
+        """Fetch what is missing or differs, unless a newer release is on its way."""
+        serving = slot.serving
+        due = self._repairs.get(serving.digest) if serving is not None else None
+        if serving is None or due is None or slot.state in lifecycle.FETCHING or due > self._monotonic():
+            return
+        try:
+            manifest, variant = self._manifests.get(serving.digest), self._manifests.variant_here(serving.digest)
+            for file in manifest.files_of(variant.name):
+                self._artifacts.drop_unusable(self._artifacts.relative(serving.digest, variant.name, file))
+        except Refused as refusal:  # the manifest comes again with the rollout that wants it
+            self._repaired(slot, serving, refusal)
+            return
+        self._repairs[serving.digest] = None
+        self._fetcher.start(
+            slot.model, serving, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(slot.model), follows=True
+        )
+
+    def _repaired(self, slot: ModelSlot, serving: Target, refusal: Refused | None) -> None:
+        if refusal is None:
+            log.info("release.repaired", model=slot.model, version=serving.version)
+            self._restore(slot.model, serving)
+        else:
+            log.error("release.not_repaired", model=slot.model, version=serving.version, code=refusal.code, reason=refusal.reason)
+            self._repairs[serving.digest] = self._monotonic() + REPAIR_SECONDS
+
+    def _stands_in(self, slot: ModelSlot, other: Target) -> bool:
+        """Whether this is the last good release, which answers while what is to be served is fetched again."""
+        good = slot.last_good is not None and slot.last_good.digest == other.digest
+        tested = slot.state in lifecycle.IN_WORKER and slot.target is not None and slot.target.digest == other.digest
+        return good and not tested and self._needs_repair(slot) and slot.serving is not None and slot.serving.digest != other.digest
+
+    def _stand_in(self, slot: ModelSlot, event: WorkerReady) -> None:
+        try:
+            if isinstance(event.result, Refused):
+                raise event.result
+            self._server.switch(slot.model, event.target.digest)
+        except Refused as refusal:
+            log.error("stand_in.failed", model=slot.model, version=event.target.version, code=refusal.code, reason=refusal.reason)
+            return
+        log.warning("stand_in.served", model=slot.model, version=event.target.version)
+        self._tell_serving(slot.model, event.target)
+
+    def _whole_again(self, slot: ModelSlot, serving: Target) -> None:
+        del self._repairs[serving.digest]
+        self._report_anew(slot.model)
+        good, under_way = slot.last_good, slot.target if slot.state in lifecycle.IN_WORKER else None
+        if good is not None and good.digest not in {serving.digest, under_way.digest if under_way is not None else None}:
+            self._retire(good.digest)
+
+    def _report_anew(self, model: str) -> None:
+        self._told.pop(model, None)
+        self.changed = True
 
     def _judge_shadow(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         trial, limits = self._trials.comparison(slot.model), self._manifests.get(target.digest).limits

@@ -94,6 +94,7 @@ class WorkerGone:
     digest: bytes
     reason: str
     deaths: int  # in a row
+    is_damaged: bool = False  # and the files that another one was to load differ from the manifest
 
 
 @dataclass(frozen=True, slots=True)
