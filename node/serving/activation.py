@@ -135,8 +135,8 @@ async def activate(staged: Staged) -> Activated:
     """Start a worker and have it prove itself on this device.
 
     Raises:
-        Refused: as `check_files` and `start`, and MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_NOT_FINITE, MODEL_TOO_SLOW; the worker is
-            gone.
+        Refused: as `check_files` and `start`, and MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_NOT_FINITE,
+            MODEL_TOO_SLOW; the worker is gone.
     """
     await check_files(staged)
     started = time.perf_counter()

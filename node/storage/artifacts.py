@@ -129,7 +129,7 @@ class Artifacts:
                 raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
 
     def drop_unusable(self, relative: str) -> None:
-        """Remove a file that cannot be opened to read and write, so that it can be fetched anew; a file that can be opened is mended in place."""
+        """Remove a file that cannot be opened to read and write, so that it can be fetched anew; any other is mended in place."""
         path = self.path(relative)
         try:
             with path.open("r+b"):
