@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import Broker
+from tests.brokers import Broker, Mosquitto
 from tests.e2e.test_device import device, status_when
 from tests.e2e.test_path import Plant, until
 from tests.e2e.test_storage import ROW, end, version_of
@@ -26,8 +26,13 @@ def plant(mosquitto: Broker, tmp_path: Path) -> Iterator[Plant]:
         status_when(made, "serving", connected=True)
         yield made
     finally:
-        made.processes[0].send_signal(signal.SIGCONT)
+        pause(made, signal.SIGCONT)
         made.stop()
+
+
+def pause(plant: Plant, how: int) -> None:
+    assert isinstance(plant.broker, Mosquitto)
+    plant.broker._process.send_signal(how)
 
 
 @pytest.mark.parametrize("how", ["deleted", "changed"])
@@ -40,18 +45,17 @@ def test_a_damaged_model_file_is_reported_then_fetched_and_served_again(plant: P
         file.unlink()
     else:
         file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    hub = plant.processes[0]
-    hub.send_signal(signal.SIGSTOP)  # nothing can be fetched yet
+    pause(plant, signal.SIGSTOP)  # nothing can be fetched yet
 
     plant.start_node("node-a")
-    said = status_when(plant, "not_serving", connected=True)
+    said = status_when(plant, "not_serving", connected=False)
 
     assert said["models"][0]["code"] == "artifact.digest_mismatch"
     device(plant, "status", code=12)
     assert "artifact.damaged" in [finding["code"] for finding in device(plant, "doctor", code=2)]
     assert version_of(plant) is None
 
-    hub.send_signal(signal.SIGCONT)
+    pause(plant, signal.SIGCONT)
     until("the release that was served", lambda: version_of(plant) == "1.0.0")
     assert (file.read_bytes(), plant.infer("node-a", ROW)["outputs"]) == (whole, answer)
     status_when(plant, "serving", connected=True)
