@@ -48,9 +48,8 @@ def test_a_damaged_model_file_is_reported_then_fetched_and_served_again(plant: P
     pause(plant, signal.SIGSTOP)  # nothing can be fetched yet
 
     plant.start_node("node-a")
-    said = status_when(plant, "not_serving", connected=False)
+    until("the code", lambda: status_when(plant, "not_serving", connected=False)["models"][0]["code"] == "artifact.digest_mismatch")
 
-    assert said["models"][0]["code"] == "artifact.digest_mismatch"
     device(plant, "status", code=12)
     assert "artifact.damaged" in [finding["code"] for finding in device(plant, "doctor", code=2)]
     assert version_of(plant) is None
