@@ -47,6 +47,7 @@ class WorkerGone:
     digest: bytes
     reason: str
     deaths: int  # in a row
+    is_damaged: bool = False  # Whether the files that its successor would load differ from the manifest.
 
 
 @dataclass(frozen=True, slots=True)

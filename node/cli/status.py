@@ -27,7 +27,7 @@ from node.settings import NodeSettings, load
 from node.storage.inventory import releases
 from node.storage.store import ByteUsage, NodeStore
 from schemas import codec
-from schemas.errors import Refused, Unreachable
+from schemas.errors import Code, Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
 
 RECEIPTS = 256  # receipts that are read: the newest of a model says why it was refused
@@ -172,7 +172,7 @@ def _model(slot: ModelSlot, counted: ByteUsage, reason: str, reported: Any, work
         "target": target.version if target else None,
         "target_digest": target.digest.hex() if target else None,
         "state_since": _at(slot.since or None),
-        "code": slot.code,
+        "code": slot.code or (reported.code if reported and reported.code == Code.ARTIFACT_DIGEST else ""),
         "reason": reason,
         "bytes_planned": counted.planned,
         "bytes_received": counted.received,

@@ -1,8 +1,9 @@
 """Turn a staged release into a warm worker with evidence, or a refusal and no process. Knows no request, slot or HTTP."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -48,6 +49,7 @@ class Staged:
     parameters: EffectiveParameters = field(default_factory=EffectiveParameters)
     isolation: Literal["process", "inline"] = "process"
     cores: tuple[int, ...] = ()
+    check: Callable[[], Iterator[None]] | None = None  # compares the files with the manifest, a stretch at a time
 
     @property
     def golden(self) -> Golden | None:
@@ -109,13 +111,35 @@ async def start(staged: Staged, *, urgent: bool = False) -> Runner:
     return await (Inline.start(staged.load) if staged.isolation == "inline" else Worker.start(staged.load, urgent=urgent))
 
 
+async def check_files(staged: Staged) -> None:
+    """Compare the files on disk with the manifest, in a thread, right before they are loaded.
+
+    Raises:
+        Refused: ARTIFACT_DIGEST, where one is missing, cannot be read or differs.
+    """
+    if staged.check is None:
+        return
+    steps, given_up = staged.check(), threading.Event()
+
+    def run() -> None:
+        for _ in steps:
+            if given_up.is_set():
+                return
+
+    try:
+        await asyncio.to_thread(run)
+    finally:
+        given_up.set()  # nobody waits for the rest of a large file
+
+
 async def activate(staged: Staged) -> Activated:
     """Start a worker and have it prove itself on this device.
 
     Raises:
-        Refused: as `start`, and MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_NOT_FINITE, MODEL_TOO_SLOW; the worker is
-            gone.
+        Refused: as `check_files` and `start`, and MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_NOT_FINITE,
+            MODEL_TOO_SLOW; the worker is gone.
     """
+    await check_files(staged)
     started = time.perf_counter()
     worker = await start(staged)
     load_ms = (time.perf_counter() - started) * 1e3

@@ -93,6 +93,10 @@ class Server:
         """Return the TCP port that is bound; 0 for a Unix socket."""
         return self._port
 
+    def watch_files(self, on_damage: Callable[[str, bytes, str], None]) -> None:
+        """Before `start`: have `on_damage(model, digest, reason)` called where a worker cannot start anew, for its files have changed."""
+        self._pool.on_damage = on_damage
+
     def start(self) -> None:
         """Listen and serve; connections are taken from the moment this returns.
 

@@ -44,6 +44,7 @@ class WorkerPool:
     def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None]) -> None:
         self.slots: dict[str, Slot] = {}
         self._on_worker_exit = on_worker_exit
+        self.on_damage: Callable[[str, bytes, str], None] | None = None  # the files of a release that is held differ from its manifest
         self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, model: str, version: str | None) -> LoadedModel:
@@ -358,7 +359,12 @@ class WorkerPool:
             try:
                 worker = await self._started(held)
             except Refused as refusal:
-                if not held.retired:
+                if held.retired:
+                    return
+                if refusal.code is Code.ARTIFACT_DIGEST and self.on_damage is not None:
+                    held.deaths += 1  # so that the files are read ever more seldom until they are mended
+                    self.on_damage(held.staged.model, held.staged.digest, refusal.reason)
+                else:
                     self._died(held, refusal.code, refusal.reason)
                 continue
             if held.retired:
@@ -369,6 +375,7 @@ class WorkerPool:
 
     async def _started(self, held: LoadedModel) -> Runner:
         slot = self.slots.get(held.staged.model)
+        await activation.check_files(held.staged)
         worker = await activation.start(held.staged, urgent=slot is not None and slot.current is held)
         try:
             await activation.warm(worker, held.staged, held.sample)

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fleetcast import disk_room
@@ -109,6 +109,38 @@ class Artifacts:
                 hasher.update(chunk)
         if hasher.digest() != file.digest:
             raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
+
+    def check(self, files: Sequence[tuple[Path, File]]) -> Iterator[None]:
+        """Read files back and compare each with its manifest; yields between two reads, so that the caller may stop.
+
+        Raises:
+            Refused: ARTIFACT_DIGEST, where one is missing, cannot be read or differs.
+        """
+        for path, file in files:
+            hasher = hashlib.sha256()
+            try:
+                with path.open("rb") as source:
+                    while chunk := source.read(READ_BYTES):
+                        hasher.update(chunk)
+                        yield
+            except OSError as error:
+                raise Refused(Code.ARTIFACT_DIGEST, f"file {file.path} cannot be read: {error.strerror or error}") from None
+            if hasher.digest() != file.digest:
+                raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
+
+    def drop_unusable(self, relative: str) -> None:
+        """Remove a file that cannot be opened to read and write, so that it can be fetched anew; any other is mended in place."""
+        path = self.path(relative)
+        try:
+            with path.open("r+b"):
+                return
+        except FileNotFoundError:
+            return
+        except OSError:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def point(self, model: str, release: bytes, variant: str) -> None:
         """Have the link `current/<model>` beside the folder lead to a variant's files, in one step.

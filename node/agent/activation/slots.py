@@ -33,6 +33,7 @@ from schemas.state import Slot
 
 log = structlog.get_logger()
 
+REPAIR_SECONDS = 60.0  # The pause between two tries to fetch damaged files again.
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
 
 
@@ -72,7 +73,7 @@ class Slots:
         manifests: Manifests,
         parameters: Parameters,
         settings: NodeSettings,
-        post: Callable[[WorkerReady | EndpointAnswered], None],
+        post: Callable[[WorkerReady | WorkerGone | EndpointAnswered], None],
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
@@ -82,6 +83,7 @@ class Slots:
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._receipts = post, Receipts(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
         self._trials = Trials(store)
         self._slots: dict[str, ModelSlot] = {}
@@ -89,6 +91,7 @@ class Slots:
         self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
         self._restoring: set[bytes] = set()
         self._restore_again: dict[bytes, tuple[int, MonotonicSeconds | None]] = {}  # tries so far, and when the next begins, unless it runs
+        self._repairs: dict[bytes, MonotonicSeconds | None] = {}  # When damaged files are fetched again, unless they are on their way.
         self._garbage = GarbageCollection(store, artifacts, manifests, parameters)
         self._idle_reports: dict[str, Slot] = {}  # Cached reports of idle slots.
         self.changed = True
@@ -124,6 +127,9 @@ class Slots:
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """Take in that a transfer ended."""
         slot = self._slots[model]
+        if self._is_repaired(slot, target):
+            self._repaired(slot, target, refusal)
+            return
         if slot.target != target:
             return  # another release is wanted by now
         if refusal is None:
@@ -146,6 +152,8 @@ class Slots:
             self._store.put_evidence(event.target.digest, result.evidence, at=int(now))
         if event.target.digest in self._restoring:
             self._restored(slot, event, now)
+        elif self._stands_in(slot, event.target):
+            self._stand_in(slot, event)
         elif slot.target != event.target or slot.state != "testing":
             if isinstance(result, Prepared):
                 self._retire(event.target.digest)  # overtaken while it was loading
@@ -174,6 +182,9 @@ class Slots:
         slot = self._slots.get(event.model)
         if slot is None:
             return
+        if event.is_damaged:
+            self._files_changed(slot, event, now)
+            return
         log.error("worker.lost", model=event.model, digest=event.digest.hex()[:12], reason=event.reason, deaths=event.deaths)
         self._apply(slot, recovery.worker_ended(slot, event.digest, reason=event.reason, deaths=event.deaths, now=int(now)), now)
 
@@ -185,6 +196,7 @@ class Slots:
             if slot.serving is not None and again is not None and again[1] is not None and again[1] <= self._monotonic():
                 self._restore_again[slot.serving.digest] = (again[0], None)
                 self._prepare(model, slot.serving)
+            self._repair_when_due(slot)
             if slot.state == "shadow" and slot.target is not None:
                 self._judge_shadow(slot, slot.target, now)
             slot = self._slots[model]
@@ -230,7 +242,7 @@ class Slots:
             target=slot.target.digest if slot.target else None,
             target_version=slot.target.version if slot.target else None,
             last_good=slot.last_good.digest if slot.last_good else None,
-            code=slot.code,
+            code=Code.ARTIFACT_DIGEST if self._needs_repair(slot) else slot.code,
             bytes_planned=usage.planned,
             bytes_received=usage.received,
             bytes_reused=usage.reused,
@@ -292,6 +304,8 @@ class Slots:
             self.fetched(model, target, refusal, now)
             return
         slot = self._slots[model]
+        if slot.serving is not None and slot.serving.digest in self._repairs:
+            self._repairs[slot.serving.digest] = self._monotonic()  # this takes its place on the road, and it is begun again afterwards
         follows = slot.serving is not None or slot.last_good is not None
         self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
 
@@ -313,12 +327,14 @@ class Slots:
         self._tickets.pop(digest, None)
         self._restoring.discard(digest)
         self._restore_again.pop(digest, None)
+        self._repairs.pop(digest, None)
         self._server.retire(digest)
 
     def _staged(self, model: str, target: Target) -> Staged:
         manifest, variant = self._manifests.get(target.digest), self._manifests.variant_here(target.digest)
         golden = manifest.golden_of(variant)
         place = self._artifacts.relative
+        files = [(self._artifacts.path(place(target.digest, variant.name, file)), file) for file in manifest.files_of(variant.name)]
         return Staged(
             model=model,
             version=target.version,
@@ -333,6 +349,7 @@ class Slots:
             parameters=self._parameters.effective_parameters(target.digest, manifest),
             isolation=self._settings.isolation,
             cores=self._settings.cores,
+            check=lambda: self._artifacts.check(files),
         )
 
     def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
@@ -414,16 +431,105 @@ class Slots:
             self._retire(other)
         self._endpoint.prove(slot.model, target)
         self._restore_again.pop(target.digest, None)
+        if target.digest in self._repairs:
+            self._whole_again(slot, target)
 
     def _not_restored(self, slot: ModelSlot, target: Target, refusal: Refused, now: WallSeconds) -> None:
         log.error("slot.not_restored", model=slot.model, version=target.version, code=refusal.code, reason=refusal.reason)
+        if refusal.code is Code.ARTIFACT_DIGEST:
+            self._damaged(slot, target)
+            return
         tries, _ = self._restore_again.pop(target.digest, (0, None))
         match recovery.not_restored(slot, refusal.code, refusal.reason, tries=tries, now=int(now)):
             case recovery.RetryRestore(tries, pause_seconds):
                 self._restoring.add(target.digest)
                 self._restore_again[target.digest] = (tries, self._monotonic() + pause_seconds)
             case lifecycle.Step() as step:
+                self._repairs.pop(target.digest, None)
                 self._apply(slot, step, now)
+
+    # Files that were damaged on the disk, which is no fault of the release
+
+    def _files_changed(self, slot: ModelSlot, event: WorkerGone, now: WallSeconds) -> None:
+        """Take in that a worker that ended cannot start anew from its files."""
+        if slot.serving is not None and slot.serving.digest == event.digest:
+            if event.digest not in self._restoring:
+                self._server.retire(event.digest)
+                self._damaged(slot, slot.serving)
+        elif slot.state == "shadow" and slot.target is not None and slot.target.digest == event.digest:
+            self._apply(slot, lifecycle.failed(slot, Code.ARTIFACT_DIGEST, event.reason, now=int(now)), now)
+        else:
+            self._retire(event.digest)
+
+    def _damaged(self, slot: ModelSlot, serving: Target) -> None:
+        """Fetch what is served again, for it cannot be loaded from these files, and have the last good release answer meanwhile."""
+        again = serving.digest in self._repairs  # what was fetched did not last: not at once
+        log.error("release.damaged", model=slot.model, version=serving.version)
+        self._restoring.add(serving.digest)
+        self._repairs[serving.digest] = self._monotonic() + (REPAIR_SECONDS if again else 0.0)
+        self._report_anew(slot.model)
+        if not again and slot.last_good is not None and self._stands_in(slot, slot.last_good):
+            self._prepare(slot.model, slot.last_good)
+
+    def _needs_repair(self, slot: ModelSlot) -> bool:
+        return slot.serving is not None and slot.serving.digest in self._repairs
+
+    def _is_repaired(self, slot: ModelSlot, target: Target) -> bool:
+        return slot.serving == target and slot.state not in lifecycle.FETCHING and self._needs_repair(slot)
+
+    def _repair_when_due(self, slot: ModelSlot) -> None:
+        """Fetch what is missing or differs, unless a newer release is on its way."""
+        serving = slot.serving
+        due = self._repairs.get(serving.digest) if serving is not None else None
+        if serving is None or due is None or slot.state in lifecycle.FETCHING or due > self._monotonic():
+            return
+        try:
+            manifest, variant = self._manifests.get(serving.digest), self._manifests.variant_here(serving.digest)
+            for file in manifest.files_of(variant.name):
+                self._artifacts.drop_unusable(self._artifacts.relative(serving.digest, variant.name, file))
+        except Refused as refusal:  # the manifest comes again with the rollout that wants it
+            self._repaired(slot, serving, refusal)
+            return
+        self._repairs[serving.digest] = None
+        self._fetcher.start(
+            slot.model, serving, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(slot.model), follows=True
+        )
+
+    def _repaired(self, slot: ModelSlot, serving: Target, refusal: Refused | None) -> None:
+        if refusal is None:
+            log.info("release.repaired", model=slot.model, version=serving.version)
+            self._restore(slot.model, serving)
+        else:
+            log.error("release.not_repaired", model=slot.model, version=serving.version, code=refusal.code, reason=refusal.reason)
+            self._repairs[serving.digest] = self._monotonic() + REPAIR_SECONDS
+
+    def _stands_in(self, slot: ModelSlot, other: Target) -> bool:
+        """Return whether this is the last good release, which answers while what is to be served is fetched again."""
+        good = slot.last_good is not None and slot.last_good.digest == other.digest
+        tested = slot.state in lifecycle.IN_WORKER and slot.target is not None and slot.target.digest == other.digest
+        return good and not tested and self._needs_repair(slot) and slot.serving is not None and slot.serving.digest != other.digest
+
+    def _stand_in(self, slot: ModelSlot, event: WorkerReady) -> None:
+        try:
+            if isinstance(event.result, Refused):
+                raise event.result
+            self._server.switch(slot.model, event.target.digest)
+        except Refused as refusal:
+            log.error("stand_in.failed", model=slot.model, version=event.target.version, code=refusal.code, reason=refusal.reason)
+            return
+        log.warning("stand_in.served", model=slot.model, version=event.target.version)
+        self._tell_serving(slot.model, event.target)
+
+    def _whole_again(self, slot: ModelSlot, serving: Target) -> None:
+        del self._repairs[serving.digest]
+        self._report_anew(slot.model)
+        good, under_way = slot.last_good, slot.target if slot.state in lifecycle.IN_WORKER else None
+        if good is not None and good.digest not in {serving.digest, under_way.digest if under_way is not None else None}:
+            self._retire(good.digest)
+
+    def _report_anew(self, model: str) -> None:
+        self._idle_reports.pop(model, None)
+        self.changed = True
 
     def _judge_shadow(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         trial, limits = self._trials.comparison(slot.model), self._manifests.get(target.digest).limits

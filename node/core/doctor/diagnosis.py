@@ -334,12 +334,18 @@ def agent(facts: Facts) -> Iterator[Finding]:
     elif said.written_at - said.answered_at > SILENT_SECONDS_MAX:
         text = f"the serving thread of pid {said.pid} has not answered for {_days(said.written_at - said.answered_at)}"
         yield Finding(Trouble.SERVING_SILENT, text)
-    elif said.written_at - said.started_at > SILENT_SECONDS_MAX:  # until then it may be loading
+    else:
         held = {worker.digest for worker in said.workers}
+        may_load = said.written_at - said.started_at <= SILENT_SECONDS_MAX
         for slot in said.slots:
-            if slot.serving is not None and slot.serving not in held:
-                text = f"model {slot.model} {slot.serving_version} is to be served, and is not loaded: requests for it are refused"
-                yield Finding(Trouble.SERVING_NOTHING, text)
+            if slot.serving is None or slot.serving in held:
+                continue
+            name = f"model {slot.model} {slot.serving_version}"
+            if slot.code == Code.ARTIFACT_DIGEST:
+                text = f"files of {name} are missing, cannot be read or differ from the manifest: it is not loaded"
+                yield Finding(Trouble.SERVING_DAMAGED, text)
+            elif not may_load:
+                yield Finding(Trouble.SERVING_NOTHING, f"{name} is to be served, and is not loaded: requests for it are refused")
     if said.supervised and not said.inherited:
         yield Finding(Trouble.SERVICE_NO_SOCKET, "a service manager started the agent, and passed it no socket (LISTEN_FDS)")
     if said.supervised and said.watchdog_seconds is None:

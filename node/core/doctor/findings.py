@@ -62,6 +62,7 @@ class Trouble(StrEnum):
     AGENT_SILENT = "agent.not_turning"
     AGENT_OTHER = "agent.other_node"
     SERVING_SILENT = "serving.not_answering"
+    SERVING_DAMAGED = "artifact.damaged"
     SERVING_NOTHING = "serving.not_served"
     SERVICE_NO_SOCKET = "service.no_socket"
     SERVICE_NO_WATCHDOG = "service.no_watchdog"
@@ -147,6 +148,10 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
     Trouble.AGENT_SILENT: ("trouble", "restart it, and keep the journal: this is a bug of fleetcast, or a disk that hangs"),
     Trouble.AGENT_OTHER: ("trouble", "give each node a data folder of its own"),
     Trouble.SERVING_SILENT: ("trouble", "restart it, and keep the journal: this is a bug of fleetcast"),
+    Trouble.SERVING_DAMAGED: (
+        "trouble",
+        "let the node connect: it fetches the files again, and serves them; if it happens again, replace the disk",
+    ),
     Trouble.SERVING_NOTHING: ("trouble", "see the journal for why its model is not loaded; a restart loads it again"),
     Trouble.SERVICE_NO_SOCKET: ("warning", "enable fleetcast-node@.socket: without it requests fail while the node restarts"),
     Trouble.SERVICE_NO_WATCHDOG: (
