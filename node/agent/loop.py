@@ -29,6 +29,7 @@ from node.agent.reports.reporter import Reporter
 from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
+from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.agent.trust.trust_state import TrustState
 from node.broker.mqtt import BlockArrived, ConnectionEvent, DocumentEvent, ModelArrived, NodeLink, TrustArrived
 from node.core.activation.effective_parameters import EffectiveParameters
@@ -125,12 +126,15 @@ class Agent:
             rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
             wall=wall,
         )
+        self._requests = RetainedRequests(rng)
         self._trust_state = TrustState(
             settings,
             store=self._store,
             trust=trust,
             carried=self._sideload,
             wall=wall,
+            monotonic=monotonic,
+            requests=self._requests,
             subscribe_models=self._link.subscribe_models,
             refused=self._reporter.refusal,
             found=lambda: self._delivery.carried(self._monotonic()),
@@ -229,13 +233,22 @@ class Agent:
                 blocks = []
             if self._guarded(self._handle, event) or self._disk.defers(event):
                 continue
-            if isinstance(event, DocumentEvent):
-                self._link.ack(event.message)  # it would only come again
+            self._failed(event)
         if blocks:
             self._guarded(self._delivery.arrived, blocks, self._monotonic())
         if not self._guarded(self._tick):
             self._pause(TURN_SECONDS)
         self._guarded(self._status_writer.tick)
+
+    def _failed(self, event: Event) -> None:
+        """Make room for other messages; what the hub retains is asked for again after a pause, anything else would only come again."""
+        match event:
+            case TrustArrived():
+                self._trust_state.failed(TRUST)
+            case ModelArrived(bundle):
+                self._trust_state.failed(bundle.model)
+        if isinstance(event, DocumentEvent):
+            self._link.ack(event.message)
 
     def _guarded(self, do: Callable[P, None], *arguments: P.args, **named: P.kwargs) -> bool:
         """Return whether it went well. One message, or one bug of ours, must not end the serving of models: it is logged loudly instead."""
@@ -272,9 +285,11 @@ class Agent:
         if self._store.stuck:
             return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
         self._renewing.tick(online=self._online)
+        self._trust_state.look_at_clock(now)
         self._trust_state.look_for_carried(now)
         self._delivery.tick(now)
         if self._online:
+            self._ask_again(now)
             self._say_state(now)
             self._reporter.send(windows=self._telemetry.may_leave)
         if self._telemetry.tick(self._wall()):
@@ -394,6 +409,12 @@ class Agent:
     def _model_arrived(self, event: ModelArrived) -> None:
         self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
+
+    def _ask_again(self, now: MonotonicSeconds) -> None:
+        """Have the broker say again what it retains, and what has had no effect here."""
+        if names := self._requests.due(now):
+            log.info("retained.asked_again", trust=TRUST in names, models=sorted(names - {TRUST}))
+            self._link.hear_again(trust=TRUST in names, models=sorted(names - {TRUST}))
 
     # What the node says
 

@@ -145,6 +145,13 @@ class NodeLink(BlockReader):
         """
         self._link.move(BrokerUrl.parse(url))
 
+    def hear_again(self, *, trust: bool, models: Sequence[str]) -> None:
+        """Ask for what is retained of these; some brokers give it to no subscription that they know already, so that is ended first."""
+        topics = [*([self.topics.trust] if trust else []), *(self.topics.model(model) for model in models)]
+        self._link.unsubscribe(topics)
+        for topic in topics:
+            self._link.subscribe([topic])
+
     def say_state(self, state: State) -> None:
         """Retain what is so."""
         self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)

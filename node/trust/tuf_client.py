@@ -78,6 +78,10 @@ class _Trusted:
     rollout_keys: frozenset[str]
 
 
+class FolderGoneError(Unreachable):
+    """The data folder is not where it was: its disk is not mounted, or somebody has moved it."""
+
+
 class _OtherVersionError(tuf_errors.DownloadHTTPError):
     """Signal that the bundle has this role, but not the version that the rest of the bundle asks for."""
 
@@ -118,6 +122,7 @@ class Trust:
 
         Raises:
             Refused: with TUF's reason as our code; nothing on disk has changed.
+            FolderGoneError: nothing could be kept.
         """
         with self._locked():
             earlier = self._believed()
@@ -279,8 +284,20 @@ class Trust:
             stack.enter_context(_room(self._directory))
             yield _made(self._directory, stack)
 
+    def _make_again(self) -> None:
+        """Make a folder again that was removed under us. Never the one that it is in: that would be in the way when it is brought back."""
+        if self._directory.is_dir():
+            return
+        with _room(self._directory):
+            try:
+                self._directory.mkdir(exist_ok=True)
+            except FileNotFoundError:
+                raise FolderGoneError(f"the folder {self._directory.parent} is gone: mount its disk, or put it back") from None
+        log.error("trust.folder_made_again", folder=str(self._directory))
+
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        self._make_again()
         with _opened(self._directory / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in self._directory.glob(f"{_SCRATCH}*"):  # A killed process left it: nobody else holds the lock.

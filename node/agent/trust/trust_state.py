@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 import structlog
 
 from node.agent.activation.slots import Slots
+from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.core.trust import clock as clocks
 from node.settings import NodeSettings
 from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
-from node.trust.tuf_client import Release, Trust, View
+from node.trust.tuf_client import FolderGoneError, Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
@@ -19,6 +20,8 @@ from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, want
 log = structlog.get_logger()
 
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
+FAILED_SECONDS = 60.0  # until it is looked at again after a fault
+CLOCK_SECONDS = 1.0  # how often is looked whether the clock was set
 
 
 class TrustState:
@@ -32,11 +35,14 @@ class TrustState:
         trust: Trust,
         carried: Sideload,
         wall: clocks.WallClock,
+        monotonic: clocks.MonotonicClock,
+        requests: RetainedRequests,
         subscribe_models: Callable[[Sequence[str]], None],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
+        self._monotonic, self._requests = monotonic, requests
         self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
         self._slots: Slots | None = None
         self.view: View | None = None
@@ -44,7 +50,7 @@ class TrustState:
         self._releases: dict[str, tuple[Release, ...]] = {}
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
-        self._looked_at = clocks.NEVER
+        self._looked_at = self._clock_looked_at = clocks.NEVER
         self._parameters: Mapping[str, tuple[object, object]] = {}
 
     def begin(self, slots: Slots) -> None:
@@ -56,6 +62,7 @@ class TrustState:
 
     def take_trust(self, bundle: TrustBundle) -> None:
         """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
+        self._look_at_clock()  # so that the clock by which a message is judged is known when it is put off
         floor = self._store.fact("clock_floor")
         now = datetime.fromtimestamp(clocks.trusted_now(int(self._wall()), floor), UTC)
         try:
@@ -63,7 +70,9 @@ class TrustState:
         except Refused as refusal:
             if refusal.code is Code.DISK_FULL:
                 raise  # the bundle is good: it is taken once there is room
-            self._refusal(refusal, "")
+            self._refused(refusal, TRUST)
+        except FolderGoneError as error:
+            self._folder_gone(error, TRUST)
         except Unreachable as error:
             log.warning("trust.incomplete", reason=str(error))
         else:
@@ -73,24 +82,64 @@ class TrustState:
                 self.take_model(pending)
             self._follow()
             self._tell_parameters()
+            self._requests.settled(TRUST)
 
     def take_model(self, bundle: ModelBundle) -> None:
         """Take a model's releases from the hub, or from a stick."""
         model = bundle.model
+        self._look_at_clock()
         try:
             self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
             self._pending.pop(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
             self._follow()
+            self._requests.settled(model)
         except Refused as refusal:
             if refusal.code is Code.DISK_FULL:
                 raise
             self._pending.pop(model, None)
-            self._refusal(refusal, model)
+            self._refused(refusal, model)
+        except FolderGoneError as error:
+            self._folder_gone(error, model)
         except Unreachable as error:
-            self._pending[model] = bundle  # the trust bundle that lists it is on its way
+            self._pending[model] = bundle  # the trust bundle that lists it is on its way, or the clock is not right yet
+            self._requests.settled(model)
             log.info("model.deferred", model=model, reason=str(error))
+
+    def failed(self, name: str) -> None:
+        """Have a message said again whose handling met an error: `TRUST`, or the model that it is about."""
+        self._requests.failed(name, self._monotonic())
+
+    def look_at_clock(self, now: clocks.MonotonicSeconds) -> None:
+        """Look again at what was put off because of the time, once the clock was set or has come to be believed."""
+        if now - self._clock_looked_at >= CLOCK_SECONDS:
+            self._clock_looked_at = now
+            self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        wall, floor = self._wall(), self._store.fact("clock_floor")
+        now = self._monotonic()
+        usable = clocks.is_known(int(wall), floor) and not self.stale()
+        if not self._requests.clock_changed(usable=usable, distance_seconds=float(wall) - float(now), now=now):
+            return
+        log.info("clock.changed", wall=int(wall), usable=usable)
+        self._seen.clear()  # what was carried here is no message that a broker could say again
+        for pending in list(self._pending.values()):
+            self.take_model(pending)
+        self._follow()
+
+    def _refused(self, refusal: Refused, name: str) -> None:
+        if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
+            self._requests.put_off(name)
+        else:
+            self._requests.settled(name)
+        self._refusal(refusal, name)
+
+    def _folder_gone(self, error: FolderGoneError, name: str) -> None:
+        log.error("trust.folder_lost", reason=str(error))
+        self._seen.clear()
+        self.failed(name)
 
     def look_for_carried(self, now: clocks.MonotonicSeconds) -> None:
         """Take what somebody brought on a stick as if it came from the broker: verified alike, refused alike."""
@@ -111,8 +160,10 @@ class TrustState:
             try:
                 self.take_trust(brought.trust)
                 self.take_model(brought.model)
-            except Refused:  # a full disk: it is looked at again
+            except Exception as error:  # it is looked at again: at once where the disk was full, later where a fault of ours may stay
                 del self._seen[release]
+                if not isinstance(error, Refused):
+                    self._looked_at = now + FAILED_SECONDS
                 raise
             self._found()
 

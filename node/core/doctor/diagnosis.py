@@ -39,6 +39,7 @@ class Folder:
     key_error: str = ""
     store_error: str = ""
     damaged: str = ""  # a database that was set aside
+    trust_gone: bool = False  # the trusted metadata's folder, beside a database that shows that an agent has run here
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +135,8 @@ def folder(facts: Facts) -> Iterator[Finding]:
         yield Finding(Trouble.FOLDER_NOT_WRITABLE, f"{found.path} cannot be written: {found.write_error}")
     if found.mode & 0o007:
         yield Finding(Trouble.FOLDER_OPEN, f"{found.path} has mode {found.mode & 0o777:03o}: others on this device can look into it")
+    if found.trust_gone:
+        yield Finding(Trouble.FOLDER_TRUST, f"{found.path}/trust is gone, where the trusted metadata was kept")
     for key in found.open_keys:
         yield Finding(Trouble.KEY_OPEN, f"the private key {key} can be read by others on this device")
     if found.key_error:

@@ -13,6 +13,7 @@ class Trouble(StrEnum):
     SETTINGS_INVALID = "settings.invalid"
     FOLDER_NOT_WRITABLE = "folder.not_writable"
     FOLDER_OPEN = "folder.open_to_others"
+    FOLDER_TRUST = "folder.trust_gone"
     KEY_OPEN = "key.open_to_others"
     KEY_UNREADABLE = "key.unreadable"
     STORE_UNREADABLE = "store.unreadable"
@@ -72,6 +73,10 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
     Trouble.SETTINGS_INVALID: ("trouble", "correct that field of the settings file; docs/operations.md has the smallest file that works"),
     Trouble.FOLDER_NOT_WRITABLE: ("trouble", "give the folder to the user that the node runs as, or mount its disk for writing"),
     Trouble.FOLDER_OPEN: ("warning", "chmod o= the folder: it holds what telemetry has counted, and the device's key"),
+    Trouble.FOLDER_TRUST: (
+        "trouble",
+        "find what removes files there; the agent makes the folder again with the hub's next message, and a restart does at once",
+    ),
     Trouble.KEY_OPEN: ("warning", "chmod o= the file; who has read it can speak as this device"),
     Trouble.KEY_UNREADABLE: ("trouble", "restore the file from a backup; or remove it, and have the hub forget the old key of this node"),
     Trouble.STORE_UNREADABLE: (

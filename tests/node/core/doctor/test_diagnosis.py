@@ -85,6 +85,7 @@ CASES: list[tuple[Facts, Trouble]] = [
     (Facts(NOW, settings_error="node.toml: id: Field required"), Trouble.SETTINGS_INVALID),
     (folder(write_error="Read-only file system"), Trouble.FOLDER_NOT_WRITABLE),
     (folder(mode=0o755), Trouble.FOLDER_OPEN),
+    (folder(trust_gone=True), Trouble.FOLDER_TRUST),
     (folder(open_keys=("gw-1.key",)), Trouble.KEY_OPEN),
     (folder(key_error="damaged"), Trouble.KEY_UNREADABLE),
     (folder(store_error="file is not a database"), Trouble.STORE_UNREADABLE),
