@@ -39,7 +39,7 @@ class Folder:
     key_error: str = ""
     store_error: str = ""
     damaged: str = ""  # a database that was set aside
-    trust_gone: bool = False  # the trusted metadata's folder, beside a database that shows that an agent has run here
+    trust_gone: bool = False  # the trusted metadata's folder, though an agent has run here
 
 
 @dataclass(frozen=True, slots=True)
