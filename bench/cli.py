@@ -63,7 +63,7 @@ def make_fleet(folder: Path) -> Path:
         )
         sealed = codec.encode(SealedReceipt(body=codec.encode(receipt), signature=b"unread"))
         store.upsert_node(NodeRow(node, 1, "online", now, codec.encode(state), b"", "plant"))
-        store.add_receipt(ReceiptRow(node, 1, now, now, "serving", "delay", VERSION, DIGEST, now, "", "", sealed))
+        store.add_receipts([ReceiptRow(node, 1, now, now, "serving", "delay", VERSION, DIGEST, now, "", "", sealed)])
     store.close()
     return fleet
 

@@ -72,7 +72,9 @@ def test_the_lock_is_all_that_the_node_needs(device: Path) -> None:
 
 
 def test_node_and_schemas_work_from_another_folder(device: Path, tmp_path: Path) -> None:
-    said = run(device / "bin" / "python", "-c", "import node.agent.loop, fleetcast.mqtt, schemas; print(schemas.__file__)", cwd=tmp_path)
+    said = run(
+        device / "bin" / "python", "-c", "import node.agent.loop, fleetcast.mqtt_connection, schemas; print(schemas.__file__)", cwd=tmp_path
+    )
 
     assert said.strip().startswith(str(device))
 

@@ -6,7 +6,7 @@ Rows are written in groups of a fixed size, so that memory does not grow with th
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,7 +49,7 @@ SCHEMA = pa.schema(
 class Writer:
     """An open file; `add` windows, and it is in its place when the block that `writing` gives ends well."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: BinaryIO) -> None:
         self._file = pq.ParquetWriter(target, SCHEMA, compression=CODEC)
         self._columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
         self.rows = 0
@@ -115,7 +115,7 @@ def writing(path: Path) -> Iterator[Writer]:
             partial = stack.enter_context(durable.replacing(path, mode=0o644))
         except OSError as error:
             raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be written: {error.strerror}") from None
-        writer = Writer(partial.name)
+        writer = Writer(partial)
         try:
             yield writer
             writer.close()

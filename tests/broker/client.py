@@ -1,4 +1,4 @@
-"""A user of `fleetcast.mqtt.Link` for tests: waits for an event of a kind, within seconds."""
+"""A user of `fleetcast.mqtt_connection.Link` for tests: waits for an event of a kind, within seconds."""
 
 import queue
 import time

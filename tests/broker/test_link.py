@@ -1,4 +1,4 @@
-"""What `fleetcast.mqtt.Link` promises, against both real brokers; and against a rogue one."""
+"""What `fleetcast.mqtt_connection.Link` promises, against both real brokers; and against a rogue one."""
 
 import queue
 import select

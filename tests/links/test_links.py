@@ -63,7 +63,7 @@ def test_a_road_with_long_delay_and_little_room_wastes_nothing(mosquitto: Broker
 
         assert node.file(manifest) == data
         assert set(hub.published.values()) == {1}
-        assert node.store.bytes_of(target(manifest).digest).wasted == 0
+        assert node.store.usage_of(target(manifest).digest).wasted == 0
         assert road.road.down_bytes < 1.03 * len(data)
         node.die()
 
@@ -81,7 +81,7 @@ def test_a_road_that_is_torn_again_and_again_costs_at_most_a_window_a_cut(
         node.until(lambda: node.ended, seconds=200)
 
         assert node.file(manifest) == data
-        ledger = node.store.bytes_of(target(manifest).digest)
+        ledger = node.store.usage_of(target(manifest).digest)
         assert ledger.received == len(data)
         assert road.road.cuts > 0, f"seed {seed}: nothing was torn"
         assert ledger.wasted <= road.road.cuts * WINDOW + 0.03 * len(data)
@@ -96,12 +96,12 @@ def test_a_road_that_falls_silent_and_comes_back_goes_on(mosquitto: Broker, tmp_
     with serving(Hub(mosquitto, manifest, payloads)):
         node = Node(road, tmp_path)  # type: ignore[arg-type]
         node.fetch(manifest)
-        node.until(lambda: node.store.bytes_of(target(manifest).digest).received >= 4 * BLOCK)
+        node.until(lambda: node.store.usage_of(target(manifest).digest).received >= 4 * BLOCK)
         road.road.fall_silent()
         until = time.monotonic() + 2.0
         while time.monotonic() < until:
             node.turn()
-        before = node.store.bytes_of(target(manifest).digest).received
+        before = node.store.usage_of(target(manifest).digest).received
         road.road.fall_silent(False)
         node.until(lambda: node.ended)
 
@@ -119,7 +119,7 @@ def test_what_the_hub_says_is_not_starved_by_blocks(mosquitto: Broker, tmp_path:
         node.until(lambda: node.connected)
         node.link.subscribe_trust(only_if_new=False)
         node.fetch(manifest)
-        received = lambda: node.store.bytes_of(target(manifest).digest).received  # noqa: E731
+        received = lambda: node.store.usage_of(target(manifest).digest).received  # noqa: E731
         node.until(lambda: received() >= 8 * BLOCK)
         assert hub.client is not None
         before = received()

@@ -6,7 +6,7 @@ from schemas.manifest import Requirements, Variant
 
 
 def never_chosen(variants: Sequence[Variant]) -> dict[str, str]:
-    """Return the name of each such build, and of the earlier one taken in its place (schemas.variant.choose takes the first that fits)."""
+    """Return the name of each such build, and of the earlier build that is taken in its place (see schemas.variant_choice.choose)."""
     found: dict[str, str] = {}
     for number, later in enumerate(variants):
         for earlier in variants[:number]:

@@ -155,7 +155,7 @@ def _folder(settings: NodeSettings, tls: TlsFiles | None, on_disk: list[OnDisk],
         key_error=key_error,
         store_error=store_error,
         damaged=str(kept) if (kept := data / f"node.sqlite{DAMAGED_SUFFIX}").exists() else "",
-        trust_gone=read_status(data) is not None and not (data / "trust").is_dir(),
+        trust_gone=(data / "node.sqlite").exists() and read_status(data) is not None and not (data / "trust").is_dir(),
     )
 
 

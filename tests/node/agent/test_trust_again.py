@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from fleetcast.mqtt import Published
 from structlog.testing import capture_logs
 
+from fleetcast.mqtt_connection import Published
 from node.agent.loop import Agent
 from node.settings import NodeSettings
 from node.trust.tuf_client import FolderGoneError, Trust
@@ -122,7 +122,7 @@ def follows(scene: Scene, node: Agent, days: int) -> None:
         if days > 0:
             until(lambda: any(line.get("code") == "trust.expired" for line in logs))
         else:
-            until(lambda: node._beliefs.view is not None and node._beliefs.view.rollouts["delay"].release.version == "1.1.0")
+            until(lambda: node._trust_state.view is not None and node._trust_state.view.rollouts["delay"].release.version == "1.1.0")
         until(node._inbox.empty)
         assert wants(node) == "1.0.0"
         scene.clock.ahead = timedelta()
@@ -174,7 +174,7 @@ def test_a_message_whose_handling_raised_is_asked_for_again(scene: Scene, kind: 
     with running(node):
         until(lambda: wants(node) == "1.0.0")
         folder, raised = scene.data / "trust" / "lock", []
-        beliefs = node._beliefs
+        beliefs = node._trust_state
         name = f"take_{kind}"
         take = getattr(beliefs, name)
 

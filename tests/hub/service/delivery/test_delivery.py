@@ -44,7 +44,7 @@ def test_what_the_broker_holds_serves_a_node_while_the_hub_is_down(broker: Broke
     late = Node(broker, tmp_path / "b", name="node-b")
     fetch(late, manifest)
 
-    assert late.store.bytes_of(sha256(codec.encode(manifest))).received == BLOCKS * BLOCK_BYTES
+    assert late.store.usage_of(sha256(codec.encode(manifest))).received == BLOCKS * BLOCK_BYTES
     for node in (first, late):
         node.die()
 
@@ -108,8 +108,8 @@ def test_a_node_with_the_parent_takes_the_delta_and_one_without_the_whole(mosqui
         fetch(updated, new)
         fetch(fresh, new)
 
-        assert updated.store.bytes_of(digest).received < 100
-        assert fresh.store.bytes_of(digest).received == BLOCKS * BLOCK_BYTES
+        assert updated.store.usage_of(digest).received < 100
+        assert fresh.store.usage_of(digest).received == BLOCKS * BLOCK_BYTES
         for node in (updated, fresh):
             node.die()
 

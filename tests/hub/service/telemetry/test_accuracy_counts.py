@@ -179,6 +179,7 @@ def test_accuracy_is_shown_explained_exported_and_told_to_hooks(tmp_path: Path) 
     explained = json.loads(run(drift_command, ["explain", "delay", "--signal", "accuracy", *where]).output)
     plain = json.loads(run(drift_command, ["explain", "delay", "--signal", "hour", *where]).output)
     exported = run(export_windows, ["--model", "delay", "--out", str(tmp_path / "w.parquet"), *where])
+    assert exported.exit_code == 0, (exported.output, exported.exception)
 
     import pyarrow.parquet as pq
 
