@@ -19,6 +19,7 @@ from typing import Literal
 Program = Literal["fleetcast", "fleetcast-node"]
 BIN = Path(sys.executable).parent
 ENTRIES: dict[Program, str] = {"fleetcast": "hub.__main__", "fleetcast-node": "node.__main__"}
+AT_IMPORT = dict(os.environ)  # what the server began with; a test may have changed the environment since
 READ_AT_START = ("PYTHON", "LC_", "LANG", "LD_", "OPENBLAS", "OMP_")  # variables that a running interpreter does not read again
 
 # One server for each process of tests, whose list of imports is one for all: whatever is to be forked from it is named here.
@@ -41,7 +42,8 @@ def run(
     """
     environment = dict(os.environ if env is None else env)
     words = [str(argument) for argument in arguments]
-    if any(value != os.environ.get(name) for name, value in environment.items() if name.startswith(READ_AT_START)):
+    read = {name for name in (*environment, *AT_IMPORT) if name.startswith(READ_AT_START)}
+    if any(environment.get(name) != AT_IMPORT.get(name) for name in read):
         command = [str(BIN / program), *words]
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=cwd, input=typed, timeout=seconds)
     with tempfile.TemporaryDirectory(prefix="fleetcast-run-") as folder:

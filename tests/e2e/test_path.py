@@ -57,7 +57,12 @@ class Plant:
         return self.directory / "fleet"
 
     def cli(self, *arguments: str, code: int = 0) -> Any:
-        done = warm.run("fleetcast", *arguments, "--json", env={**os.environ, "FLEETCAST_DIR": str(self.fleet)})
+        env = {**os.environ, "FLEETCAST_DIR": str(self.fleet)}
+        if BIN == warm.BIN:
+            done = warm.run("fleetcast", *arguments, "--json", env=env)
+        else:  # a test has put another environment's programs in place of ours
+            command = [str(BIN / "fleetcast"), *arguments, "--json"]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=240)
         assert done.returncode == code, f"fleetcast {arguments}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         with contextlib.suppress(json.JSONDecodeError):
             return json.loads(done.stdout)

@@ -1,6 +1,7 @@
 """Refusals name the cause that there is: a missing folder, labels that no node has, a device, a mistyped key."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from schemas import codec
 from schemas.state import State
 from tests.hub.cli.fleets import Made, make
 from tests.hub.cli.test_rollout import Hub
+from tests.small_disk import small_disk
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +34,11 @@ def test_a_folder_that_is_not_there_is_no_full_disk(made: Made, tmp_path: Path) 
 
 
 def test_a_real_full_disk_is_still_called_that(made: Made) -> None:
-    target = made.folder / "full.parcel"
-    target.with_name("full.parcel.partial").symlink_to("/dev/full")
+    with small_disk(made.folder / "disk", size_bytes=8192) as disk:
+        with suppress(OSError):
+            (disk / "filler").write_bytes(bytes(8192))
 
-    done = made.run("export", "m@1.0.0", str(target))
+        done = made.run("export", "m@1.0.0", str(disk / "full.parcel"))
 
     assert done.returncode == Exit.DISK_FULL, done.stderr
 
