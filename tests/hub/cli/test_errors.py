@@ -85,7 +85,7 @@ def test_with_json_a_usage_error_is_json_too() -> None:
 
 
 def test_on_a_device_without_the_hubs_dependencies_a_sentence_says_so() -> None:
-    program = "import sys; sys.modules['sqlalchemy'] = None; sys.argv = ['fleetcast', 'nodes']; from hub.__main__ import main; main()"
+    program = "import sys; sys.modules['sqlalchemy'] = None; sys.argv = ['fleetcast', 'releases']; from hub.__main__ import main; main()"
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
