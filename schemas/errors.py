@@ -100,6 +100,7 @@ class Code(StrEnum):
     ENROLMENT_CROWDED = "enrolment.crowded"
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
+    SELECTOR_INVALID = "selector.invalid"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
 

@@ -23,6 +23,7 @@ class MetadataFolder:
         self.directory = directory
         self.documents = directory / "documents"
         self._metadata = directory / "metadata"
+        self.statements = self.documents / "deployments"
 
     def make(self) -> None:
         """Make the folders.
@@ -92,6 +93,10 @@ class MetadataFolder:
         for entry in os.scandir(self._metadata):
             with contextlib.suppress(FileNotFoundError):  # Another process has dropped it meanwhile.
                 found += entry.stat().st_mtime_ns if entry.name.endswith(".json") else 0
+        if self.statements.is_dir():
+            for entry in os.scandir(self.statements):
+                with contextlib.suppress(FileNotFoundError):
+                    found += entry.stat().st_mtime_ns
         return found
 
     def _files(self) -> Iterator[tuple[int, str, Path]]:

@@ -14,7 +14,9 @@ from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
+from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
+from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
@@ -105,6 +107,12 @@ class Repository:
         with self._folder.locked():
             target = self._folder.newest(_ROLLOUTS, Targets).signed.targets.get(rollout_path(model))
             return self._rollout_file(model, target).read_bytes() if target else None
+
+    def deployments(self, model: str) -> bytes | None:
+        """Return a model's signed deployments in their envelope, or None."""
+        path = self._folder.statements / check_name("model", model)
+        with self._folder.locked():
+            return path.read_bytes() if path.exists() else None
 
     def root(self, version: int = 1) -> bytes:
         """Return a version of the root; nodes pin the first."""
@@ -203,6 +211,17 @@ class Repository:
             signed.targets[path] = TargetFile.from_data(path, document, ["sha256"])
             write(self._rollout_file(model, signed.targets[path]), document)
             self._next(_ROLLOUTS, signed, [rollouts], now)
+
+    def set_deployments(self, model: str, document: bytes, *, rollouts: Signer) -> None:
+        """Sign a model's deployments: no snapshot lists them, so that a step of one rollout costs other nodes nothing.
+
+        Raises:
+            Refused: KEY_NOT_AUTHORISED: the targets role names another key for rollouts.
+        """
+        path = self._folder.statements / check_name("model", model)
+        with self._folder.locked():
+            self._check_key("targets", _ROLLOUTS, rollouts)
+            write(path, codec.encode(seal("deployments", document, rollouts)))
 
     def renew_rollouts(self, *, rollouts: Signer, now: datetime) -> bool:
         """Sign the rollouts role again before it expires; its key is online, and it lasts a week."""
