@@ -139,6 +139,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a name is reserved, or has a length or characters that are not allowed",
         "use letters a-z, digits and hyphens",
     ),
+    Code.ROLLOUT_TAKEN_BACK: (
+        "an operator took a release back, and the node had none before it",
+        "nothing; roll out a release to serve again",
+    ),
     Code.ROLLOUT_INVALID: ("a rollout asks for something impossible", "correct the rollout; the reason says what is impossible"),
     Code.WINDOW_RELEASE: (
         "a window is about a release that is unknown or has no signals",

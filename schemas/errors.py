@@ -68,6 +68,7 @@ class Code(StrEnum):
     KEY_NOT_AUTHORISED = "key.not_authorised"
     NAME_INVALID = "name.invalid"
     ROLLOUT_INVALID = "rollout.invalid"
+    ROLLOUT_TAKEN_BACK = "rollout.taken_back"
     WINDOW_RELEASE = "window.unknown_release"
     WINDOW_SHAPE = "window.wrong_shape"
     WINDOW_ABSURD = "window.absurd"

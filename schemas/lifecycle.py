@@ -20,6 +20,7 @@ EventName = Literal[
     "reverted",
     "withdrawn",
     "dropped",
+    "stopped",
     "interrupted",
     "stalled",
     "budget_spent",
@@ -51,13 +52,16 @@ EVENTS: Final[dict[EventName, str]] = {
     "reverted": "the served release is at fault while another is being prepared: the last good one replaces it",
     "withdrawn": "the rollout wants the release that is served already, or no longer moves this node",
     "dropped": "the rollout no longer moves this node, and no release was served before",
+    "stopped": "the first release of the model was taken back, so that nothing of it is served any more",
     "interrupted": "the node's process was restarted: work that was only in memory begins again",
     "stalled": "the transfer waits: the disk is full, or blocks do not arrive",
     "budget_spent": "the transfer waits for a byte budget",
     "goes_on": "the transfer continues",
 }
+_SERVES_NOTHING: Final[SlotState] = "idle"
 
 MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {
+    **{(state, "stopped"): _SERVES_NOTHING for state in STATES if state != _SERVES_NOTHING},
     ("idle", "wanted"): "fetching",
     ("fetching", "wanted"): "fetching",  # A newer release cancels the older transfer.
     ("fetching", "fetched"): "staged",

@@ -129,6 +129,7 @@ class Agent:
         self._requests = RetainedRequests(rng)
         self._trust_state = TrustState(
             settings,
+            arch=self._profile.arch,
             store=self._store,
             trust=trust,
             carried=self._sideload,

@@ -28,7 +28,7 @@ from node.storage.store import NodeStore
 from node.trust.tuf_client import Release
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.rollout import Carriage
+from schemas.rollout import Carriage, ReleaseRef
 from schemas.state import Slot
 
 log = structlog.get_logger()
@@ -113,16 +113,22 @@ class Slots:
         self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
         self._fetcher.carry(manifest.model, self._carriage_of(manifest.model))  # another rollout of what is on its way already
 
-    def serving(self, model: str) -> bytes | None:
+    def serving(self, model: str) -> ReleaseRef | None:
         """Return the release that is served for a model, if any."""
         slot = self._slots.get(model)
-        return slot.serving.digest if slot is not None and slot.serving is not None else None
+        return ReleaseRef(slot.serving.version, slot.serving.digest) if slot is not None and slot.serving is not None else None
 
     def halted(self, model: str, now: WallSeconds) -> None:
         """Take in that the model's rollout moves this node no more: it was halted, or another one does not reach it."""
         slot = self._slots.get(model)
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
+
+    def stopped(self, model: str, now: WallSeconds) -> None:
+        """Take in that nothing of the model is to be served any more."""
+        slot = self._slots.get(model)
+        if slot is not None:
+            self._apply(slot, lifecycle.stopped(slot, now=int(now)), now)
 
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """Take in that a transfer ended."""

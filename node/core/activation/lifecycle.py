@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.document import Fact
+from schemas.errors import Code
 from schemas.lifecycle import MOVES, EventName
 from schemas.names import Digest, ModelName, Version
 from schemas.quantities import Seconds
@@ -157,6 +158,18 @@ def halted(slot: ModelSlot, *, now: int) -> Step:
     if slot.serving is None:
         return _move(slot, "dropped", now, _cancel(slot), target=None, code="")
     return _withdrawn(slot, slot.serving, now=now)
+
+
+def stopped(slot: ModelSlot, *, now: int) -> Step:
+    """Take in that nothing of the model is to be served any more: its first release was taken back before there was another."""
+    if slot.state == "idle":
+        return Step(slot, [])
+    serving, beside = slot.serving, slot.last_good
+    ended: list[Command] = [Retire(one) for one in dict.fromkeys(one for one in (serving, beside) if one is not None)]
+    reason = "the operator took back the first release, so nothing is served"
+    reports: list[Command] = [Report("rolled_back", serving, Code.ROLLOUT_TAKEN_BACK, reason)] if serving is not None else []
+    changes = {"target": None, "serving": None, "last_good": None, "serving_since": 0, "proven": False, "last_good_proven": False}
+    return _move(slot, "stopped", now, [*_cancel(slot), *ended, *reports, Tidy()], **changes, code="")
 
 
 def fetched(slot: ModelSlot, *, now: int) -> Step:
