@@ -223,6 +223,11 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a certificate is expired, not yet valid, or of another key or authority",
         "renew it; `fleetcast-node doctor` names the cause",
     ),
+    Code.WINDOW_INVALID: ("a time of the week is not in its syntax, or never opens", "write it such as Mon-Fri 22:00-05:00"),
+    Code.WINDOW_CLOSED: (
+        "the release waits for the time of the week in which the rollout lets it be activated",
+        "nothing; it goes on when the window opens",
+    ),
     Code.SELECTOR_INVALID: (
         "a selector is not in its syntax, or too long",
         "write it such as site=jfk,tier!=lab; docs/operations.md has all forms",

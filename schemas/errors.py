@@ -102,6 +102,8 @@ class Code(StrEnum):
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
     SELECTOR_INVALID = "selector.invalid"
+    WINDOW_INVALID = "window.invalid"
+    WINDOW_CLOSED = "window.closed"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Protocol
 
 import structlog
 
 from node.agent.activation.endpoint_check import Endpoint, is_not_served
+from node.agent.activation.fetcher import Fetcher
 from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
@@ -37,29 +37,6 @@ REPAIR_SECONDS = 60.0  # The pause between two tries to fetch damaged files agai
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
 
 
-class Fetcher(Protocol):
-    """Bring releases to disk."""
-
-    def start(
-        self,
-        model: str,
-        target: Target,
-        manifest: Manifest,
-        variant: str,
-        now: MonotonicSeconds,
-        *,
-        carriage: Carriage | None,
-        follows: bool,
-    ) -> None:
-        """Begin."""
-
-    def carry(self, model: str, carriage: Carriage | None) -> None:
-        """Take in that the rollout says otherwise how the bytes may travel."""
-
-    def cancel(self, model: str) -> None:
-        """Give up."""
-
-
 class Slots:
     """Run the model slots of a node."""
 
@@ -77,12 +54,14 @@ class Slots:
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
+        may_activate: Callable[[str, bytes, WallSeconds], bool],
         monotonic: MonotonicClock,
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._receipts = post, Receipts(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        self._may_activate = may_activate
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
         self._trials = Trials(store)
@@ -203,6 +182,8 @@ class Slots:
                 self._restore_again[slot.serving.digest] = (again[0], None)
                 self._prepare(model, slot.serving)
             self._repair_when_due(slot)
+            if slot.state == "staged" and slot.target is not None:  # its window may be open by now
+                self._begin(slot, slot.target, now)
             if slot.state == "shadow" and slot.target is not None:
                 self._judge_shadow(slot, slot.target, now)
             slot = self._slots[model]
@@ -284,10 +265,7 @@ class Slots:
             case lifecycle.CancelFetch():
                 self._fetcher.cancel(slot.model)
             case lifecycle.Prepare(target):
-                slot = self._slots[slot.model]
-                if slot.state == "staged":
-                    self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
-                self._prepare(slot.model, target)
+                self._begin(self._slots[slot.model], target, now)
             case lifecycle.Restore(target):
                 self._restore(slot.model, target)
             case lifecycle.Compare(target):
@@ -314,6 +292,15 @@ class Slots:
             self._repairs[slot.serving.digest] = self._monotonic()  # this takes its place on the road, and it is begun again afterwards
         follows = slot.serving is not None or slot.last_good is not None
         self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
+
+    def _begin(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
+        """Start a worker for what is staged, once the rollout lets this node activate it."""
+        if slot.state == "staged":
+            if slot.serving is not None and not self._may_activate(slot.model, target.rollout, now):
+                self._apply(slot, lifecycle.waits_for_window(slot, now=int(now)), now)
+                return
+            self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
+        self._prepare(slot.model, target)
 
     def _prepare(self, model: str, target: Target) -> None:
         ticket = self._tickets[target.digest] = next(self._numbers)

@@ -13,17 +13,19 @@ from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from node.trust.tuf_client import FolderGoneError, Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
-from schemas.deployments import Deployment, Deployments, Keep, Run, Stop, deciding, moved_by, wish
+from schemas.deployments import Deployment, Deployments, Keep, Run, Stop, attempt_id, deciding, moved_by, wish
 from schemas.earlier_rollouts import as_deployments
 from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
 from schemas.rollout import Carriage
 from schemas.selectors import NodeFacts
+from schemas.windows import is_open
 
 log = structlog.get_logger()
 
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 FAILED_SECONDS = 60.0  # until it is looked at again after a fault
+DEADLINE_SECONDS = 30.0  # how often is looked whether a rollout's deadline has passed
 CLOCK_SECONDS = 1.0  # how often is looked whether the clock was set
 
 
@@ -54,7 +56,7 @@ class TrustState:
         self._releases: dict[str, tuple[Release, ...]] = {}
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
-        self._looked_at = self._clock_looked_at = clocks.NEVER
+        self._looked_at = self._clock_looked_at = self._deadline_looked_at = clocks.NEVER
         self._parameters: Mapping[str, object] = {}
         self._facts = NodeFacts(settings.id, settings.labels, arch)
         self._converted: tuple[View | None, Mapping[str, Deployments]] = (None, {})
@@ -191,6 +193,21 @@ class TrustState:
         """Return how the bytes of a model's rollout may travel."""
         decides = self.deciding(model)
         return decides.carriage if decides is not None else None
+
+    def may_activate(self, model: str, rollout: bytes, now: clocks.WallSeconds) -> bool:
+        """Return whether the rollout lets this node switch at this time of the week. Going back never waits."""
+        decides = self.deciding(model)
+        if decides is None or decides.activate is None or rollout != attempt_id(decides):
+            return True
+        return is_open(decides.activate, float(now))
+
+    def look_at_deadlines(self, now: clocks.MonotonicSeconds) -> None:
+        """Follow what was not followed when its message came, because of a time that has come since."""
+        if now - self._deadline_looked_at < DEADLINE_SECONDS:
+            return
+        self._deadline_looked_at = now
+        if any(one.deadline is not None and one.state == "running" for one in map(self.deciding, self.statements()) if one is not None):
+            self._follow()
 
     def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
         """Return what the deployment that decides for this node sets of a release's parameters."""

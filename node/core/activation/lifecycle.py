@@ -184,10 +184,17 @@ def waits(slot: ModelSlot, code: str, *, spent: bool, now: int) -> Step:
     return _move(slot, "goes_on" if not code else "budget_spent" if spent else "stalled", now, [], code=code)
 
 
+def waits_for_window(slot: ModelSlot, *, now: int) -> Step:
+    """Take in that what is staged may not be activated at this time of the week."""
+    if slot.code == Code.WINDOW_CLOSED:
+        return Step(slot, [])
+    return _move(slot, "stalled", now, [], code=Code.WINDOW_CLOSED)
+
+
 def begun(slot: ModelSlot, *, now: int) -> Step:
     """Take in that a worker is being started for what is staged."""
     _target(slot)
-    return _move(slot, "begun", now, [])
+    return _move(slot, "begun", now, [], code="")
 
 
 def prepared(slot: ModelSlot, *, now: int, compare: bool = False) -> Step:
