@@ -97,7 +97,7 @@ class MetadataFolder:
         with contextlib.suppress(FileNotFoundError):
             found += sum(entry.stat().st_mtime_ns for entry in os.scandir(self.statements))
         with contextlib.suppress(FileNotFoundError):
-            found += self.settings.stat().st_mtime_ns  # of the folder, which a replaced file changes: there may be ten thousand
+            found += self.settings.stat().st_mtime_ns  # A replaced file changes its folder; there may be ten thousand.
         return found
 
     def _files(self) -> Iterator[tuple[int, str, Path]]:
