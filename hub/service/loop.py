@@ -113,47 +113,67 @@ class Service:
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._retry_at, self._retry = 0.0, RETRY
         self._looked_at = self._kept_house_at = float("-inf")
-        self._wire(signers, authority)
+        self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
+        self._releases = Releases(self._repository, self._blocks)
+        self._make_delivery(signers)
+        self._make_enrolment(authority)
+        self._make_telemetry()
+        self._make_rollouts(signers)
+        self._make_alerts()
 
-    def _wire(self, signers: Signers, authority: Authority | None) -> None:
-        settings, wall, monotonic = self._settings, self._wall, self._monotonic
-        repository, blocks = Repository(self._directory / "trust"), BlockStore(self._directory / "blocks")
-        releases = Releases(repository, blocks)
+    def _make_delivery(self, signers: Signers) -> None:
+        """Make what nodes fetch from: the server of blocks, and the announcer that keeps signed metadata published."""
+        settings = self._settings
         server = BlockServer(
             cache_bytes_max=settings.cache_bytes_max,
             expiry_seconds=settings.cache_expiry_seconds,
             linger_seconds=settings.linger_seconds,
             again_seconds=settings.again_seconds,
         )
-        self._wants = Wants(server, store=self._store, blocks=blocks, releases=releases, link=self._link, clock=wall)
+        self._wants = Wants(server, store=self._store, blocks=self._blocks, releases=self._releases, link=self._link, clock=self._wall)
+        self._announcer = Announcer(
+            repository=self._repository,
+            link=self._link,
+            notes=self._notes,
+            signers=signers,
+            wall=self._wall,
+            monotonic=self._monotonic,
+        )
+
+    def _make_enrolment(self, authority: Authority | None) -> None:
+        """Make the service that gives devices their certificates, and takes them away."""
         self._enrolling = Enrolling(
             self._directory,
-            settings,
+            self._settings,
             authority=authority,
             store=self._store,
             notes=self._notes,
             broker_url=self.broker_url,
             revoked=lambda node: self._ingest.forget(node),  # noqa: PLW0108  # it comes after
-            wall=wall,
-            monotonic=monotonic,
+            wall=self._wall,
+            monotonic=self._monotonic,
         )
+
+    def _make_telemetry(self) -> None:
+        """Make what takes nodes' reports in, and what tests the closed intervals for drift."""
+        settings = self._settings
         self._ingest = Ingest(
             store=self._store,
             notes=self._notes,
             roll=self._enrolling.roll,
             look=self._enrolling.follow,
-            releases=releases,
+            releases=self._releases,
             silent_seconds=settings.silent_seconds,
             topic_of=self._link.topics.receipt,
             window_rows_max=settings.window_rows_max,
             random_bytes=self._rng.randbytes,
-            clock=wall,
+            clock=self._wall,
             listening=self._listening,
         )
         self._settling = Settling(
             store=self._store,
             notes=self._notes,
-            releases=releases,
+            releases=self._releases,
             say=self._say,
             settled=self._ingest.settled,
             cohort_nodes_min=settings.cohort_nodes_min,
@@ -161,36 +181,38 @@ class Service:
             trim_outlying=settings.trim_outlying,
             alpha=settings.alpha,
             run_length=settings.run_length,
-            clock=wall,
+            clock=self._wall,
         )
-        self._announcer = Announcer(
-            repository=repository, link=self._link, notes=self._notes, signers=signers, wall=wall, monotonic=monotonic
-        )
-        checks, required = Checks(self._directory / "checks"), settings.checks_required
+
+    def _make_rollouts(self, signers: Signers) -> None:
+        """Make the controller that moves releases through their stages, by what nodes report and checks find."""
+        checks, required = Checks(self._directory / "checks"), self._settings.checks_required
         self._controller = Controller(
-            repository=repository,
+            repository=self._repository,
             store=self._store,
             notes=self._notes,
             nodes=self._ingest.nodes,
             signer=signers.rollouts,
             random_bytes=self._rng.randbytes,
-            wall=wall,
-            monotonic=monotonic,
+            wall=self._wall,
+            monotonic=self._monotonic,
             listening=self._listening,
-            cohort_nodes_min=settings.cohort_nodes_min,
+            cohort_nodes_min=self._settings.cohort_nodes_min,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
 
+    def _make_alerts(self) -> None:
+        """Make the delivery of alerts to webhooks and programs."""
         self._hooks = Hooks(
             self._directory,
-            settings,
+            self._settings,
             store=self._store,
             evidence=lambda: Evidence(  # with a view of releases of its own: it is for another thread
                 Findings(self._store.database),
-                Releases(Repository(self._directory / "trust"), blocks),
-                cohort_nodes_min=settings.cohort_nodes_min,
+                Releases(Repository(self._directory / "trust"), self._blocks),
+                cohort_nodes_min=self._settings.cohort_nodes_min,
             ),
-            clock=wall,
+            clock=self._wall,
         )
 
     @property
