@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
-from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, Label
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SETTINGS_NAME = "fleet.toml"
 
 
-class HubSettings(BaseSettings):
+class HubSettings(FileSettings):
     """`fleet.toml`; every field can also be given as FLEETCAST_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_", extra="forbid", frozen=True)
@@ -75,18 +75,6 @@ class HubSettings(BaseSettings):
     again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # A block is not published again within this time.
     linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # Requests for one block within this time share one publish.
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file."""
-        return env_settings, init_settings
-
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
         given = [bool(self.tls_ca), bool(self.tls_certificate), bool(self.tls_key)]
@@ -136,10 +124,8 @@ def load(directory: Path) -> HubSettings:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
     path = directory / SETTINGS_NAME
-    try:
-        fields: dict[str, Any] = dict(TomlConfigSettingsSource(HubSettings, path)())
-        if not fields:
-            path.read_bytes()  # an absent file reads as an empty one
+    with settings_errors(path):
+        fields = fields_of(HubSettings, path)
         for name in ("tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])
@@ -148,13 +134,6 @@ def load(directory: Path) -> HubSettings:
                 if isinstance(one.get(name), str) and one[name]:
                     one[name] = str(directory / one[name])
         return HubSettings(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except OSError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
 
 
 def _tables(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.table_output import show
 from node.cli.options import json_option, settings_option, store_of
-from node.cli.table_output import show, size
+from node.cli.units import size
 from node.core.activation.lifecycle import ModelSlot
 from node.core.doctor.agent_health import AgentStatus
 from node.host.pidfile import is_held, read_status

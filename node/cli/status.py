@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.table_output import show
 from fleetcast.cli.terminal_text import plain
 from node.cli.errors import Exit
 from node.cli.options import json_option, settings_option
-from node.cli.table_output import show, size, span
+from node.cli.units import size, span
 from node.core.activation.lifecycle import ModelSlot
 from node.core.delivery.byte_quota import Policy
 from node.core.doctor import agent_health

@@ -14,9 +14,9 @@ import onnxruntime
 from node.core.inference.row_independence import why_not
 from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
+from node.runtimes.reasons import first_line
 from schemas.errors import Code, Refused, mismatch
 
-REASON_CHARACTERS_MAX: Final = 300  # a runtime's message names nodes and shapes first; the rest is source lines
 FATAL_ONLY: Final = 4  # ONNX Runtime's severity; whatever goes wrong is raised, and reported with its reason
 OUTSIDE: Final = ("External data path validation failed", "Absolute path not allowed", "escapes")  # whose location is not in the folder
 BUFFER_BYTES: Final = re.compile(r"buffer of size (\d+)")
@@ -86,8 +86,7 @@ def rows_apart(path: Path) -> bool:
 
 
 def _refused(code: Code, what: str, error: Exception) -> Refused:
-    text = str(error).strip()
-    line = (text.splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS_MAX]
+    text, line = str(error), first_line(error)
     if any(sign in text for sign in OUT_OF_MEMORY):
         size = BUFFER_BYTES.search(text)
         return Refused(Code.MODEL_TOO_LARGE, f"{what} asked for {size[1]} bytes at once" if size else f"{what}: {line}")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fleetcast import disk_room, durable
+from fleetcast.golden_file import pack_golden
 from node.core.activation import golden
 from node.core.activation.effective_parameters import effective_parameters
 from node.runtimes import available
@@ -203,7 +204,7 @@ async def _answered(staged: Staged, target: Path, stack: ExitStack) -> Staged:
         outputs = await answers_of(worker, staged, asked)
     finally:
         await worker.close()
-    packed = golden.pack(case.inputs, outputs)
+    packed = pack_golden(case.inputs, outputs)
     _write(target, packed)
     if case.outputs:
         return staged

@@ -244,17 +244,6 @@ def _golden_whole(column: Array, rows: int, number: int) -> Array:
     return np.random.default_rng(number).permuted(ordered, axis=0)
 
 
-def pack_golden(golden: Golden) -> bytes:
-    """Return the npz that nodes fetch; the same arrays give the same bytes."""
-    target = io.BytesIO()
-    sides = (("input", golden.inputs), ("output", golden.outputs))
-    arrays = {f"{side}.{name}": value for side, values in sides for name, value in values.items()}
-    # Texts as fixed-width ones: a file with pickled objects is refused by every node.
-    plain = {name: value.astype(np.str_) if value.dtype == np.object_ else value for name, value in arrays.items()}
-    np.savez_compressed(target, allow_pickle=False, **plain)
-    return target.getvalue()
-
-
 def parse_golden(
     what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, answered: bool = True, one_by_one: bool = False
 ) -> Golden:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fleetcast.block_publisher import BlockPublisher
 from fleetcast.mqtt_connection import (
     BrokerUrl,
     Cleared,
@@ -91,7 +92,7 @@ HubEvent = (
 )
 
 
-class HubLink:
+class HubLink(BlockPublisher):
     """The hub's connection to its broker."""
 
     def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None) -> None:
@@ -135,14 +136,6 @@ class HubLink:
     def retain(self, topic: str, payload: bytes) -> None:
         """Retain an encoded bundle on one of the hub's own topics."""
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
-
-    def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
-        """Publish a payload; `Published` with the returned id follows."""
-        return self._link.publish(self.topics.block(digest), payload, retain=retain, expiry_seconds=expiry_seconds)
-
-    def clear_block(self, digest: bytes) -> None:
-        """Take a payload out of the broker's memory."""
-        self._link.publish(self.topics.block(digest), b"", retain=True)
 
     def say_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         """Publish JSON for analytics consumers."""

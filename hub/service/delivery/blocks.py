@@ -86,7 +86,7 @@ class Wants:
                     case Clear(digest):
                         self._link.clear_block(digest)
                     case Send(digest, retain, expiry_seconds) if digest in payloads:
-                        mid = self._link.say_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
+                        mid = self._link.publish_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
                         self._in_flight.add(mid)
             except Unreachable as error:
                 log.warning("block.publish_failed", digest=command.digest.hex()[:16], reason=str(error))  # a node that wants it asks again
