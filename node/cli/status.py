@@ -173,13 +173,18 @@ def _model(slot: ModelSlot, counted: ByteUsage, reason: str, reported: Any, work
         "target": target.version if target else None,
         "target_digest": target.digest.hex() if target else None,
         "state_since": _at(slot.since or None),
-        "code": slot.code or (reported.code if reported and reported.code == Code.ARTIFACT_DIGEST else ""),
+        "code": slot.code or _damage(reported),
         "reason": reason,
         "bytes_planned": counted.planned,
         "bytes_received": counted.received,
         "bytes_reused": counted.reused,
         "bytes_wasted": counted.wasted,
     }
+
+
+def _damage(reported: Any) -> str:
+    """Return the code of a release whose files are damaged: a slot itself does not know it."""
+    return reported.code if reported and reported.code == Code.ARTIFACT_DIGEST else ""
 
 
 def _remembered(data: Path) -> Remembered:
