@@ -1,11 +1,12 @@
 """Read a TOML file of settings. The environment goes over the file, and an error names the file and the field."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
 
 from schemas.errors import Code, Refused
@@ -13,6 +14,8 @@ from schemas.errors import Code, Refused
 
 class FileSettings(BaseSettings):
     """Take settings of a file, each also from the environment."""
+
+    former_names: ClassVar[Mapping[str, str]] = {}  # Present names of settings, by the names that earlier versions had.
 
     @classmethod
     def settings_customise_sources(
@@ -25,6 +28,20 @@ class FileSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put the environment over the file."""
         return env_settings, init_settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        prefix = str(cls.model_config.get("env_prefix", ""))
+        environment = {name.lower(): value for name, value in os.environ.items()}
+        for former, name in cls.former_names.items():
+            if former in values:
+                if name in values and (prefix + name).lower() not in environment:
+                    raise ValueError(f"{former} is the former name of {name}: give {name} alone")
+                values = {name: values[former], **{key: value for key, value in values.items() if key != former}}
+            if (prefix + former).lower() in environment and (prefix + name).lower() not in environment:
+                values = {**values, name: environment[(prefix + former).lower()]}
+        return values
 
 
 @contextmanager

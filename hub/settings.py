@@ -1,7 +1,8 @@
 """What a hub is told at its own site: whose fleet it is, where its broker is, what it may hold. Read once, at start."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -22,6 +23,8 @@ class HubSettings(FileSettings):
     """`fleet.toml`; every field can also be given as FLEETCAST_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_", extra="forbid", frozen=True)
+
+    former_names: ClassVar[Mapping[str, str]] = {"told_days": "history_days"}
 
     fleet: FleetName  # The fleet's name: the topic level after `fleetcast/v1`.
     broker_url: str = ""  # The broker's URL: mqtt://host:1883 or mqtts://host:8883. Empty starts the embedded broker on loopback.
@@ -55,7 +58,8 @@ class HubSettings(FileSettings):
     # Ids of windows are remembered this long, to count each window once. Keep it longer than a broker holds messages.
     ids_days: Annotated[int, Field(ge=32)] = 35
     intervals_days: Annotated[int, Field(ge=1)] = 400  # Intervals are kept this long after their last window.
-    told_days: Annotated[int, Field(ge=1)] = 400  # Drifts, alerts and refusals are kept this long.
+    # Drifts, alerts and refusals are kept this long. Its former name `told_days` is still read.
+    history_days: Annotated[int, Field(ge=1)] = 400
     # Greatest share of ordinary intervals of a cohort that the test of one interval may call an alarm.
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
     # Least mean number of intervals between two false alarms of the test over time.

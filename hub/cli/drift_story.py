@@ -86,7 +86,7 @@ class Question:
     moment: int | None
 
 
-def tell(findings: Findings, releases: Releases, question: Question, *, cohort_nodes_min: int) -> Story:
+def story_of(findings: Findings, releases: Releases, question: Question, *, cohort_nodes_min: int) -> Story:
     """Return what there is to show.
 
     Raises:
@@ -217,8 +217,8 @@ def _shown_of(findings: Findings, tests: Sequence[Drift], moment: int | None, ke
 
 def _moved_since(findings: Findings, test: Drift) -> dict[str, int]:
     """Return the signals of the stream's newest alarm, and since when each has moved, as the alert has it."""
-    told = [one.raised for one in active_alarms.told(findings.alerts(test.model))]
-    mine = [one for one in told if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
+    reported_alarms = [one.raised for one in active_alarms.reported_alarms(findings.alerts(test.model))]
+    mine = [one for one in reported_alarms if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
     if not mine:
         return {}
     found = {one.name: interval_significance.moved(one, mine[-1].alarm_kind).since for one in mine[-1].signals}

@@ -100,8 +100,8 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it printed nothing"])[-1][:200]
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
     try:
-        told = json.loads(done.stdout)
-        inputs, outputs = (_TENSORS.validate_json(json.dumps(told[side])) for side in ("inputs", "outputs"))
+        described = json.loads(done.stdout)
+        inputs, outputs = (_TENSORS.validate_json(json.dumps(described[side])) for side in ("inputs", "outputs"))
     except ValidationError as error:
         raise core.invalid(Code.MODEL_SIGNATURE, f"{path}: tensors", error) from None
     return inputs, outputs

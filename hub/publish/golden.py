@@ -31,14 +31,14 @@ class Case:
     @property
     def relative(self) -> float:
         """Return the tolerance as a share of the expected value."""
-        said = self.terms.relative_tolerance
-        return float(_TERMS["relative_tolerance"].default) if said is None else said
+        stated = self.terms.relative_tolerance
+        return float(_TERMS["relative_tolerance"].default) if stated is None else stated
 
     @property
     def absolute(self) -> float:
         """Return the tolerance in the output's own units."""
-        said = self.terms.absolute_tolerance
-        return float(_TERMS["absolute_tolerance"].default) if said is None else said
+        stated = self.terms.absolute_tolerance
+        return float(_TERMS["absolute_tolerance"].default) if stated is None else stated
 
 
 def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Case | None:

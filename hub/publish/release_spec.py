@@ -127,9 +127,9 @@ def answered(described: Described, answers: Mapping[str, core.Array], *, what: s
     return replace(described, case=case, unanswered=None)
 
 
-def _with(said: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
+def _with(requested: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
     """Return the golden file's terms, overridden by the release's."""
-    return GoldenTerms(**{**of_file.said, **said.said})
+    return GoldenTerms(**{**of_file.stated, **requested.stated})
 
 
 def _check_declared(request: PublishRequest, model: OnnxModel) -> None:

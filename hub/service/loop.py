@@ -103,7 +103,7 @@ class Service:
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
-        self._notes = Notes(self._store, say=self._say, clock=wall)
+        self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
         self._broker = None
         if not settings.broker_url:
@@ -174,7 +174,7 @@ class Service:
             store=self._store,
             notes=self._notes,
             releases=self._releases,
-            say=self._say,
+            publish=self._publish_insight,
             settled=self._ingest.settled,
             cohort_nodes_min=settings.cohort_nodes_min,
             settle_seconds=settings.settle_seconds,
@@ -260,7 +260,7 @@ class Service:
         try:
             if self._broker is not None and self._broker.revive():
                 self._retry_at = 0.0
-                self._say_ready()
+                self._write_ready()
             if not self._online and self._monotonic() >= self._retry_at:
                 self._connect()
             self._read()
@@ -320,7 +320,7 @@ class Service:
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
             days = self._settings
-            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, told_days=days.told_days)
+            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, history_days=days.history_days)
 
     def _work(self, tick: Callable[[], object]) -> None:
         """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""
@@ -425,11 +425,11 @@ class Service:
         if not event.session_present:
             self._announcer.forgot()
             for drift in self._settling.newest():
-                self._say(drift, retain=True)
+                self._publish_insight(drift, retain=True)
         self._work(lambda: self._announcer.tick(online=True))
         if not self._ever_online:
             self._ever_online = True
-            self._say_ready()
+            self._write_ready()
 
     def _disconnected(self) -> None:
         wait = RETRY if self._online else self._retry
@@ -445,15 +445,15 @@ class Service:
         self._retry_at = self._monotonic() + self._retry.seconds
         time.sleep(TURN_SECONDS)
 
-    def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+    def _publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         if not self._online:
             return  # it is in the store, and the newest drift is published again to a broker that has none
         try:
-            self._link.say_insight(document, retain=retain)
+            self._link.publish_insight(document, retain=retain)
         except Unreachable as error:
             log.warning("insight.failed", reason=str(error))
 
-    def _say_ready(self) -> None:
+    def _write_ready(self) -> None:
         facts = {
             "pid": os.getpid(),
             "fleet": self._settings.fleet,

@@ -80,8 +80,8 @@ class Agent:
         self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
         self._online = False
         self._retry_at, self._retry = NEVER, RETRY
-        self._said: State | None = None
-        self._said_at = NEVER
+        self._reported: State | None = None
+        self._reported_at = NEVER
         self._pause: Callable[[float], object] = lambda seconds: None
 
     def _open_disk(self, pinned_root: bytes) -> None:
@@ -143,7 +143,7 @@ class Agent:
         )
         self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
         self._listen = listen_of(settings)
-        self.server = Server(self._listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
+        self.server = Server(self._listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_reported)
         self.server.on_worker_exit = self._worker_gone
 
     def _make_delivery(self) -> None:
@@ -190,7 +190,7 @@ class Agent:
         settings = self._settings
         self._parameters = Parameters(
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
-            rollout_says=self._trust_state.parameters_of,
+            rollout_parameters=self._trust_state.parameters_of,
             refused=self._reporter.refusal,
         )
         self._slots = Slots(
@@ -319,7 +319,7 @@ class Agent:
         self._delivery.tick(now)
         if self._online:
             self._ask_again(now)
-            self._say_state(now)
+            self._report_state(now)
             self._reporter.send(windows=self._telemetry.may_leave)
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
@@ -369,7 +369,7 @@ class Agent:
             case EndpointAnswered():
                 self._slots.endpoint_answered(event)
             case LabelsReported():
-                self._telemetry.labels.said(event)
+                self._telemetry.labels.reported(event)
             case _:
                 assert_never(event)
 
@@ -399,7 +399,7 @@ class Agent:
         self._session_of = "us"
         self._online, self._retry = True, RETRY
         self._status_writer.connected()
-        self._said = None
+        self._reported = None
         self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
         self._link.subscribe_trust(only_if_new=event.session_present)
@@ -423,7 +423,7 @@ class Agent:
         self._turn_labels_away()
         self._guarded(self._disk.write_down_at_last, self._telemetry.checkpoint, self._telemetry.open_windows)
         if self._online:
-            self._link.say_state(self._state("disconnected"))
+            self._link.publish_state(self._state("disconnected"))
             self._link.close()
         self.server.stop()
         self._guarded(self._telemetry.labels.leave)
@@ -443,22 +443,22 @@ class Agent:
         """Have the broker say again what it retains, and what has had no effect here."""
         if names := self._requests.due(now):
             log.info("retained.asked_again", trust=TRUST in names, models=sorted(names - {TRUST}))
-            self._link.hear_again(trust=TRUST in names, models=sorted(names - {TRUST}))
+            self._link.subscribe_again(trust=TRUST in names, models=sorted(names - {TRUST}))
 
     # What the node says
 
-    def _say_state(self, now: MonotonicSeconds) -> None:
+    def _report_state(self, now: MonotonicSeconds) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
-        if not self._slots.changed and self._said is not None and now - self._said_at < pause:
+        if not self._slots.changed and self._reported is not None and now - self._reported_at < pause:
             return
         state = self._state("online")
         if (
-            self._said is None
-            or state.model_copy(update={"at": self._said.at}) != self._said
-            or now - self._said_at >= self._settings.state_seconds
+            self._reported is None
+            or state.model_copy(update={"at": self._reported.at}) != self._reported
+            or now - self._reported_at >= self._settings.state_seconds
         ):
-            self._link.say_state(state)
-            self._said, self._said_at = state, now
+            self._link.publish_state(state)
+            self._reported, self._reported_at = state, now
         self._slots.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
@@ -488,7 +488,7 @@ class Agent:
     def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
         self._inbox.put(WorkerGone(model, digest, reason, deaths))
 
-    def _labels_said(self, event: LabelsReported) -> None:
+    def _labels_reported(self, event: LabelsReported) -> None:
         """Take counts from a program; called by the serving thread, also when the loop has ended and nobody looks into the
         inbox.
         """

@@ -12,7 +12,7 @@ from node.cli.options import json_option, settings_option, store_of
 from node.cli.units import size
 from node.core.activation.lifecycle import ModelSlot
 from node.core.doctor.agent_health import AgentStatus
-from node.host.pidfile import is_held, read_status
+from node.host.pidfile import is_locked, read_status
 from node.settings import load
 from node.storage.inventory import OnDisk, releases
 from schemas.receipt import Evidence
@@ -40,7 +40,7 @@ def models(path: Path, as_json: bool) -> None:
     slots, evidence = store.slots(), store.evidence()
     store.close()
     status = read_status(settings.data)
-    pids = {worker.digest: worker.pid for worker in status.workers} if status and is_held(settings.data) else {}
+    pids = {worker.digest: worker.pid for worker in status.workers} if status and is_locked(settings.data) else {}
     rows = [_row(one, slots, evidence, status, pids) for one in releases(settings.data)]
     rows.sort(key=lambda row: (str(row["model"]), str(row["version"])))
     show(rows if as_json else [{**row, **_short(row)} for row in rows], COLUMNS, as_json=as_json, empty="There is no release on this disk.")

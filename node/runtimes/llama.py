@@ -77,7 +77,7 @@ class Llama:
         streamed, whole = bool(body.get("stream")), Whole()
         wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
 
-        def tell(chunk: Mapping[str, Any]) -> bool:
+        def report(chunk: Mapping[str, Any]) -> bool:
             if "error" in chunk:
                 whole.error = chunk["error"]
                 return True
@@ -87,7 +87,7 @@ class Llama:
             shown = streamed and (chunk["choices"] or wants_usage)
             return not say(chunk if shown else {})
 
-        self._asked(self._server.handle_chat_completions, asked, tell)
+        self._asked(self._server.handle_chat_completions, asked, report)
         if whole.error is not None:
             raise _refused_body(whole.error)
         return whole.completion()

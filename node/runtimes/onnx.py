@@ -28,19 +28,19 @@ class OnnxRuntime:
 
     def load(self, path: Path, options: Options) -> None:
         """Read the graph and optimise it for this device."""
-        said = onnxruntime.SessionOptions()
-        said.intra_op_num_threads = options.threads
-        said.inter_op_num_threads = 1
-        said.log_severity_level = FATAL_ONLY
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = options.threads
+        session_options.inter_op_num_threads = 1
+        session_options.log_severity_level = FATAL_ONLY
         # A device has other work than to spin while it waits for the next request.
-        said.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        said.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session_options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         here = providers()
         if absent := set(options.providers) - set(here):
             raise mismatch(Code.MODEL_LOAD, "execution providers", expected=", ".join(sorted(absent)), actual=", ".join(here))
         wanted = [*options.providers, *(name for name in here if name not in options.providers)]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), said, providers=wanted)
+            self._session = onnxruntime.InferenceSession(str(path), session_options, providers=wanted)
         except Exception as error:  # ONNX Runtime's own classes have no common base
             outside = any(sign in str(error) for sign in OUTSIDE)
             raise _refused(Code.MODEL_EXTERNAL_DATA if outside else Code.MODEL_LOAD, "ONNX Runtime cannot load the model", error) from None

@@ -143,14 +143,14 @@ class Inline:
             if not given_up:
                 say(chunk)
 
-        def tell(chunk: Mapping[str, Any]) -> bool:
+        def report(chunk: Mapping[str, Any]) -> bool:
             loop.call_soon_threadsafe(heard, chunk)
             return not given_up
 
         if not isinstance(runtime, Chats):
             raise Refused(Code.REQUEST_INVALID, "this model holds no conversations")
         try:
-            answer: Mapping[str, Any] = await self._run(lambda: runtime.chat(body, parameters, tell))
+            answer: Mapping[str, Any] = await self._run(lambda: runtime.chat(body, parameters, report))
         finally:
             given_up = True
         return answer

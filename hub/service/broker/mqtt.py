@@ -137,7 +137,7 @@ class HubLink(BlockPublisher):
         """Retain an encoded bundle on one of the hub's own topics."""
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
 
-    def say_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+    def publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         """Publish JSON for analytics consumers."""
         match document:
             case Alert():

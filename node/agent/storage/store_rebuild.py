@@ -59,7 +59,7 @@ def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces
         for slot in found:
             store.take_up_slot(slot)
         for digest in releases:
-            store.add_held(_blocks_in(digest, manifests, artifacts))
+            store.add_blocks(_blocks_in(digest, manifests, artifacts))
         # What was spent and which intervals have left is not known any more: nothing of them leaves again
         # (node/agent/telemetry/privacy_accountant.py).
         store.set_fact(LOST, 1)

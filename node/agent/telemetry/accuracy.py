@@ -89,7 +89,7 @@ class Labels:
                 self._answered[seen.digest, start] += seen.rows
                 self._other_times |= not start <= now < start + seconds
 
-    def said(self, event: LabelsReported) -> None:
+    def reported(self, event: LabelsReported) -> None:
         """Take counts from a program of the site: it hears when they are durable, or why they are not taken."""
         if not event.done.set_running_or_notify_cancel():
             return  # it has given up waiting, and will say them again
