@@ -1,4 +1,4 @@
-"""What a hub is told at its own site: whose fleet it is, where its broker is, what it may hold. Read once, at start."""
+"""Hold the settings of a hub: its fleet, its broker, and its limits. They are read once, at start."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Hold what a device's own site sets: who it is, where its broker is, what it may spend. Read once, at start."""
+"""Hold the settings of a device's own site: its name, its broker, and its budgets. They are read once, at start."""
 
 import os
 from pathlib import Path

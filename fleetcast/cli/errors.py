@@ -21,7 +21,7 @@ OURS = frozenset({"fleetcast", "schemas", "hub", "node"})  # a module of these t
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command line: its name, its exit codes, and what to say where a package is not installed."""
+    """Describe a command line: its name, its exit codes, and what to say where a package is not installed."""
 
     name: str
     exits: type[IntEnum]  # with USAGE, REFUSED, UNREACHABLE, DISK_FULL, BUG, INTERRUPTED, PIPE
@@ -30,7 +30,7 @@ class Program:
 
 
 class Ended(Exception):  # an outcome, not an error
-    """A command that did what it was asked, with an outcome that scripts want to know."""
+    """End a command that did its work, with an outcome for scripts."""
 
     def __init__(self, code: IntEnum, sentence: str, *, printed: bool = False) -> None:
         super().__init__(sentence)
@@ -38,7 +38,7 @@ class Ended(Exception):  # an outcome, not an error
 
 
 class ReaderGone(Exception):  # an outcome, not an error
-    """The reader of the output has ended, such as `head`."""
+    """Report that the reader of the output has ended, such as `head`."""
 
 
 @contextmanager

@@ -10,7 +10,7 @@ StoredReleases = frozenset[tuple[bytes, str]]  # release digest and variant
 
 
 class NodeBlocks:
-    """Reckons for the nodes of a fleet."""
+    """Work out the blocks and costs of a fleet's nodes, each case once."""
 
     def __init__(self, releases: Releases) -> None:
         self._releases = releases

@@ -71,7 +71,7 @@ _GROW = (
 
 
 class Store:
-    """The hub's database."""
+    """Read and write the hub's database."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self.database = Database(url, clock=clock)

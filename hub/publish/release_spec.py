@@ -120,7 +120,7 @@ def answered(described: Described, answers: Mapping[str, core.Array], *, what: s
     Raises:
         Refused: GOLDEN_INVALID: these are not answers of this model.
     """
-    assert described.unanswered is not None  # noqa: S101  # whoever asks looked
+    assert described.unanswered is not None  # noqa: S101  # the caller has looked
     assert described.case is not None  # noqa: S101
     data = golden.answered(described.unanswered, answers)
     case = golden.given_case(what, data, described.inputs, described.outputs, described.case.terms)

@@ -83,7 +83,7 @@ def database_url(directory: Path, settings: HubSettings) -> str:
 
 
 class Service:
-    """One hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts."""
+    """Run one hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts."""
 
     def __init__(
         self,

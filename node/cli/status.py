@@ -77,7 +77,7 @@ def status(path: Path, as_json: bool) -> None:
 def report(settings: NodeSettings, agent_status: AgentStatus | None, verdict: Verdict, kept: Remembered, *, now: int) -> dict[str, Any]:
     """Return the state of a node, as JSON has it; times are ISO 8601 in UTC.
 
-    `said` is the newest status of an agent. What is true only of a running one (its process, its connection) is absent where none runs.
+    `agent_status` is the newest that an agent wrote. Facts of a running agent (its process, its connection) are absent if none runs.
     """
     live = None if verdict is Verdict.NOT_RUNNING else agent_status
     reported = {slot.model: slot for slot in agent_status.slots} if agent_status else {}
@@ -98,7 +98,7 @@ def report(settings: NodeSettings, agent_status: AgentStatus | None, verdict: Ve
 
 
 def _agent(agent_status: AgentStatus | None, *, running: bool) -> dict[str, Any]:
-    """Report the process; `said` is the newest status that it or its predecessor wrote."""
+    """Report the process; `agent_status` is the newest that it or its predecessor wrote."""
     if agent_status is None:
         known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
         return {"running": running, **dict.fromkeys(known), "error": "", "error_at": None}

@@ -1,7 +1,7 @@
 """Talk to the hub's HTTPS endpoint: bounded, with deadlines, believed for its authority's sake and not for its address's.
 
 The TLS library checks the chain and the host's name, but not the time, which this device may not know: that is judged by what the hub's
-issuer signs for a nonce of ours, on the same connection, before anything else is said on it.
+issuer signs for a nonce of ours, on the same connection, before anything else is sent on it.
 """
 
 import http.client

@@ -39,10 +39,10 @@ class Llama:
 
     def load(self, path: Path, options: Options) -> None:
         """Map the file into memory."""
-        said = options.parameters or {}
+        parameters = options.parameters or {}
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = int(_number(said, "context_tokens", CONTEXT_TOKENS))
+        params.n_ctx = int(_number(parameters, "context_tokens", CONTEXT_TOKENS))
         params.n_parallel = 1
         params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
@@ -149,8 +149,8 @@ def _checked(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str
     return {**asked, "max_tokens": int(limit), "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 
-def _refused_body(said: Any) -> Refused:
-    message = said.get("message", said) if isinstance(said, dict) else said
+def _refused_body(body: Any) -> Refused:
+    message = body.get("message", body) if isinstance(body, dict) else body
     return Refused(Code.REQUEST_INVALID, f"llama.cpp: {str(message)[:REASON_CHARACTERS_MAX]}")
 
 

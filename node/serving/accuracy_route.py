@@ -55,7 +55,7 @@ class Door:
 
         Raises:
             Refused: as node.core.telemetry.accuracy.parse and node.labels.take.
-            Unreachable: the agent has no time; said again with the same id, they are counted once.
+            Unreachable: the agent has no time; sent again with the same id, they are counted once.
         """
         try:
             counts = parse(await read_body(request.receive, BODY_BYTES_MAX))

@@ -1,7 +1,7 @@
 """Serve OpenAI's chat completions for models that hold conversations, so that stock clients work unchanged.
 
 An error is `{"error": {"message": ..., "type": ..., "code": ...}}`, with the statuses of the Open Inference Protocol beside this. A stream
-is server-sent events, a chunk each, and `[DONE]`. Whoever hangs up ends the generation, also one that is not streamed or has not begun.
+is server-sent events, a chunk each, and `[DONE]`. A client that hangs up ends the generation, also one that is not streamed or not begun.
 """
 
 import asyncio

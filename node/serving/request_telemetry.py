@@ -140,13 +140,13 @@ class Turn:
         self._count(answer.get("usage"))
 
     def abandon(self) -> None:
-        """End it where nobody waits for the rest. What was said until then is known only of a stream."""
+        """End it where nobody waits for the rest. The text until then is known only of a stream."""
         self.stop_reason = ABORTED
         if self._parts:
             self.text = "".join(self._parts)
 
-    def _append(self, said: object) -> None:
-        text = said.get("content") if isinstance(said, Mapping) else None
+    def _append(self, message: object) -> None:
+        text = message.get("content") if isinstance(message, Mapping) else None
         if isinstance(text, str) and self._characters < TEXT_CHARACTERS_MAX:
             self._parts.append(text[: TEXT_CHARACTERS_MAX - self._characters])
             self._characters += len(text)
@@ -163,7 +163,7 @@ class Turn:
 def asked_in(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return what a turn adds to a conversation: all that follows the last answer, without the instructions of the program that asks.
 
-    What was said before was counted in its own turn.
+    Earlier turns were counted when they were made.
     """
     answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
     added = [message for message in messages[answers[-1] + 1 if answers else 0 :] if message.get("role") not in INSTRUCTIONS]
@@ -190,9 +190,9 @@ def _text(specs: Sequence[Spec], text: str) -> dict[str, Array]:
     return {specs[0].name: np.array([text], object)} if len(specs) == 1 and specs[0].datatype == "BYTES" else {}
 
 
-def _choices(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _choices(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return what a runtime says of its answer, which may be somebody else's runtime."""
-    choices = said.get("choices")
+    choices = chunk.get("choices")
     return [one for one in choices if isinstance(one, Mapping)] if isinstance(choices, list) else []
 
 

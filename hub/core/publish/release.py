@@ -62,7 +62,7 @@ Kind = Literal["numeric", "categorical"]
 
 
 class Feature(NamedTuple):
-    """A reference column and the place that it feeds: which input, and where in that tensor's flattened row."""
+    """Hold a reference column and the place that it feeds: which input, and where in that tensor's flattened row."""
 
     column: str
     tensor: Tensor
@@ -72,7 +72,7 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row.
+    """Hold a reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row.
 
     A column that is a whole input, such as images, is [rows, ...]. `times` [rows] are seconds since 1970.
     """
@@ -90,7 +90,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs and the outputs that are known for them, by tensor name."""
+    """Hold inputs and the outputs that are known for them, by tensor name."""
 
     inputs: Arrays
     outputs: Arrays
@@ -252,7 +252,7 @@ def parse_golden(
     `one_by_one`: of a model that takes one row there may be many, which a device asks one after the other.
 
     Raises:
-        Refused: no npz of plain arrays, too large, not all of the inputs, none of the outputs, or another datatype or shape.
+        Refused: no npz of plain arrays, too large, not all of the inputs, no output, or another datatype or shape.
     """
     arrays = plain_arrays(what, io.BytesIO(data), Code.GOLDEN_INVALID, bytes_max=GOLDEN_UNPACKED_BYTES_MAX)
     takes = {f"input.{tensor.name}": tensor for tensor in inputs}

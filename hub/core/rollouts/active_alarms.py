@@ -31,7 +31,7 @@ def lasts(episode: Episode | None, *, newest: int, seconds: int, cohort_newest: 
 
 @dataclass(frozen=True, slots=True)
 class ReportedAlarm:
-    """One episode, as alerts reported it."""
+    """Hold one episode, as alerts reported it."""
 
     raised: Alert
     over_at: int | None

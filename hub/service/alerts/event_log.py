@@ -1,4 +1,4 @@
-"""Records what happened, for people: alerts on their topic and in the store, refusals with their codes, none of them in a flood."""
+"""Record events for people: alerts on their topic and in the store, and refusals with their codes. A flood of refusals is cut short."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ REPORTS_MAX = 300  # refusals reported in that time, whatever their origin: a ho
 
 
 class Notes:
-    """Where the service writes down what happened."""
+    """Write down what happened in the service."""
 
     def __init__(self, store: Store, *, publish: Callable[[Alert], None], clock: Callable[[], float]) -> None:
         self._store, self._publish, self._clock = store, publish, clock

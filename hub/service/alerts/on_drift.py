@@ -32,7 +32,7 @@ FOLDER = "on_drift"
 
 
 class OnDriftHook:
-    """One hook's work."""
+    """Do one hook's work."""
 
     def __init__(
         self,

@@ -35,7 +35,7 @@ MSGPACK, JSON = "application/msgpack", "application/json"
 
 @dataclass(frozen=True, slots=True)
 class WantArrived:
-    """A node's request."""
+    """Carry a node's request."""
 
     node: str
     want: Want
@@ -44,7 +44,7 @@ class WantArrived:
 
 @dataclass(frozen=True, slots=True)
 class StateArrived:
-    """A node's report of itself, or its Will."""
+    """Carry a node's report of itself, or its Will."""
 
     state: State
     message: Message
@@ -52,7 +52,7 @@ class StateArrived:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptArrived:
-    """A receipt whose signature nobody has checked yet."""
+    """Carry a receipt whose signature is not checked yet."""
 
     node: str
     sealed: SealedReceipt
@@ -61,7 +61,7 @@ class ReceiptArrived:
 
 @dataclass(frozen=True, slots=True)
 class WindowArrived:
-    """A window, from nobody in particular."""
+    """Carry a window. It names no node."""
 
     model: str
     cohort: str
@@ -71,7 +71,7 @@ class WindowArrived:
 
 @dataclass(frozen=True, slots=True)
 class OwnTopic:
-    """What somebody, perhaps ourselves, put on a topic that only the hub writes; `model` is None for `trust`. Not decoded, may be empty."""
+    """Carry a message on a topic that only the hub should write; `model` is None for `trust`. Not decoded, may be empty."""
 
     model: str | None
     message: Message
@@ -93,7 +93,7 @@ HubEvent = (
 
 
 class HubLink(BlockPublisher):
-    """The hub's connection to its broker."""
+    """Speak on the hub's connection to its broker."""
 
     def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None) -> None:
         self.topics = Topics(fleet)

@@ -29,7 +29,7 @@ EXPIRY_LOOK_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """The hub's online keys."""
+    """Hold the hub's online keys."""
 
     snapshot: Signer
     timestamp: Signer
@@ -37,7 +37,7 @@ class Signers:
 
 
 class Announcer:
-    """The hub's own retained topics."""
+    """Keep the hub's own retained topics published."""
 
     def __init__(
         self,

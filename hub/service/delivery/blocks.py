@@ -18,7 +18,7 @@ IN_FLIGHT_MAX = 48  # publishes that the broker has not taken yet; their payload
 
 
 class Wants:
-    """The hub's block server, with its disk and its broker."""
+    """Serve blocks: connect the block server with the disk and the broker."""
 
     def __init__(
         self, server: BlockServer, *, store: Store, blocks: BlockStore, releases: Releases, link: HubLink, clock: Callable[[], float]

@@ -35,14 +35,14 @@ REFERENCES_KEPT = 64  # as arrays, at some tens of kilobytes each
 
 
 class PublishInsight(Protocol):
-    """Where insights are published."""
+    """Publish an insight."""
 
     def __call__(self, document: MergedWindow | Drift, *, retain: bool = False) -> None:
         """Publish one."""
 
 
 class Settling:
-    """The intervals that wait to be tested."""
+    """Test the intervals that have settled."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Run transfers: what `node.core.delivery.transfer` decides, done to the broker and the disk, in the order that survives any crash.
 
-Of each payload that arrives: verify, decode, verify, write, record, and only then acknowledge. A kill loses none of it; what a power cut
+Of each payload that arrives: verify, decode, verify, write, record, and only then acknowledge. A kill loses no block; what a power cut
 takes is found by its hash and fetched again; the whole is synced and verified before anything loads it.
 """
 

@@ -1,6 +1,6 @@
 """Take up what a node served after its store was lost: from the releases on its disk, the links to what was served, and trusted metadata.
 
-What is believed of the disk is what was believed of the store: whoever can write there owns the device. Each release that is taken up is
+The disk is trusted as the store was: a user who can write there owns the device. Each release that is taken up is
 verified file by file against its manifest, and that against its digest. What was not on the disk is asked for again of the hub.
 """
 
