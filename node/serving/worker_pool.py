@@ -121,9 +121,9 @@ class WorkerPool:
         return answer
 
     async def chat(
-        self, model: str, body: Mapping[str, Any], say: Callable[[LoadedModel, Mapping[str, Any]], None]
+        self, model: str, body: Mapping[str, Any], report: Callable[[LoadedModel, Mapping[str, Any]], None]
     ) -> tuple[LoadedModel, Mapping[str, Any]]:
-        """Return one turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
+        """Return one turn of a conversation with the current release, and which release that was; `report` takes each chunk of a stream,
         and an empty one whenever work goes on.
 
         Raises:
@@ -136,7 +136,7 @@ class WorkerPool:
             def begin(chunk: Mapping[str, Any]) -> None:
                 nonlocal begun
                 begun = begun or bool(chunk)
-                say(loaded, chunk)
+                report(loaded, chunk)
 
             if not loaded.chats:
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
