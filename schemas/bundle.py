@@ -1,6 +1,6 @@
 """Define what the hub retains on `trust` and `model/<name>`: TUF metadata and the small documents that it vouches for.
 
-One message holds all that must agree, so it is atomic. A node believes none of it before node/trust/tuf_client.py has verified it.
+One message holds all that must agree, so it is atomic. A node trusts nothing in it before node/trust/tuf_client.py has verified it.
 """
 
 from typing import Annotated, NamedTuple

@@ -109,7 +109,7 @@ class Code(StrEnum):
 
 
 class FleetcastError(Exception):
-    """Base of the two kinds of expected error; its text is a whole sentence for a person."""
+    """Be the base of the two kinds of expected error; the text is a whole sentence for a person."""
 
 
 class Refused(FleetcastError):

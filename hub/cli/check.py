@@ -59,7 +59,7 @@ class Candidate:
 @click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Memory limit of an unpublished model.  [default: 2048]")
 @dir_option
 @json_option
-def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **said: Any) -> None:
+def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **choices: Any) -> None:
     """Activate a release as each profile's nodes would.
 
     Memory and cores are really limited. Times are estimates: they are measured on this machine and multiplied by the profile's slowdown. In
@@ -77,8 +77,8 @@ def check(release: str, profiles: str, profiles_file: Path | None, directory: Pa
     wanted = _wanted(profiles, profiles_file)
     try:
         command = prover()
-        with progress() as tell, _candidate(release, directory, said, tell) as candidate:
-            results = _try_all(command, candidate, wanted, directory, tell)
+        with progress() as report, _candidate(release, directory, choices, report) as candidate:
+            results = _try_all(command, candidate, wanted, directory, report)
     except Absent as error:
         raise Ended(Exit.USAGE, str(error)) from None
     if (directory / SETTINGS_NAME).exists():
@@ -94,11 +94,11 @@ def check(release: str, profiles: str, profiles_file: Path | None, directory: Pa
 # What is checked
 
 
-def _wanted(said: str, path: Path | None) -> list[DeviceProfile]:
+def _wanted(listed: str, path: Path | None) -> list[DeviceProfile]:
     known = {**BUILT_IN, **(read_profiles(path) if path is not None else {})}
-    names = list(dict.fromkeys(name.strip() for name in said.split(",") if name.strip()))
+    names = list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
     if not names or set(names) - set(known):
-        raise mismatch(Code.SETTINGS_INVALID, "profiles", expected=f"some of {', '.join(known)}", actual=said[:128] or "none")
+        raise mismatch(Code.SETTINGS_INVALID, "profiles", expected=f"some of {', '.join(known)}", actual=listed[:128] or "none")
     return [known[name] for name in names]
 
 
@@ -133,7 +133,7 @@ def _profile(path: Path, name: str, table: object) -> DeviceProfile:
 
 
 @contextmanager
-def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tell) -> Iterator[Candidate]:
+def _candidate(release: str, directory: Path, choices: Mapping[str, Any], report: Tell) -> Iterator[Candidate]:
     if not Path(release).exists() and "@" in release:
         model, version = split(release)
         manifest = codec.decode(Manifest, Repository(directory / "trust").manifest(model, version))
@@ -141,47 +141,47 @@ def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tel
         return
     with tempfile.TemporaryDirectory(prefix="fleetcast-check-") as scratch:
         blocks = BlockStore(Path(scratch))
-        yield Candidate(release, _built(Path(release), blocks, said, tell), blocks, published=False)
+        yield Candidate(release, _built(Path(release), blocks, choices, report), blocks, published=False)
 
 
-def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
+def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], report: Tell) -> Manifest:
     """Build a release as `publish` would; the command line overrides the release file."""
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
     from hub.publish.release_file import read_release  # noqa: PLC0415
 
-    fields = _fields(said)
+    fields = _fields(choices)
     if source.suffix.lower() == ".toml":
         release = read_release(source, fields)
     else:
         release = read_release(None, {**UNPUBLISHED, "model": str(source.absolute()), **fields})
-    built = build(request_for(release, tell=tell, answers=answers), blocks, now=0)
+    built = build(request_for(release, tell=report, answers=answers), blocks, now=0)
     for one in left_out(built):
         click.echo(f"warning: variant {one['variant']} is left out: {one['reason']}", err=True)
     return built.manifest
 
 
-def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(choices: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given options, placed as in a release file."""
     reference = {
-        "data": str(said["reference"].absolute()) if said["reference"] else None,
-        "columns": [name.strip() for name in said["columns"].split(",")] if said["columns"] else None,
+        "data": str(choices["reference"].absolute()) if choices["reference"] else None,
+        "columns": [name.strip() for name in choices["columns"].split(",")] if choices["columns"] else None,
     }
     limits = {
-        "latency_ms_max": said["latency_ms_max"],
-        "memory_bytes_max": said["memory_mib_max"] * MIB if said["memory_mib_max"] else None,
+        "latency_ms_max": choices["latency_ms_max"],
+        "memory_bytes_max": choices["memory_mib_max"] * MIB if choices["memory_mib_max"] else None,
     }
-    golden = {"data": str(said["golden"].absolute()) if said["golden"] else None}
+    golden = {"data": str(choices["golden"].absolute()) if choices["golden"] else None}
     tables = {"reference": reference, "limits": limits, "golden": golden}
     found: dict[str, Any] = {name: {key: value for key, value in one.items() if value is not None} for name, one in tables.items()}
-    found["files"] = [str(path.absolute()) for path in said["more_files"]]
+    found["files"] = [str(path.absolute()) for path in choices["more_files"]]
     return {name: value for name, value in found.items() if value}
 
 
 # How it is tried
 
 
-def _try_all(command: list[str], candidate: Candidate, profiles: Sequence[DeviceProfile], directory: Path, tell: Tell) -> list[Result]:
+def _try_all(command: list[str], candidate: Candidate, profiles: Sequence[DeviceProfile], directory: Path, report: Tell) -> list[Result]:
     """Beside the fleet's blocks, where there are any: the files may be larger than what /tmp holds."""
     beside = directory if (directory / SETTINGS_NAME).exists() else None
     results: list[Result] = []
@@ -189,7 +189,7 @@ def _try_all(command: list[str], candidate: Candidate, profiles: Sequence[Device
         folder = Path(scratch)
         (folder / "manifest.msgpack").write_bytes(codec.encode(candidate.manifest))
         for number, profile in enumerate(profiles):
-            tell("profiles", number, len(profiles))
+            report("profiles", number, len(profiles))
             results.append(_try(command, candidate, profile, folder))
     return results
 
@@ -236,8 +236,8 @@ def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool) -> 
         elif row["cores_used"] < row["cores"]:
             click.echo(f"{row['profile']}: has {row['cores']} cores, this machine {row['cores_used']}")
     if any(row["slowdown"] != 1 and row["load_ms"] is not None for row in rows):
-        said = ", ".join(f"{row['profile']} {row['slowdown']:g}" for row in rows)
-        click.echo(f"Times are estimates: measured here, and multiplied by each profile's slowdown ({said}).")
+        slowdowns = ", ".join(f"{row['profile']} {row['slowdown']:g}" for row in rows)
+        click.echo(f"Times are estimates: measured here, and multiplied by each profile's slowdown ({slowdowns}).")
 
 
 def _row(result: Result, manifest: Manifest) -> dict[str, Any]:

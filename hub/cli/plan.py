@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 import click
 
-from hub.cli.held_blocks import Holdings
 from hub.cli.key_values import read_pairs
+from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
 from hub.core.rollouts.gate_summary import judged, stage_percent_min
 from hub.core.rollouts.plan import Cost, by_site, seconds
@@ -66,7 +66,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     check_model(repository, model)
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
-    holdings = Holdings(Releases(repository, BlockStore(directory / "blocks")))
+    holdings = NodeBlocks(Releases(repository, BlockStore(directory / "blocks")))
     wanted = read_pairs("--label", labels)
     known = open_store(directory).nodes()
     rows = [row for row in known if _matches(row, wanted)]
@@ -135,7 +135,7 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
         click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
 
 
-def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: Holdings) -> _Planned:
+def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: NodeBlocks) -> _Planned:
     state = codec.decode(State, row.state)
     site = state.profile.labels.get("site", NO_SITE) if state.profile else NO_SITE
     runs = next((slot.serving_version or "-" for slot in state.slots if slot.model == manifest.model), "-")

@@ -94,7 +94,7 @@ class GoldenTerms:
     text_agreement_min: float | None = None
 
     @property
-    def said(self) -> dict[str, float]:
+    def stated(self) -> dict[str, float]:
         """Return only the fields that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
 from hub.publish import golden
 from hub.publish.chunk_files import GOLDEN_FILE
@@ -64,7 +65,9 @@ def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> gol
     arrays, terms = read_prompts(request.golden_path, model.inputs, model.outputs)
     if not arrays.outputs:
         arrays = replace(arrays, outputs=model.run(dict(arrays.inputs), Code.GOLDEN_INVALID))
-    return golden.checked_case(str(request.golden_path), core.pack_golden(arrays), model, _with(request.golden_terms, terms))
+    return golden.checked_case(
+        str(request.golden_path), pack_golden(arrays.inputs, arrays.outputs), model, _with(request.golden_terms, terms)
+    )
 
 
 def _foreign(request: PublishRequest) -> Described:
@@ -95,7 +98,7 @@ def _foreign_case(
         return None, None
     if path.suffix.lower() in SUFFIXES:
         arrays, terms = read_prompts(path, inputs, outputs)
-        data = core.pack_golden(arrays)
+        data = pack_golden(arrays.inputs, arrays.outputs)
     else:
         data, terms = golden.read(path), GoldenTerms()
         arrays = core.parse_golden(str(path), data, inputs, outputs, answered=False, one_by_one=True)
@@ -117,16 +120,16 @@ def answered(described: Described, answers: Mapping[str, core.Array], *, what: s
     Raises:
         Refused: GOLDEN_INVALID: these are not answers of this model.
     """
-    assert described.unanswered is not None  # noqa: S101  # whoever asks looked
+    assert described.unanswered is not None  # noqa: S101  # the caller has looked
     assert described.case is not None  # noqa: S101
     data = golden.answered(described.unanswered, answers)
     case = golden.given_case(what, data, described.inputs, described.outputs, described.case.terms)
     return replace(described, case=case, unanswered=None)
 
 
-def _with(said: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
+def _with(requested: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
     """Return the golden file's terms, overridden by the release's."""
-    return GoldenTerms(**{**of_file.said, **said.said})
+    return GoldenTerms(**{**of_file.stated, **requested.stated})
 
 
 def _check_declared(request: PublishRequest, model: OnnxModel) -> None:

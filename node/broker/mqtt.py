@@ -145,18 +145,18 @@ class NodeLink(BlockReader):
         """
         self._link.move(BrokerUrl.parse(url))
 
-    def hear_again(self, *, trust: bool, models: Sequence[str]) -> None:
+    def subscribe_again(self, *, trust: bool, models: Sequence[str]) -> None:
         """Ask for what is retained of these; some brokers give it to no subscription that they know already, so that is ended first."""
         topics = [*([self.topics.trust] if trust else []), *(self.topics.model(model) for model in models)]
         self._link.unsubscribe(topics)
         for topic in topics:
             self._link.subscribe([topic])
 
-    def say_state(self, state: State) -> None:
+    def publish_state(self, state: State) -> None:
         """Retain what is so."""
         self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
 
-    def say(self, topic: str, payload: bytes) -> int:
+    def publish(self, topic: str, payload: bytes) -> int:
         """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""
         return self._link.publish(topic, payload, content_type=MSGPACK)
 

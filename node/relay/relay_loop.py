@@ -262,7 +262,7 @@ class Relay:
                     payload = self._read(digest)
                     if payload is None:
                         continue  # evicted or damaged since; a node that wants it asks again, and it is fetched again
-                    self._publishing.add(link.say_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
+                    self._publishing.add(link.publish_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
                     self._totals["served"] += 1
                     self._totals["served_bytes"] += len(payload)
 

@@ -69,18 +69,18 @@ class Observation:
 class Answer(NamedTuple):
     """Hold an answered request, and the one release that answered it."""
 
-    held: "LoadedModel"
+    loaded: "LoadedModel"
     request: Request
     outputs: tuple[Raw, ...]
 
     def observation(self, latency_ms: float | None = None, memory_bytes: int | None = None) -> Observation:
         """Return what telemetry may count."""
         return Observation(
-            model=self.held.staged.model,
-            digest=self.held.staged.digest,
+            model=self.loaded.staged.model,
+            digest=self.loaded.staged.digest,
             inputs={raw.name: array_of(raw) for raw in self.request.inputs},
             outputs={raw.name: array_of(raw) for raw in self.outputs},
-            rows=rows_of(self.held.inputs, self.request.inputs),
+            rows=rows_of(self.loaded.inputs, self.request.inputs),
             event_time=self.request.event_time,
             latency_ms=latency_ms,
             memory_bytes=memory_bytes,
@@ -124,11 +124,11 @@ class LoadedModel:
     def of(cls, staged: Staged, activated: Activated) -> "LoadedModel":
         """Return a proven release with its worker."""
         manifest, worker = staged.manifest, activated.worker
-        held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
-        held.evidence, held.sample = activated.evidence, activated.sample
-        held.joins_rows, held.row_seconds = activated.joins_rows, activated.row_seconds
-        held.platform, held.chats = worker.platform, worker.chats
-        return held
+        loaded = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
+        loaded.evidence, loaded.sample = activated.evidence, activated.sample
+        loaded.joins_rows, loaded.row_seconds = activated.joins_rows, activated.row_seconds
+        loaded.platform, loaded.chats = worker.platform, worker.chats
+        return loaded
 
     def own_request(self) -> Request:
         """Return what a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is
@@ -178,7 +178,7 @@ class LoadedModel:
 class Slot:
     """Hold a model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
 
-    held: dict[bytes, LoadedModel] = field(default_factory=dict)
+    loaded: dict[bytes, LoadedModel] = field(default_factory=dict)
     current: LoadedModel | None = None
     beside: LoadedModel | None = None
     agreement: Agreement = field(default_factory=Agreement)

@@ -37,7 +37,7 @@ def take(store: NodeStore, model: str, version: str | None, counts: LabelCounts,
     """Add counts to their interval. Under an id that came before they are taken for what they were then, whatever has answered since.
 
     Raises:
-        Refused: LABELS_RELEASE, LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS; REQUEST_INVALID: the id was said of others.
+        Refused: LABELS_RELEASE, LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS; REQUEST_INVALID: the id was used before.
     """
     with store.transaction():
         candidates = store.declared(model)

@@ -242,7 +242,7 @@ class NodeStore:
 
     # Blocks
 
-    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
+    def stored_blocks(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
         """Return where blocks stand on disk, as recorded; verify before use."""
         found: dict[bytes, list[StoredBlock]] = {}
         for digest in digests:
@@ -254,16 +254,16 @@ class NodeStore:
         """Return whether a block is recorded anywhere."""
         return self._db.execute("SELECT 1 FROM held WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
 
-    def drop_held(self, path: str, offset: int) -> None:
+    def drop_block(self, path: str, offset: int) -> None:
         """Forget a block: what is there is not what was recorded."""
         self._db.execute("DELETE FROM held WHERE path = ? AND offset = ?", (path, offset))
 
-    def add_held(self, blocks: Iterable[StoredBlock]) -> None:
+    def add_blocks(self, blocks: Iterable[StoredBlock]) -> None:
         """Record blocks whose bytes are durable."""
         rows = [(one.digest, one.path, one.offset, one.bytes) for one in blocks]
         self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", rows)
 
-    def forget_held(self, path_prefix: str) -> None:
+    def forget_blocks(self, path_prefix: str) -> None:
         """Forget what stood below a folder that is gone."""
         self._db.execute("DELETE FROM held WHERE path >= ? AND path < ?", (path_prefix, path_prefix + "\U0010ffff"))
 

@@ -29,7 +29,7 @@ EXPIRY_LOOK_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """The hub's online keys."""
+    """Hold the hub's online keys."""
 
     snapshot: Signer
     timestamp: Signer
@@ -37,7 +37,7 @@ class Signers:
 
 
 class Announcer:
-    """The hub's own retained topics."""
+    """Keep the hub's own retained topics published."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Announcer:
         self._trust: TrustBundle | None = None
         self._models: dict[str, ModelBundle] = {}
         self._payloads: dict[str, bytes] = {}  # topic to what is to stand there
-        self._unsaid: set[str] = set()  # topics on which it may not stand yet
+        self._unpublished: set[str] = set()  # topics on which it may not stand yet
         self._echoes: dict[bytes, float] = {}
         self._healed: dict[str, float] = {}
         self._heal: set[str] = set()
@@ -74,13 +74,13 @@ class Announcer:
         for topic in [topic for topic in self._heal if now - self._healed.get(topic, float("-inf")) >= HEAL_SECONDS]:
             self._heal.discard(topic)
             self._healed[topic] = now
-            self._unsaid.add(topic)
+            self._unpublished.add(topic)
         if online:
-            self._say(now)
+            self._publish(now)
 
     def forgot(self) -> None:
         """Publish everything again, since the broker has lost its memory."""
-        self._unsaid = set(self._payloads)
+        self._unpublished = set(self._payloads)
 
     def guard(self, event: OwnTopic) -> None:
         """Check what came on a topic of ours: unless it is what we published, report why it is wrong, and publish ours again.
@@ -141,22 +141,22 @@ class Announcer:
         if self._payloads.get(topic) == payload:
             return False
         self._payloads[topic] = payload
-        self._unsaid.add(topic)
+        self._unpublished.add(topic)
         return True
 
     # Saying
 
-    def _say(self, now: float) -> None:
+    def _publish(self, now: float) -> None:
         # Models before the trust bundle that vouches for them, so that a node finds both.
-        for topic in sorted(self._unsaid, key=lambda one: (one == self._link.topics.trust, one)):
+        for topic in sorted(self._unpublished, key=lambda one: (one == self._link.topics.trust, one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
                 self._link.retain(topic, payload)
             except Unreachable as error:
                 log.warning("announcement.failed", topic=topic, reason=str(error))
                 return
-            self._unsaid.discard(topic)
-            self._echoes = {said: at for said, at in self._echoes.items() if now - at < ECHO_SECONDS}
+            self._unpublished.discard(topic)
+            self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
 

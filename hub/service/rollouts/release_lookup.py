@@ -16,14 +16,14 @@ LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and 
 
 @dataclass(frozen=True, slots=True)
 class BlockLists:
-    """What the ranges of a want count over, for one variant."""
+    """Hold the blocks that the ranges of a want count over, for one variant."""
 
     blocks: tuple[Block, ...]
     index: tuple[Block, ...]
 
 
 class Releases:
-    """Every release of the fleet."""
+    """Look up the releases of the fleet."""
 
     def __init__(self, repository: Repository, blocks: BlockStore) -> None:
         self._repository, self._store = repository, blocks

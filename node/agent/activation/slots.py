@@ -243,19 +243,19 @@ class Slots:
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
         """Write down the slot, the move, and what they report, at once; then act. A kill after that is taken up by `resume`."""
         slot = step.slot
-        said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
+        reports_at_once = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
         if step.move is not None:
             with self._store.transaction():
                 self._store.put_slot(slot, step.move)
                 self._trials.moved(before, slot, step.move)
-                for report in said:
+                for report in reports_at_once:
                     self._receipts.sign(slot, report)
             self._slots[slot.model] = slot
             self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
         for command in step.commands:
-            if command not in said:
+            if command not in reports_at_once:
                 self._carry_out(slot, command, now)
 
     def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: WallSeconds) -> None:
@@ -354,7 +354,7 @@ class Slots:
             else:
                 self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
             return
-        self._tell_serving(slot.model, target)
+        self._serving_begins(slot.model, target)
         for old in {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot):
             if old == target.digest:
                 continue  # what serves is never what makes way
@@ -369,8 +369,8 @@ class Slots:
 
     def _others(self, slot: ModelSlot) -> set[bytes]:
         """Return releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
-        held = self._server.held_of(slot.model)
-        return held - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
+        loaded = self._server.loaded_of(slot.model)
+        return loaded - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
 
     def _compare_old(self, model: str, old: bytes) -> None:
         """Have the release that served before answer beside the one on probation: it is warm if it has to come back."""
@@ -379,7 +379,7 @@ class Slots:
         except Refused:  # not held: it was not what answered until now
             self._retire(old)
 
-    def _tell_serving(self, model: str, target: Target) -> None:
+    def _serving_begins(self, model: str, target: Target) -> None:
         """Have telemetry count for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
         self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
@@ -416,8 +416,8 @@ class Slots:
 
     def _back_in_service(self, slot: ModelSlot, target: Target, prepared: Prepared) -> None:
         self._receipts.measured(target, prepared.evidence)
-        self._tell_serving(slot.model, target)
-        found = recovery.restored(slot, self._server.held_of(slot.model))
+        self._serving_begins(slot.model, target)
+        found = recovery.restored(slot, self._server.loaded_of(slot.model))
         if found.compare is not None:
             self._server.compare_with(slot.model, found.compare.digest)
         for other in found.retire:
@@ -511,7 +511,7 @@ class Slots:
             log.error("stand_in.failed", model=slot.model, version=event.target.version, code=refusal.code, reason=refusal.reason)
             return
         log.warning("stand_in.served", model=slot.model, version=event.target.version)
-        self._tell_serving(slot.model, event.target)
+        self._serving_begins(slot.model, event.target)
 
     def _whole_again(self, slot: ModelSlot, serving: Target) -> None:
         del self._repairs[serving.digest]

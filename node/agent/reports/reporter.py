@@ -108,6 +108,6 @@ class Reporter:
         for waiting in outbox:
             if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
                 try:
-                    self._sending[self._link.say(waiting.topic, waiting.payload)] = waiting.id
+                    self._sending[self._link.publish(waiting.topic, waiting.payload)] = waiting.id
                 except Unreachable:
                     return

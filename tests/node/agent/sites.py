@@ -84,7 +84,7 @@ class Site:
         artifacts = Artifacts(self.folder / "artifacts")
         self.parameters = Parameters(
             Overrides(self.folder / "parameters.toml"),
-            rollout_says=lambda model, digest: self.rollout,
+            rollout_parameters=lambda model, digest: self.rollout,
             refused=lambda refusal, model: self.refusals.append(refusal),
         )
         self.slots = Slots(
