@@ -14,7 +14,18 @@ from typing import Literal, ParamSpec, assert_never
 import structlog
 
 from fleetcast.backoff import Backoff
-from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, Subscribed, TlsFiles, Unreadable
+from fleetcast.mqtt_connection import (
+    CONNACK_SECONDS,
+    BoundedClient,
+    Cleared,
+    Connected,
+    Disconnected,
+    MakeClient,
+    Published,
+    Subscribed,
+    TlsFiles,
+    Unreadable,
+)
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
@@ -39,7 +50,7 @@ from node.host.site_parameters import Overrides
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
-from node.serving.server import Server
+from node.serving.server import MakeServer, Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.sideload import Sideload
@@ -61,13 +72,27 @@ PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
 class Agent:
-    """Run one node."""
+    """Run one node. `run` is `begin`, `turn` again and again, and `leave`.
 
-    def __init__(self, settings: NodeSettings, *, pinned_root: bytes, wall: WallClock, monotonic: MonotonicClock, rng: Random) -> None:
+    The clocks, `inbox`, `make_client` and `make_server` are others in a simulated fleet.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        pinned_root: bytes,
+        wall: WallClock,
+        monotonic: MonotonicClock,
+        rng: Random,
+        inbox: queue.Queue[Incoming] | None = None,
+        make_client: MakeClient = BoundedClient,
+        make_server: MakeServer = Server,
+    ) -> None:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
-        self._inbox: queue.Queue[Incoming] = queue.Queue()
+        self._inbox: queue.Queue[Incoming] = inbox if inbox is not None else queue.Queue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
         self._store = NodeStore.of_agent(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")
@@ -90,7 +115,15 @@ class Agent:
             take_trust=lambda bundle: self._trust_state.take_trust(bundle),  # noqa: PLW0108
         )
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
-        self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls, now=self._trusted_now)
+        self._link = NodeLink(
+            settings.broker,
+            fleet=settings.fleet,
+            node=settings.id,
+            inbox=self._inbox,
+            tls=tls,
+            now=self._trusted_now,
+            make_client=make_client,
+        )
         self._reporter = Reporter(
             node=settings.id,
             store=self._store,
@@ -115,7 +148,7 @@ class Agent:
             clock=wall,
         )
         listen = listen_of(settings)
-        self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
+        self.server = make_server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
         self.server.on_worker_exit = self._worker_gone
         self._sideload = Sideload(settings.data / "carried")
         self._quota = ByteQuota(
@@ -202,20 +235,43 @@ class Agent:
             Refused: the local port is taken; STORE_DAMAGED: the next start goes on with what else is on the disk.
         """
         self._pause = stop.wait
+        self._listen()
+        try:
+            self._begin()
+            while not stop.is_set():
+                self.turn()
+        finally:
+            self.leave()
+
+    def begin(self) -> None:
+        """Listen, and take up what was served and believed before.
+
+        Raises:
+            Refused: the local port is taken.
+        """
+        self._listen()
+        self._begin()
+
+    def _listen(self) -> None:
         for model, slot in self._store.slots().items():
             if slot.serving is not None:
                 self.server.expect(model)
         self.server.start()
-        try:
-            self._trust_state.begin(self._slots)
-            self._slots.resume(self._wall())
-            self._status_writer.began()
-            while not stop.is_set():
-                self._turn()
-                if self._disk.damage is not None:
-                    raise self._disk.damage
-        finally:
-            self._leave()
+
+    def _begin(self) -> None:
+        self._trust_state.begin(self._slots)
+        self._slots.resume(self._wall())
+        self._status_writer.began()
+
+    def turn(self) -> None:
+        """Handle what came, and give every part its turn.
+
+        Raises:
+            Refused: STORE_DAMAGED: the next start goes on with what else is on the disk.
+        """
+        self._turn()
+        if self._disk.damage is not None:
+            raise self._disk.damage
 
     def _turn(self) -> None:
         if self._store.stuck:
@@ -388,7 +444,8 @@ class Agent:
     def _trusted_now(self) -> float:
         return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave politely: what is counted is written down, and the broker is told."""
         self._guarded(self._status_writer.left)
         self._leaving = True
         self._turn_labels_away()

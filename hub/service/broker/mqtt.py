@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fleetcast.mqtt_connection import (
+    BoundedClient,
     BrokerUrl,
     Cleared,
     Connected,
@@ -11,6 +12,7 @@ from fleetcast.mqtt_connection import (
     Inbox,
     Link,
     LinkEvent,
+    MakeClient,
     Message,
     Published,
     Subscribed,
@@ -94,7 +96,7 @@ HubEvent = (
 class HubLink:
     """The hub's connection to its broker."""
 
-    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None) -> None:
+    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None, make_client: MakeClient = BoundedClient) -> None:
         self.topics = Topics(fleet)
         self._link = Link(
             BrokerUrl.parse(url),
@@ -103,6 +105,7 @@ class HubLink:
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             receive_max=RECEIVE_MAX,
             tls=tls,
+            make_client=make_client,
         )
 
     def open(self) -> None:
