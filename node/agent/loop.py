@@ -65,6 +65,7 @@ from schemas.state import State
 log = structlog.get_logger()
 P = ParamSpec("P")
 
+SOFTWARE = f"fleetcast {version('fleetcast')}"  # read once: to ask for it costs more than all else in a turn
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
@@ -496,7 +497,7 @@ class Agent:
             session=max(self._session, 1),
             status=status,
             at=int(self._wall()),
-            software=f"fleetcast {version('fleetcast')}",
+            software=SOFTWARE,
             public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
             link=self._quota.link,
