@@ -155,7 +155,7 @@ class Inbox(Protocol):
         """Take one event."""
 
 
-class _BoundedClient(paho.Client):
+class BoundedClient(paho.Client):
     """Change three habits of paho that a broker could use against us, and two that cost a hub most of its time: a
     system call for every few bytes read, and three for every acknowledgement.
     """
@@ -175,6 +175,7 @@ class _BoundedClient(paho.Client):
         return self._ahead[begin : self._ahead_at]
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Handle all that was read from the socket, and write in between."""
         # The call to select() does not see what was read ahead, so all of it is handled before the next one. A packet that is not whole
         # brings
         # more along, without an end if others send faster than we parse: so after each read from the socket we write.
@@ -194,6 +195,7 @@ class _BoundedClient(paho.Client):
         return self.loop_misc() if result == MQTTErrorCode.MQTT_ERR_SUCCESS else result
 
     def reconnect(self) -> MQTTErrorCode:
+        """Connect anew."""
         self._ahead, self._ahead_at = b"", 0  # The bytes read ahead are those of the connection before.
         return super().reconnect()
 
@@ -231,11 +233,15 @@ class _BoundedClient(paho.Client):
                 message.state = paho.mqtt_ms_queued
 
 
+MakeClient = Callable[..., BoundedClient]
+
+
 class Link:
     """Connect one client to one broker; events go to `inbox`, in order.
 
     `now` is for a device whose clock may be wrong: it replaces the machine's clock when the broker's certificate is judged. Our own
-    certificate is read again at every `open`, because it may have been renewed.
+    certificate is read again at every `open`, because it may have been renewed. `make_client` is another in a simulated fleet, where there
+    is no socket.
     """
 
     def __init__(
@@ -248,6 +254,7 @@ class Link:
         receive_max: int = 64,
         tls: TlsFiles | None = None,
         now: Callable[[], float] | None = None,
+        make_client: MakeClient = BoundedClient,
     ) -> None:
         if url.tls != (tls is not None):
             wrong = (
@@ -264,7 +271,7 @@ class Link:
         self._epoch = 0
         self._unacked: dict[int, bool] = {}  # Packet id to whether its effect is durable, in the order of arrival.
         self._ack_lock = threading.Lock()
-        client = _BoundedClient(
+        client = make_client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5,

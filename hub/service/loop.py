@@ -23,7 +23,18 @@ import structlog
 from fleetcast import durable
 from fleetcast.backoff import Backoff
 from fleetcast.block_server import BlockServer
-from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
+from fleetcast.mqtt_connection import (
+    CONNACK_SECONDS,
+    BoundedClient,
+    Cleared,
+    Connected,
+    Disconnected,
+    MakeClient,
+    Message,
+    Published,
+    Subscribed,
+    Unreadable,
+)
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.store import Store
@@ -83,7 +94,10 @@ def database_url(directory: Path, settings: HubSettings) -> str:
 
 
 class Service:
-    """Run one hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts."""
+    """Run one hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts.
+
+    `run` is `begin`, `turn` again and again, and `leave`. The clocks, `sleep`, `inbox` and `make_client` are others in a simulated fleet.
+    """
 
     def __init__(
         self,
@@ -95,11 +109,14 @@ class Service:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        inbox: Inbox | None = None,
+        make_client: MakeClient = BoundedClient,
     ) -> None:
-        self._directory, self._settings, self._wall, self._monotonic = directory, settings, wall, monotonic
+        self._directory, self._settings, self._wall, self._monotonic, self._sleep = directory, settings, wall, monotonic, sleep
         self._rng = rng or Random()
         self._lock = _locked(directory)
-        self._inbox = Inbox(Topics(settings.fleet))
+        self._inbox = inbox or Inbox(Topics(settings.fleet))
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
@@ -108,7 +125,7 @@ class Service:
         self._broker = None
         if not settings.broker_url:
             self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
-        self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls)
+        self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls, make_client=make_client)
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._retry_at, self._retry = 0.0, RETRY
@@ -229,18 +246,27 @@ class Service:
         """
         began = self._monotonic()
         try:
-            if self._broker is not None:
-                self._broker.start()
-            self._enrolling.start()
-            self._hooks.start()
+            self.begin()
             while not stop.is_set():
-                self._turn()
+                self.turn()
                 if not self._ever_online and self._monotonic() - began > self._settings.connect_seconds:
                     raise Unreachable(f"broker {self.broker_url} did not answer in {self._settings.connect_seconds:g} s")
         finally:
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    def begin(self) -> None:
+        """Start what runs beside the loop.
+
+        Raises:
+            Refused: the embedded broker's port is taken, or the enrolment endpoint's.
+        """
+        if self._broker is not None:
+            self._broker.start()
+        self._enrolling.start()
+        self._hooks.start()
+
+    def leave(self) -> None:
+        """Leave politely, and let go of the fleet's folder."""
         (self._directory / READY_NAME).unlink(missing_ok=True)
         self._enrolling.stop()
         self._hooks.stop()
@@ -256,7 +282,8 @@ class Service:
 
     # One turn
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Read what came, and give every part its turn."""
         try:
             if self._broker is not None and self._broker.revive():
                 self._retry_at = 0.0
@@ -303,7 +330,7 @@ class Service:
         """Wait a moment for more while nothing but windows comes."""
         until = self._monotonic() + GATHER_SECONDS
         while 0 < self._inbox.only("telemetry") < BATCH_WINDOWS and self._monotonic() < until:
-            time.sleep(GATHER_SECONDS / 4)
+            self._sleep(GATHER_SECONDS / 4)
 
     def _tick(self) -> None:
         self._listening.tick()
@@ -443,7 +470,7 @@ class Service:
             self._disconnected()
         self._retry = self._retry.doubled()
         self._retry_at = self._monotonic() + self._retry.seconds
-        time.sleep(TURN_SECONDS)
+        self._sleep(TURN_SECONDS)
 
     def _publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         if not self._online:

@@ -14,7 +14,18 @@ from typing import Literal, ParamSpec, assert_never
 import structlog
 
 from fleetcast.backoff import Backoff
-from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, Subscribed, TlsFiles, Unreadable
+from fleetcast.mqtt_connection import (
+    CONNACK_SECONDS,
+    BoundedClient,
+    Cleared,
+    Connected,
+    Disconnected,
+    MakeClient,
+    Published,
+    Subscribed,
+    TlsFiles,
+    Unreadable,
+)
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
@@ -39,7 +50,7 @@ from node.host.site_parameters import Overrides
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
-from node.serving.server import Server
+from node.serving.server import MakeServer, Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.sideload import Sideload
@@ -54,6 +65,7 @@ from schemas.state import State
 log = structlog.get_logger()
 P = ParamSpec("P")
 
+SOFTWARE = f"fleetcast {version('fleetcast')}"  # read once: to ask for it costs more than all else in a turn
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
@@ -61,14 +73,29 @@ PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
 class Agent:
-    """Run one node."""
+    """Run one node. `run` is `begin`, `turn` again and again, and `leave`.
 
-    def __init__(self, settings: NodeSettings, *, pinned_root: bytes, wall: WallClock, monotonic: MonotonicClock, rng: Random) -> None:
+    The clocks, `inbox`, `make_client` and `make_server` are others in a simulated fleet.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        pinned_root: bytes,
+        wall: WallClock,
+        monotonic: MonotonicClock,
+        rng: Random,
+        inbox: queue.Queue[Incoming] | None = None,
+        make_client: MakeClient = BoundedClient,
+        make_server: MakeServer = Server,
+    ) -> None:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
-        self._inbox: queue.Queue[Incoming] = queue.Queue()
+        self._inbox: queue.Queue[Incoming] = inbox if inbox is not None else queue.Queue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
+        self._make_client, self._make_server = make_client, make_server
         self._open_disk(pinned_root)
         self._make_connection(clock, machine)
         self._make_serving()
@@ -113,7 +140,15 @@ class Agent:
             take_trust=lambda bundle: self._trust_state.take_trust(bundle),  # noqa: PLW0108
         )
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
-        self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls, now=self._trusted_now)
+        self._link = NodeLink(
+            settings.broker,
+            fleet=settings.fleet,
+            node=settings.id,
+            inbox=self._inbox,
+            tls=tls,
+            now=self._trusted_now,
+            make_client=self._make_client,
+        )
         self._reporter = Reporter(
             node=settings.id,
             store=self._store,
@@ -142,8 +177,8 @@ class Agent:
             clock=self._wall,
         )
         self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
-        self._listen = listen_of(settings)
-        self.server = Server(self._listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_reported)
+        self._address = listen_of(settings)
+        self.server = self._make_server(self._address, node=settings.id, on_rows=self._observe, on_labels=self._labels_reported)
         self.server.on_worker_exit = self._worker_gone
 
     def _make_delivery(self) -> None:
@@ -215,8 +250,8 @@ class Agent:
         self._status_writer = StatusWriter(
             self._settings,
             server=self.server,
-            listen=str(self._listen),
-            inherited=self._listen.fd is not None,
+            listen=str(self._address),
+            inherited=self._address.fd is not None,
             state=lambda: self._state("online"),
             view=lambda: self._trust_state.view,
             wall=self._wall,
@@ -233,20 +268,43 @@ class Agent:
             Refused: the local port is taken; STORE_DAMAGED: the next start goes on with what else is on the disk.
         """
         self._pause = stop.wait
+        self._listen()
+        try:
+            self._begin()
+            while not stop.is_set():
+                self.turn()
+        finally:
+            self.leave()
+
+    def begin(self) -> None:
+        """Listen, and take up what was served and believed before.
+
+        Raises:
+            Refused: the local port is taken.
+        """
+        self._listen()
+        self._begin()
+
+    def _listen(self) -> None:
         for model, slot in self._store.slots().items():
             if slot.serving is not None:
                 self.server.expect(model)
         self.server.start()
-        try:
-            self._trust_state.begin(self._slots)
-            self._slots.resume(self._wall())
-            self._status_writer.began()
-            while not stop.is_set():
-                self._turn()
-                if self._disk.damage is not None:
-                    raise self._disk.damage
-        finally:
-            self._leave()
+
+    def _begin(self) -> None:
+        self._trust_state.begin(self._slots)
+        self._slots.resume(self._wall())
+        self._status_writer.began()
+
+    def turn(self) -> None:
+        """Handle what came, and give every part its turn.
+
+        Raises:
+            Refused: STORE_DAMAGED: the next start goes on with what else is on the disk.
+        """
+        self._turn()
+        if self._disk.damage is not None:
+            raise self._disk.damage
 
     def _turn(self) -> None:
         if self._store.stuck:
@@ -420,7 +478,8 @@ class Agent:
     def _trusted_now(self) -> float:
         return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave politely: what is counted is written down, and the broker is told."""
         self._guarded(self._status_writer.left)
         self._leaving = True
         self._turn_labels_away()
@@ -471,7 +530,7 @@ class Agent:
             session=max(self._session, 1),
             status=status,
             at=int(self._wall()),
-            software=f"fleetcast {version('fleetcast')}",
+            software=SOFTWARE,
             public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
             link=self._quota.link,

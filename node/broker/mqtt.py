@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fleetcast.mqtt_connection import (
+    BoundedClient,
     BrokerUrl,
     Cleared,
     Connected,
@@ -11,6 +12,7 @@ from fleetcast.mqtt_connection import (
     Inbox,
     Link,
     LinkEvent,
+    MakeClient,
     Message,
     Published,
     Subscribed,
@@ -124,8 +126,17 @@ class NodeLink(BlockReader):
         inbox: Inbox,
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
+        make_client: MakeClient = BoundedClient,
     ) -> None:
-        link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls, now=now)
+        link = Link(
+            BrokerUrl.parse(url),
+            client_id=node,
+            inbox=inbox,
+            session_expiry_seconds=SESSION_EXPIRY_SECONDS,
+            tls=tls,
+            now=now,
+            make_client=make_client,
+        )
         super().__init__(link, fleet=fleet, name=node)
 
     def open(self, *, session: int, at: int, clean: bool = False) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -111,6 +111,9 @@ async def start(staged: Staged, *, urgent: bool = False) -> Runner:
     return await (Inline.start(staged.load) if staged.isolation == "inline" else Worker.start(staged.load, urgent=urgent))
 
 
+StartWorker = Callable[..., Awaitable[Runner]]  # `start`; another in a simulated fleet, where a worker is no process
+
+
 async def check_files(staged: Staged) -> None:
     """Compare the files on disk with the manifest, in a thread, right before they are loaded.
 
@@ -132,7 +135,7 @@ async def check_files(staged: Staged) -> None:
         given_up.set()  # nobody waits for the rest of a large file
 
 
-async def activate(staged: Staged) -> Activated:
+async def activate(staged: Staged, *, start: StartWorker = start) -> Activated:
     """Start a worker and have it prove itself on this device.
 
     Raises:

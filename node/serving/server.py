@@ -22,7 +22,7 @@ import uvicorn
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement
 from node.serving.accuracy_route import OnLabels
-from node.serving.activation import Activated, Prepared, Staged, activate
+from node.serving.activation import Activated, Prepared, Staged, StartWorker, activate, start
 from node.serving.connection import Connection
 from node.serving.cross_site_check import Foreign
 from node.serving.loaded_model import Observation, Stats
@@ -61,6 +61,9 @@ class Listen:
         return " and ".join([*places, *([self.uds] if self.uds else [])])
 
 
+MakeServer = Callable[..., "Server"]
+
+
 @dataclass(eq=False)
 class _Preparation:
     """Hold a release on its way to being warm, and who waits to hear of it."""
@@ -75,10 +78,19 @@ class Server:
     itself; `deaths` is how often in a row.
     """
 
-    def __init__(self, listen: Listen, *, node: str, on_rows: Callable[[Observation], None], on_labels: OnLabels | None = None) -> None:
+    def __init__(
+        self,
+        listen: Listen,
+        *,
+        node: str,
+        on_rows: Callable[[Observation], None],
+        on_labels: OnLabels | None = None,
+        start: StartWorker = start,
+    ) -> None:
         self.on_worker_exit: Callable[[str, bytes, str, int], None] | None = None
         self._listen = listen
-        self._pool = WorkerPool(self._worker_exited)
+        self._start_worker = start
+        self._pool = WorkerPool(self._worker_exited, start=start)
         foreign = Foreign(host=listen.host, hosts=listen.allowed_hosts, origins=listen.allowed_origins)
         self._app = application(self._pool, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -264,7 +276,7 @@ class Server:
         elif release.digest in self._preparing:
             self._preparing[release.digest].waiting.append(done)
         else:
-            preparation = _Preparation(release, asyncio.get_running_loop().create_task(activate(release)), [done])
+            preparation = _Preparation(release, asyncio.get_running_loop().create_task(activate(release, start=self._start_worker)), [done])
             self._preparing[release.digest] = preparation
             preparation.task.add_done_callback(lambda _: self._finish(preparation))
 

@@ -15,7 +15,7 @@ from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement, compare
 from node.core.inference.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
-from node.serving.activation import Activated, Staged
+from node.serving.activation import Activated, Staged, StartWorker
 from node.serving.batching import Batcher
 from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
 from node.workers.worker_handle import Runner, WorkerLost
@@ -41,9 +41,9 @@ COMPARING_MAX: Final = 4  # A model's answers that wait to be compared: what com
 class WorkerPool:
     """Hold slots by model name. `on_worker_exit(model, digest, reason, deaths)` hears of every worker that ends by itself."""
 
-    def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None]) -> None:
+    def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None], *, start: StartWorker = activation.start) -> None:
         self.slots: dict[str, Slot] = {}
-        self._on_worker_exit = on_worker_exit
+        self._on_worker_exit, self._start_worker = on_worker_exit, start
         self.on_damage: Callable[[str, bytes, str], None] | None = None  # the files of a release that is loaded differ from its manifest
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -178,7 +178,7 @@ class WorkerPool:
             slot.waiting -= 1
 
     async def _asked(self, model: str, version: str | None, ask: "Ask[T]", *, counted: bool) -> T:
-        deadline = time.monotonic() + READY_SECONDS_MAX
+        deadline = _now() + READY_SECONDS_MAX
         suspicions = 0
         while (slot := self.slots.get(model)) is not None and slot.expected:
             try:
@@ -200,7 +200,7 @@ class WorkerPool:
                     if counted:
                         loaded.failed(time.perf_counter() - began)
                     raise
-                deadline = time.monotonic() + READY_SECONDS_MAX  # for the successor, however long the lost one was waited for
+                deadline = _now() + READY_SECONDS_MAX  # for the successor, however long the lost one was waited for
                 continue
             except Refused as refusal:
                 if counted and refusal.code not in CLIENTS_FAULT:
@@ -327,7 +327,7 @@ class WorkerPool:
         """Report that a loaded release's worker ended by itself, and start another."""
         if loaded.retired:
             return
-        if time.monotonic() - loaded.started > HEALTHY_SECONDS:
+        if _now() - loaded.started > HEALTHY_SECONDS:
             loaded.deaths = 0
         loaded.worker = loaded.batcher = None
         self.spawn(self._restart(loaded))
@@ -341,7 +341,7 @@ class WorkerPool:
         self._on_worker_exit(model, digest, loaded.death, loaded.deaths)
 
     def _install(self, loaded: LoadedModel, worker: Runner) -> None:
-        loaded.worker, loaded.started = worker, time.monotonic()
+        loaded.worker, loaded.started = worker, _now()
         loaded.batcher = Batcher(worker, loaded.row_seconds) if loaded.joins_rows else None
         worker.watch(lambda code, reason: self.died(loaded, code, reason))
         slot = self.slots.get(loaded.staged.model)
@@ -376,7 +376,7 @@ class WorkerPool:
     async def _started(self, loaded: LoadedModel) -> Runner:
         slot = self.slots.get(loaded.staged.model)
         await activation.check_files(loaded.staged)
-        worker = await activation.start(loaded.staged, urgent=slot is not None and slot.current is loaded)
+        worker = await self._start_worker(loaded.staged, urgent=slot is not None and slot.current is loaded)
         try:
             await activation.warm(worker, loaded.staged, loaded.sample)
         except BaseException:
@@ -396,8 +396,8 @@ class WorkerPool:
         def waiting() -> int:
             return worker.waiting + (batcher.waiting if batcher is not None else 0)
 
-        deadline = time.monotonic() + DRAIN_SECONDS_MAX
-        while waiting() and (left := deadline - time.monotonic()) > 0:
+        deadline = _now() + DRAIN_SECONDS_MAX
+        while waiting() and (left := deadline - _now()) > 0:
             await worker.drained(left)
             await asyncio.sleep(DRAIN_LOOK_SECONDS)  # what is queued follows what was answered; what was given up is answered, too
         if waiting():
@@ -429,7 +429,12 @@ def _arrays(raws: tuple[Raw, ...]) -> dict[str, Array]:
 
 async def _until_changed(slot: Slot, deadline: float, model: str) -> None:
     try:
-        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+        async with asyncio.timeout(max(0.0, deadline - _now())):
             await slot.changed.wait()
     except TimeoutError:
         raise Busy(f"model {model!r} has no live worker at the moment") from None
+
+
+def _now() -> float:
+    """Return the loop's own time: it is the monotonic clock, and that of a simulated fleet in one."""
+    return asyncio.get_running_loop().time()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fleetcast.block_publisher import BlockPublisher
 from fleetcast.mqtt_connection import (
+    BoundedClient,
     BrokerUrl,
     Cleared,
     Connected,
@@ -12,6 +13,7 @@ from fleetcast.mqtt_connection import (
     Inbox,
     Link,
     LinkEvent,
+    MakeClient,
     Message,
     Published,
     Subscribed,
@@ -95,7 +97,7 @@ HubEvent = (
 class HubLink(BlockPublisher):
     """Speak on the hub's connection to its broker."""
 
-    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None) -> None:
+    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None, make_client: MakeClient = BoundedClient) -> None:
         self.topics = Topics(fleet)
         self._link = Link(
             BrokerUrl.parse(url),
@@ -104,6 +106,7 @@ class HubLink(BlockPublisher):
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             receive_max=RECEIVE_MAX,
             tls=tls,
+            make_client=make_client,
         )
 
     def open(self) -> None:

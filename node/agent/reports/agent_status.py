@@ -6,7 +6,6 @@ that hangs sends nothing, and a serving thread that hangs never answers.
 
 import os
 from collections.abc import Callable
-from importlib.metadata import version
 
 import structlog
 
@@ -142,7 +141,7 @@ class StatusWriter:
             node=self._settings.id,
             fleet=self._settings.fleet,
             pid=os.getpid(),
-            software=f"fleetcast {version('fleetcast')}",
+            software=state.software,
             started_at=self._started_at,
             written_at=int(self._wall()),
             ended_at=ended_at,
