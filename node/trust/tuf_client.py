@@ -64,6 +64,7 @@ class Release:
 
     manifest: Manifest
     digest: bytes
+    document: bytes  # The manifest as it was signed: encoded again, it would lack what this program does not know.
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +315,7 @@ def _release(updater: Updater, model: str, version: str, document: bytes) -> Rel
     if (manifest.model, manifest.version) != (model, version):
         actual = f"{manifest.model}@{manifest.version}"
         raise mismatch(Code.TRUST_MISMATCH, "name of a manifest", expected=f"{model}@{version}", actual=actual)
-    return Release(manifest, sha256(document))
+    return Release(manifest, sha256(document), document)
 
 
 def _rollouts(bundle: TrustBundle, listed: Targets) -> dict[str, Rollout]:
