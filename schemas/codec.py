@@ -79,7 +79,10 @@ def _validate(kind: type[D], fields: dict[str, Any]) -> D:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Refused(Code.SCHEMA_MALFORMED, f"{kind.schema_name}: {where}: {first['msg']}") from None
+        what = f"{kind.schema_name}: {where}: {first['msg']}"
+        if first["type"] == "extra_forbidden":
+            what = f"{kind.schema_name}: the field {where} is not known here; if the sender is newer, upgrade fleetcast at the receiver"
+        raise Refused(Code.SCHEMA_MALFORMED, what) from None
 
 
 def _dump(document: Document) -> dict[str, Any]:

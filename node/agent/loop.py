@@ -319,7 +319,7 @@ class Agent:
             case ModelArrived():
                 self._model_arrived(event)
             case Unreadable(refusal, message):
-                self._reporter.refusal(refusal, "")
+                self._reporter.refusal(refusal, self._link.model_of(message.topic))
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)

@@ -15,7 +15,7 @@ from node.trust.tuf_client import FolderGoneError, Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
-from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, wanted
+from schemas.rollout import Carriage, Rollout, all_fallbacks, fallback_of, selected, wanted
 
 log = structlog.get_logger()
 
@@ -52,6 +52,7 @@ class TrustState:
         self._seen: dict[bytes, float] = {}
         self._looked_at = self._clock_looked_at = clocks.NEVER
         self._parameters: Mapping[str, tuple[object, object]] = {}
+        self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
 
     def begin(self, slots: Slots) -> None:
         """Take up what was believed before a restart; wishes go to these slots."""
@@ -78,6 +79,7 @@ class TrustState:
         else:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
             log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
+            self._report_refused(self.view)
             for pending in list(self._pending.values()):
                 self.take_model(pending)
             self._follow()
@@ -89,7 +91,8 @@ class TrustState:
         model = bundle.model
         self._look_at_clock()
         try:
-            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
+            now = datetime.fromtimestamp(float(self._wall()), UTC)
+            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=lambda refusal: self._refusal(refusal, model))
             self._pending.pop(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
@@ -128,6 +131,13 @@ class TrustState:
         for pending in list(self._pending.values()):
             self.take_model(pending)
         self._follow()
+
+    def _report_refused(self, view: View) -> None:
+        """Report each rollout that is not understood, once: the same comes again with every bundle."""
+        for model, refusal in view.refused.items():
+            if self._reported.get(model) != str(refusal):
+                self._refusal(refusal, model)
+        self._reported = {model: str(refusal) for model, refusal in view.refused.items()}
 
     def _refused(self, refusal: Refused, name: str) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
@@ -169,12 +179,12 @@ class TrustState:
 
     def carriage_of(self, model: str) -> Carriage | None:
         """Return how the bytes of a model's rollout may travel."""
-        rollout = self.view.rollouts.get(model) if self.view is not None else None
+        rollout = self._understood().get(model)
         return rollout.carriage if rollout is not None else None
 
     def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
         """Return what the model's rollout sets about this release: its new one's, or what held for the old one before it."""
-        rollout = self.view.rollouts.get(model) if self.view is not None else None
+        rollout = self._understood().get(model)
         if rollout is None or not selected(rollout, dict(self._settings.labels)):
             return {}
         if rollout.release.digest == digest:
@@ -182,10 +192,13 @@ class TrustState:
         fallback = fallback_of(rollout, self._settings.labels)
         return (fallback.parameters or {}) if fallback is not None and fallback.release.digest == digest else {}
 
+    def _understood(self) -> Mapping[str, Rollout]:
+        """Return each model's rollout, or the last one that was understood: what runs keeps its parameters."""
+        return {**self.view.held, **self.view.rollouts} if self.view is not None else {}
+
     def _tell_parameters(self) -> None:
         """Say so when operators set something else than before, of what runs here already."""
-        rollouts = self.view.rollouts if self.view is not None else {}
-        said = {model: (rollout.parameters, all_fallbacks(rollout)) for model, rollout in rollouts.items()}
+        said = {model: (rollout.parameters, all_fallbacks(rollout)) for model, rollout in self._understood().items()}
         if said != self._parameters and self._slots is not None:
             self._slots.parameters_changed()
         self._parameters = said
@@ -194,6 +207,8 @@ class TrustState:
         """Bring every slot towards what the rollouts want of this node."""
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
+        for model in self.view.refused:
+            self._slots.halted(model, self._wall())  # Nobody knows whether the rollout still names this node: it keeps what it serves.
         for model, rollout in self.view.rollouts.items():
             labels, serving = self._settings.labels, self._slots.serving(model)
             reference = wanted(rollout, node=self._settings.id, labels=labels, serving=serving)
