@@ -7,13 +7,13 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from random import Random
 from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
 from fleetcast.backoff import Backoff
+from fleetcast.build_version import software
 from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, Subscribed, TlsFiles, Unreadable
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
@@ -439,7 +439,7 @@ class Agent:
             session=max(self._session, 1),
             status=status,
             at=int(self._wall()),
-            software=f"fleetcast {version('fleetcast')}",
+            software=software(),
             public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
             link=self._quota.link,

@@ -6,10 +6,10 @@ that hangs sends nothing, and a serving thread that hangs never answers.
 
 import os
 from collections.abc import Callable
-from importlib.metadata import version
 
 import structlog
 
+from fleetcast.build_version import software
 from node.core.doctor.agent_health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.enrol.credentials import expires_at
@@ -142,7 +142,7 @@ class StatusWriter:
             node=self._settings.id,
             fleet=self._settings.fleet,
             pid=os.getpid(),
-            software=f"fleetcast {version('fleetcast')}",
+            software=software(),
             started_at=self._started_at,
             written_at=int(self._wall()),
             ended_at=ended_at,
