@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
@@ -32,6 +32,9 @@ from schemas.limits import MIB
 from schemas.manifest import Manifest
 from schemas.names import sha256
 
+if TYPE_CHECKING:
+    from hub.publish.builder import BuiltRelease
+
 PROFILES_BYTES_MAX = 1 * MIB
 UNPUBLISHED = {"name": "unpublished", "version": "0.0.0"}  # A model file has neither yet.
 _file = click.Path(path_type=Path, dir_okay=False)
@@ -43,6 +46,7 @@ class Candidate:
 
     name: str
     manifest: Manifest
+    document: bytes  # The manifest as it was signed, or would be.
     blocks: Blocks
     published: bool
 
@@ -136,15 +140,16 @@ def _profile(path: Path, name: str, table: object) -> DeviceProfile:
 def _candidate(release: str, directory: Path, choices: Mapping[str, Any], report: Tell) -> Iterator[Candidate]:
     if not Path(release).exists() and "@" in release:
         model, version = split(release)
-        manifest = codec.decode(Manifest, Repository(directory / "trust").manifest(model, version))
-        yield Candidate(release, manifest, BlockStore(directory / "blocks"), published=True)
+        document = Repository(directory / "trust").manifest(model, version)
+        yield Candidate(release, codec.decode(Manifest, document), document, BlockStore(directory / "blocks"), published=True)
         return
     with tempfile.TemporaryDirectory(prefix="fleetcast-check-") as scratch:
         blocks = BlockStore(Path(scratch))
-        yield Candidate(release, _built(Path(release), blocks, choices, report), blocks, published=False)
+        built = _built(Path(release), blocks, choices, report)
+        yield Candidate(release, built.manifest, built.document, blocks, published=False)
 
 
-def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], report: Tell) -> Manifest:
+def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], report: Tell) -> "BuiltRelease":
     """Build a release as `publish` would; the command line overrides the release file."""
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
@@ -158,7 +163,7 @@ def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], report:
     built = build(request_for(release, tell=report, answers=answers), blocks, now=0)
     for one in left_out(built):
         click.echo(f"warning: variant {one['variant']} is left out: {one['reason']}", err=True)
-    return built.manifest
+    return built
 
 
 def _fields(choices: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,7 +192,7 @@ def _try_all(command: list[str], candidate: Candidate, profiles: Sequence[Device
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix=".check-", dir=beside) as scratch:
         folder = Path(scratch)
-        (folder / "manifest.msgpack").write_bytes(codec.encode(candidate.manifest))
+        (folder / "manifest.msgpack").write_bytes(candidate.document)
         for number, profile in enumerate(profiles):
             report("profiles", number, len(profiles))
             results.append(_try(command, candidate, profile, folder))
@@ -215,7 +220,7 @@ def _keep(checks: Checks, candidate: Candidate, results: Sequence[Result]) -> No
                 software=installed("fleetcast"),
                 model=manifest.model,
                 version=manifest.version,
-                release=sha256(codec.encode(manifest)) if candidate.published else None,
+                release=sha256(candidate.document) if candidate.published else None,
                 result=result,
             )
         )

@@ -336,10 +336,11 @@ def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", te
 
     with tempfile.TemporaryDirectory() as elsewhere:
         built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell)
-    before = codec.decode(Manifest, repository.manifest(release.name, release.version))
+    document = repository.manifest(release.name, release.version)
+    before = codec.decode(Manifest, document)
     if not same_content(built.manifest, before):
         raise Refused(Code.RELEASE_CONFLICT, f"{release.name}@{release.version} is published already, with other content")
-    return replace(built, manifest=before, document=codec.encode(before), digest=sha256(codec.encode(before)), stored_bytes=0)
+    return replace(built, manifest=before, document=document, digest=sha256(document), stored_bytes=0)
 
 
 def _build(repository: Repository, directory: Path, blocks: BlockStore, release: "ReleaseFile", tell: Tell) -> "BuiltRelease":

@@ -7,13 +7,13 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from random import Random
 from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
 from fleetcast.backoff import Backoff
+from fleetcast.build_version import software
 from fleetcast.mqtt_connection import (
     CONNACK_SECONDS,
     BoundedClient,
@@ -65,7 +65,6 @@ from schemas.state import State
 log = structlog.get_logger()
 P = ParamSpec("P")
 
-SOFTWARE = f"fleetcast {version('fleetcast')}"  # read once: to ask for it costs more than all else in a turn
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
@@ -409,7 +408,7 @@ class Agent:
             case ModelArrived():
                 self._model_arrived(event)
             case Unreadable(refusal, message):
-                self._reporter.refusal(refusal, "")
+                self._reporter.refusal(refusal, self._link.model_of(message.topic))
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
@@ -530,7 +529,7 @@ class Agent:
             session=max(self._session, 1),
             status=status,
             at=int(self._wall()),
-            software=SOFTWARE,
+            software=software(),
             public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
             link=self._quota.link,

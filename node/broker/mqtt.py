@@ -1,6 +1,7 @@
 """Publish and receive documents on the node's connection: parse at the door, so that nobody inside sees a topic string or raw bytes."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fleetcast.mqtt_connection import (
@@ -108,6 +109,13 @@ class BlockReader:
             Unreachable: too much waits already.
         """
         self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
+
+    def model_of(self, topic: str) -> str:
+        """Return the model that a topic is about; "" if it is about none."""
+        with suppress(Refused):
+            address = self.topics.parse(topic)
+            return address.levels[0] if address.kind == "model" else ""
+        return ""
 
     def ack(self, message: Message) -> None:
         """Acknowledge a message whose effect is durable."""

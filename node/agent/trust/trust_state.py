@@ -60,6 +60,7 @@ class TrustState:
         self._parameters: Mapping[str, object] = {}
         self._facts = NodeFacts(settings.id, settings.labels, arch)
         self._converted: tuple[View | None, Mapping[str, Deployments]] = (None, {})
+        self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
 
     def begin(self, slots: Slots) -> None:
         """Take up what was believed before a restart; wishes go to these slots."""
@@ -86,6 +87,7 @@ class TrustState:
         else:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
             log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
+            self._report_refused(self.view)
             for pending in list(self._pending.values()):
                 self.take_model(pending)
             self._follow()
@@ -97,7 +99,8 @@ class TrustState:
         model = bundle.model
         self._look_at_clock()
         try:
-            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
+            now = datetime.fromtimestamp(float(self._wall()), UTC)
+            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=lambda refusal: self._refusal(refusal, model))
             self._pending.pop(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
@@ -136,6 +139,13 @@ class TrustState:
         for pending in list(self._pending.values()):
             self.take_model(pending)
         self._follow()
+
+    def _report_refused(self, view: View) -> None:
+        """Report each rollout that is not understood, once: the same comes again with every bundle."""
+        for model, refusal in view.refused.items():
+            if self._reported.get(model) != str(refusal):
+                self._refusal(refusal, model)
+        self._reported = {model: str(refusal) for model, refusal in view.refused.items()}
 
     def _refused(self, refusal: Refused, name: str) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
@@ -179,7 +189,7 @@ class TrustState:
         """Return the deployments of each model, as they are trusted now."""
         if self.view is not self._converted[0]:
             view = self.view
-            rollouts = view.rollouts if view is not None else {}
+            rollouts = {**view.held, **view.rollouts} if view is not None else {}  # What is not understood keeps its parameters.
             expires = int(view.expires.timestamp()) if view is not None else 0
             self._converted = (view, {model: as_deployments(rollout, expires=expires) for model, rollout in rollouts.items()})
         return self._converted[1]
@@ -226,8 +236,11 @@ class TrustState:
         """Bring every slot towards what the rollouts want of this node."""
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
+        for model in self.view.refused:
+            self._slots.halted(model, self._wall())  # Nobody knows whether the rollout still names this node: it keeps what it serves.
         for model in self.statements():
-            self._follow_model(model, self._slots)
+            if model not in self.view.refused:
+                self._follow_model(model, self._slots)
 
     def _follow_model(self, model: str, slots: Slots) -> None:
         decides, serving, moved = self.deciding(model), slots.serving(model), self._store.moved(model)
