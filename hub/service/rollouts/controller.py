@@ -14,16 +14,19 @@ import structlog
 from securesystemslib.signer import Signer
 
 from hub.core.publish.check_rules import unchecked
+from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import active_alarms, fleet
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.commands import Halt, Resume, Rollback, SetParameters, Start
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import in_words
+from hub.core.rollouts.predecessors import predecessors
 from hub.database.drift_queries import Findings
 from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.listening import ListeningClock
+from hub.service.rollouts.release_lookup import signatures
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
@@ -134,6 +137,9 @@ class Controller:
             raise unchecked(f"{model}@{wish.version}", found)
         release = ReleaseRef(wish.version, digest)
         known = self._progress.get(model)
+        if not wish.breaking:
+            replaced = predecessors(known.rollout if known else None, wish.labels)
+            check_started(Signature.of(manifest), signatures(self._repository, model, replaced))
         now = int(self._wall())
         progress = core.begin(
             model,

@@ -1,8 +1,10 @@
 """Finds releases by digest: reads them from the repository when they are asked for, and keeps them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hub.core.drift import accuracy
+from hub.core.publish.signature_compatibility import Signature
 from hub.publish.block_store import BlockStore
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -10,6 +12,7 @@ from schemas.block_request import Want
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, Manifest, blocks_of
 from schemas.names import sha256
+from schemas.rollout import ReleaseRef
 
 LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and its fallback, with room
 
@@ -114,3 +117,9 @@ class Releases:
 
     def _part(self, part: Block) -> bytes:
         return self._store.read(part.digest)  # its raw payload is always stored (hub/core/delivery/encode.py), under the part's own digest
+
+
+def signatures(repository: Repository, model: str, releases: Sequence[ReleaseRef]) -> list[Signature]:
+    """Return what these releases of a model take and give; one that was removed is left out."""
+    known = repository.releases(model)
+    return [Signature.of(codec.decode(Manifest, repository.manifest(model, one.version))) for one in releases if one.version in known]
