@@ -25,6 +25,7 @@ from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, activate
 from node.serving.connection import Connection
 from node.serving.cross_site_check import Foreign
+from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Observation, Stats
 from node.serving.oip_routes import application
 from node.serving.self_request import Done, start_probe
@@ -157,6 +158,10 @@ class Server:
             Refused: RELEASE_UNKNOWN when it is not prepared, WORKER_CRASHED when its worker has died since.
         """
         self._call(lambda: self._pool.switch(model, digest))
+
+    def remember(self, digest: bytes, former: FormerRelease | None) -> None:
+        """Have requests that this held release refuses counted if `former` would have taken them; None: none is looked at any more."""
+        self._call(lambda: self._pool.remember(digest, former))
 
     def probe(self, model: str, done: Done) -> None:
         """Ask this model's endpoint as a client asks; `done` is called with the release that answered, or the error. Returns at once."""

@@ -17,6 +17,7 @@ from node.core.inference.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged
 from node.serving.batching import Batcher
+from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
 from node.workers.worker_handle import Runner, WorkerLost
 from schemas.errors import Code, Refused
@@ -109,7 +110,12 @@ class WorkerPool:
             slot = self.slots[model]
 
         async def ask(held: LoadedModel, worker: Runner, *, alone: bool) -> Answer:
-            request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
+            try:
+                request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
+            except Refused:
+                if version is None and held.former is not None and held.former.takes(body, header_bytes):
+                    held.turned_away += 1
+                raise
             batcher = None if alone else held.batcher
             outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
             return Answer(held, request, outputs)
@@ -139,6 +145,7 @@ class WorkerPool:
                 say(held, chunk)
 
             if not held.chats:
+                held.turned_away += held.former_chats
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
             try:
                 return held, await worker.chat(body, held.parameters.runtime, begin)
@@ -260,6 +267,16 @@ class WorkerPool:
         held.begin()
         slot.announce()
         log.info("release.switched", model=model, version=held.staged.version, digest=digest.hex()[:16])
+
+    def remember(self, digest: bytes, former: FormerRelease | None) -> None:
+        """Count requests that a held release refuses and `former` would have taken."""
+        held = self.lookup(digest)
+        if held is None:
+            return
+        before = self.lookup(former.digest) if former is not None else None
+        if held.former is None or former is None:  # once that one has gone, nothing says whether it held conversations
+            held.former_chats = before is not None and before.chats
+        held.former = former
 
     def compare_with(self, model: str, digest: bytes) -> None:
         """Have this held release answer what the current one answers, and count how often they agree; it must not be the current one.

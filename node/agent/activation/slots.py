@@ -11,6 +11,7 @@ from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
+from node.agent.activation.staging import former_release, staged
 from node.agent.activation.trials import Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
@@ -19,7 +20,7 @@ from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.activation.shadow_comparison import Agreement
 from node.core.delivery.byte_quota import BUDGET_CODES
 from node.core.trust.clock import MonotonicClock, MonotonicSeconds, WallSeconds
-from node.serving.activation import Prepared, Staged
+from node.serving.activation import Prepared
 from node.serving.loaded_model import Stats
 from node.serving.server import Server
 from node.settings import NodeSettings
@@ -312,11 +313,13 @@ class Slots:
     def _prepare(self, model: str, target: Target) -> None:
         ticket = self._tickets[target.digest] = next(self._numbers)
         try:
-            staged = self._staged(model, target)
+            release = staged(
+                model, target, manifests=self._manifests, artifacts=self._artifacts, settings=self._settings, parameters=self._parameters
+            )
         except Refused as refusal:
             self._post(WorkerReady(model, target, refusal, ticket))
             return
-        self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result, ticket)))
+        self._server.prepare(release, lambda result: self._post(WorkerReady(model, target, result, ticket)))
 
     def _restore(self, model: str, target: Target) -> None:
         self._restoring.add(target.digest)
@@ -330,30 +333,9 @@ class Slots:
         self._repairs.pop(digest, None)
         self._server.retire(digest)
 
-    def _staged(self, model: str, target: Target) -> Staged:
-        manifest, variant = self._manifests.get(target.digest), self._manifests.variant_here(target.digest)
-        golden = manifest.golden_of(variant)
-        place = self._artifacts.relative
-        files = [(self._artifacts.path(place(target.digest, variant.name, file)), file) for file in manifest.files_of(variant.name)]
-        return Staged(
-            model=model,
-            version=target.version,
-            digest=target.digest,
-            manifest=manifest,
-            model_path=self._artifacts.path(place(target.digest, variant.name, variant.files[0])),
-            golden_path=self._artifacts.path(place(target.digest, variant.name, golden.file)) if golden else None,
-            threads=self._settings.threads,
-            runtime=variant.runtime,
-            variant=variant.name,
-            providers=variant.requirements.providers,
-            parameters=self._parameters.effective_parameters(target.digest, manifest),
-            isolation=self._settings.isolation,
-            cores=self._settings.cores,
-            check=lambda: self._artifacts.check(files),
-        )
-
     def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         try:
+            self._server.remember(target.digest, former_release(slot, self._manifests, self._parameters))
             self._server.switch(slot.model, target.digest)
         except Refused as refusal:  # the worker died between its test and the switch
             if slot.proven:
@@ -413,6 +395,7 @@ class Slots:
             return
         if isinstance(result, Prepared):
             try:
+                self._server.remember(digest, former_release(slot, self._manifests, self._parameters))
                 self._server.switch(slot.model, digest)
             except Refused as refusal:  # the worker died between its test and the switch
                 result = refusal
@@ -558,6 +541,7 @@ class Slots:
             limits,
             requests=stats.requests,
             errors=stats.errors,
+            turned_away=stats.turned_away,
             latency_ms=stats.latency_ms_p50,
             agreement=agreement,
             seconds=trial.seconds,
@@ -565,6 +549,7 @@ class Slots:
         if verdict.found == "waits":
             self._trials.keep_probation(slot.model, terms_seconds=limits.probation_seconds)
         elif verdict.found == "good":
+            self._server.remember(serving.digest, None)
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
         else:
             self._receipts.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)
