@@ -286,13 +286,14 @@ def _publish(
 ) -> "BuiltRelease":
     """Build, store and sign a release, and add an event for `fleetcast watch`."""
     model, version = release.name, release.version
-    with _room_to_sign(directory) as give_back:
+    blocks = BlockStore(directory / "blocks")
+    with blocks.adding(), _room_to_sign(directory) as give_back:
         store = open_store(
             directory
         )  # Opened before anything is stored: a database that cannot be written is reported while nothing has changed.
         with progress() as tell:
             before = None if breaking else signature_before(repository, model, version)
-            built = _build(repository, directory, BlockStore(directory / "blocks"), release, tell, predecessor=before)
+            built = _build(repository, directory, blocks, release, tell, predecessor=before)
         give_back()
         if targets is not None:
             repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))

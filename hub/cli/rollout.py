@@ -285,11 +285,14 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
     Example:
       fleetcast rollout status delay --json
     """
+    repository = Repository(directory / "trust")
     if model is not None:
-        check_model(Repository(directory / "trust"), model)
-    store = open_store(directory)
+        check_model(repository, model)
+    store, known = open_store(directory), repository.models()
     states = [codec.decode(State, row.state) for row in store.nodes()]
-    rows = [{**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if model in {None, row.model}]
+    rows = [
+        {**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if row.model in ([model] if model else known)
+    ]
     columns = ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
     show(rows, columns, as_json=as_json, empty="There is no rollout.")
     if not as_json:

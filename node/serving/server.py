@@ -182,6 +182,10 @@ class Server:
 
         self._call(on_loop)
 
+    def forget(self, model: str) -> None:
+        """Stop serving a model, whether it is served, held or expected. Its releases that are being prepared are retired one by one."""
+        self._call(lambda: self._pool.forget(model))
+
     def compare_with(self, model: str, digest: bytes) -> None:
         """Have a prepared release answer beside the current one from now on; only how often they agree is kept.
 

@@ -317,6 +317,16 @@ class WorkerPool:
         slot.announce()
         self.spawn(self._drain(held))
 
+    def forget(self, model: str) -> None:
+        """Stop serving a model: requests for it are refused from now on, and those that it has are answered."""
+        slot = self.slots.get(model)
+        if slot is None:
+            return
+        for digest in list(slot.held):
+            self.retire(digest)
+        self.slots.pop(model, None)  # It is still there if a release of the model was expected.
+        slot.announce()
+
     def stats(self, model: str, digest: bytes) -> Stats:
         """Return what a held release has done since it was switched to.
 

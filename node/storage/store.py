@@ -105,16 +105,14 @@ class NodeStore:
         Raises:
             Refused: DISK_FULL: it has none; nothing has changed.
         """
-        memory = self._db
-        self._db = written_down(self._path, memory, begin)
+        memory, self._db = self._db, written_down(self._path, self._db, begin)
         self.stuck = ""
         memory.close()
 
     @classmethod
     def reading(cls, path: Path) -> Self:
         """Open the same file beside the agent that writes it: what is committed is read, and nothing can be written. An older agent's
-        reads as
-        today's.
+        reads as today's.
 
         Raises:
             Unreachable: the file cannot be read, or is no such file.
@@ -216,6 +214,11 @@ class NodeStore:
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
         self._db.execute("INSERT OR REPLACE INTO move VALUES (?, ?, ?)", (slot.model, move.number, move.model_dump_json()))
         self._db.execute("DELETE FROM move WHERE model = ? AND number <= ?", (slot.model, move.number - MOVES_KEPT))
+
+    def drop_slot(self, model: str) -> None:
+        """Remove a slot and its moves; to be called within a transaction."""
+        self._db.execute("DELETE FROM slot WHERE model = ?", (model,))
+        self._db.execute("DELETE FROM move WHERE model = ?", (model,))
 
     def take_up_slot(self, slot: ModelSlot) -> None:
         """Keep a slot that a lost store knew, whose moves nobody knows any more."""

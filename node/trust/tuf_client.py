@@ -50,6 +50,7 @@ class View:
     """Describe what the trusted metadata says."""
 
     rollouts: Mapping[str, Rollout]
+    models: frozenset[str]  # Models that the targets role delegates to a team.
     root_version: int
     timestamp_version: int
     snapshot_version: int
@@ -213,6 +214,7 @@ class Trust:
         expires = min(one.expires for one in (found.root, found.timestamp, found.snapshot, found.targets, listed))
         view = View(
             rollouts=MappingProxyType(rollouts),
+            models=_models(found.targets),
             root_version=found.root.version,
             timestamp_version=found.timestamp.version,
             snapshot_version=found.snapshot.version,
@@ -334,6 +336,11 @@ def _rollouts(bundle: TrustBundle, listed: Targets) -> dict[str, Rollout]:
     if missing:
         raise Refused(Code.TRUST_INCOMPLETE, f"the rollouts role lists {missing[0]!r}, which is not in the bundle")
     return found
+
+
+def _models(targets: Targets) -> frozenset[str]:
+    roles = (targets.delegations.roles if targets.delegations is not None else None) or {}
+    return frozenset(name.removeprefix(role_name("")) for name in roles if name.startswith(role_name("")))
 
 
 def _minimum(targets: Targets) -> dict[str, str]:

@@ -68,11 +68,13 @@ class Controller:
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)
         self._judge_at = 0.0
+        self._generation = -1
         self._progress = self._restored()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a document was signed."""
         signed = False
+        self._forget_removed()
         for command in self._store.open_commands():
             signed |= self._answer(command)
         began = self._monotonic()
@@ -82,6 +84,12 @@ class Controller:
             took = self._monotonic() - began
             self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
         return signed
+
+    def _forget_removed(self) -> None:
+        """Judge no rollout of a model that was removed: it must not be signed again."""
+        if self._generation != (generation := self._repository.generation()):
+            self._generation, known = generation, set(self._repository.models())
+            self._progress = {model: one for model, one in self._progress.items() if model in known}
 
     # Commands
 
@@ -151,8 +159,15 @@ class Controller:
             now=now,
             allowed=manifest.parameters or (),
         )
+        if known is None:
+            progress = replace(progress, rollout=self._after_removed(progress.rollout))
         stages = ", ".join(f"{percent} %" for percent in wish.stages)
         return progress, f"rollout of {model} {wish.version} has begun, serial {progress.rollout.serial}, stages {stages}"
+
+    def _after_removed(self, rollout: Rollout) -> Rollout:
+        """Return a model's first rollout with a serial above those of a removed model of this name: nodes remember them."""
+        before = max((row.serial for row in self._store.rollout_rows() if row.model == rollout.model), default=0)
+        return rollout.model_copy(update={"serial": before + 1})
 
     # Gates
 

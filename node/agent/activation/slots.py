@@ -1,6 +1,6 @@
 """Carry out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Protocol
 
@@ -125,9 +125,31 @@ class Slots:
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
 
+    def keep_models(self, models: Collection[str]) -> None:
+        """Stop serving models that the fleet has removed, and free their disk; nothing of them comes back after a restart."""
+        removed = [slot for model, slot in self._slots.items() if model not in models]
+        for slot in removed:
+            with self._store.transaction():
+                self._store.drop_slot(slot.model)
+                self._trials.removed(slot.model)
+            del self._slots[slot.model]
+            self._fetcher.cancel(slot.model)
+            for digest in {one.digest for one in (slot.target, slot.serving, slot.last_good) if one is not None}:
+                self._retire(digest)
+            self._server.forget(slot.model)
+            self._artifacts.unpoint(slot.model)
+            self._garbage.removed(slot.model)
+            self._endpoint.forget(slot.model)
+            self._report_anew(slot.model)
+            log.warning("model.removed", model=slot.model)
+        if removed:
+            self.tidy()
+
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """Take in that a transfer ended."""
-        slot = self._slots[model]
+        slot = self._slots.get(model)
+        if slot is None:
+            return  # the model was removed meanwhile
         if self._is_repaired(slot, target):
             self._repaired(slot, target, refusal)
             return
@@ -146,7 +168,7 @@ class Slots:
 
     def ready(self, event: WorkerReady, now: WallSeconds) -> None:
         """Take in that a worker is warm, or could not be."""
-        if self._tickets.get(event.target.digest) != event.ticket:
+        if self._tickets.get(event.target.digest) != event.ticket or event.model not in self._slots:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
         if isinstance(result, Prepared):
@@ -169,7 +191,8 @@ class Slots:
         """Take in that the endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is
         brought back.
         """
-        found, serving = self._endpoint.heard(event), self._slots[event.model].serving
+        found, slot = self._endpoint.heard(event), self._slots.get(event.model)
+        serving = slot.serving if slot is not None else None
         if serving is None or serving != event.target:
             return
         if found:

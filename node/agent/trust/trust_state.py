@@ -194,7 +194,10 @@ class TrustState:
         """Bring every slot towards what the rollouts want of this node."""
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
+        self._slots.keep_models(self.view.models)
         for model, rollout in self.view.rollouts.items():
+            if model not in self.view.models:
+                continue  # it was removed, and the hub has not yet taken its rollout back
             labels, serving = self._settings.labels, self._slots.serving(model)
             reference = wanted(rollout, node=self._settings.id, labels=labels, serving=serving)
             if reference is None:
