@@ -73,6 +73,14 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "the release has not passed the check that this fleet requires before a rollout",
         "run `fleetcast check` for the profiles that the reason names",
     ),
+    Code.RELEASE_BREAKING: (
+        "programs that use the release before would not work with this one",
+        "publish a model that takes and gives the same, or add --breaking if this is intended",
+    ),
+    Code.RELEASE_NEEDED: (
+        "a rollout names this release, or this model has one",
+        "first roll another release out; --force removes it all the same",
+    ),
     Code.MODEL_LOAD: (
         "the runtime cannot load the model",
         "read the runtime's own reason: an opset, operator or provider that it lacks, or damage",

@@ -40,6 +40,8 @@ class Code(StrEnum):
     RELEASE_CONFLICT = "release.conflict"
     RELEASE_UNKNOWN = "release.unknown"
     RELEASE_UNCHECKED = "release.unchecked"
+    RELEASE_BREAKING = "release.breaking"
+    RELEASE_NEEDED = "release.needed"
     MODEL_LOAD = "model.load_failed"
     MODEL_RUN = "model.run_failed"
     MODEL_SIGNATURE = "model.signature_mismatch"

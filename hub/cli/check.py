@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
 from hub.cli.progress import Tell, progress
-from hub.cli.publish_inputs import request_for
+from hub.cli.publish_inputs import request_for, signature_before
 from hub.cli.publish_report import left_out
 from hub.core.publish.check_rules import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
+from hub.core.publish.signature_compatibility import Signature, differences
 from hub.publish.block_store import BlockStore
 from hub.publish.check_results import Checks
 from hub.publish.check_runner import Absent, Blocks, lay_out, prover, run
@@ -87,7 +88,8 @@ def check(release: str, profiles: str, profiles_file: Path | None, directory: Pa
         raise Ended(Exit.USAGE, str(error)) from None
     if (directory / SETTINGS_NAME).exists():
         _keep(Checks(directory / "checks"), candidate, results)
-    _show(candidate, results, as_json=as_json)
+    broken = _broken(candidate, directory)
+    _show(candidate, results, as_json=as_json, broken=broken)
     refused = [result.profile.name for result in results if not result.passed]
     if refused:
         if not as_json:
@@ -226,11 +228,22 @@ def _keep(checks: Checks, candidate: Candidate, results: Sequence[Result]) -> No
         )
 
 
+def _broken(candidate: Candidate, directory: Path) -> tuple[str, ...]:
+    """Return how the release breaks programs that use its predecessor in this fleet; empty where there is none."""
+    manifest = candidate.manifest
+    if not (directory / SETTINGS_NAME).exists():
+        return ()
+    before = signature_before(Repository(directory / "trust"), manifest.model, manifest.version)
+    return differences(Signature.of(manifest), before) if before is not None else ()
+
+
 # Output
 
 
-def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool) -> None:
-    rows = [_row(result, candidate.manifest) for result in results]
+def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool, broken: Sequence[str]) -> None:
+    if broken:
+        click.echo(f"warning: programs that use the release before would not work with this one: {'; '.join(broken)}", err=True)
+    rows = [{**_row(result, candidate.manifest), "breaks": list(broken)} for result in results]
     columns = ["profile", "variant", "verdict", "load_ms", "latency_ms", "memory_mib", "golden_error", "limited_by"]
     show(rows if as_json else [_in_words(row) for row in rows], columns, as_json=as_json, empty="Nothing was checked.")
     if as_json:

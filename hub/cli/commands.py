@@ -18,6 +18,7 @@ VERBS = {
     "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
     "init": Verb("init:init", "Create a fleet."),
     "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),
+    "models": Verb("models:models", "List the models."),
     "nodes": Verb("nodes:nodes", "List the nodes, or show one node in detail."),
     "plan": Verb("plan:plan", "Compute what a rollout will cost, before it sends anything."),
     "publish": Verb("publish:publish", "Build, sign and store a release."),

@@ -1,5 +1,7 @@
 """Which blocks a node holds, by what it reported: the same for all nodes alike, and reckoned once."""
 
+from contextlib import suppress
+
 from hub.core.rollouts.plan import Cost, cost
 from hub.service.rollouts.release_lookup import Releases
 from schemas.errors import Refused
@@ -45,6 +47,10 @@ class NodeBlocks:
     def blocks_of(self, stored: StoredReleases) -> frozenset[bytes]:
         """Return the digests of all their blocks, block lists included."""
         if stored not in self._blocks:
-            lists = [self._releases.lists(digest, variant) for digest, variant in stored]
-            self._blocks[stored] = frozenset(block.digest for one in lists for block in (*one.blocks, *one.index))
+            found: set[bytes] = set()
+            for digest, variant in stored:
+                with suppress(Refused):  # The block list is gone with a release that was removed: what it had in common is unknown.
+                    lists = self._releases.lists(digest, variant)
+                    found |= {block.digest for block in (*lists.blocks, *lists.index)}
+            self._blocks[stored] = frozenset(found)
         return self._blocks[stored]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hub.cli.options import open_store
 from hub.cli.progress import Tell
+from hub.core.publish.signature_compatibility import Signature, predecessor
 from hub.publish.block_store import BlockStore
 from hub.publish.parent_files import parent_files
 from hub.settings import load
@@ -120,6 +121,12 @@ def _variants(release: "ReleaseFile") -> "Variants":
         output=wanted.output,
         calibration=read_rows(wanted.calibration, passed_over=unlabelled) if wanted.calibration else None,
     )
+
+
+def signature_before(repository: Repository, model: str, version: str) -> Signature | None:
+    """Return what the newest release below this version takes and gives; None where there is none."""
+    before = predecessor(version, repository.releases(model) if model in repository.models() else ())
+    return Signature.of(codec.decode(Manifest, repository.manifest(model, before))) if before is not None else None
 
 
 @contextmanager

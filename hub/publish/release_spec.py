@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
+from hub.core.publish.signature_compatibility import Signature, check_published, optional_inputs
 from hub.publish import golden
 from hub.publish.chunk_files import GOLDEN_FILE
 from hub.publish.foreign_models import signature_of
@@ -44,7 +45,7 @@ def describe(request: PublishRequest, scratch: Path) -> Described:
     """Read the model and the publisher's request; files that are made on the way are in the scratch folder.
 
     Raises:
-        Refused: the model, the reference, the golden inputs or the variants are wrong.
+        Refused: the model, the reference, the golden inputs or the variants are wrong, or programs that use the predecessor would break.
     """
     return _onnx(request, scratch) if request.runs_as == ONNX else _foreign(request)
 
@@ -53,6 +54,7 @@ def _onnx(request: PublishRequest, scratch: Path) -> Described:
     files = files_of(request.model_path)  # This names the fault before the model is loaded.
     model = OnnxModel(request.model_path)
     _check_declared(request, model)
+    _check_compatible(request, model.inputs, model.outputs)
     watched = watch(request, model)
     case = _onnx_case(request, model, watched)
     parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
@@ -72,6 +74,7 @@ def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> gol
 
 def _foreign(request: PublishRequest) -> Described:
     signature = signature_of(request, request.model_path)
+    _check_compatible(request, *signature)
     parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
     case, unanswered = _foreign_case(request, *signature)
     watched = watch_unread(request, *signature)
@@ -137,6 +140,13 @@ def _check_declared(request: PublishRequest, model: OnnxModel) -> None:
         if declared is not None and declared != found:
             what = f"{request.model_path}: {side}"
             raise mismatch(Code.MODEL_SIGNATURE, what, expected=core.signature(declared), actual=core.signature(found))
+
+
+def _check_compatible(request: PublishRequest, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    """Compare the release with its predecessor before any variant is made, which may take minutes."""
+    if request.predecessor is not None:
+        optional = optional_inputs(request.parameters)
+        check_published(Signature(request.name, request.version, inputs, outputs, optional, (request.runs_as,)), request.predecessor)
 
 
 def check_request(request: PublishRequest) -> None:

@@ -26,7 +26,8 @@ from node.enrol.credentials import expires_at
 from node.host.pidfile import is_locked, read_status
 from node.settings import NodeSettings, load
 from node.storage.inventory import releases
-from node.storage.store import ByteUsage, NodeStore
+from node.storage.rows import ByteUsage
+from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Code, Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt

@@ -25,6 +25,7 @@ from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, StartWorker, activate, start
 from node.serving.connection import Connection
 from node.serving.cross_site_check import Foreign
+from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Observation, Stats
 from node.serving.oip_routes import application
 from node.serving.self_request import Done, start_probe
@@ -170,6 +171,10 @@ class Server:
         """
         self._call(lambda: self._pool.switch(model, digest))
 
+    def remember(self, digest: bytes, former: FormerRelease | None) -> None:
+        """Have requests that this held release refuses counted if `former` would have taken them; None: none is looked at any more."""
+        self._call(lambda: self._pool.remember(digest, former))
+
     def probe(self, model: str, done: Done) -> None:
         """Ask this model's endpoint as a client asks; `done` is called with the release that answered, or the error. Returns at once."""
         self._running().call_soon_threadsafe(start_probe, self._pool, model, done)
@@ -188,6 +193,10 @@ class Server:
             self._pool.retire(digest)
 
         self._call(on_loop)
+
+    def forget(self, model: str) -> None:
+        """Stop serving a model, whether it is served, held or expected. Its releases that are being prepared are retired one by one."""
+        self._call(lambda: self._pool.forget(model))
 
     def compare_with(self, model: str, digest: bytes) -> None:
         """Have a prepared release answer beside the current one from now on; only how often they agree is kept.

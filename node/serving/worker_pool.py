@@ -17,6 +17,7 @@ from node.core.inference.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged, StartWorker
 from node.serving.batching import Batcher
+from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
 from node.workers.worker_handle import Runner, WorkerLost
 from schemas.errors import Code, Refused
@@ -109,7 +110,12 @@ class WorkerPool:
             slot = self.slots[model]
 
         async def ask(loaded: LoadedModel, worker: Runner, *, alone: bool) -> Answer:
-            request = loaded.reads.read(body, header_bytes=header_bytes, fed=loaded.parameters.inputs)
+            try:
+                request = loaded.reads.read(body, header_bytes=header_bytes, fed=loaded.parameters.inputs)
+            except Refused:
+                if version is None and loaded.former is not None and loaded.former.takes(body, header_bytes):
+                    loaded.turned_away += 1
+                raise
             batcher = None if alone else loaded.batcher
             outputs = await (batcher or worker).infer(request.inputs, loaded.parameters.runtime)
             return Answer(loaded, request, outputs)
@@ -139,6 +145,7 @@ class WorkerPool:
                 report(loaded, chunk)
 
             if not loaded.chats:
+                loaded.turned_away += loaded.former_chats
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
             try:
                 return loaded, await worker.chat(body, loaded.parameters.runtime, begin)
@@ -261,6 +268,16 @@ class WorkerPool:
         slot.announce()
         log.info("release.switched", model=model, version=loaded.staged.version, digest=digest.hex()[:16])
 
+    def remember(self, digest: bytes, former: FormerRelease | None) -> None:
+        """Count requests that a loaded release refuses and `former` would have taken."""
+        loaded = self.lookup(digest)
+        if loaded is None:
+            return
+        before = self.lookup(former.digest) if former is not None else None
+        if loaded.former is None or former is None:  # once that one has gone, nothing says whether it loaded conversations
+            loaded.former_chats = before is not None and before.chats
+        loaded.former = former
+
     def compare_with(self, model: str, digest: bytes) -> None:
         """Have this loaded release answer what the current one answers, and count how often they agree; it must not be the current one.
 
@@ -299,6 +316,16 @@ class WorkerPool:
             del self.slots[loaded.staged.model]
         slot.announce()
         self.spawn(self._drain(loaded))
+
+    def forget(self, model: str) -> None:
+        """Stop serving a model: requests for it are refused from now on, and those that it has are answered."""
+        slot = self.slots.get(model)
+        if slot is None:
+            return
+        for digest in list(slot.loaded):
+            self.retire(digest)
+        self.slots.pop(model, None)  # It is still there if a release of the model was expected.
+        slot.announce()
 
     def stats(self, model: str, digest: bytes) -> Stats:
         """Return what a loaded release has done since it was switched to.

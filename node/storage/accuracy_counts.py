@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from node.core.telemetry.accuracy import Declared, LabelCounts, check, chosen, due
-from node.storage.store import NodeStore, ReportedCounts
+from node.storage.rows import ReportedCounts
+from node.storage.store import NodeStore
 from schemas.errors import Code, Refused, mismatch
 
 

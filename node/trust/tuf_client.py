@@ -50,6 +50,7 @@ class View:
     """Describe what the trusted metadata says."""
 
     rollouts: Mapping[str, Rollout]
+    models: frozenset[str]  # Models that the targets role delegates to a team.
     root_version: int
     timestamp_version: int
     snapshot_version: int
@@ -221,6 +222,7 @@ class Trust:
         expires = min(one.expires for one in (found.root, found.timestamp, found.snapshot, found.targets, listed))
         view = View(
             rollouts=MappingProxyType(rollouts),
+            models=_models(found.targets),
             root_version=found.root.version,
             timestamp_version=found.timestamp.version,
             snapshot_version=found.snapshot.version,
@@ -371,6 +373,11 @@ def _held_rollouts(refused: Mapping[str, Refused], earlier: _Trusted | None) -> 
     """Return the last rollouts that were understood, of models whose present one is not."""
     before = {**earlier.view.held, **earlier.view.rollouts} if earlier is not None else {}
     return MappingProxyType({model: before[model] for model in refused if model in before})
+
+
+def _models(targets: Targets) -> frozenset[str]:
+    roles = (targets.delegations.roles if targets.delegations is not None else None) or {}
+    return frozenset(name.removeprefix(role_name("")) for name in roles if name.startswith(role_name("")))
 
 
 def _minimum(targets: Targets) -> dict[str, str]:

@@ -94,6 +94,9 @@ class Announcer:
         self._heal.add(topic)
         if self._monotonic() - self._echoes.get(payload, float("-inf")) < ECHO_SECONDS:
             return
+        if event.model is not None and event.model not in self._models and self._repository.was_removed(event.model):
+            log.info("own_topic.cleared", topic=topic)  # The model was removed while the hub or the broker was away.
+            return
         refusal = self._judge(event.model, payload)
         if event.message.retained and refusal.code in {Code.TRUST_ROLLBACK, Code.TRUST_MISMATCH}:
             log.info("own_topic.replaced", topic=topic, code=str(refusal.code))  # our own of before a restart
@@ -115,9 +118,14 @@ class Announcer:
         now = datetime.fromtimestamp(self._wall(), UTC)
         # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
         self._generation = self._repository.generation()
+        for model in self._repository.drop_rollouts(rollouts=self._signers.rollouts, now=now):
+            log.info("rollout.dropped", model=model)
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
         self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
-        for model in self._repository.models():
+        models = self._repository.models()
+        for model in set(self._models) - set(models):
+            self._clear(model)
+        for model in models:
             try:
                 bundle = self._repository.model_bundle(model, self._current(model))
             except Refused:
@@ -128,6 +136,14 @@ class Announcer:
                 self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
         self._trust = self._repository.trust_bundle()
         self._put(self._link.topics.trust, codec.encode(self._trust))
+
+    def _clear(self, model: str) -> None:
+        """Have nothing retained for a model that was removed; the trust bundle is what tells nodes."""
+        del self._models[model]
+        topic = self._link.topics.model(model)
+        self._payloads.pop(topic, None)
+        self._unpublished.add(topic)
+        self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
 
     def _current(self, model: str) -> Sequence[str]:
         """Return the releases that nodes may need: those that the rollout names, and the newest."""

@@ -26,6 +26,10 @@ class GarbageCollection:
         for model in {release.manifest.model for release in releases}:
             self._announced[model] = tuple((one.digest, one.manifest.created, one.manifest.parents or ()) for one in releases)
 
+    def removed(self, model: str) -> None:
+        """Take in that a model is not on this device any more."""
+        self._announced.pop(model, None)
+
     def tidy(self, slots: Iterable[ModelSlot]) -> None:
         """Remove whatever these slots do not need, half-finished releases too."""
         present = list(slots)

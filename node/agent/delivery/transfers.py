@@ -19,7 +19,8 @@ from node.core.delivery import transfer as core
 from node.core.delivery.byte_quota import BUDGET_CODES
 from node.core.trust.clock import NEVER, MonotonicSeconds
 from node.storage.artifacts import Artifacts
-from node.storage.store import NodeStore, StoredBlock
+from node.storage.rows import StoredBlock
+from node.storage.store import NodeStore
 from schemas.encoding import DECODABLE, decode_payload
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.manifest import Block, File, Manifest, blocks_of

@@ -19,7 +19,8 @@ from node.core.trust.clock import BUILD_TIME
 from node.host.pidfile import read_status
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
-from node.storage.store import NodeStore, StoredBlock
+from node.storage.rows import StoredBlock
+from node.storage.store import NodeStore
 from node.trust.tuf_client import Trust
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, blocks_of

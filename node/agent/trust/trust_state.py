@@ -236,10 +236,11 @@ class TrustState:
         """Bring every slot towards what the rollouts want of this node."""
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
+        self._slots.keep_models(self.view.models)
         for model in self.view.refused:
             self._slots.halted(model, self._wall())  # Nobody knows whether the rollout still names this node: it keeps what it serves.
         for model in self.statements():
-            if model not in self.view.refused:
+            if model not in self.view.refused and model in self.view.models:  # A removed model has no role any more.
                 self._follow_model(model, self._slots)
 
     def _follow_model(self, model: str, slots: Slots) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from node.core.activation.lifecycle import ModelSlot, Move, Target
-from node.storage.store import SENT_KEPT, NodeStore, StoredBlock
+from node.storage.rows import StoredBlock
+from node.storage.store import SENT_KEPT, NodeStore
 from schemas.errors import Unreachable
 from schemas.names import sha256
 from schemas.receipt import Evidence
