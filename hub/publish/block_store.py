@@ -187,8 +187,7 @@ class BlockStore:
 
     def path(self, digest: bytes) -> Path:
         """Return the path of a payload, whether or not it exists."""
-        name = digest.hex()
-        return self.directory / name[:2] / name
+        return durable.path_of(self.directory, digest)
 
     def intact(self, digest: bytes) -> bool:
         """Return whether a payload is here and undamaged; the next `put` replaces a damaged one."""
