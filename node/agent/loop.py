@@ -26,6 +26,7 @@ from node.agent.events import EndpointAnswered, Event, Incoming, LocalEvent, Par
 from node.agent.listen_socket import listen_of
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.reporter import Reporter
+from node.agent.reports.standing_findings import StandingFindings
 from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
@@ -57,6 +58,7 @@ P = ParamSpec("P")
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
+FINDINGS_SECONDS = 5.0  # Between two states because of findings: a hostile broker must not spend our bytes.
 PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
@@ -127,6 +129,7 @@ class Agent:
             wall=wall,
         )
         self._requests = RetainedRequests(rng)
+        self._findings = StandingFindings()
         self._trust_state = TrustState(
             settings,
             store=self._store,
@@ -138,6 +141,7 @@ class Agent:
             subscribe_models=self._link.subscribe_models,
             refused=self._reporter.refusal,
             found=lambda: self._delivery.carried(self._monotonic()),
+            findings=self._findings,
         )
         self._delivery = Delivery(
             store=self._store,
@@ -179,6 +183,7 @@ class Agent:
             inherited=listen.fd is not None,
             state=lambda: self._state("online"),
             view=lambda: self._trust_state.view,
+            findings=self._findings,
             wall=wall,
             monotonic=monotonic,
             notify=Notify(),
@@ -319,7 +324,9 @@ class Agent:
             case ModelArrived():
                 self._model_arrived(event)
             case Unreadable(refusal, message):
-                self._reporter.refusal(refusal, self._link.model_of(message.topic))
+                model = self._link.model_of(message.topic)
+                self._reporter.refusal(refusal, model)
+                self._findings.put("model" if model else "trust", model, [refusal])
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
@@ -420,7 +427,8 @@ class Agent:
 
     def _say_state(self, now: MonotonicSeconds) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
-        if not self._slots.changed and self._said is not None and now - self._said_at < pause:
+        found = self._findings.changed and now - self._said_at >= FINDINGS_SECONDS
+        if not self._slots.changed and not found and self._said is not None and now - self._said_at < pause:
             return
         state = self._state("online")
         if (
@@ -430,7 +438,7 @@ class Agent:
         ):
             self._link.say_state(state)
             self._said, self._said_at = state, now
-        self._slots.changed = False
+        self._slots.changed = self._findings.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
         view = self._trust_state.view
@@ -450,6 +458,7 @@ class Agent:
             stale=self._trust_state.stale(),
             slots=self._slots.report_of(),
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
+            findings=self._findings.all() if view is not None and view.hub_reads.get(State.schema_name, 0) >= 1 else None,
         )
 
     def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: EffectiveParameters) -> None:

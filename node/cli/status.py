@@ -100,7 +100,7 @@ def _agent(said: AgentStatus | None, *, running: bool) -> dict[str, Any]:
     """Report the process; `said` is the newest status that it or its predecessor wrote."""
     if said is None:
         known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
-        return {"running": running, **dict.fromkeys(known), "error": "", "error_at": None}
+        return {"running": running, **dict.fromkeys(known), "findings": [], "error": "", "error_at": None}
     return {
         "running": running,
         "pid": said.pid if running else None,
@@ -110,6 +110,7 @@ def _agent(said: AgentStatus | None, *, running: bool) -> dict[str, Any]:
         "software": said.software,
         "listen": said.listen if running else None,
         "watchdog_seconds": said.watchdog_seconds if running else None,
+        "findings": [one.model_dump() for one in said.findings] if running else [],
         "error": said.error,
         "error_at": _at(said.error_at),
     }
@@ -259,6 +260,8 @@ def _agent_lines(agent: dict[str, Any], now: int) -> Iterator[tuple[str, str]]:
     else:
         ended = "ended" if agent["ended"] else "ended without a word (killed, or the power went) after"
         yield "agent", f"does not run; {ended} {agent['ended'] or agent['said']}"
+    for one in agent["findings"]:
+        yield "wrong now", f"{one['reason']} ({one['code']})"
     if agent["error"]:
         yield "last error", f"{agent['error_at']}: {agent['error']}"
 

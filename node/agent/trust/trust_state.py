@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import structlog
 
 from node.agent.activation.slots import Slots
+from node.agent.reports.standing_findings import StandingFindings
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.core.trust import clock as clocks
 from node.settings import NodeSettings
@@ -40,10 +41,12 @@ class TrustState:
         subscribe_models: Callable[[Sequence[str]], None],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
+        findings: StandingFindings,
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._monotonic, self._requests = monotonic, requests
         self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
+        self._findings = findings
         self._slots: Slots | None = None
         self.view: View | None = None
         self.models: set[str] = set()  # whose topics are read
@@ -59,6 +62,7 @@ class TrustState:
         self._slots = slots
         self.view = self._trust.current()
         if self.view is not None:
+            self._find_refused(self.view)
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
 
     def take_trust(self, bundle: TrustBundle) -> None:
@@ -79,6 +83,7 @@ class TrustState:
         else:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
             log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
+            self._findings.put("trust", TRUST, ())
             self._report_refused(self.view)
             for pending in list(self._pending.values()):
                 self.take_model(pending)
@@ -92,8 +97,13 @@ class TrustState:
         self._look_at_clock()
         try:
             now = datetime.fromtimestamp(float(self._wall()), UTC)
-            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=lambda refusal: self._refusal(refusal, model))
+            refusals: dict[str, Refused] = {}
+            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=refusals.__setitem__)
             self._pending.pop(model, None)
+            for refusal in refusals.values():
+                self._refusal(refusal, model)
+            self._findings.put("model", model, ())
+            self._findings.put("release", model, tuple(refusals.values()), versions=tuple(refusals))
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
             self._follow()
@@ -138,6 +148,12 @@ class TrustState:
             if self._reported.get(model) != str(refusal):
                 self._refusal(refusal, model)
         self._reported = {model: str(refusal) for model, refusal in view.refused.items()}
+        self._find_refused(view)
+
+    def _find_refused(self, view: View) -> None:
+        self._findings.keep_only("rollout", view.refused)
+        for model, refusal in view.refused.items():
+            self._findings.put("rollout", model, [refusal])
 
     def _refused(self, refusal: Refused, name: str) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
@@ -145,6 +161,7 @@ class TrustState:
         else:
             self._requests.settled(name)
         self._refusal(refusal, name)
+        self._findings.put("trust" if name == TRUST else "model", name, [refusal])
 
     def _folder_gone(self, error: FolderGoneError, name: str) -> None:
         log.error("trust.folder_lost", reason=str(error))
