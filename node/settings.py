@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from fleetcast.mqtt_connection import BrokerUrl
 from node.core.delivery.byte_quota import Policy
+from node.host.time_zone import zone_of
 from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
@@ -19,6 +20,11 @@ from schemas.state import LinkClass
 ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrol/enrolment_files.py)
 _TLS = ("tls_ca", "tls_certificate", "tls_key")
 _PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
+
+
+def _known_zone(name: str) -> str:
+    zone_of(name)
+    return name
 
 
 class SiteSettings(BaseSettings):
@@ -101,6 +107,8 @@ class NodeSettings(SiteSettings):
     # Greatest number of topic filters in one SUBSCRIBE. Some brokers accept few.
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
     rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # Greatest download rate for blocks, as a mean over a second.
+    # Time zone of budgets' days and hours, such as Europe/Rome. The default is the device's own.
+    time_zone: Annotated[str, AfterValidator(_known_zone)] | None = None
     link: LinkClass = "free"  # Class of the link. It chooses the budget.
     link_file: Path | None = None  # File that holds the class of the link, for modems that roam. It is read again every few seconds.
     budgets: dict[LinkClass, Policy] = {}  # What each class of link may be used for, each a table `[budgets.CLASS]`.

@@ -37,6 +37,7 @@ from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
+from node.host.time_zone import system_zone, zone_of
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
@@ -119,6 +120,7 @@ class Agent:
         listen = listen_of(settings)
         self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
         self.server.on_worker_exit = self._worker_gone
+        self._findings = StandingFindings()
         self._sideload = Sideload(settings.data / "carried")
         self._quota = ByteQuota(
             self._store,
@@ -127,9 +129,10 @@ class Agent:
             policies=settings.budgets,
             rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
             wall=wall,
+            zone=zone_of(settings.time_zone) if settings.time_zone else system_zone(),
+            found=lambda refusals: self._findings.put("site", "link_file", refusals),
         )
         self._requests = RetainedRequests(rng)
-        self._findings = StandingFindings()
         self._trust_state = TrustState(
             settings,
             store=self._store,
@@ -161,6 +164,7 @@ class Agent:
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
             rollout_says=self._trust_state.parameters_of,
             refused=self._reporter.refusal,
+            found=lambda subject, refusals: self._findings.put("site", f"parameters {subject}", refusals),
         )
         self._slots = Slots(
             store=self._store,
@@ -286,6 +290,8 @@ class Agent:
         now = self._monotonic()
         if self._parameters.look(now):
             self._slots.parameters_changed()
+        if self._trust_state.view is not None:
+            self._parameters.check_models(self._trust_state.known_models() | self._store.slots().keys())
         self._slots.tick(self._wall())
         if self._store.stuck:
             return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable

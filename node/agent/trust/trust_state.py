@@ -209,6 +209,10 @@ class TrustState:
         fallback = fallback_of(rollout, self._settings.labels)
         return (fallback.parameters or {}) if fallback is not None and fallback.release.digest == digest else {}
 
+    def known_models(self) -> set[str]:
+        """Return the models that have a rollout, whether it is understood or not."""
+        return {*self.view.rollouts, *self.view.refused} if self.view is not None else set()
+
     def _understood(self) -> Mapping[str, Rollout]:
         """Return each model's rollout, or the last one that was understood: what runs keeps its parameters."""
         return {**self.view.held, **self.view.rollouts} if self.view is not None else {}
