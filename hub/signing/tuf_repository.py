@@ -20,12 +20,14 @@ from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_
 from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
 from schemas import codec
-from schemas.bundle import MINIMUM_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
+from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
 from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
 from schemas.rollout import rollout_path
+from schemas.state import State
 
+READS = {State.schema_name: State.schema_minor}  # What the hub of this version reads, of documents that nodes send.
 _ROLLOUTS = "rollouts"
 _WITHDRAWN_FIELD = "x-fleetcast-withdrawn"  # Versions in a model's role that were published once and may not be published again.
 _REMOVED_FIELD = (
@@ -377,8 +379,10 @@ class Repository:
             changed = self._refresh_snapshot(snapshot, now)
             stamp = self._folder.newest("timestamp", Timestamp).signed if self._folder.version("timestamp") else Timestamp()
             recent = now - (stamp.expires - life("timestamp")) < timedelta(seconds=RESIGN_SECONDS)
-            if not changed and recent and self._folder.current().get("root") == self._folder.version("root"):
+            known = stamp.unrecognized_fields.get(READS_FIELD) == READS
+            if not changed and recent and known and self._folder.current().get("root") == self._folder.version("root"):
                 return False
+            stamp.unrecognized_fields[READS_FIELD] = dict(READS)
             stamp.snapshot_meta = MetaFile(self._folder.version("snapshot"))
             self._next("timestamp", stamp, [timestamp], now)
             self._folder.set_current(self._folder.versions())

@@ -202,11 +202,11 @@ class Device:
         state = State.model_validate({**fields, "profile": profile, **changes})
         self.client.link.publish(self.fleet.topics.state(self.name), codec.encode(state), retain=True)
 
-    def sign(self, outcome: str, manifest: Manifest | None = None, *, code: str = "", node: str = "") -> None:
+    def sign(self, outcome: str, manifest: Manifest | None = None, *, code: str = "", node: str = "", **more: Any) -> None:
         """Send a receipt."""
         self.sequence += 1
         release = {"model": "delay", "version": manifest.version, "digest": sha256(codec.encode(manifest))} if manifest else {}
-        fields = {"node": node or self.name, "sequence": self.sequence, "at": 1, "outcome": outcome, "code": code, **release}
+        fields = {"node": node or self.name, "sequence": self.sequence, "at": 1, "outcome": outcome, "code": code, **release, **more}
         body = codec.encode(Receipt.model_validate(fields))
         sealed = SealedReceipt(body=body, signature=self.key.sign(body, ec.ECDSA(hashes.SHA256())))
         self.client.link.publish(self.fleet.topics.receipt(self.name), codec.encode(sealed))
