@@ -98,10 +98,12 @@ class Repository:
             gone = sorted(name for name in kept.keys() - known if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
             return {name: kept[name].read_bytes() for name in gone}
 
-    def was_removed(self, model: str) -> bool:
-        """Return whether the fleet had this model, and has it no more."""
+    def removed_models(self) -> list[str]:
+        """Return the models that had releases and that the fleet has no more."""
+        prefix = role_name("")
         with self._folder.locked():
-            return model not in self._models() and self._folder.version(role_name(model)) > 0
+            had = {role.removeprefix(prefix) for role in self._folder.versions() if role.startswith(prefix)}
+            return sorted(had - set(self._models()))
 
     def manifest(self, model: str, version: str) -> bytes:
         """Return a release's manifest.
