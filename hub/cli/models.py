@@ -81,7 +81,8 @@ def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Pa
     is_left = model in repository.removed_models()  # An earlier removal was cut off after it was signed.
     if not is_left:
         check_model(repository, model)
-    gone = {sha256(one): codec.decode(Manifest, one) for (name, _), one in repository.removed().items() if name == model}
+    documents = [repository.kept_manifest(*name) for name in repository.removed() if name[0] == model]
+    gone = {sha256(one): codec.decode(Manifest, one) for one in documents}
     leaving = {**gone, **{digest: one for digest, one in manifests(repository).items() if one.model == model}}
     serving = sum(nodes_serving(store)[digest] for digest in leaving)
     if not force and not is_left:

@@ -93,9 +93,8 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     model, version = split(release)
     store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
     check_model(repository, model)
-    is_left = version not in repository.releases(model)  # An earlier removal was cut off after it was signed.
-    document = repository.removed().get((model, version)) if is_left else None
-    document = document or repository.manifest(model, version)
+    is_left = (model, version) in repository.removed()  # An earlier removal was cut off after it was signed.
+    document = repository.kept_manifest(model, version) if is_left else repository.manifest(model, version)
     digest = sha256(document)
     if not force:
         _check_not_needed(present_rollout(repository, model), model, version, digest)

@@ -20,6 +20,7 @@ from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from tests.hub.cli.fleets import Made, make
+from tests.hub.cli.test_breaking import serves
 from tests.hub.cli.test_rollout import Hub
 
 PARTS, PART_BYTES = 6, 40_000
@@ -219,6 +220,20 @@ def test_a_lost_block_list_of_another_release_keeps_everything(made: Made) -> No
     assert done.returncode == Exit.REFUSED
     assert set(store(made).digests()) == before
     assert repository(made).releases("m") == ["1.0.0", "2.0.0"]
+
+
+def test_plan_counts_on_nothing_of_a_removed_release_whose_list_is_gone(made: Made) -> None:
+    path = made.folder / "many.bin"
+    path.write_bytes(np.random.default_rng(7).bytes(1024 * 1500))
+    assert made.publish("1.0.0", "--block-bytes", "1024", model=path.name).returncode == 0
+    files_release(made, "1.1.0", [1])
+    serves(made, "n1", "1.0.0")
+    assert remove(made, "releases", "remove", "m@1.0.0").returncode == 0
+
+    done = made.run("plan", "m@1.1.0", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bytes_planned"] >= PART_BYTES
 
 
 def test_removed_blocks_are_not_served(made: Made) -> None:

@@ -44,7 +44,8 @@ def test_a_removed_release_is_listed_no_more_and_its_manifest_stays(fleet: Fleet
     fleet.repository.remove_release("delay", "1.0.0", team=fleet.keys["team"], now=fleet.now)
 
     assert fleet.repository.releases("delay") == ["1.1.0"]
-    assert fleet.repository.removed() == {("delay", "1.0.0"): manifest("1.0.0")}
+    assert fleet.repository.removed() == [("delay", "1.0.0")]
+    assert fleet.repository.kept_manifest("delay", "1.0.0") == manifest("1.0.0")
     with pytest.raises(Refused, match="withdrawn"):
         fleet.release("1.0.0")
 
