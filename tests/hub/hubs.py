@@ -61,6 +61,7 @@ class Fleet:
 
     directory: Path
     team: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    targets: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     online: list[CryptoSigner] = field(default_factory=lambda: [CryptoSigner.generate_ed25519() for _ in range(3)])
     topics: Topics = field(default_factory=lambda: Topics(FLEET))
 
@@ -71,7 +72,7 @@ class Fleet:
             self.directory / "trust",
             root_signers=[CryptoSigner.generate_ed25519()],
             threshold=1,
-            targets=CryptoSigner.generate_ed25519(),
+            targets=self.targets,
             snapshot=snapshot,
             timestamp=timestamp,
             rollouts=rollouts,
