@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import structlog
+
 from hub.core.drift import accuracy
 from hub.publish.block_store import BlockStore
 from hub.signing.tuf_repository import Repository
@@ -10,6 +12,8 @@ from schemas.block_request import Want
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, Manifest, blocks_of
 from schemas.names import sha256
+
+log = structlog.get_logger()
 
 LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and its fallback, with room
 
@@ -108,7 +112,11 @@ class Releases:
                 document = self._repository.manifest(model, version)
                 digest = sha256(document)
                 if digest not in self._manifests:
-                    manifest = self._manifests[digest] = codec.decode(Manifest, document)
+                    try:
+                        manifest = self._manifests[digest] = codec.decode(Manifest, document)
+                    except Refused as refusal:  # A newer hub published it. Nothing can be asked of it here; the others are as good.
+                        log.error("manifest.refused", model=model, version=version, code=refusal.code, reason=refusal.reason)
+                        continue
                     if manifest.accuracy is not None:
                         self._accuracies[accuracy.stream_of(digest)] = accuracy.of_accuracy(manifest)
 

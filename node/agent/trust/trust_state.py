@@ -65,7 +65,7 @@ class TrustState:
             self._find_refused(self.view)
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
 
-    def take_trust(self, bundle: TrustBundle) -> None:
+    def take_trust(self, bundle: TrustBundle, *, carried: bool = False) -> None:
         """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
         self._look_at_clock()  # so that the clock by which a message is judged is known when it is put off
         floor = self._store.fact("clock_floor")
@@ -75,7 +75,7 @@ class TrustState:
         except Refused as refusal:
             if refusal.code is Code.DISK_FULL:
                 raise  # the bundle is good: it is taken once there is room
-            self._refused(refusal, TRUST)
+            self._refused(refusal, TRUST, carried=carried)
         except FolderGoneError as error:
             self._folder_gone(error, TRUST)
         except Unreachable as error:
@@ -91,7 +91,7 @@ class TrustState:
             self._tell_parameters()
             self._requests.settled(TRUST)
 
-    def take_model(self, bundle: ModelBundle) -> None:
+    def take_model(self, bundle: ModelBundle, *, carried: bool = False) -> None:
         """Take a model's releases from the hub, or from a stick."""
         model = bundle.model
         self._look_at_clock()
@@ -112,7 +112,7 @@ class TrustState:
             if refusal.code is Code.DISK_FULL:
                 raise
             self._pending.pop(model, None)
-            self._refused(refusal, model)
+            self._refused(refusal, model, carried=carried)
         except FolderGoneError as error:
             self._folder_gone(error, model)
         except Unreachable as error:
@@ -155,13 +155,14 @@ class TrustState:
         for model, refusal in view.refused.items():
             self._findings.put("rollout", model, [refusal])
 
-    def _refused(self, refusal: Refused, name: str) -> None:
+    def _refused(self, refusal: Refused, name: str, *, carried: bool) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
             self._requests.put_off(name)
         else:
             self._requests.settled(name)
         self._refusal(refusal, name)
-        self._findings.put("trust" if name == TRUST else "model", name, [refusal])
+        if not carried:  # Nobody can say when an old stick is no trouble any more.
+            self._findings.put("trust" if name == TRUST else "model", name, [refusal])
 
     def _folder_gone(self, error: FolderGoneError, name: str) -> None:
         log.error("trust.folder_lost", reason=str(error))
@@ -185,8 +186,8 @@ class TrustState:
                 continue
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
             try:
-                self.take_trust(brought.trust)
-                self.take_model(brought.model)
+                self.take_trust(brought.trust, carried=True)
+                self.take_model(brought.model, carried=True)
             except Exception as error:  # it is looked at again: at once where the disk was full, later where a fault of ours may stay
                 del self._seen[release]
                 if not isinstance(error, Refused):
