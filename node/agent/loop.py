@@ -26,6 +26,7 @@ from fleetcast.mqtt_connection import (
     TlsFiles,
     Unreadable,
 )
+from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
@@ -48,7 +49,6 @@ from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
-from node.host.time_zone import system_zone, zone_of
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
