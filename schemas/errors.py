@@ -102,6 +102,8 @@ class Code(StrEnum):
     SETTINGS_INVALID = "settings.invalid"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
+    NODE_DUPLICATE = "node.duplicate"
+    NODE_FORGOTTEN = "node.forgotten"
 
 
 class FleetcastError(Exception):

@@ -21,7 +21,7 @@ from typing import IO, TypeVar
 import structlog
 
 from fleetcast import durable
-from fleetcast.backoff import Backoff
+from fleetcast.backoff import Backoff, Reconnection
 from fleetcast.block_server import BlockServer
 from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
 from hub.database.drift_queries import Findings
@@ -111,7 +111,7 @@ class Service:
         self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls)
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
-        self._retry_at, self._retry = 0.0, RETRY
+        self._again = Reconnection(RETRY)
         self._looked_at = self._kept_house_at = float("-inf")
         self._wire(signers, authority)
 
@@ -237,9 +237,9 @@ class Service:
     def _turn(self) -> None:
         try:
             if self._broker is not None and self._broker.revive():
-                self._retry_at = 0.0
+                self._again.hurry()
                 self._say_ready()
-            if not self._online and self._monotonic() >= self._retry_at:
+            if not self._online and self._monotonic() >= self._again.due_at:
                 self._connect()
             self._read()
             self._tick()
@@ -324,9 +324,8 @@ class Service:
         match event:
             case Connected():
                 self._connected(event)
-            case Disconnected(reason):
-                log.warning("broker.disconnected", reason=reason)
-                self._disconnected()
+            case Disconnected():
+                self._disconnected(event)
             case Published(mid):
                 self._wants.published(mid)
             case Subscribed(_, refused):
@@ -384,17 +383,17 @@ class Service:
     # The broker
 
     def _connect(self) -> None:
-        self._retry_at = self._monotonic() + self._retry.wait_seconds(self._rng.random())
-        self._retry = self._retry.doubled()
+        self._again.attempted(self._monotonic(), self._rng.random())
         try:
             self._link.open()
-            self._retry_at = self._monotonic() + CONNACK_SECONDS
+            self._again.answering(self._monotonic(), CONNACK_SECONDS)
         except Unreachable as error:
-            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - self._monotonic(), 1))
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, retain_available=event.retain_available)
-        self._online, self._retry = True, RETRY
+        self._online = True
+        self._again.accepted(self._monotonic())
         self._packet_bytes_max = event.packet_bytes_max
         self._wants.connected(
             session_present=event.session_present, retain_available=event.retain_available, packet_bytes_max=event.packet_bytes_max
@@ -409,18 +408,18 @@ class Service:
             self._ever_online = True
             self._say_ready()
 
-    def _disconnected(self) -> None:
-        wait = RETRY if self._online else self._retry
+    def _disconnected(self, event: Disconnected) -> None:
+        wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
+        log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
         self._listening.disconnected()
-        self._online, self._retry_at = False, self._monotonic() + wait.wait_seconds(self._rng.random())
+        self._online = False
 
     def _drop(self) -> None:
         """Drop the connection, so that what was not acknowledged comes again after a while."""
         if self._online:
             self._link.drop()
-            self._disconnected()
-        self._retry = self._retry.doubled()
-        self._retry_at = self._monotonic() + self._retry.seconds
+            self._disconnected(Disconnected("dropped"))
+        self._again.fail(self._monotonic())
         time.sleep(TURN_SECONDS)
 
     def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:

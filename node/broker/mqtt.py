@@ -124,7 +124,9 @@ class NodeLink(BlockReader):
         inbox: Inbox,
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
+        process: str = "",
     ) -> None:
+        self._process = process
         link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls, now=now)
         super().__init__(link, fleet=fleet, name=node)
 
@@ -153,8 +155,9 @@ class NodeLink(BlockReader):
             self._link.subscribe([topic])
 
     def say_state(self, state: State) -> None:
-        """Retain what is so."""
-        self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
+        """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
+        topic = self.topics.state(self._name)
+        self._link.publish(topic, codec.encode(state), retain=True, content_type=MSGPACK, process=self._process)
 
     def say(self, topic: str, payload: bytes) -> int:
         """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""

@@ -41,6 +41,7 @@ class AgentStatus(Fact):
     reason: Line = ""  # why not, or why it was not the last time
     session: Count = 0
     denied: Count = 0  # subscriptions, since it is connected
+    short_connections: Count = 0  # Connections in a row that the broker accepted and that ended soon.
     link: LinkClass = "free"
     certificate_expires: Seconds | None = None
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN
 from node.core.doctor.agent_health import SILENT_SECONDS_MAX, AgentStatus, is_stale
 from node.core.doctor.findings import Finding, Trouble
 from node.core.trust.clock import BUILD_TIME, SKEW_SECONDS_MAX
@@ -268,6 +269,8 @@ def login(facts: Facts) -> Iterator[Finding]:
 def _connection(said: AgentStatus, now: int) -> Iterator[Finding]:
     if "taken over" in said.reason.lower():
         yield Finding(Trouble.BROKER_TAKEN_OVER, f"the broker ended our connection: {said.reason}")
+    elif said.short_connections >= SHORT_CONNECTIONS_MIN and not (said.online and now - said.since >= LASTING_SECONDS):
+        yield Finding(Trouble.BROKER_SHORT, f"the last {said.short_connections} connections to the broker ended soon after they began")
     if not said.online:
         return
     if said.denied:

@@ -130,6 +130,7 @@ CASES: list[tuple[Facts, Trouble]] = [
     (login(arrived=False), Trouble.BROKER_EMPTY),
     (agent(root_version=0, expires=None), Trouble.BROKER_EMPTY),
     (agent(online=False, reason="Session taken over"), Trouble.BROKER_TAKEN_OVER),
+    (agent(online=False, reason="Unspecified error", short_connections=4), Trouble.BROKER_SHORT),
     (replace(WELL, runtimes=("files",)), Trouble.RUNTIME_ABSENT),
     (replace(WELL, unloadable={"llama": "libgomp.so.1 is not installed"}), Trouble.RUNTIME_UNLOADABLE),
     (replace(WELL, memory_bytes=150 * MIB), Trouble.MEMORY_SHORT),
