@@ -68,7 +68,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     manifest, digest = codec.decode(Manifest, document), sha256(document)
     holdings = Holdings(Releases(repository, BlockStore(directory / "blocks")))
     wanted = read_pairs("--label", labels)
-    known = open_store(directory).nodes()
+    known = open_store(directory).counted_nodes()
     rows = [row for row in known if _matches(row, wanted)]
     planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
     fits = [one for one in planned if not one.refused]

@@ -188,7 +188,7 @@ def _check(
 def _nodes(directory: Path) -> list[core.NodeFacts]:
     """Return the nodes that have reported to the hub, with their labels."""
     store = open_store(directory)
-    states = [codec.decode(State, row.state) for row in store.nodes()]
+    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
     store.close()
     return [core.NodeFacts(one.node, one.profile.labels if one.profile else {}, heard=False, serving=False) for one in states]
 
@@ -279,7 +279,7 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
     if model is not None:
         check_model(Repository(directory / "trust"), model)
     store = open_store(directory)
-    states = [codec.decode(State, row.state) for row in store.nodes()]
+    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
     rows = [{**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if model in {None, row.model}]
     columns = ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
     show(rows, columns, as_json=as_json, empty="There is no rollout.")

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from hub.core.enrol.enrolment import Standing, TokenFacts
 from hub.database import tables
 from hub.database.connection import Database, put
+from hub.database.device_lives import settle
 
 TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept, to say why it was refused
 CERTIFICATE_SECONDS_KEPT = 2 * 365 * 86_400  # past its expiry, for the way back and for the curious
@@ -117,6 +118,7 @@ class Enrolments:
             _add(db, certificate)
             values = {**_values(place), "public_key": public_key, "earlier_key": None, "enrolled_at": now}
             _put_node(db, {**values, "renewed_at": now, "revoked_at": None, "serial": certificate.serial})
+            settle(db, place.node)
             text = f"node {place.node} was enrolled"
             event = {"node": place.node, "serial": certificate.serial}
             db.execute(insert(tables.events).values(at=now, kind="enrolment", text=text, body=json.dumps(event)))

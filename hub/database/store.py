@@ -125,6 +125,11 @@ class Store:
         """Return every node, by name."""
         return self._rows(NodeRow, select(tables.nodes).order_by(tables.nodes.c.node))
 
+    def counted_nodes(self) -> list[NodeRow]:
+        """Return every node that rollouts count, by name: those that were not revoked."""
+        revoked = select(tables.enrolments.c.node).where(tables.enrolments.c.revoked_at.is_not(None))
+        return self._rows(NodeRow, select(tables.nodes).where(tables.nodes.c.node.not_in(revoked)).order_by(tables.nodes.c.node))
+
     # Receipts
 
     def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[bool]:
@@ -134,14 +139,17 @@ class Store:
             sequences = defaultdict[str, list[int]](list)
             for row in rows:
                 sequences[row.node].append(row.sequence)
-            kept: set[tuple[str, int]] = set()
+            kept: dict[tuple[str, int], bytes | None] = {}
             for node, mine in sequences.items():
-                query = select(table.c.sequence).where(table.c.node == node, table.c.sequence.in_(mine))
-                kept |= {(node, sequence) for sequence in db.execute(query).scalars()}
+                query = select(table.c.sequence, table.c.sealed).where(table.c.node == node, table.c.sequence.in_(mine))
+                kept |= {(node, sequence): sealed for sequence, sealed in db.execute(query)}
             for row in rows:
-                fresh.append((row.node, row.sequence) not in kept)
-                kept.add((row.node, row.sequence))
-            new = [row for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
+                before = kept.get((row.node, row.sequence))
+                fresh.append(before != row.sealed)
+                if fresh[-1] and before is not None:  # Its node has lost its store, and counts anew.
+                    db.execute(delete(table).where(table.c.node == row.node, table.c.sequence == row.sequence))
+                kept[row.node, row.sequence] = row.sealed
+            new = list({(row.node, row.sequence): row for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh}.values())
             if new:
                 db.execute(insert(table), [_fields(row) for row in new])
             for row in new:

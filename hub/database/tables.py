@@ -284,6 +284,29 @@ certificates = Table(
     Column("revoked_at", BigInteger, index=True),
 )
 
+# Devices over their life: names that operators have forgotten or given to new hardware. `revision` as in enrolments.
+device_lives = Table(
+    "device_lives",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("old_key", LargeBinary),
+    Column("fingerprint", LargeBinary),
+    Column("reported_at", BigInteger),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+# Names that two devices use.
+duplicate_nodes = Table(
+    "duplicate_nodes",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+)
+
 # Receivers of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.
 receivers = Table(
     "receivers",

@@ -294,11 +294,17 @@ class Service:
             self._work(self._enrolling.tick)
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
+            self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
             days = self._settings
             self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, told_days=days.told_days)
+
+    def _clear_forgotten(self) -> None:
+        """Take the states of forgotten nodes off the broker, or a hub that loses its database would know them again."""
+        while self._online and self._ingest.to_clear:
+            self._link.clear_state(self._ingest.to_clear.pop())
 
     def _work(self, tick: Callable[[], object]) -> None:
         """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""

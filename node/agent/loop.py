@@ -228,7 +228,7 @@ class Agent:
     def _turn(self) -> None:
         if self._store.stuck:
             self._guarded(self._disk.write_down)
-        elif not self._online and self._monotonic() >= self._again.due_at:
+        elif not self._online and float(self._monotonic()) >= self._again.due_at:
             self._guarded(self._connect)
         events = [*self._disk.again(), *self._take_events()]
         blocks: list[BlockArrived] = []
@@ -355,14 +355,14 @@ class Agent:
     # The connection
 
     def _connect(self) -> None:
-        self._again.attempted(self._monotonic(), self._rng.random())
+        self._again.attempted(float(self._monotonic()), self._rng.random())
         self._session = self._store.next("session")
         try:
             self._link.open(session=self._session, at=int(self._wall()), clean=self._session_of == "another")
-            self._again.answering(self._monotonic(), CONNACK_SECONDS)
+            self._again.answering(float(self._monotonic()), CONNACK_SECONDS)
         except Unreachable as error:
             self._session_of = "us" if self._session_of == "us" else "unknown"  # nobody knows what it remembers when it is back
-            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - self._monotonic(), 1))
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - float(self._monotonic()), 1))
             self._status_writer.disconnected(str(error))
 
     def _connected(self, event: Connected) -> None:
@@ -377,7 +377,7 @@ class Agent:
         forgot = not event.session_present and self._session_of != "another"
         self._session_of = "us"
         self._online = True
-        self._again.accepted(self._monotonic())
+        self._again.accepted(float(self._monotonic()))
         self._status_writer.connected()
         self._said = None
         self._reporter.connected(session_present=not forgot)
@@ -387,7 +387,7 @@ class Agent:
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, event: Disconnected) -> None:
-        wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
+        wait = self._again.ended(float(self._monotonic()), self._rng.random(), taken_over=event.taken_over)
         log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
         reason = event.reason
         if event.taken_over:

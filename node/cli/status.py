@@ -99,7 +99,7 @@ def report(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict, k
 def _agent(said: AgentStatus | None, *, running: bool) -> dict[str, Any]:
     """Report the process; `said` is the newest status that it or its predecessor wrote."""
     if said is None:
-        known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
+        known = ("pid", "since", "ended", "said", "software", "listen", "key", "watchdog_seconds")
         return {"running": running, **dict.fromkeys(known), "error": "", "error_at": None}
     return {
         "running": running,
@@ -109,6 +109,7 @@ def _agent(said: AgentStatus | None, *, running: bool) -> dict[str, Any]:
         "said": _at(said.written_at),
         "software": said.software,
         "listen": said.listen if running else None,
+        "key": said.key.hex() if said.key else None,
         "watchdog_seconds": said.watchdog_seconds if running else None,
         "error": said.error,
         "error_at": _at(said.error_at),
@@ -259,6 +260,8 @@ def _agent_lines(agent: dict[str, Any], now: int) -> Iterator[tuple[str, str]]:
     else:
         ended = "ended" if agent["ended"] else "ended without a word (killed, or the power went) after"
         yield "agent", f"does not run; {ended} {agent['ended'] or agent['said']}"
+    if agent["key"]:
+        yield "key", f"SHA-256 {agent['key']}"
     if agent["error"]:
         yield "last error", f"{agent['error_at']}: {agent['error']}"
 
@@ -268,6 +271,8 @@ def _broker_lines(broker: dict[str, Any], now: int) -> Iterator[tuple[str, str]]
     since = f" since {span(now - _seconds(broker['since']))}" if broker["since"] else ""
     why = f": {broker['reason']}" if broker["reason"] and not broker["connected"] else ""
     yield "broker", f"{broker['url']}, {state}{since}{why}"
+    if broker["connected"] and "another device" in broker["reason"]:
+        yield "", f"earlier: {broker['reason']}"
     if broker["certificate_expires"]:
         yield "", f"our certificate {_until(broker['certificate_expires'], now)}"
 

@@ -15,7 +15,7 @@ from fleetcast.mqtt_connection import CONNACK_SECONDS, Connected, Disconnected, 
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
 from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Subscribe, Unsubscribe
-from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
+from node.core.trust.clock import MonotonicClock, MonotonicSeconds
 from node.host.service_manager import Notify
 from node.relay.cache import Cache
 from node.relay.connections import BlockArrived, RelayLink, Side, SideEvent, WantArrived
@@ -87,7 +87,7 @@ class Relay:
 
     def _turn(self) -> None:
         for side in self._links:
-            if not self._online[side] and self._monotonic() >= self._again[side].due_at:
+            if not self._online[side] and float(self._monotonic()) >= self._again[side].due_at:
                 self._connect(side)
         for heard in self._take_events():
             try:
@@ -111,10 +111,10 @@ class Relay:
         return found
 
     def _connect(self, side: Side) -> None:
-        self._again[side].attempted(self._monotonic(), self._rng.random())
+        self._again[side].attempted(float(self._monotonic()), self._rng.random())
         try:
             self._links[side].open(clean=not self._owns_session[side])
-            self._again[side].answering(self._monotonic(), CONNACK_SECONDS)
+            self._again[side].answering(float(self._monotonic()), CONNACK_SECONDS)
         except Unreachable as error:
             log.warning("broker.unreachable", side=side, reason=str(error))
 
@@ -123,7 +123,7 @@ class Relay:
             case Connected():
                 self._connected(side, event)
             case Disconnected(reason, taken_over):
-                wait = self._again[side].ended(self._monotonic(), self._rng.random(), taken_over=taken_over)
+                wait = self._again[side].ended(float(self._monotonic()), self._rng.random(), taken_over=taken_over)
                 log.warning("broker.disconnected", side=side, reason=reason, again_seconds=round(wait, 1))
                 self._online[side] = False
                 if side == "upstream":
@@ -142,7 +142,7 @@ class Relay:
     def _connected(self, side: Side, event: Connected) -> None:
         log.info("broker.connected", side=side, session_present=event.session_present)
         self._online[side] = self._owns_session[side] = True
-        self._again[side].accepted(self._monotonic())
+        self._again[side].accepted(float(self._monotonic()))
         link = self._links[side]
         if side == "site":
             self._publishing.clear()

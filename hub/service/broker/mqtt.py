@@ -144,6 +144,10 @@ class HubLink:
         """Take a payload out of the broker's memory."""
         self._link.publish(self.topics.block(digest), b"", retain=True)
 
+    def clear_state(self, node: str) -> None:
+        """Take a forgotten node's state out of the broker's memory."""
+        self._link.publish(self.topics.state(node), b"", retain=True)
+
     def say_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         """Publish JSON for analytics consumers."""
         match document:

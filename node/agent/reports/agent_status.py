@@ -19,6 +19,7 @@ from node.serving.server import Server
 from node.settings import NodeSettings
 from node.trust.tuf_client import View
 from schemas.limits import TEXT_MAX
+from schemas.names import sha256
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -148,6 +149,7 @@ class StatusWriter:
             written_at=int(self._wall()),
             ended_at=ended_at,
             listen=self._listen,
+            key=sha256(state.public_key),
             online=self._online and ended_at is None,
             since=self._since,
             reason=self._reason,

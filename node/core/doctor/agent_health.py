@@ -35,6 +35,7 @@ class AgentStatus(Fact):
     written_at: Seconds
     ended_at: Seconds | None = None  # Set by an agent that ended in order.
     listen: Line  # where local programs ask
+    key: Digest | None = None  # SHA-256 of the device's public key, by which an operator lets new hardware in.
 
     online: bool
     since: Seconds  # the agent is connected, or is not
