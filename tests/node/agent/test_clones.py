@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-
 from node.agent.loop import Agent
 from node.host.pidfile import read_status
 from node.settings import NodeSettings
