@@ -32,6 +32,7 @@ NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module does
 CONNACK_SECONDS = 30.0  # Over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait.
 GOODBYE_SECONDS = 2.0
 PROCESS_PROPERTY, PROCESS_MAX = "process", 64  # Characters; what a stranger sends is cut.
+DROPPED = "dropped"  # The reason of a connection that we ended ourselves.
 SESSION_TAKEN_OVER = 0x8E  # MQTT 5 reason code of a DISCONNECT: another client has connected with our client id.
 INFLIGHT_MAX = 64  # Publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it.
 QUEUED_MAX = 4096  # Publishes waiting in paho, so that an offline client does not grow without bound.
@@ -422,7 +423,7 @@ class Link:
         self._client.loop_stop()
         if self._accepted and not self._ended.is_set():  # paho's thread was stopped before it had seen the end.
             self._ended.set()
-            self._inbox.put(Disconnected("dropped"))
+            self._inbox.put(Disconnected(DROPPED))
 
     def close(self) -> None:
         """Disconnect: the broker keeps the session and sends no Will.

@@ -104,6 +104,7 @@ class Code(StrEnum):
     NODE_RUNNING = "node.running"
     NODE_DUPLICATE = "node.duplicate"
     NODE_FORGOTTEN = "node.forgotten"
+    HUB_DUPLICATE = "hub.duplicate"
 
 
 class FleetcastError(Exception):

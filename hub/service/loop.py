@@ -21,9 +21,9 @@ from typing import IO, TypeVar
 import structlog
 
 from fleetcast import durable
-from fleetcast.backoff import Backoff, Reconnection
+from fleetcast.backoff import SHORT_CONNECTIONS_MIN, Backoff, Reconnection
 from fleetcast.block_server import BlockServer
-from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
+from fleetcast.mqtt_connection import CONNACK_SECONDS, DROPPED, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.store import Store
@@ -74,6 +74,7 @@ SETTLE_SECONDS = (
 )
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY = Backoff(0.2, 30.0)
+RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
 
 
@@ -111,7 +112,7 @@ class Service:
         self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls)
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
-        self._again = Reconnection(RETRY)
+        self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
         self._looked_at = self._kept_house_at = float("-inf")
         self._wire(signers, authority)
 
@@ -417,14 +418,26 @@ class Service:
     def _disconnected(self, event: Disconnected) -> None:
         wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
         log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
+        if event.reason != DROPPED and (event.taken_over or self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN):
+            self._report_rival(event)
         self._listening.disconnected()
         self._online = False
+
+    def _report_rival(self, event: Disconnected) -> None:
+        """Alert that a second hub seems to run, once in a long while: not every broker says who ended the connection."""
+        now = self._monotonic()
+        if now - self._rival_reported_at < RIVAL_SECONDS:
+            return
+        self._rival_reported_at = now
+        why = "another client has connected as `hub`" if event.taken_over else "connections to the broker end soon after they begin"
+        text = f"{why}: a second hub of this fleet seems to run, perhaps on the host that the fleet has left ({event.reason})"
+        self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.HUB_DUPLICATE), text=text))
 
     def _drop(self) -> None:
         """Drop the connection, so that what was not acknowledged comes again after a while."""
         if self._online:
             self._link.drop()
-            self._disconnected(Disconnected("dropped"))
+            self._disconnected(Disconnected(DROPPED))
         self._again.fail(self._monotonic())
         time.sleep(TURN_SECONDS)
 
