@@ -15,7 +15,7 @@ import click
 from hub.cli.ca import open_authority, token_pin
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import dir_option, json_option, node_marks, open_store, passphrase_option, show, show_one
+from hub.cli.options import changes_fleet, dir_option, json_option, node_marks, open_store, passphrase_option, show, show_one
 from hub.database.connection import Database
 from hub.database.enrolments import EnrolmentRow, Enrolments, Place
 from hub.database.rows import NodeMarks
@@ -45,6 +45,7 @@ def enroll() -> None:
 
 
 @enroll.command()
+@changes_fleet
 @click.option("--node", required=True, help="Name of the node. With --count, the prefix of the names.")
 @click.option("--count", type=click.IntRange(1, COUNT_MAX), default=None, help="Make tokens for NODE-1 to NODE-COUNT.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label by which rollouts select the node. Repeatable.")
@@ -161,6 +162,7 @@ def list_(tokens: bool, directory: Path, as_json: bool) -> None:
 
 
 @enroll.command()
+@changes_fleet
 @click.argument("name", metavar="NODE")
 @click.option(
     "--reload",

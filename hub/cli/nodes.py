@@ -11,7 +11,6 @@ import click
 
 from hub.cli.options import (
     Lines,
-    actor,
     changes_fleet,
     dir_option,
     hub_runs,
@@ -140,7 +139,7 @@ def forget(node: str, directory: Path, passphrase_file: Path | None, as_json: bo
     if not known and (before is None or before.state == "settled"):
         reason = f"node {node!r} has never reported and was never enrolled; `fleetcast nodes` lists the nodes"
         raise Refused(Code.RECEIPT_UNKNOWN_NODE, reason)
-    lives.forget(node, actor=actor())  # before anybody is asked for a passphrase
+    lives.forget(node)  # before anybody is asked for a passphrase
     revoked = revoke_everything(directory, store.database, node, passphrase_file)
     facts = {"node": node, "certificates_revoked": revoked.certificates, "tokens_withdrawn": revoked.tokens}
     runs = hub_runs(directory)
@@ -188,7 +187,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
             Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported, so that there is nothing to replace: just start the device"
         )
     until = int(time.time()) + hours * 3600
-    lives.expect(node, fingerprint=digest, expires_at=until, actor=actor())
+    lives.expect(node, fingerprint=digest, expires_at=until)
     lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, whoever that is"
     shown = digest.hex() if digest is not None else None
     show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": _time(until), "old_key": "out"}, as_json=as_json)

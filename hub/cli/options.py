@@ -113,6 +113,7 @@ def open_store(directory: Path) -> "Store":
     from hub.settings import load  # noqa: PLC0415
 
     store = Store(database_url(directory, load(directory)))
+    store.database.actor = actor()
     with room_for_database(directory):
         store.open()
     return store

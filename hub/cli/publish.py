@@ -14,7 +14,7 @@ import click
 
 from fleetcast.cli.grouped_options import GroupedCommand
 from fleetcast.disk_room import FULL
-from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
+from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Tell, progress
 from hub.cli.publish_inputs import block_bytes_for, request_for, with_parents
 from hub.cli.publish_report import left_out, show_variants, summary, variants
@@ -153,6 +153,7 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     type=click.IntRange(1024, BLOCK_BYTES_MAX),
     help="Largest block. The default is what the broker's packets allow, at most 122880.",
 )
+@changes_fleet
 @dir_option
 @passphrase_option
 @json_option

@@ -32,7 +32,7 @@ class DeviceLives:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def forget(self, node: str, *, actor: str) -> bool:
+    def forget(self, node: str) -> bool:
         """Forget a node for good: what it reported goes, and what comes in its name is refused; False when it was forgotten already."""
         with self._database.write() as db:
             if _state(db, node) == "forgotten":
@@ -40,10 +40,10 @@ class DeviceLives:
             key = db.execute(select(tables.nodes.c.public_key).where(tables.nodes.c.node == node)).scalar()
             _erase(db, node)
             self._put(db, node, "forgotten", old_key=key)
-            _event(db, self._database.now(), f"node {node} was forgotten", {"node": node}, actor)
+            _event(db, self._database.now(), f"node {node} was forgotten", {"node": node}, self._database.actor)
         return True
 
-    def expect(self, node: str, *, fingerprint: bytes | None, expires_at: int, actor: str) -> None:
+    def expect(self, node: str, *, fingerprint: bytes | None, expires_at: int) -> None:
         """Let new hardware take a name: the old key is out at once, and the next key that comes (or the one with this digest) is in."""
         with self._database.write() as db:
             key = db.execute(select(tables.nodes.c.public_key).where(tables.nodes.c.node == node)).scalar()
@@ -51,7 +51,7 @@ class DeviceLives:
                 key = db.execute(select(tables.device_lives.c.old_key).where(tables.device_lives.c.node == node)).scalar()
             _erase(db, node)
             self._put(db, node, "expected", old_key=key, fingerprint=fingerprint, expires_at=expires_at)
-            _event(db, self._database.now(), f"node {node} waits for new hardware", {"node": node}, actor)
+            _event(db, self._database.now(), f"node {node} waits for new hardware", {"node": node}, self._database.actor)
 
     def take_place(self, row: NodeRow) -> None:
         """Take in a node whose key is new: what another device signed in this name counts no more."""
@@ -59,7 +59,7 @@ class DeviceLives:
             _erase(db, row.node, early=False)
             put(db, tables.nodes, {"node": row.node}, fields(row))
             settle(db, row.node)
-            _event(db, self._database.now(), f"node {row.node} has a new key", {"node": row.node}, "hub")
+            _event(db, self._database.now(), f"node {row.node} has a new key", {"node": row.node}, self._database.actor)
 
     def erase(self, node: str) -> None:
         """Delete what a running hub kept of a node between an operator's command and its own look at it."""
@@ -150,7 +150,7 @@ def _erase(db: Connection, node: str, *, early: bool = True) -> None:
 
 
 def _event(db: Connection, now: int, text: str, body: dict[str, Any], actor: str) -> None:
-    db.execute(insert(tables.events).values(at=now, kind="device", text=text, body=json.dumps({**body, "actor": actor})))
+    db.execute(insert(tables.events).values(at=now, kind="device", text=text, body=json.dumps(body), actor=actor))
 
 
 def _next_revision(db: Connection) -> int:

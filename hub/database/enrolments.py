@@ -82,6 +82,8 @@ class Enrolments:
             for digest, place in tokens:
                 values = {"digest": digest, "made_at": now, "expires_at": expires_at, **_values(place)}
                 db.execute(insert(table).values(values))
+                event = {"kind": "enrolment", "text": f"a token for node {place.node} was made", "body": json.dumps({"node": place.node})}
+                db.execute(insert(tables.events).values(at=now, actor=self._database.actor, **event))
 
     def token(self, digest: bytes) -> TokenRow | None:
         """Return one token."""
@@ -121,7 +123,9 @@ class Enrolments:
             settle(db, place.node)
             text = f"node {place.node} was enrolled"
             event = {"node": place.node, "serial": certificate.serial}
-            db.execute(insert(tables.events).values(at=now, kind="enrolment", text=text, body=json.dumps(event)))
+            db.execute(
+                insert(tables.events).values(at=now, kind="enrolment", text=text, body=json.dumps(event), actor=f"node {place.node}")
+            )
         return True
 
     def renew(self, before: Standing, public_key: bytes, certificate: CertificateRow) -> bool:
@@ -148,7 +152,8 @@ class Enrolments:
                 db.execute(update(table).where(table.c.node == name).values(revision=_next_revision(db)))
             if found or count:
                 body = json.dumps({"node": name, "certificates": count})
-                db.execute(insert(tables.events).values(at=now, kind="enrolment", text=f"{name} was revoked", body=body))
+                values = {"at": now, "kind": "enrolment", "text": f"{name} was revoked", "body": body, "actor": self._database.actor}
+                db.execute(insert(tables.events).values(values))
         return count
 
     def node(self, name: str) -> EnrolmentRow | None:
@@ -179,6 +184,11 @@ class Enrolments:
         """Write down what was issued to a server, a hub or a consumer."""
         with self._database.write() as db:
             _add(db, certificate)
+            text = f"a certificate was issued to {certificate.name}"
+            body = json.dumps({"name": certificate.name, "serial": certificate.serial})
+            db.execute(
+                insert(tables.events).values(at=self._database.now(), kind="certificate", text=text, body=body, actor=self._database.actor)
+            )
 
     def certificate(self, serial: str) -> bytes | None:
         """Return what was issued, DER."""

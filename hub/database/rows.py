@@ -101,6 +101,7 @@ class CommandRow:
     state: CommandState
     code: str
     text: str
+    actor: str | None = None  # the name of the asker; None where a command of an earlier version did
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +266,4 @@ class EventRow:
     kind: str
     text: str
     body: Mapping[str, Any]
+    actor: str | None = None  # the name under which the fleet was changed, where that is what happened

@@ -86,6 +86,7 @@ commands = Table(
     Column("state", String(16), nullable=False, index=True),
     Column("code", String(64), nullable=False),
     Column("text", Text, nullable=False),
+    Column("actor", String(64)),
 )
 
 rollouts = Table(
@@ -241,6 +242,8 @@ events = Table(
     Column("kind", String(32), nullable=False),
     Column("text", Text, nullable=False),
     Column("body", Text, nullable=False),
+    Column("actor", String(64)),  # Name of the person or program that changed the fleet, where that is what happened.
+    Index("events_by_actor", "actor"),
 )
 
 # Enrolment. `revision` rises with every change of an enrolment, so that a running hub reads only what is new.

@@ -1,4 +1,4 @@
-"""A fleet moves to another host, by the real programs: its folder is copied, its hub has another broker, and nodes follow by their settings."""
+"""A fleet moves to another host, by the real programs: its folder is copied, and nodes follow it to another broker by their settings."""
 
 import re
 import shutil

@@ -8,7 +8,7 @@ has spoken is a second device. Messages that come twice, or late, have the sessi
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-PROCESSES_KEPT = 8  # of one name; a sender that invents more of them is not two devices, but a fault of its own
+PROCESSES_KEPT = 8  # A sender that invents more of them is not two devices, but a fault of its own.
 
 
 @dataclass(frozen=True, slots=True)

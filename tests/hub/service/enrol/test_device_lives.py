@@ -145,7 +145,7 @@ def test_a_forgotten_node_is_in_no_count_and_not_raised_by_what_is_retained(flee
         device.sign("serving", manifest)
         until("the receipt", lambda: fleet.store.receipts(node="node-a"))
 
-        assert lives(fleet).forget("node-a", actor="ann")
+        assert lives(fleet).forget("node-a")
         until("the hub to forget it", lambda: "node-a" not in hub._ingest.nodes)
         until("the state to be cleared", lambda: not hub._ingest.to_clear)
         looking = Client.of(broker, "hub-2" if broker.tls("hub") is None else "node-b")
@@ -167,7 +167,7 @@ def test_a_forgotten_node_that_still_speaks_is_refused_and_alerted_once(fleet: F
     device = Device.connect("node-a", embedded, fleet)
     with fleet.hub(embedded) as hub:
         until("the node", lambda: status(fleet) == "online")
-        lives(fleet).forget("node-a", actor="ann")
+        lives(fleet).forget("node-a")
         until("the hub to forget it", lambda: "node-a" not in hub._ingest.nodes)
         for _ in range(3):
             device.say_state()
@@ -190,7 +190,7 @@ def test_a_will_of_a_forgotten_node_is_no_sign_that_it_speaks(fleet: Fleet, embe
     device = Device.connect("node-a", embedded, fleet)
     with fleet.hub(embedded) as hub:
         until("the node", lambda: status(fleet) == "online")
-        lives(fleet).forget("node-a", actor="ann")
+        lives(fleet).forget("node-a")
         until("the hub to forget it", lambda: "node-a" not in hub._ingest.nodes)
         device.say_state("lost", public_key=b"", profile=None)
         Device.connect("node-b", embedded, fleet)
@@ -211,7 +211,7 @@ def test_new_hardware_takes_the_name_and_the_old_key_is_out(fleet: Fleet, embedd
         old.sign("serving", manifest)
         until("the receipt", lambda: fleet.store.receipts(node="node-a"))
 
-        lives(fleet).expect("node-a", fingerprint=None, expires_at=2**40, actor="ann")
+        lives(fleet).expect("node-a", fingerprint=None, expires_at=2**40)
         until("the hub to let it out", lambda: "node-a" not in hub._ingest.nodes)
         old.say_state()
         until("the refusal of the old key", lambda: fleet.refused(Code.RECEIPT_KEY_CHANGED))
@@ -238,7 +238,7 @@ def test_only_the_key_that_the_operator_named_is_let_in(fleet: Fleet, embedded: 
         until("the node", lambda: status(fleet) == "online")
         first.client.link.drop()
         new, thief = (Device("node-a", Client.of(embedded, "node-a"), fleet) for _ in range(2))
-        lives(fleet).expect("node-a", fingerprint=sha256(spki(new.key)), expires_at=2**40, actor="ann")
+        lives(fleet).expect("node-a", fingerprint=sha256(spki(new.key)), expires_at=2**40)
         until("the old device to be out", lambda: status(fleet) is None)
 
         thief.client.open()
@@ -258,7 +258,7 @@ def test_a_key_that_comes_too_late_is_refused(fleet: Fleet, embedded: brokers.Br
         first = Device.connect("node-a", embedded, fleet)
         until("the node", lambda: status(fleet))
         first.client.link.drop()
-        lives(fleet).expect("node-a", fingerprint=None, expires_at=int(time.time()) - 1, actor="ann")
+        lives(fleet).expect("node-a", fingerprint=None, expires_at=int(time.time()) - 1)
         until("the old device to be out", lambda: status(fleet) is None)
         Device.connect("node-a", embedded, fleet)
         until("the refusal", lambda: fleet.refused(Code.RECEIPT_KEY_CHANGED))
@@ -271,10 +271,10 @@ def test_a_forgotten_name_can_be_given_to_new_hardware(fleet: Fleet, embedded: b
     with fleet.hub(embedded):
         first = Device.connect("node-a", embedded, fleet)
         until("the node", lambda: status(fleet) == "online")
-        lives(fleet).forget("node-a", actor="ann")
+        lives(fleet).forget("node-a")
         until("it to be out", lambda: status(fleet) is None)
         first.client.link.drop()
-        lives(fleet).expect("node-a", fingerprint=None, expires_at=2**40, actor="ann")
+        lives(fleet).expect("node-a", fingerprint=None, expires_at=2**40)
         new = Device.connect("node-a", embedded, fleet)
         until("the new device", lambda: status(fleet) == "online")
 
@@ -284,10 +284,10 @@ def test_a_forgotten_name_can_be_given_to_new_hardware(fleet: Fleet, embedded: b
 
 def test_what_was_said_of_a_name_is_news_once(fleet: Fleet) -> None:
     said, roll = lives(fleet), Roll()
-    said.forget("node-a", actor="ann")
+    said.forget("node-a")
     revision, (life,) = said.changed_since(0)
 
     assert roll.take_life(life)
     assert not roll.take_life(life)
     assert said.changed_since(revision) == (revision, [])
-    assert not said.forget("node-a", actor="ann")
+    assert not said.forget("node-a")
