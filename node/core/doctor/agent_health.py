@@ -35,12 +35,14 @@ class AgentStatus(Fact):
     written_at: Seconds
     ended_at: Seconds | None = None  # Set by an agent that ended in order.
     listen: Line  # where local programs ask
+    key: Digest | None = None  # SHA-256 of the device's public key, by which an operator lets new hardware in.
 
     online: bool
     since: Seconds  # the agent is connected, or is not
     reason: Line = ""  # why not, or why it was not the last time
     session: Count = 0
     denied: Count = 0  # subscriptions, since it is connected
+    short_connections: Count = 0  # Connections in a row that the broker accepted and that ended soon.
     link: LinkClass = "free"
     certificate_expires: Seconds | None = None
 
