@@ -35,7 +35,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class NodeMarks:
-    """What operators and the hub have noted of a name, beside what the node reports."""
+    """Hold what operators and the hub have noted of a name, beside what the node reports."""
 
     is_revoked: bool = False
     is_forgotten: bool = False

@@ -14,7 +14,7 @@ OVER_SECONDS = 2 * 3600.0  # after the last sign of two devices, in time of list
 
 
 class DuplicateNodes:
-    """Which names two devices use."""
+    """Track which names two devices use."""
 
     def __init__(self, lives: DeviceLives, notes: Notes, *, clock: Callable[[], float], listening: ListeningClock) -> None:
         self._lives, self._notes, self._clock, self._listening = lives, notes, clock, listening

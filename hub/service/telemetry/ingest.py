@@ -43,7 +43,7 @@ SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made dura
 
 
 class Ingest:
-    """Everything that comes from nodes, and the fleet that it makes."""
+    """Take in everything that comes from nodes, and make the fleet of it."""
 
     def __init__(
         self,
