@@ -202,7 +202,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
         )
     until = int(time.time()) + hours * 3600
     lives.expect(node, fingerprint=digest, expires_at=until)
-    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, whoever that is"
+    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, yours or not"
     shown = digest.hex() if digest is not None else None
     show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": _time(until), "old_key": "out"}, as_json=as_json)
 

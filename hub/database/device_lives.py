@@ -19,7 +19,7 @@ _LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """A name that two devices use, from when to when that was seen."""
+    """Hold a name that two devices use, from when to when that was seen."""
 
     node: str
     since: int
@@ -27,7 +27,7 @@ class Duplicate:
 
 
 class DeviceLives:
-    """The tables of device lives in the hub's database."""
+    """Read and write the tables of device lives in the hub's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

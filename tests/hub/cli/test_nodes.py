@@ -88,7 +88,7 @@ def test_new_hardware_is_let_in_by_its_key_until_a_time(made: Made) -> None:
     assert listed(made) == {}
     assert "gw-1 waits for new hardware" in made.run("nodes").stderr
     anybody = made.run("nodes", "replace", "gw-1")
-    assert "whoever that is" in anybody.stdout
+    assert "yours or not" in anybody.stdout
     assert made.run("nodes", "replace", "gw-1", "--fingerprint", "12").returncode == Exit.USAGE
     assert made.run("nodes", "replace", "nobody").returncode == Exit.REFUSED
     assert made.run("nodes", "replace", "hub").returncode == Exit.REFUSED
