@@ -140,7 +140,7 @@ def test_a_fetch_that_met_a_full_disk_is_tried_again_once_there_is_room(plant: P
     plant.publish("1.1.0", 2.0)
     plant.cli("rollout", "start", "diabetes@1.1.0")
     until("the full disk in the status", lambda: "disk.full" in device(plant, "status", code={0, 12})["agent"]["error"])
-    assert version_of(plant) == "1.0.0"
+    assert plant.infer("node-a", ROW)["model_version"] == "1.0.0"
 
     (full / "filler").unlink()
 
