@@ -264,7 +264,8 @@ class Server:
         elif release.digest in self._preparing:
             self._preparing[release.digest].waiting.append(done)
         else:
-            preparation = _Preparation(release, asyncio.get_running_loop().create_task(activate(release)), [done])
+            task = asyncio.get_running_loop().create_task(activate(release, urgent=not self._pool.serves()))
+            preparation = _Preparation(release, task, [done])
             self._preparing[release.digest] = preparation
             preparation.task.add_done_callback(lambda _: self._finish(preparation))
 
