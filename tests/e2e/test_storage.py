@@ -1,6 +1,6 @@
-"""Devices whose database or model file is damaged or whose disk is full, by the real commands: they serve what they have, say so, and recover.
+"""Devices with a damaged database or model file or a full disk, by the real commands: they serve what they have, say so, and recover.
 
-One hub serves all of this file: each test has a device of its own, and rolls out a release that is newer than what the tests before it left.
+One hub serves all of this file: each test has a device of its own, and what it rolls out is newer than what the tests before it left.
 """
 
 import os
