@@ -205,7 +205,7 @@ def revoke(name: str, pid_file: Path | None, directory: Path, passphrase_file: P
 
 
 class Revoked(NamedTuple):
-    """What was revoked of a name."""
+    """Hold what was revoked of a name."""
 
     certificates: int
     tokens: int
