@@ -38,7 +38,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """Hold what an operator has decided about a name: forgotten for good, or waiting for new hardware; `settled` when a device has it again."""
+    """Hold what an operator has decided about a name: forgotten, or waiting for new hardware; `settled` when a device has it again."""
 
     node: str
     state: Literal["forgotten", "expected", "settled"]
