@@ -173,8 +173,8 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
 
     Where devices enrol, this prints a token for the new device; the old one's certificate is revoked when the token is used.
 
-    Elsewhere the old key is out at once, and the next key that comes in this name within --hours is in. Any client that can reach the broker
-    could come first: name the new device's key by --fingerprint, which `fleetcast-node status` shows on the device.
+    Elsewhere the old key is out at once, and the next key that comes in this name within --hours is in. Any client that can reach the
+    broker could come first: name the new device's key by --fingerprint, which `fleetcast-node status` shows on the device.
 
     \b
     Examples:
