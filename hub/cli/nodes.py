@@ -38,6 +38,7 @@ from schemas.state import Finding, Slot, State
 LEDGER = ("planned", "received", "reused", "wasted")
 
 
+NODE_COMMANDS = ("list", "forget", "replace")
 WAIT_HOURS = 24  # how long new hardware is waited for
 
 
@@ -50,12 +51,19 @@ class NodesGroup(click.Group):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name; any other name is a node's, which `list` shows."""
+        return super().get_command(ctx, cmd_name) or self.commands["list"]
+
 
 @click.group(cls=NodesGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def nodes() -> None:
+@dir_option
+@json_option
+@click.pass_context
+def nodes(context: click.Context, directory: Path, as_json: bool) -> None:
     """List the nodes, forget one, or give its name to new hardware.
 
-    Without a command it is `fleetcast nodes list`.
+    Without a command, or with a node's name instead of one, it is `fleetcast nodes list`.
 
     \b
     Examples:
@@ -64,6 +72,7 @@ def nodes() -> None:
       fleetcast nodes forget gateway-17
       fleetcast nodes replace gateway-17
     """
+    context.default_map = {name: {"directory": directory, "as_json": as_json} for name in NODE_COMMANDS}
 
 
 @nodes.command("list")
@@ -173,8 +182,8 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
 
     Where devices enrol, this prints a token for the new device; the old one's certificate is revoked when the token is used.
 
-    Elsewhere the old key is out at once, and the next key that comes in this name within --hours is in. Any client that can reach the
-    broker could come first: name the new device's key by --fingerprint, which `fleetcast-node status` shows on the device.
+    Elsewhere the old key is out at once, and the next key that comes in this name within --hours is in. Any device that reaches the
+    broker could come first. So name the new device's key by --fingerprint: `fleetcast-node status` shows it on the device.
 
     \b
     Examples:
@@ -202,7 +211,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
         )
     until = int(time.time()) + hours * 3600
     lives.expect(node, fingerprint=digest, expires_at=until)
-    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, yours or not"
+    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, whichever that is"
     shown = digest.hex() if digest is not None else None
     show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": _time(until), "old_key": "out"}, as_json=as_json)
 
