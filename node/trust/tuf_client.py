@@ -63,6 +63,7 @@ class View:
     targets_version: int = 0
     snapshot_named: int = 0  # Newest version that a trusted timestamp names; the snapshot at hand may be older.
     rollouts_expire: datetime | None = None
+    roles_expire: datetime = _LONG_AGO  # The first of root, snapshot and targets.
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,6 @@ class _Trusted:
     rollout_keys: Mapping[str, Key]  # Keys that may sign rollouts and deployments, by id.
     root: Root
     timestamp: Timestamp
-    others_expire: datetime  # The first of root, snapshot and targets.
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class _Belief:
         """Return what it says. A timestamp that came alone keeps the roles fresh; the rollouts role then expires for itself."""
         view = self.roles.view
         if self.time.version != view.timestamp_version:
-            view = replace(view, expires=min(self.time.expires, self.roles.others_expire))
+            view = replace(view, expires=min(self.time.expires, view.roles_expire))
         # Rollouts of a key that was replaced are nobody's word any more.
         known = self.rollouts if self.rollouts is not None and self.rollouts.rollout_keys.keys() == self.roles.rollout_keys.keys() else None
         return replace(
@@ -117,6 +117,15 @@ class _Belief:
 
 class FolderGoneError(Unreachable):
     """The data folder is not where it was: its disk is not mounted, or somebody has moved it."""
+
+
+class NewerRoleError(Unreachable):
+    """A model's role is newer than the trusted snapshot lists: the roles that list it are to be fetched, or are on their way."""
+
+    def __init__(self, reason: str, version: int) -> None:
+        """Name the version of the role."""
+        super().__init__(reason)
+        self.version = version
 
 
 class _Held(FetcherInterface):
@@ -244,7 +253,7 @@ class Trust:
             trusted, moment = belief.roles, _moment(now, belief.view)
             listed = trusted.role_versions.get(role, 0)
             if version > listed:
-                raise Unreachable(f"role {role} is at version {version}, the trusted snapshot lists {listed or 'none'}")
+                raise NewerRoleError(f"role {role} is at version {version}, the trusted snapshot lists {listed or 'none'}", version)
             if version < listed:
                 raise mismatch(Code.TRUST_ROLLBACK, f"version of role {role}", expected=listed, actual=version)
             held = _held(trusted.bundle) | {f"{version}.{role}.json": bundle.role}
@@ -316,11 +325,12 @@ class Trust:
             targets_version=found.targets.version,
             snapshot_named=found.snapshot.version,
             rollouts_expire=listed.expires if listed is not None else None,
+            roles_expire=others_expire,
         )
         kept = bundle.model_copy(update={"roots": roots})  # a root that this bundle withheld, and an earlier one had, is not forgotten
         versions = {name.removesuffix(".json"): meta.version for name, meta in found.snapshot.meta.items()}
         raw, minimum = codec.encode(kept), _minimum(found.targets)
-        return _Trusted(raw, kept, view, versions, minimum, keys, found.root, found.timestamp, others_expire)
+        return _Trusted(raw, kept, view, versions, minimum, keys, found.root, found.timestamp)
 
     def _updater(self, scratch: Path, held: Mapping[str, bytes], moment: datetime) -> Updater:
         config = UpdaterConfig(

@@ -1,21 +1,25 @@
 """Keep what the node believes of its fleet, and act on it: verified trust and releases in, wishes to the slots out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 import structlog
 
 from node.agent.activation.slots import Slots
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
+from node.agent.trust.statements import Statements, name_of
+from node.broker.mqtt import NodeLink, StatementEvent
 from node.core.trust import clock as clocks
 from node.settings import NodeSettings
 from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
-from node.trust.tuf_client import FolderGoneError, Release, Trust, View
+from node.trust.tuf_client import FolderGoneError, NewerRoleError, Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployments import Deployments
 from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
 from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, wanted
+from schemas.selectors import NodeFacts
 
 log = structlog.get_logger()
 
@@ -37,13 +41,27 @@ class TrustState:
         wall: clocks.WallClock,
         monotonic: clocks.MonotonicClock,
         requests: RetainedRequests,
-        subscribe_models: Callable[[Sequence[str]], None],
+        link: NodeLink,
+        facts: Callable[[], NodeFacts],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._monotonic, self._requests = monotonic, requests
-        self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
+        self._subscribe_models = link.subscribe_models
+        self._refusal, self._found = refused, found
+        self._statements = Statements(
+            store=store,
+            trust=trust,
+            link=link,
+            wall=wall,
+            monotonic=monotonic,
+            requests=requests,
+            facts=facts,
+            refused=refused,
+            believed=self._believe,
+            changed=self._changed,
+        )
         self._slots: Slots | None = None
         self.view: View | None = None
         self.models: set[str] = set()  # whose topics are read
@@ -59,6 +77,62 @@ class TrustState:
         self.view = self._trust.current()
         if self.view is not None:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
+        self._statements.begin(self.view)
+
+    def statements(self) -> Mapping[str, Deployments]:
+        """Return the deployments of every model that this node knows of, whichever way they came; some may have expired."""
+        return self._statements.statements()
+
+    # The small topics
+
+    @property
+    def followed(self) -> frozenset[str]:
+        """Return the models whose releases are read."""
+        return self._statements.followed | self.models
+
+    def connected(self, *, session_present: bool) -> None:
+        """Subscribe to what the hub says of trust, deployments and releases."""
+        self._statements.connected(session_present=session_present)
+        self._subscribe_models(sorted(self.followed), only_if_new=session_present)
+
+    def disconnected(self) -> None:
+        """Take in that the connection is gone."""
+        self._statements.disconnected()
+
+    def granted(self, mid: int) -> None:
+        """Take in that the broker has granted a subscription."""
+        self._statements.granted(mid)
+
+    def tick(self, now: clocks.MonotonicSeconds) -> None:
+        """Look whether other topics are to be read, or roles to be fetched."""
+        self._statements.tick(now)
+
+    def take(self, event: StatementEvent) -> None:
+        """Take what came on one of the small topics."""
+        self._look_at_clock()
+        self._statements.take(event)
+
+    def failed_at(self, event: StatementEvent) -> None:
+        """Have a message said again whose handling met an error."""
+        self.failed(name_of(event))
+
+    def topics_of(self, names: Collection[str]) -> list[str]:
+        """Return the topics of messages that are asked for again."""
+        self._statements.asked_again(names)
+        return sorted(self._statements.topic_of(name) for name in names)
+
+    def _believe(self, view: View) -> None:
+        self.view = view
+        self._store.raise_fact("clock_floor", clocks.floor_of(view.timestamp_expires))
+        for pending in list(self._pending.values()):
+            self.take_model(pending)
+        self._changed()
+
+    def _changed(self) -> None:
+        self._follow()
+        self._tell_parameters()
+
+    # Releases, and the bundles of hubs before deployments
 
     def take_trust(self, bundle: TrustBundle) -> None:
         """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
@@ -70,18 +144,16 @@ class TrustState:
         except Refused as refusal:
             if refusal.code is Code.DISK_FULL:
                 raise  # the bundle is good: it is taken once there is room
+            self._statements.disbelieves()
             self._refused(refusal, TRUST)
         except FolderGoneError as error:
             self._folder_gone(error, TRUST)
         except Unreachable as error:
             log.warning("trust.incomplete", reason=str(error))
         else:
-            self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
             log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
-            for pending in list(self._pending.values()):
-                self.take_model(pending)
-            self._follow()
-            self._tell_parameters()
+            self._statements.believes(self.view)
+            self._believe(self.view)
             self._requests.settled(TRUST)
 
     def take_model(self, bundle: ModelBundle) -> None:
@@ -91,6 +163,7 @@ class TrustState:
         try:
             self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
             self._pending.pop(model, None)
+            self._statements.lacks(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
             self._follow()
@@ -103,7 +176,8 @@ class TrustState:
         except FolderGoneError as error:
             self._folder_gone(error, model)
         except Unreachable as error:
-            self._pending[model] = bundle  # the trust bundle that lists it is on its way, or the clock is not right yet
+            self._pending[model] = bundle  # the roles that list it are on their way, or the clock is not right yet
+            self._statements.lacks(model, error.version if isinstance(error, NewerRoleError) else None)
             self._requests.settled(model)
             log.info("model.deferred", model=model, reason=str(error))
 
