@@ -1,4 +1,4 @@
-"""Read the hub's small topics: the timestamp, the index of deployments, the deployments of models that concern this node; roles when needed.
+"""Read the hub's small topics: timestamp, index, deployments of the models that concern this node; and roles, when they are needed.
 
 A hub of the version before says none of them, but everything on `trust`, at every step of every rollout. That topic is read only from such
 a hub (node/core/trust/hub_topics.py), and its rollouts are followed as the deployments that they amount to.
@@ -13,7 +13,7 @@ import structlog
 from node.agent.trust.retained_requests import DEPLOY, INDEX, ROLES, TIME, TRUST, RetainedRequests
 from node.broker.mqtt import DeploymentsArrived, IndexArrived, NodeLink, RolesArrived, StatementEvent, TimeArrived
 from node.core.trust import clock as clocks
-from node.core.trust.hub_topics import ROUTINE, OldTopic, RolesFetch
+from node.core.trust.hub_topics import OldTopic, RolesFetch
 from node.storage.store import NodeStore
 from node.trust.tuf_client import FolderGoneError, Trust, View
 from schemas.bundle import TrustRoles, TrustTime
@@ -142,6 +142,7 @@ class Statements:
 
     def take(self, event: StatementEvent) -> None:
         """Take what came on one of the small topics; its effect is durable when this returns."""
+        self._looked_at = clocks.NEVER  # It may call for other topics.
         match event:
             case TimeArrived(time):
                 self._take_time(time)
@@ -188,9 +189,9 @@ class Statements:
         self._view = view
         if is_new:
             self._lacking.clear()
-        if self._reason() is None or self._roles.reason == ROUTINE:
+        if self._reason() is None or self._reason() != self._roles.reason:
             self._end_fetch(is_new=is_new)
-        elif self._roles.reason is not None:
+        else:
             self._requests.failed(ROLES, self._monotonic())
         self._believe(view)
         if is_new:
@@ -250,6 +251,7 @@ class Statements:
             self._lacking.pop(model, None)
         else:
             self._lacking[model] = version
+            self._looked_at = clocks.NEVER
 
     def _prove_again(self) -> None:
         """Look at all statements by the roles that are trusted now: another key may sign them."""
