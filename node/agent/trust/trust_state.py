@@ -233,6 +233,8 @@ class TrustState:
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
             try:
                 self.take_trust(brought.trust)
+                if brought.deployments is not None:
+                    self._statements.take_deployments(brought.parcel.model, brought.deployments)
                 self.take_model(brought.model)
             except Exception as error:  # it is looked at again: at once where the disk was full, later where a fault of ours may stay
                 del self._seen[release]
