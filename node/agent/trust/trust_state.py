@@ -83,6 +83,11 @@ class TrustState:
         """Return the deployments of every model that this node knows of, whichever way they came; some may have expired."""
         return self._statements.statements()
 
+    def is_fresh(self, statement: Deployments) -> bool:
+        """Return whether a statement still calls for something new; what runs by an expired one goes on, with its parameters."""
+        wall, floor = int(self._wall()), self._store.fact("clock_floor")
+        return not self.stale() and clocks.trusted_now(wall, floor) < statement.expires
+
     # The small topics
 
     @property
@@ -123,6 +128,7 @@ class TrustState:
 
     def _believe(self, view: View) -> None:
         self.view = view
+        log.info("trust.accepted", root=view.root_version, timestamp=view.timestamp_version)
         self._store.raise_fact("clock_floor", clocks.floor_of(view.timestamp_expires))
         for pending in list(self._pending.values()):
             self.take_model(pending)
@@ -151,7 +157,6 @@ class TrustState:
         except Unreachable as error:
             log.warning("trust.incomplete", reason=str(error))
         else:
-            log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
             self._statements.believes(self.view)
             self._believe(self.view)
             self._requests.settled(TRUST)

@@ -69,7 +69,7 @@ class RolesFetch:
     """Decide when `trust/roles` is fetched: what names a reason is mostly not signed, so each reason is worth few fetches."""
 
     def __init__(self) -> None:
-        self.reason: str | None = None  # Of the fetch that is under way.
+        self.reason: str | None = None  # Reason of the fetch that is under way.
         self._tries: dict[str, int] = {}
         self._ended_at = NEVER
 
