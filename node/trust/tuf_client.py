@@ -124,11 +124,11 @@ class _Belief:
 
 
 class FolderGoneError(Unreachable):
-    """The data folder is not where it was: its disk is not mounted, or somebody has moved it."""
+    """Report that the data folder is not where it was: its disk is not mounted, or somebody has moved it."""
 
 
 class NewerRoleError(Unreachable):
-    """A model's role is newer than the trusted snapshot lists: the roles that list it are to be fetched, or are on their way."""
+    """Report that a model's role is newer than the trusted snapshot lists: the roles that list it are to be fetched, or are on their way."""
 
     def __init__(self, reason: str, version: int) -> None:
         """Name the version of the role."""
