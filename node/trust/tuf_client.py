@@ -128,7 +128,7 @@ class FolderGoneError(Unreachable):
 
 
 class NewerRoleError(Unreachable):
-    """Report that a model's role is newer than the trusted snapshot lists: the roles that list it are to be fetched, or are on their way."""
+    """Report that a model's role is newer than the snapshot lists: the roles that list it are to be fetched, or are on their way."""
 
     def __init__(self, reason: str, version: int) -> None:
         """Name the version of the role."""
