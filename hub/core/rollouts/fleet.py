@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hub.core.rollouts.listening import NEVER, Listened
-from hub.core.rollouts.rollout import NodeFacts
+from hub.core.rollouts.tally import NodeReport
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES
 from schemas.receipt import Receipt
+from schemas.selectors import NodeFacts
 from schemas.state import State
 
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
@@ -62,6 +63,16 @@ class Node:
     def labels(self) -> Mapping[str, str]:
         """Return what rollouts select it by."""
         return self.state.profile.labels if self.state.profile else {}
+
+    @property
+    def arch(self) -> str:
+        """Return its processor; empty before it has reported it."""
+        return self.state.profile.arch if self.state.profile else ""
+
+    @property
+    def facts(self) -> NodeFacts:
+        """Return what selectors ask of it."""
+        return NodeFacts(self.name, self.labels, self.arch)
 
 
 def fold_state(known: Node | None, state: State, *, now: int, listened: Listened, old: bool = False) -> Node | None:
@@ -128,12 +139,13 @@ def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
     return listened - node.heard_at < patience
 
 
-def facts(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeFacts:
+def report(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeReport:
     """Return what a rollout's gate wants to know of a node."""
     serving, failure = node.serving.get(model), node.failures.get((model, digest))
-    return NodeFacts(
+    return NodeReport(
         node=node.name,
         labels=node.labels,
+        arch=node.arch,
         heard=heard(node, listened=listened, silent_seconds=silent_seconds),
         serving=serving is not None and serving.digest == digest,
         failed_at=failure.received_at if failure else None,
