@@ -77,12 +77,14 @@ class CommandRow:
 
 @dataclass(frozen=True, slots=True)
 class RolloutRow:
-    """The controller's working state of a model's rollout; `document` is the encoded `Rollout` that is signed and announced.
+    """The controller's working state of a deployment's rollout; `document` is an encoded `Deployments` of that deployment alone.
 
-    Of the present stage: nodes addressed, of which heard from and silent; of those heard from, serving (by receipts) and failed.
+    `serial` is that of the model's statement when the row was written. Of the nodes that it has reached: addressed, of which heard from and
+    silent; of those heard from, serving (by receipts) and failed.
     """
 
     model: str
+    deployment: str
     serial: int
     document: bytes
     stage_entered_at: int

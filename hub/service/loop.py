@@ -24,6 +24,7 @@ from fleetcast import durable
 from fleetcast.backoff import Backoff
 from fleetcast.block_server import BlockServer
 from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
+from hub.core.rollouts import fleet
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.store import Store
@@ -164,7 +165,13 @@ class Service:
             clock=wall,
         )
         self._announcer = Announcer(
-            repository=repository, link=self._link, notes=self._notes, signers=signers, wall=wall, monotonic=monotonic
+            repository=repository,
+            link=self._link,
+            notes=self._notes,
+            signers=signers,
+            wall=wall,
+            monotonic=monotonic,
+            held=lambda model: fleet.held(self._ingest.nodes.values(), model),
         )
         checks, required = Checks(self._directory / "checks"), settings.checks_required
         self._controller = Controller(

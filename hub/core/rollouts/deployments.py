@@ -13,7 +13,6 @@ from hub.core.rollouts.selector_help import nearest
 from hub.core.rollouts.tally import decided
 from schemas.deployments import (
     DEFAULT,
-    NAME_CHARACTERS_MAX,
     WHERE_PRIORITY,
     Deployment,
     Deployments,
@@ -99,8 +98,8 @@ def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:
         if selector not in {(), known.deployment.selector}:
             raise Refused(
                 Code.ROLLOUT_INVALID,
-                f"deployment {name} of {model.name} selects {_words(known.deployment.selector)}, not {_words(selector)}: leave the selector "
-                f"out, give another name, or first change it with `fleetcast deploy set {model.name} {name}`",
+                f"deployment {name} of {model.name} selects {_words(known.deployment.selector)}, not {_words(selector)}: leave the "
+                f"selector out, give another name, or first change it with `fleetcast deploy set {model.name} {name}`",
             )
         return Place(name, known.deployment.selector, known.deployment.priority, known.deployment)
     if name != DEFAULT and not selector:
@@ -111,9 +110,7 @@ def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:
     return _new_place(model, name, selector, None, nodes)
 
 
-def _new_place(
-    model: Model, name: str, selector: tuple[Requirement, ...], priority: int | None, nodes: Sequence[NodeFacts]
-) -> Place:
+def _new_place(model: Model, name: str, selector: tuple[Requirement, ...], priority: int | None, nodes: Sequence[NodeFacts]) -> Place:
     _check(model, name, selector)
     above = WHERE_PRIORITY if name != DEFAULT else 0
     before = _decided_before(model, selector, nodes)
@@ -125,8 +122,6 @@ def _new_place(
 def _check(model: Model, name: str, selector: tuple[Requirement, ...]) -> None:
     if name == DEFAULT and selector:
         raise Refused(Code.ROLLOUT_INVALID, f"deployment {DEFAULT} matches every node: give one for {_words(selector)} another name")
-    if len(name) > NAME_CHARACTERS_MAX + 9:  # What `name_of` makes at most.
-        raise Refused(Code.ROLLOUT_INVALID, f"deployment name {name[:60]!r} is too long: at most {NAME_CHARACTERS_MAX} characters")
     if model.get(name) is None and len(model.rollouts) >= DEPLOYMENTS_MAX:
         raise Refused(
             Code.ROLLOUT_INVALID,
@@ -186,16 +181,16 @@ def objections(model: Model, wish: Start, place: Place, nodes: Sequence[NodeFact
     before = place.before
     if before is not None and before.state == "running" and not wish.may_supersede:
         of = f" --deployment {place.name}" if place.name != DEFAULT else ""
-        begun = f"{model.name}@{before.release.version} is still being rolled out"
+        moving = f"{model.name}@{before.release.version} is still being rolled out"
         mend = f"wait for its end, or `fleetcast rollout halt {model.name}{of}` first; --supersede begins it all the same"
         if before.percent < 100 and wish.stages[0] == 100:
             passes_over = "all of its nodes would take this one at once, past its remaining stages and their gates"
-            found.append(f"{begun}, at {before.percent} % of its nodes; {passes_over}: {mend}")
+            found.append(f"{moving}, at {before.percent} % of its nodes; {passes_over}: {mend}")
         elif before.percent < 100:
             reach = "the nodes of this rollout's first stage"
-            found.append(f"{begun}, at {before.percent} % of its nodes, and would stay on those except for {reach}: {mend}")
+            found.append(f"{moving}, at {before.percent} % of its nodes, and would stay on those except for {reach}: {mend}")
         elif wish.stages[0] < 100:
-            found.append(f"{begun}, and this one addresses only {wish.stages[0]} % of its nodes at first: {mend}")
+            found.append(f"{moving}, and this one addresses only {wish.stages[0]} % of its nodes at first: {mend}")
     return found
 
 
@@ -252,7 +247,7 @@ def pinned(
         release = release or place.fallback
     if release is None:
         raise Refused(
-            Code.ROLLOUT_INVALID, f"no release of {model.name} was rolled out to its nodes: say which they shall run, with --release VERSION"
+            Code.ROLLOUT_INVALID, f"no release of {model.name} was rolled out to its nodes: give the one to run, with --release VERSION"
         )
     return _pin(model, place, release, rollout=rollout, now=now)
 

@@ -65,14 +65,12 @@ def _can_be_said(deployment: Deployment) -> bool:
 
 def _fallbacks(main: Deployment, labels: Mapping[str, str], others: Sequence[Deployment]) -> list[Fallback]:
     """Return what nodes keep or go back to, the first that counts first; it ends where a selector is no set of labels."""
-    found = []
-    if main.fallback is not None:
-        found.append(
-            Fallback(labels=dict(labels), release=main.fallback, parameters=main.parameters_of(main.fallback.digest) or None)
-        )
+    if main.fallback is None:
+        return []  # Its own nodes have nothing to go back to, and would take what other nodes have.
+    found = [Fallback(labels=dict(labels), release=main.fallback, parameters=main.parameters_of(main.fallback.digest) or None)]
     for one in others:
         its = as_labels(one.selector)
-        if its is None or (not labels and not main.selector and its == {}):
+        if its is None:
             break
         found.append(Fallback(labels=its, release=one.release, parameters=one.parameters_of(one.release.digest) or None))
     return found[:FALLBACKS_MAX]

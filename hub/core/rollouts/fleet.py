@@ -4,7 +4,8 @@ Knows neither signatures (hub/signing/device_signatures.py) nor the database. Th
 broker lets nobody else write to a node's topics; another key later is refused.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -137,6 +138,19 @@ def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
     """Return whether a node counts as heard from, given how long the hub has listened in all."""
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
     return listened - node.heard_at < patience
+
+
+def held(nodes: Iterable[Node], model: str) -> list[bytes]:
+    """Return the releases of a model that nodes serve or have kept, the commonest first: each must be able to go back to its own."""
+    counts = Counter[bytes]()
+    for node in nodes:
+        serving = node.serving.get(model)
+        mine = {serving.digest} if serving is not None else set()
+        for slot in node.state.slots:
+            if slot.model == model:
+                mine |= {digest for digest in (slot.serving, slot.last_good) if digest is not None}
+        counts.update(mine)
+    return [digest for digest, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
 
 
 def report(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeReport:

@@ -1,4 +1,4 @@
-"""Decides when a deployment's rollout goes on to its next stage, halts, or is done. Knows facts about nodes, and neither keys, topics nor clocks.
+"""Decides when a deployment's rollout goes on, halts, or is done. Knows facts about nodes, and neither keys, topics nor clocks.
 
 A stage reaches a share of the nodes for which the deployment decides, by their position in the rollout's order, or those that a selector
 names. A share is a count: 25 % of 4 nodes is one. The threshold that reaches so many is set when the stage begins, and never falls. Its
