@@ -22,7 +22,7 @@ from schemas.names import sha256
 from schemas.rollout import Rollout
 from tests import brokers
 from tests.broker.client import Client
-from tests.hub.hubs import BLOCKS, START, WINDOW_SECONDS, Device, Fleet, until
+from tests.hub.hubs import BLOCKS, START, WINDOW_SECONDS, Device, Fleet, deployment_of, until
 from tests.hub.queueing import queue
 
 ORDINARY = [125, 125, 125, 125, 125, 125, 125, 125, 0]
@@ -58,7 +58,7 @@ def rollout_row(fleet: Fleet) -> RolloutRow | None:
 
 def state_of(fleet: Fleet) -> str:
     row = rollout_row(fleet)
-    return codec.decode(Rollout, row.document).state if row else ""
+    return deployment_of(row).state if row else ""
 
 
 def newest_trust(device: Device) -> TrustBundle:
@@ -143,7 +143,7 @@ def test_a_rollout_that_nodes_refuse_halts_and_alerts(mosquitto: brokers.Broker,
         until("a rollback", lambda: state_of(fleet) == "rolled_back")
         row = rollout_row(fleet)
         assert row is not None
-        fallback = codec.decode(Rollout, row.document).fallback
+        fallback = deployment_of(row).fallback
         assert fallback is not None
         assert fallback.version == "1.0.0"
 
