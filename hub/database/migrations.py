@@ -4,10 +4,11 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, inspect, select, text
 
+from hub.core.rollouts.deployments import alone
 from hub.database import tables
 from hub.database.connection import put, where
 from schemas import codec
-from schemas.deployments import Deployments, name_of
+from schemas.deployments import name_of
 from schemas.earlier_rollouts import as_deployments
 from schemas.errors import Refused
 from schemas.rollout import Rollout
@@ -81,11 +82,10 @@ def _rollouts(db: Connection) -> None:
             continue
         statement, name = as_deployments(rollout, expires=0), name_of(from_labels(rollout.labels))
         moving = next(one for one in statement.deployments if one.name == name)
-        alone = Deployments(model=statement.model, serial=statement.serial, expires=0, deployments=(moving,))
         put(
             db,
             tables.rollouts,
             {"model": statement.model, "deployment": moving.name},
-            {**values, "deployment": moving.name, "document": codec.encode(alone)},
+            {**values, "deployment": moving.name, "document": alone(statement.model, statement.serial, moving)},
         )
     db.execute(text(f"DROP TABLE {FIRST_ROLLOUTS}"))

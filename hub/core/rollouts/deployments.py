@@ -11,6 +11,7 @@ from hub.core.rollouts.commands import RemoveDeployment, SetDeployment, Start
 from hub.core.rollouts.rollout import Place, Progress, begin, settled_release, with_parameters
 from hub.core.rollouts.selector_help import nearest
 from hub.core.rollouts.tally import decided
+from schemas import codec
 from schemas.deployments import (
     DEFAULT,
     WHERE_PRIORITY,
@@ -65,6 +66,19 @@ class Model:
     def statement(self, *, expires: int) -> Deployments:
         """Return the statement that follows the one which is signed: its serial is higher by one."""
         return Deployments(model=self.name, serial=self.serial + 1, expires=expires, deployments=self.deployments)
+
+
+def alone(model: str, serial: int, deployment: Deployment) -> bytes:
+    """Return a deployment as the row of its working state holds it, by which the two are known to belong together."""
+    return codec.encode(Deployments(model=model, serial=max(1, serial), expires=0, deployments=(deployment,)))
+
+
+def is_of(document: bytes, deployment: Deployment) -> bool:
+    """Return whether a row's document is this deployment, as it is signed now."""
+    try:
+        return codec.decode(Deployments, document).deployments == (deployment,)
+    except Refused:
+        return False  # Of another version.
 
 
 def chosen(model: Model, name: str | None) -> Progress:
@@ -322,6 +336,37 @@ def taken(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeF
         if after is not None and after.name == place.name and (before is None or before.name != place.name):
             found.setdefault(before.name if before is not None else "", []).append(node.node)
     return found
+
+
+def change_of_hands(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeFacts]) -> list[str]:
+    """Return `taken` in sentences."""
+    found = []
+    for before, names in taken(model, place, release, nodes).items():
+        shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
+        instead = f" instead of {before}" if before else ""
+        found.append(f"deployment {place.name} decides for {shown}{instead}")
+    return found
+
+
+def followers(model: Model, name: str, nodes: Sequence[NodeFacts]) -> list[str]:
+    """Return which deployments decide for a deployment's nodes once it is removed, in sentences."""
+    mine = decided(model.deployments, nodes)[name]
+    after = model.without(name).deployments
+    found = []
+    for one, its in decided(after, mine).items():
+        if its:
+            release = _present(next(each for each in after if each.name == one))
+            found.append(f"{_count(len(its))} then follow{'s' if len(its) == 1 else ''} deployment {one}, which runs {release}")
+    left = sum(deciding(after, node) is None for node in mine)
+    if left:
+        found.append(
+            f"{_count(left)} keep{'s' if left == 1 else ''} what {'it has' if left == 1 else 'they have'}: no other deployment matches"
+        )
+    return found
+
+
+def _count(nodes: int) -> str:
+    return f"{nodes} node{'' if nodes == 1 else 's'}"
 
 
 def ties(model: Model, name: str, selector: tuple[Requirement, ...], priority: int) -> list[str]:

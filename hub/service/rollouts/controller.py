@@ -319,7 +319,7 @@ class Controller:
             model=model.name,
             deployment=progress.name,
             serial=model.serial,
-            document=_alone(model, progress.deployment),
+            document=deployments.alone(model.name, model.serial, progress.deployment),
             stage_entered_at=progress.stage_entered_at,
             held_since=None if progress.held_since is None else ceil(progress.held_since),  # up: nothing is gained
             judged_from=progress.judged_from,
@@ -355,7 +355,7 @@ class Controller:
 
     def _progress(self, model: Model, deployment: Deployment, row: RolloutRow | None) -> core.Progress:
         progress = core.Progress(model.name, deployment, stage_entered_at=int(self._wall()), judged_from=deployment.started)
-        if row is None or not _is_of(row, deployment):
+        if row is None or not deployments.is_of(row.document, deployment):
             return progress
         # Later than the clock is what a crash kept of the gate and not of it, and what an earlier hub took from the wall.
         held_since = None if row.held_since is None else Listened(min(float(row.held_since), self._listening.seconds))
@@ -368,15 +368,3 @@ class Controller:
             reason=row.reason,
             tally=Tally(row.addressed, row.heard, row.serving, row.failed, row.silent),
         )
-
-
-def _alone(model: Model, deployment: Deployment) -> bytes:
-    return codec.encode(Deployments(model=model.name, serial=max(1, model.serial), expires=0, deployments=(deployment,)))
-
-
-def _is_of(row: RolloutRow, deployment: Deployment) -> bool:
-    """Return whether a row is the working state of this deployment as it is signed now."""
-    try:
-        return codec.decode(Deployments, row.document).deployments == (deployment,)
-    except Refused:
-        return False  # Of another version.
