@@ -213,10 +213,12 @@ def empty(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list
     if any(matches(selector, node) for node in nodes):
         return []
     if not nodes:
-        return [f"no node matches {text_of(selector)}, for none is known yet; --allow-empty begins it all the same"]
+        return [
+            f"no node matches {text_of(selector)}, for none is known yet: `fleetcast nodes` lists them; --allow-empty sets it all the same"
+        ]
     return [
         f"none of the {len(nodes)} known nodes matches {text_of(selector)}. {nearest(selector, nodes)}"
-        f"`fleetcast nodes` lists the nodes, and with --json their labels; --allow-empty begins it all the same"
+        f"`fleetcast nodes` lists the nodes, and with --json their labels; --allow-empty sets it all the same"
     ]
 
 
@@ -336,6 +338,11 @@ def taken(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeF
         if after is not None and after.name == place.name and (before is None or before.name != place.name):
             found.setdefault(before.name if before is not None else "", []).append(node.node)
     return found
+
+
+def nodes_of(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeFacts]) -> set[str]:
+    """Return the nodes for which a deployment would decide."""
+    return {node.node for node in decided(_with_place(model, place, release), nodes)[place.name]}
 
 
 def change_of_hands(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeFacts]) -> list[str]:

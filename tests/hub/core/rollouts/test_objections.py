@@ -60,4 +60,4 @@ def test_a_selector_that_matches_nobody_names_what_is_near(where: str, words: st
         begun(Model("delay"), Start(version="1.2.0", where=where, labels={}), RELEASE, nodes=NODES, rollout=bytes(16), now=0)
 
     assert words in refusal.value.reason
-    assert refusal.value.reason.endswith("--allow-empty begins it all the same")
+    assert refusal.value.reason.endswith("--allow-empty sets it all the same")
