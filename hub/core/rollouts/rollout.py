@@ -228,7 +228,7 @@ def approve(progress: Progress) -> Progress:
         raise Refused(Code.ROLLOUT_INVALID, f"{what} of the {progress.title} waits for no approval")
     stages = list(deployment.stages)
     stages[number] = stages[number]._replace(approve=False)
-    return _changed(replace(progress, reason=f"stage {number + 1} is approved by an operator"), stages=tuple(stages))
+    return _changed(replace(progress, reason=f"has stage {number + 1} approved by an operator"), stages=tuple(stages))
 
 
 def retry(progress: Progress, *, now: int) -> Progress:
@@ -241,7 +241,7 @@ def retry(progress: Progress, *, now: int) -> Progress:
     attempt = (progress.deployment.attempt or 0) + 1
     if attempt > ATTEMPTS_MAX:
         raise Refused(Code.ROLLOUT_INVALID, f"the {progress.title} was retried {ATTEMPTS_MAX} times: begin it anew")
-    fresh = replace(progress, judged_from=now, held_since=None, reason=f"attempt {attempt + 1} was asked for by an operator")
+    fresh = replace(progress, judged_from=now, held_since=None, reason=f"begins attempt {attempt + 1}, asked for by an operator")
     return _changed(fresh, attempt=attempt)
 
 

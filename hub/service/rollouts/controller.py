@@ -141,7 +141,7 @@ class Controller:
                 after = core.approve(before)
             case Retry():
                 after = core.retry(before, now=now)
-        return model.with_rollout(after), f"{after.title}: {after.reason}"
+        return model.with_rollout(after), f"{after.title} {after.reason}"
 
     def _set(self, model: Model, before: core.Progress, wish: SetParameters) -> tuple[Model, str]:
         version = core.in_force_of(before, wish.version).release.version
