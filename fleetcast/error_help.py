@@ -139,6 +139,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a name is reserved, or has a length or characters that are not allowed",
         "use letters a-z, digits and hyphens",
     ),
+    Code.ROLLOUT_TAKEN_BACK: (
+        "an operator took a release back, and the node had none before it",
+        "nothing; roll out a release to serve again",
+    ),
     Code.ROLLOUT_INVALID: ("a rollout asks for something impossible", "correct the rollout; the reason says what is impossible"),
     Code.WINDOW_RELEASE: (
         "a window is about a release that is unknown or has no signals",
@@ -218,6 +222,11 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.CERTIFICATE_INVALID: (
         "a certificate is expired, not yet valid, or of another key or authority",
         "renew it; `fleetcast-node doctor` names the cause",
+    ),
+    Code.WINDOW_INVALID: ("a time of the week is not in its syntax, or never opens", "write it such as Mon-Fri 22:00-05:00"),
+    Code.WINDOW_CLOSED: (
+        "the release waits for the time of the week in which the rollout lets it be activated",
+        "nothing; it goes on when the window opens",
     ),
     Code.SELECTOR_INVALID: (
         "a selector is not in its syntax, or too long",

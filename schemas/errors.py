@@ -68,6 +68,7 @@ class Code(StrEnum):
     KEY_NOT_AUTHORISED = "key.not_authorised"
     NAME_INVALID = "name.invalid"
     ROLLOUT_INVALID = "rollout.invalid"
+    ROLLOUT_TAKEN_BACK = "rollout.taken_back"
     WINDOW_RELEASE = "window.unknown_release"
     WINDOW_SHAPE = "window.wrong_shape"
     WINDOW_ABSURD = "window.absurd"
@@ -101,6 +102,8 @@ class Code(StrEnum):
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
     SELECTOR_INVALID = "selector.invalid"
+    WINDOW_INVALID = "window.invalid"
+    WINDOW_CLOSED = "window.closed"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
 

@@ -11,6 +11,7 @@ from schemas.document import Document, Fact
 from schemas.names import Digest, Label, ModelName, Version
 from schemas.parameters import Value
 from schemas.quantities import Seconds
+from schemas.windows import Windows
 
 
 class ReleaseRef(NamedTuple):
@@ -38,6 +39,7 @@ class Carriage(Fact):
     bytes_max: Annotated[int, Field(ge=0, le=2**53)] | None = None  # Total bytes of one node; None for no bound.
     full_download: bool | None = None  # Whether a node without a delta's parent may fetch the whole; None leaves it to the node's policy.
     priority: Annotated[int, Field(ge=0, le=9)] = 5  # Order among a node's transfers; the highest goes first.
+    fetch: Windows | None = None  # When blocks may be fetched; nodes of the version before do not know it.
 
 
 class Fallback(Fact):

@@ -4,6 +4,8 @@ Publishers and operators add versions of roles. The hub's `refresh` vouches for 
 records that set last, so a reader always sees a consistent set. They run as separate processes: a lock keeps them apart.
 """
 
+import contextlib
+import os
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -114,6 +116,18 @@ class Repository:
         with self._folder.locked():
             return path.read_bytes() if path.exists() else None
 
+    def device_settings(self, node: str) -> bytes | None:
+        """Return the signed settings of a node in their envelope, or None."""
+        path = self._folder.settings / check_name("node", node)
+        with self._folder.locked():
+            return path.read_bytes() if path.exists() else None
+
+    def nodes_with_settings(self) -> dict[str, int]:
+        """Return the nodes that have settings, each with a number that changes when they do."""
+        with self._folder.locked(), contextlib.suppress(FileNotFoundError):
+            return {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder.settings) if not entry.name.startswith(".")}
+        return {}
+
     def root(self, version: int = 1) -> bytes:
         """Return a version of the root; nodes pin the first."""
         return self._folder.path("root", version).read_bytes()
@@ -222,6 +236,22 @@ class Repository:
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
             write(path, codec.encode(seal("deployments", document, rollouts)))
+
+    def set_device_settings(self, node: str, document: bytes, *, rollouts: Signer) -> None:
+        """Sign the settings of one node.
+
+        Raises:
+            Refused: KEY_NOT_AUTHORISED: the targets role names another key for rollouts.
+        """
+        path = self._folder.settings / check_name("node", node)
+        with self._folder.locked():
+            self._check_key("targets", _ROLLOUTS, rollouts)
+            write(path, codec.encode(seal("settings", document, rollouts)))
+
+    def remove_device_settings(self, node: str) -> None:
+        """Forget the settings of a node."""
+        with self._folder.locked():
+            (self._folder.settings / check_name("node", node)).unlink(missing_ok=True)
 
     def renew_rollouts(self, *, rollouts: Signer, now: datetime) -> bool:
         """Sign the rollouts role again before it expires; its key is online, and it lasts a week."""

@@ -129,6 +129,7 @@ class Agent:
         self._requests = RetainedRequests(rng)
         self._trust_state = TrustState(
             settings,
+            arch=self._profile.arch,
             store=self._store,
             trust=trust,
             carried=self._sideload,
@@ -170,6 +171,7 @@ class Agent:
             report=self._reporter.report,
             serving_changed=self._serving_changed,
             carriage_of=self._trust_state.carriage_of,
+            may_activate=self._trust_state.may_activate,
             monotonic=monotonic,
         )
         self._status_writer = StatusWriter(
@@ -286,6 +288,7 @@ class Agent:
             return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
         self._renewing.tick(online=self._online)
         self._trust_state.look_at_clock(now)
+        self._trust_state.look_at_deadlines(now)
         self._trust_state.look_for_carried(now)
         self._delivery.tick(now)
         if self._online:

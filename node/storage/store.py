@@ -19,6 +19,7 @@ from node.core.telemetry.privacy_accountant import START, Entry, Witness
 from node.storage.store_file import in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.storage.tables import begin, read_as_todays
 from schemas.accuracy import Accuracy
+from schemas.deployments import Moved
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 
@@ -112,9 +113,7 @@ class NodeStore:
 
     @classmethod
     def reading(cls, path: Path) -> Self:
-        """Open the same file beside the agent that writes it: what is committed is read, and nothing can be written. An older agent's
-        reads as
-        today's.
+        """Open the same file beside the agent that writes it, read-only; an older agent's file reads as today's.
 
         Raises:
             Unreachable: the file cannot be read, or is no such file.
@@ -164,9 +163,7 @@ class NodeStore:
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[None]:
-        """Commit all or nothing. Without `synced` it survives a kill of this process, and the next synced one makes it survive a power
-        cut.
-        """
+        """Commit all or nothing. Without `synced` it survives a kill of this process; the next synced one makes it survive a power cut."""
         self._db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -184,8 +181,7 @@ class NodeStore:
 
     def fact(self, name: str) -> int:
         """Return a remembered number; 0 when it was never set."""
-        row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row else 0
+        return next((int(row[0]) for row in self._db.execute("SELECT value FROM fact WHERE name = ?", (name,))), 0)
 
     def raise_fact(self, name: str, value: int) -> None:
         """Remember a number that only rises."""
@@ -221,10 +217,19 @@ class NodeStore:
         """Keep a slot that a lost store knew, whose moves nobody knows any more."""
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
 
+    def moved(self, model: str) -> Moved | None:
+        """Return what a model's last rollout found here."""
+        row = self._db.execute("SELECT document FROM moved WHERE model = ?", (model,)).fetchone()
+        return Moved.model_validate_json(row[0]) if row else None
+
+    def put_moved(self, model: str, moved: Moved) -> None:
+        """Remember what a rollout found here, before it moves this node."""
+        self._db.execute("INSERT OR REPLACE INTO moved VALUES (?, ?)", (model, moved.model_dump_json()))
+
     def moves(self, model: str) -> list[Move]:
         """Return how a slot came to be what it is, the oldest first."""
         rows = self._db.execute("SELECT document FROM move WHERE model = ? ORDER BY number", (model,))
-        return [Move.model_validate_json(document) for (document,) in rows]
+        return [Move.model_validate_json(row[0]) for row in rows]
 
     def put_evidence(self, release: bytes, evidence: Evidence, *, at: int) -> None:
         """Keep what a release's last activation here has measured."""
@@ -450,9 +455,7 @@ class NodeStore:
     # The own baseline
 
     def own(self, signals: Sequence[bytes]) -> dict[bytes, tuple[list[int], int, list[int]]]:
-        """Return noisy counts of the own baseline, the rows that they are of, and those by hour of the week, by signal, where there are
-        any.
-        """
+        """Return by signal the noisy counts of the own baseline, the rows that they are of, and those by hour of the week, if any."""
         found: dict[bytes, tuple[list[int], int, list[int]]] = {}
         for signal in signals:
             row = self._db.execute("SELECT counts, rows, hours FROM own WHERE signal = ?", (signal,)).fetchone()

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Protocol
 
 import structlog
 
 from node.agent.activation.endpoint_check import Endpoint, is_not_served
+from node.agent.activation.fetcher import Fetcher
 from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
@@ -28,36 +28,13 @@ from node.storage.store import NodeStore
 from node.trust.tuf_client import Release
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.rollout import Carriage
+from schemas.rollout import Carriage, ReleaseRef
 from schemas.state import Slot
 
 log = structlog.get_logger()
 
 REPAIR_SECONDS = 60.0  # The pause between two tries to fetch damaged files again.
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
-
-
-class Fetcher(Protocol):
-    """Bring releases to disk."""
-
-    def start(
-        self,
-        model: str,
-        target: Target,
-        manifest: Manifest,
-        variant: str,
-        now: MonotonicSeconds,
-        *,
-        carriage: Carriage | None,
-        follows: bool,
-    ) -> None:
-        """Begin."""
-
-    def carry(self, model: str, carriage: Carriage | None) -> None:
-        """Take in that the rollout says otherwise how the bytes may travel."""
-
-    def cancel(self, model: str) -> None:
-        """Give up."""
 
 
 class Slots:
@@ -77,12 +54,14 @@ class Slots:
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
+        may_activate: Callable[[str, bytes, WallSeconds], bool],
         monotonic: MonotonicClock,
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._receipts = post, Receipts(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        self._may_activate = may_activate
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
         self._trials = Trials(store)
@@ -113,16 +92,22 @@ class Slots:
         self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
         self._fetcher.carry(manifest.model, self._carriage_of(manifest.model))  # another rollout of what is on its way already
 
-    def serving(self, model: str) -> bytes | None:
+    def serving(self, model: str) -> ReleaseRef | None:
         """Return the release that is served for a model, if any."""
         slot = self._slots.get(model)
-        return slot.serving.digest if slot is not None and slot.serving is not None else None
+        return ReleaseRef(slot.serving.version, slot.serving.digest) if slot is not None and slot.serving is not None else None
 
     def halted(self, model: str, now: WallSeconds) -> None:
         """Take in that the model's rollout moves this node no more: it was halted, or another one does not reach it."""
         slot = self._slots.get(model)
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
+
+    def stopped(self, model: str, now: WallSeconds) -> None:
+        """Take in that nothing of the model is to be served any more."""
+        slot = self._slots.get(model)
+        if slot is not None:
+            self._apply(slot, lifecycle.stopped(slot, now=int(now)), now)
 
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """Take in that a transfer ended."""
@@ -197,6 +182,8 @@ class Slots:
                 self._restore_again[slot.serving.digest] = (again[0], None)
                 self._prepare(model, slot.serving)
             self._repair_when_due(slot)
+            if slot.state == "staged" and slot.target is not None:  # its window may be open by now
+                self._begin(slot, slot.target, now)
             if slot.state == "shadow" and slot.target is not None:
                 self._judge_shadow(slot, slot.target, now)
             slot = self._slots[model]
@@ -278,10 +265,7 @@ class Slots:
             case lifecycle.CancelFetch():
                 self._fetcher.cancel(slot.model)
             case lifecycle.Prepare(target):
-                slot = self._slots[slot.model]
-                if slot.state == "staged":
-                    self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
-                self._prepare(slot.model, target)
+                self._begin(self._slots[slot.model], target, now)
             case lifecycle.Restore(target):
                 self._restore(slot.model, target)
             case lifecycle.Compare(target):
@@ -308,6 +292,15 @@ class Slots:
             self._repairs[slot.serving.digest] = self._monotonic()  # this takes its place on the road, and it is begun again afterwards
         follows = slot.serving is not None or slot.last_good is not None
         self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
+
+    def _begin(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
+        """Start a worker for what is staged, once the rollout lets this node activate it."""
+        if slot.state == "staged":
+            if slot.serving is not None and not self._may_activate(slot.model, target.rollout, now):
+                self._apply(slot, lifecycle.waits_for_window(slot, now=int(now)), now)
+                return
+            self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
+        self._prepare(slot.model, target)
 
     def _prepare(self, model: str, target: Target) -> None:
         ticket = self._tickets[target.digest] = next(self._numbers)

@@ -15,6 +15,7 @@ from node.storage.store import NodeStore
 from schemas.errors import Code
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.state import LinkClass
+from schemas.windows import is_open
 
 log = structlog.get_logger()
 
@@ -88,6 +89,7 @@ class ByteQuota:
                 link=link,
                 today_bytes=today,
                 minute=minute,
+                is_window_open=job.carriage.fetch is None or is_open(job.carriage.fetch, float(self._wall())),
             )
             stops.append((found.code, found.reason) if found.code is not None else None)
             # One whose blocks do not come keeps nobody else waiting.

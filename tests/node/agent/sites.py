@@ -69,6 +69,7 @@ class Site:
     contents: Mapping[bytes, bytes]
     lost: frozenset[str] = frozenset()
     faster: float = 1.0
+    window_open: bool = True
     rollout: dict[str, Any] = field(default_factory=dict)  # what a rollout sets
     observed: list[Observation] = field(default_factory=list)
     effective_parameters: dict[bytes, EffectiveParameters] = field(default_factory=dict)
@@ -99,6 +100,7 @@ class Site:
             report=self._report,
             serving_changed=lambda digest, manifest, effective_parameters: self.effective_parameters.update({digest: effective_parameters}),
             carriage_of=lambda model: None,
+            may_activate=lambda model, rollout, now: self.window_open,
         )
 
     @property
