@@ -173,4 +173,4 @@ def test_an_earlier_hubs_rollout_moves_the_same_nodes_as_before(state: str, labe
             if serving == THREE and state != "rolled_back" and bucket(SALT, facts.node) >= rollout.percent:
                 continue  # it cannot have been moved yet
             assert (found.release if isinstance(found, Run) else serving) == expected, (number, serving, found)
-    assert EVERYBODY == max(one.threshold for one in statement.deployments) or percent < 100
+    assert max(one.threshold for one in statement.deployments) == EVERYBODY or percent < 100
