@@ -78,11 +78,14 @@ def is_of(document: bytes, deployment: Deployment) -> bool:
     try:
         return codec.decode(Deployments, document).deployments == (deployment,)
     except Refused:
-        return False  # Of another version.
+        return False  # Another version wrote it.
 
 
-def chosen(model: Model, name: str | None) -> Progress:
+def chosen(model: Model, name: str | None, *, to_go_back: bool = False) -> Progress:
     """Return the deployment that a command means: the named one; without a name the only one, or the default one.
+
+    The default one is not meant where another one moves, nor, to go back, where another's rollout began later: the fleet is not taken back
+    by a command that was meant for a canary.
 
     Raises:
         Refused: there is none of this name, or a name is needed.
@@ -90,13 +93,17 @@ def chosen(model: Model, name: str | None) -> Progress:
     if not model.rollouts:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model.name}")
     found = model.get(name or DEFAULT)
-    if found is not None:
-        return found
     if name is not None:
-        raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {name} of {model.name}; there are {model.names}")
-    if len(model.rollouts) > 1:
+        if found is None:
+            raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {name} of {model.name}; there are {model.names}")
+        return found
+    if len(model.rollouts) == 1:
+        return model.rollouts[0]
+    others = [one.deployment for one in model.rollouts if one.name != DEFAULT]
+    began = found.deployment.started if found is not None else 0
+    if found is None or any(one.state in {"running", "halted"} or (to_go_back and one.started >= began) for one in others):
         raise Refused(Code.ROLLOUT_INVALID, f"{model.name} has several deployments ({model.names}): choose one with --deployment")
-    return model.rollouts[0]
+    return found
 
 
 def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:

@@ -127,7 +127,8 @@ class Controller:
                 return self._change(model, asked)
 
     def _change(self, model: Model, asked: OfDeployment) -> tuple[Model, str]:
-        before, now = deployments.chosen(model, asked.deployment), int(self._wall())
+        before = deployments.chosen(model, asked.deployment, to_go_back=isinstance(asked, Rollback))
+        now = int(self._wall())
         match asked:
             case SetParameters():
                 return self._set(model, before, asked)

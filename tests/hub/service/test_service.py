@@ -125,6 +125,23 @@ def test_a_rollout_is_done_when_devices_have_signed(broker: brokers.Broker, flee
         assert [one.version for one in bundle.manifests] == ["1.0.0"]
 
 
+def test_what_nodes_hold_stays_announced(embedded: brokers.Broker, fleet: Fleet) -> None:
+    manifests = [fleet.publish(f"1.{number}.0", seed=number + 1) for number in range(4)]
+    with fleet.hub(embedded):
+        device = Device.connect("n1", embedded, fleet)
+        device.client.subscribe(fleet.topics.model("delay"))
+        until("the node", lambda: fleet.store.nodes())
+        device.sign("serving", manifests[0])
+        until("its receipt", lambda: fleet.store.receipts())
+        start_rollout(fleet, "1.3.0")
+
+        def has_three(message: Message) -> bool:
+            bundle = codec.decode(ModelBundle, message.payload)
+            return [one.version for one in bundle.manifests] == ["1.0.0", "1.2.0", "1.3.0"]
+
+        assert device.next_on(fleet.topics.model("delay"), wanted=has_three)
+
+
 def test_a_rollout_that_nodes_refuse_halts_and_alerts(mosquitto: brokers.Broker, fleet: Fleet) -> None:
     one, two = fleet.publish("1.0.0"), fleet.publish("1.1.0", seed=2)
     with fleet.hub(mosquitto):

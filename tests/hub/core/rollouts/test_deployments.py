@@ -80,6 +80,10 @@ def test_a_command_means_the_named_deployment_or_the_default_or_only_one() -> No
         core.chosen(two, None)
     with pytest.raises(Refused, match="there is no deployment hold of delay"):
         core.chosen(two, "hold")
+    with pytest.raises(Refused, match="choose one with --deployment"):
+        core.chosen(started(BOTH, THREE, "running", where="site=jfk"), None)
+    with pytest.raises(Refused, match="choose one with --deployment"):
+        core.chosen(BOTH, None, to_go_back=True)
     with pytest.raises(Refused, match="no rollout of delay"):
         core.chosen(Model("delay"), None)
 

@@ -12,7 +12,7 @@ from hub.core.rollouts.listening import Listened
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES, sha256
 from schemas.receipt import Receipt
-from schemas.state import Profile, State
+from schemas.state import Profile, Slot, State
 
 KEY, OTHER_KEY = b"key", b"other key"
 ONE, TWO = sha256(b"1"), sha256(b"2")
@@ -146,3 +146,14 @@ def test_receipts_twice_or_late_change_nothing(outcomes: list[tuple[str, bytes]]
 
     for one in data.draw(st.lists(st.sampled_from(ordered), max_size=5)) if ordered else []:
         assert fold_receipt(node, one, received_at=2000, heard_at=Listened(2000.0)) == node
+
+
+def test_releases_that_nodes_serve_or_keep_are_found_the_commonest_first() -> None:
+    slots = (Slot(model="delay", state="active", serving=TWO, last_good=ONE), Slot(model="other", state="active", serving=bytes(32)))
+    nodes = [
+        Node(state(slots=slots), "online", 1, 0, b"k"),
+        Node(state(), "online", 1, 0, b"k", serving={"delay": fleet.Serving("1.0.0", ONE, 1)}),
+    ]
+
+    assert fleet.held(nodes, "delay") == [ONE, TWO]
+    assert fleet.held([], "delay") == []
