@@ -14,21 +14,22 @@ from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
+from hub.cli.rollout_status import rollout_row, status
+from hub.cli.time_arguments import DEADLINE
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts import rollout as core
-from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.parameters import in_words, read
-from hub.core.rollouts.tally import decided
-from hub.database.rows import RolloutRow
+from hub.core.rollouts.stages import parse_stages
+from hub.core.rollouts.terms import check_shadow
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.parameters import Value
-from schemas.selectors import text_of
 from schemas.state import State
+from schemas.windows import parse_windows
 
-NAMES_SHOWN = 3
+PERCENT_DIGITS_MAX = 3
 ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 
 deployment_option = click.option("--deployment", metavar="NAME", help="Deployment, where the model has several.")
@@ -50,8 +51,15 @@ def rollout() -> None:
 
 @rollout.command()
 @click.argument("release", metavar="MODEL@VERSION")
-@click.option("--stages", default="100", show_default=True, help="Rising percentages of the fleet, separated by commas.")
-@click.option("--approve", multiple=True, type=int, metavar="PERCENT", help="Stage that waits for `rollout approve`. Repeatable.")
+@click.option(
+    "--stages",
+    default="100",
+    show_default=True,
+    help="Rising percentages with commas, such as 1,10,100; and nodes by selector: 'canary: site=lab; 10; 100'.",
+)
+@click.option(
+    "--approve", multiple=True, metavar="STAGE[,STAGE]", help="Stages that wait for `rollout approve`, by percentage or name. Repeatable."
+)
 @click.option("--deployment", metavar="NAME", help="Deployment to roll it out in; with a selector it is made if there is none.")
 @click.option("--where", metavar="SELECTOR", help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
@@ -82,6 +90,24 @@ def rollout() -> None:
 @click.option("--halt-on-drift/--no-halt-on-drift", default=True, show_default=True, help="Halt on an alarm of drift, or not.")
 @click.option(
     "--drift-tests-min", type=click.IntRange(0), help="Intervals of the release that must be tested for drift before the next stage."
+)
+@click.option("--nodes-min", type=click.IntRange(1), help="Nodes of a stage that must serve the release before the next stage.")
+@click.option(
+    "--latency-ratio-max",
+    type=float,
+    help="Halt when the release takes more than this many times as long as the one before it: the median over the stage's nodes.",
+)
+@click.option(
+    "--shadow-min", type=click.FloatRange(0, 1), help="Share of the nodes that serve it on which the comparison in shadow must have passed."
+)
+@click.option("--retries", type=click.IntRange(1, 100), help="How often a stage lets failed nodes try again before they count as failed.")
+@click.option("--retry-seconds", type=click.IntRange(1), help="Pause before failed nodes try again. The default is 600.")
+@click.option("--activate", metavar="TIMES", help="When nodes may switch, in their own zone, such as 'Mon-Fri 22:00-05:00'.")
+@click.option("--fetch", metavar="TIMES", help="When nodes may fetch, in their own zone.")
+@click.option(
+    "--deadline",
+    type=DEADLINE,
+    help="Nodes that do not serve it by then are moved no more: 36h, 2026-12-24T18:00 (UTC), or with +01:00 or Europe/Berlin.",
 )
 @click.option(
     "--node-bytes-max", type=click.IntRange(0), help="Bytes that the rollout may cost one node. A node stops before it would exceed them."
@@ -124,15 +150,18 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         --soak-seconds 600 --wait
       fleetcast rollout start delay@1.2.0 --where site=plant-7 \\
         --node-bytes-max 2000000
+      fleetcast rollout start delay@1.2.0 --deadline 72h --approve 100 \\
+        --stages 'canary: site=lab; 10; 100'
       fleetcast rollout start delay@1.2.0 --set threshold=0.7 \\
         --set labels.cat=Katze
     """
     model, version = split(release)
     repository = Repository(directory / "trust")
     ref, manifest = release_of(repository, model, version)
+    terms = {name: parse_windows(said[name]) if said[name] is not None else None for name in ("activate", "fetch")}
     wish = {
         "version": version,
-        "stages": _stages(stages),
+        "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in parse_stages(stages)],
         "labels": read_pairs("--label", labels, mend=ONE_LABEL),
         "gate": {
             "receipts_ratio_min": said["receipts_min"],
@@ -141,16 +170,32 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
             "silent_seconds": said["silent_seconds"],
             "halt_on_drift": said["halt_on_drift"],
             "drift_tests_min": said["drift_tests_min"],
+            **_given(
+                {
+                    "nodes_min": said["nodes_min"],
+                    "latency_ratio_max": said["latency_ratio_max"],
+                    "shadow_ratio_min": said["shadow_min"],
+                    "retries": said["retries"],
+                    "retry_seconds": said["retry_seconds"],
+                }
+            ),
         },
-        "carriage": {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]},
+        "carriage": {
+            "bytes_max": said["node_bytes_max"],
+            "full_download": said["full_download"],
+            "priority": said["priority"],
+            **_given({"fetch": terms["fetch"]}),
+        },
         "parameters": read(manifest.parameters or (), _pairs(said["values"])) or None,
-        # A hub of an earlier version refuses fields that it does not know: only what was given is sent.
-        **{name: said[name] for name in ("deployment", "where", "approve", "allow_empty", "supersede", "force") if said[name]},
+        **_given({name: said[name] for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "force")}),
+        **_given({"activate": terms["activate"], "approve": tuple(_approve(said["approve"]))}),
     }
     command = commands.read_as(commands.Start, json.dumps(wish))
     present, nodes = model_of(repository, model), facts_of(_states(directory))
     # What the hub would refuse is refused now: it may not run before next week.
-    progress = deployments.begun(present, command, ref, nodes=nodes, rollout=bytes(16), now=0, allowed=manifest.parameters or ())
+    allowed, now = manifest.parameters or (), int(time.time())
+    progress = deployments.begun(present, command, ref, nodes=nodes, rollout=bytes(16), now=now, allowed=allowed)
+    check_shadow(command.gate, manifest)
     codec.encode(present.with_rollout(progress).statement(expires=0))  # Many long texts do not fit the document.
     look_at_checks(directory, ref, manifest, required=said["require_check"])
     place = deployments.place_of(present, command, nodes)
@@ -184,16 +229,15 @@ def _states(directory: Path) -> list[State]:
         store.close()
 
 
-def _stages(text: str) -> list[int]:
-    """Return the percents of `--stages`.
+def _approve(said: Sequence[str]) -> list[int | str]:
+    """Return the stages of `--approve`, by percentage or name."""
+    found = [one.strip().removesuffix("%").strip() for text in said for one in text.split(",")]
+    return [int(one) if one.isdecimal() and len(one) <= PERCENT_DIGITS_MAX else one for one in found]
 
-    Raises:
-        click.UsageError: they are not whole numbers.
-    """
-    try:
-        return [int(one) for one in text.split(",")]
-    except ValueError:
-        raise click.UsageError(f"--stages {text!r} must be whole percents with commas, such as 1,10,50,100") from None
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given: a hub of an earlier version refuses fields that it does not know."""
+    return {name: value for name, value in values.items() if value not in (None, False, ())}
 
 
 def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
@@ -255,43 +299,7 @@ def set_(
     ask(directory, model, body, as_json=as_json)
 
 
-@rollout.command()
-@click.argument("model", required=False)
-@dir_option
-@json_option
-def status(model: str | None, directory: Path, as_json: bool) -> None:
-    """Show every rollout, or those of one model: a line a deployment.
-
-    \b
-    Example:
-      fleetcast rollout status delay --json
-    """
-    repository = Repository(directory / "trust")
-    if model is not None:
-        check_model(repository, model)
-    store = open_store(directory)
-    states, kept = states_of(store.nodes()), {(row.model, row.deployment): row for row in store.rollout_rows()}
-    rows = []
-    for name in repository.models():
-        if model in {None, name}:
-            present = model_of(repository, name)
-            serve = _serving(present, states)
-            for one in present.deployments:
-                row = _row(present, one, kept.get((name, one.name)))
-                rows.append({**row, "parameters": _in_force(name, one, serve[one.name])})
-    columns = ["model", "deployment", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
-    show(rows, columns, as_json=as_json, empty="There is no rollout.")
-    if not as_json:
-        for row in rows:
-            for parameter, one in row["parameters"].items():
-                of = f"{row['model']} ({row['deployment']})" if row["where"] else row["model"]
-                click.echo(plain(f"{of}: {_told(parameter, one)}"))
-
-
-def _serving(model: Model, states: Sequence[State]) -> dict[str, list[State]]:
-    """Return the reports of the nodes for which each deployment decides, by its name."""
-    by_node = {state.node: state for state in states}
-    return {name: [by_node[one.node] for one in nodes] for name, nodes in decided(model.deployments, facts_of(states)).items()}
+rollout.add_command(status)
 
 
 def _simple(kind: str, asked: type[commands.OfDeployment], sentence: str) -> click.Command:
@@ -332,7 +340,7 @@ def _follow(directory: Path, model: str, deployment: str, version: str, deadline
         if not is_kept and time.monotonic() < deadline:  # The hub has signed it, and keeps its reason next.
             time.sleep(LOOK_SECONDS)
             continue
-        row = _row(present, progress.deployment, kept)
+        row = rollout_row(present, progress.deployment, kept)
         name = f"{model}@{row['version']}"
         line = f"{name} {row['state']} at {row['percent']} %, {row['serving']} of {row['nodes']} nodes serve it: {plain(row['reason'])}"
         if line != said and not as_json:
@@ -349,58 +357,3 @@ def _follow(directory: Path, model: str, deployment: str, version: str, deadline
         if time.monotonic() >= deadline:
             raise Ended(Exit.TIMEOUT, f"the rollout of {model}@{version} is still {row['state']} at {row['percent']} %: {row['reason']}")
         time.sleep(LOOK_SECONDS)
-
-
-def _row(model: Model, one: Deployment, kept: RolloutRow | None) -> dict[str, Any]:
-    return {
-        "model": model.name,
-        "deployment": one.name,
-        "where": text_of(one.selector),
-        "priority": one.priority,
-        "version": one.release.version,
-        "digest": one.release.digest.hex(),
-        "fallback": one.fallback.version if one.fallback else None,
-        "state": one.state,
-        "stage": f"{one.stage + 1} of {len(one.stages)}",
-        "percent": one.percent,
-        "serial": model.serial,
-        "nodes": kept.addressed if kept else 0,
-        "heard": kept.heard if kept else 0,
-        "silent": kept.silent if kept else 0,
-        "serving": kept.serving if kept else 0,
-        "failed": kept.failed if kept else 0,
-        "reason": kept.reason if kept else "",
-    }
-
-
-def _in_force(model: str, deployment: Deployment, states: Sequence[State]) -> dict[str, dict[str, Any]]:
-    """Return for each parameter what is set, and how many nodes that serve the release use whose value."""
-    releases = {one.release: one.parameters for one in core.in_force(deployment)}
-    found: dict[str, dict[str, Any]] = {}
-    for release, said in releases.items():
-        found.update({name: {"set": value, **_nobody()} for name, value in said.items()})
-        for state in states:
-            slots = [slot for slot in state.slots if slot.model == model and slot.serving == release.digest]
-            for setting in (setting for slot in slots for setting in slot.parameters or ()):
-                entry = found.setdefault(setting.name, {"set": None, **_nobody()})
-                entry[setting.source] += 1
-                if setting.code is not None:
-                    entry["refused"].append({"node": state.node, "code": setting.code})
-    return found
-
-
-def _nobody() -> dict[str, Any]:
-    return {"rollout": 0, "site": 0, "release": 0, "refused": []}
-
-
-def _told(name: str, one: Mapping[str, Any]) -> str:
-    """`threshold=0.7: in force on 5, 1 has its site's; the site's own value is not allowed on gate-3`."""
-    said = in_words(name, one["set"]) if one["set"] is not None else f"{name} as released"
-    parts = [f"in force on {one['rollout' if one['set'] is not None else 'release']}"]
-    if one["site"]:
-        parts.append(f"{one['site']} by their sites")
-    if one["refused"]:
-        names = [refusal["node"] for refusal in one["refused"]]
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        parts.append(f"the site's own is not allowed on {', '.join(names[:NAMES_SHOWN])}{more}")
-    return f"{said} ({'; '.join(parts)})"

@@ -86,6 +86,6 @@ def _rollouts(db: Connection) -> None:
             db,
             tables.rollouts,
             {"model": statement.model, "deployment": moving.name},
-            {**values, "deployment": moving.name, "document": alone(statement.model, statement.serial, moving)},
+            {**values, "deployment": moving.name, "gates": "[]", "document": alone(statement.model, statement.serial, moving)},
         )
     db.execute(text(f"DROP TABLE {FIRST_ROLLOUTS}"))

@@ -91,6 +91,7 @@ class RolloutRow:
     held_since: int | None
     judged_from: int
     reason: str
+    gates: str  # What each gate says, as JSON (hub/core/rollouts/gates.py).
     addressed: int
     heard: int
     serving: int

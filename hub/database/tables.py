@@ -99,6 +99,7 @@ rollouts = Table(
     Column("held_since", BigInteger),
     Column("judged_from", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("gates", Text, nullable=False),
     Column("addressed", Integer, nullable=False),
     Column("heard", Integer, nullable=False),
     Column("serving", Integer, nullable=False),

@@ -10,10 +10,19 @@ from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX, PARAMETERS_MAX, STAGES_MAX
 from schemas.names import Label, ModelName, Version
 from schemas.parameters import Value
+from schemas.quantities import Seconds
 from schemas.rollout import Carriage, Gate
+from schemas.windows import Windows
 
 Percent = Annotated[int, Field(ge=1, le=100)]
 SelectorText = str  # As `schemas.selectors.parse` takes it, which bounds its length and says how to do without.
+
+
+class NamedStage(Fact):
+    """Ask for a stage that adds the nodes that a selector matches."""
+
+    name: Label
+    where: SelectorText
 
 
 class Start(Fact):
@@ -23,10 +32,13 @@ class Start(Fact):
     deployment: ModelName | None = None
     where: SelectorText | None = None
     labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]  # Required besides `where`.
-    stages: Annotated[tuple[Percent, ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
-    approve: Annotated[tuple[Percent, ...], Field(max_length=STAGES_MAX)] = ()  # Stages that do not begin before `Approve`.
+    stages: Annotated[tuple[Percent | NamedStage, ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
+    # Stages that do not begin before `Approve`, by their percentage or name.
+    approve: Annotated[tuple[Percent | Label, ...], Field(max_length=STAGES_MAX)] = ()
     gate: Gate = Gate()
     carriage: Carriage | None = None
+    activate: Windows | None = None  # When nodes that serve a release may switch, each in its own zone.
+    deadline: Seconds | None = None  # Nodes that do not serve the release by then are moved no more.
     parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # For a map, the entries that differ suffice.
     allow_empty: bool = False  # Begin although the selector matches no known node.
     supersede: bool = False  # Begin although another rollout of the deployment is left half-way.

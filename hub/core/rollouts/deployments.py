@@ -6,10 +6,12 @@ Exactly one deployment decides for a node (schemas/deployments.py), so two rollo
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from hub.core.rollouts.commands import RemoveDeployment, SetDeployment, Start
 from hub.core.rollouts.rollout import Place, Progress, begin, settled_release, with_parameters
-from hub.core.rollouts.selector_help import nearest
+from hub.core.rollouts.selector_help import nearest, unknown_key
+from hub.core.rollouts.stages import built, words_of
 from hub.core.rollouts.tally import decided
 from schemas import codec
 from schemas.deployments import (
@@ -29,6 +31,7 @@ from schemas.rollout import ReleaseRef
 from schemas.selectors import NodeFacts, Requirement, from_labels, matches, may_overlap, parse, text_of
 
 NAMES_SHOWN = 3
+NO_RELEASE = ReleaseRef("0.0.0", bytes(32))  # Where only the order of decision is asked for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,23 +199,52 @@ def objections(model: Model, wish: Start, place: Place, nodes: Sequence[NodeFact
     A running rollout of the same deployment may be superseded where nothing is left half-way: it has come to 100 % of its nodes, and the
     new one addresses all of them at once.
     """
-    found = []
-    if place.selector and not wish.may_be_empty:
-        found += empty(place.selector, nodes)
-    before = place.before
+    found = _objections_to_nodes(model, wish, place, nodes) if not wish.may_be_empty else []
+    before, first = place.before, wish.stages[0]
     if before is not None and before.state == "running" and not wish.may_supersede:
         of = f" --deployment {place.name}" if place.name != DEFAULT else ""
         moving = f"{model.name}@{before.release.version} is still being rolled out"
         mend = f"wait for its end, or `fleetcast rollout halt {model.name}{of}` first; --supersede begins it all the same"
-        if before.percent < 100 and wish.stages[0] == 100:
+        if before.percent < 100 and first == 100:
             passes_over = "all of its nodes would take this one at once, past its remaining stages and their gates"
             found.append(f"{moving}, at {before.percent} % of its nodes; {passes_over}: {mend}")
         elif before.percent < 100:
             reach = "the nodes of this rollout's first stage"
             found.append(f"{moving}, at {before.percent} % of its nodes, and would stay on those except for {reach}: {mend}")
-        elif wish.stages[0] < 100:
-            found.append(f"{moving}, and this one addresses only {wish.stages[0]} % of its nodes at first: {mend}")
+        elif first != 100:
+            whom = f"only {first} % of its nodes" if isinstance(first, int) else f"only those of {first.name}"
+            found.append(f"{moving}, and this one addresses {whom} at first: {mend}")
     return found
+
+
+def _objections_to_nodes(model: Model, wish: Start, place: Place, nodes: Sequence[NodeFacts]) -> list[str]:
+    """Return what speaks against the selectors of a rollout, and the size of its stages, as far as nodes are known."""
+    asked = tuple(sorted({*parse(wish.where or ""), *from_labels(wish.labels)}))
+    found = unknown_keys(asked, nodes) or (empty(place.selector, nodes) if place.selector else [])
+    if found or not nodes:
+        return found
+    mine = decided(_with_place(model, place, NO_RELEASE), nodes)[place.name]
+    reached: set[str] = set()
+    for stage in built(wish.stages, wish.approve):
+        if stage.selector is not None:
+            matching = {node.node for node in mine if matches(stage.selector, node)}
+            of = f"stage {words_of(stage)}: "
+            found += [f"{of}{one}" for one in unknown_keys(stage.selector, mine) or ([] if matching else empty(stage.selector, mine))]
+            reached |= matching
+        count = max(len(reached), ceil((stage.percent or 0) * len(mine) / 100))
+        least = wish.gate.nodes_min or 0
+        if count < least and not found:
+            found.append(
+                f"stage {words_of(stage)} reaches {count} of the {len(mine)} known nodes, and the gate asks for {least} that serve: begin "
+                f"with a larger stage, or ask for fewer; --allow-empty starts it all the same"
+            )
+    return found
+
+
+def unknown_keys(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list[str]:
+    """Return the objection to a selector that asks for a label which no known node has; where none is known, nothing is said."""
+    sentence = unknown_key(selector, nodes) if nodes else ""
+    return [f"{sentence}--allow-empty sets it all the same"] if sentence else []
 
 
 def empty(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list[str]:
@@ -247,7 +279,7 @@ def pinned(
     selector = parse(wish.where) if wish.where is not None else known.deployment.selector if known is not None else ()
     if known is None and wish.where is None and wish.name != DEFAULT:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {wish.name} of {model.name}: give --where SELECTOR to make it")
-    if selector and wish.where is not None and not wish.allow_empty and (found := empty(selector, nodes)):
+    if selector and wish.where is not None and not wish.allow_empty and (found := unknown_keys(selector, nodes) or empty(selector, nodes)):
         raise Refused(Code.ROLLOUT_INVALID, found[0])
     if wish.name == DEFAULT and wish.priority:
         raise Refused(Code.ROLLOUT_INVALID, f"deployment {DEFAULT} comes last whatever its priority: leave --priority out")

@@ -12,6 +12,8 @@ from schemas.limits import FALLBACKS_MAX
 from schemas.rollout import Fallback, Gate, Rollout, bucket
 from schemas.selectors import NodeFacts, as_labels, may_overlap
 
+GATE_FIELDS = ("receipts_ratio_min", "failures_ratio_max", "soak_seconds", "silent_seconds", "halt_on_drift", "drift_tests_min")
+
 
 def as_rollout(statement: Deployments, nodes: Sequence[NodeFacts]) -> Rollout | None:
     """Return the earlier document that moves no node other than the deployments do; None where there is no deployment."""
@@ -57,9 +59,10 @@ def _main(deployments: Sequence[Deployment]) -> Deployment | None:
 def _can_be_said(deployment: Deployment) -> bool:
     """Return whether the document has words for the terms of a deployment."""
     if deployment.state == "done":
-        return True
+        return deployment.deadline is None  # Such nodes would move after it.
     by_selector = any(one.selector is not None for one in deployment.reached)
-    in_time = (deployment.activate, deployment.fetch, deployment.deadline) != (None, None, None)
+    fetch = deployment.carriage.fetch if deployment.carriage is not None else None
+    in_time = (deployment.activate, fetch, deployment.deadline) != (None, None, None)
     return not by_selector and not in_time and deployment.threshold > 0
 
 
@@ -74,6 +77,11 @@ def _fallbacks(main: Deployment, labels: Mapping[str, str], others: Sequence[Dep
             break
         found.append(Fallback(labels=its, release=one.release, parameters=one.parameters_of(one.release.digest) or None))
     return found[:FALLBACKS_MAX]
+
+
+def _gate(gate: Gate) -> Gate:
+    """Return a gate with the fields that such nodes know; only the hub decides by them."""
+    return Gate(**{name: getattr(gate, name) for name in GATE_FIELDS})
 
 
 def _halted(statement: Deployments) -> Rollout:
@@ -98,8 +106,8 @@ def _document(
         "stages": (percent,) if percent == 100 else (percent, 100),
         "salt": main.rollout,
         "labels": dict(labels),
-        "gate": main.gate or Gate(),
-        "carriage": main.carriage,
+        "gate": _gate(main.gate or Gate()),
+        "carriage": main.carriage.model_copy(update={"fetch": None}) if main.carriage is not None else None,
         "parameters": main.parameters_of(main.release.digest) or None,
         "started": main.started,
     }

@@ -20,6 +20,9 @@ from schemas.state import State
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
 # does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner. In time of listening.
 ONLINE_SECONDS = 900
+REPORT_SECONDS = 300.0  # Between two reports of a node that does not report less often.
+QUIET_SHARE = 1.5  # A node is quiet when it has said nothing for this many times what lies between its reports.
+MEASURED_KEPT = 4  # Releases of a model whose latency on a node is kept: it serves one, and has served few before it.
 Status = Literal["online", "disconnected", "lost"]
 
 
@@ -30,6 +33,7 @@ class Serving:
     version: str
     digest: bytes
     since: int
+    shadow: str | None = None  # What the comparison with the release before it has found.
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class Node:
     failures: Mapping[tuple[str, bytes], Failure] = field(default_factory=dict)  # by model and release
     newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
     heard_at: Listened = NEVER
+    report_seconds: float = REPORT_SECONDS  # What lies between its reports: as usual, or longer where it was seen to report less often.
+    measured: Mapping[str, tuple[tuple[bytes, float], ...]] = field(default_factory=dict)  # latency by model and release, newest first
 
     @property
     def name(self) -> str:
@@ -109,7 +115,15 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         last_seen=max(known.last_seen, seen),
         public_key=known.public_key or state.public_key,
         heard_at=max(known.heard_at, heard_at),
+        report_seconds=_report_seconds(known, state, heard_at, old=old),
     )
+
+
+def _report_seconds(known: Node, state: State, heard_at: Listened, *, old: bool) -> float:
+    """Return what lies between a node's reports. It reports in no document how often it does, so one connection of it shows it."""
+    if old or state.session != known.session or known.heard_at == NEVER or {known.status, state.status} != {"online"}:
+        return known.report_seconds
+    return max(REPORT_SECONDS, heard_at - known.heard_at, known.report_seconds / 2)
 
 
 def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
@@ -125,8 +139,13 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
         return node
     serving, failures = dict(node.serving), dict(node.failures)
     if receipt.outcome == "serving":
-        serving[model] = Serving(receipt.version or "", digest, receipt.since or receipt.at)
+        evidence = receipt.evidence
+        serving[model] = Serving(receipt.version or "", digest, receipt.since or receipt.at, evidence.shadow if evidence else None)
         failures.pop((model, digest), None)
+        if evidence is not None and evidence.latency_ms:
+            others = [one for one in node.measured.get(model, ()) if one[0] != digest]
+            measured = {**node.measured, model: ((digest, evidence.latency_ms), *others)[:MEASURED_KEPT]}
+            node = replace(node, measured=measured)
     else:
         failures[model, digest] = Failure(receipt.outcome, receipt.code, received_at)
         if receipt.outcome == "rolled_back" and model in serving and serving[model].digest == digest:
@@ -138,6 +157,19 @@ def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
     """Return whether a node counts as heard from, given how long the hub has listened in all."""
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
     return listened - node.heard_at < patience
+
+
+def quiet(node: Node, *, listened: Listened) -> bool:
+    """Return whether a node says nothing for longer than its reports are apart: what it serves is not known to be well at present."""
+    return listened - node.heard_at > QUIET_SHARE * node.report_seconds
+
+
+def latency_ratio(node: Node, model: str, digest: bytes) -> float | None:
+    """Return a release's latency over that of the release before it on this node; None where it has not measured both."""
+    measured = node.measured.get(model, ())
+    mine = next((latency for one, latency in measured if one == digest), None)
+    before = next((latency for one, latency in measured if one != digest), None)
+    return mine / before if mine is not None and before else None
 
 
 def held(nodes: Iterable[Node], model: str) -> list[bytes]:
@@ -156,11 +188,16 @@ def held(nodes: Iterable[Node], model: str) -> list[bytes]:
 def report(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeReport:
     """Return what a rollout's gate wants to know of a node."""
     serving, failure = node.serving.get(model), node.failures.get((model, digest))
+    serves = serving is not None and serving.digest == digest
     return NodeReport(
         node=node.name,
         labels=node.labels,
         arch=node.arch,
         heard=heard(node, listened=listened, silent_seconds=silent_seconds),
-        serving=serving is not None and serving.digest == digest,
+        serving=serves,
         failed_at=failure.received_at if failure else None,
+        outcome=failure.outcome if failure else "refused",
+        quiet=serves and quiet(node, listened=listened),
+        latency_ratio=latency_ratio(node, model, digest) if serves else None,
+        shadow=serving.shadow if serving is not None and serves else None,
     )

@@ -4,15 +4,21 @@ A stage reaches a share of the nodes for which the deployment decides, by their 
 names. A share is a count: 25 % of 4 nodes is one. The threshold that reaches so many is set when the stage begins, and never falls. Its
 gate looks at the nodes that were *heard from*; the silent ones are a class of their own, that neither helps nor harms. In this order:
 
-1. drift that speaks against the new release (hub/core/rollouts/active_alarms.py), or more failures than the gate allows: halted;
+1. a gate fails (hub/core/rollouts/gates.py): drift that speaks against the new release (hub/core/rollouts/active_alarms.py), more failures
+   than may be of nodes that have no attempt left, latency, or disagreement in shadow: halted;
 2. the hub does not listen (hub/core/rollouts/listening.py): waits, and the soak time does not pass;
-3. no node is known for which the deployment decides: waits for one to appear;
-4. nodes are known, but the stage reaches none of them: it is passed over, for nothing can be learned from it;
-5. all nodes of the stage are silent: waits, for an empty site proves nothing;
-6. too few receipts: waits; a node that goes silent meanwhile leaves the reckoning after `gate.silent_seconds`;
-7. too few intervals of it were tested for drift, where the gate asks for any: waits, and says when there are too few nodes for a test;
-8. the gate has held for `gate.soak_seconds` of listening: the next stage, if nobody has to approve it, and after the last one the rollout
-   is done.
+3. the deadline has passed: the rollout is done for the nodes that serve the release; the others have expired, and stay on what they serve;
+4. no node is known for which the deployment decides: waits for one to appear;
+5. nodes are known, but the stage reaches none of them: it is passed over, for nothing can be learned from it;
+6. all nodes of the stage are silent: waits, for an empty site proves nothing;
+7. too few receipts: waits; a node that goes quiet meanwhile counts as one that does not serve it, and leaves the reckoning after
+   `gate.silent_seconds`;
+8. another gate waits: for more nodes, or for intervals tested for drift, and says when there are too few nodes for a test;
+9. the gates have held for `gate.soak_seconds` of listening: the next stage, if nobody has to approve it, and after the last one the
+   rollout is done.
+
+Beside this, failed nodes try again after a pause, as often as `gate.retries` says for each stage; what a stage does not use up, the next
+ones may.
 
 No alarm is not "no drift": where drift cannot be judged, or was not yet, the reason says so (hub/core/rollouts/gate_summary.py).
 """
@@ -21,12 +27,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 
+from hub.core.rollouts import gates
 from hub.core.rollouts.commands import SetParameters, Start
-from hub.core.rollouts.gate_summary import Judged
+from hub.core.rollouts.gates import Facts, Retries, Verdict
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import settled
+from hub.core.rollouts.stages import built, words_of
 from hub.core.rollouts.tally import NodeReport, Tally, tally
-from schemas.deployments import DEFAULT, Deployment, ReleaseParameters, RolloutState, Stage, threshold_of
+from hub.core.rollouts.terms import check_times
+from schemas.deployments import DEFAULT, Deployment, ReleaseParameters, RolloutState, is_past_deadline, threshold_of
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import RELEASES_WITH_PARAMETERS_MAX
 from schemas.parameters import Parameters, Value
@@ -36,20 +45,7 @@ from schemas.selectors import NodeFacts, Requirement
 __all__ = ["DEAF", "Facts", "NodeReport", "Progress", "Tally"]
 DEAF = "waits: the hub does not hear its nodes now; it is not connected to the broker, or reads what came while it was not"
 ATTEMPTS_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """All that a gate looks at; `nodes` are those for which the deployment decides (hub/core/rollouts/tally.py).
-
-    `drift_alarm` says which drift speaks against the new release (hub/core/rollouts/active_alarms.py). `drift` is what is known of it where
-    none does; None where nobody asks.
-    """
-
-    nodes: Sequence[NodeReport]
-    drift_alarm: str = ""
-    drift: Judged | None = None
-    listening: bool = True  # Whether the hub hears its nodes at this moment.
+RETRY_SECONDS = 600  # Pause before failed nodes try again by themselves, where the gate says nothing else.
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,8 @@ class Progress:
     """Hold a model's deployment with the controller's working state of its rollout.
 
     `judged_from`: failures and alarms from before do not count; an operator who resumes has seen them. `held_since` is by the clock of
-    listening, the other times are by the wall's.
+    listening, the other times are by the wall's. So is `retry_since`, when the pause before the next attempt began; it is not kept over a
+    restart of the hub, which only makes the pause longer.
     """
 
     model: str
@@ -67,6 +64,8 @@ class Progress:
     held_since: Listened | None = None
     reason: str = ""
     tally: Tally = field(default_factory=Tally)
+    verdicts: tuple[Verdict, ...] = ()
+    retry_since: Listened | None = None
 
     @property
     def name(self) -> str:
@@ -134,12 +133,13 @@ def begin(
     `allowed` are the release's parameters; what was set of other releases stays with those.
 
     Raises:
-        Refused: the stages do not rise to 100 %, or a parameter is unknown or out of bounds.
+        Refused: the stages do not rise to 100 %, the deadline has passed, or a parameter is unknown or out of bounds.
     """
-    if list(wish.stages) != sorted(set(wish.stages)) or wish.stages[-1] != 100:
-        raise Refused(Code.ROLLOUT_INVALID, f"stages must rise and end at 100, not {', '.join(map(str, wish.stages))}")
-    if strange := sorted(set(wish.approve) - set(wish.stages[1:])):
-        raise Refused(Code.ROLLOUT_INVALID, f"stages that wait for approval must be among those after the first, not {strange[0]} %")
+    stages = built(wish.stages, wish.approve)
+    check_times(activate=wish.activate, deadline=wish.deadline, now=now)
+    if wish.gate.latency_ratio_max is not None and place.before is None and place.fallback is None:
+        text = "no release was rolled out to these nodes before, so there is no latency to compare with: leave the gate on latency out"
+        raise Refused(Code.ROLLOUT_INVALID, text)
     rows = _rows_after(place, release, settled(allowed, {}, wish.parameters or {}))
     deployment = Deployment(
         name=place.name,
@@ -149,11 +149,13 @@ def begin(
         fallback=settled_release(place.before) if place.before is not None else place.fallback,
         state="running",
         rollout=rollout,
-        stages=tuple(Stage(percent, approve=True if percent in wish.approve else None) for percent in wish.stages),
-        threshold=threshold_of(rollout, wish.stages[0], [node.node for node in nodes]),
+        stages=stages,
+        threshold=threshold_of(rollout, stages[0].percent or 0, [node.node for node in nodes]),
         gate=wish.gate if wish.gate != Gate() else None,
         carriage=wish.carriage,
         parameters=rows,
+        activate=wish.activate,
+        deadline=wish.deadline,
         started=now,
     )
     return Progress(model, deployment, stage_entered_at=now, judged_from=now, reason="has just begun")
@@ -295,78 +297,114 @@ def _must_be(progress: Progress, states: Sequence[RolloutState], done: str) -> N
 
 
 def step(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> tuple[Progress, tuple[Action, ...]]:
-    """Look at the gate once; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
-    progress = replace(progress, tally=tally(progress.deployment, facts.nodes, judged_from=progress.judged_from))
+    """Look at the gates once; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
+    counted = tally(progress.deployment, facts.nodes, judged_from=progress.judged_from, now=now)
+    progress = replace(progress, tally=counted)
     if progress.deployment.state != "running":
         return progress, ()
-    problem = _problem(progress, facts)
-    if problem:
-        stopped = _changed(replace(progress, held_since=None, reason=problem), state="halted")
-        text = f"{progress.title} halted at {progress.deployment.percent} %: {problem}"
-        return stopped, (Announce(text), Halted(text))
+    progress = _with_pause(progress, facts, listened)
+    progress = replace(progress, verdicts=gates.verdicts(progress.gate, counted, facts, _retries(progress, listened)))
+    failing = next((one for one in progress.verdicts if one.outcome == "fails"), None)
+    if failing is not None:
+        return _halted(progress, failing.sentence)
     if not facts.listening:
         return replace(progress, reason=DEAF), ()
-    waiting = _waiting(progress, facts)
-    if waiting:
-        return replace(progress, held_since=None, reason=waiting), ()
-    held_since = progress.held_since if progress.held_since is not None else listened
-    left = ceil(held_since + progress.gate.soak_seconds - listened)
-    if left > 0 and progress.tally.addressed:
-        return replace(progress, held_since=held_since, reason=f"the gate holds; it must for {left} s more{_of_drift(facts)}"), ()
-    return _advance(replace(progress, held_since=held_since), facts, now)
+    if is_past_deadline(progress.deployment, now):
+        return _end_at_deadline(progress, facts)
+    if progress.retry_since is not None and _retries(progress, listened).seconds <= 0:
+        return _try_again(progress, now)
+    return _go_on(progress, facts, now=now, listened=listened)
 
 
-def _problem(progress: Progress, facts: Facts) -> str:
-    counted, most = progress.tally, progress.gate.failures_ratio_max
-    if facts.drift_alarm and progress.gate.halt_on_drift:
-        return facts.drift_alarm
-    if counted.failed and counted.failed > most * counted.heard:
-        return f"{counted.failed} of {counted.heard} nodes refused it or rolled back, at most {most:.0%} may"
-    return ""
+def _go_on(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> tuple[Progress, tuple[Action, ...]]:
+    """Go on to the next stage if nothing speaks against it, and the gates have held for long enough."""
+    found, counted = progress.verdicts, progress.tally
+    waiting = next((one for one in found if one.holds_up), None)
+    held_since = None if waiting is not None else progress.held_since if progress.held_since is not None else listened
+    soak = gates.soak(progress.gate, held_since, listened, reaches=bool(counted.addressed))
+    progress = replace(progress, held_since=held_since, verdicts=(*found, soak, *_approval(progress.deployment)))
+    if waiting is not None:
+        return replace(progress, reason=f"waits: {waiting.sentence}"), ()
+    if soak.holds_up:
+        return replace(progress, reason=f"{soak.sentence}{gates.of_drift(facts)}"), ()
+    return _advance(progress, facts, now)
 
 
-def _waiting(progress: Progress, facts: Facts) -> str:
-    counted, gate = progress.tally, progress.gate
-    if not facts.nodes:
-        return "waits: no node is known for which this deployment decides"
-    if counted.addressed and not counted.heard:
-        return f"waits: all {counted.addressed} nodes of the stage are silent"
-    if counted.serving < gate.receipts_ratio_min * counted.heard:
-        needed = f"{gate.receipts_ratio_min:.0%} must"
-        silent = f"; {counted.silent} more are silent" if counted.silent else ""
-        return f"waits: {counted.serving} of {counted.heard} nodes heard from serve it, {needed}{silent}"
-    tests_min = gate.drift_tests_min or 0
-    if counted.addressed and facts.drift is not None and facts.drift.tests < tests_min:
-        return f"waits: {facts.drift.tests} of {tests_min} intervals that the gate asks for were tested{_of_drift(facts)}"
-    return ""
+def _halted(progress: Progress, problem: str) -> tuple[Progress, tuple[Action, ...]]:
+    stopped = _changed(replace(progress, held_since=None, retry_since=None, reason=problem), state="halted")
+    text = f"{progress.title} halted at {_where(progress.deployment)}: {problem}"
+    return stopped, (Announce(text), Halted(text))
 
 
-def _of_drift(facts: Facts) -> str:
-    return f"; {facts.drift.text}" if facts.drift is not None and facts.drift.text else ""
+def _attempts_left(progress: Progress) -> int:
+    deployment = progress.deployment
+    return max(0, (progress.gate.retries or 0) * (deployment.stage + 1) - (deployment.attempt or 0))
+
+
+def _with_pause(progress: Progress, facts: Facts, listened: Listened) -> Progress:
+    """Return the state in which the pause before the next attempt runs, where there is to be one."""
+    if not progress.tally.failed or not _attempts_left(progress):
+        return replace(progress, retry_since=None)
+    return progress if progress.retry_since is not None or not facts.listening else replace(progress, retry_since=listened)
+
+
+def _retries(progress: Progress, listened: Listened) -> Retries:
+    pause = progress.gate.retry_seconds or RETRY_SECONDS
+    passed = listened - progress.retry_since if progress.retry_since is not None else 0.0
+    return Retries(_attempts_left(progress), max(0, ceil(pause - passed)))
+
+
+def _try_again(progress: Progress, now: int) -> tuple[Progress, tuple[Action, ...]]:
+    failed, attempt = progress.tally.failed, (progress.deployment.attempt or 0) + 1
+    reason = f"begins attempt {attempt + 1}: {failed} node{'' if failed == 1 else 's'} failed"
+    fresh = replace(progress, judged_from=now, held_since=None, retry_since=None, reason=reason)
+    return _changed(fresh, attempt=attempt), (Announce(f"{progress.title} {reason}"),)
+
+
+def _end_at_deadline(progress: Progress, facts: Facts) -> tuple[Progress, tuple[Action, ...]]:
+    """End the rollout for the nodes that serve the release; without any, nothing speaks for the release, and it halts."""
+    counted, serving = progress.tally, sum(node.serving for node in facts.nodes)
+    silent = sum(not node.heard and not node.serving for node in facts.nodes)
+    others = [f"{counted.expired} expired and stay{'s' if counted.expired == 1 else ''} on what they serve"]
+    others += [f"{counted.failed} refused it or rolled back"] if counted.failed else []
+    others += [f"{silent} were not heard"] if silent else []
+    if not serving:
+        return _halted(progress, f"the deadline has passed and no node serves it: {', '.join(others)}; begin it anew with a later one")
+    reason = f"the deadline has passed: {serving} of {len(facts.nodes)} nodes serve it, {', '.join(others)}"
+    done = _changed(replace(progress, held_since=None, retry_since=None, reason=reason), state="done")
+    return done, (Announce(f"{progress.title} is done: {reason}"),)
+
+
+def _approval(deployment: Deployment) -> tuple[Verdict, ...]:
+    number = deployment.stage + 1
+    following = deployment.stages[number] if number < len(deployment.stages) else None
+    if following is None or following.approve is None:
+        return ()
+    return (gates.approval(number + 1, words_of(following), missing=following.approve),)
 
 
 def _advance(progress: Progress, facts: Facts, now: int) -> tuple[Progress, tuple[Action, ...]]:
     deployment, counted = progress.deployment, progress.tally
     proof = "the stage reaches no node"
     if counted.addressed:
-        proof = f"{counted.serving} of {counted.heard} nodes heard from serve it{_of_drift(facts)}"
+        proof = f"{counted.serving} of {counted.heard} nodes heard from serve it{gates.of_drift(facts)}"
     number = deployment.stage + 1
     if number == len(deployment.stages):
         done = _changed(replace(progress, held_since=None, reason=proof), state="done")
         return done, (Announce(f"{progress.title} is done: {proof}"),)
     following = deployment.stages[number]
     if following.approve:
-        return replace(progress, reason=f"waits: stage {number + 1} ({_words(following)}) needs approval; {proof}"), ()
+        return replace(progress, reason=f"waits: stage {number + 1} ({words_of(following)}) needs approval; {proof}"), ()
     moved = _changed(progress, stage=number)
     names = [node.node for node in facts.nodes]
     reached = threshold_of(deployment.rollout, moved.deployment.percent, names)
     moved = _changed(moved, threshold=max(deployment.threshold, reached))
-    text = f"{progress.title} goes from {deployment.percent} % to {_words(following)}: {proof}"
+    text = f"{progress.title} goes from {_where(deployment)} to {words_of(following)}: {proof}"
     return replace(moved, stage_entered_at=now, held_since=None, reason="the stage has just begun"), (Announce(text),)
 
 
-def _words(stage: Stage) -> str:
-    return f"{stage.percent} %" if stage.percent is not None else f"nodes of {stage.name or 'its selector'}"
+def _where(deployment: Deployment) -> str:
+    return words_of(deployment.stages[deployment.stage])
 
 
 def _changed(progress: Progress, **changes: object) -> Progress:

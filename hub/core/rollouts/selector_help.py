@@ -17,6 +17,11 @@ def nearest(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> st
     return ""
 
 
+def unknown_key(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> str:
+    """Return a sentence about the first label that no node has; empty where each is known."""
+    return next((found for one in selector if (found := _near_key(one, nodes))), "")
+
+
 def _near_value(one: Requirement, nodes: Sequence[NodeFacts]) -> str:
     counts = Counter(value for node in nodes if (value := _value(one.key, node)) is not None)
     for wanted in one.values:

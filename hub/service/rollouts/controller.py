@@ -15,7 +15,7 @@ from securesystemslib.signer import Signer
 
 from hub.core.publish.check_rules import unchecked
 from hub.core.publish.metadata_expiry import is_ageing, life
-from hub.core.rollouts import active_alarms, deployments, earlier_nodes, fleet
+from hub.core.rollouts import active_alarms, deployments, earlier_nodes, fleet, gates
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.commands import (
     Approve,
@@ -33,7 +33,9 @@ from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import in_words
+from hub.core.rollouts.stages import words
 from hub.core.rollouts.tally import Tally
+from hub.core.rollouts.terms import check_shadow, written
 from hub.database.drift_queries import Findings
 from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
@@ -170,6 +172,7 @@ class Controller:
 
     def _start(self, model: Model, wish: Start) -> tuple[Model, str]:
         manifest, release = self._checked(model.name, wish.version)
+        check_shadow(wish.gate, manifest)
         progress = deployments.begun(
             model,
             wish,
@@ -179,8 +182,8 @@ class Controller:
             now=int(self._wall()),
             allowed=manifest.parameters or (),
         )
-        stages = ", ".join(f"{percent} %" for percent in wish.stages)
-        return model.with_rollout(progress), f"{progress.title} has begun, serial {model.serial + 1}, stages {stages}"
+        said = f"{progress.title} has begun, serial {model.serial + 1}, stages {words(progress.deployment.stages)}"
+        return model.with_rollout(progress), f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
 
     def _set_deployment(self, model: Model, wish: SetDeployment) -> tuple[Model, str]:
         release = self._checked(model.name, wish.release)[1] if wish.release is not None else None
@@ -239,7 +242,7 @@ class Controller:
         reports = [
             fleet.report(node, model=progress.model, digest=digest, listened=listened, silent_seconds=gate.silent_seconds) for node in nodes
         ]
-        facts = core.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs)
+        facts = gates.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs)
         return core.step(progress, facts, now=now, listened=listened)
 
     def _drift(self, progress: core.Progress, nodes: Sequence[fleet.Node]) -> str:
@@ -325,6 +328,7 @@ class Controller:
             held_since=None if progress.held_since is None else ceil(progress.held_since),  # up: nothing is gained
             judged_from=progress.judged_from,
             reason=progress.reason,
+            gates=gates.as_json(progress.verdicts),
             addressed=tally.addressed,
             heard=tally.heard,
             serving=tally.serving,
@@ -367,5 +371,6 @@ class Controller:
             judged_from=row.judged_from,
             held_since=held_since,
             reason=row.reason,
+            verdicts=gates.from_json(row.gates),
             tally=Tally(row.addressed, row.heard, row.serving, row.failed, row.silent),
         )
