@@ -3,19 +3,25 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from hub.cli.deployed import model_of
+from hub.cli.options import open_store
 from hub.cli.time_arguments import iso
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.fleet import Node
 from hub.core.rollouts.node_class import BY_NEED, NodeClass, class_of
+from hub.core.rollouts.node_filter import chosen, nobody
 from hub.core.rollouts.rollout import Progress
 from hub.database.enrolments import Enrolments
 from hub.database.hearing import Hearing
 from hub.database.known_nodes import known_nodes
 from hub.database.store import Store
+from hub.settings import load
+from hub.signing.tuf_repository import Repository
 from schemas.deployments import deciding
 from schemas.rollout import Gate
 
@@ -84,6 +90,23 @@ class Fleet:
         serving, failure = node.serving.get(model), node.failures.get((model, deployment.release.digest))
         since = failure.received_at if found.code and failure is not None else serving.since if serving is not None else None
         return NodeLine(model, deployment.name, node, found, serving.version if serving is not None else None, since)
+
+
+def matching(directory: Path, where: str) -> tuple[set[str], str]:
+    """Return the names of the nodes that a selector matches, and the sentence for when there are none.
+
+    Raises:
+        Refused: SELECTOR_INVALID.
+    """
+    repository, store = Repository(directory / "trust"), open_store(directory)
+    fleet, lines = Fleet(store, required=load(directory).enrolment == "required"), list[NodeLine]()
+    rows = store.rollout_rows()
+    for name in repository.models():
+        lines += fleet.lines(model_of(repository, name), {row.deployment: row.judged_from for row in rows if row.model == name})
+    classes = {name: line.found.name for name, line in worst(lines).items()}
+    nodes = list(fleet.nodes.values())
+    found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
+    return {node.name for node in found}, nobody(where, [node.facts for node in nodes])
 
 
 def worst(lines: Sequence[NodeLine]) -> dict[str, NodeLine]:

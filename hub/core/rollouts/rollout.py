@@ -367,7 +367,7 @@ def _end_at_deadline(progress: Progress, facts: Facts) -> tuple[Progress, tuple[
     silent = sum(not node.heard and not node.serving for node in facts.nodes)
     others = [f"{counted.expired} expired and stay{'s' if counted.expired == 1 else ''} on what they serve"]
     others += [f"{counted.failed} refused it or rolled back"] if counted.failed else []
-    others += [f"{silent} were not heard"] if silent else []
+    others += [f"{silent} {'was' if silent == 1 else 'were'} not heard"] if silent else []
     if not serving:
         return _halted(progress, f"the deadline has passed and no node serves it: {', '.join(others)}; begin it anew with a later one")
     reason = f"the deadline has passed: {serving} of {len(facts.nodes)} nodes serve it, {', '.join(others)}"

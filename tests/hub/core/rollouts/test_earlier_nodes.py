@@ -8,8 +8,9 @@ from hub.core.rollouts.earlier_nodes import as_rollout, percent_of
 from schemas import codec
 from schemas.deployments import DEFAULT, EVERYBODY, Deployment, Deployments, Moved, Run, Stage, deciding, in_order, threshold_of, wish
 from schemas.names import sha256
-from schemas.rollout import ReleaseRef, Rollout, wanted
+from schemas.rollout import Carriage, Gate, ReleaseRef, Rollout, wanted
 from schemas.selectors import NodeFacts, parse
+from schemas.windows import parse_windows
 
 ONE, TWO, THREE = (ReleaseRef(f"1.{number}.0", sha256(bytes([number]))) for number in range(3))
 NODES = [NodeFacts(f"n{number}", {"ring": "canary"} if number % 4 == 0 else {"ring": "main"}) for number in range(60)]
@@ -73,10 +74,22 @@ def test_a_rollout_by_labels_beside_a_settled_one_is_a_rollout_by_labels() -> No
         (deployment(state="running", stages=(Stage(selector=parse("x")), Stage(100)), threshold=0),),
         (deployment(state="running", deadline=99),),
         (deployment(state="running", activate=((1, 0, 60),)),),
+        (deployment(state="running", carriage={"fetch": ((1, 0, 60),)}),),
+        (deployment(deadline=99),),
     ],
 )
 def test_what_the_earlier_document_cannot_say_is_halted(deployments: tuple[Deployment, ...]) -> None:
     assert said(*deployments).state == "halted"
+
+
+def test_terms_that_earlier_nodes_do_not_know_are_left_out_of_their_document() -> None:
+    terms = {"nodes_min": 3, "latency_ratio_max": 1.5, "shadow_ratio_min": 0.5, "retries": 2, "retry_seconds": 9}
+    gate = Gate.model_validate({"soak_seconds": 5, "drift_tests_min": 1, **terms})
+    found = said(deployment(state="done", gate=gate, carriage=Carriage(priority=7, fetch=parse_windows("22:00-05:00"))))
+
+    assert found.gate == Gate(soak_seconds=5, drift_tests_min=1)
+    assert found.carriage == Carriage(priority=7)
+    assert not any(name.encode() in codec.encode(found) for name in [*terms, "fetch"])
 
 
 def test_no_deployment_is_no_document() -> None:
