@@ -77,14 +77,19 @@ def nodes(context: click.Context, directory: Path, as_json: bool) -> None:
 
 @nodes.command("list")
 @click.argument("node", required=False)
+@click.option("--where", metavar="SELECTOR", help="List only these nodes, such as site=jfk or 'state in (refused,waiting)'.")
 @dir_option
 @json_option
-def list_(node: str | None, directory: Path, as_json: bool) -> None:
+def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -> None:
     """List the nodes, or show one node in detail.
+
+    In --where the key `state` is the class of a node, as `fleetcast rollout status MODEL --nodes` has it. A node with several models counts
+    in the class that needs somebody most.
 
     \b
     Examples:
       fleetcast nodes
+      fleetcast nodes --where site=jfk,state!=serving
       fleetcast nodes gateway-17 --json
     """
     known, receipts = nodes_and_receipts(directory, node)
@@ -101,12 +106,18 @@ def list_(node: str | None, directory: Path, as_json: bool) -> None:
         one = rows[0]
         show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
         return
+    nobody = "No node has reported yet."
+    if where is not None:
+        from hub.cli.node_classes import matching  # noqa: PLC0415  # SQLAlchemy takes longer to import than the list without it
+
+        names, nobody = matching(directory, where)
+        rows = [row for row in rows if row["node"] in names]
     flat = [{**row, "serves": [_in_words(one) for one in row["models"]], "status": _status(row)} for row in rows]
     show(
         rows if as_json else flat,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
         as_json=as_json,
-        empty="No node has reported yet.",
+        empty=nobody,
     )
     if not as_json:
         lines = [

@@ -11,18 +11,18 @@ from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
 from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
+from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
 from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
-from schemas.deployments import Deployments, Envelope
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import MANIFESTS_PER_MODEL_MAX
-from schemas.rollout import Rollout, all_fallbacks
+from schemas.names import sha256
 
 log = structlog.get_logger()
 
-NEWEST_KEPT = 2  # releases that are announced even when no rollout names them
+NEWEST_KEPT = 2  # releases that are announced even when no deployment names them
 HEAL_SECONDS = 2.0  # between two corrections of one topic: a program that keeps writing there is not given a race
 ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just published; past this, our own older messages are a replay
 LOOK_SECONDS = 60.0  # the repository is asked so often whether something is to be signed again, even when nobody touched it
@@ -50,7 +50,10 @@ class Announcer:
         signers: Signers,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        held: Callable[[str], Sequence[bytes]] = lambda model: (),
     ) -> None:
+        self._held = held  # The releases of a model that nodes have and may go back to, the commonest first.
+        self._digests: dict[tuple[str, str], bytes] = {}
         self._repository, self._link, self._notes, self._signers = repository, link, notes, signers
         self._wall, self._monotonic = wall, monotonic
         self._generation = -1
@@ -166,16 +169,25 @@ class Announcer:
         self._cleared = set(removed)
 
     def _current(self, model: str) -> Sequence[str]:
-        """Return the releases that nodes may need: those that rollout and deployments name, and the newest."""
+        """Return the releases that nodes may need, oldest first.
+
+        The most important ones are those that a deployment names, then those that nodes have, so that each can go back to its own, then the
+        newest.
+        """
         known = self._repository.releases(model)
-        document = self._repository.rollout(model)
-        rollout = codec.decode(Rollout, document) if document is not None else None
-        named = {rollout.release.version, *(one.release.version for one in all_fallbacks(rollout))} if rollout else set()
-        envelope = self._repository.deployments(model)
-        if envelope is not None:
-            for one in codec.decode(Deployments, codec.decode(Envelope, envelope).payload).deployments:
-                named |= {one.release.version, *([one.fallback.version] if one.fallback is not None else [])}
-        return [version for version in known if version in named or version in known[-NEWEST_KEPT:]][-MANIFESTS_PER_MODEL_MAX:]
+        by_digest = {self._digest(model, version): version for version in known}
+        statement = deployment_statements.read(self._repository, model)
+        deployments = statement.deployments.deployments if statement is not None else ()
+        named = [release.version for one in deployments for release in (one.release, one.fallback) if release is not None]
+        held = [by_digest[digest] for digest in self._held(model) if digest in by_digest]
+        order = dict.fromkeys([*named, *held, *reversed(known[-NEWEST_KEPT:])])
+        needed = set([version for version in order if version in known][:MANIFESTS_PER_MODEL_MAX])
+        return [version for version in known if version in needed]
+
+    def _digest(self, model: str, version: str) -> bytes:
+        if (model, version) not in self._digests:
+            self._digests[model, version] = sha256(self._repository.manifest(model, version))
+        return self._digests[model, version]
 
     def _put(self, topic: str, payload: bytes) -> bool:
         if self._payloads.get(topic) == payload:
