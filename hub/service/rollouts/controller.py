@@ -82,6 +82,7 @@ class Controller:
         self._findings = Findings(store.database)
         self._judge_at = 0.0
         self._models = {model: self._restored(model) for model in repository.models()}
+        self._take_over()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a statement was signed."""
@@ -343,8 +344,16 @@ class Controller:
         self._sign(model, model)
         return True
 
+    def _take_over(self) -> None:
+        """Sign what an earlier hub signed, or another key, as deployments before anything is announced; what fails is tried again later."""
+        for name in sorted(self._models):
+            try:
+                self._renew(name)
+            except Refused as refusal:
+                log.warning("deployments.not_signed", model=name, code=str(refusal.code), reason=refusal.reason)
+
     def _restored(self, name: str) -> Model:
-        """Return a model as it is signed, with its working state. What an earlier hub signed is signed as deployments at the first tick."""
+        """Return a model as it is signed, with its working state."""
         found = deployment_statements.read(self._repository, name)
         if found is None:
             return Model(name)
