@@ -202,6 +202,7 @@ class Repository:
             if (version := self._folder.version(role_name(model))) > 0:
                 signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
             self._next("targets", signed, [targets], now)
+            (self._folder.statements / model).unlink(missing_ok=True)
 
     def set_minimum(self, model: str, version: str, *, targets: Signer, now: datetime) -> None:
         """Set the oldest version of a model that nodes may still activate. It bounds what stolen online keys can make them run."""

@@ -88,7 +88,7 @@ class Controller:
         self._judge_at = 0.0
         self._generation = -1
         self._models = {model: self._restored(model) for model in repository.models()}
-        self._untold = {name for name, model in self._models.items() if model.expires}  # Models of which earlier nodes may read old news.
+        self._uninformed = {name for name, model in self._models.items() if model.expires}  # Earlier nodes may read old news.
         self._take_over()
 
     def tick(self) -> bool:
@@ -99,7 +99,7 @@ class Controller:
             signed |= self._answer(command)
         began = self._monotonic()
         if began >= self._judge_at:
-            for model in sorted(self._untold):
+            for model in sorted(self._uninformed):
                 self._inform_earlier_nodes(self._models[model])
             for model in sorted(self._models):
                 signed |= self._renew(model)
@@ -113,6 +113,7 @@ class Controller:
         if self._generation != (generation := self._repository.generation()):
             self._generation, known = generation, set(self._repository.models())
             self._models = {name: one for name, one in self._models.items() if name in known}
+            self._uninformed &= known
 
     # Commands
 
@@ -323,13 +324,13 @@ class Controller:
 
         What fails is tried again at the next look: the deployments are signed all the same.
         """
-        self._untold.add(model.name)
+        self._uninformed.add(model.name)
         try:
             self._sign_for_earlier_nodes(model)
         except Refused as refusal:
             log.warning("rollout.not_signed", model=model.name, code=str(refusal.code), reason=refusal.reason)
         else:
-            self._untold.discard(model.name)
+            self._uninformed.discard(model.name)
 
     def _sign_for_earlier_nodes(self, model: Model) -> None:
         statement = Deployments(model=model.name, serial=model.serial, expires=model.expires, deployments=model.deployments)
