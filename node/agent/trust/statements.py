@@ -86,6 +86,7 @@ class Statements:
 
     def connected(self, *, session_present: bool) -> None:
         """Subscribe to all that is read; a broker that kept the session sends again only what is new to it."""
+        self._choose()
         self._online = True
         link, topics = self._link, self._topics
         self._time_mid = link.read([topics.trust_time], only_if_new=session_present)
@@ -155,20 +156,22 @@ class Statements:
                     self.take_deployments(model, envelope)
 
     def _take_time(self, time: TrustTime) -> None:
-        self._old.heard()
-        self._is_hub_new = True
         try:
             view = self._trust.accept_timestamp(time.timestamp, now=self._now())
         except Unreachable as error:
+            self._old.heard()
+            self._is_hub_new = True
             self._unreachable(error, TIME)
         except Refused as refusal:
-            if refusal.code is Code.TRUST_ROLLBACK and self._is_old_read:
+            if refusal.code is Code.TRUST_ROLLBACK and (self._is_old_read or not self._old.is_alone_accepted):
                 # The hub was replaced by one of before, and the broker still has what the newer one said.
                 log.info("timestamp.older", reason=refusal.reason)
                 self._requests.settled(TIME)
             else:
+                self._old.heard()
                 self._refused(refusal, TIME)
         else:
+            self._is_hub_new = True
             self._accepted_alone(view)
             self._requests.settled(TIME)
             self._believe(view)
@@ -314,6 +317,9 @@ class Statements:
         before, self.followed = self.followed, frozenset(wanted[:FOLLOWED_MAX])
         if self._online:
             fresh, left = sorted(self.followed - before), sorted(before - self.followed)
+            for model in left:
+                self._waiting.pop(model, None)
+                self._requests.settled(DEPLOY + model)
             self._link.read([topic for model in fresh for topic in (self._topics.deploy(model), self._topics.model(model))])
             self._link.leave([topic for model in left for topic in (self._topics.deploy(model), self._topics.model(model))])
 
