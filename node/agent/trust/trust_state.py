@@ -61,6 +61,7 @@ class TrustState:
             refused=refused,
             believed=self._believe,
             changed=self._changed,
+            chosen=self._chosen,
         )
         self._slots: Slots | None = None
         self.view: View | None = None
@@ -133,6 +134,9 @@ class TrustState:
         for pending in list(self._pending.values()):
             self.take_model(pending)
         self._changed()
+
+    def _chosen(self, read: Collection[str], left: Collection[str]) -> None:
+        self.models = (self.models | set(read)) - set(left)
 
     def _changed(self) -> None:
         self._follow()
