@@ -20,6 +20,7 @@ from schemas.parameters import Value
 from schemas.quantities import Seconds
 from schemas.rollout import Carriage, Gate, ReleaseRef
 from schemas.selectors import NodeFacts, Requirement, Selector, matches, text_of
+from schemas.windows import Windows
 
 DEFAULT: Final = "default"  # The deployment that matches everybody and comes last.
 PRIORITY_MAX: Final = 1000
@@ -28,17 +29,6 @@ NAME_CHARACTERS_MAX: Final = 48
 EVERYBODY: Final = 2**64 - 1  # The threshold that addresses every node.
 
 RolloutState = Literal["running", "halted", "done", "rolled_back"]
-
-
-class Window(NamedTuple):
-    """Describe a time of the week in a node's own zone; one that ends before it begins goes on past midnight.
-
-    `days` has a bit for each day on which it begins, Monday first.
-    """
-
-    days: Annotated[int, Field(ge=1, le=127)]
-    begin_minute: Annotated[int, Field(ge=0, lt=24 * 60)]
-    end_minute: Annotated[int, Field(ge=0, le=24 * 60)]
 
 
 class Stage(NamedTuple):
@@ -74,8 +64,7 @@ class Deployment(Fact):
     carriage: Carriage | None = None
     parameters: Annotated[tuple[ReleaseParameters, ...], Field(max_length=limits.RELEASES_WITH_PARAMETERS_MAX)] | None = None
     attempt: Annotated[int, Field(ge=0, le=1000)] | None = None  # Nodes that failed try again when it rises.
-    activate: Annotated[tuple[Window, ...], Field(min_length=1, max_length=limits.WINDOWS_MAX)] | None = None
-    fetch: Annotated[tuple[Window, ...], Field(min_length=1, max_length=limits.WINDOWS_MAX)] | None = None
+    activate: Windows | None = None  # When a node that serves may switch; a node that serves nothing need not wait.
     deadline: Seconds | None = None  # Nodes that have not begun to serve by then are moved no more.
     started: Seconds
 
@@ -217,18 +206,23 @@ def wish(deployment: Deployment | None, node: NodeFacts, *, serving: bytes | Non
     No node moves without a stage that names it. Going back is to the node's own release before this rollout; a node that remembers none
     takes the deployment's fallback.
     """
-    if deployment is None:
-        return Keep("unmatched")
-    if deployment.state == "halted":
-        return Keep("halted")
+    if deployment is None or deployment.state == "halted":
+        return Keep("unmatched" if deployment is None else "halted")
     if deployment.state == "rolled_back":
         return _back(deployment, serving=serving, moved=moved)
     if not is_reached(deployment, node):
         return _from_nothing(deployment, "not_reached", serving)
-    is_late = deployment.deadline is not None and now >= deployment.deadline and serving != deployment.release.digest
-    if is_late and deployment.state == "running":
-        return _from_nothing(deployment, "expired", serving)
+    if is_past_deadline(deployment, now) and serving != deployment.release.digest:
+        if deployment.state == "running":
+            return _from_nothing(deployment, "expired", serving)
+        if serving is not None:  # A node that serves nothing takes what the rollout has ended with.
+            return Keep("expired")
     return Run(deployment.release, attempt_id(deployment), "stage")
+
+
+def is_past_deadline(deployment: Deployment, now: int) -> bool:
+    """Return whether the rollout moves no more nodes that serve another release: its deadline has passed."""
+    return deployment.deadline is not None and now >= deployment.deadline
 
 
 def attempt_id(deployment: Deployment) -> bytes:

@@ -40,6 +40,8 @@ class Code(StrEnum):
     RELEASE_CONFLICT = "release.conflict"
     RELEASE_UNKNOWN = "release.unknown"
     RELEASE_UNCHECKED = "release.unchecked"
+    RELEASE_BREAKING = "release.breaking"
+    RELEASE_NEEDED = "release.needed"
     MODEL_LOAD = "model.load_failed"
     MODEL_RUN = "model.run_failed"
     MODEL_SIGNATURE = "model.signature_mismatch"
@@ -68,6 +70,7 @@ class Code(StrEnum):
     KEY_NOT_AUTHORISED = "key.not_authorised"
     NAME_INVALID = "name.invalid"
     ROLLOUT_INVALID = "rollout.invalid"
+    ROLLOUT_TAKEN_BACK = "rollout.taken_back"
     WINDOW_RELEASE = "window.unknown_release"
     WINDOW_SHAPE = "window.wrong_shape"
     WINDOW_ABSURD = "window.absurd"
@@ -101,12 +104,17 @@ class Code(StrEnum):
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
     SELECTOR_INVALID = "selector.invalid"
+    WINDOW_INVALID = "window.invalid"
+    WINDOW_CLOSED = "window.closed"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
+    NODE_DUPLICATE = "node.duplicate"
+    HUB_DUPLICATE = "hub.duplicate"
+    NODE_FORGOTTEN = "node.forgotten"
 
 
 class FleetcastError(Exception):
-    """Base of the two kinds of expected error; its text is a whole sentence for a person."""
+    """Be the base of the two kinds of expected error; the text is a whole sentence for a person."""
 
 
 class Refused(FleetcastError):

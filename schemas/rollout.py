@@ -7,10 +7,11 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from schemas import limits
-from schemas.document import Document, Fact
+from schemas.document import Document, Fact, Since
 from schemas.names import Digest, Label, ModelName, Version
 from schemas.parameters import Value
 from schemas.quantities import Seconds
+from schemas.windows import Windows
 
 
 class ReleaseRef(NamedTuple):
@@ -30,6 +31,12 @@ class Gate(Fact):
     halt_on_drift: bool = True
     # Intervals of the release that must have been tested in the stage.
     drift_tests_min: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    nodes_min: Annotated[int, Field(ge=1, le=2**31)] | None = None  # Nodes of the stage that must serve the release.
+    # Median of the latency that nodes measured when they activated the release, over that of the release before on the same node.
+    latency_ratio_max: Annotated[float, Field(gt=0, le=1000)] | None = None
+    shadow_ratio_min: Annotated[float, Field(ge=0, le=1)] | None = None  # Share of the nodes that serve it where it passed in shadow.
+    retries: Annotated[int, Field(ge=1, le=100)] | None = None  # How often a stage lets failed nodes try again by itself.
+    retry_seconds: Annotated[int, Field(ge=1, le=30 * 24 * 3600)] | None = None  # Pause before each of these attempts.
 
 
 class Carriage(Fact):
@@ -38,6 +45,7 @@ class Carriage(Fact):
     bytes_max: Annotated[int, Field(ge=0, le=2**53)] | None = None  # Total bytes of one node; None for no bound.
     full_download: bool | None = None  # Whether a node without a delta's parent may fetch the whole; None leaves it to the node's policy.
     priority: Annotated[int, Field(ge=0, le=9)] = 5  # Order among a node's transfers; the highest goes first.
+    fetch: Annotated[Windows | None, Since(1)] = None  # When blocks may be fetched; nodes of the version before do not know it.
 
 
 class Fallback(Fact):
@@ -52,6 +60,7 @@ class Rollout(Document):
     """Describe one model's rollout. `serial` only rises, so a hub restored from a backup cannot replay an old one."""
 
     schema_name = "rollout"
+    schema_minor = 1
     bytes_max = limits.ROLLOUT_BYTES_MAX
 
     model: ModelName

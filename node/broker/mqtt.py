@@ -1,9 +1,11 @@
 """Publish and receive documents on the node's connection: parse at the door, so that nobody inside sees a topic string or raw bytes."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fleetcast.mqtt_connection import (
+    BoundedClient,
     BrokerUrl,
     Cleared,
     Connected,
@@ -11,6 +13,7 @@ from fleetcast.mqtt_connection import (
     Inbox,
     Link,
     LinkEvent,
+    MakeClient,
     Message,
     Published,
     Subscribed,
@@ -158,6 +161,13 @@ class BlockReader:
         """
         self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
 
+    def model_of(self, topic: str) -> str:
+        """Return the model that a topic is about; "" if it is about none."""
+        with suppress(Refused):
+            address = self.topics.parse(topic)
+            return address.levels[0] if address.kind == "model" else ""
+        return ""
+
     def ack(self, message: Message) -> None:
         """Acknowledge a message whose effect is durable."""
         self._link.ack(message)
@@ -175,8 +185,19 @@ class NodeLink(BlockReader):
         inbox: Inbox,
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
+        make_client: MakeClient = BoundedClient,
+        process: str = "",
     ) -> None:
-        link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls, now=now)
+        self._process = process
+        link = Link(
+            BrokerUrl.parse(url),
+            client_id=node,
+            inbox=inbox,
+            session_expiry_seconds=SESSION_EXPIRY_SECONDS,
+            tls=tls,
+            now=now,
+            make_client=make_client,
+        )
         super().__init__(link, fleet=fleet, name=node)
 
     def open(self, *, session: int, at: int, clean: bool = False) -> None:
@@ -196,16 +217,17 @@ class NodeLink(BlockReader):
         """
         self._link.move(BrokerUrl.parse(url))
 
-    def hear_again(self, topics: Sequence[str]) -> None:
+    def subscribe_again(self, topics: Sequence[str]) -> None:
         """Ask for what is retained there; some brokers give it to no subscription that they know already, so that is ended first."""
         self.leave(topics)
         self.read(topics)
 
-    def say_state(self, state: State) -> None:
-        """Retain what is so."""
-        self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
+    def publish_state(self, state: State) -> None:
+        """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
+        topic = self.topics.state(self._name)
+        self._link.publish(topic, codec.encode(state), retain=True, content_type=MSGPACK, process=self._process)
 
-    def say(self, topic: str, payload: bytes) -> int:
+    def publish(self, topic: str, payload: bytes) -> int:
         """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""
         return self._link.publish(topic, payload, content_type=MSGPACK)
 

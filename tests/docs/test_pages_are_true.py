@@ -173,6 +173,8 @@ def _fits(command: click.Command, words: list[str]) -> bool:
     context = click.Context(command)
     while words and isinstance(command, click.Group) and not words[0].startswith(("-", "[")):
         found = command.get_command(context, words[0].rstrip(",.:"))
+        if found is None and any(isinstance(one, click.Argument) for one in command.params):
+            break  # what the group lists: `fleetcast releases delay`
         if found is None:
             return words[0] in {"…", "..."}
         command, words = found, words[1:]

@@ -19,7 +19,7 @@ from fleetcast.mqtt_connection import Message
 from hub.core.delivery.encode import encode_block
 from hub.core.publish.baseline import SignalSpec, build_baseline
 from hub.core.publish.noise import sigma2_for
-from hub.database.store import EventRow, Store
+from hub.database.store import EventRow, RolloutRow, Store
 from hub.publish.block_store import BlockStore
 from hub.service.delivery.announce import Signers
 from hub.service.loop import Service
@@ -28,6 +28,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.accuracy import Accuracy
 from schemas.block_request import Range, Want
+from schemas.deployments import Deployment, Deployments
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
@@ -42,6 +43,11 @@ T = TypeVar("T")
 BLOCK_BYTES, BLOCKS = 20_000, 5
 WINDOW_SECONDS = 3600
 START = 1_700_000_000 // WINDOW_SECONDS * WINDOW_SECONDS
+
+
+def deployment_of(row: RolloutRow) -> Deployment:
+    """The deployment of which a row is the working state."""
+    return codec.decode(Deployments, row.document).deployments[0]
 
 
 def until(what: str, probe: Callable[[], T], *, seconds: float = 100.0) -> T:
@@ -61,6 +67,7 @@ class Fleet:
 
     directory: Path
     team: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    targets: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     online: list[CryptoSigner] = field(default_factory=lambda: [CryptoSigner.generate_ed25519() for _ in range(3)])
     topics: Topics = field(default_factory=lambda: Topics(FLEET))
 
@@ -71,7 +78,7 @@ class Fleet:
             self.directory / "trust",
             root_signers=[CryptoSigner.generate_ed25519()],
             threshold=1,
-            targets=CryptoSigner.generate_ed25519(),
+            targets=self.targets,
             snapshot=snapshot,
             timestamp=timestamp,
             rollouts=rollouts,
@@ -202,11 +209,11 @@ class Device:
         state = State.model_validate({**fields, "profile": profile, **changes})
         self.client.link.publish(self.fleet.topics.state(self.name), codec.encode(state), retain=True)
 
-    def sign(self, outcome: str, manifest: Manifest | None = None, *, code: str = "", node: str = "") -> None:
+    def sign(self, outcome: str, manifest: Manifest | None = None, *, code: str = "", node: str = "", **more: Any) -> None:
         """Send a receipt."""
         self.sequence += 1
         release = {"model": "delay", "version": manifest.version, "digest": sha256(codec.encode(manifest))} if manifest else {}
-        fields = {"node": node or self.name, "sequence": self.sequence, "at": 1, "outcome": outcome, "code": code, **release}
+        fields = {"node": node or self.name, "sequence": self.sequence, "at": 1, "outcome": outcome, "code": code, **release, **more}
         body = codec.encode(Receipt.model_validate(fields))
         sealed = SealedReceipt(body=body, signature=self.key.sign(body, ec.ECDSA(hashes.SHA256())))
         self.client.link.publish(self.fleet.topics.receipt(self.name), codec.encode(sealed))

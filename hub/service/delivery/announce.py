@@ -11,18 +11,18 @@ from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
 from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
+from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
 from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
-from schemas.deployments import Deployments, Envelope
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import MANIFESTS_PER_MODEL_MAX
-from schemas.rollout import Rollout, all_fallbacks
+from schemas.names import sha256
 
 log = structlog.get_logger()
 
-NEWEST_KEPT = 2  # releases that are announced even when no rollout names them
+NEWEST_KEPT = 2  # releases that are announced even when no deployment names them
 HEAL_SECONDS = 2.0  # between two corrections of one topic: a program that keeps writing there is not given a race
 ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just published; past this, our own older messages are a replay
 LOOK_SECONDS = 60.0  # the repository is asked so often whether something is to be signed again, even when nobody touched it
@@ -31,7 +31,7 @@ EXPIRY_LOOK_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """The hub's online keys."""
+    """Hold the hub's online keys."""
 
     snapshot: Signer
     timestamp: Signer
@@ -39,7 +39,7 @@ class Signers:
 
 
 class Announcer:
-    """The hub's own retained topics."""
+    """Keep the hub's own retained topics published."""
 
     def __init__(
         self,
@@ -50,7 +50,10 @@ class Announcer:
         signers: Signers,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        held: Callable[[str], Sequence[bytes]] = lambda model: (),
     ) -> None:
+        self._held = held  # The releases of a model that nodes have and may go back to, the commonest first.
+        self._digests: dict[tuple[str, str], bytes] = {}
         self._repository, self._link, self._notes, self._signers = repository, link, notes, signers
         self._wall, self._monotonic = wall, monotonic
         self._generation = -1
@@ -59,8 +62,9 @@ class Announcer:
         self._trust: TrustBundle | None = None
         self._small = DeploymentTopics(repository, link.topics)
         self._models: dict[str, ModelBundle] = {}
+        self._cleared: set[str] = set()  # Removed models whose topics this process has cleared.
         self._payloads: dict[str, bytes] = {}  # topic to what is to stand there
-        self._unsaid: set[str] = set()  # topics on which it may not stand yet
+        self._unpublished: set[str] = set()  # topics on which it may not stand yet
         self._echoes: dict[bytes, float] = {}
         self._healed: dict[str, float] = {}
         self._heal: set[str] = set()
@@ -77,13 +81,13 @@ class Announcer:
         for topic in [topic for topic in self._heal if now - self._healed.get(topic, float("-inf")) >= HEAL_SECONDS]:
             self._heal.discard(topic)
             self._healed[topic] = now
-            self._unsaid.add(topic)
+            self._unpublished.add(topic)
         if online:
-            self._say(now)
+            self._publish(now)
 
     def forgot(self) -> None:
         """Publish everything again, since the broker has lost its memory."""
-        self._unsaid = set(self._payloads)
+        self._unpublished = set(self._payloads)
 
     def guard(self, event: OwnTopic) -> None:
         """Check what came on a topic of ours: unless it is what we published, report why it is wrong, and publish ours again.
@@ -96,6 +100,9 @@ class Announcer:
             return
         self._heal.add(topic)
         if self._monotonic() - self._echoes.get(payload, float("-inf")) < ECHO_SECONDS:
+            return
+        if event.model in self._cleared:
+            log.info("own_topic.cleared", topic=topic)  # The model was removed while the hub or the broker was away.
             return
         refusal = self._judge(event.kind, event.model, payload)
         if event.message.retained and refusal.code in {Code.TRUST_ROLLBACK, Code.TRUST_MISMATCH}:
@@ -131,9 +138,13 @@ class Announcer:
         now = datetime.fromtimestamp(self._wall(), UTC)
         # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
         self._generation = self._repository.generation()
+        for model in self._repository.drop_rollouts(rollouts=self._signers.rollouts, now=now):
+            log.info("rollout.dropped", model=model)
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
         self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
-        for model in self._repository.models():
+        models = self._repository.models()
+        self._clear(self._repository.removed_models())
+        for model in models:
             try:
                 bundle = self._repository.model_bundle(model, self._current(model))
             except Refused:
@@ -147,39 +158,58 @@ class Announcer:
         for topic, payload in self._small.payloads(self._trust, now=now).items():
             self._put(topic, payload)
 
+    def _clear(self, removed: Sequence[str]) -> None:
+        """Have nothing retained for models that were removed, perhaps while the hub was away; the trust bundle is what tells nodes."""
+        for model in set(removed) - self._cleared:
+            topic = self._link.topics.model(model)
+            self._payloads.pop(topic, None)
+            self._unpublished.add(topic)
+            if self._models.pop(model, None) is not None:
+                self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
+        self._cleared = set(removed)
+
     def _current(self, model: str) -> Sequence[str]:
-        """Return the releases that nodes may need: those that rollout and deployments name, and the newest."""
+        """Return the releases that nodes may need, oldest first.
+
+        The most important ones are those that a deployment names, then those that nodes have, so that each can go back to its own, then the
+        newest.
+        """
         known = self._repository.releases(model)
-        document = self._repository.rollout(model)
-        rollout = codec.decode(Rollout, document) if document is not None else None
-        named = {rollout.release.version, *(one.release.version for one in all_fallbacks(rollout))} if rollout else set()
-        envelope = self._repository.deployments(model)
-        if envelope is not None:
-            for one in codec.decode(Deployments, codec.decode(Envelope, envelope).payload).deployments:
-                named |= {one.release.version, *([one.fallback.version] if one.fallback is not None else [])}
-        return [version for version in known if version in named or version in known[-NEWEST_KEPT:]][-MANIFESTS_PER_MODEL_MAX:]
+        by_digest = {self._digest(model, version): version for version in known}
+        statement = deployment_statements.read(self._repository, model)
+        deployments = statement.deployments.deployments if statement is not None else ()
+        named = [release.version for one in deployments for release in (one.release, one.fallback) if release is not None]
+        held = [by_digest[digest] for digest in self._held(model) if digest in by_digest]
+        order = dict.fromkeys([*named, *held, *reversed(known[-NEWEST_KEPT:])])
+        needed = set([version for version in order if version in known][:MANIFESTS_PER_MODEL_MAX])
+        return [version for version in known if version in needed]
+
+    def _digest(self, model: str, version: str) -> bytes:
+        if (model, version) not in self._digests:
+            self._digests[model, version] = sha256(self._repository.manifest(model, version))
+        return self._digests[model, version]
 
     def _put(self, topic: str, payload: bytes) -> bool:
         if self._payloads.get(topic) == payload:
             return False
         self._payloads[topic] = payload
-        self._unsaid.add(topic)
+        self._unpublished.add(topic)
         return True
 
     # Saying
 
-    def _say(self, now: float) -> None:
+    def _publish(self, now: float) -> None:
         # Roles first, for they are fetched when a model's bundle is newer; models before the trust bundle that vouches for them, so that a
         # node of before finds both; deployments before the index that points at them.
-        for topic in sorted(self._unsaid, key=lambda one: (OWN_KINDS.index(self._link.topics.parse(one).kind), one)):
+        for topic in sorted(self._unpublished, key=lambda one: (OWN_KINDS.index(self._link.topics.parse(one).kind), one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
                 self._link.retain(topic, payload)
             except Unreachable as error:
                 log.warning("announcement.failed", topic=topic, reason=str(error))
                 return
-            self._unsaid.discard(topic)
-            self._echoes = {said: at for said, at in self._echoes.items() if now - at < ECHO_SECONDS}
+            self._unpublished.discard(topic)
+            self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
 

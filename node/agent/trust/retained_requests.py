@@ -17,7 +17,7 @@ DEPLOY = "deploy/"  # Before the name of a model: its deployments.
 
 
 class RetainedRequests:
-    """The messages of one node, named by model; those about trust and deployments have the names above."""
+    """Schedule requests for the retained messages of one node, named by model; those about trust and deployments have the names above."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng

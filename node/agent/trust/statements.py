@@ -78,10 +78,14 @@ class Statements:
         expires = self._view.rollouts_expire if self._view is not None else None
         if self._view is None or expires is None:
             return MappingProxyType(found)
-        for model, rollout in self._view.rollouts.items():
+        for model, rollout in {**self._view.held, **self._view.rollouts}.items():  # What is not understood keeps its parameters.
             if model not in found or rollout.serial > found[model].serial:
                 found[model] = as_deployments(rollout, expires=int(expires.timestamp()))
         return MappingProxyType(found)
+
+    def is_understood(self, model: str) -> bool:
+        """Return whether the newest that an earlier hub said of a model is understood, or a statement of its own stands."""
+        return self._view is None or model not in self._view.refused or model in self._deployments
 
     # The connection
 
@@ -95,7 +99,7 @@ class Statements:
         if self._is_old_read:
             link.subscribe_trust(only_if_new=session_present)
         if self._roles.reason is not None:
-            link.hear_again([topics.trust_roles])
+            link.subscribe_again([topics.trust_roles])
 
     def disconnected(self) -> None:
         """Take in that nothing can be subscribed to until the next connection."""
@@ -273,7 +277,7 @@ class Statements:
         if self._roles.begins(self._reason(), routine=self._is_routine(), now=self._monotonic()):
             log.info("roles.fetched", reason=self._roles.reason)
             self._requests.failed(ROLES, self._monotonic())  # They are asked for again until they have had their effect.
-            self._link.hear_again([self._topics.trust_roles])
+            self._link.subscribe_again([self._topics.trust_roles])
 
     def _reason(self) -> str | None:
         """Return why roles are needed now; mostly somebody's word that nobody has verified."""

@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 
 import structlog
 
+from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.slots import Slots
+from node.agent.reports.standing_findings import StandingFindings
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.agent.trust.statements import Statements, name_of
 from node.broker.mqtt import NodeLink, StatementEvent
@@ -15,16 +17,18 @@ from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from node.trust.tuf_client import FolderGoneError, NewerRoleError, Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
-from schemas.deployments import Deployments
+from schemas.deployments import Deployment, Deployments, Keep, Run, Stop, attempt_id, deciding, moved_by, wish
 from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
-from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, wanted
+from schemas.rollout import Carriage
 from schemas.selectors import NodeFacts
+from schemas.windows import is_open
 
 log = structlog.get_logger()
 
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 FAILED_SECONDS = 60.0  # until it is looked at again after a fault
+DEADLINE_SECONDS = 30.0  # how often is looked whether a rollout's deadline has passed
 CLOCK_SECONDS = 1.0  # how often is looked whether the clock was set
 
 
@@ -45,11 +49,12 @@ class TrustState:
         facts: Callable[[], NodeFacts],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
+        findings: StandingFindings,
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._monotonic, self._requests = monotonic, requests
         self._subscribe_models = link.subscribe_models
-        self._refusal, self._found = refused, found
+        self._refusal, self._found, self._facts = refused, found, facts
         self._statements = Statements(
             store=store,
             trust=trust,
@@ -58,25 +63,30 @@ class TrustState:
             monotonic=monotonic,
             requests=requests,
             facts=facts,
-            refused=refused,
+            refused=self._statement_refused,
             believed=self._believe,
             changed=self._changed,
             chosen=self._chosen,
         )
+        self._findings = findings
         self._slots: Slots | None = None
         self.view: View | None = None
         self.models: set[str] = set()  # whose topics are read
         self._releases: dict[str, tuple[Release, ...]] = {}
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
-        self._looked_at = self._clock_looked_at = clocks.NEVER
-        self._parameters: Mapping[str, tuple[object, object]] = {}
+        self._looked_at = self._clock_looked_at = self._deadline_looked_at = clocks.NEVER
+        self._parameters: Mapping[str, object] = {}
+        self._zone = zone_of(settings.time_zone) if settings.time_zone else system_zone()
+        self._not_understood: dict[str, int] = {}  # Models whose newest statement was refused, and the serial of the one that stands.
+        self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
 
     def begin(self, slots: Slots) -> None:
         """Take up what was believed before a restart; wishes go to these slots."""
         self._slots = slots
         self.view = self._trust.current()
         if self.view is not None:
+            self._find_refused(self.view)
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
         self._statements.begin(self.view)
 
@@ -131,6 +141,8 @@ class TrustState:
         self.view = view
         log.info("trust.accepted", root=view.root_version, timestamp=view.timestamp_version)
         self._store.raise_fact("clock_floor", clocks.floor_of(view.timestamp_expires))
+        self._findings.put("trust", TRUST, ())
+        self._report_refused(view)
         for pending in list(self._pending.values()):
             self.take_model(pending)
         self._changed()
@@ -139,12 +151,25 @@ class TrustState:
         self.models = (self.models | set(read)) - set(left)
 
     def _changed(self) -> None:
+        statements = self.statements()
+        for model, serial in list(self._not_understood.items()):
+            if model in statements and statements[model].serial > serial:
+                del self._not_understood[model]
+                self._findings.put("rollout", model, ())
         self._follow()
-        self._tell_parameters()
+        self._apply_parameters()
+
+    def _statement_refused(self, refusal: Refused, model: str) -> None:
+        """Report a statement that is refused alone: what an earlier one says goes on."""
+        self._refusal(refusal, model)
+        if model:
+            standing = self.statements().get(model)
+            self._not_understood[model] = standing.serial if standing is not None else 0
+            self._findings.put("rollout", model, [refusal])
 
     # Releases, and the bundles of hubs before deployments
 
-    def take_trust(self, bundle: TrustBundle) -> None:
+    def take_trust(self, bundle: TrustBundle, *, carried: bool = False) -> None:
         """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
         self._look_at_clock()  # so that the clock by which a message is judged is known when it is put off
         floor = self._store.fact("clock_floor")
@@ -155,7 +180,7 @@ class TrustState:
             if refusal.code is Code.DISK_FULL:
                 raise  # the bundle is good: it is taken once there is room
             self._statements.disbelieves()
-            self._refused(refusal, TRUST)
+            self._refused(refusal, TRUST, carried=carried)
         except FolderGoneError as error:
             self._folder_gone(error, TRUST)
         except Unreachable as error:
@@ -165,13 +190,19 @@ class TrustState:
             self._believe(self.view)
             self._requests.settled(TRUST)
 
-    def take_model(self, bundle: ModelBundle) -> None:
+    def take_model(self, bundle: ModelBundle, *, carried: bool = False) -> None:
         """Take a model's releases from the hub, or from a stick."""
         model = bundle.model
         self._look_at_clock()
         try:
-            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
+            now = datetime.fromtimestamp(float(self._wall()), UTC)
+            refusals: dict[str, Refused] = {}
+            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=refusals.__setitem__)
             self._pending.pop(model, None)
+            for refusal in refusals.values():
+                self._refusal(refusal, model)
+            self._findings.put("model", model, ())
+            self._findings.put("release", model, tuple(refusals.values()), versions=tuple(refusals))
             self._statements.lacks(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
@@ -181,7 +212,7 @@ class TrustState:
             if refusal.code is Code.DISK_FULL:
                 raise
             self._pending.pop(model, None)
-            self._refused(refusal, model)
+            self._refused(refusal, model, carried=carried)
         except FolderGoneError as error:
             self._folder_gone(error, model)
         except Unreachable as error:
@@ -212,12 +243,27 @@ class TrustState:
             self.take_model(pending)
         self._follow()
 
-    def _refused(self, refusal: Refused, name: str) -> None:
+    def _report_refused(self, view: View) -> None:
+        """Report each rollout that is not understood, once: the same comes again with every bundle."""
+        for model, refusal in view.refused.items():
+            if self._reported.get(model) != str(refusal):
+                self._refusal(refusal, model)
+        self._reported = {model: str(refusal) for model, refusal in view.refused.items()}
+        self._find_refused(view)
+
+    def _find_refused(self, view: View) -> None:
+        self._findings.keep_only("rollout", {*view.refused, *self._not_understood})
+        for model, refusal in view.refused.items():
+            self._findings.put("rollout", model, [refusal])
+
+    def _refused(self, refusal: Refused, name: str, *, carried: bool) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
             self._requests.put_off(name)
         else:
             self._requests.settled(name)
         self._refusal(refusal, name)
+        if not carried:  # Nobody can say when an old stick is no trouble any more.
+            self._findings.put("trust" if name == TRUST else "model", name, [refusal])
 
     def _folder_gone(self, error: FolderGoneError, name: str) -> None:
         log.error("trust.folder_lost", reason=str(error))
@@ -241,10 +287,10 @@ class TrustState:
                 continue
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
             try:
-                self.take_trust(brought.trust)
+                self.take_trust(brought.trust, carried=True)
                 if brought.deployments is not None:
                     self._statements.take_deployments(brought.parcel.model, brought.deployments)
-                self.take_model(brought.model)
+                self.take_model(brought.model, carried=True)
             except Exception as error:  # it is looked at again: at once where the disk was full, later where a fault of ours may stay
                 del self._seen[release]
                 if not isinstance(error, Refused):
@@ -252,46 +298,80 @@ class TrustState:
                 raise
             self._found()
 
+    def deciding(self, model: str) -> Deployment | None:
+        """Return the deployment of a model that decides for this node."""
+        statement = self.statements().get(model)
+        return deciding(statement.deployments, self._facts()) if statement is not None else None
+
     def carriage_of(self, model: str) -> Carriage | None:
         """Return how the bytes of a model's rollout may travel."""
-        rollout = self.view.rollouts.get(model) if self.view is not None else None
-        return rollout.carriage if rollout is not None else None
+        decides = self.deciding(model)
+        return decides.carriage if decides is not None else None
+
+    def may_activate(self, model: str, rollout: bytes, now: clocks.WallSeconds) -> bool:
+        """Return whether the rollout lets this node switch at this time of the week. Going back never waits."""
+        decides = self.deciding(model)
+        if decides is None or decides.activate is None or rollout != attempt_id(decides):
+            return True
+        return is_open(decides.activate, float(now), self._zone)
+
+    def look_at_deadlines(self, now: clocks.MonotonicSeconds) -> None:
+        """Follow what was not followed when its message came, because of a time that has come since."""
+        if now - self._deadline_looked_at < DEADLINE_SECONDS:
+            return
+        self._deadline_looked_at = now
+        if any(one.deadline is not None and one.state == "running" for one in map(self.deciding, self.statements()) if one is not None):
+            self._follow()
 
     def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
-        """Return what the model's rollout sets about this release: its new one's, or what held for the old one before it."""
-        rollout = self.view.rollouts.get(model) if self.view is not None else None
-        if rollout is None or not selected(rollout, dict(self._settings.labels)):
-            return {}
-        if rollout.release.digest == digest:
-            return rollout.parameters or {}
-        fallback = fallback_of(rollout, self._settings.labels)
-        return (fallback.parameters or {}) if fallback is not None and fallback.release.digest == digest else {}
+        """Return what the deployment that decides for this node sets of a release's parameters."""
+        decides = self.deciding(model)
+        return decides.parameters_of(digest) if decides is not None else {}
 
-    def _tell_parameters(self) -> None:
-        """Say so when operators set something else than before, of what runs here already."""
-        rollouts = self.view.rollouts if self.view is not None else {}
-        said = {model: (rollout.parameters, all_fallbacks(rollout)) for model, rollout in rollouts.items()}
-        if said != self._parameters and self._slots is not None:
+    def known_models(self) -> set[str]:
+        """Return the models that have deployments, whether they are understood or not."""
+        return {*self.statements(), *self.view.refused} if self.view is not None else set()
+
+    def _apply_parameters(self) -> None:
+        """Have the slots take in that operators set something else than before, of what runs here already."""
+        decides = {model: self.deciding(model) for model in self.statements()}
+        found = {model: one.parameters for model, one in decides.items() if one is not None}
+        if found != self._parameters and self._slots is not None:
             self._slots.parameters_changed()
-        self._parameters = said
+        self._parameters = found
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
-        for model, rollout in self.view.rollouts.items():
-            labels, serving = self._settings.labels, self._slots.serving(model)
-            reference = wanted(rollout, node=self._settings.id, labels=labels, serving=serving)
-            if reference is None:
-                if selected(rollout, labels):  # what an earlier rollout has begun here is given up
-                    self._slots.halted(model, self._wall())
-                continue
-            if model not in self.models:
-                self.models.add(model)
-                self._subscribe_models([model])
-            for release in self._releases.get(model, ()):
-                if release.digest == reference.digest:
-                    self._slots.wanted(release, rollout.salt, self._wall())
+        self._slots.keep_models(self.view.models)
+        for model, statement in self.statements().items():
+            if model not in self.view.models or not self.is_fresh(statement):
+                continue  # A removed model has no role any more, and by an expired statement nothing new is activated.
+            if self._statements.is_understood(model):
+                self._follow_model(model, self._slots)
+            else:
+                self._slots.halted(model, self._wall())  # Nobody knows whether the rollout still names this node: it keeps what it serves.
+
+    def _follow_model(self, model: str, slots: Slots) -> None:
+        decides, serving, moved = self.deciding(model), slots.serving(model), self._store.moved(model)
+        digest = serving.digest if serving is not None else None
+        found = wish(decides, self._facts(), serving=digest, moved=moved, now=int(self._wall()))
+        match found:
+            case Keep():
+                slots.halted(model, self._wall())  # what an earlier statement has begun here is given up
+            case Stop():
+                slots.stopped(model, self._wall())
+            case Run(reference, rollout):
+                if model not in self.models:
+                    self.models.add(model)
+                    self._subscribe_models([model])
+                release = next((one for one in self._releases.get(model, ()) if one.digest == reference.digest), None)
+                if release is None or decides is None:
+                    return  # it is announced by a message of its own
+                if (memory := moved_by(decides, found, serving=serving, moved=moved)) is not None:
+                    self._store.put_moved(model, memory)
+                slots.wanted(release, rollout, self._wall())
 
     def stale(self) -> bool:
         """Return whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""

@@ -1,0 +1,132 @@
+"""Decide in which class a node stands for the deployment that decides for it: one function for gate, commands and console.
+
+Every node stands in exactly one class, so that the classes add up to the nodes that the deployment decides for.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from hub.core.rollouts import refusals
+from hub.core.rollouts.fleet import Failure, Node
+from hub.core.rollouts.stages import words_of
+from hub.core.rollouts.tally import BY_NEED, CLASSES, ClassName, class_name
+from schemas.deployments import Deployment, is_past_deadline, is_reached
+from schemas.errors import Code
+from schemas.state import Slot
+
+__all__ = ["BY_NEED", "CLASSES", "ClassName", "NodeClass", "class_of", "totals"]
+_STEPS: Final = {"fetching": "fetching", "staged": "testing", "testing": "testing", "shadow": "compared beside what it serves"}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClass:
+    """Hold the class of one node, the code where there is one, and the sentence that says why."""
+
+    name: ClassName
+    sentence: str
+    code: str = ""
+
+
+def class_of(
+    deployment: Deployment, node: Node, *, model: str, heard: bool, silent_seconds: float, failed_from: int, now: int
+) -> NodeClass:
+    """Return the class of a node that this deployment decides for.
+
+    `heard`: whether it counts as heard from, else it has been silent for `silent_seconds`. A failure from before `failed_from` does not
+    count: an operator has seen it, or another attempt has begun.
+    """
+    version, digest = deployment.release
+    serving = node.serving.get(model)
+    serves = serving is not None and serving.digest == digest
+    failure = node.failures.get((model, digest))
+    if failure is not None and failure.received_at < failed_from:
+        failure = None
+    if failure is None and not serves and deployment.started >= failed_from:  # A document that it refuses counts from the beginning.
+        for one in refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=version):
+            failure = Failure("refused", one.code, deployment.started)
+    slot = next((one for one in node.state.slots if one.model == model), None)
+    name = class_name(
+        deployment,
+        reached=is_reached(deployment, node.facts),
+        heard=heard,
+        serves=serves,
+        failure=failure.outcome if failure is not None else None,
+        waits=_waits(slot, digest),
+        now=now,
+    )
+    match name:
+        case "refused" | "rolled_back":
+            code = failure.code if failure is not None else ""
+            return NodeClass(name, f"{'refused it' if name == 'refused' else 'went back from it'}: {code}", code)
+        case "unreachable":
+            late = is_past_deadline(deployment, now) and not serves
+            return NodeClass(name, f"was not heard for {_duration(silent_seconds)}{', and the deadline has passed' if late else ''}")
+        case "serving":
+            return NodeClass(name, f"serves {version if serves else _version(node, model)}")
+        case "expired":
+            return NodeClass(name, f"the deadline has passed; it stays on {_version(node, model)}")
+        case "moving" | "waiting" if deployment.state == "rolled_back":
+            return NodeClass(name, "goes back")
+        case "moving" | "waiting":
+            return _to_move(deployment, node, slot)
+
+
+def _to_move(deployment: Deployment, node: Node, slot: Slot | None) -> NodeClass:
+    if deployment.state == "halted":
+        return NodeClass("waiting", "waits: the rollout is halted")
+    if not is_reached(deployment, node.facts):
+        return NodeClass("waiting", _later(deployment, node))
+    return _under_way(slot, deployment.release.digest)
+
+
+def _later(deployment: Deployment, node: Node) -> str:
+    """Say for which stage a node waits, where that is certain: its own by a selector, or the one that needs approval."""
+    following = deployment.stages[deployment.stage + 1 :]
+    if following and following[0].approve:
+        return f"waits for a later stage, and stage {deployment.stage + 2} ({words_of(following[0])}) needs approval"
+    return "waits for a later stage"
+
+
+def _waits(slot: Slot | None, digest: bytes) -> bool:
+    """Return whether a node says that it waits for its budget or for its time of the week."""
+    if slot is None or slot.target != digest or slot.state not in {*_STEPS, "out_of_budget"}:
+        return False
+    return slot.code == Code.WINDOW_CLOSED or slot.state == "out_of_budget"
+
+
+def _under_way(slot: Slot | None, digest: bytes) -> NodeClass:
+    if slot is None or slot.target != digest or slot.state not in {*_STEPS, "out_of_budget"}:
+        return NodeClass("moving", "was reached, and has not begun yet")
+    if slot.code == Code.WINDOW_CLOSED:
+        return NodeClass("waiting", "waits for its time of the week", slot.code)
+    if slot.state == "out_of_budget":
+        return NodeClass("waiting", f"waits for its budget: {slot.code}", slot.code)
+    if slot.code:
+        return NodeClass("moving", f"is fetching, and is held up: {slot.code}", slot.code)
+    if slot.state == "fetching" and slot.bytes_planned:
+        return NodeClass("moving", f"is fetching, {min(100, 100 * slot.bytes_received // slot.bytes_planned)} %")
+    return NodeClass("moving", f"is {_STEPS[slot.state]}")
+
+
+def totals(classes: Iterable[NodeClass]) -> dict[ClassName, int]:
+    """Return how many nodes stand in each class; they add up to all of them."""
+    found = Counter(one.name for one in classes)
+    return {name: found[name] for name in CLASSES}
+
+
+def _version(node: Node, model: str) -> str:
+    serving = node.serving.get(model)
+    return serving.version if serving is not None else "nothing"
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    if minutes < 1:
+        return f"{int(seconds)} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes // (24 * 60)} days"
