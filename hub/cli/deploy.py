@@ -111,7 +111,7 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
         look_at_checks(directory, release, manifest, required=False)
     one = progress.deployment
     place = Place(one.name, one.selector, one.priority)
-    notice(deployments.change_of_hands(present, place, one.release, nodes))
+    notice(deployments.change_of_hands(present, place, nodes))
     notice(deployments.ties(present, one.name, one.selector, one.priority))
     ask(directory, model, wish, as_json=as_json)
 

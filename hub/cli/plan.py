@@ -30,7 +30,6 @@ from schemas.errors import Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
-from schemas.rollout import ReleaseRef
 from schemas.selectors import NodeFacts, matches, text_of
 from schemas.state import LinkClass, State
 from schemas.variant_choice import choose
@@ -91,8 +90,8 @@ def plan(
     wish = commands.read_as(commands.Start, json.dumps(said))
     known = open_store(directory).nodes()
     facts, present = facts_of(states_of(known)), model_of(repository, model)
-    ref, place = ReleaseRef(version, digest), deployments.place_of(present, wish, facts)
-    changes, decides = deployments.taken(present, place, ref, facts), deployments.nodes_of(present, place, ref, facts)
+    place = deployments.place_of(present, wish, facts)
+    changes, decides = deployments.taken(present, place, facts), deployments.nodes_of(present, place, facts)
     rows = [row for row in known if row.node in decides]
     planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
     fits = [one for one in planned if not one.refused]
@@ -112,8 +111,8 @@ def plan(
         ],
         "changes": [{"from": before or None, "nodes": names} for before, names in changes.items()] if present.rollouts else [],
         "notes": [
-            *(deployments.change_of_hands(present, place, ref, facts) if present.rollouts else ()),
-            *deployments.stay(present, place, ref, facts),
+            *(deployments.change_of_hands(present, place, facts) if present.rollouts else ()),
+            *deployments.stay(present, place, facts),
             *deployments.ties(present, place.name, place.selector, place.priority),
         ],
     }

@@ -202,7 +202,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     look_at_checks(directory, ref, manifest, required=said["require_check"])
     place = deployments.place_of(present, command, nodes)
     _tell_of_left_behind(place.before, command.parameters or {})
-    notice(deployments.stay(present, place, ref, nodes))
+    notice(deployments.stay(present, place, nodes))
     if place.before is None:
         notice(deployments.ties(present, place.name, place.selector, place.priority))
     if not said["wait"]:

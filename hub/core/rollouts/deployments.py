@@ -25,7 +25,7 @@ from schemas.deployments import (
     name_of,
 )
 from schemas.errors import Code, Refused
-from schemas.limits import DEPLOYMENTS_MAX
+from schemas.limits import DEPLOYMENTS_MAX, SELECTOR_TERMS_MAX
 from schemas.parameters import Parameters
 from schemas.rollout import ReleaseRef
 from schemas.selectors import NodeFacts, Requirement, from_labels, matches, may_overlap, parse, text_of
@@ -137,15 +137,23 @@ def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:
 def _new_place(model: Model, name: str, selector: tuple[Requirement, ...], priority: int | None, nodes: Sequence[NodeFacts]) -> Place:
     _check(model, name, selector)
     above = WHERE_PRIORITY if name != DEFAULT else 0
-    before = _decided_before(model, selector, nodes)
-    release = settled_release(before) if before is not None else None
-    values = before.parameters_of(release.digest) if before is not None and release is not None else {}
-    return Place(name, selector, above if priority is None else priority, fallback=release, parameters=values)
+    place = Place(name, selector, above if priority is None else priority)
+    before = _decided_before(model, place, nodes)
+    if not before:
+        return place
+    release = settled_release(before[0])
+    values = before[0].parameters_of(release.digest) if release is not None else {}
+    return replace(place, fallback=release, parameters=values)
 
 
 def _check(model: Model, name: str, selector: tuple[Requirement, ...]) -> None:
     if name == DEFAULT and selector:
         raise Refused(Code.ROLLOUT_INVALID, f"deployment {DEFAULT} matches every node: give one for {_words(selector)} another name")
+    if len(selector) > SELECTOR_TERMS_MAX:
+        raise Refused(
+            Code.SELECTOR_INVALID,
+            f"selector and labels have {len(selector)} requirements, at most {SELECTOR_TERMS_MAX} are allowed: give its nodes a label",
+        )
     if model.get(name) is None and len(model.rollouts) >= DEPLOYMENTS_MAX:
         raise Refused(
             Code.ROLLOUT_INVALID,
@@ -154,13 +162,15 @@ def _check(model: Model, name: str, selector: tuple[Requirement, ...]) -> None:
         )
 
 
-def _decided_before(model: Model, selector: tuple[Requirement, ...], nodes: Iterable[NodeFacts]) -> Deployment | None:
-    """Return the deployment that decided for these nodes; of several, for most of them. Where none is known, one that would."""
-    counts = Counter(one.name for node in nodes if matches(selector, node) and (one := deciding(model.deployments, node)) is not None)
-    if counts:
-        most = max(counts.values())
-        return next(one for one in model.deployments if counts[one.name] == most)
-    return next((one for one in model.deployments if may_overlap(one.selector, selector)), None)
+def _decided_before(model: Model, place: Place, nodes: Iterable[NodeFacts]) -> list[Deployment]:
+    """Return the deployments from which a new one takes its nodes, those with most nodes first; or, without nodes, could take."""
+    order = _with_place(model, place)
+    mine = decided(order, nodes)[place.name]
+    if not mine:
+        below = order[[one.name for one in order].index(place.name) + 1 :]
+        return [one for one in below if may_overlap(one.selector, place.selector)]
+    counts = Counter(one.name for node in mine if (one := deciding(model.deployments, node)) is not None)
+    return sorted((one for one in model.deployments if counts[one.name]), key=lambda one: -counts[one.name])
 
 
 def begun(
@@ -181,14 +191,20 @@ def begun(
     place = place_of(model, wish, nodes)
     if found := objections(model, wish, place, nodes):
         raise Refused(Code.ROLLOUT_INVALID, "; ".join(found))
-    mine = decided(_with_place(model, place, release), nodes)[place.name]
+    mine = decided(_with_place(model, place), nodes)[place.name]
     return begin(model.name, wish, release, place=place, nodes=mine, rollout=rollout, now=now, allowed=allowed)
 
 
-def _with_place(model: Model, place: Place, release: ReleaseRef) -> list[Deployment]:
+def _with_place(model: Model, place: Place) -> list[Deployment]:
     """Return the order of decision with a deployment there, whatever it says."""
     there = Deployment(
-        name=place.name, priority=place.priority, selector=place.selector, release=release, state="done", rollout=bytes(16), started=0
+        name=place.name,
+        priority=place.priority,
+        selector=place.selector,
+        release=ReleaseRef("0.0.0", bytes(32)),
+        state="done",
+        rollout=bytes(16),
+        started=0,
     )
     return in_order([*(one for one in model.deployments if one.name != place.name), there])
 
@@ -299,12 +315,28 @@ def pinned(
         place = Place(wish.name, selector, priority, changed.deployment)
     else:
         place = _new_place(model, wish.name, selector, wish.priority, nodes)
-        release = release or place.fallback
+        release = release or _present_release(model, place, nodes)
     if release is None:
         raise Refused(
             Code.ROLLOUT_INVALID, f"no release of {model.name} was rolled out to its nodes: give the one to run, with --release VERSION"
         )
     return _pin(model, place, release, rollout=rollout, now=now)
+
+
+def _present_release(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> ReleaseRef | None:
+    """Return the one release that all nodes of a new deployment have now.
+
+    Raises:
+        Refused: they have several.
+    """
+    before = _decided_before(model, place, nodes)
+    several = sorted({_present(one) for one in before})
+    if len(several) > 1 or any(one.state in {"running", "halted"} and one.fallback not in {None, one.release} for one in before):
+        raise Refused(
+            Code.ROLLOUT_INVALID,
+            f"its nodes have several releases of {model.name} ({', '.join(several)}): give the one to run, with --release",
+        )
+    return place.fallback
 
 
 def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now: int) -> Progress:
@@ -345,9 +377,9 @@ def removed(model: Model, wish: RemoveDeployment) -> Model:
     return model.without(wish.name)
 
 
-def stay(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeFacts]) -> list[str]:
+def stay(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> list[str]:
     """Return which nodes a rollout does not move although its selector matches them, because other deployments decide for them."""
-    order = _with_place(model, place, release)
+    order = _with_place(model, place)
     matching = [node for node in nodes if matches(place.selector, node)]
     by_name = decided(order, matching)
     found = []
@@ -368,9 +400,9 @@ def _present(deployment: Deployment) -> str:
     return release.version if release is not None else deployment.release.version
 
 
-def taken(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeFacts]) -> Mapping[str, list[str]]:
+def taken(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> Mapping[str, list[str]]:
     """Return the nodes for which another deployment decides from now on, by the name of the one that did; empty: none did."""
-    order = _with_place(model, place, release)
+    order = _with_place(model, place)
     found: dict[str, list[str]] = {}
     for node in nodes:
         before, after = deciding(model.deployments, node), deciding(order, node)
@@ -379,15 +411,15 @@ def taken(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeF
     return found
 
 
-def nodes_of(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeFacts]) -> set[str]:
+def nodes_of(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> set[str]:
     """Return the nodes for which a deployment would decide."""
-    return {node.node for node in decided(_with_place(model, place, release), nodes)[place.name]}
+    return {node.node for node in decided(_with_place(model, place), nodes)[place.name]}
 
 
-def change_of_hands(model: Model, place: Place, release: ReleaseRef, nodes: Sequence[NodeFacts]) -> list[str]:
+def change_of_hands(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> list[str]:
     """Return `taken` in sentences."""
     found = []
-    for before, names in taken(model, place, release, nodes).items():
+    for before, names in taken(model, place, nodes).items():
         shown = ", ".join(names[:NAMES_SHOWN]) + (f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else "")
         instead = f" instead of {before}" if before else ""
         found.append(f"deployment {place.name} decides for {shown}{instead}")

@@ -84,6 +84,8 @@ class Controller:
         self._findings = Findings(store.database)
         self._judge_at = 0.0
         self._models = {model: self._restored(model) for model in repository.models()}
+        self._untold = {name for name, model in self._models.items() if model.expires}  # Models of which earlier nodes may read old news.
+        self._take_over()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a statement was signed."""
@@ -92,6 +94,8 @@ class Controller:
             signed |= self._answer(command)
         began = self._monotonic()
         if began >= self._judge_at:
+            for model in sorted(self._untold):
+                self._tell_earlier_nodes(self._models[model])
             for model in sorted(self._models):
                 signed |= self._renew(model)
                 signed |= self._judge(model)
@@ -289,20 +293,36 @@ class Controller:
         now = datetime.fromtimestamp(self._wall(), UTC)
         statement = after.statement(expires=int((now + life("rollouts")).timestamp()))
         self._repository.set_deployments(after.name, codec.encode(statement), rollouts=self._signer)
-        self._sign_for_earlier_nodes(statement, now)
         log.info("deployments.signed", model=after.name, serial=statement.serial, deployments=len(statement.deployments))
-        self._keep(before, replace(after, serial=statement.serial, expires=statement.expires), *texts)
+        signed = replace(after, serial=statement.serial, expires=statement.expires)
+        self._models[after.name] = signed  # Whatever fails from here on, no other statement gets this serial.
+        self._tell_earlier_nodes(signed)
+        self._keep(before, signed, *texts)
 
-    def _sign_for_earlier_nodes(self, statement: Deployments, now: datetime) -> None:
-        """Sign the rollout that earlier nodes read, where it says something else than before: each is sent to every node."""
+    def _tell_earlier_nodes(self, model: Model) -> None:
+        """Sign the rollout that earlier nodes read, where it says something else than before: each is sent to every node.
+
+        What fails is tried again at the next look: the deployments are signed all the same.
+        """
+        self._untold.add(model.name)
+        try:
+            self._sign_for_earlier_nodes(model)
+        except Refused as refusal:
+            log.warning("rollout.not_signed", model=model.name, code=str(refusal.code), reason=refusal.reason)
+        else:
+            self._untold.discard(model.name)
+
+    def _sign_for_earlier_nodes(self, model: Model) -> None:
+        statement = Deployments(model=model.name, serial=model.serial, expires=model.expires, deployments=model.deployments)
         wanted = earlier_nodes.as_rollout(statement, self._facts())
-        document = self._repository.rollout(statement.model)
+        document = self._repository.rollout(model.name)
         present = codec.decode(Rollout, document) if document is not None else None
         if wanted is None and present is not None:  # The last deployment was taken away.
-            wanted = present.model_copy(update={"serial": statement.serial, "state": "halted"})
+            wanted = present.model_copy(update={"serial": model.serial, "state": "halted"})
         if wanted is None or (present is not None and wanted.model_copy(update={"serial": present.serial}) == present):
             return
-        self._repository.set_rollout(statement.model, codec.encode(wanted), rollouts=self._signer, now=now)
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        self._repository.set_rollout(model.name, codec.encode(wanted), rollouts=self._signer, now=now)
         log.info("rollout.signed_for_earlier_nodes", model=wanted.model, serial=wanted.serial, state=wanted.state, percent=wanted.percent)
 
     def _keep(self, before: Model, after: Model, *texts: str) -> None:
@@ -347,8 +367,16 @@ class Controller:
         self._sign(model, model)
         return True
 
+    def _take_over(self) -> None:
+        """Sign what an earlier hub signed, or another key, as deployments before anything is announced; what fails is tried again later."""
+        for name in sorted(self._models):
+            try:
+                self._renew(name)
+            except Refused as refusal:
+                log.warning("deployments.not_signed", model=name, code=str(refusal.code), reason=refusal.reason)
+
     def _restored(self, name: str) -> Model:
-        """Return a model as it is signed, with its working state. What an earlier hub signed is signed as deployments at the first tick."""
+        """Return a model as it is signed, with its working state."""
         found = deployment_statements.read(self._repository, name)
         if found is None:
             return Model(name)

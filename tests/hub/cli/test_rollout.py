@@ -104,7 +104,7 @@ def test_a_running_hub_answers_every_verb(made: Made, hub: Hub) -> None:
     assert hub.ready["pid"] == hub.process.pid
     assert hub.ready["broker_url"].startswith("mqtt://127.0.0.1:")
 
-    started = json.loads(start(made, "--stages", "10,100", "--json").stdout)
+    started = json.loads(start(made, "--stages", "10,100", "--supersede", "--json").stdout)
     unsaid = start(made)
     waited = start(made, "--supersede", "--wait", "--timeout-seconds", "5")  # in which a hub obeys, though it has much to do
     halted = json.loads(made.run("rollout", "halt", "m", "--json").stdout)

@@ -130,9 +130,9 @@ def test_what_nodes_hold_stays_announced(embedded: brokers.Broker, fleet: Fleet)
     with fleet.hub(embedded):
         device = Device.connect("n1", embedded, fleet)
         device.client.subscribe(fleet.topics.model("delay"))
-        until("the node", lambda: fleet.store.nodes())
+        until("the node", fleet.store.nodes)
         device.sign("serving", manifests[0])
-        until("its receipt", lambda: fleet.store.receipts())
+        until("its receipt", fleet.store.receipts)
         start_rollout(fleet, "1.3.0")
 
         def has_three(message: Message) -> bool:

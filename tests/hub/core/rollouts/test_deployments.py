@@ -98,12 +98,33 @@ def test_a_pin_holds_one_device_back_and_removing_it_lets_it_follow() -> None:
 
 
 def test_a_deployment_that_is_set_without_a_release_moves_nobody() -> None:
-    known = pinned(BOTH, name="gate", where="node in (n1,n2)", priority=20)
+    known = pinned(BOTH, name="gate", where="node in (n0,n1)", priority=20)
     changed = pinned(known, name="gate", where="node=n1", priority=5)
 
-    assert known.deployments[0].release == TWO  # Of its nodes' deployments the first in the order of decision, for as many have each.
+    assert known.deployments[0].release == TWO
     assert (changed.deployments[1].name, changed.deployments[1].selector) == ("gate", parse("node=n1"))
     assert changed.deployments[1].rollout == known.deployments[0].rollout
+
+
+def test_a_deployment_of_nodes_with_several_releases_must_name_the_one_to_run() -> None:
+    half_way = started(started(Model("delay"), ONE), TWO, "running", stages=(50, 100))
+
+    for known, words in ((BOTH, "1.0.0, 1.1.0"), (half_way, "1.0.0 or 1.1.0")):
+        with pytest.raises(Refused, match=rf"several releases of delay \({words}\): give the one to run"):
+            pinned(known, name="gate", where="node in (n1,n2)", priority=20)
+
+
+def test_a_new_default_deployment_does_not_fall_back_to_what_others_have() -> None:
+    by_site = started(Model("delay"), TWO, where="site=jfk")
+
+    assert started(by_site, ONE).deployments[-1].fallback is None
+    everybody = started(Model("delay"), TWO, where="site")
+    assert started(everybody, ONE).deployments[-1].fallback is None
+
+
+def test_more_labels_than_a_selector_holds_are_refused() -> None:
+    with pytest.raises(Refused, match="at most 16 are allowed"):
+        started(BOTH, ONE, labels={f"key{number}": "a" for number in range(17)}, allow_empty=True)
 
 
 def test_a_deployment_cannot_be_set_where_that_makes_no_sense() -> None:
@@ -143,7 +164,7 @@ def test_more_deployments_than_a_statement_holds_are_refused() -> None:
 def test_a_start_says_which_nodes_stay_because_others_decide_for_them() -> None:
     place = core.place_of(BOTH, Start(version="1.2.0", labels={}), NODES)
 
-    assert core.stay(BOTH, place, THREE, NODES) == [
+    assert core.stay(BOTH, place, NODES) == [
         "2 of 40 nodes stay on 1.1.0, because deployment site-jfk decides for them; "
         "`fleetcast deploy remove delay site-jfk` lets them follow"
     ]
@@ -155,7 +176,7 @@ def test_a_new_deployment_says_whose_nodes_it_takes() -> None:
     place = core.place_of(BOTH, wish_, NODES)
     above = replace(place, priority=20)
 
-    assert core.taken(BOTH, above, THREE, NODES) == {"site-jfk": ["n1"], DEFAULT: ["n2", "n3"]}
+    assert core.taken(BOTH, above, NODES) == {"site-jfk": ["n1"], DEFAULT: ["n2", "n3"]}
     assert core.ties(BOTH, place.name, place.selector, place.priority)[0].startswith(
         "deployments a and site-jfk have one priority, 10, and could match the same nodes: a decides then, by its name"
     )

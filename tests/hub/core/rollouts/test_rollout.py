@@ -260,9 +260,9 @@ def test_going_back_leads_each_node_to_its_own_release() -> None:
 
 
 def test_a_new_deployment_falls_back_to_what_its_nodes_had() -> None:
-    nodes = [node("n1", ring="canary", site="a"), node("n2", site="b")]
+    nodes = [node("n1", ring="canary", area="a"), node("n2", site="b")]
 
-    by_ring = begin(wish(labels={"site": "a"}), nodes, before=canaried())
+    by_ring = begin(wish(labels={"area": "a"}), nodes, before=canaried())
     by_site = begin(wish(labels={"site": "b"}), nodes, before=canaried())
     unknown = begin(wish(labels={"site": "c"}, force=True), nodes, before=model(done(OLD)))
 

@@ -19,8 +19,10 @@ from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.controller import Controller
 from hub.service.rollouts.listening import ListeningClock
 from hub.signing import deployment_statements
+from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope
+from schemas.errors import Code, Refused
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
 from schemas.state import Profile, State
@@ -234,7 +236,6 @@ def test_a_repository_of_an_earlier_hub_is_taken_over_and_moves_nobody(tmp_path:
     hub = Hub(tmp_path / "fleet")
     earlier_rollout(hub)
     hub.begin()
-    hub.passes()
 
     (one,) = hub.signed.deployments
     assert hub.fleet.repository.deployments("delay") is not None
@@ -270,6 +271,33 @@ def test_what_earlier_nodes_read_is_not_signed_again_for_a_serial_alone(hub: Hub
 
     assert hub.signed.serial > before.serial
     assert hub.earlier == before
+
+
+def test_what_earlier_nodes_read_is_made_good_after_a_crash_between_the_two(hub: Hub) -> None:
+    hub.ask("start", version="1.0.0")
+    halted = hub.by_name[DEFAULT].model_copy(update={"state": "halted"})
+    statement = hub.signed.model_copy(update={"serial": hub.signed.serial + 1, "deployments": (halted,)})
+    hub.fleet.repository.set_deployments("delay", codec.encode(statement), rollouts=hub.fleet.online[2])
+    before = hub.earlier.state
+    hub.begin()
+    hub.passes()
+
+    assert (before, hub.earlier.state) == ("running", "halted")
+
+
+def test_a_full_disk_between_the_two_documents_costs_no_serial(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise Refused(Code.DISK_FULL, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Repository, "set_rollout", full)
+        answer = hub.ask("start", version="1.0.0")
+        first = hub.signed
+    hub.passes()
+
+    assert "has begun" in answer
+    assert (first.serial, hub.signed) == (1, first)
+    assert hub.earlier.release.version == "1.0.0"
 
 
 def test_a_key_that_may_no_longer_sign_is_replaced_at_the_next_start(hub: Hub) -> None:
