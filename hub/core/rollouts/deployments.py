@@ -31,7 +31,6 @@ from schemas.rollout import ReleaseRef
 from schemas.selectors import NodeFacts, Requirement, from_labels, matches, may_overlap, parse, text_of
 
 NAMES_SHOWN = 3
-NO_RELEASE = ReleaseRef("0.0.0", bytes(32))  # Where only the order of decision is asked for.
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +238,7 @@ def _objections_to_nodes(model: Model, wish: Start, place: Place, nodes: Sequenc
     found = unknown_keys(asked, nodes) or (empty(place.selector, nodes) if place.selector else [])
     if found or not nodes:
         return found
-    mine = decided(_with_place(model, place, NO_RELEASE), nodes)[place.name]
+    mine = decided(_with_place(model, place), nodes)[place.name]
     reached: set[str] = set()
     for stage in built(wish.stages, wish.approve):
         if stage.selector is not None:
