@@ -31,6 +31,9 @@ CONNECT_TIMEOUT_SECONDS = 10
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name.
 CONNACK_SECONDS = 30.0  # Over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait.
 GOODBYE_SECONDS = 2.0
+PROCESS_PROPERTY, PROCESS_MAX = "process", 64  # Characters; what a stranger sends is cut.
+DROPPED = "dropped"  # The reason of a connection that we ended ourselves.
+SESSION_TAKEN_OVER = 0x8E  # MQTT 5 reason code of a DISCONNECT: another client has connected with our client id.
 INFLIGHT_MAX = 64  # Publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it.
 QUEUED_MAX = 4096  # Publishes waiting in paho, so that an offline client does not grow without bound.
 PUBACK = struct.Struct("!BBH")  # Type, remaining length, packet id.
@@ -98,9 +101,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """Report that the connection ended; nothing more arrives until the next `open`."""
+    """Report that the connection ended; nothing more arrives until the next `open`.
+
+    `taken_over`: the broker says that another client has connected with our client id. Not every broker says so (mosquitto 2.0.11 and the
+    embedded one close the connection without a word).
+    """
 
     reason: str
+    taken_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,7 @@ class Message:
     mid: int
     qos: int
     epoch: int  # Number of the connection that it came by: an acknowledgement on another one would be a protocol error.
+    process: str = ""  # The user property of this name: which process of the sender published it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +144,7 @@ LinkEvent = Connected | Disconnected | Message | Published | Subscribed
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message that could not be parsed, and why."""
+    """Carry a message that could not be parsed, and the reason."""
 
     refusal: Refused
     message: Message
@@ -143,7 +152,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """A zero-length message: no news, and nothing is revoked by it."""
+    """Carry a zero-length message: no news, and nothing is revoked by it."""
 
     message: Message
 
@@ -155,7 +164,7 @@ class Inbox(Protocol):
         """Take one event."""
 
 
-class _BoundedClient(paho.Client):
+class BoundedClient(paho.Client):
     """Change three habits of paho that a broker could use against us, and two that cost a hub most of its time: a
     system call for every few bytes read, and three for every acknowledgement.
     """
@@ -175,6 +184,7 @@ class _BoundedClient(paho.Client):
         return self._ahead[begin : self._ahead_at]
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        """Handle all that was read from the socket, and write in between."""
         # The call to select() does not see what was read ahead, so all of it is handled before the next one. A packet that is not whole
         # brings
         # more along, without an end if others send faster than we parse: so after each read from the socket we write.
@@ -194,6 +204,7 @@ class _BoundedClient(paho.Client):
         return self.loop_misc() if result == MQTTErrorCode.MQTT_ERR_SUCCESS else result
 
     def reconnect(self) -> MQTTErrorCode:
+        """Connect anew."""
         self._ahead, self._ahead_at = b"", 0  # The bytes read ahead are those of the connection before.
         return super().reconnect()
 
@@ -231,11 +242,15 @@ class _BoundedClient(paho.Client):
                 message.state = paho.mqtt_ms_queued
 
 
+MakeClient = Callable[..., BoundedClient]
+
+
 class Link:
     """Connect one client to one broker; events go to `inbox`, in order.
 
     `now` is for a device whose clock may be wrong: it replaces the machine's clock when the broker's certificate is judged. Our own
-    certificate is read again at every `open`, because it may have been renewed.
+    certificate is read again at every `open`, because it may have been renewed. `make_client` is another in a simulated fleet, where there
+    is no socket.
     """
 
     def __init__(
@@ -248,6 +263,7 @@ class Link:
         receive_max: int = 64,
         tls: TlsFiles | None = None,
         now: Callable[[], float] | None = None,
+        make_client: MakeClient = BoundedClient,
     ) -> None:
         if url.tls != (tls is not None):
             wrong = (
@@ -264,7 +280,7 @@ class Link:
         self._epoch = 0
         self._unacked: dict[int, bool] = {}  # Packet id to whether its effect is durable, in the order of arrival.
         self._ack_lock = threading.Lock()
-        client = _BoundedClient(
+        client = make_client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
             protocol=MQTTProtocolVersion.MQTTv5,
@@ -341,9 +357,18 @@ class Link:
         self._client.loop_start()
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, expiry_seconds: int | None = None, content_type: str | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry_seconds: int | None = None,
+        content_type: str | None = None,
+        process: str = "",
     ) -> int:
         """Queue one QoS 1 publish and return its id, which `Published` will name.
+
+        `process` goes along as a user property, which readers of an earlier version do not look at.
 
         Raises:
             Unreachable: too many are waiting already.
@@ -353,6 +378,8 @@ class Link:
             properties.MessageExpiryInterval = expiry_seconds
         if content_type is not None:
             properties.ContentType = content_type
+        if process:
+            properties.UserProperty = [(PROCESS_PROPERTY, process)]
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise Unreachable(f"broker {self._url}: {QUEUED_MAX} publishes wait already")
@@ -403,7 +430,7 @@ class Link:
         self._client.loop_stop()
         if self._accepted and not self._ended.is_set():  # paho's thread was stopped before it had seen the end.
             self._ended.set()
-            self._inbox.put(Disconnected("dropped"))
+            self._inbox.put(Disconnected(DROPPED))
 
     def close(self) -> None:
         """Disconnect: the broker keeps the session and sends no Will.
@@ -439,13 +466,16 @@ class Link:
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         self._ended.set()
         if self._accepted or not self._reopening:  # Otherwise it would be taken for the end of the connection that has just begun.
-            self._inbox.put(Disconnected(self._refusal or str(reason)))
+            self._inbox.put(Disconnected(self._refusal or str(reason), taken_over=reason.value == SESSION_TAKEN_OVER))
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         if message.qos:
             with self._ack_lock:
                 self._unacked[message.mid] = False
-        self._inbox.put(Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch))
+        process = next((value for name, value in getattr(message.properties, "UserProperty", ()) if name == PROCESS_PROPERTY), "")
+        self._inbox.put(
+            Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch, process[:PROCESS_MAX])
+        )
 
     def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties) -> None:
         self._inbox.put(Published(mid))

@@ -206,10 +206,8 @@ def wish(deployment: Deployment | None, node: NodeFacts, *, serving: bytes | Non
     No node moves without a stage that names it. Going back is to the node's own release before this rollout; a node that remembers none
     takes the deployment's fallback.
     """
-    if deployment is None:
-        return Keep("unmatched")
-    if deployment.state == "halted":
-        return Keep("halted")
+    if deployment is None or deployment.state == "halted":
+        return Keep("unmatched" if deployment is None else "halted")
     if deployment.state == "rolled_back":
         return _back(deployment, serving=serving, moved=moved)
     if not is_reached(deployment, node):

@@ -40,6 +40,8 @@ class Code(StrEnum):
     RELEASE_CONFLICT = "release.conflict"
     RELEASE_UNKNOWN = "release.unknown"
     RELEASE_UNCHECKED = "release.unchecked"
+    RELEASE_BREAKING = "release.breaking"
+    RELEASE_NEEDED = "release.needed"
     MODEL_LOAD = "model.load_failed"
     MODEL_RUN = "model.run_failed"
     MODEL_SIGNATURE = "model.signature_mismatch"
@@ -106,10 +108,13 @@ class Code(StrEnum):
     WINDOW_CLOSED = "window.closed"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
+    NODE_DUPLICATE = "node.duplicate"
+    HUB_DUPLICATE = "hub.duplicate"
+    NODE_FORGOTTEN = "node.forgotten"
 
 
 class FleetcastError(Exception):
-    """Base of the two kinds of expected error; its text is a whole sentence for a person."""
+    """Be the base of the two kinds of expected error; the text is a whole sentence for a person."""
 
 
 class Refused(FleetcastError):

@@ -3,6 +3,7 @@
 import click
 
 from fleetcast.cli.lazy_group import LazyGroup, Verb
+from fleetcast.cli.version_option import version_option
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -14,11 +15,13 @@ VERBS = {
     "enroll": Verb("enroll:enroll", "Admit devices to the fleet, list them, and revoke them."),
     "export": Verb("export:export", "Write a release to a file for `fleetcast-node import`."),
     "export-windows": Verb("export_windows:export_windows", "Write merged windows to a Parquet file, one row a bin."),
+    "history": Verb("history:history", "Show the changes of the fleet, each with its actor."),
     "hooks": Verb("hooks:hooks", "List webhooks and hooks on drift, with their deliveries."),
     "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
     "init": Verb("init:init", "Create a fleet."),
     "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),
-    "nodes": Verb("nodes:nodes", "List the nodes, or show one node in detail."),
+    "models": Verb("models:models", "List the models."),
+    "nodes": Verb("nodes:nodes", "List the nodes, forget one, or give its name to new hardware."),
     "plan": Verb("plan:plan", "Compute what a rollout will cost, before it sends anything."),
     "publish": Verb("publish:publish", "Build, sign and store a release."),
     "releases": Verb("releases:releases", "List the releases of every model, or of one."),
@@ -29,7 +32,7 @@ VERBS = {
 
 
 @click.group(cls=LazyGroup, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="fleetcast")
+@version_option
 def command() -> None:
     """Cast models to a fleet of devices.
 

@@ -8,7 +8,7 @@ import click
 
 from hub.cli.command_queue import ask
 from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release_of, states_of
-from hub.cli.options import check_model, dir_option, json_option, open_store, show
+from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts.rollout import Place
 from hub.core.rollouts.tally import decided
@@ -84,6 +84,7 @@ def _rows(repository: Repository, name: str, nodes: list[NodeFacts]) -> list[dic
 @click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="A higher one decides first. A new deployment has 10.")
 @click.option("--release", metavar="VERSION", help="Release that its nodes run from now on, without stages or a gate.")
 @click.option("--allow-empty", is_flag=True, help="Set it even if its selector matches no known node.")
+@changes_fleet
 @dir_option
 @json_option
 def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> None:
@@ -119,6 +120,7 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
 @deploy.command()
 @click.argument("model")
 @click.argument("name")
+@changes_fleet
 @dir_option
 @json_option
 def remove(model: str, name: str, directory: Path, as_json: bool) -> None:
@@ -140,6 +142,6 @@ def remove(model: str, name: str, directory: Path, as_json: bool) -> None:
 def _nodes(directory: Path) -> list[NodeFacts]:
     store = open_store(directory)
     try:
-        return facts_of(states_of(store.nodes()))
+        return facts_of(states_of(store.counted_nodes()))
     finally:
         store.close()

@@ -2,13 +2,14 @@
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
 
 from fleetcast import disk_room, durable
-from hub.cli.held_blocks import Held, Holdings
+from hub.cli.node_blocks import NodeBlocks, StoredReleases
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
 from hub.publish.block_store import BlockStore
@@ -36,7 +37,7 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
 
     A device checks the file as it checks what comes from the broker: the same signatures, the same digests.
 
-    The file also carries the fleet's present trust metadata and rollouts: roll the release out before you export it.
+    The file also carries the fleet's present trust metadata and deployments: roll the release out before you export it.
 
     \b
     Examples:
@@ -48,24 +49,26 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
     check_model(repository, model)
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
-    holdings = Holdings(Releases(repository, blocks))
-    variants, held = _for(manifest, node, variant, directory, holdings)
+    holdings = NodeBlocks(Releases(repository, blocks))
+    variants, stored = _for(manifest, node, variant, directory, holdings)
     payloads: dict[bytes, int] = {}
     for name in variants:
-        payloads.update(holdings.cost_of(digest, name, held, follows=bool(held)).fetched)
+        payloads.update(holdings.cost_of(digest, name, stored, follows=bool(stored)).fetched)
+    envelope = repository.deployments(model)
+    statement = [envelope] if envelope is not None else []
     parcel = Parcel(
         fleet=load(directory).fleet,
         model=model,
         version=version,
         release=digest,
         at=int(time.time()),
-        blocks=len(payloads),
-        bytes=sum(payloads.values()),
+        blocks=len(payloads) + len(statement),
+        bytes=sum(payloads.values()) + sum(map(len, statement)),
         variant=variants[0] if len(variants) == 1 else None,
         node=node,
     )
     bundles = [("trust", codec.encode(repository.trust_bundle())), ("model", codec.encode(repository.model_bundle(model, [version])))]
-    _write(target, parcel, bundles, _read(blocks, payloads))
+    _write(target, parcel, bundles, chain(statement, _read(blocks, payloads)))
     show_one(
         {
             "file": str(target),
@@ -73,13 +76,15 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
             "blocks": len(payloads),
             "variants": list(variants),
             "node": node,
-            "rolled_out": repository.rollout(model) is not None,
+            "rolled_out": repository.rollout(model) is not None or envelope is not None,
         },
         as_json=as_json,
     )
 
 
-def _for(manifest: Manifest, node: str | None, variant: str | None, directory: Path, holdings: Holdings) -> tuple[list[str], Held]:
+def _for(
+    manifest: Manifest, node: str | None, variant: str | None, directory: Path, holdings: NodeBlocks
+) -> tuple[list[str], StoredReleases]:
     names = [one.name for one in manifest.variants]
     if variant is not None and variant not in names:
         raise Refused(Code.RELEASE_NO_VARIANT, f"{manifest.model}@{manifest.version} has no variant {variant!r}; it has {', '.join(names)}")
@@ -93,13 +98,13 @@ def _for(manifest: Manifest, node: str | None, variant: str | None, directory: P
 
 
 def _read(blocks: BlockStore, payloads: dict[bytes, int]) -> Iterator[bytes]:
-    with progress() as tell:
+    with progress() as report:
         for done, digest in enumerate(payloads, 1):
             yield blocks.read(digest)
-            tell("blocks", done, len(payloads))
+            report("blocks", done, len(payloads))
 
 
-def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterator[bytes]) -> None:
+def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterable[bytes]) -> None:
     """Under another name until all of it is on the stick."""
     try:
         with durable.replacing(target) as file:

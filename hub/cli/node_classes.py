@@ -28,7 +28,7 @@ from schemas.rollout import Gate
 
 @dataclass(frozen=True, slots=True)
 class NodeLine:
-    """One node in the deployment that decides for it."""
+    """Describe one node in the deployment that decides for it."""
 
     model: str
     deployment: str
@@ -53,7 +53,7 @@ class NodeLine:
 
 
 class Fleet:
-    """What is known of all nodes at one moment."""
+    """Read what is known of all nodes at one moment."""
 
     def __init__(self, store: Store, *, required: bool) -> None:
         roll = Roll(required=required)

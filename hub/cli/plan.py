@@ -11,9 +11,10 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.deployed import facts_of, model_of, states_of
-from hub.cli.held_blocks import Holdings
 from hub.cli.key_values import read_pairs
+from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
+from hub.core.publish.signature_compatibility import Signature, differences
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts.gate_summary import judged, stage_percent_min
 from hub.core.rollouts.plan import Cost, by_site, seconds
@@ -85,10 +86,11 @@ def plan(
     check_model(repository, model)
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
-    holdings = Holdings(Releases(repository, BlockStore(directory / "blocks")))
+    releases = Releases(repository, BlockStore(directory / "blocks"))
+    holdings = NodeBlocks(releases)
     said = {"version": version, "labels": read_pairs("--label", labels), "deployment": deployment, "where": where}
     wish = commands.read_as(commands.Start, json.dumps(said))
-    known = open_store(directory).nodes()
+    known = open_store(directory).counted_nodes()
     facts, present = facts_of(states_of(known)), model_of(repository, model)
     place = deployments.place_of(present, wish, facts)
     changes, decides = deployments.taken(present, place, facts), deployments.nodes_of(present, place, facts)
@@ -109,6 +111,7 @@ def plan(
             {"variant": variant.name, "bytes": holdings.cost_of(digest, variant.name, frozenset(), follows=False).fetched_bytes}
             for variant in manifest.variants
         ],
+        "breaks": _breaks(rows, manifest, releases),
         "changes": [{"from": before or None, "nodes": names} for before, names in changes.items()] if present.rollouts else [],
         "notes": [
             *(deployments.change_of_hands(present, place, facts) if present.rollouts else ()),
@@ -133,6 +136,21 @@ def _why_none(place: Place, nodes: Sequence[NodeFacts], decided: int) -> str:
         return f"Deployment {place.name} would decide for no node: the lines below say why."
     of = f" of deployment {place.name}" if place.name != DEFAULT else ""
     return f"The release fits none of the {decided} nodes{of}; the list above or `--nodes` says why."
+
+
+def _breaks(rows: Sequence[NodeRow], manifest: Manifest, releases: Releases) -> list[dict[str, Any]]:
+    """Return the releases whose programs would not work with this one: how they differ, and how many nodes serve them."""
+    slots = [slot for row in rows for slot in codec.decode(State, row.state).slots]
+    served = Counter(slot.serving for slot in slots if slot.model == manifest.model and slot.serving is not None)
+    found = []
+    for digest, nodes in served.most_common():
+        try:
+            before = releases.find(digest)[1]
+        except Refused:  # a release of another hub
+            continue
+        if how := differences(Signature.of(manifest), Signature.of(before)):
+            found.append({"version": before.version, "nodes": nodes, "differences": list(how)})
+    return found
 
 
 def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[str, Any]:
@@ -166,11 +184,14 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
         click.echo(f"D{result['drift']['text'][1:]}.")
     for one in result["first_install"]:
         click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
+    for one in result["breaks"]:
+        click.echo(f"Programs that use {one['version']}, which {one['nodes']} of the nodes serve, would not work with it:")
+        click.echo(f"  {'; '.join(one['differences'])}. `fleetcast rollout start` needs --breaking.")
     for note in result["notes"]:
         click.echo(plain(f"{note[0].upper()}{note[1:]}."))
 
 
-def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: Holdings) -> _Planned:
+def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: NodeBlocks) -> _Planned:
     state = codec.decode(State, row.state)
     site = state.profile.labels.get("site", NO_SITE) if state.profile else NO_SITE
     runs = next((slot.serving_version or "-" for slot in state.slots if slot.model == manifest.model), "-")

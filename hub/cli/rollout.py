@@ -13,14 +13,17 @@ from hub.cli.command_queue import LOOK_SECONDS, ask
 from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
+from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show, split
 from hub.cli.rollout_status import rollout_row, status
 from hub.cli.time_arguments import DEADLINE
+from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.parameters import in_words, read
+from hub.core.rollouts.predecessors import predecessors
 from hub.core.rollouts.stages import parse_stages
 from hub.core.rollouts.terms import check_shadow
+from hub.service.rollouts.release_lookup import signatures
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import Deployment
@@ -128,10 +131,12 @@ def rollout() -> None:
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the release. Repeatable.")
 @click.option("--allow-empty", is_flag=True, help="Start even if the selector matches no known node.")
 @click.option("--supersede", is_flag=True, help="Start even if another rollout of the deployment is left half-way.")
+@click.option("--breaking", is_flag=True, help="Start even if programs that use what the nodes have now would not work with this release.")
 @click.option("--force", is_flag=True, hidden=True, help="Both.")  # As it was called before deployments.
 @click.option("--require-check", is_flag=True, help="Refuse a release that has not passed `fleetcast check`. The default is a warning.")
 @click.option("--wait", is_flag=True, help="Follow the rollout to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="Time limit of --wait.")
+@changes_fleet
 @dir_option
 @json_option
 def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, as_json: bool, **said: Any) -> None:
@@ -144,6 +149,8 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
 
     It is refused where the selector matches no known node, or while another rollout of the same deployment runs that would be left
     half-way. One that addresses all nodes at once, when the running one has come to 100 percent, leaves nothing half-way.
+
+    It is refused without --breaking where programs that use what the nodes have now would not work with the release.
 
     \b
     Examples:
@@ -189,7 +196,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
             **_given({"fetch": windows.get("fetch")}),
         },
         "parameters": read(manifest.parameters or (), _pairs(said["values"])) or None,
-        **_given({name: said[name] for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "force")}),
+        **_given({name: said[name] for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "breaking", "force")}),
         **_given({"activate": windows.get("activate"), "approve": tuple(_approve(said["approve"]))}),
     }
     command = commands.read_as(commands.Start, json.dumps(wish))
@@ -198,9 +205,11 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     allowed, now = manifest.parameters or (), int(time.time())
     progress = deployments.begun(present, command, ref, nodes=nodes, rollout=bytes(16), now=now, allowed=allowed)
     check_shadow(command.gate, manifest)
+    place = deployments.place_of(present, command, nodes)
+    if not command.breaking:
+        check_started(Signature.of(manifest), signatures(repository, model, predecessors(place)))
     codec.encode(present.with_rollout(progress).statement(expires=0))  # Many long texts do not fit the document.
     look_at_checks(directory, ref, manifest, required=said["require_check"])
-    place = deployments.place_of(present, command, nodes)
     _tell_of_left_behind(place.before, command.parameters or {})
     notice(deployments.stay(present, place, nodes))
     if place.before is None:
@@ -226,7 +235,7 @@ def _states(directory: Path) -> list[State]:
     """Return what nodes have reported to the hub."""
     store = open_store(directory)
     try:
-        return states_of(store.nodes())
+        return states_of(store.counted_nodes())
     finally:
         store.close()
 
@@ -270,6 +279,7 @@ def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
 @click.option("--unset", multiple=True, metavar="NAME", help="Reset a parameter to the release's default. Repeatable.")
 @click.option("--release", metavar="VERSION", help="Release whose parameters to change. The default is the one that nodes are to serve.")
 @deployment_option
+@changes_fleet
 @dir_option
 @json_option
 def set_(
@@ -320,6 +330,7 @@ def _simple(kind: str, asked: type[commands.OfDeployment], sentence: str) -> cli
     @rollout.command(kind, help=f"{sentence}\n\n\b\nExample:\n  fleetcast rollout {kind} delay")
     @click.argument("model")
     @deployment_option
+    @changes_fleet
     @dir_option
     @json_option
     def run(model: str, deployment: str | None, directory: Path, as_json: bool) -> None:

@@ -11,14 +11,16 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from schemas.errors import Code, Refused, Unreachable
 
+HUB_ACTOR = "hub"
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 
 
 class Database:
-    """A database by its URL; any thread may use it."""
+    """Open a database by its URL; any thread may use it."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.actor = HUB_ACTOR  # Name under which changes are kept: a command puts its operator's in place of the hub's.
         sqlite = make_url(url).get_backend_name() == "sqlite"
         self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if sqlite else {})
         if sqlite:
@@ -75,7 +77,7 @@ def _pragmas(connection: Any, record: object) -> None:
 
 @contextmanager
 def _foreign(url: str) -> Iterator[None]:
-    """Turn the database's exceptions into ours: none of them leaves this file."""
+    """Turn the database's exceptions into ours, so that they do not leave this file."""
     try:
         yield
     except DBAPIError as error:

@@ -23,5 +23,5 @@ def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float) -> 
     for kept in reversed(store.receipts()):
         if kept.node in found:
             receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
-            found[kept.node] = fleet.fold_receipt(found[kept.node], receipt, received_at=kept.received_at)
+            found[kept.node] = fleet.fold_receipt(found[kept.node], receipt, received_at=kept.received_at, is_new=True)
     return found

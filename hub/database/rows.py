@@ -1,7 +1,7 @@
 """Holds the rows of the hub's database as frozen values. Knows no SQL."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ CommandState = Literal["open", "done", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node as it last spoke: `state` is the encoded `State`, `public_key` the one that was pinned at first sight."""
+    """Hold a node as it last spoke: `state` is the encoded `State`, `public_key` the one that was pinned at first sight."""
 
     node: str
     session: int
@@ -34,8 +34,36 @@ class NodeRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeMarks:
+    """Hold what operators and the hub have noted of a name, beside what the node reports."""
+
+    is_revoked: bool = False
+    is_forgotten: bool = False
+    expected_until: int | None = None  # new hardware may take the name until then
+    duplicate_since: int | None = None  # two devices use the name
+
+
+def marks_of(
+    *,
+    revoked: Iterable[str],
+    forgotten: Iterable[str],
+    expected: Iterable[tuple[str, int | None]],
+    duplicates: Iterable[tuple[str, int]],
+) -> dict[str, NodeMarks]:
+    """Return marks by name."""
+    found: dict[str, NodeMarks] = {name: NodeMarks(is_revoked=True) for name in revoked}
+    for name in forgotten:
+        found[name] = replace(found.get(name, NodeMarks()), is_forgotten=True)
+    for name, until in expected:
+        found[name] = replace(found.get(name, NodeMarks()), expected_until=until)
+    for name, since in duplicates:
+        found[name] = replace(found.get(name, NodeMarks()), duplicate_since=since)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class ReceiptRow:
-    """A verified receipt; `sealed` is what travelled."""
+    """Hold a verified receipt; `sealed` is what travelled."""
 
     node: str
     sequence: int
@@ -53,7 +81,7 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class EarlyReceiptRow:
-    """A receipt, not verified, that came before its node had reported its key."""
+    """Hold a receipt, not verified, that came before its node had reported its key."""
 
     id: int
     node: str
@@ -63,7 +91,7 @@ class EarlyReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """An operator's command; a refusal in its place where it cannot be read. `text` says how it ended, `code` why it was refused."""
+    """Hold an operator's command; a refusal in its place where it cannot be read. `text` says how it ended, `code` why it was refused."""
 
     id: int
     at: int
@@ -73,11 +101,12 @@ class CommandRow:
     state: CommandState
     code: str
     text: str
+    actor: str | None = None  # the name of the asker; None where a command of an earlier version did
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutRow:
-    """The controller's working state of a deployment's rollout; `document` is an encoded `Deployments` of that deployment alone.
+    """Hold the controller's working state of a deployment's rollout; `document` is an encoded `Deployments` of that deployment alone.
 
     `serial` is that of the model's statement when the row was written. Of the nodes that it has reached: addressed, of which heard from and
     silent; of those heard from, serving (by receipts) and failed.
@@ -102,7 +131,7 @@ class RolloutRow:
 
 @dataclass(frozen=True, slots=True)
 class WindowRow:
-    """One accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals.
+    """Hold one accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals.
 
     `rows`, `reference_rows`, `noise_units` are those of hub.core.drift.windows; `group` is the random sub-group that it falls into.
     """
@@ -123,7 +152,7 @@ class WindowRow:
 
 @dataclass(frozen=True, slots=True)
 class IntervalRow:
-    """The windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`.
+    """Hold the windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`.
 
     `subgroups` holds the same by random sub-group: windows, rows and counts, int64, a row a group. `late` windows came after a first test.
     """
@@ -177,7 +206,7 @@ class IntervalRow:
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """One release in one cohort over time: `state` is an encoded Detector (hub.core.drift.detector), `episode` an Episode in JSON."""
+    """Hold one release in one cohort over time: `state` is an encoded Detector (hub.core.drift.detector), `episode` an Episode in JSON."""
 
     release: bytes
     cohort: str
@@ -190,7 +219,7 @@ class StreamRow:
 
 @dataclass(frozen=True, slots=True)
 class CountedRow:
-    """What a stream has counted of an interval: `part` is a Part (hub.core.drift.e_values) in JSON. Calibrated windows are kept apart."""
+    """Hold a stream's counts of an interval: `part` is a Part (hub.core.drift.e_values) in JSON. Calibrated windows are kept apart."""
 
     release: bytes
     cohort: str
@@ -205,7 +234,7 @@ Learnt = tuple[StreamRow, CountedRow]  # a stream after an interval, and what of
 
 @dataclass(frozen=True, slots=True)
 class AlertRow:
-    """An alert, as it was published."""
+    """Hold an alert, as it was published."""
 
     id: int
     alert: "Alert"
@@ -213,7 +242,7 @@ class AlertRow:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRow:
-    """A message that was refused."""
+    """Hold a message that was refused."""
 
     id: int
     at: int
@@ -224,7 +253,7 @@ class RefusalRow:
 
 @dataclass(frozen=True, slots=True)
 class RetainedRow:
-    """A payload that the broker holds for us."""
+    """Hold a payload that the broker holds for us."""
 
     digest: bytes
     bytes: int
@@ -233,10 +262,11 @@ class RetainedRow:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """Something to watch; `body` has what a program wants to know."""
+    """Hold an event; `body` has what a program wants to know."""
 
     id: int
     at: int
     kind: str
     text: str
     body: Mapping[str, Any]
+    actor: str | None = None  # the name under which the fleet was changed, where that is what happened

@@ -21,9 +21,21 @@ from typing import IO, TypeVar
 import structlog
 
 from fleetcast import durable
-from fleetcast.backoff import Backoff
+from fleetcast.backoff import SHORT_CONNECTIONS_MIN, Backoff, Reconnection
 from fleetcast.block_server import BlockServer
-from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Message, Published, Subscribed, Unreadable
+from fleetcast.mqtt_connection import (
+    CONNACK_SECONDS,
+    DROPPED,
+    BoundedClient,
+    Cleared,
+    Connected,
+    Disconnected,
+    MakeClient,
+    Message,
+    Published,
+    Subscribed,
+    Unreadable,
+)
 from hub.core.rollouts import fleet
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
@@ -75,6 +87,7 @@ SETTLE_SECONDS = (
 )
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY = Backoff(0.2, 30.0)
+RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
 
 
@@ -84,7 +97,10 @@ def database_url(directory: Path, settings: HubSettings) -> str:
 
 
 class Service:
-    """One hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts."""
+    """Run one hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts.
+
+    `run` is `begin`, `turn` again and again, and `leave`. The clocks, `sleep`, `inbox` and `make_client` are others in a simulated fleet.
+    """
 
     def __init__(
         self,
@@ -96,108 +112,128 @@ class Service:
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+        inbox: Inbox | None = None,
+        make_client: MakeClient = BoundedClient,
     ) -> None:
-        self._directory, self._settings, self._wall, self._monotonic = directory, settings, wall, monotonic
+        self._directory, self._settings, self._wall, self._monotonic, self._sleep = directory, settings, wall, monotonic, sleep
         self._rng = rng or Random()
         self._lock = _locked(directory)
-        self._inbox = Inbox(Topics(settings.fleet))
+        self._inbox = inbox or Inbox(Topics(settings.fleet))
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
-        self._notes = Notes(self._store, say=self._say, clock=wall)
+        self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
         self._broker = None
         if not settings.broker_url:
             self._broker = OwnBroker(directory / "broker", port=settings.broker_port, notes=self._notes, monotonic=monotonic)
-        self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls)
+        self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls, make_client=make_client)
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
-        self._retry_at, self._retry = 0.0, RETRY
+        self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
         self._looked_at = self._kept_house_at = float("-inf")
-        self._wire(signers, authority)
+        self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
+        self._releases = Releases(self._repository, self._blocks)
+        self._make_delivery(signers)
+        self._make_enrolment(authority)
+        self._make_telemetry()
+        self._make_rollouts(signers)
+        self._make_alerts()
 
-    def _wire(self, signers: Signers, authority: Authority | None) -> None:
-        settings, wall, monotonic = self._settings, self._wall, self._monotonic
-        repository, blocks = Repository(self._directory / "trust"), BlockStore(self._directory / "blocks")
-        releases = Releases(repository, blocks)
+    def _make_delivery(self, signers: Signers) -> None:
+        """Make what nodes fetch from: the server of blocks, and the announcer that keeps signed metadata published."""
+        settings = self._settings
         server = BlockServer(
             cache_bytes_max=settings.cache_bytes_max,
             expiry_seconds=settings.cache_expiry_seconds,
             linger_seconds=settings.linger_seconds,
             again_seconds=settings.again_seconds,
         )
-        self._wants = Wants(server, store=self._store, blocks=blocks, releases=releases, link=self._link, clock=wall)
+        self._wants = Wants(server, store=self._store, blocks=self._blocks, releases=self._releases, link=self._link, clock=self._wall)
+        self._announcer = Announcer(
+            repository=self._repository,
+            link=self._link,
+            notes=self._notes,
+            signers=signers,
+            wall=self._wall,
+            monotonic=self._monotonic,
+            held=lambda model: fleet.held(self._ingest.nodes.values(), model),
+        )
+
+    def _make_enrolment(self, authority: Authority | None) -> None:
+        """Make the service that gives devices their certificates, and takes them away."""
         self._enrolling = Enrolling(
             self._directory,
-            settings,
+            self._settings,
             authority=authority,
             store=self._store,
             notes=self._notes,
             broker_url=self.broker_url,
             revoked=lambda node: self._ingest.forget(node),  # noqa: PLW0108  # it comes after
-            wall=wall,
-            monotonic=monotonic,
+            wall=self._wall,
+            monotonic=self._monotonic,
         )
+
+    def _make_telemetry(self) -> None:
+        """Make what takes nodes' reports in, and what tests the closed intervals for drift."""
+        settings = self._settings
         self._ingest = Ingest(
             store=self._store,
             notes=self._notes,
             roll=self._enrolling.roll,
             look=self._enrolling.follow,
-            releases=releases,
+            releases=self._releases,
             silent_seconds=settings.silent_seconds,
             topic_of=self._link.topics.receipt,
             window_rows_max=settings.window_rows_max,
             random_bytes=self._rng.randbytes,
-            clock=wall,
+            clock=self._wall,
             listening=self._listening,
         )
         self._settling = Settling(
             store=self._store,
             notes=self._notes,
-            releases=releases,
-            say=self._say,
+            releases=self._releases,
+            publish=self._publish_insight,
             settled=self._ingest.settled,
             cohort_nodes_min=settings.cohort_nodes_min,
             settle_seconds=settings.settle_seconds,
             trim_outlying=settings.trim_outlying,
             alpha=settings.alpha,
             run_length=settings.run_length,
-            clock=wall,
+            clock=self._wall,
         )
-        self._announcer = Announcer(
-            repository=repository,
-            link=self._link,
-            notes=self._notes,
-            signers=signers,
-            wall=wall,
-            monotonic=monotonic,
-            held=lambda model: fleet.held(self._ingest.nodes.values(), model),
-        )
-        checks, required = Checks(self._directory / "checks"), settings.checks_required
+
+    def _make_rollouts(self, signers: Signers) -> None:
+        """Make the controller that moves releases through their stages, by what nodes report and checks find."""
+        checks, required = Checks(self._directory / "checks"), self._settings.checks_required
         self._controller = Controller(
-            repository=repository,
+            repository=self._repository,
             store=self._store,
             notes=self._notes,
             nodes=self._ingest.nodes,
             signer=signers.rollouts,
             random_bytes=self._rng.randbytes,
-            wall=wall,
-            monotonic=monotonic,
+            wall=self._wall,
+            monotonic=self._monotonic,
             listening=self._listening,
-            cohort_nodes_min=settings.cohort_nodes_min,
+            cohort_nodes_min=self._settings.cohort_nodes_min,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
 
+    def _make_alerts(self) -> None:
+        """Make the delivery of alerts to webhooks and programs."""
         self._hooks = Hooks(
             self._directory,
-            settings,
+            self._settings,
             store=self._store,
             evidence=lambda: Evidence(  # with a view of releases of its own: it is for another thread
                 Findings(self._store.database),
-                Releases(Repository(self._directory / "trust"), blocks),
-                cohort_nodes_min=settings.cohort_nodes_min,
+                Releases(Repository(self._directory / "trust"), self._blocks),
+                cohort_nodes_min=self._settings.cohort_nodes_min,
             ),
-            clock=wall,
+            clock=self._wall,
         )
 
     @property
@@ -214,18 +250,27 @@ class Service:
         """
         began = self._monotonic()
         try:
-            if self._broker is not None:
-                self._broker.start()
-            self._enrolling.start()
-            self._hooks.start()
+            self.begin()
             while not stop.is_set():
-                self._turn()
+                self.turn()
                 if not self._ever_online and self._monotonic() - began > self._settings.connect_seconds:
                     raise Unreachable(f"broker {self.broker_url} did not answer in {self._settings.connect_seconds:g} s")
         finally:
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    def begin(self) -> None:
+        """Start what runs beside the loop.
+
+        Raises:
+            Refused: the embedded broker's port is taken, or the enrolment endpoint's.
+        """
+        if self._broker is not None:
+            self._broker.start()
+        self._enrolling.start()
+        self._hooks.start()
+
+    def leave(self) -> None:
+        """Leave politely, and let go of the fleet's folder."""
         (self._directory / READY_NAME).unlink(missing_ok=True)
         self._enrolling.stop()
         self._hooks.stop()
@@ -241,12 +286,13 @@ class Service:
 
     # One turn
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Read what came, and give every part its turn."""
         try:
             if self._broker is not None and self._broker.revive():
-                self._retry_at = 0.0
-                self._say_ready()
-            if not self._online and self._monotonic() >= self._retry_at:
+                self._again.hurry()
+                self._write_ready()
+            if not self._online and self._monotonic() >= self._again.due_at:
                 self._connect()
             self._read()
             self._tick()
@@ -288,7 +334,7 @@ class Service:
         """Wait a moment for more while nothing but windows comes."""
         until = self._monotonic() + GATHER_SECONDS
         while 0 < self._inbox.only("telemetry") < BATCH_WINDOWS and self._monotonic() < until:
-            time.sleep(GATHER_SECONDS / 4)
+            self._sleep(GATHER_SECONDS / 4)
 
     def _tick(self) -> None:
         self._listening.tick()
@@ -301,11 +347,17 @@ class Service:
             self._work(self._enrolling.tick)
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
+            self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
             days = self._settings
-            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, told_days=days.told_days)
+            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, history_days=days.history_days)
+
+    def _clear_forgotten(self) -> None:
+        """Take the states of forgotten nodes off the broker, or a hub that loses its database would know them again."""
+        while self._online and self._ingest.to_clear:
+            self._link.clear_state(self._ingest.to_clear.pop())
 
     def _work(self, tick: Callable[[], object]) -> None:
         """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""
@@ -331,9 +383,8 @@ class Service:
         match event:
             case Connected():
                 self._connected(event)
-            case Disconnected(reason):
-                log.warning("broker.disconnected", reason=reason)
-                self._disconnected()
+            case Disconnected():
+                self._disconnected(event)
             case Published(mid):
                 self._wants.published(mid)
             case Subscribed(_, refused):
@@ -391,17 +442,17 @@ class Service:
     # The broker
 
     def _connect(self) -> None:
-        self._retry_at = self._monotonic() + self._retry.wait_seconds(self._rng.random())
-        self._retry = self._retry.doubled()
+        self._again.attempted(self._monotonic(), self._rng.random())
         try:
             self._link.open()
-            self._retry_at = self._monotonic() + CONNACK_SECONDS
+            self._again.answering(self._monotonic(), CONNACK_SECONDS)
         except Unreachable as error:
-            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - self._monotonic(), 1))
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, retain_available=event.retain_available)
-        self._online, self._retry = True, RETRY
+        self._online = True
+        self._again.accepted(self._monotonic())
         self._packet_bytes_max = event.packet_bytes_max
         self._wants.connected(
             session_present=event.session_present, retain_available=event.retain_available, packet_bytes_max=event.packet_bytes_max
@@ -410,35 +461,47 @@ class Service:
         if not event.session_present:
             self._announcer.forgot()
             for drift in self._settling.newest():
-                self._say(drift, retain=True)
+                self._publish_insight(drift, retain=True)
         self._work(lambda: self._announcer.tick(online=True))
         if not self._ever_online:
             self._ever_online = True
-            self._say_ready()
+            self._write_ready()
 
-    def _disconnected(self) -> None:
-        wait = RETRY if self._online else self._retry
+    def _disconnected(self, event: Disconnected) -> None:
+        wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
+        log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
+        if event.reason != DROPPED and (event.taken_over or self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN):
+            self._report_rival(event)
         self._listening.disconnected()
-        self._online, self._retry_at = False, self._monotonic() + wait.wait_seconds(self._rng.random())
+        self._online = False
+
+    def _report_rival(self, event: Disconnected) -> None:
+        """Alert that a second hub seems to run, once in a long while: not every broker says who ended the connection."""
+        now = self._monotonic()
+        if now - self._rival_reported_at < RIVAL_SECONDS:
+            return
+        self._rival_reported_at = now
+        why = "another client has connected as `hub`" if event.taken_over else "connections to the broker end soon after they begin"
+        text = f"{why}: a second hub of this fleet seems to run, perhaps on the host that the fleet has left ({event.reason})"
+        self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.HUB_DUPLICATE), text=text))
 
     def _drop(self) -> None:
         """Drop the connection, so that what was not acknowledged comes again after a while."""
         if self._online:
             self._link.drop()
-            self._disconnected()
-        self._retry = self._retry.doubled()
-        self._retry_at = self._monotonic() + self._retry.seconds
-        time.sleep(TURN_SECONDS)
+            self._disconnected(Disconnected(DROPPED))
+        self._again.fail(self._monotonic())
+        self._sleep(TURN_SECONDS)
 
-    def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+    def _publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         if not self._online:
             return  # it is in the store, and the newest drift is published again to a broker that has none
         try:
-            self._link.say_insight(document, retain=retain)
+            self._link.publish_insight(document, retain=retain)
         except Unreachable as error:
             log.warning("insight.failed", reason=str(error))
 
-    def _say_ready(self) -> None:
+    def _write_ready(self) -> None:
         facts = {
             "pid": os.getpid(),
             "fleet": self._settings.fleet,

@@ -6,7 +6,8 @@ records that set last, so a reader always sees a consistent set. They run as sep
 
 import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +20,19 @@ from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_
 from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
 from schemas import codec
-from schemas.bundle import MINIMUM_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
+from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
-from schemas.names import check_name, check_version, version_key
+from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
 from schemas.rollout import rollout_path
+from schemas.state import State
 
+READS = {State.schema_name: State.schema_minor}  # What the hub of this version reads, of documents that nodes send.
 _ROLLOUTS = "rollouts"
 _WITHDRAWN_FIELD = "x-fleetcast-withdrawn"  # Versions in a model's role that were published once and may not be published again.
+_REMOVED_FIELD = (
+    "x-fleetcast-removed"  # In the targets role: versions of models' roles up to which nothing counts, for the model was removed.
+)
 _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
 
 
@@ -87,11 +93,36 @@ class Repository:
 
     def releases(self, model: str) -> list[str]:
         """Return a model's versions, oldest first."""
-        role = role_name(model)
         with self._folder.locked():
-            if self._folder.version(role) == 0:
-                return []
-            return _versions(model, self._folder.newest(role, Targets).signed)
+            return self._releases(model)
+
+    def listed(self) -> dict[tuple[str, str], bytes]:
+        """Return the digest of every release's manifest, by model and version; each model's versions oldest first."""
+        with self._folder.locked():
+            return {(model, version): digest for model in self._models() for version, digest in self._digests(model).items()}
+
+    def removed(self) -> list[tuple[str, str]]:
+        """Return the releases that were removed, as model and version: what was heard of them is still read by their manifests."""
+        kept = {(path.parent.name, path.name) for path in self._folder.documents.glob(target_path("*", "*"))}
+        return sorted(name for name in kept - self.listed().keys() if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
+
+    def kept_manifest(self, model: str, version: str) -> bytes:
+        """Return the manifest of a release that is listed, or was until it was removed.
+
+        Raises:
+            Refused: there is none.
+        """
+        path = self._folder.documents / target_path(check_name("model", model), check_version(version))
+        if not path.is_file():
+            raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}, and none was removed")
+        return path.read_bytes()
+
+    def removed_models(self) -> list[str]:
+        """Return the models that had releases and that the fleet has no more."""
+        prefix = role_name("")
+        with self._folder.locked():
+            had = {role.removeprefix(prefix) for role in self._folder.versions() if role.startswith(prefix)}
+            return sorted(had - set(self._models()))
 
     def manifest(self, model: str, version: str) -> bytes:
         """Return a release's manifest.
@@ -151,6 +182,28 @@ class Repository:
             _delegate(signed, role_name(check_name("model", model)), team, target_path(model, "*"))
             self._next("targets", signed, [targets], now)
 
+    def undelegate(self, model: str, *, targets: Signer, now: datetime) -> None:
+        """Remove a model with all its releases: nodes that read the new targets role stop serving it.
+
+        Its team's role stays in the snapshot, because nodes refuse a snapshot without it. What that role listed until now never counts
+        again, also if the model is delegated anew. Its manifests stay on this disk.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN for a model that does not exist; KEY_NOT_AUTHORISED for another key.
+        """
+        with self._folder.locked():
+            known = self._models()
+            if model not in known:
+                raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
+            signed = self._folder.newest("targets", Targets).signed
+            self._check_key("root", "targets", targets)
+            _undelegate(signed, role_name(model))
+            signed.unrecognized_fields.get(MINIMUM_FIELD, {}).pop(model, None)
+            if (version := self._folder.version(role_name(model))) > 0:
+                signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
+            self._next("targets", signed, [targets], now)
+            (self._folder.statements / model).unlink(missing_ok=True)
+
     def set_minimum(self, model: str, version: str, *, targets: Signer, now: datetime) -> None:
         """Set the oldest version of a model that nodes may still activate. It bounds what stolen online keys can make them run."""
         with self._folder.locked():
@@ -177,7 +230,7 @@ class Repository:
         path = target_path(model, check_version(version))
         with self._folder.locked():
             signed = self._team_role(model, team)
-            if self._folder.version(role_name(model)) and not self._holds("targets", role_name(model)):
+            if not self._is_void(model) and not self._holds("targets", role_name(model)):
                 raise Refused(
                     Code.KEY_NOT_AUTHORISED,
                     f"the releases of {model!r} are signed by a key that may no longer sign them: first renew the releases to keep",
@@ -211,6 +264,14 @@ class Repository:
                 signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
             signed.targets = {target_path(model, version): signed.targets[target_path(model, version)] for version in kept}
             self._next(role_name(model), signed, [team], now)
+
+    def remove_release(self, model: str, version: str, *, team: Signer, now: datetime) -> None:
+        """Withdraw one release for good. Nodes that run it keep it; its manifest stays on this disk.
+
+        Raises:
+            Refused: as `renew_releases`.
+        """
+        self.renew_releases(model, team=team, now=now, keep=[one for one in self.releases(model) if one != version])
 
     # Changes that the rollouts key signs
 
@@ -262,6 +323,18 @@ class Repository:
                 return False
             self._next(_ROLLOUTS, signed, [rollouts], now)
             return True
+
+    def drop_rollouts(self, *, rollouts: Signer, now: datetime) -> list[str]:
+        """Take the rollouts of removed models out of the rollouts role, and return the names of these models."""
+        with self._folder.locked():
+            known = self._models()
+            signed = self._folder.newest(_ROLLOUTS, Targets).signed
+            left = [path.removeprefix(rollout_path("")) for path in signed.targets if path.removeprefix(rollout_path("")) not in known]
+            if left:
+                self._check_key("targets", _ROLLOUTS, rollouts)
+                signed.targets = {path: one for path, one in signed.targets.items() if path.removeprefix(rollout_path("")) in known}
+                self._next(_ROLLOUTS, signed, [rollouts], now)
+            return left
 
     def rekey_rollouts(self, key: Key, *, targets: Signer, now: datetime) -> None:
         """Give the rollouts role another key; `renew_rollouts` with it must follow before `refresh`."""
@@ -322,8 +395,10 @@ class Repository:
             changed = self._refresh_snapshot(snapshot, now)
             stamp = self._folder.newest("timestamp", Timestamp).signed if self._folder.version("timestamp") else Timestamp()
             recent = now - (stamp.expires - life("timestamp")) < timedelta(seconds=RESIGN_SECONDS)
-            if not changed and recent and self._folder.current().get("root") == self._folder.version("root"):
+            known = stamp.unrecognized_fields.get(READS_FIELD) == READS
+            if not changed and recent and known and self._folder.current().get("root") == self._folder.version("root"):
                 return False
+            stamp.unrecognized_fields[READS_FIELD] = dict(READS)
             stamp.snapshot_meta = MetaFile(self._folder.version("snapshot"))
             self._next("timestamp", stamp, [timestamp], now)
             self._folder.set_current(self._folder.versions())
@@ -344,6 +419,13 @@ class Repository:
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
             return TrustBundle(roots=roots, documents=documents, **roles)
 
+    def trust_roles(self) -> TrustRoles:
+        """Return the document that is retained on `trust/roles`, as of the last refresh; `trust/time` holds its timestamp."""
+        with self._folder.locked():
+            current = self._folder.current()
+            roles = {name: self._folder.path(name, current[name]).read_bytes() for name in ("timestamp", "snapshot", "targets")}
+            return TrustRoles(roots=tuple(self.root(version) for version in range(1, current["root"] + 1)), **roles)
+
     def model_bundle(self, model: str, versions: Sequence[str]) -> ModelBundle:
         """Return the bundle that is retained on `model/<name>`: the role in the current snapshot, and the manifests of these versions.
 
@@ -354,7 +436,7 @@ class Repository:
         """
         with self._folder.locked():
             current = self._folder.current().get(role_name(model))
-            if current is None:
+            if current is None or current <= self._removed_at(model):
                 raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} has no release yet")
             role = self._folder.path(role_name(model), current).read_bytes()
             listed = _versions(model, Metadata[Targets].from_bytes(role).signed)
@@ -368,7 +450,9 @@ class Repository:
     def expiries(self, now: datetime) -> list[Expiry]:
         """Return every role's expiry, the nearest first."""
         with self._folder.locked():
-            found = [expiry(role, self._folder.newest_of_any_kind(role).signed.expires, now) for role in self._folder.versions()]
+            gone = {role for role in self._folder.versions() if role.startswith(role_name(""))} - {role_name(one) for one in self._models()}
+            roles = [role for role in self._folder.versions() if role not in gone]
+            found = [expiry(role, self._folder.newest_of_any_kind(role).signed.expires, now) for role in roles]
         return sorted(found, key=lambda one: one.expires)
 
     # Signing
@@ -392,7 +476,14 @@ class Repository:
             raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any key; known are {', '.join(known) or 'none'}")
         role = role_name(model)
         self._check_key("targets", role, team)
-        return self._folder.newest(role, Targets).signed if self._folder.version(role) else Targets()
+        if not self._folder.version(role):
+            return Targets()
+        signed = self._folder.newest(role, Targets).signed
+        if self._is_void(model):
+            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *_versions(model, signed)}
+            signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
+            signed.targets = {}
+        return signed
 
     def _next_root(self, signed: Root, signers: Sequence[Signer], now: datetime) -> None:
         old = self._folder.newest("root", Root).signed
@@ -441,6 +532,26 @@ class Repository:
         prefix = role_name("")
         return sorted(name.removeprefix(prefix) for name in roles if name.startswith(prefix))
 
+    def _releases(self, model: str) -> list[str]:
+        return list(self._digests(model))
+
+    def _digests(self, model: str) -> dict[str, bytes]:
+        """Return the digests of a model's manifests by version, oldest first."""
+        if self._is_void(model):
+            return {}
+        signed = self._folder.newest(role_name(model), Targets).signed
+        hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in _versions(model, signed)}
+        return {version: bytes.fromhex(digest) for version, digest in hashes.items()}
+
+    def _is_void(self, model: str) -> bool:
+        """Return whether nothing that the model's role lists counts: there is no role, or the model was removed since it was signed."""
+        return self._folder.version(role_name(model)) <= self._removed_at(model)
+
+    def _removed_at(self, model: str) -> int:
+        """Return the version of a model's role at which the model was removed; 0 if it never was."""
+        removed: dict[str, int] = self._folder.newest("targets", Targets).signed.unrecognized_fields.get(_REMOVED_FIELD, {})
+        return removed.get(model, 0)
+
     def _roles(self) -> dict[str, int]:
         """Return targets, rollouts, and every model role that has metadata, with its newest version."""
         return {role: version for role, version in sorted(self._folder.versions().items()) if role not in _TOP}
@@ -456,7 +567,19 @@ def _delegate(targets: Targets, role: str, key: Key, pattern: str) -> None:
         raise ValueError("the targets role has lost its delegations")
     delegations.roles[role] = DelegatedRole(role, [key.keyid], 1, terminating=True, paths=[pattern])
     delegations.keys[key.keyid] = key
-    used = {keyid for one in delegations.roles.values() for keyid in one.keyids}
+    _drop_unused_keys(delegations, delegations.roles)
+
+
+def _undelegate(targets: Targets, role: str) -> None:
+    delegations = targets.delegations
+    if delegations is None or delegations.roles is None:
+        raise ValueError("the targets role has lost its delegations")
+    del delegations.roles[role]
+    _drop_unused_keys(delegations, delegations.roles)
+
+
+def _drop_unused_keys(delegations: Delegations, roles: Mapping[str, DelegatedRole]) -> None:
+    used = {keyid for one in roles.values() for keyid in one.keyids}
     delegations.keys = {keyid: known for keyid, known in delegations.keys.items() if keyid in used}
 
 

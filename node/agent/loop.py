@@ -7,14 +7,26 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from random import Random
 from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
-from fleetcast.backoff import Backoff
-from fleetcast.mqtt_connection import CONNACK_SECONDS, Cleared, Connected, Disconnected, Published, Subscribed, TlsFiles, Unreadable
+from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN, Backoff, Reconnection
+from fleetcast.build_version import software
+from fleetcast.mqtt_connection import (
+    CONNACK_SECONDS,
+    BoundedClient,
+    Cleared,
+    Connected,
+    Disconnected,
+    MakeClient,
+    Published,
+    Subscribed,
+    TlsFiles,
+    Unreadable,
+)
+from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
@@ -26,12 +38,25 @@ from node.agent.events import EndpointAnswered, Event, Incoming, LocalEvent, Par
 from node.agent.listen_socket import listen_of
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.reporter import Reporter
+from node.agent.reports.standing_findings import StandingFindings
 from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.agent.trust.trust_state import TrustState
-from node.broker.mqtt import BlockArrived, ConnectionEvent, DocumentEvent, ModelArrived, NodeLink, TrustArrived
+from node.broker.mqtt import (
+    BlockArrived,
+    ConnectionEvent,
+    DeploymentsArrived,
+    DocumentEvent,
+    IndexArrived,
+    ModelArrived,
+    NodeLink,
+    RolesArrived,
+    StatementEvent,
+    TimeArrived,
+    TrustArrived,
+)
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
@@ -39,7 +64,7 @@ from node.host.site_parameters import Overrides
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
-from node.serving.server import Server
+from node.serving.server import MakeServer, Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.sideload import Sideload
@@ -49,6 +74,7 @@ from node.workers.device_profile import profile
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.manifest import Manifest
+from schemas.selectors import NodeFacts
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -57,49 +83,101 @@ P = ParamSpec("P")
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
+FINDINGS_SECONDS = 5.0  # Between two states because of findings: a hostile broker must not spend our bytes.
 PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
 class Agent:
-    """Run one node."""
+    """Run one node. `run` is `begin`, `turn` again and again, and `leave`.
 
-    def __init__(self, settings: NodeSettings, *, pinned_root: bytes, wall: WallClock, monotonic: MonotonicClock, rng: Random) -> None:
+    The clocks, `inbox`, `make_client` and `make_server` are others in a simulated fleet.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        *,
+        pinned_root: bytes,
+        wall: WallClock,
+        monotonic: MonotonicClock,
+        rng: Random,
+        inbox: queue.Queue[Incoming] | None = None,
+        make_client: MakeClient = BoundedClient,
+        make_server: MakeServer = Server,
+    ) -> None:
         clock, machine = SignedClock(), wall
         wall = clock.over(machine, monotonic)
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
-        self._inbox: queue.Queue[Incoming] = queue.Queue()
+        self._inbox: queue.Queue[Incoming] = inbox if inbox is not None else queue.Queue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
+        self._make_client, self._make_server = make_client, make_server
+        self._open_disk(pinned_root)
+        self._make_connection(clock, machine)
+        self._make_serving()
+        self._make_delivery()
+        self._make_activation()
+        self._make_reports()
+        self._leaving = False
+        self._session = 0
+        self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
+        self._online = False
+        self._again = Reconnection(RETRY)
+        self._reported: State | None = None
+        self._reported_at = NEVER
+        self._pause: Callable[[float], object] = lambda seconds: None
+
+    def _open_disk(self, pinned_root: bytes) -> None:
+        """Open what this device keeps: its database, models and trusted metadata. A lost database is rebuilt from the others."""
+        settings = self._settings
         self._store = NodeStore.of_agent(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")
         unloadable = probe.unloadable(settings.data)
         for name, reason in unloadable.items():
             log.warning("runtime.unloadable", runtime=name, reason=reason)
         self._profile = profile(settings, unloadable=unloadable)
-        manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
-        trust = Trust(settings.data / "trust", pinned_root)
+        self._manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
+        self._trust = Trust(settings.data / "trust", pinned_root)
+        self._sideload = Sideload(settings.data / "carried")
         if self._store.is_new:
-            rebuild(self._store, self._artifacts, manifests, Traces.of(settings, trust), now=int(wall()))
+            rebuild(self._store, self._artifacts, self._manifests, Traces.of(settings, self._trust), now=int(self._wall()))
+
+    def _make_connection(self, clock: SignedClock, machine: WallClock) -> None:
+        """Make the device's certificate, its link to the broker, and the reports that leave over it."""
+        settings, monotonic = self._settings, self._monotonic
         self._renewing = Renewing(
             settings,
             store=self._store,
             clock=clock,
             wall=machine,
             monotonic=monotonic,
-            rng=rng,
+            rng=self._rng,
             moved=lambda broker: self._link.move(broker),  # noqa: PLW0108  # link and trust state come after
             take_trust=lambda bundle: self._trust_state.take_trust(bundle),  # noqa: PLW0108
         )
         tls = TlsFiles(settings.tls_ca, settings.tls_certificate, settings.tls_key) if settings.tls_ca else None
-        self._link = NodeLink(settings.broker, fleet=settings.fleet, node=settings.id, inbox=self._inbox, tls=tls, now=self._trusted_now)
+        self._link = NodeLink(
+            settings.broker,
+            fleet=settings.fleet,
+            node=settings.id,
+            inbox=self._inbox,
+            tls=tls,
+            now=self._trusted_now,
+            make_client=self._make_client,
+            process=f"{self._rng.getrandbits(64):016x}",
+        )
         self._reporter = Reporter(
             node=settings.id,
             store=self._store,
             link=self._link,
             identity=lambda: self._renewing.identity,
-            wall=wall,
+            wall=self._wall,
             monotonic=monotonic,
             windows=settings.telemetry,
         )
+
+    def _make_serving(self) -> None:
+        """Make the local server, and the telemetry that counts what it answers."""
+        settings = self._settings
         self._telemetry = Telemetry(
             store=self._store,
             topic=self._link.topics.telemetry,
@@ -112,12 +190,17 @@ class Agent:
             waiting_bytes_max=settings.windows_waiting_bytes_max,
             labels_wait_seconds=settings.labels_wait_seconds,
             sends=settings.telemetry,
-            clock=wall,
+            clock=self._wall,
         )
-        listen = listen_of(settings)
-        self.server = Server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
+        self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
+        self._address = listen_of(settings)
+        self.server = self._make_server(self._address, node=settings.id, on_rows=self._observe, on_labels=self._labels_reported)
         self.server.on_worker_exit = self._worker_gone
-        self._sideload = Sideload(settings.data / "carried")
+        self._findings = StandingFindings()
+
+    def _make_delivery(self) -> None:
+        """Make what decides which releases this device fetches, and the transfer of their blocks within its byte quota."""
+        settings, wall, monotonic = self._settings, self._wall, self._monotonic
         self._quota = ByteQuota(
             self._store,
             link=settings.link,
@@ -125,20 +208,23 @@ class Agent:
             policies=settings.budgets,
             rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
             wall=wall,
+            zone=zone_of(settings.time_zone) if settings.time_zone else system_zone(),
+            found=lambda refusals: self._findings.put("site", "link_file", refusals),
         )
-        self._requests = RetainedRequests(rng)
+        self._requests = RetainedRequests(self._rng)
         self._trust_state = TrustState(
             settings,
-            arch=self._profile.arch,
             store=self._store,
-            trust=trust,
+            trust=self._trust,
             carried=self._sideload,
             wall=wall,
             monotonic=monotonic,
             requests=self._requests,
-            subscribe_models=self._link.subscribe_models,
+            link=self._link,
+            facts=lambda: NodeFacts(settings.id, settings.labels, self._profile.arch),
             refused=self._reporter.refusal,
             found=lambda: self._delivery.carried(self._monotonic()),
+            findings=self._findings,
         )
         self._delivery = Delivery(
             store=self._store,
@@ -148,23 +234,28 @@ class Agent:
             quota=self._quota,
             window_bytes=settings.window_bytes,
             filters_per_subscribe=settings.filters_per_subscribe,
-            rng=rng,
+            rng=self._rng,
             post=self._inbox.put,
             refused=self._reporter.refusal,
             make_room=lambda: self._slots.tidy(),  # noqa: PLW0108  # the slots come after
             disk_bytes_max=settings.disk_bytes_max,
         )
+
+    def _make_activation(self) -> None:
+        """Make the slots, which load, probe and roll back releases, and the parameters that they run with."""
+        settings = self._settings
         self._parameters = Parameters(
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
-            rollout_says=self._trust_state.parameters_of,
+            rollout_parameters=self._trust_state.parameters_of,
             refused=self._reporter.refusal,
+            found=lambda subject, refusals: self._findings.put("site", f"parameters {subject}", refusals),
         )
         self._slots = Slots(
             store=self._store,
             artifacts=self._artifacts,
             fetcher=self._delivery,
             server=self.server,
-            manifests=manifests,
+            manifests=self._manifests,
             parameters=self._parameters,
             settings=settings,
             post=self._inbox.put,
@@ -172,30 +263,25 @@ class Agent:
             serving_changed=self._serving_changed,
             carriage_of=self._trust_state.carriage_of,
             may_activate=self._trust_state.may_activate,
-            monotonic=monotonic,
+            monotonic=self._monotonic,
         )
+
+    def _make_reports(self) -> None:
+        """Make what shows operators on this device its state: the status file, and the handling of a disk that fails."""
         self._status_writer = StatusWriter(
-            settings,
+            self._settings,
             server=self.server,
-            listen=str(listen),
-            inherited=listen.fd is not None,
+            listen=str(self._address),
+            inherited=self._address.fd is not None,
             state=lambda: self._state("online"),
             view=lambda: self._trust_state.view,
-            wall=wall,
-            monotonic=monotonic,
+            findings=self._findings,
+            wall=self._wall,
+            monotonic=self._monotonic,
             notify=Notify(),
         )
         self._reporter.on_refusal = self._status_writer.trouble
-        self._disk = DiskTrouble(self._store, self._status_writer, monotonic)
-        self._leaving = False
-        self._session = 0
-        self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
-        self._online = False
-        self._retry_at, self._retry = NEVER, RETRY
-        self._said: State | None = None
-        self._said_at = NEVER
-        self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
-        self._pause: Callable[[float], object] = lambda seconds: None
+        self._disk = DiskTrouble(self._store, self._status_writer, self._monotonic)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set.
@@ -204,25 +290,48 @@ class Agent:
             Refused: the local port is taken; STORE_DAMAGED: the next start goes on with what else is on the disk.
         """
         self._pause = stop.wait
+        self._listen()
+        try:
+            self._begin()
+            while not stop.is_set():
+                self.turn()
+        finally:
+            self.leave()
+
+    def begin(self) -> None:
+        """Listen, and take up what was served and believed before.
+
+        Raises:
+            Refused: the local port is taken.
+        """
+        self._listen()
+        self._begin()
+
+    def _listen(self) -> None:
         for model, slot in self._store.slots().items():
             if slot.serving is not None:
                 self.server.expect(model)
         self.server.start()
-        try:
-            self._trust_state.begin(self._slots)
-            self._slots.resume(self._wall())
-            self._status_writer.began()
-            while not stop.is_set():
-                self._turn()
-                if self._disk.damage is not None:
-                    raise self._disk.damage
-        finally:
-            self._leave()
+
+    def _begin(self) -> None:
+        self._trust_state.begin(self._slots)
+        self._slots.resume(self._wall())
+        self._status_writer.began()
+
+    def turn(self) -> None:
+        """Handle what came, and give every part its turn.
+
+        Raises:
+            Refused: STORE_DAMAGED: the next start goes on with what else is on the disk.
+        """
+        self._turn()
+        if self._disk.damage is not None:
+            raise self._disk.damage
 
     def _turn(self) -> None:
         if self._store.stuck:
             self._guarded(self._disk.write_down)
-        elif not self._online and self._monotonic() >= self._retry_at:
+        elif not self._online and float(self._monotonic()) >= self._again.due_at:
             self._guarded(self._connect)
         events = [*self._disk.again(), *self._take_events()]
         blocks: list[BlockArrived] = []
@@ -249,6 +358,8 @@ class Agent:
                 self._trust_state.failed(TRUST)
             case ModelArrived(bundle):
                 self._trust_state.failed(bundle.model)
+            case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
+                self._trust_state.failed_at(event)
         if isinstance(event, DocumentEvent):
             self._link.ack(event.message)
 
@@ -283,6 +394,8 @@ class Agent:
         now = self._monotonic()
         if self._parameters.look(now):
             self._slots.parameters_changed()
+        if self._trust_state.view is not None:
+            self._parameters.check_models(self._trust_state.known_models() | self._store.slots().keys())
         self._slots.tick(self._wall())
         if self._store.stuck:
             return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
@@ -292,8 +405,9 @@ class Agent:
         self._trust_state.look_for_carried(now)
         self._delivery.tick(now)
         if self._online:
+            self._trust_state.tick(now)
             self._ask_again(now)
-            self._say_state(now)
+            self._report_state(now)
             self._reporter.send(windows=self._telemetry.may_leave)
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
@@ -308,21 +422,26 @@ class Agent:
         match event:
             case Connected():
                 self._connected(event)
-            case Disconnected(reason):
-                self._disconnected(reason)
+            case Disconnected():
+                self._disconnected(event)
             case Subscribed(mid, refused):
                 if refused:
                     log.error("subscribe.denied", filters=refused)
                     self._status_writer.denied(refused)
                 self._delivery.granted(mid, self._monotonic())
+                self._trust_state.granted(mid)
             case Published(mid):
                 self._reporter.published(mid)
             case TrustArrived():
                 self._trust_arrived(event)
             case ModelArrived():
                 self._model_arrived(event)
+            case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
+                self._statement_arrived(event)
             case Unreadable(refusal, message):
-                self._reporter.refusal(refusal, "")
+                model = self._link.model_of(message.topic)
+                self._reporter.refusal(refusal, model)
+                self._findings.put("model" if model else "trust", model, [refusal])
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
@@ -343,22 +462,21 @@ class Agent:
             case EndpointAnswered():
                 self._slots.endpoint_answered(event)
             case LabelsReported():
-                self._telemetry.labels.said(event)
+                self._telemetry.labels.reported(event)
             case _:
                 assert_never(event)
 
     # The connection
 
     def _connect(self) -> None:
-        self._retry = self._retry.doubled()
-        self._retry_at = self._monotonic() + self._retry.wait_seconds(self._rng.random())
+        self._again.attempted(float(self._monotonic()), self._rng.random())
         self._session = self._store.next("session")
         try:
             self._link.open(session=self._session, at=int(self._wall()), clean=self._session_of == "another")
-            self._retry_at = self._monotonic() + CONNACK_SECONDS
+            self._again.answering(float(self._monotonic()), CONNACK_SECONDS)
         except Unreachable as error:
             self._session_of = "us" if self._session_of == "us" else "unknown"  # nobody knows what it remembers when it is back
-            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - float(self._monotonic()), 1))
             self._status_writer.disconnected(str(error))
 
     def _connected(self, event: Connected) -> None:
@@ -366,38 +484,50 @@ class Agent:
         if event.session_present and self._session_of == "unknown":
             # The session is an earlier process's memory: this process would never hear what that one acknowledged. The session proves
             # that the broker forgot nothing, and is then ended: some brokers give what they retain to no subscription that they know.
-            self._session_of, self._retry = "another", RETRY
+            self._session_of = "another"
+            self._again.released()
             self._link.close()
             return
         forgot = not event.session_present and self._session_of != "another"
         self._session_of = "us"
-        self._online, self._retry = True, RETRY
+        self._online = True
+        self._again.accepted(float(self._monotonic()))
         self._status_writer.connected()
-        self._said = None
+        self._reported = None
         self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
-        self._link.subscribe_trust(only_if_new=event.session_present)
-        self._link.subscribe_models(sorted(self._trust_state.models), only_if_new=event.session_present)
+        self._trust_state.connected(session_present=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
-    def _disconnected(self, reason: str) -> None:
-        log.warning("broker.disconnected", reason=reason)
-        chance = self._rng.random()
-        self._retry_at = self._monotonic() + (RETRY.soon_seconds(chance) if self._online else self._retry.wait_seconds(chance))
+    def _disconnected(self, event: Disconnected) -> None:
+        wait = self._again.ended(float(self._monotonic()), self._rng.random(), taken_over=event.taken_over)
+        log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
+        reason = event.reason
+        if event.taken_over:
+            reason = f"{event.reason}: another device has connected as {self._settings.id!r}; the next attempt is in {wait:.0f} s"
+            self._session_of = "another"  # It acknowledges what is meant for us: the broker's session is no memory of this process.
+            self._reporter.refusal(Refused(Code.NODE_DUPLICATE, reason), "")
+        elif self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN:
+            reason = (
+                f"{event.reason}: {self._again.short_in_a_row} connections in a row lasted less than {LASTING_SECONDS:.0f} s;"
+                f" the link is bad, or another device connects as {self._settings.id!r}"
+            )
         self._online = False
-        self._status_writer.disconnected(reason)
+        self._status_writer.disconnected(reason, short_connections=self._again.short_in_a_row)
+        self._trust_state.disconnected()
         self._delivery.disconnected()
 
     def _trusted_now(self) -> float:
         return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Leave politely: what is counted is written down, and the broker is told."""
         self._guarded(self._status_writer.left)
         self._leaving = True
         self._turn_labels_away()
         self._guarded(self._disk.write_down_at_last, self._telemetry.checkpoint, self._telemetry.open_windows)
         if self._online:
-            self._link.say_state(self._state("disconnected"))
+            self._link.publish_state(self._state("disconnected"))
             self._link.close()
         self.server.stop()
         self._guarded(self._telemetry.labels.leave)
@@ -409,6 +539,10 @@ class Agent:
         self._trust_state.take_trust(event.bundle)
         self._link.ack(event.message)
 
+    def _statement_arrived(self, event: StatementEvent) -> None:
+        self._trust_state.take(event)
+        self._link.ack(event.message)
+
     def _model_arrived(self, event: ModelArrived) -> None:
         self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
@@ -416,24 +550,25 @@ class Agent:
     def _ask_again(self, now: MonotonicSeconds) -> None:
         """Have the broker say again what it retains, and what has had no effect here."""
         if names := self._requests.due(now):
-            log.info("retained.asked_again", trust=TRUST in names, models=sorted(names - {TRUST}))
-            self._link.hear_again(trust=TRUST in names, models=sorted(names - {TRUST}))
+            log.info("retained.asked_again", names=sorted(name or "trust" for name in names))
+            self._link.subscribe_again(self._trust_state.topics_of(names))
 
     # What the node says
 
-    def _say_state(self, now: MonotonicSeconds) -> None:
+    def _report_state(self, now: MonotonicSeconds) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
-        if not self._slots.changed and self._said is not None and now - self._said_at < pause:
+        found = self._findings.changed and now - self._reported_at >= FINDINGS_SECONDS
+        if not self._slots.changed and not found and self._reported is not None and now - self._reported_at < pause:
             return
         state = self._state("online")
         if (
-            self._said is None
-            or state.model_copy(update={"at": self._said.at}) != self._said
-            or now - self._said_at >= self._settings.state_seconds
+            self._reported is None
+            or state.model_copy(update={"at": self._reported.at}) != self._reported
+            or now - self._reported_at >= self._settings.state_seconds
         ):
-            self._link.say_state(state)
-            self._said, self._said_at = state, now
-        self._slots.changed = False
+            self._link.publish_state(state)
+            self._reported, self._reported_at = state, now
+        self._slots.changed = self._findings.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
         view = self._trust_state.view
@@ -442,7 +577,7 @@ class Agent:
             session=max(self._session, 1),
             status=status,
             at=int(self._wall()),
-            software=f"fleetcast {version('fleetcast')}",
+            software=software(),
             public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
             link=self._quota.link,
@@ -453,6 +588,7 @@ class Agent:
             stale=self._trust_state.stale(),
             slots=self._slots.report_of(),
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
+            findings=self._findings.all() if view is not None and view.hub_reads.get(State.schema_name, 0) >= 1 else None,
         )
 
     def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: EffectiveParameters) -> None:
@@ -462,7 +598,7 @@ class Agent:
     def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
         self._inbox.put(WorkerGone(model, digest, reason, deaths))
 
-    def _labels_said(self, event: LabelsReported) -> None:
+    def _labels_reported(self, event: LabelsReported) -> None:
         """Take counts from a program; called by the serving thread, also when the loop has ended and nobody looks into the
         inbox.
         """

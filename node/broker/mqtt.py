@@ -1,9 +1,11 @@
 """Publish and receive documents on the node's connection: parse at the door, so that nobody inside sees a topic string or raw bytes."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fleetcast.mqtt_connection import (
+    BoundedClient,
     BrokerUrl,
     Cleared,
     Connected,
@@ -11,6 +13,7 @@ from fleetcast.mqtt_connection import (
     Inbox,
     Link,
     LinkEvent,
+    MakeClient,
     Message,
     Published,
     Subscribed,
@@ -20,8 +23,11 @@ from fleetcast.mqtt_connection import (
 )
 from schemas import codec
 from schemas.block_request import Want
-from schemas.bundle import ModelBundle, TrustBundle
+from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
+from schemas.deployment_index import DeploymentIndex
+from schemas.deployments import Envelope
 from schemas.errors import Code, Refused
+from schemas.names import check_name
 from schemas.state import State
 from schemas.topics import Address, Topics, block_digest
 
@@ -47,6 +53,39 @@ class ModelArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeArrived:
+    """Carry a timestamp alone, not verified."""
+
+    time: TrustTime
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class RolesArrived:
+    """Carry roles without rollouts, not verified."""
+
+    roles: TrustRoles
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class IndexArrived:
+    """Carry the index of deployments, which nobody signs."""
+
+    index: DeploymentIndex
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentsArrived:
+    """Carry what came on a model's topic of deployments, not verified."""
+
+    model: str
+    envelope: Envelope
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class BlockArrived:
     """Carry a payload on a block topic, not verified."""
 
@@ -55,7 +94,10 @@ class BlockArrived:
 
 
 ConnectionEvent = Connected | Disconnected | Published | Subscribed
-DocumentEvent = TrustArrived | ModelArrived | Unreadable | Cleared  # Each carries one message, which is acknowledged once handled.
+StatementEvent = TimeArrived | RolesArrived | IndexArrived | DeploymentsArrived
+DocumentEvent = (
+    TrustArrived | ModelArrived | StatementEvent | Unreadable | Cleared
+)  # Each carries one message, which is acknowledged once handled.
 NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
 
@@ -86,6 +128,18 @@ class BlockReader:
         """Ask for the trust bundle."""
         self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
 
+    def read(self, topics: Sequence[str], *, only_if_new: bool = False) -> int | None:
+        """Subscribe to exact topics, one SUBSCRIBE each; `Subscribed` with the returned id follows for the last of them."""
+        mid = None
+        for topic in topics:
+            mid = self._link.subscribe([topic], only_if_new=only_if_new)
+        return mid
+
+    def leave(self, topics: Sequence[str]) -> None:
+        """End subscriptions."""
+        if topics:
+            self._link.unsubscribe(topics)
+
     def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
         """Ask for these models' roles and manifests: exact topics, for not every broker gives what it retains to a wildcard."""
         for model in models:
@@ -107,6 +161,13 @@ class BlockReader:
         """
         self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
 
+    def model_of(self, topic: str) -> str:
+        """Return the model that a topic is about; "" if it is about none."""
+        with suppress(Refused):
+            address = self.topics.parse(topic)
+            return address.levels[0] if address.kind == "model" else ""
+        return ""
+
     def ack(self, message: Message) -> None:
         """Acknowledge a message whose effect is durable."""
         self._link.ack(message)
@@ -124,8 +185,19 @@ class NodeLink(BlockReader):
         inbox: Inbox,
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
+        make_client: MakeClient = BoundedClient,
+        process: str = "",
     ) -> None:
-        link = Link(BrokerUrl.parse(url), client_id=node, inbox=inbox, session_expiry_seconds=SESSION_EXPIRY_SECONDS, tls=tls, now=now)
+        self._process = process
+        link = Link(
+            BrokerUrl.parse(url),
+            client_id=node,
+            inbox=inbox,
+            session_expiry_seconds=SESSION_EXPIRY_SECONDS,
+            tls=tls,
+            now=now,
+            make_client=make_client,
+        )
         super().__init__(link, fleet=fleet, name=node)
 
     def open(self, *, session: int, at: int, clean: bool = False) -> None:
@@ -145,18 +217,17 @@ class NodeLink(BlockReader):
         """
         self._link.move(BrokerUrl.parse(url))
 
-    def hear_again(self, *, trust: bool, models: Sequence[str]) -> None:
-        """Ask for what is retained of these; some brokers give it to no subscription that they know already, so that is ended first."""
-        topics = [*([self.topics.trust] if trust else []), *(self.topics.model(model) for model in models)]
-        self._link.unsubscribe(topics)
-        for topic in topics:
-            self._link.subscribe([topic])
+    def subscribe_again(self, topics: Sequence[str]) -> None:
+        """Ask for what is retained there; some brokers give it to no subscription that they know already, so that is ended first."""
+        self.leave(topics)
+        self.read(topics)
 
-    def say_state(self, state: State) -> None:
-        """Retain what is so."""
-        self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
+    def publish_state(self, state: State) -> None:
+        """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
+        topic = self.topics.state(self._name)
+        self._link.publish(topic, codec.encode(state), retain=True, content_type=MSGPACK, process=self._process)
 
-    def say(self, topic: str, payload: bytes) -> int:
+    def publish(self, topic: str, payload: bytes) -> int:
         """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""
         return self._link.publish(topic, payload, content_type=MSGPACK)
 
@@ -168,14 +239,28 @@ class NodeLink(BlockReader):
             return Cleared(event)
         try:
             address = self.topics.parse(event.topic)
-            match address.kind:
-                case "block":
-                    return BlockArrived(block_digest(address), event)
-                case "trust":
-                    return TrustArrived(codec.decode(TrustBundle, event.payload), event)
-                case "model":
-                    return ModelArrived(model_bundle(address, event.payload), event)
-                case _:
-                    raise Refused(Code.SCHEMA_MALFORMED, f"a node does not read {address.kind!r} topics")
+            if address.kind == "block":
+                return BlockArrived(block_digest(address), event)
+            return _document(address, event)
         except Refused as refusal:
             return Unreadable(refusal, event)
+
+
+def _document(address: Address, event: Message) -> DocumentEvent:
+    found: DocumentEvent
+    match address.kind:
+        case "trust":
+            found = TrustArrived(codec.decode(TrustBundle, event.payload), event)
+        case "trust-time":
+            found = TimeArrived(codec.decode(TrustTime, event.payload), event)
+        case "trust-roles":
+            found = RolesArrived(codec.decode(TrustRoles, event.payload), event)
+        case "deployed":
+            found = IndexArrived(codec.decode(DeploymentIndex, event.payload), event)
+        case "deploy":
+            found = DeploymentsArrived(check_name("model", address.levels[0]), codec.decode(Envelope, event.payload), event)
+        case "model":
+            found = ModelArrived(model_bundle(address, event.payload), event)
+        case _:
+            raise Refused(Code.SCHEMA_MALFORMED, f"a node does not read {address.kind!r} topics")
+    return found

@@ -4,12 +4,14 @@ import queue
 from dataclasses import dataclass
 from typing import Literal
 
+from fleetcast.block_publisher import BlockPublisher
 from fleetcast.mqtt_connection import BrokerUrl, Link, LinkEvent, Message
 from node.broker.mqtt import BlockReader, model_bundle
 from node.relay.relay_settings import Door
 from schemas import codec
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployment_index import DeploymentIndex
 from schemas.errors import Code, Refused
 from schemas.names import check_name
 from schemas.topics import block_digest
@@ -54,10 +56,10 @@ class _Inbox:
         self.queue.put(SideEvent(self.side, event))
 
 
-Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
+Parsed = WantArrived | BlockArrived | TrustBundle | DeploymentIndex | ModelBundle | None
 
 
-class RelayLink(BlockReader):
+class RelayLink(BlockReader, BlockPublisher):
     """Speak on one of the two connections."""
 
     def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[SideEvent]") -> None:
@@ -83,18 +85,6 @@ class RelayLink(BlockReader):
         """Hear what the site's nodes want."""
         self._link.subscribe([self.topics.filter("want")])
 
-    def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
-        """Give the site a payload; `Published` with the returned id follows.
-
-        Raises:
-            Unreachable: too much waits already.
-        """
-        return self._link.publish(self.topics.block(digest), payload, retain=retain, expiry_seconds=expiry_seconds)
-
-    def clear_block(self, digest: bytes) -> None:
-        """Take a payload out of the site's broker's memory."""
-        self._link.publish(self.topics.block(digest), b"", retain=True)
-
     def parse(self, message: Message) -> Parsed:
         """Return the message as a document; None when there is nothing in it.
 
@@ -104,14 +94,18 @@ class RelayLink(BlockReader):
         if not message.payload:
             return None
         address = self.topics.parse(message.topic)
+        found: Parsed
         match address.kind:
             case "want":
-                return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, message.payload))
+                found = WantArrived(check_name("node", address.levels[0]), codec.decode(Want, message.payload))
             case "block":
-                return BlockArrived(block_digest(address))
+                found = BlockArrived(block_digest(address))
             case "trust":
-                return codec.decode(TrustBundle, message.payload)
+                found = codec.decode(TrustBundle, message.payload)
+            case "deployed":
+                found = codec.decode(DeploymentIndex, message.payload)
             case "model":
-                return model_bundle(address, message.payload)
+                found = model_bundle(address, message.payload)
             case _:
                 raise Refused(Code.SCHEMA_MALFORMED, f"a relay does not read {address.kind!r} topics")
+        return found

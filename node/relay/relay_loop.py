@@ -9,20 +9,22 @@ from random import Random
 
 import structlog
 
-from fleetcast.backoff import Backoff
+from fleetcast.backoff import Backoff, Reconnection
 from fleetcast.block_server import BlockServer, Clear, Send
 from fleetcast.mqtt_connection import CONNACK_SECONDS, Connected, Disconnected, LinkEvent, Message, Published, Subscribed
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
 from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Subscribe, Unsubscribe
-from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
+from node.core.trust.clock import MonotonicClock, MonotonicSeconds
 from node.host.service_manager import Notify
 from node.relay.cache import Cache
 from node.relay.connections import BlockArrived, RelayLink, Side, SideEvent, WantArrived
-from node.relay.library import MODELS_MAX, Lacking, Library
+from node.relay.library import Lacking, Library
+from node.relay.models_read import ModelsRead
 from node.relay.relay_settings import RelaySettings
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployment_index import DeploymentIndex
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.names import sha256
@@ -61,14 +63,13 @@ class Relay:
         self._rate = TokenBucket(rate, max(BLOCK_BYTES_MAX, int(rate))) if rate else None
         self._passing: OrderedDict[bytes, bytes] = OrderedDict()
         self._pending: list[Want] = []
-        self._models: set[str] = set()
+        self._models = ModelsRead(self._links["upstream"])
         self._granting: dict[int, tuple[Source, tuple[bytes, ...]]] = {}
         self._publishing: set[int] = set()
         self._online: dict[Side, bool] = {"upstream": False, "site": False}
         # A session that a broker kept is an earlier process's memory: what that one acknowledged, this one would never hear.
         self._owns_session: dict[Side, bool] = {"upstream": False, "site": False}
-        self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
-        self._retry: dict[Side, Backoff] = {"upstream": RETRY, "site": RETRY}
+        self._again: dict[Side, Reconnection] = {"upstream": Reconnection(RETRY), "site": Reconnection(RETRY)}
         self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
         self._logged_totals, self._logged_at = dict(self._totals), monotonic()
 
@@ -88,7 +89,7 @@ class Relay:
 
     def _turn(self) -> None:
         for side in self._links:
-            if not self._online[side] and self._monotonic() >= self._retry_at[side]:
+            if not self._online[side] and float(self._monotonic()) >= self._again[side].due_at:
                 self._connect(side)
         for heard in self._take_events():
             try:
@@ -112,11 +113,10 @@ class Relay:
         return found
 
     def _connect(self, side: Side) -> None:
-        self._retry[side] = self._retry[side].doubled()
-        self._retry_at[side] = self._monotonic() + self._retry[side].wait_seconds(self._rng.random())
+        self._again[side].attempted(float(self._monotonic()), self._rng.random())
         try:
             self._links[side].open(clean=not self._owns_session[side])
-            self._retry_at[side] = self._monotonic() + CONNACK_SECONDS
+            self._again[side].answering(float(self._monotonic()), CONNACK_SECONDS)
         except Unreachable as error:
             log.warning("broker.unreachable", side=side, reason=str(error))
 
@@ -124,16 +124,17 @@ class Relay:
         match event:
             case Connected():
                 self._connected(side, event)
-            case Disconnected(reason):
-                log.warning("broker.disconnected", side=side, reason=reason)
-                chance = self._rng.random()
-                wait = RETRY.soon_seconds(chance) if self._online[side] else self._retry[side].wait_seconds(chance)
-                self._online[side], self._retry_at[side] = False, self._monotonic() + wait
+            case Disconnected(reason, taken_over):
+                wait = self._again[side].ended(float(self._monotonic()), self._rng.random(), taken_over=taken_over)
+                log.warning("broker.disconnected", side=side, reason=reason, again_seconds=round(wait, 1))
+                self._online[side] = False
                 if side == "upstream":
                     self._core.disconnected()
             case Subscribed(mid, refused):
                 if refused:
                     log.error("subscribe.denied", side=side, filters=refused)
+                if side == "upstream":
+                    self._models.granted(mid, self._monotonic())
                 if side == "upstream" and mid in self._granting:
                     source, digests = self._granting.pop(mid)
                     self._run(self._core.granted(source, digests, now=self._monotonic()))
@@ -144,7 +145,8 @@ class Relay:
 
     def _connected(self, side: Side, event: Connected) -> None:
         log.info("broker.connected", side=side, session_present=event.session_present)
-        self._online[side], self._retry[side], self._owns_session[side] = True, RETRY, True
+        self._online[side] = self._owns_session[side] = True
+        self._again[side].accepted(float(self._monotonic()))
         link = self._links[side]
         if side == "site":
             self._publishing.clear()
@@ -154,8 +156,7 @@ class Relay:
             link.subscribe_wants()
             return
         self._granting.clear()
-        link.subscribe_trust(only_if_new=event.session_present)
-        link.subscribe_models(sorted(self._models), only_if_new=event.session_present)
+        self._models.connected(session_present=event.session_present)
         self._run(self._core.connected(session_present=event.session_present, now=self._monotonic()))
 
     # Messages
@@ -170,7 +171,9 @@ class Relay:
                 case BlockArrived(digest) if side == "upstream":
                     self._block(digest, message.payload)
                 case TrustBundle() if side == "upstream":
-                    self._follow(parsed)
+                    self._models.take_bundle(parsed)
+                case DeploymentIndex() if side == "upstream":
+                    self._models.take_index(parsed)
                 case ModelBundle() if side == "upstream":
                     self._library.add(parsed)
                     self._think_again()
@@ -179,13 +182,6 @@ class Relay:
             log.warning("message.refused", side=side, topic=message.topic, code=str(refusal.code), reason=refusal.reason)
         link.ack(message)
 
-    def _follow(self, trust: TrustBundle) -> None:
-        """Read the topics of the models that have rollouts. Nobody has verified the list: it only says what to look at."""
-        fresh = {one.model for one in trust.documents} - self._models
-        fresh = set(sorted(fresh)[: max(0, MODELS_MAX - len(self._models))])
-        self._models |= fresh
-        self._links["upstream"].subscribe_models(sorted(fresh))
-
     def _wanted(self, want: Want) -> None:
         now = self._monotonic()
         try:
@@ -193,6 +189,8 @@ class Relay:
         except Refused as refusal:
             if refusal.code is Code.RELEASE_UNKNOWN and len(self._pending) < PENDING_WANTS_MAX:
                 self._pending.append(want)  # its manifest may be on the way
+            if refusal.code is Code.RELEASE_UNKNOWN:
+                self._models.lacks_a_release(now)
             raise
         if isinstance(found, Lacking):
             if len(self._pending) < PENDING_WANTS_MAX:
@@ -244,6 +242,8 @@ class Relay:
         if self._rate is not None:
             allowed = min(allowed, max(0, int(self._rate.level(now))))
         self._run(self._core.tick(allowed_bytes=allowed, now=now))
+        if self._online["upstream"]:
+            self._models.tick(now)
         if self._online["site"]:
             self._serve(now)
         if now - self._logged_at >= TOTALS_SECONDS:
@@ -262,7 +262,7 @@ class Relay:
                     payload = self._read(digest)
                     if payload is None:
                         continue  # evicted or damaged since; a node that wants it asks again, and it is fetched again
-                    self._publishing.add(link.say_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
+                    self._publishing.add(link.publish_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
                     self._totals["served"] += 1
                     self._totals["served_bytes"] += len(payload)
 

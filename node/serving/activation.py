@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -75,7 +75,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Report that the release is warm and held; `evidence` lacks only what the transfer knows."""
+    """Report that the release is warm and loaded; `evidence` lacks only what the transfer knows."""
 
     digest: bytes
     evidence: Evidence
@@ -111,6 +111,9 @@ async def start(staged: Staged, *, urgent: bool = False) -> Runner:
     return await (Inline.start(staged.load) if staged.isolation == "inline" else Worker.start(staged.load, urgent=urgent))
 
 
+StartWorker = Callable[..., Awaitable[Runner]]  # `start`; another in a simulated fleet, where a worker is no process
+
+
 async def check_files(staged: Staged) -> None:
     """Compare the files on disk with the manifest, in a thread, right before they are loaded.
 
@@ -132,8 +135,8 @@ async def check_files(staged: Staged) -> None:
         given_up.set()  # nobody waits for the rest of a large file
 
 
-async def activate(staged: Staged) -> Activated:
-    """Start a worker and have it prove itself on this device.
+async def activate(staged: Staged, *, urgent: bool = False, start: StartWorker = start) -> Activated:
+    """Start a worker and have it prove itself on this device. Urgent: as `start`.
 
     Raises:
         Refused: as `check_files` and `start`, and MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_NOT_FINITE,
@@ -141,7 +144,7 @@ async def activate(staged: Staged) -> Activated:
     """
     await check_files(staged)
     started = time.perf_counter()
-    worker = await start(staged)
+    worker = await start(staged, urgent=urgent)
     load_ms = (time.perf_counter() - started) * 1e3
     try:
         check_signature("inputs", declared=specs_of(staged.manifest.inputs), found=worker.inputs)

@@ -9,13 +9,13 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from node.core.activation.lifecycle import ModelSlot, Move
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
+from node.storage.rows import ByteUsage, ReportedCounts, StoredBlock, Waiting
 from node.storage.store_file import in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.storage.tables import begin, read_as_todays
 from schemas.accuracy import Accuracy
@@ -27,47 +27,6 @@ MOVES_KEPT = 1000  # Moves of a slot: years of releases.
 SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be sent again to a broker that lost its memory
 DAYS_KEPT = 92  # Days of everything that is counted by day.
 CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
-
-
-@dataclass(frozen=True, slots=True)
-class ByteUsage:
-    """Hold the byte counts of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
-
-    planned: int = 0
-    received: int = 0
-    reused: int = 0
-    wasted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBlock:
-    """Hold a verified block on disk; `path` is relative to the artifacts' folder."""
-
-    digest: bytes
-    path: str
-    offset: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Hold a message that the broker has not taken yet."""
-
-    id: int
-    kind: str
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedCounts:
-    """Hold counts that came under an id, and when their interval leaves; `right` and `wrong` are None once it has left."""
-
-    release: bytes
-    start: int
-    right: int | None
-    wrong: int | None
-    due: int
 
 
 class NodeStore:
@@ -106,8 +65,7 @@ class NodeStore:
         Raises:
             Refused: DISK_FULL: it has none; nothing has changed.
         """
-        memory = self._db
-        self._db = written_down(self._path, memory, begin)
+        memory, self._db = self._db, written_down(self._path, self._db, begin)
         self.stuck = ""
         memory.close()
 
@@ -194,9 +152,9 @@ class NodeStore:
         self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
 
     def next(self, name: str) -> int:
-        """Count up, durably, and return the new number."""
+        """Count up, durably, and return the new number. A counter that documents cannot carry any further begins again."""
         row = self._db.execute(
-            "INSERT INTO fact VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value", (name,)
+            "INSERT INTO fact VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = 1 + value % ? RETURNING value", (name, 2**53)
         ).fetchone()
         return int(row[0])
 
@@ -212,6 +170,12 @@ class NodeStore:
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
         self._db.execute("INSERT OR REPLACE INTO move VALUES (?, ?, ?)", (slot.model, move.number, move.model_dump_json()))
         self._db.execute("DELETE FROM move WHERE model = ? AND number <= ?", (slot.model, move.number - MOVES_KEPT))
+
+    def drop_slot(self, model: str) -> None:
+        """Remove a slot, its moves, and what its last rollout found here; to be called within a transaction."""
+        self._db.execute("DELETE FROM slot WHERE model = ?", (model,))
+        self._db.execute("DELETE FROM move WHERE model = ?", (model,))
+        self._db.execute("DELETE FROM moved WHERE model = ?", (model,))
 
     def take_up_slot(self, slot: ModelSlot) -> None:
         """Keep a slot that a lost store knew, whose moves nobody knows any more."""
@@ -242,7 +206,7 @@ class NodeStore:
 
     # Blocks
 
-    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
+    def stored_blocks(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
         """Return where blocks stand on disk, as recorded; verify before use."""
         found: dict[bytes, list[StoredBlock]] = {}
         for digest in digests:
@@ -254,16 +218,16 @@ class NodeStore:
         """Return whether a block is recorded anywhere."""
         return self._db.execute("SELECT 1 FROM held WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
 
-    def drop_held(self, path: str, offset: int) -> None:
+    def drop_block(self, path: str, offset: int) -> None:
         """Forget a block: what is there is not what was recorded."""
         self._db.execute("DELETE FROM held WHERE path = ? AND offset = ?", (path, offset))
 
-    def add_held(self, blocks: Iterable[StoredBlock]) -> None:
+    def add_blocks(self, blocks: Iterable[StoredBlock]) -> None:
         """Record blocks whose bytes are durable."""
         rows = [(one.digest, one.path, one.offset, one.bytes) for one in blocks]
         self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", rows)
 
-    def forget_held(self, path_prefix: str) -> None:
+    def forget_blocks(self, path_prefix: str) -> None:
         """Forget what stood below a folder that is gone."""
         self._db.execute("DELETE FROM held WHERE path >= ? AND path < ?", (path_prefix, path_prefix + "\U0010ffff"))
 

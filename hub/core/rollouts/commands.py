@@ -42,6 +42,7 @@ class Start(Fact):
     parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # For a map, the entries that differ suffice.
     allow_empty: bool = False  # Begin although the selector matches no known node.
     supersede: bool = False  # Begin although another rollout of the deployment is left half-way.
+    breaking: bool = False  # Begin although programs that use what it replaces would not work with it.
     force: bool = False  # Both, as commands of earlier versions have it.
 
     @property

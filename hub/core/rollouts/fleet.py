@@ -9,17 +9,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from hub.core.rollouts import refusals
 from hub.core.rollouts.listening import NEVER, Listened
 from hub.core.rollouts.tally import NodeReport
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES
 from schemas.receipt import Receipt
+from schemas.rollout import ReleaseRef
 from schemas.selectors import NodeFacts
 from schemas.state import State
 
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
 # does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner. In time of listening.
 ONLINE_SECONDS = 900
+SESSION_PLAUSIBLE_MAX = 2**40  # Sessions count connections, from 1 or from seconds since 1970: nothing that is true comes near.
 REPORT_SECONDS = 300.0  # Between two reports of a node that does not report less often.
 QUIET_SHARE = 1.5  # A node is quiet when it has said nothing for this many times what lies between its reports.
 MEASURED_KEPT = 4  # Releases of a model whose latency on a node is kept: it serves one, and has served few before it.
@@ -28,7 +31,7 @@ Status = Literal["online", "disconnected", "lost"]
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What a node has signed that it serves."""
+    """Hold what a node has signed that it serves."""
 
     version: str
     digest: bytes
@@ -38,7 +41,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a node did not take a release, or went back from it; `received_at` by the hub's clock."""
+    """Hold why a node did not take a release, or went back from it; `received_at` by the hub's clock."""
 
     outcome: Literal["refused", "rolled_back"]
     code: str
@@ -47,7 +50,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; `state` is the last that it reported itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
+    """Hold what is known of one node; `state` is its own last report. `last_seen` is of the wall clock, for people; `heard_at` decides."""
 
     state: State
     status: Status
@@ -58,6 +61,7 @@ class Node:
     failures: Mapping[tuple[str, bytes], Failure] = field(default_factory=dict)  # by model and release
     newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
     heard_at: Listened = NEVER
+    refused: Mapping[str, refusals.Reported] = field(default_factory=dict)  # Documents that receipts say it refused, by model.
     report_seconds: float = REPORT_SECONDS  # What lies between its reports: as usual, or longer where it was seen to report less often.
     measured: Mapping[str, tuple[tuple[bytes, float], ...]] = field(default_factory=dict)  # latency by model and release, newest first
 
@@ -98,12 +102,15 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         if state.status == "lost":
             return None  # a Will says nothing but a name
         return Node(state, state.status, state.session, seen, state.public_key, heard_at=heard_at)
-    if state.session < known.session:
+    if state.session < known.session <= SESSION_PLAUSIBLE_MAX and (old or state.status == "lost"):
         return None  # a Will, or a state that a newer connection has overtaken
+    # A node that speaks just now is there, whatever its session: a broker keeps the order of a topic, so that a lower one is of a node
+    # that has lost its store or was put back, or the higher one was absurd.
     if state.status == "lost":
         if known.status == "lost" or (known.status == "disconnected" and state.session == known.session):
             return None
-        return replace(known, status="lost", session=state.session)  # the broker speaks, not the node: it was not seen
+        # The broker speaks, not the node: it was not seen. A Will proves no session, so that it shuts no later one out.
+        return replace(known, status="lost")
     if known.public_key and state.public_key and state.public_key != known.public_key:
         reason = f"node {state.node!r} came back with another device key than the one that it had at first"
         raise Refused(Code.RECEIPT_KEY_CHANGED, reason)
@@ -114,9 +121,17 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         session=state.session,
         last_seen=max(known.last_seen, seen),
         public_key=known.public_key or state.public_key,
+        refused=_still_refused(known, state),
         heard_at=max(known.heard_at, heard_at),
         report_seconds=_report_seconds(known, state, heard_at, old=old),
     )
+
+
+def _still_refused(known: Node, state: State) -> Mapping[str, refusals.Reported]:
+    """Return the refusals without that of the trust bundle, if trust has advanced since."""
+    if state.timestamp_version <= known.state.timestamp_version:
+        return known.refused
+    return {model: one for model, one in known.refused.items() if model}
 
 
 def _report_seconds(known: Node, state: State, heard_at: Listened, *, old: bool) -> float:
@@ -126,16 +141,19 @@ def _report_seconds(known: Node, state: State, heard_at: Listened, *, old: bool)
     return max(REPORT_SECONDS, heard_at - known.heard_at, known.report_seconds / 2)
 
 
-def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
+def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None, is_new: bool = False) -> Node:
     """Return the node after a verified receipt; receipts that come twice or late change nothing that a newer one has reported.
 
+    `is_new`: it has never come before. A broker keeps the order of a topic, so that it is newer than all that came, also where its number
+    is lower: then the node has lost its store, and counts anew.
     `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
     """
     node = replace(node, last_seen=max(node.last_seen, received_at))
     if heard_at is not None:
         node = replace(node, heard_at=max(node.heard_at, heard_at))
     model, digest = receipt.model, receipt.digest
-    if model is None or digest is None or receipt.sequence <= node.newest.get(model, 0):
+    node = replace(node, refused=refusals.fold(node.refused, receipt))
+    if model is None or digest is None or (receipt.sequence <= node.newest.get(model, 0) and not is_new):
         return node
     serving, failures = dict(node.serving), dict(node.failures)
     if receipt.outcome == "serving":
@@ -185,19 +203,21 @@ def held(nodes: Iterable[Node], model: str) -> list[bytes]:
     return [digest for digest, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
 
 
-def report(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeReport:
-    """Return what a rollout's gate wants to know of a node."""
-    serving, failure = node.serving.get(model), node.failures.get((model, digest))
-    serves = serving is not None and serving.digest == digest
+def report(node: Node, *, model: str, release: ReleaseRef, begun: int, listened: Listened, silent_seconds: int) -> NodeReport:
+    """Return what a rollout's gate wants to know of a node. A document that it refuses counts as a failure from the rollout's beginning."""
+    serving, failure = node.serving.get(model), node.failures.get((model, release.digest))
+    refused = any(refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=release.version))
+    times = [*([failure.received_at] if failure else []), *([begun] if refused else [])]
+    serves = serving is not None and serving.digest == release.digest
     return NodeReport(
         node=node.name,
         labels=node.labels,
         arch=node.arch,
         heard=heard(node, listened=listened, silent_seconds=silent_seconds),
         serving=serves,
-        failed_at=failure.received_at if failure else None,
+        failed_at=max(times, default=None),
         outcome=failure.outcome if failure else "refused",
         quiet=serves and quiet(node, listened=listened),
-        latency_ratio=latency_ratio(node, model, digest) if serves else None,
+        latency_ratio=latency_ratio(node, model, release.digest) if serves else None,
         shadow=serving.shadow if serving is not None and serves else None,
     )

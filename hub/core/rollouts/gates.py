@@ -22,7 +22,7 @@ Outcome = Literal["holds", "waits", "fails", "cannot be judged"]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that a gate looks at; `nodes` are those for which the deployment decides (hub/core/rollouts/tally.py).
+    """Hold all that a gate looks at; `nodes` are those for which the deployment decides (hub/core/rollouts/tally.py).
 
     `drift_alarm` says which drift speaks against the new release (hub/core/rollouts/active_alarms.py). `drift` is what is known of it where
     none does; None where nobody asks.
@@ -36,7 +36,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """How often failed nodes may still try again by themselves, and in how many seconds they do."""
+    """Hold how often failed nodes may still try again by themselves, and in how many seconds they do."""
 
     left: int = 0
     seconds: int = 0
@@ -44,7 +44,7 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one gate says. `required`: where it cannot be judged, the rollout waits."""
+    """Hold what one gate says. `required`: where it cannot be judged, the rollout waits."""
 
     name: GateName
     outcome: Outcome

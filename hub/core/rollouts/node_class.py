@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from hub.core.rollouts.fleet import Node
+from hub.core.rollouts import refusals
+from hub.core.rollouts.fleet import Failure, Node
 from hub.core.rollouts.stages import words_of
 from hub.core.rollouts.tally import BY_NEED, CLASSES, ClassName, class_name
 from schemas.deployments import Deployment, is_past_deadline, is_reached
@@ -42,6 +43,9 @@ def class_of(
     failure = node.failures.get((model, digest))
     if failure is not None and failure.received_at < failed_from:
         failure = None
+    if failure is None and not serves and deployment.started >= failed_from:  # A document that it refuses counts from the beginning.
+        for one in refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=version):
+            failure = Failure("refused", one.code, deployment.started)
     slot = next((one for one in node.state.slots if one.model == model), None)
     name = class_name(
         deployment,

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fleetcast.block_publisher import BlockPublisher
 from fleetcast.mqtt_connection import (
+    BoundedClient,
     BrokerUrl,
     Cleared,
     Connected,
@@ -11,6 +13,7 @@ from fleetcast.mqtt_connection import (
     Inbox,
     Link,
     LinkEvent,
+    MakeClient,
     Message,
     Published,
     Subscribed,
@@ -29,12 +32,13 @@ from schemas.window import Window
 
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
 RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
+OWN_KINDS = ("trust-roles", "trust-time", "model", "deploy", "deployed", "trust")  # In the order in which they are published.
 MSGPACK, JSON = "application/msgpack", "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class WantArrived:
-    """A node's request."""
+    """Carry a node's request."""
 
     node: str
     want: Want
@@ -43,7 +47,7 @@ class WantArrived:
 
 @dataclass(frozen=True, slots=True)
 class StateArrived:
-    """A node's report of itself, or its Will."""
+    """Carry a node's report of itself, or its Will."""
 
     state: State
     message: Message
@@ -51,7 +55,7 @@ class StateArrived:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptArrived:
-    """A receipt whose signature nobody has checked yet."""
+    """Carry a receipt whose signature is not checked yet."""
 
     node: str
     sealed: SealedReceipt
@@ -60,7 +64,7 @@ class ReceiptArrived:
 
 @dataclass(frozen=True, slots=True)
 class WindowArrived:
-    """A window, from nobody in particular."""
+    """Carry a window. It names no node."""
 
     model: str
     cohort: str
@@ -70,8 +74,9 @@ class WindowArrived:
 
 @dataclass(frozen=True, slots=True)
 class OwnTopic:
-    """What somebody, perhaps ourselves, put on a topic that only the hub writes; `model` is None for `trust`. Not decoded, may be empty."""
+    """Carry a message on a topic that only the hub should write; `model` is None where it names none. Not decoded."""
 
+    kind: str  # As schemas/topics.py names it.
     model: str | None
     message: Message
 
@@ -91,10 +96,10 @@ HubEvent = (
 )
 
 
-class HubLink:
-    """The hub's connection to its broker."""
+class HubLink(BlockPublisher):
+    """Speak on the hub's connection to its broker."""
 
-    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None) -> None:
+    def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None, make_client: MakeClient = BoundedClient) -> None:
         self.topics = Topics(fleet)
         self._link = Link(
             BrokerUrl.parse(url),
@@ -103,6 +108,7 @@ class HubLink:
             session_expiry_seconds=SESSION_EXPIRY_SECONDS,
             receive_max=RECEIVE_MAX,
             tls=tls,
+            make_client=make_client,
         )
 
     def open(self) -> None:
@@ -129,22 +135,18 @@ class HubLink:
         kinds = ("want", "state", "receipt", "telemetry")
         for kind in kinds:
             self._link.subscribe([self.topics.filter(kind)])
-        self._link.subscribe([self.topics.trust, self.topics.filter("model")], no_local=True)
+        self._link.subscribe([self.topics.filter(kind) for kind in OWN_KINDS], no_local=True)
         return len(kinds) + 1
 
     def retain(self, topic: str, payload: bytes) -> None:
         """Retain an encoded bundle on one of the hub's own topics."""
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
 
-    def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
-        """Publish a payload; `Published` with the returned id follows."""
-        return self._link.publish(self.topics.block(digest), payload, retain=retain, expiry_seconds=expiry_seconds)
+    def clear_state(self, node: str) -> None:
+        """Take a forgotten node's state out of the broker's memory."""
+        self._link.publish(self.topics.state(node), b"", retain=True)
 
-    def clear_block(self, digest: bytes) -> None:
-        """Take a payload out of the broker's memory."""
-        self._link.publish(self.topics.block(digest), b"", retain=True)
-
-    def say_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+    def publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         """Publish JSON for analytics consumers."""
         match document:
             case Alert():
@@ -174,8 +176,8 @@ class HubLink:
 
     def _parse(self, event: Message) -> HubEvent:
         address = self.topics.parse(event.topic)
-        if address.kind in {"trust", "model"}:
-            return OwnTopic(address.levels[0] if address.levels else None, event)
+        if address.kind in OWN_KINDS:
+            return OwnTopic(address.kind, address.levels[0] if address.levels else None, event)
         if not event.payload:
             return Cleared(event)
         match address.kind:

@@ -1,4 +1,4 @@
-"""Publishes what was signed: the trust bundle and every model's, retained, and again when the broker forgot or another client wrote."""
+"""Publishes what was signed, retained: trust, models and their deployments; and again when the broker forgot or another client wrote."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ import structlog
 from securesystemslib.signer import Signer
 
 from hub.service.alerts.event_log import Notes
-from hub.service.broker.mqtt import HubLink, OwnTopic
-from hub.service.delivery.retained_topic_check import judge_model, judge_trust
+from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
+from hub.service.delivery.deployment_topics import DeploymentTopics
+from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
-from schemas.bundle import ModelBundle, TrustBundle
+from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import MANIFESTS_PER_MODEL_MAX
 from schemas.names import sha256
@@ -30,7 +31,7 @@ EXPIRY_LOOK_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """The hub's online keys."""
+    """Hold the hub's online keys."""
 
     snapshot: Signer
     timestamp: Signer
@@ -38,7 +39,7 @@ class Signers:
 
 
 class Announcer:
-    """The hub's own retained topics."""
+    """Keep the hub's own retained topics published."""
 
     def __init__(
         self,
@@ -59,9 +60,11 @@ class Announcer:
         self._looked_at = self._expiry_looked_at = float("-inf")
         self._warned: dict[str, str] = {}
         self._trust: TrustBundle | None = None
+        self._small = DeploymentTopics(repository, link.topics)
         self._models: dict[str, ModelBundle] = {}
+        self._cleared: set[str] = set()  # Removed models whose topics this process has cleared.
         self._payloads: dict[str, bytes] = {}  # topic to what is to stand there
-        self._unsaid: set[str] = set()  # topics on which it may not stand yet
+        self._unpublished: set[str] = set()  # topics on which it may not stand yet
         self._echoes: dict[bytes, float] = {}
         self._healed: dict[str, float] = {}
         self._heal: set[str] = set()
@@ -78,13 +81,13 @@ class Announcer:
         for topic in [topic for topic in self._heal if now - self._healed.get(topic, float("-inf")) >= HEAL_SECONDS]:
             self._heal.discard(topic)
             self._healed[topic] = now
-            self._unsaid.add(topic)
+            self._unpublished.add(topic)
         if online:
-            self._say(now)
+            self._publish(now)
 
     def forgot(self) -> None:
         """Publish everything again, since the broker has lost its memory."""
-        self._unsaid = set(self._payloads)
+        self._unpublished = set(self._payloads)
 
     def guard(self, event: OwnTopic) -> None:
         """Check what came on a topic of ours: unless it is what we published, report why it is wrong, and publish ours again.
@@ -98,20 +101,36 @@ class Announcer:
         self._heal.add(topic)
         if self._monotonic() - self._echoes.get(payload, float("-inf")) < ECHO_SECONDS:
             return
-        refusal = self._judge(event.model, payload)
+        if event.model in self._cleared:
+            log.info("own_topic.cleared", topic=topic)  # The model was removed while the hub or the broker was away.
+            return
+        refusal = self._judge(event.kind, event.model, payload)
         if event.message.retained and refusal.code in {Code.TRUST_ROLLBACK, Code.TRUST_MISMATCH}:
             log.info("own_topic.replaced", topic=topic, code=str(refusal.code))  # our own of before a restart
             return
         raise refusal
 
-    def _judge(self, model: str | None, payload: bytes) -> Refused:
+    def _judge(self, kind: str, model: str | None, payload: bytes) -> Refused:
         if self._trust is None:
             return Refused(Code.TRUST_INCOMPLETE, "the hub has not signed anything yet")
         if model is None:
-            return judge_trust(payload, self._trust)
+            return self._judge_of_fleet(kind, payload, self._trust)
+        if kind == "deploy":
+            return judge_deployments(payload, self._payloads.get(self._link.topics.deploy(model), b""), model, self._trust)
         if model not in self._models:
             return Refused(Code.TRUST_NOT_LISTED, f"somebody announces model {model!r}, which has no release")
         return judge_model(payload, self._models[model], self._trust)
+
+    def _judge_of_fleet(self, kind: str, payload: bytes, trust: TrustBundle) -> Refused:
+        match kind:
+            case "trust-time":
+                return judge_trust(payload, self._small.roles or trust, kind=TrustTime, what="timestamp")
+            case "trust-roles":
+                return judge_trust(payload, self._small.roles or trust, kind=TrustRoles, what="set of roles")
+            case "deployed":
+                return judge_index(payload)
+            case _:
+                return judge_trust(payload, trust)
 
     # Signing
 
@@ -119,9 +138,13 @@ class Announcer:
         now = datetime.fromtimestamp(self._wall(), UTC)
         # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
         self._generation = self._repository.generation()
+        for model in self._repository.drop_rollouts(rollouts=self._signers.rollouts, now=now):
+            log.info("rollout.dropped", model=model)
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
         self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
-        for model in self._repository.models():
+        models = self._repository.models()
+        self._clear(self._repository.removed_models())
+        for model in models:
             try:
                 bundle = self._repository.model_bundle(model, self._current(model))
             except Refused:
@@ -132,6 +155,18 @@ class Announcer:
                 self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
         self._trust = self._repository.trust_bundle()
         self._put(self._link.topics.trust, codec.encode(self._trust))
+        for topic, payload in self._small.payloads(self._trust, now=now).items():
+            self._put(topic, payload)
+
+    def _clear(self, removed: Sequence[str]) -> None:
+        """Have nothing retained for models that were removed, perhaps while the hub was away; the trust bundle is what tells nodes."""
+        for model in set(removed) - self._cleared:
+            topic = self._link.topics.model(model)
+            self._payloads.pop(topic, None)
+            self._unpublished.add(topic)
+            if self._models.pop(model, None) is not None:
+                self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
+        self._cleared = set(removed)
 
     def _current(self, model: str) -> Sequence[str]:
         """Return the releases that nodes may need, oldest first.
@@ -158,22 +193,23 @@ class Announcer:
         if self._payloads.get(topic) == payload:
             return False
         self._payloads[topic] = payload
-        self._unsaid.add(topic)
+        self._unpublished.add(topic)
         return True
 
     # Saying
 
-    def _say(self, now: float) -> None:
-        # Models before the trust bundle that vouches for them, so that a node finds both.
-        for topic in sorted(self._unsaid, key=lambda one: (one == self._link.topics.trust, one)):
+    def _publish(self, now: float) -> None:
+        # Roles first, for they are fetched when a model's bundle is newer; models before the trust bundle that vouches for them, so that a
+        # node of before finds both; deployments before the index that points at them.
+        for topic in sorted(self._unpublished, key=lambda one: (OWN_KINDS.index(self._link.topics.parse(one).kind), one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
                 self._link.retain(topic, payload)
             except Unreachable as error:
                 log.warning("announcement.failed", topic=topic, reason=str(error))
                 return
-            self._unsaid.discard(topic)
-            self._echoes = {said: at for said, at in self._echoes.items() if now - at < ECHO_SECONDS}
+            self._unpublished.discard(topic)
+            self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
 

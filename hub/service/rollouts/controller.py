@@ -15,6 +15,7 @@ from securesystemslib.signer import Signer
 
 from hub.core.publish.check_rules import unchecked
 from hub.core.publish.metadata_expiry import is_ageing, life
+from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import active_alarms, deployments, earlier_nodes, fleet, gates
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.commands import (
@@ -33,6 +34,7 @@ from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import in_words
+from hub.core.rollouts.predecessors import predecessors
 from hub.core.rollouts.stages import words
 from hub.core.rollouts.tally import Tally
 from hub.core.rollouts.terms import check_shadow, written
@@ -40,6 +42,7 @@ from hub.database.drift_queries import Findings
 from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.listening import ListeningClock
+from hub.service.rollouts.release_lookup import signatures
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -83,19 +86,21 @@ class Controller:
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)
         self._judge_at = 0.0
+        self._generation = -1
         self._models = {model: self._restored(model) for model in repository.models()}
-        self._untold = {name for name, model in self._models.items() if model.expires}  # Models of which earlier nodes may read old news.
+        self._uninformed = {name for name, model in self._models.items() if model.expires}  # Earlier nodes may read old news.
         self._take_over()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a statement was signed."""
         signed = False
+        self._forget_removed()
         for command in self._store.open_commands():
             signed |= self._answer(command)
         began = self._monotonic()
         if began >= self._judge_at:
-            for model in sorted(self._untold):
-                self._tell_earlier_nodes(self._models[model])
+            for model in sorted(self._uninformed):
+                self._inform_earlier_nodes(self._models[model])
             for model in sorted(self._models):
                 signed |= self._renew(model)
                 signed |= self._judge(model)
@@ -103,21 +108,32 @@ class Controller:
             self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
         return signed
 
+    def _forget_removed(self) -> None:
+        """Judge no rollout of a model that was removed: it must not be signed again."""
+        if self._generation != (generation := self._repository.generation()):
+            self._generation, known = generation, set(self._repository.models())
+            self._models = {name: one for name, one in self._models.items() if name in known}
+            self._uninformed &= known
+
     # Commands
 
     def _answer(self, command: CommandRow) -> bool:
         try:
-            before = self._models.get(command.model) or Model(command.model)
+            before = self._models.get(command.model) or Model(command.model, serial=self._serial_of_removed(command.model))
             after, text = self._obey(before, command)
             changed = after != before
             if changed:
-                self._sign(before, after, text)
+                self._sign(before, after, text, actor=command.actor)
         except Refused as refusal:
             log.warning("command.refused", kind=command.kind, model=command.model, code=str(refusal.code), reason=refusal.reason)
             self._store.finish_command(command.id, ok=False, text=refusal.reason, code=str(refusal.code))
             return False
         self._store.finish_command(command.id, ok=True, text=text)
         return changed
+
+    def _serial_of_removed(self, model: str) -> int:
+        """Return the highest serial that a removed model of this name has had: nodes remember it."""
+        return max((row.serial for row in self._store.rollout_rows() if row.model == model), default=0)
 
     def _obey(self, model: Model, command: CommandRow) -> tuple[Model, str]:
         match command.command:
@@ -177,6 +193,9 @@ class Controller:
     def _start(self, model: Model, wish: Start) -> tuple[Model, str]:
         manifest, release = self._checked(model.name, wish.version)
         check_shadow(wish.gate, manifest)
+        if not wish.breaking:
+            place = deployments.place_of(model, wish, self._facts())
+            check_started(Signature.of(manifest), signatures(self._repository, model.name, predecessors(place)))
         progress = deployments.begun(
             model,
             wish,
@@ -242,9 +261,10 @@ class Controller:
         running, gate, listened = progress.deployment.state == "running", progress.gate, self._listening.seconds
         alarm = self._drift(progress, nodes) if running and gate.halt_on_drift else ""
         drift = self._judged(progress, nodes) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
-        digest = progress.deployment.release.digest
+        release, begun = progress.deployment.release, progress.deployment.started
         reports = [
-            fleet.report(node, model=progress.model, digest=digest, listened=listened, silent_seconds=gate.silent_seconds) for node in nodes
+            fleet.report(node, model=progress.model, release=release, begun=begun, listened=listened, silent_seconds=gate.silent_seconds)
+            for node in nodes
         ]
         facts = gates.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs)
         return core.step(progress, facts, now=now, listened=listened)
@@ -288,7 +308,7 @@ class Controller:
 
     # Durability
 
-    def _sign(self, before: Model, after: Model, *texts: str) -> None:
+    def _sign(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
         """Sign a model's deployments, then what earlier nodes read, then keep the working state."""
         now = datetime.fromtimestamp(self._wall(), UTC)
         statement = after.statement(expires=int((now + life("rollouts")).timestamp()))
@@ -296,21 +316,21 @@ class Controller:
         log.info("deployments.signed", model=after.name, serial=statement.serial, deployments=len(statement.deployments))
         signed = replace(after, serial=statement.serial, expires=statement.expires)
         self._models[after.name] = signed  # Whatever fails from here on, no other statement gets this serial.
-        self._tell_earlier_nodes(signed)
-        self._keep(before, signed, *texts)
+        self._inform_earlier_nodes(signed)
+        self._keep(before, signed, *texts, actor=actor)
 
-    def _tell_earlier_nodes(self, model: Model) -> None:
+    def _inform_earlier_nodes(self, model: Model) -> None:
         """Sign the rollout that earlier nodes read, where it says something else than before: each is sent to every node.
 
         What fails is tried again at the next look: the deployments are signed all the same.
         """
-        self._untold.add(model.name)
+        self._uninformed.add(model.name)
         try:
             self._sign_for_earlier_nodes(model)
         except Refused as refusal:
             log.warning("rollout.not_signed", model=model.name, code=str(refusal.code), reason=refusal.reason)
         else:
-            self._untold.discard(model.name)
+            self._uninformed.discard(model.name)
 
     def _sign_for_earlier_nodes(self, model: Model) -> None:
         statement = Deployments(model=model.name, serial=model.serial, expires=model.expires, deployments=model.deployments)
@@ -325,16 +345,17 @@ class Controller:
         self._repository.set_rollout(model.name, codec.encode(wanted), rollouts=self._signer, now=now)
         log.info("rollout.signed_for_earlier_nodes", model=wanted.model, serial=wanted.serial, state=wanted.state, percent=wanted.percent)
 
-    def _keep(self, before: Model, after: Model, *texts: str) -> None:
+    def _keep(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
         happened = list(texts)
         for progress in after.rollouts:
             known = before.get(progress.name)
             if progress != known:
                 is_new = known is None or progress.deployment != known.deployment
-                self._store.put_rollout_row(self._row(after, progress), happened=happened.pop(0) if happened and is_new else "")
+                text = happened.pop(0) if happened and is_new else ""
+                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor)
         for progress in before.rollouts:
             if after.get(progress.name) is None:
-                self._store.drop_rollout_row(after.name, progress.name, happened.pop(0) if happened else "")
+                self._store.drop_rollout_row(after.name, progress.name, happened.pop(0) if happened else "", actor=actor)
         self._models[after.name] = after
 
     def _row(self, model: Model, progress: core.Progress) -> RolloutRow:

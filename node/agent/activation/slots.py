@@ -1,6 +1,6 @@
 """Carry out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 
 import structlog
@@ -11,6 +11,7 @@ from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
+from node.agent.activation.staging import former_release, staged
 from node.agent.activation.trials import Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
@@ -19,7 +20,7 @@ from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.activation.shadow_comparison import Agreement
 from node.core.delivery.byte_quota import BUDGET_CODES
 from node.core.trust.clock import MonotonicClock, MonotonicSeconds, WallSeconds
-from node.serving.activation import Prepared, Staged
+from node.serving.activation import Prepared
 from node.serving.loaded_model import Stats
 from node.serving.server import Server
 from node.settings import NodeSettings
@@ -109,9 +110,31 @@ class Slots:
         if slot is not None:
             self._apply(slot, lifecycle.stopped(slot, now=int(now)), now)
 
+    def keep_models(self, models: Collection[str]) -> None:
+        """Stop serving models that the fleet has removed, and free their disk; nothing of them comes back after a restart."""
+        removed = [slot for model, slot in self._slots.items() if model not in models]
+        for slot in removed:
+            with self._store.transaction():
+                self._store.drop_slot(slot.model)
+                self._trials.removed(slot.model)
+            del self._slots[slot.model]
+            self._fetcher.cancel(slot.model)
+            for digest in {one.digest for one in (slot.target, slot.serving, slot.last_good) if one is not None}:
+                self._retire(digest)
+            self._server.forget(slot.model)
+            self._artifacts.unpoint(slot.model)
+            self._garbage.removed(slot.model)
+            self._endpoint.forget(slot.model)
+            self._report_anew(slot.model)
+            log.warning("model.removed", model=slot.model)
+        if removed:
+            self.tidy()
+
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """Take in that a transfer ended."""
-        slot = self._slots[model]
+        slot = self._slots.get(model)
+        if slot is None:
+            return  # the model was removed meanwhile
         if self._is_repaired(slot, target):
             self._repaired(slot, target, refusal)
             return
@@ -130,7 +153,7 @@ class Slots:
 
     def ready(self, event: WorkerReady, now: WallSeconds) -> None:
         """Take in that a worker is warm, or could not be."""
-        if self._tickets.get(event.target.digest) != event.ticket:
+        if self._tickets.get(event.target.digest) != event.ticket or event.model not in self._slots:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
         if isinstance(result, Prepared):
@@ -153,7 +176,8 @@ class Slots:
         """Take in that the endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is
         brought back.
         """
-        found, serving = self._endpoint.heard(event), self._slots[event.model].serving
+        found, slot = self._endpoint.heard(event), self._slots.get(event.model)
+        serving = slot.serving if slot is not None else None
         if serving is None or serving != event.target:
             return
         if found:
@@ -243,19 +267,19 @@ class Slots:
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
         """Write down the slot, the move, and what they report, at once; then act. A kill after that is taken up by `resume`."""
         slot = step.slot
-        said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
+        reports_at_once = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
         if step.move is not None:
             with self._store.transaction():
                 self._store.put_slot(slot, step.move)
                 self._trials.moved(before, slot, step.move)
-                for report in said:
+                for report in reports_at_once:
                     self._receipts.sign(slot, report)
             self._slots[slot.model] = slot
             self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
         for command in step.commands:
-            if command not in said:
+            if command not in reports_at_once:
                 self._carry_out(slot, command, now)
 
     def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: WallSeconds) -> None:
@@ -305,11 +329,13 @@ class Slots:
     def _prepare(self, model: str, target: Target) -> None:
         ticket = self._tickets[target.digest] = next(self._numbers)
         try:
-            staged = self._staged(model, target)
+            release = staged(
+                model, target, manifests=self._manifests, artifacts=self._artifacts, settings=self._settings, parameters=self._parameters
+            )
         except Refused as refusal:
             self._post(WorkerReady(model, target, refusal, ticket))
             return
-        self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result, ticket)))
+        self._server.prepare(release, lambda result: self._post(WorkerReady(model, target, result, ticket)))
 
     def _restore(self, model: str, target: Target) -> None:
         self._restoring.add(target.digest)
@@ -323,30 +349,9 @@ class Slots:
         self._repairs.pop(digest, None)
         self._server.retire(digest)
 
-    def _staged(self, model: str, target: Target) -> Staged:
-        manifest, variant = self._manifests.get(target.digest), self._manifests.variant_here(target.digest)
-        golden = manifest.golden_of(variant)
-        place = self._artifacts.relative
-        files = [(self._artifacts.path(place(target.digest, variant.name, file)), file) for file in manifest.files_of(variant.name)]
-        return Staged(
-            model=model,
-            version=target.version,
-            digest=target.digest,
-            manifest=manifest,
-            model_path=self._artifacts.path(place(target.digest, variant.name, variant.files[0])),
-            golden_path=self._artifacts.path(place(target.digest, variant.name, golden.file)) if golden else None,
-            threads=self._settings.threads,
-            runtime=variant.runtime,
-            variant=variant.name,
-            providers=variant.requirements.providers,
-            parameters=self._parameters.effective_parameters(target.digest, manifest),
-            isolation=self._settings.isolation,
-            cores=self._settings.cores,
-            check=lambda: self._artifacts.check(files),
-        )
-
     def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         try:
+            self._server.remember(target.digest, former_release(slot, self._manifests, self._parameters))
             self._server.switch(slot.model, target.digest)
         except Refused as refusal:  # the worker died between its test and the switch
             if slot.proven:
@@ -354,7 +359,7 @@ class Slots:
             else:
                 self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
             return
-        self._tell_serving(slot.model, target)
+        self._serving_begins(slot.model, target)
         for old in {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot):
             if old == target.digest:
                 continue  # what serves is never what makes way
@@ -369,8 +374,8 @@ class Slots:
 
     def _others(self, slot: ModelSlot) -> set[bytes]:
         """Return releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
-        held = self._server.held_of(slot.model)
-        return held - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
+        loaded = self._server.loaded_of(slot.model)
+        return loaded - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
 
     def _compare_old(self, model: str, old: bytes) -> None:
         """Have the release that served before answer beside the one on probation: it is warm if it has to come back."""
@@ -379,7 +384,7 @@ class Slots:
         except Refused:  # not held: it was not what answered until now
             self._retire(old)
 
-    def _tell_serving(self, model: str, target: Target) -> None:
+    def _serving_begins(self, model: str, target: Target) -> None:
         """Have telemetry count for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
         self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
@@ -406,6 +411,7 @@ class Slots:
             return
         if isinstance(result, Prepared):
             try:
+                self._server.remember(digest, former_release(slot, self._manifests, self._parameters))
                 self._server.switch(slot.model, digest)
             except Refused as refusal:  # the worker died between its test and the switch
                 result = refusal
@@ -416,8 +422,8 @@ class Slots:
 
     def _back_in_service(self, slot: ModelSlot, target: Target, prepared: Prepared) -> None:
         self._receipts.measured(target, prepared.evidence)
-        self._tell_serving(slot.model, target)
-        found = recovery.restored(slot, self._server.held_of(slot.model))
+        self._serving_begins(slot.model, target)
+        found = recovery.restored(slot, self._server.loaded_of(slot.model))
         if found.compare is not None:
             self._server.compare_with(slot.model, found.compare.digest)
         for other in found.retire:
@@ -511,7 +517,7 @@ class Slots:
             log.error("stand_in.failed", model=slot.model, version=event.target.version, code=refusal.code, reason=refusal.reason)
             return
         log.warning("stand_in.served", model=slot.model, version=event.target.version)
-        self._tell_serving(slot.model, event.target)
+        self._serving_begins(slot.model, event.target)
 
     def _whole_again(self, slot: ModelSlot, serving: Target) -> None:
         del self._repairs[serving.digest]
@@ -551,6 +557,7 @@ class Slots:
             limits,
             requests=stats.requests,
             errors=stats.errors,
+            turned_away=stats.turned_away,
             latency_ms=stats.latency_ms_p50,
             agreement=agreement,
             seconds=trial.seconds,
@@ -558,6 +565,7 @@ class Slots:
         if verdict.found == "waits":
             self._trials.keep_probation(slot.model, terms_seconds=limits.probation_seconds)
         elif verdict.found == "good":
+            self._server.remember(serving.digest, None)
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
         else:
             self._receipts.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)

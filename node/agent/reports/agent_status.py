@@ -6,10 +6,10 @@ that hangs sends nothing, and a serving thread that hangs never answers.
 
 import os
 from collections.abc import Callable
-from importlib.metadata import version
 
 import structlog
 
+from node.agent.reports.standing_findings import StandingFindings
 from node.core.doctor.agent_health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.enrol.credentials import expires_at
@@ -19,6 +19,7 @@ from node.serving.server import Server
 from node.settings import NodeSettings
 from node.trust.tuf_client import View
 from schemas.limits import TEXT_MAX
+from schemas.names import sha256
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -38,20 +39,22 @@ class StatusWriter:
         inherited: bool,
         state: Callable[[], State],
         view: Callable[[], View | None],
+        findings: StandingFindings,
         wall: WallClock,
         monotonic: MonotonicClock,
         notify: Notify,
     ) -> None:
         self._settings, self._server, self._state, self._view = settings, server, state, view
+        self._findings = findings
         self._listen, self._inherited, self._wall, self._monotonic, self._notify = listen, inherited, wall, monotonic, notify
         self._started_at = self._since = int(wall())
         self._answered_at = self._started_at
         self._online, self._reason, self._error = False, "not connected yet", ""
         self._error_at: int | None = None
-        self._denied = 0
+        self._denied = self._short_connections = 0
         self.read_only = ""  # why nothing can be written
         self._certificate_expires: int | None = None
-        self._held: dict[bytes, int | None] = {}
+        self._loaded: dict[bytes, int | None] = {}
         self._asked_at = self._looked_at = NEVER
         self._answered = True
         self._written: AgentStatus | None = None
@@ -69,8 +72,9 @@ class StatusWriter:
         self._denied = 0
         self._turn(True, "")
 
-    def disconnected(self, reason: str) -> None:
-        """Take in that the connection ended, or could not be made."""
+    def disconnected(self, reason: str, *, short_connections: int = 0) -> None:
+        """Take in that the connection ended, or could not be made; `short_connections` ended in a row before they had lasted."""
+        self._short_connections = short_connections or self._short_connections
         self._turn(False, reason)
 
     def denied(self, filters: int) -> None:
@@ -89,7 +93,7 @@ class StatusWriter:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        self._say(self._status(None))
+        self._write_changed(self._status(None))
 
     def left(self) -> None:
         """Write the last status: the agent ends."""
@@ -104,11 +108,11 @@ class StatusWriter:
         if seconds:
             self._notify.watchdog()
         self._answered, self._asked_at = False, now
-        self._server.ask_held(self._hear)
+        self._server.ask_loaded(self._take_answer)
 
-    def _hear(self, held: dict[bytes, int | None]) -> None:
+    def _take_answer(self, loaded: dict[bytes, int | None]) -> None:
         """Take the serving thread's answer, on that thread: plain stores, the flag last."""
-        self._held = held
+        self._loaded = loaded
         self._answered_at = int(self._wall())
         self._answered = True
 
@@ -118,7 +122,7 @@ class StatusWriter:
         self._online, self._reason = online, reason[:TEXT_MAX] or self._reason
         self._looked_at = NEVER
 
-    def _say(self, status: AgentStatus) -> None:
+    def _write_changed(self, status: AgentStatus) -> None:
         before = self._written
         moving = {"written_at": 0, "answered_at": 0}
         changed = before is None or before.model_copy(update=moving) != status.model_copy(update=moving)
@@ -142,16 +146,18 @@ class StatusWriter:
             node=self._settings.id,
             fleet=self._settings.fleet,
             pid=os.getpid(),
-            software=f"fleetcast {version('fleetcast')}",
+            software=state.software,
             started_at=self._started_at,
             written_at=int(self._wall()),
             ended_at=ended_at,
             listen=self._listen,
+            key=sha256(state.public_key),
             online=self._online and ended_at is None,
             since=self._since,
             reason=self._reason,
             session=state.session,
             denied=self._denied,
+            short_connections=self._short_connections,
             link=state.link or "free",
             certificate_expires=self._certificate_expires,
             root_version=state.root_version,
@@ -159,9 +165,10 @@ class StatusWriter:
             expires=int(view.expires.timestamp()) if view else None,
             timestamp_expires=int(view.timestamp_expires.timestamp()) if view else None,
             answered_at=self._answered_at,
-            workers=tuple(WorkerProcess(digest=digest, pid=pid) for digest, pid in sorted(self._held.items())),
+            workers=tuple(WorkerProcess(digest=digest, pid=pid) for digest, pid in sorted(self._loaded.items())),
             slots=state.slots,
             telemetry=state.telemetry,
+            findings=self._findings.all(),
             error=self._error,
             error_at=self._error_at,
             read_only=self.read_only[:TEXT_MAX],

@@ -10,7 +10,7 @@ from schemas import limits
 from schemas.document import Fact
 from schemas.names import Digest, FleetName, NodeId
 from schemas.quantities import Count, Seconds
-from schemas.state import LinkClass, Slot, TelemetryBudget
+from schemas.state import Finding, LinkClass, Slot, TelemetryBudget
 
 WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
 SILENT_SECONDS_MAX = 120  # and is not well when it has not for this long: reading a large model back from a slow card takes a minute
@@ -35,12 +35,14 @@ class AgentStatus(Fact):
     written_at: Seconds
     ended_at: Seconds | None = None  # Set by an agent that ended in order.
     listen: Line  # where local programs ask
+    key: Digest | None = None  # SHA-256 of the device's public key, by which an operator lets new hardware in.
 
     online: bool
     since: Seconds  # the agent is connected, or is not
     reason: Line = ""  # why not, or why it was not the last time
     session: Count = 0
     denied: Count = 0  # subscriptions, since it is connected
+    short_connections: Count = 0  # Connections in a row that the broker accepted and that ended soon.
     link: LinkClass = "free"
     certificate_expires: Seconds | None = None
 
@@ -53,12 +55,14 @@ class AgentStatus(Fact):
     workers: Annotated[tuple[WorkerProcess, ...], Field(max_length=4 * limits.SLOTS_MAX)] = ()
     slots: Annotated[tuple[Slot, ...], Field(max_length=limits.SLOTS_MAX)] = ()
     telemetry: TelemetryBudget | None = None
+    findings: Annotated[tuple[Finding, ...], Field(max_length=limits.NODE_FINDINGS_MAX)] = ()  # What is wrong now, as in the node's state.
     error: Line = ""  # the last message that was refused, or bug that was survived
     error_at: Seconds | None = None
     read_only: Line = ""  # why the disk takes nothing: the node serves what it has, keeps nothing, and is not connected
 
     supervised: bool = False  # started by a service manager
     inherited: bool = False  # its socket is the service manager's
+    superseded: bool = False  # Set by the next agent at its start, until its own first status.
     watchdog_seconds: float | None = None
 
 
@@ -76,7 +80,7 @@ def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
     """Return how a node is by its last status. A node without a broker is well: it serves what it has."""
     if not running:
         return Verdict.NOT_RUNNING
-    if status is None or status.ended_at is not None:
+    if status is None or status.ended_at is not None or status.superseded:
         return Verdict.IDLE  # it has only just begun
     if abs(now - status.written_at) > SILENT_SECONDS_MAX:
         return Verdict.NOT_TURNING
@@ -86,6 +90,11 @@ def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
     alive = {worker.digest for worker in status.workers if worker.pid is not None}
     answers = status.written_at - status.answered_at <= SILENT_SECONDS_MAX
     return Verdict.SERVING if answers and alive.issuperset(served) else Verdict.NOT_SERVING
+
+
+def superseded(status: AgentStatus) -> AgentStatus:
+    """Return what is left of a status once another agent has begun: neither a connection nor a worker."""
+    return status.model_copy(update={"superseded": True, "online": False, "workers": ()})
 
 
 def is_stale(expires: int | None, *, wall: int, floor: int) -> bool:

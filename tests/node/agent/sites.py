@@ -33,7 +33,8 @@ PROFILE = Profile(arch="any", cores=1, memory_bytes=2**30, providers=("CPUExecut
 
 def verified(manifest: Manifest) -> Release:
     """As trust would have made it."""
-    return Release(manifest=manifest, digest=sha256(codec.encode(manifest)))
+    document = codec.encode(manifest)
+    return Release(manifest=manifest, digest=sha256(document), document=document)
 
 
 @dataclass
@@ -84,7 +85,7 @@ class Site:
         artifacts = Artifacts(self.folder / "artifacts")
         self.parameters = Parameters(
             Overrides(self.folder / "parameters.toml"),
-            rollout_says=lambda model, digest: self.rollout,
+            rollout_parameters=lambda model, digest: self.rollout,
             refused=lambda refusal, model: self.refusals.append(refusal),
         )
         self.slots = Slots(

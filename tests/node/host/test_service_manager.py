@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from node.agent.reports.agent_status import StatusWriter
+from node.agent.reports.standing_findings import StandingFindings
 from node.core.doctor.agent_health import Verdict, judge
 from node.host.pidfile import read_status
 from node.host.service_manager import Notify
@@ -109,6 +110,7 @@ class Loop:
             inherited=True,
             state=lambda: State(node="gw-1", session=1, status="online", at=int(self.now)),
             view=lambda: None,
+            findings=StandingFindings(),
             wall=lambda: self.now,
             monotonic=lambda: self.now,
             notify=notify,
@@ -118,7 +120,7 @@ class Loop:
         """Time passes, the serving thread answers unless it hangs, and the loop turns."""
         self.now += seconds
         answered = threading.Event()
-        self.server.ask_held(lambda _: answered.set())
+        self.server.ask_loaded(lambda _: answered.set())
         assert answered.wait(0.01 if hangs else 60) is not hangs
         self.status_writer.tick()
 

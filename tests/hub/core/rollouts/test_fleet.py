@@ -12,6 +12,7 @@ from hub.core.rollouts.listening import Listened
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES, sha256
 from schemas.receipt import Evidence, Receipt
+from schemas.rollout import ReleaseRef
 from schemas.state import Profile, Slot, State
 
 KEY, OTHER_KEY = b"key", b"other key"
@@ -52,8 +53,35 @@ def test_a_will_of_the_present_session_says_lost_and_keeps_what_the_node_said() 
     assert (lost.status, lost.state.cohort, lost.last_seen, lost.public_key) == ("lost", "nyc", 2000, KEY)
 
 
-def test_an_older_sessions_state_is_ignored() -> None:
-    assert fold_state(known(state(session=3)), state(session=2), now=2001, listened=Listened(2001.0)) is None
+def test_an_older_sessions_state_is_ignored_where_the_broker_kept_it() -> None:
+    assert fold_state(known(state(session=3)), state(session=2), now=2001, listened=Listened(2001.0), old=True) is None
+
+
+@pytest.mark.parametrize("before", [3, 2**53])
+def test_a_node_that_speaks_just_now_is_there_whatever_its_session(before: int) -> None:
+    node = fold_state(known(state(session=before, status="disconnected")), state(session=2), now=2001, listened=Listened(2001.0))
+
+    assert node is not None
+    assert (node.status, node.session) == ("online", 2)
+
+
+def test_an_absurd_session_shuts_out_not_even_what_the_broker_kept() -> None:
+    assert known(state(session=2**53), state(session=2)).session == 2
+    assert fold_state(known(state(session=2**53)), state(session=2), now=2001, listened=Listened(2001.0), old=True) is not None
+
+
+def test_a_will_of_an_absurd_session_raises_no_session() -> None:
+    lost = known(state(session=2), state(session=2**53, status="lost"))
+
+    assert (lost.status, lost.session) == ("lost", 2)
+    assert known(state(session=2), state(session=2**53, status="lost"), state(session=3)).status == "online"
+
+
+def test_a_receipt_that_never_came_before_counts_whatever_its_number() -> None:
+    node = fold_receipt(known(state()), receipt(40, "serving", ONE), received_at=1)
+
+    assert fold_receipt(node, receipt(1, "serving", TWO), received_at=2, is_new=True).serving["delay"].digest == TWO
+    assert fold_receipt(node, receipt(1, "serving", TWO), received_at=2).serving["delay"].digest == ONE
 
 
 def test_a_polite_goodbye_is_not_turned_into_a_loss() -> None:
@@ -109,9 +137,9 @@ def test_only_a_receipt_says_what_is_served() -> None:
     slots = ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},)
     claims = known(state(slots=slots, profile=Profile(arch="x", cores=1, memory_bytes=1, labels={"site": "a"})))
 
-    before = fleet.report(claims, model="delay", digest=ONE, listened=Listened(2000.0), silent_seconds=60)
+    before = fleet.report(claims, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
     signed = fold_receipt(claims, receipt(1, "serving"), received_at=2000, heard_at=Listened(2000.0))
-    after = fleet.report(signed, model="delay", digest=ONE, listened=Listened(2000.0), silent_seconds=60)
+    after = fleet.report(signed, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
 
     assert (before.serving, after.serving) == (False, True)
     assert dict(after.labels) == {"site": "a"}
@@ -134,7 +162,10 @@ def test_a_refusal_leaves_what_is_served() -> None:
     refused = fold_receipt(node, receipt(2, "refused", TWO, code="model.golden_mismatch"), received_at=2, heard_at=Listened(2.0))
 
     assert refused.serving["delay"].digest == ONE
-    assert fleet.report(refused, model="delay", digest=TWO, listened=Listened(2.0), silent_seconds=60).failed_at == 2
+    assert (
+        fleet.report(refused, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2.0), silent_seconds=60).failed_at
+        == 2
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from(["serving", "refused", "rolled_back"]), st.sampled_from([ONE, TWO])), max_size=8), st.data())
@@ -191,7 +222,7 @@ def test_latency_is_compared_with_the_release_that_the_node_measured_before() ->
     node = fold_receipt(known(state()), receipt(1, "serving", **measured(2.0)), received_at=1)
     assert fleet.latency_ratio(node, "delay", ONE) is None
     node = fold_receipt(node, receipt(2, "serving", TWO, **measured(3.0, shadow="passed")), received_at=2)
-    report = fleet.report(node, model="delay", digest=TWO, listened=Listened(2000.0), silent_seconds=60)
+    report = fleet.report(node, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2000.0), silent_seconds=60)
     assert (report.latency_ratio, report.shadow) == (1.5, "passed")
 
     node = fold_receipt(node, receipt(3, "rolled_back", TWO), received_at=3)
