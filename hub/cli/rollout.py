@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -33,6 +33,7 @@ from schemas.state import State
 from schemas.windows import parse_windows
 
 PERCENT_DIGITS_MAX = 3
+Parsed = TypeVar("Parsed")
 ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 
 deployment_option = click.option("--deployment", metavar="NAME", help="Deployment, where the model has several.")
@@ -165,10 +166,11 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     model, version = split(release)
     repository = Repository(directory / "trust")
     ref, manifest = release_of(repository, model, version)
-    terms = {name: parse_windows(said[name]) if said[name] is not None else None for name in ("activate", "fetch")}
+    asked_stages = _parsed("stages", parse_stages, stages)
+    windows = {name: _parsed(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
     wish = {
         "version": version,
-        "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in parse_stages(stages)],
+        "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in asked_stages],
         "labels": read_pairs("--label", labels, mend=ONE_LABEL),
         "gate": {
             "receipts_ratio_min": said["receipts_min"],
@@ -191,11 +193,11 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
             "bytes_max": said["node_bytes_max"],
             "full_download": said["full_download"],
             "priority": said["priority"],
-            **_given({"fetch": terms["fetch"]}),
+            **_given({"fetch": windows.get("fetch")}),
         },
         "parameters": read(manifest.parameters or (), _pairs(said["values"])) or None,
         **_given({name: said[name] for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "breaking", "force")}),
-        **_given({"activate": terms["activate"], "approve": tuple(_approve(said["approve"]))}),
+        **_given({"activate": windows.get("activate"), "approve": tuple(_approve(said["approve"]))}),
     }
     command = commands.read_as(commands.Start, json.dumps(wish))
     present, nodes = model_of(repository, model), facts_of(_states(directory))
@@ -238,6 +240,18 @@ def _states(directory: Path) -> list[State]:
         store.close()
 
 
+def _parsed(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
+    """Return what an option means.
+
+    Raises:
+        click.UsageError: it is not written as it must be.
+    """
+    try:
+        return parse(text)
+    except Refused as refusal:
+        raise click.UsageError(f"--{option}: {refusal.reason}") from None
+
+
 def _approve(said: Sequence[str]) -> list[int | str]:
     """Return the stages of `--approve`, by percentage or name."""
     found = [one.strip().removesuffix("%").strip() for text in said for one in text.split(",")]
@@ -246,7 +260,7 @@ def _approve(said: Sequence[str]) -> list[int | str]:
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given: a hub of an earlier version refuses fields that it does not know."""
-    return {name: value for name, value in values.items() if value not in (None, False, ())}
+    return {name: value for name, value in values.items() if value is not None and value is not False and value != ()}
 
 
 def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:

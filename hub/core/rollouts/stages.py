@@ -12,7 +12,6 @@ from schemas.selectors import parse
 
 EXAMPLES: Final = "write whole percents and selectors, such as 1,10,100 or 'canary: site=lab; 10; 100'"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")
-_PERCENTS = re.compile(r"[\s0-9,%]*")
 
 AskedStage = int | NamedStage
 
@@ -24,13 +23,19 @@ def parse_stages(text: str) -> tuple[AskedStage, ...]:
         Refused: ROLLOUT_INVALID, naming the part that is neither; SELECTOR_INVALID.
     """
     if len(text) > SELECTOR_CHARACTERS_MAX:
-        raise Refused(Code.ROLLOUT_INVALID, f"stages: they have {len(text)} characters, at most {SELECTOR_CHARACTERS_MAX} are allowed")
+        raise Refused(Code.ROLLOUT_INVALID, f"they have {len(text)} characters, at most {SELECTOR_CHARACTERS_MAX} are allowed")
     found: list[AskedStage] = []
     for number, part in enumerate(text.split(";"), start=1):
-        found += _percents(part, number) if _PERCENTS.fullmatch(part) else [_named(part, number)]
+        found += _percents(part, number) if _are_percents(part) else [_named(part, number)]
     if len(found) > STAGES_MAX:
-        raise Refused(Code.ROLLOUT_INVALID, f"stages: there are {len(found)}, at most {STAGES_MAX} are allowed")
+        raise Refused(Code.ROLLOUT_INVALID, f"there are {len(found)} stages, at most {STAGES_MAX} are allowed")
     return tuple(found)
+
+
+def _are_percents(part: str) -> bool:
+    """Return whether a part is meant as percents, also where one of them is wrong."""
+    terms = [one.strip().removesuffix("%").strip() for one in part.split(",")]
+    return not any(sign in part for sign in ":=!(") and any(not one or one.isdecimal() for one in terms)
 
 
 def _percents(part: str, number: int) -> list[AskedStage]:
@@ -58,7 +63,7 @@ def _named(part: str, number: int) -> NamedStage:
 
 
 def _invalid(part: str, number: int, reason: str) -> Refused:
-    return Refused(Code.ROLLOUT_INVALID, f"stages: part {number}, {part.strip()[:80]!r}: {reason}; {EXAMPLES}")
+    return Refused(Code.ROLLOUT_INVALID, f"part {number}, {part.strip()[:80]!r}: {reason}; {EXAMPLES}")
 
 
 def built(asked: Sequence[AskedStage], approve: Sequence[int | str]) -> tuple[Stage, ...]:

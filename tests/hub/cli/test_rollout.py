@@ -75,7 +75,6 @@ def test_without_a_hub_waiting_ends_in_a_timeout_not_in_a_halt(made: Made) -> No
     [
         (("--stages", "50,10"), "rise"),
         (("--stages", "10,50"), "end at 100"),
-        (("--stages", "0,100"), "stages"),
         (("--receipts-min", "nan"), "receipts_ratio_min"),
         (("--label", "a key=b"), "labels"),
         (("--label", "site=a"), "none is known yet: `fleetcast nodes`"),
