@@ -17,7 +17,18 @@ from tests.brokers import CONSUMER, FLEET, Mosquitto
 TOPICS = Topics(FLEET)
 DIGEST = bytes(range(32))
 QUIET_SECONDS = 0.5
-HUB_ONLY = (TOPICS.trust, TOPICS.model("delay"), TOPICS.block(DIGEST), TOPICS.windows("delay"), TOPICS.drift("delay"), TOPICS.alert)
+HUB_ONLY = (
+    TOPICS.trust,
+    TOPICS.trust_time,
+    TOPICS.trust_roles,
+    TOPICS.deployed,
+    TOPICS.deploy("delay"),
+    TOPICS.model("delay"),
+    TOPICS.block(DIGEST),
+    TOPICS.windows("delay"),
+    TOPICS.drift("delay"),
+    TOPICS.alert,
+)
 
 
 @pytest.fixture
