@@ -89,7 +89,7 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
     \b
     Examples:
       fleetcast nodes
-      fleetcast nodes --where site=jfk,state!=serving
+      fleetcast nodes list --where site=jfk,state!=serving
       fleetcast nodes gateway-17 --json
     """
     known, receipts = nodes_and_receipts(directory, node)
