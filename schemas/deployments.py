@@ -100,6 +100,7 @@ class Deployments(Document):
     """List a model's deployments in the order in which they decide. `serial` only rises, so an old statement cannot be replayed."""
 
     schema_name = "deployments"
+    schema_minor = 1
     bytes_max = limits.DEPLOYMENTS_BYTES_MAX
     decoded_bytes_max = limits.DEPLOYMENTS_DECODED_BYTES_MAX
 

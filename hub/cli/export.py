@@ -73,7 +73,7 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
         {
             "file": str(target),
             "bytes": target.stat().st_size,
-            "blocks": len(payloads),
+            "blocks": parcel.blocks,
             "variants": list(variants),
             "node": node,
             "rolled_out": repository.rollout(model) is not None or envelope is not None,

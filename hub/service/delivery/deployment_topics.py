@@ -31,6 +31,7 @@ class DeploymentTopics:
         self.roles: TrustRoles | None = None
         self._models: set[str] = set()
         self._warned: frozenset[str] = frozenset()
+        self._read: dict[bytes, Deployments] = {}  # Statements as they were read before: a step changes one of many.
 
     def payloads(self, trust: TrustBundle, *, now: datetime) -> Mapping[str, bytes]:
         """Return what is to stand on which topic; an empty payload clears one.
@@ -39,7 +40,10 @@ class DeploymentTopics:
         has the rollouts.
         """
         envelopes = {model: raw for model in self._repository.models() if (raw := self._repository.deployments(model)) is not None}
-        statements = {model: codec.decode(Deployments, codec.decode(Envelope, raw).payload) for model, raw in envelopes.items()}
+        self._read = {
+            raw: self._read.get(raw) or codec.decode(Deployments, codec.decode(Envelope, raw).payload) for raw in envelopes.values()
+        }
+        statements = {model: self._read[raw] for model, raw in envelopes.items()}
         lacking = frozenset(one.model for one in trust.documents if not _covers(statements.get(one.model), one.document))
         if lacking and lacking != self._warned:
             log.warning("deployments.lacking", models=sorted(lacking), reason="nodes follow the rollouts on the topic of before")

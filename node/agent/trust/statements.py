@@ -4,7 +4,7 @@ A hub of the version before says none of them, but everything on `trust`, at eve
 a hub (node/core/trust/hub_topics.py), and its rollouts are followed as the deployments that they amount to.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -46,11 +46,12 @@ class Statements:
         refused: Callable[[Refused, str], None],
         believed: Callable[[View], None],
         changed: Callable[[], None],
+        chosen: Callable[[Collection[str], Collection[str]], None],
     ) -> None:
-        """Report a new view by `believed`, and a statement that is new by `changed`."""
+        """Report a new view by `believed`, a statement that is new by `changed`, and models whose topics are read or left by `chosen`."""
         self._store, self._trust, self._link, self._wall, self._monotonic = store, trust, link, wall, monotonic
         self._requests, self._facts, self._refusal, self._believed, self._changed = requests, facts, refused, believed, changed
-        self._topics = link.topics
+        self._chosen, self._topics = chosen, link.topics
         self._old, self._roles = OldTopic(), RolesFetch()
         self._view: View | None = None
         self._index: DeploymentIndex | None = None
@@ -90,6 +91,7 @@ class Statements:
 
     def connected(self, *, session_present: bool) -> None:
         """Subscribe to all that is read; a broker that kept the session sends again only what is new to it."""
+        self._choose()
         self._online = True
         link, topics = self._link, self._topics
         self._time_mid = link.read([topics.trust_time], only_if_new=session_present)
@@ -159,20 +161,22 @@ class Statements:
                     self.take_deployments(model, envelope)
 
     def _take_time(self, time: TrustTime) -> None:
-        self._old.heard()
-        self._is_hub_new = True
         try:
             view = self._trust.accept_timestamp(time.timestamp, now=self._now())
         except Unreachable as error:
+            self._old.heard()
+            self._is_hub_new = True
             self._unreachable(error, TIME)
         except Refused as refusal:
-            if refusal.code is Code.TRUST_ROLLBACK and self._is_old_read:
+            if refusal.code is Code.TRUST_ROLLBACK and (self._is_old_read or not self._old.is_alone_accepted):
                 # The hub was replaced by one of before, and the broker still has what the newer one said.
                 log.info("timestamp.older", reason=refusal.reason)
                 self._requests.settled(TIME)
             else:
+                self._old.heard()
                 self._refused(refusal, TIME)
         else:
+            self._is_hub_new = True
             self._accepted_alone(view)
             self._requests.settled(TIME)
             self._believe(view)
@@ -316,8 +320,12 @@ class Statements:
         if len(wanted) > FOLLOWED_MAX:
             log.error("models.too_many", models=len(wanted), followed=FOLLOWED_MAX)
         before, self.followed = self.followed, frozenset(wanted[:FOLLOWED_MAX])
+        fresh, left = sorted(self.followed - before), sorted(before - self.followed)
+        for model in left:
+            self._waiting.pop(model, None)
+            self._requests.settled(DEPLOY + model)
+        self._chosen(fresh, left)
         if self._online:
-            fresh, left = sorted(self.followed - before), sorted(before - self.followed)
             self._link.read([topic for model in fresh for topic in (self._topics.deploy(model), self._topics.model(model))])
             self._link.leave([topic for model in left for topic in (self._topics.deploy(model), self._topics.model(model))])
 

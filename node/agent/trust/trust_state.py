@@ -66,6 +66,7 @@ class TrustState:
             refused=self._statement_refused,
             believed=self._believe,
             changed=self._changed,
+            chosen=self._chosen,
         )
         self._findings = findings
         self._slots: Slots | None = None
@@ -145,6 +146,9 @@ class TrustState:
         for pending in list(self._pending.values()):
             self.take_model(pending)
         self._changed()
+
+    def _chosen(self, read: Collection[str], left: Collection[str]) -> None:
+        self.models = (self.models | set(read)) - set(left)
 
     def _changed(self) -> None:
         statements = self.statements()

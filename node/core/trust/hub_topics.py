@@ -33,6 +33,11 @@ class OldTopic:
         """Take in that something came on the timestamp's topic; nobody has verified it yet."""
         self._is_heard = True
 
+    @property
+    def is_alone_accepted(self) -> bool:
+        """Return whether this process has accepted a timestamp that came alone."""
+        return self._alone_signed is not None
+
     def accepted_alone(self, signed: int, now: MonotonicSeconds) -> None:
         """Take in a verified timestamp that came without rollouts, and when it was signed."""
         if self._alone_signed is None or signed > self._alone_signed:

@@ -330,6 +330,24 @@ def test_a_node_that_starts_after_a_downgrade_follows_what_is_newer(embedded: Sc
         until(lambda: serial(second) == 2)
 
 
+def test_an_older_timestamp_that_a_replaced_hub_left_behind_is_no_alarm(embedded: Scene) -> None:
+    embedded.say_everything()
+    embedded.fleet.now += timedelta(hours=3)
+    embedded.fleet.roll("1.1.0", serial=2)
+    embedded.say_old()
+    first = embedded.agent()
+    with running(first):
+        until(lambda: serial(first) == 2)
+    second = embedded.agent()
+    with running(second), capture_logs() as logs:
+        until(lambda: any(line["event"] == "timestamp.older" for line in logs))
+        embedded.fleet.roll("1.0.0", serial=3)
+        embedded.say_old()
+        until(lambda: serial(second) == 3)
+
+    assert [line for line in logs if line.get("code") == "trust.rollback"] == []
+
+
 def test_a_broker_whose_index_promises_roles_that_do_not_come_is_asked_a_few_times(embedded: Scene) -> None:
     embedded.say_everything()
     embedded.say_index(targets=2**50)

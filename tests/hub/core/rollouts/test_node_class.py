@@ -99,7 +99,7 @@ def test_the_gate_and_the_list_of_nodes_count_the_same(
     nodes = [(node(serves=serves, slot=slot, failure=failure), heard) for serves, slot, failure, heard in drawn]
     classes = totals(class_of(deployment, one, model="m", heard=heard, silent_seconds=1, failed_from=5, now=10) for one, heard in nodes)
     reports = [
-        replace(report(one, model="m", digest=NEW.digest, listened=Listened(0.0), silent_seconds=1), heard=heard) for one, heard in nodes
+        replace(report(one, model="m", release=NEW, begun=0, listened=Listened(0.0), silent_seconds=1), heard=heard) for one, heard in nodes
     ]
     counted = tally(deployment, reports, judged_from=5, now=10)
 

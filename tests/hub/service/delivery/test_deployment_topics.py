@@ -10,6 +10,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from fleetcast.mqtt_connection import Message
+from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments
 from hub.signing.envelopes import seal
 from schemas import codec
@@ -142,19 +143,19 @@ def test_a_release_says_new_roles_before_the_model_and_the_timestamp_comes_hourl
     assert listener.names(found) == ["trust/roles", "trust/time", "model/delay", "trust"]
 
 
-def test_rollouts_without_deployments_keep_the_hub_on_the_topic_of_before(embedded: brokers.Broker, fleet: Fleet) -> None:
+def test_rollouts_without_deployments_keep_the_hub_on_the_topic_of_before(fleet: Fleet) -> None:
+    now, (snapshot, timestamp, rollouts) = datetime.now(UTC), fleet.online
     moved = Rollout(model="delay", serial=4, release=RELEASE, state="running", stages=(100,), salt=bytes(16), started=1)
-    fleet.repository.set_rollout("delay", codec.encode(moved), rollouts=fleet.online[2], now=datetime.now(UTC))
-    with fleet.hub(embedded):
-        until("the announcement", lambda: retained(embedded, fleet.topics.trust))
-        assert retained(embedded, fleet.topics.trust_time) == b""
-        deploy(fleet, 3)  # older than the rollout
-        listener = Listener.on(embedded, fleet)
-        listener.until_on(fleet.topics.model("delay"))
-        deploy(fleet, 4)
-        names = listener.names(listener.until_on(fleet.topics.deployed))
+    fleet.repository.set_rollout("delay", codec.encode(moved), rollouts=rollouts, now=now)
+    fleet.repository.refresh(snapshot=snapshot, timestamp=timestamp, now=now)
+    trust, topics = fleet.repository.trust_bundle(), DeploymentTopics(fleet.repository, fleet.topics)
 
-    assert names == ["trust/roles", "trust/time", "deploy/delay", "deployed"]
+    assert topics.payloads(trust, now=now) == {}
+    deploy(fleet, 3)  # older than the rollout
+    assert topics.payloads(trust, now=now) == {}
+    deploy(fleet, 4)
+    names = {topic.removeprefix(fleet.topics.prefix) for topic in topics.payloads(trust, now=now)}
+    assert names == {"trust/roles", "trust/time", "deploy/delay", "deployed"}
 
 
 def test_what_a_stranger_puts_on_the_small_topics_is_told_and_put_right(embedded: brokers.Broker, fleet: Fleet) -> None:
