@@ -51,7 +51,7 @@ class Hub:
         self.controller = Controller(
             repository=self.fleet.repository,
             store=self.store,
-            notes=Notes(self.store, say=lambda alert: None, clock=lambda: self.now),
+            notes=Notes(self.store, publish=lambda alert: None, clock=lambda: self.now),
             nodes=self.nodes,
             signer=self.fleet.online[2],
             random_bytes=self.random_bytes,
