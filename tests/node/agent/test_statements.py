@@ -25,7 +25,7 @@ from schemas.deployments import Deployments, Envelope
 from schemas.topics import Topics
 from tests import brokers
 from tests.broker.client import Client
-from tests.node.agent.test_loop import running, until
+from tests.node.agent.test_loop import running, until, wants
 from tests.trust_fleet import Fleet, signed, statement
 
 
@@ -154,6 +154,7 @@ def test_an_empty_node_learns_what_concerns_it_and_reads_nothing_else(scene: Sce
     heard = heard_by(node)
     with running(node):
         until(lambda: serial(node) == 1 and versions(node) == ["1.0.0", "1.1.0"])
+        until(lambda: wants(node) == "1.0.0")
         scene.say_roles()
         until(lambda: node._trust_state.view is not None and node._trust_state.view.timestamp_version == newest_time(scene))
 
@@ -283,7 +284,7 @@ def test_an_end_between_acknowledgement_and_effect_loses_nothing(scene: Scene, m
 
         patch.setattr(TrustState, "_follow", note)
         with running(second):
-            until(lambda: 2 in acted and versions(second) != [])
+            until(lambda: 2 in acted and wants(second) == "1.1.0")
 
 
 def test_a_hub_of_before_is_followed_then_its_upgrade_then_its_downgrade(embedded: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
