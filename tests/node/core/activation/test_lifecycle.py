@@ -64,7 +64,7 @@ def active(number: int = 1) -> ModelSlot:
 
 
 @pytest.mark.parametrize("reached", [1, 2])
-def test_a_probation_that_ends_does_not_stop_the_worker_that_tests_a_release_wanted_again(reached: int) -> None:
+def test_the_end_of_probation_stops_no_worker_that_tests_what_is_wanted(reached: int) -> None:
     slot = through(active(1), wants(2), *TO_PROBATION, wants(1, rollout=1), *TO_PROBATION[:reached])
 
     step = lifecycle.settled(slot, now=5)
