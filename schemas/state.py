@@ -78,11 +78,19 @@ class Finding(Fact):
     reason: Annotated[str, Field(max_length=limits.FINDING_TEXT_MAX)] = ""
 
 
+class SettingsInForce(Fact):
+    """Report which of the hub's settings are in force on the node; `ignored` names those that its site does not accept."""
+
+    serial: Annotated[int, Field(ge=1, le=2**53)]
+    display_name: Annotated[str, Field(max_length=64)] = ""
+    ignored: Annotated[tuple[Label, ...], Field(max_length=8)] = ()
+
+
 class State(Document):
     """Report a node's state. `session` rises with every CONNECT: a Will of an older session is ignored."""
 
     schema_name = "state"
-    schema_minor = 1
+    schema_minor = 2
     bytes_max = limits.STATE_BYTES_MAX
 
     node: NodeId
@@ -102,3 +110,4 @@ class State(Document):
     telemetry: TelemetryBudget | None = None
     # What is wrong now; absent if the node is older, or does not know that the hub reads it (`READS_FIELD`).
     findings: Annotated[tuple[Finding, ...] | None, Field(max_length=limits.NODE_FINDINGS_MAX), Since(1)] = None
+    settings: Annotated[SettingsInForce | None, Since(2)] = None  # Absent if the hub has set nothing, or reads only older states.

@@ -8,6 +8,8 @@ from schemas.block_request import Range, Want
 from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
 from schemas.bundle_file import Parcel
 from schemas.codec import encode
+from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope, Stage, in_order
+from schemas.device_settings import DeviceSettings, LinkBudget
 from schemas.document import Document
 from schemas.enrolment import (
     AuthorityCertificate,
@@ -25,8 +27,9 @@ from schemas.names import sha256
 from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rice import pack
 from schemas.rollout import Fallback, Gate, ReleaseRef, Rollout
+from schemas.selectors import Requirement
 from schemas.signals import Baseline, Privacy, Signal
-from schemas.state import Finding, Profile, Slot, State, TelemetryBudget
+from schemas.state import Finding, Profile, SettingsInForce, Slot, State, TelemetryBudget
 from schemas.window import Window
 
 NOON = 1_359_720_000  # 2013-02-01 12:00 UTC
@@ -166,6 +169,31 @@ _ALERT = Alert(
 )
 _FOUND = Found(alert=_ALERT, drift=_DRIFT, window=_MERGED)
 
+_DEPLOYMENTS = Deployments(
+    model="delay",
+    serial=12,
+    expires=NOON + 7 * 86_400,
+    deployments=tuple(
+        in_order(
+            [
+                Deployment(name=DEFAULT, release=RELEASE, state="done", rollout=bytes(16), started=NOON),
+                Deployment(
+                    name="airports",
+                    priority=10,
+                    selector=(Requirement("site", "in", ("airport",)),),
+                    release=RELEASE,
+                    fallback=ReleaseRef("1.1.0", sha256(b"before")),
+                    state="running",
+                    rollout=bytes(range(16)),
+                    stages=(Stage(25), Stage(100)),
+                    threshold=2**62,
+                    started=NOON,
+                ),
+            ]
+        )
+    ),
+)
+
 _SIGNATURE = b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)
 STATEMENT = Statement(fleet="plant", nonce=sha256(b"drawn by the device"), at=NOON)
 RENEWAL = Renewal(node="gate-17", statement=encode(STATEMENT), statement_signature=_SIGNATURE, request=b"0\x81\xc7 (PKCS #10)")
@@ -182,6 +210,7 @@ EXAMPLES: tuple[Document, ...] = (
         rollouts=b'{"signatures":[],"signed":{"_type":"targets"}}',
         documents=(RolloutBytes("delay", encode(ROLLOUT)),),
     ),
+    Envelope(key=sha256(b"the rollouts key"), signature=bytes(range(64)), payload=encode(_DEPLOYMENTS)),
     ModelBundle(model="delay", role=b'{"signatures":[],"signed":{"_type":"targets"}}', manifests=(ManifestBytes("1.2.0", MANIFEST_BYTES),)),
     Parcel(fleet="plant", model="delay", version="1.2.0", release=RELEASE.digest, at=NOON, blocks=1, bytes=61_234, node="gate-17"),
     Want(release=RELEASE.digest, variant="fp32", ranges=(Range(0, 1),), encodings=("raw", "zstd")),
@@ -208,6 +237,16 @@ EXAMPLES: tuple[Document, ...] = (
             ),
         ),
         telemetry=TelemetryBudget(rho_spent=0.25, rho_day_max=1.0, windows_waiting=1),
+    ),
+    DeviceSettings(
+        node="gate-17",
+        serial=4,
+        expires=NOON + 7 * 86_400,
+        labels={"ring": "canary"},
+        cohort="nyc",
+        telemetry=False,
+        display_name="Gate 17, north",
+        budgets={"metered": LinkBudget(bytes_day_max=2_000_000, hours="22:00-05:00")},
     ),
     RECEIPT,
     SealedReceipt(body=encode(RECEIPT), signature=b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)),
@@ -331,6 +370,16 @@ MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
                 ),
                 Finding(kind="site", code="settings.invalid", reason="link_file has 'Metred'"),
             ),
+        ),
+    ),
+    (
+        "settings",
+        State(
+            node="gate-17",
+            session=14,
+            status="online",
+            at=NOON,
+            settings=SettingsInForce(serial=4, display_name="Gate 17, north", ignored=("telemetry",)),
         ),
     ),
     (

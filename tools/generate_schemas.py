@@ -17,6 +17,7 @@ from schemas import limits, topics
 from schemas.analytics_messages import Alert, Drift, DriftEvidence, Found, MergedWindow
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployments import Envelope
 from schemas.document import Document
 from schemas.enrolment import ENDPOINTS, TOKEN_PREFIX
 from schemas.errors import Code, Refused
@@ -39,6 +40,7 @@ CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "want": (Want, MSGPACK),
     "state": (State, MSGPACK),
     "receipt": (SealedReceipt, MSGPACK),
+    "settings": (Envelope, MSGPACK),
     "telemetry": (Window, MSGPACK),
     "windows": (MergedWindow, JSON),
     "drift": (Drift, JSON),
