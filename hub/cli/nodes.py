@@ -11,6 +11,7 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.node_findings import builds, findings_by_node, shortened
+from hub.cli.node_settings import label, set_, settings
 from hub.cli.options import (
     Lines,
     changes_fleet,
@@ -53,7 +54,7 @@ class NodesGroup(click.Group):
 
 @click.group(cls=NodesGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List the nodes, forget one, or give its name to new hardware.
+    """List the nodes, set labels and settings, forget one, or give its name to new hardware.
 
     Without a command it is `fleetcast nodes list`.
 
@@ -61,9 +62,15 @@ def nodes() -> None:
     Examples:
       fleetcast nodes
       fleetcast nodes gateway-17 --json
+      fleetcast nodes label gateway-17 ring=canary
       fleetcast nodes forget gateway-17
       fleetcast nodes replace gateway-17
     """
+
+
+nodes.add_command(label)
+nodes.add_command(set_)
+nodes.add_command(settings)
 
 
 @nodes.command("list")
@@ -189,8 +196,8 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
     if node in RESERVED_NODES:
         raise Refused(Code.NAME_INVALID, f"node id {node!r} is reserved for {node} itself")
     digest = _fingerprint(fingerprint)
-    settings, store = load(directory), open_store(directory)
-    if settings.enrolment == "required" or Enrolments(store.database).node(node) is not None:
+    fleet, store = load(directory), open_store(directory)
+    if fleet.enrolment == "required" or Enrolments(store.database).node(node) is not None:
         if digest is not None:
             raise click.UsageError("devices of this fleet enrol: the token says which device is let in; omit --fingerprint")
         print_token(directory, node, hours * 3600, as_json=as_json)
@@ -230,6 +237,9 @@ def _row(
         "session": row.session,
         "cohort": row.cohort,
         "software": state.software,
+        "display_name": (state.settings.display_name or None) if state.settings else None,
+        "settings_serial": state.settings.serial if state.settings else None,
+        "settings_ignored": list(state.settings.ignored) if state.settings else [],
         "labels": dict(state.profile.labels) if state.profile else {},
         "arch": state.profile.arch if state.profile else None,
         "stale": state.stale,
