@@ -61,14 +61,14 @@ class TelemetryBudget(Fact):
     code: Annotated[str, Field(max_length=64)] | None = None  # Why nothing is sent.
 
 
-FindingKind = Literal["trust", "rollout", "model", "release", "site"]
+FindingKind = Literal["trust", "rollout", "model", "release", "settings", "site"]
 
 
 class Finding(Fact):
     """Report one thing that is wrong with the node now: a document that it refused, or a file of its own site.
 
-    Kinds: `trust` and `model` are what the hub retains on those topics, `rollout` and `release` one document in them, `site` a file or
-    setting of the site.
+    Kinds: `trust`, `model` and `settings` are what the hub retains on those topics, `rollout` and `release` one document in them, `site` a
+    file or setting of the site.
     """
 
     kind: Label  # One of `FindingKind`, or one that a newer node knows.

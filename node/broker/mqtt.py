@@ -24,6 +24,7 @@ from fleetcast.mqtt_connection import (
 from schemas import codec
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployments import Envelope
 from schemas.errors import Code, Refused
 from schemas.state import State
 from schemas.topics import Address, Topics, block_digest
@@ -50,6 +51,14 @@ class ModelArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsArrived:
+    """Carry what came on this node's topic of settings, not verified."""
+
+    envelope: Envelope
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class BlockArrived:
     """Carry a payload on a block topic, not verified."""
 
@@ -58,7 +67,8 @@ class BlockArrived:
 
 
 ConnectionEvent = Connected | Disconnected | Published | Subscribed
-DocumentEvent = TrustArrived | ModelArrived | Unreadable | Cleared  # Each carries one message, which is acknowledged once handled.
+# Each carries one message, which is acknowledged once handled.
+DocumentEvent = TrustArrived | ModelArrived | SettingsArrived | Unreadable | Cleared
 NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
 
@@ -173,6 +183,14 @@ class NodeLink(BlockReader):
         for topic in topics:
             self._link.subscribe([topic])
 
+    def subscribe_settings(self, *, only_if_new: bool) -> None:
+        """Ask for this node's own settings."""
+        self._link.subscribe([self.topics.settings(self._name)], only_if_new=only_if_new)
+
+    def is_settings(self, topic: str) -> bool:
+        """Return whether a topic is that of this node's settings."""
+        return topic == self.topics.settings(self._name)
+
     def publish_state(self, state: State) -> None:
         """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
         topic = self.topics.state(self._name)
@@ -186,9 +204,12 @@ class NodeLink(BlockReader):
         """Return the event as documents."""
         if not isinstance(event, Message):
             return event
-        if not event.payload:
-            return Cleared(event)
+        return self._parse(event) if event.payload else Cleared(event)
+
+    def _parse(self, event: Message) -> DocumentEvent | BlockArrived:
         try:
+            if self.is_settings(event.topic):
+                return SettingsArrived(codec.decode(Envelope, event.payload), event)
             address = self.topics.parse(event.topic)
             match address.kind:
                 case "block":

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, cast
 
 import structlog
+from securesystemslib.signer import Key
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
@@ -80,7 +81,7 @@ class _Trusted:
     view: View
     role_versions: Mapping[str, int]  # as the snapshot lists them
     minimum: Mapping[str, str]  # per model, from the offline targets role
-    rollout_keys: frozenset[str]
+    rollout_keys: Mapping[str, Key]  # Keys that may sign rollouts, deployments and settings, by id.
 
 
 class FolderGoneError(Unreachable):
@@ -186,6 +187,12 @@ class Trust:
                 return None
             return _seen_at(trusted.view, _moment(now or datetime.now(UTC), trusted))
 
+    def rollout_keys(self) -> Mapping[str, Key] | None:
+        """Return the keys that the trusted targets role lets sign rollouts, deployments and settings; None before anything is trusted."""
+        with self._locked():
+            trusted = self._believed()
+            return trusted.rollout_keys if trusted is not None else None
+
     def _check_time(self, trusted: _Trusted, now: datetime) -> None:
         wall, floor = int(now.timestamp()), floor_of(trusted.view.timestamp_expires)
         if not is_known(wall, floor):
@@ -217,8 +224,8 @@ class Trust:
             roots = tuple((scratch / "root_history" / f"{v}.root.json").read_bytes() for v in range(first_root, found.root.version + 1))
             listed = cast("Targets", found[_ROLLOUTS])
         rollouts, refused = _rollouts(bundle, listed)
-        keys = frozenset(found.targets.get_delegated_role(_ROLLOUTS).keyids)
-        if earlier is not None and earlier.rollout_keys == keys:
+        keys = _rollout_keys(found.targets)
+        if earlier is not None and earlier.rollout_keys.keys() == keys.keys():
             check_serials(rollouts, {**earlier.view.held, **earlier.view.rollouts})
         expires = min(one.expires for one in (found.root, found.timestamp, found.snapshot, found.targets, listed))
         view = View(
@@ -375,6 +382,15 @@ def _held_rollouts(refused: Mapping[str, Refused], earlier: _Trusted | None) -> 
     """Return the last rollouts that were understood, of models whose present one is not."""
     before = {**earlier.view.held, **earlier.view.rollouts} if earlier is not None else {}
     return MappingProxyType({model: before[model] for model in refused if model in before})
+
+
+def _rollout_keys(targets: Targets) -> Mapping[str, Key]:
+    """Return the keys that the verified targets role lets sign rollouts and deployments."""
+    delegations = targets.delegations
+    role = (delegations.roles or {}).get(_ROLLOUTS) if delegations is not None else None
+    if delegations is None or role is None:
+        raise Refused(Code.TRUST_INCOMPLETE, "the targets role does not delegate to a rollouts role")
+    return MappingProxyType({keyid: delegations.keys[keyid] for keyid in role.keyids if keyid in delegations.keys})
 
 
 def _models(targets: Targets) -> frozenset[str]:

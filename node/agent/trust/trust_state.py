@@ -1,6 +1,7 @@
 """Keep what the node believes of its fleet, and act on it: verified trust and releases in, wishes to the slots out."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import structlog
@@ -49,11 +50,13 @@ class TrustState:
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
         findings: StandingFindings,
+        look_at_settings: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._monotonic, self._requests = monotonic, requests
         self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
         self._findings = findings
+        self._look_at_settings = look_at_settings  # Before any wish: labels decide which deployment is followed.
         self._slots: Slots | None = None
         self.view: View | None = None
         self.models: set[str] = set()  # whose topics are read
@@ -74,6 +77,13 @@ class TrustState:
         if self.view is not None:
             self._find_refused(self.view)
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
+
+    def put_labels(self, labels: Mapping[str, str]) -> None:
+        """Take in other labels of this device: it belongs to where it now is, also in the midst of a rollout."""
+        if dict(labels) != dict(self._facts.labels):
+            self._facts = replace(self._facts, labels=labels)
+            self._apply_parameters()
+            self._follow()
 
     def take_trust(self, bundle: TrustBundle, *, carried: bool = False) -> None:
         """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
@@ -258,6 +268,7 @@ class TrustState:
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""
+        self._look_at_settings()
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
         self._slots.keep_models(self.view.models)
