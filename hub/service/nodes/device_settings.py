@@ -29,7 +29,7 @@ from schemas.state import State
 log = structlog.get_logger()
 
 WORK_SECONDS = 0.2  # The share of a turn for reading, and for signing, and for publishing.
-AT_ONCE = 32  # Nodes between two looks at the clock.
+AT_ONCE = 8  # Nodes between two looks at the clock.
 LOOK_SECONDS = 10.0  # Between two looks for settings that age, and for nodes that know newer ones than the hub.
 ROLE = "rollouts"  # The role whose key signs settings, and whose life they have.
 NAMES_KEPT = 256  # Nodes that an event names.

@@ -52,7 +52,7 @@ class HubSettings:
         self.in_force: EffectiveSettings = effective_settings(self._site, None)
         self._envelope: Envelope | None = None  # What is in force has come in it.
         self._pending: Envelope | None = None
-        self._is_from_disk = False  # Of what is pending: it was accepted before this process began.
+        self._is_from_disk = False  # Whether what is pending was accepted before this process began.
         self._reported = ""
         self._looked_at = clocks.NEVER
         self.changed: Callable[[EffectiveSettings], None] = lambda found: None
@@ -96,6 +96,8 @@ class HubSettings:
                 log.error("settings.not_kept", reason=str(error))
                 return
             self._store.set_fact(SERIAL, found.serial)
+        else:
+            self._store.raise_fact(SERIAL, found.serial)  # The store may have been lost since.
         self._envelope = envelope
         self._settle()
         if effective == self.in_force:

@@ -214,6 +214,18 @@ def test_a_damaged_file_leaves_the_sites_own_settings_until_the_hubs_come(node: 
     assert node.serial == 4
 
 
+def test_a_lost_store_does_not_let_older_settings_in(node: Node) -> None:
+    node.takes(4, labels={"ring": "canary"})
+    node.agent.leave()
+    for path in (node.folder / "data").glob("node.sqlite*"):
+        path.unlink()
+
+    node.start()
+    node.takes(3)
+
+    assert (node.serial, node.refusals()) == (4, [Code.TRUST_ROLLBACK])
+
+
 def test_serials_of_a_key_that_was_replaced_bind_nobody(node: Node) -> None:
     node.takes(2**53, cohort="stolen")
     node.fleet.keys["rollouts"] = CryptoSigner.generate_ed25519()
