@@ -86,7 +86,9 @@ def label(words: Sequence[str], where: str | None, yes: bool, directory: Path, a
 @dir_option
 @json_option
 def set_(words: Sequence[str], where: str | None, unset: Sequence[str], yes: bool, directory: Path, as_json: bool) -> None:
-    """Set the cohort, telemetry, name or budgets of a node, or of all nodes that a selector matches.
+    """Set the cohort, telemetry, name or budgets of nodes.
+
+    They are those of one node, or of all nodes that a selector matches.
 
     Keys: cohort, telemetry (on or off), display-name, and for each link (free, metered, roaming) budget.LINK.bytes-day-max,
     budget.LINK.hours and budget.LINK.full-download (on or off). --unset also takes budget.LINK, budgets and labels.

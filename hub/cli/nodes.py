@@ -54,7 +54,7 @@ class NodesGroup(click.Group):
 
 @click.group(cls=NodesGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def nodes() -> None:
-    """List the nodes, set labels and settings, forget one, or give its name to new hardware.
+    """List the nodes, set labels and settings, forget or replace one.
 
     Without a command it is `fleetcast nodes list`.
 
