@@ -11,6 +11,7 @@ from fleetcast.mqtt_connection import BrokerUrl
 from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from fleetcast.time_zones import zone_of
 from node.core.delivery.byte_quota import Policy
+from schemas.device_settings import SETTABLE, Settable
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import REPORT_SECONDS, LinkClass
@@ -51,6 +52,8 @@ class NodeSettings(FileSettings):
     allowed_origins: Annotated[
         tuple[Annotated[str, Field(pattern=r"^(null|https?://[A-Za-z0-9.:\[\]_-]{1,260})$")], ...], Field(max_length=64)
     ] = ()
+    # What the hub may set of this device: any of labels, cohort, budgets, telemetry. It can only turn telemetry off, and lower budgets.
+    hub_may_set: Annotated[tuple[Settable, ...], Field(max_length=len(SETTABLE))] = SETTABLE
     labels: Annotated[dict[Label, Label], Field(default_factory=dict)]  # Labels of the device, by which rollouts and variants choose nodes.
     cohort: Cohort = "default"  # Nodes of one cohort are compared with each other in drift tests.
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # Threads of one model's worker.

@@ -1,6 +1,6 @@
 """Define what the hub sets of one node: labels, cohort, budgets and telemetry. The site's own file bounds and overrides it."""
 
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -9,12 +9,16 @@ from schemas.document import Document, Fact
 from schemas.names import Cohort, Label, NodeId
 from schemas.quantities import Count, Seconds
 
+Settable = Literal["labels", "cohort", "budgets", "telemetry"]
+SETTABLE: Final[tuple[Settable, ...]] = ("labels", "cohort", "budgets", "telemetry")
+_CLOCK = r"(([01]?[0-9]|2[0-3]):[0-5][0-9]|24:00)"
+
 
 class LinkBudget(Fact):
     """Limit what one class of link is used for; a field that is left out sets nothing."""
 
     bytes_day_max: Count | None = None
-    hours: Annotated[str, Field(max_length=16)] | None = None
+    hours: Annotated[str, Field(max_length=16, pattern=rf"^{_CLOCK}-{_CLOCK}$")] | None = None  # Such as 22:00-05:00.
     full_download: bool | None = None
 
 
@@ -31,4 +35,4 @@ class DeviceSettings(Document):
     cohort: Cohort | None = None
     telemetry: bool | None = None
     display_name: Annotated[str, Field(max_length=64)] | None = None
-    budgets: Annotated[dict[Label, LinkBudget], Field(max_length=3)] | None = None  # by class of link: free, metered, roaming
+    budgets: Annotated[dict[Label, LinkBudget], Field(max_length=3)] | None = None  # By class of link: free, metered, roaming.

@@ -62,14 +62,14 @@ class TelemetryBudget(Fact):
     code: Annotated[str, Field(max_length=64)] | None = None  # Why nothing is sent.
 
 
-FindingKind = Literal["trust", "rollout", "model", "release", "site"]
+FindingKind = Literal["trust", "rollout", "model", "release", "settings", "site"]
 
 
 class Finding(Fact):
     """Report one thing that is wrong with the node now: a document that it refused, or a file of its own site.
 
-    Kinds: `trust` and `model` are what the hub retains on those topics, `rollout` and `release` one document in them, `site` a file or
-    setting of the site.
+    Kinds: `trust`, `model` and `settings` are what the hub retains on those topics, `rollout` and `release` one document in them, `site` a
+    file or setting of the site.
     """
 
     kind: Label  # One of `FindingKind`, or one that a newer node knows.
@@ -79,11 +79,19 @@ class Finding(Fact):
     reason: Annotated[str, Field(max_length=limits.FINDING_TEXT_MAX)] = ""
 
 
+class SettingsInForce(Fact):
+    """Report which of the hub's settings are in force on the node; `ignored` names those that its site does not accept."""
+
+    serial: Annotated[int, Field(ge=1, le=2**53)]
+    display_name: Annotated[str, Field(max_length=64)] = ""
+    ignored: Annotated[tuple[Label, ...], Field(max_length=8)] = ()
+
+
 class State(Document):
     """Report a node's state. `session` rises with every CONNECT: a Will of an older session is ignored."""
 
     schema_name = "state"
-    schema_minor = 1
+    schema_minor = 2
     bytes_max = limits.STATE_BYTES_MAX
 
     node: NodeId
@@ -105,3 +113,4 @@ class State(Document):
     findings: Annotated[tuple[Finding, ...] | None, Field(max_length=limits.NODE_FINDINGS_MAX), Since(1)] = None
     # How often it reports at least; absent if that is as usual, or like `findings`.
     report_seconds: Annotated[int | None, Field(ge=1, le=2**31), Since(1)] = None
+    settings: Annotated[SettingsInForce | None, Since(2)] = None  # Absent if the hub has set nothing, or reads only older states.

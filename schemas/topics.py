@@ -40,6 +40,7 @@ TABLE = (
     TopicKind("want", "want/{node}", "node", ("hub",), False, "a node's request for the blocks that it lacks"),
     TopicKind("state", "node/{node}/state", "node", ("hub", "consumer"), True, "a node's report of itself, and its Will"),
     TopicKind("receipt", "node/{node}/receipt", "node", ("hub",), False, "signed receipts and refusals"),
+    TopicKind("settings", "node/{node}/settings", "hub", ("node",), True, "signed settings of a node, which it alone reads"),
     TopicKind("telemetry", "telemetry/{}/{}", "node", ("hub", "consumer"), False, "windows of noisy counts; no node id"),
     TopicKind("windows", "insight/{}/windows", "hub", ("consumer",), False, "merged windows, JSON"),
     TopicKind("drift", "insight/{}/drift", "hub", ("consumer",), True, "the newest drift test, JSON"),
@@ -91,6 +92,10 @@ class Topics:
     def receipt(self, node: str) -> str:
         """Return the topic of a node's receipts."""
         return f"{self.prefix}node/{node}/receipt"
+
+    def settings(self, node: str) -> str:
+        """Return the topic of what the hub sets of a node."""
+        return f"{self.prefix}node/{node}/settings"
 
     def telemetry(self, model: str, cohort: str) -> str:
         """Return the topic of windows of one model from one cohort."""
@@ -156,9 +161,10 @@ def access_list(fleet: str, bridges: Sequence[str] = ()) -> str:
         lines += [
             f"topic write {prefix}{_levels(kind, own='+')}" for kind in TABLE if kind.writer == "node" and kind.name in {"state", "receipt"}
         ]
+        lines += [f"topic read {prefix}{_levels(kind, own='+')}" for kind in TABLE if _is_own(kind) and "node" in kind.readers]
     lines += ["", "# Every node, by its own name"]
     lines += [f"pattern write {prefix}{_levels(kind, own='%u')}" for kind in TABLE if kind.writer == "node"]
-    lines += [f"pattern read {prefix}{_levels(kind, own='+')}" for kind in TABLE if "node" in kind.readers]
+    lines += [f"pattern read {prefix}{_levels(kind, own='%u')}" for kind in TABLE if "node" in kind.readers]
     return "\n".join(lines) + "\n"
 
 
@@ -172,6 +178,10 @@ def consumer_access_list(fleet: str) -> str:
 
 def _head(fleet: str, who: str) -> str:
     return f"# What {who} may do in fleet {fleet!r}. Generated from schemas/topics.py: do not edit."
+
+
+def _is_own(kind: TopicKind) -> bool:
+    return "{node}" in kind.pattern
 
 
 def _levels(kind: TopicKind, *, own: str) -> str:

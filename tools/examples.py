@@ -10,6 +10,7 @@ from schemas.bundle_file import Parcel
 from schemas.codec import encode
 from schemas.deployment_index import index_of
 from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope, Stage, in_order
+from schemas.device_settings import DeviceSettings, LinkBudget
 from schemas.document import Document
 from schemas.enrolment import (
     AuthorityCertificate,
@@ -29,7 +30,7 @@ from schemas.rice import pack
 from schemas.rollout import Fallback, Gate, ReleaseRef, Rollout
 from schemas.selectors import Requirement
 from schemas.signals import Baseline, Privacy, Signal
-from schemas.state import Finding, Profile, Slot, State, TelemetryBudget
+from schemas.state import Finding, Profile, SettingsInForce, Slot, State, TelemetryBudget
 from schemas.window import Window
 
 NOON = 1_359_720_000  # 2013-02-01 12:00 UTC
@@ -249,6 +250,16 @@ EXAMPLES: tuple[Document, ...] = (
         ),
         telemetry=TelemetryBudget(rho_spent=0.25, rho_day_max=1.0, windows_waiting=1),
     ),
+    DeviceSettings(
+        node="gate-17",
+        serial=4,
+        expires=NOON + 7 * 86_400,
+        labels={"ring": "canary"},
+        cohort="nyc",
+        telemetry=False,
+        display_name="Gate 17, north",
+        budgets={"metered": LinkBudget(bytes_day_max=2_000_000, hours="22:00-05:00")},
+    ),
     RECEIPT,
     SealedReceipt(body=encode(RECEIPT), signature=b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)),
     Window(
@@ -371,6 +382,16 @@ MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
                 ),
                 Finding(kind="site", code="settings.invalid", reason="link_file has 'Metred'"),
             ),
+        ),
+    ),
+    (
+        "settings",
+        State(
+            node="gate-17",
+            session=14,
+            status="online",
+            at=NOON,
+            settings=SettingsInForce(serial=4, display_name="Gate 17, north", ignored=("telemetry",)),
         ),
     ),
     (

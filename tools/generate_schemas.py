@@ -45,6 +45,7 @@ CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "want": (Want, MSGPACK),
     "state": (State, MSGPACK),
     "receipt": (SealedReceipt, MSGPACK),
+    "settings": (Envelope, MSGPACK),
     "telemetry": (Window, MSGPACK),
     "windows": (MergedWindow, JSON),
     "drift": (Drift, JSON),

@@ -21,7 +21,7 @@ VERBS = {
     "init": Verb("init:init", "Create a fleet."),
     "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),
     "models": Verb("models:models", "List the models."),
-    "nodes": Verb("nodes:nodes", "List the nodes, forget one, or give its name to new hardware."),
+    "nodes": Verb("nodes:nodes", "List the nodes, set labels and settings, forget or replace one."),
     "plan": Verb("plan:plan", "Compute what a rollout will cost, before it sends anything."),
     "publish": Verb("publish:publish", "Build, sign and store a release."),
     "releases": Verb("releases:releases", "List the releases of every model, or of one."),

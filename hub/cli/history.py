@@ -38,7 +38,7 @@ def history(model: str | None, node: str | None, since: int | None, limit: int, 
 
 
 def _nodes(event: EventRow) -> tuple[Any, ...]:
-    return event.body.get("node"), event.body.get("name")
+    return event.body.get("node"), event.body.get("name"), *event.body.get("nodes", ())
 
 
 def _row(event: EventRow) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.node_findings import builds, findings_by_node, shortened
+from hub.cli.node_settings import label, set_, settings
 from hub.cli.options import (
     Lines,
     changes_fleet,
@@ -61,7 +62,7 @@ class NodesGroup(click.Group):
 @json_option
 @click.pass_context
 def nodes(context: click.Context, directory: Path, as_json: bool) -> None:
-    """List the nodes, forget one, or give its name to new hardware.
+    """List the nodes, set labels and settings, forget or replace one.
 
     Without a command, or with a node's name instead of one, it is `fleetcast nodes list`.
 
@@ -69,10 +70,16 @@ def nodes(context: click.Context, directory: Path, as_json: bool) -> None:
     Examples:
       fleetcast nodes
       fleetcast nodes gateway-17 --json
+      fleetcast nodes label gateway-17 ring=canary
       fleetcast nodes forget gateway-17
       fleetcast nodes replace gateway-17
     """
     context.default_map = {name: {"directory": directory, "as_json": as_json} for name in NODE_COMMANDS}
+
+
+nodes.add_command(label)
+nodes.add_command(set_)
+nodes.add_command(settings)
 
 
 @nodes.command("list")
@@ -209,8 +216,8 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
     if node in RESERVED_NODES:
         raise Refused(Code.NAME_INVALID, f"node id {node!r} is reserved for {node} itself")
     digest = _fingerprint(fingerprint)
-    settings, store = load(directory), open_store(directory)
-    if settings.enrolment == "required" or Enrolments(store.database).node(node) is not None:
+    fleet, store = load(directory), open_store(directory)
+    if fleet.enrolment == "required" or Enrolments(store.database).node(node) is not None:
         if digest is not None:
             raise click.UsageError("devices of this fleet enrol: the token says which device is let in; omit --fingerprint")
         print_token(directory, node, hours * 3600, as_json=as_json)
@@ -250,6 +257,9 @@ def _row(
         "session": row.session,
         "cohort": row.cohort,
         "software": state.software,
+        "display_name": (state.settings.display_name or None) if state.settings else None,
+        "settings_serial": state.settings.serial if state.settings else None,
+        "settings_ignored": list(state.settings.ignored) if state.settings else [],
         "labels": dict(state.profile.labels) if state.profile else {},
         "arch": state.profile.arch if state.profile else None,
         "stale": state.stale,

@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, select, update
 
 from hub.core.drift.intervals import Sums, add_up, merge
+from hub.core.nodes.device_settings import KIND
 from hub.core.rollouts import commands
 from hub.core.rollouts.commands import Command
 from hub.database import migrations, tables
@@ -198,8 +199,10 @@ class Store:
             return _inserted(db, tables.commands, values)
 
     def open_commands(self) -> list[CommandRow]:
-        """Return what waits for the hub, oldest first."""
-        return self._rows(_command_row, select(tables.commands).where(tables.commands.c.state == "open").order_by(tables.commands.c.id))
+        """Return what waits for the hub about rollouts, oldest first."""
+        table = tables.commands
+        query = select(table).where(table.c.state == "open", table.c.kind != KIND)  # Those about nodes: hub/database/node_commands.py.
+        return self._rows(_command_row, query.order_by(table.c.id))
 
     def finish_command(self, command_id: int, ok: bool, text: str, code: str = "") -> None:
         """Answer a command; `code` is the refusal's where it was refused."""
@@ -425,10 +428,10 @@ class Store:
 
     # Events
 
-    def add_event(self, kind: str, text: str, body: Mapping[str, Any] | None = None) -> None:
-        """Keep an event, for programs and people who watch."""
+    def add_event(self, kind: str, text: str, body: Mapping[str, Any] | None = None, *, actor: str | None = None) -> None:
+        """Keep an event, for programs and people who watch; `actor` asked for it, else it was this process."""
         with self._write() as db:
-            self._event(db, kind, text, body or {}, self.database.actor if kind in CHANGES else None)
+            self._event(db, kind, text, body or {}, actor or (self.database.actor if kind in CHANGES else None))
 
     def events(self, since_id: int = 0, limit: int = 1000) -> list[EventRow]:
         """Return events after `since_id`, oldest first."""

@@ -59,6 +59,7 @@ from hub.service.broker.mqtt import (
 from hub.service.delivery.announce import Announcer, Signers
 from hub.service.delivery.blocks import Wants
 from hub.service.enrol.enrolment_service import Enrolling
+from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.rollouts.controller import Controller
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
@@ -222,6 +223,17 @@ class Service:
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
 
+        self._node_settings = SettingsKeeper(
+            repository=self._repository,
+            store=self._store,
+            nodes=self._ingest.nodes,
+            is_forgotten=lambda node: self._enrolling.roll.forgotten(node) is not None,
+            publish=self._link.retain_settings,
+            signer=signers.rollouts,
+            wall=self._wall,
+            monotonic=self._monotonic,
+        )
+
     def _make_alerts(self) -> None:
         """Make the delivery of alerts to webhooks and programs."""
         self._hooks = Hooks(
@@ -345,6 +357,7 @@ class Service:
             self._looked_at = now
             self._work(self._controller.tick)  # operators are answered before anything else
             self._work(self._enrolling.tick)
+            self._work(lambda: self._node_settings.tick(online=self._online))
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
             self._clear_forgotten()
@@ -460,6 +473,7 @@ class Service:
         self._listening.connected(self._link.subscribe())
         if not event.session_present:
             self._announcer.forgot()
+            self._node_settings.forgot()
             for drift in self._settling.newest():
                 self._publish_insight(drift, retain=True)
         self._work(lambda: self._announcer.tick(online=True))

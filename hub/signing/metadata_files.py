@@ -89,15 +89,13 @@ class MetadataFolder:
                 path.unlink(missing_ok=True)
 
     def generation(self) -> int:
-        """Return a value that changes whenever a file does; it is cheap to ask for every second."""
+        """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second."""
         found = 0
         for entry in os.scandir(self._metadata):
             with contextlib.suppress(FileNotFoundError):  # Another process has dropped it meanwhile.
                 found += entry.stat().st_mtime_ns if entry.name.endswith(".json") else 0
         with contextlib.suppress(FileNotFoundError):
             found += sum(entry.stat().st_mtime_ns for entry in os.scandir(self.statements))
-        with contextlib.suppress(FileNotFoundError):
-            found += self.settings.stat().st_mtime_ns  # A replaced file changes its folder; there may be ten thousand.
         return found
 
     def _files(self) -> Iterator[tuple[int, str, Path]]:

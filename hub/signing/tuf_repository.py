@@ -298,16 +298,21 @@ class Repository:
             self._check_key("targets", _ROLLOUTS, rollouts)
             write(path, codec.encode(seal("deployments", document, rollouts)))
 
-    def set_device_settings(self, node: str, document: bytes, *, rollouts: Signer) -> None:
-        """Sign the settings of one node.
+    def set_device_settings(self, documents: Mapping[str, bytes], *, rollouts: Signer) -> dict[str, bytes]:
+        """Sign the settings of some nodes, by name, and return them in their envelopes.
 
         Raises:
             Refused: KEY_NOT_AUTHORISED: the targets role names another key for rollouts.
         """
-        path = self._folder.settings / check_name("node", node)
+        if not documents:
+            return {}
+        paths = {node: self._folder.settings / check_name("node", node) for node in documents}
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
-            write(path, codec.encode(seal("settings", document, rollouts)))
+            found = {node: codec.encode(seal("settings", document, rollouts)) for node, document in documents.items()}
+            for node, envelope in found.items():
+                write(paths[node], envelope)
+            return found
 
     def remove_device_settings(self, node: str) -> None:
         """Forget the settings of a node."""

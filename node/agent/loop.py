@@ -6,14 +6,12 @@ Threads: this one owns the store, the disk and every decision. paho's network th
 import queue
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from random import Random
 from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
 from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN, Backoff, Reconnection
-from fleetcast.build_version import software
 from fleetcast.mqtt_connection import (
     CONNACK_SECONDS,
     BoundedClient,
@@ -39,9 +37,12 @@ from node.agent.listen_socket import listen_of
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.reporter import Reporter
 from node.agent.reports.standing_findings import StandingFindings
+from node.agent.reports.state_reports import StateReports
 from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
+from node.agent.telemetry.served_requests import ServedRequests
 from node.agent.telemetry.windows import Telemetry
+from node.agent.trust.device_settings import HubSettings
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.agent.trust.trust_state import TrustState
 from node.broker.mqtt import (
@@ -53,17 +54,17 @@ from node.broker.mqtt import (
     ModelArrived,
     NodeLink,
     RolesArrived,
+    SettingsArrived,
     StatementEvent,
     TimeArrived,
     TrustArrived,
 )
-from node.core.activation.effective_parameters import EffectiveParameters
-from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
+from node.core.settings.effective_settings import EffectiveSettings
+from node.core.trust.clock import MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
-from node.serving.loaded_model import Observation
 from node.serving.server import MakeServer, Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
@@ -72,10 +73,8 @@ from node.storage.store import NodeStore
 from node.trust.tuf_client import Trust
 from node.workers.device_profile import profile
 from schemas.errors import Code, Refused, Unreachable
-from schemas.limits import PACKET_BYTES_MAX
-from schemas.manifest import Manifest
 from schemas.selectors import NodeFacts
-from schemas.state import REPORT_SECONDS, State
+from schemas.state import FindingKind
 
 log = structlog.get_logger()
 P = ParamSpec("P")
@@ -83,8 +82,6 @@ P = ParamSpec("P")
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
-FINDINGS_SECONDS = 5.0  # Between two states because of findings: a hostile broker must not spend our bytes.
-PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
 class Agent:
@@ -117,13 +114,10 @@ class Agent:
         self._make_delivery()
         self._make_activation()
         self._make_reports()
-        self._leaving = False
         self._session = 0
         self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
         self._online = False
         self._again = Reconnection(RETRY)
-        self._reported: State | None = None
-        self._reported_at = NEVER
         self._pause: Callable[[float], object] = lambda seconds: None
 
     def _open_disk(self, pinned_root: bytes) -> None:
@@ -192,9 +186,11 @@ class Agent:
             sends=settings.telemetry,
             clock=self._wall,
         )
-        self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
+        self._served = ServedRequests(self._telemetry, self._sampling, self._inbox)
         self._address = listen_of(settings)
-        self.server = self._make_server(self._address, node=settings.id, on_rows=self._observe, on_labels=self._labels_reported)
+        self.server = self._make_server(
+            self._address, node=settings.id, on_rows=self._served.observe, on_labels=self._served.labels_reported
+        )
         self.server.on_worker_exit = self._worker_gone
         self._findings = StandingFindings()
 
@@ -212,6 +208,14 @@ class Agent:
             found=lambda refusals: self._findings.put("site", "link_file", refusals),
         )
         self._requests = RetainedRequests(self._rng)
+        self._hub_settings = HubSettings(
+            settings,
+            store=self._store,
+            trust=self._trust,
+            wall=wall,
+            refused=self._reporter.refusal,
+            findings=self._findings,
+        )
         self._trust_state = TrustState(
             settings,
             store=self._store,
@@ -221,10 +225,11 @@ class Agent:
             monotonic=monotonic,
             requests=self._requests,
             link=self._link,
-            facts=lambda: NodeFacts(settings.id, settings.labels, self._profile.arch),
+            facts=lambda: NodeFacts(settings.id, self._profile.labels, self._profile.arch),
             refused=self._reporter.refusal,
             found=lambda: self._delivery.carried(self._monotonic()),
             findings=self._findings,
+            look_at_settings=self._hub_settings.look_again,
         )
         self._delivery = Delivery(
             store=self._store,
@@ -260,20 +265,37 @@ class Agent:
             settings=settings,
             post=self._inbox.put,
             report=self._reporter.report,
-            serving_changed=self._serving_changed,
+            serving_changed=self._served.serving_changed,
             carriage_of=self._trust_state.carriage_of,
             may_activate=self._trust_state.may_activate,
             monotonic=self._monotonic,
         )
 
     def _make_reports(self) -> None:
-        """Make what shows operators on this device its state: the status file, and the handling of a disk that fails."""
+        """Make what reports the state, to the hub and to operators on this device, and the handling of a disk that fails."""
+        self._state_reports = StateReports(
+            self._settings,
+            link=self._link,
+            trust_state=self._trust_state,
+            slots=self._slots,
+            delivery=self._delivery,
+            quota=self._quota,
+            telemetry=self._telemetry,
+            findings=self._findings,
+            identity=lambda: self._renewing.identity,
+            profile=lambda: self._profile,
+            in_force=lambda: self._hub_settings.in_force,
+            session=lambda: self._session,
+            wall=self._wall,
+        )
         self._status_writer = StatusWriter(
             self._settings,
             server=self.server,
             listen=str(self._address),
             inherited=self._address.fd is not None,
-            state=lambda: self._state("online"),
+            state=lambda: self._state_reports.state("online"),
+            in_force=lambda: self._hub_settings.in_force,
+            policy=lambda: self._quota.policy,
             view=lambda: self._trust_state.view,
             findings=self._findings,
             wall=self._wall,
@@ -314,7 +336,10 @@ class Agent:
         self.server.start()
 
     def _begin(self) -> None:
+        # Before anything is followed: labels decide which deployment that is.
+        self._hub_settings.begin(lambda found: self._apply(found, at_start=True))
         self._trust_state.begin(self._slots)
+        self._hub_settings.changed = self._apply
         self._slots.resume(self._wall())
         self._status_writer.began()
 
@@ -403,11 +428,12 @@ class Agent:
         self._trust_state.look_at_clock(now)
         self._trust_state.look_at_deadlines(now)
         self._trust_state.look_for_carried(now)
+        self._hub_settings.tick(now)
         self._delivery.tick(now)
         if self._online:
             self._trust_state.tick(now)
             self._ask_again(now)
-            self._report_state(now)
+            self._state_reports.tick(now)
             self._reporter.send(windows=self._telemetry.may_leave)
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
@@ -438,10 +464,14 @@ class Agent:
                 self._model_arrived(event)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
                 self._statement_arrived(event)
+            case SettingsArrived():
+                self._hub_settings.take(event.envelope)
+                self._link.ack(event.message)
             case Unreadable(refusal, message):
                 model = self._link.model_of(message.topic)
                 self._reporter.refusal(refusal, model)
-                self._findings.put("model" if model else "trust", model, [refusal])
+                kind: FindingKind = "settings" if self._link.is_settings(message.topic) else "model" if model else "trust"
+                self._findings.put(kind, model, [refusal])
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
@@ -493,9 +523,10 @@ class Agent:
         self._online = True
         self._again.accepted(float(self._monotonic()))
         self._status_writer.connected()
-        self._reported = None
+        self._state_reports.connected()
         self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
+        self._link.subscribe_settings(only_if_new=event.session_present)
         self._trust_state.connected(session_present=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
@@ -523,11 +554,10 @@ class Agent:
     def leave(self) -> None:
         """Leave politely: what is counted is written down, and the broker is told."""
         self._guarded(self._status_writer.left)
-        self._leaving = True
-        self._turn_labels_away()
+        self._served.leave()
         self._guarded(self._disk.write_down_at_last, self._telemetry.checkpoint, self._telemetry.open_windows)
         if self._online:
-            self._link.publish_state(self._state("disconnected"))
+            self._link.publish_state(self._state_reports.state("disconnected"))
             self._link.close()
         self.server.stop()
         self._guarded(self._telemetry.labels.leave)
@@ -547,6 +577,17 @@ class Agent:
         self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
 
+    def _apply(self, found: EffectiveSettings, *, at_start: bool = False) -> None:
+        """Have every part go by what is now in force of the settings that the site's file and the hub give."""
+        self._profile = self._profile.model_copy(update={"labels": dict(found.labels)})
+        self._manifests.put_profile(self._profile)
+        self._telemetry.put_sends(sends=found.telemetry)
+        self._telemetry.cohorts.change(found.cohort, at=float("-inf") if at_start else float(self._wall()))
+        self._reporter.windows = found.telemetry
+        self._quota.put_policies(found.budgets)
+        self._trust_state.relabelled()
+        self._slots.changed = True  # The hub hears at once.
+
     def _ask_again(self, now: MonotonicSeconds) -> None:
         """Have the broker say again what it retains, and what has had no effect here."""
         if names := self._requests.due(now):
@@ -555,81 +596,5 @@ class Agent:
 
     # What the node says
 
-    def _report_state(self, now: MonotonicSeconds) -> None:
-        pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
-        found = self._findings.changed and now - self._reported_at >= FINDINGS_SECONDS
-        if not self._slots.changed and not found and self._reported is not None and now - self._reported_at < pause:
-            return
-        state = self._state("online")
-        if (
-            self._reported is None
-            or state.model_copy(update={"at": self._reported.at}) != self._reported
-            or now - self._reported_at >= self._settings.state_seconds
-        ):
-            self._link.publish_state(state)
-            self._reported, self._reported_at = state, now
-        self._slots.changed = self._findings.changed = False
-
-    def _state(self, status: Literal["online", "disconnected"]) -> State:
-        view, seconds = self._trust_state.view, self._settings.state_seconds
-        reads_more = view is not None and view.hub_reads.get(State.schema_name, 0) >= 1
-        return State(
-            node=self._settings.id,
-            session=max(self._session, 1),
-            status=status,
-            at=int(self._wall()),
-            software=software(),
-            public_key=self._renewing.identity.public_key,
-            cohort=self._settings.cohort,
-            link=self._quota.link,
-            profile=self._profile,
-            packet_bytes_max=PACKET_BYTES_MAX,
-            root_version=view.root_version if view else 0,
-            timestamp_version=view.timestamp_version if view else 0,
-            stale=self._trust_state.stale(),
-            slots=self._slots.report_of(),
-            telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
-            findings=self._findings.all() if reads_more else None,
-            report_seconds=min(seconds, 2**31) if reads_more and seconds != REPORT_SECONDS else None,
-        )
-
-    def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: EffectiveParameters) -> None:
-        self._shares[digest] = parameters.telemetry_share
-        self._telemetry.watch(digest, manifest)
-
     def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
         self._inbox.put(WorkerGone(model, digest, reason, deaths))
-
-    def _labels_reported(self, event: LabelsReported) -> None:
-        """Take counts from a program; called by the serving thread, also when the loop has ended and nobody looks into the
-        inbox.
-        """
-        self._inbox.put(event)
-        if self._leaving:
-            self._turn_labels_away()
-
-    def _turn_labels_away(self) -> None:
-        """Refuse the programs that still wait: they would keep the server from stopping."""
-        with suppress(queue.Empty):
-            while True:
-                event = self._inbox.get_nowait()
-                if isinstance(event, LabelsReported) and event.done.set_running_or_notify_cancel():
-                    event.done.set_exception(Unreachable("the node is stopping; say it again, with the same id"))
-
-    def _observe(self, seen: Observation) -> None:
-        if self._settings.telemetry:
-            self._telemetry.labels.answered(seen)
-        if self._settings.telemetry and self._sampling.random() < self._shares.get(seen.digest, 1.0):
-            self._telemetry.observe(seen)
-
-
-def pinned_root(settings: NodeSettings) -> bytes:
-    """Return the root metadata that the operator put on this device.
-
-    Raises:
-        Refused: it is not there.
-    """
-    try:
-        return settings.root.read_bytes()
-    except OSError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"the fleet's root {settings.root}: {error.strerror}") from None

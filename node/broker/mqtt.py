@@ -86,6 +86,14 @@ class DeploymentsArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class SettingsArrived:
+    """Carry what came on this node's topic of settings, not verified."""
+
+    envelope: Envelope
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class BlockArrived:
     """Carry a payload on a block topic, not verified."""
 
@@ -96,7 +104,7 @@ class BlockArrived:
 ConnectionEvent = Connected | Disconnected | Published | Subscribed
 StatementEvent = TimeArrived | RolesArrived | IndexArrived | DeploymentsArrived
 DocumentEvent = (
-    TrustArrived | ModelArrived | StatementEvent | Unreadable | Cleared
+    TrustArrived | ModelArrived | StatementEvent | SettingsArrived | Unreadable | Cleared
 )  # Each carries one message, which is acknowledged once handled.
 NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
@@ -222,6 +230,14 @@ class NodeLink(BlockReader):
         self.leave(topics)
         self.read(topics)
 
+    def subscribe_settings(self, *, only_if_new: bool) -> None:
+        """Ask for this node's own settings."""
+        self._link.subscribe([self.topics.settings(self._name)], only_if_new=only_if_new)
+
+    def is_settings(self, topic: str) -> bool:
+        """Return whether a topic is that of this node's settings."""
+        return topic == self.topics.settings(self._name)
+
     def publish_state(self, state: State) -> None:
         """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
         topic = self.topics.state(self._name)
@@ -235,9 +251,12 @@ class NodeLink(BlockReader):
         """Return the event as documents."""
         if not isinstance(event, Message):
             return event
-        if not event.payload:
-            return Cleared(event)
+        return self._parse(event) if event.payload else Cleared(event)
+
+    def _parse(self, event: Message) -> DocumentEvent | BlockArrived:
         try:
+            if self.is_settings(event.topic):
+                return SettingsArrived(codec.decode(Envelope, event.payload), event)
             address = self.topics.parse(event.topic)
             if address.kind == "block":
                 return BlockArrived(block_digest(address), event)

@@ -11,7 +11,7 @@ from node.cli.options import json_option, settings_option, store_of
 from node.core.telemetry.accuracy import LabelCounts, invalid
 from node.settings import load
 from node.storage.accuracy_counts import take
-from node.storage.store import NodeStore
+from node.storage.store import TELEMETRY_OFF, NodeStore
 from schemas.errors import Code, Refused
 
 
@@ -44,7 +44,11 @@ def labels(model: str, right: int, wrong: int, at: str, report_id: str | None, p
         counts = LabelCounts(at=float(at) if at.isascii() and at.isdigit() else at, right=right, wrong=wrong, id=report_id)  # type: ignore[arg-type]
     except ValidationError as error:
         raise invalid(error) from None
-    store_of(settings).close()  # it is there, and can be read
+    store = store_of(settings)  # it is there, and can be read
+    is_off = bool(store.fact(TELEMETRY_OFF))
+    store.close()
+    if is_off:
+        raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry: the hub has turned it off (`fleetcast nodes settings`)")
     with NodeStore.beside(settings.data / "node.sqlite") as store:
         taken = take(store, name, version or None, counts, now=int(time.time()), wait_seconds=settings.labels_wait_seconds)
     found = taken.as_json(counts)

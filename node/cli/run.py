@@ -26,7 +26,8 @@ def run(path: Path) -> None:
     Example:
       fleetcast-node run --settings node.toml
     """
-    from node.agent.loop import Agent, pinned_root  # noqa: PLC0415  # half a second of imports that --help does not need
+    from node.agent.loop import Agent  # noqa: PLC0415  # half a second of imports that --help does not need
+    from node.agent.trust.pinned_root import pinned_root  # noqa: PLC0415  # It comes with the same imports.
 
     settings = load(path)
     log_to_stderr()

@@ -93,6 +93,7 @@ def report(settings: NodeSettings, agent_status: AgentStatus | None, verdict: Ve
         "clock": {"trusted": clock.is_known(now, kept.floor), "now": _at(now), "not_before": _at(max(kept.floor, clock.BUILD_TIME))},
         "models": [_model(slot, counted, reason, reported.get(slot.model), workers) for slot, counted, reason in kept.slots],
         "link": _link(settings, agent_status, kept),
+        "settings": _settings(settings, agent_status),
         "telemetry": agent_status.telemetry.model_dump(mode="json") if agent_status and agent_status.telemetry else None,
         "disk": _disk(settings, live, kept),
     }
@@ -141,13 +142,29 @@ def _metadata(agent_status: AgentStatus | None, kept: Remembered, now: int) -> d
 
 def _link(settings: NodeSettings, agent_status: AgentStatus | None, kept: Remembered) -> dict[str, Any]:
     link = agent_status.link if agent_status else settings.link
-    policy = settings.budgets.get(link) or Policy.default(link)
+    policy = (agent_status.policy if agent_status else None) or settings.budgets.get(link) or Policy.default(link)
     return {
         "class": link,
         "today_bytes": (kept.today_bytes or {}).get(link, 0),
         "bytes_day_max": policy.bytes_day_max,
         "hours": policy.hours or None,
         "full_download": policy.full_download,
+    }
+
+
+def _settings(settings: NodeSettings, agent_status: AgentStatus | None) -> dict[str, Any]:
+    """Report what is in force; before an agent has run, that is what the site's own file says."""
+    if agent_status is None or agent_status.sends_telemetry is None:
+        own = {"labels": dict(settings.labels), "cohort": settings.cohort, "telemetry": settings.telemetry}
+        return {**own, "display_name": None, "hub_serial": None, "ignored": []}
+    hub = agent_status.hub_settings
+    return {
+        "labels": dict(agent_status.labels),
+        "cohort": agent_status.cohort,
+        "telemetry": agent_status.sends_telemetry,
+        "display_name": (hub.display_name or None) if hub else None,
+        "hub_serial": hub.serial if hub else None,
+        "ignored": list(hub.ignored) if hub else [],
     }
 
 
@@ -253,6 +270,7 @@ def _lines(found: dict[str, Any], now: int) -> list[tuple[str, str]]:
         ("metadata", _metadata_text(found["metadata"], now)),
         ("clock", _clock_text(found["clock"])),
         ("link", _link_text(found["link"])),
+        *_settings_lines(found["settings"]),
         *_telemetry_lines(found["telemetry"]),
         *_disk_lines(found["disk"]),
     ]
@@ -300,6 +318,16 @@ def _link_text(link: dict[str, Any]) -> str:
     most = f" of {size(link['bytes_day_max'])}" if link["bytes_day_max"] is not None else ""
     hours = f", used from {link['hours']}" if link["hours"] else ""
     return f"{link['class']}, {size(link['today_bytes'])}{most} today{hours}"
+
+
+def _settings_lines(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    labels = ", ".join(f"{key}={value}" for key, value in sorted(settings["labels"].items())) or "no labels"
+    off = "" if settings["telemetry"] else ", sends no telemetry"
+    name = f", named {settings['display_name']!r}" if settings["display_name"] else ""
+    yield "settings", f"{labels}, cohort {settings['cohort']}{off}{name}"
+    if settings["hub_serial"]:
+        ignored = f"; this site's file does not accept {', '.join(settings['ignored'])}" if settings["ignored"] else ""
+        yield "", f"with the hub's settings, serial {settings['hub_serial']}{ignored}"
 
 
 def _telemetry_lines(spent: dict[str, Any] | None) -> Iterator[tuple[str, str]]:

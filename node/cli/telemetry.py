@@ -9,7 +9,7 @@ from node.cli.options import json_option, settings_option, store_of
 from node.settings import load
 from node.storage import telemetry_report
 from node.storage.inventory import manifest_at
-from node.storage.store import NodeStore
+from node.storage.store import TELEMETRY_OFF, NodeStore
 from schemas.manifest import Manifest
 
 
@@ -92,7 +92,8 @@ def kept(path: Path, as_json: bool) -> None:
       fleetcast-node telemetry kept
     """
     settings = load(path)
-    found = {"telemetry": settings.telemetry, **telemetry_report.kept_back(store_of(settings))}
+    store = store_of(settings)
+    found = {"telemetry": settings.telemetry and not store.fact(TELEMETRY_OFF), **telemetry_report.kept_back(store)}
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -105,7 +106,8 @@ def kept(path: Path, as_json: bool) -> None:
         click.echo(f"{row['day']}  {row['model']}  {row['rows']} rows  [{row['code']}]")
     click.echo(f"{found['late_intervals']} intervals had rows after they were closed; the ledger has {found['ledger_entries']} entries")
     if not found["telemetry"]:
-        click.echo("nothing is sent: the settings have `telemetry = false`; what waits is kept until that changes")
+        why = "the hub has turned telemetry off" if settings.telemetry else "the settings have `telemetry = false`"
+        click.echo(f"nothing is sent: {why}; what waits is kept until that changes")
     if found["quiet_until"]:
         click.echo(f"nothing from before {found['quiet_until']} is sent: the privacy ledger was not trustworthy")
 

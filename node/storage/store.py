@@ -23,6 +23,7 @@ from schemas.deployments import Moved
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 
+TELEMETRY_OFF = "hub_telemetry_off"  # Fact: the hub's settings turn off telemetry that the site's file has on.
 MOVES_KEPT = 1000  # Moves of a slot: years of releases.
 SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be sent again to a broker that lost its memory
 DAYS_KEPT = 92  # Days of everything that is counted by day.

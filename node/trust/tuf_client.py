@@ -88,7 +88,7 @@ class _Trusted:
     view: View
     role_versions: Mapping[str, int]  # as the snapshot lists them
     minimum: Mapping[str, str]  # per model, from the offline targets role
-    rollout_keys: Mapping[str, Key]  # Keys that may sign rollouts and deployments, by id.
+    rollout_keys: Mapping[str, Key]  # Keys that may sign rollouts, deployments and settings, by id.
     root: Root
     timestamp: Timestamp
 
@@ -291,6 +291,12 @@ class Trust:
             if belief is None:
                 return None
             return _seen_at(belief.view, _moment(now or datetime.now(UTC), belief.view))
+
+    def rollout_keys(self) -> Mapping[str, Key] | None:
+        """Return the keys that the trusted targets role lets sign rollouts, deployments and settings; None before anything is trusted."""
+        with self._locked():
+            belief = self._believed()
+            return belief.roles.rollout_keys if belief is not None else None
 
     def _check_time(self, view: View, now: datetime) -> None:
         wall, floor = int(now.timestamp()), floor_of(view.timestamp_expires)

@@ -25,6 +25,7 @@ HUB_ONLY = (
     TOPICS.deploy("delay"),
     TOPICS.model("delay"),
     TOPICS.block(DIGEST),
+    TOPICS.settings("node-b"),
     TOPICS.windows("delay"),
     TOPICS.drift("delay"),
     TOPICS.alert,
@@ -116,6 +117,21 @@ def test_a_node_that_subscribes_to_everything_gets_what_it_may_read(hub: Client,
     trust = {TOPICS.trust, TOPICS.trust_time, TOPICS.trust_roles}
     readable = {*trust, TOPICS.deployed, TOPICS.deploy("delay"), TOPICS.model("delay"), TOPICS.block(DIGEST)}
     assert {topic for topic, _ in arrived(node, len(readable))} == readable
+
+
+def test_a_node_reads_its_own_settings_and_no_others(hub: Client, user: Callable[..., Client]) -> None:
+    node = user("node-a")
+    for topic in ("#", TOPICS.settings("node-b"), TOPICS.filter("settings")):
+        node.subscribe(topic)
+
+    for name in ("node-b", "node-a"):
+        hub.link.publish(TOPICS.settings(name), name.encode(), retain=True)
+    node.link.publish(TOPICS.settings("node-a"), b"forged", retain=True)
+
+    assert {(topic, payload) for topic, payload in arrived(node, 1)} == {(TOPICS.settings("node-a"), b"node-a")}
+    late = user("node-c")
+    late.subscribe("#")
+    assert arrived(late) == []
 
 
 def test_a_consumer_reads_insight_and_states_and_no_more(hub: Client, user: Callable[..., Client]) -> None:

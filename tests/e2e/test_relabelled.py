@@ -53,3 +53,28 @@ def _answers(plant: Plant, name: str) -> str | None:
         return served(plant, name)
     except (httpx.HTTPError, AssertionError):
         return None
+
+
+def test_a_running_node_that_the_hub_relabels_moves_without_a_restart(plant: Plant) -> None:
+    for name in ("a1", "b1"):
+        plant.node_settings = ('labels = {ring = "main"}', "state_seconds = 5")
+        plant.start_node(name)
+    for number in range(2):
+        plant.publish(f"1.{number}.0", 1.0 + number)
+    until("the nodes", lambda: len(plant.cli("nodes")) == 2)
+    plant.cli("rollout", "start", "diabetes@1.0.0", *WAITS)
+
+    changed = plant.cli("nodes", "label", "--where", "node=a1", "ring=canary", "--yes")
+    plant.cli("nodes", "set", "a1", "telemetry=off", "cohort=canaries", "display-name=Gate 1")
+    until("the settings in force", lambda: plant.cli("nodes", "settings", "a1")["serial_in_force"] == 2)
+    plant.cli("rollout", "start", "diabetes@1.1.0", "--label", "ring=canary", *WAITS)
+
+    assert (changed["state"], changed["nodes"]) == ("done", 1)
+    assert {name: served(plant, name) for name in ("a1", "b1")} == {"a1": "1.1.0", "b1": "1.0.0"}
+    found = {row["node"]: row for row in plant.cli("nodes")}
+    assert (found["a1"]["labels"], found["a1"]["cohort"], found["a1"]["display_name"]) == ({"ring": "canary"}, "canaries", "Gate 1")
+    assert (found["a1"]["rho_day_max"], found["b1"]["rho_day_max"] is None) == (None, False)
+
+    plant.cli("nodes", "label", "a1", "ring-")
+
+    until("the label that the site gave", lambda: {row["node"]: row["labels"]["ring"] for row in plant.cli("nodes")}["a1"] == "main")

@@ -26,6 +26,7 @@ def all_topics(node: str, model: str, cohort: str, digest: bytes) -> dict[str, t
         "want": (TOPICS.want(node), (node,)),
         "state": (TOPICS.state(node), (node,)),
         "receipt": (TOPICS.receipt(node), (node,)),
+        "settings": (TOPICS.settings(node), (node,)),
         "telemetry": (TOPICS.telemetry(model, cohort), (model, cohort)),
         "windows": (TOPICS.windows(model), (model,)),
         "drift": (TOPICS.drift(model), (model,)),

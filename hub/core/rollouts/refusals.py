@@ -15,7 +15,13 @@ SITE = "site"
 TRUST = "trust"
 # An older or expired bundle at the broker is refused, and the node has followed a newer one: that keeps it from no release.
 _HARMLESS = frozenset({Code.TRUST_ROLLBACK, Code.TRUST_EXPIRED})
-DOCUMENTS = {TRUST: "the trust bundle", "rollout": "the rollout", "model": "the model bundle", "release": "the release"}
+DOCUMENTS = {
+    TRUST: "the trust bundle",
+    "settings": "its settings",
+    "rollout": "the rollout",
+    "model": "the model bundle",
+    "release": "the release",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,10 @@ class HubLink(BlockPublisher):
         """Retain an encoded bundle on one of the hub's own topics."""
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
 
+    def retain_settings(self, node: str, envelope: bytes) -> None:
+        """Retain a node's signed settings for it; nothing takes them out of the broker's memory."""
+        self._link.publish(self.topics.settings(node), envelope, retain=True, content_type=MSGPACK)
+
     def clear_state(self, node: str) -> None:
         """Take a forgotten node's state out of the broker's memory."""
         self._link.publish(self.topics.state(node), b"", retain=True)

@@ -23,6 +23,10 @@ class Manifests:
         self._unloadable = unloadable
         self._known: dict[bytes, Manifest] = {}
 
+    def put_profile(self, profile: Profile) -> None:
+        """Choose builds by another description of this device from now on; what was fetched stays."""
+        self._profile = profile
+
     def keep(self, release: Release) -> None:
         """Write a verified release's manifest down."""
         path = self._path(release.digest)

@@ -58,6 +58,15 @@ class ByteQuota:
             self._link = link
         return self._link
 
+    def put_policies(self, policies: Mapping[LinkClass, Policy]) -> None:
+        """Apply other budgets from now on; what came today counts against them."""
+        self._policies = policies
+
+    @property
+    def policy(self) -> Policy:
+        """Return the budget of the present link."""
+        return self._policies.get(self.link) or Policy.default(self.link)
+
     def _read(self, file: Path) -> tuple[LinkClass, Refused | None]:
         """Return the class of link that the file has, and what is wrong with the file."""
         try:

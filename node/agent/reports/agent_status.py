@@ -10,7 +10,10 @@ from collections.abc import Callable
 import structlog
 
 from node.agent.reports.standing_findings import StandingFindings
+from node.agent.reports.state_reports import reported
+from node.core.delivery.byte_quota import Policy
 from node.core.doctor.agent_health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
+from node.core.settings.effective_settings import EffectiveSettings
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.enrol.credentials import expires_at
 from node.host.pidfile import write_status
@@ -39,13 +42,15 @@ class StatusWriter:
         inherited: bool,
         state: Callable[[], State],
         view: Callable[[], View | None],
+        in_force: Callable[[], EffectiveSettings],
+        policy: Callable[[], Policy],
         findings: StandingFindings,
         wall: WallClock,
         monotonic: MonotonicClock,
         notify: Notify,
     ) -> None:
         self._settings, self._server, self._state, self._view = settings, server, state, view
-        self._findings = findings
+        self._findings, self._in_force, self._policy = findings, in_force, policy
         self._listen, self._inherited, self._wall, self._monotonic, self._notify = listen, inherited, wall, monotonic, notify
         self._started_at = self._since = int(wall())
         self._answered_at = self._started_at
@@ -141,7 +146,7 @@ class StatusWriter:
         self._written = status
 
     def _status(self, ended_at: int | None) -> AgentStatus:
-        state, view = self._state(), self._view()
+        state, view, in_force = self._state(), self._view(), self._in_force()
         return AgentStatus(
             node=self._settings.id,
             fleet=self._settings.fleet,
@@ -159,6 +164,11 @@ class StatusWriter:
             denied=self._denied,
             short_connections=self._short_connections,
             link=state.link or "free",
+            policy=self._policy(),
+            labels=dict(in_force.labels),
+            cohort=in_force.cohort,
+            sends_telemetry=in_force.telemetry,
+            hub_settings=reported(in_force),
             certificate_expires=self._certificate_expires,
             root_version=state.root_version,
             timestamp_version=state.timestamp_version,

@@ -37,7 +37,7 @@ class Reporter:
         windows: bool,  # else they are not sent, and wait
     ) -> None:
         self._node, self._store, self._link, self._identity = node, store, link, identity
-        self._wall, self._monotonic, self._windows = wall, monotonic, windows
+        self._wall, self._monotonic, self.windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
         self.on_refusal: Callable[[str], None] = lambda sentence: None  # hears of every refusal
@@ -88,7 +88,7 @@ class Reporter:
         """Take in that the broker is there; one that forgot is sent the kept messages again, and their readers count them once."""
         self._sending.clear()
         if not session_present:
-            self._store.resend(windows=self._windows)
+            self._store.resend(windows=self.windows)
 
     def published(self, mid: int) -> None:
         """Take in that the broker has taken a message."""
@@ -99,7 +99,7 @@ class Reporter:
     def send(self, *, windows: bool = True) -> None:
         """Send what waits, a bounded number at a time; without `windows` only other messages."""
         flying = set(self._sending.values())
-        outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self._windows and windows)
+        outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self.windows and windows)
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]
         if fresh:
             try:

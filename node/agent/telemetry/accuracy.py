@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
+from node.agent.telemetry.cohort_changes import CohortChanges
 from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry import privacy
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, LabelCounts
@@ -43,13 +44,14 @@ class Labels:
         accountant: PrivacyAccountant,
         *,
         topic: Callable[[str, str], str],
-        cohort: str,
+        cohorts: CohortChanges,
         wait_seconds: float | None,
         bits: BitSource,
         clock: WallClock,
     ) -> None:
-        self._store, self._accountant, self._topic, self._cohort = store, accountant, topic, cohort
+        self._store, self._accountant, self._topic, self._cohorts = store, accountant, topic, cohorts
         self._wait_seconds, self._bits, self._clock = wait_seconds, bits, clock
+        self._paused_at: int | None = None
         self._declared: dict[bytes, Declared] = {one.release: one for one in store.declared()}
         self._seconds: dict[bytes, int] = {}  # An interval's length, by served release.
         self._lock = threading.Lock()
@@ -75,6 +77,18 @@ class Labels:
             self._store.declare(declared, at=int(self._clock()))
         self._declared[digest] = declared
         self._seconds[digest] = declared.seconds
+
+    def pause(self) -> None:
+        """Take and send nothing from now on; what was taken stays."""
+        self.checkpoint()
+        self._wait_seconds, self._paused_at = None, int(self._clock())
+
+    def resume(self, wait_seconds: float) -> None:
+        """Go on; nobody knows what was answered meanwhile."""
+        if self._paused_at is not None:
+            with self._store.transaction():
+                self._store.add_unsure(self._paused_at, int(self._clock()))
+        self._wait_seconds, self._paused_at = wait_seconds, None
 
     def answered(self, seen: Observation) -> None:
         """Take in that a request was answered: its rows may turn out right or wrong."""
@@ -114,7 +128,7 @@ class Labels:
             Refused: as node.storage.accuracy_counts.take, and where no telemetry leaves at all.
         """
         if self._wait_seconds is None:
-            raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry (`telemetry = false` in its settings)")
+            raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry: its settings turn it off, here or at the hub")
         self.checkpoint()  # what was answered a moment ago can be labelled
         taken = take(self._store, model, version, counts, now=int(self._clock()), wait_seconds=self._wait_seconds)
         log.info("labels.taken", model=model, version=taken.declared.version, start=taken.start, leaves_at=taken.leaves_at)
@@ -176,7 +190,7 @@ class Labels:
                     start=start,
                     about="accuracy",
                 )
-                self._store.enqueue("window", self._topic(model, self._cohort), codec.encode(window))
+                self._store.enqueue("window", self._topic(model, self._cohorts.at(start)), codec.encode(window))
             code = "" if withheld is None else str(withheld)
             self._store.close_labels(release, start, at=now, rho=0.0 if withheld else rho, code=code)
         if withheld is None:

@@ -14,6 +14,7 @@ import structlog
 
 from node.agent.telemetry.accuracy import Labels
 from node.agent.telemetry.calibration import Calibration
+from node.agent.telemetry.cohort_changes import CohortChanges
 from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry import privacy
 from node.core.telemetry.privatise import added, crowded, noised
@@ -44,6 +45,7 @@ class _Watched:
     privacy: Privacy
     sketch: Sketch
     calibration: Calibration
+    cohort: str  # In which its own baseline is made.
     dirty: bool = False
 
     @property
@@ -83,8 +85,11 @@ class Telemetry:
         sends: bool = True,
         clock: WallClock,
     ) -> None:
-        self._sends = sends
-        self._store, self._topic, self._cohort = store, topic, cohort
+        self.sends = sends
+        self._labels_wait_seconds = labels_wait_seconds
+        self._served: dict[bytes, Manifest] = {}
+        self.cohorts = CohortChanges(cohort)
+        self._store, self._topic = store, topic
         self._rho_day_max, self._grace_seconds, self._idle_seconds = rho_day_max, grace_seconds, idle_seconds
         self._waiting_max, self._waiting_bytes_max = waiting_max, waiting_bytes_max
         self._clock = clock
@@ -96,7 +101,7 @@ class Telemetry:
             store,
             self._accountant,
             topic=topic,
-            cohort=cohort,
+            cohorts=self.cohorts,
             wait_seconds=labels_wait_seconds if sends else None,
             bits=self._bits,
             clock=clock,
@@ -106,7 +111,8 @@ class Telemetry:
 
     def watch(self, digest: bytes, manifest: Manifest) -> None:
         """Count this release's requests from now on, going on from the last checkpoint."""
-        if not self._sends:
+        self._served[digest] = manifest
+        if not self.sends:
             return
         self.labels.watch(digest, manifest)
         if manifest.baseline is None or manifest.privacy is None:
@@ -115,8 +121,28 @@ class Telemetry:
             if digest not in self._watched:
                 sketch = Sketch(manifest.baseline, manifest.privacy.window_seconds)
                 sketch.restore(self._store.sketches(manifest.model, digest))
-                calibration = Calibration(self._store, self._accountant, digest, manifest, cohort=self._cohort, bits=self._bits)
-                self._watched[digest] = _Watched(manifest, manifest.baseline, manifest.privacy, sketch, calibration)
+                calibration, cohort = self._calibration(digest, manifest), self.cohorts.now
+                self._watched[digest] = _Watched(manifest, manifest.baseline, manifest.privacy, sketch, calibration, cohort)
+
+    def _calibration(self, digest: bytes, manifest: Manifest) -> Calibration:
+        return Calibration(self._store, self._accountant, digest, manifest, cohort=self.cohorts.now, bits=self._bits)
+
+    def put_sends(self, *, sends: bool) -> None:
+        """Count and send, or leave what was counted and taken where it is."""
+        if sends == self.sends:
+            return
+        log.info("telemetry.changed", sends=sends)
+        if not sends:
+            self.checkpoint()
+            self.labels.pause()
+            self.sends = False
+            with self._lock:
+                self._watched.clear()
+            return
+        self.sends = True
+        self.labels.resume(self._labels_wait_seconds)
+        for digest, manifest in self._served.items():
+            self.watch(digest, manifest)
 
     def observe(self, seen: Observation) -> None:
         """Count one served request."""
@@ -238,10 +264,13 @@ class Telemetry:
                 self._store.add_odd(privacy.day_of(now), model, {str(Code.ROWS_LATE): rows})
             log.warning("window.late_rows_dropped", model=model, start=start, code=str(Code.ROWS_LATE))
             return False
-        days = list(privacy.days_of(start, seconds))
+        days, cohort = list(privacy.days_of(start, seconds)), self.cohorts.at(start)
         withheld = self._accountant.refusal(start, days, watched.rho)
         rows, rho = 0, 0.0
         with self._store.transaction():
+            if cohort == self.cohorts.now != watched.cohort:  # Its first window: its own baseline is gathered anew.
+                watched.calibration, watched.cohort = self._calibration(digest, watched.manifest), cohort
+                self._store.put_gathering(model, digest, None)
             if withheld is None:
                 rho = watched.rho
                 self._accountant.charge(days, rho, f"window {model} {digest[:8].hex()} {start}")
@@ -253,11 +282,12 @@ class Telemetry:
                     window_id=os.urandom(16),
                     release=digest[:8],
                     start=start,
-                    own=watched.calibration.own(),
+                    own=watched.calibration.own() if cohort == watched.cohort else None,
                 )
                 rows = window.rows
-                watched.calibration.gather(counts, rows, days, start)
-                self._store.enqueue("window", self._topic(model, self._cohort), codec.encode(window))
+                if cohort == watched.cohort:
+                    watched.calibration.gather(counts, rows, days, start)
+                self._store.enqueue("window", self._topic(model, cohort), codec.encode(window))
             self._store.close_window(model, digest, start, at=now, rows=rows, rho=rho, code="" if withheld is None else str(withheld))
         if withheld is None:
             log.info("window.closed", model=model, start=start, rho=round(rho, 4))
@@ -297,7 +327,8 @@ class Telemetry:
         signals = [(digest, one.manifest.model, None, one.baseline, one.privacy) for digest, one in self._watched.items()]
         answers = [(one.release, one.model, "accuracy", one.accuracy.baseline, one.accuracy.privacy) for one in self.labels.declared]
         return [
-            _Kind((self._topic(model, self._cohort), digest[:8], about), baseline, noise)
+            _Kind((self._topic(model, cohort), digest[:8], about), baseline, noise)
+            for cohort in self.cohorts.all()
             for digest, model, about, baseline, noise in [*signals, *answers]
         ]
 

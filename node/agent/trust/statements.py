@@ -115,10 +115,14 @@ class Statements:
         if not self._online or now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        if self._facts() != self._seen_facts:
-            self._choose()
+        self.look_at_facts()
         self._look_at_old_topic()
         self._look_at_roles()
+
+    def look_at_facts(self) -> None:
+        """Read the topics of other models, where other selectors match this device now."""
+        if self._facts() != self._seen_facts:
+            self._choose()
 
     def _look_at_old_topic(self) -> None:
         is_read = self._old.is_read(self._monotonic(), int(self._wall()))

@@ -50,6 +50,7 @@ class TrustState:
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
         findings: StandingFindings,
+        look_at_settings: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._monotonic, self._requests = monotonic, requests
@@ -69,6 +70,7 @@ class TrustState:
             chosen=self._chosen,
         )
         self._findings = findings
+        self._look_at_settings = look_at_settings  # Before any wish: labels decide which deployment is followed.
         self._slots: Slots | None = None
         self.view: View | None = None
         self.models: set[str] = set()  # whose topics are read
@@ -166,6 +168,12 @@ class TrustState:
             standing = self.statements().get(model)
             self._not_understood[model] = standing.serial if standing is not None else 0
             self._findings.put("rollout", model, [refusal])
+
+    def relabelled(self) -> None:
+        """Take in that this device may have other labels: it belongs to where it now is, also in the midst of a rollout."""
+        self._statements.look_at_facts()
+        self._apply_parameters()
+        self._follow()
 
     # Releases, and the bundles of hubs before deployments
 
@@ -342,6 +350,7 @@ class TrustState:
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""
+        self._look_at_settings()
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
         self._slots.keep_models(self.view.models)

@@ -5,12 +5,13 @@ from typing import Annotated
 
 from pydantic import Field
 
+from node.core.delivery.byte_quota import Policy
 from node.core.trust.clock import is_known, trusted_now
 from schemas import limits
 from schemas.document import Fact
-from schemas.names import Digest, FleetName, NodeId
+from schemas.names import Cohort, Digest, FleetName, Label, NodeId
 from schemas.quantities import Count, Seconds
-from schemas.state import Finding, LinkClass, Slot, TelemetryBudget
+from schemas.state import Finding, LinkClass, SettingsInForce, Slot, TelemetryBudget
 
 WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
 SILENT_SECONDS_MAX = 120  # and is not well when it has not for this long: reading a large model back from a slow card takes a minute
@@ -44,6 +45,11 @@ class AgentStatus(Fact):
     denied: Count = 0  # subscriptions, since it is connected
     short_connections: Count = 0  # Connections in a row that the broker accepted and that ended soon.
     link: LinkClass = "free"
+    policy: Policy | None = None  # The link's budget.
+    labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]  # In force, as all that follows.
+    cohort: Cohort | None = None
+    sends_telemetry: bool | None = None
+    hub_settings: SettingsInForce | None = None  # None where the hub sets nothing.
     certificate_expires: Seconds | None = None
 
     root_version: Count = 0

@@ -372,7 +372,13 @@ def reported(facts: Facts) -> Iterator[Finding]:
             )
 
 
-_DOCUMENTS = {"trust": "trust bundle", "rollout": "rollout", "model": "model bundle", "release": "manifest of a release"}
+_DOCUMENTS = {
+    "trust": "trust bundle",
+    "rollout": "rollout",
+    "model": "model bundle",
+    "release": "manifest of a release",
+    "settings": "document of the hub's settings",
+}
 
 
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (

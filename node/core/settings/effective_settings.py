@@ -6,15 +6,13 @@ budget only lowered: what the site forbids, no hub allows.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from node.core.delivery.byte_quota import Policy
-from schemas.device_settings import DeviceSettings, LinkBudget
+from schemas.device_settings import SETTABLE, DeviceSettings, LinkBudget, Settable
 from schemas.errors import Code, Refused
 from schemas.state import LinkClass
 
-Settable = Literal["labels", "cohort", "budgets", "telemetry"]
-SETTABLE: Final[tuple[Settable, ...]] = ("labels", "cohort", "budgets", "telemetry")
 LINKS: Final[tuple[LinkClass, ...]] = ("free", "metered", "roaming")
 
 

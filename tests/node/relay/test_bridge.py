@@ -4,6 +4,8 @@ import time
 from pathlib import Path
 
 from fleetcast.mqtt_connection import Message
+from hub.core.nodes.device_settings import SetNodeSettings
+from hub.database.node_commands import NodeCommands
 from schemas import codec, topics
 from schemas.names import sha256
 from tests.broker.client import Client
@@ -68,6 +70,9 @@ def test_a_site_behind_a_bridge_and_a_relay_takes_part_in_a_rollout(tmp_path: Pa
             device.client.subscribe(fleet.topics.trust, fleet.topics.model("delay"))
             for topic in (fleet.topics.trust, fleet.topics.model("delay")):
                 assert device.next_on(topic).payload
+            device.client.subscribe(fleet.topics.settings("n1"))
+            NodeCommands(fleet.store.database).add(SetNodeSettings(node="n1", cohort="nyc"))
+            assert device.next_on(fleet.topics.settings("n1")).payload
             with relaying(settings(up, site, tmp_path / "relay")):
                 node = Node(site, tmp_path / "n2", name="n2")
                 node.fetch(manifest, variant="default")

@@ -525,3 +525,58 @@ def test_nothing_leaves_before_the_ledgers_witness_has_seen_its_price(tmp_path: 
 
         assert (len(site.windows()), site.telemetry.may_leave, site.telemetry.budget(site.now).code) == (1, True, None)
         site.store.close()
+
+
+def test_a_window_that_is_open_when_the_cohort_changes_counts_for_the_former(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.see(5)
+
+    site.telemetry.cohorts.change("moved", at=site.now)
+    site.see(5, at=site.now + 70)
+    site.see(1, at=site.now + 200)
+    site.telemetry.tick(site.now)
+
+    topics = [one.topic for one in site.store.waiting(100) if one.kind == "window"]
+    assert topics == ["m/lab", "m/moved"]
+
+
+def test_windows_that_wait_for_a_former_cohort_can_still_become_one(tmp_path: Path) -> None:
+    site = Site(tmp_path, waiting_max=8, rho_day_max=50.0)
+    for minute in range(8):
+        site.see(5, at=60.0 * minute + 1)
+    site.telemetry.tick(site.now)
+    site.telemetry.cohorts.change("moved", at=0.0)
+    site.see(5, at=60.0 * 8 + 1)
+    site.see(1, at=60.0 * 20)
+    site.telemetry.tick(site.now)
+
+    assert site.store.fact("windows_dropped") == 0
+    assert site.store.fact("windows_merged") > 0
+
+
+def test_telemetry_that_is_turned_off_counts_nothing_and_goes_on_later(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.see(5, at=30.0)
+
+    site.telemetry.put_sends(sends=False)
+    site.see(7, at=31.0)
+    site.telemetry.tick(site.now)
+    assert site.windows() == []
+    assert site.store.spent([0]) == 0
+    site.telemetry.put_sends(sends=True)
+    site.see(5, at=100.0)
+    site.telemetry.tick(site.now)
+
+    assert [window.start for window in site.windows()] == [0]
+
+
+def test_a_release_that_begins_to_serve_while_telemetry_is_off_is_counted_later(tmp_path: Path) -> None:
+    site = Site(tmp_path, sends=False)
+    site.see(5, at=30.0)
+
+    site.telemetry.put_sends(sends=True)
+    site.see(5, at=31.0)
+    site.see(5, at=100.0)
+    site.telemetry.tick(site.now)
+
+    assert [window.start for window in site.windows()] == [0]

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from node.core.delivery.byte_quota import Policy
-from node.core.settings.effective_settings import EffectiveSettings, Settable, SiteTerms, check_settings, effective_settings
-from schemas.device_settings import DeviceSettings, LinkBudget
+from node.core.settings.effective_settings import EffectiveSettings, SiteTerms, check_settings, effective_settings
+from schemas.device_settings import DeviceSettings, LinkBudget, Settable
 from schemas.errors import Code, Refused
 
 SITE = SiteTerms(

@@ -1,0 +1,339 @@
+"""`fleetcast nodes label`, `set` and `settings`: what the hub sets of nodes, and what of it is in force there."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fleetcast.cli.terminal_text import plain
+from hub.cli.errors import Ended, Exit
+from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, show_one
+from hub.core.nodes import device_settings as core
+from hub.core.nodes.device_settings import Chosen, Move, SetNodeSettings
+from schemas import codec
+from schemas.deployments import Deployment, Deployments, Envelope
+from schemas.device_settings import DeviceSettings
+from schemas.earlier_rollouts import as_deployments
+from schemas.errors import Code, Refused
+from schemas.names import check_name
+from schemas.rollout import Rollout
+from schemas.selectors import NodeFacts, matches, parse
+from schemas.state import State
+
+if TYPE_CHECKING:
+    from hub.signing.tuf_repository import Repository
+
+ANSWER_SECONDS = 15.0  # How long a running hub may take for a node.
+NODES_PER_SECOND = 20.0  # And for many: what a slow disk lets it sign.
+LOOK_SECONDS = 0.3
+SWITCHES = {"on": True, "off": False}
+LINES_MAX = 20
+
+where_option = click.option("--where", metavar="SELECTOR", help="Nodes that this selector matches, such as site=jfk,tier!=lab.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="[NODE] KEY=VALUE ... KEY- ...")
+@where_option
+@yes_option
+@changes_fleet
+@dir_option
+@json_option
+def label(words: Sequence[str], where: str | None, yes: bool, directory: Path, as_json: bool) -> None:
+    """Set labels of a node, or of all nodes that a selector matches.
+
+    KEY=VALUE sets a label, and KEY- takes back one that was set here: the device's own file then decides again. Labels choose
+    deployments and variants: the command shows for which nodes another deployment will decide.
+
+    \b
+    Examples:
+      fleetcast nodes label gateway-17 ring=canary
+      fleetcast nodes label gateway-17 ring-
+      fleetcast nodes label --where site=jfk ring=main --yes
+    """
+    node, rest = _target(words, where)
+    if not rest:
+        raise click.UsageError("name at least one label: KEY=VALUE sets it, KEY- takes it back")
+    labels: dict[str, str] = {}
+    unset: list[str] = []
+    for word in rest:
+        key, sign, value = word.partition("=")
+        if sign and key and value:
+            labels[key] = value
+        elif not sign and word.endswith("-") and len(word) > 1:
+            unset.append(f"label.{word[:-1]}")
+        else:
+            raise click.UsageError(f"{word!r} must be KEY=VALUE or KEY-")
+    if both := sorted(labels.keys() & {name.removeprefix("label.") for name in unset}):
+        raise click.UsageError(f"label {both[0]!r} is set and taken back: give only one of the two")
+    _change(directory, _wish(node, where, labels=labels, unset=unset), yes=yes, as_json=as_json)
+
+
+@click.command(name="set")
+@click.argument("words", nargs=-1, metavar="[NODE] KEY=VALUE ...")
+@where_option
+@click.option("--unset", multiple=True, metavar="KEY", help="Take a setting back: the device's own file decides again. Repeatable.")
+@yes_option
+@changes_fleet
+@dir_option
+@json_option
+def set_(words: Sequence[str], where: str | None, unset: Sequence[str], yes: bool, directory: Path, as_json: bool) -> None:
+    """Set the cohort, telemetry, name or budgets of nodes.
+
+    They are those of one node, or of all nodes that a selector matches.
+
+    Keys: cohort, telemetry (on or off), display-name, and for each link (free, metered, roaming) budget.LINK.bytes-day-max,
+    budget.LINK.hours and budget.LINK.full-download (on or off). --unset also takes budget.LINK, budgets and labels.
+
+    A device's own file has the last word: the hub can turn telemetry off and lower a budget, and never allows what the site forbids.
+
+    \b
+    Examples:
+      fleetcast nodes set gateway-17 cohort=nyc display-name="Gate 17"
+      fleetcast nodes set --where site=jfk telemetry=off
+      fleetcast nodes set gateway-17 budget.metered.hours=22:00-05:00
+      fleetcast nodes set gateway-17 --unset cohort --unset budget.metered
+    """
+    node, rest = _target(words, where)
+    if not rest and not unset:
+        raise click.UsageError("name at least one setting: KEY=VALUE, or --unset KEY")
+    given: dict[str, Any] = {}
+    for word in rest:
+        key, sign, value = word.partition("=")
+        if not (sign and key):
+            raise click.UsageError(f"{word!r} must be KEY=VALUE")
+        _put(given, key, value)
+    _change(directory, _wish(node, where, unset=[_field(name) for name in unset], **given), yes=yes, as_json=as_json)
+
+
+@click.command()
+@click.argument("node")
+@dir_option
+@json_option
+def settings(node: str, directory: Path, as_json: bool) -> None:
+    """Show what the hub sets of a node, and what of it is in force there.
+
+    \b
+    Examples:
+      fleetcast nodes settings gateway-17
+      fleetcast nodes settings gateway-17 --json
+    """
+    document = _document(_repository(directory), check_name("node", node))
+    row = open_store(directory).node(node)
+    state = codec.decode(State, row.state) if row is not None else None
+    if document is None and state is None:
+        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported, and the hub sets nothing of it")
+    found = _shown(node, document, state)
+    show_one(found if as_json else {name: _in_words(value) for name, value in found.items()}, as_json=as_json)
+
+
+def _shown(node: str, document: DeviceSettings | None, state: State | None) -> dict[str, Any]:
+    in_force = state.settings if state is not None else None
+    serial, reported = document.serial if document is not None else 0, in_force.serial if in_force is not None else 0
+    fields = {"labels", "cohort", "telemetry", "display_name", "budgets"}
+    return {
+        "node": node,
+        "serial": serial,
+        "expires": datetime.fromtimestamp(document.expires, UTC).isoformat() if document is not None else None,
+        "set": document.model_dump(mode="json", exclude_none=True, include=fields) if document is not None else {},
+        "serial_in_force": reported,
+        "state": "in force" if serial and reported == serial else "not taken yet" if serial else "nothing is set",
+        "ignored": list(in_force.ignored) if in_force is not None else [],
+        "labels": dict(state.profile.labels) if state is not None and state.profile is not None else {},
+        "cohort": state.cohort if state is not None else None,
+        "sends_telemetry": state.telemetry is not None if state is not None else None,
+    }
+
+
+def _in_words(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return json.dumps(value) if any(isinstance(one, Mapping) for one in value.values()) else [f"{k}={v}" for k, v in value.items()]
+    return value
+
+
+def _target(words: Sequence[str], where: str | None) -> tuple[str | None, Sequence[str]]:
+    """Return the node that is named, if one is, and the other words."""
+    if where is not None:
+        if words and "=" not in words[0] and not words[0].endswith("-"):
+            raise click.UsageError(f"give {words[0]!r} or --where, and not both")
+        return None, words
+    if not words or "=" in words[0]:
+        raise click.UsageError("say which nodes: give a node's name first, or --where SELECTOR")
+    return check_name("node", words[0]), words[1:]
+
+
+def _field(name: str) -> str:
+    return name if name.startswith("label.") else name.replace("-", "_")
+
+
+def _put(given: dict[str, Any], key: str, value: str) -> None:
+    """Put one KEY=VALUE among the fields of a command."""
+    parts = key.split(".")
+    if parts[0] == "budget" and len(parts) == 3:
+        field = _field(parts[2])
+        if field not in core.LINK_FIELDS:
+            raise click.UsageError(f"{key!r} is no setting: a budget has bytes-day-max, hours and full-download")
+        found: Any = _switch(key, value) if field == "full_download" else value
+        if field == "bytes_day_max":
+            if not value.isdecimal():
+                raise click.UsageError(f"{key}={value} must be a whole number of bytes")
+            found = int(value)
+        given.setdefault("budgets", {}).setdefault(parts[1], {})[field] = found
+    elif key == "telemetry":
+        given[key] = _switch(key, value)
+    elif key in {"cohort", "display-name"}:
+        given[_field(key)] = value
+    else:
+        mend = " (labels: `fleetcast nodes label`)" if key.startswith("label") else ""
+        raise click.UsageError(f"{key!r} is no setting: cohort, telemetry, display-name, budget.LINK.FIELD{mend}")
+
+
+def _switch(key: str, value: str) -> bool:
+    if value not in SWITCHES:
+        raise click.UsageError(f"{key}={value} must be on or off")
+    return SWITCHES[value]
+
+
+def _wish(node: str | None, where: str | None, **fields: Any) -> SetNodeSettings:
+    given = {"node": node, "where": where, **fields}
+    return core.read(json.dumps({name: value for name, value in given.items() if value is not None and value != []}))
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """Hold what a command will change, as far as this process can tell: the hub decides by what it knows when it obeys."""
+
+    nodes: Sequence[str]
+    known: int
+    keep_labels: Sequence[str]  # Nodes whose site accepts no labels from the hub.
+    moves: Mapping[str, Sequence[Move]]  # By model.
+
+
+def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool) -> None:
+    store, repository = open_store(directory), _repository(directory)
+    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
+    effect = _effect(repository, states, wish)
+    _announce(effect, wish, yes=yes)
+    from hub.database.node_commands import NodeCommands  # noqa: PLC0415  # with SQLAlchemy, which --help does without
+
+    commands = NodeCommands(store.database)
+    number = commands.add(wish)
+    moved = [_move(model, one) for model, found in effect.moves.items() for one in found]
+    facts = {"command": number, "nodes": len(effect.nodes), "moves": moved}
+    if not hub_runs(directory):
+        click.echo("No hub runs here now: the command waits until one starts.", err=True)
+        if as_json:
+            click.echo(json.dumps({**facts, "state": "queued", "text": ""}, indent=2))
+        return
+    until = time.monotonic() + max(ANSWER_SECONDS, len(effect.nodes) / NODES_PER_SECOND)
+    while (answer := commands.get(number)) is None or answer.state == "open":
+        if time.monotonic() >= until:
+            raise Ended(Exit.TIMEOUT, "no hub has answered in time; the command stays queued")
+        time.sleep(LOOK_SECONDS)
+    store.close()
+    if answer.state == "refused":
+        raise Refused(Code(answer.code), answer.text)
+    click.echo(json.dumps({**facts, "state": "done", "text": answer.text}, indent=2) if as_json else plain(answer.text))
+
+
+def _effect(repository: "Repository", states: Sequence[State], wish: SetNodeSettings) -> _Effect:
+    known = {state.node: state for state in states}
+    if wish.node is not None:
+        names = [wish.node]
+    else:
+        selector = parse(wish.where or "")
+        names = [name for name, state in sorted(known.items()) if matches(selector, _facts(state, _labels(state)))]
+        if not names:
+            raise Refused(Code.SELECTOR_INVALID, f"selector {wish.where!r} matches none of {len(known)} known nodes")
+    changed: list[str] = []
+    facts: dict[str, tuple[NodeFacts, NodeFacts]] = {}
+    for name in names:
+        before = Chosen.of(_document(repository, name))
+        after = core.merged(before, wish)
+        if after == before:
+            continue
+        changed.append(name)
+        if (state := known.get(name)) is not None:
+            facts[name] = _facts(state, _labels(state)), _facts(state, core.labels_after(state, before, after))
+    keep = [name for name in changed if name in known and (found := known[name].settings) is not None and "labels" in found.ignored]
+    statements = _statements(repository) if wish.labels or any(name.startswith("label") for name in wish.unset) else {}
+    moves = {model: core.moves(one.deployments, facts) for model, one in statements.items()}
+    return _Effect(changed, len(names), keep if wish.labels else [], moves)
+
+
+def _announce(effect: _Effect, wish: SetNodeSettings, *, yes: bool) -> None:
+    """Say what will change, and ask where there is somebody to ask."""
+    what = f"node {wish.node}" if wish.node is not None else f"{len(effect.nodes)} of the {effect.known} nodes that {wish.where!r} matches"
+    click.echo(plain(f"This changes the settings of {what}." if effect.nodes else "This changes nothing: it is set so already."), err=True)
+    if effect.keep_labels:
+        names = ", ".join(effect.keep_labels[:3])
+        click.echo(plain(f"warning: {len(effect.keep_labels)} accept no labels from the hub, by their own files: {names}"), err=True)
+    lines = [line for model, found in effect.moves.items() for line in _lines(model, found)]
+    for line in lines[:LINES_MAX]:
+        click.echo(plain(line), err=True)
+    if len(lines) > LINES_MAX:
+        click.echo(f"... and {len(lines) - LINES_MAX} more; --json has all of them", err=True)
+    if wish.where is not None and effect.nodes and not yes and sys.stdin.isatty():
+        click.confirm("Go on?", abort=True, err=True)
+
+
+def _lines(model: str, moves: Sequence[Move]) -> list[str]:
+    counted = Counter((_title(one.before), _title(one.after)) for one in moves)
+    first: dict[tuple[str, str], str] = {}
+    for one in moves:
+        first.setdefault((_title(one.before), _title(one.after)), one.node)
+    return [
+        f"{model}: for {first[key] if count == 1 else f'{count} nodes'} {key[1]} will decide, and no longer {key[0]}"
+        for key, count in counted.items()
+    ]
+
+
+def _title(deployment: Deployment | None) -> str:
+    return f"deployment {deployment.name} ({deployment.release.version})" if deployment is not None else "no deployment"
+
+
+def _move(model: str, one: Move) -> dict[str, Any]:
+    return {
+        "model": model,
+        "node": one.node,
+        "before": one.before.name if one.before is not None else None,
+        "after": one.after.name if one.after is not None else None,
+        "release": one.after.release.version if one.after is not None else None,
+    }
+
+
+def _repository(directory: Path) -> "Repository":
+    from hub.signing.tuf_repository import Repository  # noqa: PLC0415  # with TUF, which the list of nodes does without
+
+    return Repository(directory / "trust")
+
+
+def _statements(repository: "Repository") -> dict[str, Deployments]:
+    found: dict[str, Deployments] = {}
+    for model in repository.models():
+        if (envelope := repository.deployments(model)) is not None:
+            found[model] = codec.decode(Deployments, codec.decode(Envelope, envelope).payload)
+        elif (document := repository.rollout(model)) is not None:
+            found[model] = as_deployments(codec.decode(Rollout, document), expires=0)
+    return found
+
+
+def _document(repository: "Repository", node: str) -> DeviceSettings | None:
+    envelope = repository.device_settings(node)
+    return codec.decode(DeviceSettings, codec.decode(Envelope, envelope).payload) if envelope is not None else None
+
+
+def _labels(state: State) -> Mapping[str, str]:
+    return state.profile.labels if state.profile is not None else {}
+
+
+def _facts(state: State, labels: Mapping[str, str]) -> NodeFacts:
+    return NodeFacts(state.node, labels, state.profile.arch if state.profile is not None else "")

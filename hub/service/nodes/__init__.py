@@ -1,0 +1,1 @@
+"""Sign what the hub sets of nodes, and keep it published."""
