@@ -1,0 +1,122 @@
+"""What must hold of a fleet at rest. Each finding is a sentence that names the node, both sides, and what would have made it legitimate."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from schemas import codec
+from schemas.receipt import Receipt, SealedReceipt
+from schemas.rollout import Rollout, wanted
+from tests.simulation.whole_fleet.fleet import Fleet
+from tests.simulation.whole_fleet.machines import NodeMachine
+from tests.simulation.whole_fleet.template import KINDS
+
+BAD = {version for version, kind in KINDS.items() if kind in ("broken", "crashing")}
+CONNECTS_AN_HOUR_MAX = 6  # of a fleet at rest
+MESSAGES_AN_HOUR_MAX = 60  # of one node at rest: a state every five minutes, and what renewals cost
+HOUR = 3600.0
+
+
+def broken(fleet: Fleet) -> list[str]:
+    """Return everything that does not hold."""
+    found = [*_ended(fleet), *_strangers(fleet)]
+    for machine in fleet.machines:
+        for model in fleet.models():
+            found += _of_node(fleet, machine, model)
+    return [*found, *_storms(fleet)]
+
+
+def _ended(fleet: Fleet) -> Iterator[str]:
+    """Every process is back."""
+    for machine in (fleet.hub, *fleet.machines):
+        if not machine.on:
+            yield f"{machine.name} does not run; it ended with {machine.died[-1:]}"
+    if fleet.hub.on and not (fleet.hub.service and fleet.hub.service._online):
+        yield "the hub is not connected at rest"
+    for machine in fleet.machines:
+        if machine.agent is not None and not machine.agent._online:
+            yield f"{machine.name} is not connected at rest"
+
+
+def _strangers(fleet: Fleet) -> Iterator[str]:
+    """Nobody ever ran a release that no stage named for it."""
+    seen = set()
+    nodes = {machine.name: machine.node for machine in (*fleet.machines, *fleet.extra)}
+    for ran in fleet.ran:
+        named = fleet.named[nodes[ran.machine], ran.model]
+        if ran.digest not in named and (ran.machine, ran.digest) not in seen:
+            seen.add((ran.machine, ran.digest))
+            yield f"{ran.machine} ran {ran.model}@{fleet.made.name_of(ran.digest)} at {ran.at:.0f}, which no stage named for it"
+
+
+def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
+    if not machine.on or machine.agent is None:
+        return
+    who = f"{machine.name} {model}"
+    status, version = fleet.answer(machine, model)
+    answers = version if status == 200 else None
+    serving, target, state, code = fleet.state_of(machine, model)
+    if answers != serving:
+        yield f"{who}: its endpoint answers {status} {version}, and its state says that it serves {serving} ({state} {code})"
+    receipt = _receipt(machine, model)
+    if receipt is not None and receipt.outcome == "serving" and receipt.version != answers:
+        yield f"{who}: its last receipt says serving {receipt.version}, and its endpoint answers {status} {version}"
+    known = fleet.machines.index(machine) not in fleet.replaced
+    believed = fleet.believed(machine, model)
+    if known and believed != answers:
+        yield f"{who}: the hub believes {believed}, and its endpoint answers {status} {version}"
+    ran = [one for one in fleet.ran if one.machine == machine.name and one.model == model]
+    rollout = fleet.rollout(model)
+    wish = _wish(fleet, machine, rollout, model, serving)
+    if ran and answers is None and (wish is not None or ran[-1].at > machine.lost_at):
+        yield f"{who}: it has served {fleet.made.name_of(ran[-1].digest)}, and serves nothing: {status} {version} ({state} {code}, target {target})"
+    if wish is not None and wish != answers and wish not in BAD:
+        yield f"{who}: the rollout ({_words(rollout)}) wants {wish}, and its endpoint answers {status} {version} ({state} {code}, target {target})"
+    if answers in BAD and KINDS[answers] == "broken":
+        yield f"{who}: it serves {answers}, which fails its test"
+    if target is not None and state not in ("active", "refused", "rolled_back", None):
+        yield f"{who}: it is still {state} {code} with {target}"
+
+
+def _wish(fleet: Fleet, machine: NodeMachine, rollout: Rollout | None, model: str, serving: str | None) -> str | None:
+    """Return the version that the signed rollout wants of this node; None: it keeps its own."""
+    if rollout is None:
+        return None
+    digest = fleet.digest(model, serving) if serving is not None else None
+    reference = wanted(rollout, node=machine.node, labels=machine.labels, serving=digest)
+    return reference.version if reference is not None else None
+
+
+def _words(rollout: Rollout | None) -> str:
+    if rollout is None:
+        return "none"
+    return f"{rollout.release.version} {rollout.state} {rollout.percent}% {dict(rollout.labels)} serial {rollout.serial}"
+
+
+def _receipt(machine: NodeMachine, model: str) -> Receipt | None:
+    """Return the newest receipt that the node has signed about this model."""
+    assert machine.agent is not None
+    rows = machine.agent._store._db.execute("SELECT payload FROM outbox WHERE kind = 'receipt' ORDER BY id DESC LIMIT 32").fetchall()
+    for row in rows:
+        receipt = codec.decode(Receipt, codec.decode(SealedReceipt, row[0]).body)
+        if receipt.model == model:
+            return receipt
+    return None
+
+
+def _storms(fleet: Fleet) -> Iterator[str]:
+    """A fleet at rest is nearly silent."""
+    before = dict(fleet.broker.counts)
+    for machine in (fleet.hub, *fleet.machines):
+        machine.hurry(240.0)
+    fleet.world.run(HOUR)
+    for machine in (fleet.hub, *fleet.machines):
+        grown = {kind: count - before.get((name, kind), 0) for (name, kind), count in fleet.broker.counts.items() if name == machine_id(machine)}
+        connects, messages = grown.pop("connect", 0), sum(grown.values())
+        if connects > CONNECTS_AN_HOUR_MAX:
+            yield f"{machine.name} connected {connects} times in an hour at rest"
+        if messages > MESSAGES_AN_HOUR_MAX:
+            yield f"{machine.name} sent {messages} messages in an hour at rest: {grown}"
+
+
+def machine_id(machine: Any) -> str:
+    return machine.node if isinstance(machine, NodeMachine) else "hub"
