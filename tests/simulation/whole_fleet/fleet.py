@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,18 +17,22 @@ import click
 from fleetcast import durable
 from hub.cli.rollout import rollout as rollout_command
 from hub.signing.tuf_repository import Repository
+from node.workers import device_profile
 from schemas import codec
 from schemas.errors import FleetcastError
 from schemas.names import sha256
 from schemas.rollout import Rollout, bucket, selected
 from tests.simulation.whole_fleet import template
 from tests.simulation.whole_fleet.broker import Broker
-from tests.simulation.whole_fleet.machines import HubMachine, NodeMachine
+from tests.simulation.whole_fleet.machines import RUSHED_SECONDS, HubMachine, NodeMachine
 from tests.simulation.whole_fleet.operations import LABELS, Operation, Plan
 from tests.simulation.whole_fleet.world import EPOCH, World
 
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
 TURNS_OF_LONG = 30
+
+
+_available = cache(device_profile.available)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Fleet:
             self.machines.append(machine)
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(mock.patch.object(durable, "write", self._write(durable.write)))
+        self._stack.enter_context(mock.patch.object(device_profile, "available", _available))
         self._lost_links: dict[int, int] = defaultdict(int)
 
     def close(self) -> None:
@@ -367,6 +373,8 @@ class Fleet:
         for machine in self.machines:
             machine.start()
         self.run(120.0)
+        for machine in (self.hub, *self.machines):
+            machine.hurry(RUSHED_SECONDS)
         before, same = None, 0
         for _ in range(40):
             now = self.view()

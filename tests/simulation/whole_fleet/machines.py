@@ -21,15 +21,17 @@ from tests.simulation.whole_fleet.site import Site
 from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
 
 AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that ended with an error
-SOON_SECONDS = 0.02
 LEAST_SECONDS = 0.2  # between two turns right after something came: that of the product
 TRIAL_SECONDS = 4.0  # between two turns while something is on trial: what passes in less than 5 s counts whole
-LULL_SECONDS = 30.0  # between two turns of a machine that waits for nothing
+LULL_SECONDS = 60.0  # between two turns of a machine that waits for nothing
+RUSHED_SECONDS = 150.0  # beyond it nothing is on trial
 PRODUCT = tuple(f"/{package}/" for package in ("hub", "node", "schemas", "fleetcast"))
 
 
 class Machine:
     """Something that takes turns: soon while there is something to do, and ever more seldom while there is not."""
+
+    SOON_SECONDS = 0.02
 
     def __init__(self, world: World, broker: Broker, name: str) -> None:
         self.world, self.broker, self.name = world, broker, name
@@ -39,7 +41,7 @@ class Machine:
         self.on = False
         self.starts = 0
         self.idle_seconds, self.least_seconds = LEAST_SECONDS, LEAST_SECONDS
-        self.lull_seconds = LULL_SECONDS
+        self.lull_seconds, self.soon_seconds = LULL_SECONDS, self.SOON_SECONDS
         self.cut_after = 0  # calls of the product's functions in the next busy turn, and then the power is off
         self.died: list[str] = []  # what ended a process of it, where nobody asked for that
         self._due: float | None = None
@@ -48,12 +50,14 @@ class Machine:
     def wake(self) -> None:
         """Something came."""
         self.idle_seconds = self.least_seconds
-        self._plan(self.world.now + SOON_SECONDS)
+        self._plan(self.world.now + self.soon_seconds)
 
     def hurry(self, lull_seconds: float = LULL_SECONDS) -> None:
         """Take turns at least so often; beyond the usual pause it is a slow machine, which is as right."""
         self.lull_seconds = lull_seconds
-        self.least_seconds = max(LEAST_SECONDS, lull_seconds / 8) if lull_seconds > LULL_SECONDS else LEAST_SECONDS
+        is_slow = lull_seconds > RUSHED_SECONDS
+        self.least_seconds = lull_seconds / 4 if is_slow else LEAST_SECONDS
+        self.soon_seconds = lull_seconds / 16 if is_slow else self.SOON_SECONDS
         self.wake()
 
     def start(self) -> None:
@@ -69,7 +73,7 @@ class Machine:
         except FleetcastError as error:
             self._ended(error)
             return
-        self._plan(self.world.now + SOON_SECONDS)
+        self._plan(self.world.now + self.SOON_SECONDS)
 
     def leave(self) -> None:
         """As after SIGTERM."""
@@ -143,14 +147,14 @@ class Machine:
             self._ended(error)
             return
         if more:
-            self._plan(self.world.now + SOON_SECONDS)
+            self._plan(self.world.now + self.soon_seconds)
             return
         when = self.world.now + self.idle_seconds
-        self.idle_seconds = min(max(self.lull_seconds, self.least_seconds), self.idle_seconds * 2)
-        if self.lull_seconds <= LULL_SECONDS and self._is_on_trial():
+        self.idle_seconds = min(max(self.lull_seconds, self.least_seconds), self.idle_seconds * 4)
+        if self.lull_seconds <= RUSHED_SECONDS and self._is_on_trial():
             self.idle_seconds = min(self.idle_seconds, TRIAL_SECONDS)
         planned = self._next_at()
-        self._plan(when if planned is None else min(when, max(planned, self.world.now + SOON_SECONDS)))
+        self._plan(when if planned is None else min(when, max(planned, self.world.now + self.SOON_SECONDS)))
 
     def _ended(self, error: FleetcastError) -> None:
         self.died.append(f"{self.world.now:.0f}: {error}")
@@ -327,7 +331,9 @@ class NodeMachine(Machine):
 
 
 class HubMachine(Machine):
-    """The hub's machine: the fleet's folder, and the service while it runs."""
+    """The hub's machine: the fleet's folder, and the service while it runs. It is a busy one, and takes what came in larger shares."""
+
+    SOON_SECONDS = 0.25
 
     def __init__(self, world: World, broker: Broker, folder: Path, *, signed: Callable[[str, bytes], None]) -> None:
         super().__init__(world, broker, "hub")

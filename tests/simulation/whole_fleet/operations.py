@@ -64,7 +64,7 @@ def plan_of(seed: int) -> Plan:
     kinds = list(DRAWN)
     weights = [DRAWN[kind][0] for kind in kinds]
     operations = [_start(rng, models, version="1.0.0", stages="100", labels=False)]
-    for _ in range(rng.randint(3, 10)):
+    for _ in range(rng.randint(2, 8)):
         kind = rng.choices(kinds, weights)[0]
         operations.append(DRAWN[kind][1](rng, nodes, models))
     return Plan(nodes, models, tuple(operations))
@@ -141,7 +141,7 @@ DRAWN: dict[str, tuple[float, Callable[[Random, int, int], Operation]]] = {
     "power_off": (
         1.5,
         lambda rng, nodes, models: operation(
-            "power_off", _pause(rng), node=rng.randrange(nodes), seconds=rng.choice((HOUR, 6 * HOUR, DAY, 7 * DAY))
+            "power_off", _pause(rng), node=rng.randrange(nodes), seconds=rng.choice((HOUR, HOUR, 6 * HOUR, 6 * HOUR, DAY, 7 * DAY))
         ),
     ),
     "jump_clock": (
