@@ -1,4 +1,4 @@
-"""Run seeds, as `make soak-sim` does: `python -m tests.simulation.whole_fleet 0-9999 [--shrink] [--keep] [--write]`."""
+"""Run seeds, as `make soak-sim` does: `python -m tests.simulation.whole_fleet 0-9999 [--shrink] [--write]`."""
 
 import argparse
 import multiprocessing
@@ -7,7 +7,11 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 
+from bench.figures import Figure, write
 from tests.simulation.whole_fleet.runs import Outcome, quiet, run_quietly, shrink
+
+
+COMMAND = "make soak-sim"
 
 
 def seeds_of(text: str) -> range:
@@ -29,6 +33,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--shrink", action="store_true", help="shrink each seed that fails")
     parser.add_argument("--show", action="store_true", help="show what happened in each run")
+    parser.add_argument("--write", action="store_true", help="write what was measured to bench/results.json")
     arguments = parser.parse_args()
     began, done, failed = time.monotonic(), 0, 0
     for outcome in outcomes(arguments.seeds, arguments.processes):
@@ -44,7 +49,16 @@ def main() -> int:
                 print(outcome, flush=True)
         if done % 100 == 0:
             print(f"{done} seeds, {failed} failed, {done / (time.monotonic() - began) * 60:.0f} a minute", flush=True)
-    print(f"{done} seeds, {failed} failed, {done / (time.monotonic() - began) * 60:.0f} a minute")
+    a_minute = done / (time.monotonic() - began) * 60
+    print(f"{done} seeds, {failed} failed, {a_minute:.0f} a minute")
+    if arguments.write:
+        write(
+            [
+                Figure("sim.seeds", done, "seeds", "10000", "", None, COMMAND),
+                Figure("sim.seeds_per_min", a_minute, "seeds a minute", "", "", None, COMMAND),
+                Figure("sim.invariant_failures", failed, "seeds", "0", "", None, COMMAND),
+            ]
+        )
     return 1 if failed else 0
 
 

@@ -261,7 +261,7 @@ class Fleet:
             key=original.key,
             switched=self._switched,
         )
-        shutil.copytree(original.folder, copy.folder)
+        shutil.copytree(original.folder, copy.folder, symlinks=True)
         copy.label(original.labels)
         self.extra.append(copy)
         self.disturbed.add(f"{original.name} cloned")

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import structlog
 
@@ -70,7 +71,7 @@ def quiet() -> Iterator[None]:
 
 def run(seed: int, plan: Plan | None = None) -> Outcome:
     """Run a seed, or another plan with the chances of that seed."""
-    template()
+    _ready()
     plan = plan or plan_of(seed)
     folder = scratch()
     survived.clear()
@@ -81,6 +82,13 @@ def run(seed: int, plan: Plan | None = None) -> Outcome:
         fleet.close()
         shutil.rmtree(folder, ignore_errors=True)
     return Outcome(seed, plan, tuple(found), tuple(fleet.log))
+
+
+@cache
+def _ready() -> None:
+    template()
+    gc.collect()
+    gc.freeze()  # what the product is made of stays; searched again at every full collection it is a large part of a run
 
 
 def run_quietly(seed: int) -> Outcome:
@@ -116,5 +124,4 @@ def shrink(outcome: Outcome, *, say: Callable[[str], None] = lambda text: None) 
                 at += size
         if not smaller or size > len(best.plan.operations):
             size //= 2
-    gc.collect()
     return best
