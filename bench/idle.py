@@ -84,9 +84,9 @@ def _hub(directory: Path, days: int) -> tuple[Store, Settling]:
     store.create()  # takes the newest test over
     settling = Settling(
         store=store,
-        notes=Notes(store, say=lambda _: None, clock=lambda: now),
+        notes=Notes(store, publish=lambda _: None, clock=lambda: now),
         releases=Releases(Repository(directory / "trust"), BlockStore(directory / "blocks")),
-        say=lambda *_, **__: None,
+        publish=lambda *_, **__: None,
         settled=lambda *_: None,
         cohort_nodes_min=20,
         settle_seconds=0,

@@ -7,7 +7,7 @@ DOUBLINGS_MAX = 64  # beyond every maximum, and still a finite number
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """A wait that doubles with every failure, from `seconds_min` up to `seconds_max`."""
+    """Hold a wait that doubles with every failure, from `seconds_min` up to `seconds_max`."""
 
     seconds_min: float
     seconds_max: float

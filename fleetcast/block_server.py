@@ -74,10 +74,10 @@ class BlockServer:
     def wanted(self, payloads: Sequence[Payload], *, again: bool, now: float) -> None:
         """Note blocks that a node requests; it is subscribed to them already."""
         for payload in payloads:
-            held = self._retained.get(payload.digest)
-            if held is not None and not again and held.expires_at - now > EXPIRY_MARGIN_SECONDS:
+            retained = self._retained.get(payload.digest)
+            if retained is not None and not again and retained.expires_at - now > EXPIRY_MARGIN_SECONDS:
                 continue  # The broker delivers it to the node without us.
-            if held is not None and again and now - (held.expires_at - self._expiry_seconds) < self._again_seconds:
+            if retained is not None and again and now - (retained.expires_at - self._expiry_seconds) < self._again_seconds:
                 continue
             if len(self._waiting) < WAITING_MAX:
                 linger = 0.0 if self._may_retain(payload.bytes) else self._linger_seconds  # A retained block need not wait for latecomers.
@@ -134,11 +134,11 @@ class BlockServer:
             self._drop(dropped[-1])
         return dropped
 
-    def _keep(self, digest: bytes, held: _Retained) -> None:
-        self._retained[digest] = held
-        self._retained_bytes += held.bytes
+    def _keep(self, digest: bytes, retained: _Retained) -> None:
+        self._retained[digest] = retained
+        self._retained_bytes += retained.bytes
 
     def _drop(self, digest: bytes) -> None:
-        held = self._retained.pop(digest, None)
-        if held is not None:
-            self._retained_bytes -= held.bytes
+        retained = self._retained.pop(digest, None)
+        if retained is not None:
+            self._retained_bytes -= retained.bytes

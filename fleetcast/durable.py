@@ -66,6 +66,12 @@ def create(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def path_of(directory: Path, digest: bytes) -> Path:
+    """Return the path of a file that is named by its digest, in one of 256 folders."""
+    name = digest.hex()
+    return directory / name[:2] / name
+
+
 def rename(source: Path, target: Path) -> None:
     """Move a durable file or folder within its file system, and make the move durable."""
     source.rename(target)

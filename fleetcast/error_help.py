@@ -73,6 +73,14 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "the release has not passed the check that this fleet requires before a rollout",
         "run `fleetcast check` for the profiles that the reason names",
     ),
+    Code.RELEASE_BREAKING: (
+        "programs that use the release before would not work with this one",
+        "publish a model that takes and gives the same, or add --breaking if this is intended",
+    ),
+    Code.RELEASE_NEEDED: (
+        "a rollout names this release, or this model has one",
+        "first roll another release out; --force removes it all the same",
+    ),
     Code.MODEL_LOAD: (
         "the runtime cannot load the model",
         "read the runtime's own reason: an opset, operator or provider that it lacks, or damage",
@@ -138,6 +146,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.NAME_INVALID: (
         "a name is reserved, or has a length or characters that are not allowed",
         "use letters a-z, digits and hyphens",
+    ),
+    Code.ROLLOUT_TAKEN_BACK: (
+        "an operator took a release back, and the node had none before it",
+        "nothing; roll out a release to serve again",
     ),
     Code.ROLLOUT_INVALID: ("a rollout asks for something impossible", "correct the rollout; the reason says what is impossible"),
     Code.WINDOW_RELEASE: (
@@ -218,6 +230,15 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.CERTIFICATE_INVALID: (
         "a certificate is expired, not yet valid, or of another key or authority",
         "renew it; `fleetcast-node doctor` names the cause",
+    ),
+    Code.WINDOW_INVALID: ("a time of the week is not in its syntax, or never opens", "write it such as Mon-Fri 22:00-05:00"),
+    Code.WINDOW_CLOSED: (
+        "the release waits for the time of the week in which the rollout lets it be activated",
+        "nothing; it goes on when the window opens",
+    ),
+    Code.SELECTOR_INVALID: (
+        "a selector is not in its syntax, or too long",
+        "write it such as site=jfk,tier!=lab; docs/operations.md has all forms",
     ),
     Code.SETTINGS_INVALID: ("a setting is missing, unknown or out of bounds", "correct the field and file that the reason names"),
     Code.PORT_IN_USE: ("another program listens on this port", "stop that program, or choose another port"),

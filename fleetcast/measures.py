@@ -116,8 +116,8 @@ def entropy(signal: Signal, flat: Values) -> Floats:
 def refusal(signal: Signal, flat: Values) -> Values:
     """Return "yes" for an answer that begins with one of the phrases that refuse, else "no"."""
     begins = tuple(phrase.casefold() for phrase in signal.phrases or ())
-    said = [_text(row[0]).lstrip().casefold().startswith(begins) if row else False for row in flat.tolist()]
-    return np.array(["yes" if one else "no" for one in said], object)
+    answers_yes = [_text(row[0]).lstrip().casefold().startswith(begins) if row else False for row in flat.tolist()]
+    return np.array(["yes" if one else "no" for one in answers_yes], object)
 
 
 MEASURES: dict[str, Callable[[Signal, Values], Values]] = {

@@ -135,7 +135,7 @@ LinkEvent = Connected | Disconnected | Message | Published | Subscribed
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A message that could not be parsed, and why."""
+    """Carry a message that could not be parsed, and the reason."""
 
     refusal: Refused
     message: Message
@@ -143,7 +143,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Cleared:
-    """A zero-length message: no news, and nothing is revoked by it."""
+    """Carry a zero-length message: no news, and nothing is revoked by it."""
 
     message: Message
 

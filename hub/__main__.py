@@ -7,7 +7,7 @@ def main() -> None:
     """Run one command; what is expected to go wrong ends in a sentence and an exit code, never in a traceback."""
 
     def run() -> None:
-        from hub.cli.commands import command  # noqa: PLC0415  # inside the guard: even an import that fails is told in words
+        from hub.cli.commands import command  # noqa: PLC0415  # inside the guard: even a failed import ends in a sentence
 
         command(prog_name="fleetcast", standalone_mode=False)  # click raises, and the guard alone says how it ends
 

@@ -1,14 +1,15 @@
-"""What a hub is told at its own site: whose fleet it is, where its broker is, what it may hold. Read once, at start."""
+"""Hold the settings of a hub: its fleet, its broker, and its limits. They are read once, at start."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
-from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, Label
 
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 SETTINGS_NAME = "fleet.toml"
 
 
-class HubSettings(BaseSettings):
+class HubSettings(FileSettings):
     """`fleet.toml`; every field can also be given as FLEETCAST_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_", extra="forbid", frozen=True)
+
+    former_names: ClassVar[Mapping[str, str]] = {"told_days": "history_days"}
 
     fleet: FleetName  # The fleet's name: the topic level after `fleetcast/v1`.
     broker_url: str = ""  # The broker's URL: mqtt://host:1883 or mqtts://host:8883. Empty starts the embedded broker on loopback.
@@ -55,7 +58,8 @@ class HubSettings(BaseSettings):
     # Ids of windows are remembered this long, to count each window once. Keep it longer than a broker holds messages.
     ids_days: Annotated[int, Field(ge=32)] = 35
     intervals_days: Annotated[int, Field(ge=1)] = 400  # Intervals are kept this long after their last window.
-    told_days: Annotated[int, Field(ge=1)] = 400  # Drifts, alerts and refusals are kept this long.
+    # Drifts, alerts and refusals are kept this long. Its former name `told_days` is still read.
+    history_days: Annotated[int, Field(ge=1)] = 400
     # Greatest share of ordinary intervals of a cohort that the test of one interval may call an alarm.
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.01
     # Least mean number of intervals between two false alarms of the test over time.
@@ -74,18 +78,6 @@ class HubSettings(BaseSettings):
     block_bytes_max: Annotated[int, Field(ge=1024, le=BLOCK_BYTES_MAX)] = BLOCK_BYTES_MAX
     again_seconds: Annotated[float, Field(ge=0, le=60)] = 3.0  # A block is not published again within this time.
     linger_seconds: Annotated[float, Field(ge=0, le=5)] = 0.05  # Requests for one block within this time share one publish.
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file."""
-        return env_settings, init_settings
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:
@@ -136,10 +128,8 @@ def load(directory: Path) -> HubSettings:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
     path = directory / SETTINGS_NAME
-    try:
-        fields: dict[str, Any] = dict(TomlConfigSettingsSource(HubSettings, path)())
-        if not fields:
-            path.read_bytes()  # an absent file reads as an empty one
+    with settings_errors(path):
+        fields = fields_of(HubSettings, path)
         for name in ("tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])
@@ -148,13 +138,6 @@ def load(directory: Path) -> HubSettings:
                 if isinstance(one.get(name), str) and one[name]:
                     one[name] = str(directory / one[name])
         return HubSettings(**fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except OSError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
 
 
 def _tables(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ def main() -> None:
 
 
 def _run() -> None:
-    from node.cli.commands import command  # noqa: PLC0415  # a missing dependency is told by `guarded`, too
+    from node.cli.commands import command  # noqa: PLC0415  # `guarded` reports a missing dependency, too
 
     code = command(prog_name="fleetcast-node", standalone_mode=False)
     if isinstance(code, int) and code:

@@ -1,17 +1,15 @@
-"""Hold what a device's own site sets: who it is, where its broker is, what it may spend. Read once, at start."""
+"""Hold the settings of a device's own site: its name, its broker, and its budgets. They are read once, at start."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from fleetcast.mqtt_connection import BrokerUrl
+from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from node.core.delivery.byte_quota import Policy
-from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import LinkClass
@@ -21,47 +19,7 @@ _TLS = ("tls_ca", "tls_certificate", "tls_key")
 _PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
 
 
-class SiteSettings(BaseSettings):
-    """Read settings of a file, each also in the environment."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the environment over the file."""
-        return env_settings, init_settings
-
-
-@contextmanager
-def settings_errors(path: Path) -> Iterator[None]:
-    """Turn any error of a settings file into a sentence.
-
-    Raises:
-        Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
-    """
-    try:
-        yield
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (OSError, ValueError) as error:
-        raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
-
-
-def fields_of(kind: type[BaseSettings], path: Path) -> dict[str, Any]:
-    """Return the fields of a TOML file. To be called within `settings_errors`."""
-    fields: dict[str, Any] = dict(TomlConfigSettingsSource(kind, path)())
-    if not fields:
-        path.read_bytes()  # an absent file reads as an empty one
-    return fields
-
-
-class NodeSettings(SiteSettings):
+class NodeSettings(FileSettings):
     """`node.toml`; every field can also be given as FLEETCAST_NODE_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_NODE_", extra="forbid", frozen=True)
@@ -87,7 +45,7 @@ class NodeSettings(SiteSettings):
     allowed_origins: Annotated[
         tuple[Annotated[str, Field(pattern=r"^(null|https?://[A-Za-z0-9.:\[\]_-]{1,260})$")], ...], Field(max_length=64)
     ] = ()
-    labels: dict[Label, Label] = {}  # Labels of the device, by which rollouts and variants choose nodes.
+    labels: Annotated[dict[Label, Label], Field(default_factory=dict)]  # Labels of the device, by which rollouts and variants choose nodes.
     cohort: Cohort = "default"  # Nodes of one cohort are compared with each other in drift tests.
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # Threads of one model's worker.
     # Processor cores that models may use, by number. Empty means all.
@@ -103,7 +61,9 @@ class NodeSettings(SiteSettings):
     rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # Greatest download rate for blocks, as a mean over a second.
     link: LinkClass = "free"  # Class of the link. It chooses the budget.
     link_file: Path | None = None  # File that holds the class of the link, for modems that roam. It is read again every few seconds.
-    budgets: dict[LinkClass, Policy] = {}  # What each class of link may be used for, each a table `[budgets.CLASS]`.
+    budgets: Annotated[
+        dict[LinkClass, Policy], Field(default_factory=dict)
+    ]  # What each class of link may be used for, each a table `[budgets.CLASS]`.
     disk_bytes_max: Annotated[int, Field(ge=MIB)] | None = None  # Greatest size of all releases on disk together.
     state_seconds: Annotated[int, Field(ge=1)] = 300  # The node reports its state at least this often, also when nothing changed.
 

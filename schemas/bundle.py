@@ -1,6 +1,7 @@
 """Define what the hub retains on `trust` and `model/<name>`: TUF metadata and the small documents that it vouches for.
 
-One message holds all that must agree, so it is atomic. A node believes none of it before node/trust/tuf_client.py has verified it.
+One message holds all that must agree, so it is atomic. A node trusts nothing in it before node/trust/tuf_client.py has verified it. What is
+listed in a bundle is bounded here and checked one by one there, so that what a node does not understand is refused alone.
 """
 
 from typing import Annotated, NamedTuple
@@ -9,24 +10,26 @@ from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document
-from schemas.names import ModelName, Version
+from schemas.names import ModelName
 
 MINIMUM_FIELD = "x-fleetcast-minimum"  # Field of the offline targets role: the oldest version of each model that a node may still activate.
+BundledName = Annotated[str, Field(min_length=1, max_length=limits.BUNDLED_NAME_MAX)]
+BundledBytes = Annotated[bytes, Field(max_length=limits.BUNDLED_BYTES_MAX)]
 Role = Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_ROLE_BYTES_MAX)]  # TUF metadata, canonical JSON as signed
 
 
 class RolloutBytes(NamedTuple):
     """Carry an encoded `Rollout`, listed by the rollouts role as `rollouts/<model>`."""
 
-    model: ModelName
-    document: Annotated[bytes, Field(max_length=limits.ROLLOUT_BYTES_MAX)]
+    model: BundledName
+    document: BundledBytes
 
 
 class ManifestBytes(NamedTuple):
     """Carry an encoded `Manifest`, listed by the model's role as `models/<name>/<version>`."""
 
-    version: Version
-    document: Annotated[bytes, Field(max_length=limits.MANIFEST_BYTES_MAX)]
+    version: BundledName
+    document: BundledBytes
 
 
 class TrustBundle(Document):

@@ -1,5 +1,6 @@
 """Define the frozen base classes of everything that crosses the wire."""
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -13,11 +14,26 @@ class Fact(BaseModel):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Mark an optional field, or a row's optional trailing entry, with the minor version that added it.
+
+    `speed: Annotated[float | None, Since(1)] = None`. A reader of an older minor ignores it, so its absence must mean what it meant before.
+    """
+
+    minor: int
+
+
 class Document(Fact):
-    """Define a message of its own: it has a name, a schema version and bounds."""
+    """Define a message of its own: it has a name, a schema version and bounds.
+
+    A field that changes meaning, or that a reader must understand, is a new `schema_version`, which older readers refuse. A field that they
+    may ignore is a new `schema_minor`, and is marked with `Since`.
+    """
 
     schema_name: ClassVar[str]
     schema_version: ClassVar[int] = 1
+    schema_minor: ClassVar[int] = 0  # Newest minor version that this program knows; what is written says the oldest that has its fields.
     bytes_max: ClassVar[int]  # Bound on the wire, checked before decoding.
     decoded_bytes_max: ClassVar[int | None] = None  # If set, the wire form is a zstd frame that unpacks to at most this size.
     flat: ClassVar[bool] = (

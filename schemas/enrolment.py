@@ -71,13 +71,13 @@ class Token:
         Raises:
             Refused: it is not a token.
         """
-        said = text.strip()[: TOKEN_CHARACTERS_MAX + 1]
+        given = text.strip()[: TOKEN_CHARACTERS_MAX + 1]
         try:
-            _, pin, secret = said.split(".")
+            _, pin, secret = given.split(".")
             found = cls(_unpadded(pin), _unpadded(secret))
         except (ValueError, binascii.Error):
             raise _no_token() from None
-        if str(found) != said or len(found.pin) != 32 or len(found.secret) != SECRET_BYTES:
+        if str(found) != given or len(found.pin) != 32 or len(found.secret) != SECRET_BYTES:
             raise _no_token()
         return found
 

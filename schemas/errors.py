@@ -40,6 +40,8 @@ class Code(StrEnum):
     RELEASE_CONFLICT = "release.conflict"
     RELEASE_UNKNOWN = "release.unknown"
     RELEASE_UNCHECKED = "release.unchecked"
+    RELEASE_BREAKING = "release.breaking"
+    RELEASE_NEEDED = "release.needed"
     MODEL_LOAD = "model.load_failed"
     MODEL_RUN = "model.run_failed"
     MODEL_SIGNATURE = "model.signature_mismatch"
@@ -68,6 +70,7 @@ class Code(StrEnum):
     KEY_NOT_AUTHORISED = "key.not_authorised"
     NAME_INVALID = "name.invalid"
     ROLLOUT_INVALID = "rollout.invalid"
+    ROLLOUT_TAKEN_BACK = "rollout.taken_back"
     WINDOW_RELEASE = "window.unknown_release"
     WINDOW_SHAPE = "window.wrong_shape"
     WINDOW_ABSURD = "window.absurd"
@@ -100,12 +103,15 @@ class Code(StrEnum):
     ENROLMENT_CROWDED = "enrolment.crowded"
     CERTIFICATE_INVALID = "certificate.invalid"
     SETTINGS_INVALID = "settings.invalid"
+    SELECTOR_INVALID = "selector.invalid"
+    WINDOW_INVALID = "window.invalid"
+    WINDOW_CLOSED = "window.closed"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
 
 
 class FleetcastError(Exception):
-    """Base of the two kinds of expected error; its text is a whole sentence for a person."""
+    """Be the base of the two kinds of expected error; the text is a whole sentence for a person."""
 
 
 class Refused(FleetcastError):

@@ -20,6 +20,7 @@ EventName = Literal[
     "reverted",
     "withdrawn",
     "dropped",
+    "stopped",
     "interrupted",
     "stalled",
     "budget_spent",
@@ -30,7 +31,7 @@ STATES: Final[dict[SlotState, str]] = {
     "idle": "the node has no release of this model, and no rollout wants one",
     "fetching": "blocks are being fetched; with a code, the transfer waits for the reason that the code names",
     "out_of_budget": "a byte budget is spent: the transfer waits until it allows more",
-    "staged": "every file is on disk and verified",
+    "staged": "every file is on disk and verified; with a code, the release waits for the reason that the code names",
     "testing": "a worker loads the release and tests it on this device",
     "shadow": "the old release answers; the new one answers the same requests, and only their agreement is counted",
     "probation": "the new release answers; errors, latency, a crash or disagreement bring the old one back",
@@ -51,13 +52,16 @@ EVENTS: Final[dict[EventName, str]] = {
     "reverted": "the served release is at fault while another is being prepared: the last good one replaces it",
     "withdrawn": "the rollout wants the release that is served already, or no longer moves this node",
     "dropped": "the rollout no longer moves this node, and no release was served before",
+    "stopped": "the first release of the model was taken back, so that nothing of it is served any more",
     "interrupted": "the node's process was restarted: work that was only in memory begins again",
-    "stalled": "the transfer waits: the disk is full, or blocks do not arrive",
+    "stalled": "it waits: the disk is full, blocks do not arrive, or the rollout activates releases at another time of the week",
     "budget_spent": "the transfer waits for a byte budget",
     "goes_on": "the transfer continues",
 }
+_SERVES_NOTHING: Final[SlotState] = "idle"
 
 MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {
+    **{(state, "stopped"): _SERVES_NOTHING for state in STATES if state != _SERVES_NOTHING},
     ("idle", "wanted"): "fetching",
     ("fetching", "wanted"): "fetching",  # A newer release cancels the older transfer.
     ("fetching", "fetched"): "staged",
@@ -80,6 +84,7 @@ MOVES: Final[dict[tuple[SlotState, EventName], SlotState]] = {
     ("out_of_budget", "settled"): "out_of_budget",
     ("out_of_budget", "reverted"): "out_of_budget",
     ("staged", "begun"): "testing",
+    ("staged", "stalled"): "staged",  # It waits for the time of the week in which it may be activated.
     ("staged", "wanted"): "fetching",
     ("staged", "failed"): "refused",
     ("staged", "withdrawn"): "active",

@@ -33,13 +33,18 @@ def sha256(data: bytes | memoryview) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def is_name(value: str) -> bool:
+    """Return whether `value` may be a level of a topic."""
+    return re.fullmatch(NAME_PATTERN[1:-1], value) is not None
+
+
 def check_name(kind: str, value: str) -> str:
     """Return `value` if it may stand in a topic.
 
     Raises:
         Refused: it may not; the sentence says what is allowed.
     """
-    if not re.fullmatch(NAME_PATTERN[1:-1], value):
+    if not is_name(value):
         raise Refused(Code.NAME_INVALID, f"{kind} {value!r} must be 1 to 64 of a-z, 0-9 and '-', and neither begin nor end with '-'")
     return value
 

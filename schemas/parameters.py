@@ -105,20 +105,20 @@ def settings(parameters: tuple[Parameter, ...], *, rollout: Mapping[str, object]
     found = []
     for parameter in parameters:
         value, source, code = parameter.default, "release", None
-        for said, by in ((rollout, "rollout"), (site, "site")):
-            if parameter.name not in said:
+        for values, by in ((rollout, "rollout"), (site, "site")):
+            if parameter.name not in values:
                 continue
             if by == "site" and not parameter.site:
                 code = str(Code.PARAMETER_BOUNDS)
                 continue
             try:
-                value, source = check_value(parameter, said[parameter.name]), by
+                value, source = check_value(parameter, values[parameter.name]), by
             except Refused as refusal:
                 code = str(refusal.code)
         found.append(Setting(parameter.name, value, source, code))  # type: ignore[arg-type]  # a literal of the two above
     return tuple(found)
 
 
-def unknown(parameters: tuple[Parameter, ...], said: Mapping[str, object]) -> list[str]:
+def unknown(parameters: tuple[Parameter, ...], values: Mapping[str, object]) -> list[str]:
     """Return the names that the release does not have."""
-    return sorted(set(said) - {parameter.name for parameter in parameters})
+    return sorted(set(values) - {parameter.name for parameter in parameters})

@@ -7,10 +7,11 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from schemas import limits
-from schemas.document import Document, Fact
+from schemas.document import Document, Fact, Since
 from schemas.names import Digest, Label, ModelName, Version
 from schemas.parameters import Value
 from schemas.quantities import Seconds
+from schemas.windows import Windows
 
 
 class ReleaseRef(NamedTuple):
@@ -38,6 +39,7 @@ class Carriage(Fact):
     bytes_max: Annotated[int, Field(ge=0, le=2**53)] | None = None  # Total bytes of one node; None for no bound.
     full_download: bool | None = None  # Whether a node without a delta's parent may fetch the whole; None leaves it to the node's policy.
     priority: Annotated[int, Field(ge=0, le=9)] = 5  # Order among a node's transfers; the highest goes first.
+    fetch: Annotated[Windows | None, Since(1)] = None  # When blocks may be fetched; nodes of the version before do not know it.
 
 
 class Fallback(Fact):
@@ -52,6 +54,7 @@ class Rollout(Document):
     """Describe one model's rollout. `serial` only rises, so a hub restored from a backup cannot replay an old one."""
 
     schema_name = "rollout"
+    schema_minor = 1
     bytes_max = limits.ROLLOUT_BYTES_MAX
 
     model: ModelName

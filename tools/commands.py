@@ -76,7 +76,7 @@ def exit_codes(package: str) -> list[tuple[str, str]]:
     meanings: dict[int, list[str]] = {}
     for name, code in found[0].__members__.items():
         meanings.setdefault(int(code), []).append(beside.get(name, ""))
-    return [(str(code), " ".join(said)) for code, said in meanings.items()]
+    return [(str(code), " ".join(parts)) for code, parts in meanings.items()]
 
 
 def page(checkout: Path) -> str:
@@ -146,6 +146,6 @@ def _option(option: click.Parameter, context: click.Context) -> tuple[str, str, 
     record = option.get_help_record(context)
     if record is None:
         return None
-    names, said = record
-    found = DEFAULT.search(said)
-    return f"`{names}`", "; ".join(re.findall(r"\[([^][]*)\]", found[1])) if found else "", DEFAULT.sub("", said)
+    names, text = record
+    found = DEFAULT.search(text)
+    return f"`{names}`", "; ".join(re.findall(r"\[([^][]*)\]", found[1])) if found else "", DEFAULT.sub("", text)

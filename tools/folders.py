@@ -20,8 +20,8 @@ def folders(checkout: Path) -> Iterator[Path]:
 def purpose(folder: Path) -> str:
     """Return a folder's description of itself; empty if it has none."""
     for name in ("__init__.py", "__main__.py"):
-        if (folder / name).is_file() and (said := sentences.of_module(folder / name)):
-            return said
+        if (folder / name).is_file() and (sentence := sentences.of_module(folder / name)):
+            return sentence
     page = folder / "README.md"
     return sentences.of_page(page) if page.is_file() else ""
 

@@ -132,6 +132,20 @@ def protocol_page() -> str:
         "bytes are hexadecimal. Sizes are checked before anything is decoded. A message is acknowledged when its effect is durable.",
         "Handlers are idempotent and rely on no order across topics.",
         "",
+        "## Versions",
+        "",
+        "`@` is the schema and its major version, such as `rollout/1`. `@.` is the minor version, a whole number from 1; it is left out",
+        "when it is 0. A sender writes the lowest minor version that has every field of the document, so a document without new fields",
+        "is the same bytes as ever, and older readers take it.",
+        "",
+        "- A document of another major version is refused with `schema.unsupported`, which names both versions and the side to upgrade.",
+        "- A document of a higher minor version than the reader's is read without what the reader does not know: keys of maps, and",
+        "  trailing entries of rows, at any depth. It must still be canonical as a whole, and what is known is checked as always.",
+        "- A document of the reader's minor version, or a lower one, is refused with `schema.malformed` if a field is unknown.",
+        "- Digests and signatures are over the bytes as received, so they hold for readers that know fewer fields.",
+        "",
+        "[Decision 27](decisions/0027-minor-versions.md) gives the reasons, and what a new field must be.",
+        "",
         "## Topics",
         "",
         "| topic | written by | read by | retained | carries | bytes at most | what |",
@@ -159,8 +173,10 @@ def protocol_page() -> str:
     ]
     for row in ENDPOINTS:
         lines.append(f"| `{row.method} {row.path}` | {f'`{row.asks}`' if row.asks else ''} | `{row.answers}` | {row.what} |")
-    lines += ["", "## Documents", "", "| document | what |", "|---|---|"]
-    lines += [f"| [`{kind.schema_name}`](../schemas/json/{kind.schema_name}.json) | {_first_line(kind)} |" for kind in EXAMPLE_OF]
+    lines += ["", "## Documents", "", "| document | version | what |", "|---|---|---|"]
+    for one in EXAMPLE_OF:
+        link, version = f"[`{one.schema_name}`](../schemas/json/{one.schema_name}.json)", f"{one.schema_version}.{one.schema_minor}"
+        lines.append(f"| {link} | {version} | {_first_line(one)} |")
     lines += [
         "",
         "## Codes",

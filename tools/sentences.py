@@ -38,7 +38,7 @@ def of_names(path: Path) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
-            found[node.name] = {name: said for line in node.body for name in _assigned(line) if (said := _beside(line, comments))}
+            found[node.name] = {name: sentence for line in node.body for name in _assigned(line) if (sentence := _beside(line, comments))}
     return found
 
 

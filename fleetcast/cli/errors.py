@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NoReturn, TextIO
 
-import click
-
 from fleetcast.cli.terminal_text import plain
 from fleetcast.disk_room import FULL
 from schemas.errors import Code, Refused, Unreachable
@@ -23,7 +21,7 @@ OURS = frozenset({"fleetcast", "schemas", "hub", "node"})  # a module of these t
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A command line: its name, its exit codes, and what to say where a package is not installed."""
+    """Describe a command line: its name, its exit codes, and what to say where a package is not installed."""
 
     name: str
     exits: type[IntEnum]  # with USAGE, REFUSED, UNREACHABLE, DISK_FULL, BUG, INTERRUPTED, PIPE
@@ -32,7 +30,7 @@ class Program:
 
 
 class Ended(Exception):  # an outcome, not an error
-    """A command that did what it was asked, with an outcome that scripts want to know."""
+    """End a command that did its work, with an outcome for scripts."""
 
     def __init__(self, code: IntEnum, sentence: str, *, printed: bool = False) -> None:
         super().__init__(sentence)
@@ -40,7 +38,7 @@ class Ended(Exception):  # an outcome, not an error
 
 
 class ReaderGone(Exception):  # an outcome, not an error
-    """The reader of the output has ended, such as `head`."""
+    """Report that the reader of the output has ended, such as `head`."""
 
 
 @contextmanager
@@ -70,11 +68,7 @@ def guard(run: Callable[[], object], program: Program) -> None:
         if ended.printed:
             sys.exit(ended.code)
         _end(program, ended.code, ended.code.name.lower(), str(ended))
-    except click.ClickException as error:
-        _say_json("usage", error.format_message())
-        error.show()
-        sys.exit(exits["USAGE"])
-    except (click.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         sys.exit(exits["INTERRUPTED"])  # a person who presses Ctrl-C knows
     except (ReaderGone, BrokenPipeError):
         _drop(sys.stdout)
@@ -86,7 +80,22 @@ def guard(run: Callable[[], object], program: Program) -> None:
     except OSError as error:
         _disk(program, error)
     except Exception as error:  # the last net: no traceback reaches an operator
+        _click(program, error)
         _bug(program, error)
+
+
+def _click(program: Program, error: Exception) -> None:
+    """End as click's own errors do. Nothing raises them where click is not installed, so only an error imports it."""
+    try:
+        import click  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return
+    if isinstance(error, click.Abort):
+        sys.exit(program.exits["INTERRUPTED"])
+    if isinstance(error, click.ClickException):
+        _print_json("usage", error.format_message())
+        error.show()
+        sys.exit(program.exits["USAGE"])
 
 
 def _disk(program: Program, error: OSError) -> NoReturn:
@@ -116,19 +125,19 @@ def _bug(program: Program, error: BaseException) -> NoReturn:
 
 
 def _end(program: Program, code: IntEnum, name: str, sentence: str) -> NoReturn:
-    _say_json(name, sentence)
-    _say(f"{program.name}: {plain(' '.join(sentence.split()))} [{name}]", sys.stderr)
+    _print_json(name, sentence)
+    _print_line(f"{program.name}: {plain(' '.join(sentence.split()))} [{name}]", sys.stderr)
     sys.exit(code)
 
 
-def _say_json(name: str, sentence: str) -> None:
+def _print_json(name: str, sentence: str) -> None:
     if "--json" in sys.argv:
         import json  # noqa: PLC0415  # needed by few
 
-        _say(json.dumps({"error": {"code": name, "reason": sentence}}), sys.stdout)
+        _print_line(json.dumps({"error": {"code": name, "reason": sentence}}), sys.stdout)
 
 
-def _say(line: str, stream: TextIO) -> None:
+def _print_line(line: str, stream: TextIO) -> None:
     try:
         print(line, file=stream, flush=True)
     except BrokenPipeError:

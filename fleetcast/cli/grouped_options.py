@@ -7,7 +7,7 @@ import click
 
 
 class GroupedCommand(click.Command):
-    """Lists options below titles; options that no group names come last, below `Options`."""
+    """List options below titles; options that no group names come last, below `Options`."""
 
     def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **extra: Any) -> None:
         super().__init__(*args, **extra)

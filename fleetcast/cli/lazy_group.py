@@ -11,14 +11,14 @@ from fleetcast.cli.errors import reader
 
 
 class Verb(NamedTuple):
-    """A command that is not imported yet."""
+    """Describe a command that is not imported yet."""
 
     place: str  # `module:name` below the group's package
     help: str  # the first sentence of the command's own help
 
 
 class LazyGroup(click.Group):
-    """Lists its commands from a table; a command's libraries may take a second to import. A reader that has gone is `ReaderGone`."""
+    """List its commands from a table; a command's libraries may take a second to import. A reader that has gone is `ReaderGone`."""
 
     def __init__(self, *args: Any, package: str, verbs: Mapping[str, Verb], **extra: Any) -> None:
         super().__init__(*args, **extra)

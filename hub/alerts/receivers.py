@@ -17,7 +17,7 @@ class _Table(BaseModel):
 
 
 class Webhook(_Table):
-    """A receiver of alerts: HTTP POSTs, signed as Standard Webhooks specifies."""
+    """Send alerts to a receiver by HTTP POST, signed as Standard Webhooks specifies."""
 
     url: Annotated[str, Field(min_length=1, max_length=2048)]  # URL that receives each alert as an HTTP POST.
     # File whose first line signs the POSTs: `whsec_` and base64, or text of at least 24 characters.
@@ -53,7 +53,7 @@ class Webhook(_Table):
 
 
 class OnDrift(_Table):
-    """A hook that is called once for each drift: a command that reads the evidence from stdin, or a URL that receives it."""
+    """Call a hook once for each drift: a command that reads the evidence from stdin, or a URL that receives it."""
 
     name: Label  # Name of the hook, in events and in the folder `on_drift/`.
     models: Annotated[tuple[ModelName, ...], Field(max_length=1000)] = ()  # Models whose drift calls the hook. Empty means all.

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
 from hub.cli.progress import Tell, progress
-from hub.cli.publish_inputs import request_for
+from hub.cli.publish_inputs import request_for, signature_before
 from hub.cli.publish_report import left_out
 from hub.core.publish.check_rules import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
+from hub.core.publish.signature_compatibility import Signature, differences
 from hub.publish.block_store import BlockStore
 from hub.publish.check_results import Checks
 from hub.publish.check_runner import Absent, Blocks, lay_out, prover, run
@@ -31,6 +32,9 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
 from schemas.manifest import Manifest
 from schemas.names import sha256
+
+if TYPE_CHECKING:
+    from hub.publish.builder import BuiltRelease
 
 PROFILES_BYTES_MAX = 1 * MIB
 UNPUBLISHED = {"name": "unpublished", "version": "0.0.0"}  # A model file has neither yet.
@@ -43,6 +47,7 @@ class Candidate:
 
     name: str
     manifest: Manifest
+    document: bytes  # The manifest as it was signed, or would be.
     blocks: Blocks
     published: bool
 
@@ -59,7 +64,7 @@ class Candidate:
 @click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Memory limit of an unpublished model.  [default: 2048]")
 @dir_option
 @json_option
-def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **said: Any) -> None:
+def check(release: str, profiles: str, profiles_file: Path | None, directory: Path, as_json: bool, **choices: Any) -> None:
     """Activate a release as each profile's nodes would.
 
     Memory and cores are really limited. Times are estimates: they are measured on this machine and multiplied by the profile's slowdown. In
@@ -77,13 +82,14 @@ def check(release: str, profiles: str, profiles_file: Path | None, directory: Pa
     wanted = _wanted(profiles, profiles_file)
     try:
         command = prover()
-        with progress() as tell, _candidate(release, directory, said, tell) as candidate:
-            results = _try_all(command, candidate, wanted, directory, tell)
+        with progress() as report, _candidate(release, directory, choices, report) as candidate:
+            results = _try_all(command, candidate, wanted, directory, report)
     except Absent as error:
         raise Ended(Exit.USAGE, str(error)) from None
     if (directory / SETTINGS_NAME).exists():
         _keep(Checks(directory / "checks"), candidate, results)
-    _show(candidate, results, as_json=as_json)
+    broken = _broken(candidate, directory)
+    _show(candidate, results, as_json=as_json, broken=broken)
     refused = [result.profile.name for result in results if not result.passed]
     if refused:
         if not as_json:
@@ -94,11 +100,11 @@ def check(release: str, profiles: str, profiles_file: Path | None, directory: Pa
 # What is checked
 
 
-def _wanted(said: str, path: Path | None) -> list[DeviceProfile]:
+def _wanted(listed: str, path: Path | None) -> list[DeviceProfile]:
     known = {**BUILT_IN, **(read_profiles(path) if path is not None else {})}
-    names = list(dict.fromkeys(name.strip() for name in said.split(",") if name.strip()))
+    names = list(dict.fromkeys(name.strip() for name in listed.split(",") if name.strip()))
     if not names or set(names) - set(known):
-        raise mismatch(Code.SETTINGS_INVALID, "profiles", expected=f"some of {', '.join(known)}", actual=said[:128] or "none")
+        raise mismatch(Code.SETTINGS_INVALID, "profiles", expected=f"some of {', '.join(known)}", actual=listed[:128] or "none")
     return [known[name] for name in names]
 
 
@@ -133,63 +139,64 @@ def _profile(path: Path, name: str, table: object) -> DeviceProfile:
 
 
 @contextmanager
-def _candidate(release: str, directory: Path, said: Mapping[str, Any], tell: Tell) -> Iterator[Candidate]:
+def _candidate(release: str, directory: Path, choices: Mapping[str, Any], report: Tell) -> Iterator[Candidate]:
     if not Path(release).exists() and "@" in release:
         model, version = split(release)
-        manifest = codec.decode(Manifest, Repository(directory / "trust").manifest(model, version))
-        yield Candidate(release, manifest, BlockStore(directory / "blocks"), published=True)
+        document = Repository(directory / "trust").manifest(model, version)
+        yield Candidate(release, codec.decode(Manifest, document), document, BlockStore(directory / "blocks"), published=True)
         return
     with tempfile.TemporaryDirectory(prefix="fleetcast-check-") as scratch:
         blocks = BlockStore(Path(scratch))
-        yield Candidate(release, _built(Path(release), blocks, said, tell), blocks, published=False)
+        built = _built(Path(release), blocks, choices, report)
+        yield Candidate(release, built.manifest, built.document, blocks, published=False)
 
 
-def _built(source: Path, blocks: BlockStore, said: Mapping[str, Any], tell: Tell) -> Manifest:
+def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], report: Tell) -> "BuiltRelease":
     """Build a release as `publish` would; the command line overrides the release file."""
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
     from hub.publish.release_file import read_release  # noqa: PLC0415
 
-    fields = _fields(said)
+    fields = _fields(choices)
     if source.suffix.lower() == ".toml":
         release = read_release(source, fields)
     else:
         release = read_release(None, {**UNPUBLISHED, "model": str(source.absolute()), **fields})
-    built = build(request_for(release, tell=tell, answers=answers), blocks, now=0)
+    built = build(request_for(release, tell=report, answers=answers), blocks, now=0)
     for one in left_out(built):
         click.echo(f"warning: variant {one['variant']} is left out: {one['reason']}", err=True)
-    return built.manifest
+    return built
 
 
-def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
+def _fields(choices: Mapping[str, Any]) -> dict[str, Any]:
     """Return the given options, placed as in a release file."""
     reference = {
-        "data": str(said["reference"].absolute()) if said["reference"] else None,
-        "columns": [name.strip() for name in said["columns"].split(",")] if said["columns"] else None,
+        "data": str(choices["reference"].absolute()) if choices["reference"] else None,
+        "columns": [name.strip() for name in choices["columns"].split(",")] if choices["columns"] else None,
     }
     limits = {
-        "latency_ms_max": said["latency_ms_max"],
-        "memory_bytes_max": said["memory_mib_max"] * MIB if said["memory_mib_max"] else None,
+        "latency_ms_max": choices["latency_ms_max"],
+        "memory_bytes_max": choices["memory_mib_max"] * MIB if choices["memory_mib_max"] else None,
     }
-    golden = {"data": str(said["golden"].absolute()) if said["golden"] else None}
+    golden = {"data": str(choices["golden"].absolute()) if choices["golden"] else None}
     tables = {"reference": reference, "limits": limits, "golden": golden}
     found: dict[str, Any] = {name: {key: value for key, value in one.items() if value is not None} for name, one in tables.items()}
-    found["files"] = [str(path.absolute()) for path in said["more_files"]]
+    found["files"] = [str(path.absolute()) for path in choices["more_files"]]
     return {name: value for name, value in found.items() if value}
 
 
 # How it is tried
 
 
-def _try_all(command: list[str], candidate: Candidate, profiles: Sequence[DeviceProfile], directory: Path, tell: Tell) -> list[Result]:
+def _try_all(command: list[str], candidate: Candidate, profiles: Sequence[DeviceProfile], directory: Path, report: Tell) -> list[Result]:
     """Beside the fleet's blocks, where there are any: the files may be larger than what /tmp holds."""
     beside = directory if (directory / SETTINGS_NAME).exists() else None
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix=".check-", dir=beside) as scratch:
         folder = Path(scratch)
-        (folder / "manifest.msgpack").write_bytes(codec.encode(candidate.manifest))
+        (folder / "manifest.msgpack").write_bytes(candidate.document)
         for number, profile in enumerate(profiles):
-            tell("profiles", number, len(profiles))
+            report("profiles", number, len(profiles))
             results.append(_try(command, candidate, profile, folder))
     return results
 
@@ -215,17 +222,28 @@ def _keep(checks: Checks, candidate: Candidate, results: Sequence[Result]) -> No
                 software=installed("fleetcast"),
                 model=manifest.model,
                 version=manifest.version,
-                release=sha256(codec.encode(manifest)) if candidate.published else None,
+                release=sha256(candidate.document) if candidate.published else None,
                 result=result,
             )
         )
 
 
+def _broken(candidate: Candidate, directory: Path) -> tuple[str, ...]:
+    """Return how the release breaks programs that use its predecessor in this fleet; empty where there is none."""
+    manifest = candidate.manifest
+    if not (directory / SETTINGS_NAME).exists():
+        return ()
+    before = signature_before(Repository(directory / "trust"), manifest.model, manifest.version)
+    return differences(Signature.of(manifest), before) if before is not None else ()
+
+
 # Output
 
 
-def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool) -> None:
-    rows = [_row(result, candidate.manifest) for result in results]
+def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool, broken: Sequence[str]) -> None:
+    if broken:
+        click.echo(f"warning: programs that use the release before would not work with this one: {'; '.join(broken)}", err=True)
+    rows = [{**_row(result, candidate.manifest), "breaks": list(broken)} for result in results]
     columns = ["profile", "variant", "verdict", "load_ms", "latency_ms", "memory_mib", "golden_error", "limited_by"]
     show(rows if as_json else [_in_words(row) for row in rows], columns, as_json=as_json, empty="Nothing was checked.")
     if as_json:
@@ -236,8 +254,8 @@ def _show(candidate: Candidate, results: Sequence[Result], *, as_json: bool) -> 
         elif row["cores_used"] < row["cores"]:
             click.echo(f"{row['profile']}: has {row['cores']} cores, this machine {row['cores_used']}")
     if any(row["slowdown"] != 1 and row["load_ms"] is not None for row in rows):
-        said = ", ".join(f"{row['profile']} {row['slowdown']:g}" for row in rows)
-        click.echo(f"Times are estimates: measured here, and multiplied by each profile's slowdown ({said}).")
+        slowdowns = ", ".join(f"{row['profile']} {row['slowdown']:g}" for row in rows)
+        click.echo(f"Times are estimates: measured here, and multiplied by each profile's slowdown ({slowdowns}).")
 
 
 def _row(result: Result, manifest: Manifest) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import click
 
 from fleetcast.cli.lazy_group import LazyGroup, Verb
+from fleetcast.cli.version_option import version_option
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -17,6 +18,7 @@ VERBS = {
     "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
     "init": Verb("init:init", "Create a fleet."),
     "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),
+    "models": Verb("models:models", "List the models."),
     "nodes": Verb("nodes:nodes", "List the nodes, or show one node in detail."),
     "plan": Verb("plan:plan", "Compute what a rollout will cost, before it sends anything."),
     "publish": Verb("publish:publish", "Build, sign and store a release."),
@@ -28,7 +30,7 @@ VERBS = {
 
 
 @click.group(cls=LazyGroup, package="hub.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="fleetcast")
+@version_option
 def command() -> None:
     """Cast models to a fleet of devices.
 

@@ -83,7 +83,7 @@ def _standing(findings: Findings, releases: Releases, model: str | None, cohort:
     ]
     newest = findings.newest(name for _, name in streams)
     cohorts = active_alarms.cohort_newest(newest)
-    alerts = [one.raised for one in active_alarms.told(findings.alerts(model))]
+    alerts = [one.raised for one in active_alarms.reported_alarms(findings.alerts(model))]
     heard = {key: one for known in {stream.model for stream, _ in streams} for key, one in findings.heard(known, cohort).items()}
     latest = _latest(streams, heard)
     rows = []
@@ -162,7 +162,7 @@ def _history(
         (row["model"], row["version"], row["cohort"], row["about"]): row for row in standing_rows
     }
     rows = []
-    for one in active_alarms.told(findings.alerts(model)):
+    for one in active_alarms.reported_alarms(findings.alerts(model)):
         alert = one.raised
         began = alert.since if alert.since is not None else alert.at
         row = states.get(_stream(alert))

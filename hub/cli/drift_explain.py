@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hub.cli import terminal_charts
-from hub.cli.drift_story import Question, Story, tell
+from hub.cli.drift_story import Question, Story, story_of
 from hub.cli.options import check_model, dir_option, json_option, open_store
 from hub.cli.time_arguments import MOMENT, iso
 from hub.core.drift.compare import Comparison
@@ -61,7 +61,7 @@ def explain(
     findings = Findings(open_store(directory).database)
     releases = Releases(repository, BlockStore(directory / "blocks"))
     question = Question(name, version, cohort, names, moment)
-    story = tell(findings, releases, question, cohort_nodes_min=load(directory).cohort_nodes_min)
+    story = story_of(findings, releases, question, cohort_nodes_min=load(directory).cohort_nodes_min)
     for path, kind in ((png, "png"), (svg, "svg")):
         if path is not None:
             drift_plots.draw(story, path, kind)

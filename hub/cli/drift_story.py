@@ -86,7 +86,7 @@ class Question:
     moment: int | None
 
 
-def tell(findings: Findings, releases: Releases, question: Question, *, cohort_nodes_min: int) -> Story:
+def story_of(findings: Findings, releases: Releases, question: Question, *, cohort_nodes_min: int) -> Story:
     """Return what there is to show.
 
     Raises:
@@ -98,18 +98,21 @@ def tell(findings: Findings, releases: Releases, question: Question, *, cohort_n
     tests = findings.drifts(key, until=None if moment is None else moment + 1, limit=HISTORY_MAX)
     test = _shown_of(findings, tests, moment, key)
     tests = [one for one in tests if one.gathering == test.gathering]
-    since = test.start if moment is not None or episode is None else min(episode.since, test.start)
-    asked = Asked(question.model, stream.cohort, since=since, until=test.start + 1, release=stream.release, windows_min=cohort_nodes_min)
+    asked = Asked(
+        question.model,
+        stream.cohort,
+        since=_begin(test, moment, episode),
+        until=test.start + 1,
+        release=stream.release,
+        windows_min=cohort_nodes_min,
+    )
     rows = _rows(findings, asked, calibrated=test.calibrated is True)
     without = findings.trimmed(asked)
-    window = periods.together([periods.on_reference(redaction.merged(row, manifest, without), manifest) for row in rows])
-    if window is None:
-        raise Refused(Code.REFERENCE_INVALID, f"the counts of {name} in cohort {stream.cohort} are not kept any more")
+    window = _counts(rows, manifest, without, name=f"{name} in cohort {stream.cohort}")
     _check_names(question.names, window, name)
-    named = _named(findings, test) if episode is not None else {}
-    compared = {one.name: one for one in compare(window, _sizes(rows, manifest, without, named if moment is None else {}))}
-    chosen = question.names or list(named) or _likeliest(test)
-    began = dict.fromkeys(named, episode.since) if episode is not None else {}
+    moved_since = _moved_since(findings, test) if episode is not None else {}
+    compared = {one.name: one for one in compare(window, _sizes(rows, manifest, without, moved_since if moment is None else {}))}
+    chosen = [name for name in question.names or list(moved_since) or _likeliest(test) if name in compared]
     return Story(
         model=question.model,
         version=manifest.version,
@@ -121,7 +124,10 @@ def tell(findings: Findings, releases: Releases, question: Question, *, cohort_n
         alarm=episode is not None,
         own_baselines=test.calibrated is True,
         alpha=test.alpha,
-        signals=tuple(_explained(compared[one], tests, test, began.get(one)) for one in chosen if one in compared),
+        signals=tuple(
+            _explained(compared[name], tests, test, episode.since if episode is not None and name in moved_since else None)
+            for name in chosen
+        ),
     )
 
 
@@ -134,10 +140,27 @@ def known_streams(findings: Findings, releases: Releases, model: str | None, coh
             continue
 
 
+def _begin(test: Drift, moment: int | None, episode: Episode | None) -> int:
+    """Return the start of the period: of the alarm that lasts, where no moment was asked for."""
+    return test.start if moment is not None or episode is None else min(episode.since, test.start)
+
+
 def _rows(findings: Findings, asked: Asked, *, calibrated: bool) -> list[IntervalRow]:
     """Return the newest intervals, of those with or without own baselines where there are any such."""
     rows = list(findings.intervals(asked))[-INTERVALS_MAX:]
     return [row for row in rows if row.calibrated is calibrated] or rows
+
+
+def _counts(rows: Sequence[IntervalRow], manifest: Manifest, without: Collection[Key], *, name: str) -> MergedWindow:
+    """Return the counts of all intervals together.
+
+    Raises:
+        Refused: none are kept.
+    """
+    window = periods.together([periods.on_reference(redaction.merged(row, manifest, without), manifest) for row in rows])
+    if window is None:
+        raise Refused(Code.REFERENCE_INVALID, f"the counts of {name} are not kept any more")
+    return window
 
 
 def _check_names(names: Sequence[str], window: MergedWindow, release: str) -> None:
@@ -192,10 +215,10 @@ def _shown_of(findings: Findings, tests: Sequence[Drift], moment: int | None, ke
     return ([one for one in here if not one.gathering] or here)[-1]
 
 
-def _named(findings: Findings, test: Drift) -> dict[str, int]:
+def _moved_since(findings: Findings, test: Drift) -> dict[str, int]:
     """Return the signals of the stream's newest alarm, and since when each has moved, as the alert has it."""
-    told = [one.raised for one in active_alarms.told(findings.alerts(test.model))]
-    mine = [one for one in told if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
+    reported_alarms = [one.raised for one in active_alarms.reported_alarms(findings.alerts(test.model))]
+    mine = [one for one in reported_alarms if (one.version, one.cohort, one.about) == (test.version, test.cohort, test.about)]
     if not mine:
         return {}
     found = {one.name: interval_significance.moved(one, mine[-1].alarm_kind).since for one in mine[-1].signals}

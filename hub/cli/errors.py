@@ -10,7 +10,7 @@ __all__ = ["Ended", "Exit", "guarded"]
 
 
 class Exit(IntEnum):
-    """Exit codes, as docs/commands.md has them."""
+    """List the exit codes. docs/commands.md has this list."""
 
     OK = 0  # Done.
     BUG = 1  # A bug in fleetcast. The message names the file with the details; FLEETCAST_DEBUG=1 prints them instead.

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from fleetcast import disk_room, durable
-from hub.cli.held_blocks import Held, Holdings
+from hub.cli.node_blocks import NodeBlocks, StoredReleases
 from hub.cli.options import check_model, dir_option, json_option, open_store, show_one, split
 from hub.cli.progress import progress
 from hub.publish.block_store import BlockStore
@@ -48,11 +48,11 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
     check_model(repository, model)
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
-    holdings = Holdings(Releases(repository, blocks))
-    variants, held = _for(manifest, node, variant, directory, holdings)
+    holdings = NodeBlocks(Releases(repository, blocks))
+    variants, stored = _for(manifest, node, variant, directory, holdings)
     payloads: dict[bytes, int] = {}
     for name in variants:
-        payloads.update(holdings.cost_of(digest, name, held, follows=bool(held)).fetched)
+        payloads.update(holdings.cost_of(digest, name, stored, follows=bool(stored)).fetched)
     parcel = Parcel(
         fleet=load(directory).fleet,
         model=model,
@@ -79,7 +79,9 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
     )
 
 
-def _for(manifest: Manifest, node: str | None, variant: str | None, directory: Path, holdings: Holdings) -> tuple[list[str], Held]:
+def _for(
+    manifest: Manifest, node: str | None, variant: str | None, directory: Path, holdings: NodeBlocks
+) -> tuple[list[str], StoredReleases]:
     names = [one.name for one in manifest.variants]
     if variant is not None and variant not in names:
         raise Refused(Code.RELEASE_NO_VARIANT, f"{manifest.model}@{manifest.version} has no variant {variant!r}; it has {', '.join(names)}")
@@ -93,10 +95,10 @@ def _for(manifest: Manifest, node: str | None, variant: str | None, directory: P
 
 
 def _read(blocks: BlockStore, payloads: dict[bytes, int]) -> Iterator[bytes]:
-    with progress() as tell:
+    with progress() as report:
         for done, digest in enumerate(payloads, 1):
             yield blocks.read(digest)
-            tell("blocks", done, len(payloads))
+            report("blocks", done, len(payloads))
 
 
 def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterator[bytes]) -> None:

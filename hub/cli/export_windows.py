@@ -58,7 +58,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
     without = findings.trimmed(asked)
     first: int | None = None
     last: int | None = None
-    with progress() as tell, parquet_export.writing(out) as file:
+    with progress() as report, parquet_export.writing(out) as file:
         for done, row in enumerate(findings.intervals(asked), 1):
             manifest = manifest_of(row.release)
             if manifest is None or manifest.baseline is None:
@@ -69,7 +69,7 @@ def export_windows(model: str, cohort: str | None, since: int | None, until: int
                 left_out += window.left_out or 0
                 written += 1
                 first, last = row.start if first is None else first, row.start
-            tell("intervals", done, max(total, done))
+            report("intervals", done, max(total, done))
     show_one(
         {
             "file": str(out),

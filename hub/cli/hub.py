@@ -58,13 +58,13 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     service = Service(directory, settings, signers=Signers(**keys), authority=authority)
     ready = directory / READY_NAME
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
-    threading.Thread(target=_tell_ready, args=(ready, stop, json_logs), daemon=True).start()
+    threading.Thread(target=_print_ready, args=(ready, stop, json_logs), daemon=True).start()
     gc.collect()
     gc.freeze()  # what the program is made of stays; searched again at every full collection it costs a fourth of taking windows in
     service.run(stop)
 
 
-def _tell_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
+def _print_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
     """Print one line on stdout as soon as nodes find the hub at its broker."""
     while not stop.wait(LOOK_SECONDS):
         with suppress(OSError, ValueError):  # not there yet; or nobody reads our stdout

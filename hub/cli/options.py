@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fleetcast.cli.terminal_text import plain
+from fleetcast.cli import table_output
+from fleetcast.cli.table_output import Lines, json_option, show_one
 from schemas.errors import Code, Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -20,19 +21,31 @@ if TYPE_CHECKING:
     from hub.settings import HubSettings
     from hub.signing.tuf_repository import Repository
 
+__all__ = [  # `Lines`, `json_option` and `show_one` are shared with the device's commands
+    "Lines",
+    "check_model",
+    "database_url",
+    "dir_option",
+    "hub_runs",
+    "json_option",
+    "nodes_and_receipts",
+    "open_store",
+    "passphrase",
+    "passphrase_option",
+    "room_for_database",
+    "show",
+    "show_one",
+    "split",
+]
+
 SQLITE_NAME = "hub.sqlite"
 PASSPHRASE_CHARACTERS_MAX = 4096  # more than any key takes, and /dev/zero does not fill the memory
 DATABASE_BYTES_MIN = 256 * 1024  # Free bytes below which a failed write of the database means a full disk.
 
 
-class Lines(list[str]):
-    """Hold a value that is printed one item per line."""
-
-
 dir_option = click.option(
     "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), envvar="FLEETCAST_DIR", default=".", help="Folder of the fleet."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 passphrase_option = click.option(
     "--passphrase-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -150,37 +163,17 @@ def hub_runs(directory: Path) -> bool:
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool, empty: str) -> None:
-    """Print rows as JSON, or some of their columns as a table."""
-    if as_json:
-        click.echo(json.dumps(list(rows), indent=2))
-        return
-    if not rows:
-        click.echo(empty)
-        return
+    """Print rows as JSON, or some of their columns as a table that fits the terminal."""
+    table_output.show(rows, columns, as_json=as_json, empty=empty, print_table=_print_fitted)
+
+
+def _print_fitted(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console  # noqa: PLC0415  # --json and --help do without
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(*[name.replace("_", " ") for name in columns], box=None, pad_edge=False, header_style="bold")
+    table = Table(*heads, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*[Text(_cell(row.get(name))) for name in columns])  # Text: a node's "[red]" is no markup of ours
+        table.add_row(*[Text(cell) for cell in row])  # Text: a node's "[red]" is no markup of ours
     console = Console()
     console.print(table) if console.is_terminal else Console(width=200).print(table)
-
-
-def show_one(row: Mapping[str, Any], *, as_json: bool) -> None:
-    """Print one row as JSON, or one line per field."""
-    if as_json:
-        click.echo(json.dumps(dict(row), indent=2))
-        return
-    width = max(len(name) for name in row)
-    for name, value in row.items():
-        label = name.replace("_", " ")
-        for number, line in enumerate(value if isinstance(value, Lines) and value else [value]):
-            click.echo(f"{'' if number else label:<{width}}  {_cell(line)}")
-
-
-def _cell(value: Any) -> str:
-    if value is None or value in ("", [], ()):
-        return "-"
-    return plain(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))

@@ -9,9 +9,10 @@ from typing import Any, get_args
 
 import click
 
-from hub.cli.held_blocks import Holdings
 from hub.cli.key_values import read_pairs
+from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
+from hub.core.publish.signature_compatibility import Signature, differences
 from hub.core.rollouts.gate_summary import judged, stage_percent_min
 from hub.core.rollouts.plan import Cost, by_site, seconds
 from hub.database.rows import NodeRow, ReceiptRow
@@ -66,7 +67,8 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     check_model(repository, model)
     document = repository.manifest(model, version)
     manifest, digest = codec.decode(Manifest, document), sha256(document)
-    holdings = Holdings(Releases(repository, BlockStore(directory / "blocks")))
+    releases = Releases(repository, BlockStore(directory / "blocks"))
+    holdings = NodeBlocks(releases)
     wanted = read_pairs("--label", labels)
     known = open_store(directory).nodes()
     rows = [row for row in known if _matches(row, wanted)]
@@ -80,6 +82,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
         "sites": _site_rows(fits),
         "links": _link_rows(fits, speeds),
         "variants": _variant_rows(fits, [variant.name for variant in manifest.variants]),
+        "breaks": _breaks(rows, manifest, releases),
         "drift": _drift(rows, manifest, load(directory).cohort_nodes_min),
         "first_install": [
             {"variant": variant.name, "bytes": holdings.cost_of(digest, variant.name, frozenset(), follows=False).fetched_bytes}
@@ -100,6 +103,21 @@ def _why_none(known: int, matching: int, wanted: Mapping[str, str]) -> str:
     if not matching:
         return f"None of the {known} known nodes has the labels {labels}: `fleetcast nodes --json` shows the labels that there are."
     return f"The release fits none of the {matching} nodes{f' with {labels}' if labels else ''}; the list above or `--nodes` says why."
+
+
+def _breaks(rows: Sequence[NodeRow], manifest: Manifest, releases: Releases) -> list[dict[str, Any]]:
+    """Return the releases whose programs would not work with this one: how they differ, and how many nodes serve them."""
+    slots = [slot for row in rows for slot in codec.decode(State, row.state).slots]
+    served = Counter(slot.serving for slot in slots if slot.model == manifest.model and slot.serving is not None)
+    found = []
+    for digest, nodes in served.most_common():
+        try:
+            before = releases.find(digest)[1]
+        except Refused:  # a release of another hub
+            continue
+        if how := differences(Signature.of(manifest), Signature.of(before)):
+            found.append({"version": before.version, "nodes": nodes, "differences": list(how)})
+    return found
 
 
 def _drift(rows: Sequence[NodeRow], manifest: Manifest, nodes_min: int) -> dict[str, Any]:
@@ -131,11 +149,15 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
     click.echo(f"In all {result['bytes_planned']} bytes to fetch, {result['bytes_reused']} are there already.")
     if result["drift"]["cohorts"]:
         click.echo(f"D{result['drift']['text'][1:]}.")
+    for one in result["breaks"]:
+        said = "; ".join(one["differences"])
+        click.echo(f"Programs at the {one['nodes']} nodes that serve {one['version']} would not work with it, so `fleetcast rollout start`")
+        click.echo(f"  needs --breaking: {said}.")
     for one in result["first_install"]:
         click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
 
 
-def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: Holdings) -> _Planned:
+def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: NodeBlocks) -> _Planned:
     state = codec.decode(State, row.state)
     site = state.profile.labels.get("site", NO_SITE) if state.profile else NO_SITE
     runs = next((slot.serving_version or "-" for slot in state.slots if slot.model == manifest.model), "-")

@@ -23,19 +23,19 @@ def progress() -> Iterator[Tell]:
     with Progress(console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
 
-        def tell(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        yield tell
+        yield report
 
 
 def lines(target: IO[str], clock: Callable[[], float]) -> Tell:
     """Write at most a line every five seconds, so that a log of a long publish shows that it lives, and is not filled by it."""
     last = clock()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         nonlocal last
         if clock() - last < SECONDS_BETWEEN:
             return
@@ -44,4 +44,4 @@ def lines(target: IO[str], clock: Callable[[], float]) -> Tell:
         target.write(f"{what}: {share}\n")
         target.flush()
 
-    return tell
+    return report

@@ -16,7 +16,7 @@ from fleetcast.cli.grouped_options import GroupedCommand
 from fleetcast.disk_room import FULL
 from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Tell, progress
-from hub.cli.publish_inputs import block_bytes_for, request_for, with_parents
+from hub.cli.publish_inputs import block_bytes_for, request_for, signature_before, with_parents
 from hub.cli.publish_report import left_out, show_variants, summary, variants
 from hub.publish.block_store import BlockStore
 from hub.settings import load
@@ -31,6 +31,7 @@ from schemas.names import check_name, check_version, sha256
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
+    from hub.core.publish.signature_compatibility import Signature
     from hub.publish.builder import BuiltRelease
     from hub.publish.release_file import ReleaseFile
 
@@ -39,7 +40,7 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
 
 
 GROUPS = {  # Sections of --help, with the names of their parameters.
-    "Release": ("name", "version", "parent", "description", "licence", "more_files", "runtime"),
+    "Release": ("name", "version", "parent", "breaking", "description", "licence", "more_files", "runtime"),
     "Reference data and signals": ("reference", "columns", "blocks_column", "signals"),
     "Season": ("time_column", "season_hours", "season_weekends", "season_offset_minutes"),
     "Privacy and telemetry": ("epsilon", "delta", "noise", "window_seconds", "rho_day_max", "calibration_rows"),
@@ -153,13 +154,19 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     type=click.IntRange(1024, BLOCK_BYTES_MAX),
     help="Largest block. The default is what the broker's packets allow, at most 122880.",
 )
+@click.option(
+    "--breaking", is_flag=True, help="Publish even if programs that use the newest release below this version would not work with it."
+)
 @dir_option
 @passphrase_option
 @json_option
-def publish(source: Path, directory: Path, passphrase_file: Path | None, as_json: bool, **said: Any) -> None:
+def publish(source: Path, directory: Path, passphrase_file: Path | None, breaking: bool, as_json: bool, **said: Any) -> None:
     """Build, sign and store a release.
 
     A running hub announces the release within a second.
+
+    The release must take and give what the newest release below its version takes and gives; otherwise say --breaking. Compatible are free
+    axes in place of fixed ones, more outputs after the present ones, and new inputs with a parameter for requests without them.
 
     A release file can state everything that the options can, and more (docs/releases.md). Options override it.
 
@@ -188,7 +195,7 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, as_json
         with progress() as tell:
             built = _rebuild(repository, directory, release, tell)
     else:
-        built = _publish(repository, directory, release, team=team, targets=targets)
+        built = _publish(repository, directory, release, team=team, targets=targets, breaking=breaking)
     runs = hub_runs(directory)
     show_one(
         {**summary(built, BlockStore(directory / "blocks")), "newly_delegated": targets is not None, "announced": runs}
@@ -275,16 +282,18 @@ def _names(said: str | None) -> list[str] | None:
 
 
 def _publish(
-    repository: Repository, directory: Path, release: "ReleaseFile", *, team: "Signer", targets: "Signer | None"
+    repository: Repository, directory: Path, release: "ReleaseFile", *, team: "Signer", targets: "Signer | None", breaking: bool
 ) -> "BuiltRelease":
     """Build, store and sign a release, and add an event for `fleetcast watch`."""
     model, version = release.name, release.version
-    with _room_to_sign(directory) as give_back:
+    blocks = BlockStore(directory / "blocks")
+    with blocks.adding(), _room_to_sign(directory) as give_back:
         store = open_store(
             directory
         )  # Opened before anything is stored: a database that cannot be written is reported while nothing has changed.
         with progress() as tell:
-            built = _build(repository, directory, BlockStore(directory / "blocks"), release, tell)
+            before = None if breaking else signature_before(repository, model, version)
+            built = _build(repository, directory, blocks, release, tell, predecessor=before)
         give_back()
         if targets is not None:
             repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
@@ -336,17 +345,26 @@ def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", te
 
     with tempfile.TemporaryDirectory() as elsewhere:
         built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell)
-    before = codec.decode(Manifest, repository.manifest(release.name, release.version))
+    document = repository.manifest(release.name, release.version)
+    before = codec.decode(Manifest, document)
     if not same_content(built.manifest, before):
         raise Refused(Code.RELEASE_CONFLICT, f"{release.name}@{release.version} is published already, with other content")
-    return replace(built, manifest=before, document=codec.encode(before), digest=sha256(codec.encode(before)), stored_bytes=0)
+    return replace(built, manifest=before, document=document, digest=sha256(document), stored_bytes=0)
 
 
-def _build(repository: Repository, directory: Path, blocks: BlockStore, release: "ReleaseFile", tell: Tell) -> "BuiltRelease":
+def _build(
+    repository: Repository,
+    directory: Path,
+    blocks: BlockStore,
+    release: "ReleaseFile",
+    tell: Tell,
+    *,
+    predecessor: "Signature | None" = None,
+) -> "BuiltRelease":
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
 
     block_bytes = block_bytes_for(directory, release.block_bytes)
-    request = replace(request_for(release, tell=tell, answers=answers), block_bytes_max=block_bytes)
+    request = replace(request_for(release, tell=tell, answers=answers), block_bytes_max=block_bytes, predecessor=predecessor)
     with with_parents(request, repository, directory, parent=release.parent) as whole:
         return build(whole, blocks, now=int(time.time()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hub.cli.options import open_store
 from hub.cli.progress import Tell
+from hub.core.publish.signature_compatibility import Signature, predecessor
 from hub.publish.block_store import BlockStore
 from hub.publish.parent_files import parent_files
 from hub.settings import load
@@ -81,23 +82,23 @@ def _accuracy(release: "ReleaseFile") -> "Truth | None":
     from hub.publish.reference_accuracy import read_counts  # noqa: PLC0415
     from hub.publish.sample_reader import read_rows  # noqa: PLC0415
 
-    said, reference = release.accuracy, release.reference
-    if said is None:
+    accuracy, reference = release.accuracy, release.reference
+    if accuracy is None:
         return None
-    if said.counts is not None:
-        return Truth(counts=read_counts(said.counts), epsilon=said.epsilon, window_seconds=said.window_seconds)
-    data = said.data or (reference.data if reference else None)
+    if accuracy.counts is not None:
+        return Truth(counts=read_counts(accuracy.counts), epsilon=accuracy.epsilon, window_seconds=accuracy.window_seconds)
+    data = accuracy.data or (reference.data if reference else None)
     if data is None:
         raise mismatch(Code.SETTINGS_INVALID, "accuracy.data, in which truth is a column", expected="a file, or a reference", actual="none")
     passed_over = [name for name in (reference.time, reference.blocks) if name] if reference else []
     passed_over += [release.variants.truth] if release.variants.truth else []  # one table may serve both
-    blocks = said.blocks or (reference.blocks if reference else None)
+    blocks = accuracy.blocks or (reference.blocks if reference else None)
     return Truth(
-        rows=read_rows(data, truth=said.truth, passed_over=passed_over, blocks=blocks),
-        output=said.output,
-        right_within=said.right_within,
-        epsilon=said.epsilon,
-        window_seconds=said.window_seconds,
+        rows=read_rows(data, truth=accuracy.truth, passed_over=passed_over, blocks=blocks),
+        output=accuracy.output,
+        right_within=accuracy.right_within,
+        epsilon=accuracy.epsilon,
+        window_seconds=accuracy.window_seconds,
     )
 
 
@@ -105,21 +106,27 @@ def _variants(release: "ReleaseFile") -> "Variants":
     from hub.publish.publish_request import Variants  # noqa: PLC0415
     from hub.publish.sample_reader import read_rows  # noqa: PLC0415
 
-    said = release.variants
+    wanted = release.variants
     passed_over = [name for name in (release.reference.blocks, release.reference.time) if name] if release.reference else []
-    if said.truth is not None and said.held_out is None:
+    if wanted.truth is not None and wanted.held_out is None:
         raise mismatch(Code.SETTINGS_INVALID, "variants.held_out, in which truth is a column", expected="a file", actual="none")
     if release.accuracy is not None:  # one table may serve both
         passed_over += [name for name in (release.accuracy.truth, release.accuracy.blocks) if name]
-    unlabelled = [*passed_over, *([said.truth] if said.truth else [])]  # calibration may be cut from the same table
+    unlabelled = [*passed_over, *([wanted.truth] if wanted.truth else [])]  # calibration may be cut from the same table
     return Variants(
         builds=release.builds,
-        loss_max=said.loss_max,
-        all_or_none=said.all_or_none,
-        held_out=read_rows(said.held_out, truth=said.truth, passed_over=passed_over) if said.held_out else None,
-        output=said.output,
-        calibration=read_rows(said.calibration, passed_over=unlabelled) if said.calibration else None,
+        loss_max=wanted.loss_max,
+        all_or_none=wanted.all_or_none,
+        held_out=read_rows(wanted.held_out, truth=wanted.truth, passed_over=passed_over) if wanted.held_out else None,
+        output=wanted.output,
+        calibration=read_rows(wanted.calibration, passed_over=unlabelled) if wanted.calibration else None,
     )
+
+
+def signature_before(repository: Repository, model: str, version: str) -> Signature | None:
+    """Return what the newest release below this version takes and gives; None where there is none."""
+    before = predecessor(version, repository.releases(model) if model in repository.models() else ())
+    return Signature.of(codec.decode(Manifest, repository.manifest(model, before))) if before is not None else None
 
 
 @contextmanager
@@ -152,16 +159,16 @@ def _parents(
     return {digest: manifests[digest] for digest in list(chosen)[: PAYLOADS_PER_BLOCK_MAX - 1]}
 
 
-def block_bytes_for(directory: Path, said: int | None) -> int:
+def block_bytes_for(directory: Path, asked: int | None) -> int:
     """Return the largest block that the broker's packets allow, or the size that the operator gave.
 
     Raises:
-        Refused: PACKET_TOO_SMALL: the broker takes less than what is said.
+        Refused: PACKET_TOO_SMALL: the broker takes less than asked for.
     """
     packet_bytes = PACKET_BYTES_MAX
     with suppress(OSError, ValueError, KeyError, TypeError):  # no hub runs: it will say so if its broker takes less
         packet_bytes = int(json.loads((directory / "hub.ready").read_text())["packet_bytes_max"])
     fits = min(BLOCK_BYTES_MAX, packet_bytes - HEADER_BYTES)
-    if said is not None and said > fits:
-        raise mismatch(Code.PACKET_TOO_SMALL, "--block-bytes for this broker", expected=f"at most {fits}", actual=said)
-    return said or min(fits, load(directory).block_bytes_max)
+    if asked is not None and asked > fits:
+        raise mismatch(Code.PACKET_TOO_SMALL, "--block-bytes for this broker", expected=f"at most {fits}", actual=asked)
+    return asked or min(fits, load(directory).block_bytes_max)

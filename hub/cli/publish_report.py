@@ -42,7 +42,7 @@ def variants(built: "BuiltRelease") -> list[dict[str, Any]]:
     """List the published builds, in order of preference: size in bytes, score, latency in milliseconds of one row."""
     rows = []
     for one, variant in zip(built.variants, built.manifest.variants, strict=True):
-        told = variant.measured
+        figures = variant.measured
         rows.append(
             {
                 "variant": one.name,
@@ -50,12 +50,12 @@ def variants(built: "BuiltRelease") -> list[dict[str, Any]]:
                 "bytes_to_fetch": one.wire_bytes,
                 "requirements": variant.requirements.model_dump(exclude_defaults=True, mode="json"),
                 "golden": "own" if variant.golden else "shared" if built.manifest.golden else None,
-                "rows": told.rows if told else None,
-                "metric": told.metric if told else None,
-                "score": told.score if told else None,
-                "loss": round(told.original - told.score, 6) if told else None,
-                "latency_ms": told.latency_ms if told else None,
-                "speed_up": round(told.original_latency_ms / told.latency_ms, 2) if told and told.latency_ms else None,
+                "rows": figures.rows if figures else None,
+                "metric": figures.metric if figures else None,
+                "score": figures.score if figures else None,
+                "loss": round(figures.original - figures.score, 6) if figures else None,
+                "latency_ms": figures.latency_ms if figures else None,
+                "speed_up": round(figures.original_latency_ms / figures.latency_ms, 2) if figures and figures.latency_ms else None,
                 "never_chosen_before": never_chosen(built.manifest.variants).get(one.name),
             }
         )

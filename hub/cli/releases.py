@@ -1,4 +1,4 @@
-"""`fleetcast releases`: what has been published, and how many nodes serve it."""
+"""`fleetcast releases`: what has been published, how many nodes serve it, and what can be removed."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -7,41 +7,143 @@ from typing import Any
 
 import click
 
-from hub.cli.options import check_model, dir_option, json_option, open_store, show
+from fleetcast.cli.listing_group import ListingGroup
+from hub.cli.options import (
+    check_model,
+    dir_option,
+    hub_runs,
+    json_option,
+    open_store,
+    passphrase,
+    passphrase_option,
+    show,
+    show_one,
+    split,
+)
+from hub.cli.removal import confirm, manifests, needed_as, own_payloads, present_rollout, yes_option
+from hub.database.store import Store
 from hub.publish.block_store import BlockStore
+from hub.publish.release_blocks import free, own_bytes, own_of_each
+from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
-from schemas.errors import FleetcastError
+from schemas.errors import Code, FleetcastError, Refused
 from schemas.manifest import Manifest, blocks_of
 from schemas.names import sha256
+from schemas.rollout import Rollout
 
 
-@click.command()
+@click.group(cls=ListingGroup)
 @click.argument("model", required=False)
 @dir_option
 @json_option
-def releases(model: str | None, directory: Path, as_json: bool) -> None:
+@click.pass_context
+def releases(ctx: click.Context, model: str | None, directory: Path, as_json: bool) -> None:
     """List the releases of every model, or of one.
+
+    "Needed as" says what the model's rollout names a release as. A release that it does not name can be removed; "frees" says how many
+    bytes of the hub's disk only this release needs.
 
     \b
     Examples:
       fleetcast releases
       fleetcast releases delay --json
+      fleetcast releases remove delay@1.0.0
     """
+    if ctx.invoked_subcommand is not None:
+        ctx.obj = directory
+        return
     store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
     if model is not None:
         check_model(repository, model)
-    newest = {(one.node, one.model): one.digest for one in reversed(store.receipts()) if one.outcome == "serving"}
-    serving = Counter(newest.values())
+    serving, known = nodes_serving(store), manifests(repository)
+    own = own_of_each(known, blocks)
+    needed = {digest: what for name in repository.models() for digest, what in needed_as(present_rollout(repository, name)).items()}
     rows: list[dict[str, Any]] = []
-    for name in repository.models():
-        if model not in {None, name}:
-            continue
-        for version in repository.releases(name):
-            document = repository.manifest(name, version)
-            rows.append(_row(codec.decode(Manifest, document), sha256(document), serving, blocks))
-    columns = ["model", "version", "release", "created", "variants", "bytes", "blocks", "signals", "nodes_serving"]
+    for digest, manifest in known.items():
+        if model in {None, manifest.model}:
+            mine = own[digest]
+            frees = own_bytes(blocks, mine) if mine is not None else None
+            more = {"needed_as": needed.get(digest), "removable": digest not in needed, "frees": frees}
+            rows.append({**_row(manifest, digest, serving, blocks), **more})
+    columns = ["model", "version", "release", "created", "variants", "bytes", "blocks", "signals", "nodes_serving", "needed_as", "frees"]
     show(rows, columns, as_json=as_json, empty="Nothing has been published.")
+
+
+@releases.command()
+@click.argument("release", metavar="MODEL@VERSION")
+@click.option("--force", is_flag=True, help="Remove it even if the model's rollout names it.")
+@yes_option
+@dir_option
+@passphrase_option
+@json_option
+@click.pass_context
+def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Remove a release for good, and free the blocks that only it needs.
+
+    Its version cannot be published again. A node that serves the release keeps it until a rollout moves the node. What was heard of the
+    release (windows, drift, receipts) stays until it is too old.
+
+    \b
+    Examples:
+      fleetcast releases remove delay@1.0.0
+      fleetcast releases remove delay@1.0.0 --yes --json
+    """
+    directory = of_group(ctx, directory)
+    model, version = split(release)
+    store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
+    check_model(repository, model)
+    is_left = version not in repository.releases(model)  # An earlier removal was cut off after it was signed.
+    document = repository.removed().get((model, version)) if is_left else None
+    document = document or repository.manifest(model, version)
+    digest = sha256(document)
+    if not force:
+        _check_not_needed(present_rollout(repository, model), model, version, digest)
+    serving = nodes_serving(store)[digest]
+    kept = f" {serving} nodes serve it, and keep it until a rollout moves them." if serving else ""
+    confirm(f"Remove {release} for good?{kept}", yes=yes or is_left, folder=directory)
+    with blocks.removing():
+        staying = {key: one for key, one in manifests(repository).items() if key != digest}
+        own = own_payloads([codec.decode(Manifest, document)], staying, blocks)
+        if not is_left:
+            team = load_signer(directory / "keys" / "team.pem", passphrase(passphrase_file))
+            repository.remove_release(model, version, team=team, now=datetime.now(UTC))
+        freed = free(blocks, own)
+    store.add_event("release", f"{release} was removed", {"model": model, "version": version})
+    store.close()
+    show_one({"release": release, "freed_bytes": freed, "nodes_serving": serving, "announced": hub_runs(directory)}, as_json=as_json)
+
+
+def of_group(ctx: click.Context, directory: Path) -> Path:
+    """Return the fleet's folder: `--dir` of the command, or else that of its group."""
+    said = ctx.get_parameter_source("directory")
+    return directory if said is click.core.ParameterSource.COMMANDLINE or ctx.obj is None else ctx.obj
+
+
+def _check_not_needed(rollout: Rollout | None, model: str, version: str, digest: bytes) -> None:
+    """Check that no node may be sent to this release.
+
+    Raises:
+        Refused: RELEASE_NEEDED, with what the rollout names it as, and the mend.
+    """
+    what = needed_as(rollout).get(digest)
+    if what is None or rollout is None:
+        return
+    if what == "fallback":
+        reason = f"nodes go back to it if the rollout of {rollout.release.version} is taken back"
+        mend = "let that one be done, and start a rollout of another release to all nodes"
+    elif rollout.state == "done":
+        reason = "nodes serve it by the model's rollout"
+        mend = "roll out another release to all nodes, and then a second one, for until then nodes may go back to this one"
+    else:
+        reason, mend = f"the model's rollout, which is {rollout.state}, is of this release", "start a rollout of another release"
+    raise Refused(Code.RELEASE_NEEDED, f"{model}@{version} is needed: {reason}. First {mend}; or add --force")
+
+
+def nodes_serving(store: Store) -> "Counter[bytes | None]":
+    """Return how many nodes serve each release, by their newest receipts."""
+    newest = {(one.node, one.model): one.digest for one in reversed(store.receipts()) if one.outcome == "serving"}
+    return Counter(newest.values())
 
 
 def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes | None]", blocks: BlockStore) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.core.publish.check_rules import unchecked
+from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.parameters import in_words, read
+from hub.core.rollouts.predecessors import predecessors
 from hub.database.rows import RolloutRow
 from hub.publish.check_results import Checks
+from hub.service.rollouts.release_lookup import signatures
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -96,6 +99,7 @@ def rollout() -> None:
 )
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the release. Repeatable.")
 @click.option("--force", is_flag=True, help="Start even if no known node has the labels, or another rollout of the model runs.")
+@click.option("--breaking", is_flag=True, help="Start even if programs that use what the nodes have now would not work with this release.")
 @click.option("--require-check", is_flag=True, help="Refuse a release that has not passed `fleetcast check`. The default is a warning.")
 @click.option("--wait", is_flag=True, help="Follow the rollout to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="Time limit of --wait.")
@@ -108,6 +112,8 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
 
     It is refused without --force where no known node has the labels, or while another rollout of the model runs that would be left
     half-way. One that addresses all nodes of a running one at once, when that has come to 100 percent, leaves nothing half-way.
+
+    It is refused without --breaking where programs that use what the nodes have now would not work with the release.
 
     \b
     Examples:
@@ -133,8 +139,11 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     carriage = {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
     parameters = read(manifest.parameters or (), _pairs(said["values"])) or None
     wish = {"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage, "parameters": parameters}
-    command = commands.read_as(commands.Start, json.dumps({**wish, **({"force": True} if said["force"] else {})}))
+    insisted = {name: True for name in ("force", "breaking") if said[name]}
+    command = commands.read_as(commands.Start, json.dumps({**wish, **insisted}))
     present = _present(repository, model)
+    if not command.breaking:
+        check_started(Signature.of(manifest), signatures(repository, model, predecessors(present, command.labels)))
     _check(ref, manifest, command, before=present, nodes=_nodes(directory))
     _look_at_checks(directory, ref, manifest, required=said["require_check"])
     _tell_of_left_behind(present, parameters or {})
@@ -276,11 +285,14 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
     Example:
       fleetcast rollout status delay --json
     """
+    repository = Repository(directory / "trust")
     if model is not None:
-        check_model(Repository(directory / "trust"), model)
-    store = open_store(directory)
+        check_model(repository, model)
+    store, known = open_store(directory), repository.models()
     states = [codec.decode(State, row.state) for row in store.nodes()]
-    rows = [{**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if model in {None, row.model}]
+    rows = [
+        {**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if row.model in ([model] if model else known)
+    ]
     columns = ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
     show(rows, columns, as_json=as_json, empty="There is no rollout.")
     if not as_json:

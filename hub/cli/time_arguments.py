@@ -12,7 +12,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 
 class Moment(click.ParamType[int]):
-    """2026-11-26, 2026-11-26T11:20, with an offset or in UTC; or 90m, 24h, 7d, 2w ago. Becomes seconds since 1970."""
+    """Parse a moment: 2026-11-26, 2026-11-26T11:20, with an offset or in UTC; or 90m, 24h, 7d, 2w ago. Becomes seconds since 1970."""
 
     name = "when"
 

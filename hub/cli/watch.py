@@ -49,20 +49,23 @@ def watch(
         page = store.events(at, limit=PAGE)
         for event in page:
             at = event.id
-            kind = event.kind.partition(".")[0]  # "broker.restarted" is of the kind "broker"
-            if not kinds or kind in {*kinds, until}:
+            if not kinds or _kind(event) in {*kinds, until}:
                 click.echo(_line(event, as_json))
-            if kind == until:
+            if _kind(event) == until:
                 return
         if len(page) == PAGE:
             continue
-        if history and until:
-            raise Ended(Exit.TIMEOUT, f"there is no {until} in the history")
         if history:
-            return
+            break
         if deadline is not None and time.monotonic() >= deadline:
             raise Ended(Exit.TIMEOUT, f"no {until or 'end'} within {timeout_seconds:g} s")
         time.sleep(LOOK_SECONDS)
+    if until:
+        raise Ended(Exit.TIMEOUT, f"there is no {until} in the history")
+
+
+def _kind(event: EventRow) -> str:
+    return event.kind.partition(".")[0]  # "broker.restarted" is of the kind "broker"
 
 
 def _line(event: EventRow, as_json: bool) -> str:

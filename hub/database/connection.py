@@ -15,7 +15,7 @@ BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 
 
 class Database:
-    """A database by its URL; any thread may use it."""
+    """Open a database by its URL; any thread may use it."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -75,7 +75,7 @@ def _pragmas(connection: Any, record: object) -> None:
 
 @contextmanager
 def _foreign(url: str) -> Iterator[None]:
-    """Turn the database's exceptions into ours: none of them leaves this file."""
+    """Turn the database's exceptions into ours, so that they do not leave this file."""
     try:
         yield
     except DBAPIError as error:

@@ -25,7 +25,7 @@ Key = tuple[str, str, int, int, bool, str]  # what names a tested interval: vers
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Which intervals: of a model, and of a cohort and a period [since, until) where they are given.
+    """Choose intervals: of a model, and of a cohort and a period [since, until) where they are given.
 
     None of too few windows, nor of which too few were left to be tested.
     """
@@ -39,7 +39,7 @@ class Asked:
 
 
 class Findings:
-    """Drift as it is kept."""
+    """Read the drift that the database keeps."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -22,7 +22,7 @@ CERTIFICATE_SECONDS_KEPT = 2 * 365 * 86_400  # past its expiry, for the way back
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a token's node is to be: chosen by the operator, never by the device."""
+    """Hold the settings of a token's node: chosen by the operator, never by the device."""
 
     node: str
     cohort: str
@@ -31,7 +31,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class EnrolmentRow:
-    """One enrolled node, for people."""
+    """Hold one enrolled node, for people."""
 
     place: Place
     standing: Standing
@@ -41,7 +41,7 @@ class EnrolmentRow:
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """One token, for people."""
+    """Hold one token, for people."""
 
     facts: TokenFacts
     place: Place
@@ -50,7 +50,7 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class CertificateRow:
-    """One certificate that was issued."""
+    """Hold one certificate that was issued."""
 
     serial: str
     name: str
@@ -66,7 +66,7 @@ class CertificateRow:
 
 
 class Enrolments:
-    """The enrolment tables of the hub's database."""
+    """Read and write the enrolment tables of the hub's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -10,7 +10,7 @@ from hub.database.connection import Database, put
 
 
 class Hearing:
-    """The part of the hub's database that holds times of the clock of listening."""
+    """Store the times of the clock of listening in the hub's database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

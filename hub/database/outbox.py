@@ -22,7 +22,7 @@ ERROR_CHARACTERS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An alert on its way to a receiver; `attempts` have failed so far, or were cut short."""
+    """Hold an alert on its way to a receiver; `attempts` have failed so far, or were cut short."""
 
     number: int  # the alert's
     alert: Alert
@@ -32,7 +32,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """How a receiver stands."""
+    """Hold the state of a receiver."""
 
     name: str
     waiting: int
@@ -43,7 +43,7 @@ class Receiver:
 
 
 class Outbox:
-    """Alerts that receivers still have to get. Any thread may use it."""
+    """Hold alerts that receivers have not got yet. Any thread may use it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

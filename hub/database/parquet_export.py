@@ -47,7 +47,7 @@ SCHEMA = pa.schema(
 
 
 class Writer:
-    """An open file; `add` windows, and it is in its place when the block that `writing` gives ends well."""
+    """Write an open file: `add` windows. It is in its place when the block that `writing` gives ends well."""
 
     def __init__(self, target: BinaryIO) -> None:
         self._file = pq.ParquetWriter(target, SCHEMA, compression=CODEC)

@@ -22,7 +22,7 @@ CommandState = Literal["open", "done", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class NodeRow:
-    """A node as it last spoke: `state` is the encoded `State`, `public_key` the one that was pinned at first sight."""
+    """Hold a node as it last spoke: `state` is the encoded `State`, `public_key` the one that was pinned at first sight."""
 
     node: str
     session: int
@@ -35,7 +35,7 @@ class NodeRow:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRow:
-    """A verified receipt; `sealed` is what travelled."""
+    """Hold a verified receipt; `sealed` is what travelled."""
 
     node: str
     sequence: int
@@ -53,7 +53,7 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class EarlyReceiptRow:
-    """A receipt, not verified, that came before its node had reported its key."""
+    """Hold a receipt, not verified, that came before its node had reported its key."""
 
     id: int
     node: str
@@ -63,7 +63,7 @@ class EarlyReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class CommandRow:
-    """An operator's command; a refusal in its place where it cannot be read. `text` says how it ended, `code` why it was refused."""
+    """Hold an operator's command; a refusal in its place where it cannot be read. `text` says how it ended, `code` why it was refused."""
 
     id: int
     at: int
@@ -77,7 +77,7 @@ class CommandRow:
 
 @dataclass(frozen=True, slots=True)
 class RolloutRow:
-    """The controller's working state of a model's rollout; `document` is the encoded `Rollout` that is signed and announced.
+    """Hold the controller's working state of a model's rollout; `document` is the encoded `Rollout` that is signed and announced.
 
     Of the present stage: nodes addressed, of which heard from and silent; of those heard from, serving (by receipts) and failed.
     """
@@ -99,7 +99,7 @@ class RolloutRow:
 
 @dataclass(frozen=True, slots=True)
 class WindowRow:
-    """One accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals.
+    """Hold one accepted window: its single-use id, the interval that it belongs to, and its counts flat over the manifest's signals.
 
     `rows`, `reference_rows`, `noise_units` are those of hub.core.drift.windows; `group` is the random sub-group that it falls into.
     """
@@ -120,7 +120,7 @@ class WindowRow:
 
 @dataclass(frozen=True, slots=True)
 class IntervalRow:
-    """The windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`.
+    """Hold the windows of one release and cohort over one interval, added up; untested while `windows > tested_windows`.
 
     `subgroups` holds the same by random sub-group: windows, rows and counts, int64, a row a group. `late` windows came after a first test.
     """
@@ -174,7 +174,7 @@ class IntervalRow:
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """One release in one cohort over time: `state` is an encoded Detector (hub.core.drift.detector), `episode` an Episode in JSON."""
+    """Hold one release in one cohort over time: `state` is an encoded Detector (hub.core.drift.detector), `episode` an Episode in JSON."""
 
     release: bytes
     cohort: str
@@ -187,7 +187,7 @@ class StreamRow:
 
 @dataclass(frozen=True, slots=True)
 class CountedRow:
-    """What a stream has counted of an interval: `part` is a Part (hub.core.drift.e_values) in JSON. Calibrated windows are kept apart."""
+    """Hold a stream's counts of an interval: `part` is a Part (hub.core.drift.e_values) in JSON. Calibrated windows are kept apart."""
 
     release: bytes
     cohort: str
@@ -202,7 +202,7 @@ Learnt = tuple[StreamRow, CountedRow]  # a stream after an interval, and what of
 
 @dataclass(frozen=True, slots=True)
 class AlertRow:
-    """An alert, as it was published."""
+    """Hold an alert, as it was published."""
 
     id: int
     alert: "Alert"
@@ -210,7 +210,7 @@ class AlertRow:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRow:
-    """A message that was refused."""
+    """Hold a message that was refused."""
 
     id: int
     at: int
@@ -221,7 +221,7 @@ class RefusalRow:
 
 @dataclass(frozen=True, slots=True)
 class RetainedRow:
-    """A payload that the broker holds for us."""
+    """Hold a payload that the broker holds for us."""
 
     digest: bytes
     bytes: int
@@ -230,7 +230,7 @@ class RetainedRow:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """Something to watch; `body` has what a program wants to know."""
+    """Hold an event; `body` has what a program wants to know."""
 
     id: int
     at: int

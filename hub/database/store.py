@@ -71,7 +71,7 @@ _GROW = (
 
 
 class Store:
-    """The hub's database."""
+    """Read and write the hub's database."""
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self.database = Database(url, clock=clock)
@@ -422,7 +422,7 @@ class Store:
         with self._read() as db:
             return int(db.execute(select(func.max(tables.events.c.id))).scalar() or 0)
 
-    def prune(self, *, events_kept: int = 100_000, ids_days: int = 35, intervals_days: int = 400, told_days: int = 400) -> None:
+    def prune(self, *, events_kept: int = 100_000, ids_days: int = 35, intervals_days: int = 400, history_days: int = 400) -> None:
         """Forget what is no longer asked for.
 
         Ids of long-gone windows, intervals that were tested, drifts, alerts and refusals that are so old, and all but the newest events.
@@ -437,9 +437,9 @@ class Store:
             for table in (tables.counted, tables.streams):  # streams and counts to which no window can come any more
                 db.execute(delete(table).where(table.c.at < now - ids_days * day))
             for table in (tables.drifts, tables.newest_drifts):
-                db.execute(delete(table).where(table.c.tested_at < now - told_days * day))
-            db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - told_days * day))
-            db.execute(delete(tables.refusals).where(tables.refusals.c.at < now - told_days * day))
+                db.execute(delete(table).where(table.c.tested_at < now - history_days * day))
+            db.execute(delete(tables.alerts).where(tables.alerts.c.at < now - history_days * day))
+            db.execute(delete(tables.refusals).where(tables.refusals.c.at < now - history_days * day))
             newest = db.execute(select(func.max(tables.events.c.id))).scalar() or 0
             db.execute(delete(tables.events).where(tables.events.c.id <= newest - events_kept))
 

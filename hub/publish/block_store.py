@@ -19,6 +19,7 @@ from schemas.names import sha256
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _BATCH = ".batch-"
+_LOCK = ".lock"  # Held by those who add releases, and by one who removes some.
 
 
 class Batch:
@@ -124,6 +125,60 @@ class BlockStore:
             raise mismatch(Code.BLOCK_DIGEST, f"stored payload in {self.directory}", expected=digest.hex(), actual=found.hex())
         return data
 
+    def size(self, digest: bytes) -> int:
+        """Return the bytes of a payload; 0 if it is not here."""
+        with suppress(FileNotFoundError):
+            return self.path(digest).stat().st_size
+        return 0
+
+    def remove(self, digest: bytes) -> int:
+        """Remove a payload that no release needs, and return how many bytes that freed. It is called within `removing`.
+
+        Raises:
+            Unreachable: the disk does not answer.
+        """
+        freed = self.size(digest)
+        with _disk(self.directory):
+            self.path(digest).unlink(missing_ok=True)
+        return freed
+
+    @contextmanager
+    def adding(self) -> Iterator[None]:
+        """Keep payloads from being removed until the release that needs them is signed: it may use some that were here before.
+
+        Raises:
+            Refused: the disk has no room.
+            Unreachable: the disk does not answer.
+        """
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def removing(self) -> Iterator[None]:
+        """Keep others from adding releases while payloads are removed.
+
+        Raises:
+            Refused: RELEASE_CONFLICT while a release is being published; DISK_FULL.
+            Unreachable: the disk does not answer.
+        """
+        with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            yield
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        with _disk(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, how)
+            except BlockingIOError:
+                reason = "a release is being published now, which may need blocks of this one: try again when it is done"
+                raise Refused(Code.RELEASE_CONFLICT, reason) from None
+            yield
+        finally:
+            os.close(lock)
+
     def digests(self) -> Iterator[bytes]:
         """Yield the digests of all payloads, in no particular order."""
         for path in self.directory.glob("??/*"):
@@ -132,8 +187,7 @@ class BlockStore:
 
     def path(self, digest: bytes) -> Path:
         """Return the path of a payload, whether or not it exists."""
-        name = digest.hex()
-        return self.directory / name[:2] / name
+        return durable.path_of(self.directory, digest)
 
     def intact(self, digest: bytes) -> bool:
         """Return whether a payload is here and undamaged; the next `put` replaces a damaged one."""

@@ -247,4 +247,4 @@ def _manifest(request: PublishRequest, release: _Release, described: Mapping[Key
 
 
 def _golden(case: Case, described: Mapping[Key, File]) -> Golden:
-    return Golden(file=described[case], **case.terms.said)
+    return Golden(file=described[case], **case.terms.stated)

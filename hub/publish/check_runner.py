@@ -111,14 +111,14 @@ def proof_of(words: list[str], seconds_max: float) -> Proof:
         )
         stack.callback(_end, process)  # This also runs after Ctrl-C.
         try:
-            said, complaint = process.communicate(timeout=seconds_max)
+            output, complaint = process.communicate(timeout=seconds_max)
         except subprocess.TimeoutExpired:
             return Proof(passed=False, code=str(Code.WORKER_HUNG), reason=f"it had not proved itself after {seconds_max:g} seconds")
     if process.returncode == NOT_INSTALLED:
         raise Absent(_last_line(complaint))
     if process.returncode in {PASSED, REFUSED}:
         with suppress(ValidationError):
-            return Proof.model_validate_json(said)
+            return Proof.model_validate_json(output)
     status = process.returncode
     ended = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}: {_last_line(complaint)}"
     return Proof(passed=False, code=str(Code.WORKER_CRASHED), reason=f"{PROVER} prove was {ended}"[: 4 * TEXT_MAX])

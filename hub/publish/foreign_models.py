@@ -30,10 +30,10 @@ def signature_of(request: PublishRequest, path: Path) -> tuple[tuple[Tensor, ...
         Refused: MODEL_LOAD: no such file; MODEL_SIGNATURE: the signature is not given; RUNTIME_ABSENT: the library that reads it is
         missing.
     """
-    said = request.inputs, request.outputs
+    stated = request.inputs, request.outputs
     match request.runs_as:
         case "files":
-            if any(said):
+            if any(stated):
                 raise mismatch(Code.MODEL_SIGNATURE, f"{path}: inputs and outputs", expected=f"none of runtime {FILES!r}", actual="some")
             return (), ()
         case "llama":
@@ -49,7 +49,7 @@ def signature_of(request: PublishRequest, path: Path) -> tuple[tuple[Tensor, ...
                 expected = "[[inputs]] and [[outputs]] in the release file, since nothing here can read it"
                 raise mismatch(Code.MODEL_SIGNATURE, f"{path}: signature for runtime {runtime!r}", expected=expected, actual="none")
             return request.inputs, request.outputs
-    for side, declared, have in zip(("inputs", "outputs"), said, found, strict=True):
+    for side, declared, have in zip(("inputs", "outputs"), stated, found, strict=True):
         if declared is not None and declared != have:
             raise mismatch(Code.MODEL_SIGNATURE, f"{path}: {side}", expected=core.signature(declared), actual=core.signature(have))
     return found
@@ -94,14 +94,14 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
             Code.MODEL_LOAD, f"{path}: to be described", expected=f"within {DESCRIBE_SECONDS_MAX:g} s", actual="not yet"
         ) from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        if missing := missing_library("\n".join(said)):
+        complaint = done.stderr.decode(errors="replace").strip().splitlines()
+        if missing := missing_library("\n".join(complaint)):
             raise Refused(Code.RUNTIME_ABSENT, f"{path} cannot be described here, because LiteRT cannot be loaded: {missing}")
-        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (said or ["it printed nothing"])[-1][:200]
+        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (complaint or ["it printed nothing"])[-1][:200]
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
     try:
-        told = json.loads(done.stdout)
-        inputs, outputs = (_TENSORS.validate_json(json.dumps(told[side])) for side in ("inputs", "outputs"))
+        described = json.loads(done.stdout)
+        inputs, outputs = (_TENSORS.validate_json(json.dumps(described[side])) for side in ("inputs", "outputs"))
     except ValidationError as error:
         raise core.invalid(Code.MODEL_SIGNATURE, f"{path}: tensors", error) from None
     return inputs, outputs

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.publish_request import GoldenTerms, PublishRequest
@@ -30,14 +31,14 @@ class Case:
     @property
     def relative(self) -> float:
         """Return the tolerance as a share of the expected value."""
-        said = self.terms.relative_tolerance
-        return float(_TERMS["relative_tolerance"].default) if said is None else said
+        stated = self.terms.relative_tolerance
+        return float(_TERMS["relative_tolerance"].default) if stated is None else stated
 
     @property
     def absolute(self) -> float:
         """Return the tolerance in the output's own units."""
-        said = self.terms.absolute_tolerance
-        return float(_TERMS["absolute_tolerance"].default) if said is None else said
+        stated = self.terms.absolute_tolerance
+        return float(_TERMS["absolute_tolerance"].default) if stated is None else stated
 
 
 def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Case | None:
@@ -51,7 +52,7 @@ def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | Non
     elif fitted is not None:
         columns = core.golden_columns(fitted.columns, rows=rows_max(model, core.GOLDEN_ROWS))
         feeds = core.feeds(fitted.features, columns)
-        what, data = "golden inputs made from the reference", core.pack_golden(core.Golden(feeds, model.run(feeds, Code.MODEL_RUN)))
+        what, data = "golden inputs made from the reference", pack_golden(feeds, model.run(feeds, Code.MODEL_RUN))
     else:
         return None
     return checked_case(what, data, model, request.golden_terms)
@@ -103,7 +104,7 @@ def own_case(name: str, case: Case, model: OnnxModel, *, rounds: bool) -> Case |
     if rounds and difference > case.absolute:
         terms = GoldenTerms(terms.relative_tolerance, difference, terms.text_agreement_min)
     arrays = core.Golden(case.arrays.inputs, answers)
-    return Case(core.pack_golden(arrays), arrays, terms)
+    return Case(pack_golden(arrays.inputs, arrays.outputs), arrays, terms)
 
 
 def given_case(what: str, data: bytes, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], terms: GoldenTerms) -> Case:
@@ -117,7 +118,7 @@ def given_case(what: str, data: bytes, inputs: tuple[Tensor, ...], outputs: tupl
 
 def answered(inputs: core.Golden, answers: Mapping[str, core.Array]) -> bytes:
     """Return the case with the answers that the model gave elsewhere."""
-    return core.pack_golden(core.Golden(inputs.inputs, answers))
+    return pack_golden(inputs.inputs, answers)
 
 
 def read(path: Path) -> bytes:

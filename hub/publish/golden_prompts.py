@@ -41,22 +41,22 @@ def read_prompts(path: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, 
         Refused: GOLDEN_INVALID: no such file, not this form, a model that does not map one text to one text, or answers to only some
         prompts.
     """
-    said = _parsed(path)
+    prompts_file = _parsed(path)
     if [one.datatype for one in inputs] != ["BYTES"] or [one.datatype for one in outputs] != ["BYTES"]:
         takes = [f"{one.name} {one.datatype}" for one in (*inputs, *outputs)]
         raise mismatch(Code.GOLDEN_INVALID, f"{path}: prompts are for a model", expected="of one text in and one out", actual=takes)
-    answers = [one.answer for one in said.prompts if one.answer is not None]
-    if answers and len(answers) != len(said.prompts):
-        expected = f"one for each of {len(said.prompts)} prompts, or none at all"
+    answers = [one.answer for one in prompts_file.prompts if one.answer is not None]
+    if answers and len(answers) != len(prompts_file.prompts):
+        expected = f"one for each of {len(prompts_file.prompts)} prompts, or none at all"
         raise mismatch(Code.GOLDEN_INVALID, f"{path}: answers", expected=expected, actual=len(answers))
     for tensor in (*inputs, *outputs):
         # A device sends all prompts at once, or one after the other if the model takes one at a time.
-        if len(tensor.shape) != 1 or tensor.shape[0] not in (-1, 1, len(said.prompts)):
+        if len(tensor.shape) != 1 or tensor.shape[0] not in (-1, 1, len(prompts_file.prompts)):
             expected = f"as many as {tensor.name!r} holds, {list(tensor.shape)}"
-            raise mismatch(Code.GOLDEN_INVALID, f"{path}: prompts", expected=expected, actual=len(said.prompts))
-    asked = {inputs[0].name: np.array([one.prompt for one in said.prompts], object)}
+            raise mismatch(Code.GOLDEN_INVALID, f"{path}: prompts", expected=expected, actual=len(prompts_file.prompts))
+    asked = {inputs[0].name: np.array([one.prompt for one in prompts_file.prompts], object)}
     known = {outputs[0].name: np.array(answers, object)} if answers else {}
-    return core.Golden(asked, known), GoldenTerms(text_agreement_min=said.text_agreement_min)
+    return core.Golden(asked, known), GoldenTerms(text_agreement_min=prompts_file.text_agreement_min)
 
 
 def _parsed(path: Path) -> Prompts:
@@ -65,8 +65,8 @@ def _parsed(path: Path) -> Prompts:
             data = file.read(BYTES_MAX + 1)
         if len(data) > BYTES_MAX:
             raise mismatch(Code.GOLDEN_INVALID, f"{path}: size", expected=f"at most {BYTES_MAX} bytes", actual="more")
-        said: Any = json.loads(data) if path.suffix.lower() == ".json" else tomllib.loads(data.decode())
-        return Prompts.model_validate_json(json.dumps(said, default=str), strict=True)
+        prompts_file: Any = json.loads(data) if path.suffix.lower() == ".json" else tomllib.loads(data.decode())
+        return Prompts.model_validate_json(json.dumps(prompts_file, default=str), strict=True)
     except OSError as error:
         raise Refused(Code.GOLDEN_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except ValidationError as error:

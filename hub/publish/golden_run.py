@@ -24,11 +24,11 @@ def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
         Refused: RUNTIME_ABSENT: the command is not installed here; or the device's own code for why the model could not answer.
     """
     with tempfile.TemporaryDirectory(prefix="fleetcast-asked-") as scratch:
-        said, told = Path(scratch) / "manifest.msgpack", Path(scratch) / "answers.npz"
-        said.write_bytes(codec.encode(manifest))
-        line = ["prove", "--json", "--manifest", str(said), "--files", str(folder), "--variant", manifest.variants[0].name]
+        manifest_path, answers_path = Path(scratch) / "manifest.msgpack", Path(scratch) / "answers.npz"
+        manifest_path.write_bytes(codec.encode(manifest))
+        line = ["prove", "--json", "--manifest", str(manifest_path), "--files", str(folder), "--variant", manifest.variants[0].name]
         try:
-            proof = proof_of([*prover(), *line, "--answers", str(told)], SECONDS_MAX)
+            proof = proof_of([*prover(), *line, "--answers", str(answers_path)], SECONDS_MAX)
         except Absent as absent:
             expected = "fleetcast-node (of fleetcast[node], docs/install.md), or answers in the golden file"
             raise mismatch(
@@ -37,8 +37,8 @@ def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
         if not proof.passed:
             code = Code(proof.code) if proof.code in set(Code) else Code.GOLDEN_INVALID
             raise Refused(code, f"the model could not answer the golden inputs: {proof.reason}")
-        if not told.exists():
+        if not answers_path.exists():
             raise mismatch(Code.GOLDEN_INVALID, "answers to the golden inputs", expected="a file of them", actual="none")
-        with told.open("rb") as file:
+        with answers_path.open("rb") as file:
             arrays = core.plain_arrays("answers", file, Code.GOLDEN_INVALID, bytes_max=core.GOLDEN_UNPACKED_BYTES_MAX)
     return {name.removeprefix(OUTPUT): array for name, array in arrays.items() if name.startswith(OUTPUT)}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hub.core.delivery.delta_base import Earlier
 from hub.core.publish import release as core
 from hub.core.publish.samples import Samples
+from hub.core.publish.signature_compatibility import Signature
 from schemas.limits import BLOCK_BYTES_MAX, RHO_DAY_MAX
 from schemas.manifest import Limits, Manifest, Requirements, Tensor
 from schemas.parameters import Parameter
@@ -94,7 +95,7 @@ class GoldenTerms:
     text_agreement_min: float | None = None
 
     @property
-    def said(self) -> dict[str, float]:
+    def stated(self) -> dict[str, float]:
         """Return only the fields that are set."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -134,6 +135,7 @@ class PublishRequest:
     outputs: tuple[Tensor, ...] | None = None
     parameters: tuple[Parameter, ...] = ()
     variants: Variants = field(default_factory=Variants)
+    predecessor: Signature | None = None  # The release whose programs it has to serve; None where it may take and give anything.
     parent: bytes | None = None
     parents: Parents = no_parents
     parent_releases: tuple[bytes, ...] = ()  # Digests of the releases that the parents come from.

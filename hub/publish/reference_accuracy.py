@@ -30,32 +30,32 @@ def accuracy_of(request: PublishRequest, model: OnnxModel | None) -> Accuracy | 
     Raises:
         Refused: REFERENCE_INVALID: the rows do not fit the model, no output can be compared with the truth, or there are no answers.
     """
-    said = request.accuracy
-    if said is None:
+    given = request.accuracy
+    if given is None:
         return None
-    blocks = said.counts or _counted(request, said, model)
+    blocks = given.counts or _counted(request, given, model)
     try:
         baseline = accuracy_baseline(blocks)
     except ValueError as error:
         raise Refused(Code.REFERENCE_INVALID, f"accuracy: {error}") from None
-    noise = noise_for(request.noise, said.epsilon, request.delta, window_seconds=said.window_seconds, signals=1)
+    noise = noise_for(request.noise, given.epsilon, request.delta, window_seconds=given.window_seconds, signals=1)
     return Accuracy(baseline=baseline, privacy=noise)
 
 
-def _counted(request: PublishRequest, said: Truth, model: OnnxModel | None) -> tuple[tuple[int, int], ...]:
-    if model is None or said.rows is None:
+def _counted(request: PublishRequest, given: Truth, model: OnnxModel | None) -> tuple[tuple[int, int], ...]:
+    if model is None or given.rows is None:
         raise Refused(
             Code.REFERENCE_INVALID,
             f"accuracy: {request.model_path} is run as {request.runs_as!r}: the hub cannot run it; give counts of right and wrong answers",
         )
     named = request.feature_columns if request.feature_columns is not None else model.columns
-    rows = said.rows.fit(model.inputs, model.outputs, named=named)
+    rows = given.rows.fit(model.inputs, model.outputs, named=named)
     if rows.truth is None:
         raise mismatch(Code.REFERENCE_INVALID, "accuracy: truth", expected="a column", actual="none")
     request.progress("counting right answers", 0, rows.rows)
     answers = answers_over(model, rows, Code.REFERENCE_INVALID)
-    ruler = accuracy_eval.ruler(rows.truth, answers, said.output)
-    right = accuracy_eval.right(ruler, rows.truth, answers, within=said.right_within)
+    ruler = accuracy_eval.ruler(rows.truth, answers, given.output)
+    right = accuracy_eval.right(ruler, rows.truth, answers, within=given.right_within)
     keys = np.zeros(rows.rows, np.intp) if rows.blocks is None else np.unique(rows.blocks, return_inverse=True)[1]
     sizes, good = np.bincount(keys), np.bincount(keys, weights=right)
     return tuple((int(count), int(size - count)) for count, size in zip(good, sizes, strict=True))

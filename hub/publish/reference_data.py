@@ -4,7 +4,7 @@ Which column feeds what:
 
 - A model with one input [rows, d] takes d columns, in the file's order, or those that are named and in that order. A model with one
   input a column takes each by the input's name. Arrays of an npz with more axes are whole inputs, [rows, ...], by the inputs' names.
-- The block column (day, shift, batch) is none of them. Where names are not given and there are more columns than places, those called
+- The block column (day, shift, batch) is not a feature. Where names are not given and there are more columns than places, those called
   `label`, `target` or `prediction`, or as one of the model's outputs, are left out. Any other column too many is refused.
 """
 

@@ -194,14 +194,14 @@ class ReleaseFile(Fact):
         return Build(one.name, how, sparsity, one.model, one.requirements)
 
 
-def read_release(path: Path | None, said: Mapping[str, Any]) -> ReleaseFile:
+def read_release(path: Path | None, overrides: Mapping[str, Any]) -> ReleaseFile:
     """Return the file's content, overridden by the command line; paths of both are absolute.
 
     Raises:
         Refused: SETTINGS_INVALID: unreadable, not TOML, an unknown key, a wrong type, a missing value, or a file that is not there.
     """
     what = str(path) if path is not None else "what to publish"
-    fields = _over(_rooted(_toml(path), path.parent), said) if path is not None else dict(said)
+    fields = _over(_rooted(_toml(path), path.parent), overrides) if path is not None else dict(overrides)
     try:
         release = ReleaseFile.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as error:
@@ -255,10 +255,10 @@ def _rooted(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     return found
 
 
-def _over(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+def _over(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Join tables; any other value of the command line replaces the file's."""
     found = dict(fields)
-    for key, value in said.items():
+    for key, value in overrides.items():
         there = found.get(key)
         found[key] = _over(there, value) if isinstance(value, Mapping) and isinstance(there, Mapping) else value
     return found

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
+from hub.core.publish.signature_compatibility import Signature, check_published, optional_inputs
 from hub.publish import golden
 from hub.publish.chunk_files import GOLDEN_FILE
 from hub.publish.foreign_models import signature_of
@@ -43,7 +45,7 @@ def describe(request: PublishRequest, scratch: Path) -> Described:
     """Read the model and the publisher's request; files that are made on the way are in the scratch folder.
 
     Raises:
-        Refused: the model, the reference, the golden inputs or the variants are wrong.
+        Refused: the model, the reference, the golden inputs or the variants are wrong, or programs that use the predecessor would break.
     """
     return _onnx(request, scratch) if request.runs_as == ONNX else _foreign(request)
 
@@ -52,6 +54,7 @@ def _onnx(request: PublishRequest, scratch: Path) -> Described:
     files = files_of(request.model_path)  # This names the fault before the model is loaded.
     model = OnnxModel(request.model_path)
     _check_declared(request, model)
+    _check_compatible(request, model.inputs, model.outputs)
     watched = watch(request, model)
     case = _onnx_case(request, model, watched)
     parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
@@ -64,11 +67,14 @@ def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> gol
     arrays, terms = read_prompts(request.golden_path, model.inputs, model.outputs)
     if not arrays.outputs:
         arrays = replace(arrays, outputs=model.run(dict(arrays.inputs), Code.GOLDEN_INVALID))
-    return golden.checked_case(str(request.golden_path), core.pack_golden(arrays), model, _with(request.golden_terms, terms))
+    return golden.checked_case(
+        str(request.golden_path), pack_golden(arrays.inputs, arrays.outputs), model, _with(request.golden_terms, terms)
+    )
 
 
 def _foreign(request: PublishRequest) -> Described:
     signature = signature_of(request, request.model_path)
+    _check_compatible(request, *signature)
     parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
     case, unanswered = _foreign_case(request, *signature)
     watched = watch_unread(request, *signature)
@@ -95,7 +101,7 @@ def _foreign_case(
         return None, None
     if path.suffix.lower() in SUFFIXES:
         arrays, terms = read_prompts(path, inputs, outputs)
-        data = core.pack_golden(arrays)
+        data = pack_golden(arrays.inputs, arrays.outputs)
     else:
         data, terms = golden.read(path), GoldenTerms()
         arrays = core.parse_golden(str(path), data, inputs, outputs, answered=False, one_by_one=True)
@@ -117,16 +123,16 @@ def answered(described: Described, answers: Mapping[str, core.Array], *, what: s
     Raises:
         Refused: GOLDEN_INVALID: these are not answers of this model.
     """
-    assert described.unanswered is not None  # noqa: S101  # whoever asks looked
+    assert described.unanswered is not None  # noqa: S101  # the caller has looked
     assert described.case is not None  # noqa: S101
     data = golden.answered(described.unanswered, answers)
     case = golden.given_case(what, data, described.inputs, described.outputs, described.case.terms)
     return replace(described, case=case, unanswered=None)
 
 
-def _with(said: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
+def _with(requested: GoldenTerms, of_file: GoldenTerms) -> GoldenTerms:
     """Return the golden file's terms, overridden by the release's."""
-    return GoldenTerms(**{**of_file.said, **said.said})
+    return GoldenTerms(**{**of_file.stated, **requested.stated})
 
 
 def _check_declared(request: PublishRequest, model: OnnxModel) -> None:
@@ -134,6 +140,13 @@ def _check_declared(request: PublishRequest, model: OnnxModel) -> None:
         if declared is not None and declared != found:
             what = f"{request.model_path}: {side}"
             raise mismatch(Code.MODEL_SIGNATURE, what, expected=core.signature(declared), actual=core.signature(found))
+
+
+def _check_compatible(request: PublishRequest, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
+    """Compare the release with its predecessor before any variant is made, which may take minutes."""
+    if request.predecessor is not None:
+        optional = optional_inputs(request.parameters)
+        check_published(Signature(request.name, request.version, inputs, outputs, optional, (request.runs_as,)), request.predecessor)
 
 
 def check_request(request: PublishRequest) -> None:

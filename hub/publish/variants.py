@@ -154,7 +154,7 @@ class _Workshop:
         return model
 
     def _measure(self, build: Build, model: OnnxModel) -> Measured:
-        assert self._rows is not None  # noqa: S101  # whoever makes a build has rows
+        assert self._rows is not None  # noqa: S101  # a caller that makes a build has rows
         self._request.progress(f"measuring {build.name}", 0, self._rows.rows)
         what = f"variant {build.name!r}"
         answers = self._answers if model is self._original else answers_over(model, self._rows, Code.VARIANT_FAILED)

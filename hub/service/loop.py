@@ -94,7 +94,7 @@ def database_url(directory: Path, settings: HubSettings) -> str:
 
 
 class Service:
-    """One hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts.
+    """Run one hub. While it runs, `hub.ready` in the fleet's folder says its process id and where its broker is, for scripts.
 
     `run` is `begin`, `turn` again and again, and `leave`. The clocks, `sleep`, `inbox` and `make_client` are others in a simulated fleet.
     """
@@ -120,7 +120,7 @@ class Service:
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
-        self._notes = Notes(self._store, say=self._say, clock=wall)
+        self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
         self._broker = None
         if not settings.broker_url:
@@ -130,84 +130,106 @@ class Service:
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._retry_at, self._retry = 0.0, RETRY
         self._looked_at = self._kept_house_at = float("-inf")
-        self._wire(signers, authority)
+        self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
+        self._releases = Releases(self._repository, self._blocks)
+        self._make_delivery(signers)
+        self._make_enrolment(authority)
+        self._make_telemetry()
+        self._make_rollouts(signers)
+        self._make_alerts()
 
-    def _wire(self, signers: Signers, authority: Authority | None) -> None:
-        settings, wall, monotonic = self._settings, self._wall, self._monotonic
-        repository, blocks = Repository(self._directory / "trust"), BlockStore(self._directory / "blocks")
-        releases = Releases(repository, blocks)
+    def _make_delivery(self, signers: Signers) -> None:
+        """Make what nodes fetch from: the server of blocks, and the announcer that keeps signed metadata published."""
+        settings = self._settings
         server = BlockServer(
             cache_bytes_max=settings.cache_bytes_max,
             expiry_seconds=settings.cache_expiry_seconds,
             linger_seconds=settings.linger_seconds,
             again_seconds=settings.again_seconds,
         )
-        self._wants = Wants(server, store=self._store, blocks=blocks, releases=releases, link=self._link, clock=wall)
+        self._wants = Wants(server, store=self._store, blocks=self._blocks, releases=self._releases, link=self._link, clock=self._wall)
+        self._announcer = Announcer(
+            repository=self._repository,
+            link=self._link,
+            notes=self._notes,
+            signers=signers,
+            wall=self._wall,
+            monotonic=self._monotonic,
+        )
+
+    def _make_enrolment(self, authority: Authority | None) -> None:
+        """Make the service that gives devices their certificates, and takes them away."""
         self._enrolling = Enrolling(
             self._directory,
-            settings,
+            self._settings,
             authority=authority,
             store=self._store,
             notes=self._notes,
             broker_url=self.broker_url,
             revoked=lambda node: self._ingest.forget(node),  # noqa: PLW0108  # it comes after
-            wall=wall,
-            monotonic=monotonic,
+            wall=self._wall,
+            monotonic=self._monotonic,
         )
+
+    def _make_telemetry(self) -> None:
+        """Make what takes nodes' reports in, and what tests the closed intervals for drift."""
+        settings = self._settings
         self._ingest = Ingest(
             store=self._store,
             notes=self._notes,
             roll=self._enrolling.roll,
             look=self._enrolling.follow,
-            releases=releases,
+            releases=self._releases,
             silent_seconds=settings.silent_seconds,
             topic_of=self._link.topics.receipt,
             window_rows_max=settings.window_rows_max,
             random_bytes=self._rng.randbytes,
-            clock=wall,
+            clock=self._wall,
             listening=self._listening,
         )
         self._settling = Settling(
             store=self._store,
             notes=self._notes,
-            releases=releases,
-            say=self._say,
+            releases=self._releases,
+            publish=self._publish_insight,
             settled=self._ingest.settled,
             cohort_nodes_min=settings.cohort_nodes_min,
             settle_seconds=settings.settle_seconds,
             trim_outlying=settings.trim_outlying,
             alpha=settings.alpha,
             run_length=settings.run_length,
-            clock=wall,
+            clock=self._wall,
         )
-        self._announcer = Announcer(
-            repository=repository, link=self._link, notes=self._notes, signers=signers, wall=wall, monotonic=monotonic
-        )
-        checks, required = Checks(self._directory / "checks"), settings.checks_required
+
+    def _make_rollouts(self, signers: Signers) -> None:
+        """Make the controller that moves releases through their stages, by what nodes report and checks find."""
+        checks, required = Checks(self._directory / "checks"), self._settings.checks_required
         self._controller = Controller(
-            repository=repository,
+            repository=self._repository,
             store=self._store,
             notes=self._notes,
             nodes=self._ingest.nodes,
             signer=signers.rollouts,
             random_bytes=self._rng.randbytes,
-            wall=wall,
-            monotonic=monotonic,
+            wall=self._wall,
+            monotonic=self._monotonic,
             listening=self._listening,
-            cohort_nodes_min=settings.cohort_nodes_min,
+            cohort_nodes_min=self._settings.cohort_nodes_min,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
 
+    def _make_alerts(self) -> None:
+        """Make the delivery of alerts to webhooks and programs."""
         self._hooks = Hooks(
             self._directory,
-            settings,
+            self._settings,
             store=self._store,
             evidence=lambda: Evidence(  # with a view of releases of its own: it is for another thread
                 Findings(self._store.database),
-                Releases(Repository(self._directory / "trust"), blocks),
-                cohort_nodes_min=settings.cohort_nodes_min,
+                Releases(Repository(self._directory / "trust"), self._blocks),
+                cohort_nodes_min=self._settings.cohort_nodes_min,
             ),
-            clock=wall,
+            clock=self._wall,
         )
 
     @property
@@ -265,7 +287,7 @@ class Service:
         try:
             if self._broker is not None and self._broker.revive():
                 self._retry_at = 0.0
-                self._say_ready()
+                self._write_ready()
             if not self._online and self._monotonic() >= self._retry_at:
                 self._connect()
             self._read()
@@ -325,7 +347,7 @@ class Service:
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
             days = self._settings
-            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, told_days=days.told_days)
+            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, history_days=days.history_days)
 
     def _work(self, tick: Callable[[], object]) -> None:
         """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""
@@ -430,11 +452,11 @@ class Service:
         if not event.session_present:
             self._announcer.forgot()
             for drift in self._settling.newest():
-                self._say(drift, retain=True)
+                self._publish_insight(drift, retain=True)
         self._work(lambda: self._announcer.tick(online=True))
         if not self._ever_online:
             self._ever_online = True
-            self._say_ready()
+            self._write_ready()
 
     def _disconnected(self) -> None:
         wait = RETRY if self._online else self._retry
@@ -450,15 +472,15 @@ class Service:
         self._retry_at = self._monotonic() + self._retry.seconds
         self._sleep(TURN_SECONDS)
 
-    def _say(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+    def _publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         if not self._online:
             return  # it is in the store, and the newest drift is published again to a broker that has none
         try:
-            self._link.say_insight(document, retain=retain)
+            self._link.publish_insight(document, retain=retain)
         except Unreachable as error:
             log.warning("insight.failed", reason=str(error))
 
-    def _say_ready(self) -> None:
+    def _write_ready(self) -> None:
         facts = {
             "pid": os.getpid(),
             "fleet": self._settings.fleet,

@@ -23,6 +23,8 @@ class MetadataFolder:
         self.directory = directory
         self.documents = directory / "documents"
         self._metadata = directory / "metadata"
+        self.statements = self.documents / "deployments"
+        self.settings = self.documents / "settings"
 
     def make(self) -> None:
         """Make the folders.
@@ -92,6 +94,10 @@ class MetadataFolder:
         for entry in os.scandir(self._metadata):
             with contextlib.suppress(FileNotFoundError):  # Another process has dropped it meanwhile.
                 found += entry.stat().st_mtime_ns if entry.name.endswith(".json") else 0
+        with contextlib.suppress(FileNotFoundError):
+            found += sum(entry.stat().st_mtime_ns for entry in os.scandir(self.statements))
+        with contextlib.suppress(FileNotFoundError):
+            found += self.settings.stat().st_mtime_ns  # A replaced file changes its folder; there may be ten thousand.
         return found
 
     def _files(self) -> Iterator[tuple[int, str, Path]]:

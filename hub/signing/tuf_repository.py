@@ -4,7 +4,10 @@ Publishers and operators add versions of roles. The hub's `refresh` vouches for 
 records that set last, so a reader always sees a consistent set. They run as separate processes: a lock keeps them apart.
 """
 
-from collections.abc import Sequence
+import contextlib
+import os
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -14,15 +17,20 @@ from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
+from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
+from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
-from schemas.names import check_name, check_version, version_key
+from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
 from schemas.rollout import rollout_path
 
 _ROLLOUTS = "rollouts"
 _WITHDRAWN_FIELD = "x-fleetcast-withdrawn"  # Versions in a model's role that were published once and may not be published again.
+_REMOVED_FIELD = (
+    "x-fleetcast-removed"  # In the targets role: versions of models' roles up to which nothing counts, for the model was removed.
+)
 _TOP = frozenset({"root", "snapshot", "timestamp"})  # Roles that no snapshot lists.
 
 
@@ -83,11 +91,21 @@ class Repository:
 
     def releases(self, model: str) -> list[str]:
         """Return a model's versions, oldest first."""
-        role = role_name(model)
         with self._folder.locked():
-            if self._folder.version(role) == 0:
-                return []
-            return _versions(model, self._folder.newest(role, Targets).signed)
+            return self._releases(model)
+
+    def removed(self) -> dict[tuple[str, str], bytes]:
+        """Return the manifests of releases that were removed, by model and version: what was heard of them is still read by these."""
+        with self._folder.locked():
+            known = {(model, version) for model in self._models() for version in self._releases(model)}
+            kept = {(path.parent.name, path.name): path for path in self._folder.documents.glob(target_path("*", "*"))}
+            gone = sorted(name for name in kept.keys() - known if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
+            return {name: kept[name].read_bytes() for name in gone}
+
+    def was_removed(self, model: str) -> bool:
+        """Return whether the fleet had this model, and has it no more."""
+        with self._folder.locked():
+            return model not in self._models() and self._folder.version(role_name(model)) > 0
 
     def manifest(self, model: str, version: str) -> bytes:
         """Return a release's manifest.
@@ -105,6 +123,24 @@ class Repository:
         with self._folder.locked():
             target = self._folder.newest(_ROLLOUTS, Targets).signed.targets.get(rollout_path(model))
             return self._rollout_file(model, target).read_bytes() if target else None
+
+    def deployments(self, model: str) -> bytes | None:
+        """Return a model's signed deployments in their envelope, or None."""
+        path = self._folder.statements / check_name("model", model)
+        with self._folder.locked():
+            return path.read_bytes() if path.exists() else None
+
+    def device_settings(self, node: str) -> bytes | None:
+        """Return the signed settings of a node in their envelope, or None."""
+        path = self._folder.settings / check_name("node", node)
+        with self._folder.locked():
+            return path.read_bytes() if path.exists() else None
+
+    def nodes_with_settings(self) -> dict[str, int]:
+        """Return the nodes that have settings, each with a number that changes when they do."""
+        with self._folder.locked(), contextlib.suppress(FileNotFoundError):
+            return {entry.name: entry.stat().st_mtime_ns for entry in os.scandir(self._folder.settings) if not entry.name.startswith(".")}
+        return {}
 
     def root(self, version: int = 1) -> bytes:
         """Return a version of the root; nodes pin the first."""
@@ -127,6 +163,27 @@ class Repository:
             signed = self._folder.newest("targets", Targets).signed
             self._check_key("root", "targets", targets)
             _delegate(signed, role_name(check_name("model", model)), team, target_path(model, "*"))
+            self._next("targets", signed, [targets], now)
+
+    def undelegate(self, model: str, *, targets: Signer, now: datetime) -> None:
+        """Remove a model with all its releases: nodes that read the new targets role stop serving it.
+
+        Its team's role stays in the snapshot, because nodes refuse a snapshot without it. What that role listed until now never counts
+        again, also if the model is delegated anew. Its manifests stay on this disk.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN for a model that does not exist; KEY_NOT_AUTHORISED for another key.
+        """
+        with self._folder.locked():
+            known = self._models()
+            if model not in known:
+                raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
+            signed = self._folder.newest("targets", Targets).signed
+            self._check_key("root", "targets", targets)
+            _undelegate(signed, role_name(model))
+            signed.unrecognized_fields.get(MINIMUM_FIELD, {}).pop(model, None)
+            if (version := self._folder.version(role_name(model))) > 0:
+                signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
             self._next("targets", signed, [targets], now)
 
     def set_minimum(self, model: str, version: str, *, targets: Signer, now: datetime) -> None:
@@ -155,7 +212,7 @@ class Repository:
         path = target_path(model, check_version(version))
         with self._folder.locked():
             signed = self._team_role(model, team)
-            if self._folder.version(role_name(model)) and not self._holds("targets", role_name(model)):
+            if not self._is_void(model) and not self._holds("targets", role_name(model)):
                 raise Refused(
                     Code.KEY_NOT_AUTHORISED,
                     f"the releases of {model!r} are signed by a key that may no longer sign them: first renew the releases to keep",
@@ -190,6 +247,14 @@ class Repository:
             signed.targets = {target_path(model, version): signed.targets[target_path(model, version)] for version in kept}
             self._next(role_name(model), signed, [team], now)
 
+    def remove_release(self, model: str, version: str, *, team: Signer, now: datetime) -> None:
+        """Withdraw one release for good. Nodes that run it keep it; its manifest stays on this disk.
+
+        Raises:
+            Refused: as `renew_releases`.
+        """
+        self.renew_releases(model, team=team, now=now, keep=[one for one in self.releases(model) if one != version])
+
     # Changes that the rollouts key signs
 
     def set_rollout(self, model: str, document: bytes, *, rollouts: Signer, now: datetime) -> None:
@@ -204,6 +269,33 @@ class Repository:
             write(self._rollout_file(model, signed.targets[path]), document)
             self._next(_ROLLOUTS, signed, [rollouts], now)
 
+    def set_deployments(self, model: str, document: bytes, *, rollouts: Signer) -> None:
+        """Sign a model's deployments: no snapshot lists them, so that a step of one rollout costs other nodes nothing.
+
+        Raises:
+            Refused: KEY_NOT_AUTHORISED: the targets role names another key for rollouts.
+        """
+        path = self._folder.statements / check_name("model", model)
+        with self._folder.locked():
+            self._check_key("targets", _ROLLOUTS, rollouts)
+            write(path, codec.encode(seal("deployments", document, rollouts)))
+
+    def set_device_settings(self, node: str, document: bytes, *, rollouts: Signer) -> None:
+        """Sign the settings of one node.
+
+        Raises:
+            Refused: KEY_NOT_AUTHORISED: the targets role names another key for rollouts.
+        """
+        path = self._folder.settings / check_name("node", node)
+        with self._folder.locked():
+            self._check_key("targets", _ROLLOUTS, rollouts)
+            write(path, codec.encode(seal("settings", document, rollouts)))
+
+    def remove_device_settings(self, node: str) -> None:
+        """Forget the settings of a node."""
+        with self._folder.locked():
+            (self._folder.settings / check_name("node", node)).unlink(missing_ok=True)
+
     def renew_rollouts(self, *, rollouts: Signer, now: datetime) -> bool:
         """Sign the rollouts role again before it expires; its key is online, and it lasts a week."""
         with self._folder.locked():
@@ -213,6 +305,18 @@ class Repository:
                 return False
             self._next(_ROLLOUTS, signed, [rollouts], now)
             return True
+
+    def drop_rollouts(self, *, rollouts: Signer, now: datetime) -> list[str]:
+        """Take the rollouts of removed models out of the rollouts role, and return the names of these models."""
+        with self._folder.locked():
+            known = self._models()
+            signed = self._folder.newest(_ROLLOUTS, Targets).signed
+            left = [path.removeprefix(rollout_path("")) for path in signed.targets if path.removeprefix(rollout_path("")) not in known]
+            if left:
+                self._check_key("targets", _ROLLOUTS, rollouts)
+                signed.targets = {path: one for path, one in signed.targets.items() if path.removeprefix(rollout_path("")) in known}
+                self._next(_ROLLOUTS, signed, [rollouts], now)
+            return left
 
     def rekey_rollouts(self, key: Key, *, targets: Signer, now: datetime) -> None:
         """Give the rollouts role another key; `renew_rollouts` with it must follow before `refresh`."""
@@ -305,7 +409,7 @@ class Repository:
         """
         with self._folder.locked():
             current = self._folder.current().get(role_name(model))
-            if current is None:
+            if current is None or current <= self._removed_at(model):
                 raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} has no release yet")
             role = self._folder.path(role_name(model), current).read_bytes()
             listed = _versions(model, Metadata[Targets].from_bytes(role).signed)
@@ -319,7 +423,9 @@ class Repository:
     def expiries(self, now: datetime) -> list[Expiry]:
         """Return every role's expiry, the nearest first."""
         with self._folder.locked():
-            found = [expiry(role, self._folder.newest_of_any_kind(role).signed.expires, now) for role in self._folder.versions()]
+            gone = {role for role in self._folder.versions() if role.startswith(role_name(""))} - {role_name(one) for one in self._models()}
+            roles = [role for role in self._folder.versions() if role not in gone]
+            found = [expiry(role, self._folder.newest_of_any_kind(role).signed.expires, now) for role in roles]
         return sorted(found, key=lambda one: one.expires)
 
     # Signing
@@ -343,7 +449,14 @@ class Repository:
             raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any key; known are {', '.join(known) or 'none'}")
         role = role_name(model)
         self._check_key("targets", role, team)
-        return self._folder.newest(role, Targets).signed if self._folder.version(role) else Targets()
+        if not self._folder.version(role):
+            return Targets()
+        signed = self._folder.newest(role, Targets).signed
+        if self._is_void(model):
+            withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *_versions(model, signed)}
+            signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
+            signed.targets = {}
+        return signed
 
     def _next_root(self, signed: Root, signers: Sequence[Signer], now: datetime) -> None:
         old = self._folder.newest("root", Root).signed
@@ -392,6 +505,18 @@ class Repository:
         prefix = role_name("")
         return sorted(name.removeprefix(prefix) for name in roles if name.startswith(prefix))
 
+    def _releases(self, model: str) -> list[str]:
+        return [] if self._is_void(model) else _versions(model, self._folder.newest(role_name(model), Targets).signed)
+
+    def _is_void(self, model: str) -> bool:
+        """Return whether nothing that the model's role lists counts: there is no role, or the model was removed since it was signed."""
+        return self._folder.version(role_name(model)) <= self._removed_at(model)
+
+    def _removed_at(self, model: str) -> int:
+        """Return the version of a model's role at which the model was removed; 0 if it never was."""
+        removed: dict[str, int] = self._folder.newest("targets", Targets).signed.unrecognized_fields.get(_REMOVED_FIELD, {})
+        return removed.get(model, 0)
+
     def _roles(self) -> dict[str, int]:
         """Return targets, rollouts, and every model role that has metadata, with its newest version."""
         return {role: version for role, version in sorted(self._folder.versions().items()) if role not in _TOP}
@@ -407,7 +532,19 @@ def _delegate(targets: Targets, role: str, key: Key, pattern: str) -> None:
         raise ValueError("the targets role has lost its delegations")
     delegations.roles[role] = DelegatedRole(role, [key.keyid], 1, terminating=True, paths=[pattern])
     delegations.keys[key.keyid] = key
-    used = {keyid for one in delegations.roles.values() for keyid in one.keyids}
+    _drop_unused_keys(delegations, delegations.roles)
+
+
+def _undelegate(targets: Targets, role: str) -> None:
+    delegations = targets.delegations
+    if delegations is None or delegations.roles is None:
+        raise ValueError("the targets role has lost its delegations")
+    del delegations.roles[role]
+    _drop_unused_keys(delegations, delegations.roles)
+
+
+def _drop_unused_keys(delegations: Delegations, roles: Mapping[str, DelegatedRole]) -> None:
+    used = {keyid for one in roles.values() for keyid in one.keyids}
     delegations.keys = {keyid: known for keyid, known in delegations.keys.items() if keyid in used}
 
 

@@ -7,13 +7,13 @@ import queue
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import version
 from random import Random
 from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
 from fleetcast.backoff import Backoff
+from fleetcast.build_version import software
 from fleetcast.mqtt_connection import (
     CONNACK_SECONDS,
     BoundedClient,
@@ -65,7 +65,6 @@ from schemas.state import State
 log = structlog.get_logger()
 P = ParamSpec("P")
 
-SOFTWARE = f"fleetcast {version('fleetcast')}"  # read once: to ask for it costs more than all else in a turn
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
@@ -95,23 +94,47 @@ class Agent:
         self._settings, self._wall, self._monotonic, self._rng = settings, wall, monotonic, rng
         self._inbox: queue.Queue[Incoming] = inbox if inbox is not None else queue.Queue()
         self._sampling = Random(rng.getrandbits(64))  # used by the serving thread alone
+        self._make_client, self._make_server = make_client, make_server
+        self._open_disk(pinned_root)
+        self._make_connection(clock, machine)
+        self._make_serving()
+        self._make_delivery()
+        self._make_activation()
+        self._make_reports()
+        self._leaving = False
+        self._session = 0
+        self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
+        self._online = False
+        self._retry_at, self._retry = NEVER, RETRY
+        self._reported: State | None = None
+        self._reported_at = NEVER
+        self._pause: Callable[[float], object] = lambda seconds: None
+
+    def _open_disk(self, pinned_root: bytes) -> None:
+        """Open what this device keeps: its database, models and trusted metadata. A lost database is rebuilt from the others."""
+        settings = self._settings
         self._store = NodeStore.of_agent(settings.data / "node.sqlite")
         self._artifacts = Artifacts(settings.data / "artifacts")
         unloadable = probe.unloadable(settings.data)
         for name, reason in unloadable.items():
             log.warning("runtime.unloadable", runtime=name, reason=reason)
         self._profile = profile(settings, unloadable=unloadable)
-        manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
-        trust = Trust(settings.data / "trust", pinned_root)
+        self._manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
+        self._trust = Trust(settings.data / "trust", pinned_root)
+        self._sideload = Sideload(settings.data / "carried")
         if self._store.is_new:
-            rebuild(self._store, self._artifacts, manifests, Traces.of(settings, trust), now=int(wall()))
+            rebuild(self._store, self._artifacts, self._manifests, Traces.of(settings, self._trust), now=int(self._wall()))
+
+    def _make_connection(self, clock: SignedClock, machine: WallClock) -> None:
+        """Make the device's certificate, its link to the broker, and the reports that leave over it."""
+        settings, monotonic = self._settings, self._monotonic
         self._renewing = Renewing(
             settings,
             store=self._store,
             clock=clock,
             wall=machine,
             monotonic=monotonic,
-            rng=rng,
+            rng=self._rng,
             moved=lambda broker: self._link.move(broker),  # noqa: PLW0108  # link and trust state come after
             take_trust=lambda bundle: self._trust_state.take_trust(bundle),  # noqa: PLW0108
         )
@@ -123,17 +146,21 @@ class Agent:
             inbox=self._inbox,
             tls=tls,
             now=self._trusted_now,
-            make_client=make_client,
+            make_client=self._make_client,
         )
         self._reporter = Reporter(
             node=settings.id,
             store=self._store,
             link=self._link,
             identity=lambda: self._renewing.identity,
-            wall=wall,
+            wall=self._wall,
             monotonic=monotonic,
             windows=settings.telemetry,
         )
+
+    def _make_serving(self) -> None:
+        """Make the local server, and the telemetry that counts what it answers."""
+        settings = self._settings
         self._telemetry = Telemetry(
             store=self._store,
             topic=self._link.topics.telemetry,
@@ -146,12 +173,16 @@ class Agent:
             waiting_bytes_max=settings.windows_waiting_bytes_max,
             labels_wait_seconds=settings.labels_wait_seconds,
             sends=settings.telemetry,
-            clock=wall,
+            clock=self._wall,
         )
-        listen = listen_of(settings)
-        self.server = make_server(listen, node=settings.id, on_rows=self._observe, on_labels=self._labels_said)
+        self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
+        self._address = listen_of(settings)
+        self.server = self._make_server(self._address, node=settings.id, on_rows=self._observe, on_labels=self._labels_reported)
         self.server.on_worker_exit = self._worker_gone
-        self._sideload = Sideload(settings.data / "carried")
+
+    def _make_delivery(self) -> None:
+        """Make what decides which releases this device fetches, and the transfer of their blocks within its byte quota."""
+        settings, wall, monotonic = self._settings, self._wall, self._monotonic
         self._quota = ByteQuota(
             self._store,
             link=settings.link,
@@ -160,11 +191,12 @@ class Agent:
             rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
             wall=wall,
         )
-        self._requests = RetainedRequests(rng)
+        self._requests = RetainedRequests(self._rng)
         self._trust_state = TrustState(
             settings,
+            arch=self._profile.arch,
             store=self._store,
-            trust=trust,
+            trust=self._trust,
             carried=self._sideload,
             wall=wall,
             monotonic=monotonic,
@@ -181,15 +213,19 @@ class Agent:
             quota=self._quota,
             window_bytes=settings.window_bytes,
             filters_per_subscribe=settings.filters_per_subscribe,
-            rng=rng,
+            rng=self._rng,
             post=self._inbox.put,
             refused=self._reporter.refusal,
             make_room=lambda: self._slots.tidy(),  # noqa: PLW0108  # the slots come after
             disk_bytes_max=settings.disk_bytes_max,
         )
+
+    def _make_activation(self) -> None:
+        """Make the slots, which load, probe and roll back releases, and the parameters that they run with."""
+        settings = self._settings
         self._parameters = Parameters(
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
-            rollout_says=self._trust_state.parameters_of,
+            rollout_parameters=self._trust_state.parameters_of,
             refused=self._reporter.refusal,
         )
         self._slots = Slots(
@@ -197,37 +233,32 @@ class Agent:
             artifacts=self._artifacts,
             fetcher=self._delivery,
             server=self.server,
-            manifests=manifests,
+            manifests=self._manifests,
             parameters=self._parameters,
             settings=settings,
             post=self._inbox.put,
             report=self._reporter.report,
             serving_changed=self._serving_changed,
             carriage_of=self._trust_state.carriage_of,
-            monotonic=monotonic,
+            may_activate=self._trust_state.may_activate,
+            monotonic=self._monotonic,
         )
+
+    def _make_reports(self) -> None:
+        """Make what shows operators on this device its state: the status file, and the handling of a disk that fails."""
         self._status_writer = StatusWriter(
-            settings,
+            self._settings,
             server=self.server,
-            listen=str(listen),
-            inherited=listen.fd is not None,
+            listen=str(self._address),
+            inherited=self._address.fd is not None,
             state=lambda: self._state("online"),
             view=lambda: self._trust_state.view,
-            wall=wall,
-            monotonic=monotonic,
+            wall=self._wall,
+            monotonic=self._monotonic,
             notify=Notify(),
         )
         self._reporter.on_refusal = self._status_writer.trouble
-        self._disk = DiskTrouble(self._store, self._status_writer, monotonic)
-        self._leaving = False
-        self._session = 0
-        self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
-        self._online = False
-        self._retry_at, self._retry = NEVER, RETRY
-        self._said: State | None = None
-        self._said_at = NEVER
-        self._shares: dict[bytes, float] = {}  # The share of a release's requests that telemetry counts.
-        self._pause: Callable[[float], object] = lambda seconds: None
+        self._disk = DiskTrouble(self._store, self._status_writer, self._monotonic)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set.
@@ -343,11 +374,12 @@ class Agent:
             return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
         self._renewing.tick(online=self._online)
         self._trust_state.look_at_clock(now)
+        self._trust_state.look_at_deadlines(now)
         self._trust_state.look_for_carried(now)
         self._delivery.tick(now)
         if self._online:
             self._ask_again(now)
-            self._say_state(now)
+            self._report_state(now)
             self._reporter.send(windows=self._telemetry.may_leave)
         if self._telemetry.tick(self._wall()):
             log.info("outbox.filled", windows=self._store.count_waiting("window"))
@@ -376,7 +408,7 @@ class Agent:
             case ModelArrived():
                 self._model_arrived(event)
             case Unreadable(refusal, message):
-                self._reporter.refusal(refusal, "")
+                self._reporter.refusal(refusal, self._link.model_of(message.topic))
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
@@ -397,7 +429,7 @@ class Agent:
             case EndpointAnswered():
                 self._slots.endpoint_answered(event)
             case LabelsReported():
-                self._telemetry.labels.said(event)
+                self._telemetry.labels.reported(event)
             case _:
                 assert_never(event)
 
@@ -427,7 +459,7 @@ class Agent:
         self._session_of = "us"
         self._online, self._retry = True, RETRY
         self._status_writer.connected()
-        self._said = None
+        self._reported = None
         self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
         self._link.subscribe_trust(only_if_new=event.session_present)
@@ -452,7 +484,7 @@ class Agent:
         self._turn_labels_away()
         self._guarded(self._disk.write_down_at_last, self._telemetry.checkpoint, self._telemetry.open_windows)
         if self._online:
-            self._link.say_state(self._state("disconnected"))
+            self._link.publish_state(self._state("disconnected"))
             self._link.close()
         self.server.stop()
         self._guarded(self._telemetry.labels.leave)
@@ -472,22 +504,22 @@ class Agent:
         """Have the broker say again what it retains, and what has had no effect here."""
         if names := self._requests.due(now):
             log.info("retained.asked_again", trust=TRUST in names, models=sorted(names - {TRUST}))
-            self._link.hear_again(trust=TRUST in names, models=sorted(names - {TRUST}))
+            self._link.subscribe_again(trust=TRUST in names, models=sorted(names - {TRUST}))
 
     # What the node says
 
-    def _say_state(self, now: MonotonicSeconds) -> None:
+    def _report_state(self, now: MonotonicSeconds) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
-        if not self._slots.changed and self._said is not None and now - self._said_at < pause:
+        if not self._slots.changed and self._reported is not None and now - self._reported_at < pause:
             return
         state = self._state("online")
         if (
-            self._said is None
-            or state.model_copy(update={"at": self._said.at}) != self._said
-            or now - self._said_at >= self._settings.state_seconds
+            self._reported is None
+            or state.model_copy(update={"at": self._reported.at}) != self._reported
+            or now - self._reported_at >= self._settings.state_seconds
         ):
-            self._link.say_state(state)
-            self._said, self._said_at = state, now
+            self._link.publish_state(state)
+            self._reported, self._reported_at = state, now
         self._slots.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
@@ -497,7 +529,7 @@ class Agent:
             session=max(self._session, 1),
             status=status,
             at=int(self._wall()),
-            software=SOFTWARE,
+            software=software(),
             public_key=self._renewing.identity.public_key,
             cohort=self._settings.cohort,
             link=self._quota.link,
@@ -517,7 +549,7 @@ class Agent:
     def _worker_gone(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
         self._inbox.put(WorkerGone(model, digest, reason, deaths))
 
-    def _labels_said(self, event: LabelsReported) -> None:
+    def _labels_reported(self, event: LabelsReported) -> None:
         """Take counts from a program; called by the serving thread, also when the loop has ended and nobody looks into the
         inbox.
         """

@@ -1,6 +1,7 @@
 """Publish and receive documents on the node's connection: parse at the door, so that nobody inside sees a topic string or raw bytes."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from fleetcast.mqtt_connection import (
@@ -109,6 +110,13 @@ class BlockReader:
         """
         self._link.publish(self.topics.want(self._name), codec.encode(want), expiry_seconds=WANT_EXPIRY_SECONDS, content_type=MSGPACK)
 
+    def model_of(self, topic: str) -> str:
+        """Return the model that a topic is about; "" if it is about none."""
+        with suppress(Refused):
+            address = self.topics.parse(topic)
+            return address.levels[0] if address.kind == "model" else ""
+        return ""
+
     def ack(self, message: Message) -> None:
         """Acknowledge a message whose effect is durable."""
         self._link.ack(message)
@@ -156,18 +164,18 @@ class NodeLink(BlockReader):
         """
         self._link.move(BrokerUrl.parse(url))
 
-    def hear_again(self, *, trust: bool, models: Sequence[str]) -> None:
+    def subscribe_again(self, *, trust: bool, models: Sequence[str]) -> None:
         """Ask for what is retained of these; some brokers give it to no subscription that they know already, so that is ended first."""
         topics = [*([self.topics.trust] if trust else []), *(self.topics.model(model) for model in models)]
         self._link.unsubscribe(topics)
         for topic in topics:
             self._link.subscribe([topic])
 
-    def say_state(self, state: State) -> None:
+    def publish_state(self, state: State) -> None:
         """Retain what is so."""
         self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
 
-    def say(self, topic: str, payload: bytes) -> int:
+    def publish(self, topic: str, payload: bytes) -> int:
         """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""
         return self._link.publish(topic, payload, content_type=MSGPACK)
 

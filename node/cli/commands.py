@@ -3,6 +3,7 @@
 import click
 
 from fleetcast.cli.lazy_group import LazyGroup, Verb
+from fleetcast.cli.version_option import version_option
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
@@ -23,7 +24,7 @@ VERBS = {
 
 
 @click.group(cls=LazyGroup, package="node.cli", verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="fleetcast")
+@version_option
 def command() -> None:
     """Serve models that a fleet's hub casts to this device.
 

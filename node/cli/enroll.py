@@ -59,7 +59,7 @@ def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -
     enrolment_client.check_url(hub)
     parsed = Token.parse(sys.stdin.read(TOKEN_BYTES_READ_MAX) if token == "-" else token)  # noqa: S105
     _log_to_stderr()
-    with _told(path):
+    with _reported_errors(path):
         own = tomllib.loads(path.read_text()) if path.exists() else {}
         folder = _data_folder(path, own, data)
         member = enrolment_flow.enrol(folder, hub=hub, token=parsed, site_id=own.get("id"))
@@ -103,7 +103,7 @@ def renew(new_key: bool, path: Path, as_json: bool) -> None:
 
     settings = load(path)
     _log_to_stderr()
-    with _told(path):
+    with _reported_errors(path):
         member = enrolment_flow.settle(settings.data)
         if member is None:
             raise Refused(Code.SETTINGS_INVALID, f"{settings.data} holds no enrolment: fleetcast-node enroll --hub ... --token ...")
@@ -116,12 +116,12 @@ def renew(new_key: bool, path: Path, as_json: bool) -> None:
 
 
 def _data_folder(path: Path, own: Mapping[str, Any], data: Path | None) -> Path:
-    said = os.environ.get("FLEETCAST_NODE_DATA") or (path.parent / str(own["data"]) if own.get("data") else None)
-    if said is None:
+    data_folder = os.environ.get("FLEETCAST_NODE_DATA") or (path.parent / str(own["data"]) if own.get("data") else None)
+    if data_folder is None:
         return data or path.parent / "data"
-    if data is not None and data.resolve() != Path(said).resolve():
-        raise Refused(Code.SETTINGS_INVALID, f"--data says {data}, and {path} says {said}")
-    return Path(said)
+    if data is not None and data.resolve() != Path(data_folder).resolve():
+        raise Refused(Code.SETTINGS_INVALID, f"--data says {data}, and {path} says {data_folder}")
+    return Path(data_folder)
 
 
 def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
@@ -137,7 +137,7 @@ def _name_data(path: Path, own: Mapping[str, Any], folder: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _reported_errors(path: Path) -> Iterator[None]:
     """Report what the disk or a file at the device does wrong, as a sentence."""
     try:
         yield

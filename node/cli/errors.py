@@ -8,7 +8,7 @@ from schemas.errors import Code
 
 
 class Exit(IntEnum):
-    """Exit codes, as docs/commands.md has them. 1 and 2 are the doctor's; click also ends with 2 for a wrong command line."""
+    """List the exit codes. docs/commands.md has this list. 1 and 2 are the doctor's; click also ends with 2 for a wrong command line."""
 
     OK = 0  # Done. `status`: the node is well. `doctor`: nothing is wrong.
     WARNINGS = 1  # `doctor`: there are warnings, and no troubles.

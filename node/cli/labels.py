@@ -41,13 +41,13 @@ def labels(model: str, right: int, wrong: int, at: str, report_id: str | None, p
         raise Refused(Code.LABELS_RELEASE, "this node sends no telemetry (`telemetry = false` in its settings)")
     name, _, version = model.partition("@")
     try:
-        told = LabelCounts(at=float(at) if at.isascii() and at.isdigit() else at, right=right, wrong=wrong, id=report_id)  # type: ignore[arg-type]
+        counts = LabelCounts(at=float(at) if at.isascii() and at.isdigit() else at, right=right, wrong=wrong, id=report_id)  # type: ignore[arg-type]
     except ValidationError as error:
         raise invalid(error) from None
     store_of(settings).close()  # it is there, and can be read
     with NodeStore.beside(settings.data / "node.sqlite") as store:
-        taken = take(store, name, version or None, told, now=int(time.time()), wait_seconds=settings.labels_wait_seconds)
-    found = taken.as_json(told)
+        taken = take(store, name, version or None, counts, now=int(time.time()), wait_seconds=settings.labels_wait_seconds)
+    found = taken.as_json(counts)
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return

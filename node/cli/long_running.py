@@ -14,7 +14,7 @@ from schemas.errors import FleetcastError
 log = structlog.get_logger()
 
 
-def until_told() -> threading.Event:
+def until_stopped() -> threading.Event:
     """Return an event that SIGTERM and SIGINT set."""
     # Every write and every hash lets go of the interpreter; the default 5 ms until it comes back would cost half the rate of a transfer.
     sys.setswitchinterval(0.0005)

@@ -7,11 +7,12 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.table_output import show
 from node.cli.options import json_option, settings_option, store_of
-from node.cli.table_output import show, size
+from node.cli.units import size
 from node.core.activation.lifecycle import ModelSlot
 from node.core.doctor.agent_health import AgentStatus
-from node.host.pidfile import is_held, read_status
+from node.host.pidfile import is_locked, read_status
 from node.settings import load
 from node.storage.inventory import OnDisk, releases
 from schemas.receipt import Evidence
@@ -38,9 +39,9 @@ def models(path: Path, as_json: bool) -> None:
     store = store_of(settings)
     slots, evidence = store.slots(), store.evidence()
     store.close()
-    said = read_status(settings.data)
-    pids = {worker.digest: worker.pid for worker in said.workers} if said and is_held(settings.data) else {}
-    rows = [_row(one, slots, evidence, said, pids) for one in releases(settings.data)]
+    status = read_status(settings.data)
+    pids = {worker.digest: worker.pid for worker in status.workers} if status and is_locked(settings.data) else {}
+    rows = [_row(one, slots, evidence, status, pids) for one in releases(settings.data)]
     rows.sort(key=lambda row: (str(row["model"]), str(row["version"])))
     show(rows if as_json else [{**row, **_short(row)} for row in rows], COLUMNS, as_json=as_json, empty="There is no release on this disk.")
 
@@ -67,12 +68,10 @@ def _row(
     one: OnDisk,
     slots: Mapping[str, ModelSlot],
     evidence: Mapping[bytes, tuple[int, Evidence]],
-    said: AgentStatus | None,
+    status: AgentStatus | None,
     pids: Mapping[bytes, int | None],
 ) -> dict[str, Any]:
     manifest, (at, measured) = one.manifest, evidence.get(one.digest, (None, None))
-    slot = next((slot for slot in said.slots if slot.serving == one.digest), None) if said else None
-    settings = slot.parameters or () if slot else ()
     return {
         "model": manifest.model if manifest else None,
         "version": manifest.version if manifest else None,
@@ -84,12 +83,17 @@ def _row(
         "activated": datetime.fromtimestamp(at, UTC).isoformat() if at is not None else None,
         "evidence": measured.model_dump(mode="json", exclude_none=True) if measured else None,
         "limits": manifest.limits.model_dump(mode="json", exclude_none=True) if manifest else None,
-        "parameters": [
-            {"name": setting.name, "value": setting.value, "source": setting.source, "code": setting.code} for setting in settings
-        ],
+        "parameters": _parameters(one.digest, status),
         "worker_pid": pids.get(one.digest),
         "worker_rss_bytes": rss_bytes(pids.get(one.digest)),
     }
+
+
+def _parameters(digest: bytes, status: AgentStatus | None) -> list[dict[str, Any]]:
+    """Return the parameters that a release is served with; none of one that is not served."""
+    slot = next((slot for slot in status.slots if slot.serving == digest), None) if status else None
+    settings = (slot.parameters or ()) if slot else ()
+    return [{"name": setting.name, "value": setting.value, "source": setting.source, "code": setting.code} for setting in settings]
 
 
 def _short(row: Mapping[str, Any]) -> dict[str, Any]:

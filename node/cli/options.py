@@ -4,9 +4,12 @@ from pathlib import Path
 
 import click
 
+from fleetcast.cli.table_output import json_option
 from node.settings import NodeSettings
 from node.storage.store import NodeStore
 from schemas.errors import Code, Refused
+
+__all__ = ["json_option", "settings_option", "store_of"]
 
 settings_option = click.option(
     "--settings",
@@ -17,7 +20,6 @@ settings_option = click.option(
     envvar="FLEETCAST_NODE_SETTINGS",
     help="File with the node's settings. Relative paths in it are relative to its folder.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def store_of(settings: NodeSettings) -> NodeStore:

@@ -6,7 +6,7 @@ from random import Random
 
 import click
 
-from node.cli.long_running import log_to_stderr, loud, until_told
+from node.cli.long_running import log_to_stderr, loud, until_stopped
 from node.core.trust.clock import MonotonicSeconds
 from node.host.pidfile import alone
 
@@ -36,4 +36,4 @@ def relay(path: Path) -> None:
     settings = load_relay(path)
     log_to_stderr()
     with loud(), alone(settings.data):
-        Relay(settings, monotonic=lambda: MonotonicSeconds(time.monotonic()), rng=Random()).run(until_told())
+        Relay(settings, monotonic=lambda: MonotonicSeconds(time.monotonic()), rng=Random()).run(until_stopped())

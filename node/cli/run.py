@@ -6,7 +6,7 @@ from random import Random
 
 import click
 
-from node.cli.long_running import log_to_stderr, loud, until_told
+from node.cli.long_running import log_to_stderr, loud, until_stopped
 from node.cli.options import settings_option
 from node.core.trust.clock import MonotonicSeconds, WallSeconds
 from node.host.pidfile import alone
@@ -39,4 +39,4 @@ def run(path: Path) -> None:
         return MonotonicSeconds(time.monotonic())
 
     with loud(), alone(settings.data):
-        Agent(settings, pinned_root=root, wall=wall, monotonic=monotonic, rng=Random()).run(until_told())
+        Agent(settings, pinned_root=root, wall=wall, monotonic=monotonic, rng=Random()).run(until_stopped())

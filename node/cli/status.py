@@ -12,20 +12,22 @@ from typing import Any
 
 import click
 
+from fleetcast.cli.table_output import show
 from fleetcast.cli.terminal_text import plain
 from node.cli.errors import Exit
 from node.cli.options import json_option, settings_option
-from node.cli.table_output import show, size, span
+from node.cli.units import size, span
 from node.core.activation.lifecycle import ModelSlot
 from node.core.delivery.byte_quota import Policy
 from node.core.doctor import agent_health
 from node.core.doctor.agent_health import AgentStatus, Verdict
 from node.core.trust import clock
 from node.enrol.credentials import expires_at
-from node.host.pidfile import is_held, read_status
+from node.host.pidfile import is_locked, read_status
 from node.settings import NodeSettings, load
 from node.storage.inventory import releases
-from node.storage.store import ByteUsage, NodeStore
+from node.storage.rows import ByteUsage
+from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Code, Refused, Unreachable
 from schemas.receipt import Receipt, SealedReceipt
@@ -63,9 +65,9 @@ def status(path: Path, as_json: bool) -> None:
     """
     settings = load(path)
     now = int(time.time())
-    said = read_status(settings.data)
-    verdict = agent_health.judge(said, running=is_held(settings.data), now=now)
-    found = report(settings, said, verdict, _remembered(settings.data), now=now)
+    agent_status = read_status(settings.data)
+    verdict = agent_health.judge(agent_status, running=is_locked(settings.data), now=now)
+    found = report(settings, agent_status, verdict, _remembered(settings.data), now=now)
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
@@ -73,70 +75,70 @@ def status(path: Path, as_json: bool) -> None:
     sys.exit(EXITS.get(verdict, Exit.OK))
 
 
-def report(settings: NodeSettings, said: AgentStatus | None, verdict: Verdict, kept: Remembered, *, now: int) -> dict[str, Any]:
+def report(settings: NodeSettings, agent_status: AgentStatus | None, verdict: Verdict, kept: Remembered, *, now: int) -> dict[str, Any]:
     """Return the state of a node, as JSON has it; times are ISO 8601 in UTC.
 
-    `said` is the newest status of an agent. What is true only of a running one (its process, its connection) is absent where none runs.
+    `agent_status` is the newest that an agent wrote. Facts of a running agent (its process, its connection) are absent if none runs.
     """
-    live = None if verdict is Verdict.NOT_RUNNING else said
-    reported = {slot.model: slot for slot in said.slots} if said else {}
+    live = None if verdict is Verdict.NOT_RUNNING else agent_status
+    reported = {slot.model: slot for slot in agent_status.slots} if agent_status else {}
     workers = agent_health.workers_of(live)
     return {
         "node": settings.id,
         "fleet": settings.fleet,
         "verdict": str(verdict),
-        "agent": _agent(said, running=verdict is not Verdict.NOT_RUNNING),
-        "broker": _broker(settings, said, live),
-        "metadata": _metadata(said, kept, now),
+        "agent": _agent(agent_status, running=verdict is not Verdict.NOT_RUNNING),
+        "broker": _broker(settings, agent_status, live),
+        "metadata": _metadata(agent_status, kept, now),
         "clock": {"trusted": clock.is_known(now, kept.floor), "now": _at(now), "not_before": _at(max(kept.floor, clock.BUILD_TIME))},
         "models": [_model(slot, counted, reason, reported.get(slot.model), workers) for slot, counted, reason in kept.slots],
-        "link": _link(settings, said, kept),
-        "telemetry": said.telemetry.model_dump(mode="json") if said and said.telemetry else None,
+        "link": _link(settings, agent_status, kept),
+        "telemetry": agent_status.telemetry.model_dump(mode="json") if agent_status and agent_status.telemetry else None,
         "disk": _disk(settings, live, kept),
     }
 
 
-def _agent(said: AgentStatus | None, *, running: bool) -> dict[str, Any]:
-    """Report the process; `said` is the newest status that it or its predecessor wrote."""
-    if said is None:
+def _agent(agent_status: AgentStatus | None, *, running: bool) -> dict[str, Any]:
+    """Report the process; `agent_status` is the newest that it or its predecessor wrote."""
+    if agent_status is None:
         known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
         return {"running": running, **dict.fromkeys(known), "error": "", "error_at": None}
     return {
         "running": running,
-        "pid": said.pid if running else None,
-        "since": _at(said.started_at if running else None),
-        "ended": _at(None if running else said.ended_at),
-        "said": _at(said.written_at),
-        "software": said.software,
-        "listen": said.listen if running else None,
-        "watchdog_seconds": said.watchdog_seconds if running else None,
-        "error": said.error,
-        "error_at": _at(said.error_at),
+        "pid": agent_status.pid if running else None,
+        "since": _at(agent_status.started_at if running else None),
+        "ended": _at(None if running else agent_status.ended_at),
+        "said": _at(agent_status.written_at),
+        "software": agent_status.software,
+        "listen": agent_status.listen if running else None,
+        "watchdog_seconds": agent_status.watchdog_seconds if running else None,
+        "error": agent_status.error,
+        "error_at": _at(agent_status.error_at),
     }
 
 
-def _broker(settings: NodeSettings, said: AgentStatus | None, live: AgentStatus | None) -> dict[str, Any]:
+def _broker(settings: NodeSettings, agent_status: AgentStatus | None, live: AgentStatus | None) -> dict[str, Any]:
     return {
         "url": _without_password(settings.broker),
         "connected": live is not None and live.online,
         "since": _at(live.since if live else None),
-        "reason": said.reason if said else "",
-        "session": said.session if said else None,
-        "certificate_expires": _at(expires_at(settings.tls_certificate) or (said.certificate_expires if said else None)),
+        "reason": agent_status.reason if agent_status else "",
+        "session": agent_status.session if agent_status else None,
+        "certificate_expires": _at(expires_at(settings.tls_certificate) or (agent_status.certificate_expires if agent_status else None)),
     }
 
 
-def _metadata(said: AgentStatus | None, kept: Remembered, now: int) -> dict[str, Any]:
+def _metadata(agent_status: AgentStatus | None, kept: Remembered, now: int) -> dict[str, Any]:
     return {
-        "fresh": agent_health.is_fresh(said, wall=now, floor=kept.floor),
-        "expires": _at(said.expires if said else None),
-        "root_version": said.root_version if said else None,
-        "timestamp_version": said.timestamp_version if said else None,
+        "fresh": agent_health.is_fresh(agent_status, wall=now, floor=kept.floor),
+        "expires": _at(agent_status.expires if agent_status else None),
+        "root_version": agent_status.root_version if agent_status else None,
+        "timestamp_version": agent_status.timestamp_version if agent_status else None,
     }
 
 
-def _link(settings: NodeSettings, said: AgentStatus | None, kept: Remembered) -> dict[str, Any]:
-    link = said.link if said else settings.link
+def _link(settings: NodeSettings, agent_status: AgentStatus | None, kept: Remembered) -> dict[str, Any]:
+    link = agent_status.link if agent_status else settings.link
     policy = settings.budgets.get(link) or Policy.default(link)
     return {
         "class": link,
@@ -172,13 +174,18 @@ def _model(slot: ModelSlot, counted: ByteUsage, reason: str, reported: Any, work
         "target": target.version if target else None,
         "target_digest": target.digest.hex() if target else None,
         "state_since": _at(slot.since or None),
-        "code": slot.code or (reported.code if reported and reported.code == Code.ARTIFACT_DIGEST else ""),
+        "code": slot.code or _damage(reported),
         "reason": reason,
         "bytes_planned": counted.planned,
         "bytes_received": counted.received,
         "bytes_reused": counted.reused,
         "bytes_wasted": counted.wasted,
     }
+
+
+def _damage(reported: Any) -> str:
+    """Return the code of a release whose files are damaged: a slot itself does not know it."""
+    return reported.code if reported and reported.code == Code.ARTIFACT_DIGEST else ""
 
 
 def _remembered(data: Path) -> Remembered:

@@ -65,7 +65,7 @@ def certified(enrolled: Enrolled, *, at: int | None = None) -> Certified:
     return Certified(enrolled.node, _spki(certificate), begins, ends)
 
 
-def told_time(signed: SignedStatement, *, authority: bytes, nonce: bytes) -> Statement:
+def signed_time(signed: SignedStatement, *, authority: bytes, nonce: bytes) -> Statement:
     """Return the hub's word on what time it is, for the nonce that we drew; `authority` is believed.
 
     Raises:

@@ -1,7 +1,7 @@
 """Talk to the hub's HTTPS endpoint: bounded, with deadlines, believed for its authority's sake and not for its address's.
 
 The TLS library checks the chain and the host's name, but not the time, which this device may not know: that is judged by what the hub's
-issuer signs for a nonce of ours, on the same connection, before anything else is said on it.
+issuer signs for a nonce of ours, on the same connection, before anything else is sent on it.
 """
 
 import http.client
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from node.enrol.certificates import check_pin, ends_of, told_time
+from node.enrol.certificates import check_pin, ends_of, signed_time
 from schemas import codec
 from schemas.document import Document
 from schemas.enrolment import (
@@ -51,7 +51,7 @@ class Session:
         self._connection = connection
         nonce = secrets.token_bytes(32)
         self.signed = _ask(connection, "POST", TIME_PATH, Hello(nonce=nonce), SignedStatement)
-        self.statement: Statement = told_time(self.signed, authority=authority, nonce=nonce)
+        self.statement: Statement = signed_time(self.signed, authority=authority, nonce=nonce)
 
     def enrol(self, request: EnrolmentRequest) -> Enrolled:
         """Return a first certificate. Not verified.
@@ -157,10 +157,10 @@ def _ask(connection: http.client.HTTPSConnection, method: str, path: str, body: 
         return codec.decode(kind, _read(response, kind.bytes_max))
     where = f"hub {connection.host}:{connection.port}"
     if 400 <= response.status < 500 and response.status not in _LATER and response.headers.get_content_type() == MSGPACK:
-        said = codec.decode(EnrolmentRefused, _read(response, EnrolmentRefused.bytes_max))
+        refused = codec.decode(EnrolmentRefused, _read(response, EnrolmentRefused.bytes_max))
         # A code of a newer hub that we do not know yet is a refusal all the same.
-        code = Code(said.code) if said.code in set(Code) else Code.ENROLMENT_REQUEST
-        raise Refused(code, said.reason)
+        code = Code(refused.code) if refused.code in set(Code) else Code.ENROLMENT_REQUEST
+        raise Refused(code, refused.reason)
     raise Unreachable(f"{where} answered {response.status}{' (too many tries: later)' if response.status == 429 else ''}")
 
 

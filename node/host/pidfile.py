@@ -53,7 +53,7 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Return whether somebody runs on the folder right now. Looks for a moment at the lock itself, and never at a process id.
 
     Raises:

@@ -82,5 +82,4 @@ class Cache:
             self._path(digest).unlink(missing_ok=True)
 
     def _path(self, digest: bytes) -> Path:
-        name = digest.hex()
-        return self.directory / name[:2] / name
+        return durable.path_of(self.directory, digest)

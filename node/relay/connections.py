@@ -4,6 +4,7 @@ import queue
 from dataclasses import dataclass
 from typing import Literal
 
+from fleetcast.block_publisher import BlockPublisher
 from fleetcast.mqtt_connection import BrokerUrl, Link, LinkEvent, Message
 from node.broker.mqtt import BlockReader, model_bundle
 from node.relay.relay_settings import Door
@@ -57,7 +58,7 @@ class _Inbox:
 Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
 
 
-class RelayLink(BlockReader):
+class RelayLink(BlockReader, BlockPublisher):
     """Speak on one of the two connections."""
 
     def __init__(self, side: Side, door: Door, *, fleet: str, name: str, inbox: "queue.Queue[SideEvent]") -> None:
@@ -82,18 +83,6 @@ class RelayLink(BlockReader):
     def subscribe_wants(self) -> None:
         """Hear what the site's nodes want."""
         self._link.subscribe([self.topics.filter("want")])
-
-    def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
-        """Give the site a payload; `Published` with the returned id follows.
-
-        Raises:
-            Unreachable: too much waits already.
-        """
-        return self._link.publish(self.topics.block(digest), payload, retain=retain, expiry_seconds=expiry_seconds)
-
-    def clear_block(self, digest: bytes) -> None:
-        """Take a payload out of the site's broker's memory."""
-        self._link.publish(self.topics.block(digest), b"", retain=True)
 
     def parse(self, message: Message) -> Parsed:
         """Return the message as a document; None when there is nothing in it.

@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import structlog
+
 from node.core.delivery.relay import Source
 from node.core.delivery.transfer import Piece
 from schemas import codec
@@ -16,6 +18,8 @@ from schemas.encoding import decode_payload
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, Index, Manifest
 from schemas.names import sha256
+
+log = structlog.get_logger()
 
 MODELS_MAX = 256  # a site's; a hostile broker may announce more
 LISTS_KEPT = 16  # block lists of variants, kept decoded
@@ -38,12 +42,14 @@ class Library:
         self._lists: OrderedDict[Source, tuple[Block, ...]] = OrderedDict()
 
     def add(self, bundle: ModelBundle) -> None:
-        """Take in a model's current manifests.
-
-        Raises:
-            Refused: one is malformed.
-        """
-        self._models[bundle.model] = {sha256(one.document): codec.decode(Manifest, one.document) for one in bundle.manifests}
+        """Take in a model's current manifests; nothing can be asked of one that is not understood, and the others are as good."""
+        manifests = {}
+        for version, document in bundle.manifests:
+            try:
+                manifests[sha256(document)] = codec.decode(Manifest, document)
+            except Refused as refusal:
+                log.warning("manifest.refused", model=bundle.model, version=version, code=refusal.code, reason=refusal.reason)
+        self._models[bundle.model] = manifests
         self._models.move_to_end(bundle.model)
         while len(self._models) > MODELS_MAX:
             self._models.popitem(last=False)

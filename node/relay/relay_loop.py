@@ -25,7 +25,7 @@ from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import BLOCK_BYTES_MAX
-from schemas.names import sha256
+from schemas.names import is_name, sha256
 
 log = structlog.get_logger()
 
@@ -181,7 +181,7 @@ class Relay:
 
     def _follow(self, trust: TrustBundle) -> None:
         """Read the topics of the models that have rollouts. Nobody has verified the list: it only says what to look at."""
-        fresh = {one.model for one in trust.documents} - self._models
+        fresh = {one.model for one in trust.documents if is_name(one.model)} - self._models
         fresh = set(sorted(fresh)[: max(0, MODELS_MAX - len(self._models))])
         self._models |= fresh
         self._links["upstream"].subscribe_models(sorted(fresh))
@@ -262,7 +262,7 @@ class Relay:
                     payload = self._read(digest)
                     if payload is None:
                         continue  # evicted or damaged since; a node that wants it asks again, and it is fetched again
-                    self._publishing.add(link.say_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
+                    self._publishing.add(link.publish_block(digest, payload, retain=retain, expiry_seconds=expiry_seconds))
                     self._totals["served"] += 1
                     self._totals["served_bytes"] += len(payload)
 

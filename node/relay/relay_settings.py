@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fleetcast.mqtt_connection import BrokerUrl, TlsFiles
-from node.settings import SiteSettings, fields_of, settings_errors
+from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from schemas.limits import BLOCK_BYTES_MAX, MIB
 from schemas.names import FleetName, NodeId
 
@@ -36,7 +36,7 @@ class Door(BaseSettings):
         return TlsFiles(self.tls_ca, self.tls_certificate, self.tls_key) if self.tls_ca else None
 
 
-class RelaySettings(SiteSettings):
+class RelaySettings(FileSettings):
     """`relay.toml`; every field can also be given as FLEETCAST_RELAY_<FIELD> in the environment, which wins."""
 
     model_config = SettingsConfigDict(env_prefix="FLEETCAST_RELAY_", env_nested_delimiter="__", extra="forbid", frozen=True)

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
+from node.runtimes.reasons import first_line
 from schemas.errors import Code, Refused
-
-REASON_CHARACTERS_MAX: Final = 300
 
 
 class LiteRt:
@@ -23,7 +22,7 @@ class LiteRt:
             self._interpreter = Interpreter(model_path=str(path), num_threads=options.threads)
             self._interpreter.allocate_tensors()
         except Exception as error:  # it raises ValueError and RuntimeError, by where it fails
-            raise Refused(Code.MODEL_LOAD, f"LiteRT cannot load the model: {_line(error)}") from None
+            raise Refused(Code.MODEL_LOAD, f"LiteRT cannot load the model: {first_line(error)}") from None
         self._inputs, self._outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
 
     def describe(self) -> Signature:
@@ -36,12 +35,12 @@ class LiteRt:
         try:
             self._fit(inputs)
         except (ValueError, RuntimeError) as error:
-            raise Refused(Code.REQUEST_INVALID, f"LiteRT: {_line(error)}") from None
+            raise Refused(Code.REQUEST_INVALID, f"LiteRT: {first_line(error)}") from None
         try:
             self._interpreter.invoke()
             return [self._interpreter.get_tensor(one["index"]) for one in self._outputs]
         except (ValueError, RuntimeError) as error:
-            raise Refused(Code.MODEL_RUN, f"LiteRT: {_line(error)}") from None
+            raise Refused(Code.MODEL_RUN, f"LiteRT: {first_line(error)}") from None
 
     def close(self) -> None:
         """Drop the interpreter."""
@@ -64,7 +63,3 @@ def _spec(one: Mapping[str, Any]) -> Spec:
     dtype = np.dtype(one["dtype"])
     signature = one["shape_signature"] if len(one["shape_signature"]) else one["shape"]
     return Spec(str(one["name"]), DATATYPES.get(dtype, str(dtype)), tuple(int(axis) if axis >= 0 else -1 for axis in signature))
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS_MAX]

@@ -11,6 +11,7 @@ import xllamacpp
 
 from node.core.inference.tensors import Array, Spec
 from node.runtimes import Options, Signature
+from node.runtimes.reasons import REASON_CHARACTERS_MAX, first_line
 from schemas.errors import Code, Refused, mismatch
 
 CONTEXT_TOKENS: Final = 2048  # the key-value cache grows with it; a release may set `context_tokens`
@@ -18,7 +19,6 @@ TOKENS_MAX: Final = 256  # Tokens of an answer, where neither the request nor th
 TOKENS_CEILING: Final = 4096
 BATCH_TOKENS: Final = 128  # Tokens of a prompt at once: after each it is reported that work goes on, and asked whether it should.
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
-REASON_CHARACTERS_MAX: Final = 300
 QUIET: Final = -1
 SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "presence_penalty", "frequency_penalty", "stop")
 CHAT_FIELDS: Final = {
@@ -39,10 +39,10 @@ class Llama:
 
     def load(self, path: Path, options: Options) -> None:
         """Map the file into memory."""
-        said = options.parameters or {}
+        parameters = options.parameters or {}
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = int(_number(said, "context_tokens", CONTEXT_TOKENS))
+        params.n_ctx = int(_number(parameters, "context_tokens", CONTEXT_TOKENS))
         params.n_parallel = 1
         params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
@@ -54,7 +54,7 @@ class Llama:
         try:
             self._server = xllamacpp.Server(params)
         except Exception as error:  # it raises whatever C++ threw
-            raise Refused(Code.MODEL_LOAD, f"llama.cpp cannot load the model: {_line(error)}") from None
+            raise Refused(Code.MODEL_LOAD, f"llama.cpp cannot load the model: {first_line(error)}") from None
 
     def describe(self) -> Signature:
         """Return its signature: a prompt in, a text out."""
@@ -77,7 +77,7 @@ class Llama:
         streamed, whole = bool(body.get("stream")), Whole()
         wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
 
-        def tell(chunk: Mapping[str, Any]) -> bool:
+        def report(chunk: Mapping[str, Any]) -> bool:
             if "error" in chunk:
                 whole.error = chunk["error"]
                 return True
@@ -87,7 +87,7 @@ class Llama:
             shown = streamed and (chunk["choices"] or wants_usage)
             return not say(chunk if shown else {})
 
-        self._asked(self._server.handle_chat_completions, asked, tell)
+        self._asked(self._server.handle_chat_completions, asked, report)
         if whole.error is not None:
             raise _refused_body(whole.error)
         return whole.completion()
@@ -100,9 +100,9 @@ class Llama:
         try:
             answer: dict[str, Any] = do(body, *more) or {}
         except ValueError as error:
-            raise Refused(Code.REQUEST_INVALID, f"llama.cpp: {_line(error)}") from None
+            raise Refused(Code.REQUEST_INVALID, f"llama.cpp: {first_line(error)}") from None
         except Exception as error:
-            raise Refused(Code.MODEL_RUN, f"llama.cpp: {_line(error)}") from None
+            raise Refused(Code.MODEL_RUN, f"llama.cpp: {first_line(error)}") from None
         if "error" in answer:
             raise _refused_body(answer["error"])
         return answer
@@ -149,8 +149,8 @@ def _checked(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str
     return {**asked, "max_tokens": int(limit), "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 
-def _refused_body(said: Any) -> Refused:
-    message = said.get("message", said) if isinstance(said, dict) else said
+def _refused_body(body: Any) -> Refused:
+    message = body.get("message", body) if isinstance(body, dict) else body
     return Refused(Code.REQUEST_INVALID, f"llama.cpp: {str(message)[:REASON_CHARACTERS_MAX]}")
 
 
@@ -161,7 +161,3 @@ def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _number(parameters: Mapping[str, Any], name: str, otherwise: float) -> float:
     value = parameters.get(name, otherwise)
     return float(value) if isinstance(value, float | int) and math.isfinite(value) else otherwise
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS_MAX]

@@ -14,9 +14,9 @@ import onnxruntime
 from node.core.inference.row_independence import why_not
 from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
+from node.runtimes.reasons import first_line
 from schemas.errors import Code, Refused, mismatch
 
-REASON_CHARACTERS_MAX: Final = 300  # a runtime's message names nodes and shapes first; the rest is source lines
 FATAL_ONLY: Final = 4  # ONNX Runtime's severity; whatever goes wrong is raised, and reported with its reason
 OUTSIDE: Final = ("External data path validation failed", "Absolute path not allowed", "escapes")  # whose location is not in the folder
 BUFFER_BYTES: Final = re.compile(r"buffer of size (\d+)")
@@ -28,19 +28,19 @@ class OnnxRuntime:
 
     def load(self, path: Path, options: Options) -> None:
         """Read the graph and optimise it for this device."""
-        said = onnxruntime.SessionOptions()
-        said.intra_op_num_threads = options.threads
-        said.inter_op_num_threads = 1
-        said.log_severity_level = FATAL_ONLY
+        session_options = onnxruntime.SessionOptions()
+        session_options.intra_op_num_threads = options.threads
+        session_options.inter_op_num_threads = 1
+        session_options.log_severity_level = FATAL_ONLY
         # A device has other work than to spin while it waits for the next request.
-        said.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        said.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        session_options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         here = providers()
         if absent := set(options.providers) - set(here):
             raise mismatch(Code.MODEL_LOAD, "execution providers", expected=", ".join(sorted(absent)), actual=", ".join(here))
         wanted = [*options.providers, *(name for name in here if name not in options.providers)]
         try:
-            self._session = onnxruntime.InferenceSession(str(path), said, providers=wanted)
+            self._session = onnxruntime.InferenceSession(str(path), session_options, providers=wanted)
         except Exception as error:  # ONNX Runtime's own classes have no common base
             outside = any(sign in str(error) for sign in OUTSIDE)
             raise _refused(Code.MODEL_EXTERNAL_DATA if outside else Code.MODEL_LOAD, "ONNX Runtime cannot load the model", error) from None
@@ -86,8 +86,7 @@ def rows_apart(path: Path) -> bool:
 
 
 def _refused(code: Code, what: str, error: Exception) -> Refused:
-    text = str(error).strip()
-    line = (text.splitlines() or [type(error).__name__])[0][:REASON_CHARACTERS_MAX]
+    text, line = str(error), first_line(error)
     if any(sign in text for sign in OUT_OF_MEMORY):
         size = BUFFER_BYTES.search(text)
         return Refused(Code.MODEL_TOO_LARGE, f"{what} asked for {size[1]} bytes at once" if size else f"{what}: {line}")

@@ -40,7 +40,7 @@ OnLabels = Callable[[LabelsReported], object]
 def label_routes(on_labels: OnLabels) -> list[Route]:
     """Return what to mount beside the Open Inference Protocol."""
     door = Door(on_labels)
-    return [Route(f"/v2/models/{{model}}{version}/labels", door.say, methods=["POST"]) for version in ("", "/versions/{version}")]
+    return [Route(f"/v2/models/{{model}}{version}/labels", door.take, methods=["POST"]) for version in ("", "/versions/{version}")]
 
 
 class Door:
@@ -50,12 +50,12 @@ class Door:
         self._on_labels = on_labels
         self._waiting = 0
 
-    async def say(self, request: Request) -> Response:
+    async def take(self, request: Request) -> Response:
         """Answer POST .../labels.
 
         Raises:
             Refused: as node.core.telemetry.accuracy.parse and node.labels.take.
-            Unreachable: the agent has no time; said again with the same id, they are counted once.
+            Unreachable: the agent has no time; sent again with the same id, they are counted once.
         """
         try:
             counts = parse(await read_body(request.receive, BODY_BYTES_MAX))

@@ -75,7 +75,7 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Report that the release is warm and held; `evidence` lacks only what the transfer knows."""
+    """Report that the release is warm and loaded; `evidence` lacks only what the transfer knows."""
 
     digest: bytes
     evidence: Evidence

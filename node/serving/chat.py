@@ -1,7 +1,7 @@
 """Serve OpenAI's chat completions for models that hold conversations, so that stock clients work unchanged.
 
 An error is `{"error": {"message": ..., "type": ..., "code": ...}}`, with the statuses of the Open Inference Protocol beside this. A stream
-is server-sent events, a chunk each, and `[DONE]`. Whoever hangs up ends the generation, also one that is not streamed or has not begun.
+is server-sent events, a chunk each, and `[DONE]`. A client that hangs up ends the generation, also one that is not streamed or not begun.
 """
 
 import asyncio
@@ -53,22 +53,22 @@ class Chats:
 
     async def models(self, request: Request) -> JSONResponse:
         """Answer GET /v1/models: those that hold conversations."""
-        return JSONResponse({"object": "list", "data": [self._entry(held) for held in self._chatting()]})
+        return JSONResponse({"object": "list", "data": [self._entry(loaded) for loaded in self._chatting()]})
 
     async def model(self, request: Request) -> JSONResponse:
         """Answer GET /v1/models/<model>."""
-        for held in self._chatting():
-            if held.staged.model == request.path_params["model"]:
-                return JSONResponse(self._entry(held))
+        for loaded in self._chatting():
+            if loaded.staged.model == request.path_params["model"]:
+                return JSONResponse(self._entry(loaded))
         name = request.path_params["model"][:64]
         return openai_error(Refused(Code.RELEASE_UNKNOWN, f"model {name!r} holds no conversations here"))
 
     def _chatting(self) -> list[LoadedModel]:
-        return [held for slot in self._pool.slots.values() if (held := slot.current) is not None and held.chats]
+        return [loaded for slot in self._pool.slots.values() if (loaded := slot.current) is not None and loaded.chats]
 
-    def _entry(self, held: LoadedModel) -> dict[str, Any]:
-        created = held.staged.manifest.created
-        return {"id": held.staged.model, "object": "model", "created": created, "owned_by": self._node, "version": held.staged.version}
+    def _entry(self, loaded: LoadedModel) -> dict[str, Any]:
+        created = loaded.staged.manifest.created
+        return {"id": loaded.staged.model, "object": "model", "created": created, "owned_by": self._node, "version": loaded.staged.version}
 
 
 class Completions:
@@ -111,8 +111,8 @@ class Reply:
         """Send a JSON object."""
         response: Response
         try:
-            held, answer = await self._asked(lambda held, chunk: None)
-            response = JSONResponse({**answer, **self._whose(held)})
+            loaded, answer = await self._asked(lambda loaded, chunk: None)
+            response = JSONResponse({**answer, **self._whose(loaded)})
         except FleetcastError as error:
             response = openai_error(error)
         await response(scope, receive, send)
@@ -121,13 +121,13 @@ class Reply:
         """Send server-sent events. The headers wait for the first chunk, so that a refusal is still an error with a status."""
         chunks: asyncio.Queue[Chunk | None] = asyncio.Queue(CHUNKS_WAITING_MAX + 1)  # one more for the end
 
-        def say(held: LoadedModel, chunk: Chunk) -> None:
+        def report(loaded: LoadedModel, chunk: Chunk) -> None:
             if chunks.qsize() < CHUNKS_WAITING_MAX:
-                chunks.put_nowait({**chunk, **self._whose(held)})
+                chunks.put_nowait({**chunk, **self._whose(loaded)})
             else:
                 asking.cancel()
 
-        asking = asyncio.create_task(self._asked(say))
+        asking = asyncio.create_task(self._asked(report))
         asking.add_done_callback(lambda _: chunks.put_nowait(None))
         try:
             first = await chunks.get()
@@ -150,17 +150,17 @@ class Reply:
             with suppress(asyncio.CancelledError, FleetcastError):
                 await asking
 
-    async def _asked(self, say: Callable[[LoadedModel, Chunk], None]) -> tuple[LoadedModel, Chunk]:
+    async def _asked(self, report: Callable[[LoadedModel, Chunk], None]) -> tuple[LoadedModel, Chunk]:
         """Return the pool's answer, which is reported to telemetry however it ends: also when nobody waits for it any more."""
         turn, began = Turn(asked_in(self._turn["messages"])), time.perf_counter()
 
-        def hear(held: LoadedModel, chunk: Chunk) -> None:
-            turn.hear(held, chunk)
+        def add(loaded: LoadedModel, chunk: Chunk) -> None:
+            turn.add(loaded, chunk)
             if chunk:  # an empty one only says that work goes on
-                say(held, chunk)
+                report(loaded, chunk)
 
         try:
-            held, answer = await self._pool.chat(self._model, self._turn, hear)
+            loaded, answer = await self._pool.chat(self._model, self._turn, add)
         except asyncio.CancelledError:
             turn.abandon()
             self._observing.turned(turn, _ms_since(began))
@@ -168,13 +168,13 @@ class Reply:
         except FleetcastError as error:
             self._observing.failed(self._model, None, error, _ms_since(began), turn)
             raise
-        turn.end(held, answer)
+        turn.end(loaded, answer)
         self._observing.turned(turn, _ms_since(began))
-        return held, answer
+        return loaded, answer
 
-    def _whose(self, held: LoadedModel) -> dict[str, Any]:
+    def _whose(self, loaded: LoadedModel) -> dict[str, Any]:
         """Name the model in place of what the runtime says, which names a path of this device."""
-        return {"model": held.staged.model, "system_fingerprint": held.staged.digest.hex()[:16], "created": self._created}
+        return {"model": loaded.staged.model, "system_fingerprint": loaded.staged.digest.hex()[:16], "created": self._created}
 
 
 def openai_error(error: FleetcastError) -> JSONResponse:

@@ -168,8 +168,8 @@ class Connection(HttpToolsProtocol):
 
 
 def _refusal(status: int) -> bytes:
-    said = {431: f"the head of the request is larger than {HEAD_BYTES_MAX} bytes", 503: "too many requests at once on one connection"}
-    body = b'{"error": "%s"}' % said.get(status, "this is no HTTP/1.1 request").encode()
+    sentences = {431: f"the head of the request is larger than {HEAD_BYTES_MAX} bytes", 503: "too many requests at once on one connection"}
+    body = b'{"error": "%s"}' % sentences.get(status, "this is no HTTP/1.1 request").encode()
     head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
     return STATUS_LINE[status] + head + body
 

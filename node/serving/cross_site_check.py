@@ -82,8 +82,8 @@ class Foreign:
             self._known.add(host)
 
     def _check_origin(self, origin: bytes, host: bytes | None) -> None:
-        said = origin.decode("latin-1").lower()
-        if said in self.origins or (host is not None and said.partition("://")[2] == host.decode("latin-1").lower()):
+        given = origin.decode("latin-1").lower()
+        if given in self.origins or (host is not None and given.partition("://")[2] == host.decode("latin-1").lower()):
             return
         raise Refused(
             Code.REQUEST_FOREIGN,

@@ -11,6 +11,7 @@ from node.core.inference.oip import Request, Requests, encode_request, parse_req
 from node.core.inference.tensors import Array, Raw, Spec, array_of, rows_of
 from node.serving.activation import Activated, Staged, specs_of
 from node.serving.batching import Batcher
+from node.serving.former_release import FormerRelease
 from node.workers.worker_handle import Runner
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
@@ -26,6 +27,8 @@ class Busy(Unreachable):
 class Stats:
     """Describe what a release has done since it was switched to. `errors`: requests that failed through no fault of the client.
 
+    `turned_away`: requests that it has refused and the release before would have taken; they are not among `requests`.
+
     `deaths`: how often in a row its worker ended by itself; `joined`: questions that held several requests, to its present worker.
     `live`: it can be asked right now; `current`: it is what requests go to.
     """
@@ -38,6 +41,7 @@ class Stats:
     joined: int = 0
     live: bool = False
     current: bool = False
+    turned_away: int = 0
 
     @property
     def serves(self) -> bool:
@@ -69,18 +73,18 @@ class Observation:
 class Answer(NamedTuple):
     """Hold an answered request, and the one release that answered it."""
 
-    held: "LoadedModel"
+    loaded: "LoadedModel"
     request: Request
     outputs: tuple[Raw, ...]
 
     def observation(self, latency_ms: float | None = None, memory_bytes: int | None = None) -> Observation:
         """Return what telemetry may count."""
         return Observation(
-            model=self.held.staged.model,
-            digest=self.held.staged.digest,
+            model=self.loaded.staged.model,
+            digest=self.loaded.staged.digest,
             inputs={raw.name: array_of(raw) for raw in self.request.inputs},
             outputs={raw.name: array_of(raw) for raw in self.outputs},
-            rows=rows_of(self.held.inputs, self.request.inputs),
+            rows=rows_of(self.loaded.inputs, self.request.inputs),
             event_time=self.request.event_time,
             latency_ms=latency_ms,
             memory_bytes=memory_bytes,
@@ -111,6 +115,9 @@ class LoadedModel:
     requests: int = 0
     rows: int = 0
     errors: int = 0
+    former: FormerRelease | None = None  # Set while this release is on probation.
+    former_chats: bool = False
+    turned_away: int = 0
     seconds: float = 0.0  # All answered requests together.
     failed_seconds: float = 0.0
     last: float = 0.0  # when a request was answered, in Unix seconds
@@ -124,11 +131,11 @@ class LoadedModel:
     def of(cls, staged: Staged, activated: Activated) -> "LoadedModel":
         """Return a proven release with its worker."""
         manifest, worker = staged.manifest, activated.worker
-        held = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
-        held.evidence, held.sample = activated.evidence, activated.sample
-        held.joins_rows, held.row_seconds = activated.joins_rows, activated.row_seconds
-        held.platform, held.chats = worker.platform, worker.chats
-        return held
+        loaded = cls(staged, specs_of(manifest.inputs), specs_of(manifest.outputs), staged.parameters)
+        loaded.evidence, loaded.sample = activated.evidence, activated.sample
+        loaded.joins_rows, loaded.row_seconds = activated.joins_rows, activated.row_seconds
+        loaded.platform, loaded.chats = worker.platform, worker.chats
+        return loaded
 
     def own_request(self) -> Request:
         """Return what a client could ask: the sample that it has proved itself with, in a body and read from it. What takes nothing is
@@ -147,7 +154,17 @@ class LoadedModel:
         ordered = sorted(self.latencies) or [0.0]
         p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1e3 for share in (0.5, 0.99))
         joined = self.batcher.joined if self.batcher else 0
-        return Stats(self.requests + self.errors, self.errors, p50, p99, self.deaths, joined, live=self.live, current=current)
+        return Stats(
+            self.requests + self.errors,
+            self.errors,
+            p50,
+            p99,
+            self.deaths,
+            joined,
+            live=self.live,
+            current=current,
+            turned_away=self.turned_away,
+        )
 
     @property
     def live(self) -> bool:
@@ -156,7 +173,7 @@ class LoadedModel:
 
     def begin(self) -> None:
         """Count anew: it is the current release from now on."""
-        self.switched, self.requests, self.rows, self.errors = True, 0, 0, 0
+        self.switched, self.requests, self.rows, self.errors, self.turned_away = True, 0, 0, 0, 0
         self.seconds = self.failed_seconds = 0.0
         self.latencies.clear()
 
@@ -178,7 +195,7 @@ class LoadedModel:
 class Slot:
     """Hold a model's releases by digest. `beside` answers the same requests as the current one, and its answers are only compared."""
 
-    held: dict[bytes, LoadedModel] = field(default_factory=dict)
+    loaded: dict[bytes, LoadedModel] = field(default_factory=dict)
     current: LoadedModel | None = None
     beside: LoadedModel | None = None
     agreement: Agreement = field(default_factory=Agreement)

@@ -132,20 +132,20 @@ class Health:
     async def model(self, request: Request) -> JSONResponse:
         """Answer GET /v2/models/<model>: metadata of the current release, or of the version named."""
         model = request.path_params["model"]
-        held = self._pool.find(model, request.path_params.get("version"))
+        loaded = self._pool.find(model, request.path_params.get("version"))
         return JSONResponse(
             model_metadata(
                 model=model,
                 versions=self._pool.versions(model),
-                platform=held.platform,
-                inputs=held.inputs,
-                outputs=held.outputs,
-                parameters={**{name: json_elements(raw)[0] for name, raw in held.parameters.inputs.items()}, **in_words(held)},
+                platform=loaded.platform,
+                inputs=loaded.inputs,
+                outputs=loaded.outputs,
+                parameters={**{name: json_elements(raw)[0] for name, raw in loaded.parameters.inputs.items()}, **in_words(loaded)},
             )
         )
 
     async def index(self, request: Request) -> JSONResponse:
-        """Answer POST /v2/repository/index: every release that is held here (the protocol's model repository extension)."""
+        """Answer POST /v2/repository/index: every release that is loaded here (the protocol's model repository extension)."""
         return JSONResponse(self._pool.index())
 
     async def statistics(self, request: Request) -> JSONResponse:
@@ -157,8 +157,8 @@ class Health:
 
     async def model_ready(self, request: Request) -> JSONResponse:
         """Answer GET /v2/models/<model>/ready."""
-        held = self._pool.find(request.path_params["model"], request.path_params.get("version"))
-        return _readiness({"name": held.staged.model}, is_ready=held.live)
+        loaded = self._pool.find(request.path_params["model"], request.path_params.get("version"))
+        return _readiness({"name": loaded.staged.model}, is_ready=loaded.live)
 
 
 class Infer:
@@ -183,9 +183,9 @@ class Infer:
             payload, json_bytes = encode_response(
                 answer.request,
                 model=path["model"],
-                version=answer.held.staged.version,
+                version=answer.loaded.staged.version,
                 answers=answer.outputs,
-                parameters=answer.held.parameters.client,
+                parameters=answer.loaded.parameters.client,
             )
         except FleetcastError as error:
             await _error_response(error)(scope, receive, send)
@@ -251,17 +251,17 @@ async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_byt
     await send({"type": "http.response.body", "body": b"".join(payload)})
 
 
-def _statistics(held: LoadedModel) -> dict[str, Any]:
+def _statistics(loaded: LoadedModel) -> dict[str, Any]:
     """Return what was counted since the release was switched to; durations in nanoseconds, as the extension has them."""
-    stats = held.stats()
-    success = {"count": held.requests, "ns": int(held.seconds * 1e9)}
+    stats = loaded.stats()
+    success = {"count": loaded.requests, "ns": int(loaded.seconds * 1e9)}
     return {
-        "name": held.staged.model,
-        "version": held.staged.version,
-        "last_inference": int(held.last * 1000),
-        "inference_count": held.rows,
-        "execution_count": held.requests,
-        "inference_stats": {"success": success, "fail": {"count": held.errors, "ns": int(held.failed_seconds * 1e9)}},
+        "name": loaded.staged.model,
+        "version": loaded.staged.version,
+        "last_inference": int(loaded.last * 1000),
+        "inference_count": loaded.rows,
+        "execution_count": loaded.requests,
+        "inference_stats": {"success": success, "fail": {"count": loaded.errors, "ns": int(loaded.failed_seconds * 1e9)}},
         "latency_ms_p50": stats.latency_ms_p50,
         "latency_ms_p99": stats.latency_ms_p99,
         "joined_count": stats.joined,
@@ -269,9 +269,9 @@ def _statistics(held: LoadedModel) -> dict[str, Any]:
     }
 
 
-def in_words(held: LoadedModel) -> dict[str, Any]:
+def in_words(loaded: LoadedModel) -> dict[str, Any]:
     """Return parameters of a release that no input takes, as they are in force."""
-    return {**held.parameters.runtime, **held.parameters.client}
+    return {**loaded.parameters.runtime, **loaded.parameters.client}
 
 
 def _readiness(fields: dict[str, Any], *, is_ready: bool) -> JSONResponse:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fleetcast import disk_room, durable
+from fleetcast.golden_file import pack_golden
 from node.core.activation import golden
 from node.core.activation.effective_parameters import effective_parameters
 from node.runtimes import available
@@ -136,7 +137,7 @@ def _variant(manifest: Manifest, terms: Terms, cores: int) -> Variant:
 
 def _staged(manifest: Manifest, release: bytes, variant: Variant, terms: Terms) -> Staged:
     parameters = manifest.parameters or ()
-    said = _said(manifest, terms.parameters) if terms.parameters is not None else {}
+    given = _rollout_values(manifest, terms.parameters) if terms.parameters is not None else {}
     known = manifest.golden_of(variant)
     if terms.memory_bytes is not None and terms.memory_bytes < manifest.limits.memory_bytes_max:
         # What the device has bounds the worker as the release's own limit does. Not this process: it has to live to tell.
@@ -152,11 +153,11 @@ def _staged(manifest: Manifest, release: bytes, variant: Variant, terms: Terms) 
         runtime=variant.runtime,
         variant=variant.name,
         providers=variant.requirements.providers,
-        parameters=effective_parameters(parameters, settings(parameters, rollout=said, site={}), specs_of(manifest.inputs)),
+        parameters=effective_parameters(parameters, settings(parameters, rollout=given, site={}), specs_of(manifest.inputs)),
     )
 
 
-def _said(manifest: Manifest, path: Path) -> Mapping[str, object]:
+def _rollout_values(manifest: Manifest, path: Path) -> Mapping[str, object]:
     """Return values of parameters, a name a line in TOML; a map is a table.
 
     Raises:
@@ -167,16 +168,16 @@ def _said(manifest: Manifest, path: Path) -> Mapping[str, object]:
             data = file.read(PARAMETERS_BYTES_MAX + 1)
         if len(data) > PARAMETERS_BYTES_MAX:
             raise mismatch(Code.SETTINGS_INVALID, f"{path}: size", expected=f"at most {PARAMETERS_BYTES_MAX} bytes", actual="more")
-        said: dict[str, object] = tomllib.loads(data.decode())
+        given: dict[str, object] = tomllib.loads(data.decode())
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
     parameters = manifest.parameters or ()
-    if strange := unknown(parameters, said):
+    if strange := unknown(parameters, given):
         names = ", ".join(one.name for one in parameters) or "none"
         raise mismatch(Code.PARAMETER_UNKNOWN, f"{path}: parameters", expected=names, actual=", ".join(strange)[:128])
-    return {one.name: check_value(one, said[one.name]) for one in parameters if one.name in said}
+    return {one.name: check_value(one, given[one.name]) for one in parameters if one.name in given}
 
 
 async def _proven(staged: Staged, answers: Path | None) -> Evidence:
@@ -203,7 +204,7 @@ async def _answered(staged: Staged, target: Path, stack: ExitStack) -> Staged:
         outputs = await answers_of(worker, staged, asked)
     finally:
         await worker.close()
-    packed = golden.pack(case.inputs, outputs)
+    packed = pack_golden(case.inputs, outputs)
     _write(target, packed)
     if case.outputs:
         return staged

@@ -37,22 +37,22 @@ class Observing:
 
     def answered(self, answer: Answer, latency_ms: float) -> None:
         """Count a model's answer, whether or not the client could be given it."""
-        self._tell(lambda: answer.observation(latency_ms, self.memory_bytes(answer.held)))
+        self._observe(lambda: answer.observation(latency_ms, self.memory_bytes(answer.loaded)))
 
     def failed(self, model: str, version: str | None, error: FleetcastError, latency_ms: float, turn: "Turn | None" = None) -> None:
         """Count a request without an answer; nothing is reported where the client is at fault, or no release is there to answer for it."""
         if not (isinstance(error, Refused) and error.code in CLIENTS_FAULT):
-            self._tell(lambda: self._failure(model, version, latency_ms, turn))
+            self._observe(lambda: self._failure(model, version, latency_ms, turn))
 
     def turned(self, turn: "Turn", latency_ms: float) -> None:
         """Follow a turn of a conversation; one that a release has not begun is not reported."""
-        self._tell(lambda: self._turn(turn, latency_ms))
+        self._observe(lambda: self._turn(turn, latency_ms))
 
-    def memory_bytes(self, held: LoadedModel) -> int | None:
+    def memory_bytes(self, loaded: LoadedModel) -> int | None:
         """Return what the process of a release's worker holds; None where it is gone, or the system does not say. A second old at the
         most.
         """
-        worker = held.worker
+        worker = loaded.worker
         if worker is None or not worker.alive:
             return None
         process_id, now = worker.process_id, time.monotonic()
@@ -65,40 +65,40 @@ class Observing:
 
     def _failure(self, model: str, version: str | None, latency_ms: float, turn: "Turn | None") -> Observation | None:
         try:
-            held = (turn and turn.held) or self._pool.find(model, version)
+            loaded = (turn and turn.loaded) or self._pool.find(model, version)
         except FleetcastError:
             return None
         return Observation(
             model=model,
-            digest=held.staged.digest,
-            inputs=_text(held.inputs, turn.asked) if turn else {},
+            digest=loaded.staged.digest,
+            inputs=_text(loaded.inputs, turn.asked) if turn else {},
             outputs={},
             rows=1,
             event_time=None,
             latency_ms=latency_ms,
             failed=True,
-            memory_bytes=self.memory_bytes(held),
+            memory_bytes=self.memory_bytes(loaded),
         )
 
     def _turn(self, turn: "Turn", latency_ms: float) -> Observation | None:
-        held = turn.held
-        if held is None:
+        loaded = turn.loaded
+        if loaded is None:
             return None
         return Observation(
-            model=held.staged.model,
-            digest=held.staged.digest,
-            inputs=_text(held.inputs, turn.asked),
-            outputs={} if turn.text is None else _text(held.outputs, turn.text),
+            model=loaded.staged.model,
+            digest=loaded.staged.digest,
+            inputs=_text(loaded.inputs, turn.asked),
+            outputs={} if turn.text is None else _text(loaded.outputs, turn.text),
             rows=1,
             event_time=None,
             latency_ms=latency_ms,
-            memory_bytes=self.memory_bytes(held),
+            memory_bytes=self.memory_bytes(loaded),
             stop_reason=turn.stop_reason,
             prompt_tokens=turn.prompt_tokens,
             answer_tokens=turn.answer_tokens,
         )
 
-    def _tell(self, seen: Callable[[], Observation | None]) -> None:
+    def _observe(self, seen: Callable[[], Observation | None]) -> None:
         try:
             if (found := seen()) is not None:
                 self._on_rows(found)
@@ -113,7 +113,7 @@ class Turn:
     """
 
     asked: str
-    held: LoadedModel | None = None
+    loaded: LoadedModel | None = None
     text: str | None = None
     stop_reason: str | None = None
     prompt_tokens: int | None = None
@@ -121,32 +121,32 @@ class Turn:
     _parts: list[str] = field(default_factory=list)
     _characters: int = 0
 
-    def hear(self, held: LoadedModel, chunk: Mapping[str, Any]) -> None:
+    def add(self, loaded: LoadedModel, chunk: Mapping[str, Any]) -> None:
         """Take a piece of the answer; an empty one says no more than that this release works on it."""
-        self.held = held
+        self.loaded = loaded
         for choice in _choices(chunk):
             self._end(choice)
-            self._say(choice.get("delta"))
+            self._append(choice.get("delta"))
         self._count(chunk.get("usage"))
 
-    def end(self, held: LoadedModel, answer: Mapping[str, Any]) -> None:
+    def end(self, loaded: LoadedModel, answer: Mapping[str, Any]) -> None:
         """Take the whole answer; after a stream perhaps no more than why it ended, and how long it is."""
-        self.held = held
+        self.loaded = loaded
         for choice in _choices(answer):
             self._end(choice)
             if not self._parts:
-                self._say(choice.get("message"))
+                self._append(choice.get("message"))
         self.text = "".join(self._parts)
         self._count(answer.get("usage"))
 
     def abandon(self) -> None:
-        """End it where nobody waits for the rest. What was said until then is known only of a stream."""
+        """End it where nobody waits for the rest. The text until then is known only of a stream."""
         self.stop_reason = ABORTED
         if self._parts:
             self.text = "".join(self._parts)
 
-    def _say(self, said: object) -> None:
-        text = said.get("content") if isinstance(said, Mapping) else None
+    def _append(self, message: object) -> None:
+        text = message.get("content") if isinstance(message, Mapping) else None
         if isinstance(text, str) and self._characters < TEXT_CHARACTERS_MAX:
             self._parts.append(text[: TEXT_CHARACTERS_MAX - self._characters])
             self._characters += len(text)
@@ -163,7 +163,7 @@ class Turn:
 def asked_in(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return what a turn adds to a conversation: all that follows the last answer, without the instructions of the program that asks.
 
-    What was said before was counted in its own turn.
+    Earlier turns were counted when they were made.
     """
     answers = [number for number, message in enumerate(messages) if message.get("role") == "assistant"]
     added = [message for message in messages[answers[-1] + 1 if answers else 0 :] if message.get("role") not in INSTRUCTIONS]
@@ -190,9 +190,9 @@ def _text(specs: Sequence[Spec], text: str) -> dict[str, Array]:
     return {specs[0].name: np.array([text], object)} if len(specs) == 1 and specs[0].datatype == "BYTES" else {}
 
 
-def _choices(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _choices(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return what a runtime says of its answer, which may be somebody else's runtime."""
-    choices = said.get("choices")
+    choices = chunk.get("choices")
     return [one for one in choices if isinstance(one, Mapping)] if isinstance(choices, list) else []
 
 

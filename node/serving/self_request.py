@@ -22,24 +22,24 @@ def start_probe(pool: WorkerPool, model: str, done: Done) -> None:
 
 async def _probe(pool: WorkerPool, model: str, done: Done) -> None:
     try:
-        held = await pool.probe(model, _ask)
+        loaded = await pool.probe(model, _ask)
     except FleetcastError as error:
         done(None, error)
     except Exception as error:
         log.exception("probe.failed", model=model)
         done(None, Refused(Code.WORKER_CRASHED, f"asking failed by our own fault: {type(error).__name__}"))
     else:
-        done(held.staged.digest, None)
+        done(loaded.staged.digest, None)
 
 
-async def _ask(held: LoadedModel, worker: Runner, *, alone: bool) -> LoadedModel:
-    model, version = held.staged.model, held.staged.version
+async def _ask(loaded: LoadedModel, worker: Runner, *, alone: bool) -> LoadedModel:
+    model, version = loaded.staged.model, loaded.staged.version
     try:
-        request = held.own_request()
-        outputs = await worker.infer(request.inputs, held.parameters.runtime)  # never joined: nobody's answer depends on ours
+        request = loaded.own_request()
+        outputs = await worker.infer(request.inputs, loaded.parameters.runtime)  # never joined: nobody's answer depends on ours
         encode_response(request, model=model, version=version, answers=outputs)
     except Refused as refusal:
         if refusal.code not in CLIENTS_FAULT:
             raise
         log.info("probe.not_taken", model=model, version=version, code=refusal.code, reason=refusal.reason)  # by this release's endpoint
-    return held
+    return loaded

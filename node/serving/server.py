@@ -25,6 +25,7 @@ from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, StartWorker, activate, start
 from node.serving.connection import Connection
 from node.serving.cross_site_check import Foreign
+from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Observation, Stats
 from node.serving.oip_routes import application
 from node.serving.self_request import Done, start_probe
@@ -158,7 +159,7 @@ class Server:
     def prepare(self, release: Staged, done: Callable[[Prepared | Refused], None]) -> None:
         """Make the release warm and have it prove itself; `done` is called exactly once. Returns at once.
 
-        A release that is held already is prepared; one that is being prepared is not started twice.
+        A release that is loaded already is prepared; one that is being prepared is not started twice.
         """
         self._running().call_soon_threadsafe(self._begin, release, done)
 
@@ -169,6 +170,10 @@ class Server:
             Refused: RELEASE_UNKNOWN when it is not prepared, WORKER_CRASHED when its worker has died since.
         """
         self._call(lambda: self._pool.switch(model, digest))
+
+    def remember(self, digest: bytes, former: FormerRelease | None) -> None:
+        """Have requests that this held release refuses counted if `former` would have taken them; None: none is looked at any more."""
+        self._call(lambda: self._pool.remember(digest, former))
 
     def probe(self, model: str, done: Done) -> None:
         """Ask this model's endpoint as a client asks; `done` is called with the release that answered, or the error. Returns at once."""
@@ -189,11 +194,15 @@ class Server:
 
         self._call(on_loop)
 
+    def forget(self, model: str) -> None:
+        """Stop serving a model, whether it is served, held or expected. Its releases that are being prepared are retired one by one."""
+        self._call(lambda: self._pool.forget(model))
+
     def compare_with(self, model: str, digest: bytes) -> None:
         """Have a prepared release answer beside the current one from now on; only how often they agree is kept.
 
         Raises:
-            Refused: RELEASE_UNKNOWN when it is not held, or is itself the current one.
+            Refused: RELEASE_UNKNOWN when it is not loaded, or is itself the current one.
         """
         self._call(lambda: self._pool.compare_with(model, digest))
 
@@ -206,28 +215,28 @@ class Server:
         self._call(lambda: self._pool.set_parameters(digest, parameters))
 
     def stats(self, model: str, digest: bytes) -> Stats:
-        """Return what a held release has done since it was switched to.
+        """Return what a loaded release has done since it was switched to.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
         """
         return self._call(lambda: self._pool.stats(model, digest))
 
-    def held(self) -> dict[bytes, int | None]:
-        """Return the process id of each held release's worker, by digest; None while a dead one is being replaced."""
-        return self._call(self._held)
+    def loaded(self) -> dict[bytes, int | None]:
+        """Return the process id of each loaded release's worker, by digest; None while a dead one is being replaced."""
+        return self._call(self._loaded)
 
-    def ask_held(self, done: Callable[[dict[bytes, int | None]], None]) -> None:
-        """Have `done` called with what `held` returns. Returns at once: a stuck loop keeps nobody waiting, and its silence shows it."""
-        self._running().call_soon_threadsafe(lambda: done(self._held()))
+    def ask_loaded(self, done: Callable[[dict[bytes, int | None]], None]) -> None:
+        """Have `done` called with what `loaded` returns. Returns at once: a stuck loop keeps nobody waiting, and its silence shows it."""
+        self._running().call_soon_threadsafe(lambda: done(self._loaded()))
 
-    def _held(self) -> dict[bytes, int | None]:
-        everything = [held for slot in self._pool.slots.values() for held in slot.held.values()]
-        return {held.staged.digest: held.worker.process_id if held.worker and held.live else None for held in everything}
+    def _loaded(self) -> dict[bytes, int | None]:
+        everything = [loaded for slot in self._pool.slots.values() for loaded in slot.loaded.values()]
+        return {loaded.staged.digest: loaded.worker.process_id if loaded.worker and loaded.live else None for loaded in everything}
 
-    def held_of(self, model: str) -> set[bytes]:
-        """Return the releases of a model that are held."""
-        return self._call(lambda: set(self._pool.slots[model].held) if model in self._pool.slots else set())
+    def loaded_of(self, model: str) -> set[bytes]:
+        """Return the releases of a model that are loaded."""
+        return self._call(lambda: set(self._pool.slots[model].loaded) if model in self._pool.slots else set())
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._thread is None:
@@ -270,9 +279,9 @@ class Server:
             await self._pool.close()
 
     def _begin(self, release: Staged, done: Callable[[Prepared | Refused], None]) -> None:
-        held = self._pool.lookup(release.digest)
-        if held is not None:
-            _tell(done, Prepared(release.digest, held.evidence))
+        loaded = self._pool.lookup(release.digest)
+        if loaded is not None:
+            _call_back(done, Prepared(release.digest, loaded.evidence))
         elif release.digest in self._preparing:
             self._preparing[release.digest].waiting.append(done)
         else:
@@ -303,7 +312,7 @@ class Server:
             self._pool.hold(release, task.result())
             outcome = Prepared(release.digest, task.result().evidence)
         for done in preparation.waiting:
-            _tell(done, outcome)
+            _call_back(done, outcome)
 
     def _worker_exited(self, model: str, digest: bytes, reason: str, deaths: int) -> None:
         if self.on_worker_exit is not None:
@@ -313,7 +322,7 @@ class Server:
                 log.exception("callback.failed", callback="on_worker_exit")
 
 
-def _tell(done: Callable[[Prepared | Refused], None], outcome: Prepared | Refused) -> None:
+def _call_back(done: Callable[[Prepared | Refused], None], outcome: Prepared | Refused) -> None:
     try:
         done(outcome)
     except Exception:

@@ -17,6 +17,7 @@ from node.core.inference.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged, StartWorker
 from node.serving.batching import Batcher
+from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
 from node.workers.worker_handle import Runner, WorkerLost
 from schemas.errors import Code, Refused
@@ -44,7 +45,7 @@ class WorkerPool:
     def __init__(self, on_worker_exit: Callable[[str, bytes, str, int], None], *, start: StartWorker = activation.start) -> None:
         self.slots: dict[str, Slot] = {}
         self._on_worker_exit, self._start_worker = on_worker_exit, start
-        self.on_damage: Callable[[str, bytes, str], None] | None = None  # the files of a release that is held differ from its manifest
+        self.on_damage: Callable[[str, bytes, str], None] | None = None  # the files of a release that is loaded differ from its manifest
         self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, model: str, version: str | None) -> LoadedModel:
@@ -61,9 +62,9 @@ class WorkerPool:
             if slot.current is None:
                 raise Busy(f"no release of model {model!r} is active yet")
             return slot.current
-        for held in slot.held.values():
-            if held.staged.version == version and held.switched:
-                return held
+        for loaded in slot.loaded.values():
+            if loaded.staged.version == version and loaded.switched:
+                return loaded
         raise Refused(Code.RELEASE_UNKNOWN, f"version {version[:64]!r} of model {model!r} is not served; served are {self.versions(model)}")
 
     def expect(self, model: str) -> None:
@@ -76,23 +77,23 @@ class WorkerPool:
 
     def versions(self, model: str) -> list[str]:
         """Return versions of a model that can be asked by name."""
-        return [held.staged.version for held in self.slots[model].held.values() if held.switched]
+        return [loaded.staged.version for loaded in self.slots[model].loaded.values() if loaded.switched]
 
     def index(self) -> list[dict[str, str]]:
-        """Return every release that is held, with what it is to those who ask."""
+        """Return every release that is loaded, with what it is to those who ask."""
         found = []
         for model, slot in sorted(self.slots.items()):
-            for held in slot.held.values():
-                role = "serving" if held is slot.current else "compared with what serves" if held is slot.beside else "held"
-                dead = "" if held.live else f"; its worker ended {held.deaths} times in a row, the last time {held.death}"
-                state = "READY" if held.live else "UNAVAILABLE"
-                found.append({"name": model, "version": held.staged.version, "state": state, "reason": role + dead})
+            for loaded in slot.loaded.values():
+                role = "serving" if loaded is slot.current else "compared with what serves" if loaded is slot.beside else "held"
+                dead = "" if loaded.live else f"; its worker ended {loaded.deaths} times in a row, the last time {loaded.death}"
+                state = "READY" if loaded.live else "UNAVAILABLE"
+                found.append({"name": model, "version": loaded.staged.version, "state": state, "reason": role + dead})
         return found
 
     def ready(self) -> bool:
         """Return whether something is served, and all that is served has a live worker."""
         current = [slot.current for slot in self.slots.values() if slot.current is not None]
-        return bool(current) and all(held.live for held in current)
+        return bool(current) and all(loaded.live for loaded in current)
 
     async def answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
         """Return the current release's answer, or that of the version asked for.
@@ -108,22 +109,27 @@ class WorkerPool:
             self.find(model, version)
             slot = self.slots[model]
 
-        async def ask(held: LoadedModel, worker: Runner, *, alone: bool) -> Answer:
-            request = held.reads.read(body, header_bytes=header_bytes, fed=held.parameters.inputs)
-            batcher = None if alone else held.batcher
-            outputs = await (batcher or worker).infer(request.inputs, held.parameters.runtime)
-            return Answer(held, request, outputs)
+        async def ask(loaded: LoadedModel, worker: Runner, *, alone: bool) -> Answer:
+            try:
+                request = loaded.reads.read(body, header_bytes=header_bytes, fed=loaded.parameters.inputs)
+            except Refused:
+                if version is None and loaded.former is not None and loaded.former.takes(body, header_bytes):
+                    loaded.turned_away += 1
+                raise
+            batcher = None if alone else loaded.batcher
+            outputs = await (batcher or worker).infer(request.inputs, loaded.parameters.runtime)
+            return Answer(loaded, request, outputs)
 
         answer = await self._waited(slot, model, version, ask, QUEUE_REQUESTS_MAX)
-        if slot.beside is not None and slot.current is answer.held and slot.comparing < COMPARING_MAX:
+        if slot.beside is not None and slot.current is answer.loaded and slot.comparing < COMPARING_MAX:
             slot.comparing += 1
             self.spawn(self._compare(slot, slot.beside, answer))
         return answer
 
     async def chat(
-        self, model: str, body: Mapping[str, Any], say: Callable[[LoadedModel, Mapping[str, Any]], None]
+        self, model: str, body: Mapping[str, Any], report: Callable[[LoadedModel, Mapping[str, Any]], None]
     ) -> tuple[LoadedModel, Mapping[str, Any]]:
-        """Return one turn of a conversation with the current release, and which release that was; `say` hears each chunk of a stream,
+        """Return one turn of a conversation with the current release, and which release that was; `report` takes each chunk of a stream,
         and an empty one whenever work goes on.
 
         Raises:
@@ -132,16 +138,17 @@ class WorkerPool:
         """
         begun = False
 
-        async def ask(held: LoadedModel, worker: Runner, *, alone: bool) -> tuple[LoadedModel, Mapping[str, Any]]:
+        async def ask(loaded: LoadedModel, worker: Runner, *, alone: bool) -> tuple[LoadedModel, Mapping[str, Any]]:
             def begin(chunk: Mapping[str, Any]) -> None:
                 nonlocal begun
                 begun = begun or bool(chunk)
-                say(held, chunk)
+                report(loaded, chunk)
 
-            if not held.chats:
+            if not loaded.chats:
+                loaded.turned_away += loaded.former_chats
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
             try:
-                return held, await worker.chat(body, held.parameters.runtime, begin)
+                return loaded, await worker.chat(body, loaded.parameters.runtime, begin)
             except WorkerLost as lost:
                 if begun:  # the client has heard half of an answer: another worker cannot go on with it
                     raise Refused(lost.code, lost.reason) from None
@@ -187,34 +194,34 @@ class WorkerPool:
                 slot.expected = False  # it did not come back; clients that ask from now on are refused at once
                 raise
         while True:
-            held = self.find(model, version)
-            if held.worker is None or not held.worker.alive:
+            loaded = self.find(model, version)
+            if loaded.worker is None or not loaded.worker.alive:
                 await _until_changed(self.slots[model], deadline, model)
                 continue
             began = time.perf_counter()
             try:
-                answer = await ask(held, held.worker, alone=suspicions > 0)
+                answer = await ask(loaded, loaded.worker, alone=suspicions > 0)
             except WorkerLost as lost:
                 suspicions += lost.suspect
                 if (lost.code is Code.WORKER_HUNG and lost.suspect and not lost.joined) or suspicions >= SUSPICIONS_MAX:
                     if counted:
-                        held.failed(time.perf_counter() - began)
+                        loaded.failed(time.perf_counter() - began)
                     raise
                 deadline = _now() + READY_SECONDS_MAX  # for the successor, however long the lost one was waited for
                 continue
             except Refused as refusal:
                 if counted and refusal.code not in CLIENTS_FAULT:
-                    held.failed(time.perf_counter() - began)
+                    loaded.failed(time.perf_counter() - began)
                 raise
             if counted:
-                rows = rows_of(held.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
-                held.answered(rows, time.perf_counter() - began, time.time())
+                rows = rows_of(loaded.inputs, answer.request.inputs) if isinstance(answer, Answer) else 1
+                loaded.answered(rows, time.perf_counter() - began, time.time())
             return answer
 
     async def _compare(self, slot: Slot, beside: LoadedModel, answer: Answer) -> None:
         """Have the other release answer as well; only whether they agree is kept."""
-        terms = beside.staged.manifest.limits.shadow or answer.held.staged.manifest.limits.shadow
-        rows = rows_of(answer.held.inputs, answer.request.inputs)
+        terms = beside.staged.manifest.limits.shadow or answer.loaded.staged.manifest.limits.shadow
+        rows = rows_of(answer.loaded.inputs, answer.request.inputs)
         found = Agreement(rows, 0)
         try:
             if terms is None or beside.worker is None or not beside.live:
@@ -232,153 +239,173 @@ class WorkerPool:
 
     def hold(self, staged: Staged, activated: Activated) -> None:
         """Keep a proven worker warm."""
-        held = LoadedModel.of(staged, activated)
-        self.slots.setdefault(staged.model, Slot()).held[staged.digest] = held
-        self._install(held, activated.worker)
+        loaded = LoadedModel.of(staged, activated)
+        self.slots.setdefault(staged.model, Slot()).loaded[staged.digest] = loaded
+        self._install(loaded, activated.worker)
 
     def lookup(self, digest: bytes) -> LoadedModel | None:
-        """Return the release held under this digest."""
-        return next((slot.held[digest] for slot in self.slots.values() if digest in slot.held), None)
+        """Return the release loaded under this digest."""
+        return next((slot.loaded[digest] for slot in self.slots.values() if digest in slot.loaded), None)
 
     def switch(self, model: str, digest: bytes) -> None:
-        """Make a held release the current one; the same one twice is nothing.
+        """Make a loaded release the current one; the same one twice is nothing.
 
         Raises:
-            Refused: RELEASE_UNKNOWN when it is not held; WORKER_CRASHED when its worker has died since it was prepared.
+            Refused: RELEASE_UNKNOWN when it is not loaded; WORKER_CRASHED when its worker has died since it was prepared.
         """
         slot = self.slots.get(model)
-        held = slot.held.get(digest) if slot else None
-        if slot is None or held is None:
+        loaded = slot.loaded.get(digest) if slot else None
+        if slot is None or loaded is None:
             raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} is not prepared")
-        if slot.current is held:
+        if slot.current is loaded:
             return
-        if held.worker is None or not held.worker.alive:
+        if loaded.worker is None or not loaded.worker.alive:
             raise Refused(
-                Code.WORKER_CRASHED, f"the worker of release {held.staged.version} of model {model!r} has died since it was prepared"
+                Code.WORKER_CRASHED, f"the worker of release {loaded.staged.version} of model {model!r} has died since it was prepared"
             )
-        slot.current, slot.expected, slot.beside = held, False, None
-        held.begin()
+        slot.current, slot.expected, slot.beside = loaded, False, None
+        loaded.begin()
         slot.announce()
-        log.info("release.switched", model=model, version=held.staged.version, digest=digest.hex()[:16])
+        log.info("release.switched", model=model, version=loaded.staged.version, digest=digest.hex()[:16])
+
+    def remember(self, digest: bytes, former: FormerRelease | None) -> None:
+        """Count requests that a loaded release refuses and `former` would have taken."""
+        loaded = self.lookup(digest)
+        if loaded is None:
+            return
+        before = self.lookup(former.digest) if former is not None else None
+        if loaded.former is None or former is None:  # once that one has gone, nothing says whether it loaded conversations
+            loaded.former_chats = before is not None and before.chats
+        loaded.former = former
 
     def compare_with(self, model: str, digest: bytes) -> None:
-        """Have this held release answer what the current one answers, and count how often they agree; it must not be the current one.
+        """Have this loaded release answer what the current one answers, and count how often they agree; it must not be the current one.
 
         Raises:
-            Refused: RELEASE_UNKNOWN when it is not held, or nothing is served.
+            Refused: RELEASE_UNKNOWN when it is not loaded, or nothing is served.
         """
         slot = self.slots.get(model)
-        held = slot.held.get(digest) if slot else None
-        if slot is None or held is None or slot.current in (None, held):
+        loaded = slot.loaded.get(digest) if slot else None
+        if slot is None or loaded is None or slot.current in (None, loaded):
             raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} has nothing to be compared with")
-        slot.beside, slot.agreement = held, Agreement()
+        slot.beside, slot.agreement = loaded, Agreement()
 
     def agreement(self, model: str) -> Agreement:
         """Return the agreement of the current release and the one beside it."""
         return self.slots[model].agreement if model in self.slots else Agreement()
 
     def set_parameters(self, digest: bytes, parameters: EffectiveParameters) -> None:
-        """Set what is in force for a held release from now on."""
-        held = self.lookup(digest)
-        if held is not None:
-            held.parameters = parameters
+        """Set what is in force for a loaded release from now on."""
+        loaded = self.lookup(digest)
+        if loaded is not None:
+            loaded.parameters = parameters
 
     def retire(self, digest: bytes) -> None:
         """Stop addressing a release, and close its worker once it has answered what it has."""
-        held = self.lookup(digest)
-        if held is None:
+        loaded = self.lookup(digest)
+        if loaded is None:
             return
-        slot = self.slots[held.staged.model]
-        del slot.held[digest]
-        held.retired = True
-        if slot.current is held:
+        slot = self.slots[loaded.staged.model]
+        del slot.loaded[digest]
+        loaded.retired = True
+        if slot.current is loaded:
             slot.current = None
-        if slot.beside is held:
+        if slot.beside is loaded:
             slot.beside = None
-        if not slot.held:
-            del self.slots[held.staged.model]
+        if not slot.loaded:
+            del self.slots[loaded.staged.model]
         slot.announce()
-        self.spawn(self._drain(held))
+        self.spawn(self._drain(loaded))
+
+    def forget(self, model: str) -> None:
+        """Stop serving a model: requests for it are refused from now on, and those that it has are answered."""
+        slot = self.slots.get(model)
+        if slot is None:
+            return
+        for digest in list(slot.loaded):
+            self.retire(digest)
+        self.slots.pop(model, None)  # It is still there if a release of the model was expected.
+        slot.announce()
 
     def stats(self, model: str, digest: bytes) -> Stats:
-        """Return what a held release has done since it was switched to.
+        """Return what a loaded release has done since it was switched to.
 
         Raises:
             Refused: RELEASE_UNKNOWN.
         """
         slot = self.slots.get(model)
-        held = slot.held.get(digest) if slot is not None else None
-        if slot is None or held is None:
+        loaded = slot.loaded.get(digest) if slot is not None else None
+        if slot is None or loaded is None:
             raise Refused(Code.RELEASE_UNKNOWN, f"release {digest.hex()[:16]} of model {model!r} is not held")
-        return held.stats(current=slot.current is held)
+        return loaded.stats(current=slot.current is loaded)
 
     async def close(self) -> None:
         """End every worker."""
-        everything = [held for slot in self.slots.values() for held in slot.held.values()]
+        everything = [loaded for slot in self.slots.values() for loaded in slot.loaded.values()]
         self.slots.clear()
-        for held in everything:
-            held.retired = True
+        for loaded in everything:
+            loaded.retired = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(held.worker.close() for held in everything if held.worker))
+        await asyncio.gather(*(loaded.worker.close() for loaded in everything if loaded.worker))
 
-    def died(self, held: LoadedModel, code: Code, reason: str) -> None:
-        """Report that a held release's worker ended by itself, and start another."""
-        if held.retired:
+    def died(self, loaded: LoadedModel, code: Code, reason: str) -> None:
+        """Report that a loaded release's worker ended by itself, and start another."""
+        if loaded.retired:
             return
-        if _now() - held.started > HEALTHY_SECONDS:
-            held.deaths = 0
-        held.worker = held.batcher = None
-        self.spawn(self._restart(held))
-        self._died(held, code, reason)
+        if _now() - loaded.started > HEALTHY_SECONDS:
+            loaded.deaths = 0
+        loaded.worker = loaded.batcher = None
+        self.spawn(self._restart(loaded))
+        self._died(loaded, code, reason)
 
-    def _died(self, held: LoadedModel, code: Code, reason: str) -> None:
-        held.deaths += 1
-        held.death = f"{reason} [{code}]"
-        model, digest = held.staged.model, held.staged.digest
-        log.error("worker.exited", model=model, version=held.staged.version, code=code, reason=reason, deaths=held.deaths)
-        self._on_worker_exit(model, digest, held.death, held.deaths)
+    def _died(self, loaded: LoadedModel, code: Code, reason: str) -> None:
+        loaded.deaths += 1
+        loaded.death = f"{reason} [{code}]"
+        model, digest = loaded.staged.model, loaded.staged.digest
+        log.error("worker.exited", model=model, version=loaded.staged.version, code=code, reason=reason, deaths=loaded.deaths)
+        self._on_worker_exit(model, digest, loaded.death, loaded.deaths)
 
-    def _install(self, held: LoadedModel, worker: Runner) -> None:
-        held.worker, held.started = worker, _now()
-        held.batcher = Batcher(worker, held.row_seconds) if held.joins_rows else None
-        worker.watch(lambda code, reason: self.died(held, code, reason))
-        slot = self.slots.get(held.staged.model)
+    def _install(self, loaded: LoadedModel, worker: Runner) -> None:
+        loaded.worker, loaded.started = worker, _now()
+        loaded.batcher = Batcher(worker, loaded.row_seconds) if loaded.joins_rows else None
+        worker.watch(lambda code, reason: self.died(loaded, code, reason))
+        slot = self.slots.get(loaded.staged.model)
         if slot is not None:
             slot.announce()
 
-    async def _restart(self, held: LoadedModel) -> None:
+    async def _restart(self, loaded: LoadedModel) -> None:
         """Start a worker again. The same bytes proved themselves before: they are loaded and warmed up, not tested again. It is tried for
         as long as the release
         is held, ever more seldom, and every failure is reported: the listener may retire it.
         """
-        while not held.retired:
-            if held.deaths > 1:
-                await asyncio.sleep(min(RESTART_SECONDS_MAX, 0.5 * 2 ** min(held.deaths - 2, RESTART_DOUBLINGS_MAX)))
+        while not loaded.retired:
+            if loaded.deaths > 1:
+                await asyncio.sleep(min(RESTART_SECONDS_MAX, 0.5 * 2 ** min(loaded.deaths - 2, RESTART_DOUBLINGS_MAX)))
             try:
-                worker = await self._started(held)
+                worker = await self._started(loaded)
             except Refused as refusal:
-                if held.retired:
+                if loaded.retired:
                     return
                 if refusal.code is Code.ARTIFACT_DIGEST and self.on_damage is not None:
-                    held.deaths += 1  # so that the files are read ever more seldom until they are mended
-                    self.on_damage(held.staged.model, held.staged.digest, refusal.reason)
+                    loaded.deaths += 1  # so that the files are read ever more seldom until they are mended
+                    self.on_damage(loaded.staged.model, loaded.staged.digest, refusal.reason)
                 else:
-                    self._died(held, refusal.code, refusal.reason)
+                    self._died(loaded, refusal.code, refusal.reason)
                 continue
-            if held.retired:
+            if loaded.retired:
                 await worker.close()
                 return
-            self._install(held, worker)
+            self._install(loaded, worker)
             return
 
-    async def _started(self, held: LoadedModel) -> Runner:
-        slot = self.slots.get(held.staged.model)
-        await activation.check_files(held.staged)
-        worker = await self._start_worker(held.staged, urgent=slot is not None and slot.current is held)
+    async def _started(self, loaded: LoadedModel) -> Runner:
+        slot = self.slots.get(loaded.staged.model)
+        await activation.check_files(loaded.staged)
+        worker = await self._start_worker(loaded.staged, urgent=slot is not None and slot.current is loaded)
         try:
-            await activation.warm(worker, held.staged, held.sample)
+            await activation.warm(worker, loaded.staged, loaded.sample)
         except BaseException:
             await worker.close()
             raise
@@ -388,8 +415,8 @@ class WorkerPool:
         """Close a worker that nothing holds."""
         self.spawn(worker.close())
 
-    async def _drain(self, held: LoadedModel) -> None:
-        worker, batcher = held.worker, held.batcher
+    async def _drain(self, loaded: LoadedModel) -> None:
+        worker, batcher = loaded.worker, loaded.batcher
         if worker is None:
             return
 
@@ -401,7 +428,7 @@ class WorkerPool:
             await worker.drained(left)
             await asyncio.sleep(DRAIN_LOOK_SECONDS)  # what is queued follows what was answered; what was given up is answered, too
         if waiting():
-            log.warning("worker.not_drained", model=held.staged.model, version=held.staged.version, waiting=waiting())
+            log.warning("worker.not_drained", model=loaded.staged.model, version=loaded.staged.version, waiting=waiting())
         await worker.close()
 
     def spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -419,7 +446,7 @@ class WorkerPool:
 class Ask(Protocol[T_co]):
     """Put one question to the worker of a release."""
 
-    def __call__(self, held: LoadedModel, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
+    def __call__(self, loaded: LoadedModel, worker: Runner, *, alone: bool) -> Awaitable[T_co]:
         """Ask. `alone`: a worker died of it, or of what it was joined with."""
 
 

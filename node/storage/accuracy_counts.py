@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from node.core.telemetry.accuracy import Declared, LabelCounts, check, chosen, due
-from node.storage.store import NodeStore, ReportedCounts
+from node.storage.rows import ReportedCounts
+from node.storage.store import NodeStore
 from schemas.errors import Code, Refused, mismatch
 
 
@@ -37,7 +38,7 @@ def take(store: NodeStore, model: str, version: str | None, counts: LabelCounts,
     """Add counts to their interval. Under an id that came before they are taken for what they were then, whatever has answered since.
 
     Raises:
-        Refused: LABELS_RELEASE, LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS; REQUEST_INVALID: the id was said of others.
+        Refused: LABELS_RELEASE, LABELS_FUTURE, LABELS_OLD, LABELS_CLOSED or LABELS_EXCESS; REQUEST_INVALID: the id was used before.
     """
     with store.transaction():
         candidates = store.declared(model)

@@ -161,6 +161,11 @@ class Artifacts:
             partial.symlink_to(target)
             partial.replace(current / model)
 
+    def unpoint(self, model: str) -> None:
+        """Remove the link of a model that is not on this device any more."""
+        with contextlib.suppress(OSError):
+            (self.directory.parent / "current" / model).unlink(missing_ok=True)
+
     def pointed(self) -> dict[str, bytes]:
         """Return the release that each link leads to, by model; a link that leads elsewhere is none of ours."""
         found: dict[str, bytes] = {}

@@ -114,11 +114,13 @@ class Sideload:
         """
         folder = self.directory / release.hex()
         try:
-            said = {name: (folder / name).read_bytes() for name in ("parcel", "trust", "model")}
+            documents = {name: (folder / name).read_bytes() for name in ("parcel", "trust", "model")}
         except OSError as error:
             raise Refused(Code.ARTIFACT_DIGEST, f"parcel {release.hex()[:12]}: {error.strerror}") from None
         return Unpacked(
-            codec.decode(Parcel, said["parcel"]), codec.decode(TrustBundle, said["trust"]), codec.decode(ModelBundle, said["model"])
+            codec.decode(Parcel, documents["parcel"]),
+            codec.decode(TrustBundle, documents["trust"]),
+            codec.decode(ModelBundle, documents["model"]),
         )
 
     def read(self, digest: bytes) -> bytes | None:

@@ -9,16 +9,17 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from node.core.activation.lifecycle import ModelSlot, Move
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
+from node.storage.rows import ByteUsage, ReportedCounts, StoredBlock, Waiting
 from node.storage.store_file import in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.storage.tables import begin, read_as_todays
 from schemas.accuracy import Accuracy
+from schemas.deployments import Moved
 from schemas.errors import Unreachable
 from schemas.receipt import Evidence
 
@@ -26,47 +27,6 @@ MOVES_KEPT = 1000  # Moves of a slot: years of releases.
 SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be sent again to a broker that lost its memory
 DAYS_KEPT = 92  # Days of everything that is counted by day.
 CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
-
-
-@dataclass(frozen=True, slots=True)
-class ByteUsage:
-    """Hold the byte counts of one release's transfer. planned = received + reused + what is missing; wasted comes on top."""
-
-    planned: int = 0
-    received: int = 0
-    reused: int = 0
-    wasted: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBlock:
-    """Hold a verified block on disk; `path` is relative to the artifacts' folder."""
-
-    digest: bytes
-    path: str
-    offset: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Hold a message that the broker has not taken yet."""
-
-    id: int
-    kind: str
-    topic: str
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedCounts:
-    """Hold counts that came under an id, and when their interval leaves; `right` and `wrong` are None once it has left."""
-
-    release: bytes
-    start: int
-    right: int | None
-    wrong: int | None
-    due: int
 
 
 class NodeStore:
@@ -105,16 +65,13 @@ class NodeStore:
         Raises:
             Refused: DISK_FULL: it has none; nothing has changed.
         """
-        memory = self._db
-        self._db = written_down(self._path, memory, begin)
+        memory, self._db = self._db, written_down(self._path, self._db, begin)
         self.stuck = ""
         memory.close()
 
     @classmethod
     def reading(cls, path: Path) -> Self:
-        """Open the same file beside the agent that writes it: what is committed is read, and nothing can be written. An older agent's
-        reads as
-        today's.
+        """Open the same file beside the agent that writes it, read-only; an older agent's file reads as today's.
 
         Raises:
             Unreachable: the file cannot be read, or is no such file.
@@ -164,9 +121,7 @@ class NodeStore:
 
     @contextmanager
     def transaction(self, *, synced: bool = True) -> Iterator[None]:
-        """Commit all or nothing. Without `synced` it survives a kill of this process, and the next synced one makes it survive a power
-        cut.
-        """
+        """Commit all or nothing. Without `synced` it survives a kill of this process; the next synced one makes it survive a power cut."""
         self._db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -184,8 +139,7 @@ class NodeStore:
 
     def fact(self, name: str) -> int:
         """Return a remembered number; 0 when it was never set."""
-        row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return int(row[0]) if row else 0
+        return next((int(row[0]) for row in self._db.execute("SELECT value FROM fact WHERE name = ?", (name,))), 0)
 
     def raise_fact(self, name: str, value: int) -> None:
         """Remember a number that only rises."""
@@ -217,14 +171,29 @@ class NodeStore:
         self._db.execute("INSERT OR REPLACE INTO move VALUES (?, ?, ?)", (slot.model, move.number, move.model_dump_json()))
         self._db.execute("DELETE FROM move WHERE model = ? AND number <= ?", (slot.model, move.number - MOVES_KEPT))
 
+    def drop_slot(self, model: str) -> None:
+        """Remove a slot, its moves, and what its last rollout found here; to be called within a transaction."""
+        self._db.execute("DELETE FROM slot WHERE model = ?", (model,))
+        self._db.execute("DELETE FROM move WHERE model = ?", (model,))
+        self._db.execute("DELETE FROM moved WHERE model = ?", (model,))
+
     def take_up_slot(self, slot: ModelSlot) -> None:
         """Keep a slot that a lost store knew, whose moves nobody knows any more."""
         self._db.execute("INSERT OR REPLACE INTO slot VALUES (?, ?)", (slot.model, slot.model_dump_json()))
 
+    def moved(self, model: str) -> Moved | None:
+        """Return what a model's last rollout found here."""
+        row = self._db.execute("SELECT document FROM moved WHERE model = ?", (model,)).fetchone()
+        return Moved.model_validate_json(row[0]) if row else None
+
+    def put_moved(self, model: str, moved: Moved) -> None:
+        """Remember what a rollout found here, before it moves this node."""
+        self._db.execute("INSERT OR REPLACE INTO moved VALUES (?, ?)", (model, moved.model_dump_json()))
+
     def moves(self, model: str) -> list[Move]:
         """Return how a slot came to be what it is, the oldest first."""
         rows = self._db.execute("SELECT document FROM move WHERE model = ? ORDER BY number", (model,))
-        return [Move.model_validate_json(document) for (document,) in rows]
+        return [Move.model_validate_json(row[0]) for row in rows]
 
     def put_evidence(self, release: bytes, evidence: Evidence, *, at: int) -> None:
         """Keep what a release's last activation here has measured."""
@@ -237,7 +206,7 @@ class NodeStore:
 
     # Blocks
 
-    def held(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
+    def stored_blocks(self, digests: Iterable[bytes]) -> dict[bytes, list[StoredBlock]]:
         """Return where blocks stand on disk, as recorded; verify before use."""
         found: dict[bytes, list[StoredBlock]] = {}
         for digest in digests:
@@ -249,16 +218,16 @@ class NodeStore:
         """Return whether a block is recorded anywhere."""
         return self._db.execute("SELECT 1 FROM held WHERE digest = ? LIMIT 1", (digest,)).fetchone() is not None
 
-    def drop_held(self, path: str, offset: int) -> None:
+    def drop_block(self, path: str, offset: int) -> None:
         """Forget a block: what is there is not what was recorded."""
         self._db.execute("DELETE FROM held WHERE path = ? AND offset = ?", (path, offset))
 
-    def add_held(self, blocks: Iterable[StoredBlock]) -> None:
+    def add_blocks(self, blocks: Iterable[StoredBlock]) -> None:
         """Record blocks whose bytes are durable."""
         rows = [(one.digest, one.path, one.offset, one.bytes) for one in blocks]
         self._db.executemany("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?)", rows)
 
-    def forget_held(self, path_prefix: str) -> None:
+    def forget_blocks(self, path_prefix: str) -> None:
         """Forget what stood below a folder that is gone."""
         self._db.execute("DELETE FROM held WHERE path >= ? AND path < ?", (path_prefix, path_prefix + "\U0010ffff"))
 
@@ -450,9 +419,7 @@ class NodeStore:
     # The own baseline
 
     def own(self, signals: Sequence[bytes]) -> dict[bytes, tuple[list[int], int, list[int]]]:
-        """Return noisy counts of the own baseline, the rows that they are of, and those by hour of the week, by signal, where there are
-        any.
-        """
+        """Return by signal the noisy counts of the own baseline, the rows that they are of, and those by hour of the week, if any."""
         found: dict[bytes, tuple[list[int], int, list[int]]] = {}
         for signal in signals:
             row = self._db.execute("SELECT counts, rows, hours FROM own WHERE signal = ?", (signal,)).fetchone()

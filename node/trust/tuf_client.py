@@ -10,8 +10,8 @@ import fcntl
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -50,12 +50,15 @@ class View:
     """Describe what the trusted metadata says."""
 
     rollouts: Mapping[str, Rollout]
+    models: frozenset[str]  # Models that the targets role delegates to a team.
     root_version: int
     timestamp_version: int
     snapshot_version: int
     timestamp_expires: datetime
     expires: datetime  # When the first role expires.
     stale: bool  # at the moment when this view was asked for
+    refused: Mapping[str, Refused] = field(default_factory=dict)  # By model: genuine rollouts that this node does not understand.
+    held: Mapping[str, Rollout] = field(default_factory=dict)  # For models in `refused`: the last rollout that was understood.
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Release:
 
     manifest: Manifest
     digest: bytes
+    document: bytes  # The manifest as it was signed: encoded again, it would lack what this program does not know.
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +138,16 @@ class Trust:
             self._trusted = trusted
             return trusted.view
 
-    def accept_model(self, bundle: ModelBundle, *, now: datetime) -> tuple[Release, ...]:
+    def accept_model(
+        self, bundle: ModelBundle, *, now: datetime, refused: Callable[[Refused], object] = lambda refusal: None
+    ) -> tuple[Release, ...]:
         """Return the releases that the model's team has signed, as the trusted snapshot lists them. `now` is the wall clock's time.
 
-        A release below the minimum that the offline targets role sets for its model is left out.
+        A release below the minimum that the offline targets role sets for its model is left out. A genuine manifest that this node does
+        not understand is left out too, and `refused` is called with the reason.
 
         Raises:
-            Refused: signed by somebody else, older than the snapshot says, expired, or a manifest that is not listed.
+            Refused: signed by somebody else, older than the snapshot says, expired, or a manifest that is not listed or not as listed.
             Unreachable: nothing is wrong with the message, but it cannot be judged yet: the snapshot that lists this role has not arrived,
                 or what is trusted has expired, or the clock is not set.
         """
@@ -160,7 +167,9 @@ class Trust:
             with self._scratch() as scratch, _as_refused(f"role {role}"):
                 updater = self._updater(scratch, held, _moment(now, trusted))
                 updater.get_targetinfo(target_path(bundle.model, ""))  # the role is verified even when it comes without a manifest
-                releases = tuple(_release(updater, bundle.model, one.version, one.document) for one in bundle.manifests)
+                for one in bundle.manifests:
+                    _check_release(updater, bundle.model, one.version, one.document)
+            releases = tuple(_releases(bundle, refused))
             minimum = trusted.minimum.get(bundle.model)
             if minimum is None:
                 return releases
@@ -206,19 +215,22 @@ class Trust:
                     raise Refused(Code.TRUST_MISMATCH, f"{name} has the version that is trusted already, and other content")
             roots = tuple((scratch / "root_history" / f"{v}.root.json").read_bytes() for v in range(first_root, found.root.version + 1))
             listed = cast("Targets", found[_ROLLOUTS])
-        rollouts = _rollouts(bundle, listed)
+        rollouts, refused = _rollouts(bundle, listed)
         keys = frozenset(found.targets.get_delegated_role(_ROLLOUTS).keyids)
         if earlier is not None and earlier.rollout_keys == keys:
-            check_serials(rollouts, earlier.view.rollouts)
+            check_serials(rollouts, {**earlier.view.held, **earlier.view.rollouts})
         expires = min(one.expires for one in (found.root, found.timestamp, found.snapshot, found.targets, listed))
         view = View(
             rollouts=MappingProxyType(rollouts),
+            models=_models(found.targets),
             root_version=found.root.version,
             timestamp_version=found.timestamp.version,
             snapshot_version=found.snapshot.version,
             timestamp_expires=found.timestamp.expires,
             expires=expires,
             stale=expires <= moment,
+            refused=MappingProxyType(refused),
+            held=_held_rollouts(refused, earlier),
         )
         kept = bundle.model_copy(update={"roots": roots})  # a root that this bundle withheld, and an earlier one had, is not forgotten
         versions = {name.removesuffix(".json"): meta.version for name, meta in found.snapshot.meta.items()}
@@ -305,35 +317,67 @@ class Trust:
             yield
 
 
-def _release(updater: Updater, model: str, version: str, document: bytes) -> Release:
+def _check_release(updater: Updater, model: str, version: str, document: bytes) -> None:
+    """Check that the verified role lists this manifest."""
     target = updater.get_targetinfo(target_path(model, version))
     if target is None:
         raise Refused(Code.TRUST_NOT_LISTED, f"role {role_name(model)} does not list {model}@{version}")
     target.verify_length_and_hashes(document)
-    manifest = codec.decode(Manifest, document)
-    if (manifest.model, manifest.version) != (model, version):
-        actual = f"{manifest.model}@{manifest.version}"
-        raise mismatch(Code.TRUST_MISMATCH, "name of a manifest", expected=f"{model}@{version}", actual=actual)
-    return Release(manifest, sha256(document))
 
 
-def _rollouts(bundle: TrustBundle, listed: Targets) -> dict[str, Rollout]:
-    """Return the rollouts that the verified role lists: all of them, and nothing else."""
+def _releases(bundle: ModelBundle, refused: Callable[[Refused], object]) -> Iterator[Release]:
+    """Yield the releases of genuine manifests; one that is not understood says nothing about the others."""
+    for version, document in bundle.manifests:
+        name = f"{bundle.model}@{version}"
+        try:
+            manifest = codec.decode(Manifest, document)
+            if (manifest.model, manifest.version) != (bundle.model, version):
+                actual = f"{manifest.model}@{manifest.version}"
+                raise mismatch(Code.TRUST_MISMATCH, "name of a manifest", expected=name, actual=actual)
+        except Refused as refusal:
+            refused(Refused(refusal.code, f"release {name}: {refusal.reason}"))
+        else:
+            yield Release(manifest, sha256(document), document)
+
+
+def _rollouts(bundle: TrustBundle, listed: Targets) -> tuple[dict[str, Rollout], dict[str, Refused]]:
+    """Return the rollouts that the verified role lists, and why some are not understood: one of those says nothing about the others.
+
+    Raises:
+        Refused: the bundle does not hold exactly the rollouts that are listed.
+    """
     found: dict[str, Rollout] = {}
+    refused: dict[str, Refused] = {}
     for model, document in bundle.documents:
         target = listed.targets.get(rollout_path(model))
-        if target is None or model in found:
+        if target is None or model in found or model in refused:
             raise Refused(Code.TRUST_NOT_LISTED, f"the rollouts role does not list this rollout of {model!r}")
         with _as_refused(f"rollout of {model}"):
             target.verify_length_and_hashes(document)
-        rollout = codec.decode(Rollout, document)
-        if rollout.model != model:
-            raise mismatch(Code.TRUST_MISMATCH, "model of a rollout", expected=model, actual=rollout.model)
-        found[model] = rollout
-    missing = sorted(set(listed.targets) - {rollout_path(model) for model in found})
+        try:
+            rollout = codec.decode(Rollout, document)
+            if rollout.model != model:
+                raise mismatch(Code.TRUST_MISMATCH, "model of a rollout", expected=model, actual=rollout.model)
+        except Refused as refusal:
+            refused[model] = Refused(refusal.code, f"rollout of {model}: {refusal.reason}")
+        else:
+            found[model] = rollout
+    rollouts = {path for path in listed.targets if path.startswith(rollout_path(""))}  # Others are statements of a newer hub.
+    missing = sorted(rollouts - {rollout_path(model) for model in (*found, *refused)})
     if missing:
         raise Refused(Code.TRUST_INCOMPLETE, f"the rollouts role lists {missing[0]!r}, which is not in the bundle")
-    return found
+    return found, refused
+
+
+def _held_rollouts(refused: Mapping[str, Refused], earlier: _Trusted | None) -> Mapping[str, Rollout]:
+    """Return the last rollouts that were understood, of models whose present one is not."""
+    before = {**earlier.view.held, **earlier.view.rollouts} if earlier is not None else {}
+    return MappingProxyType({model: before[model] for model in refused if model in before})
+
+
+def _models(targets: Targets) -> frozenset[str]:
+    roles = (targets.delegations.roles if targets.delegations is not None else None) or {}
+    return frozenset(name.removeprefix(role_name("")) for name in roles if name.startswith(role_name("")))
 
 
 def _minimum(targets: Targets) -> dict[str, str]:

@@ -128,7 +128,7 @@ class Inline:
         return tuple(raw_of(spec.name, answer) for spec, answer in zip(self.outputs, answers, strict=True))
 
     async def chat(
-        self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
+        self, body: Mapping[str, Any], parameters: Mapping[str, Value], report: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
         """Return one turn of a conversation; cancelling ends the generation.
 
@@ -141,16 +141,16 @@ class Inline:
         def heard(chunk: Mapping[str, Any]) -> None:
             self._progress = loop.time()
             if not given_up:
-                say(chunk)
+                report(chunk)
 
-        def tell(chunk: Mapping[str, Any]) -> bool:
+        def on_chunk(chunk: Mapping[str, Any]) -> bool:
             loop.call_soon_threadsafe(heard, chunk)
             return not given_up
 
         if not isinstance(runtime, Chats):
             raise Refused(Code.REQUEST_INVALID, "this model holds no conversations")
         try:
-            answer: Mapping[str, Any] = await self._run(lambda: runtime.chat(body, parameters, tell))
+            answer: Mapping[str, Any] = await self._run(lambda: runtime.chat(body, parameters, on_chunk))
         finally:
             given_up = True
         return answer

@@ -122,9 +122,9 @@ class Runner(Protocol):
         """Return the model's outputs for these inputs."""
 
     async def chat(
-        self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
+        self, body: Mapping[str, Any], parameters: Mapping[str, Value], report: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
-        """Return one turn of a conversation; `say` hears each chunk of a stream. Cancelling ends the generation."""
+        """Return one turn of a conversation; `report` is called with each chunk of a stream. Cancelling ends the generation."""
 
     async def memory_bytes(self) -> int:
         """Return the most memory that its process has held."""
@@ -230,15 +230,15 @@ class Worker(asyncio.Protocol):
         return (await self._ask("infer", {"parameters": parameters} if parameters else {}, tensors)).tensors
 
     async def chat(
-        self, body: Mapping[str, Any], parameters: Mapping[str, Value], say: Callable[[Mapping[str, Any]], None]
+        self, body: Mapping[str, Any], parameters: Mapping[str, Value], report: Callable[[Mapping[str, Any]], None]
     ) -> Mapping[str, Any]:
-        """Return one turn of a conversation; `say` hears each chunk of a stream. When its caller is cancelled, so is the generation.
+        """Return one turn of a conversation; `report` takes each chunk of a stream. When its caller is cancelled, so is the generation.
 
         Raises:
             Refused, WorkerLost: as `infer`.
         """
         id = self._next_id
-        self._parts[id] = say
+        self._parts[id] = report
         try:
             answer: Mapping[str, Any] = (await self._ask("chat", {"body": body, "parameters": parameters})).fields["body"]
         except asyncio.CancelledError:

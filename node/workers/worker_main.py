@@ -63,10 +63,10 @@ class Cancels:
     def holds(self, id: int) -> bool:
         """Return whether this request was given up."""
         while select.select([self._descriptor], [], [], 0)[0]:
-            said = os.read(self._descriptor, CANCEL.size)
-            if len(said) < CANCEL.size:
+            cancelled = os.read(self._descriptor, CANCEL.size)
+            if len(cancelled) < CANCEL.size:
                 break  # the agent is gone; the socket says so too
-            self._ids.add(CANCEL.unpack(said)[0])
+            self._ids.add(CANCEL.unpack(cancelled)[0])
         self._ids = {one for one in self._ids if one >= id}
         return id in self._ids
 
@@ -169,14 +169,14 @@ def chat(runtime: Chats, frame: Frame, connection: socket.socket, cancels: Cance
         Refused: the body is not understood, or the model fails.
     """
 
-    def say(chunk: Mapping[str, Any]) -> bool:
+    def report(chunk: Mapping[str, Any]) -> bool:
         _send(connection, encode(frame.id, "part", {"chunk": chunk}))
         return not cancels.holds(frame.id)
 
     if cancels.holds(frame.id):
         return {}
     try:
-        return runtime.chat(frame.fields["body"], frame.fields.get("parameters") or {}, say)
+        return runtime.chat(frame.fields["body"], frame.fields.get("parameters") or {}, report)
     except (Refused, MemoryError, OSError, Malformed):
         raise
     except Exception as error:

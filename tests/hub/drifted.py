@@ -56,9 +56,9 @@ class Days:
         (self.directory / "fleet.toml").write_text(f'fleet = "main"\ncohort_nodes_min = {cohort_nodes_min}\n')
         self.settling = Settling(
             store=self.store,
-            notes=Notes(self.store, say=self.said.append, clock=lambda: self.now),
+            notes=Notes(self.store, publish=self.said.append, clock=lambda: self.now),
             releases=Releases(self.fleet.repository, BlockStore(self.directory / "blocks")),
-            say=lambda document, retain=False: self.said.append(document),
+            publish=lambda document, retain=False: self.said.append(document),
             settled=lambda *_: None,
             cohort_nodes_min=cohort_nodes_min,
             settle_seconds=0,

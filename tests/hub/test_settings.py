@@ -32,8 +32,30 @@ def test_certificates_are_looked_for_beside_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "environment", "days"),
+    [
+        ("", {}, 400),
+        ("told_days = 7", {}, 7),
+        ("history_days = 8", {}, 8),
+        ("told_days = 7", {"FLEETCAST_HISTORY_DAYS": "9"}, 9),
+        ("history_days = 8", {"FLEETCAST_TOLD_DAYS": "10"}, 10),
+        ("", {"FLEETCAST_TOLD_DAYS": "10", "FLEETCAST_HISTORY_DAYS": "9"}, 9),
+    ],
+)
+def test_a_settings_former_name_is_still_read(
+    text: str, environment: dict[str, str], days: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert load(written(tmp_path, f'fleet = "main"\n{text}\n')).history_days == days
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
+        ('fleet = "main"\ntold_days = 7\nhistory_days = 8', "give history_days alone"),
+        ('fleet = "main"\ntold_days = 0', "history_days"),
         ("", "fleet"),
         ('fleet = "No Name"', "fleet"),
         ('fleet = "main"\nsettle_second = 3', "settle_second"),

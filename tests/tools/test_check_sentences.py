@@ -25,6 +25,8 @@ def checkout(tmp_path: Path) -> Checkout:
 BAD = {
     "comment-of": ("hub/core/one.py", "SIZE = 1  # of a window\n"),
     "docstring-verb": ("node/one.py", 'def full() -> bool:\n    """Whether it is full."""\n    return True\n'),
+    "class-docstring-verb": ("hub/one.py", 'class Bin:\n    """One bin."""\n'),
+    "whoever": ("docs/one.md", "Whoever asks is answered.\n"),
     "likewise": ("hub/cli/one.py", 'HELP = "Likewise."\n'),
     "event-told": ("hub/service/one.py", 'log.info("insight.not_said", topic="a")\n'),
     "test-name": ("tests/test_one.py", f"def test_{'a' * 86}() -> None:\n    pass\n"),

@@ -2,12 +2,15 @@
 
 A vector is the exact wire form (`<schema>-v<version>.msgpack`) beside what it says in JSON. When a schema's version rises, the old vectors
 stay and a new pair is added. A document that says more than the first of its kind did has a pair of its own (`.<name>.msgpack`).
+`fields-v1.json` lists the fields of every document's first minor version.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from schemas import codec
+from schemas.known_fields import Each, Fields, Row, Shape, shape_of
 from tools.examples import EXAMPLES, MORE_EXAMPLES
 from tools.generate_schemas import as_json
 
@@ -20,6 +23,23 @@ def main() -> None:
             path.write_bytes(codec.encode(document))
             path.with_suffix(".json").write_text(json.dumps(as_json(document), indent=2) + "\n")
             print(f"added {path.name}")
+    fields = Path(__file__).parent / "fields-v1.json"
+    if not fields.exists():
+        found = {type(one).schema_name: sorted(paths(shape_of(type(one)), minor=0)) for one in EXAMPLES}
+        fields.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"added {fields.name}")
+
+
+def paths(shape: Shape | None, *, minor: int, at: str = "") -> Iterator[str]:
+    """Yield the places of all fields and row entries that a minor version has."""
+    if isinstance(shape, Each):
+        yield from paths(shape.holds, minor=minor, at=f"{at}*.")
+    if isinstance(shape, (Fields, Row)):
+        entries = shape.entries.items() if isinstance(shape, Fields) else enumerate(shape.entries)
+        for name, entry in entries:
+            if entry.minor <= minor:
+                yield f"{at}{name}"
+                yield from paths(entry.holds, minor=minor, at=f"{at}{name}.")
 
 
 if __name__ == "__main__":

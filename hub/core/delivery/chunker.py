@@ -49,7 +49,7 @@ Span = tuple[int, int]  # offset and length
 
 
 class TensorSpan(NamedTuple):
-    """Where a tensor's values stand, in bytes; `dtype` is None where they are not an array of elements of one width."""
+    """Hold the place of a tensor's values, in bytes; `dtype` is None where they are not an array of elements of one width."""
 
     offset: int
     length: int
@@ -58,7 +58,7 @@ class TensorSpan(NamedTuple):
 
 
 class _Malformed(ValueError):
-    """The bytes do not follow the format, or have more fields than any model."""
+    """Report that the bytes do not follow the format, or have more fields than any model."""
 
 
 def tensors(data: bytes | memoryview) -> list[TensorSpan]:

@@ -30,7 +30,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # spreads words over the table
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A file of the parent release: how it was cut, its blocks' digests, its tensors, and its bytes by offset and length."""
+    """Hold a file of the parent release: how it was cut, its blocks' digests, its tensors, and its bytes by offset and length."""
 
     cuts: Sequence[Span]
     digests: Sequence[bytes]
@@ -44,7 +44,7 @@ class Earlier:
 
 
 class Match(NamedTuple):
-    """A block of the parent, by its number, that stands verbatim at an offset of the new file."""
+    """Hold a block of the parent, by its number, that stands verbatim at an offset of the new file."""
 
     offset: int
     length: int
@@ -52,14 +52,14 @@ class Match(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """How a file is cut, and for each parent what each of its blocks is like there."""
+    """Hold the cuts of a file, and for each parent the likeness of each block there."""
 
     cuts: list[Span]
     likenesses: list[list["Likeness"]]
 
 
 class Likeness(NamedTuple):
-    """What a block is a delta of: up to four blocks of the parent in a row, by number, and the offset in them at which it begins."""
+    """Hold the base of a block's delta: up to four blocks of the parent in a row, by number, and the offset in them at which it begins."""
 
     numbers: tuple[int, ...]
     skip: int
@@ -96,7 +96,7 @@ def find_known(view: memoryview | bytes, tensors: Sequence[TensorSpan], earlier:
 
 
 class Search:
-    """Looks for a parent's blocks. `steps` counts blocks that were considered at an offset, verified or not, which is bounded.
+    """Look for a parent's blocks. `steps` counts blocks that were considered at an offset, verified or not, which is bounded.
 
     Bytes that repeat must not cost the file's length times the parent's: blocks of one content are looked for once, an anchor stands for
     few blocks, and a block that was verified in vain too often is looked for no more.

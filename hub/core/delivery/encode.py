@@ -28,7 +28,7 @@ LZMA_FAST = [wire.LZMA_FILTERS[0] | {"mf": lzma.MF_HC4, "nice_len": 32, "depth":
 
 
 class Ancestor(NamedTuple):
-    """What a delta may be against: up to four decoded blocks of one parent release, and where in them this block's likeness begins."""
+    """Hold the base of a delta: up to four decoded blocks of one parent release, and where in them this block's likeness begins."""
 
     digests: tuple[bytes, ...]
     data: bytes
@@ -36,7 +36,7 @@ class Ancestor(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """Bytes that, once their streams are coded, are a payload; `estimate` is that payload's size in bytes without any memory."""
+    """Hold bytes that, once their streams are coded, are a payload; `estimate` is that payload's size in bytes without any memory."""
 
     estimate: float
     head: bytes

@@ -19,7 +19,7 @@ ROWS_MIN = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One bin: the share of rows that the reference expects, the share that was seen, and the standard deviation of noise and sampling."""
+    """Hold one bin: the share of rows that is expected, the share that was seen, and the standard deviation of noise and sampling."""
 
     label: str
     expected: float
@@ -29,7 +29,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One signal over one period."""
+    """Hold one signal over one period."""
 
     name: str
     kind: str

@@ -6,7 +6,7 @@ dependence between them; and the first time at which that mean reaches A has an 
 
 - Intervals hang together by their block effects. Those follow a first-order autoregression, which is filtered (Kalman): an e-value is of
   what the past did not foretell. An interval that is missing lets the foreknowledge fade by one step more.
-- What comes late for an interval multiplies R at its arrival, given what the interval has said already, in any order. No alarm is
+- What comes late for an interval multiplies R at its arrival, given the interval's evidence so far, in any order. No alarm is
   withdrawn.
 - Since when: the beginning of the climb (CUSUM, Page 1954) of the component and lambda with the most evidence.
 
@@ -39,7 +39,7 @@ CHANCES = 3  # what is kept of its noise
 
 
 class Detector(Document):
-    """Everything that a stream's past says; arrays are little-endian bytes. J components, L lambdas, R recent intervals."""
+    """Hold the evidence of a stream's past; arrays are little-endian bytes. J components, L lambdas, R recent intervals."""
 
     schema_name: ClassVar[str] = "detector"
     bytes_max: ClassVar[int] = 4 * MIB
@@ -71,7 +71,7 @@ class Detector(Document):
 
 @dataclass(frozen=True, slots=True)
 class SignalEvidence:
-    """What the past says of one signal."""
+    """Hold the evidence of the past for one signal."""
 
     name: str
     log_evidence: float  # from its own components: the signal alone would be an alarm at log A
@@ -156,7 +156,7 @@ def step(state: Detector, part: Part, ordinary: Ordinary) -> tuple[Detector, flo
 
 @dataclass(slots=True)
 class _Memory:
-    """The recent intervals, by start."""
+    """Hold the recent intervals, by start."""
 
     starts: list[int]
     rows: list[float]

@@ -43,7 +43,7 @@ LOG_EVIDENCE_MAX = 600.0  # one interval's: exp of it is still a number, and sur
 
 
 class Part(Fact):
-    """What came of an interval: all its windows, or the late ones. Calibrated ones are differences from each node's own baseline."""
+    """Hold a part of an interval: all its windows, or the late ones. Calibrated ones are differences from each node's own baseline."""
 
     start: Annotated[int, Field(ge=0, le=2**53)]
     seconds: Annotated[int, Field(ge=1, le=2**31)]
@@ -98,7 +98,7 @@ class Part(Fact):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What depends on an interval's size only, for J components and L lambdas."""
+    """Hold everything that depends on an interval's size only, for J components and L lambdas."""
 
     lambdas: Floats  # [J, L], of a score's sum
     tilt: Floats  # [J, L, B]: l_b

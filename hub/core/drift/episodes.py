@@ -17,7 +17,7 @@ Event = Literal["raised", "lasting", "over"]
 
 
 class Episode(Fact):
-    """One drift of one stream, from its first alarm on."""
+    """Hold one drift of one stream, from its first alarm on."""
 
     since: Annotated[int, Field(ge=0)]  # when the change began, as far as was known when it was found
     raised: Annotated[int, Field(ge=0)]  # start of the interval that was the first alarm

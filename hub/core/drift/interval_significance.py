@@ -111,7 +111,7 @@ def _apart(shift: Floats, chance: Floats) -> Floats:
 
 
 def nothing(name: str) -> SignalDrift:
-    """Return the result for a signal of which nothing can be said."""
+    """Return the result for a signal that cannot be tested."""
     return SignalDrift(name=name, p_value=1.0, p_adjusted=1.0, effect=0.0, size=0.0, direction="shape")
 
 
@@ -143,7 +143,7 @@ def _p_values(statistic: Floats, widths: NDArray[np.intp], freedom: Floats) -> F
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """How far a signal was away when it was found, by what found it; no `size` where an earlier hub found it, which was mostly noise."""
+    """Hold a signal's distance when it was found, by the test that found it; no `size` from an earlier hub, which was mostly noise."""
 
     direction: str
     since: int | None  # None: in this one interval

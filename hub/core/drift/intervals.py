@@ -16,7 +16,7 @@ GROUP_HEAD = 2  # a group's windows and rows come before its counts
 
 
 class Weighed(Protocol):
-    """A window that is believed, as far as adding it up needs it."""
+    """Hold a window that is believed, as far as adding it up needs it."""
 
     @property
     def rows(self) -> int:
@@ -37,7 +37,7 @@ class Weighed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """Windows of one interval, added up; calibrated windows and others never share one.
+    """Hold windows of one interval, added up; calibrated windows and others never share one.
 
     `groups` [groups, windows and rows and bins] holds the same by sub-group; it is empty where a first hub kept none. `late` of the windows
     came after the interval was first tested.

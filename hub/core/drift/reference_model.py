@@ -22,7 +22,7 @@ LEADING_WEIGHT = 0.5  # the share of a numeric signal's budget for its rank scor
 
 @dataclass(frozen=True, eq=False)
 class Ordinary:
-    """The reference of one release, or of one hour of its week. S signals, J components, B most bins of a signal, Q most scores of one."""
+    """Hold the reference of one release, or of an hour of its week. S signals, J components, B most bins of a signal, Q most scores."""
 
     names: tuple[str, ...]
     kinds: tuple[str, ...]

@@ -44,7 +44,7 @@ VALUES_MIN = 3  # bins of a number, "other" aside, from which its shift is one o
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How far a signal has moved: `value` and its interval in `unit`; `effect` is the shift of a number alone, with its sign."""
+    """Hold a signal's shift: `value` and its interval in `unit`; `effect` is the shift of a number alone, with its sign."""
 
     value: float
     low: float
@@ -59,7 +59,7 @@ NOTHING = Size(0.0, 0.0, 0.0, "share", "shape", 0.0)
 
 @dataclass(frozen=True, eq=False)
 class Counted:
-    """What was counted of a period, of S signals with at most Q scores.
+    """Hold the counts of a period: S signals with at most Q scores.
 
     The errors of nodes' own baselines are the same in every interval: not their variances add up, but their square roots.
     """

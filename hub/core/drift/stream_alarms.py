@@ -28,7 +28,7 @@ _KINDS: dict[tuple[bool, bool], AlarmKind | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An interval that was looked at, and its stream if it is taken."""
+    """Hold an interval that was looked at, and its stream if it is taken."""
 
     interval: Interval
     whole: Part
@@ -40,7 +40,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is durable of a stream beside its detector: its evidence when it was last judged, and the drift that lasts."""
+    """Hold the durable state of a stream beside its detector: its evidence when it was last judged, and the drift that lasts."""
 
     log_evidence: float
     episode: Episode | None
@@ -56,7 +56,7 @@ NOTHING = Known(-math.inf, None)  # a stream that was never judged
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What was decided of an interval, and what its stream has learnt."""
+    """Hold the decision on an interval, and the new state of its stream."""
 
     signals: tuple[SignalDrift, ...]  # with what the stream says of each
     alarm_kind: AlarmKind | None

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Subgroups:
-    """An interval's windows, rows and counts [groups, bins of all signals] by sub-group."""
+    """Hold an interval's windows, rows and counts [groups, bins of all signals] by sub-group."""
 
     windows: Sequence[int]
     rows: Sequence[int]
@@ -37,7 +37,7 @@ class Subgroups:
 
 @dataclass(frozen=True, slots=True)
 class Outlying:
-    """A sub-group that is unlike the others, and in which signal most."""
+    """Hold a sub-group that is unlike the others, and in which signal most."""
 
     group: int
     signal: str
@@ -58,7 +58,7 @@ def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
 def outlying(totals: Totals, rows: Sequence[int], windows: Sequence[int], baseline: Baseline, sigma2: float) -> tuple[Outlying, ...]:
     """Return the sub-groups, the oddest first, from totals [groups, bins of all signals] with their rows and windows.
 
-    Calibrated totals and others are told apart the same way: only differences between sub-groups count.
+    Calibrated totals and others are distinguished in the same way: only differences between sub-groups count.
     """
     heard = np.flatnonzero((np.array(windows) > 0) & (np.array(rows) > 0))
     if len(heard) < GROUPS_MIN:

@@ -32,7 +32,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A window that is believed; `counts` [bins of all signals] are differences from the node's own baseline where it has `own_rows`."""
+    """Hold a believed window; `counts` [bins of all signals] are differences from the node's own baseline where it has `own_rows`."""
 
     start: int
     seconds: int
@@ -59,10 +59,10 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """The windows of one release and cohort over the same interval, added up; calibrated ones and others apart.
+    """Hold the windows of one release and cohort over the same interval, added up; calibrated ones and others apart.
 
     Under no drift the scores of calibrated counts have the variance `(rows + reference_rows) I + noise_units sigma^2 H'H` beside what
-    ordinary days add. `late` of the windows came after the interval had been tested; `left_out` more are in none of the counts.
+    ordinary days add. `late` of the windows came after the interval had been tested; `left_out` more are not in the counts.
     """
 
     release: bytes
@@ -81,7 +81,7 @@ class Interval:
 
 
 class Reader:
-    """Reads the windows of one release; what is the same for all of them is worked out once."""
+    """Read the windows of one release; work out once whatever is the same for all of them."""
 
     def __init__(self, manifest: Manifest, *, rows_max: int = NODE_ROWS_MAX) -> None:
         self.manifest = manifest

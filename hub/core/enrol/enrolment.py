@@ -14,7 +14,7 @@ DAY_SECONDS = 86_400
 
 @dataclass(frozen=True, slots=True)
 class TokenFacts:
-    """What the hub wrote down of a token; `public_key` and `serial` are those of the device that used it."""
+    """Hold the hub's record of a token; `public_key` and `serial` are those of the device that used it."""
 
     node: str
     expires_at: int
@@ -25,7 +25,7 @@ class TokenFacts:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One enrolled node: the key that the hub knows it by, and the one before."""
+    """Hold one enrolled node: the key that the hub knows it by, and the one before."""
 
     node: str
     public_key: bytes
@@ -37,7 +37,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What to do for a renewal: a new certificate, or the newest one again."""
+    """Hold the answer to a renewal: a new certificate, or the newest one again."""
 
     kind: Literal["new", "again"]
     key: bytes  # that the certificate is for, DER SubjectPublicKeyInfo
@@ -113,7 +113,7 @@ def may_renew(standing: Standing, requested: bytes, *, now: int, way_back_days: 
 
 @dataclass(slots=True)
 class Roll:
-    """The enrolled nodes, and what a message in a node's name must agree with."""
+    """Hold the enrolled nodes, and check messages in their names."""
 
     required: bool = False
     _by_node: dict[str, Standing] = field(default_factory=dict)

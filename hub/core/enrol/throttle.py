@@ -6,7 +6,7 @@ ADDRESSES_MAX = 4096  # the one that failed longest ago goes: a flood from every
 
 
 class Throttle:
-    """At most `failures_max` failures of one address in `seconds`; successes cost nothing, for a site's devices share an address."""
+    """Allow at most `failures_max` failures of one address in `seconds`; successes cost nothing, for a site's devices share an address."""
 
     def __init__(self, *, failures_max: int = 20, seconds: float = 60.0) -> None:
         self._failures_max, self._seconds = failures_max, seconds

@@ -11,7 +11,7 @@ SITE_PREFIX_BITS = 64  # an IPv6 site that has one address of these has them all
 
 
 class Doorkeeper:
-    """The connections that are open, by number, each of an address."""
+    """Count the connections that are open, by number, each of an address."""
 
     def __init__(self) -> None:
         self._origins: dict[int, str] = {}

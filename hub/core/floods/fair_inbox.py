@@ -19,7 +19,7 @@ ROOM_SHARE = 8  # one part in this number is made free at once, so that the sear
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Generic[T]):
-    """One message, and what is known of it without reading it."""
+    """Hold one message, and what is known of it without reading it."""
 
     lane: str
     sender: str
@@ -38,7 +38,7 @@ Key = tuple[str, bool]  # a sender's firm messages and its others are counted ap
 
 
 class Lanes(Generic[T]):
-    """All that waits. `newest` says how many messages of one sender a lane keeps; a lane that is not named keeps all."""
+    """Hold all messages that wait. `newest` says how many messages of one sender a lane keeps; a lane that is not named keeps all."""
 
     def __init__(self, names: Iterable[str], *, newest: Mapping[str, int], messages_max: int, bytes_max: int) -> None:
         self._lanes: dict[str, OrderedDict[Key, _Sender[T]]] = {name: OrderedDict() for name in names}

@@ -14,7 +14,7 @@ class _Kind:
 
 
 class Limit:
-    """At most `lines_max` lines of a kind in `seconds`; the first line after that says how many were left out."""
+    """Allow at most `lines_max` lines of a kind in `seconds`; the first line after that says how many were left out."""
 
     def __init__(self, *, lines_max: int, seconds: float) -> None:
         self._lines_max, self._seconds = lines_max, seconds

@@ -17,7 +17,7 @@ RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 0.1, 1e-3  # within which a single floa
 
 @dataclass(frozen=True, slots=True)
 class Ruler:
-    """What is measured, and on which output; agreement is on all."""
+    """Hold the metric, and its output; agreement is on all."""
 
     metric: Literal["accuracy", "r2", "agreement"]
     output: str | None = None

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class SignalSpec:
-    """Which quantity of a model to watch: fields of schemas.signals.Signal."""
+    """Name a quantity of a model to watch: fields of schemas.signals.Signal."""
 
     name: str
     kind: Literal["numeric", "categorical"]

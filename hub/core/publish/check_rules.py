@@ -27,7 +27,7 @@ LimitedBy = Literal["cgroup", "rlimit", "nothing"]
 
 
 class DeviceProfile(Fact):
-    """A kind of device. `reserved_bytes` is what its system, the agent and other programs hold: the rest is the model's.
+    """Describe a kind of device. `reserved_bytes` is what its system, the agent and other programs hold: the rest is the model's.
 
     `slowdown`: how many times slower a core is than one of the machine that checks; a faster one is judged as if it were not.
     """
@@ -86,7 +86,7 @@ BUILT_IN: Final[Mapping[str, DeviceProfile]] = {
 
 
 class Result(Fact):
-    """What became of a release under one profile. `evidence` was measured on the machine that checked, not multiplied by anything."""
+    """Hold the outcome of a release under one profile. `evidence` was measured on the machine that checked, not multiplied by anything."""
 
     profile: DeviceProfile
     variant: Label | None = None
@@ -109,7 +109,7 @@ class Result(Fact):
 
 
 class Check(Fact):
-    """A result that is kept. `content` is what was checked, see `content_of`; `release` is set where it was published already."""
+    """Hold a result that is kept. `content` is what was checked, see `content_of`; `release` is set where it was published already."""
 
     content: Digest
     at: Seconds

@@ -21,7 +21,7 @@ Severity = Literal["ok", "warning", "urgent", "expired"]
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """How long a role's metadata still holds; a warning at half of its life, urgent at a fifth."""
+    """Hold the expiry of a role's metadata; a warning at half of its life, urgent at a fifth."""
 
     role: str
     expires: datetime

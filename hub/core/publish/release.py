@@ -62,7 +62,7 @@ Kind = Literal["numeric", "categorical"]
 
 
 class Feature(NamedTuple):
-    """A reference column and the place that it feeds: which input, and where in that tensor's flattened row."""
+    """Hold a reference column and the place that it feeds: which input, and where in that tensor's flattened row."""
 
     column: str
     tensor: Tensor
@@ -72,7 +72,7 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class Fitted:
-    """A reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row.
+    """Hold a reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row.
 
     A column that is a whole input, such as images, is [rows, ...]. `times` [rows] are seconds since 1970.
     """
@@ -90,7 +90,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Golden:
-    """Inputs and the outputs that are known for them, by tensor name."""
+    """Hold inputs and the outputs that are known for them, by tensor name."""
 
     inputs: Arrays
     outputs: Arrays
@@ -244,17 +244,6 @@ def _golden_whole(column: Array, rows: int, number: int) -> Array:
     return np.random.default_rng(number).permuted(ordered, axis=0)
 
 
-def pack_golden(golden: Golden) -> bytes:
-    """Return the npz that nodes fetch; the same arrays give the same bytes."""
-    target = io.BytesIO()
-    sides = (("input", golden.inputs), ("output", golden.outputs))
-    arrays = {f"{side}.{name}": value for side, values in sides for name, value in values.items()}
-    # Texts as fixed-width ones: a file with pickled objects is refused by every node.
-    plain = {name: value.astype(np.str_) if value.dtype == np.object_ else value for name, value in arrays.items()}
-    np.savez_compressed(target, allow_pickle=False, **plain)
-    return target.getvalue()
-
-
 def parse_golden(
     what: str, data: bytes, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, answered: bool = True, one_by_one: bool = False
 ) -> Golden:
@@ -263,7 +252,7 @@ def parse_golden(
     `one_by_one`: of a model that takes one row there may be many, which a device asks one after the other.
 
     Raises:
-        Refused: no npz of plain arrays, too large, not all of the inputs, none of the outputs, or another datatype or shape.
+        Refused: no npz of plain arrays, too large, not all of the inputs, no output, or another datatype or shape.
     """
     arrays = plain_arrays(what, io.BytesIO(data), Code.GOLDEN_INVALID, bytes_max=GOLDEN_UNPACKED_BYTES_MAX)
     takes = {f"input.{tensor.name}": tensor for tensor in inputs}

@@ -49,7 +49,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A signal and the rows of its tensor, [rows, ...]; without rows, the edges or categories that it is counted into."""
+    """Hold a signal and the rows of its tensor, [rows, ...]; without rows, the edges or categories that it is counted into."""
 
     spec: SignalSpec
     rows: Array | None = None
@@ -64,7 +64,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Model:
-    """What is known of a model: its signature and limits, the reference as it takes it, and what it answers, by output [rows, ...]."""
+    """Describe a model: its signature and limits, the reference as it takes it, and what it answers, by output [rows, ...]."""
 
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]

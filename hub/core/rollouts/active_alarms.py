@@ -30,25 +30,25 @@ def lasts(episode: Episode | None, *, newest: int, seconds: int, cohort_newest: 
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One episode, as alerts reported it."""
+class ReportedAlarm:
+    """Hold one episode, as alerts reported it."""
 
     raised: Alert
     over_at: int | None
 
 
-def told(alerts: Sequence[Alert]) -> list[Told]:
+def reported_alarms(alerts: Sequence[Alert]) -> list[ReportedAlarm]:
     """Return episodes from a model's alerts, which come oldest first."""
-    found: list[Told] = []
+    found: list[ReportedAlarm] = []
     running: dict[tuple[str | None, ...], int] = {}
     for alert in alerts:
         key = (alert.model, alert.version, alert.cohort, alert.about)
         if alert.kind == "drift":
             running[key] = len(found)
-            found.append(Told(alert, None))
+            found.append(ReportedAlarm(alert, None))
         elif alert.kind == "drift_over" and key in running:
             at = running.pop(key)
-            found[at] = Told(found[at].raised, alert.at)
+            found[at] = ReportedAlarm(found[at].raised, alert.at)
     return found
 
 
@@ -59,7 +59,7 @@ def speaks_against(alerts: Sequence[Alert], *, version: str, cohorts: Collection
     signal that did not drift there already under another release when judging began: what the world did before is not the release's
     fault, and a release that answers it must be able to get out. `cohorts` is None where a node does not say its own: then all count.
     """
-    episodes = told(alerts)
+    episodes = reported_alarms(alerts)
     before: dict[str | None, set[str]] = {}
     for one in episodes:
         lasted = one.raised.at < judged_from and (one.over_at is None or one.over_at >= judged_from)

@@ -22,6 +22,7 @@ class Start(Fact):
     carriage: Carriage | None = None
     parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # for a map, the entries that differ suffice
     force: bool = False  # begin although `objections` has any
+    breaking: bool = False  # begin although programs that use what it replaces would not work with it
 
 
 class Halt(Fact):

@@ -13,7 +13,7 @@ UNKNOWN = "of unknown name"  # a node that has not reported its own
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """How many intervals were tested since the stage began, and what that says, in words."""
+    """Hold the number of intervals tested since the stage began, and its meaning in words."""
 
     tests: int = 0
     text: str = ""
@@ -21,7 +21,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """How many nodes' windows the newest interval of a release in a cohort has, which begins at `start`.
+    """Hold the numbers of nodes in the newest interval of a release in a cohort, which begins at `start`.
 
     Differences from own baselines and counts are tested apart: a cohort of both may be large and have too few of either.
     """

@@ -23,7 +23,7 @@ STEP_SECONDS_MAX = 5.0  # between two looks; a process that was stopped, or a ma
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The clock's state. `at` is the monotonic time of the last look; every `now` is of that clock."""
+    """Hold the clock's state. `at` is the monotonic time of the last look; every `now` is of that clock."""
 
     seconds: Listened
     subscriptions: int | None = None  # that the broker has yet to answer; None: there is no connection

@@ -11,7 +11,7 @@ WIRE_OVERHEAD = 1.015  # the most that topics, wants and acknowledgements add (`
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one node fetches and what it has, in bytes of payloads; `fetched` holds each payload's size by digest.
+    """Hold the bytes that one node fetches and those that it has, as payloads; `fetched` holds each payload's size by digest.
 
     `instead_bytes` come whole because the parent of a delta is not there: whether they may come is for the node's budget to say.
     """
@@ -43,7 +43,7 @@ def cost(blocks: Sequence[Block], index: Sequence[Block], holds: Callable[[bytes
 
 @dataclass(frozen=True, slots=True)
 class SiteCost:
-    """A site's nodes: what crosses its uplink when each fetches for itself, and when a relay fetches each payload once."""
+    """Hold a site's nodes: what crosses its uplink when each fetches for itself, and when a relay fetches each payload once."""
 
     nodes: int
     each_bytes: int

@@ -29,7 +29,7 @@ STOP_SECONDS = 15.0  # for what is under way when the hub ends: a program has 10
 
 
 class Hook(Protocol):
-    """One receiver's work."""
+    """Do one receiver's work."""
 
     @property
     def receiver(self) -> str:
@@ -40,7 +40,7 @@ class Hook(Protocol):
 
 
 class Hooks:
-    """All of them."""
+    """Run all receivers."""
 
     def __init__(
         self, directory: Path, settings: HubSettings, *, store: Store, evidence: Callable[[], Evidence], clock: Callable[[], float]

@@ -1,4 +1,4 @@
-"""Records what happened, for people: alerts on their topic and in the store, refusals with their codes, none of them in a flood."""
+"""Record events for people: alerts on their topic and in the store, and refusals with their codes. A flood of refusals is cut short."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,10 @@ REPORTS_MAX = 300  # refusals reported in that time, whatever their origin: a ho
 
 
 class Notes:
-    """Where the service writes down what happened."""
+    """Write down what happened in the service."""
 
-    def __init__(self, store: Store, *, say: Callable[[Alert], None], clock: Callable[[], float]) -> None:
-        self._store, self._say, self._clock = store, say, clock
+    def __init__(self, store: Store, *, publish: Callable[[Alert], None], clock: Callable[[], float]) -> None:
+        self._store, self._publish, self._clock = store, publish, clock
         self._reported: dict[tuple[str, str, str], float] = {}
 
     def event(self, kind: str, text: str, **body: Any) -> None:
@@ -31,7 +31,7 @@ class Notes:
         """Keep something that a person should look at, then publish it."""
         log.warning("alert.raised", kind=alert.kind, model=alert.model, node=alert.node, code=alert.code, text=alert.text)
         self._store.add_alert(alert)
-        self._say(alert)
+        self._publish(alert)
 
     def refusal(self, refusal: Refused, topic: str) -> None:
         """Note that the hub refused a message, and by which topic it came."""

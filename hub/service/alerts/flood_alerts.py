@@ -20,7 +20,7 @@ NODES_LANES = ("state", "want", "receipt")
 
 
 class Floods:
-    """The episode that runs, if one does."""
+    """Report floods. Holds the episode that runs, if one does."""
 
     def __init__(self, notes: Notes, *, wall: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._notes, self._wall, self._monotonic = notes, wall, monotonic

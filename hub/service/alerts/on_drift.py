@@ -32,7 +32,7 @@ FOLDER = "on_drift"
 
 
 class OnDriftHook:
-    """One hook's work."""
+    """Do one hook's work."""
 
     def __init__(
         self,
@@ -128,12 +128,12 @@ class OnDriftHook:
             "log": outcome.tail,
         }
         log.info("on_drift.ended", receiver=self.receiver, model=evidence.model, outcome=outcome.how, exit_code=outcome.exit_code)
-        said = {
+        summary = {
             "ended": f"ended with {outcome.exit_code}",
             "timed_out": f"was ended after {self._hook.timeout_seconds:g} s",
             "not_started": f"could not be started: {outcome.tail}",
         }[outcome.how]
-        text = f"{self.receiver}: drift of {evidence.model}: {self._hook.command[0]} {said}"
+        text = f"{self.receiver}: drift of {evidence.model}: {self._hook.command[0]} {summary}"
         self._outbox.done(self.receiver, _numbers(members), text=text, body=body)
 
     def _write(self, evidence: DriftEvidence) -> Path:

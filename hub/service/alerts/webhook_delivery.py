@@ -18,7 +18,7 @@ GIVE_UP_SECONDS = 3 * 24 * 3600  # a weekend, in which nobody mends a receiver
 
 
 class WebhookTeller:
-    """One webhook's work."""
+    """Do one webhook's work."""
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ RESTART_SECONDS_MIN, RESTART_SECONDS_MAX = 0.2, 10.0
 
 
 class OwnBroker:
-    """A child process, watched."""
+    """Run the broker as a child process, and watch it."""
 
     def __init__(self, directory: Path, *, port: int, notes: Notes, monotonic: Callable[[], float]) -> None:
         self._notes, self._monotonic = notes, monotonic

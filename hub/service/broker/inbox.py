@@ -29,14 +29,14 @@ _LANE_OF = {"trust": "own", "model": "own", **{name: name for name in ("want", "
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """What was let go since the last look: how many by lane and sender, and what of it is to be acknowledged."""
+    """Hold the messages dropped since the last look: their numbers by lane and sender, and those to acknowledge."""
 
     counts: Counter[tuple[str, str]]
     unacknowledged: list[Message]
 
 
 class Inbox:
-    """One hub's inbox."""
+    """Hold one hub's inbox."""
 
     def __init__(self, topics: Topics, *, messages_max: int = MESSAGES_MAX, bytes_max: int = BYTES_MAX) -> None:
         self._topics = topics

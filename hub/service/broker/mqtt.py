@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fleetcast.block_publisher import BlockPublisher
 from fleetcast.mqtt_connection import (
     BoundedClient,
     BrokerUrl,
@@ -36,7 +37,7 @@ MSGPACK, JSON = "application/msgpack", "application/json"
 
 @dataclass(frozen=True, slots=True)
 class WantArrived:
-    """A node's request."""
+    """Carry a node's request."""
 
     node: str
     want: Want
@@ -45,7 +46,7 @@ class WantArrived:
 
 @dataclass(frozen=True, slots=True)
 class StateArrived:
-    """A node's report of itself, or its Will."""
+    """Carry a node's report of itself, or its Will."""
 
     state: State
     message: Message
@@ -53,7 +54,7 @@ class StateArrived:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptArrived:
-    """A receipt whose signature nobody has checked yet."""
+    """Carry a receipt whose signature is not checked yet."""
 
     node: str
     sealed: SealedReceipt
@@ -62,7 +63,7 @@ class ReceiptArrived:
 
 @dataclass(frozen=True, slots=True)
 class WindowArrived:
-    """A window, from nobody in particular."""
+    """Carry a window. It names no node."""
 
     model: str
     cohort: str
@@ -72,7 +73,7 @@ class WindowArrived:
 
 @dataclass(frozen=True, slots=True)
 class OwnTopic:
-    """What somebody, perhaps ourselves, put on a topic that only the hub writes; `model` is None for `trust`. Not decoded, may be empty."""
+    """Carry a message on a topic that only the hub should write; `model` is None for `trust`. Not decoded, may be empty."""
 
     model: str | None
     message: Message
@@ -93,8 +94,8 @@ HubEvent = (
 )
 
 
-class HubLink:
-    """The hub's connection to its broker."""
+class HubLink(BlockPublisher):
+    """Speak on the hub's connection to its broker."""
 
     def __init__(self, url: str, *, fleet: str, inbox: Inbox, tls: TlsFiles | None, make_client: MakeClient = BoundedClient) -> None:
         self.topics = Topics(fleet)
@@ -139,15 +140,7 @@ class HubLink:
         """Retain an encoded bundle on one of the hub's own topics."""
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
 
-    def say_block(self, digest: bytes, payload: bytes, *, retain: bool, expiry_seconds: int) -> int:
-        """Publish a payload; `Published` with the returned id follows."""
-        return self._link.publish(self.topics.block(digest), payload, retain=retain, expiry_seconds=expiry_seconds)
-
-    def clear_block(self, digest: bytes) -> None:
-        """Take a payload out of the broker's memory."""
-        self._link.publish(self.topics.block(digest), b"", retain=True)
-
-    def say_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
+    def publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         """Publish JSON for analytics consumers."""
         match document:
             case Alert():

@@ -54,7 +54,7 @@ dynamic_filters = true
 
 
 class EmbeddedBroker:
-    """One child process; it ends with its parent, however that ends. Who owns it looks at `poll` and calls `start` again."""
+    """Run one child process, which ends with its parent, however that ends. Its owner looks at `poll` and calls `start` again."""
 
     def __init__(self, port: int, directory: Path) -> None:
         self.port = port

@@ -29,7 +29,7 @@ EXPIRY_LOOK_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """The hub's online keys."""
+    """Hold the hub's online keys."""
 
     snapshot: Signer
     timestamp: Signer
@@ -37,7 +37,7 @@ class Signers:
 
 
 class Announcer:
-    """The hub's own retained topics."""
+    """Keep the hub's own retained topics published."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Announcer:
         self._trust: TrustBundle | None = None
         self._models: dict[str, ModelBundle] = {}
         self._payloads: dict[str, bytes] = {}  # topic to what is to stand there
-        self._unsaid: set[str] = set()  # topics on which it may not stand yet
+        self._unpublished: set[str] = set()  # topics on which it may not stand yet
         self._echoes: dict[bytes, float] = {}
         self._healed: dict[str, float] = {}
         self._heal: set[str] = set()
@@ -74,13 +74,13 @@ class Announcer:
         for topic in [topic for topic in self._heal if now - self._healed.get(topic, float("-inf")) >= HEAL_SECONDS]:
             self._heal.discard(topic)
             self._healed[topic] = now
-            self._unsaid.add(topic)
+            self._unpublished.add(topic)
         if online:
-            self._say(now)
+            self._publish(now)
 
     def forgot(self) -> None:
         """Publish everything again, since the broker has lost its memory."""
-        self._unsaid = set(self._payloads)
+        self._unpublished = set(self._payloads)
 
     def guard(self, event: OwnTopic) -> None:
         """Check what came on a topic of ours: unless it is what we published, report why it is wrong, and publish ours again.
@@ -93,6 +93,9 @@ class Announcer:
             return
         self._heal.add(topic)
         if self._monotonic() - self._echoes.get(payload, float("-inf")) < ECHO_SECONDS:
+            return
+        if event.model is not None and event.model not in self._models and self._repository.was_removed(event.model):
+            log.info("own_topic.cleared", topic=topic)  # The model was removed while the hub or the broker was away.
             return
         refusal = self._judge(event.model, payload)
         if event.message.retained and refusal.code in {Code.TRUST_ROLLBACK, Code.TRUST_MISMATCH}:
@@ -115,9 +118,14 @@ class Announcer:
         now = datetime.fromtimestamp(self._wall(), UTC)
         # Read before we look: what is signed while we do is noticed at the next tick, and so is, once, what we sign ourselves.
         self._generation = self._repository.generation()
+        for model in self._repository.drop_rollouts(rollouts=self._signers.rollouts, now=now):
+            log.info("rollout.dropped", model=model)
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
         self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
-        for model in self._repository.models():
+        models = self._repository.models()
+        for model in set(self._models) - set(models):
+            self._clear(model)
+        for model in models:
             try:
                 bundle = self._repository.model_bundle(model, self._current(model))
             except Refused:
@@ -128,6 +136,14 @@ class Announcer:
                 self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
         self._trust = self._repository.trust_bundle()
         self._put(self._link.topics.trust, codec.encode(self._trust))
+
+    def _clear(self, model: str) -> None:
+        """Have nothing retained for a model that was removed; the trust bundle is what tells nodes."""
+        del self._models[model]
+        topic = self._link.topics.model(model)
+        self._payloads.pop(topic, None)
+        self._unpublished.add(topic)
+        self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
 
     def _current(self, model: str) -> Sequence[str]:
         """Return the releases that nodes may need: those that the rollout names, and the newest."""
@@ -141,22 +157,22 @@ class Announcer:
         if self._payloads.get(topic) == payload:
             return False
         self._payloads[topic] = payload
-        self._unsaid.add(topic)
+        self._unpublished.add(topic)
         return True
 
     # Saying
 
-    def _say(self, now: float) -> None:
+    def _publish(self, now: float) -> None:
         # Models before the trust bundle that vouches for them, so that a node finds both.
-        for topic in sorted(self._unsaid, key=lambda one: (one == self._link.topics.trust, one)):
+        for topic in sorted(self._unpublished, key=lambda one: (one == self._link.topics.trust, one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
                 self._link.retain(topic, payload)
             except Unreachable as error:
                 log.warning("announcement.failed", topic=topic, reason=str(error))
                 return
-            self._unsaid.discard(topic)
-            self._echoes = {said: at for said, at in self._echoes.items() if now - at < ECHO_SECONDS}
+            self._unpublished.discard(topic)
+            self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
 

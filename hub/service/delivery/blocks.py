@@ -18,7 +18,7 @@ IN_FLIGHT_MAX = 48  # publishes that the broker has not taken yet; their payload
 
 
 class Wants:
-    """The hub's block server, with its disk and its broker."""
+    """Serve blocks: connect the block server with the disk and the broker."""
 
     def __init__(
         self, server: BlockServer, *, store: Store, blocks: BlockStore, releases: Releases, link: HubLink, clock: Callable[[], float]
@@ -86,7 +86,7 @@ class Wants:
                     case Clear(digest):
                         self._link.clear_block(digest)
                     case Send(digest, retain, expiry_seconds) if digest in payloads:
-                        mid = self._link.say_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
+                        mid = self._link.publish_block(digest, payloads[digest], retain=retain, expiry_seconds=expiry_seconds)
                         self._in_flight.add(mid)
             except Unreachable as error:
                 log.warning("block.publish_failed", digest=command.digest.hex()[:16], reason=str(error))  # a node that wants it asks again

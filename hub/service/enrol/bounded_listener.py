@@ -19,7 +19,7 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: the connection is ended
 
 
 class Listener(socket.socket):
-    """Whoever accepts gets connections that are counted until they are closed. One thread accepts and closes."""
+    """Accept connections, and count each until it is closed. One thread accepts and closes."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Listener(socket.socket):
 
 
 class Accepted(socket.socket):
-    """One connection."""
+    """Hold one connection."""
 
     def __init__(self, plain: socket.socket, number: int, left: Callable[[int], None]) -> None:
         super().__init__(plain.family, plain.type, plain.proto, fileno=plain.detach())

@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 class Office:
-    """One fleet's registration office."""
+    """Answer the requests of devices that enrol in one fleet."""
 
     def __init__(
         self,

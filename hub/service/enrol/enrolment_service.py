@@ -38,7 +38,7 @@ WATCHED = ("ca.crt", "issuer.crt", "tls/hub.crt", "broker/tls/server.crt")  # th
 
 
 class Enrolling:
-    """Roll and endpoint of one hub."""
+    """Run the enrolment of one hub: its roll of nodes, and its endpoint."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
 """Serves the HTTPS endpoint of the registration office: bounds, time limits and statuses, in a thread of its own. Decides nothing.
 
-Whoever can reach it may send anything: connections are counted before their handshake, bodies are bounded before they are read, a
+Any client that reaches it may send anything: connections are counted before their handshake, bodies are bounded before they are read, a
 connection ends when it takes too long whatever it does, an address that keeps failing has to wait, and what goes wrong is a sentence or our
 own bug, never a traceback on the wire.
 """
@@ -61,7 +61,7 @@ _STATUSES = {Code.SCHEMA_TOO_LARGE: 413, Code.SCHEMA_MALFORMED: 400, Code.SCHEMA
 
 
 class _Connection(H11Protocol):
-    """uvicorn's, which waits for ever for a request that drips in."""
+    """Bound uvicorn's connection, which waits for ever for a request that drips in."""
 
     _limits: tuple[asyncio.TimerHandle, ...] = ()
 
@@ -83,14 +83,14 @@ class _Connection(H11Protocol):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """asyncio's, which otherwise waits a minute for a handshake; uvicorn has no setting for it."""
+    """Shorten asyncio's loop, which otherwise waits a minute for a handshake; uvicorn has no setting for it."""
 
     async def create_server(self, *args: Any, **named: Any) -> asyncio.Server:
         return await super().create_server(*args, ssl_handshake_timeout=HANDSHAKE_SECONDS_MAX, **named)
 
 
 class Endpoint:
-    """Listens for devices. What was refused is put into `refused`, for the hub's loop to report."""
+    """Listen for devices. Refusals are put into `refused`, for the hub's loop to report."""
 
     def __init__(self, office: Office, *, listen: str, certificate: Path, key: Path, monotonic: Callable[[], float]) -> None:
         self.refused: queue.SimpleQueue[tuple[str, Refused]] = queue.SimpleQueue()

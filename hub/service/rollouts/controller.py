@@ -14,16 +14,19 @@ import structlog
 from securesystemslib.signer import Signer
 
 from hub.core.publish.check_rules import unchecked
+from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import active_alarms, fleet
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.commands import Halt, Resume, Rollback, SetParameters, Start
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import in_words
+from hub.core.rollouts.predecessors import predecessors
 from hub.database.drift_queries import Findings
 from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.listening import ListeningClock
+from hub.service.rollouts.release_lookup import signatures
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
@@ -65,11 +68,13 @@ class Controller:
         self._watched: dict[bytes, bool] = {}  # whether a release watches any signals
         self._findings = Findings(store.database)
         self._judge_at = 0.0
+        self._generation = -1
         self._progress = self._restored()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a document was signed."""
         signed = False
+        self._forget_removed()
         for command in self._store.open_commands():
             signed |= self._answer(command)
         began = self._monotonic()
@@ -79,6 +84,12 @@ class Controller:
             took = self._monotonic() - began
             self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
         return signed
+
+    def _forget_removed(self) -> None:
+        """Judge no rollout of a model that was removed: it must not be signed again."""
+        if self._generation != (generation := self._repository.generation()):
+            self._generation, known = generation, set(self._repository.models())
+            self._progress = {model: one for model, one in self._progress.items() if model in known}
 
     # Commands
 
@@ -134,6 +145,9 @@ class Controller:
             raise unchecked(f"{model}@{wish.version}", found)
         release = ReleaseRef(wish.version, digest)
         known = self._progress.get(model)
+        if not wish.breaking:
+            replaced = predecessors(known.rollout if known else None, wish.labels)
+            check_started(Signature.of(manifest), signatures(self._repository, model, replaced))
         now = int(self._wall())
         progress = core.begin(
             model,
@@ -145,8 +159,15 @@ class Controller:
             now=now,
             allowed=manifest.parameters or (),
         )
+        if known is None:
+            progress = replace(progress, rollout=self._after_removed(progress.rollout))
         stages = ", ".join(f"{percent} %" for percent in wish.stages)
         return progress, f"rollout of {model} {wish.version} has begun, serial {progress.rollout.serial}, stages {stages}"
+
+    def _after_removed(self, rollout: Rollout) -> Rollout:
+        """Return a model's first rollout with a serial above those of a removed model of this name: nodes remember them."""
+        before = max((row.serial for row in self._store.rollout_rows() if row.model == rollout.model), default=0)
+        return rollout.model_copy(update={"serial": before + 1})
 
     # Gates
 

@@ -14,7 +14,7 @@ KEEP_SECONDS = 5.0  # the most listening that a crash of the hub takes away agai
 
 
 class ListeningClock:
-    """How long this fleet's hub has listened to its nodes, over all its lives."""
+    """Measure how long this fleet's hub has listened to its nodes, over all its lives."""
 
     def __init__(self, hearing: Hearing, *, monotonic: Callable[[], float]) -> None:
         self._hearing, self._monotonic = hearing, monotonic

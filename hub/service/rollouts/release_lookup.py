@@ -1,8 +1,10 @@
 """Finds releases by digest: reads them from the repository when they are asked for, and keeps them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hub.core.drift import accuracy
+from hub.core.publish.signature_compatibility import Signature
 from hub.publish.block_store import BlockStore
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -10,26 +12,28 @@ from schemas.block_request import Want
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, Manifest, blocks_of
 from schemas.names import sha256
+from schemas.rollout import ReleaseRef
 
 LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and its fallback, with room
 
 
 @dataclass(frozen=True, slots=True)
 class BlockLists:
-    """What the ranges of a want count over, for one variant."""
+    """Hold the blocks that the ranges of a want count over, for one variant."""
 
     blocks: tuple[Block, ...]
     index: tuple[Block, ...]
 
 
 class Releases:
-    """Every release of the fleet."""
+    """Look up the releases of the fleet, and those that were removed: what nodes still say of them is read by their manifests."""
 
     def __init__(self, repository: Repository, blocks: BlockStore) -> None:
         self._repository, self._store = repository, blocks
         self._manifests: dict[bytes, Manifest] = {}
         self._accuracies: dict[bytes, Manifest] = {}
         self._lists: dict[tuple[bytes, str], BlockLists] = {}
+        self._removed: frozenset[bytes] = frozenset()
         self._generation = -1
 
     def find(self, prefix: bytes) -> tuple[bytes, Manifest]:
@@ -76,6 +80,9 @@ class Releases:
         Raises:
             Refused: there is no such release, variant or block, or they are too many.
         """
+        self._read()
+        if want.release in self._removed:
+            raise Refused(Code.RELEASE_UNKNOWN, f"release {want.release.hex()[:16]} was removed, and its blocks are not served any more")
         lists = self.lists(want.release, want.variant)
         return [block for _, block in want.pick(lists.index if want.index else lists.blocks)]
 
@@ -103,14 +110,26 @@ class Releases:
         if generation == self._generation:
             return  # strangers may ask for releases that there are not as often as they like
         self._generation = generation
-        for model in self._repository.models():
-            for version in self._repository.releases(model):
-                document = self._repository.manifest(model, version)
-                digest = sha256(document)
-                if digest not in self._manifests:
-                    manifest = self._manifests[digest] = codec.decode(Manifest, document)
-                    if manifest.accuracy is not None:
-                        self._accuracies[accuracy.stream_of(digest)] = accuracy.of_accuracy(manifest)
+        documents = [
+            self._repository.manifest(model, version) for model in self._repository.models() for version in self._repository.releases(model)
+        ]
+        removed = list(self._repository.removed().values())
+        for document in (*documents, *removed):
+            self._take(document)
+        self._removed = frozenset(map(sha256, removed)) - frozenset(map(sha256, documents))
+
+    def _take(self, document: bytes) -> None:
+        digest = sha256(document)
+        if digest not in self._manifests:
+            manifest = self._manifests[digest] = codec.decode(Manifest, document)
+            if manifest.accuracy is not None:
+                self._accuracies[accuracy.stream_of(digest)] = accuracy.of_accuracy(manifest)
 
     def _part(self, part: Block) -> bytes:
         return self._store.read(part.digest)  # its raw payload is always stored (hub/core/delivery/encode.py), under the part's own digest
+
+
+def signatures(repository: Repository, model: str, releases: Sequence[ReleaseRef]) -> list[Signature]:
+    """Return what these releases of a model take and give; one that was removed is left out."""
+    known = repository.releases(model)
+    return [Signature.of(codec.decode(Manifest, repository.manifest(model, one.version))) for one in releases if one.version in known]

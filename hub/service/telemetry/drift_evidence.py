@@ -15,7 +15,7 @@ BODY_BYTES_MAX = 4 * 2**20  # the JSON's size: beyond, findings are sent without
 
 
 class Evidence:
-    """Gathers it, from the database and the repository."""
+    """Gather the evidence of a drift from the database and the repository."""
 
     def __init__(self, findings: Findings, releases: Releases, *, cohort_nodes_min: int) -> None:
         self._findings, self._releases, self._cohort_nodes_min = findings, releases, cohort_nodes_min

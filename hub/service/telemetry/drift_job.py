@@ -34,15 +34,15 @@ log = structlog.get_logger()
 REFERENCES_KEPT = 64  # as arrays, at some tens of kilobytes each
 
 
-class SayInsight(Protocol):
-    """Where insights are published."""
+class PublishInsight(Protocol):
+    """Publish an insight."""
 
     def __call__(self, document: MergedWindow | Drift, *, retain: bool = False) -> None:
         """Publish one."""
 
 
 class Settling:
-    """The intervals that wait to be tested."""
+    """Test the intervals that have settled."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Settling:
         store: Store,
         notes: Notes,
         releases: Releases,
-        say: SayInsight,
+        publish: PublishInsight,
         settled: Callable[[str, str, bytes, int], None],
         cohort_nodes_min: int,
         settle_seconds: int,
@@ -59,7 +59,14 @@ class Settling:
         run_length: float,
         clock: Callable[[], float],
     ) -> None:
-        self._store, self._notes, self._releases, self._say, self._settled, self._clock = store, notes, releases, say, settled, clock
+        self._store, self._notes, self._releases, self._publish, self._settled, self._clock = (
+            store,
+            notes,
+            releases,
+            publish,
+            settled,
+            clock,
+        )
         self._cohort_nodes_min, self._settle_seconds, self._alpha = cohort_nodes_min, settle_seconds, alpha
         self._trim_outlying = trim_outlying
         self._streams = Streams(store, run_length=run_length, clock=clock)
@@ -150,8 +157,8 @@ class Settling:
         if learnt is not None:
             self._streams.keep(learnt[0])
         self._settled(row.model, row.cohort, row.release, row.start)
-        self._say(windows.merged_window(interval, manifest, result.about))
-        self._say(result, retain=newest)
+        self._publish(windows.merged_window(interval, manifest, result.about))
+        self._publish(result, retain=newest)
 
     def _believed(self, row: IntervalRow, manifest: Manifest) -> Interval:
         """Return the interval to test; what is odd in it is reported, and left out where the operator says so."""

@@ -27,7 +27,7 @@ Key = tuple[bytes, str]  # release, cohort
 
 
 class Streams:
-    """What is known of every stream."""
+    """Hold the state of every stream."""
 
     def __init__(self, store: Store, *, run_length: float, clock: Callable[[], float]) -> None:
         self._store, self._run_length, self._clock = store, run_length, clock

@@ -25,7 +25,7 @@ GATHERS_SECONDS = 14 * 86_400  # the slowest nodes that an own baseline suits ha
 
 
 class Unjudged:
-    """Reports streams that are not judged: once, and again when they were judged in between, a week later at the soonest."""
+    """Report streams that are not judged: once, and again when they were judged in between, a week later at the soonest."""
 
     def __init__(self, store: Store, notes: Notes, *, nodes_min: int) -> None:
         self._findings, self._notes, self._nodes_min = Findings(store.database), notes, nodes_min

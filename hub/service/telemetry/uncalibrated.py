@@ -30,7 +30,7 @@ def replaces(result: Drift, newest: Drift | None) -> bool:
 
 
 class Unlike:
-    """Tells, once for a release in a cohort, that it is unlike its reference."""
+    """Report once for a release in a cohort that it is unlike its reference."""
 
     def __init__(self, store: Store, notes: Notes) -> None:
         self._notes = notes

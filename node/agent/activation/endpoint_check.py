@@ -42,6 +42,10 @@ class Endpoint:
         known.asking = False
         self.tick()
 
+    def forget(self, model: str) -> None:
+        """Ask no more for a model that was removed."""
+        self._unproven.pop(model, None)
+
     def tick(self) -> None:
         """Ask again where no answer has proven it."""
         for model, one in self._unproven.items():

@@ -26,13 +26,17 @@ class GarbageCollection:
         for model in {release.manifest.model for release in releases}:
             self._announced[model] = tuple((one.digest, one.manifest.created, one.manifest.parents or ()) for one in releases)
 
+    def removed(self, model: str) -> None:
+        """Take in that a model is not on this device any more."""
+        self._announced.pop(model, None)
+
     def tidy(self, slots: Iterable[ModelSlot]) -> None:
         """Remove whatever these slots do not need, half-finished releases too."""
-        held = list(slots)
-        kept = {target.digest for slot in held for target in (slot.target, slot.serving, slot.last_good) if target}
-        kept |= {parent for slot in held for parent in self._needed(slot)}
+        present = list(slots)
+        kept = {target.digest for slot in present for target in (slot.target, slot.serving, slot.last_good) if target}
+        kept |= {parent for slot in present for parent in self._needed(slot)}
         for digest in set(self._artifacts.releases()) - kept:
-            self._store.forget_held(digest.hex())
+            self._store.forget_blocks(digest.hex())
             self._artifacts.remove(digest)
             self._manifests.forget(digest)
             self._parameters.forget(digest)

@@ -28,7 +28,7 @@ class Manifests:
         path = self._path(release.digest)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            durable.write(path, codec.encode(release.manifest))
+            durable.write(path, release.document)
         self._known[release.digest] = release.manifest
 
     def get(self, digest: bytes) -> Manifest:

@@ -22,10 +22,10 @@ class Parameters:
         self,
         overrides: Overrides,
         *,
-        rollout_says: Callable[[str, bytes], Mapping[str, Value]],
+        rollout_parameters: Callable[[str, bytes], Mapping[str, Value]],
         refused: Callable[[Refused, str], None],
     ) -> None:
-        self._overrides, self._rollout_says, self._refused = overrides, rollout_says, refused
+        self._overrides, self._rollout_parameters, self._refused = overrides, rollout_parameters, refused
         self._logged: dict[bytes, tuple[Setting, ...]] = {}
 
     def look(self, now: MonotonicSeconds) -> bool:
@@ -39,7 +39,7 @@ class Parameters:
     def settings_of(self, digest: bytes, manifest: Manifest) -> tuple[Setting, ...]:
         """Return each parameter of a release: its value, who set it, and why the site's own is not in force; reported once a change."""
         allowed, site = manifest.parameters or (), self._overrides.of(manifest.model)
-        found = settings(allowed, rollout=self._rollout_says(manifest.model, digest), site=site)
+        found = settings(allowed, rollout=self._rollout_parameters(manifest.model, digest), site=site)
         if self._logged.get(digest) != found:
             self._logged[digest] = found
             self._report(manifest, found, site)

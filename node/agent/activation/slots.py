@@ -1,16 +1,17 @@
 """Carry out the lifecycle: durable first, then done. Everything that happens to a model slot passes through `_apply`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
-from typing import Protocol
 
 import structlog
 
 from node.agent.activation.endpoint_check import Endpoint, is_not_served
+from node.agent.activation.fetcher import Fetcher
 from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
+from node.agent.activation.staging import former_release, staged
 from node.agent.activation.trials import Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
@@ -19,7 +20,7 @@ from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.activation.shadow_comparison import Agreement
 from node.core.delivery.byte_quota import BUDGET_CODES
 from node.core.trust.clock import MonotonicClock, MonotonicSeconds, WallSeconds
-from node.serving.activation import Prepared, Staged
+from node.serving.activation import Prepared
 from node.serving.loaded_model import Stats
 from node.serving.server import Server
 from node.settings import NodeSettings
@@ -28,36 +29,13 @@ from node.storage.store import NodeStore
 from node.trust.tuf_client import Release
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.rollout import Carriage
+from schemas.rollout import Carriage, ReleaseRef
 from schemas.state import Slot
 
 log = structlog.get_logger()
 
 REPAIR_SECONDS = 60.0  # The pause between two tries to fetch damaged files again.
 REPORTED_AT_ONCE = ("refused", "rolled_back")  # a receipt of what is true already; "serving" is true only after the switch
-
-
-class Fetcher(Protocol):
-    """Bring releases to disk."""
-
-    def start(
-        self,
-        model: str,
-        target: Target,
-        manifest: Manifest,
-        variant: str,
-        now: MonotonicSeconds,
-        *,
-        carriage: Carriage | None,
-        follows: bool,
-    ) -> None:
-        """Begin."""
-
-    def carry(self, model: str, carriage: Carriage | None) -> None:
-        """Take in that the rollout says otherwise how the bytes may travel."""
-
-    def cancel(self, model: str) -> None:
-        """Give up."""
 
 
 class Slots:
@@ -77,12 +55,14 @@ class Slots:
         report: Callable[..., None],
         serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
+        may_activate: Callable[[str, bytes, WallSeconds], bool],
         monotonic: MonotonicClock,
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._receipts = post, Receipts(store, report)
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        self._may_activate = may_activate
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
         self._trials = Trials(store)
@@ -113,10 +93,10 @@ class Slots:
         self._apply(slot, lifecycle.wanted(slot, target, now=int(now)), now)
         self._fetcher.carry(manifest.model, self._carriage_of(manifest.model))  # another rollout of what is on its way already
 
-    def serving(self, model: str) -> bytes | None:
+    def serving(self, model: str) -> ReleaseRef | None:
         """Return the release that is served for a model, if any."""
         slot = self._slots.get(model)
-        return slot.serving.digest if slot is not None and slot.serving is not None else None
+        return ReleaseRef(slot.serving.version, slot.serving.digest) if slot is not None and slot.serving is not None else None
 
     def halted(self, model: str, now: WallSeconds) -> None:
         """Take in that the model's rollout moves this node no more: it was halted, or another one does not reach it."""
@@ -124,9 +104,37 @@ class Slots:
         if slot is not None:
             self._apply(slot, lifecycle.halted(slot, now=int(now)), now)
 
+    def stopped(self, model: str, now: WallSeconds) -> None:
+        """Take in that nothing of the model is to be served any more."""
+        slot = self._slots.get(model)
+        if slot is not None:
+            self._apply(slot, lifecycle.stopped(slot, now=int(now)), now)
+
+    def keep_models(self, models: Collection[str]) -> None:
+        """Stop serving models that the fleet has removed, and free their disk; nothing of them comes back after a restart."""
+        removed = [slot for model, slot in self._slots.items() if model not in models]
+        for slot in removed:
+            with self._store.transaction():
+                self._store.drop_slot(slot.model)
+                self._trials.removed(slot.model)
+            del self._slots[slot.model]
+            self._fetcher.cancel(slot.model)
+            for digest in {one.digest for one in (slot.target, slot.serving, slot.last_good) if one is not None}:
+                self._retire(digest)
+            self._server.forget(slot.model)
+            self._artifacts.unpoint(slot.model)
+            self._garbage.removed(slot.model)
+            self._endpoint.forget(slot.model)
+            self._report_anew(slot.model)
+            log.warning("model.removed", model=slot.model)
+        if removed:
+            self.tidy()
+
     def fetched(self, model: str, target: Target, refusal: Refused | None, now: WallSeconds) -> None:
         """Take in that a transfer ended."""
-        slot = self._slots[model]
+        slot = self._slots.get(model)
+        if slot is None:
+            return  # the model was removed meanwhile
         if self._is_repaired(slot, target):
             self._repaired(slot, target, refusal)
             return
@@ -145,7 +153,7 @@ class Slots:
 
     def ready(self, event: WorkerReady, now: WallSeconds) -> None:
         """Take in that a worker is warm, or could not be."""
-        if self._tickets.get(event.target.digest) != event.ticket:
+        if self._tickets.get(event.target.digest) != event.ticket or event.model not in self._slots:
             return  # it was given up since, and perhaps asked for again
         slot, result = self._slots[event.model], event.result
         if isinstance(result, Prepared):
@@ -168,7 +176,8 @@ class Slots:
         """Take in that the endpoint was asked. Only a release that answers there is reported as served; one that clients do not get is
         brought back.
         """
-        found, serving = self._endpoint.heard(event), self._slots[event.model].serving
+        found, slot = self._endpoint.heard(event), self._slots.get(event.model)
+        serving = slot.serving if slot is not None else None
         if serving is None or serving != event.target:
             return
         if found:
@@ -197,6 +206,8 @@ class Slots:
                 self._restore_again[slot.serving.digest] = (again[0], None)
                 self._prepare(model, slot.serving)
             self._repair_when_due(slot)
+            if slot.state == "staged" and slot.target is not None:  # its window may be open by now
+                self._begin(slot, slot.target, now)
             if slot.state == "shadow" and slot.target is not None:
                 self._judge_shadow(slot, slot.target, now)
             slot = self._slots[model]
@@ -256,19 +267,19 @@ class Slots:
     def _apply(self, before: ModelSlot, step: lifecycle.Step, now: WallSeconds) -> None:
         """Write down the slot, the move, and what they report, at once; then act. A kill after that is taken up by `resume`."""
         slot = step.slot
-        said = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
+        reports_at_once = [one for one in step.commands if isinstance(one, lifecycle.Report) and one.outcome in REPORTED_AT_ONCE]
         if step.move is not None:
             with self._store.transaction():
                 self._store.put_slot(slot, step.move)
                 self._trials.moved(before, slot, step.move)
-                for report in said:
+                for report in reports_at_once:
                     self._receipts.sign(slot, report)
             self._slots[slot.model] = slot
             self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
         for command in step.commands:
-            if command not in said:
+            if command not in reports_at_once:
                 self._carry_out(slot, command, now)
 
     def _carry_out(self, slot: ModelSlot, command: lifecycle.Command, now: WallSeconds) -> None:
@@ -278,10 +289,7 @@ class Slots:
             case lifecycle.CancelFetch():
                 self._fetcher.cancel(slot.model)
             case lifecycle.Prepare(target):
-                slot = self._slots[slot.model]
-                if slot.state == "staged":
-                    self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
-                self._prepare(slot.model, target)
+                self._begin(self._slots[slot.model], target, now)
             case lifecycle.Restore(target):
                 self._restore(slot.model, target)
             case lifecycle.Compare(target):
@@ -309,14 +317,25 @@ class Slots:
         follows = slot.serving is not None or slot.last_good is not None
         self._fetcher.start(model, target, manifest, variant.name, self._monotonic(), carriage=self._carriage_of(model), follows=follows)
 
+    def _begin(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
+        """Start a worker for what is staged, once the rollout lets this node activate it."""
+        if slot.state == "staged":
+            if slot.serving is not None and not self._may_activate(slot.model, target.rollout, now):
+                self._apply(slot, lifecycle.waits_for_window(slot, now=int(now)), now)
+                return
+            self._apply(slot, lifecycle.begun(slot, now=int(now)), now)
+        self._prepare(slot.model, target)
+
     def _prepare(self, model: str, target: Target) -> None:
         ticket = self._tickets[target.digest] = next(self._numbers)
         try:
-            staged = self._staged(model, target)
+            release = staged(
+                model, target, manifests=self._manifests, artifacts=self._artifacts, settings=self._settings, parameters=self._parameters
+            )
         except Refused as refusal:
             self._post(WorkerReady(model, target, refusal, ticket))
             return
-        self._server.prepare(staged, lambda result: self._post(WorkerReady(model, target, result, ticket)))
+        self._server.prepare(release, lambda result: self._post(WorkerReady(model, target, result, ticket)))
 
     def _restore(self, model: str, target: Target) -> None:
         self._restoring.add(target.digest)
@@ -330,30 +349,9 @@ class Slots:
         self._repairs.pop(digest, None)
         self._server.retire(digest)
 
-    def _staged(self, model: str, target: Target) -> Staged:
-        manifest, variant = self._manifests.get(target.digest), self._manifests.variant_here(target.digest)
-        golden = manifest.golden_of(variant)
-        place = self._artifacts.relative
-        files = [(self._artifacts.path(place(target.digest, variant.name, file)), file) for file in manifest.files_of(variant.name)]
-        return Staged(
-            model=model,
-            version=target.version,
-            digest=target.digest,
-            manifest=manifest,
-            model_path=self._artifacts.path(place(target.digest, variant.name, variant.files[0])),
-            golden_path=self._artifacts.path(place(target.digest, variant.name, golden.file)) if golden else None,
-            threads=self._settings.threads,
-            runtime=variant.runtime,
-            variant=variant.name,
-            providers=variant.requirements.providers,
-            parameters=self._parameters.effective_parameters(target.digest, manifest),
-            isolation=self._settings.isolation,
-            cores=self._settings.cores,
-            check=lambda: self._artifacts.check(files),
-        )
-
     def _switch(self, slot: ModelSlot, target: Target, now: WallSeconds) -> None:
         try:
+            self._server.remember(target.digest, former_release(slot, self._manifests, self._parameters))
             self._server.switch(slot.model, target.digest)
         except Refused as refusal:  # the worker died between its test and the switch
             if slot.proven:
@@ -361,7 +359,7 @@ class Slots:
             else:
                 self._apply(slot, lifecycle.failed(slot, refusal.code, refusal.reason, now=int(now)), now)
             return
-        self._tell_serving(slot.model, target)
+        self._serving_begins(slot.model, target)
         for old in {one.digest for one in (slot.last_good,) if one is not None} | self._others(slot):
             if old == target.digest:
                 continue  # what serves is never what makes way
@@ -376,8 +374,8 @@ class Slots:
 
     def _others(self, slot: ModelSlot) -> set[bytes]:
         """Return releases of this model that are held and neither served nor the last good: one was superseded while on probation."""
-        held = self._server.held_of(slot.model)
-        return held - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
+        loaded = self._server.loaded_of(slot.model)
+        return loaded - {one.digest for one in (slot.serving, slot.last_good) if one is not None}
 
     def _compare_old(self, model: str, old: bytes) -> None:
         """Have the release that served before answer beside the one on probation: it is warm if it has to come back."""
@@ -386,7 +384,7 @@ class Slots:
         except Refused:  # not held: it was not what answered until now
             self._retire(old)
 
-    def _tell_serving(self, model: str, target: Target) -> None:
+    def _serving_begins(self, model: str, target: Target) -> None:
         """Have telemetry count for this release from now on, and other programs find its files."""
         manifest = self._manifests.get(target.digest)
         self._serving_changed(target.digest, manifest, self._parameters.effective_parameters(target.digest, manifest))
@@ -413,6 +411,7 @@ class Slots:
             return
         if isinstance(result, Prepared):
             try:
+                self._server.remember(digest, former_release(slot, self._manifests, self._parameters))
                 self._server.switch(slot.model, digest)
             except Refused as refusal:  # the worker died between its test and the switch
                 result = refusal
@@ -423,8 +422,8 @@ class Slots:
 
     def _back_in_service(self, slot: ModelSlot, target: Target, prepared: Prepared) -> None:
         self._receipts.measured(target, prepared.evidence)
-        self._tell_serving(slot.model, target)
-        found = recovery.restored(slot, self._server.held_of(slot.model))
+        self._serving_begins(slot.model, target)
+        found = recovery.restored(slot, self._server.loaded_of(slot.model))
         if found.compare is not None:
             self._server.compare_with(slot.model, found.compare.digest)
         for other in found.retire:
@@ -518,7 +517,7 @@ class Slots:
             log.error("stand_in.failed", model=slot.model, version=event.target.version, code=refusal.code, reason=refusal.reason)
             return
         log.warning("stand_in.served", model=slot.model, version=event.target.version)
-        self._tell_serving(slot.model, event.target)
+        self._serving_begins(slot.model, event.target)
 
     def _whole_again(self, slot: ModelSlot, serving: Target) -> None:
         del self._repairs[serving.digest]
@@ -558,6 +557,7 @@ class Slots:
             limits,
             requests=stats.requests,
             errors=stats.errors,
+            turned_away=stats.turned_away,
             latency_ms=stats.latency_ms_p50,
             agreement=agreement,
             seconds=trial.seconds,
@@ -565,6 +565,7 @@ class Slots:
         if verdict.found == "waits":
             self._trials.keep_probation(slot.model, terms_seconds=limits.probation_seconds)
         elif verdict.found == "good":
+            self._server.remember(serving.digest, None)
             self._apply(slot, lifecycle.settled(slot, now=int(now)), now)
         else:
             self._receipts.judged(serving, verdict, compared=verdict.code == Code.SHADOW_DISAGREES)

@@ -52,6 +52,12 @@ class Trials:
             self._comparisons.pop(after.model, None)
             self._keep(after.model, compared_ms=0, compared_rows=0, compared_agreed=0)
 
+    def removed(self, model: str) -> None:
+        """Take in that a model is not on this device any more. To be called within the transaction that drops its slot."""
+        self._probations.pop(model, None)
+        self._comparisons.pop(model, None)
+        self._keep(model, probation_ms=0, compared_ms=0, compared_rows=0, compared_agreed=0)
+
     def keep_probation(self, model: str, *, terms_seconds: float) -> None:
         """Write down how far it is, where that is due."""
         trial = self.probation(model)

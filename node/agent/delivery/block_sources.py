@@ -23,15 +23,15 @@ class BlockSources:
     def read(self, digest: bytes, *, places: set[tuple[str, int]] | None = None) -> bytes | None:
         """Return the block, from any place where it stands; with `places`, all such places are looked at and named there."""
         data: bytes | None = None
-        for held in self._store.held([digest]).get(digest, []):
-            found = self._artifacts.holds(held.path, held.offset, digest, held.bytes)
+        for stored in self._store.stored_blocks([digest]).get(digest, []):
+            found = self._artifacts.holds(stored.path, stored.offset, digest, stored.bytes)
             if found is None:
-                self._store.drop_held(held.path, held.offset)
+                self._store.drop_block(stored.path, stored.offset)
                 continue
             data = found
             if places is None:
                 break
-            places.add((held.path, held.offset))
+            places.add((stored.path, stored.offset))
         return data
 
     def join(self, parents: Iterable[bytes]) -> bytes | None:

@@ -15,6 +15,7 @@ from node.storage.store import NodeStore
 from schemas.errors import Code
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.state import LinkClass
+from schemas.windows import is_open
 
 log = structlog.get_logger()
 
@@ -46,12 +47,12 @@ class ByteQuota:
         if self._link_file is not None and abs(self._wall() - self._read_at) >= LINK_READ_SECONDS:
             self._read_at = self._wall()
             try:
-                said = self._link_file.read_text()[:64].strip()
+                stated = self._link_file.read_text()[:64].strip()
             except OSError:
-                said = self._given
-            link: LinkClass = said if said in {"free", "metered", "roaming"} else "roaming"  # type: ignore[assignment]
+                stated = self._given
+            link: LinkClass = stated if stated in {"free", "metered", "roaming"} else "roaming"  # type: ignore[assignment]
             if link != self._link:
-                log.info("link.changed", link=link, said=said)
+                log.info("link.changed", link=link, stated=stated)
             self._link = link
         return self._link
 
@@ -88,6 +89,7 @@ class ByteQuota:
                 link=link,
                 today_bytes=today,
                 minute=minute,
+                is_window_open=job.carriage.fetch is None or is_open(job.carriage.fetch, float(self._wall())),
             )
             stops.append((found.code, found.reason) if found.code is not None else None)
             # One whose blocks do not come keeps nobody else waiting.

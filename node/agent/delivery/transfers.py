@@ -1,6 +1,6 @@
 """Run transfers: what `node.core.delivery.transfer` decides, done to the broker and the disk, in the order that survives any crash.
 
-Of each payload that arrives: verify, decode, verify, write, record, and only then acknowledge. A kill loses none of it; what a power cut
+Of each payload that arrives: verify, decode, verify, write, record, and only then acknowledge. A kill loses no block; what a power cut
 takes is found by its hash and fetched again; the whole is synced and verified before anything loads it.
 """
 
@@ -19,7 +19,8 @@ from node.core.delivery import transfer as core
 from node.core.delivery.byte_quota import BUDGET_CODES
 from node.core.trust.clock import NEVER, MonotonicSeconds
 from node.storage.artifacts import Artifacts
-from node.storage.store import NodeStore, StoredBlock
+from node.storage.rows import StoredBlock
+from node.storage.store import NodeStore
 from schemas.encoding import DECODABLE, decode_payload
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.manifest import Block, File, Manifest, blocks_of
@@ -242,7 +243,7 @@ class Delivery:
         if lacking:
             self._artifacts.write((path, offset, data) for path, offset in lacking)
             with self._store.transaction():
-                self._store.add_held(StoredBlock(piece.block.digest, path, offset, len(data)) for path, offset in lacking)
+                self._store.add_blocks(StoredBlock(piece.block.digest, path, offset, len(data)) for path, offset in lacking)
                 if not own & places:  # taken from elsewhere; what we fetched ourselves is counted already
                     self._store.add_bytes(job.target.digest, reused=piece.payload.bytes)
         return True
@@ -293,7 +294,7 @@ class Delivery:
         places = [(piece, job.paths[place.file], place.offset, data) for piece, data in pieces for place in piece.places]
         self._artifacts.write((path, offset, data) for _, path, offset, data in places)
         with self._store.transaction(synced=False):
-            self._store.add_held(StoredBlock(piece.block.digest, path, offset, len(data)) for piece, path, offset, data in places)
+            self._store.add_blocks(StoredBlock(piece.block.digest, path, offset, len(data)) for piece, path, offset, data in places)
             self._count(job.target.digest, now, received=received, wasted=wasted)
         if job.code is Code.BLOCK_TIMEOUT and pieces:
             self._unpark(job)
@@ -311,7 +312,7 @@ class Delivery:
             for path, file in zip(job.paths, job.files, strict=True):
                 self._artifacts.verify(path, file)
         except Refused:
-            self._store.forget_held(job.target.digest.hex())  # whatever stands there is not what it was recorded as
+            self._store.forget_blocks(job.target.digest.hex())  # whatever stands there is not what it was recorded as
             raise
         del self._jobs[job.model]
         log.info("fetch.completed", model=job.model, version=job.target.version)

@@ -50,7 +50,7 @@ class StatusWriter:
         self._denied = 0
         self.read_only = ""  # why nothing can be written
         self._certificate_expires: int | None = None
-        self._held: dict[bytes, int | None] = {}
+        self._loaded: dict[bytes, int | None] = {}
         self._asked_at = self._looked_at = NEVER
         self._answered = True
         self._written: AgentStatus | None = None
@@ -88,7 +88,7 @@ class StatusWriter:
         if now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
-        self._say(self._status(None))
+        self._write_changed(self._status(None))
 
     def left(self) -> None:
         """Write the last status: the agent ends."""
@@ -103,11 +103,11 @@ class StatusWriter:
         if seconds:
             self._notify.watchdog()
         self._answered, self._asked_at = False, now
-        self._server.ask_held(self._hear)
+        self._server.ask_loaded(self._take_answer)
 
-    def _hear(self, held: dict[bytes, int | None]) -> None:
+    def _take_answer(self, loaded: dict[bytes, int | None]) -> None:
         """Take the serving thread's answer, on that thread: plain stores, the flag last."""
-        self._held = held
+        self._loaded = loaded
         self._answered_at = int(self._wall())
         self._answered = True
 
@@ -117,7 +117,7 @@ class StatusWriter:
         self._online, self._reason = online, reason[:TEXT_MAX] or self._reason
         self._looked_at = NEVER
 
-    def _say(self, status: AgentStatus) -> None:
+    def _write_changed(self, status: AgentStatus) -> None:
         before = self._written
         moving = {"written_at": 0, "answered_at": 0}
         changed = before is None or before.model_copy(update=moving) != status.model_copy(update=moving)
@@ -158,7 +158,7 @@ class StatusWriter:
             expires=int(view.expires.timestamp()) if view else None,
             timestamp_expires=int(view.timestamp_expires.timestamp()) if view else None,
             answered_at=self._answered_at,
-            workers=tuple(WorkerProcess(digest=digest, pid=pid) for digest, pid in sorted(self._held.items())),
+            workers=tuple(WorkerProcess(digest=digest, pid=pid) for digest, pid in sorted(self._loaded.items())),
             slots=state.slots,
             telemetry=state.telemetry,
             error=self._error,

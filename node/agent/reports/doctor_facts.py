@@ -24,7 +24,7 @@ from node.core.doctor.diagnosis import Certificate, Facts, Folder, Login, Road, 
 from node.core.doctor.findings import Trouble
 from node.enrol import credentials
 from node.enrol.identity import Identity
-from node.host.pidfile import is_held, read_status
+from node.host.pidfile import is_locked, read_status
 from node.runtimes import available
 from node.runtimes.probe import unloadable
 from node.settings import NodeSettings, load
@@ -193,7 +193,7 @@ def _remembered(settings: NodeSettings, on_disk: list[OnDisk]) -> tuple[int, tup
 
 def _running(data: Path) -> tuple[bool, str]:
     try:
-        return is_held(data), ""
+        return is_locked(data), ""
     except OSError as error:
         return True, f"{error.filename}: {error.strerror}"  # somebody else's: whether it runs is not ours to know
 

@@ -13,6 +13,7 @@ from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Refused, Unreachable
 from schemas.limits import TEXT_MAX
+from schemas.names import is_name
 from schemas.receipt import Evidence, Receipt
 
 log = structlog.get_logger()
@@ -73,6 +74,7 @@ class Reporter:
         """Report a message or a file that was refused; nothing else changes."""
         log.warning("message.refused", code=refusal.code, model=model, reason=refusal.reason)
         self.on_refusal(str(refusal))
+        model = model if is_name(model) else ""  # A newer hub's names may be others; the reason has it.
         key, now = (str(refusal.code), model), self._monotonic()
         if now - self._refusals.get(key, NEVER) >= REFUSAL_SECONDS:
             self._refusals[key] = now
@@ -108,6 +110,6 @@ class Reporter:
         for waiting in outbox:
             if waiting.id not in flying and len(self._sending) < OUTBOX_IN_FLIGHT:
                 try:
-                    self._sending[self._link.say(waiting.topic, waiting.payload)] = waiting.id
+                    self._sending[self._link.publish(waiting.topic, waiting.payload)] = waiting.id
                 except Unreachable:
                     return

@@ -1,6 +1,6 @@
 """Take up what a node served after its store was lost: from the releases on its disk, the links to what was served, and trusted metadata.
 
-What is believed of the disk is what was believed of the store: whoever can write there owns the device. Each release that is taken up is
+The disk is trusted as the store was: a user who can write there owns the device. Each release that is taken up is
 verified file by file against its manifest, and that against its digest. What was not on the disk is asked for again of the hub.
 """
 
@@ -19,7 +19,8 @@ from node.core.trust.clock import BUILD_TIME
 from node.host.pidfile import read_status
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
-from node.storage.store import NodeStore, StoredBlock
+from node.storage.rows import StoredBlock
+from node.storage.store import NodeStore
 from node.trust.tuf_client import Trust
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, blocks_of
@@ -59,7 +60,7 @@ def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces
         for slot in found:
             store.take_up_slot(slot)
         for digest in releases:
-            store.add_held(_blocks_in(digest, manifests, artifacts))
+            store.add_blocks(_blocks_in(digest, manifests, artifacts))
         # What was spent and which intervals have left is not known any more: nothing of them leaves again
         # (node/agent/telemetry/privacy_accountant.py).
         store.set_fact(LOST, 1)

@@ -1,6 +1,6 @@
 """Turn counts of right and wrong answers into windows: noise and the privacy accountant before anything leaves, once an interval.
 
-What was declared, what answered when and what sites said stands in the store, so that a death loses none of it and a command can add to it
+The store holds declarations, answers by time and the sites' reports, so that a crash does not lose them and a command can add to them
 beside the agent; only answers of the last seconds are in memory. Where those were lost, it does not claim to know their number.
 """
 
@@ -89,7 +89,7 @@ class Labels:
                 self._answered[seen.digest, start] += seen.rows
                 self._other_times |= not start <= now < start + seconds
 
-    def said(self, event: LabelsReported) -> None:
+    def reported(self, event: LabelsReported) -> None:
         """Take counts from a program of the site: it hears when they are durable, or why they are not taken."""
         if not event.done.set_running_or_notify_cancel():
             return  # it has given up waiting, and will say them again

@@ -37,7 +37,7 @@ class Calibration:
         self._model = manifest.model
         self._baseline: Baseline = manifest.baseline
         self._privacy: Privacy = manifest.privacy
-        self._told_day: int | None = None
+        self._logged_day: int | None = None
         self._keys = [_key(signal, self._baseline.season, cohort, digest) for signal in self._baseline.signals]
 
     @property
@@ -77,7 +77,7 @@ class Calibration:
         rho = self._privacy.rho(len(missing))
         new = [day for day in days if day not in gathered.days]
         if new and not self._accountant.affords(new, rho):
-            self._tell_unaffordable(new[0], rho)
+            self._log_unaffordable(new[0], rho)
             return
         if new:
             self._accountant.charge(new, rho, f"baseline {self._model} {self._digest[:8].hex()}")
@@ -100,15 +100,15 @@ class Calibration:
         self._store.put_own(kept)
         log.info("baseline.made", model=self._model, signals=len(missing), rows=rows)
 
-    def _tell_unaffordable(self, day: int, rho: float) -> None:
+    def _log_unaffordable(self, day: int, rho: float) -> None:
         """Log once a day, as loud as it is lasting: a day that pays for a window and the baseline will come, or never does."""
-        if day == self._told_day:
+        if day == self._logged_day:
             return
-        self._told_day = day
+        self._logged_day = day
         window = self._privacy.rho(len(self._baseline.signals))
         never = window + rho > self._accountant.rho_day_max
-        say = log.warning if never else log.info
-        say(
+        level = log.warning if never else log.info
+        level(
             "baseline.unaffordable",
             model=self._model,
             day=day,

@@ -14,7 +14,7 @@ TRUST = ""  # stands for the trust bundle, beside the names of models
 
 
 class RetainedRequests:
-    """The messages of one node, named by model; `TRUST` names the trust bundle."""
+    """Schedule requests for the retained messages of one node, named by model; `TRUST` names the trust bundle."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng

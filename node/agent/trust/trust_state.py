@@ -13,14 +13,19 @@ from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
 from node.trust.tuf_client import FolderGoneError, Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployments import Deployment, Deployments, Keep, Run, Stop, attempt_id, deciding, moved_by, wish
+from schemas.earlier_rollouts import as_deployments
 from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
-from schemas.rollout import Carriage, all_fallbacks, fallback_of, selected, wanted
+from schemas.rollout import Carriage
+from schemas.selectors import NodeFacts
+from schemas.windows import is_open
 
 log = structlog.get_logger()
 
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 FAILED_SECONDS = 60.0  # until it is looked at again after a fault
+DEADLINE_SECONDS = 30.0  # how often is looked whether a rollout's deadline has passed
 CLOCK_SECONDS = 1.0  # how often is looked whether the clock was set
 
 
@@ -31,6 +36,7 @@ class TrustState:
         self,
         settings: NodeSettings,
         *,
+        arch: str,
         store: NodeStore,
         trust: Trust,
         carried: Sideload,
@@ -50,8 +56,11 @@ class TrustState:
         self._releases: dict[str, tuple[Release, ...]] = {}
         self._pending: dict[str, ModelBundle] = {}
         self._seen: dict[bytes, float] = {}
-        self._looked_at = self._clock_looked_at = clocks.NEVER
-        self._parameters: Mapping[str, tuple[object, object]] = {}
+        self._looked_at = self._clock_looked_at = self._deadline_looked_at = clocks.NEVER
+        self._parameters: Mapping[str, object] = {}
+        self._facts = NodeFacts(settings.id, settings.labels, arch)
+        self._converted: tuple[View | None, Mapping[str, Deployments]] = (None, {})
+        self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
 
     def begin(self, slots: Slots) -> None:
         """Take up what was believed before a restart; wishes go to these slots."""
@@ -78,10 +87,11 @@ class TrustState:
         else:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
             log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
+            self._report_refused(self.view)
             for pending in list(self._pending.values()):
                 self.take_model(pending)
             self._follow()
-            self._tell_parameters()
+            self._apply_parameters()
             self._requests.settled(TRUST)
 
     def take_model(self, bundle: ModelBundle) -> None:
@@ -89,7 +99,8 @@ class TrustState:
         model = bundle.model
         self._look_at_clock()
         try:
-            self._releases[model] = self._trust.accept_model(bundle, now=datetime.fromtimestamp(float(self._wall()), UTC))
+            now = datetime.fromtimestamp(float(self._wall()), UTC)
+            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=lambda refusal: self._refusal(refusal, model))
             self._pending.pop(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
@@ -129,6 +140,13 @@ class TrustState:
             self.take_model(pending)
         self._follow()
 
+    def _report_refused(self, view: View) -> None:
+        """Report each rollout that is not understood, once: the same comes again with every bundle."""
+        for model, refusal in view.refused.items():
+            if self._reported.get(model) != str(refusal):
+                self._refusal(refusal, model)
+        self._reported = {model: str(refusal) for model, refusal in view.refused.items()}
+
     def _refused(self, refusal: Refused, name: str) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
             self._requests.put_off(name)
@@ -167,46 +185,83 @@ class TrustState:
                 raise
             self._found()
 
+    def statements(self) -> Mapping[str, Deployments]:
+        """Return the deployments of each model, as they are trusted now."""
+        if self.view is not self._converted[0]:
+            view = self.view
+            rollouts = {**view.held, **view.rollouts} if view is not None else {}  # What is not understood keeps its parameters.
+            expires = int(view.expires.timestamp()) if view is not None else 0
+            self._converted = (view, {model: as_deployments(rollout, expires=expires) for model, rollout in rollouts.items()})
+        return self._converted[1]
+
+    def deciding(self, model: str) -> Deployment | None:
+        """Return the deployment of a model that decides for this node."""
+        statement = self.statements().get(model)
+        return deciding(statement.deployments, self._facts) if statement is not None else None
+
     def carriage_of(self, model: str) -> Carriage | None:
         """Return how the bytes of a model's rollout may travel."""
-        rollout = self.view.rollouts.get(model) if self.view is not None else None
-        return rollout.carriage if rollout is not None else None
+        decides = self.deciding(model)
+        return decides.carriage if decides is not None else None
+
+    def may_activate(self, model: str, rollout: bytes, now: clocks.WallSeconds) -> bool:
+        """Return whether the rollout lets this node switch at this time of the week. Going back never waits."""
+        decides = self.deciding(model)
+        if decides is None or decides.activate is None or rollout != attempt_id(decides):
+            return True
+        return is_open(decides.activate, float(now))
+
+    def look_at_deadlines(self, now: clocks.MonotonicSeconds) -> None:
+        """Follow what was not followed when its message came, because of a time that has come since."""
+        if now - self._deadline_looked_at < DEADLINE_SECONDS:
+            return
+        self._deadline_looked_at = now
+        if any(one.deadline is not None and one.state == "running" for one in map(self.deciding, self.statements()) if one is not None):
+            self._follow()
 
     def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
-        """Return what the model's rollout sets about this release: its new one's, or what held for the old one before it."""
-        rollout = self.view.rollouts.get(model) if self.view is not None else None
-        if rollout is None or not selected(rollout, dict(self._settings.labels)):
-            return {}
-        if rollout.release.digest == digest:
-            return rollout.parameters or {}
-        fallback = fallback_of(rollout, self._settings.labels)
-        return (fallback.parameters or {}) if fallback is not None and fallback.release.digest == digest else {}
+        """Return what the deployment that decides for this node sets of a release's parameters."""
+        decides = self.deciding(model)
+        return decides.parameters_of(digest) if decides is not None else {}
 
-    def _tell_parameters(self) -> None:
-        """Say so when operators set something else than before, of what runs here already."""
-        rollouts = self.view.rollouts if self.view is not None else {}
-        said = {model: (rollout.parameters, all_fallbacks(rollout)) for model, rollout in rollouts.items()}
-        if said != self._parameters and self._slots is not None:
+    def _apply_parameters(self) -> None:
+        """Have the slots take in that operators set something else than before, of what runs here already."""
+        decides = {model: self.deciding(model) for model in self.statements()}
+        found = {model: one.parameters for model, one in decides.items() if one is not None}
+        if found != self._parameters and self._slots is not None:
             self._slots.parameters_changed()
-        self._parameters = said
+        self._parameters = found
 
     def _follow(self) -> None:
         """Bring every slot towards what the rollouts want of this node."""
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
-        for model, rollout in self.view.rollouts.items():
-            labels, serving = self._settings.labels, self._slots.serving(model)
-            reference = wanted(rollout, node=self._settings.id, labels=labels, serving=serving)
-            if reference is None:
-                if selected(rollout, labels):  # what an earlier rollout has begun here is given up
-                    self._slots.halted(model, self._wall())
-                continue
-            if model not in self.models:
-                self.models.add(model)
-                self._subscribe_models([model])
-            for release in self._releases.get(model, ()):
-                if release.digest == reference.digest:
-                    self._slots.wanted(release, rollout.salt, self._wall())
+        self._slots.keep_models(self.view.models)
+        for model in self.view.refused:
+            self._slots.halted(model, self._wall())  # Nobody knows whether the rollout still names this node: it keeps what it serves.
+        for model in self.statements():
+            if model not in self.view.refused and model in self.view.models:  # A removed model has no role any more.
+                self._follow_model(model, self._slots)
+
+    def _follow_model(self, model: str, slots: Slots) -> None:
+        decides, serving, moved = self.deciding(model), slots.serving(model), self._store.moved(model)
+        digest = serving.digest if serving is not None else None
+        found = wish(decides, self._facts, serving=digest, moved=moved, now=int(self._wall()))
+        match found:
+            case Keep():
+                slots.halted(model, self._wall())  # what an earlier statement has begun here is given up
+            case Stop():
+                slots.stopped(model, self._wall())
+            case Run(reference, rollout):
+                if model not in self.models:
+                    self.models.add(model)
+                    self._subscribe_models([model])
+                release = next((one for one in self._releases.get(model, ()) if one.digest == reference.digest), None)
+                if release is None or decides is None:
+                    return  # it is announced by a message of its own
+                if (memory := moved_by(decides, found, serving=serving, moved=moved)) is not None:
+                    self._store.put_moved(model, memory)
+                slots.wanted(release, rollout, self._wall())
 
     def stale(self) -> bool:
         """Return whether the trusted metadata has expired by now, or nobody can say because the clock is not to be believed."""

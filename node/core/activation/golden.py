@@ -8,7 +8,7 @@ import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -51,16 +51,6 @@ def parse(payload: bytes, *, known: bool = True) -> GoldenCase:
         raise mismatch(Code.GOLDEN_INVALID, "golden arrays", expected="input.<tensor> and output.<tensor>", actual=sorted(arrays)[:8])
     first = next(iter(sides["input"].values()))
     return GoldenCase(sides["input"], sides["output"], int(first.shape[0]) if first.ndim else 1)
-
-
-def pack(inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> bytes:
-    """Return the npz that `parse` reads; the same arrays give the same bytes."""
-    target = io.BytesIO()
-    arrays = {f"{side}.{name}": array for side, half in (("input", inputs), ("output", outputs)) for name, array in half.items()}
-    # Texts as fixed-width ones: a file with pickled objects is refused.
-    plain: dict[str, Any] = {name: array.astype(np.str_) if array.dtype == np.object_ else array for name, array in arrays.items()}
-    np.savez_compressed(target, **plain)
-    return target.getvalue()
 
 
 def questions(case: GoldenCase, specs: Sequence[Spec]) -> list[dict[str, Array]]:

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.document import Fact
+from schemas.errors import Code
 from schemas.lifecycle import MOVES, EventName
 from schemas.names import Digest, ModelName, Version
 from schemas.quantities import Seconds
@@ -159,6 +160,18 @@ def halted(slot: ModelSlot, *, now: int) -> Step:
     return _withdrawn(slot, slot.serving, now=now)
 
 
+def stopped(slot: ModelSlot, *, now: int) -> Step:
+    """Take in that nothing of the model is to be served any more: its first release was taken back before there was another."""
+    if slot.state == "idle":
+        return Step(slot, [])
+    serving, beside = slot.serving, slot.last_good
+    ended: list[Command] = [Retire(one) for one in dict.fromkeys(one for one in (serving, beside) if one is not None)]
+    reason = "the operator took back the first release, so nothing is served"
+    reports: list[Command] = [Report("rolled_back", serving, Code.ROLLOUT_TAKEN_BACK, reason)] if serving is not None else []
+    changes = {"target": None, "serving": None, "last_good": None, "serving_since": 0, "proven": False, "last_good_proven": False}
+    return _move(slot, "stopped", now, [*_cancel(slot), *ended, *reports, Tidy()], **changes, code="")
+
+
 def fetched(slot: ModelSlot, *, now: int) -> Step:
     """Take in that every file is on disk and verified."""
     return _move(slot, "fetched", now, [Prepare(_target(slot))], code="")
@@ -171,10 +184,17 @@ def waits(slot: ModelSlot, code: str, *, spent: bool, now: int) -> Step:
     return _move(slot, "goes_on" if not code else "budget_spent" if spent else "stalled", now, [], code=code)
 
 
+def waits_for_window(slot: ModelSlot, *, now: int) -> Step:
+    """Take in that what is staged may not be activated at this time of the week."""
+    if slot.code == Code.WINDOW_CLOSED:
+        return Step(slot, [])
+    return _move(slot, "stalled", now, [], code=Code.WINDOW_CLOSED)
+
+
 def begun(slot: ModelSlot, *, now: int) -> Step:
     """Take in that a worker is being started for what is staged."""
     _target(slot)
-    return _move(slot, "begun", now, [])
+    return _move(slot, "begun", now, [], code="")
 
 
 def prepared(slot: ModelSlot, *, now: int, compare: bool = False) -> Step:

@@ -7,6 +7,7 @@ from schemas.errors import Code
 from schemas.manifest import Limits, Shadow
 
 REQUESTS_MIN: Final = 20  # fewer say nothing about a ratio of errors or a median
+TURNED_AWAY_MIN: Final = 3  # a request whose form fits only the release before is refused each time: no chance is in it
 
 
 class Verdict(NamedTuple):
@@ -34,15 +35,26 @@ def on_shadow(limits: Limits, agreement: Agreement, *, seconds: float) -> Verdic
     return Verdict("good") if seconds >= terms.seconds else WAITS
 
 
-def on_probation(limits: Limits, *, requests: int, errors: int, latency_ms: float, agreement: Agreement, seconds: float) -> Verdict:
-    """Judge a release that is served: `latency_ms` is the median of its answers; `agreement` is with what was served before."""
-    if requests >= REQUESTS_MIN:
-        if errors > limits.probation_error_ratio_max * requests:
+def on_probation(
+    limits: Limits, *, requests: int, errors: int, latency_ms: float, agreement: Agreement, seconds: float, turned_away: int = 0
+) -> Verdict:
+    """Judge a release that is served: `latency_ms` is the median of its answers; `agreement` is with what was served before.
+
+    `turned_away` are requests beside `requests` that it has refused, and the release before would have taken.
+    """
+    asked, failed = requests + turned_away, errors + turned_away
+    if failed > limits.probation_error_ratio_max * asked:
+        refused = f", {turned_away} of them refused that the release before would have taken" if turned_away else ""
+        counted = f"{failed} of {asked} requests failed{refused}"
+        if turned_away >= TURNED_AWAY_MIN:
+            what = "requests that the release before would have taken are refused"
+            return _bad(Code.PROBATION_ERRORS, f"{what}; of all, no more than {limits.probation_error_ratio_max:.0%} may fail", counted)
+        if asked >= REQUESTS_MIN:
             reason = f"more requests failed than the {limits.probation_error_ratio_max:.0%} that may"
-            return _bad(Code.PROBATION_ERRORS, reason, f"{errors} of {requests} requests failed")
-        if latency_ms > limits.latency_ms_max:
-            reason = f"half of the requests took longer than the {limits.latency_ms_max:g} ms that are allowed"
-            return _bad(Code.PROBATION_LATENCY, reason, f"half of {requests} requests took {latency_ms:.3g} ms or more")
+            return _bad(Code.PROBATION_ERRORS, reason, counted)
+    if requests >= REQUESTS_MIN and latency_ms > limits.latency_ms_max:
+        reason = f"half of the requests took longer than the {limits.latency_ms_max:g} ms that are allowed"
+        return _bad(Code.PROBATION_LATENCY, reason, f"half of {requests} requests took {latency_ms:.3g} ms or more")
     if limits.shadow is not None and (bad := _disagrees(limits.shadow, agreement)) is not None:
         return bad
     return Verdict("good") if seconds >= limits.probation_seconds else WAITS

@@ -50,11 +50,11 @@ def is_overtaken(slot: ModelSlot, restored: Target) -> bool:
     return slot.serving is None or slot.serving.digest != restored.digest
 
 
-def restored(slot: ModelSlot, held: Set[bytes]) -> Restored:
-    """Decide after what is served was loaded and switched to. `held` are the slot's releases that have a worker."""
+def restored(slot: ModelSlot, loaded: Set[bytes]) -> Restored:
+    """Decide after what is served was loaded and switched to. `loaded` are the slot's releases that have a worker."""
     in_worker = slot.target if slot.state in lifecycle.IN_WORKER else None
     needed = {one.digest for one in (slot.serving, slot.last_good, in_worker) if one is not None}
-    return Restored(slot.target if slot.state == "shadow" else None, frozenset(held - needed))
+    return Restored(slot.target if slot.state == "shadow" else None, frozenset(loaded - needed))
 
 
 def not_restored(slot: ModelSlot, code: Code, reason: str, *, tries: int, now: int) -> RetryRestore | Step:

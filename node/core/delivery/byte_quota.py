@@ -14,9 +14,10 @@ from schemas.document import Fact
 from schemas.errors import Code
 from schemas.quantities import Count
 from schemas.rollout import Carriage
+from schemas.windows import windows_text
 
 MINUTES_PER_DAY = 24 * 60
-BUDGET_CODES = frozenset({Code.BUDGET_DAY, Code.BUDGET_HOURS, Code.BUDGET_ROLLOUT, Code.BUDGET_FULL})
+BUDGET_CODES = frozenset({Code.BUDGET_DAY, Code.BUDGET_HOURS, Code.BUDGET_ROLLOUT, Code.BUDGET_FULL, Code.WINDOW_CLOSED})
 
 
 def _span(text: str) -> str:
@@ -77,10 +78,19 @@ UNLIMITED = 2**62
 
 
 def allowance(
-    policy: Policy, carriage: Carriage | None, use: TransferUsage, *, next_bytes: int, link: str, today_bytes: int, minute: int
+    policy: Policy,
+    carriage: Carriage | None,
+    use: TransferUsage,
+    *,
+    next_bytes: int,
+    link: str,
+    today_bytes: int,
+    minute: int,
+    is_window_open: bool = True,
 ) -> Allowance:
-    """Return what may be asked for now, at least `next_bytes` or nothing. `today_bytes` came today over this class of road, for all
-    releases.
+    """Return what may be asked for now, at least `next_bytes` or nothing.
+
+    `today_bytes` came today over this class of road, for all releases. `is_window_open`: the rollout lets its nodes fetch now.
     """
     whole = policy.full_download if carriage is None or carriage.full_download is None else carriage.full_download
     if use.instead_bytes and not whole:
@@ -88,6 +98,9 @@ def allowance(
         return Allowance(0, Code.BUDGET_FULL, text)
     if not policy.open_at(minute):
         return Allowance(0, Code.BUDGET_HOURS, f"a {link} link is used from {policy.hours} only")
+    if not is_window_open:
+        when = windows_text(carriage.fetch) if carriage is not None and carriage.fetch is not None else "at other times"
+        return Allowance(0, Code.WINDOW_CLOSED, f"the rollout lets its nodes fetch {when}")
     cap = carriage.bytes_max if carriage is not None else None
     if cap is not None and use.received_bytes + use.in_flight_bytes + use.missing_bytes > cap:
         need = use.in_flight_bytes + use.missing_bytes

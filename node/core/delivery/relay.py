@@ -1,7 +1,7 @@
 """Decide what a relay serves, and what it fetches for that. The two cores joined: a block server towards the site, transfers towards the
 uplink.
 
-Every payload is fetched once, however many want it and from whichever release they know it, and kept by whoever owns the disk.
+Every payload is fetched once, however many nodes request it and in whichever release, and the owner of the disk keeps it.
 """
 
 from collections.abc import Callable, Sequence

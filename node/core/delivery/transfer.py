@@ -247,7 +247,7 @@ class Transfer:
         return self.in_flight_bytes <= max(self.window, self.filled_bytes) // 2 or len(self.asked) < WINDOW_PIECES_MIN
 
     def add(self, wanted: Iterable[Piece], *, now: MonotonicSeconds) -> list[Command]:
-        """Take in that more is wanted of the same list; none of it is awaited already."""
+        """Take in that more is wanted of the same list; the additions are not awaited yet."""
         for piece in wanted:
             self.missing.append(piece)
             self.missing_bytes += piece.payload.bytes

@@ -185,11 +185,11 @@ def root(facts: Facts) -> Iterator[Finding]:
 
 def metadata(facts: Facts) -> Iterator[Finding]:
     """Judge what the agent last believed, as long as nothing newer was seen at the broker, which `login` judges."""
-    said = facts.status
-    if said is None or said.expires is None or facts.now < BUILD_TIME or (facts.login is not None and facts.login.arrived):
+    status = facts.status
+    if status is None or status.expires is None or facts.now < BUILD_TIME or (facts.login is not None and facts.login.arrived):
         return
-    left = said.expires - facts.now
-    if is_stale(said.expires, wall=facts.now, floor=facts.clock_floor):
+    left = status.expires - facts.now
+    if is_stale(status.expires, wall=facts.now, floor=facts.clock_floor):
         if left <= 0:
             yield Finding(Trouble.METADATA_STALE, f"trusted metadata expired {_days(-left)} ago: nothing new is activated")
     elif left < EXPIRING_SECONDS:
@@ -248,9 +248,9 @@ _LOGINS = {"silent": Trouble.BROKER_SILENT, "refused": Trouble.BROKER_REFUSES, "
 
 def login(facts: Facts) -> Iterator[Finding]:
     """Judge what the broker lets us do, and whether the hub has spoken there; of a connected agent, by its own word."""
-    said, found = facts.status, facts.login
-    if said is not None and facts.running:
-        yield from _connection(said, facts.now)
+    status, found = facts.status, facts.login
+    if status is not None and facts.running:
+        yield from _connection(status, facts.now)
     if found is None:
         return
     if found.failed:
@@ -265,17 +265,17 @@ def login(facts: Facts) -> Iterator[Finding]:
         yield Finding(Trouble.METADATA_REFUSED, f"{found.refusal} [{found.refused}]")
 
 
-def _connection(said: AgentStatus, now: int) -> Iterator[Finding]:
-    if "taken over" in said.reason.lower():
-        yield Finding(Trouble.BROKER_TAKEN_OVER, f"the broker ended our connection: {said.reason}")
-    if not said.online:
+def _connection(status: AgentStatus, now: int) -> Iterator[Finding]:
+    if "taken over" in status.reason.lower():
+        yield Finding(Trouble.BROKER_TAKEN_OVER, f"the broker ended our connection: {status.reason}")
+    if not status.online:
         return
-    if said.denied:
-        yield Finding(Trouble.BROKER_DENIES, f"the broker denies {said.denied} of the agent's subscriptions")
-    elif not said.root_version and f"[{Code.TRUST_SIGNATURE}]" in said.error:
-        yield Finding(Trouble.ROOT_OTHER_FLEET, f"what the hub retains is not signed by the pinned root: {said.error}")
-    elif not said.root_version and now - said.since > EMPTY_SECONDS:
-        yield Finding(Trouble.BROKER_EMPTY, f"the agent is connected for {_days(now - said.since)}, and no trusted metadata has come")
+    if status.denied:
+        yield Finding(Trouble.BROKER_DENIES, f"the broker denies {status.denied} of the agent's subscriptions")
+    elif not status.root_version and f"[{Code.TRUST_SIGNATURE}]" in status.error:
+        yield Finding(Trouble.ROOT_OTHER_FLEET, f"what the hub retains is not signed by the pinned root: {status.error}")
+    elif not status.root_version and now - status.since > EMPTY_SECONDS:
+        yield Finding(Trouble.BROKER_EMPTY, f"the agent is connected for {_days(now - status.since)}, and no trusted metadata has come")
 
 
 def runtimes(facts: Facts) -> Iterator[Finding]:
@@ -317,31 +317,31 @@ def port(facts: Facts) -> Iterator[Finding]:
 
 def agent(facts: Facts) -> Iterator[Finding]:
     """Judge the process and its supervisor."""
-    said = facts.status
-    if said is None:
+    status = facts.status
+    if status is None:
         return
-    if facts.node and said.node != facts.node:
+    if facts.node and status.node != facts.node:
         did = "runs" if facts.running else "ran"
-        text = f"the node {said.node!r} of fleet {said.fleet!r} {did} on this folder, and this is {facts.node!r}"
+        text = f"the node {status.node!r} of fleet {status.fleet!r} {did} on this folder, and this is {facts.node!r}"
         yield Finding(Trouble.AGENT_OTHER, text)
         return
     if not facts.running:
-        if said.ended_at is None:
-            yield Finding(Trouble.AGENT_DIED, f"the agent (pid {said.pid}) ended without a word")
+        if status.ended_at is None:
+            yield Finding(Trouble.AGENT_DIED, f"the agent (pid {status.pid}) ended without a word")
         return
-    if said.ended_at is not None:
+    if status.ended_at is not None:
         return  # another one has only just begun
-    silent = facts.now - said.written_at
+    silent = facts.now - status.written_at
     if abs(silent) > SILENT_SECONDS_MAX:
-        yield Finding(Trouble.AGENT_SILENT, f"the agent (pid {said.pid}) has said nothing for {_days(abs(silent))}")
-    elif said.written_at - said.answered_at > SILENT_SECONDS_MAX:
-        text = f"the serving thread of pid {said.pid} has not answered for {_days(said.written_at - said.answered_at)}"
+        yield Finding(Trouble.AGENT_SILENT, f"the agent (pid {status.pid}) has said nothing for {_days(abs(silent))}")
+    elif status.written_at - status.answered_at > SILENT_SECONDS_MAX:
+        text = f"the serving thread of pid {status.pid} has not answered for {_days(status.written_at - status.answered_at)}"
         yield Finding(Trouble.SERVING_SILENT, text)
     else:
-        held = {worker.digest for worker in said.workers}
-        may_load = said.written_at - said.started_at <= SILENT_SECONDS_MAX
-        for slot in said.slots:
-            if slot.serving is None or slot.serving in held:
+        loaded = {worker.digest for worker in status.workers}
+        may_load = status.written_at - status.started_at <= SILENT_SECONDS_MAX
+        for slot in status.slots:
+            if slot.serving is None or slot.serving in loaded:
                 continue
             name = f"model {slot.model} {slot.serving_version}"
             if slot.code == Code.ARTIFACT_DIGEST:
@@ -349,9 +349,9 @@ def agent(facts: Facts) -> Iterator[Finding]:
                 yield Finding(Trouble.SERVING_DAMAGED, text)
             elif not may_load:
                 yield Finding(Trouble.SERVING_NOTHING, f"{name} is to be served, and is not loaded: requests for it are refused")
-    if said.supervised and not said.inherited:
+    if status.supervised and not status.inherited:
         yield Finding(Trouble.SERVICE_NO_SOCKET, "a service manager started the agent, and passed it no socket (LISTEN_FDS)")
-    if said.supervised and said.watchdog_seconds is None:
+    if status.supervised and status.watchdog_seconds is None:
         yield Finding(Trouble.SERVICE_NO_WATCHDOG, "a service manager started the agent, and does not watch it (WATCHDOG_USEC)")
 
 

@@ -41,10 +41,10 @@ def encode(id: int, kind: str, fields: Mapping[str, Any], tensors: Sequence[Raw]
         Malformed: it is larger than the other end would read.
     """
     header = _header(kind, tuple((raw.name, raw.datatype, raw.shape, len(raw.data)) for raw in tensors))
-    said = json.dumps(fields, separators=(",", ":")).encode() if fields else b""
+    encoded = json.dumps(fields, separators=(",", ":")).encode() if fields else b""
     payload_bytes = sum(len(raw.data) for raw in tensors)
-    check_sizes(len(header), len(said), payload_bytes)
-    return [PREFIX.pack(id, len(header), len(said), payload_bytes) + header + said, *(raw.data for raw in tensors)]
+    check_sizes(len(header), len(encoded), payload_bytes)
+    return [PREFIX.pack(id, len(header), len(encoded), payload_bytes) + header + encoded, *(raw.data for raw in tensors)]
 
 
 @lru_cache(HEADERS_KEPT)
@@ -72,15 +72,15 @@ def decode(id: int, header: bytes, fields: Buffer, payload: memoryview) -> Frame
     kind, listed, payload_bytes = _kept(header) if len(header) <= KEPT_BYTES_MAX else _parsed(header)
     if payload_bytes != len(payload):
         raise Malformed(f"tensors of {payload_bytes} bytes in a payload of {len(payload)}")
-    said: Any = {}
+    decoded: Any = {}
     if len(fields):
         try:
-            said = json.loads(bytes(fields))
+            decoded = json.loads(bytes(fields))
         except (ValueError, RecursionError):
-            said = None
-        if type(said) is not dict:
+            decoded = None
+        if type(decoded) is not dict:
             raise Malformed("a frame's fields are not what this protocol writes")
-    return Frame(id, kind, said, tuple(Raw(name, datatype, shape, payload[at:end]) for name, datatype, shape, at, end in listed))
+    return Frame(id, kind, decoded, tuple(Raw(name, datatype, shape, payload[at:end]) for name, datatype, shape, at, end in listed))
 
 
 def _parsed(header: bytes) -> tuple[str, tuple[tuple[str, str, tuple[int, ...], int, int], ...], int]:

@@ -86,9 +86,9 @@ class Reader:
             if number == _GRAPH:
                 graphs.append(_span(value))
             elif number == _OPSET:
-                said = dict(self._fields(_span(value)))
-                if self._text(said.get(1, Span(0, 0))) in {"", "ai.onnx"}:
-                    found.opset = _number(said.get(2, 0))
+                fields = dict(self._fields(_span(value)))
+                if self._text(fields.get(1, Span(0, 0))) in {"", "ai.onnx"}:
+                    found.opset = _number(fields.get(2, 0))
         if len(graphs) != 1:
             raise Unreadable("no graph, or more than one")
         inputs: list[Span] = []
@@ -187,10 +187,10 @@ class Reader:
 
     def _value_info(self, span: Span) -> tuple[str, tuple[int, ...]]:
         """Return a graph's input or output: its name and shape."""
-        said = dict(self._fields(span))
-        name = self._text(said.get(1, Span(0, 0)))
+        fields = dict(self._fields(span))
+        name = self._text(fields.get(1, Span(0, 0)))
         try:
-            kind = dict(self._fields(_span(said[2])))
+            kind = dict(self._fields(_span(fields[2])))
             shape = _span(dict(self._fields(_span(kind[1])))[2])
         except KeyError:
             raise Unreadable(f"tensor {name!r} has no shape") from None

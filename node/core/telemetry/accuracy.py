@@ -25,20 +25,20 @@ FUTURE_SECONDS = 60  # by which the clock of a program elsewhere at the site may
 KEPT_SECONDS = 400 * 24 * 3600  # how long it is remembered what answered when: as long as which windows were closed
 
 
-def moment(said: Any) -> int:
+def moment(given: Any) -> int:
     """Return seconds since 1970 of a number, or of an ISO 8601 time with its zone.
 
     Raises:
         ValueError: it is neither.
     """
-    if isinstance(said, str):
-        found = datetime.fromisoformat(said)
+    if isinstance(given, str):
+        found = datetime.fromisoformat(given)
         if found.tzinfo is None:
             raise ValueError("a time says its zone, such as 2026-03-02T12:00:00Z")
-        said = found.timestamp()
-    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said <= 2**40:  # nor NaN
+        given = found.timestamp()
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 <= given <= 2**40:  # nor NaN
         raise ValueError("expected seconds since 1970, or a time such as 2026-03-02T12:00:00Z")
-    return int(said)
+    return int(given)
 
 
 Answers = Annotated[int, Field(ge=0, le=WINDOW_ROWS_MAX)]

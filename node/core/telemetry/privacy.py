@@ -19,7 +19,7 @@ class BitSource:
     def __init__(self, source: Callable[[int], bytes]) -> None:
         self._source = source
         self._words: list[int] = []
-        self._held = 0
+        self._kept = 0
         self._bits = 0
 
     def bits(self, count: int) -> int:
@@ -27,10 +27,10 @@ class BitSource:
         while self._bits < count:
             if not self._words:
                 self._words = memoryview(self._source(8 * _WORDS)).cast("Q").tolist()
-            self._held |= self._words.pop() << self._bits
+            self._kept |= self._words.pop() << self._bits
             self._bits += 64
-        value = self._held & ((1 << count) - 1)
-        self._held >>= count
+        value = self._kept & ((1 << count) - 1)
+        self._kept >>= count
         self._bits -= count
         return value
 

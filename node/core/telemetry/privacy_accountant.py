@@ -1,6 +1,6 @@
 """Chain what was spent: each entry's head is the hash of the one before and of the entry. Knows no disk and no clock.
 
-On a plain disk nothing can keep its owner from putting an old copy back. What can be told: that entries were changed, taken out or put in
+On a plain disk nothing can keep its owner from putting an old copy back. Detectable is that entries were changed, taken out or put in
 between; and, against a witness (how many entries there were, and the last head) that is kept in another place, that the end is missing.
 """
 

@@ -102,7 +102,7 @@ class _Measured:
 
 
 @dataclass(slots=True)
-class _Said:
+class _Reported:
     """Hold one signal of the service: one value a request, the same for all of its rows."""
 
     quantity: str
@@ -127,7 +127,7 @@ class Sketch:
         self._window_seconds = window_seconds
         self._size = baseline.bins
         self._counters = _counters(baseline.signals)
-        self._said = _said(baseline.signals)
+        self._reported = _reported(baseline.signals)
         self._open: dict[int, Counts] = {}
         self._watermark = float("-inf")
         self._observed = 0
@@ -141,8 +141,8 @@ class Sketch:
         runtime made it from and of ("prompt_tokens", "answer_tokens").
         """
         added = np.zeros(self._size, np.int64)  # a request is counted whole or, where its values are a bug of ours, not at all
-        for said in self._said:
-            added[said.bin_of(service.get(said.quantity))] += rows
+        for reported in self._reported:
+            added[reported.bin_of(service.get(reported.quantity))] += rows
         for counter in self._counters:
             tensor = (inputs if counter.side == "input" else outputs).get(counter.tensor)
             if tensor is None or tensor.size % rows or not tensor.size:
@@ -201,7 +201,7 @@ def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical | _Meas
     numeric: dict[tuple[str, str], list[tuple[Signal, int]]] = {}
     found: list[_Numeric | _Categorical | _Measured] = []
     for signal, offset in _placed(signals):
-        if _is_said(signal):
+        if _is_reported(signal):
             continue
         other = offset + signal.bins - 1
         if signal.measure is not None:
@@ -228,9 +228,9 @@ def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical | _Meas
     return found
 
 
-def _said(signals: Sequence[Signal]) -> list[_Said]:
+def _reported(signals: Sequence[Signal]) -> list[_Reported]:
     return [
-        _Said(
+        _Reported(
             _quantity(signal),
             np.array(signal.edges),
             _numbered(signal, offset),
@@ -238,11 +238,11 @@ def _said(signals: Sequence[Signal]) -> list[_Said]:
             offset + signal.bins - 1,
         )
         for signal, offset in _placed(signals)
-        if _is_said(signal)
+        if _is_reported(signal)
     ]
 
 
-def _is_said(signal: Signal) -> bool:
+def _is_reported(signal: Signal) -> bool:
     """Return whether it is reported with a request, and not measured of a tensor."""
     return signal.side == "service" or signal.measure in {"stop", "tokens"}
 

@@ -111,3 +111,15 @@ def test_an_error_whose_json_nobody_reads_keeps_its_exit_code(module: str, code:
     os.close(writer)
 
     assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (code, 1, False)
+
+
+@pytest.mark.parametrize(("module", "extra"), [("hub", "fleetcast[hub]"), ("node", "fleetcast[node]")])
+@pytest.mark.parametrize("arguments", [["--help"], ["releases", "--json"]], ids=" ".join)
+def test_a_program_without_click_names_what_to_install(module: str, extra: str, arguments: list[str]) -> None:
+    program = f"import sys; sys.modules['click'] = None; sys.argv[0] = 'program'; from {module}.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=120)
+
+    assert (done.returncode, done.stderr.count("\n"), "Traceback" in done.stderr) == (2, 1, False)
+    assert "click is not installed" in done.stderr
+    assert extra in done.stderr
+    assert ("not_installed" in done.stdout) is ("--json" in arguments)

@@ -10,10 +10,10 @@ from hub.cli.progress import SECONDS_BETWEEN, lines, progress
 
 def test_a_log_gets_a_line_now_and_then_and_not_one_a_step() -> None:
     target, ticks = io.StringIO(), count()
-    tell = lines(target, lambda: float(next(ticks)))  # each look at the clock is a second
+    report = lines(target, lambda: float(next(ticks)))  # each look at the clock is a second
 
     for done in range(100):
-        tell("encoding model.onnx", done, 100)
+        report("encoding model.onnx", done, 100)
 
     written = target.getvalue().splitlines()
     assert written[0].startswith("encoding model.onnx: ")
@@ -21,8 +21,8 @@ def test_a_log_gets_a_line_now_and_then_and_not_one_a_step() -> None:
 
 
 def test_short_work_writes_nothing_into_a_log(capfd: pytest.CaptureFixture[str]) -> None:
-    with progress() as tell:
-        tell("encoding model.onnx", 0, 10)
+    with progress() as report:
+        report("encoding model.onnx", 0, 10)
 
     assert capfd.readouterr() == ("", "")
 

@@ -137,7 +137,7 @@ def test_an_hour_that_comes_late_does_not_take_the_newest_one_s_place(tmp_path: 
 
     assert hub.settling.newest() == [hub.drift(2)]
     hub.now += YEARS_AGO
-    hub.store.prune(told_days=10)
+    hub.store.prune(history_days=10)
 
     assert hub.settling.newest() == []
 

@@ -210,10 +210,10 @@ def test_intervals_drifts_and_alerts_are_kept_as_long_as_the_operator_says(store
     store.add_refusal(int(clock.now), "topic", "x", "not ours")
     clock.now += 11 * 24 * 3600
 
-    store.prune(intervals_days=10, told_days=12)
+    store.prune(intervals_days=10, history_days=12)
     assert [row.start for row in store.intervals("delay")] == [3600], "what was not tested yet is kept"
     assert (len(store.drifts()), len(store.alerts()), len(store.refusals())) == (1, 1, 1)
-    store.prune(told_days=10)
+    store.prune(history_days=10)
 
     assert (store.drifts(), store.alerts(), store.refusals()) == ([], [], [])
 

@@ -149,7 +149,7 @@ def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_o
     ingest = Ingest(
         store=store,
         listening=listening,
-        notes=Notes(store, say=lambda alert: None, clock=lambda: now[0]),
+        notes=Notes(store, publish=lambda alert: None, clock=lambda: now[0]),
         roll=Roll(required=False),
         look=lambda: None,
         releases=Releases(fleet.repository, BlockStore(fleet.directory / "blocks")),

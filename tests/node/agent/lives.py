@@ -60,7 +60,7 @@ class Life:
                 if not self._is_over(wanted, outcome):
                     site.wants(wanted)
                 site.turn_until(lambda wanted=wanted, outcome=outcome: self._crash() or self._is_over(wanted, outcome))  # type: ignore[misc]
-            site.turn_until(lambda: site.server.held_of("m") == {release(COMPARED).digest})
+            site.turn_until(lambda: site.server.loaded_of("m") == {release(COMPARED).digest})
             site.turn_until(lambda: self._newest() == (COMPARED, "serving"))
         finally:
             site.server.stop()
@@ -78,7 +78,7 @@ class Life:
         slot = self.site.slot()
         said = slot.state == "probation" and self._newest() == (CRASHING, "serving")
         if said and slot.serving is not None and slot.serving.version == CRASHING:
-            process_id = self.site.server.held().get(slot.serving.digest)
+            process_id = self.site.server.loaded().get(slot.serving.digest)
             if process_id is not None:
                 with suppress(ProcessLookupError):  # it is gone, and not yet known to be
                     os.kill(process_id, signal.SIGKILL)

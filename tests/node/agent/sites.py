@@ -33,7 +33,8 @@ PROFILE = Profile(arch="any", cores=1, memory_bytes=2**30, providers=("CPUExecut
 
 def verified(manifest: Manifest) -> Release:
     """As trust would have made it."""
-    return Release(manifest=manifest, digest=sha256(codec.encode(manifest)))
+    document = codec.encode(manifest)
+    return Release(manifest=manifest, digest=sha256(document), document=document)
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Site:
     contents: Mapping[bytes, bytes]
     lost: frozenset[str] = frozenset()
     faster: float = 1.0
+    window_open: bool = True
     rollout: dict[str, Any] = field(default_factory=dict)  # what a rollout sets
     observed: list[Observation] = field(default_factory=list)
     effective_parameters: dict[bytes, EffectiveParameters] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Site:
         artifacts = Artifacts(self.folder / "artifacts")
         self.parameters = Parameters(
             Overrides(self.folder / "parameters.toml"),
-            rollout_says=lambda model, digest: self.rollout,
+            rollout_parameters=lambda model, digest: self.rollout,
             refused=lambda refusal, model: self.refusals.append(refusal),
         )
         self.slots = Slots(
@@ -99,6 +101,7 @@ class Site:
             report=self._report,
             serving_changed=lambda digest, manifest, effective_parameters: self.effective_parameters.update({digest: effective_parameters}),
             carriage_of=lambda model: None,
+            may_activate=lambda model, rollout, now: self.window_open,
         )
 
     @property

@@ -139,7 +139,7 @@ def test_labels_that_nobody_takes_any_more_do_not_hold_up_the_end(tmp_path: Path
         made.run(ended)
         reply = asked[0].result(SECONDS_MAX)
     late = LabelsReported("m", None, LabelCounts(at=1, right=1, wrong=0))
-    made._labels_said(late)
+    made._labels_reported(late)
 
     assert (reply.status_code, "is stopping" in reply.json()["error"]) == (503, True)
     assert isinstance(late.done.exception(timeout=0), Unreachable)

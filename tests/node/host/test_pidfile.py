@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from node.core.doctor.agent_health import AgentStatus
-from node.host.pidfile import STATUS_NAME, alone, is_held, read_status, write_status
+from node.host.pidfile import STATUS_NAME, alone, is_locked, read_status, write_status
 from schemas.errors import Code, Refused
 
 HOLD = """
@@ -36,7 +36,7 @@ def test_a_second_one_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
         with pytest.raises(Refused) as told, alone(tmp_path):
             pass
 
-        assert (told.value.code, str(first.pid) in told.value.reason, is_held(tmp_path)) == (Code.NODE_RUNNING, True, True)
+        assert (told.value.code, str(first.pid) in told.value.reason, is_locked(tmp_path)) == (Code.NODE_RUNNING, True, True)
     finally:
         first.kill()
         first.wait()
@@ -47,14 +47,14 @@ def test_one_that_was_killed_leaves_the_folder_free(tmp_path: Path) -> None:
     first.kill()
     first.wait()
 
-    assert not is_held(tmp_path)
+    assert not is_locked(tmp_path)
     with alone(tmp_path):
-        assert is_held(tmp_path)
-    assert not is_held(tmp_path)
+        assert is_locked(tmp_path)
+    assert not is_locked(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_not_held(tmp_path: Path) -> None:
-    assert not is_held(tmp_path / "nothing")
+    assert not is_locked(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
 
 

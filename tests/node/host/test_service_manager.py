@@ -118,7 +118,7 @@ class Loop:
         """Time passes, the serving thread answers unless it hangs, and the loop turns."""
         self.now += seconds
         answered = threading.Event()
-        self.server.ask_held(lambda _: answered.set())
+        self.server.ask_loaded(lambda _: answered.set())
         assert answered.wait(0.01 if hangs else 60) is not hangs
         self.status_writer.tick()
 

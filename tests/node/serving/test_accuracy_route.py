@@ -31,7 +31,7 @@ class Agent:
         self.server.start()
 
     def hear(self, event: LabelsReported) -> None:
-        self.loop.submit(lambda: (self.asleep.wait(), self.here.telemetry.labels.said(event)))
+        self.loop.submit(lambda: (self.asleep.wait(), self.here.telemetry.labels.reported(event)))
 
     def post(self, path: str = PATH, **fields: Any) -> httpx.Response:
         body = {"at": WEEKS, "right": 90, "wrong": 10, **fields}

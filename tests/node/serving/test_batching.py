@@ -41,7 +41,7 @@ def body_of(rows: np.ndarray, datatype: str = "FP32") -> dict[str, Any]:
 @contextmanager
 def stopped_until(running: Any, waiting: int, model: str = "delay") -> Iterator[None]:
     """The model's worker stands still until so many requests wait for it."""
-    (process_id,) = running.server.held().values()
+    (process_id,) = running.server.loaded().values()
     os.kill(process_id, signal.SIGSTOP)
 
     def wake() -> None:
@@ -159,7 +159,7 @@ def test_texts_are_joined_by_row_whatever_their_length(running: Any, stage: Call
 
 def test_the_257th_request_is_told_to_come_back(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
     running.serve(stage("1.0.0", regressors.linear.onnx))
-    (process_id,) = running.server.held().values()
+    (process_id,) = running.server.loaded().values()
     os.kill(process_id, signal.SIGSTOP)
     body = body_of(regressors.rows[:1])
     first = threading.Thread(target=at_once, args=(running.url, [body] * worker_pool.QUEUE_REQUESTS_MAX))

@@ -143,7 +143,7 @@ def test_more_conversations_than_may_wait_are_told_to_come_back(talking: Any, mo
     def ask() -> None:
         statuses.append(httpx.post(talking.url + URL, json={"model": "echo", "messages": says("a b c")}).status_code)
 
-    (process_id,) = talking.server.held().values()
+    (process_id,) = talking.server.loaded().values()
     os.kill(process_id, signal.SIGSTOP)
     asking = [threading.Thread(target=ask) for _ in range(4)]
     for thread in asking:
@@ -213,7 +213,7 @@ def test_bytes_of_nothing_are_refused_behind_the_stream_and_not_in_it(talking: A
 
 def test_whoever_hangs_up_while_waiting_is_never_answered(talking: Any, client: openai.OpenAI, tmp_path: Path) -> None:
     told = tmp_path / "words"
-    (process_id,) = talking.server.held().values()
+    (process_id,) = talking.server.loaded().values()
     os.kill(process_id, signal.SIGSTOP)
     first = threading.Thread(target=lambda: client.chat.completions.create(model="echo", messages=says("word")))
     first.start()
@@ -263,7 +263,7 @@ def test_streams_go_on_over_a_swap_and_new_ones_are_the_new_releases(
         "inputs": (Tensor(name="prompt", datatype="BYTES", shape=(1,)),),
         "outputs": (Tensor(name="text", datatype="BYTES", shape=(1,)),),
     }
-    old = next(iter(talking.server.held()))
+    old = next(iter(talking.server.loaded()))
     new = replace(stage("2.0.0", b"talk", model="echo", **tensors), runtime="talking")
     stream = client.chat.completions.create(model="echo", messages=says("word"), stream=True, max_tokens=100, temperature=0.02)
     first = next(iter(stream))
@@ -278,7 +278,7 @@ def test_streams_go_on_over_a_swap_and_new_ones_are_the_new_releases(
 
 
 def test_a_release_that_is_let_go_while_it_talks_to_nobody_costs_no_processor(talking: Any, tmp_path: Path) -> None:
-    (digest,) = talking.server.held()
+    (digest,) = talking.server.loaded()
     body = {"model": "echo", "messages": says("word"), "max_tokens": 3, "temperature": 1.0, "user": str(tmp_path / "words")}
     with begun(talking, body, tmp_path / "words"):
         pass

@@ -115,13 +115,13 @@ def test_a_turn_that_is_hung_up_on_is_told_as_aborted_with_what_was_heard(talkin
 
 def heard_of(talking: Any) -> None:
     """Wait until the model says that it works on a turn."""
-    (held,) = talking.server._pool.slots["echo"].held.values()
+    (loaded,) = talking.server._pool.slots["echo"].loaded.values()
     deadline = time.monotonic() + 100
-    while not held.worker.waiting:
+    while not loaded.worker.waiting:
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    progress = held.worker._progress
-    while held.worker._progress == progress:
+    progress = loaded.worker._progress
+    while loaded.worker._progress == progress:
         assert time.monotonic() < deadline
         time.sleep(0.002)
     talking.server._call(lambda: None)
@@ -142,7 +142,7 @@ def test_a_reader_that_stalls_has_aborted(talking: Any, tmp_path: Path, monkeypa
 
 
 def test_none_of_the_signals_that_are_declared_for_what_generates_lands_in_other(talking: Any, tmp_path: Path) -> None:
-    (held,) = talking.server._pool.slots["echo"].held.values()
+    (loaded,) = talking.server._pool.slots["echo"].loaded.values()
     telemetry = Telemetry(
         store=NodeStore(tmp_path / "node.sqlite"),
         topic=lambda model, cohort: f"{model}/{cohort}",
@@ -155,15 +155,15 @@ def test_none_of_the_signals_that_are_declared_for_what_generates_lands_in_other
         waiting_bytes_max=2**20,
         clock=lambda: 1_000_000_000.0,
     )
-    telemetry.watch(held.staged.digest, held.staged.manifest)
+    telemetry.watch(loaded.staged.digest, loaded.staged.manifest)
 
     ask(talking, "one two three")
     ask(talking, "I cannot do four", stream=True)
     for seen in talking.told(2):
         telemetry.observe(seen)
 
-    (counts,) = telemetry._watched[held.staged.digest].sketch.snapshot().values()
-    found = dict(binned(held.staged.manifest.baseline.signals, counts))
+    (counts,) = telemetry._watched[loaded.staged.digest].sketch.snapshot().values()
+    found = dict(binned(loaded.staged.manifest.baseline.signals, counts))
     assert all(sum(row) == 2 and row[-1] == 0 for row in found.values()), found
     assert found["text:refusal"] == [1, 1, 0]
     assert found["text:stop"] == [2, 0, 0, 0]

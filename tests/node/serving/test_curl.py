@@ -146,7 +146,7 @@ def test_what_is_not_ready_is_a_503_with_retry_after(
     staged = stage("1.0.0", regressors.linear.onnx)
     running.serve(staged)
     staged.model_path.unlink()  # no other worker can take its place
-    os.kill(running.server.held()[staged.digest], signal.SIGKILL)
+    os.kill(running.server.loaded()[staged.digest], signal.SIGKILL)
     until("the worker's end", lambda: running.exits)
     curl = Curl([running.url])
     answers = [curl("/v2/health/ready"), curl("/v2/models/delay/ready"), curl(INFER, data=asked(regressors.rows[:1]))]

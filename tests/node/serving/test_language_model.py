@@ -167,7 +167,7 @@ def test_a_file_that_is_no_gguf_is_refused(running: Any, released: Callable[...,
 
 
 def test_the_port_that_llama_listens_on_is_loopbacks_and_opens_to_nobody(serving: Any) -> None:
-    (process_id,) = serving.server.held().values()
+    (process_id,) = serving.server.loaded().values()
     ports = listening(process_id)
     answers = [httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json={"messages": FRANCE}).status_code for port in ports]
 

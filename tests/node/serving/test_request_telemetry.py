@@ -58,15 +58,15 @@ def test_telemetry_is_told_of_latency_and_of_failures_and_not_of_wrong_requests(
 def test_telemetry_is_told_what_the_workers_process_holds(running: Any, stage: Callable[..., Any]) -> None:
     staged = stage("1.0.0", lookup(), model="lookup", **SIGNATURE)
     running.serve(staged)
-    process_id = running.server.held()[staged.digest]
+    process_id = running.server.loaded()[staged.digest]
 
     httpx.post(running.url + INFER, json=body(0))
     httpx.post(running.url + INFER, json=body(9))
 
     answered, lost = running.told(2)
-    held = resident_bytes(process_id)
-    assert held is not None
-    assert 0.5 < answered.memory_bytes / held < 2
+    loaded = resident_bytes(process_id)
+    assert loaded is not None
+    assert 0.5 < answered.memory_bytes / loaded < 2
     assert lost.memory_bytes == answered.memory_bytes  # looked at once a second, not once a request
     assert resident_bytes(2**22 + 1) is None  # beyond the largest process id of Linux
 

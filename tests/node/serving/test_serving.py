@@ -119,7 +119,7 @@ def test_a_release_that_fails_its_test_is_refused_and_the_old_one_serves_on(
 ) -> None:
     make, code, sentence = REFUSALS[case]
     onnx_bytes, fields = make(regressors)
-    before = shared.server.held()
+    before = shared.server.loaded()
     staged = stage("2.0.0", onnx_bytes, **fields)
     with pytest.raises(Refused, match=sentence) as caught:
         raise shared.outcome(staged)
@@ -127,7 +127,7 @@ def test_a_release_that_fails_its_test_is_refused_and_the_old_one_serves_on(
         shared.server.switch("delay", staged.digest)
 
     assert code == caught.value.code
-    assert before == shared.server.held()
+    assert before == shared.server.loaded()
     assert httpx.post(shared.url + INFER, json=body_of(regressors.rows[:1])).json()["model_version"] == "1.0.0"
 
 
@@ -137,12 +137,12 @@ def test_preparing_the_same_release_twice_starts_one_worker(running: Any, stage:
     for _ in range(2):
         running.server.prepare(staged, outcomes.append)
     outcomes.append(running.outcome(staged))
-    process_id = running.server.held()[staged.digest]
+    process_id = running.server.loaded()[staged.digest]
     again = running.outcome(staged)
 
     assert [staged.digest] * 3 == [outcome.digest for outcome in outcomes]
     assert again.evidence == outcomes[0].evidence
-    assert running.server.held() == {staged.digest: process_id}
+    assert running.server.loaded() == {staged.digest: process_id}
 
 
 def test_a_release_retired_while_it_is_prepared_is_abandoned(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
@@ -153,7 +153,7 @@ def test_a_release_retired_while_it_is_prepared_is_abandoned(running: Any, stage
 
     assert done.wait(120)
     assert outcomes[0].code is Code.RELEASE_UNKNOWN
-    assert running.server.held() == {}
+    assert running.server.loaded() == {}
 
 
 def test_a_model_is_not_ready_until_a_release_is_switched_to(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
@@ -332,7 +332,7 @@ def test_a_full_queue_is_a_503_with_retry_after(
     served: Any, stage: Callable[..., Any], regressors: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker_pool, "QUEUE_REQUESTS_MAX", 2)
-    (process_id,) = served.server.held().values()
+    (process_id,) = served.server.loaded().values()
     os.kill(process_id, signal.SIGSTOP)
     answers: list[httpx.Response] = []
 

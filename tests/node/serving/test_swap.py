@@ -86,7 +86,7 @@ def test_swaps_under_load_lose_nothing_and_mix_nothing(running: Any, stage: Call
     answers = load.run(swap)
 
     assert set(versions) == check(answers, regressors.rows, models)
-    assert list(running.server.held()) == [releases[-1].digest]
+    assert list(running.server.loaded()) == [releases[-1].digest]
     assert running.exits == []
     assert running.server.stats("delay", releases[-1].digest).errors == 0
 
@@ -111,7 +111,7 @@ def test_a_request_that_begins_after_the_switch_is_answered_by_the_new_release(
 def test_a_request_in_flight_finishes_on_the_old_release(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
     old, new = stage("1.0.0", regressors.linear.onnx), stage("2.0.0", regressors.forest.onnx)
     running.serve(old)
-    process_id = running.server.held()[old.digest]
+    process_id = running.server.loaded()[old.digest]
     os.kill(process_id, signal.SIGSTOP)
     load = Load(running.url, regressors.rows)
 
@@ -135,14 +135,14 @@ def test_a_worker_killed_under_load_fails_no_request(running: Any, stage: Callab
 
     def kill() -> None:
         load.wait_for(50)
-        os.kill(running.server.held()[release.digest], signal.SIGKILL)
+        os.kill(running.server.loaded()[release.digest], signal.SIGKILL)
         load.wait_for(50)
 
     answers = load.run(kill)
 
     assert {"1.0.0"} == check(answers, regressors.rows, {"1.0.0": regressors.linear})
     assert [("delay", release.digest, "the worker process was killed by SIGKILL [worker.crashed]", 1)] == running.exits
-    assert running.server.held()[release.digest] is not None
+    assert running.server.loaded()[release.digest] is not None
 
 
 def test_after_a_crash_the_agent_can_roll_back_from_its_callback(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
@@ -159,13 +159,13 @@ def test_after_a_crash_the_agent_can_roll_back_from_its_callback(running: Any, s
 
     def kill() -> None:
         load.wait_for(50)
-        os.kill(running.server.held()[bad.digest], signal.SIGKILL)
+        os.kill(running.server.loaded()[bad.digest], signal.SIGKILL)
         load.wait_for(50)
 
     answers = load.run(kill)
 
     assert {"1.0.0", "2.0.0"} == check(answers, regressors.rows, {"1.0.0": regressors.linear, "2.0.0": regressors.forest})
-    assert list(running.server.held()) == [good.digest]
+    assert list(running.server.loaded()) == [good.digest]
 
 
 def test_a_release_whose_worker_died_after_preparing_is_not_switched_to(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
@@ -173,8 +173,8 @@ def test_a_release_whose_worker_died_after_preparing_is_not_switched_to(running:
     running.serve(good)
     running.outcome(bad)
     bad.model_path.unlink()  # so that no other worker can take its place
-    os.kill(running.server.held()[bad.digest], signal.SIGKILL)
-    until("its death", lambda: running.server.held()[bad.digest] is None)
+    os.kill(running.server.loaded()[bad.digest], signal.SIGKILL)
+    until("its death", lambda: running.server.loaded()[bad.digest] is None)
 
     with pytest.raises(Refused) as caught:
         running.server.switch("delay", bad.digest)
@@ -194,4 +194,4 @@ def test_a_release_that_is_asked_for_again_while_its_start_is_given_up_is_prepar
     assert all(done.acquire(timeout=120) for _ in range(3))
 
     assert [getattr(outcome, "code", None) for outcome in outcomes] == [Code.RELEASE_UNKNOWN, Code.RELEASE_UNKNOWN, None]
-    assert list(running.server.held()) == [release.digest]
+    assert list(running.server.loaded()) == [release.digest]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from node.core.activation.lifecycle import ModelSlot, Move, Target
-from node.storage.store import SENT_KEPT, NodeStore, StoredBlock
+from node.storage.rows import StoredBlock
+from node.storage.store import SENT_KEPT, NodeStore
 from schemas.errors import Unreachable
 from schemas.names import sha256
 from schemas.receipt import Evidence
@@ -81,11 +82,11 @@ def test_sent_messages_are_kept_only_so_many(store: NodeStore) -> None:
 
 def test_a_block_is_found_wherever_it_stands_and_forgotten_with_its_folder(store: NodeStore) -> None:
     digest = sha256(b"block")
-    store.add_held([StoredBlock(digest, "aa/v/f", 0, 5), StoredBlock(digest, "bb/v/f", 5, 5)])
+    store.add_blocks([StoredBlock(digest, "aa/v/f", 0, 5), StoredBlock(digest, "bb/v/f", 5, 5)])
 
-    store.forget_held("aa")
+    store.forget_blocks("aa")
 
-    assert store.held([digest]) == {digest: [StoredBlock(digest, "bb/v/f", 5, 5)]}
+    assert store.stored_blocks([digest]) == {digest: [StoredBlock(digest, "bb/v/f", 5, 5)]}
 
 
 def test_a_resumed_transfer_goes_on_counting(store: NodeStore) -> None:

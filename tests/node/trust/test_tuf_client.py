@@ -520,11 +520,13 @@ def test_altered_rollout_is_refused(fleet: Fleet, trust: Trust) -> None:
         deliver(trust, altered(fleet.refresh(), documents=(RolloutBytes("delay", rollout("9.9.9")),)), fleet)
 
 
-def test_rollout_listed_under_another_models_name_is_refused(fleet: Fleet, trust: Trust) -> None:
+def test_rollout_listed_under_another_models_name_is_refused_alone(fleet: Fleet, trust: Trust) -> None:
     fleet.repository.set_rollout("other", rollout("1.0.0"), rollouts=fleet.keys["rollouts"], now=fleet.now)
 
-    with refused(trust, Code.TRUST_MISMATCH):
-        deliver(trust, fleet.refresh(), fleet)
+    view = deliver(trust, fleet.refresh(), fleet)
+
+    assert view.refused["other"].code == Code.TRUST_MISMATCH
+    assert set(view.rollouts) == {"delay"}
 
 
 def test_hub_that_came_back_from_the_past_is_refused_by_its_serial(fleet: Fleet, trust: Trust) -> None:
@@ -629,8 +631,10 @@ def test_manifest_under_another_versions_name_is_refused(fleet: Fleet, trust: Tr
     fleet.repository.add_release("delay", "3.0.0", manifest("1.0.0"), team=fleet.keys["team"], now=fleet.now)
     deliver(trust, fleet.refresh(), fleet)
 
-    with refused(trust, Code.TRUST_MISMATCH):
-        trust.accept_model(fleet.models("3.0.0"), now=fleet.now)
+    found: list[Refused] = []
+
+    assert trust.accept_model(fleet.models("1.0.0", "3.0.0"), now=fleet.now, refused=found.append)[0].manifest.version == "1.0.0"
+    assert [one.code for one in found] == [Code.TRUST_MISMATCH]
 
 
 def test_team_cannot_publish_under_another_teams_name(fleet: Fleet, trust: Trust) -> None:

@@ -150,7 +150,7 @@ def test_a_bad_model_is_refused_while_the_old_release_serves_on(
 
     assert code is caught.value.code
     assert {(200, "1.0.0")} == set(seen)
-    assert len(running.server.held()) == 1
+    assert len(running.server.loaded()) == 1
 
 
 def test_a_provider_that_is_not_here_is_named_with_those_that_are(running: Any, stage: Callable[..., Any], regressors: Any) -> None:

@@ -45,7 +45,7 @@ def test_inline_and_in_a_process_of_its_own_the_answers_are_the_same(running: An
 
     assert answers[0] == answers[1]
     assert "inline-model" in threads
-    assert running.server.held()[inside.digest] != running.server.held()[apart.digest]
+    assert running.server.loaded()[inside.digest] != running.server.loaded()[apart.digest]
 
 
 def test_an_inline_release_is_refused_and_swapped_as_any(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
@@ -61,7 +61,7 @@ def test_an_inline_release_is_refused_and_swapped_as_any(running: Any, stage: Ca
     assert caught.value.code is Code.MODEL_LOAD
     assert [answer.status_code for answer in answers] == [200, 400]
     assert answers[0].json()["model_version"] == "2.0.0"
-    assert list(running.server.held()) == [second.digest]
+    assert list(running.server.loaded()) == [second.digest]
 
 
 def test_a_runtime_that_raises_is_a_500_and_goes_on(running: Any, stage: Callable[..., Any]) -> None:

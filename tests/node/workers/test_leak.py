@@ -28,7 +28,7 @@ def anonymous_bytes() -> int:
 def test_swaps_leave_no_memory_descriptor_thread_or_process(running: Any, stage: Callable[..., Any], regressors: Any) -> None:
     releases = [stage("1.0.0", regressors.linear.onnx), stage("2.0.0", regressors.forest.onnx)]
     body = {"inputs": [{"name": "X", "datatype": "FP32", "shape": [64, 5], "data": np.ones(320).tolist()}]}
-    held: list[tuple[int, int, int]] = []
+    loaded: list[tuple[int, int, int]] = []
     running.serve(releases[0])
     with httpx.Client(base_url=running.url) as client:
         for number in range(SWAPS):
@@ -38,10 +38,10 @@ def test_swaps_leave_no_memory_descriptor_thread_or_process(running: Any, stage:
             assert client.post("/v2/models/delay/infer", json=body).status_code == 200
             running.observations.clear()
             if number >= SETTLED:
-                held.append((anonymous_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()))  # noqa: PTH208
-    memory, descriptors, threads = zip(*held, strict=True)
+                loaded.append((anonymous_bytes(), len(os.listdir("/proc/self/fd")), threading.active_count()))  # noqa: PTH208
+    memory, descriptors, threads = zip(*loaded, strict=True)
 
     assert max(memory[-10:]) - max(memory[:10]) < GROWTH_BYTES_MAX
     assert min(descriptors[-10:]) <= max(descriptors[:10])
     assert min(threads[-10:]) <= max(threads[:10])
-    assert len(running.server.held()) == 1
+    assert len(running.server.loaded()) == 1

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleetcast.golden_file import pack_golden
 from hub.core.delivery.encode import encode_block
 from hub.core.publish import release
 from hub.core.publish.release import Feature, Fitted, Golden
@@ -148,11 +149,11 @@ def test_a_rare_text_is_not_in_the_golden_rows() -> None:
 
 def test_a_golden_file_is_the_same_each_time_and_comes_back() -> None:
     golden = Golden({"x": np.arange(6, dtype="f4").reshape(2, 3), "t": np.array(["a", "bc"], object)}, {"y": np.array([1.5, 2.5])})
-    data = release.pack_golden(golden)
+    data = pack_golden(golden.inputs, golden.outputs)
     signature = (tensor("x", -1, 3), tensor("t", -1, datatype="BYTES"))
     again = release.parse_golden("g", data, signature, [tensor("y", -1)])
 
-    assert data == release.pack_golden(golden)
+    assert data == pack_golden(golden.inputs, golden.outputs)
     assert again.inputs["x"].tolist() == golden.inputs["x"].tolist()
     assert again.inputs["t"].tolist() == ["a", "bc"]
     assert again.outputs["y"].tolist() == [1.5, 2.5]
@@ -188,7 +189,7 @@ def test_a_golden_file_that_is_none_is_refused(data: bytes) -> None:
 
 @given(st.data())
 def test_a_damaged_golden_file_is_refused_or_read_and_nothing_else(data: st.DataObject) -> None:
-    good = release.pack_golden(Golden({"x": np.arange(6, dtype="f4")}, {"y": np.arange(6, dtype="f4")}))
+    good = pack_golden({"x": np.arange(6, dtype="f4")}, {"y": np.arange(6, dtype="f4")})
     at = data.draw(st.integers(0, len(good) - 1))
     bad = good[:at] + bytes([data.draw(st.integers(0, 255))]) + good[at + 1 :]
     code = Code.GOLDEN_INVALID

@@ -3,7 +3,7 @@
 import pytest
 
 from hub.core.drift.episodes import Episode
-from hub.core.rollouts.active_alarms import StreamName, cohort_newest, lasts, speaks_against, told
+from hub.core.rollouts.active_alarms import StreamName, cohort_newest, lasts, reported_alarms, speaks_against
 from schemas.analytics_messages import Alert, Drift, SignalDrift
 
 EPISODE = Episode(since=0, raised=100, last=500, quiet_seconds=300)
@@ -44,14 +44,17 @@ def test_episodes_are_told_from_alerts_each_by_its_release_and_cohort() -> None:
         alert("drift_over", 6, cohort="bos"),
     ]
 
-    assert [(one.raised.at, one.over_at) for one in told(alerts)] == [(1, 3), (2, 6), (4, None)]
+    assert [(one.raised.at, one.over_at) for one in reported_alarms(alerts)] == [(1, 3), (2, 6), (4, None)]
 
 
 def test_accuracy_and_signals_of_one_release_are_episodes_of_their_own() -> None:
     accuracy = alert("drift", 2, signals="accuracy").model_copy(update={"about": "accuracy"})
     over = alert("drift_over", 3).model_copy(update={"about": "accuracy"})
 
-    assert [(one.raised.about, one.over_at) for one in told([alert("drift", 1), accuracy, over])] == [(None, None), ("accuracy", 3)]
+    assert [(one.raised.about, one.over_at) for one in reported_alarms([alert("drift", 1), accuracy, over])] == [
+        (None, None),
+        ("accuracy", 3),
+    ]
 
 
 NEW = alert("drift", 1100)

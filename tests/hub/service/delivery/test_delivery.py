@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hub.cli.held_blocks import Holdings
+from hub.cli.node_blocks import NodeBlocks
 from hub.core.delivery.encode import Ancestor, encode_block
 from hub.core.rollouts.plan import by_site, cost, seconds
 from hub.publish.block_store import BlockStore
@@ -118,7 +118,7 @@ def test_what_is_planned_is_what_a_node_of_that_past_fetches(fleet: Fleet) -> No
     old = fleet.publish("1.0.0")
     new = update(fleet, old, "1.1.0")
     digests = {manifest.version: sha256(codec.encode(manifest)) for manifest in (old, new)}
-    holdings = Holdings(Releases(fleet.repository, BlockStore(fleet.directory / "blocks")))
+    holdings = NodeBlocks(Releases(fleet.repository, BlockStore(fleet.directory / "blocks")))
     profile = Profile(arch="x86_64", cores=1, memory_bytes=1)
     slot = Slot(model="delay", state="active", serving=digests["1.0.0"])
     state = State(node="a", session=1, status="online", at=1, profile=profile, slots=(slot,))

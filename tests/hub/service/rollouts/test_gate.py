@@ -36,7 +36,7 @@ class Gate:
         self.controller = Controller(
             repository=self.days.fleet.repository,
             store=self.days.store,
-            notes=Notes(self.days.store, say=lambda alert: None, clock=lambda: self.days.now),
+            notes=Notes(self.days.store, publish=lambda alert: None, clock=lambda: self.days.now),
             nodes=self.nodes,
             signer=self.days.fleet.online[2],
             random_bytes=bytes,

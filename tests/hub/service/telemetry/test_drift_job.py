@@ -39,12 +39,12 @@ class Hub:
         """A new process over the same database."""
         self.store = Store(f"sqlite:///{self.fleet.directory / 'hub.sqlite'}", clock=lambda: self.now)
         self.store.create()
-        notes = Notes(self.store, say=self.said.append, clock=lambda: self.now)
+        notes = Notes(self.store, publish=self.said.append, clock=lambda: self.now)
         self.settling = Settling(
             store=self.store,
             notes=notes,
             releases=Releases(self.fleet.repository, BlockStore(self.fleet.directory / "blocks")),
-            say=lambda document, retain=False: self.said.append(document),
+            publish=lambda document, retain=False: self.said.append(document),
             settled=lambda *_: None,
             cohort_nodes_min=3,
             settle_seconds=0,

@@ -146,7 +146,7 @@ def test_a_release_that_agrees_is_compared_then_served_and_no_count_is_reported(
     assert (evidence.shadow, evidence.shadow_rows, evidence.shadow_agreement) == ("passed", None, None)
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.json()["model_version"] for answer in answers} == {"1.0.0", "2.0.0"}
-    assert site.server.held_of("m") == {new.digest}
+    assert site.server.loaded_of("m") == {new.digest}
 
 
 def test_a_release_that_disagrees_is_refused_and_nobody_ever_gets_its_answers(site: Site, publish: Callable[..., Release]) -> None:
@@ -163,7 +163,7 @@ def test_a_release_that_disagrees_is_refused_and_nobody_ever_gets_its_answers(si
     assert refusal.evidence is not None
     assert (refusal.evidence.shadow, refusal.evidence.shadow_rows) == (Code.SHADOW_DISAGREES, None)
     assert {answer.json()["model_version"] for answer in answers} == {"1.0.0"}
-    assert site.server.held_of("m") == {old.digest}
+    assert site.server.loaded_of("m") == {old.digest}
 
 
 def test_a_shadow_that_disagrees_on_probation_rolls_back(site: Site, publish: Callable[..., Release]) -> None:
@@ -174,7 +174,7 @@ def test_a_shadow_that_disagrees_on_probation_rolls_back(site: Site, publish: Ca
 
     with load(site, rows=ROWS_MIN) as answers:
         site.turn_until(lambda: site.slot().state == "rolled_back")
-        site.turn_until(lambda: site.server.held_of("m") == {old.digest})
+        site.turn_until(lambda: site.server.loaded_of("m") == {old.digest})
 
     assert {answer.status_code for answer in answers} == {200}
     assert (site.slot().serving, site.slot().code) == (site.slot().serving, Code.SHADOW_DISAGREES)
@@ -220,14 +220,14 @@ def test_a_served_release_whose_worker_keeps_dying_goes_back_though_it_was_prove
     settle(site, new)
 
     def kill() -> bool:
-        process_id = site.server.held().get(new.digest)
+        process_id = site.server.loaded().get(new.digest)
         if process_id is not None:
             with suppress(ProcessLookupError):  # the one before, buried since it was asked for
                 os.kill(process_id, signal.SIGKILL)
         return site.slot().state == "rolled_back"
 
     site.turn_until(kill)  # each start comes later than the one before
-    site.turn_until(lambda: site.server.held_of("m") == {old.digest})
+    site.turn_until(lambda: site.server.loaded_of("m") == {old.digest})
 
     assert (site.slot().serving and site.slot().serving.digest, site.slot().code) == (old.digest, Code.WORKER_CRASHED)
     assert "5 times in a row" in site.receipts()[-1].reason or "5 times in a row" in site.receipts()[-2].reason
@@ -261,7 +261,7 @@ def test_going_back_on_probation_serves_the_last_good_release_also_after_restart
         site.turn_until(lambda: said(site, old) == ["serving", "serving", "serving"])
 
     slot, last = site.slot(), site.receipts()[-1]
-    assert (answers(site), site.server.held_of("m")) == ("1.0.0", {old.digest})
+    assert (answers(site), site.server.loaded_of("m")) == ("1.0.0", {old.digest})
     assert (slot.serving and slot.serving.digest, slot.last_good, slot.proven, last.version) == (old.digest, None, True, "1.0.0")
     site.server.stop()
 
@@ -429,7 +429,7 @@ def test_the_fetched_variant_is_loaded_even_if_another_would_fit_today(
     (folder / "int8" / "model.onnx").write_bytes(other)
     again = Site(tmp_path / "n", contents)
     again.start()
-    again.turn_until(lambda: again.server.held_of("m") == {both.digest})
+    again.turn_until(lambda: again.server.loaded_of("m") == {both.digest})
     again.turn_until(lambda: len(again.receipts()) > 1)
     answer = ask(again, shift=0.0).json()
     again.server.stop()
@@ -451,10 +451,10 @@ def test_a_worker_that_dies_after_its_test_is_tried_again_after_a_restart(
     ready = again.slots.ready
 
     def dies_first(event: WorkerReady, now: float) -> None:
-        process_id = again.server.held()[release.digest]
+        process_id = again.server.loaded()[release.digest]
         if not died and process_id is not None:
             died.append(os.kill(process_id, signal.SIGKILL))
-            until("its death", lambda: again.server.held()[release.digest] != process_id)
+            until("its death", lambda: again.server.loaded()[release.digest] != process_id)
         ready(event, now)
 
     monkeypatch.setattr(again.slots, "ready", dies_first)

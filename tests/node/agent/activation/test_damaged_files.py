@@ -100,7 +100,7 @@ def test_damaged_files_are_never_served_after_a_start_and_fetched_again(
     road = Road(site)
     site.turn_until(lambda: road.asked > 0)
 
-    assert (code(site), release.digest in site.server.held(), answers(site)) == (FOUND, False, None)
+    assert (code(site), release.digest in site.server.loaded(), answers(site)) == (FOUND, False, None)
     road.open = True
     road.flow()
     site.turn_until(lambda: answers(site) == "1.0.0")
@@ -114,7 +114,7 @@ def test_a_worker_that_ended_is_not_started_from_changed_files(started: Callable
     serving, road = value(site), Road(site)
     change(file_of(site, release))
 
-    os.kill(site.server.held()[release.digest] or 0, signal.SIGKILL)
+    os.kill(site.server.loaded()[release.digest] or 0, signal.SIGKILL)
     site.turn_until(lambda: road.asked > 0)
 
     assert (code(site), answers(site)) == (FOUND, None)
@@ -136,10 +136,10 @@ def test_the_last_good_release_answers_while_damaged_files_are_fetched(
     road = Road(site)
     site.turn_until(lambda: answers(site) == "1.0.0")
 
-    assert (code(site), site.slots.serving("m")) == (FOUND, new.digest)
+    assert (code(site), site.slot().serving.digest) == (FOUND, new.digest)  # type: ignore[union-attr]
     road.open = True
     road.flow()
-    site.turn_until(lambda: answers(site) == "2.0.0" and set(site.server.held()) == {new.digest})
+    site.turn_until(lambda: answers(site) == "2.0.0" and set(site.server.loaded()) == {new.digest})
     assert "rolled_back" not in said(site, new)
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from fleetcast.golden_file import pack_golden
 from node.core.activation import golden
 from node.core.inference.tensors import Spec
 from schemas.errors import Code, Refused
@@ -130,17 +131,17 @@ def test_golden_inputs_that_the_model_does_not_take_are_refused(spec: Spec) -> N
 def test_what_is_packed_is_parsed_as_it_was_and_always_to_the_same_bytes(asked: np.ndarray, answered: np.ndarray) -> None:
     texts = np.array(["so", "is it"], object)
 
-    packed = golden.pack({"x": asked}, {"y": answered, "text": texts})
+    packed = pack_golden({"x": asked}, {"y": answered, "text": texts})
 
     case = golden.parse(packed)
     np.testing.assert_array_equal(case.inputs["x"], asked)
     np.testing.assert_array_equal(case.outputs["y"], answered)
     assert case.outputs["text"].tolist() == texts.tolist()
-    assert golden.pack({"x": asked}, {"y": answered, "text": texts}) == packed
+    assert pack_golden({"x": asked}, {"y": answered, "text": texts}) == packed
 
 
 def test_inputs_alone_are_a_case_only_for_who_is_yet_to_ask_the_model() -> None:
-    packed = golden.pack({"x": np.zeros((2, 3))}, {})
+    packed = pack_golden({"x": np.zeros((2, 3))}, {})
 
     assert golden.parse(packed, known=False).rows == 2
     with pytest.raises(Refused, match=r"output\.<tensor>"):

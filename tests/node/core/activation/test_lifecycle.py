@@ -360,6 +360,15 @@ class Life(RuleBasedStateMachine):
         self.do(lifecycle.halted(self.slot, now=1))
 
     @rule()
+    def stop(self) -> None:
+        before = self.slot
+        commands = self.do(lifecycle.stopped(self.slot, now=1))
+        assert (self.slot.state, self.slot.serving, self.slot.target) == ("idle", None, None)
+        for held in (before.serving, before.last_good):
+            assert held is None or Retire(held) in commands
+        assert sum(isinstance(command, Report) for command in commands) == (before.serving is not None)
+
+    @rule()
     def die_and_come_back(self) -> None:
         self.slot = ModelSlot.model_validate_json(self.slot.model_dump_json())
         commands = self.do(lifecycle.interrupted(self.slot, now=1))

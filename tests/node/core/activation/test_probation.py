@@ -21,6 +21,11 @@ CLEAN = {"requests": 1000, "errors": 0, "latency_ms": 5.0, "agreement": Agreemen
         ({"errors": 100}, "waits", ""),
         ({"errors": 101}, "bad", Code.PROBATION_ERRORS),
         ({"requests": REQUESTS_MIN - 1, "errors": REQUESTS_MIN - 1}, "waits", ""),
+        ({"requests": 0, "turned_away": 2}, "waits", ""),
+        ({"requests": 0, "turned_away": 3}, "bad", Code.PROBATION_ERRORS),  # its form is wrong each time: three are not chance
+        ({"turned_away": 111}, "waits", ""),  # a tenth of all may fail
+        ({"turned_away": 112}, "bad", Code.PROBATION_ERRORS),
+        ({"errors": 60, "turned_away": 60}, "bad", Code.PROBATION_ERRORS),
         ({"latency_ms": 50.0}, "waits", ""),
         ({"latency_ms": 50.1}, "bad", Code.PROBATION_LATENCY),
         ({"latency_ms": 50.1, "requests": REQUESTS_MIN - 1}, "waits", ""),
@@ -60,6 +65,11 @@ def test_a_release_that_asks_for_no_comparison_needs_none() -> None:
     ("found", "reason", "counted"),
     [
         ({"errors": 317}, "more requests failed than the 10% that may", "317 of 1000 requests failed"),
+        (
+            {"errors": 17, "turned_away": 300},
+            "requests that the release before would have taken are refused; of all, no more than 10% may fail",
+            "317 of 1300 requests failed, 300 of them refused that the release before would have taken",
+        ),
         (
             {"latency_ms": 73.1},
             "half of the requests took longer than the 50 ms that are allowed",

@@ -1,0 +1,62 @@
+"""What `releases remove` and `models remove` share: who names a release, who serves it, what removing it frees, and asking first."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from hub.publish.block_store import BlockStore
+from hub.publish.release_blocks import Payloads, own
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.errors import Code, Refused
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.rollout import Rollout, all_fallbacks
+
+yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it must be given.")
+
+
+def present_rollout(repository: Repository, model: str) -> Rollout | None:
+    """Return a model's rollout as it is signed."""
+    document = repository.rollout(model)
+    return codec.decode(Rollout, document) if document is not None else None
+
+
+def needed_as(rollout: Rollout | None) -> dict[bytes, str]:
+    """Return what a rollout names releases as, by digest: its release, or one that nodes go back to."""
+    if rollout is None:
+        return {}
+    return {**{one.release.digest: "fallback" for one in all_fallbacks(rollout)}, rollout.release.digest: "release"}
+
+
+def manifests(repository: Repository) -> dict[bytes, Manifest]:
+    """Return every release of the fleet by digest."""
+    documents = [repository.manifest(model, version) for model in repository.models() for version in repository.releases(model)]
+    return {sha256(document): codec.decode(Manifest, document) for document in documents}
+
+
+def own_payloads(leaving: Sequence[Manifest], staying: Mapping[bytes, Manifest], store: BlockStore) -> Payloads:
+    """Return the payloads that only these releases need.
+
+    Raises:
+        Refused: the block list of a release that stays is lost, so nobody can say what it needs.
+    """
+    parts = [Payloads.left_of(manifest, store) for manifest in leaving]
+    together = Payloads(frozenset().union(*(one.files for one in parts)), frozenset().union(*(one.lists for one in parts)))
+    return own(together, [Payloads.of(manifest, store) for manifest in staying.values()])
+
+
+def confirm(question: str, *, yes: bool, folder: Path) -> None:
+    """Ask the operator, on a terminal.
+
+    Raises:
+        Refused: there is nobody to ask.
+        click.Abort: the operator says no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Refused(Code.SETTINGS_INVALID, f"{question} Without a terminal nobody can be asked: add --yes (fleet {folder})")
+    click.confirm(question, abort=True, err=True)

@@ -1,0 +1,111 @@
+"""A release that breaks programs of the one before, by the real commands: told where it is met, and refused unless `--breaking` is said."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from hub.cli.errors import Exit
+from hub.core.rollouts.commands import Start
+from hub.database.rows import CommandRow
+from hub.database.store import Store
+from tests.hub.cli.fleets import Made, make
+from tests.hub.cli.test_rollout import Hub
+
+
+def model(path: Path, name: str, width: int) -> Path:
+    """Write a model whose input is called `name` and has `width` columns."""
+    given = helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, width])
+    answer = helper.make_tensor_value_info("total", TensorProto.FLOAT, [None, 1])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph([helper.make_node("ReduceSum", [name, "axes"], ["total"], keepdims=1)], "sum", [given], [answer], [axes])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A fleet with m@1.0.0 (input [-1, 3]), a renamed one in other.onnx, and a CSV."""
+    made = make(tmp_path_factory.mktemp("breaking"), "m")
+    model(made.folder / "old.onnx", "input", 3)
+    model(made.folder / "other.onnx", "x", 4)
+    np.savetxt(made.folder / "rows.csv", np.ones((5, 3)), delimiter=",", header="a,b,c", comments="")
+    done = made.publish("1.0.0", model="old.onnx")
+    assert done.returncode == 0, done.stderr
+    return made
+
+
+def test_a_renamed_input_is_refused_at_publish_and_nothing_is_stored(made: Made) -> None:
+    before = sorted(path.name for path in (made.fleet / "blocks").rglob("*"))
+
+    done = made.publish("1.1.0", model="other.onnx")
+
+    assert done.returncode == Exit.REFUSED
+    assert "'input' FP32[-1, 3] of 1.0.0 is not in 1.1.0, which takes 'x' FP32[-1, 4]" in done.stderr
+    assert "--breaking" in done.stderr
+    assert "[release.breaking]" in done.stderr
+    assert sorted(path.name for path in (made.fleet / "blocks").rglob("*")) == before
+
+
+def test_a_csv_published_after_a_model_is_refused_with_the_mend(made: Made) -> None:
+    done = made.publish("1.1.0", model="rows.csv")
+
+    assert done.returncode == Exit.REFUSED
+    assert "m@1.0.0 (runtime onnx) is a model that answers requests, and m@1.1.0 (runtime files) is files" in done.stderr
+    assert "give data with --reference" in done.stderr
+
+
+def test_a_version_between_two_is_compared_with_the_one_below(made: Made) -> None:
+    """1.0.0 and 9.0.0 differ; 1.0.1 is like 1.0.0."""
+    assert made.publish("9.0.0", "--breaking", model="other.onnx").returncode == 0
+
+    assert made.publish("1.0.1", model="old.onnx").returncode == 0
+    assert made.publish("9.0.1", model="old.onnx").returncode == Exit.REFUSED
+
+
+def test_a_published_version_can_be_published_again_without_saying_so(made: Made) -> None:
+    assert made.publish("8.0.0", "--breaking", model="other.onnx").returncode == 0
+
+    assert made.publish("8.0.0", model="other.onnx").returncode == 0
+
+
+def test_check_tells_and_passes_what_the_devices_would_run(made: Made) -> None:
+    assert made.publish("7.0.0", "--breaking", model="other.onnx").returncode == 0
+
+    done = made.run("check", "m@7.0.0", "--profile", "gateway", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert "would not work with this one: input 'input' FP32[-1, 3]" in done.stderr
+    assert "is not in 7.0.0" in json.loads(done.stdout)[0]["breaks"][0]
+
+
+def test_start_is_refused_by_the_command_and_by_the_hub(made: Made) -> None:
+    assert made.publish("6.0.0", "--breaking", model="other.onnx").returncode == 0
+    with Hub(made):
+        first = made.run("rollout", "start", "m@1.0.0")
+        refused = made.run("rollout", "start", "m@6.0.0", "--force")
+        by_the_hub = answer_to(made, Start(version="6.0.0", force=True))
+        insisted = made.run("rollout", "start", "m@6.0.0", "--force", "--breaking")
+
+    assert first.returncode == 0, first.stderr
+    assert refused.returncode == Exit.REFUSED
+    assert "m@6.0.0 breaks programs that use m@1.0.0, which it replaces: input 'input' FP32[-1, 3]" in refused.stderr
+    assert "add --breaking" in refused.stderr
+    assert (by_the_hub.state, by_the_hub.code) == ("refused", "release.breaking")
+    assert insisted.returncode == 0, insisted.stderr
+
+
+def answer_to(made: Made, command: Start) -> CommandRow:
+    """Queue a command as a program other than ours may, and wait for what the running hub says to it."""
+    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    number = store.add_command("m", command)
+    deadline = time.monotonic() + 15
+    while (answer := store.command(number)) is None or answer.state == "open":
+        assert time.monotonic() < deadline, "the hub has not answered"
+        time.sleep(0.05)
+    store.close()
+    return answer

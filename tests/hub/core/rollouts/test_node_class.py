@@ -1,0 +1,78 @@
+"""Every node stands in exactly one class, with a sentence that says why."""
+
+import pytest
+
+from hub.core.rollouts.fleet import Failure, Node, Serving
+from hub.core.rollouts.node_class import CLASSES, ClassName, class_of, totals
+from schemas.deployments import Deployment, Stage
+from schemas.errors import Code
+from schemas.rollout import ReleaseRef
+from schemas.state import Slot, State
+
+OLD, NEW = ReleaseRef("1.0.0", b"\0" * 32), ReleaseRef("1.1.0", b"\1" * 32)
+DEPLOYMENT = Deployment(name="default", release=NEW, fallback=OLD, state="running", rollout=bytes(16), started=1)
+
+
+def node(*, serves: ReleaseRef | None = OLD, slot: dict[str, object] | None = None, failure: Failure | None = None) -> Node:
+    slots = (Slot.model_validate({"model": "m", "state": "active", "target": NEW.digest, **slot}),) if slot is not None else ()
+    state = State(node="jfk-2", session=1, status="online", at=1, slots=slots)
+    serving = {"m": Serving(serves.version, serves.digest, 1)} if serves is not None else {}
+    return Node(state, "online", 1, 1, b"", serving=serving, failures={("m", NEW.digest): failure} if failure is not None else {})
+
+
+def found(
+    one: Node, deployment: Deployment = DEPLOYMENT, *, heard: bool = True, failed_from: int = 0, now: int = 10
+) -> tuple[ClassName, str]:
+    result = class_of(deployment, one, model="m", heard=heard, silent_seconds=22_320, failed_from=failed_from, now=now)
+    return result.name, result.code or result.sentence
+
+
+@pytest.mark.parametrize(
+    ("slot", "expected"),
+    [
+        (None, ("moving", "was reached, and has not begun yet")),
+        ({"state": "fetching", "bytes_planned": 200, "bytes_received": 50}, ("moving", "is fetching, 25 %")),
+        ({"state": "fetching", "code": "disk.full"}, ("moving", "disk.full")),
+        ({"state": "out_of_budget", "code": "budget.day"}, ("waiting", "budget.day")),
+        ({"state": "out_of_budget", "code": "window.closed"}, ("waiting", "window.closed")),
+        ({"state": "staged", "code": "window.closed"}, ("waiting", "window.closed")),
+        ({"state": "testing"}, ("moving", "is testing")),
+        ({"state": "shadow"}, ("moving", "is compared beside what it serves")),
+        ({"state": "active", "target": OLD.digest}, ("moving", "was reached, and has not begun yet")),
+    ],
+)
+def test_a_node_that_was_reached_says_how_far_it_is_or_what_it_waits_for(slot: dict[str, object] | None, expected: tuple[str, str]) -> None:
+    assert found(node(slot=slot)) == expected
+
+
+def test_a_failure_counts_until_it_was_seen_or_the_release_is_served_after_all() -> None:
+    failure = Failure("refused", Code.MODEL_GOLDEN, received_at=5)
+    assert found(node(failure=failure)) == ("refused", Code.MODEL_GOLDEN)
+    assert found(node(failure=failure), heard=False)[0] == "refused"
+    assert found(node(failure=failure), failed_from=6)[0] == "moving"
+    assert found(node(failure=failure, serves=NEW))[0] == "serving"
+    assert found(node(failure=Failure("rolled_back", Code.PROBATION_ERRORS, 5), serves=None))[0] == "rolled_back"
+
+
+def test_silence_a_later_stage_a_halt_and_a_deadline_are_classes_of_their_own() -> None:
+    assert found(node(serves=NEW), heard=False) == ("unreachable", "was not heard for 6 h 12 min")
+    later = DEPLOYMENT.model_copy(update={"stages": (Stage(1), Stage(100)), "threshold": 0})
+    assert found(node(), later) == ("waiting", "waits for a later stage")
+    assert found(node(), DEPLOYMENT.model_copy(update={"state": "halted"})) == ("waiting", "waits: the rollout is halted")
+    late = DEPLOYMENT.model_copy(update={"deadline": 10})
+    assert found(node(), late) == ("expired", "the deadline has passed; it stays on 1.0.0")
+    assert found(node(), late, now=9)[0] == "moving"
+    assert found(node(serves=NEW), late)[0] == "serving"
+
+
+def test_after_going_back_a_node_serves_its_own_or_is_on_its_way() -> None:
+    back = DEPLOYMENT.model_copy(update={"state": "rolled_back"})
+    assert found(node(serves=NEW), back) == ("moving", "goes back")
+    assert found(node(failure=Failure("rolled_back", Code.ROLLOUT_TAKEN_BACK, 5)), back) == ("serving", "serves 1.0.0")
+
+
+def test_the_classes_add_up_to_the_nodes() -> None:
+    nodes = [node(), node(serves=NEW), node(failure=Failure("refused", Code.MODEL_GOLDEN, 5))]
+    classes = [class_of(DEPLOYMENT, one, model="m", heard=True, silent_seconds=0, failed_from=0, now=1) for one in nodes]
+    assert sum(totals(classes).values()) == len(nodes)
+    assert tuple(totals(classes)) == CLASSES
