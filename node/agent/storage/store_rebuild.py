@@ -46,7 +46,12 @@ class Traces:
 
 
 def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces: Traces, *, now: int) -> None:
-    """Fill a new store. On a device that has never run, nothing is there, and nothing is done."""
+    """Fill a new store. On a device that has never run, nothing is there to take up."""
+    # Counters that the hub compares begin above all that an earlier store of this device may have used, although all of it may be gone:
+    # they count one by one, and never one a second for years.
+    begin = max(now, BUILD_TIME, traces.status.session if traces.status is not None else 0)
+    for counter in ("session", "receipt"):
+        store.raise_fact(counter, begin)
     releases = artifacts.releases()
     if not (releases or traces.status or traces.has_witness):
         return
@@ -67,9 +72,6 @@ def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces
         store.raise_fact(ENTRIES_MIN, entries or 0)
         store.set_fact(RUNS_SINCE, 1)
         store.set_fact(OTHER_TIMES, 1)
-        # Counters that the hub compares go on above all that were used: they count one by one, and never one a second for years.
-        for counter in ("session", "receipt"):
-            store.raise_fact(counter, max(now, BUILD_TIME, traces.status.session if traces.status is not None else 0))
     log.warning("store.rebuilt", models=sorted(slot.model for slot in found), releases=len(releases), damage=store.damage)
 
 

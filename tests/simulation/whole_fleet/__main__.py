@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from bench.figures import Figure, write
 from tests.simulation.whole_fleet.runs import Outcome, quiet, run_quietly, shrink
@@ -24,7 +24,8 @@ def outcomes(seeds: range, processes: int) -> Iterator[Outcome]:
         yield from map(run_quietly, seeds)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(run_quietly, seeds, chunksize=4)
+        for future in as_completed([pool.submit(run_quietly, seed) for seed in seeds]):
+            yield future.result()
 
 
 def main() -> int:

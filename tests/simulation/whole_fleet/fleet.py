@@ -54,7 +54,9 @@ class Fleet:
     folder: Path
     log: list[str] = field(default_factory=list)
     ran: list[Ran] = field(default_factory=list)
-    named: dict[tuple[str, str], set[bytes]] = field(default_factory=lambda: defaultdict(set))  # by node and model: what a stage named for it
+    named: dict[tuple[str, str], set[bytes]] = field(
+        default_factory=lambda: defaultdict(set)
+    )  # by node and model: what a stage named for it
     documents: list[tuple[float, Rollout]] = field(default_factory=list)
     extra: list[NodeMachine] = field(default_factory=list)  # copies of devices
     replaced: set[int] = field(default_factory=set)  # nodes whose key the hub does not know
@@ -263,6 +265,7 @@ class Fleet:
         )
         shutil.copytree(original.folder, copy.folder, symlinks=True)
         copy.label(original.labels)
+        copy.served, copy.proved = dict(original.served), set(original.proved)
         self.extra.append(copy)
         self.disturbed.add(f"{original.name} cloned")
         copy.start()
@@ -296,7 +299,12 @@ class Fleet:
             self.run(seconds)
 
     def _jump_clock(self, node: int, seconds: float, back_seconds: float) -> None:
-        machine = self.hub if node < 0 else self.machines[node]
+        self._set_clock(self.machines[node], seconds, back_seconds)
+
+    def _jump_hub_clock(self, seconds: float, back_seconds: float) -> None:
+        self._set_clock(self.hub, seconds, back_seconds)
+
+    def _set_clock(self, machine: HubMachine | NodeMachine, seconds: float, back_seconds: float) -> None:
         machine.clocks.wrong_by += seconds
 
         def put_right() -> None:

@@ -20,6 +20,7 @@ def broken(fleet: Fleet) -> list[str]:
     """Return everything that does not hold."""
     found = [*_ended(fleet), *_strangers(fleet)]
     for machine in fleet.machines:
+        found += [f"{machine.name} took as proven {one}" for one in machine.proved_early]
         for model in fleet.models():
             found += _of_node(fleet, machine, model)
     return [*found, *_storms(fleet)]
@@ -110,7 +111,9 @@ def _storms(fleet: Fleet) -> Iterator[str]:
         machine.hurry(300.0)
     fleet.world.run(STORM_SECONDS)
     for machine in (fleet.hub, *fleet.machines):
-        grown = {kind: count - before.get((name, kind), 0) for (name, kind), count in fleet.broker.counts.items() if name == machine_id(machine)}
+        grown = {
+            kind: count - before.get((name, kind), 0) for (name, kind), count in fleet.broker.counts.items() if name == machine_id(machine)
+        }
         connects, messages = grown.pop("connect", 0), sum(grown.values())
         if connects > CONNECTS_MAX:
             yield f"{machine.name} connected {connects} times in {STORM_SECONDS:.0f} s at rest"

@@ -20,6 +20,7 @@ from tests.simulation.whole_fleet.broker import Broker, Road, SimClient
 from tests.simulation.whole_fleet.site import Site
 from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
 
+EARLY_SECONDS = 1.0  # by which a turn may count more than it has seen
 AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that ended with an error
 LEAST_SECONDS = 0.2  # between two turns right after something came: that of the product
 TRIAL_SECONDS = 4.0  # between two turns while something is on trial: what passes in less than 5 s counts whole
@@ -232,6 +233,11 @@ class NodeMachine(Machine):
         self.agent: Agent | None = None
         self.site: Site | None = None
         self.lost_at = -1.0  # when it last lost all that it knew
+        self.served: dict[bytes, float] = {}  # for how long each release has answered here
+        self.proved: set[bytes] = set()
+        self.proved_early: list[str] = []
+        self._answered: set[bytes] = set()  # what could answer at the turn before
+        self._looked_at = 0.0
 
     def make(self) -> None:
         """Give it its folder."""
@@ -239,6 +245,7 @@ class NodeMachine(Machine):
 
     def lose(self, what: str) -> None:
         """Lose files while it is off."""
+        self.proved.update(self.served)  # what was on trial then is not known any more
         if what == "data":
             self.lost_at = self.world.now
             shutil.rmtree(self.folder)
@@ -298,7 +305,27 @@ class NodeMachine(Machine):
         self.site.loop.pump()
         self.agent.turn()
         self.site.loop.pump()
+        self._look_at_trials()
         return not self._inbox.empty()
+
+    def _look_at_trials(self) -> None:
+        """Measure for how long each release has answered, and see whether one is taken as proven before its time."""
+        assert self.agent is not None
+        assert self.site is not None
+        assert self.site.server is not None
+        passed, self._looked_at = self.world.now - self._looked_at, self.world.now
+        current = [slot.current for slot in self.site.server._pool.slots.values() if slot.current is not None]
+        answers = {held.staged.digest for held in current if held.live}
+        for digest in answers:
+            self.served[digest] = self.served.get(digest, 0.0) + (passed if digest in self._answered else 0.0)
+        self._answered = answers
+        for model, slot in self.agent._slots._slots.items():
+            if slot.serving is None or not slot.proven or slot.serving.digest in self.proved:
+                continue
+            self.proved.add(slot.serving.digest)
+            seconds = self.served.get(slot.serving.digest, 0.0)
+            if seconds < template.PROBATION_SECONDS - EARLY_SECONDS:
+                self.proved_early.append(f"{model}@{slot.serving.version} at {self.world.now:.0f} after {seconds:.1f} s of serving")
 
     def _busy(self) -> bool:
         return not self._inbox.empty()
@@ -325,6 +352,7 @@ class NodeMachine(Machine):
         super()._ended(error)
 
     def _ended_process(self) -> None:
+        self._answered = set()
         if self.site is not None:
             self.site.end()
         self.agent = self.site = None

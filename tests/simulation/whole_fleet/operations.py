@@ -101,12 +101,18 @@ def _of_node(kind: str) -> Callable[[Random, int, int], Operation]:
 
 
 DRAWN: dict[str, tuple[float, Callable[[Random, int, int], Operation]]] = {
-    "publish": (3, lambda rng, nodes, models: operation("publish", _pause(rng), model=_model(rng, models), version=rng.choice(list(KINDS)))),
+    "publish": (
+        3,
+        lambda rng, nodes, models: operation("publish", _pause(rng), model=_model(rng, models), version=rng.choice(list(KINDS))),
+    ),
     "start": (10, lambda rng, nodes, models: _start(rng, models)),
     "halt": (2, _of_model("halt")),
     "resume": (2, _of_model("resume")),
     "back": (4, _of_model("back")),
-    "relabel": (3, lambda rng, nodes, models: operation("relabel", _pause(rng), node=rng.randrange(nodes), labels=rng.randrange(len(LABELS)))),
+    "relabel": (
+        3,
+        lambda rng, nodes, models: operation("relabel", _pause(rng), node=rng.randrange(nodes), labels=rng.randrange(len(LABELS))),
+    ),
     "restart": (3, _of_node("restart")),
     "kill": (
         5,
@@ -131,12 +137,18 @@ DRAWN: dict[str, tuple[float, Callable[[Random, int, int], Operation]]] = {
     "cut_link": (
         3,
         lambda rng, nodes, models: operation(
-            "cut_link", _pause(rng), node=rng.randrange(nodes), seconds=round(rng.choice((0.0, rng.uniform(1, 90), rng.uniform(600, 4000))), 1)
+            "cut_link",
+            _pause(rng),
+            node=rng.randrange(nodes),
+            seconds=round(rng.choice((0.0, rng.uniform(1, 90), rng.uniform(600, 4000))), 1),
         ),
     ),
     "back_up_hub": (2, lambda rng, nodes, models: operation("back_up_hub", _pause(rng))),
     "restore_hub": (1.5, lambda rng, nodes, models: operation("restore_hub", _pause(rng))),
-    "clone": (1.5, lambda rng, nodes, models: operation("clone", _pause(rng), node=rng.randrange(nodes), seconds=round(rng.uniform(30, 600), 1))),
+    "clone": (
+        1.5,
+        lambda rng, nodes, models: operation("clone", _pause(rng), node=rng.randrange(nodes), seconds=round(rng.uniform(30, 600), 1)),
+    ),
     "replace": (1, _of_node("replace")),
     "power_off": (
         1.5,
@@ -149,10 +161,23 @@ DRAWN: dict[str, tuple[float, Callable[[Random, int, int], Operation]]] = {
         lambda rng, nodes, models: operation(
             "jump_clock",
             _pause(rng),
-            node=rng.randrange(-1, nodes),
+            node=rng.randrange(nodes),
             seconds=rng.choice((-1, 1)) * round(rng.choice((rng.uniform(60, 3000), rng.uniform(HOUR, DAY), 400 * DAY)), 0),
             back_seconds=round(rng.uniform(5, 600), 1),
         ),
     ),
-    "fill_disk": (2, lambda rng, nodes, models: operation("fill_disk", _pause(rng), node=rng.randrange(nodes), seconds=round(rng.uniform(5, 300), 1))),
+    # A hub that signs with a clock that is ahead by more than an hour keeps nodes from activating until then (docs/security.md, Clock).
+    "jump_hub_clock": (
+        1,
+        lambda rng, nodes, models: operation(
+            "jump_hub_clock",
+            _pause(rng),
+            seconds=round(rng.choice((rng.uniform(60, 3000), -rng.uniform(60, 3000), -rng.uniform(HOUR, DAY))), 0),
+            back_seconds=round(rng.uniform(5, 600), 1),
+        ),
+    ),
+    "fill_disk": (
+        2,
+        lambda rng, nodes, models: operation("fill_disk", _pause(rng), node=rng.randrange(nodes), seconds=round(rng.uniform(5, 300), 1)),
+    ),
 }

@@ -30,7 +30,13 @@ class Outcome:
     log: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\n".join((f"seed {self.seed}: {self.plan.nodes} nodes, {self.plan.models} models", *self.log, *(f"  BROKEN {one}" for one in self.broken)))
+        return "\n".join(
+            (
+                f"seed {self.seed}: {self.plan.nodes} nodes, {self.plan.models} models",
+                *self.log,
+                *(f"  BROKEN {one}" for one in self.broken),
+            )
+        )
 
 
 BUGS = frozenset(
