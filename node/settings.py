@@ -4,12 +4,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from fleetcast.mqtt_connection import BrokerUrl
 from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from node.core.delivery.byte_quota import Policy
+from node.host.time_zone import zone_of
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import LinkClass
@@ -17,6 +18,11 @@ from schemas.state import LinkClass
 ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrol/enrolment_files.py)
 _TLS = ("tls_ca", "tls_certificate", "tls_key")
 _PATHS = ("data", "root", "link_file", "parameters_file", "ledger_witness")
+
+
+def _known_zone(name: str) -> str:
+    zone_of(name)
+    return name
 
 
 class NodeSettings(FileSettings):
@@ -59,6 +65,8 @@ class NodeSettings(FileSettings):
     # Greatest number of topic filters in one SUBSCRIBE. Some brokers accept few.
     filters_per_subscribe: Annotated[int, Field(ge=1, le=64)] = 8
     rate_bytes_per_second_max: Annotated[float, Field(gt=0)] | None = None  # Greatest download rate for blocks, as a mean over a second.
+    # Time zone of budgets' days and hours, such as Europe/Rome. The default is the device's own.
+    time_zone: Annotated[str, AfterValidator(_known_zone)] | None = None
     link: LinkClass = "free"  # Class of the link. It chooses the budget.
     link_file: Path | None = None  # File that holds the class of the link, for modems that roam. It is read again every few seconds.
     budgets: Annotated[

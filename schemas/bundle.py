@@ -13,6 +13,9 @@ from schemas.document import Document
 from schemas.names import ModelName
 
 MINIMUM_FIELD = "x-fleetcast-minimum"  # Field of the offline targets role: the oldest version of each model that a node may still activate.
+# Field of the timestamp role: the newest minor version of documents that the hub reads, by schema name. Programs from before minor versions
+# refuse a document that carries one, so a node sends it only to a hub that reads it.
+READS_FIELD = "x-fleetcast-reads"
 BundledName = Annotated[str, Field(min_length=1, max_length=limits.BUNDLED_NAME_MAX)]
 BundledBytes = Annotated[bytes, Field(max_length=limits.BUNDLED_BYTES_MAX)]
 Role = Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_ROLE_BYTES_MAX)]  # TUF metadata, canonical JSON as signed

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas import limits
-from schemas.document import Document, Fact
+from schemas.document import Document, Fact, Since
 from schemas.names import Cohort, Digest, Label, ModelName, NodeId, Version
 from schemas.parameters import Setting
 from schemas.quantities import Count, Seconds
@@ -61,10 +61,28 @@ class TelemetryBudget(Fact):
     code: Annotated[str, Field(max_length=64)] | None = None  # Why nothing is sent.
 
 
+FindingKind = Literal["trust", "rollout", "model", "release", "site"]
+
+
+class Finding(Fact):
+    """Report one thing that is wrong with the node now: a document that it refused, or a file of its own site.
+
+    Kinds: `trust` and `model` are what the hub retains on those topics, `rollout` and `release` one document in them, `site` a file or
+    setting of the site.
+    """
+
+    kind: Label  # One of `FindingKind`, or one that a newer node knows.
+    model: ModelName | None = None
+    version: Annotated[str, Field(max_length=64)] | None = None  # Of the release, if it is about one.
+    code: Annotated[str, Field(min_length=1, max_length=64)]
+    reason: Annotated[str, Field(max_length=limits.FINDING_TEXT_MAX)] = ""
+
+
 class State(Document):
     """Report a node's state. `session` rises with every CONNECT: a Will of an older session is ignored."""
 
     schema_name = "state"
+    schema_minor = 1
     bytes_max = limits.STATE_BYTES_MAX
 
     node: NodeId
@@ -82,3 +100,5 @@ class State(Document):
     stale: bool = False  # Metadata has expired: the active release keeps serving, and nothing new is activated.
     slots: Annotated[tuple[Slot, ...], Field(max_length=limits.SLOTS_MAX)] = ()
     telemetry: TelemetryBudget | None = None
+    # What is wrong now; absent if the node is older, or does not know that the hub reads it (`READS_FIELD`).
+    findings: Annotated[tuple[Finding, ...] | None, Field(max_length=limits.NODE_FINDINGS_MAX), Since(1)] = None

@@ -18,6 +18,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
+from schemas.names import sha256
 from schemas.rollout import Rollout
 
 
@@ -77,22 +78,22 @@ def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Pa
     """
     directory = of_group(ctx, directory)
     store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
-    is_left = model not in repository.models() and repository.was_removed(model)  # An earlier removal was cut off after it was signed.
+    is_left = model in repository.removed_models()  # An earlier removal was cut off after it was signed.
     if not is_left:
         check_model(repository, model)
-    serving, leaving = 0, [codec.decode(Manifest, one) for (name, _), one in repository.removed().items() if name == model]
-    if not is_left:
-        mine = {digest: one for digest, one in manifests(repository).items() if one.model == model}
-        leaving += mine.values()
-        serving = sum(nodes_serving(store)[digest] for digest in mine)
-        if not force:
-            _check_not_rolled_out(present_rollout(repository, model), model, serving)
+    documents = [repository.kept_manifest(*name) for name in repository.removed() if name[0] == model]
+    gone = {sha256(one): codec.decode(Manifest, one) for one in documents}
+    leaving = {**gone, **{digest: one for digest, one in manifests(repository).items() if one.model == model}}
+    serving = sum(nodes_serving(store)[digest] for digest in leaving)
+    if not force and not is_left:
+        _check_not_rolled_out(present_rollout(repository, model), model, serving)
     stop = f" {serving} nodes serve it, and will stop." if serving else ""
     confirm(f"Remove model {model} and all its releases for good?{stop}", yes=yes or is_left, folder=directory)
+    secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
     with blocks.removing():
-        own = own_payloads(leaving, {key: one for key, one in manifests(repository).items() if one.model != model}, blocks)
+        own = own_payloads(list(leaving.values()), {key: one for key, one in manifests(repository).items() if one.model != model}, blocks)
         if not is_left:
-            _undelegate(repository, directory, model, passphrase(passphrase_file))
+            _undelegate(repository, directory, model, secret)
         freed = free(blocks, own)
     store.add_event("release", f"model {model} was removed", {"model": model})
     store.close()

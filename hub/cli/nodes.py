@@ -1,20 +1,23 @@
 """`fleetcast nodes`: what every node serves, by its own signed receipts, and what it is busy with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fleetcast.cli.terminal_text import plain
+from hub.cli.node_findings import builds, findings_by_node, shortened
 from hub.cli.options import Lines, dir_option, json_option, nodes_and_receipts, show, show_one
-from hub.core.rollouts.parameters import in_words
+from hub.core.rollouts.parameters import in_words as parameter_in_words
+from hub.core.rollouts.refusals import SITE, in_words
 from hub.database.rows import NodeRow, ReceiptRow
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
 from schemas.receipt import Receipt, SealedReceipt
-from schemas.state import Slot, State
+from schemas.state import Finding, Slot, State
 
 LEDGER = ("planned", "received", "reused", "wasted")
 
@@ -33,7 +36,9 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
     """
     known, receipts = nodes_and_receipts(directory, node)
     serving = {(one.node, one.model): one for one in reversed(receipts) if one.outcome == "serving"}  # the newest stays
-    rows = [_row(row, serving) for row in known if node in {None, row.node}]
+    states = {row.node: codec.decode(State, row.state) for row in known if node in {None, row.node}}
+    findings = findings_by_node(directory, states, receipts)
+    rows = [_row(row, states[row.node], serving, findings[row.node]) for row in known if row.node in states]
     if node is not None:
         if not rows:
             raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
@@ -47,13 +52,19 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
         as_json=as_json,
         empty="No node has reported yet.",
     )
+    if not as_json:
+        lines = [
+            f"{name} {in_words(one)}" if one.kind != SITE else f"{name}: {in_words(one)}" for name in findings for one in findings[name]
+        ]
+        mixed = builds((name, state.software) for name, state in states.items())
+        for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
+            click.echo(plain(line))
 
 
 COUNTS = {"shadow_rows", "shadow_agreement"}  # exact counts of requests, in receipts of older nodes: shown to nobody
 
 
-def _row(row: NodeRow, serving: Mapping[tuple[str, str | None], ReceiptRow]) -> dict[str, Any]:
-    state = codec.decode(State, row.state)
+def _row(row: NodeRow, state: State, serving: Mapping[tuple[str, str | None], ReceiptRow], findings: Sequence[Finding]) -> dict[str, Any]:
     return {
         "node": row.node,
         "status": row.status,
@@ -64,6 +75,7 @@ def _row(row: NodeRow, serving: Mapping[tuple[str, str | None], ReceiptRow]) -> 
         "labels": dict(state.profile.labels) if state.profile else {},
         "arch": state.profile.arch if state.profile else None,
         "stale": state.stale,
+        "findings": [one.model_dump() for one in findings],
         "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry else None,
         "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
         "models": [_model(slot, serving.get((row.node, slot.model))) for slot in state.slots],
@@ -108,6 +120,7 @@ def _details(one: Mapping[str, Any]) -> dict[str, Any]:
         "measured": Lines(measured),
         "bytes": Lines(ledger),
         "parameters": Lines(parameters),
+        "findings": Lines(in_words(Finding(**finding)) for finding in one["findings"]),
     }
 
 
@@ -119,7 +132,7 @@ def _measured(one: Mapping[str, Any]) -> str:
 def _setting(one: Mapping[str, Any]) -> str:
     """`threshold=0.7 (rollout; the site's own value is not allowed: parameter.bounds)`."""
     refused = f"; the site's own value is not allowed: {one['code']}" if one["code"] else ""
-    return f"{in_words(one['name'], one['value'])} ({one['source']}{refused})"
+    return f"{parameter_in_words(one['name'], one['value'])} ({one['source']}{refused})"
 
 
 def _in_words(one: dict[str, Any]) -> str:

@@ -150,9 +150,8 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
     if result["drift"]["cohorts"]:
         click.echo(f"D{result['drift']['text'][1:]}.")
     for one in result["breaks"]:
-        said = "; ".join(one["differences"])
-        click.echo(f"Programs at the {one['nodes']} nodes that serve {one['version']} would not work with it, so `fleetcast rollout start`")
-        click.echo(f"  needs --breaking: {said}.")
+        click.echo(f"Programs that use {one['version']}, which {one['nodes']} of the nodes serve, would not work with it:")
+        click.echo(f"  {'; '.join(one['differences'])}. `fleetcast rollout start` needs --breaking.")
     for one in result["first_install"]:
         click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
 

@@ -93,20 +93,20 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     model, version = split(release)
     store, repository, blocks = open_store(directory), Repository(directory / "trust"), BlockStore(directory / "blocks")
     check_model(repository, model)
-    is_left = version not in repository.releases(model)  # An earlier removal was cut off after it was signed.
-    document = repository.removed().get((model, version)) if is_left else None
-    document = document or repository.manifest(model, version)
+    is_left = (model, version) in repository.removed()  # An earlier removal was cut off after it was signed.
+    document = repository.kept_manifest(model, version) if is_left else repository.manifest(model, version)
     digest = sha256(document)
     if not force:
         _check_not_needed(present_rollout(repository, model), model, version, digest)
     serving = nodes_serving(store)[digest]
     kept = f" {serving} nodes serve it, and keep it until a rollout moves them." if serving else ""
     confirm(f"Remove {release} for good?{kept}", yes=yes or is_left, folder=directory)
+    secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
     with blocks.removing():
         staying = {key: one for key, one in manifests(repository).items() if key != digest}
         own = own_payloads([codec.decode(Manifest, document)], staying, blocks)
         if not is_left:
-            team = load_signer(directory / "keys" / "team.pem", passphrase(passphrase_file))
+            team = load_signer(directory / "keys" / "team.pem", secret)
             repository.remove_release(model, version, team=team, now=datetime.now(UTC))
         freed = free(blocks, own)
     store.add_event("release", f"{release} was removed", {"model": model, "version": version})

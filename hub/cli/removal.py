@@ -12,7 +12,6 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.names import sha256
 from schemas.rollout import Rollout, all_fallbacks
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it must be given.")
@@ -33,8 +32,7 @@ def needed_as(rollout: Rollout | None) -> dict[bytes, str]:
 
 def manifests(repository: Repository) -> dict[bytes, Manifest]:
     """Return every release of the fleet by digest."""
-    documents = [repository.manifest(model, version) for model in repository.models() for version in repository.releases(model)]
-    return {sha256(document): codec.decode(Manifest, document) for document in documents}
+    return {digest: codec.decode(Manifest, repository.kept_manifest(*name)) for name, digest in repository.listed().items()}
 
 
 def own_payloads(leaving: Sequence[Manifest], staying: Mapping[bytes, Manifest], store: BlockStore) -> Payloads:

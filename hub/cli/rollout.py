@@ -11,6 +11,7 @@ import click
 from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
+from hub.cli.node_findings import findings_by_node, shortened
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.core.publish.check_rules import unchecked
 from hub.core.publish.signature_compatibility import Signature, check_started
@@ -18,6 +19,7 @@ from hub.core.rollouts import commands
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.parameters import in_words, read
 from hub.core.rollouts.predecessors import predecessors
+from hub.core.rollouts.refusals import standing_against
 from hub.database.rows import RolloutRow
 from hub.publish.check_results import Checks
 from hub.service.rollouts.release_lookup import signatures
@@ -28,8 +30,8 @@ from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.parameters import Value
-from schemas.rollout import ReleaseRef, Rollout, all_fallbacks
-from schemas.state import State
+from schemas.rollout import ReleaseRef, Rollout, all_fallbacks, selected
+from schemas.state import Finding, State
 
 ANSWER_SECONDS = 15.0  # how long a running hub may take to obey
 LOOK_SECONDS = 0.3
@@ -290,8 +292,11 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
         check_model(repository, model)
     store, known = open_store(directory), repository.models()
     states = [codec.decode(State, row.state) for row in store.nodes()]
+    findings = findings_by_node(directory, {state.node: state for state in states}, store.receipts())
     rows = [
-        {**_row(row), "parameters": _in_force(row, states)} for row in store.rollout_rows() if row.model in ([model] if model else known)
+        {**_row(row), "parameters": _in_force(row, states), "refused": _refused(row, states, findings)}
+        for row in store.rollout_rows()
+        if row.model in ([model] if model else known)
     ]
     columns = ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
     show(rows, columns, as_json=as_json, empty="There is no rollout.")
@@ -299,6 +304,9 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
         for row in rows:
             for name, one in row["parameters"].items():
                 click.echo(plain(f"{row['model']}: {_told(name, one)}"))
+            lines = [f"{row['model']}: {one['node']} cannot take it: {one['reason']} [{one['code']}]" for one in row["refused"]]
+            for line in shortened(lines, mend=f"`fleetcast rollout status {row['model']} --json` has all of them"):
+                click.echo(plain(line))
 
 
 def _simple(kind: str, asked: commands.Command, sentence: str) -> click.Command:
@@ -393,6 +401,17 @@ def _row(row: RolloutRow) -> dict[str, Any]:
         "failed": row.failed,
         "reason": row.reason,
     }
+
+
+def _refused(row: RolloutRow, states: Sequence[State], findings: Mapping[str, tuple[Finding, ...]]) -> list[dict[str, Any]]:
+    """Return the addressed nodes that refuse a document without which they cannot take the release."""
+    one = codec.decode(Rollout, row.document)
+    return [
+        {"node": state.node, "code": finding.code, "reason": finding.reason}
+        for state in states
+        if selected(one, state.profile.labels if state.profile else {})
+        for finding in standing_against(findings[state.node], model=row.model, version=one.release.version)
+    ]
 
 
 def _in_force(row: RolloutRow, states: Sequence[State]) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from hub.publish.block_store import BlockStore
-from schemas.errors import Refused
+from schemas.errors import FleetcastError, Refused
 from schemas.manifest import Block, File, Manifest, blocks_of
 
 
@@ -62,7 +62,7 @@ def own_of_each(manifests: Mapping[bytes, Manifest], store: BlockStore) -> dict[
     for digest, manifest in manifests.items():
         try:
             found[digest] = Payloads.of(manifest, store)
-        except Refused:
+        except FleetcastError:
             return dict.fromkeys(manifests)
     counts: dict[bytes, int] = {}
     for one in found.values():

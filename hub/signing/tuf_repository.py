@@ -20,12 +20,14 @@ from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_
 from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
 from schemas import codec
-from schemas.bundle import MINIMUM_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
+from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
 from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
 from schemas.rollout import rollout_path
+from schemas.state import State
 
+READS = {State.schema_name: State.schema_minor}  # What the hub of this version reads, of documents that nodes send.
 _ROLLOUTS = "rollouts"
 _WITHDRAWN_FIELD = "x-fleetcast-withdrawn"  # Versions in a model's role that were published once and may not be published again.
 _REMOVED_FIELD = (
@@ -94,18 +96,33 @@ class Repository:
         with self._folder.locked():
             return self._releases(model)
 
-    def removed(self) -> dict[tuple[str, str], bytes]:
-        """Return the manifests of releases that were removed, by model and version: what was heard of them is still read by these."""
+    def listed(self) -> dict[tuple[str, str], bytes]:
+        """Return the digest of every release's manifest, by model and version; each model's versions oldest first."""
         with self._folder.locked():
-            known = {(model, version) for model in self._models() for version in self._releases(model)}
-            kept = {(path.parent.name, path.name): path for path in self._folder.documents.glob(target_path("*", "*"))}
-            gone = sorted(name for name in kept.keys() - known if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
-            return {name: kept[name].read_bytes() for name in gone}
+            return {(model, version): digest for model in self._models() for version, digest in self._digests(model).items()}
 
-    def was_removed(self, model: str) -> bool:
-        """Return whether the fleet had this model, and has it no more."""
+    def removed(self) -> list[tuple[str, str]]:
+        """Return the releases that were removed, as model and version: what was heard of them is still read by their manifests."""
+        kept = {(path.parent.name, path.name) for path in self._folder.documents.glob(target_path("*", "*"))}
+        return sorted(name for name in kept - self.listed().keys() if re.fullmatch(VERSION_PATTERN[1:-1], name[1]))
+
+    def kept_manifest(self, model: str, version: str) -> bytes:
+        """Return the manifest of a release that is listed, or was until it was removed.
+
+        Raises:
+            Refused: there is none.
+        """
+        path = self._folder.documents / target_path(check_name("model", model), check_version(version))
+        if not path.is_file():
+            raise Refused(Code.RELEASE_UNKNOWN, f"there is no release {model}@{version}, and none was removed")
+        return path.read_bytes()
+
+    def removed_models(self) -> list[str]:
+        """Return the models that had releases and that the fleet has no more."""
+        prefix = role_name("")
         with self._folder.locked():
-            return model not in self._models() and self._folder.version(role_name(model)) > 0
+            had = {role.removeprefix(prefix) for role in self._folder.versions() if role.startswith(prefix)}
+            return sorted(had - set(self._models()))
 
     def manifest(self, model: str, version: str) -> bytes:
         """Return a release's manifest.
@@ -377,8 +394,10 @@ class Repository:
             changed = self._refresh_snapshot(snapshot, now)
             stamp = self._folder.newest("timestamp", Timestamp).signed if self._folder.version("timestamp") else Timestamp()
             recent = now - (stamp.expires - life("timestamp")) < timedelta(seconds=RESIGN_SECONDS)
-            if not changed and recent and self._folder.current().get("root") == self._folder.version("root"):
+            known = stamp.unrecognized_fields.get(READS_FIELD) == READS
+            if not changed and recent and known and self._folder.current().get("root") == self._folder.version("root"):
                 return False
+            stamp.unrecognized_fields[READS_FIELD] = dict(READS)
             stamp.snapshot_meta = MetaFile(self._folder.version("snapshot"))
             self._next("timestamp", stamp, [timestamp], now)
             self._folder.set_current(self._folder.versions())
@@ -506,7 +525,15 @@ class Repository:
         return sorted(name.removeprefix(prefix) for name in roles if name.startswith(prefix))
 
     def _releases(self, model: str) -> list[str]:
-        return [] if self._is_void(model) else _versions(model, self._folder.newest(role_name(model), Targets).signed)
+        return list(self._digests(model))
+
+    def _digests(self, model: str) -> dict[str, bytes]:
+        """Return the digests of a model's manifests by version, oldest first."""
+        if self._is_void(model):
+            return {}
+        signed = self._folder.newest(role_name(model), Targets).signed
+        hashes = {version: signed.targets[target_path(model, version)].hashes["sha256"] for version in _versions(model, signed)}
+        return {version: bytes.fromhex(digest) for version, digest in hashes.items()}
 
     def _is_void(self, model: str) -> bool:
         """Return whether nothing that the model's role lists counts: there is no role, or the model was removed since it was signed."""

@@ -37,6 +37,7 @@ from node.agent.events import EndpointAnswered, Event, Incoming, LocalEvent, Par
 from node.agent.listen_socket import listen_of
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.reporter import Reporter
+from node.agent.reports.standing_findings import StandingFindings
 from node.agent.storage.disk_trouble import DiskTrouble
 from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
@@ -47,6 +48,7 @@ from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
+from node.host.time_zone import system_zone, zone_of
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
@@ -68,6 +70,7 @@ P = ParamSpec("P")
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_EVENTS = 64  # events taken in one turn, so that blocks are written and synced together
 RETRY = Backoff(0.5, 120.0)
+FINDINGS_SECONDS = 5.0  # Between two states because of findings: a hostile broker must not spend our bytes.
 PROGRESS_SECONDS = 30.0  # between two states of a node that is fetching
 
 
@@ -179,6 +182,7 @@ class Agent:
         self._address = listen_of(settings)
         self.server = self._make_server(self._address, node=settings.id, on_rows=self._observe, on_labels=self._labels_reported)
         self.server.on_worker_exit = self._worker_gone
+        self._findings = StandingFindings()
 
     def _make_delivery(self) -> None:
         """Make what decides which releases this device fetches, and the transfer of their blocks within its byte quota."""
@@ -190,6 +194,8 @@ class Agent:
             policies=settings.budgets,
             rate_bytes_per_second_max=settings.rate_bytes_per_second_max,
             wall=wall,
+            zone=zone_of(settings.time_zone) if settings.time_zone else system_zone(),
+            found=lambda refusals: self._findings.put("site", "link_file", refusals),
         )
         self._requests = RetainedRequests(self._rng)
         self._trust_state = TrustState(
@@ -204,6 +210,7 @@ class Agent:
             subscribe_models=self._link.subscribe_models,
             refused=self._reporter.refusal,
             found=lambda: self._delivery.carried(self._monotonic()),
+            findings=self._findings,
         )
         self._delivery = Delivery(
             store=self._store,
@@ -227,6 +234,7 @@ class Agent:
             Overrides(settings.parameters_file or settings.data / "parameters.toml"),
             rollout_parameters=self._trust_state.parameters_of,
             refused=self._reporter.refusal,
+            found=lambda subject, refusals: self._findings.put("site", f"parameters {subject}", refusals),
         )
         self._slots = Slots(
             store=self._store,
@@ -253,6 +261,7 @@ class Agent:
             inherited=self._address.fd is not None,
             state=lambda: self._state("online"),
             view=lambda: self._trust_state.view,
+            findings=self._findings,
             wall=self._wall,
             monotonic=self._monotonic,
             notify=Notify(),
@@ -369,6 +378,8 @@ class Agent:
         now = self._monotonic()
         if self._parameters.look(now):
             self._slots.parameters_changed()
+        if self._trust_state.view is not None:
+            self._parameters.check_models(self._trust_state.known_models() | self._store.slots().keys())
         self._slots.tick(self._wall())
         if self._store.stuck:
             return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
@@ -408,7 +419,9 @@ class Agent:
             case ModelArrived():
                 self._model_arrived(event)
             case Unreadable(refusal, message):
-                self._reporter.refusal(refusal, self._link.model_of(message.topic))
+                model = self._link.model_of(message.topic)
+                self._reporter.refusal(refusal, model)
+                self._findings.put("model" if model else "trust", model, [refusal])
                 self._link.ack(message)
             case Cleared(message):
                 self._link.ack(message)
@@ -510,7 +523,8 @@ class Agent:
 
     def _report_state(self, now: MonotonicSeconds) -> None:
         pause = min(PROGRESS_SECONDS, self._settings.state_seconds) if self._delivery.fetching else self._settings.state_seconds
-        if not self._slots.changed and self._reported is not None and now - self._reported_at < pause:
+        found = self._findings.changed and now - self._reported_at >= FINDINGS_SECONDS
+        if not self._slots.changed and not found and self._reported is not None and now - self._reported_at < pause:
             return
         state = self._state("online")
         if (
@@ -520,7 +534,7 @@ class Agent:
         ):
             self._link.publish_state(state)
             self._reported, self._reported_at = state, now
-        self._slots.changed = False
+        self._slots.changed = self._findings.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
         view = self._trust_state.view
@@ -540,6 +554,7 @@ class Agent:
             stale=self._trust_state.stale(),
             slots=self._slots.report_of(),
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
+            findings=self._findings.all() if view is not None and view.hub_reads.get(State.schema_name, 0) >= 1 else None,
         )
 
     def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: EffectiveParameters) -> None:

@@ -102,7 +102,7 @@ def _agent(agent_status: AgentStatus | None, *, running: bool) -> dict[str, Any]
     """Report the process; `agent_status` is the newest that it or its predecessor wrote."""
     if agent_status is None:
         known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
-        return {"running": running, **dict.fromkeys(known), "error": "", "error_at": None}
+        return {"running": running, **dict.fromkeys(known), "findings": [], "error": "", "error_at": None}
     return {
         "running": running,
         "pid": agent_status.pid if running else None,
@@ -112,6 +112,7 @@ def _agent(agent_status: AgentStatus | None, *, running: bool) -> dict[str, Any]
         "software": agent_status.software,
         "listen": agent_status.listen if running else None,
         "watchdog_seconds": agent_status.watchdog_seconds if running else None,
+        "findings": [one.model_dump() for one in agent_status.findings] if running else [],
         "error": agent_status.error,
         "error_at": _at(agent_status.error_at),
     }
@@ -266,6 +267,8 @@ def _agent_lines(agent: dict[str, Any], now: int) -> Iterator[tuple[str, str]]:
     else:
         ended = "ended" if agent["ended"] else "ended without a word (killed, or the power went) after"
         yield "agent", f"does not run; {ended} {agent['ended'] or agent['said']}"
+    for one in agent["findings"]:
+        yield "wrong now", f"{one['reason']} ({one['code']})"
     if agent["error"]:
         yield "last error", f"{agent['error_at']}: {agent['error']}"
 

@@ -31,11 +31,22 @@ class Overrides:
         self._path = path
         self._values: dict[str, dict[str, Value]] = {}
         self._stamp: tuple[int, int] | None = None
+        self.error: Refused | None = None  # What is wrong with the file as it is now.
         self._looked_at = NEVER
 
     def of(self, model: str) -> dict[str, Value]:
         """Return what the site sets about a model."""
         return self._values.get(model, {})
+
+    @property
+    def models(self) -> frozenset[str]:
+        """Return the models that the site sets something about."""
+        return frozenset(self._values)
+
+    @property
+    def path(self) -> Path:
+        """Return the file."""
+        return self._path
 
     def look(self, now: MonotonicSeconds) -> bool:
         """Read the file when it has changed, at most every few seconds; True when it says something else than before.
@@ -54,8 +65,12 @@ class Overrides:
             stamp = (status.st_mtime_ns, status.st_size)
         if stamp == self._stamp:
             return False
-        self._stamp = stamp
-        found = self._read() if stamp is not None else {}
+        self._stamp, self.error = stamp, None
+        try:
+            found = self._read() if stamp is not None else {}
+        except Refused as refusal:
+            self.error = refusal
+            raise
         changed, self._values = found != self._values, found
         return changed
 

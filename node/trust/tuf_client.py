@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 
 import structlog
 from tuf.api import exceptions as tuf_errors
-from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.metadata import Metadata, Root, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
@@ -27,7 +27,7 @@ from fleetcast import disk_room, durable
 from node.core.trust.clock import floor_of, is_known, trusted_now
 from node.core.trust.unverified_metadata import check_serials, claimed_version, is_again
 from schemas import codec
-from schemas.bundle import MINIMUM_FIELD, ModelBundle, TrustBundle, role_name
+from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ModelBundle, TrustBundle, role_name
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import ROOTS_MAX, TRUST_ROLE_BYTES_MAX
 from schemas.manifest import Manifest, target_path
@@ -58,6 +58,7 @@ class View:
     expires: datetime  # When the first role expires.
     stale: bool  # at the moment when this view was asked for
     refused: Mapping[str, Refused] = field(default_factory=dict)  # By model: genuine rollouts that this node does not understand.
+    hub_reads: Mapping[str, int] = field(default_factory=dict)  # Newest minor version that the hub reads, by schema name.
     held: Mapping[str, Rollout] = field(default_factory=dict)  # For models in `refused`: the last rollout that was understood.
 
 
@@ -139,12 +140,12 @@ class Trust:
             return trusted.view
 
     def accept_model(
-        self, bundle: ModelBundle, *, now: datetime, refused: Callable[[Refused], object] = lambda refusal: None
+        self, bundle: ModelBundle, *, now: datetime, refused: Callable[[str, Refused], object] = lambda version, refusal: None
     ) -> tuple[Release, ...]:
         """Return the releases that the model's team has signed, as the trusted snapshot lists them. `now` is the wall clock's time.
 
         A release below the minimum that the offline targets role sets for its model is left out. A genuine manifest that this node does
-        not understand is left out too, and `refused` is called with the reason.
+        not understand is left out too, and `refused` is called with its version and the reason.
 
         Raises:
             Refused: signed by somebody else, older than the snapshot says, expired, or a manifest that is not listed or not as listed.
@@ -230,6 +231,7 @@ class Trust:
             expires=expires,
             stale=expires <= moment,
             refused=MappingProxyType(refused),
+            hub_reads=_hub_reads(found.timestamp),
             held=_held_rollouts(refused, earlier),
         )
         kept = bundle.model_copy(update={"roots": roots})  # a root that this bundle withheld, and an earlier one had, is not forgotten
@@ -325,7 +327,7 @@ def _check_release(updater: Updater, model: str, version: str, document: bytes) 
     target.verify_length_and_hashes(document)
 
 
-def _releases(bundle: ModelBundle, refused: Callable[[Refused], object]) -> Iterator[Release]:
+def _releases(bundle: ModelBundle, refused: Callable[[str, Refused], object]) -> Iterator[Release]:
     """Yield the releases of genuine manifests; one that is not understood says nothing about the others."""
     for version, document in bundle.manifests:
         name = f"{bundle.model}@{version}"
@@ -335,7 +337,7 @@ def _releases(bundle: ModelBundle, refused: Callable[[Refused], object]) -> Iter
                 actual = f"{manifest.model}@{manifest.version}"
                 raise mismatch(Code.TRUST_MISMATCH, "name of a manifest", expected=name, actual=actual)
         except Refused as refusal:
-            refused(Refused(refusal.code, f"release {name}: {refusal.reason}"))
+            refused(version, Refused(refusal.code, f"release {name}: {refusal.reason}"))
         else:
             yield Release(manifest, sha256(document), document)
 
@@ -378,6 +380,12 @@ def _held_rollouts(refused: Mapping[str, Refused], earlier: _Trusted | None) -> 
 def _models(targets: Targets) -> frozenset[str]:
     roles = (targets.delegations.roles if targets.delegations is not None else None) or {}
     return frozenset(name.removeprefix(role_name("")) for name in roles if name.startswith(role_name("")))
+
+
+def _hub_reads(timestamp: Timestamp) -> Mapping[str, int]:
+    """Return what the hub reads; what is not understood of it counts as nothing, as with a hub that does not say."""
+    field: Any = timestamp.unrecognized_fields.get(READS_FIELD, {})
+    return MappingProxyType({str(name): one for name, one in field.items() if type(one) is int} if isinstance(field, dict) else {})
 
 
 def _minimum(targets: Targets) -> dict[str, str]:

@@ -61,6 +61,7 @@ class Fleet:
 
     directory: Path
     team: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    targets: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     online: list[CryptoSigner] = field(default_factory=lambda: [CryptoSigner.generate_ed25519() for _ in range(3)])
     topics: Topics = field(default_factory=lambda: Topics(FLEET))
 
@@ -71,7 +72,7 @@ class Fleet:
             self.directory / "trust",
             root_signers=[CryptoSigner.generate_ed25519()],
             threshold=1,
-            targets=CryptoSigner.generate_ed25519(),
+            targets=self.targets,
             snapshot=snapshot,
             timestamp=timestamp,
             rollouts=rollouts,
@@ -202,11 +203,11 @@ class Device:
         state = State.model_validate({**fields, "profile": profile, **changes})
         self.client.link.publish(self.fleet.topics.state(self.name), codec.encode(state), retain=True)
 
-    def sign(self, outcome: str, manifest: Manifest | None = None, *, code: str = "", node: str = "") -> None:
+    def sign(self, outcome: str, manifest: Manifest | None = None, *, code: str = "", node: str = "", **more: Any) -> None:
         """Send a receipt."""
         self.sequence += 1
         release = {"model": "delay", "version": manifest.version, "digest": sha256(codec.encode(manifest))} if manifest else {}
-        fields = {"node": node or self.name, "sequence": self.sequence, "at": 1, "outcome": outcome, "code": code, **release}
+        fields = {"node": node or self.name, "sequence": self.sequence, "at": 1, "outcome": outcome, "code": code, **release, **more}
         body = codec.encode(Receipt.model_validate(fields))
         sealed = SealedReceipt(body=body, signature=self.key.sign(body, ec.ECDSA(hashes.SHA256())))
         self.client.link.publish(self.fleet.topics.receipt(self.name), codec.encode(sealed))

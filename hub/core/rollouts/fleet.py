@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from hub.core.rollouts import refusals
 from hub.core.rollouts.listening import NEVER, Listened
 from hub.core.rollouts.rollout import NodeFacts
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES
 from schemas.receipt import Receipt
+from schemas.rollout import ReleaseRef
 from schemas.state import State
 
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
@@ -52,6 +54,7 @@ class Node:
     failures: Mapping[tuple[str, bytes], Failure] = field(default_factory=dict)  # by model and release
     newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
     heard_at: Listened = NEVER
+    refused: Mapping[str, refusals.Reported] = field(default_factory=dict)  # Documents that receipts say it refused, by model.
 
     @property
     def name(self) -> str:
@@ -96,8 +99,16 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         session=state.session,
         last_seen=max(known.last_seen, seen),
         public_key=known.public_key or state.public_key,
+        refused=_still_refused(known, state),
         heard_at=max(known.heard_at, heard_at),
     )
+
+
+def _still_refused(known: Node, state: State) -> Mapping[str, refusals.Reported]:
+    """Return the refusals without that of the trust bundle, if trust has advanced since."""
+    if state.timestamp_version <= known.state.timestamp_version:
+        return known.refused
+    return {model: one for model, one in known.refused.items() if model}
 
 
 def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
@@ -109,6 +120,7 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
     if heard_at is not None:
         node = replace(node, heard_at=max(node.heard_at, heard_at))
     model, digest = receipt.model, receipt.digest
+    node = replace(node, refused=refusals.fold(node.refused, receipt))
     if model is None or digest is None or receipt.sequence <= node.newest.get(model, 0):
         return node
     serving, failures = dict(node.serving), dict(node.failures)
@@ -128,13 +140,15 @@ def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
     return listened - node.heard_at < patience
 
 
-def facts(node: Node, *, model: str, digest: bytes, listened: Listened, silent_seconds: int) -> NodeFacts:
-    """Return what a rollout's gate wants to know of a node."""
-    serving, failure = node.serving.get(model), node.failures.get((model, digest))
+def facts(node: Node, *, model: str, release: ReleaseRef, begun: int, listened: Listened, silent_seconds: int) -> NodeFacts:
+    """Return what a rollout's gate wants to know of a node. A document that it refuses counts as a failure from the rollout's beginning."""
+    serving, failure = node.serving.get(model), node.failures.get((model, release.digest))
+    refused = any(refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=release.version))
+    times = [*([failure.received_at] if failure else []), *([begun] if refused else [])]
     return NodeFacts(
         node=node.name,
         labels=node.labels,
         heard=heard(node, listened=listened, silent_seconds=silent_seconds),
-        serving=serving is not None and serving.digest == digest,
-        failed_at=failure.received_at if failure else None,
+        serving=serving is not None and serving.digest == release.digest,
+        failed_at=max(times, default=None),
     )

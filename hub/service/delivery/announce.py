@@ -56,6 +56,7 @@ class Announcer:
         self._warned: dict[str, str] = {}
         self._trust: TrustBundle | None = None
         self._models: dict[str, ModelBundle] = {}
+        self._cleared: set[str] = set()  # Removed models whose topics this process has cleared.
         self._payloads: dict[str, bytes] = {}  # topic to what is to stand there
         self._unpublished: set[str] = set()  # topics on which it may not stand yet
         self._echoes: dict[bytes, float] = {}
@@ -94,7 +95,7 @@ class Announcer:
         self._heal.add(topic)
         if self._monotonic() - self._echoes.get(payload, float("-inf")) < ECHO_SECONDS:
             return
-        if event.model is not None and event.model not in self._models and self._repository.was_removed(event.model):
+        if event.model in self._cleared:
             log.info("own_topic.cleared", topic=topic)  # The model was removed while the hub or the broker was away.
             return
         refusal = self._judge(event.model, payload)
@@ -123,8 +124,7 @@ class Announcer:
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
         self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
         models = self._repository.models()
-        for model in set(self._models) - set(models):
-            self._clear(model)
+        self._clear(self._repository.removed_models())
         for model in models:
             try:
                 bundle = self._repository.model_bundle(model, self._current(model))
@@ -137,13 +137,15 @@ class Announcer:
         self._trust = self._repository.trust_bundle()
         self._put(self._link.topics.trust, codec.encode(self._trust))
 
-    def _clear(self, model: str) -> None:
-        """Have nothing retained for a model that was removed; the trust bundle is what tells nodes."""
-        del self._models[model]
-        topic = self._link.topics.model(model)
-        self._payloads.pop(topic, None)
-        self._unpublished.add(topic)
-        self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
+    def _clear(self, removed: Sequence[str]) -> None:
+        """Have nothing retained for models that were removed, perhaps while the hub was away; the trust bundle is what tells nodes."""
+        for model in set(removed) - self._cleared:
+            topic = self._link.topics.model(model)
+            self._payloads.pop(topic, None)
+            self._unpublished.add(topic)
+            if self._models.pop(model, None) is not None:
+                self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
+        self._cleared = set(removed)
 
     def _current(self, model: str) -> Sequence[str]:
         """Return the releases that nodes may need: those that the rollout names, and the newest."""

@@ -154,7 +154,7 @@ class Controller:
             wish,
             release,
             before=known.rollout if known else None,
-            nodes=self._facts(model, release.digest, silent_seconds=1),
+            nodes=self._facts(model, release, begun=now, silent_seconds=1),
             salts=[self._random_bytes(16) for _ in range(SALTS)],
             now=now,
             allowed=manifest.parameters or (),
@@ -176,7 +176,7 @@ class Controller:
         rollout, now = before.rollout, int(self._wall())
         running, gate = rollout.state == "running", rollout.gate
         alarm = self._drift(before) if running and gate.halt_on_drift else ""
-        nodes = self._facts(model, rollout.release.digest, silent_seconds=gate.silent_seconds)
+        nodes = self._facts(model, rollout.release, begun=rollout.started, silent_seconds=gate.silent_seconds)
         judged = self._judged(before) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
         facts = core.Facts(nodes, drift_alarm=alarm, drift=judged, listening=self._listening.runs)
         after, actions = core.step(before, facts, now=now, listened=self._listening.seconds)
@@ -192,10 +192,11 @@ class Controller:
             self._keep(after, "")
         return signed
 
-    def _facts(self, model: str, digest: bytes, *, silent_seconds: int) -> list[core.NodeFacts]:
+    def _facts(self, model: str, release: ReleaseRef, *, begun: int, silent_seconds: int) -> list[core.NodeFacts]:
         listened = self._listening.seconds
         return [
-            fleet.facts(node, model=model, digest=digest, listened=listened, silent_seconds=silent_seconds) for node in self._nodes.values()
+            fleet.facts(node, model=model, release=release, begun=begun, listened=listened, silent_seconds=silent_seconds)
+            for node in self._nodes.values()
         ]
 
     def _drift(self, progress: core.Progress) -> str:

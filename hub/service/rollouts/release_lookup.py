@@ -33,7 +33,7 @@ class Releases:
         self._manifests: dict[bytes, Manifest] = {}
         self._accuracies: dict[bytes, Manifest] = {}
         self._lists: dict[tuple[bytes, str], BlockLists] = {}
-        self._removed: frozenset[bytes] = frozenset()
+        self._removed: dict[tuple[str, str], bytes] = {}
         self._generation = -1
 
     def find(self, prefix: bytes) -> tuple[bytes, Manifest]:
@@ -81,7 +81,7 @@ class Releases:
             Refused: there is no such release, variant or block, or they are too many.
         """
         self._read()
-        if want.release in self._removed:
+        if want.release in self._removed.values():
             raise Refused(Code.RELEASE_UNKNOWN, f"release {want.release.hex()[:16]} was removed, and its blocks are not served any more")
         lists = self.lists(want.release, want.variant)
         return [block for _, block in want.pick(lists.index if want.index else lists.blocks)]
@@ -110,20 +110,19 @@ class Releases:
         if generation == self._generation:
             return  # strangers may ask for releases that there are not as often as they like
         self._generation = generation
-        documents = [
-            self._repository.manifest(model, version) for model in self._repository.models() for version in self._repository.releases(model)
-        ]
-        removed = list(self._repository.removed().values())
-        for document in (*documents, *removed):
-            self._take(document)
-        self._removed = frozenset(map(sha256, removed)) - frozenset(map(sha256, documents))
+        for (model, version), digest in self._repository.listed().items():
+            if digest not in self._manifests:
+                self._take(self._repository.kept_manifest(model, version))
+        removed = self._repository.removed()
+        self._removed = {name: self._removed.get(name) or self._take(self._repository.kept_manifest(*name)) for name in removed}
 
-    def _take(self, document: bytes) -> None:
+    def _take(self, document: bytes) -> bytes:
         digest = sha256(document)
         if digest not in self._manifests:
             manifest = self._manifests[digest] = codec.decode(Manifest, document)
             if manifest.accuracy is not None:
                 self._accuracies[accuracy.stream_of(digest)] = accuracy.of_accuracy(manifest)
+        return digest
 
     def _part(self, part: Block) -> bytes:
         return self._store.read(part.digest)  # its raw payload is always stored (hub/core/delivery/encode.py), under the part's own digest

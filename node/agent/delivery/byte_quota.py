@@ -1,7 +1,7 @@
 """Work out what the node's transfers may spend now: its policy for the present road, what has come today, and how fast it may come."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 import structlog
@@ -12,13 +12,15 @@ from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Transfer
 from node.core.trust.clock import MonotonicSeconds, WallClock, WallSeconds
 from node.storage.store import NodeStore
-from schemas.errors import Code
+from schemas.errors import Code, Refused
 from schemas.limits import BLOCK_BYTES_MAX
 from schemas.state import LinkClass
 from schemas.windows import is_open
 
 log = structlog.get_logger()
 
+LINKS: tuple[LinkClass, ...] = ("free", "metered", "roaming")
+LINK_BYTES_MAX = 64
 LINK_READ_SECONDS = 5.0  # how often the file that says what the road costs is looked at
 
 
@@ -34,7 +36,10 @@ class ByteQuota:
         policies: Mapping[LinkClass, Policy],
         rate_bytes_per_second_max: float | None,
         wall: WallClock,
+        zone: tzinfo = UTC,
+        found: Callable[[Sequence[Refused]], None] = lambda refusals: None,
     ) -> None:
+        self._zone, self._found = zone, found
         self._store, self._given, self._link_file, self._policies, self._wall = store, link, link_file, policies, wall
         burst_bytes = max(BLOCK_BYTES_MAX, int(rate_bytes_per_second_max or 0))  # a second's worth, and a block in any case
         self._rate = TokenBucket(rate_bytes_per_second_max, burst_bytes) if rate_bytes_per_second_max else None
@@ -46,30 +51,41 @@ class ByteQuota:
         """Return what the present road costs, as the site says; what it says wrongly counts as the dearest."""
         if self._link_file is not None and abs(self._wall() - self._read_at) >= LINK_READ_SECONDS:
             self._read_at = self._wall()
-            try:
-                stated = self._link_file.read_text()[:64].strip()
-            except OSError:
-                stated = self._given
-            link: LinkClass = stated if stated in {"free", "metered", "roaming"} else "roaming"  # type: ignore[assignment]
+            link, wrong = self._read(self._link_file)
+            self._found([wrong] if wrong else [])
             if link != self._link:
-                log.info("link.changed", link=link, stated=stated)
+                log.info("link.changed", link=link)
             self._link = link
         return self._link
+
+    def _read(self, file: Path) -> tuple[LinkClass, Refused | None]:
+        """Return the class of link that the file has, and what is wrong with the file."""
+        try:
+            with file.open("rb") as opened:
+                said = opened.read(LINK_BYTES_MAX).decode(errors="replace").strip()
+        except OSError as error:
+            reason = f"link_file {file} cannot be read ({error.strerror}): the link counts as {self._given}, as `link` says"
+            return self._given, Refused(Code.SETTINGS_INVALID, reason)
+        for link in LINKS:
+            if said.lower() == link:
+                return link, None
+        reason = f"link_file {file} has {said[:32]!r}, and not one of {', '.join(LINKS)}: the link counts as roaming, the dearest"
+        return "roaming", Refused(Code.SETTINGS_INVALID, reason)
 
     def spend(self, size_bytes: int, now: MonotonicSeconds) -> None:
         """Count payload bytes that came."""
         if self._rate is not None:
             self._rate.spend(size_bytes, now)
         if size_bytes:
-            self._store.add_day_bytes(self._day_and_minute()[0], self.link, size_bytes)
+            self._store.add_day_bytes(self._local().toordinal(), self.link, size_bytes)
 
     def divide(self, jobs: Sequence[TransferJob], window_bytes: int, now: MonotonicSeconds) -> list[tuple[int, tuple[Code, str] | None]]:
         """Return for each job how many bytes it may have in flight, and why it has to wait when its budget says so."""
-        day, minute = self._day_and_minute()
+        local = self._local()
         link = self.link
         policy = self._policies.get(link) or Policy.default(link)
         in_flight = sum(job.transfer.in_flight_bytes for job in jobs if job.transfer is not None)
-        today = self._store.day_bytes(day, link) + in_flight
+        today = self._store.day_bytes(local.toordinal(), link) + in_flight
         claims: list[Claim] = []
         stops: list[tuple[Code, str] | None] = []
         for job in jobs:
@@ -88,8 +104,8 @@ class ByteQuota:
                 next_bytes=transfer.missing[0].payload.bytes,
                 link=link,
                 today_bytes=today,
-                minute=minute,
-                is_window_open=job.carriage.fetch is None or is_open(job.carriage.fetch, float(self._wall())),
+                local=local,
+                is_window_open=job.carriage.fetch is None or is_open(job.carriage.fetch, local.timestamp(), self._zone),
             )
             stops.append((found.code, found.reason) if found.code is not None else None)
             # One whose blocks do not come keeps nobody else waiting.
@@ -99,9 +115,8 @@ class ByteQuota:
             window_bytes = min(window_bytes, max(0, int(self._rate.level(now))))
         return list(zip(shares(claims, window_bytes), stops, strict=True))
 
-    def _day_and_minute(self) -> tuple[int, int]:
-        local = datetime.fromtimestamp(float(self._wall())).astimezone()
-        return local.toordinal(), local.hour * 60 + local.minute
+    def _local(self) -> datetime:
+        return datetime.fromtimestamp(float(self._wall()), self._zone)
 
 
 def _use(job: TransferJob, transfer: Transfer, store: NodeStore) -> TransferUsage:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import structlog
 
+from node.agent.reports.standing_findings import StandingFindings
 from node.core.doctor.agent_health import WRITTEN_SECONDS_MAX, AgentStatus, Verdict, WorkerProcess, judge
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, WallClock
 from node.enrol.credentials import expires_at
@@ -37,11 +38,13 @@ class StatusWriter:
         inherited: bool,
         state: Callable[[], State],
         view: Callable[[], View | None],
+        findings: StandingFindings,
         wall: WallClock,
         monotonic: MonotonicClock,
         notify: Notify,
     ) -> None:
         self._settings, self._server, self._state, self._view = settings, server, state, view
+        self._findings = findings
         self._listen, self._inherited, self._wall, self._monotonic, self._notify = listen, inherited, wall, monotonic, notify
         self._started_at = self._since = int(wall())
         self._answered_at = self._started_at
@@ -161,6 +164,7 @@ class StatusWriter:
             workers=tuple(WorkerProcess(digest=digest, pid=pid) for digest, pid in sorted(self._loaded.items())),
             slots=state.slots,
             telemetry=state.telemetry,
+            findings=self._findings.all(),
             error=self._error,
             error_at=self._error_at,
             read_only=self.read_only[:TEXT_MAX],

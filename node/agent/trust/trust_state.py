@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 import structlog
 
 from node.agent.activation.slots import Slots
+from node.agent.reports.standing_findings import StandingFindings
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.core.trust import clock as clocks
+from node.host.time_zone import system_zone, zone_of
 from node.settings import NodeSettings
 from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
@@ -46,10 +48,12 @@ class TrustState:
         subscribe_models: Callable[[Sequence[str]], None],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
+        findings: StandingFindings,
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._monotonic, self._requests = monotonic, requests
         self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
+        self._findings = findings
         self._slots: Slots | None = None
         self.view: View | None = None
         self.models: set[str] = set()  # whose topics are read
@@ -59,6 +63,7 @@ class TrustState:
         self._looked_at = self._clock_looked_at = self._deadline_looked_at = clocks.NEVER
         self._parameters: Mapping[str, object] = {}
         self._facts = NodeFacts(settings.id, settings.labels, arch)
+        self._zone = zone_of(settings.time_zone) if settings.time_zone else system_zone()
         self._converted: tuple[View | None, Mapping[str, Deployments]] = (None, {})
         self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
 
@@ -67,6 +72,7 @@ class TrustState:
         self._slots = slots
         self.view = self._trust.current()
         if self.view is not None:
+            self._find_refused(self.view)
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
 
     def take_trust(self, bundle: TrustBundle) -> None:
@@ -87,6 +93,7 @@ class TrustState:
         else:
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
             log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
+            self._findings.put("trust", TRUST, ())
             self._report_refused(self.view)
             for pending in list(self._pending.values()):
                 self.take_model(pending)
@@ -100,8 +107,13 @@ class TrustState:
         self._look_at_clock()
         try:
             now = datetime.fromtimestamp(float(self._wall()), UTC)
-            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=lambda refusal: self._refusal(refusal, model))
+            refusals: dict[str, Refused] = {}
+            self._releases[model] = self._trust.accept_model(bundle, now=now, refused=refusals.__setitem__)
             self._pending.pop(model, None)
+            for refusal in refusals.values():
+                self._refusal(refusal, model)
+            self._findings.put("model", model, ())
+            self._findings.put("release", model, tuple(refusals.values()), versions=tuple(refusals))
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
             self._follow()
@@ -146,6 +158,12 @@ class TrustState:
             if self._reported.get(model) != str(refusal):
                 self._refusal(refusal, model)
         self._reported = {model: str(refusal) for model, refusal in view.refused.items()}
+        self._find_refused(view)
+
+    def _find_refused(self, view: View) -> None:
+        self._findings.keep_only("rollout", view.refused)
+        for model, refusal in view.refused.items():
+            self._findings.put("rollout", model, [refusal])
 
     def _refused(self, refusal: Refused, name: str) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
@@ -153,6 +171,7 @@ class TrustState:
         else:
             self._requests.settled(name)
         self._refusal(refusal, name)
+        self._findings.put("trust" if name == TRUST else "model", name, [refusal])
 
     def _folder_gone(self, error: FolderGoneError, name: str) -> None:
         log.error("trust.folder_lost", reason=str(error))
@@ -209,7 +228,7 @@ class TrustState:
         decides = self.deciding(model)
         if decides is None or decides.activate is None or rollout != attempt_id(decides):
             return True
-        return is_open(decides.activate, float(now))
+        return is_open(decides.activate, float(now), self._zone)
 
     def look_at_deadlines(self, now: clocks.MonotonicSeconds) -> None:
         """Follow what was not followed when its message came, because of a time that has come since."""
@@ -223,6 +242,10 @@ class TrustState:
         """Return what the deployment that decides for this node sets of a release's parameters."""
         decides = self.deciding(model)
         return decides.parameters_of(digest) if decides is not None else {}
+
+    def known_models(self) -> set[str]:
+        """Return the models that have deployments, whether they are understood or not."""
+        return {*self.statements(), *self.view.refused} if self.view is not None else set()
 
     def _apply_parameters(self) -> None:
         """Have the slots take in that operators set something else than before, of what runs here already."""

@@ -6,6 +6,7 @@ broker sends twice can, by at most a window. Payload bytes are counted: topics a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Annotated, Self
 
 from pydantic import AfterValidator
@@ -24,7 +25,8 @@ def _span(text: str) -> str:
     begin, dash, end = text.partition("-")
     for part in (begin, end):
         hour, colon, minute = part.partition(":")
-        if not (dash and colon and hour.isdecimal() and minute.isdecimal() and int(hour) <= 24 and int(minute) < 60):
+        whole = hour.isdecimal() and minute.isdecimal()
+        if not (dash and colon and whole and int(minute) < 60 and int(hour) * 60 + int(minute) <= MINUTES_PER_DAY):
             raise ValueError(f"hours {text!r} must look like 22:00-06:00")
     return text
 
@@ -36,7 +38,7 @@ class Policy(Fact):
     """
 
     bytes_day_max: Count | None = None  # Greatest number of bytes of releases in a local day. 0 allows none.
-    # Hours of local time in which releases may be fetched, such as 22:00-06:00. Empty means always.
+    # Hours of local time (`time_zone`) in which releases may be fetched, such as 22:00-06:00. Empty means always.
     hours: Annotated[str, AfterValidator(lambda text: _span(text) if text else text)] = ""
     full_download: bool = True  # Fetch a release whole when it is offered as a delta and its parent is not on disk.
 
@@ -45,12 +47,26 @@ class Policy(Fact):
         """Return the policy where the site sets none: a road that costs money takes no whole release in place of a delta."""
         return cls(full_download=link == "free")
 
-    def open_at(self, minute: int) -> bool:
-        """Return whether the road may be used at this minute of the local day."""
+    def open_at(self, local: datetime) -> bool:
+        """Return whether the road may be used at this moment, which carries its time zone.
+
+        Hours that a clock shows twice are open twice. Hours that a clock set forward passes over are open as long after that, on that day:
+        with 02:15-02:45, where 02:00 is followed by 03:00, from 03:15 to 03:45.
+        """
         if not self.hours:
             return True
         begin, end = (_minute(part) for part in self.hours.split("-"))
-        return begin <= minute < end if begin < end else minute >= begin or minute < end
+        minute = local.hour * 60 + local.minute
+        if begin <= minute < end if begin < end else minute >= begin or minute < end:
+            return True
+        if begin >= end:
+            return False  # No clock is set forward by a night.
+        midnight = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0, tzinfo=None)
+        first, last = midnight + timedelta(minutes=begin), midnight + timedelta(minutes=end - 1)
+        if not (_is_skipped(first, local.tzinfo) and _is_skipped(last, local.tzinfo)):
+            return False
+        opens = first.replace(tzinfo=local.tzinfo).timestamp()  # By the rules of before the clock was set.
+        return opens <= local.timestamp() < opens + 60 * (end - begin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +101,19 @@ def allowance(
     next_bytes: int,
     link: str,
     today_bytes: int,
-    minute: int,
+    local: datetime,
     is_window_open: bool = True,
 ) -> Allowance:
     """Return what may be asked for now, at least `next_bytes` or nothing.
 
     `today_bytes` came today over this class of road, for all releases. `is_window_open`: the rollout lets its nodes fetch now.
+    `local` is now, in the site's time zone.
     """
     whole = policy.full_download if carriage is None or carriage.full_download is None else carriage.full_download
     if use.instead_bytes and not whole:
         text = f"{use.instead_bytes} bytes are offered as a delta whose parent is not here, and a {link} link takes no whole ones instead"
         return Allowance(0, Code.BUDGET_FULL, text)
-    if not policy.open_at(minute):
+    if not policy.open_at(local):
         return Allowance(0, Code.BUDGET_HOURS, f"a {link} link is used from {policy.hours} only")
     if not is_window_open:
         when = windows_text(carriage.fetch) if carriage is not None and carriage.fetch is not None else "at other times"
@@ -136,6 +153,12 @@ def shares(claims: Sequence[Claim], window_bytes: int) -> list[int]:
         found[at] += more
         room -= more
     return found
+
+
+def _is_skipped(naive: datetime, zone: tzinfo | None) -> bool:
+    """Return whether a clock of this zone never shows this time, because it is set forward over it."""
+    moment = naive.replace(tzinfo=zone)
+    return moment.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != naive
 
 
 def _minute(text: str) -> int:

@@ -10,7 +10,7 @@ from schemas import limits
 from schemas.document import Fact
 from schemas.names import Digest, FleetName, NodeId
 from schemas.quantities import Count, Seconds
-from schemas.state import LinkClass, Slot, TelemetryBudget
+from schemas.state import Finding, LinkClass, Slot, TelemetryBudget
 
 WRITTEN_SECONDS_MAX = 30  # an agent that is well says so at least this often
 SILENT_SECONDS_MAX = 120  # and is not well when it has not for this long: reading a large model back from a slow card takes a minute
@@ -53,6 +53,7 @@ class AgentStatus(Fact):
     workers: Annotated[tuple[WorkerProcess, ...], Field(max_length=4 * limits.SLOTS_MAX)] = ()
     slots: Annotated[tuple[Slot, ...], Field(max_length=limits.SLOTS_MAX)] = ()
     telemetry: TelemetryBudget | None = None
+    findings: Annotated[tuple[Finding, ...], Field(max_length=limits.NODE_FINDINGS_MAX)] = ()  # What is wrong now, as in the node's state.
     error: Line = ""  # the last message that was refused, or bug that was survived
     error_at: Seconds | None = None
     read_only: Line = ""  # why the disk takes nothing: the node serves what it has, keeps nothing, and is not connected

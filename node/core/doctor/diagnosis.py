@@ -355,8 +355,25 @@ def agent(facts: Facts) -> Iterator[Finding]:
         yield Finding(Trouble.SERVICE_NO_WATCHDOG, "a service manager started the agent, and does not watch it (WATCHDOG_USEC)")
 
 
+def reported(facts: Facts) -> Iterator[Finding]:
+    """Return what the agent itself has found: documents that it refused, and files of the site."""
+    if facts.status is None or not facts.running:
+        return
+    for one in facts.status.findings:
+        about = f" of {one.model}" if one.model else ""
+        if one.kind == "site":
+            yield Finding(Trouble.SITE_FILE, f"{one.reason} ({one.code})")
+        else:
+            yield Finding(
+                Trouble.DOCUMENT_REFUSED, f"the {_DOCUMENTS.get(one.kind, one.kind)}{about} is refused: {one.reason} ({one.code})"
+            )
+
+
+_DOCUMENTS = {"trust": "trust bundle", "rollout": "rollout", "model": "model bundle", "release": "manifest of a release"}
+
+
 CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
-    settings, folder, clock, root, metadata, certificate, road, login, runtimes, memory, port, agent,
+    settings, folder, clock, root, metadata, certificate, road, login, runtimes, memory, port, agent, reported,
 )  # fmt: skip
 
 

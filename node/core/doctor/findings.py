@@ -67,6 +67,8 @@ class Trouble(StrEnum):
     SERVING_NOTHING = "serving.not_served"
     SERVICE_NO_SOCKET = "service.no_socket"
     SERVICE_NO_WATCHDOG = "service.no_watchdog"
+    DOCUMENT_REFUSED = "document.refused"
+    SITE_FILE = "site.file"
 
 
 TABLE: dict[Trouble, tuple[Level, str]] = {
@@ -162,6 +164,14 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
     Trouble.SERVICE_NO_WATCHDOG: (
         "warning",
         "install the unit of deploy/ (Type=notify, WatchdogSec=): nobody restarts an agent that hangs",
+    ),
+    Trouble.DOCUMENT_REFUSED: (
+        "trouble",
+        "with a schema code, upgrade the older of `fleetcast-node --version` and, at the hub, `fleetcast --version`; else look at the hub",
+    ),
+    Trouble.SITE_FILE: (
+        "warning",
+        "correct what the line names; the agent reads its site's files again by itself, and node.toml when it starts",
     ),
 }
 

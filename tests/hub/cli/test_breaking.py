@@ -11,8 +11,12 @@ from onnx import TensorProto, helper
 
 from hub.cli.errors import Exit
 from hub.core.rollouts.commands import Start
-from hub.database.rows import CommandRow
+from hub.database.rows import CommandRow, NodeRow
 from hub.database.store import Store
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.names import sha256
+from schemas.state import Profile, Slot, State
 from tests.hub.cli.fleets import Made, make
 from tests.hub.cli.test_rollout import Hub
 
@@ -81,6 +85,33 @@ def test_check_tells_and_passes_what_the_devices_would_run(made: Made) -> None:
     assert done.returncode == 0, done.stderr
     assert "would not work with this one: input 'input' FP32[-1, 3]" in done.stderr
     assert "is not in 7.0.0" in json.loads(done.stdout)[0]["breaks"][0]
+
+
+def test_plan_says_what_breaks_at_how_many_nodes(made: Made) -> None:
+    assert made.publish("5.0.0", "--breaking", model="other.onnx").returncode == 0
+    serves(made, "n1", "1.0.0")
+    serves(made, "n2", "5.0.0")
+
+    done, as_json = made.run("plan", "m@5.0.0"), made.run("plan", "m@5.0.0", "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert "Programs that use 1.0.0, which 1 of the nodes serve, would not work with it" in done.stdout
+    assert "input 'input' FP32[-1, 3] of 1.0.0 is not in 5.0.0" in done.stdout
+    assert "needs --breaking" in done.stdout
+    [one] = json.loads(as_json.stdout)["breaks"]
+    assert (one["version"], one["nodes"]) == ("1.0.0", 1)
+    assert json.loads(made.run("plan", "m@1.0.0", "--json").stdout)["breaks"][0]["version"] == "5.0.0"
+
+
+def serves(made: Made, node: str, version: str) -> None:
+    """Have a node's report in the hub's database: it serves this release."""
+    digest = sha256(Repository(made.fleet / "trust").manifest("m", version))
+    slot = Slot(model="m", state="active", serving=digest, serving_version=version, variant="default")
+    profile = Profile(arch="x86_64", cores=1, memory_bytes=2**30, runtimes=("onnx",), providers=("CPUExecutionProvider",))
+    state = State(node=node, session=1, status="online", at=1, public_key=b"k", profile=profile, slots=(slot,))
+    store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
+    store.upsert_node(NodeRow(node, 1, "online", 1, codec.encode(state), b"k", ""))
+    store.close()
 
 
 def test_start_is_refused_by_the_command_and_by_the_hub(made: Made) -> None:

@@ -1,15 +1,24 @@
 """A real agent beside a newer hub: what it does not understand stops nothing else, and is reported with the model's name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from fleetcast.mqtt_connection import Published
+from fleetcast.build_version import software
+from fleetcast.mqtt_connection import Message, Published
+from hub.signing import tuf_repository
+from node.core.doctor import diagnosis
+from node.core.doctor.agent_health import AgentStatus
+from node.core.doctor.findings import Trouble
+from node.host.pidfile import read_status
 from schemas import codec
 from schemas.receipt import Receipt, SealedReceipt
+from schemas.state import State
 from schemas.topics import Topics
 from tests import brokers
 from tests.broker.client import Client
@@ -82,3 +91,62 @@ def test_the_other_releases_of_a_model_are_used_beside_a_manifest_that_is_not_un
 
     assert [(one.outcome, one.model, one.code) for one in refusals] == [("refused", "delay", "schema.malformed")]
     assert "delay@1.1.0" in refusals[0].reason
+
+
+def test_a_node_reports_what_it_refuses_until_it_understands_it_again(embedded: brokers.Broker, tmp_path: Path) -> None:
+    hub = NewerHub(embedded, tmp_path)
+    hub.fleet.release("1.0.0", model="delay")
+    hub.fleet.release("1.0.0", model="other")
+    newer = changed(rollout("1.0.0", model="other"), **{"@": "rollout/2"})
+    hub.fleet.repository.set_rollout("other", newer, rollouts=hub.fleet.keys["rollouts"], now=hub.fleet.now)
+    hub.client.subscribe(hub.topics.state("n1"))
+    hub.say("1.0.0")
+    node = agent(tmp_path, embedded.url("n1"), fleet=hub.fleet)
+
+    with closing(hub.client.link), running(node):
+        refused = reported(hub, lambda state: bool(state.findings))
+        status = read_status(tmp_path / "data")
+        doctor = [one.code for one in diagnosis.reported(facts_of(status))]
+        hub.fleet.roll("1.0.0", serial=2, model="other")
+        hub.say("1.0.0")
+        mended = reported(hub, lambda state: state.findings == ())
+
+    (finding,) = refused.findings or ()
+    assert (finding.kind, finding.model, finding.code) == ("rollout", "other", "schema.unsupported")
+    assert finding.reason.endswith("upgrade fleetcast at the receiver")
+    assert doctor == [Trouble.DOCUMENT_REFUSED]
+    assert mended.software == software()
+
+
+def test_a_hub_that_does_not_read_findings_is_sent_none(embedded: brokers.Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuf_repository, "READS", {})
+    hub = NewerHub(embedded, tmp_path)
+    hub.fleet.release("1.0.0", model="other")
+    newer = changed(rollout("1.0.0", model="other"), deployments=[1])
+    hub.fleet.repository.set_rollout("other", newer, rollouts=hub.fleet.keys["rollouts"], now=hub.fleet.now)
+    hub.fleet.release("1.0.0", model="delay")
+    hub.client.subscribe(hub.topics.state("n1"))
+    hub.say("1.0.0")
+    node = agent(tmp_path, embedded.url("n1"), fleet=hub.fleet, state_seconds=1)
+
+    with closing(hub.client.link), running(node):
+        state = reported(hub, lambda state: state.timestamp_version > 0)
+        found = node._findings.all()
+
+    assert [one.code for one in found] == ["schema.malformed"]
+    assert state.findings is None
+
+
+def reported(hub: NewerHub, wanted: Callable[[State], bool]) -> State:
+    """The next state that is as wanted."""
+    while True:
+        message = hub.client.next(Message)
+        hub.client.link.ack(message)
+        if message.topic == hub.topics.state("n1"):
+            state = codec.decode(State, message.payload)
+            if wanted(state):
+                return state
+
+
+def facts_of(status: AgentStatus | None) -> Any:
+    return SimpleNamespace(status=status, running=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from node.agent.reports.agent_status import StatusWriter
+from node.agent.reports.standing_findings import StandingFindings
 from node.core.doctor.agent_health import Verdict, judge
 from node.host.pidfile import read_status
 from node.host.service_manager import Notify
@@ -109,6 +110,7 @@ class Loop:
             inherited=True,
             state=lambda: State(node="gw-1", session=1, status="online", at=int(self.now)),
             view=lambda: None,
+            findings=StandingFindings(),
             wall=lambda: self.now,
             monotonic=lambda: self.now,
             notify=notify,

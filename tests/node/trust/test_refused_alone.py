@@ -152,13 +152,13 @@ def test_a_manifest_that_is_not_understood_is_refused_alone(fleet: Fleet, trust:
     fleet.repository.add_release("delay", "1.1.0", newer, team=fleet.keys["team"], now=fleet.now)
     deliver(trust, fleet)
     bundle = codec.decode(ModelBundle, codec.encode(fleet.models("1.0.0", "1.1.0")))
-    refusals: list[Refused] = []
+    refusals: dict[str, Refused] = {}
 
-    found = trust.accept_model(bundle, now=fleet.now, refused=refusals.append)
+    found = trust.accept_model(bundle, now=fleet.now, refused=refusals.__setitem__)
 
     assert [one.manifest.version for one in found] == ["1.0.0"]
-    assert [one.code for one in refusals] == [Code.SCHEMA_MALFORMED]
-    assert "release delay@1.1.0" in refusals[0].reason
+    assert {version: one.code for version, one in refusals.items()} == {"1.1.0": Code.SCHEMA_MALFORMED}
+    assert "release delay@1.1.0" in refusals["1.1.0"].reason
 
 
 def test_a_manifest_with_a_newer_optional_section_is_used_and_kept_as_signed(fleet: Fleet, trust: Trust, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hub.core.rollouts.listening import Listened
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES, sha256
 from schemas.receipt import Receipt
+from schemas.rollout import ReleaseRef
 from schemas.state import Profile, State
 
 KEY, OTHER_KEY = b"key", b"other key"
@@ -109,9 +110,9 @@ def test_only_a_receipt_says_what_is_served() -> None:
     slots = ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},)
     claims = known(state(slots=slots, profile=Profile(arch="x", cores=1, memory_bytes=1, labels={"site": "a"})))
 
-    before = fleet.facts(claims, model="delay", digest=ONE, listened=Listened(2000.0), silent_seconds=60)
+    before = fleet.facts(claims, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
     signed = fold_receipt(claims, receipt(1, "serving"), received_at=2000, heard_at=Listened(2000.0))
-    after = fleet.facts(signed, model="delay", digest=ONE, listened=Listened(2000.0), silent_seconds=60)
+    after = fleet.facts(signed, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
 
     assert (before.serving, after.serving) == (False, True)
     assert dict(after.labels) == {"site": "a"}
@@ -134,7 +135,10 @@ def test_a_refusal_leaves_what_is_served() -> None:
     refused = fold_receipt(node, receipt(2, "refused", TWO, code="model.golden_mismatch"), received_at=2, heard_at=Listened(2.0))
 
     assert refused.serving["delay"].digest == ONE
-    assert fleet.facts(refused, model="delay", digest=TWO, listened=Listened(2.0), silent_seconds=60).failed_at == 2
+    assert (
+        fleet.facts(refused, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2.0), silent_seconds=60).failed_at
+        == 2
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from(["serving", "refused", "rolled_back"]), st.sampled_from([ONE, TWO])), max_size=8), st.data())

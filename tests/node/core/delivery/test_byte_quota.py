@@ -1,5 +1,8 @@
 """A budget is a hard stop, and says which rule it was."""
 
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +19,15 @@ NOTHING = TransferUsage(received_bytes=0, in_flight_bytes=0, missing_bytes=1000,
 def ask(
     policy: Policy, use: TransferUsage = NOTHING, carriage: Carriage | None = None, *, today: int = 0, minute: int = 0
 ) -> tuple[int, Code | None]:
-    found = allowance(policy, carriage, use, next_bytes=100, link="metered", today_bytes=today, minute=minute)
+    found = allowance(
+        policy,
+        carriage,
+        use,
+        next_bytes=100,
+        link="metered",
+        today_bytes=today,
+        local=datetime(2026, 1, 7, *divmod(minute, 60), tzinfo=UTC),
+    )
     assert bool(found.reason) == (found.code is not None)
     return found.bytes, found.code
 
@@ -65,6 +76,68 @@ def test_a_delta_without_its_parent_asks_the_policy_and_the_rollout_may_overrule
 )
 def test_hours_are_local_and_may_pass_midnight(hours: str, minute: int, is_open: bool) -> None:
     assert ask(Policy(hours=hours), minute=minute)[1] is (None if is_open else Code.BUDGET_HOURS)
+
+
+ROME, BERLIN_FORWARD, BERLIN_BACK = ZoneInfo("Europe/Rome"), datetime(2026, 3, 29), datetime(2026, 10, 25)
+
+
+def opened(hours: str, day: datetime, zone: ZoneInfo = ROME) -> list[str]:
+    """The minutes of a day, by its clock and offset, at which a link may be used: first and last of each run."""
+    start = (day - timedelta(hours=1)).replace(tzinfo=zone).astimezone(UTC)
+    moments = [(start + timedelta(minutes=minute)).astimezone(zone) for minute in range(27 * 60)]
+    runs: list[list[datetime]] = []
+    for moment in moments:
+        if moment.date() == day.date() and Policy(hours=hours).open_at(moment):
+            if not runs or moment.astimezone(UTC) - runs[-1][-1].astimezone(UTC) > timedelta(minutes=1):
+                runs.append([])
+            runs[-1].append(moment)
+    return [f"{run[0]:%H:%M%z} {run[-1]:%H:%M%z}" for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        ("02:15-02:45", ["03:15+0200 03:44+0200"]),  # never shown by a clock on that day
+        ("02:00-03:00", ["03:00+0200 03:59+0200"]),
+        ("01:30-02:30", ["01:30+0100 01:59+0100"]),
+        ("02:30-04:00", ["03:00+0200 03:59+0200"]),
+        ("22:00-02:30", ["00:00+0100 01:59+0100", "22:00+0200 23:59+0200"]),
+        ("05:00-06:00", ["05:00+0200 05:59+0200"]),
+    ],
+)
+def test_hours_open_on_the_day_that_skips_an_hour(hours: str, expected: list[str]) -> None:
+    assert opened(hours, BERLIN_FORWARD) == expected
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [
+        ("02:15-02:45", ["02:15+0200 02:44+0200", "02:15+0100 02:44+0100"]),
+        ("01:30-02:30", ["01:30+0200 02:29+0200", "02:00+0100 02:29+0100"]),
+        ("22:00-02:30", ["00:00+0200 02:29+0200", "02:00+0100 02:29+0100", "22:00+0100 23:59+0100"]),
+        ("05:00-06:00", ["05:00+0100 05:59+0100"]),
+    ],
+)
+def test_hours_open_twice_on_the_day_that_repeats_an_hour(hours: str, expected: list[str]) -> None:
+    assert opened(hours, BERLIN_BACK) == expected
+
+
+def test_hours_that_midnight_skips_open_after_it() -> None:
+    havana = ZoneInfo("America/Havana")  # Its clock is set from 00:00 to 01:00.
+
+    assert opened("00:10-00:50", datetime(2026, 3, 8), havana) == ["01:10-0400 01:49-0400"]
+    assert opened("23:30-00:30", datetime(2026, 3, 8), havana) == ["23:30-0400 23:59-0400"]
+
+
+@given(
+    begin=st.integers(0, 24 * 60 - 1),
+    length=st.integers(1, 24 * 60 - 1),
+    day=st.sampled_from([BERLIN_FORWARD, BERLIN_BACK, datetime(2026, 6, 1)]),
+)
+def test_hours_open_on_every_day(begin: int, length: int, day: datetime) -> None:
+    end = (begin + length) % (24 * 60)
+
+    assert opened(f"{begin // 60:02}:{begin % 60:02}-{end // 60:02}:{end % 60:02}", day)
 
 
 @pytest.mark.parametrize("hours", ["night", "22-6", "22:00", "25:00-06:00", "22:60-06:00", "-", "22:00-"])

@@ -1,0 +1,59 @@
+"""What is wrong with nodes by their own word, and which builds they run, for commands that show nodes."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from hub.core.rollouts.refusals import Reported, findings_of, fold
+from hub.database.rows import ReceiptRow
+from schemas import codec
+from schemas.receipt import Receipt, SealedReceipt
+from schemas.state import Finding, State
+
+LINES_MAX = 10
+NAMES_SHOWN = 3
+
+
+def findings_by_node(directory: Path, states: Mapping[str, State], receipts: Sequence[ReceiptRow]) -> dict[str, tuple[Finding, ...]]:
+    """Return what is wrong with each node now."""
+    timestamp = _newest_timestamp(directory)
+    older = {name for name, state in states.items() if state.findings is None}
+    refused: dict[str, Mapping[str, Reported]] = {}
+    for row in sorted((row for row in receipts if row.node in older), key=lambda row: row.sequence):
+        if row.outcome == "serving" or row.digest is None:  # The others change nothing that is kept, and there are many.
+            receipt = codec.decode(Receipt, codec.decode(SealedReceipt, row.sealed).body)
+            refused[row.node] = fold(refused.get(row.node, {}), receipt)
+    for name in older & refused.keys():
+        if states[name].timestamp_version >= timestamp:  # It follows: whatever it refused at the time, it has taken a newer one.
+            refused[name] = {model: one for model, one in refused[name].items() if model}
+    return {name: findings_of(state, refused.get(name, {})) for name, state in states.items()}
+
+
+def _newest_timestamp(directory: Path) -> int:
+    """Return the version of the hub's timestamp; it is read here, for the repository's own library takes a while to import."""
+    try:
+        return int(json.loads((directory / "trust" / "metadata" / "current.json").read_bytes())["timestamp"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 2**53
+
+
+def builds(software: Iterable[tuple[str, str]]) -> str:
+    """Return which builds nodes run, given each node's name and software; "" if they all run one."""
+    nodes: dict[str, list[str]] = {}
+    for name, build in software:
+        nodes.setdefault(build or "an unknown build", []).append(name)
+    if len(nodes) < 2:
+        return ""
+    counts = Counter({build: len(names) for build, names in nodes.items()})
+    return f"Nodes run {len(nodes)} builds: " + ", ".join(
+        f"{build} on {count} ({', '.join(nodes[build])})" if count <= NAMES_SHOWN else f"{build} on {count}"
+        for build, count in counts.most_common()
+    )
+
+
+def shortened(lines: Sequence[str], *, mend: str) -> Iterator[str]:
+    """Yield as many lines as a person reads, and how many more there are."""
+    yield from lines[:LINES_MAX]
+    if len(lines) > LINES_MAX:
+        yield f"... and {len(lines) - LINES_MAX} more; {mend}"

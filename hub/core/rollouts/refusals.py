@@ -1,0 +1,68 @@
+"""Decide which documents a node refuses now: by its own state where it reports that, and by its receipts where it is an older node.
+
+An older node reports a refusal once, in a receipt without a release. It holds until a later receipt shows that the document, or its
+successor, was taken: one about a release of the model; for the trust bundle, one that says what is served.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from schemas.errors import Code
+from schemas.receipt import Receipt
+from schemas.state import Finding, State
+
+SITE = "site"
+TRUST = "trust"
+# An older or expired bundle at the broker is refused, and the node has followed a newer one: that keeps it from no release.
+_HARMLESS = frozenset({Code.TRUST_ROLLBACK, Code.TRUST_EXPIRED})
+DOCUMENTS = {TRUST: "the trust bundle", "rollout": "the rollout", "model": "the model bundle", "release": "the release"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """Hold a refusal that a receipt reported."""
+
+    sequence: int
+    finding: Finding
+
+
+def fold(refused: Mapping[str, Reported], receipt: Receipt) -> Mapping[str, Reported]:
+    """Return a node's refusals by model, "" for the trust bundle, after a receipt."""
+    model, found = receipt.model or "", dict(refused)
+    if receipt.outcome == "refused" and receipt.digest is None:
+        if _is_document(receipt.code) and (model not in found or found[model].sequence < receipt.sequence):
+            kind = "model" if model else TRUST
+            found[model] = Reported(
+                receipt.sequence, Finding(kind=kind, model=receipt.model, code=receipt.code, reason=receipt.reason[:256])
+            )
+        return found
+    taken = {model} | ({""} if receipt.outcome == "serving" else set())
+    return {key: one for key, one in found.items() if key not in taken or one.sequence > receipt.sequence}
+
+
+def findings_of(state: State, refused: Mapping[str, Reported]) -> tuple[Finding, ...]:
+    """Return what is wrong with a node now."""
+    if state.findings is not None:
+        return state.findings
+    return tuple(one.finding for _, one in sorted(refused.items()))
+
+
+def standing_against(findings: tuple[Finding, ...], *, model: str, version: str) -> Iterator[Finding]:
+    """Yield the findings that keep a node from a release."""
+    for one in findings:
+        if one.kind == SITE or one.code in _HARMLESS:
+            continue
+        if one.kind == TRUST or (one.model == model and one.version in {None, version}):
+            yield one
+
+
+def in_words(one: Finding) -> str:
+    """Return `refuses the rollout of delay: ... [schema.unsupported]`, or what is wrong with a file of the site."""
+    if one.kind == SITE:
+        return f"{one.reason} [{one.code}]"
+    about = f" of {one.model}" if one.model and one.kind != "release" else f" {one.model}@{one.version}" if one.model else ""
+    return f"refuses {DOCUMENTS.get(one.kind, one.kind)}{about}: {one.reason} [{one.code}]"
+
+
+def _is_document(code: str) -> bool:
+    return code.startswith(("schema.", "trust.")) or code == Code.NAME_INVALID
