@@ -10,7 +10,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from bench.figures import Figure, write
 from tests.simulation.whole_fleet.runs import Outcome, quiet, run_quietly, shrink
 
-
 COMMAND = "make soak-sim"
 
 
@@ -28,6 +27,11 @@ def outcomes(seeds: range, processes: int) -> Iterator[Outcome]:
             yield future.result()
 
 
+def _smallest(outcome: Outcome) -> Outcome:
+    with quiet():
+        return shrink(outcome)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seeds", type=seeds_of)
@@ -39,15 +43,11 @@ def main() -> int:
     began, done, failed = time.monotonic(), 0, 0
     for outcome in outcomes(arguments.seeds, arguments.processes):
         done += 1
-        if arguments.show:
+        if arguments.show and not outcome.broken:
             print(outcome, flush=True)
         if outcome.broken:
             failed += 1
-            if arguments.shrink:
-                with quiet():
-                    outcome = shrink(outcome)
-            if not arguments.show or arguments.shrink:
-                print(outcome, flush=True)
+            print(_smallest(outcome) if arguments.shrink else outcome, flush=True)
         if done % 100 == 0:
             print(f"{done} seeds, {failed} failed, {done / (time.monotonic() - began) * 60:.0f} a minute", flush=True)
     a_minute = done / (time.monotonic() - began) * 60

@@ -18,11 +18,10 @@ from fleetcast import durable
 from hub.cli.rollout import rollout as rollout_command
 from hub.signing.tuf_repository import Repository
 from node.workers import device_profile
-from schemas import codec
+from schemas.deployments import Deployment, Deployments
 from schemas.errors import FleetcastError
 from schemas.names import sha256
-from schemas.rollout import Rollout, bucket, selected
-from tests.simulation.whole_fleet import template
+from tests.simulation.whole_fleet import statements, template
 from tests.simulation.whole_fleet.broker import Broker
 from tests.simulation.whole_fleet.machines import RUSHED_SECONDS, HubMachine, NodeMachine
 from tests.simulation.whole_fleet.operations import LABELS, Operation, Plan
@@ -54,10 +53,8 @@ class Fleet:
     folder: Path
     log: list[str] = field(default_factory=list)
     ran: list[Ran] = field(default_factory=list)
-    named: dict[tuple[str, str], set[bytes]] = field(
-        default_factory=lambda: defaultdict(set)
-    )  # by node and model: what a stage named for it
-    documents: list[tuple[float, Rollout]] = field(default_factory=list)
+    signed: list[tuple[str, Deployments]] = field(default_factory=list)  # every statement, with its model
+    before: dict[tuple[str, bytes], bytes] = field(default_factory=dict)  # by machine and rollout: what it ran when that moved it
     extra: list[NodeMachine] = field(default_factory=list)  # copies of devices
     replaced: set[int] = field(default_factory=set)  # nodes whose key the hub does not know
     disturbed: set[str] = field(default_factory=set)  # what makes a difference legitimate
@@ -346,18 +343,29 @@ class Fleet:
     # What is seen of it
 
     def _switched(self, machine: str, model: str, digest: bytes) -> None:
+        self._remember(machine, model, digest)
         self.ran.append(Ran(self.world.now, machine, model, digest))
 
-    def _signed(self, model: str, document: bytes) -> None:
-        """A release is named for a node when a stage reaches it, whatever labels it ever had."""
-        rollout = codec.decode(Rollout, document)
-        self.documents.append((self.world.now, rollout))
-        if rollout.state not in ("running", "done"):
-            return
-        for machine in self.machines:
-            for labels in machine.all_labels:
-                if selected(rollout, labels) and bucket(rollout.salt, machine.node) < rollout.percent:
-                    self.named[machine.node, model].add(rollout.release.digest)
+    def _remember(self, name: str, model: str, digest: bytes) -> None:
+        """Keep what a node ran before a rollout moved it, as somebody would who only watches."""
+        machine = next((one for one in self.machines if one.name == name), None)
+        decides = self.decides(machine, model) if machine is not None else None
+        ran = [one.digest for one in self.ran if (one.machine, one.model) == (name, model) and one.at > (machine.lost_at if machine else 0)]
+        if decides is not None and decides.state in ("running", "done") and decides.release.digest == digest and ran and ran[-1] != digest:
+            self.before.setdefault((name, decides.rollout), ran[-1])
+
+    def _signed(self, model: str, found: Deployments) -> None:
+        self.signed.append((model, found))
+
+    def named(self, machine: NodeMachine, model: str) -> set[bytes]:
+        """Return what any stage ever named for a node, whatever labels it had then."""
+        return {
+            digest
+            for about, found in self.signed
+            if about == model
+            for labels in machine.all_labels
+            if (digest := statements.names(found, machine.node, labels)) is not None
+        }
 
     # The end
 
@@ -421,9 +429,9 @@ class Fleet:
         serving = node.serving.get(model) if node is not None else None
         return serving.version if serving is not None else None
 
-    def rollout(self, model: str) -> Rollout | None:
-        document = Repository(self.hub.folder / "trust").rollout(model)
-        return codec.decode(Rollout, document) if document is not None else None
+    def decides(self, machine: NodeMachine, model: str) -> Deployment | None:
+        found = statements.statement(Repository(self.hub.folder / "trust"), model)
+        return statements.decides_for(found, machine.node, machine.labels)
 
     def digest(self, model: str, version: str) -> bytes:
         return sha256(self.made.manifests[model, version])

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from schemas import codec
+from schemas.deployments import Deployment
 from schemas.receipt import Receipt, SealedReceipt
-from schemas.rollout import Rollout, wanted
 from tests.simulation.whole_fleet.fleet import Fleet
 from tests.simulation.whole_fleet.machines import NodeMachine
+from tests.simulation.whole_fleet.statements import wants, words
 from tests.simulation.whole_fleet.template import KINDS
 
 BAD = {version for version, kind in KINDS.items() if kind in ("broken", "crashing")}
@@ -41,10 +42,10 @@ def _ended(fleet: Fleet) -> Iterator[str]:
 def _strangers(fleet: Fleet) -> Iterator[str]:
     """Nobody ever ran a release that no stage named for it."""
     seen = set()
-    nodes = {machine.name: machine.node for machine in (*fleet.machines, *fleet.extra)}
+    machines = {machine.name: machine for machine in (*fleet.machines, *fleet.extra)}
+    named = {(name, model): fleet.named(machine, model) for name, machine in machines.items() for model in fleet.models()}
     for ran in fleet.ran:
-        named = fleet.named[nodes[ran.machine], ran.model]
-        if ran.digest not in named and (ran.machine, ran.digest) not in seen:
+        if ran.digest not in named[ran.machine, ran.model] and (ran.machine, ran.digest) not in seen:
             seen.add((ran.machine, ran.digest))
             yield f"{ran.machine} ran {ran.model}@{fleet.made.name_of(ran.digest)} at {ran.at:.0f}, which no stage named for it"
 
@@ -56,6 +57,7 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
     status, version = fleet.answer(machine, model)
     answers = version if status == 200 else None
     serving, target, state, code = fleet.state_of(machine, model)
+    how = f"its endpoint answers {status} {version} ({state} {code}, target {target})"
     if answers != serving:
         yield f"{who}: its endpoint answers {status} {version}, and its state says that it serves {serving} ({state} {code})"
     receipt = _receipt(machine, model)
@@ -66,31 +68,27 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
     if known and believed != answers:
         yield f"{who}: the hub believes {believed}, and its endpoint answers {status} {version}"
     ran = [one for one in fleet.ran if one.machine == machine.name and one.model == model]
-    rollout = fleet.rollout(model)
-    wish = _wish(fleet, machine, rollout, model, serving)
-    if ran and answers is None and (wish is not None or ran[-1].at > machine.lost_at):
-        yield f"{who}: it has served {fleet.made.name_of(ran[-1].digest)}, and serves nothing: {status} {version} ({state} {code}, target {target})"
-    if wish is not None and wish != answers and wish not in BAD:
-        yield f"{who}: the rollout ({_words(rollout)}) wants {wish}, and its endpoint answers {status} {version} ({state} {code}, target {target})"
+    decides = fleet.decides(machine, model)
+    wish = _wish(fleet, machine, decides, model, serving)
+    if ran and answers is None and wish != "" and (wish is not None or ran[-1].at > machine.lost_at):
+        yield f"{who}: it has served {fleet.made.name_of(ran[-1].digest)}, and {how}"
+    if wish is not None and wish != (answers or "") and wish not in BAD:
+        yield f"{who}: the deployment ({words(decides)}) wants {wish}, and {how}"
     if answers in BAD and KINDS[answers] == "broken":
         yield f"{who}: it serves {answers}, which fails its test"
     if target is not None and state not in ("active", "refused", "rolled_back", None):
         yield f"{who}: it is still {state} {code} with {target}"
 
 
-def _wish(fleet: Fleet, machine: NodeMachine, rollout: Rollout | None, model: str, serving: str | None) -> str | None:
-    """Return the version that the signed rollout wants of this node; None: it keeps its own."""
-    if rollout is None:
-        return None
+def _wish(fleet: Fleet, machine: NodeMachine, decides: Deployment | None, model: str, serving: str | None) -> str | None:
+    """Return the version that is wanted of this node; None: it keeps its own; empty: nothing."""
+    assert machine.agent is not None
     digest = fleet.digest(model, serving) if serving is not None else None
-    reference = wanted(rollout, node=machine.node, labels=machine.labels, serving=digest)
-    return reference.version if reference is not None else None
-
-
-def _words(rollout: Rollout | None) -> str:
-    if rollout is None:
-        return "none"
-    return f"{rollout.release.version} {rollout.state} {rollout.percent}% {dict(rollout.labels)} serial {rollout.serial}"
+    before = fleet.before.get((machine.name, decides.rollout)) if decides is not None and decides.state == "rolled_back" else None
+    if before is not None and machine.remembers:
+        return fleet.made.name_of(before)  # going back is to the node's own release before this rollout
+    moved, now = machine.agent._store.moved(model), int(machine.clocks.wall())
+    return wants(decides, machine.node, machine.labels, serving=digest, moved=moved, now=now)
 
 
 def _receipt(machine: NodeMachine, model: str) -> Receipt | None:

@@ -13,9 +13,10 @@ from hub.settings import load
 from node.agent.loop import Agent
 from node.enrol.enrolment_files import KEY_NAME
 from node.settings import NodeSettings
+from schemas.deployments import Deployments
 from schemas.errors import FleetcastError
 from schemas.topics import Topics
-from tests.simulation.whole_fleet import template
+from tests.simulation.whole_fleet import statements, template
 from tests.simulation.whole_fleet.broker import Broker, Road, SimClient
 from tests.simulation.whole_fleet.site import Site
 from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
@@ -233,6 +234,7 @@ class NodeMachine(Machine):
         self.agent: Agent | None = None
         self.site: Site | None = None
         self.lost_at = -1.0  # when it last lost all that it knew
+        self.remembers = True  # Whether its database is the one that it began with.
         self.served: dict[bytes, float] = {}  # for how long each release has answered here
         self.proved: set[bytes] = set()
         self.proved_early: list[str] = []
@@ -245,6 +247,7 @@ class NodeMachine(Machine):
 
     def lose(self, what: str) -> None:
         """Lose files while it is off."""
+        self.remembers = False
         self.proved.update(self.served)  # what was on trial then is not known any more
         if what == "data":
             self.lost_at = self.world.now
@@ -256,7 +259,7 @@ class NodeMachine(Machine):
 
     def replace_key(self, key: bytes) -> None:
         """Be new hardware by the same name."""
-        self.key, self.lost_at = key, self.world.now
+        self.key, self.lost_at, self.remembers = key, self.world.now, False
         shutil.rmtree(self.folder)
         template.new_node(self.folder, key=key)
         assert (self.folder / KEY_NAME).read_bytes() == key
@@ -363,7 +366,7 @@ class HubMachine(Machine):
 
     SOON_SECONDS = 0.25
 
-    def __init__(self, world: World, broker: Broker, folder: Path, *, signed: Callable[[str, bytes], None]) -> None:
+    def __init__(self, world: World, broker: Broker, folder: Path, *, signed: Callable[[str, Deployments], None]) -> None:
         super().__init__(world, broker, "hub")
         self.folder, self.signed = folder, signed
         self.service: Service | None = None
@@ -398,18 +401,8 @@ class HubMachine(Machine):
             inbox=self._inbox,
             make_client=self.client,  # type: ignore[arg-type]
         )
-        self._follow_what_is_signed(self.service)
+        statements.follow(self.service._announcer._repository, self.signed)
         self.service.begin()
-
-    def _follow_what_is_signed(self, service: Service) -> None:
-        repository = service._announcer._repository
-        sign = repository.set_rollout
-
-        def set_rollout(model: str, document: bytes, **more: Any) -> None:
-            self.signed(model, document)  # before: a power cut may come between
-            sign(model, document, **more)
-
-        repository.set_rollout = set_rollout  # type: ignore[method-assign]
 
     def _turn(self) -> bool:
         assert self.service is not None

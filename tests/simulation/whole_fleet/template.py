@@ -58,7 +58,7 @@ class Template:
 
 def scratch() -> Path:
     """A folder in memory, where there is one: the runs sync to disk as the product does, and that would be most of their time."""
-    memory = Path("/dev/shm")
+    memory = Path("/dev/shm")  # noqa: S108  # the folder in it is made by mkdtemp
     folder = Path(tempfile.mkdtemp(prefix="fleetcast-sim-", dir=memory if memory.is_dir() else None))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
