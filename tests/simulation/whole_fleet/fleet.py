@@ -27,6 +27,7 @@ from tests.simulation.whole_fleet.machines import RUSHED_SECONDS, HubMachine, No
 from tests.simulation.whole_fleet.operations import LABELS, Operation, Plan
 from tests.simulation.whole_fleet.world import EPOCH, World
 
+CLONES_CONNECTS_MIN, CLONES_SECONDS = 16, 20.0  # of two devices with one name: at first, and then one in so many seconds
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
 TURNS_OF_LONG = 30
 
@@ -58,6 +59,7 @@ class Fleet:
     extra: list[NodeMachine] = field(default_factory=list)  # copies of devices
     replaced: set[int] = field(default_factory=set)  # nodes whose key the hub does not know
     disturbed: set[str] = field(default_factory=set)  # what makes a difference legitimate
+    storms: list[str] = field(default_factory=list)
     full: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class Fleet:
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(mock.patch.object(durable, "write", self._write(durable.write)))
         self._stack.enter_context(mock.patch.object(device_profile, "available", _available))
+        self._cloned: dict[str, tuple[float, int]] = {}  # by copy: since when, and how often its name had connected
         self._lost_links: dict[int, int] = defaultdict(int)
 
     def close(self) -> None:
@@ -148,6 +151,7 @@ class Fleet:
         document = self.made.manifests[model, version]
         moment = datetime.fromtimestamp(EPOCH + self.world.now, UTC)
         Repository(self.hub.folder / "trust").add_release(model, version, document, team=self.made.team, now=moment)
+        self.hub.wake()
         return ""
 
     def _start(self, model: str, version: str, stages: str, label: str, *, force: bool) -> str:
@@ -266,9 +270,14 @@ class Fleet:
         self.extra.append(copy)
         self.disturbed.add(f"{original.name} cloned")
         copy.start()
+        self._cloned[copy.name] = (self.world.now, self.broker.counts[copy.node, "connect"])
         self.world.after(seconds, lambda: self._unclone(copy))
 
     def _unclone(self, copy: NodeMachine) -> None:
+        began, connects = self._cloned.pop(copy.name, (self.world.now, 0))
+        seconds, connects = self.world.now - began, self.broker.counts[copy.node, "connect"] - connects
+        if seconds > 0 and connects > CLONES_CONNECTS_MIN + seconds / CLONES_SECONDS:
+            self.storms.append(f"two devices of one folder ({copy.node}) connected {connects} times in {seconds:.0f} s")
         copy.held_off = True
         copy.kill()
 
