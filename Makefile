@@ -8,6 +8,8 @@ CHECKERS := $(VENV)/.installed-checkers
 CONSUMERS := .consumers
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --python-version 3.11 pyproject.toml
 
+unexport PYTHONDONTWRITEBYTECODE  # where it is set, every process of every test would compile all it imports anew
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # packages come before the environment that is made with them
 .PHONY: help demo demo-loop demo-slm packages test test-quick test-slow test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean

@@ -243,4 +243,16 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     Code.SETTINGS_INVALID: ("a setting is missing, unknown or out of bounds", "correct the field and file that the reason names"),
     Code.PORT_IN_USE: ("another program listens on this port", "stop that program, or choose another port"),
     Code.NODE_RUNNING: ("another agent runs on this data folder", "stop it, or give each node its own folder"),
+    Code.NODE_DUPLICATE: (
+        "two devices use one node's name and key, and end each other's connections",
+        "find the copy of the node's folder; give that device a folder, a name and a key of its own",
+    ),
+    Code.HUB_DUPLICATE: (
+        "two hubs of one fleet seem to run, and end each other's connections",
+        "stop the hub on the host that the fleet has left; docs/operations.md, Move a fleet to another host",
+    ),
+    Code.NODE_FORGOTTEN: (
+        "a node that was forgotten still speaks",
+        "stop that device; or admit it again with `fleetcast nodes replace`",
+    ),
 }

@@ -31,6 +31,9 @@ CONNECT_TIMEOUT_SECONDS = 10
 NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name.
 CONNACK_SECONDS = 30.0  # Over 20 kbit/s with 2 s of delay a connection takes longer than a retry would wait.
 GOODBYE_SECONDS = 2.0
+PROCESS_PROPERTY, PROCESS_MAX = "process", 64  # Characters; what a stranger sends is cut.
+DROPPED = "dropped"  # The reason of a connection that we ended ourselves.
+SESSION_TAKEN_OVER = 0x8E  # MQTT 5 reason code of a DISCONNECT: another client has connected with our client id.
 INFLIGHT_MAX = 64  # Publishes awaiting PUBACK; paho's 20 halves the rate, and a broker's Receive Maximum lowers it.
 QUEUED_MAX = 4096  # Publishes waiting in paho, so that an offline client does not grow without bound.
 PUBACK = struct.Struct("!BBH")  # Type, remaining length, packet id.
@@ -98,9 +101,14 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """Report that the connection ended; nothing more arrives until the next `open`."""
+    """Report that the connection ended; nothing more arrives until the next `open`.
+
+    `taken_over`: the broker says that another client has connected with our client id. Not every broker says so (mosquitto 2.0.11 and the
+    embedded one close the connection without a word).
+    """
 
     reason: str
+    taken_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,7 @@ class Message:
     mid: int
     qos: int
     epoch: int  # Number of the connection that it came by: an acknowledgement on another one would be a protocol error.
+    process: str = ""  # The user property of this name: which process of the sender published it.
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,9 +357,18 @@ class Link:
         self._client.loop_start()
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, expiry_seconds: int | None = None, content_type: str | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry_seconds: int | None = None,
+        content_type: str | None = None,
+        process: str = "",
     ) -> int:
         """Queue one QoS 1 publish and return its id, which `Published` will name.
+
+        `process` goes along as a user property, which readers of an earlier version do not look at.
 
         Raises:
             Unreachable: too many are waiting already.
@@ -360,6 +378,8 @@ class Link:
             properties.MessageExpiryInterval = expiry_seconds
         if content_type is not None:
             properties.ContentType = content_type
+        if process:
+            properties.UserProperty = [(PROCESS_PROPERTY, process)]
         info = self._client.publish(topic, payload, qos=1, retain=retain, properties=properties)
         if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             raise Unreachable(f"broker {self._url}: {QUEUED_MAX} publishes wait already")
@@ -410,7 +430,7 @@ class Link:
         self._client.loop_stop()
         if self._accepted and not self._ended.is_set():  # paho's thread was stopped before it had seen the end.
             self._ended.set()
-            self._inbox.put(Disconnected("dropped"))
+            self._inbox.put(Disconnected(DROPPED))
 
     def close(self) -> None:
         """Disconnect: the broker keeps the session and sends no Will.
@@ -446,13 +466,16 @@ class Link:
     def _on_disconnect(self, client: paho.Client, userdata: object, flags: Any, reason: ReasonCode, properties: Properties | None) -> None:
         self._ended.set()
         if self._accepted or not self._reopening:  # Otherwise it would be taken for the end of the connection that has just begun.
-            self._inbox.put(Disconnected(self._refusal or str(reason)))
+            self._inbox.put(Disconnected(self._refusal or str(reason), taken_over=reason.value == SESSION_TAKEN_OVER))
 
     def _on_message(self, client: paho.Client, userdata: object, message: paho.MQTTMessage) -> None:
         if message.qos:
             with self._ack_lock:
                 self._unacked[message.mid] = False
-        self._inbox.put(Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch))
+        process = next((value for name, value in getattr(message.properties, "UserProperty", ()) if name == PROCESS_PROPERTY), "")
+        self._inbox.put(
+            Message(message.topic, bytes(message.payload), message.retain, message.mid, message.qos, self._epoch, process[:PROCESS_MAX])
+        )
 
     def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties) -> None:
         self._inbox.put(Published(mid))

@@ -9,8 +9,8 @@ from pydantic_settings import SettingsConfigDict
 
 from fleetcast.mqtt_connection import BrokerUrl
 from fleetcast.settings_file import FileSettings, fields_of, settings_errors
+from fleetcast.time_zones import zone_of
 from node.core.delivery.byte_quota import Policy
-from node.host.time_zone import zone_of
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
 from schemas.state import LinkClass

@@ -108,6 +108,9 @@ class Code(StrEnum):
     WINDOW_CLOSED = "window.closed"
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
+    NODE_DUPLICATE = "node.duplicate"
+    NODE_FORGOTTEN = "node.forgotten"
+    HUB_DUPLICATE = "hub.duplicate"
 
 
 class FleetcastError(Exception):

@@ -73,7 +73,7 @@ class Finding(Fact):
 
     kind: Label  # One of `FindingKind`, or one that a newer node knows.
     model: ModelName | None = None
-    version: Annotated[str, Field(max_length=64)] | None = None  # Of the release, if it is about one.
+    version: Annotated[str, Field(max_length=64)] | None = None  # The release that it is about, if it is about one.
     code: Annotated[str, Field(min_length=1, max_length=64)]
     reason: Annotated[str, Field(max_length=limits.FINDING_TEXT_MAX)] = ""
 

@@ -31,7 +31,6 @@ RULES = {
 ALLOWED: dict[tuple[str, str], tuple[int, str]] = {
     ("class-docstring-verb", "hub/core/rollouts"): (9, "noun phrases of rollout.py and fleet.py"),
     ("class-docstring-verb", "hub/service/rollouts"): (1, "a noun phrase of controller.py"),
-    ("class-docstring-verb", "hub/service/telemetry"): (1, "a noun phrase of ingest.py"),
     ("class-docstring-verb", "node/trust"): (1, "a noun phrase of tuf_client.py"),
 }
 

@@ -26,7 +26,7 @@ from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rice import pack
 from schemas.rollout import Fallback, Gate, ReleaseRef, Rollout
 from schemas.signals import Baseline, Privacy, Signal
-from schemas.state import Profile, Slot, State, TelemetryBudget
+from schemas.state import Finding, Profile, Slot, State, TelemetryBudget
 from schemas.window import Window
 
 NOON = 1_359_720_000  # 2013-02-01 12:00 UTC
@@ -313,6 +313,26 @@ _WORSE = SignalDrift(
 
 # Further messages by name: those about accuracy, an interval without drift, and alerts of other kinds.
 MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
+    (
+        "findings",
+        State(
+            node="gate-17",
+            session=13,
+            status="online",
+            at=NOON,
+            software="fleetcast 0.1.0+g1a2b3c4d5",
+            findings=(
+                Finding(
+                    kind="rollout",
+                    model="delay",
+                    code="schema.unsupported",
+                    reason="rollout of delay: the sender wrote rollout/2 and the receiver reads rollout/1: "
+                    "upgrade fleetcast at the receiver",
+                ),
+                Finding(kind="site", code="settings.invalid", reason="link_file has 'Metred'"),
+            ),
+        ),
+    ),
     (
         "fallbacks",
         Rollout(

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from hub.cli.errors import Ended, Exit
-from hub.cli.options import dir_option, json_option, open_store, passphrase, passphrase_option, show, show_one
+from hub.cli.options import changes_fleet, dir_option, json_option, open_store, passphrase, passphrase_option, show, show_one
 from hub.core.publish.metadata_expiry import severity_of
 from hub.database.enrolments import CertificateRow, Enrolments
 from hub.settings import SETTINGS_NAME, load
@@ -82,6 +82,7 @@ def issue_hub(directory: Path, authority: x.Authority, enrolments: Enrolments) -
 
 
 @ca.command()
+@changes_fleet
 @dir_option
 @passphrase_option
 @json_option
@@ -130,6 +131,7 @@ def show_(directory: Path, as_json: bool) -> None:
 
 
 @ca.command("issue-server")
+@changes_fleet
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--ip", "addresses", multiple=True, help="IP address at which clients reach the broker. Repeatable.")
 @out_option
@@ -169,6 +171,7 @@ def issue_server(
 
 
 @ca.command("issue-client")
+@changes_fleet
 @click.argument("name")
 @out_option
 @dir_option
@@ -213,6 +216,7 @@ def issue_client(name: str, out: Path | None, directory: Path, passphrase_file: 
 
 
 @ca.command("renew-issuer")
+@changes_fleet
 @dir_option
 @passphrase_option
 @json_option

@@ -14,6 +14,7 @@ VERBS = {
     "enroll": Verb("enroll:enroll", "Admit devices to the fleet, list them, and revoke them."),
     "export": Verb("export:export", "Write a release to a file for `fleetcast-node import`."),
     "export-windows": Verb("export_windows:export_windows", "Write merged windows to a Parquet file, one row a bin."),
+    "history": Verb("history:history", "Show who changed the fleet, and how."),
     "hooks": Verb("hooks:hooks", "List webhooks and hooks on drift, with their deliveries."),
     "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
     "init": Verb("init:init", "Create a fleet."),

@@ -8,15 +8,17 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from hub.cli.ca import open_authority, token_pin
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.options import dir_option, json_option, open_store, passphrase_option, show, show_one
+from hub.cli.options import changes_fleet, dir_option, json_option, node_marks, open_store, passphrase_option, show, show_one
+from hub.database.connection import Database
 from hub.database.enrolments import EnrolmentRow, Enrolments, Place
+from hub.database.rows import NodeMarks
 from hub.settings import load
 from hub.signing.certificate_issuer import LIST_NAME, write_list
 from schemas.enrolment import SECRET_BYTES, Token
@@ -43,6 +45,7 @@ def enroll() -> None:
 
 
 @enroll.command()
+@changes_fleet
 @click.option("--node", required=True, help="Name of the node. With --count, the prefix of the names.")
 @click.option("--count", type=click.IntRange(1, COUNT_MAX), default=None, help="Make tokens for NODE-1 to NODE-COUNT.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Label by which rollouts select the node. Repeatable.")
@@ -64,9 +67,29 @@ def token(
       fleetcast enroll token --node gateway --count 20 --label site=plant-7 \\
         --cohort nyc --expires 7d --json
     """
-    settings, pin = load(directory), token_pin(directory)
-    seconds = _seconds(expires)
     names = [node] if count is None else [f"{node}-{number:0{len(str(count))}d}" for number in range(1, count + 1)]
+    rows = _make_tokens(directory, names, cohort=cohort, labels=_labels(labels), seconds=_seconds(expires), replace=replace)
+    if count is None:
+        show_one(rows[0], as_json=as_json)
+    else:
+        show(rows, ["node", "expires", "token"], as_json=as_json, empty="")
+
+
+def print_token(directory: Path, node: str, seconds: int, *, as_json: bool) -> None:
+    """Print a token for new hardware in a node's place, with the node's labels and cohort.
+
+    Raises:
+        Refused: the fleet has no authority.
+    """
+    row = Enrolments(open_store(directory).database).node(node)
+    cohort, labels = (row.place.cohort, dict(row.place.labels)) if row is not None else ("", {})
+    show_one(_make_tokens(directory, [node], cohort=cohort, labels=labels, seconds=seconds, replace=True)[0], as_json=as_json)
+
+
+def _make_tokens(
+    directory: Path, names: Sequence[str], *, cohort: str, labels: dict[str, str], seconds: int, replace: bool
+) -> list[dict[str, Any]]:
+    settings, pin = load(directory), token_pin(directory)
     for name in names:
         if check_name("node", name) in RESERVED_NODES:
             raise Refused(Code.NAME_INVALID, f"node id {name!r} is reserved for {name} itself")
@@ -75,12 +98,15 @@ def token(
     enrolments = Enrolments(open_store(directory).database)
     if not replace:
         _check_free(enrolments, names)
-    chosen = _labels(labels)
     made = [(name, Token(pin, secrets.token_bytes(SECRET_BYTES))) for name in names]
     ends = int(time.time()) + seconds
-    enrolments.add_tokens([(one.digest, Place(name, cohort, chosen)) for name, one in made], expires_at=ends)
+    enrolments.add_tokens([(one.digest, Place(name, cohort, labels)) for name, one in made], expires_at=ends)
     hub = settings.enrolment_url or "https://HUB:8443"
-    rows = [
+    if not settings.enrolment_listen:
+        click.echo(
+            "warning: fleet.toml has no enrolment_listen, so no hub will answer the device: set it and start the hub again", err=True
+        )
+    return [
         {
             "node": name,
             "token": str(one),
@@ -89,14 +115,6 @@ def token(
         }
         for name, one in made
     ]
-    if not settings.enrolment_listen:
-        click.echo(
-            "warning: fleet.toml has no enrolment_listen, so no hub will answer the device: set it and start the hub again", err=True
-        )
-    if count is None:
-        show_one(rows[0], as_json=as_json)
-    else:
-        show(rows, ["node", "expires", "token"], as_json=as_json, empty="")
 
 
 def _check_free(enrolments: Enrolments, names: Sequence[str]) -> None:
@@ -137,12 +155,14 @@ def list_(tokens: bool, directory: Path, as_json: bool) -> None:
         ]
         show(waiting, ["node", "cohort", "made", "expires"], as_json=as_json, empty="No token waits to be used.")
         return
-    rows = [_row(one) for one in enrolments.nodes()]
+    marks = node_marks(directory)
+    rows = [_row(one) for one in enrolments.nodes() if not marks.get(one.place.node, NodeMarks()).is_forgotten]
     columns = ["node", "status", "cohort", "enrolled", "renewed", "expires"]
     show(rows, columns, as_json=as_json, empty="No node has been enrolled.")
 
 
 @enroll.command()
+@changes_fleet
 @click.argument("name", metavar="NODE")
 @click.option(
     "--reload",
@@ -167,25 +187,44 @@ def revoke(name: str, pid_file: Path | None, directory: Path, passphrase_file: P
       fleetcast enroll revoke gateway-17 --reload /run/mosquitto/mosquitto.pid
     """
     check_name("node", name)
-    enrolments = Enrolments(open_store(directory).database)
-    withdrawn = enrolments.withdraw_tokens(name)
-    certificates = enrolments.revoke(name)  # before anybody is asked for a passphrase
-    if enrolments.node(name) is None and not (certificates or withdrawn) and not _has(enrolments, name):
+    revoked = revoke_everything(directory, open_store(directory).database, name, passphrase_file)
+    if not revoked.was_enrolled:
         raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it")
-    authority = open_authority(directory, passphrase_file)
-    write_list(directory, authority, enrolments, now=datetime.now(UTC))
     if pid_file is not None:
         _reload(pid_file)
     show_one(
         {
             "node": name,
-            "certificates_revoked": certificates,
-            "tokens_withdrawn": withdrawn,
+            "certificates_revoked": revoked.certificates,
+            "tokens_withdrawn": revoked.tokens,
             "list": str(directory / LIST_NAME),
             "broker": "was told to read it" if pid_file is not None else "reads it after a SIGHUP",
         },
         as_json=as_json,
     )
+
+
+class Revoked(NamedTuple):
+    """Hold what was revoked of a name."""
+
+    certificates: int
+    tokens: int
+    was_enrolled: bool
+
+
+def revoke_everything(directory: Path, database: Database, name: str, passphrase_file: Path | None) -> Revoked:
+    """Revoke all that a name has, and write the broker's list anew where it had anything.
+
+    Raises:
+        Refused: the authority's key cannot be opened; the name is revoked all the same.
+    """
+    enrolments = Enrolments(database)
+    withdrawn = enrolments.withdraw_tokens(name)
+    certificates = enrolments.revoke(name)  # before anybody is asked for a passphrase
+    had = enrolments.node(name) is not None or bool(certificates or withdrawn) or _has(enrolments, name)
+    if had:
+        write_list(directory, open_authority(directory, passphrase_file), enrolments, now=datetime.now(UTC))
+    return Revoked(certificates, withdrawn, had)
 
 
 def _has(enrolments: Enrolments, name: str) -> bool:

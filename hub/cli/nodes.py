@@ -1,5 +1,7 @@
-"""`fleetcast nodes`: what every node serves, by its own signed receipts, and what it is busy with."""
+"""`fleetcast nodes`: what every node serves, by its own signed receipts; nodes that are gone, and new hardware in their place."""
 
+import re
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,24 +11,66 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.node_findings import builds, findings_by_node, shortened
-from hub.cli.options import Lines, dir_option, json_option, nodes_and_receipts, show, show_one
+from hub.cli.options import (
+    Lines,
+    changes_fleet,
+    dir_option,
+    hub_runs,
+    json_option,
+    node_marks,
+    nodes_and_receipts,
+    open_store,
+    passphrase_option,
+    show,
+    show_one,
+)
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
-from hub.database.rows import NodeRow, ReceiptRow
+from hub.database.rows import NodeMarks, NodeRow, ReceiptRow
+from hub.settings import load
 from schemas import codec
 from schemas.errors import Code, Refused
 from schemas.limits import MIB
+from schemas.names import RESERVED_NODES, check_name
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Finding, Slot, State
 
 LEDGER = ("planned", "received", "reused", "wasted")
 
 
-@click.command()
+WAIT_HOURS = 24  # how long new hardware is waited for
+
+
+class NodesGroup(click.Group):
+    """Take `nodes`, `nodes NODE` and their options for `nodes list`, as commands of earlier versions were."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put `list` in front where no command is named."""
+        if args not in (["--help"], ["-h"]) and not any(one in self.commands for one in args):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=NodesGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def nodes() -> None:
+    """List the nodes, forget one, or give its name to new hardware.
+
+    Without a command it is `fleetcast nodes list`.
+
+    \b
+    Examples:
+      fleetcast nodes
+      fleetcast nodes gateway-17 --json
+      fleetcast nodes forget gateway-17
+      fleetcast nodes replace gateway-17
+    """
+
+
+@nodes.command("list")
 @click.argument("node", required=False)
 @dir_option
 @json_option
-def nodes(node: str | None, directory: Path, as_json: bool) -> None:
+def list_(node: str | None, directory: Path, as_json: bool) -> None:
     """List the nodes, or show one node in detail.
 
     \b
@@ -35,17 +79,20 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
       fleetcast nodes gateway-17 --json
     """
     known, receipts = nodes_and_receipts(directory, node)
+    marks = node_marks(directory)
     serving = {(one.node, one.model): one for one in reversed(receipts) if one.outcome == "serving"}  # the newest stays
     states = {row.node: codec.decode(State, row.state) for row in known if node in {None, row.node}}
     findings = findings_by_node(directory, states, receipts)
-    rows = [_row(row, states[row.node], serving, findings[row.node]) for row in known if row.node in states]
+    rows = [
+        _row(row, states[row.node], serving, findings[row.node], marks.get(row.node, NodeMarks())) for row in known if row.node in states
+    ]
     if node is not None:
         if not rows:
-            raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
+            raise _unknown(node, marks.get(node, NodeMarks()))
         one = rows[0]
         show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
         return
-    flat = [{**row, "serves": [_in_words(one) for one in row["models"]]} for row in rows]
+    flat = [{**row, "serves": [_in_words(one) for one in row["models"]], "status": _status(row)} for row in rows]
     show(
         rows if as_json else flat,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
@@ -59,16 +106,127 @@ def nodes(node: str | None, directory: Path, as_json: bool) -> None:
         mixed = builds((name, state.software) for name, state in states.items())
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
+    waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
+    if waiting and not as_json:
+        for name, until in sorted(waiting.items()):
+            click.echo(f"{name} waits for new hardware until {_time(until)}.", err=True)
+
+
+def _status(row: Mapping[str, Any]) -> str:
+    return f"{row['status']} (two devices)" if row["duplicate_since"] else str(row["status"])
+
+
+def _unknown(node: str, marks: NodeMarks) -> Refused:
+    if marks.is_forgotten:
+        return Refused(Code.NODE_FORGOTTEN, f"node {node!r} was forgotten; `fleetcast nodes replace {node}` lets a device in by this name")
+    if marks.expected_until is not None:
+        return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} waits for new hardware until {_time(marks.expected_until)}")
+    return Refused(Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported; `fleetcast nodes` lists the nodes that have")
+
+
+@nodes.command()
+@click.argument("node")
+@changes_fleet
+@dir_option
+@passphrase_option
+@json_option
+def forget(node: str, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
+    """Forget a node that is gone for good.
+
+    It leaves every list, count and rollout, its certificates are revoked, and its retained state is cleared from the broker when the hub
+    is connected. What it still sends is refused, and reported once. `fleetcast nodes replace` lets a device in by this name again.
+
+    \b
+    Examples:
+      fleetcast nodes forget gateway-17
+      fleetcast nodes forget gateway-17 --json
+    """
+    from hub.cli.enroll import revoke_everything  # noqa: PLC0415  # with SQLAlchemy, which the list does without
+    from hub.database.device_lives import DeviceLives  # noqa: PLC0415
+    from hub.database.enrolments import Enrolments  # noqa: PLC0415
+
+    check_name("node", node)
+    store = open_store(directory)
+    lives = DeviceLives(store.database)
+    before = lives.life(node)
+    known = store.node(node) is not None or Enrolments(store.database).node(node) is not None
+    if not known and (before is None or before.state == "settled"):
+        reason = f"node {node!r} has never reported and was never enrolled; `fleetcast nodes` lists the nodes"
+        raise Refused(Code.RECEIPT_UNKNOWN_NODE, reason)
+    lives.forget(node)  # before anybody is asked for a passphrase
+    revoked = revoke_everything(directory, store.database, node, passphrase_file)
+    facts = {"node": node, "certificates_revoked": revoked.certificates, "tokens_withdrawn": revoked.tokens}
+    runs = hub_runs(directory)
+    hub = "it refuses the node from now on" if runs else "none runs here; it refuses the node when it is started"
+    show_one({**facts, "hub": hub}, as_json=as_json)
+
+
+@nodes.command()
+@click.argument("node")
+@click.option("--fingerprint", default=None, metavar="HEX", help="Let in only the device whose key has this SHA-256 digest.")
+@click.option("--hours", type=click.IntRange(1, 720), default=WAIT_HOURS, show_default=True, help="Time in which the new device must come.")
+@changes_fleet
+@dir_option
+@json_option
+def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_json: bool) -> None:
+    """Give a node's name to new hardware.
+
+    Where devices enrol, this prints a token for the new device; the old one's certificate is revoked when the token is used.
+
+    Elsewhere the old key is out at once, and the next key that comes in this name within --hours is in. Any client that can reach the
+    broker could come first: name the new device's key by --fingerprint, which `fleetcast-node status` shows on the device.
+
+    \b
+    Examples:
+      fleetcast nodes replace gateway-17
+      fleetcast nodes replace gateway-17 --fingerprint 5f0c...e1 --hours 2
+    """
+    from hub.cli.enroll import print_token  # noqa: PLC0415  # with SQLAlchemy, which the list does without
+    from hub.database.device_lives import DeviceLives  # noqa: PLC0415
+    from hub.database.enrolments import Enrolments  # noqa: PLC0415
+
+    check_name("node", node)
+    if node in RESERVED_NODES:
+        raise Refused(Code.NAME_INVALID, f"node id {node!r} is reserved for {node} itself")
+    digest = _fingerprint(fingerprint)
+    settings, store = load(directory), open_store(directory)
+    if settings.enrolment == "required" or Enrolments(store.database).node(node) is not None:
+        if digest is not None:
+            raise click.UsageError("devices of this fleet enrol: the token says which device is let in; omit --fingerprint")
+        print_token(directory, node, hours * 3600, as_json=as_json)
+        return
+    lives = DeviceLives(store.database)
+    if store.node(node) is None and lives.life(node) is None:
+        raise Refused(
+            Code.RECEIPT_UNKNOWN_NODE, f"node {node!r} has never reported, so that there is nothing to replace: just start the device"
+        )
+    until = int(time.time()) + hours * 3600
+    lives.expect(node, fingerprint=digest, expires_at=until)
+    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, yours or not"
+    shown = digest.hex() if digest is not None else None
+    show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": _time(until), "old_key": "out"}, as_json=as_json)
+
+
+def _fingerprint(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    digits = text.lower().removeprefix("sha256:").replace(":", "")
+    if not re.fullmatch("[0-9a-f]{64}", digits):
+        raise click.UsageError(f"--fingerprint {text[:80]!r} must be 64 hexadecimal digits, as `fleetcast-node status` shows them")
+    return bytes.fromhex(digits)
 
 
 COUNTS = {"shadow_rows", "shadow_agreement"}  # exact counts of requests, in receipts of older nodes: shown to nobody
 
 
-def _row(row: NodeRow, state: State, serving: Mapping[tuple[str, str | None], ReceiptRow], findings: Sequence[Finding]) -> dict[str, Any]:
+def _row(
+    row: NodeRow, state: State, serving: Mapping[tuple[str, str | None], ReceiptRow], findings: Sequence[Finding], marks: NodeMarks
+) -> dict[str, Any]:
     return {
         "node": row.node,
-        "status": row.status,
-        "last_seen": datetime.fromtimestamp(row.last_seen, UTC).isoformat(),
+        "status": "revoked" if marks.is_revoked else row.status,
+        "duplicate_since": _time(marks.duplicate_since) if marks.duplicate_since is not None else None,
+        "last_seen": _time(row.last_seen),
         "session": row.session,
         "cohort": row.cohort,
         "software": state.software,
@@ -80,6 +238,10 @@ def _row(row: NodeRow, state: State, serving: Mapping[tuple[str, str | None], Re
         "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
         "models": [_model(slot, serving.get((row.node, slot.model))) for slot in state.slots],
     }
+
+
+def _time(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def _model(slot: Slot, serving: ReceiptRow | None) -> dict[str, Any]:

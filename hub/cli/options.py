@@ -1,5 +1,6 @@
 """Options that several commands share, and how they print."""
 
+import getpass
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from fleetcast.cli.table_output import Lines, json_option, show_one
 from schemas.errors import Code, Refused, Unreachable
 
 if TYPE_CHECKING:
-    from hub.database.rows import NodeRow, ReceiptRow
+    from hub.database.rows import NodeMarks, NodeRow, ReceiptRow
     from hub.database.store import Store
     from hub.settings import HubSettings
     from hub.signing.tuf_repository import Repository
@@ -54,6 +55,43 @@ passphrase_option = click.option(
 )
 
 
+ACTOR = "fleetcast.actor"
+ACTOR_CHARACTERS_MAX = 64
+
+
+def _remember_actor(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    name = value if value is not None else _system_user()
+    if not name.strip() or len(name) > ACTOR_CHARACTERS_MAX or not name.isprintable():
+        raise click.UsageError(f"--actor must be 1 to {ACTOR_CHARACTERS_MAX} printable characters")
+    context.find_root().meta[ACTOR] = name
+
+
+def _system_user() -> str:
+    try:
+        return getpass.getuser()[:ACTOR_CHARACTERS_MAX]
+    except (OSError, KeyError, ImportError):  # a container's user without a name
+        return f"uid {os.getuid()}"
+
+
+def actor() -> str:
+    """Return the name under which the running command changes the fleet; the database keeps it with what was done."""
+    context = click.get_current_context(silent=True)
+    found: str | None = context.find_root().meta.get(ACTOR) if context is not None else None
+    return found or _system_user()
+
+
+# For every command that changes a fleet. The command takes no argument: what it writes has the name of `actor()`.
+changes_fleet = click.option(
+    "--actor",
+    envvar="FLEETCAST_ACTOR",
+    default=None,
+    expose_value=False,
+    callback=_remember_actor,
+    metavar="NAME",
+    help="Name under which `fleetcast history` shows this change. The default is the system user's.",
+)
+
+
 def passphrase(path: Path | None, *, confirm: bool = False) -> bytes:
     """Return the passphrase, from a file or a prompt.
 
@@ -88,6 +126,7 @@ def open_store(directory: Path) -> "Store":
     from hub.settings import load  # noqa: PLC0415
 
     store = Store(database_url(directory, load(directory)))
+    store.database.actor = actor()
     with room_for_database(directory):
         store.open()
     return store
@@ -109,6 +148,25 @@ def nodes_and_receipts(directory: Path, node: str | None) -> "tuple[Sequence[Nod
             return found
     store = open_store(directory)
     return store.nodes(), store.receipts(node=node)
+
+
+def node_marks(directory: Path) -> "Mapping[str, NodeMarks]":
+    """Return what operators and the hub have noted of names, beside what nodes report.
+
+    Raises:
+        Refused: there is no fleet in this folder, its database is of an earlier version, or the disk has no room.
+        Unreachable: the database does not answer.
+    """
+    from hub.database import sqlite_reader  # noqa: PLC0415
+    from hub.settings import load  # noqa: PLC0415
+
+    if not load(directory).database_url:
+        found = sqlite_reader.node_marks(directory / SQLITE_NAME)
+        if found is not None:
+            return found
+    from hub.database.device_lives import DeviceLives  # noqa: PLC0415
+
+    return DeviceLives(open_store(directory).database).marks()
 
 
 def check_model(repository: "Repository", model: str) -> None:

@@ -70,7 +70,7 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     releases = Releases(repository, BlockStore(directory / "blocks"))
     holdings = NodeBlocks(releases)
     wanted = read_pairs("--label", labels)
-    known = open_store(directory).nodes()
+    known = open_store(directory).counted_nodes()
     rows = [row for row in known if _matches(row, wanted)]
     planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
     fits = [one for one in planned if not one.refused]

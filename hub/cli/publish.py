@@ -14,7 +14,7 @@ import click
 
 from fleetcast.cli.grouped_options import GroupedCommand
 from fleetcast.disk_room import FULL
-from hub.cli.options import dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
+from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Tell, progress
 from hub.cli.publish_inputs import block_bytes_for, request_for, signature_before, with_parents
 from hub.cli.publish_report import left_out, show_variants, summary, variants
@@ -157,6 +157,7 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
 @click.option(
     "--breaking", is_flag=True, help="Publish even if programs that use the newest release below this version would not work with it."
 )
+@changes_fleet
 @dir_option
 @passphrase_option
 @json_option

@@ -152,7 +152,7 @@ def _parents(
     if before is not None:
         return {digest: manifests[digest] for digest in before.parents or () if digest in manifests}
     running: Counter[bytes] = Counter()
-    for row in open_store(directory).nodes():
+    for row in open_store(directory).counted_nodes():
         running.update(slot.serving for slot in codec.decode(State, row.state).slots if slot.serving is not None)
     most = [digest for digest, _ in running.most_common() if digest in manifests]
     chosen = dict.fromkeys([*most, *([parent] if parent in manifests else [])])

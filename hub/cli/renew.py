@@ -6,10 +6,11 @@ from typing import Any
 
 import click
 
-from hub.cli.options import check_model, dir_option, json_option, passphrase, passphrase_option, show
+from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, passphrase, passphrase_option, show
 from hub.settings import load
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
+from schemas.errors import FleetcastError
 
 
 @click.command()
@@ -19,6 +20,7 @@ from hub.signing.tuf_repository import Repository
     multiple=True,
     help="Renew only this model's releases. Repeatable. The default is all releases, and the delegations.",
 )
+@changes_fleet
 @dir_option
 @passphrase_option
 @json_option
@@ -43,6 +45,11 @@ def renew(models: tuple[str, ...], directory: Path, passphrase_file: Path | None
     for model in models or repository.models():
         if repository.releases(model):
             repository.renew_releases(model, team=team, now=now)
+    try:
+        what = ", ".join(models) or "all models"
+        open_store(directory).add_event("metadata", f"the metadata of {what} was signed again", {"models": list(models)})
+    except FleetcastError as error:  # It is signed and will be announced all the same.
+        click.echo(f"warning: it is signed, but `fleetcast history` will not show it: {error}", err=True)
     rows: list[dict[str, Any]] = [
         {"role": one.role, "expires": one.expires.isoformat(), "severity": one.severity} for one in repository.expiries(now)
     ]

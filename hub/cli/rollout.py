@@ -12,7 +12,7 @@ from fleetcast.cli.terminal_text import plain
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.node_findings import findings_by_node, shortened
-from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, show, split
+from hub.cli.options import changes_fleet, check_model, dir_option, hub_runs, json_option, open_store, show, split
 from hub.core.publish.check_rules import unchecked
 from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands
@@ -105,6 +105,7 @@ def rollout() -> None:
 @click.option("--require-check", is_flag=True, help="Refuse a release that has not passed `fleetcast check`. The default is a warning.")
 @click.option("--wait", is_flag=True, help="Follow the rollout to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="Time limit of --wait.")
+@changes_fleet
 @dir_option
 @json_option
 def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, as_json: bool, **said: Any) -> None:
@@ -199,7 +200,7 @@ def _check(
 def _nodes(directory: Path) -> list[core.NodeFacts]:
     """Return the nodes that have reported to the hub, with their labels."""
     store = open_store(directory)
-    states = [codec.decode(State, row.state) for row in store.nodes()]
+    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
     store.close()
     return [core.NodeFacts(one.node, one.profile.labels if one.profile else {}, heard=False, serving=False) for one in states]
 
@@ -242,6 +243,7 @@ def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
 @click.argument("values", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--unset", multiple=True, metavar="NAME", help="Reset a parameter to the release's default. Repeatable.")
 @click.option("--release", metavar="VERSION", help="Release whose parameters to change, where nodes went back to several releases.")
+@changes_fleet
 @dir_option
 @json_option
 def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: str | None, directory: Path, as_json: bool) -> None:
@@ -291,7 +293,7 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
     if model is not None:
         check_model(repository, model)
     store, known = open_store(directory), repository.models()
-    states = [codec.decode(State, row.state) for row in store.nodes()]
+    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
     findings = findings_by_node(directory, {state.node: state for state in states}, store.receipts())
     rows = [
         {**_row(row), "parameters": _in_force(row, states), "refused": _refused(row, states, findings)}
@@ -312,6 +314,7 @@ def status(model: str | None, directory: Path, as_json: bool) -> None:
 def _simple(kind: str, asked: commands.Command, sentence: str) -> click.Command:
     @rollout.command(kind, help=f"{sentence}\n\n\b\nExample:\n  fleetcast rollout {kind} delay")
     @click.argument("model")
+    @changes_fleet
     @dir_option
     @json_option
     def run(model: str, directory: Path, as_json: bool) -> None:

@@ -70,6 +70,7 @@ def _kind(event: EventRow) -> str:
 
 def _line(event: EventRow, as_json: bool) -> str:
     if as_json:
-        return json.dumps({**event.body, "id": event.id, "at": event.at, "kind": event.kind, "text": event.text})
+        actor = {"actor": event.actor} if event.actor else {}
+        return json.dumps({**event.body, "id": event.id, "at": event.at, "kind": event.kind, "text": event.text, **actor})
     moment = datetime.fromtimestamp(event.at, UTC).strftime("%Y-%m-%d %H:%M:%S")
     return f"{moment}  {event.kind:<8} {plain(event.text)}"

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from schemas.errors import Code, Refused, Unreachable
 
+HUB_ACTOR = "hub"
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 
 
@@ -19,6 +20,7 @@ class Database:
 
     def __init__(self, url: str, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.actor = HUB_ACTOR  # Name under which changes are kept: a command puts its operator's in place of the hub's.
         sqlite = make_url(url).get_backend_name() == "sqlite"
         self._engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS} if sqlite else {})
         if sqlite:

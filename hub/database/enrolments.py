@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from hub.core.enrol.enrolment import Standing, TokenFacts
 from hub.database import tables
 from hub.database.connection import Database, put
+from hub.database.device_lives import settle
 
 TOKEN_SECONDS_KEPT = 30 * 86_400  # past its expiry a token is kept, to say why it was refused
 CERTIFICATE_SECONDS_KEPT = 2 * 365 * 86_400  # past its expiry, for the way back and for the curious
@@ -81,6 +82,8 @@ class Enrolments:
             for digest, place in tokens:
                 values = {"digest": digest, "made_at": now, "expires_at": expires_at, **_values(place)}
                 db.execute(insert(table).values(values))
+                event = {"kind": "enrolment", "text": f"a token for node {place.node} was made", "body": json.dumps({"node": place.node})}
+                db.execute(insert(tables.events).values(at=now, actor=self._database.actor, **event))
 
     def token(self, digest: bytes) -> TokenRow | None:
         """Return one token."""
@@ -117,9 +120,12 @@ class Enrolments:
             _add(db, certificate)
             values = {**_values(place), "public_key": public_key, "earlier_key": None, "enrolled_at": now}
             _put_node(db, {**values, "renewed_at": now, "revoked_at": None, "serial": certificate.serial})
+            settle(db, place.node)
             text = f"node {place.node} was enrolled"
             event = {"node": place.node, "serial": certificate.serial}
-            db.execute(insert(tables.events).values(at=now, kind="enrolment", text=text, body=json.dumps(event)))
+            db.execute(
+                insert(tables.events).values(at=now, kind="enrolment", text=text, body=json.dumps(event), actor=f"node {place.node}")
+            )
         return True
 
     def renew(self, before: Standing, public_key: bytes, certificate: CertificateRow) -> bool:
@@ -146,7 +152,8 @@ class Enrolments:
                 db.execute(update(table).where(table.c.node == name).values(revision=_next_revision(db)))
             if found or count:
                 body = json.dumps({"node": name, "certificates": count})
-                db.execute(insert(tables.events).values(at=now, kind="enrolment", text=f"{name} was revoked", body=body))
+                values = {"at": now, "kind": "enrolment", "text": f"{name} was revoked", "body": body, "actor": self._database.actor}
+                db.execute(insert(tables.events).values(values))
         return count
 
     def node(self, name: str) -> EnrolmentRow | None:
@@ -177,6 +184,11 @@ class Enrolments:
         """Write down what was issued to a server, a hub or a consumer."""
         with self._database.write() as db:
             _add(db, certificate)
+            text = f"a certificate was issued to {certificate.name}"
+            body = json.dumps({"name": certificate.name, "serial": certificate.serial})
+            db.execute(
+                insert(tables.events).values(at=self._database.now(), kind="certificate", text=text, body=body, actor=self._database.actor)
+            )
 
     def certificate(self, serial: str) -> bytes | None:
         """Return what was issued, DER."""

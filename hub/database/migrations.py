@@ -16,6 +16,13 @@ def take_over(db: Connection) -> None:
     _newest_drifts(db)
 
 
+def add_columns(db: Connection) -> None:
+    """Add columns that tables of earlier versions lack; before anything reads those tables, and before their indices are made."""
+    for table in (tables.commands, tables.events):
+        if inspect(db).has_table(table.name) and "actor" not in {column["name"] for column in inspect(db).get_columns(table.name)}:
+            db.execute(text(f"ALTER TABLE {table.name} ADD COLUMN actor VARCHAR(64)"))  # names of our own
+
+
 def _intervals(db: Connection) -> None:
     """Bring over what a first hub kept: none of its windows were calibrated, and their rows are not known beside their counts."""
     if not inspect(db).has_table(FIRST_TABLE):

@@ -1,7 +1,7 @@
 """Holds the rows of the hub's database as frozen values. Knows no SQL."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -31,6 +31,34 @@ class NodeRow:
     state: bytes
     public_key: bytes
     cohort: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMarks:
+    """Hold what operators and the hub have noted of a name, beside what the node reports."""
+
+    is_revoked: bool = False
+    is_forgotten: bool = False
+    expected_until: int | None = None  # new hardware may take the name until then
+    duplicate_since: int | None = None  # two devices use the name
+
+
+def marks_of(
+    *,
+    revoked: Iterable[str],
+    forgotten: Iterable[str],
+    expected: Iterable[tuple[str, int | None]],
+    duplicates: Iterable[tuple[str, int]],
+) -> dict[str, NodeMarks]:
+    """Return marks by name."""
+    found: dict[str, NodeMarks] = {name: NodeMarks(is_revoked=True) for name in revoked}
+    for name in forgotten:
+        found[name] = replace(found.get(name, NodeMarks()), is_forgotten=True)
+    for name, until in expected:
+        found[name] = replace(found.get(name, NodeMarks()), expected_until=until)
+    for name, since in duplicates:
+        found[name] = replace(found.get(name, NodeMarks()), duplicate_since=since)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +101,7 @@ class CommandRow:
     state: CommandState
     code: str
     text: str
+    actor: str | None = None  # the name of the asker; None where a command of an earlier version did
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +266,4 @@ class EventRow:
     kind: str
     text: str
     body: Mapping[str, Any]
+    actor: str | None = None  # the name under which the fleet was changed, where that is what happened

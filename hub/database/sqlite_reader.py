@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hub.database.rows import NodeRow, ReceiptRow
+from hub.database.rows import NodeMarks, NodeRow, ReceiptRow, marks_of
 
 BUSY_SECONDS = 10
 # Every table of this version. A database without one of them is of an earlier version, which the store refuses.
@@ -20,7 +20,9 @@ TABLES = frozenset(
         "commands",
         "counted",
         "deliveries",
+        "device_lives",
         "drift_tests",
+        "duplicate_nodes",
         "early_receipts",
         "enrolment_tokens",
         "enrolments",
@@ -54,6 +56,20 @@ def nodes_and_receipts(path: Path, node: str | None) -> tuple[list[NodeRow], lis
                 return None
             return _rows(NodeRow, db.execute(_NODES)), _rows(ReceiptRow, db.execute(_RECEIPTS, (node,)))
     except (sqlite3.Error, TypeError):  # TypeError: columns of another version
+        return None
+
+
+def node_marks(path: Path) -> dict[str, NodeMarks] | None:
+    """Return what lists show beside what nodes report, by name; None where only the store can say why not."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=rw", uri=True, timeout=BUSY_SECONDS)) as db:
+            return marks_of(
+                revoked=[node for (node,) in db.execute("SELECT node FROM enrolments WHERE revoked_at IS NOT NULL")],
+                forgotten=[node for (node,) in db.execute("SELECT node FROM device_lives WHERE state = 'forgotten'")],
+                expected=db.execute("SELECT node, expires_at FROM device_lives WHERE state = 'expected'").fetchall(),
+                duplicates=db.execute("SELECT node, since FROM duplicate_nodes").fetchall(),
+            )
+    except sqlite3.Error:
         return None
 
 

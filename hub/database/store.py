@@ -58,6 +58,7 @@ __all__ = [
     "WindowRow",
 ]
 
+CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata"})  # kinds of events that change a fleet
 STREAM_SECONDS = 35 * 86_400  # a stream that got nothing for this long is over, and counts no longer among the others
 
 
@@ -93,6 +94,8 @@ class Store:
 
     def create(self) -> None:
         """Make the tables that are missing, and take over those of earlier versions; for the hub, which holds its fleet's lock."""
+        with self.database.write() as db:
+            migrations.add_columns(db)
         self.database.create(tables.metadata)
         with self.database.write() as db:
             migrations.take_over(db)
@@ -125,6 +128,11 @@ class Store:
         """Return every node, by name."""
         return self._rows(NodeRow, select(tables.nodes).order_by(tables.nodes.c.node))
 
+    def counted_nodes(self) -> list[NodeRow]:
+        """Return every node that rollouts count, by name: those that were not revoked."""
+        revoked = select(tables.enrolments.c.node).where(tables.enrolments.c.revoked_at.is_not(None))
+        return self._rows(NodeRow, select(tables.nodes).where(tables.nodes.c.node.not_in(revoked)).order_by(tables.nodes.c.node))
+
     # Receipts
 
     def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[bool]:
@@ -134,14 +142,17 @@ class Store:
             sequences = defaultdict[str, list[int]](list)
             for row in rows:
                 sequences[row.node].append(row.sequence)
-            kept: set[tuple[str, int]] = set()
+            kept: dict[tuple[str, int], bytes | None] = {}
             for node, mine in sequences.items():
-                query = select(table.c.sequence).where(table.c.node == node, table.c.sequence.in_(mine))
-                kept |= {(node, sequence) for sequence in db.execute(query).scalars()}
+                query = select(table.c.sequence, table.c.sealed).where(table.c.node == node, table.c.sequence.in_(mine))
+                kept |= {(node, sequence): sealed for sequence, sealed in db.execute(query)}
             for row in rows:
-                fresh.append((row.node, row.sequence) not in kept)
-                kept.add((row.node, row.sequence))
-            new = [row for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh]
+                before = kept.get((row.node, row.sequence))
+                fresh.append(before != row.sealed)
+                if fresh[-1] and before is not None:  # Its node has lost its store, and counts anew.
+                    db.execute(delete(table).where(table.c.node == row.node, table.c.sequence == row.sequence))
+                kept[row.node, row.sequence] = row.sealed
+            new = list({(row.node, row.sequence): row for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh}.values())
             if new:
                 db.execute(insert(table), [_fields(row) for row in new])
             for row in new:
@@ -183,7 +194,7 @@ class Store:
         """Queue a command for the hub; it answers within a second or two of running."""
         asked = {"kind": commands.kind_of(command), "body": commands.body_of(command)}
         with self._write() as db:
-            values = {"at": self._now(), "model": model, **asked, "state": "open", "code": "", "text": ""}
+            values = {"at": self._now(), "model": model, **asked, "state": "open", "code": "", "text": "", "actor": self.database.actor}
             return _inserted(db, tables.commands, values)
 
     def open_commands(self) -> list[CommandRow]:
@@ -207,12 +218,12 @@ class Store:
         """Return the controller's working state, a row a model."""
         return self._rows(RolloutRow, select(tables.rollouts).order_by(tables.rollouts.c.model))
 
-    def put_rollout_row(self, row: RolloutRow, happened: str = "") -> None:
-        """Keep the working state; `happened` is a sentence for those who watch, where something did."""
+    def put_rollout_row(self, row: RolloutRow, happened: str = "", actor: str | None = None) -> None:
+        """Keep the working state; `happened` is a sentence for those who watch, where something did; `actor` asked for it."""
         with self._write() as db:
             _put(db, tables.rollouts, {"model": row.model}, _fields(row))
             if happened:
-                self._event(db, "rollout", happened, {"model": row.model, "serial": row.serial})
+                self._event(db, "rollout", happened, {"model": row.model, "serial": row.serial}, actor or self.database.actor)
 
     # Windows
 
@@ -409,13 +420,21 @@ class Store:
     def add_event(self, kind: str, text: str, body: Mapping[str, Any] | None = None) -> None:
         """Keep an event, for programs and people who watch."""
         with self._write() as db:
-            self._event(db, kind, text, body or {})
+            self._event(db, kind, text, body or {}, self.database.actor if kind in CHANGES else None)
 
     def events(self, since_id: int = 0, limit: int = 1000) -> list[EventRow]:
         """Return events after `since_id`, oldest first."""
         query = select(tables.events).where(tables.events.c.id > since_id).order_by(tables.events.c.id).limit(limit)
         with self._read() as db:
             return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in db.execute(query).mappings()]
+
+    def changes(self, *, since: int | None = None, limit: int = 1000) -> list[EventRow]:
+        """Return changes of the fleet, the newest first: those that have an actor, and of earlier versions those of their kinds."""
+        table = tables.events
+        query = select(table).where(table.c.actor.is_not(None) | table.c.kind.in_(sorted(CHANGES))).order_by(table.c.id.desc()).limit(limit)
+        with self._read() as db:
+            found = db.execute(query if since is None else query.where(table.c.at >= since)).mappings()
+            return [EventRow(**{**row, "body": json.loads(row["body"])}) for row in found]
 
     def last_event_id(self) -> int:
         """Return the newest event's id."""
@@ -443,8 +462,8 @@ class Store:
             newest = db.execute(select(func.max(tables.events.c.id))).scalar() or 0
             db.execute(delete(tables.events).where(tables.events.c.id <= newest - events_kept))
 
-    def _event(self, db: Connection, kind: str, text: str, body: Mapping[str, Any]) -> None:
-        db.execute(insert(tables.events).values(at=self._now(), kind=kind, text=text, body=json.dumps(body)))
+    def _event(self, db: Connection, kind: str, text: str, body: Mapping[str, Any], actor: str | None = None) -> None:
+        db.execute(insert(tables.events).values(at=self._now(), kind=kind, text=text, body=json.dumps(body), actor=actor))
 
     # The database
 

@@ -86,6 +86,7 @@ commands = Table(
     Column("state", String(16), nullable=False, index=True),
     Column("code", String(64), nullable=False),
     Column("text", Text, nullable=False),
+    Column("actor", String(64)),
 )
 
 rollouts = Table(
@@ -241,6 +242,8 @@ events = Table(
     Column("kind", String(32), nullable=False),
     Column("text", Text, nullable=False),
     Column("body", Text, nullable=False),
+    Column("actor", String(64)),  # Name of the person or program that changed the fleet, where that is what happened.
+    Index("events_by_actor", "actor"),
 )
 
 # Enrolment. `revision` rises with every change of an enrolment, so that a running hub reads only what is new.
@@ -282,6 +285,29 @@ certificates = Table(
     Column("not_after", BigInteger, nullable=False),
     Column("certificate", LargeBinary, nullable=False),
     Column("revoked_at", BigInteger, index=True),
+)
+
+# Devices over their life: names that operators have forgotten or given to new hardware. `revision` as in enrolments.
+device_lives = Table(
+    "device_lives",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("old_key", LargeBinary),
+    Column("fingerprint", LargeBinary),
+    Column("reported_at", BigInteger),
+    Column("revision", BigInteger, nullable=False, index=True),
+)
+
+# Names that two devices use.
+duplicate_nodes = Table(
+    "duplicate_nodes",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
 )
 
 # Receivers of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.

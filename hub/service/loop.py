@@ -21,10 +21,11 @@ from typing import IO, TypeVar
 import structlog
 
 from fleetcast import durable
-from fleetcast.backoff import Backoff
+from fleetcast.backoff import SHORT_CONNECTIONS_MIN, Backoff, Reconnection
 from fleetcast.block_server import BlockServer
 from fleetcast.mqtt_connection import (
     CONNACK_SECONDS,
+    DROPPED,
     BoundedClient,
     Cleared,
     Connected,
@@ -85,6 +86,7 @@ SETTLE_SECONDS = (
 )
 HOUSEKEEPING_SECONDS = 3600.0
 RETRY = Backoff(0.2, 30.0)
+RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
 
 
@@ -128,7 +130,7 @@ class Service:
         self._link = HubLink(self.broker_url, fleet=settings.fleet, inbox=self._inbox, tls=settings.tls, make_client=make_client)
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
-        self._retry_at, self._retry = 0.0, RETRY
+        self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
         self._looked_at = self._kept_house_at = float("-inf")
         self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
         self._releases = Releases(self._repository, self._blocks)
@@ -286,9 +288,9 @@ class Service:
         """Read what came, and give every part its turn."""
         try:
             if self._broker is not None and self._broker.revive():
-                self._retry_at = 0.0
+                self._again.hurry()
                 self._write_ready()
-            if not self._online and self._monotonic() >= self._retry_at:
+            if not self._online and self._monotonic() >= self._again.due_at:
                 self._connect()
             self._read()
             self._tick()
@@ -343,11 +345,17 @@ class Service:
             self._work(self._enrolling.tick)
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
+            self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
             self._kept_house_at = now
             days = self._settings
             self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, history_days=days.history_days)
+
+    def _clear_forgotten(self) -> None:
+        """Take the states of forgotten nodes off the broker, or a hub that loses its database would know them again."""
+        while self._online and self._ingest.to_clear:
+            self._link.clear_state(self._ingest.to_clear.pop())
 
     def _work(self, tick: Callable[[], object]) -> None:
         """Give one part its turn; what it refuses (a repository that was damaged) must not keep the others from theirs."""
@@ -373,9 +381,8 @@ class Service:
         match event:
             case Connected():
                 self._connected(event)
-            case Disconnected(reason):
-                log.warning("broker.disconnected", reason=reason)
-                self._disconnected()
+            case Disconnected():
+                self._disconnected(event)
             case Published(mid):
                 self._wants.published(mid)
             case Subscribed(_, refused):
@@ -433,17 +440,17 @@ class Service:
     # The broker
 
     def _connect(self) -> None:
-        self._retry_at = self._monotonic() + self._retry.wait_seconds(self._rng.random())
-        self._retry = self._retry.doubled()
+        self._again.attempted(self._monotonic(), self._rng.random())
         try:
             self._link.open()
-            self._retry_at = self._monotonic() + CONNACK_SECONDS
+            self._again.answering(self._monotonic(), CONNACK_SECONDS)
         except Unreachable as error:
-            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - self._monotonic(), 1))
 
     def _connected(self, event: Connected) -> None:
         log.info("broker.connected", session_present=event.session_present, retain_available=event.retain_available)
-        self._online, self._retry = True, RETRY
+        self._online = True
+        self._again.accepted(self._monotonic())
         self._packet_bytes_max = event.packet_bytes_max
         self._wants.connected(
             session_present=event.session_present, retain_available=event.retain_available, packet_bytes_max=event.packet_bytes_max
@@ -458,18 +465,30 @@ class Service:
             self._ever_online = True
             self._write_ready()
 
-    def _disconnected(self) -> None:
-        wait = RETRY if self._online else self._retry
+    def _disconnected(self, event: Disconnected) -> None:
+        wait = self._again.ended(self._monotonic(), self._rng.random(), taken_over=event.taken_over)
+        log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
+        if event.reason != DROPPED and (event.taken_over or self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN):
+            self._report_rival(event)
         self._listening.disconnected()
-        self._online, self._retry_at = False, self._monotonic() + wait.wait_seconds(self._rng.random())
+        self._online = False
+
+    def _report_rival(self, event: Disconnected) -> None:
+        """Alert that a second hub seems to run, once in a long while: not every broker says who ended the connection."""
+        now = self._monotonic()
+        if now - self._rival_reported_at < RIVAL_SECONDS:
+            return
+        self._rival_reported_at = now
+        why = "another client has connected as `hub`" if event.taken_over else "connections to the broker end soon after they begin"
+        text = f"{why}: a second hub of this fleet seems to run, perhaps on the host that the fleet has left ({event.reason})"
+        self._notes.alert(Alert(kind="refused", at=int(self._wall()), code=str(Code.HUB_DUPLICATE), text=text))
 
     def _drop(self) -> None:
         """Drop the connection, so that what was not acknowledged comes again after a while."""
         if self._online:
             self._link.drop()
-            self._disconnected()
-        self._retry = self._retry.doubled()
-        self._retry_at = self._monotonic() + self._retry.seconds
+            self._disconnected(Disconnected(DROPPED))
+        self._again.fail(self._monotonic())
         self._sleep(TURN_SECONDS)
 
     def _publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:

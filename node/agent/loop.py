@@ -12,7 +12,7 @@ from typing import Literal, ParamSpec, assert_never
 
 import structlog
 
-from fleetcast.backoff import Backoff
+from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN, Backoff, Reconnection
 from fleetcast.build_version import software
 from fleetcast.mqtt_connection import (
     CONNACK_SECONDS,
@@ -26,6 +26,7 @@ from fleetcast.mqtt_connection import (
     TlsFiles,
     Unreadable,
 )
+from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
@@ -48,7 +49,6 @@ from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
 from node.host.site_parameters import Overrides
-from node.host.time_zone import system_zone, zone_of
 from node.runtimes import probe
 from node.serving.accuracy_route import LabelsReported
 from node.serving.loaded_model import Observation
@@ -108,7 +108,7 @@ class Agent:
         self._session = 0
         self._session_of: Literal["unknown", "another", "us"] = "unknown"  # the process that the broker keeps its session for
         self._online = False
-        self._retry_at, self._retry = NEVER, RETRY
+        self._again = Reconnection(RETRY)
         self._reported: State | None = None
         self._reported_at = NEVER
         self._pause: Callable[[float], object] = lambda seconds: None
@@ -150,6 +150,7 @@ class Agent:
             tls=tls,
             now=self._trusted_now,
             make_client=self._make_client,
+            process=f"{self._rng.getrandbits(64):016x}",
         )
         self._reporter = Reporter(
             node=settings.id,
@@ -317,7 +318,7 @@ class Agent:
     def _turn(self) -> None:
         if self._store.stuck:
             self._guarded(self._disk.write_down)
-        elif not self._online and self._monotonic() >= self._retry_at:
+        elif not self._online and float(self._monotonic()) >= self._again.due_at:
             self._guarded(self._connect)
         events = [*self._disk.again(), *self._take_events()]
         blocks: list[BlockArrived] = []
@@ -405,8 +406,8 @@ class Agent:
         match event:
             case Connected():
                 self._connected(event)
-            case Disconnected(reason):
-                self._disconnected(reason)
+            case Disconnected():
+                self._disconnected(event)
             case Subscribed(mid, refused):
                 if refused:
                     log.error("subscribe.denied", filters=refused)
@@ -449,15 +450,14 @@ class Agent:
     # The connection
 
     def _connect(self) -> None:
-        self._retry = self._retry.doubled()
-        self._retry_at = self._monotonic() + self._retry.wait_seconds(self._rng.random())
+        self._again.attempted(float(self._monotonic()), self._rng.random())
         self._session = self._store.next("session")
         try:
             self._link.open(session=self._session, at=int(self._wall()), clean=self._session_of == "another")
-            self._retry_at = self._monotonic() + CONNACK_SECONDS
+            self._again.answering(float(self._monotonic()), CONNACK_SECONDS)
         except Unreachable as error:
             self._session_of = "us" if self._session_of == "us" else "unknown"  # nobody knows what it remembers when it is back
-            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._retry_at - self._monotonic(), 1))
+            log.warning("broker.unreachable", reason=str(error), again_seconds=round(self._again.due_at - float(self._monotonic()), 1))
             self._status_writer.disconnected(str(error))
 
     def _connected(self, event: Connected) -> None:
@@ -465,12 +465,14 @@ class Agent:
         if event.session_present and self._session_of == "unknown":
             # The session is an earlier process's memory: this process would never hear what that one acknowledged. The session proves
             # that the broker forgot nothing, and is then ended: some brokers give what they retain to no subscription that they know.
-            self._session_of, self._retry = "another", RETRY
+            self._session_of = "another"
+            self._again.released()
             self._link.close()
             return
         forgot = not event.session_present and self._session_of != "another"
         self._session_of = "us"
-        self._online, self._retry = True, RETRY
+        self._online = True
+        self._again.accepted(float(self._monotonic()))
         self._status_writer.connected()
         self._reported = None
         self._reporter.connected(session_present=not forgot)
@@ -479,12 +481,21 @@ class Agent:
         self._link.subscribe_models(sorted(self._trust_state.models), only_if_new=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
-    def _disconnected(self, reason: str) -> None:
-        log.warning("broker.disconnected", reason=reason)
-        chance = self._rng.random()
-        self._retry_at = self._monotonic() + (RETRY.soon_seconds(chance) if self._online else self._retry.wait_seconds(chance))
+    def _disconnected(self, event: Disconnected) -> None:
+        wait = self._again.ended(float(self._monotonic()), self._rng.random(), taken_over=event.taken_over)
+        log.warning("broker.disconnected", reason=event.reason, again_seconds=round(wait, 1))
+        reason = event.reason
+        if event.taken_over:
+            reason = f"{event.reason}: another device has connected as {self._settings.id!r}; the next attempt is in {wait:.0f} s"
+            self._session_of = "another"  # It acknowledges what is meant for us: the broker's session is no memory of this process.
+            self._reporter.refusal(Refused(Code.NODE_DUPLICATE, reason), "")
+        elif self._again.short_in_a_row >= SHORT_CONNECTIONS_MIN:
+            reason = (
+                f"{event.reason}: {self._again.short_in_a_row} connections in a row lasted less than {LASTING_SECONDS:.0f} s;"
+                f" the link is bad, or another device connects as {self._settings.id!r}"
+            )
         self._online = False
-        self._status_writer.disconnected(reason)
+        self._status_writer.disconnected(reason, short_connections=self._again.short_in_a_row)
         self._delivery.disconnected()
 
     def _trusted_now(self) -> float:

@@ -135,7 +135,9 @@ class NodeLink(BlockReader):
         tls: TlsFiles | None,
         now: Callable[[], float] | None = None,
         make_client: MakeClient = BoundedClient,
+        process: str = "",
     ) -> None:
+        self._process = process
         link = Link(
             BrokerUrl.parse(url),
             client_id=node,
@@ -172,8 +174,9 @@ class NodeLink(BlockReader):
             self._link.subscribe([topic])
 
     def publish_state(self, state: State) -> None:
-        """Retain what is so."""
-        self._link.publish(self.topics.state(self._name), codec.encode(state), retain=True, content_type=MSGPACK)
+        """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
+        topic = self.topics.state(self._name)
+        self._link.publish(topic, codec.encode(state), retain=True, content_type=MSGPACK, process=self._process)
 
     def publish(self, topic: str, payload: bytes) -> int:
         """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""

@@ -9,7 +9,7 @@ import click
 from node.cli.long_running import log_to_stderr, loud, until_stopped
 from node.cli.options import settings_option
 from node.core.trust.clock import MonotonicSeconds, WallSeconds
-from node.host.pidfile import alone
+from node.host.pidfile import alone, supersede_status
 from node.settings import load
 
 
@@ -39,4 +39,5 @@ def run(path: Path) -> None:
         return MonotonicSeconds(time.monotonic())
 
     with loud(), alone(settings.data):
+        supersede_status(settings.data)
         Agent(settings, pinned_root=root, wall=wall, monotonic=monotonic, rng=Random()).run(until_stopped())

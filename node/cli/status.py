@@ -101,7 +101,7 @@ def report(settings: NodeSettings, agent_status: AgentStatus | None, verdict: Ve
 def _agent(agent_status: AgentStatus | None, *, running: bool) -> dict[str, Any]:
     """Report the process; `agent_status` is the newest that it or its predecessor wrote."""
     if agent_status is None:
-        known = ("pid", "since", "ended", "said", "software", "listen", "watchdog_seconds")
+        known = ("pid", "since", "ended", "said", "software", "listen", "key", "watchdog_seconds")
         return {"running": running, **dict.fromkeys(known), "findings": [], "error": "", "error_at": None}
     return {
         "running": running,
@@ -111,6 +111,7 @@ def _agent(agent_status: AgentStatus | None, *, running: bool) -> dict[str, Any]
         "said": _at(agent_status.written_at),
         "software": agent_status.software,
         "listen": agent_status.listen if running else None,
+        "key": agent_status.key.hex() if agent_status.key else None,
         "watchdog_seconds": agent_status.watchdog_seconds if running else None,
         "findings": [one.model_dump() for one in agent_status.findings] if running else [],
         "error": agent_status.error,
@@ -267,6 +268,8 @@ def _agent_lines(agent: dict[str, Any], now: int) -> Iterator[tuple[str, str]]:
     else:
         ended = "ended" if agent["ended"] else "ended without a word (killed, or the power went) after"
         yield "agent", f"does not run; {ended} {agent['ended'] or agent['said']}"
+    if agent["key"]:
+        yield "key", f"SHA-256 {agent['key']}"
     for one in agent["findings"]:
         yield "wrong now", f"{one['reason']} ({one['code']})"
     if agent["error"]:
@@ -278,6 +281,8 @@ def _broker_lines(broker: dict[str, Any], now: int) -> Iterator[tuple[str, str]]
     since = f" since {span(now - _seconds(broker['since']))}" if broker["since"] else ""
     why = f": {broker['reason']}" if broker["reason"] and not broker["connected"] else ""
     yield "broker", f"{broker['url']}, {state}{since}{why}"
+    if broker["connected"] and "another device" in broker["reason"]:
+        yield "", f"earlier: {broker['reason']}"
     if broker["certificate_expires"]:
         yield "", f"our certificate {_until(broker['certificate_expires'], now)}"
 

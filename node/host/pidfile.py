@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from fleetcast import durable
 from fleetcast.disk_room import FULL_OR_READ_ONLY
-from node.core.doctor.agent_health import AgentStatus
+from node.core.doctor.agent_health import AgentStatus, superseded
 from schemas.errors import Code, Refused
 
 LOCK_NAME: Final = "running.lock"
@@ -122,3 +122,11 @@ def read_status(folder: Path) -> AgentStatus | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
     return None
+
+
+def supersede_status(folder: Path) -> None:
+    """Mark the status that an agent before this one left, so that no command takes it for the status of the agent that now begins."""
+    left = read_status(folder)
+    if left is not None:
+        with contextlib.suppress(OSError):  # the agent's own first status will report the disk
+            write_status(folder, superseded(left))

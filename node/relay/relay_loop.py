@@ -9,13 +9,13 @@ from random import Random
 
 import structlog
 
-from fleetcast.backoff import Backoff
+from fleetcast.backoff import Backoff, Reconnection
 from fleetcast.block_server import BlockServer, Clear, Send
 from fleetcast.mqtt_connection import CONNACK_SECONDS, Connected, Disconnected, LinkEvent, Message, Published, Subscribed
 from node.core.delivery.relay import Act, AskUp, Relaying, Source
 from node.core.delivery.token_bucket import TokenBucket
 from node.core.delivery.transfer import Subscribe, Unsubscribe
-from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
+from node.core.trust.clock import MonotonicClock, MonotonicSeconds
 from node.host.service_manager import Notify
 from node.relay.cache import Cache
 from node.relay.connections import BlockArrived, RelayLink, Side, SideEvent, WantArrived
@@ -67,8 +67,7 @@ class Relay:
         self._online: dict[Side, bool] = {"upstream": False, "site": False}
         # A session that a broker kept is an earlier process's memory: what that one acknowledged, this one would never hear.
         self._owns_session: dict[Side, bool] = {"upstream": False, "site": False}
-        self._retry_at: dict[Side, MonotonicSeconds] = {"upstream": NEVER, "site": NEVER}
-        self._retry: dict[Side, Backoff] = {"upstream": RETRY, "site": RETRY}
+        self._again: dict[Side, Reconnection] = {"upstream": Reconnection(RETRY), "site": Reconnection(RETRY)}
         self._totals = {"fetched": 0, "fetched_bytes": 0, "served": 0, "served_bytes": 0, "refused": 0}
         self._logged_totals, self._logged_at = dict(self._totals), monotonic()
 
@@ -88,7 +87,7 @@ class Relay:
 
     def _turn(self) -> None:
         for side in self._links:
-            if not self._online[side] and self._monotonic() >= self._retry_at[side]:
+            if not self._online[side] and float(self._monotonic()) >= self._again[side].due_at:
                 self._connect(side)
         for heard in self._take_events():
             try:
@@ -112,11 +111,10 @@ class Relay:
         return found
 
     def _connect(self, side: Side) -> None:
-        self._retry[side] = self._retry[side].doubled()
-        self._retry_at[side] = self._monotonic() + self._retry[side].wait_seconds(self._rng.random())
+        self._again[side].attempted(float(self._monotonic()), self._rng.random())
         try:
             self._links[side].open(clean=not self._owns_session[side])
-            self._retry_at[side] = self._monotonic() + CONNACK_SECONDS
+            self._again[side].answering(float(self._monotonic()), CONNACK_SECONDS)
         except Unreachable as error:
             log.warning("broker.unreachable", side=side, reason=str(error))
 
@@ -124,11 +122,10 @@ class Relay:
         match event:
             case Connected():
                 self._connected(side, event)
-            case Disconnected(reason):
-                log.warning("broker.disconnected", side=side, reason=reason)
-                chance = self._rng.random()
-                wait = RETRY.soon_seconds(chance) if self._online[side] else self._retry[side].wait_seconds(chance)
-                self._online[side], self._retry_at[side] = False, self._monotonic() + wait
+            case Disconnected(reason, taken_over):
+                wait = self._again[side].ended(float(self._monotonic()), self._rng.random(), taken_over=taken_over)
+                log.warning("broker.disconnected", side=side, reason=reason, again_seconds=round(wait, 1))
+                self._online[side] = False
                 if side == "upstream":
                     self._core.disconnected()
             case Subscribed(mid, refused):
@@ -144,7 +141,8 @@ class Relay:
 
     def _connected(self, side: Side, event: Connected) -> None:
         log.info("broker.connected", side=side, session_present=event.session_present)
-        self._online[side], self._retry[side], self._owns_session[side] = True, RETRY, True
+        self._online[side] = self._owns_session[side] = True
+        self._again[side].accepted(float(self._monotonic()))
         link = self._links[side]
         if side == "site":
             self._publishing.clear()

@@ -135,8 +135,8 @@ async def check_files(staged: Staged) -> None:
         given_up.set()  # nobody waits for the rest of a large file
 
 
-async def activate(staged: Staged, *, start: StartWorker = start) -> Activated:
-    """Start a worker and have it prove itself on this device.
+async def activate(staged: Staged, *, urgent: bool = False, start: StartWorker = start) -> Activated:
+    """Start a worker and have it prove itself on this device. Urgent: as `start`.
 
     Raises:
         Refused: as `check_files` and `start`, and MODEL_SIGNATURE, GOLDEN_INVALID, MODEL_GOLDEN, MODEL_RUN, MODEL_NOT_FINITE,
@@ -144,7 +144,7 @@ async def activate(staged: Staged, *, start: StartWorker = start) -> Activated:
     """
     await check_files(staged)
     started = time.perf_counter()
-    worker = await start(staged)
+    worker = await start(staged, urgent=urgent)
     load_ms = (time.perf_counter() - started) * 1e3
     try:
         check_signature("inputs", declared=specs_of(staged.manifest.inputs), found=worker.inputs)

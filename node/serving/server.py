@@ -285,7 +285,8 @@ class Server:
         elif release.digest in self._preparing:
             self._preparing[release.digest].waiting.append(done)
         else:
-            preparation = _Preparation(release, asyncio.get_running_loop().create_task(activate(release, start=self._start_worker)), [done])
+            task = asyncio.get_running_loop().create_task(activate(release, urgent=not self._pool.serves(), start=self._start_worker))
+            preparation = _Preparation(release, task, [done])
             self._preparing[release.digest] = preparation
             preparation.task.add_done_callback(lambda _: self._finish(preparation))
 

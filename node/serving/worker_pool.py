@@ -95,6 +95,10 @@ class WorkerPool:
         current = [slot.current for slot in self.slots.values() if slot.current is not None]
         return bool(current) and all(loaded.live for loaded in current)
 
+    def serves(self) -> bool:
+        """Return whether a request to any model could be answered now, and so be slowed by what is loaded beside it."""
+        return any(slot.current is not None and slot.current.live for slot in self.slots.values())
+
     async def answer(self, model: str, version: str | None, body: bytes, header_bytes: int | None) -> Answer:
         """Return the current release's answer, or that of the version asked for.
 

@@ -49,6 +49,30 @@ class Artifacts:
         self._known[relative] = path
         return path
 
+    def make_folder(self, folder: Path) -> None:
+        """Make a folder below ours, and ours. Never the data folder: a new one would be in the way when its disk is brought back.
+
+        Raises:
+            Refused: DISK_FULL: the disk has no room, or is not there.
+        """
+        below = folder.relative_to(self.directory).parts
+        for depth in range(len(below) + 1):
+            here = self.directory.joinpath(*below[:depth])
+            with self._room(here):
+                here.mkdir(exist_ok=True)
+
+    @contextlib.contextmanager
+    def _room(self, path: Path) -> Iterator[None]:
+        """Refuse as a full disk what comes of a disk that takes nothing, or that is not there: work waits until it is."""
+        try:
+            with disk_room.refusing(f"no room on the disk for {path.name}", errnos=disk_room.FULL_OR_READ_ONLY):
+                yield
+        except FileNotFoundError:
+            if self.directory.is_dir():
+                raise  # A file of its own is gone, which is for the caller to say.
+            reason = f"{self.directory} is gone: mount its disk, or put the data folder back"
+            raise Refused(Code.DISK_FULL, reason) from None
+
     def allocate(self, relative: str, size_bytes: int) -> None:
         """Make the file and give it all its bytes at once, so that a full disk shows before the transfer and not within it.
 
@@ -56,8 +80,8 @@ class Artifacts:
             Refused: the disk has no room.
         """
         path = self.path(relative)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _room(path), path.open("ab") as file:
+        self.make_folder(path.parent)
+        with self._room(path), path.open("ab") as file:
             if file.tell() > size_bytes:
                 os.truncate(path, size_bytes)
             elif file.tell() < size_bytes:
@@ -67,14 +91,14 @@ class Artifacts:
         """Write blocks at their offsets.
 
         Raises:
-            Refused: the disk has no room.
+            Refused: the disk has no room, or is not there.
         """
         by_file: dict[str, list[tuple[int, bytes]]] = {}
         for relative, offset, data in writes:
             by_file.setdefault(relative, []).append((offset, data))
         for relative, parts in by_file.items():
             path = self.path(relative)
-            with _room(path):
+            with self._room(path):
                 descriptor = os.open(path, os.O_WRONLY)
                 try:
                     for offset, data in parts:
@@ -102,8 +126,8 @@ class Artifacts:
         Raises:
             Refused: its digest is not the manifest's.
         """
-        hasher = hashlib.sha256()
-        with self.path(relative).open("rb") as source:
+        hasher, path = hashlib.sha256(), self.path(relative)
+        with self._room(path), path.open("rb") as source:
             os.fsync(source.fileno())
             while chunk := source.read(READ_BYTES):
                 hasher.update(chunk)
@@ -149,14 +173,14 @@ class Artifacts:
             Refused: DISK_FULL.
         """
         current = self.directory.parent / "current"
-        with _room(current):
+        with self._room(current):
             current.mkdir(exist_ok=True)
         partial = current / f".{model}.partial"
         target = Path("..") / self.directory.name / release.hex() / variant
         with contextlib.suppress(OSError):
             if (current / model).readlink() == target:
                 return
-        with _room(partial):
+        with self._room(partial):
             partial.unlink(missing_ok=True)
             partial.symlink_to(target)
             partial.replace(current / model)
@@ -202,7 +226,3 @@ def _pwrite(descriptor: int, data: bytes, offset: int) -> None:
     while view:
         done = os.pwrite(descriptor, view, offset)
         view, offset = view[done:], offset + done
-
-
-def _room(path: Path) -> contextlib.AbstractContextManager[None]:
-    return disk_room.refusing(f"no room on the disk for {path.name}", errnos=disk_room.FULL_OR_READ_ONLY)

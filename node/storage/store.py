@@ -152,9 +152,9 @@ class NodeStore:
         self._db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, value))
 
     def next(self, name: str) -> int:
-        """Count up, durably, and return the new number."""
+        """Count up, durably, and return the new number. A counter that documents cannot carry any further begins again."""
         row = self._db.execute(
-            "INSERT INTO fact VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value", (name,)
+            "INSERT INTO fact VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = 1 + value % ? RETURNING value", (name, 2**53)
         ).fetchone()
         return int(row[0])
 

@@ -67,6 +67,8 @@ def opened(path: Path, make: Make) -> Opened:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():  # A folder in the file's place: a broken unpacking, or a mount that was meant for elsewhere.
+            return _anew(path, make, "it is a folder")
         is_new = is_empty(path)
         return Opened(writable(path, make), is_new)
     except (sqlite3.Error, Refused, OSError) as error:
@@ -155,9 +157,16 @@ def set_aside(path: Path) -> None:
     for suffix in ("-wal", "-shm", ""):
         there = path.with_name(path.name + suffix)
         kept = path.with_name(path.name + DAMAGED_SUFFIX + suffix)
-        kept.unlink(missing_ok=True)
+        _remove(kept)
         if there.exists():
             there.replace(kept)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def trouble_of(error: BaseException) -> Literal["damaged", "stuck"] | None:

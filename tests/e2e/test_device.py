@@ -50,17 +50,17 @@ def service_manager(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[l
             listening.join()
 
 
-def device(plant: Plant, *arguments: str, code: int | set[int] = 0) -> Any:
-    """What `fleetcast-node` says of node-a as JSON."""
-    done = warm.run("fleetcast-node", *arguments, "--settings", plant.directory / "node-a" / "node.toml", "--json")
+def device(plant: Plant, *arguments: str, node: str = "node-a", code: int | set[int] = 0) -> Any:
+    """What `fleetcast-node` says of a node as JSON."""
+    done = warm.run("fleetcast-node", *arguments, "--settings", plant.directory / node / "node.toml", "--json")
     assert done.returncode in ({code} if isinstance(code, int) else code), f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return json.loads(done.stdout)
 
 
-def status_when(plant: Plant, verdict: str, **broker: Any) -> dict[str, Any]:
+def status_when(plant: Plant, verdict: str, *, node: str = "node-a", **broker: Any) -> dict[str, Any]:
     def probe() -> Any:
-        found = device(plant, "status", code={0, 11, 12})
+        found = device(plant, "status", node=node, code={0, 11, 12})
         return found if found["verdict"] == verdict and all(found["broker"][name] == value for name, value in broker.items()) else None
 
     return dict(until(f"status {verdict}", probe))

@@ -18,7 +18,7 @@ from tests.brokers import CONSUMER, FLEET
 from tests.e2e.test_path import Plant, until
 from tests.hub import digits
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(400)
 HOUR, HOURS, FALLS = 3600, 8, 4
 SITES = {"node-a": "lab", "node-b": "field"}  # the first one's world changes
 
@@ -78,7 +78,7 @@ def test_a_fall_of_accuracy_is_found_by_labels_that_come_weeks_late_and_no_signa
         plant.start_node(node, cohort)
     until("two nodes", lambda: len(plant.cli("nodes")) == 2)
     held, known = publish(plant)
-    plant.cli("rollout", "start", "digits@1.0.0", "--wait", "--timeout-seconds", "100")
+    plant.cli("rollout", "start", "digits@1.0.0", "--wait", "--timeout-seconds", "200")
     begin = (int(datetime.now(UTC).timestamp()) // 86_400 - 21) * 86_400
     moments = [begin + hour * HOUR for hour in range(HOURS)]
     answers = {(node, at): ask(plant, node, held, at + 7) for node in SITES for at in moments}
@@ -99,7 +99,7 @@ def test_a_fall_of_accuracy_is_found_by_labels_that_come_weeks_late_and_no_signa
 
     rows = {one["cohort"]: one for one in until("both cohorts' last hour", tested)}
     signals = [one for one in _drift(plant) if one["about"] == "signals"]
-    alert = json.loads(consumer.next(Message, seconds=60).payload)
+    alert = json.loads(consumer.next(Message).payload)
     consumer.link.close()
     fell = datetime.fromtimestamp(moments[FALLS], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     assert by_command["counted"] is True
@@ -109,14 +109,17 @@ def test_a_fall_of_accuracy_is_found_by_labels_that_come_weeks_late_and_no_signa
     assert {one["state"] for one in signals} == {"quiet"}
     assert (alert["about"], alert["cohort"], alert["since"]) == ("accuracy", "lab", moments[FALLS])
     assert "accuracy is lower" in alert["text"]
-    left = [one for one in plant.node_cli("node-a", "telemetry", "show", "--json") if one["about"] == "accuracy"]
-    assert sorted(one["start"] for one in left) == [datetime.fromtimestamp(at, UTC).isoformat() for at in moments]
-    assert all(one["sent"] and len(one["signals"]) == 1 for one in left)
+
+    def left() -> list[dict[str, Any]]:
+        return [one for one in plant.node_cli("node-a", "telemetry", "show", "--json") if one["about"] == "accuracy"]
+
+    until(
+        "the broker's word that it has all", lambda: all(one["sent"] for one in left())
+    )  # the hub may have read it before the node has that
+    assert sorted(one["start"] for one in left()) == [datetime.fromtimestamp(at, UTC).isoformat() for at in moments]
+    assert all(len(one["signals"]) == 1 for one in left())
 
 
 def _drift(plant: Plant) -> list[dict[str, Any]]:
     """What `fleetcast drift` says, whether an alarm lasts or not."""
-    try:
-        return list(plant.cli("drift", code=11))
-    except AssertionError:
-        return list(plant.cli("drift"))
+    return list(plant.cli("drift", code={0, 11}))  # in one command: between two the alarm may begin

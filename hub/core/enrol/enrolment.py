@@ -5,6 +5,7 @@ from typing import Literal
 
 from schemas.enrolment import CHALLENGE_SECONDS_MAX, Renewal, Statement
 from schemas.errors import Code, Refused, mismatch
+from schemas.names import sha256
 from schemas.state import State
 
 AGAIN_SECONDS = 15 * 60  # an answer that was lost on the way is given again to the same key within this time
@@ -33,6 +34,19 @@ class Standing:
     revoked_at: int | None
     not_after: int  # the end of its newest certificate
     renewed_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Hold what an operator has decided about a name: forgotten, or waiting for new hardware; `settled` when a device has it again."""
+
+    node: str
+    state: Literal["forgotten", "expected", "settled"]
+    at: int
+    expires_at: int | None = None  # until when new hardware is waited for
+    old_key: bytes | None = None  # the key that is out
+    fingerprint: bytes | None = None  # SHA-256 of the only key that is let in; None for the first that comes
+    reported_at: int | None = None  # when it was reported that a forgotten node still speaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +131,29 @@ class Roll:
 
     required: bool = False
     _by_node: dict[str, Standing] = field(default_factory=dict)
+    _lives: dict[str, Life] = field(default_factory=dict)
 
     def take(self, standing: Standing) -> bool:
         """Return what is known of one node, in place of what was known before; False when that is the same."""
         before = self._by_node.get(standing.node)
         self._by_node[standing.node] = standing
         return before != standing
+
+    def take_life(self, life: Life) -> bool:
+        """Take in what an operator has said of a name; return whether what was reported in it counts no more."""
+        before = self._lives.get(life.node)
+        self._lives[life.node] = life
+        return life.state != "settled" and (before is None or (before.state, before.at) != (life.state, life.at))
+
+    def forgotten(self, node: str) -> Life | None:
+        """Return what was said of a name that nobody has any more."""
+        life = self._lives.get(node)
+        return life if life is not None and life.state == "forgotten" else None
+
+    def is_expected(self, node: str) -> bool:
+        """Return whether a name waits for new hardware."""
+        life = self._lives.get(node)
+        return life is not None and life.state == "expected"
 
     def is_revoked(self, node: str) -> bool:
         """Return whether nothing that comes in this name counts."""
@@ -140,8 +171,10 @@ class Roll:
         """Check that something in this node's name counts.
 
         Raises:
-            Refused: ENROLMENT_REVOKED, or RECEIPT_UNKNOWN_NODE where enrolment is required and there was none.
+            Refused: NODE_FORGOTTEN, ENROLMENT_REVOKED, or RECEIPT_UNKNOWN_NODE where enrolment is required and there was none.
         """
+        if self.forgotten(node) is not None:
+            raise Refused(Code.NODE_FORGOTTEN, f"node {node!r} was forgotten")
         if self.is_revoked(node):
             raise Refused(Code.ENROLMENT_REVOKED, f"node {node!r} was revoked")
         if self.required and node not in self._by_node:
@@ -149,9 +182,9 @@ class Roll:
 
     def counts(self, node: str) -> bool:
         """Return whether `check` lets it pass."""
-        return not self.is_revoked(node) and (not self.required or node in self._by_node)
+        return self.forgotten(node) is None and not self.is_revoked(node) and (not self.required or node in self._by_node)
 
-    def check_state(self, state: State) -> None:
+    def check_state(self, state: State, *, now: int) -> None:
         """Check that a state is from the device that was enrolled under this name; a Will names no key.
 
         Raises:
@@ -161,3 +194,21 @@ class Roll:
         keys = self.keys(state.node)
         if keys and state.public_key and state.public_key not in keys:
             raise Refused(Code.RECEIPT_KEY_CHANGED, f"node {state.node!r} shows another device key than the one that was enrolled")
+        life = self._lives.get(state.node)
+        if not keys and life is not None and life.state == "expected" and state.public_key:
+            _check_newcomer(life, state.public_key, now=now)
+
+
+def _check_newcomer(life: Life, public_key: bytes, *, now: int) -> None:
+    again = f"`fleetcast nodes replace {life.node}` lets another one in"
+    if life.expires_at is not None and now >= life.expires_at:
+        raise Refused(
+            Code.RECEIPT_KEY_CHANGED,
+            f"node {life.node!r} was to be replaced until {now - life.expires_at} s ago, and this key comes late; {again}",
+        )
+    if public_key == life.old_key:
+        raise Refused(Code.RECEIPT_KEY_CHANGED, f"node {life.node!r} was replaced, and its old device still speaks: switch it off")
+    found = sha256(public_key)
+    if life.fingerprint is not None and found != life.fingerprint:
+        what = f"key of the new device of node {life.node!r}"
+        raise mismatch(Code.RECEIPT_KEY_CHANGED, what, expected=life.fingerprint.hex(), actual=f"{found.hex()}; {again}")

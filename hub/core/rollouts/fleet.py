@@ -20,6 +20,7 @@ from schemas.state import State
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
 # does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner. In time of listening.
 ONLINE_SECONDS = 900
+SESSION_PLAUSIBLE_MAX = 2**40  # Sessions count connections, from 1 or from seconds since 1970: nothing that is true comes near.
 Status = Literal["online", "disconnected", "lost"]
 
 
@@ -83,12 +84,15 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         if state.status == "lost":
             return None  # a Will says nothing but a name
         return Node(state, state.status, state.session, seen, state.public_key, heard_at=heard_at)
-    if state.session < known.session:
+    if state.session < known.session <= SESSION_PLAUSIBLE_MAX and (old or state.status == "lost"):
         return None  # a Will, or a state that a newer connection has overtaken
+    # A node that speaks just now is there, whatever its session: a broker keeps the order of a topic, so that a lower one is of a node
+    # that has lost its store or was put back, or the higher one was absurd.
     if state.status == "lost":
         if known.status == "lost" or (known.status == "disconnected" and state.session == known.session):
             return None
-        return replace(known, status="lost", session=state.session)  # the broker speaks, not the node: it was not seen
+        # The broker speaks, not the node: it was not seen. A Will proves no session, so that it shuts no later one out.
+        return replace(known, status="lost")
     if known.public_key and state.public_key and state.public_key != known.public_key:
         reason = f"node {state.node!r} came back with another device key than the one that it had at first"
         raise Refused(Code.RECEIPT_KEY_CHANGED, reason)
@@ -111,9 +115,11 @@ def _still_refused(known: Node, state: State) -> Mapping[str, refusals.Reported]
     return {model: one for model, one in known.refused.items() if model}
 
 
-def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None) -> Node:
+def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None, is_new: bool = False) -> Node:
     """Return the node after a verified receipt; receipts that come twice or late change nothing that a newer one has reported.
 
+    `is_new`: it has never come before. A broker keeps the order of a topic, so that it is newer than all that came, also where its number
+    is lower: then the node has lost its store, and counts anew.
     `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
     """
     node = replace(node, last_seen=max(node.last_seen, received_at))
@@ -121,7 +127,7 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
         node = replace(node, heard_at=max(node.heard_at, heard_at))
     model, digest = receipt.model, receipt.digest
     node = replace(node, refused=refusals.fold(node.refused, receipt))
-    if model is None or digest is None or receipt.sequence <= node.newest.get(model, 0):
+    if model is None or digest is None or (receipt.sequence <= node.newest.get(model, 0) and not is_new):
         return node
     serving, failures = dict(node.serving), dict(node.failures)
     if receipt.outcome == "serving":

@@ -34,7 +34,10 @@ class Notes:
         self._publish(alert)
 
     def refusal(self, refusal: Refused, topic: str) -> None:
-        """Note that the hub refused a message, and by which topic it came."""
+        """Note that the hub refused a message, and by which topic it came. That a forgotten node still speaks was reported by its name."""
+        if refusal.code == Code.NODE_FORGOTTEN:
+            log.debug("message.refused", code=str(refusal.code), topic=topic, reason=refusal.reason)
+            return
         if self._may_report(topic, str(refusal.code), ""):
             log.warning("message.refused", code=str(refusal.code), topic=topic, reason=refusal.reason)
             now = int(self._clock())

@@ -140,6 +140,10 @@ class HubLink(BlockPublisher):
         """Retain an encoded bundle on one of the hub's own topics."""
         self._link.publish(topic, payload, retain=True, content_type=MSGPACK)
 
+    def clear_state(self, node: str) -> None:
+        """Take a forgotten node's state out of the broker's memory."""
+        self._link.publish(self.topics.state(node), b"", retain=True)
+
     def publish_insight(self, document: MergedWindow | Drift | Alert, *, retain: bool = False) -> None:
         """Publish JSON for analytics consumers."""
         match document:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 
 from hub.core.enrol.enrolment import Roll
 from hub.core.publish.metadata_expiry import severity_of
+from hub.database.device_lives import DeviceLives
 from hub.database.enrolments import CertificateRow, Enrolments
 from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
@@ -56,8 +57,8 @@ class Enrolling:
         self.roll = Roll(required=settings.enrolment == "required")
         self._directory, self._settings, self._notes = directory, settings, notes
         self._wall, self._monotonic, self._revoked = wall, monotonic, revoked
-        self._enrolments = Enrolments(store.database)
-        self._revision = 0
+        self._enrolments, self._lives = Enrolments(store.database), DeviceLives(store.database)
+        self._revision = self._life_revision = 0
         self._looked_at = float("-inf")
         self._warned: dict[str, str] = {}
         self._authority, self._listed = authority, False
@@ -135,6 +136,11 @@ class Enrolling:
                 if self._has_read and standing.revoked_at is not None and not was:
                     log.info("enrolment.revoked", node=standing.node)
                     self._revoked(standing.node)
+        self._life_revision, lives = self._lives.changed_since(self._life_revision)
+        for life in lives:
+            if self.roll.take_life(life) and self._has_read:
+                log.info("node.left", node=life.node, state=life.state)
+                self._revoked(life.node)
 
     def _renew_own(self, *, always: bool) -> None:
         """Renew the hub's own certificates, which must not be what keeps a fleet from coming back."""

@@ -98,7 +98,7 @@ class Controller:
             progress, text = self._obey(command)
             changed = progress != self._progress.get(command.model)
             if changed:
-                self._sign(progress, text)
+                self._sign(progress, text, actor=command.actor)
         except Refused as refusal:
             log.warning("command.refused", kind=command.kind, model=command.model, code=str(refusal.code), reason=refusal.reason)
             self._store.finish_command(command.id, ok=False, text=refusal.reason, code=str(refusal.code))
@@ -244,14 +244,14 @@ class Controller:
 
     # Durability
 
-    def _sign(self, progress: core.Progress, text: str) -> None:
+    def _sign(self, progress: core.Progress, text: str, *, actor: str | None = None) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
         rollout = progress.rollout
         self._repository.set_rollout(rollout.model, codec.encode(rollout), rollouts=self._signer, now=now)
         log.info("rollout.signed", model=rollout.model, serial=rollout.serial, state=rollout.state, percent=rollout.percent)
-        self._keep(progress, text)
+        self._keep(progress, text, actor=actor)
 
-    def _keep(self, progress: core.Progress, text: str) -> None:
+    def _keep(self, progress: core.Progress, text: str, *, actor: str | None = None) -> None:
         rollout, tally = progress.rollout, progress.tally
         self._store.put_rollout_row(
             RolloutRow(
@@ -270,6 +270,7 @@ class Controller:
                 updated_at=int(self._wall()),
             ),
             happened=text,
+            actor=actor,
         )
         self._progress[rollout.model] = progress
 

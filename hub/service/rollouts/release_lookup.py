@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from hub.core.drift import accuracy
 from hub.core.publish.signature_compatibility import Signature
 from hub.publish.block_store import BlockStore
@@ -13,6 +15,8 @@ from schemas.errors import Code, Refused
 from schemas.manifest import Block, Manifest, blocks_of
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef
+
+log = structlog.get_logger()
 
 LISTS_KEPT = 8  # block lists of variants, kept decoded: those of a rollout and its fallback, with room
 
@@ -112,16 +116,22 @@ class Releases:
         self._generation = generation
         for (model, version), digest in self._repository.listed().items():
             if digest not in self._manifests:
-                self._take(self._repository.kept_manifest(model, version))
+                self._take(model, version)
         removed = self._repository.removed()
-        self._removed = {name: self._removed.get(name) or self._take(self._repository.kept_manifest(*name)) for name in removed}
+        self._removed = {name: self._removed.get(name) or self._take(*name) for name in removed}
 
-    def _take(self, document: bytes) -> bytes:
+    def _take(self, model: str, version: str) -> bytes:
+        document = self._repository.kept_manifest(model, version)
         digest = sha256(document)
-        if digest not in self._manifests:
+        if digest in self._manifests:
+            return digest
+        try:
             manifest = self._manifests[digest] = codec.decode(Manifest, document)
-            if manifest.accuracy is not None:
-                self._accuracies[accuracy.stream_of(digest)] = accuracy.of_accuracy(manifest)
+        except Refused as refusal:  # A newer hub published it. Nothing can be asked of it here; the others are as good.
+            log.error("manifest.refused", model=model, version=version, code=refusal.code, reason=refusal.reason)
+            return digest
+        if manifest.accuracy is not None:
+            self._accuracies[accuracy.stream_of(digest)] = accuracy.of_accuracy(manifest)
         return digest
 
     def _part(self, part: Block) -> bytes:

@@ -13,12 +13,14 @@ from hub.core.drift.windows import Reader, Taken
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
 from hub.core.rollouts.listening import Listened
+from hub.database.device_lives import DeviceLives
 from hub.database.hearing import Hearing
 from hub.database.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import ReceiptArrived, StateArrived, WindowArrived
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
+from hub.service.telemetry.duplicate_nodes import DuplicateNodes
 from hub.signing.device_signatures import verify_receipt
 from schemas import codec
 from schemas.accuracy import About
@@ -41,7 +43,7 @@ SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made dura
 
 
 class Ingest:
-    """Everything that comes from nodes, and the fleet that it makes."""
+    """Take in everything that comes from nodes, and make the fleet of it."""
 
     def __init__(
         self,
@@ -60,6 +62,9 @@ class Ingest:
     ) -> None:
         self._listening, self._hearing = listening, Hearing(store.database)
         self._store, self._notes, self._releases, self._clock = store, notes, releases, clock
+        self._lives = DeviceLives(store.database)
+        self._duplicates = DuplicateNodes(self._lives, notes, clock=clock, listening=listening)
+        self.to_clear: set[str] = set()  # forgotten nodes whose retained state is still at the broker
         self._look = look  # brings the roll up to date
         self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
         self._window_rows_max = window_rows_max
@@ -88,7 +93,8 @@ class Ingest:
         for kept in reversed(self._store.receipts()):
             if kept.node in self.nodes:
                 receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
-                self.nodes[kept.node] = fleet.fold_receipt(self.nodes[kept.node], receipt, received_at=kept.received_at)
+                node = fleet.fold_receipt(self.nodes[kept.node], receipt, received_at=kept.received_at, is_new=True)
+                self.nodes[kept.node] = node
         for model, cohort in self._store.count_open_intervals():
             self._open[model, cohort] = set()
 
@@ -108,7 +114,13 @@ class Ingest:
             self._heard.add(name)
 
     def forget(self, name: str) -> None:
-        """Forget a node that was revoked: no rollout waits for it any more."""
+        """Forget a node that was revoked, forgotten or replaced: no rollout waits for it any more."""
+        if self._roll.forgotten(name) is not None:
+            self.to_clear.add(name)
+        if not self._roll.is_revoked(name) or self._roll.forgotten(name) is not None:
+            self._lives.erase(name)  # once more: this hub may have kept a report after the operator's command
+        self._duplicates.forget(name)
+        self._early = self._store.early_receipts()  # without those of a name that was forgotten or replaced
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
             self._seen.discard(name)
@@ -121,10 +133,15 @@ class Ingest:
             Refused: a reserved name, another key, one node too many, revoked, or not enrolled where that is required.
         """
         name, now = event.state.node, int(self._clock())
+        old = event.message.retained or not self._listening.runs
         known = self.nodes.get(name)
         if known is None or event.state.public_key not in {b"", known.public_key}:
-            self._look()  # it was perhaps enrolled a moment ago
-        self._roll.check_state(event.state)
+            self._look()  # it was perhaps enrolled a moment ago, or let out
+            known = self.nodes.get(name)
+        if self._roll.forgotten(name) is not None:
+            self.to_clear.add(name)
+            self._report_forgotten(name, speaks=event.state.status != "lost" and not old)
+        self._roll.check_state(event.state, now=now)
         if name not in self.nodes and len(self.nodes) >= NODES_MAX:
             raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
         self._report_ledger(event.state)
@@ -132,19 +149,32 @@ class Ingest:
         if known is not None and keys:
             # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
             known = replace(known, public_key=event.state.public_key or keys[0]) if known.public_key in keys else None
-        old = event.message.retained or not self._listening.runs
+        self._duplicates.follow(event)
         node = fleet.fold_state(known, event.state, now=now, listened=self._listening.seconds, old=old)
         if node is not None and keys:
             node = replace(node, public_key=keys[0])
         if node is None or node == self.nodes.get(name):
             return
-        self._store.upsert_node(_row(node))
+        if known is None and (name in self.nodes or self._roll.is_expected(name)):
+            self._lives.take_place(_row(node))  # what the device before has signed counts no more
+        else:
+            self._store.upsert_node(_row(node))
         self.nodes[name] = node
         self._seen.discard(name)
         self._heard.add(name)
         self._report_silence(node, now)
         if node.public_key:
             self._take_early(name)
+
+    def _report_forgotten(self, name: str, *, speaks: bool) -> None:
+        """Report once that a forgotten node still speaks; what the broker kept of it is no sign of that."""
+        life = self._roll.forgotten(name)
+        if life is not None and life.reported_at is None and speaks:
+            now = int(self._clock())
+            self._lives.mark_reported(name)
+            self._roll.take_life(replace(life, reported_at=now))
+            text = f"node {name} was forgotten and still speaks: switch the device off, or let it in by `fleetcast nodes replace {name}`"
+            self._notes.alert(Alert(kind="refused", at=now, node=name, code=str(Code.NODE_FORGOTTEN), text=text))
 
     def _report_ledger(self, after: State) -> None:
         """Report a privacy ledger that has shrunk: it only grows, so an old copy was put back, with its witness, unknown to the node."""
@@ -196,15 +226,19 @@ class Ingest:
         fresh = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
         for (receipt, _), is_fresh in zip(taken, fresh, strict=True):
             if is_fresh and receipt.node in self.nodes:  # it may have been revoked a moment ago
-                self.nodes[receipt.node] = fleet.fold_receipt(self.nodes[receipt.node], receipt, received_at=now, heard_at=heard_at)
+                node = fleet.fold_receipt(self.nodes[receipt.node], receipt, received_at=now, heard_at=heard_at, is_new=True)
+                self.nodes[receipt.node] = node
                 self._seen.add(receipt.node)
                 self._heard.add(receipt.node)
-                if receipt.outcome == "refused":
+                if receipt.code == Code.NODE_DUPLICATE:
+                    self._duplicates.sign(receipt.node)
+                elif receipt.outcome == "refused":
                     self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
 
     def _check(self, name: str) -> None:
         if not self._roll.counts(name):
             self._look()
+        self._report_forgotten(name, speaks=self._listening.runs)
         self._roll.check(name)
 
     def _verified(self, node: fleet.Node, sealed: SealedReceipt) -> Receipt:
@@ -312,6 +346,7 @@ class Ingest:
         for early in [one for one in self._early if one.at + EARLY_SECONDS <= now][:AT_ONCE_MAX]:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
             self._drop_early(early)
+        self._duplicates.tick()
         if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
             silent = self._fell_silent()
             for node in silent:

@@ -27,7 +27,7 @@ class Manifests:
         """Write a verified release's manifest down."""
         path = self._path(release.digest)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._artifacts.make_folder(path.parent)
             durable.write(path, release.document)
         self._known[release.digest] = release.manifest
 

@@ -19,6 +19,7 @@ from node.serving.server import Server
 from node.settings import NodeSettings
 from node.trust.tuf_client import View
 from schemas.limits import TEXT_MAX
+from schemas.names import sha256
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -50,7 +51,7 @@ class StatusWriter:
         self._answered_at = self._started_at
         self._online, self._reason, self._error = False, "not connected yet", ""
         self._error_at: int | None = None
-        self._denied = 0
+        self._denied = self._short_connections = 0
         self.read_only = ""  # why nothing can be written
         self._certificate_expires: int | None = None
         self._loaded: dict[bytes, int | None] = {}
@@ -71,8 +72,9 @@ class StatusWriter:
         self._denied = 0
         self._turn(True, "")
 
-    def disconnected(self, reason: str) -> None:
-        """Take in that the connection ended, or could not be made."""
+    def disconnected(self, reason: str, *, short_connections: int = 0) -> None:
+        """Take in that the connection ended, or could not be made; `short_connections` ended in a row before they had lasted."""
+        self._short_connections = short_connections or self._short_connections
         self._turn(False, reason)
 
     def denied(self, filters: int) -> None:
@@ -149,11 +151,13 @@ class StatusWriter:
             written_at=int(self._wall()),
             ended_at=ended_at,
             listen=self._listen,
+            key=sha256(state.public_key),
             online=self._online and ended_at is None,
             since=self._since,
             reason=self._reason,
             session=state.session,
             denied=self._denied,
+            short_connections=self._short_connections,
             link=state.link or "free",
             certificate_expires=self._certificate_expires,
             root_version=state.root_version,

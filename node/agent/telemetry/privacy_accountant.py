@@ -6,6 +6,7 @@ is believed no more: nothing of what happened before a day has passed leaves the
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -32,6 +33,8 @@ class PrivacyAccountant:
 
     def __init__(self, store: NodeStore, witness: Path, *, rho_day_max: float, clock: WallClock) -> None:
         self._store, self._witness, self._rho_day_max, self._clock = store, witness, rho_day_max, clock
+        with suppress(OSError):  # Once, at the start: a data folder that is away later must not be made again in its own place.
+            witness.parent.mkdir(parents=True, exist_ok=True)
         self._sealed: Witness | None = None
         self._check()
 
@@ -88,7 +91,6 @@ class PrivacyAccountant:
         self._sealed = end
 
     def _write(self, end: Witness) -> None:
-        self._witness.parent.mkdir(parents=True, exist_ok=True)
         durable.write(self._witness, f"{end.number} {end.head.hex()}\n".encode())
 
     def _check(self) -> None:

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 
 import structlog
 
+from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.slots import Slots
 from node.agent.reports.standing_findings import StandingFindings
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.core.trust import clock as clocks
-from node.host.time_zone import system_zone, zone_of
 from node.settings import NodeSettings
 from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
@@ -75,7 +75,7 @@ class TrustState:
             self._find_refused(self.view)
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
 
-    def take_trust(self, bundle: TrustBundle) -> None:
+    def take_trust(self, bundle: TrustBundle, *, carried: bool = False) -> None:
         """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
         self._look_at_clock()  # so that the clock by which a message is judged is known when it is put off
         floor = self._store.fact("clock_floor")
@@ -85,7 +85,7 @@ class TrustState:
         except Refused as refusal:
             if refusal.code is Code.DISK_FULL:
                 raise  # the bundle is good: it is taken once there is room
-            self._refused(refusal, TRUST)
+            self._refused(refusal, TRUST, carried=carried)
         except FolderGoneError as error:
             self._folder_gone(error, TRUST)
         except Unreachable as error:
@@ -101,7 +101,7 @@ class TrustState:
             self._apply_parameters()
             self._requests.settled(TRUST)
 
-    def take_model(self, bundle: ModelBundle) -> None:
+    def take_model(self, bundle: ModelBundle, *, carried: bool = False) -> None:
         """Take a model's releases from the hub, or from a stick."""
         model = bundle.model
         self._look_at_clock()
@@ -122,7 +122,7 @@ class TrustState:
             if refusal.code is Code.DISK_FULL:
                 raise
             self._pending.pop(model, None)
-            self._refused(refusal, model)
+            self._refused(refusal, model, carried=carried)
         except FolderGoneError as error:
             self._folder_gone(error, model)
         except Unreachable as error:
@@ -165,13 +165,14 @@ class TrustState:
         for model, refusal in view.refused.items():
             self._findings.put("rollout", model, [refusal])
 
-    def _refused(self, refusal: Refused, name: str) -> None:
+    def _refused(self, refusal: Refused, name: str, *, carried: bool) -> None:
         if refusal.code is Code.TRUST_EXPIRED:  # perhaps it is the clock that is wrong, and not the message
             self._requests.put_off(name)
         else:
             self._requests.settled(name)
         self._refusal(refusal, name)
-        self._findings.put("trust" if name == TRUST else "model", name, [refusal])
+        if not carried:  # Nobody can say when an old stick is no trouble any more.
+            self._findings.put("trust" if name == TRUST else "model", name, [refusal])
 
     def _folder_gone(self, error: FolderGoneError, name: str) -> None:
         log.error("trust.folder_lost", reason=str(error))
@@ -195,8 +196,8 @@ class TrustState:
                 continue
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
             try:
-                self.take_trust(brought.trust)
-                self.take_model(brought.model)
+                self.take_trust(brought.trust, carried=True)
+                self.take_model(brought.model, carried=True)
             except Exception as error:  # it is looked at again: at once where the disk was full, later where a fault of ours may stay
                 del self._seen[release]
                 if not isinstance(error, Refused):

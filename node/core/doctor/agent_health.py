@@ -35,12 +35,14 @@ class AgentStatus(Fact):
     written_at: Seconds
     ended_at: Seconds | None = None  # Set by an agent that ended in order.
     listen: Line  # where local programs ask
+    key: Digest | None = None  # SHA-256 of the device's public key, by which an operator lets new hardware in.
 
     online: bool
     since: Seconds  # the agent is connected, or is not
     reason: Line = ""  # why not, or why it was not the last time
     session: Count = 0
     denied: Count = 0  # subscriptions, since it is connected
+    short_connections: Count = 0  # Connections in a row that the broker accepted and that ended soon.
     link: LinkClass = "free"
     certificate_expires: Seconds | None = None
 
@@ -60,6 +62,7 @@ class AgentStatus(Fact):
 
     supervised: bool = False  # started by a service manager
     inherited: bool = False  # its socket is the service manager's
+    superseded: bool = False  # Set by the next agent at its start, until its own first status.
     watchdog_seconds: float | None = None
 
 
@@ -77,7 +80,7 @@ def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
     """Return how a node is by its last status. A node without a broker is well: it serves what it has."""
     if not running:
         return Verdict.NOT_RUNNING
-    if status is None or status.ended_at is not None:
+    if status is None or status.ended_at is not None or status.superseded:
         return Verdict.IDLE  # it has only just begun
     if abs(now - status.written_at) > SILENT_SECONDS_MAX:
         return Verdict.NOT_TURNING
@@ -87,6 +90,11 @@ def judge(status: AgentStatus | None, *, running: bool, now: int) -> Verdict:
     alive = {worker.digest for worker in status.workers if worker.pid is not None}
     answers = status.written_at - status.answered_at <= SILENT_SECONDS_MAX
     return Verdict.SERVING if answers and alive.issuperset(served) else Verdict.NOT_SERVING
+
+
+def superseded(status: AgentStatus) -> AgentStatus:
+    """Return what is left of a status once another agent has begun: neither a connection nor a worker."""
+    return status.model_copy(update={"superseded": True, "online": False, "workers": ()})
 
 
 def is_stale(expires: int | None, *, wall: int, floor: int) -> bool:

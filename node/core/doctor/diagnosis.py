@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN
 from node.core.doctor.agent_health import SILENT_SECONDS_MAX, AgentStatus, is_stale
 from node.core.doctor.findings import Finding, Trouble
 from node.core.trust.clock import BUILD_TIME, SKEW_SECONDS_MAX
@@ -268,6 +269,8 @@ def login(facts: Facts) -> Iterator[Finding]:
 def _connection(status: AgentStatus, now: int) -> Iterator[Finding]:
     if "taken over" in status.reason.lower():
         yield Finding(Trouble.BROKER_TAKEN_OVER, f"the broker ended our connection: {status.reason}")
+    elif status.short_connections >= SHORT_CONNECTIONS_MIN and not (status.online and now - status.since >= LASTING_SECONDS):
+        yield Finding(Trouble.BROKER_SHORT, f"the last {status.short_connections} connections to the broker ended soon after they began")
     if not status.online:
         return
     if status.denied:

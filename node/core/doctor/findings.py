@@ -53,6 +53,7 @@ class Trouble(StrEnum):
     BROKER_DENIES = "broker.denies_subscription"
     BROKER_EMPTY = "broker.nothing_retained"
     BROKER_TAKEN_OVER = "broker.session_taken_over"
+    BROKER_SHORT = "broker.short_connections"
     RUNTIME_ABSENT = "runtime.absent"
     RUNTIME_UNLOADABLE = "runtime.unloadable"
     MEMORY_SHORT = "memory.too_small"
@@ -136,6 +137,10 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
         "see that the hub runs, that `fleet` is spelt alike, and that the broker lets this node read the topic",
     ),
     Trouble.BROKER_TAKEN_OVER: ("trouble", "find the other device with this id, and give one of them a name and a certificate of its own"),
+    Trouble.BROKER_SHORT: (
+        "trouble",
+        "look for another device with this id (`fleetcast nodes` at the hub names it), then at the link and at the broker's log",
+    ),
     Trouble.RUNTIME_ABSENT: (
         "trouble",
         "install the package that the line names, or else the extra that runs this model, such as fleetcast[llm]; restart the node",

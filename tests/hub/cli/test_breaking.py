@@ -107,7 +107,7 @@ def serves(made: Made, node: str, version: str) -> None:
     """Have a node's report in the hub's database: it serves this release."""
     digest = sha256(Repository(made.fleet / "trust").manifest("m", version))
     slot = Slot(model="m", state="active", serving=digest, serving_version=version, variant="default")
-    profile = Profile(arch="x86_64", cores=1, memory_bytes=2**30, runtimes=("onnx",), providers=("CPUExecutionProvider",))
+    profile = Profile(arch="x86_64", cores=1, memory_bytes=2**30, runtimes=("onnx", "files"), providers=("CPUExecutionProvider",))
     state = State(node=node, session=1, status="online", at=1, public_key=b"k", profile=profile, slots=(slot,))
     store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
     store.upsert_node(NodeRow(node, 1, "online", 1, codec.encode(state), b"k", ""))

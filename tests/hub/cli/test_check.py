@@ -211,8 +211,8 @@ def test_a_release_file_is_checked_as_it_would_be_published_and_that_check_count
     (tmp_path / "release.toml").write_text(RELEASE)
 
     checked = made.run("check", str(tmp_path / "release.toml"), "--profile", "gateway,tiny", "--json")
-    published = made.run("publish", str(tmp_path / "release.toml"), "--json")
-    started = start(made, "3.0.0", "--require-check")
+    published = made.run("publish", str(tmp_path / "release.toml"), "--breaking", "--json")
+    started = start(made, "3.0.0", "--require-check", "--breaking")
 
     rows = rows_of(checked)
     assert checked.returncode == 0, checked.stdout + checked.stderr

@@ -5,6 +5,7 @@ The releases are of files, so that workers start quickly. Whoever lives on after
 
 import os
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,15 @@ def release(version: str) -> Release:
 
 
 class Life:
-    """One process's share of the slots' life in a folder."""
+    """One process's share of the slots' life in a folder.
 
-    def __init__(self, folder: Path, *, kill_at: int | None) -> None:
+    `kill_at`: the write before which it dies by SIGKILL. `keep`: a folder that gets a copy of the life's folder as it is before each write,
+    by the write's number: what SIGKILL would leave there, without a life for each.
+    """
+
+    def __init__(self, folder: Path, *, kill_at: int | None, keep: Path | None = None) -> None:
         self.site = Site(folder, CONTENTS, lost=frozenset({BROKEN}), faster=FASTER)
-        self.writes, self._kill_at, self._within = 0, kill_at, False
+        self.writes, self._kill_at, self._keep, self._within = 0, kill_at, keep, False
         self.site.store._db.set_trace_callback(self._count)
 
     def _count(self, statement: str) -> None:
@@ -47,6 +52,8 @@ class Life:
         within, self._within = self._within, statement == "BEGIN IMMEDIATE" or (self._within and statement != "COMMIT")
         if statement in {"BEGIN IMMEDIATE", "COMMIT"} or (statement.startswith(WRITES) and not within):
             self.writes += 1
+            if self._keep is not None:  # by another process: were this one to close the database's file, SQLite's locks would be gone
+                subprocess.run(["cp", "-a", self.site.folder, self._keep / str(self.writes)], check=True)
             if self.writes == self._kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -84,9 +91,9 @@ class Life:
                     os.kill(process_id, signal.SIGKILL)
 
 
-def live(folder: Path, kill_at: int | None, writes: Any = None) -> None:
+def live(folder: Path, kill_at: int | None = None, keep: Path | None = None, writes: Any = None) -> None:
     """What a process of its own runs."""
-    life = Life(folder, kill_at=kill_at)
+    life = Life(folder, kill_at=kill_at, keep=keep)
     life.live()
     if writes is not None:
         writes.value = life.writes

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,6 @@ from fleetcast.build_version import software
 from fleetcast.mqtt_connection import Message, Published
 from hub.signing import tuf_repository
 from node.core.doctor import diagnosis
-from node.core.doctor.agent_health import AgentStatus
 from node.core.doctor.findings import Trouble
 from node.host.pidfile import read_status
 from schemas import codec
@@ -23,6 +21,7 @@ from schemas.topics import Topics
 from tests import brokers
 from tests.broker.client import Client
 from tests.node.agent.test_loop import agent, running, until
+from tests.node.core.doctor.test_diagnosis import WELL
 from tests.node.trust.test_refused_alone import changed
 from tests.trust_fleet import Fleet, manifest, rollout
 
@@ -105,8 +104,8 @@ def test_a_node_reports_what_it_refuses_until_it_understands_it_again(embedded: 
 
     with closing(hub.client.link), running(node):
         refused = reported(hub, lambda state: bool(state.findings))
-        status = read_status(tmp_path / "data")
-        doctor = [one.code for one in diagnosis.reported(facts_of(status))]
+        until(lambda: (status := read_status(tmp_path / "data")) is not None and bool(status.findings))
+        doctor = [one.code for one in diagnosis.reported(replace(WELL, status=read_status(tmp_path / "data")))]
         hub.fleet.roll("1.0.0", serial=2, model="other")
         hub.say("1.0.0")
         mended = reported(hub, lambda state: state.findings == ())
@@ -146,7 +145,3 @@ def reported(hub: NewerHub, wanted: Callable[[State], bool]) -> State:
             state = codec.decode(State, message.payload)
             if wanted(state):
                 return state
-
-
-def facts_of(status: AgentStatus | None) -> Any:
-    return SimpleNamespace(status=status, running=True)

@@ -167,6 +167,21 @@ def test_a_data_folder_that_is_away_is_not_made_again_and_trust_goes_on_when_it_
     assert trust.accept(bundle, now=fleet.now).root_version == 1
 
 
+def test_a_node_whose_data_was_moved_away_follows_at_once_when_it_is_started(scene: Scene) -> None:
+    scene.roll("1.0.0")
+    first = scene.agent()
+    with running(first):
+        until(lambda: wants(first) == "1.0.0")
+        first._link._link.drop()  # as a kill would: the broker keeps the session for ten minutes
+    scene.data.rename(scene.data.with_name("away"))
+
+    second = scene.agent()
+    with running(second):
+        until(lambda: wants(second) == "1.0.0")
+
+    assert first._store is not second._store
+
+
 @pytest.mark.parametrize("kind", ["trust", "model"])
 def test_a_message_whose_handling_raised_is_asked_for_again(scene: Scene, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.roll("1.0.0")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from node.core.doctor.agent_health import AgentStatus
-from node.host.pidfile import STATUS_NAME, alone, is_locked, read_status, write_status
+from node.core.doctor.agent_health import AgentStatus, Verdict, WorkerProcess, judge
+from node.host.pidfile import STATUS_NAME, alone, is_locked, read_status, supersede_status, write_status
 from schemas.errors import Code, Refused
+from schemas.state import Slot
 
 HOLD = """
 import sys, time
@@ -78,3 +79,23 @@ def test_a_status_that_is_none_of_ours_is_none(tmp_path: Path, content: str) -> 
     (tmp_path / STATUS_NAME).write_text(content)
 
     assert read_status(tmp_path) is None
+
+
+def test_what_a_killed_agent_left_is_not_taken_for_its_successors_status(tmp_path: Path) -> None:
+    served = Slot(model="m", state="active", serving=bytes(32), serving_version="1.0.0")
+    worker = WorkerProcess(digest=bytes(32), pid=8)
+    write_status(tmp_path, STATUS.model_copy(update={"online": True, "slots": (served,), "workers": (worker,)}))
+
+    supersede_status(tmp_path)
+
+    left = read_status(tmp_path)
+    assert left is not None
+    assert (left.online, left.workers, left.slots, left.ended_at) == (False, (), (served,), None)
+    assert judge(left, running=True, now=2) is Verdict.IDLE
+    assert judge(left, running=False, now=2) is Verdict.NOT_RUNNING
+
+
+def test_where_no_status_was_left_none_is_made(tmp_path: Path) -> None:
+    supersede_status(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,7 @@ from node.core.inference.oip import BODY_BYTES_MAX, JSON_BYTES_MAX
 from node.serving import worker_pool
 from node.serving.activation import Prepared
 from node.serving.server import Listen, Server
+from node.workers.worker_handle import Load, Worker
 from schemas.errors import Code, Refused
 from schemas.manifest import Limits, Tensor
 from tests.hub.hubs import until
@@ -429,3 +430,19 @@ def one_row_model() -> bytes:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 5]) for name in ("X", "variable")]
     graph = helper.make_graph([helper.make_node("Add", ["X", "X"], ["variable"])], "g", value[:1], value[1:])
     return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+
+
+def test_only_what_is_loaded_beside_something_served_waits_for_an_idle_moment(
+    running: Any, stage: Callable[..., Any], regressors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, urgencies = Worker.start, list[bool]()
+
+    async def watched(load: Load, *, urgent: bool = False) -> Worker:
+        urgencies.append(urgent)
+        return await start(load, urgent=urgent)
+
+    monkeypatch.setattr(Worker, "start", watched)
+    for version, model in (("1.0.0", regressors.linear), ("2.0.0", regressors.forest)):
+        running.serve(stage(version, model.onnx))
+
+    assert urgencies == [True, False]  # a device that answers nobody yet has nobody to keep waiting

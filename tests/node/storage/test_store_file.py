@@ -140,3 +140,20 @@ def test_a_disk_that_fills_up_refuses_a_transaction_and_takes_the_next_one(disk:
 
     assert store.count_waiting("receipt") == 1
     store.close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_in_the_files_place_is_kept_aside_and_a_new_file_begun(tmp_path: Path, again: bool) -> None:
+    path = tmp_path / "node.sqlite"
+    for _ in range(1 + again):
+        path.mkdir()
+        (path / "left").write_text("by somebody")
+        store = NodeStore.of_agent(path)
+
+        assert (store.is_new, bool(store.damage), store.stuck, store.next("session")) == (True, True, "", 1)
+        store.close()
+        if again:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    assert (tmp_path / "node.sqlite.damaged" / "left").read_text() == "by somebody"

@@ -53,8 +53,35 @@ def test_a_will_of_the_present_session_says_lost_and_keeps_what_the_node_said() 
     assert (lost.status, lost.state.cohort, lost.last_seen, lost.public_key) == ("lost", "nyc", 2000, KEY)
 
 
-def test_an_older_sessions_state_is_ignored() -> None:
-    assert fold_state(known(state(session=3)), state(session=2), now=2001, listened=Listened(2001.0)) is None
+def test_an_older_sessions_state_is_ignored_where_the_broker_kept_it() -> None:
+    assert fold_state(known(state(session=3)), state(session=2), now=2001, listened=Listened(2001.0), old=True) is None
+
+
+@pytest.mark.parametrize("before", [3, 2**53])
+def test_a_node_that_speaks_just_now_is_there_whatever_its_session(before: int) -> None:
+    node = fold_state(known(state(session=before, status="disconnected")), state(session=2), now=2001, listened=Listened(2001.0))
+
+    assert node is not None
+    assert (node.status, node.session) == ("online", 2)
+
+
+def test_an_absurd_session_shuts_out_not_even_what_the_broker_kept() -> None:
+    assert known(state(session=2**53), state(session=2)).session == 2
+    assert fold_state(known(state(session=2**53)), state(session=2), now=2001, listened=Listened(2001.0), old=True) is not None
+
+
+def test_a_will_of_an_absurd_session_raises_no_session() -> None:
+    lost = known(state(session=2), state(session=2**53, status="lost"))
+
+    assert (lost.status, lost.session) == ("lost", 2)
+    assert known(state(session=2), state(session=2**53, status="lost"), state(session=3)).status == "online"
+
+
+def test_a_receipt_that_never_came_before_counts_whatever_its_number() -> None:
+    node = fold_receipt(known(state()), receipt(40, "serving", ONE), received_at=1)
+
+    assert fold_receipt(node, receipt(1, "serving", TWO), received_at=2, is_new=True).serving["delay"].digest == TWO
+    assert fold_receipt(node, receipt(1, "serving", TWO), received_at=2).serving["delay"].digest == ONE
 
 
 def test_a_polite_goodbye_is_not_turned_into_a_loss() -> None:

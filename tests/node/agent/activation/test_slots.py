@@ -15,12 +15,14 @@ from tests.node.agent.sites import SECONDS_MAX
 from tests.warm import FORKS  # a clean process that has imported everything forks each life: no threads of ours, and no second of imports
 
 AT_ONCE = 2
+SHARES = 4  # so that several processes of tests can share the work
+KILLED_EACH = 8  # one write of so many is met by a real SIGKILL, the others by a copy of what it would have left
 
 
-def live(folder: Path, kill_at: int | None) -> tuple[int | None, int]:
+def live(folder: Path, *, kill_at: int | None = None, keep: Path | None = None) -> tuple[int | None, int]:
     """How the process ended, and how often it wrote."""
     writes = FORKS.Value("i", 0)
-    process = FORKS.Process(target=lives.live, args=(folder, kill_at, writes))
+    process = FORKS.Process(target=lives.live, args=(folder, kill_at, keep, writes))
     process.start()
     process.join(4 * SECONDS_MAX)
     return process.exitcode, writes.value
@@ -46,19 +48,23 @@ def check_end(folder: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_killed_at_any_write_the_slots_go_on_to_the_same_end(tmp_path: Path) -> None:
-    assert live(tmp_path / "whole", None)[0] == 0
+@pytest.mark.parametrize("share", range(SHARES))
+def test_killed_at_any_write_the_slots_go_on_to_the_same_end(share: int, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    exit_code, writes = live(tmp_path / "whole", keep=kept)
+    assert exit_code == 0
     check_end(tmp_path / "whole")
-    _, writes = live(tmp_path / "count", None)
 
     def killed_at(number: int) -> None:
-        folder = tmp_path / f"killed-{number}"
-        exit_code, _ = live(folder, number)
-        assert exit_code == -signal.SIGKILL, f"write {number}: {exit_code}"
-        assert live(folder, None)[0] == 0, f"killed at write {number}, it did not go on"
+        folder = kept / str(number)
+        if (number // SHARES + 2 * share) % KILLED_EACH == 0:
+            folder = tmp_path / f"killed-{number}"
+            assert live(folder, kill_at=number)[0] == -signal.SIGKILL, f"write {number}"
+        assert live(folder)[0] == 0, f"killed at write {number}, it did not go on"
         check_end(folder)
 
     assert writes > 40
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for done in [pool.submit(killed_at, number) for number in range(1, writes + 1)]:
+        for done in [pool.submit(killed_at, number) for number in range(1, writes + 1) if number % SHARES == share]:
             done.result()

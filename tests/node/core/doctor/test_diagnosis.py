@@ -14,6 +14,7 @@ from node.core.doctor.diagnosis import Certificate, Facts, Folder, Login, Road, 
 from node.core.doctor.findings import TABLE, Trouble
 from node.core.trust.clock import BUILD_TIME
 from schemas.errors import Code
+from schemas.state import Finding as Sent
 from schemas.state import Slot
 
 DAY = 86_400
@@ -130,6 +131,9 @@ CASES: list[tuple[Facts, Trouble]] = [
     (login(arrived=False), Trouble.BROKER_EMPTY),
     (agent(root_version=0, expires=None), Trouble.BROKER_EMPTY),
     (agent(online=False, reason="Session taken over"), Trouble.BROKER_TAKEN_OVER),
+    (agent(findings=(Sent(kind="rollout", model="delay", code="schema.unsupported", reason="why"),)), Trouble.DOCUMENT_REFUSED),
+    (agent(findings=(Sent(kind="site", code="settings.invalid", reason="link_file has 'Metred'"),)), Trouble.SITE_FILE),
+    (agent(online=False, reason="Unspecified error", short_connections=4), Trouble.BROKER_SHORT),
     (replace(WELL, runtimes=("files",)), Trouble.RUNTIME_ABSENT),
     (replace(WELL, unloadable={"llama": "libgomp.so.1 is not installed"}), Trouble.RUNTIME_UNLOADABLE),
     (replace(WELL, memory_bytes=150 * MIB), Trouble.MEMORY_SHORT),

@@ -1,4 +1,4 @@
-"""Find the site's time zone, in which budgets have their days and hours."""
+"""Find time zones: one by its name, and the one that this machine is set to."""
 
 import os
 from datetime import UTC, datetime, tzinfo

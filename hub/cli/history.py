@@ -1,0 +1,45 @@
+"""`fleetcast history`: who changed the fleet, when and how, the newest first."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hub.cli.options import dir_option, json_option, open_store, show
+from hub.cli.time_arguments import MOMENT, iso
+from hub.database.rows import EventRow
+
+READ_MAX = 100_000  # the database keeps no more events
+
+
+@click.command()
+@click.option("--model", default=None, help="Show only changes of this model.")
+@click.option("--node", default=None, help="Show only changes of this node.")
+@click.option("--since", type=MOMENT, default=None, help="Show only changes since then: 2026-11-26, 2026-11-26T11:20, or 24h, 7d, 2w ago.")
+@click.option("--limit", type=click.IntRange(1, READ_MAX), default=100, show_default=True, help="Number of changes to show.")
+@dir_option
+@json_option
+def history(model: str | None, node: str | None, since: int | None, limit: int, directory: Path, as_json: bool) -> None:
+    """Show who changed the fleet, and how: the newest first.
+
+    Releases, rollouts, enrolments, certificates, devices that were forgotten or replaced. The actor is the name that was given by --actor,
+    else the system user's; `hub` where the hub went on by itself.
+
+    \b
+    Examples:
+      fleetcast history
+      fleetcast history --model delay --since 7d
+      fleetcast history --node gateway-17 --json
+    """
+    found = open_store(directory).changes(since=since, limit=READ_MAX)
+    rows = [_row(one) for one in found if (model is None or one.body.get("model") == model) and (node is None or node in _nodes(one))]
+    show(rows[:limit], ["at", "actor", "kind", "what"], as_json=as_json, empty="Nothing was changed.")
+
+
+def _nodes(event: EventRow) -> tuple[Any, ...]:
+    return event.body.get("node"), event.body.get("name")
+
+
+def _row(event: EventRow) -> dict[str, Any]:
+    named = {name: event.body.get(name) for name in ("model", "version", "serial", "node")}
+    return {"id": event.id, "at": iso(event.at), "actor": event.actor, "kind": event.kind, "what": event.text, **named}

@@ -1,0 +1,157 @@
+"""Keeps what operators have said of devices over their life, such as names that are forgotten, and names that two devices use.
+
+Every method is one transaction, durable when it returns. `revision` rises with every change, so that a running hub reads only what is new.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from hub.core.enrol.enrolment import Life
+from hub.database import tables
+from hub.database.connection import Database, fields, put
+from hub.database.rows import NodeMarks, NodeRow, marks_of
+
+_LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "reported_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """Hold a name that two devices use, from when to when that was seen."""
+
+    node: str
+    since: int
+    last_at: int
+
+
+class DeviceLives:
+    """Read and write the tables of device lives in the hub's database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def forget(self, node: str) -> bool:
+        """Forget a node for good: what it reported goes, and what comes in its name is refused; False when it was forgotten already."""
+        with self._database.write() as db:
+            if _state(db, node) == "forgotten":
+                return False
+            key = db.execute(select(tables.nodes.c.public_key).where(tables.nodes.c.node == node)).scalar()
+            _erase(db, node)
+            self._put(db, node, "forgotten", old_key=key)
+            _event(db, self._database.now(), f"node {node} was forgotten", {"node": node}, self._database.actor)
+        return True
+
+    def expect(self, node: str, *, fingerprint: bytes | None, expires_at: int) -> None:
+        """Let new hardware take a name: the old key is out at once, and the next key that comes (or the one with this digest) is in."""
+        with self._database.write() as db:
+            key = db.execute(select(tables.nodes.c.public_key).where(tables.nodes.c.node == node)).scalar()
+            if not key:  # It was forgotten, or is replaced again: the key that is out stays out.
+                key = db.execute(select(tables.device_lives.c.old_key).where(tables.device_lives.c.node == node)).scalar()
+            _erase(db, node)
+            self._put(db, node, "expected", old_key=key, fingerprint=fingerprint, expires_at=expires_at)
+            _event(db, self._database.now(), f"node {node} waits for new hardware", {"node": node}, self._database.actor)
+
+    def take_place(self, row: NodeRow) -> None:
+        """Take in a node whose key is new: what another device signed in this name counts no more."""
+        with self._database.write() as db:
+            _erase(db, row.node, early=False)
+            put(db, tables.nodes, {"node": row.node}, fields(row))
+            settle(db, row.node)
+            _event(db, self._database.now(), f"node {row.node} has a new key", {"node": row.node}, self._database.actor)
+
+    def erase(self, node: str) -> None:
+        """Delete what a running hub kept of a node between an operator's command and its own look at it."""
+        with self._database.write() as db:
+            _erase(db, node)
+
+    def mark_reported(self, node: str) -> None:
+        """Note that it was reported that a forgotten node still speaks."""
+        with self._database.write() as db:
+            db.execute(update(tables.device_lives).where(tables.device_lives.c.node == node).values(reported_at=self._database.now()))
+
+    def life(self, node: str) -> Life | None:
+        """Return what was said of one node."""
+        found = self._lives(tables.device_lives.c.node == node)
+        return found[0] if found else None
+
+    def changed_since(self, revision: int) -> tuple[int, list[Life]]:
+        """Return what changed at this revision or later, and the newest revision."""
+        table = tables.device_lives
+        with self._database.read() as db:
+            newest = int(db.execute(select(func.max(table.c.revision))).scalar() or 0)
+        return newest, self._lives(table.c.revision >= revision) if newest > revision or revision == 0 else []
+
+    def _lives(self, which: Any) -> list[Life]:
+        table = tables.device_lives
+        found: list[Life] = self._database.rows(Life, select(*[table.c[name] for name in _LIFE_FIELDS]).where(which))
+        return found
+
+    def _put(
+        self,
+        db: Connection,
+        node: str,
+        state: Literal["forgotten", "expected"],
+        *,
+        old_key: bytes | None,
+        fingerprint: bytes | None = None,
+        expires_at: int | None = None,
+    ) -> None:
+        life = Life(node, state, self._database.now(), expires_at, old_key or None, fingerprint)
+        put(db, tables.device_lives, {"node": node}, {**fields(life), "revision": _next_revision(db)})
+
+    def marks(self) -> dict[str, NodeMarks]:
+        """Return what lists show beside what nodes report, by name."""
+        enrolled, lives, two = tables.enrolments.c, tables.device_lives.c, tables.duplicate_nodes.c
+        with self._database.read() as db:
+            return marks_of(
+                revoked=db.execute(select(enrolled.node).where(enrolled.revoked_at.is_not(None))).scalars().all(),
+                forgotten=db.execute(select(lives.node).where(lives.state == "forgotten")).scalars().all(),
+                expected=db.execute(select(lives.node, lives.expires_at).where(lives.state == "expected")).all(),
+                duplicates=db.execute(select(two.node, two.since)).all(),
+            )
+
+    # Names that two devices use
+
+    def duplicates(self) -> list[Duplicate]:
+        """Return every name that two devices use, by name."""
+        found: list[Duplicate] = self._database.rows(Duplicate, select(tables.duplicate_nodes).order_by(tables.duplicate_nodes.c.node))
+        return found
+
+    def put_duplicate(self, row: Duplicate) -> None:
+        """Keep that two devices use a name."""
+        with self._database.write() as db:
+            put(db, tables.duplicate_nodes, {"node": row.node}, fields(row))
+
+    def drop_duplicate(self, node: str) -> None:
+        """Note that only one device uses a name again."""
+        with self._database.write() as db:
+            db.execute(delete(tables.duplicate_nodes).where(tables.duplicate_nodes.c.node == node))
+
+
+def settle(db: Connection, node: str) -> None:
+    """Note that a device has this name again."""
+    table = tables.device_lives
+    waiting = update(table).where(table.c.node == node, table.c.state != "settled")
+    if db.execute(waiting.values(state="settled")).rowcount:
+        db.execute(update(table).where(table.c.node == node).values(revision=_next_revision(db)))
+
+
+def _state(db: Connection, node: str) -> str | None:
+    found: str | None = db.execute(select(tables.device_lives.c.state).where(tables.device_lives.c.node == node)).scalar()
+    return found
+
+
+def _erase(db: Connection, node: str, *, early: bool = True) -> None:
+    reported = [tables.nodes, tables.heard, tables.receipts, tables.duplicate_nodes]
+    for table in [*reported, tables.early_receipts] if early else reported:
+        db.execute(delete(table).where(table.c.node == node))
+
+
+def _event(db: Connection, now: int, text: str, body: dict[str, Any], actor: str) -> None:
+    db.execute(insert(tables.events).values(at=now, kind="device", text=text, body=json.dumps(body), actor=actor))
+
+
+def _next_revision(db: Connection) -> int:
+    return int(db.execute(select(func.max(tables.device_lives.c.revision))).scalar() or 0) + 1
