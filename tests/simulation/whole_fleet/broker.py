@@ -34,6 +34,7 @@ class Packet:
     retain: bool
     expires_at: float | None
     sender: str
+    user: tuple[tuple[str, str], ...] = ()  # properties that pass through
 
 
 @dataclass(slots=True)
@@ -70,13 +71,18 @@ def matches(pattern: str, topic: str) -> bool:
 
 
 class Broker:
-    """One broker. `counts` are its messages by client and kind, for the bound on storms."""
+    """One broker. `counts` are its messages by client and kind, for the bound on storms.
+
+    In every other seed it is `is_sparing`, as rumqttd is: what it retains it gives to no subscription that it knows, however
+    asked, and a client whose session another one takes over is not told why.
+    """
 
     def __init__(self, world: World) -> None:
         self.world, self.rng = world, world.random("broker")
         self.retained: dict[str, Packet] = {}
         self.sessions: dict[str, Session] = {}
         self.up = True
+        self.is_sparing = world.seed % 2 == 1
         self.counts: Counter[tuple[str, str]] = Counter()
 
     # What a client does
@@ -86,7 +92,7 @@ class Broker:
         self.counts[client.client_id, "connect"] += 1
         session = self.sessions.get(client.client_id)
         if session is not None and session.connection is not None:
-            self._lost(session, TAKEN_OVER, will=clean)
+            self._lost(session, UNSPECIFIED if self.is_sparing else TAKEN_OVER, will=clean)
         present = session is not None and not clean
         if session is None or clean:
             session = self.sessions[client.client_id] = Session(client.client_id, 0.0)
@@ -118,7 +124,7 @@ class Broker:
         for pattern, options in filters:
             known = pattern in session.subscriptions
             session.subscriptions[pattern] = Subscription(bool(options.noLocal))
-            if options.retainHandling == 2 or (options.retainHandling == 1 and known):
+            if options.retainHandling == 2 or (known and (options.retainHandling == 1 or self.is_sparing)):
                 continue
             for topic in list(self.retained):
                 if matches(pattern, topic):
@@ -256,7 +262,7 @@ class SimClient:
         pass
 
     def will_set(self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Any) -> None:
-        self.will, self.will_delay = Packet(topic, payload, retain, None, self.client_id), properties.WillDelayInterval
+        self.will, self.will_delay = Packet(topic, payload, retain, None, self.client_id, _user(properties)), properties.WillDelayInterval
 
     def connect(self, host: str, port: int, *, keepalive: int, clean_start: bool, properties: Any) -> None:
         if self.road.broken or not self.broker.up:
@@ -290,7 +296,8 @@ class SimClient:
             return SimpleNamespace(rc=MQTTErrorCode.MQTT_ERR_QUEUE_SIZE, mid=0)
         expiry = getattr(properties, "MessageExpiryInterval", None)
         self.mid += 1
-        packet = Packet(topic, bytes(payload), retain, None if expiry is None else self.world.now + expiry, self.client_id)
+        until, user = None if expiry is None else self.world.now + expiry, _user(properties)
+        packet = Packet(topic, bytes(payload), retain, until, self.client_id, user)
         self.unacked[self.mid] = packet
         self.unsent.append(self.mid)
         self._send()
@@ -320,7 +327,8 @@ class SimClient:
     # What the broker calls
 
     def deliver(self, mid: int, packet: Packet, retain: bool) -> None:
-        message = SimpleNamespace(topic=packet.topic, payload=packet.payload, retain=retain, mid=mid, qos=1)
+        properties = SimpleNamespace(**({"UserProperty": list(packet.user)} if packet.user else {}))
+        message = SimpleNamespace(topic=packet.topic, payload=packet.payload, retain=retain, mid=mid, qos=1, properties=properties)
         self._down(lambda: self.on_message(self, None, message))
 
     def ended(self, reason: ReasonCode) -> None:
@@ -404,3 +412,7 @@ class SimClient:
 
 def _nothing(*arguments: object) -> None:
     pass
+
+
+def _user(properties: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(getattr(properties, "UserProperty", ()))

@@ -225,7 +225,12 @@ def main(what: str) -> None:
         first, _, last = what.partition("-")
         for seed in range(int(first), int(last or first) + 1):
             outcome = run(seed)
-            print(f"seed {seed}: {len(outcome.broken)} broken", *(f"    {one[:400]}" for one in outcome.broken[:NAMES_SHOWN]), sep="\n", flush=True)
+            print(
+                f"seed {seed}: {len(outcome.broken)} broken",
+                *(f"    {one[:400]}" for one in outcome.broken[:NAMES_SHOWN]),
+                sep="\n",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
