@@ -103,9 +103,24 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         session=state.session,
         last_seen=max(known.last_seen, seen),
         public_key=known.public_key or state.public_key,
+        serving=_still_served(known, state),
         refused=_still_refused(known, state),
         heard_at=max(known.heard_at, heard_at),
     )
+
+
+def _still_served(known: Node, state: State) -> Mapping[str, Serving]:
+    """Return what a node serves by its receipts, without what it has said that it serves, and says no more.
+
+    A node that has lost its data serves nothing, and signs no receipt of that.
+    """
+    before, now = ({slot.model: slot.serving for slot in one.slots} for one in (known.state, state))
+    gone = {
+        model
+        for model, one in known.serving.items()
+        if before.get(model) == one.digest and now.get(model) != one.digest and state.at > one.since
+    }
+    return {model: one for model, one in known.serving.items() if model not in gone} if gone else known.serving
 
 
 def _still_refused(known: Node, state: State) -> Mapping[str, refusals.Reported]:

@@ -1,7 +1,7 @@
 """Run the simulator in the tree of ad64768, before the mends of "First aid", to see that it finds what was wrong there.
 
-That tree has no seams for a simulator, and other names: both are put on from outside, which nothing else here does. Only what hubs and nodes
-do is that tree's. With a checkout of it in EARLIER:
+That tree has no seams for a simulator, and other names: both are put on from outside, which nothing else here does. What hubs and
+nodes do is that tree's own. With a checkout of it in EARLIER:
 
     PYTHONPATH=EARLIER:. python -m tests.simulation.whole_fleet.earlier_tree kept
     PYTHONPATH=EARLIER:. python -m tests.simulation.whole_fleet.earlier_tree 0-99
@@ -120,7 +120,12 @@ def _put_seams_on() -> None:
     virtual = types.SimpleNamespace(monotonic=lambda: asyncio.get_running_loop().time(), perf_counter=time.perf_counter, time=time.time)
     routing.time = virtual
     activation: Any = importlib.import_module("node.serving.activation")
-    activation.start = lambda staged, **named: asyncio.get_running_loop().site.start(staged, **named)  # type: ignore[attr-defined]
+
+    async def start(staged: Any, **named: Any) -> Any:
+        owner: Any = asyncio.get_running_loop()
+        return await owner.site.start(staged, **named)
+
+    activation.start = start
     agents: Any = importlib.import_module("node.agent.loop")
     hubs: Any = importlib.import_module("hub.service.loop")
     agents.queue = types.SimpleNamespace(SimpleQueue=lambda: _Present.machine._inbox, Empty=queue.Empty)

@@ -26,6 +26,7 @@ AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that
 LEAST_SECONDS = 0.2  # between two turns right after something came: that of the product
 TRIAL_SECONDS = 4.0  # between two turns while something is on trial: what passes in less than 5 s counts whole
 LULL_SECONDS = 60.0  # between two turns of a machine that waits for nothing
+SLOW_SECONDS = 10.0  # until a slow machine looks at what came: an answer to CONNECT is waited for 30 s
 RUSHED_SECONDS = 150.0  # beyond it nothing is on trial
 PRODUCT = tuple(f"/{package}/" for package in ("hub", "node", "schemas", "fleetcast"))
 
@@ -59,7 +60,7 @@ class Machine:
         self.lull_seconds = lull_seconds
         is_slow = lull_seconds > RUSHED_SECONDS
         self.least_seconds = lull_seconds / 4 if is_slow else LEAST_SECONDS
-        self.soon_seconds = lull_seconds / 16 if is_slow else self.SOON_SECONDS
+        self.soon_seconds = SLOW_SECONDS if is_slow else self.SOON_SECONDS
         self.wake()
 
     def start(self) -> None:

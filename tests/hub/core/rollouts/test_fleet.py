@@ -177,3 +177,22 @@ def test_receipts_twice_or_late_change_nothing(outcomes: list[tuple[str, bytes]]
 
     for one in data.draw(st.lists(st.sampled_from(ordered), max_size=5)) if ordered else []:
         assert fold_receipt(node, one, received_at=2000, heard_at=Listened(2000.0)) == node
+
+
+@pytest.mark.parametrize(
+    ("at", "slots", "believed"),
+    [
+        (900, (), True),  # said before the switch
+        (1001, ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},), True),
+        (1001, ({"model": "delay", "state": "active", "serving": TWO, "serving_version": "2.0.0"},), False),
+        (1001, (), False),  # a node that has lost its data
+    ],
+)
+def test_what_a_node_itself_says_it_no_longer_serves_is_not_believed(at: int, slots: tuple[object, ...], believed: bool) -> None:
+    said = ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},)
+    node = fold_receipt(known(state(slots=said)), receipt(1, "serving", since=1000), received_at=2000)
+
+    after = fold_state(node, state(session=2, at=at, slots=slots), now=2001, listened=Listened(2001.0))
+
+    assert after is not None
+    assert ("delay" in after.serving) is believed
