@@ -29,7 +29,7 @@ from tests.simulation.whole_fleet.world import EPOCH, World
 
 CLONES_CONNECTS_MIN, CLONES_SECONDS = 16, 20.0  # of two devices with one name: at first, and then one in so many seconds
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
-TURNS_OF_LONG = 30
+TURNS_OF_LONG = 12
 
 
 _available = cache(device_profile.available)
@@ -400,14 +400,20 @@ class Fleet:
         self.run(120.0)
         for machine in (self.hub, *self.machines):
             machine.hurry(RUSHED_SECONDS)
-        before, same = None, 0
+        before = None
         for _ in range(40):
             now = self.view()
-            same = same + 1 if now == before else 0
-            if same >= 2:
+            if now == before and self._is_quiet():
                 return
             before = now
-            self.run(400.0)
+            self.run(300.0)
+
+    def _is_quiet(self) -> bool:
+        return not any(machine._is_on_trial() or not self.is_online(machine) for machine in (self.hub, *self.machines))
+
+    def is_online(self, machine: HubMachine | NodeMachine) -> bool:
+        process = machine.service if isinstance(machine, HubMachine) else machine.agent
+        return process is not None and process._online
 
     def models(self) -> tuple[str, ...]:
         return template.MODELS[: self.plan.models]

@@ -32,10 +32,7 @@ def _ended(fleet: Fleet) -> Iterator[str]:
     for machine in (fleet.hub, *fleet.machines):
         if not machine.on:
             yield f"{machine.name} does not run; it ended with {machine.died[-1:]}"
-    if fleet.hub.on and not (fleet.hub.service and fleet.hub.service._online):
-        yield "the hub is not connected at rest"
-    for machine in fleet.machines:
-        if machine.agent is not None and not machine.agent._online:
+        elif not fleet.is_online(machine):
             yield f"{machine.name} is not connected at rest"
 
 
@@ -110,7 +107,11 @@ def _storms(fleet: Fleet) -> Iterator[str]:
     before = dict(fleet.broker.counts)
     for machine in (fleet.hub, *fleet.machines):
         machine.hurry(300.0)
+    view = fleet.view()
     fleet.world.run(STORM_SECONDS)
+    for about, now in fleet.view().items():
+        if now != view[about]:
+            yield f"{' '.join(about)}: it was not at rest: {view[about]} became {now}"
     for machine in (fleet.hub, *fleet.machines):
         grown = {
             kind: count - before.get((name, kind), 0) for (name, kind), count in fleet.broker.counts.items() if name == machine_id(machine)

@@ -24,6 +24,7 @@ from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
 EARLY_SECONDS = 1.0  # by which a turn may count more than it has seen
 AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that ended with an error
 LEAST_SECONDS = 0.2  # between two turns right after something came: that of the product
+STEP_SECONDS = 60.0  # after it has signed something a hub looks often whether the next step is due
 TRIAL_SECONDS = 4.0  # between two turns while something is on trial: what passes in less than 5 s counts whole
 LULL_SECONDS = 60.0  # between two turns of a machine that waits for nothing
 SLOW_SECONDS = 10.0  # until a slow machine looks at what came: an answer to CONNECT is waited for 30 s
@@ -370,6 +371,7 @@ class HubMachine(Machine):
     def __init__(self, world: World, broker: Broker, folder: Path, *, signed: Callable[[str, Deployments], None]) -> None:
         super().__init__(world, broker, "hub")
         self.folder, self.signed = folder, signed
+        self._signed_at = -STEP_SECONDS
         self.service: Service | None = None
         shutil.copytree(template.template().directory, folder)
 
@@ -402,8 +404,12 @@ class HubMachine(Machine):
             inbox=self._inbox,
             make_client=self.client,  # type: ignore[arg-type]
         )
-        statements.follow(self.service._announcer._repository, self.signed)
+        statements.follow(self.service._announcer._repository, self._signs)
         self.service.begin()
+
+    def _signs(self, model: str, found: Deployments) -> None:
+        self._signed_at = self.world.now
+        self.signed(model, found)
 
     def _turn(self) -> bool:
         assert self.service is not None
@@ -429,5 +435,4 @@ class HubMachine(Machine):
         super()._ended(error)
 
     def _is_on_trial(self) -> bool:
-        rollouts = self.service._controller._progress.values() if self.service is not None else ()
-        return any(one.rollout.state == "running" for one in rollouts)
+        return self.world.now - self._signed_at < STEP_SECONDS

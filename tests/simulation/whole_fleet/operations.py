@@ -64,7 +64,7 @@ def plan_of(seed: int) -> Plan:
     kinds = list(DRAWN)
     weights = [DRAWN[kind][0] for kind in kinds]
     operations = [_start(rng, models, version="1.0.0", stages="100", labels=False)]
-    for _ in range(rng.randint(2, 8)):
+    for _ in range(rng.randint(2, 7)):
         kind = rng.choices(kinds, weights)[0]
         operations.append(DRAWN[kind][1](rng, nodes, models))
     return Plan(nodes, models, tuple(operations))
