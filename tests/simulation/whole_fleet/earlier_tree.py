@@ -14,6 +14,7 @@ import queue
 import sys
 import time
 import types
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,24 @@ def _statements() -> dict[str, Any]:
             return None
         return str(decides.release.version)
 
+    def shares(found: Any, known: dict[str, dict[str, str]]) -> list[tuple[bytes, int, int, int]]:
+        own = [name for name, labels in known.items() if selected(found, labels)]
+        reached = sum(bucket(found.salt, name) < found.percent for name in own)
+        is_part = found.state == "running" and found.percent < 100
+        return [(found.salt, found.stage, reached, ceil(found.percent * len(own) / 100))] if is_part else []
+
     def words(found: Any) -> str:
         return "no rollout" if found is None else f"{found.release.version} {found.state} {found.percent} %"
 
-    return {"follow": follow, "statement": statement, "names": names, "decides_for": decides_for, "wants": wants, "words": words}
+    return {
+        "follow": follow,
+        "statement": statement,
+        "names": names,
+        "decides_for": decides_for,
+        "wants": wants,
+        "shares": shares,
+        "words": words,
+    }
 
 
 class _Present:

@@ -60,6 +60,7 @@ class Fleet:
     replaced: set[int] = field(default_factory=set)  # nodes whose key the hub does not know
     disturbed: set[str] = field(default_factory=set)  # what makes a difference legitimate
     storms: list[str] = field(default_factory=list)
+    shares: list[str] = field(default_factory=list)  # stages that reach more or fewer nodes than they say
     full: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -85,6 +86,7 @@ class Fleet:
         self._stack.enter_context(mock.patch.object(durable, "write", self._write(durable.write)))
         self._stack.enter_context(mock.patch.object(device_profile, "available", _available))
         self._cloned: dict[str, tuple[float, int]] = {}  # by copy: since when, and how often its name had connected
+        self._stages_seen: set[tuple[bytes, int]] = set()
         self._lost_links: dict[int, int] = defaultdict(int)
 
     def close(self) -> None:
@@ -365,6 +367,12 @@ class Fleet:
 
     def _signed(self, model: str, found: Deployments) -> None:
         self.signed.append((model, found))
+        nodes = self.hub.service._ingest.nodes if self.hub.service is not None else {}
+        for rollout, stage, reached, wanted in statements.shares(found, {name: dict(node.labels) for name, node in nodes.items()}):
+            if (rollout, stage) not in self._stages_seen:  # nodes that come later fall where their place puts them
+                self._stages_seen.add((rollout, stage))
+                if reached != wanted:
+                    self.shares.append(f"a stage of {model} reaches {reached} of {len(nodes)} known nodes, and should reach {wanted}")
 
     def named(self, machine: NodeMachine, model: str) -> set[bytes]:
         """Return what any stage ever named for a node, whatever labels it had then."""

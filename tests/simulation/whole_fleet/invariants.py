@@ -19,7 +19,7 @@ MESSAGES_MAX = 25  # of one client: a state every five minutes, and what renewal
 
 def broken(fleet: Fleet) -> list[str]:
     """Return everything that does not hold."""
-    found = [*_ended(fleet), *_strangers(fleet), *fleet.storms]
+    found = [*_ended(fleet), *_strangers(fleet), *fleet.storms, *fleet.shares]
     for machine in fleet.machines:
         found += [f"{machine.name} took as proven {one}" for one in machine.proved_early]
         for model in fleet.models():

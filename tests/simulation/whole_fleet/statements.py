@@ -1,11 +1,12 @@
 """What the hub has signed about who runs what, and what follows from it for one node: asked here, and nowhere else in the simulator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from math import ceil
 from typing import Any
 
 from hub.signing.tuf_repository import Repository
 from schemas import codec
-from schemas.deployments import Deployment, Deployments, Moved, Run, Stop, deciding, is_reached, wish
+from schemas.deployments import EVERYBODY, Deployment, Deployments, Moved, Run, Stop, deciding, is_reached, position, wish
 from schemas.earlier_rollouts import as_deployments
 from schemas.rollout import Rollout
 from schemas.selectors import NodeFacts
@@ -69,6 +70,23 @@ def wants(
     if isinstance(found, Stop):
         return ""
     return found.release.version if isinstance(found, Run) else None
+
+
+def shares(found: Deployments, known: Mapping[str, Mapping[str, str]]) -> list[tuple[bytes, int, int, int]]:
+    """Return each rollout that has reached a share of its nodes, its stage, how many of the known nodes that is, and how many it should be.
+
+    Nothing is known of a statement for nodes of an earlier version: it has no count.
+    """
+    if found.expires == FOR_EVER:
+        return []
+    rows = []
+    for one in found.deployments:
+        if one.state != "running" or one.threshold == EVERYBODY or any(stage.selector is not None for stage in one.reached):
+            continue
+        own = [name for name, labels in known.items() if deciding(found.deployments, NodeFacts(name, labels)) == one]
+        reached = sum(position(one.rollout, name) < one.threshold for name in own)
+        rows.append((one.rollout, one.stage, reached, ceil(one.percent * len(own) / 100)))
+    return rows
 
 
 def words(found: Deployment | None) -> str:
