@@ -8,7 +8,24 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from bench import cli, coalescing, delivery, drift, encodings, fresh, idle, ingest, links, memory, node, relay, tables, telemetry
+from bench import (
+    cli,
+    coalescing,
+    delivery,
+    drift,
+    encodings,
+    fresh,
+    idle,
+    ingest,
+    links,
+    memory,
+    node,
+    relay,
+    shares,
+    sound,
+    tables,
+    telemetry,
+)
 from bench.figures import Figure, write
 
 GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
@@ -19,14 +36,16 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "delivery": delivery.measure,
     "memory": memory.measure,
     "relay": relay.measure,
+    "sound": sound.measure,
     "coalescing": coalescing.measure,
     "encodings": encodings.measure,
     "links": links.measure,
     "drift": drift.measure,
     "fresh": fresh.measure,
     "cli": cli.measure,
+    "shares": shares.measure,
 }
-QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "cli")  # `make bench`
+QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "cli", "shares")  # `make bench`
 NODE = ("telemetry", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 

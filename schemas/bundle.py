@@ -1,4 +1,4 @@
-"""Define what the hub retains on `trust` and `model/<name>`: TUF metadata and the small documents that it vouches for.
+"""Define what the hub retains on `trust`, `trust/time`, `trust/roles` and `model/<name>`: TUF metadata and what it vouches for.
 
 One message holds all that must agree, so it is atomic. A node trusts nothing in it before node/trust/tuf_client.py has verified it. What is
 listed in a bundle is bounded here and checked one by one there, so that what a node does not understand is refused alone.
@@ -47,7 +47,29 @@ class TrustBundle(Document):
     snapshot: Role
     targets: Role
     rollouts: Role
-    documents: Annotated[tuple[RolloutBytes, ...], Field(max_length=1024)] = ()
+    documents: Annotated[tuple[RolloutBytes, ...], Field(max_length=limits.MODELS_MAX)] = ()
+
+
+class TrustRoles(Document):
+    """Carry root chain, timestamp, snapshot and targets. Nodes fetch it when they need it, and do not stay subscribed."""
+
+    schema_name = "trust-roles"
+    bytes_max = limits.TRUST_BUNDLE_BYTES_MAX
+    decoded_bytes_max = limits.TRUST_BUNDLE_DECODED_BYTES_MAX
+
+    roots: Annotated[tuple[Role, ...], Field(min_length=1, max_length=limits.ROOTS_MAX)]  # Every version, oldest first.
+    timestamp: Role
+    snapshot: Role
+    targets: Role
+
+
+class TrustTime(Document):
+    """Carry the TUF timestamp alone: it proves that what a node trusts is still fresh, and costs little enough to be said every hour."""
+
+    schema_name = "trust-time"
+    bytes_max = limits.TRUST_TIME_BYTES_MAX
+
+    timestamp: Annotated[bytes, Field(min_length=2, max_length=limits.TRUST_TIME_BYTES_MAX)]
 
 
 class ModelBundle(Document):

@@ -8,7 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import IO, Literal
 
-from schemas import limits
+from schemas import codec, limits
+from schemas.deployments import Envelope
 from schemas.document import Document
 from schemas.errors import Code, Refused, mismatch
 from schemas.names import Digest, FleetName, Label, ModelName, NodeId, Version
@@ -42,6 +43,18 @@ class Parcel(Document):
     bytes: Count  # Total bytes of the payloads.
     variant: Label | None = None  # The only variant in the file; None for all.
     node: NodeId | None = None  # Node whose missing blocks are in the file; None for all blocks.
+
+
+def deployments_in(block: bytes) -> Envelope | None:
+    """Return the signed deployments that a file's first block holds, not verified; None when it is a block like the others.
+
+    They travel as the first block, because devices of the version before refuse a frame of a kind that they do not know, and keep a block
+    that nobody asks for without harm. No device takes it for more than bytes that are yet to be verified.
+    """
+    try:
+        return codec.decode(Envelope, block)
+    except Refused:
+        return None
 
 
 def write_frame(target: IO[bytes], kind: Kind, data: bytes = b"") -> None:

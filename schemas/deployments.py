@@ -100,6 +100,7 @@ class Deployments(Document):
     """List a model's deployments in the order in which they decide. `serial` only rises, so an old statement cannot be replayed."""
 
     schema_name = "deployments"
+    schema_minor = 1
     bytes_max = limits.DEPLOYMENTS_BYTES_MAX
     decoded_bytes_max = limits.DEPLOYMENTS_DECODED_BYTES_MAX
 
@@ -206,18 +207,23 @@ def wish(deployment: Deployment | None, node: NodeFacts, *, serving: bytes | Non
     No node moves without a stage that names it. Going back is to the node's own release before this rollout; a node that remembers none
     takes the deployment's fallback.
     """
-    if deployment is None:
-        return Keep("unmatched")
-    if deployment.state == "halted":
-        return Keep("halted")
+    if deployment is None or deployment.state == "halted":
+        return Keep("unmatched" if deployment is None else "halted")
     if deployment.state == "rolled_back":
         return _back(deployment, serving=serving, moved=moved)
     if not is_reached(deployment, node):
         return _from_nothing(deployment, "not_reached", serving)
-    is_late = deployment.deadline is not None and now >= deployment.deadline and serving != deployment.release.digest
-    if is_late and deployment.state == "running":
-        return _from_nothing(deployment, "expired", serving)
+    if is_past_deadline(deployment, now) and serving != deployment.release.digest:
+        if deployment.state == "running":
+            return _from_nothing(deployment, "expired", serving)
+        if serving is not None:  # A node that serves nothing takes what the rollout has ended with.
+            return Keep("expired")
     return Run(deployment.release, attempt_id(deployment), "stage")
+
+
+def is_past_deadline(deployment: Deployment, now: int) -> bool:
+    """Return whether the rollout moves no more nodes that serve another release: its deadline has passed."""
+    return deployment.deadline is not None and now >= deployment.deadline
 
 
 def attempt_id(deployment: Deployment) -> bytes:

@@ -109,8 +109,8 @@ class Code(StrEnum):
     PORT_IN_USE = "port.in_use"
     NODE_RUNNING = "node.running"
     NODE_DUPLICATE = "node.duplicate"
-    NODE_FORGOTTEN = "node.forgotten"
     HUB_DUPLICATE = "hub.duplicate"
+    NODE_FORGOTTEN = "node.forgotten"
 
 
 class FleetcastError(Exception):

@@ -31,6 +31,15 @@ class Gate(Fact):
     halt_on_drift: bool = True
     # Intervals of the release that must have been tested in the stage.
     drift_tests_min: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    # Nodes of the stage that must serve the release. Nodes do not need this and what follows: only the hub decides by it.
+    nodes_min: Annotated[int | None, Field(ge=1, le=2**31), Since(1)] = None
+    # Median of the latency that nodes measured when they activated the release, over that of the release before on the same node.
+    latency_ratio_max: Annotated[float | None, Field(gt=0, le=1000), Since(1)] = None
+    # Share of the nodes that serve it on which it passed in shadow.
+    shadow_ratio_min: Annotated[float | None, Field(ge=0, le=1), Since(1)] = None
+    # How often a stage lets failed nodes try again by itself, and the pause before each of these attempts.
+    retries: Annotated[int | None, Field(ge=1, le=100), Since(1)] = None
+    retry_seconds: Annotated[int | None, Field(ge=1, le=30 * 24 * 3600), Since(1)] = None
 
 
 class Carriage(Fact):

@@ -30,7 +30,11 @@ class TopicKind:
 
 
 TABLE = (
-    TopicKind("trust", "trust", "hub", ("node",), True, "TUF bundle: root chain, timestamp, snapshot, targets, rollouts"),
+    TopicKind("trust", "trust", "hub", ("node",), True, "for nodes before deployments: TUF metadata with every rollout"),
+    TopicKind("trust-time", "trust/time", "hub", ("node",), True, "the TUF timestamp, hourly, and when other roles than rollouts changed"),
+    TopicKind("trust-roles", "trust/roles", "hub", ("node",), True, "root chain, timestamp, snapshot, targets; fetched when needed"),
+    TopicKind("deployed", "deployed", "hub", ("node",), True, "which nodes each model's deployments select: a hint, not signed"),
+    TopicKind("deploy", "deploy/{}", "hub", ("node",), True, "a model's deployments, signed"),
     TopicKind("model", "model/{}", "hub", ("node",), True, "a model's delegated role and its current manifests"),
     TopicKind("block", "block/{}", "hub", ("node",), True, "one encoded block, named by its SHA-256; expires"),
     TopicKind("want", "want/{node}", "node", ("hub",), False, "a node's request for the blocks that it lacks"),
@@ -59,11 +63,18 @@ class Topics:
         self.fleet = check_name("fleet", fleet)
         self.prefix = f"{ROOT}/{fleet}/"
         self.trust = self.prefix + "trust"
+        self.trust_time = self.prefix + "trust/time"
+        self.trust_roles = self.prefix + "trust/roles"
+        self.deployed = self.prefix + "deployed"
         self.alert = self.prefix + "alert"
 
     def model(self, model: str) -> str:
         """Return the topic of a model's role and manifests."""
         return f"{self.prefix}model/{model}"
+
+    def deploy(self, model: str) -> str:
+        """Return the topic of a model's deployments."""
+        return f"{self.prefix}deploy/{model}"
 
     def block(self, digest: bytes) -> str:
         """Return the topic of one payload, by its digest."""

@@ -11,10 +11,12 @@ from tuf.api.metadata import Metadata, Targets
 
 from hub.signing.tuf_repository import Repository
 from schemas import codec
-from schemas.bundle import ModelBundle, TrustBundle
+from schemas.bundle import ModelBundle, TrustBundle, TrustRoles
+from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope, in_order
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
+from schemas.selectors import parse
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -44,6 +46,20 @@ def rollout(version: str, *, serial: int = 1, model: str = "delay") -> bytes:
     return codec.encode(
         Rollout(model=model, serial=serial, release=reference, state="running", stages=(100,), salt=bytes(16), started=int(NOW.timestamp()))
     )
+
+
+def statement(version: str, *, serial: int = 1, model: str = "delay", where: str = "", expires: datetime = NOW + 7 * DAY) -> Deployments:
+    """One deployment that is done: to everybody, or to those whom a selector selects."""
+    made = Deployment(
+        name="some" if where else DEFAULT,
+        priority=10 if where else 0,
+        selector=parse(where),
+        release=ReleaseRef(version, sha256(manifest(version, model=model))),
+        state="done",
+        rollout=serial.to_bytes(16, "big"),
+        started=int(NOW.timestamp()),
+    )
+    return Deployments(model=model, serial=serial, expires=int(expires.timestamp()), deployments=tuple(in_order([made])))
 
 
 @dataclass
@@ -81,6 +97,17 @@ class Fleet:
     def roll(self, version: str, *, serial: int = 1, model: str = "delay") -> None:
         document = rollout(version, serial=serial, model=model)
         self.repository.set_rollout(model, document, rollouts=self.keys["rollouts"], now=self.now)
+
+    def deploy(self, version: str, *, serial: int = 1, model: str = "delay", where: str = "", expires: datetime | None = None) -> Envelope:
+        """What the hub says on `deploy/<model>`, and has kept."""
+        said = statement(version, serial=serial, model=model, where=where, expires=expires or self.now + 7 * DAY)
+        self.repository.set_deployments(model, codec.encode(said), rollouts=self.keys["rollouts"])
+        return codec.decode(Envelope, self.repository.deployments(model) or b"")
+
+    def roles(self, *, after: timedelta = HOUR) -> TrustRoles:
+        """What the hub says on `trust/roles` some time later; its timestamp is what it says on `trust/time`."""
+        self.refresh(after=after)
+        return self.repository.trust_roles()
 
     def refresh(self, *, after: timedelta = HOUR) -> TrustBundle:
         """What the hub says some time later."""

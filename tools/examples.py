@@ -5,9 +5,11 @@ import numpy as np
 from schemas.accuracy import Accuracy
 from schemas.analytics_messages import Alert, Drift, DriftEvidence, Found, MergedWindow, SignalCounts, SignalDrift
 from schemas.block_request import Range, Want
-from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
+from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, TrustTime
 from schemas.bundle_file import Parcel
 from schemas.codec import encode
+from schemas.deployment_index import index_of
+from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope, Stage, in_order
 from schemas.document import Document
 from schemas.enrolment import (
     AuthorityCertificate,
@@ -25,6 +27,7 @@ from schemas.names import sha256
 from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rice import pack
 from schemas.rollout import Fallback, Gate, ReleaseRef, Rollout
+from schemas.selectors import Requirement
 from schemas.signals import Baseline, Privacy, Signal
 from schemas.state import Finding, Profile, Slot, State, TelemetryBudget
 from schemas.window import Window
@@ -166,6 +169,33 @@ _ALERT = Alert(
 )
 _FOUND = Found(alert=_ALERT, drift=_DRIFT, window=_MERGED)
 
+_DEPLOYMENTS = Deployments(
+    model="delay",
+    serial=12,
+    expires=NOON + 7 * 86_400,
+    deployments=tuple(
+        in_order(
+            [
+                Deployment(name=DEFAULT, release=RELEASE, state="done", rollout=bytes(16), started=NOON),
+                Deployment(
+                    name="airports",
+                    priority=10,
+                    selector=(Requirement("site", "in", ("airport",)),),
+                    release=RELEASE,
+                    fallback=ReleaseRef("1.1.0", sha256(b"before")),
+                    state="running",
+                    rollout=bytes(range(16)),
+                    stages=(Stage(25), Stage(100)),
+                    threshold=2**62,
+                    started=NOON,
+                ),
+            ]
+        )
+    ),
+)
+
+_AT_AIRPORTS = _DEPLOYMENTS.model_copy(update={"model": "gate", "deployments": _DEPLOYMENTS.deployments[:1]})
+
 _SIGNATURE = b"0E\x02!\x00" + bytes(32) + b"\x02 " + bytes(32)
 STATEMENT = Statement(fleet="plant", nonce=sha256(b"drawn by the device"), at=NOON)
 RENEWAL = Renewal(node="gate-17", statement=encode(STATEMENT), statement_signature=_SIGNATURE, request=b"0\x81\xc7 (PKCS #10)")
@@ -182,6 +212,16 @@ EXAMPLES: tuple[Document, ...] = (
         rollouts=b'{"signatures":[],"signed":{"_type":"targets"}}',
         documents=(RolloutBytes("delay", encode(ROLLOUT)),),
     ),
+    TrustTime(timestamp=b'{"signatures":[],"signed":{"_type":"timestamp"}}'),
+    TrustRoles(
+        roots=(b'{"signatures":[],"signed":{"_type":"root"}}',),
+        timestamp=b'{"signatures":[],"signed":{"_type":"timestamp"}}',
+        snapshot=b'{"signatures":[],"signed":{"_type":"snapshot"}}',
+        targets=b'{"signatures":[],"signed":{"_type":"targets"}}',
+    ),
+    _DEPLOYMENTS,
+    index_of([_DEPLOYMENTS, _AT_AIRPORTS], root=1, targets=3),
+    Envelope(key=sha256(b"the rollouts key"), signature=bytes(range(64)), payload=encode(_DEPLOYMENTS)),
     ModelBundle(model="delay", role=b'{"signatures":[],"signed":{"_type":"targets"}}', manifests=(ManifestBytes("1.2.0", MANIFEST_BYTES),)),
     Parcel(fleet="plant", model="delay", version="1.2.0", release=RELEASE.digest, at=NOON, blocks=1, bytes=61_234, node="gate-17"),
     Want(release=RELEASE.digest, variant="fp32", ranges=(Range(0, 1),), encodings=("raw", "zstd")),

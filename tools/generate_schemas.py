@@ -16,7 +16,9 @@ from fleetcast.error_help import MEANINGS
 from schemas import limits, topics
 from schemas.analytics_messages import Alert, Drift, DriftEvidence, Found, MergedWindow
 from schemas.block_request import Want
-from schemas.bundle import ModelBundle, TrustBundle
+from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
+from schemas.deployment_index import DeploymentIndex
+from schemas.deployments import Envelope
 from schemas.document import Document
 from schemas.enrolment import ENDPOINTS, TOKEN_PREFIX
 from schemas.errors import Code, Refused
@@ -34,6 +36,10 @@ MSGPACK, JSON, BYTES = "application/msgpack", "application/json", "application/o
 # Content of each row of the topic table, and the names of the levels that vary in it.
 CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "trust": (TrustBundle, MSGPACK),
+    "trust-time": (TrustTime, MSGPACK),
+    "trust-roles": (TrustRoles, MSGPACK),
+    "deployed": (DeploymentIndex, MSGPACK),
+    "deploy": (Envelope, MSGPACK),
     "model": (ModelBundle, MSGPACK),
     "block": (None, BYTES),
     "want": (Want, MSGPACK),
@@ -45,7 +51,14 @@ CARRIES: dict[str, tuple[type[Document] | None, str]] = {
     "alert": (Alert, JSON),
 }
 JSON_BESIDE = {DriftEvidence, Found}  # Documents that travel by webhook.
-LEVELS = {"model": ("model",), "block": ("digest",), "telemetry": ("model", "cohort"), "windows": ("model",), "drift": ("model",)}
+LEVELS = {
+    "model": ("model",),
+    "block": ("digest",),
+    "telemetry": ("model", "cohort"),
+    "windows": ("model",),
+    "drift": ("model",),
+    "deploy": ("model",),
+}
 LEVEL_MEANS = {
     "fleet": "the fleet's name",
     "model": "the model's name",

@@ -2,7 +2,8 @@
 
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -36,7 +37,7 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
 
     A device checks the file as it checks what comes from the broker: the same signatures, the same digests.
 
-    The file also carries the fleet's present trust metadata and rollouts: roll the release out before you export it.
+    The file also carries the fleet's present trust metadata and deployments: roll the release out before you export it.
 
     \b
     Examples:
@@ -53,27 +54,29 @@ def export(release: str, target: Path, node: str | None, variant: str | None, di
     payloads: dict[bytes, int] = {}
     for name in variants:
         payloads.update(holdings.cost_of(digest, name, stored, follows=bool(stored)).fetched)
+    envelope = repository.deployments(model)
+    statement = [envelope] if envelope is not None else []
     parcel = Parcel(
         fleet=load(directory).fleet,
         model=model,
         version=version,
         release=digest,
         at=int(time.time()),
-        blocks=len(payloads),
-        bytes=sum(payloads.values()),
+        blocks=len(payloads) + len(statement),
+        bytes=sum(payloads.values()) + sum(map(len, statement)),
         variant=variants[0] if len(variants) == 1 else None,
         node=node,
     )
     bundles = [("trust", codec.encode(repository.trust_bundle())), ("model", codec.encode(repository.model_bundle(model, [version])))]
-    _write(target, parcel, bundles, _read(blocks, payloads))
+    _write(target, parcel, bundles, chain(statement, _read(blocks, payloads)))
     show_one(
         {
             "file": str(target),
             "bytes": target.stat().st_size,
-            "blocks": len(payloads),
+            "blocks": parcel.blocks,
             "variants": list(variants),
             "node": node,
-            "rolled_out": repository.rollout(model) is not None,
+            "rolled_out": repository.rollout(model) is not None or envelope is not None,
         },
         as_json=as_json,
     )
@@ -101,7 +104,7 @@ def _read(blocks: BlockStore, payloads: dict[bytes, int]) -> Iterator[bytes]:
             report("blocks", done, len(payloads))
 
 
-def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterator[bytes]) -> None:
+def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterable[bytes]) -> None:
     """Under another name until all of it is on the stick."""
     try:
         with durable.replacing(target) as file:

@@ -1,4 +1,4 @@
-"""`fleetcast history`: who changed the fleet, when and how, the newest first."""
+"""`fleetcast history`: changes of the fleet with their actors, the newest first."""
 
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ READ_MAX = 100_000  # the database keeps no more events
 @dir_option
 @json_option
 def history(model: str | None, node: str | None, since: int | None, limit: int, directory: Path, as_json: bool) -> None:
-    """Show who changed the fleet, and how: the newest first.
+    """Show the changes of the fleet, each with its actor.
 
-    Releases, rollouts, enrolments, certificates, devices that were forgotten or replaced. The actor is the name that was given by --actor,
-    else the system user's; `hub` where the hub went on by itself.
+    The newest comes first. Shown are releases, rollouts, enrolments, certificates, and devices that were forgotten or replaced.
+
+    The actor is the name that was given by --actor, else the system user's. It is `hub` where the hub went on by itself.
 
     \b
     Examples:

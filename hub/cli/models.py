@@ -1,5 +1,6 @@
 """`fleetcast models`: the models of the fleet, and how to remove one."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,16 +11,16 @@ import click
 from fleetcast.cli.listing_group import ListingGroup
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show, show_one
 from hub.cli.releases import nodes_serving, of_group
-from hub.cli.removal import confirm, manifests, own_payloads, present_rollout, yes_option
+from hub.cli.removal import confirm, manifests, own_payloads, present_deployments, yes_option
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import free
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
+from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
-from schemas.rollout import Rollout
 
 
 @click.group(cls=ListingGroup)
@@ -47,12 +48,12 @@ def models(ctx: click.Context, directory: Path, as_json: bool) -> None:
 
 
 def _row(model: str, repository: Repository, serving: int) -> dict[str, Any]:
-    versions, rollout = repository.releases(model), present_rollout(repository, model)
+    versions, deployments = repository.releases(model), present_deployments(repository, model)
     return {
         "model": model,
         "releases": len(versions),
         "newest": versions[-1] if versions else None,
-        "rollout": f"{rollout.release.version} {rollout.state}" if rollout is not None else None,
+        "rollout": ", ".join(f"{one.release.version} {one.state}" for one in deployments) or None,
         "nodes_serving": serving,
     }
 
@@ -86,7 +87,7 @@ def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Pa
     leaving = {**gone, **{digest: one for digest, one in manifests(repository).items() if one.model == model}}
     serving = sum(nodes_serving(store)[digest] for digest in leaving)
     if not force and not is_left:
-        _check_not_rolled_out(present_rollout(repository, model), model, serving)
+        _check_not_rolled_out(present_deployments(repository, model), model, serving)
     stop = f" {serving} nodes serve it, and will stop." if serving else ""
     confirm(f"Remove model {model} and all its releases for good?{stop}", yes=yes or is_left, folder=directory)
     secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
@@ -111,12 +112,13 @@ def _undelegate(repository: Repository, directory: Path, model: str, secret: byt
         repository.drop_rollouts(rollouts=rollouts, now=now)
 
 
-def _check_not_rolled_out(rollout: Rollout | None, model: str, serving: int) -> None:
+def _check_not_rolled_out(deployments: Sequence[Deployment], model: str, serving: int) -> None:
     """Check that nodes are not meant to serve a model.
 
     Raises:
         Refused: RELEASE_NEEDED, with what would stop.
     """
-    if rollout is not None:
-        reason = f"model {model} has a rollout of {rollout.release.version} ({rollout.state}), and {serving} nodes serve it"
+    if deployments:
+        named = " and ".join(f"{one.release.version} ({one.state})" for one in deployments)
+        reason = f"model {model} has a rollout of {named}, and {serving} nodes serve it"
         raise Refused(Code.RELEASE_NEEDED, f"{reason}: with --force it is removed, and they stop serving it")

@@ -38,6 +38,7 @@ from schemas.state import Finding, Slot, State
 LEDGER = ("planned", "received", "reused", "wasted")
 
 
+NODE_COMMANDS = ("list", "forget", "replace")
 WAIT_HOURS = 24  # how long new hardware is waited for
 
 
@@ -50,12 +51,19 @@ class NodesGroup(click.Group):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name; any other name is a node's, which `list` shows."""
+        return super().get_command(ctx, cmd_name) or self.commands["list"]
+
 
 @click.group(cls=NodesGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def nodes() -> None:
+@dir_option
+@json_option
+@click.pass_context
+def nodes(context: click.Context, directory: Path, as_json: bool) -> None:
     """List the nodes, forget one, or give its name to new hardware.
 
-    Without a command it is `fleetcast nodes list`.
+    Without a command, or with a node's name instead of one, it is `fleetcast nodes list`.
 
     \b
     Examples:
@@ -64,18 +72,24 @@ def nodes() -> None:
       fleetcast nodes forget gateway-17
       fleetcast nodes replace gateway-17
     """
+    context.default_map = {name: {"directory": directory, "as_json": as_json} for name in NODE_COMMANDS}
 
 
 @nodes.command("list")
 @click.argument("node", required=False)
+@click.option("--where", metavar="SELECTOR", help="List only these nodes, such as site=jfk or 'state in (refused,waiting)'.")
 @dir_option
 @json_option
-def list_(node: str | None, directory: Path, as_json: bool) -> None:
+def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -> None:
     """List the nodes, or show one node in detail.
+
+    In --where the key `state` is the class of a node, as `fleetcast rollout status MODEL --nodes` has it. A node with several models counts
+    in the class that needs somebody most.
 
     \b
     Examples:
       fleetcast nodes
+      fleetcast nodes list --where site=jfk,state!=serving
       fleetcast nodes gateway-17 --json
     """
     known, receipts = nodes_and_receipts(directory, node)
@@ -92,12 +106,18 @@ def list_(node: str | None, directory: Path, as_json: bool) -> None:
         one = rows[0]
         show_one(one if as_json else {**one, **_details(one)}, as_json=as_json)
         return
+    nobody = "No node has reported yet."
+    if where is not None:
+        from hub.cli.node_classes import matching  # noqa: PLC0415  # SQLAlchemy takes longer to import than the list without it
+
+        names, nobody = matching(directory, where)
+        rows = [row for row in rows if row["node"] in names]
     flat = [{**row, "serves": [_in_words(one) for one in row["models"]], "status": _status(row)} for row in rows]
     show(
         rows if as_json else flat,
         ["node", "status", "last_seen", "cohort", "serves", "software"],
         as_json=as_json,
-        empty="No node has reported yet.",
+        empty=nobody,
     )
     if not as_json:
         lines = [
@@ -173,8 +193,8 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
 
     Where devices enrol, this prints a token for the new device; the old one's certificate is revoked when the token is used.
 
-    Elsewhere the old key is out at once, and the next key that comes in this name within --hours is in. Any client that can reach the
-    broker could come first: name the new device's key by --fingerprint, which `fleetcast-node status` shows on the device.
+    Elsewhere the old key is out at once, and the next key that comes in this name within --hours is in. Any device that reaches the
+    broker could come first. So name the new device's key by --fingerprint: `fleetcast-node status` shows it on the device.
 
     \b
     Examples:
@@ -202,7 +222,7 @@ def replace(node: str, fingerprint: str | None, hours: int, directory: Path, as_
         )
     until = int(time.time()) + hours * 3600
     lives.expect(node, fingerprint=digest, expires_at=until)
-    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, yours or not"
+    lets_in = "the device with this key alone" if digest is not None else "the first device that comes in this name, whichever that is"
     shown = digest.hex() if digest is not None else None
     show_one({"node": node, "lets_in": lets_in, "fingerprint": shown, "until": _time(until), "old_key": "out"}, as_json=as_json)
 

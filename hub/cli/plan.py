@@ -9,22 +9,29 @@ from typing import Any, get_args
 
 import click
 
+from fleetcast.cli.terminal_text import plain
+from hub.cli.deployed import facts_of, model_of, states_of
 from hub.cli.key_values import read_pairs
 from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
 from hub.core.publish.signature_compatibility import Signature, differences
+from hub.core.rollouts import commands, deployments
 from hub.core.rollouts.gate_summary import judged, stage_percent_min
 from hub.core.rollouts.plan import Cost, by_site, seconds
+from hub.core.rollouts.rollout import Place
+from hub.core.rollouts.selector_help import nearest
 from hub.database.rows import NodeRow, ReceiptRow
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas import codec
+from schemas.deployments import DEFAULT
 from schemas.errors import Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
+from schemas.selectors import NodeFacts, matches, text_of
 from schemas.state import LinkClass, State
 from schemas.variant_choice import choose
 
@@ -45,21 +52,33 @@ class _Planned:
 
 @click.command()
 @click.argument("release", metavar="MODEL@VERSION")
+@click.option("--deployment", metavar="NAME", help="Deployment in which the rollout would begin.")
+@click.option("--where", metavar="SELECTOR", help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
 @click.option("--rate", "rates", multiple=True, metavar="CLASS=BIT/S", help="Rate of a class of link, such as metered=300000. Repeatable.")
 @click.option("--nodes/--no-nodes", "each", default=True, show_default=True, help="List every node, or only sites and sums.")
 @dir_option
 @json_option
-def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bool, directory: Path, as_json: bool) -> None:
+def plan(
+    release: str,
+    deployment: str | None,
+    where: str | None,
+    labels: tuple[str, ...],
+    rates: tuple[str, ...],
+    each: bool,
+    directory: Path,
+    as_json: bool,
+) -> None:
     """Compute what a rollout will cost, before it sends anything.
 
     Counted are the payloads that each known node lacks of the variant that suits it, by what it reported that it is and serves; a site is
-    what nodes say in their label "site".
+    what nodes say in their label "site". A node counts where the rollout's deployment would decide for it; the last lines name the nodes
+    that change their deployment, and those that stay with another.
 
     \b
     Examples:
       fleetcast plan delay@1.2.0
-      fleetcast plan delay@1.2.0 --label site=plant-7 --rate metered=300000 --json
+      fleetcast plan delay@1.2.0 --where site=plant-7 --rate metered=300000
     """
     model, version = split(release)
     speeds = RATES_BIT_S | _rates(rates)
@@ -69,40 +88,54 @@ def plan(release: str, labels: tuple[str, ...], rates: tuple[str, ...], each: bo
     manifest, digest = codec.decode(Manifest, document), sha256(document)
     releases = Releases(repository, BlockStore(directory / "blocks"))
     holdings = NodeBlocks(releases)
-    wanted = read_pairs("--label", labels)
+    said = {"version": version, "labels": read_pairs("--label", labels), "deployment": deployment, "where": where}
+    wish = commands.read_as(commands.Start, json.dumps(said))
     known = open_store(directory).counted_nodes()
-    rows = [row for row in known if _matches(row, wanted)]
+    facts, present = facts_of(states_of(known)), model_of(repository, model)
+    place = deployments.place_of(present, wish, facts)
+    changes, decides = deployments.taken(present, place, facts), deployments.nodes_of(present, place, facts)
+    rows = [row for row in known if row.node in decides]
     planned = [_plan_one(row, manifest, digest, holdings) for row in rows]
     fits = [one for one in planned if not one.refused]
     result = {
         "release": f"{model}@{version}",
+        "deployment": place.name,
         "bytes_planned": sum(one.cost.fetched_bytes for one in fits),
         "bytes_reused": sum(one.cost.reused_bytes for one in fits),
         "nodes": [_node_row(one, speeds) for one in planned] if each else [],
         "sites": _site_rows(fits),
         "links": _link_rows(fits, speeds),
         "variants": _variant_rows(fits, [variant.name for variant in manifest.variants]),
-        "breaks": _breaks(rows, manifest, releases),
         "drift": _drift(rows, manifest, load(directory).cohort_nodes_min),
         "first_install": [
             {"variant": variant.name, "bytes": holdings.cost_of(digest, variant.name, frozenset(), follows=False).fetched_bytes}
             for variant in manifest.variants
         ],
+        "breaks": _breaks(rows, manifest, releases),
+        "changes": [{"from": before or None, "nodes": names} for before, names in changes.items()] if present.rollouts else [],
+        "notes": [
+            *(deployments.change_of_hands(present, place, facts) if present.rollouts else ()),
+            *deployments.stay(present, place, facts),
+            *deployments.ties(present, place.name, place.selector, place.priority),
+        ],
     }
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    _print(result, none_fits=_why_none(len(known), len(rows), wanted))
+    _print(result, none_fits=_why_none(place, facts, len(rows)))
 
 
-def _why_none(known: int, matching: int, wanted: Mapping[str, str]) -> str:
+def _why_none(place: Place, nodes: Sequence[NodeFacts], decided: int) -> str:
     """Return why the plan has no sites, where it has none."""
-    if not known:
+    if not nodes:
         return "No node has been heard from."
-    labels = ", ".join(f"{key}={value}" for key, value in wanted.items())
-    if not matching:
-        return f"None of the {known} known nodes has the labels {labels}: `fleetcast nodes --json` shows the labels that there are."
-    return f"The release fits none of the {matching} nodes{f' with {labels}' if labels else ''}; the list above or `--nodes` says why."
+    if not any(matches(place.selector, node) for node in nodes):
+        near = nearest(place.selector, nodes) or "`fleetcast nodes --json` shows the labels that there are."
+        return f"None of the {len(nodes)} known nodes matches {text_of(place.selector)}. {near}".rstrip()
+    if not decided:
+        return f"Deployment {place.name} would decide for no node: the lines below say why."
+    of = f" of deployment {place.name}" if place.name != DEFAULT else ""
+    return f"The release fits none of the {decided} nodes{of}; the list above or `--nodes` says why."
 
 
 def _breaks(rows: Sequence[NodeRow], manifest: Manifest, releases: Releases) -> list[dict[str, Any]]:
@@ -149,11 +182,13 @@ def _print(result: Mapping[str, Any], *, none_fits: str) -> None:
     click.echo(f"In all {result['bytes_planned']} bytes to fetch, {result['bytes_reused']} are there already.")
     if result["drift"]["cohorts"]:
         click.echo(f"D{result['drift']['text'][1:]}.")
+    for one in result["first_install"]:
+        click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
     for one in result["breaks"]:
         click.echo(f"Programs that use {one['version']}, which {one['nodes']} of the nodes serve, would not work with it:")
         click.echo(f"  {'; '.join(one['differences'])}. `fleetcast rollout start` needs --breaking.")
-    for one in result["first_install"]:
-        click.echo(f"A device that has nothing yet fetches {one['bytes']} bytes (variant {one['variant']}).")
+    for note in result["notes"]:
+        click.echo(plain(f"{note[0].upper()}{note[1:]}."))
 
 
 def _plan_one(row: NodeRow, manifest: Manifest, digest: bytes, holdings: NodeBlocks) -> _Planned:
@@ -290,12 +325,6 @@ def _rates(said: tuple[str, ...]) -> dict[str, float]:
     if len(speeds) != len(found) or not set(speeds) <= set(RATES_BIT_S) or not all(0 < rate < float("inf") for rate in speeds.values()):
         raise click.UsageError(f"--rate must be {'|'.join(RATES_BIT_S)}=BIT/S, such as metered=300000, found {', '.join(said)}")
     return speeds
-
-
-def _matches(row: NodeRow, wanted: Mapping[str, str]) -> bool:
-    profile = codec.decode(State, row.state).profile
-    labels = profile.labels if profile is not None else {}
-    return all(labels.get(key) == value for key, value in wanted.items())
 
 
 def _duration(value: float) -> str:

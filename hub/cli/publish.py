@@ -55,7 +55,7 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     "Golden inputs and limits": ("golden", "latency_ms_max", "memory_mib_max", "probation_seconds"),
     "Variants": ("variants", "held_out", "truth", "calibration", "sparsity", "loss_max", "all_or_none"),
     "Delivery": ("block_bytes",),
-    "Fleet, signing and output": ("directory", "passphrase_file", "as_json"),
+    "Fleet, signing and output": ("actor", "directory", "passphrase_file", "as_json"),
 }
 
 

@@ -1,6 +1,7 @@
 """`fleetcast releases`: what has been published, how many nodes serve it, and what can be removed."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,17 @@ from hub.cli.options import (
     show_one,
     split,
 )
-from hub.cli.removal import confirm, manifests, needed_as, own_payloads, present_rollout, yes_option
+from hub.cli.removal import confirm, manifests, needed_as, own_payloads, present_deployments, yes_option
 from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import free, own_bytes, own_of_each
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
+from schemas.deployments import Deployment
 from schemas.errors import Code, FleetcastError, Refused
 from schemas.manifest import Manifest, blocks_of
 from schemas.names import sha256
-from schemas.rollout import Rollout
 
 
 @click.group(cls=ListingGroup)
@@ -58,7 +59,8 @@ def releases(ctx: click.Context, model: str | None, directory: Path, as_json: bo
         check_model(repository, model)
     serving, known = nodes_serving(store), manifests(repository)
     own = own_of_each(known, blocks)
-    needed = {digest: what for name in repository.models() for digest, what in needed_as(present_rollout(repository, name)).items()}
+    named = [needed_as(present_deployments(repository, name)) for name in repository.models()]
+    needed = {digest: what for one in named for digest, (what, _) in one.items()}
     rows: list[dict[str, Any]] = []
     for digest, manifest in known.items():
         if model in {None, manifest.model}:
@@ -97,7 +99,7 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     document = repository.kept_manifest(model, version) if is_left else repository.manifest(model, version)
     digest = sha256(document)
     if not force:
-        _check_not_needed(present_rollout(repository, model), model, version, digest)
+        _check_not_needed(present_deployments(repository, model), model, version, digest)
     serving = nodes_serving(store)[digest]
     kept = f" {serving} nodes serve it, and keep it until a rollout moves them." if serving else ""
     confirm(f"Remove {release} for good?{kept}", yes=yes or is_left, folder=directory)
@@ -120,23 +122,24 @@ def of_group(ctx: click.Context, directory: Path) -> Path:
     return directory if said is click.core.ParameterSource.COMMANDLINE or ctx.obj is None else ctx.obj
 
 
-def _check_not_needed(rollout: Rollout | None, model: str, version: str, digest: bytes) -> None:
+def _check_not_needed(deployments: Sequence[Deployment], model: str, version: str, digest: bytes) -> None:
     """Check that no node may be sent to this release.
 
     Raises:
         Refused: RELEASE_NEEDED, with what the rollout names it as, and the mend.
     """
-    what = needed_as(rollout).get(digest)
-    if what is None or rollout is None:
+    found = needed_as(deployments).get(digest)
+    if found is None:
         return
+    what, named_by = found
     if what == "fallback":
-        reason = f"nodes go back to it if the rollout of {rollout.release.version} is taken back"
+        reason = f"nodes go back to it if the rollout of {named_by.release.version} is taken back"
         mend = "let that one be done, and start a rollout of another release to all nodes"
-    elif rollout.state == "done":
+    elif named_by.state == "done":
         reason = "nodes serve it by the model's rollout"
         mend = "roll out another release to all nodes, and then a second one, for until then nodes may go back to this one"
     else:
-        reason, mend = f"the model's rollout, which is {rollout.state}, is of this release", "start a rollout of another release"
+        reason, mend = f"the model's rollout, which is {named_by.state}, is of this release", "start a rollout of another release"
     raise Refused(Code.RELEASE_NEEDED, f"{model}@{version} is needed: {reason}. First {mend}; or add --force")
 
 

@@ -8,26 +8,26 @@ import click
 
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import Payloads, own
+from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
+from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
-from schemas.rollout import Rollout, all_fallbacks
 
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation. Without a terminal it must be given.")
 
 
-def present_rollout(repository: Repository, model: str) -> Rollout | None:
-    """Return a model's rollout as it is signed."""
-    document = repository.rollout(model)
-    return codec.decode(Rollout, document) if document is not None else None
+def present_deployments(repository: Repository, model: str) -> tuple[Deployment, ...]:
+    """Return a model's deployments as they are signed."""
+    statement = deployment_statements.read(repository, model)
+    return statement.deployments.deployments if statement is not None else ()
 
 
-def needed_as(rollout: Rollout | None) -> dict[bytes, str]:
-    """Return what a rollout names releases as, by digest: its release, or one that nodes go back to."""
-    if rollout is None:
-        return {}
-    return {**{one.release.digest: "fallback" for one in all_fallbacks(rollout)}, rollout.release.digest: "release"}
+def needed_as(deployments: Sequence[Deployment]) -> dict[bytes, tuple[str, Deployment]]:
+    """Return what deployments name releases as, by digest: a release that their nodes run, or one that these go back to."""
+    fallbacks = {one.fallback.digest: ("fallback", one) for one in deployments if one.fallback is not None}
+    return {**fallbacks, **{one.release.digest: ("release", one) for one in deployments}}
 
 
 def manifests(repository: Repository) -> dict[bytes, Manifest]:

@@ -1,42 +1,42 @@
-"""`fleetcast rollout`: start, follow, halt, resume, go back."""
+"""`fleetcast rollout`: start, follow, halt, resume, go back, approve, retry."""
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from fleetcast.cli.terminal_text import plain
+from hub.cli.command_queue import LOOK_SECONDS, ask
+from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
-from hub.cli.node_findings import findings_by_node, shortened
-from hub.cli.options import changes_fleet, check_model, dir_option, hub_runs, json_option, open_store, show, split
-from hub.core.publish.check_rules import unchecked
+from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show, split
+from hub.cli.rollout_status import rollout_row, status
+from hub.cli.time_arguments import DEADLINE
 from hub.core.publish.signature_compatibility import Signature, check_started
-from hub.core.rollouts import commands
+from hub.core.rollouts import commands, deployments
 from hub.core.rollouts import rollout as core
 from hub.core.rollouts.parameters import in_words, read
 from hub.core.rollouts.predecessors import predecessors
-from hub.core.rollouts.refusals import standing_against
-from hub.database.rows import RolloutRow
-from hub.publish.check_results import Checks
+from hub.core.rollouts.stages import parse_stages
+from hub.core.rollouts.terms import check_shadow
 from hub.service.rollouts.release_lookup import signatures
-from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas import codec
+from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
-from schemas.manifest import Manifest
-from schemas.names import sha256
 from schemas.parameters import Value
-from schemas.rollout import ReleaseRef, Rollout, all_fallbacks, selected
-from schemas.state import Finding, State
+from schemas.state import State
+from schemas.windows import parse_windows
 
-ANSWER_SECONDS = 15.0  # how long a running hub may take to obey
-LOOK_SECONDS = 0.3
-NAMES_SHOWN = 3
-ONE_LABEL = "give only one of the two, and begin a rollout for the other when this one is done"
+PERCENT_DIGITS_MAX = 3
+Parsed = TypeVar("Parsed")
+ONE_LABEL = "give only one of the two, and begin another rollout for the other"
+
+deployment_option = click.option("--deployment", metavar="NAME", help="Deployment, where the model has several.")
 
 
 @click.group()
@@ -47,6 +47,7 @@ def rollout() -> None:
     Examples:
       fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 \\
         --soak-seconds 600 --wait
+      fleetcast rollout start delay@1.3.0 --where site=jfk
       fleetcast rollout status
       fleetcast rollout halt delay
     """
@@ -54,7 +55,17 @@ def rollout() -> None:
 
 @rollout.command()
 @click.argument("release", metavar="MODEL@VERSION")
-@click.option("--stages", default="100", show_default=True, help="Rising percentages of the fleet, separated by commas.")
+@click.option(
+    "--stages",
+    default="100",
+    show_default=True,
+    help="Rising percentages with commas, such as 1,10,100; and nodes by selector: 'canary: site=lab; 10; 100'.",
+)
+@click.option(
+    "--approve", multiple=True, metavar="STAGE[,STAGE]", help="Stages that wait for `rollout approve`, by percentage or name. Repeatable."
+)
+@click.option("--deployment", metavar="NAME", help="Deployment to roll it out in; with a selector it is made if there is none.")
+@click.option("--where", metavar="SELECTOR", help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
 @click.option(
     "--receipts-min",
@@ -84,6 +95,24 @@ def rollout() -> None:
 @click.option(
     "--drift-tests-min", type=click.IntRange(0), help="Intervals of the release that must be tested for drift before the next stage."
 )
+@click.option("--nodes-min", type=click.IntRange(1), help="Nodes of a stage that must serve the release before the next stage.")
+@click.option(
+    "--latency-ratio-max",
+    type=float,
+    help="Halt when the release takes more than this many times as long as the one before it: the median over the stage's nodes.",
+)
+@click.option(
+    "--shadow-min", type=click.FloatRange(0, 1), help="Share of the nodes that serve it on which the comparison in shadow must have passed."
+)
+@click.option("--retries", type=click.IntRange(1, 100), help="How often a stage lets failed nodes try again before they count as failed.")
+@click.option("--retry-seconds", type=click.IntRange(1), help="Pause before failed nodes try again. The default is 600.")
+@click.option("--activate", metavar="TIMES", help="When nodes may switch, in their own zone, such as 'Mon-Fri 22:00-05:00'.")
+@click.option("--fetch", metavar="TIMES", help="When nodes may fetch, in their own zone.")
+@click.option(
+    "--deadline",
+    type=DEADLINE,
+    help="Nodes that do not serve it by then are moved no more: 36h, 2026-12-24T18:00 (UTC), or with +01:00 or Europe/Berlin.",
+)
 @click.option(
     "--node-bytes-max", type=click.IntRange(0), help="Bytes that the rollout may cost one node. A node stops before it would exceed them."
 )
@@ -100,8 +129,10 @@ def rollout() -> None:
     help="Priority among a node's transfers. A higher one goes first.",
 )
 @click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the release. Repeatable.")
-@click.option("--force", is_flag=True, help="Start even if no known node has the labels, or another rollout of the model runs.")
+@click.option("--allow-empty", is_flag=True, help="Start even if the selector matches no known node.")
+@click.option("--supersede", is_flag=True, help="Start even if another rollout of the deployment is left half-way.")
 @click.option("--breaking", is_flag=True, help="Start even if programs that use what the nodes have now would not work with this release.")
+@click.option("--force", is_flag=True, hidden=True, help="Both.")  # As it was called before deployments.
 @click.option("--require-check", is_flag=True, help="Refuse a release that has not passed `fleetcast check`. The default is a warning.")
 @click.option("--wait", is_flag=True, help="Follow the rollout to its end.")
 @click.option("--timeout-seconds", default=3600, show_default=True, type=click.IntRange(1), help="Time limit of --wait.")
@@ -111,10 +142,13 @@ def rollout() -> None:
 def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, as_json: bool, **said: Any) -> None:
     """Roll a release out, in stages.
 
-    A node that no stage has reached keeps what it serves.
+    A node that no stage has reached keeps what it serves. A share is a count: 25 percent of 4 nodes is one.
 
-    It is refused without --force where no known node has the labels, or while another rollout of the model runs that would be left
-    half-way. One that addresses all nodes of a running one at once, when that has come to 100 percent, leaves nothing half-way.
+    With a selector it moves the deployment of that name, or makes one above the default one, such as site-jfk for site=jfk; without, it
+    moves the default one, which decides for every node that no other decides for (`fleetcast deploy list`).
+
+    It is refused where the selector matches no known node, or while another rollout of the same deployment runs that would be left
+    half-way. One that addresses all nodes at once, when the running one has come to 100 percent, leaves nothing half-way.
 
     It is refused without --breaking where programs that use what the nodes have now would not work with the release.
 
@@ -122,60 +156,73 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     Examples:
       fleetcast rollout start delay@1.2.0 --stages 1,10,50,100 \\
         --soak-seconds 600 --wait
-      fleetcast rollout start delay@1.2.0 --label site=plant-7 \\
+      fleetcast rollout start delay@1.2.0 --where site=plant-7 \\
         --node-bytes-max 2000000
+      fleetcast rollout start delay@1.2.0 --deadline 72h --approve 100 \\
+        --stages 'canary: site=lab; 10; 100'
       fleetcast rollout start delay@1.2.0 --set threshold=0.7 \\
         --set labels.cat=Katze
     """
     model, version = split(release)
     repository = Repository(directory / "trust")
-    ref, manifest = _release(repository, model, version)
-    percents, wanted = _stages(stages), read_pairs("--label", labels, mend=ONE_LABEL)
-    gate = {
-        "receipts_ratio_min": said["receipts_min"],
-        "failures_ratio_max": said["failures_max"],
-        "soak_seconds": said["soak_seconds"],
-        "silent_seconds": said["silent_seconds"],
-        "halt_on_drift": said["halt_on_drift"],
-        "drift_tests_min": said["drift_tests_min"],
+    ref, manifest = release_of(repository, model, version)
+    asked_stages = _parsed("stages", parse_stages, stages)
+    windows = {name: _parsed(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
+    wish = {
+        "version": version,
+        "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in asked_stages],
+        "labels": read_pairs("--label", labels, mend=ONE_LABEL),
+        "gate": {
+            "receipts_ratio_min": said["receipts_min"],
+            "failures_ratio_max": said["failures_max"],
+            "soak_seconds": said["soak_seconds"],
+            "silent_seconds": said["silent_seconds"],
+            "halt_on_drift": said["halt_on_drift"],
+            "drift_tests_min": said["drift_tests_min"],
+            **_given(
+                {
+                    "nodes_min": said["nodes_min"],
+                    "latency_ratio_max": said["latency_ratio_max"],
+                    "shadow_ratio_min": said["shadow_min"],
+                    "retries": said["retries"],
+                    "retry_seconds": said["retry_seconds"],
+                }
+            ),
+        },
+        "carriage": {
+            "bytes_max": said["node_bytes_max"],
+            "full_download": said["full_download"],
+            "priority": said["priority"],
+            **_given({"fetch": windows.get("fetch")}),
+        },
+        "parameters": read(manifest.parameters or (), _pairs(said["values"])) or None,
+        **_given({name: said[name] for name in ("deployment", "where", "deadline", "allow_empty", "supersede", "breaking", "force")}),
+        **_given({"activate": windows.get("activate"), "approve": tuple(_approve(said["approve"]))}),
     }
-    carriage = {"bytes_max": said["node_bytes_max"], "full_download": said["full_download"], "priority": said["priority"]}
-    parameters = read(manifest.parameters or (), _pairs(said["values"])) or None
-    wish = {"version": version, "stages": percents, "labels": wanted, "gate": gate, "carriage": carriage, "parameters": parameters}
-    insisted = {name: True for name in ("force", "breaking") if said[name]}
-    command = commands.read_as(commands.Start, json.dumps({**wish, **insisted}))
-    present = _present(repository, model)
+    command = commands.read_as(commands.Start, json.dumps(wish))
+    present, nodes = model_of(repository, model), facts_of(_states(directory))
+    # What the hub would refuse is refused now: it may not run before next week.
+    allowed, now = manifest.parameters or (), int(time.time())
+    progress = deployments.begun(present, command, ref, nodes=nodes, rollout=bytes(16), now=now, allowed=allowed)
+    check_shadow(command.gate, manifest)
+    place = deployments.place_of(present, command, nodes)
     if not command.breaking:
-        check_started(Signature.of(manifest), signatures(repository, model, predecessors(present, command.labels)))
-    _check(ref, manifest, command, before=present, nodes=_nodes(directory))
-    _look_at_checks(directory, ref, manifest, required=said["require_check"])
-    _tell_of_left_behind(present, parameters or {})
+        check_started(Signature.of(manifest), signatures(repository, model, predecessors(place)))
+    codec.encode(present.with_rollout(progress).statement(expires=0))  # Many long texts do not fit the document.
+    look_at_checks(directory, ref, manifest, required=said["require_check"])
+    _tell_of_left_behind(place.before, command.parameters or {})
+    notice(deployments.stay(present, place, nodes))
+    if place.before is None:
+        notice(deployments.ties(present, place.name, place.selector, place.priority))
     if not said["wait"]:
-        _ask(directory, model, command, as_json=as_json)
+        ask(directory, model, command, as_json=as_json)
         return
     deadline = time.monotonic() + said["timeout_seconds"]
-    _ask(directory, model, command, as_json=as_json, deadline=deadline)
-    _follow(directory, model, version, deadline, as_json)
+    ask(directory, model, command, as_json=as_json, deadline=deadline)
+    _follow(directory, model, place.name, version, deadline, as_json)
 
 
-def _look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *, required: bool) -> None:
-    """Warn of what `fleetcast check` found, or refuse it where the fleet's settings or the operator require a check.
-
-    Raises:
-        Refused: RELEASE_UNCHECKED.
-    """
-    profiles = load(directory).checks_required
-    found = Checks(directory / "checks").against(manifest, profiles)
-    if not found:
-        return
-    name = f"{manifest.model}@{release.version}"
-    try_it = f"fleetcast check {name} --profile {','.join(profiles) or 'pi4,gateway,tiny'}"
-    if profiles or required:
-        raise unchecked(name, [*found, f"try {try_it}"])
-    click.echo(f"warning: {name}: {'; '.join(found)} ({try_it})", err=True)
-
-
-def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]) -> None:
+def _tell_of_left_behind(before: Deployment | None, parameters: Mapping[str, Value]) -> None:
     """Warn of parameters that the previous rollout set: a new rollout begins with the release's own values."""
     before_it = {name: value for one in (core.in_force(before) if before else ()) for name, value in one.parameters.items()}
     left = {name: value for name, value in before_it.items() if name not in parameters}
@@ -184,48 +231,36 @@ def _tell_of_left_behind(before: Rollout | None, parameters: Mapping[str, Value]
         click.echo(f"warning: the previous rollout set parameters that this one does not set: {said}", err=True)
 
 
-def _check(
-    release: ReleaseRef, manifest: Manifest, wish: commands.Start, *, before: Rollout | None, nodes: Sequence[core.NodeFacts]
-) -> None:
-    """Refuse now what the hub would refuse later: it may not run before next week.
-
-    Raises:
-        Refused: no such rollout can be.
-    """
-    allowed = manifest.parameters or ()
-    progress = core.begin(manifest.model, wish, release, before=before, nodes=nodes, salts=[bytes(16)], now=0, allowed=allowed)
-    codec.encode(progress.rollout)  # many long texts do not fit the document
-
-
-def _nodes(directory: Path) -> list[core.NodeFacts]:
-    """Return the nodes that have reported to the hub, with their labels."""
+def _states(directory: Path) -> list[State]:
+    """Return what nodes have reported to the hub."""
     store = open_store(directory)
-    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
-    store.close()
-    return [core.NodeFacts(one.node, one.profile.labels if one.profile else {}, heard=False, serving=False) for one in states]
+    try:
+        return states_of(store.counted_nodes())
+    finally:
+        store.close()
 
 
-def _release(repository: Repository, model: str, version: str) -> tuple[ReleaseRef, Manifest]:
-    document = repository.manifest(model, version)
-    return ReleaseRef(version, sha256(document)), codec.decode(Manifest, document)
-
-
-def _present(repository: Repository, model: str) -> Rollout | None:
-    """Return the model's rollout as it is signed."""
-    document = repository.rollout(model) if model in repository.models() else None
-    return codec.decode(Rollout, document) if document is not None else None
-
-
-def _stages(text: str) -> list[int]:
-    """Return the percents of `--stages`.
+def _parsed(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
+    """Return what an option means.
 
     Raises:
-        click.UsageError: they are not whole numbers.
+        click.UsageError: it is not written as it must be.
     """
     try:
-        return [int(one) for one in text.split(",")]
-    except ValueError:
-        raise click.UsageError(f"--stages {text!r} must be whole percents with commas, such as 1,10,50,100") from None
+        return parse(text)
+    except Refused as refusal:
+        raise click.UsageError(f"--{option}: {refusal.reason}") from None
+
+
+def _approve(said: Sequence[str]) -> list[int | str]:
+    """Return the stages of `--approve`, by percentage or name."""
+    found = [one.strip().removesuffix("%").strip() for text in said for one in text.split(",")]
+    return [int(one) if one.isdecimal() and len(one) <= PERCENT_DIGITS_MAX else one for one in found]
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given: a hub of an earlier version refuses fields that it does not know."""
+    return {name: value for name, value in values.items() if value is not None and value is not False and value != ()}
 
 
 def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
@@ -242,11 +277,20 @@ def _pairs(said: Sequence[str]) -> list[tuple[str, str]]:
 @click.argument("model")
 @click.argument("values", metavar="[NAME=VALUE]...", nargs=-1)
 @click.option("--unset", multiple=True, metavar="NAME", help="Reset a parameter to the release's default. Repeatable.")
-@click.option("--release", metavar="VERSION", help="Release whose parameters to change, where nodes went back to several releases.")
+@click.option("--release", metavar="VERSION", help="Release whose parameters to change. The default is the one that nodes are to serve.")
+@deployment_option
 @changes_fleet
 @dir_option
 @json_option
-def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: str | None, directory: Path, as_json: bool) -> None:
+def set_(
+    model: str,
+    values: tuple[str, ...],
+    unset: tuple[str, ...],
+    release: str | None,
+    deployment: str | None,
+    directory: Path,
+    as_json: bool,
+) -> None:
     """Change parameters of the release that is rolled out.
 
     There is no new release, no stage begins again, and no node moves.
@@ -263,110 +307,65 @@ def set_(model: str, values: tuple[str, ...], unset: tuple[str, ...], release: s
     check_model(repository, model)
     if not values and not unset:
         raise click.UsageError("there is nothing to set: give NAME=VALUE or --unset NAME")
-    present = _present(repository, model)
-    if present is None:
+    present = model_of(repository, model)
+    if not present.rollouts:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}: set values when it starts, with --set")
-    versions = sorted({one.release.version for one in core.in_force(present)})
-    if release is None and len(versions) > 1:
-        raise click.UsageError(f"several releases of {model} are in force ({', '.join(versions)}): choose one with --release")
-    version = release or versions[0]
-    core.in_force_of(present, version)
-    allowed = _release(repository, model, version)[1].parameters or ()
-    body = commands.SetParameters(version=version, parameters=read(allowed, _pairs(values)), unset=unset)
-    now = core.Progress(present, stage_entered_at=0, judged_from=0)
-    codec.encode(core.set_parameters(now, body, allowed=allowed).rollout)  # what the hub would refuse is refused now
-    _ask(directory, model, body, as_json=as_json)
+    progress = deployments.chosen(present, deployment)
+    served = [one.release.version for one in core.in_force(progress.deployment)]
+    if not served:
+        raise Refused(Code.ROLLOUT_INVALID, f"the first release of {model} was taken back: set values when the next one starts, with --set")
+    version = core.in_force_of(progress, release or served[0]).release.version
+    allowed = release_of(repository, model, version)[1].parameters or ()
+    given = {"version": version, "parameters": read(allowed, _pairs(values)), "unset": unset}
+    body = commands.read_as(commands.SetParameters, json.dumps({**given, **({"deployment": deployment} if deployment else {})}))
+    after = core.set_parameters(progress, body, allowed=allowed)  # What the hub would refuse is refused now.
+    codec.encode(present.with_rollout(after).statement(expires=0))
+    ask(directory, model, body, as_json=as_json)
 
 
-@rollout.command()
-@click.argument("model", required=False)
-@dir_option
-@json_option
-def status(model: str | None, directory: Path, as_json: bool) -> None:
-    """Show every rollout, or that of one model.
-
-    \b
-    Example:
-      fleetcast rollout status delay --json
-    """
-    repository = Repository(directory / "trust")
-    if model is not None:
-        check_model(repository, model)
-    store, known = open_store(directory), repository.models()
-    states = [codec.decode(State, row.state) for row in store.counted_nodes()]
-    findings = findings_by_node(directory, {state.node: state for state in states}, store.receipts())
-    rows = [
-        {**_row(row), "parameters": _in_force(row, states), "refused": _refused(row, states, findings)}
-        for row in store.rollout_rows()
-        if row.model in ([model] if model else known)
-    ]
-    columns = ["model", "version", "state", "stage", "percent", "nodes", "heard", "serving", "failed", "silent", "reason"]
-    show(rows, columns, as_json=as_json, empty="There is no rollout.")
-    if not as_json:
-        for row in rows:
-            for name, one in row["parameters"].items():
-                click.echo(plain(f"{row['model']}: {_told(name, one)}"))
-            lines = [f"{row['model']}: {one['node']} cannot take it: {one['reason']} [{one['code']}]" for one in row["refused"]]
-            for line in shortened(lines, mend=f"`fleetcast rollout status {row['model']} --json` has all of them"):
-                click.echo(plain(line))
+rollout.add_command(status)
 
 
-def _simple(kind: str, asked: commands.Command, sentence: str) -> click.Command:
+def _simple(kind: str, asked: type[commands.OfDeployment], sentence: str) -> click.Command:
     @rollout.command(kind, help=f"{sentence}\n\n\b\nExample:\n  fleetcast rollout {kind} delay")
     @click.argument("model")
+    @deployment_option
     @changes_fleet
     @dir_option
     @json_option
-    def run(model: str, directory: Path, as_json: bool) -> None:
+    def run(model: str, deployment: str | None, directory: Path, as_json: bool) -> None:
         check_model(Repository(directory / "trust"), model)
-        _ask(directory, model, asked, as_json=as_json)
+        command = commands.read_as(asked, json.dumps({"deployment": deployment} if deployment else {}))
+        ask(directory, model, command, as_json=as_json)
 
     return run
 
 
-halt = _simple("halt", commands.Halt(), "Halt a rollout. Nodes that have the release keep it.")
-resume = _simple("resume", commands.Resume(), "Resume a rollout after a halt.")
-back = _simple("back", commands.Rollback(), "Return each node of the rollout to its previous release.")
+halt = _simple("halt", commands.Halt, "Halt a rollout. Nodes that have the release keep it.")
+resume = _simple("resume", commands.Resume, "Resume a rollout after a halt.")
+back = _simple("back", commands.Rollback, "Return each node of the rollout to its previous release.")
+approve = _simple("approve", commands.Approve, "Approve the next stage. It begins when its turn has come.")
+retry = _simple("retry", commands.Retry, "Let the nodes that failed try once more.")
 
 
-def _ask(directory: Path, model: str, command: commands.Command, *, as_json: bool, deadline: float | None = None) -> None:
-    """Queue a command and print how it ended. Without a deadline, only a running hub is waited for, and then a while.
-
-    Raises:
-        Refused: the hub has refused it.
-        Ended: no answer in time.
-    """
-    store = open_store(directory)
-    number, kind = store.add_command(model, command), commands.kind_of(command)
-    if not hub_runs(directory):
-        click.echo(f"No hub runs here now: {'waiting for one' if deadline else 'the command waits until one starts'}.", err=True)
-        if deadline is None:
-            if as_json:
-                click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "queued", "text": ""}, indent=2))
-            return
-    until = time.monotonic() + ANSWER_SECONDS if deadline is None else deadline
-    while (answer := store.command(number)) is None or answer.state == "open":
-        if time.monotonic() >= until:
-            raise Ended(Exit.TIMEOUT, "no hub has answered in time; the command stays queued")
-        time.sleep(LOOK_SECONDS)
-    store.close()
-    if answer.state == "refused":
-        raise Refused(Code(answer.code), answer.text)
-    if as_json and deadline is None:  # else what --wait has waited for is the answer
-        click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "done", "text": answer.text}, indent=2))
-    elif not as_json:
-        click.echo(answer.text)
-
-
-def _follow(directory: Path, model: str, version: str, deadline: float, as_json: bool) -> None:
+def _follow(directory: Path, model: str, deployment: str, version: str, deadline: float, as_json: bool) -> None:
     """Print each step until the rollout is done.
 
     Raises:
         Ended: it halted, went back or was superseded, or time is up.
     """
-    store, said = open_store(directory), ""
+    store, repository, said = open_store(directory), Repository(directory / "trust"), ""
     while True:
-        row = next(_row(one) for one in store.rollout_rows() if one.model == model)  # the hub has answered, so there is one
+        present = model_of(repository, model)
+        progress = present.get(deployment)
+        if progress is None:
+            raise Ended(Exit.HALTED, f"deployment {deployment} of {model} was removed")
+        kept = next((one for one in store.rollout_rows() if (one.model, one.deployment) == (model, deployment)), None)
+        is_kept = kept is not None and deployments.is_of(kept.document, progress.deployment)
+        if not is_kept and time.monotonic() < deadline:  # The hub has signed it, and keeps its reason next.
+            time.sleep(LOOK_SECONDS)
+            continue
+        row = rollout_row(present, progress.deployment, kept)
         name = f"{model}@{row['version']}"
         line = f"{name} {row['state']} at {row['percent']} %, {row['serving']} of {row['nodes']} nodes serve it: {plain(row['reason'])}"
         if line != said and not as_json:
@@ -383,69 +382,3 @@ def _follow(directory: Path, model: str, version: str, deadline: float, as_json:
         if time.monotonic() >= deadline:
             raise Ended(Exit.TIMEOUT, f"the rollout of {model}@{version} is still {row['state']} at {row['percent']} %: {row['reason']}")
         time.sleep(LOOK_SECONDS)
-
-
-def _row(row: RolloutRow) -> dict[str, Any]:
-    one = codec.decode(Rollout, row.document)
-    return {
-        "model": row.model,
-        "version": one.release.version,
-        "digest": one.release.digest.hex(),
-        "fallback": one.fallback.version if one.fallback else None,
-        "fallbacks": [{"version": past.release.version, "labels": past.labels} for past in all_fallbacks(one)],
-        "state": one.state,
-        "stage": f"{one.stage + 1} of {len(one.stages)}",
-        "percent": one.percent,
-        "serial": one.serial,
-        "nodes": row.addressed,
-        "heard": row.heard,
-        "silent": row.silent,
-        "serving": row.serving,
-        "failed": row.failed,
-        "reason": row.reason,
-    }
-
-
-def _refused(row: RolloutRow, states: Sequence[State], findings: Mapping[str, tuple[Finding, ...]]) -> list[dict[str, Any]]:
-    """Return the addressed nodes that refuse a document without which they cannot take the release."""
-    one = codec.decode(Rollout, row.document)
-    return [
-        {"node": state.node, "code": finding.code, "reason": finding.reason}
-        for state in states
-        if selected(one, state.profile.labels if state.profile else {})
-        for finding in standing_against(findings[state.node], model=row.model, version=one.release.version)
-    ]
-
-
-def _in_force(row: RolloutRow, states: Sequence[State]) -> dict[str, dict[str, Any]]:
-    """Return for each parameter what the rollout sets, and how many nodes that serve the release use whose value."""
-    releases = {one.release: one.parameters for one in core.in_force(codec.decode(Rollout, row.document))}
-    found: dict[str, dict[str, Any]] = {}
-    for release, said in releases.items():
-        of = f" of {release.version}" if len(releases) > 1 else ""
-        found.update({f"{name}{of}": {"set": value, **_nobody()} for name, value in said.items()})
-        for state in states:
-            slots = [slot for slot in state.slots if slot.model == row.model and slot.serving == release.digest]
-            for setting in (setting for slot in slots for setting in slot.parameters or ()):
-                entry = found.setdefault(f"{setting.name}{of}", {"set": None, **_nobody()})
-                entry[setting.source] += 1
-                if setting.code is not None:
-                    entry["refused"].append({"node": state.node, "code": setting.code})
-    return found
-
-
-def _nobody() -> dict[str, Any]:
-    return {"rollout": 0, "site": 0, "release": 0, "refused": []}
-
-
-def _told(name: str, one: Mapping[str, Any]) -> str:
-    """`threshold=0.7: in force on 5, 1 has its site's; the site's own value is not allowed on gate-3`."""
-    said = in_words(name, one["set"]) if one["set"] is not None else f"{name} as released"
-    parts = [f"in force on {one['rollout' if one['set'] is not None else 'release']}"]
-    if one["site"]:
-        parts.append(f"{one['site']} by their sites")
-    if one["refused"]:
-        names = [refusal["node"] for refusal in one["refused"]]
-        more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        parts.append(f"the site's own is not allowed on {', '.join(names[:NAMES_SHOWN])}{more}")
-    return f"{said} ({'; '.join(parts)})"

@@ -4,6 +4,7 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
 
@@ -46,3 +47,30 @@ def written(seconds: int | None) -> str | None:
 def iso(seconds: int | None) -> str | None:
     """Format a moment for a script."""
     return None if seconds is None else (datetime.fromtimestamp(0, UTC) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+class Deadline(click.ParamType[int]):
+    """36h or 7d from now, or 2026-12-24T18:00: with an offset, with a zone's name after a space, or in UTC. Becomes seconds since 1970."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the moment, or raise a usage error that shows the accepted forms."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip()
+        if ahead := _AGO.fullmatch(text):
+            return int(time.time()) + int(ahead[1]) * _SECONDS[ahead[2]]
+        moment, _, zone = text.partition(" ")
+        try:
+            found = datetime.fromisoformat(moment)
+            if found.tzinfo is not None and zone:
+                raise ValueError("it has an offset and a zone")
+            at = found if found.tzinfo is not None else found.replace(tzinfo=ZoneInfo(zone.strip()) if zone else UTC)
+            return max(0, int(at.timestamp()))
+        except (ValueError, OverflowError, OSError, ZoneInfoNotFoundError):
+            forms = "2026-12-24T18:00 (UTC), 2026-12-24T18:00+01:00, '2026-12-24T18:00 Europe/Berlin', or 36h or 7d from now"
+            self.fail(f"{text!r} is no deadline: write {forms}", param, ctx)
+
+
+DEADLINE = Deadline()

@@ -1,11 +1,21 @@
 """Takes over what hubs of earlier versions kept, when a hub opens their database. Runs in the transaction that makes the tables."""
 
+from typing import Any
+
 from sqlalchemy import Connection, func, insert, inspect, select, text
 
+from hub.core.rollouts.deployments import alone
 from hub.database import tables
-from hub.database.connection import where
+from hub.database.connection import put, where
+from schemas import codec
+from schemas.deployments import name_of
+from schemas.earlier_rollouts import as_deployments
+from schemas.errors import Refused
+from schemas.rollout import Rollout
+from schemas.selectors import from_labels
 
 FIRST_TABLE = "intervals"
+FIRST_ROLLOUTS = "rollouts"  # One rollout a model.
 FIRST_DRIFTS, SECOND_DRIFTS = "drifts", "drift_results"
 
 
@@ -14,6 +24,7 @@ def take_over(db: Connection) -> None:
     _intervals(db)
     _drifts(db)
     _newest_drifts(db)
+    _rollouts(db)
 
 
 def add_columns(db: Connection) -> None:
@@ -61,3 +72,27 @@ def _newest_drifts(db: Connection) -> None:
         if key is not None:
             newest = db.execute(where(select(table.model, table.tested_at, table.body), tables.drifts, dict(key))).mappings().one()
             db.execute(insert(tables.newest_drifts).values(dict(newest)))
+
+
+def _rollouts(db: Connection) -> None:
+    """Bring over the working state of earlier hubs, which had one rollout a model: it is that of the deployment which the rollout is.
+
+    A row that cannot be read is left out: the controller then begins afresh by what is signed.
+    """
+    if not inspect(db).has_table(FIRST_ROLLOUTS):
+        return
+    for row in db.execute(text(f"SELECT * FROM {FIRST_ROLLOUTS}")).mappings().all():  # noqa: S608  # a name of our own
+        values: dict[str, Any] = dict(row)
+        try:
+            rollout = codec.decode(Rollout, values["document"])
+        except Refused:
+            continue
+        statement, name = as_deployments(rollout, expires=0), name_of(from_labels(rollout.labels))
+        moving = next(one for one in statement.deployments if one.name == name)
+        put(
+            db,
+            tables.rollouts,
+            {"model": statement.model, "deployment": moving.name},
+            {**values, "deployment": moving.name, "gates": "[]", "document": alone(statement.model, statement.serial, moving)},
+        )
+    db.execute(text(f"DROP TABLE {FIRST_ROLLOUTS}"))

@@ -106,18 +106,21 @@ class CommandRow:
 
 @dataclass(frozen=True, slots=True)
 class RolloutRow:
-    """Hold the controller's working state of a model's rollout; `document` is the encoded `Rollout` that is signed and announced.
+    """Hold the controller's working state of a deployment's rollout; `document` is an encoded `Deployments` of that deployment alone.
 
-    Of the present stage: nodes addressed, of which heard from and silent; of those heard from, serving (by receipts) and failed.
+    `serial` is that of the model's statement when the row was written. Of the nodes that it has reached: addressed, of which heard from and
+    silent; of those heard from, serving (by receipts) and failed.
     """
 
     model: str
+    deployment: str
     serial: int
     document: bytes
     stage_entered_at: int
     held_since: int | None
     judged_from: int
     reason: str
+    gates: str  # What each gate says, as JSON (hub/core/rollouts/gates.py).
     addressed: int
     heard: int
     serving: int

@@ -215,15 +215,23 @@ class Store:
     # Rollouts
 
     def rollout_rows(self) -> list[RolloutRow]:
-        """Return the controller's working state, a row a model."""
-        return self._rows(RolloutRow, select(tables.rollouts).order_by(tables.rollouts.c.model))
+        """Return the controller's working state, a row a deployment."""
+        table = tables.rollouts
+        return self._rows(RolloutRow, select(table).order_by(table.c.model, table.c.deployment))
 
     def put_rollout_row(self, row: RolloutRow, happened: str = "", actor: str | None = None) -> None:
         """Keep the working state; `happened` is a sentence for those who watch, where something did; `actor` asked for it."""
         with self._write() as db:
-            _put(db, tables.rollouts, {"model": row.model}, _fields(row))
+            _put(db, tables.rollouts, {"model": row.model, "deployment": row.deployment}, _fields(row))
             if happened:
-                self._event(db, "rollout", happened, {"model": row.model, "serial": row.serial}, actor or self.database.actor)
+                facts = {"model": row.model, "deployment": row.deployment, "serial": row.serial}
+                self._event(db, "rollout", happened, facts, actor or self.database.actor)
+
+    def drop_rollout_row(self, model: str, deployment: str, happened: str, *, actor: str | None = None) -> None:
+        """Drop the working state of a deployment that was taken away."""
+        with self._write() as db:
+            db.execute(_where(delete(tables.rollouts), tables.rollouts, {"model": model, "deployment": deployment}))
+            self._event(db, "rollout", happened, {"model": model, "deployment": deployment}, actor or self.database.actor)
 
     # Windows
 

@@ -90,15 +90,17 @@ commands = Table(
 )
 
 rollouts = Table(
-    "rollouts",
+    "deployment_rollouts",  # An earlier hub's table `rollouts` has one a model; hub/database/migrations.py takes it over.
     metadata,
     Column("model", String(64), primary_key=True),
+    Column("deployment", String(64), primary_key=True),
     Column("serial", BigInteger, nullable=False),
     Column("document", LargeBinary, nullable=False),
     Column("stage_entered_at", BigInteger, nullable=False),
     Column("held_since", BigInteger),
     Column("judged_from", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("gates", Text, nullable=False),
     Column("addressed", Integer, nullable=False),
     Column("heard", Integer, nullable=False),
     Column("serving", Integer, nullable=False),

@@ -36,6 +36,7 @@ from fleetcast.mqtt_connection import (
     Subscribed,
     Unreadable,
 )
+from hub.core.rollouts import fleet
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.store import Store
@@ -157,6 +158,7 @@ class Service:
             signers=signers,
             wall=self._wall,
             monotonic=self._monotonic,
+            held=lambda model: fleet.held(self._ingest.nodes.values(), model),
         )
 
     def _make_enrolment(self, authority: Authority | None) -> None:

@@ -20,7 +20,7 @@ from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_
 from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
 from schemas import codec
-from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, role_name
+from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
 from schemas.manifest import target_path
 from schemas.names import VERSION_PATTERN, check_name, check_version, version_key
@@ -202,6 +202,7 @@ class Repository:
             if (version := self._folder.version(role_name(model))) > 0:
                 signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
             self._next("targets", signed, [targets], now)
+            (self._folder.statements / model).unlink(missing_ok=True)
 
     def set_minimum(self, model: str, version: str, *, targets: Signer, now: datetime) -> None:
         """Set the oldest version of a model that nodes may still activate. It bounds what stolen online keys can make them run."""
@@ -417,6 +418,13 @@ class Repository:
             documents = tuple(RolloutBytes(model, self._rollout_file(model, target).read_bytes()) for model, target in models.items())
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
             return TrustBundle(roots=roots, documents=documents, **roles)
+
+    def trust_roles(self) -> TrustRoles:
+        """Return the document that is retained on `trust/roles`, as of the last refresh; `trust/time` holds its timestamp."""
+        with self._folder.locked():
+            current = self._folder.current()
+            roles = {name: self._folder.path(name, current[name]).read_bytes() for name in ("timestamp", "snapshot", "targets")}
+            return TrustRoles(roots=tuple(self.root(version) for version in range(1, current["root"] + 1)), **roles)
 
     def model_bundle(self, model: str, versions: Sequence[str]) -> ModelBundle:
         """Return the bundle that is retained on `model/<name>`: the role in the current snapshot, and the manifests of these versions.

@@ -44,7 +44,19 @@ from node.agent.storage.store_rebuild import Traces, rebuild
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
 from node.agent.trust.trust_state import TrustState
-from node.broker.mqtt import BlockArrived, ConnectionEvent, DocumentEvent, ModelArrived, NodeLink, TrustArrived
+from node.broker.mqtt import (
+    BlockArrived,
+    ConnectionEvent,
+    DeploymentsArrived,
+    DocumentEvent,
+    IndexArrived,
+    ModelArrived,
+    NodeLink,
+    RolesArrived,
+    StatementEvent,
+    TimeArrived,
+    TrustArrived,
+)
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds, SignedClock, WallClock, trusted_now
 from node.host.service_manager import Notify
@@ -62,6 +74,7 @@ from node.workers.device_profile import profile
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.manifest import Manifest
+from schemas.selectors import NodeFacts
 from schemas.state import State
 
 log = structlog.get_logger()
@@ -201,14 +214,14 @@ class Agent:
         self._requests = RetainedRequests(self._rng)
         self._trust_state = TrustState(
             settings,
-            arch=self._profile.arch,
             store=self._store,
             trust=self._trust,
             carried=self._sideload,
             wall=wall,
             monotonic=monotonic,
             requests=self._requests,
-            subscribe_models=self._link.subscribe_models,
+            link=self._link,
+            facts=lambda: NodeFacts(settings.id, settings.labels, self._profile.arch),
             refused=self._reporter.refusal,
             found=lambda: self._delivery.carried(self._monotonic()),
             findings=self._findings,
@@ -345,6 +358,8 @@ class Agent:
                 self._trust_state.failed(TRUST)
             case ModelArrived(bundle):
                 self._trust_state.failed(bundle.model)
+            case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
+                self._trust_state.failed_at(event)
         if isinstance(event, DocumentEvent):
             self._link.ack(event.message)
 
@@ -390,6 +405,7 @@ class Agent:
         self._trust_state.look_for_carried(now)
         self._delivery.tick(now)
         if self._online:
+            self._trust_state.tick(now)
             self._ask_again(now)
             self._report_state(now)
             self._reporter.send(windows=self._telemetry.may_leave)
@@ -413,12 +429,15 @@ class Agent:
                     log.error("subscribe.denied", filters=refused)
                     self._status_writer.denied(refused)
                 self._delivery.granted(mid, self._monotonic())
+                self._trust_state.granted(mid)
             case Published(mid):
                 self._reporter.published(mid)
             case TrustArrived():
                 self._trust_arrived(event)
             case ModelArrived():
                 self._model_arrived(event)
+            case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
+                self._statement_arrived(event)
             case Unreadable(refusal, message):
                 model = self._link.model_of(message.topic)
                 self._reporter.refusal(refusal, model)
@@ -477,8 +496,7 @@ class Agent:
         self._reported = None
         self._reporter.connected(session_present=not forgot)
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
-        self._link.subscribe_trust(only_if_new=event.session_present)
-        self._link.subscribe_models(sorted(self._trust_state.models), only_if_new=event.session_present)
+        self._trust_state.connected(session_present=event.session_present)
         self._delivery.connected(session_present=event.session_present, now=self._monotonic())
 
     def _disconnected(self, event: Disconnected) -> None:
@@ -496,6 +514,7 @@ class Agent:
             )
         self._online = False
         self._status_writer.disconnected(reason, short_connections=self._again.short_in_a_row)
+        self._trust_state.disconnected()
         self._delivery.disconnected()
 
     def _trusted_now(self) -> float:
@@ -520,6 +539,10 @@ class Agent:
         self._trust_state.take_trust(event.bundle)
         self._link.ack(event.message)
 
+    def _statement_arrived(self, event: StatementEvent) -> None:
+        self._trust_state.take(event)
+        self._link.ack(event.message)
+
     def _model_arrived(self, event: ModelArrived) -> None:
         self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
@@ -527,8 +550,8 @@ class Agent:
     def _ask_again(self, now: MonotonicSeconds) -> None:
         """Have the broker say again what it retains, and what has had no effect here."""
         if names := self._requests.due(now):
-            log.info("retained.asked_again", trust=TRUST in names, models=sorted(names - {TRUST}))
-            self._link.subscribe_again(trust=TRUST in names, models=sorted(names - {TRUST}))
+            log.info("retained.asked_again", names=sorted(name or "trust" for name in names))
+            self._link.subscribe_again(self._trust_state.topics_of(names))
 
     # What the node says
 

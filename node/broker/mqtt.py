@@ -23,8 +23,11 @@ from fleetcast.mqtt_connection import (
 )
 from schemas import codec
 from schemas.block_request import Want
-from schemas.bundle import ModelBundle, TrustBundle
+from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
+from schemas.deployment_index import DeploymentIndex
+from schemas.deployments import Envelope
 from schemas.errors import Code, Refused
+from schemas.names import check_name
 from schemas.state import State
 from schemas.topics import Address, Topics, block_digest
 
@@ -50,6 +53,39 @@ class ModelArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeArrived:
+    """Carry a timestamp alone, not verified."""
+
+    time: TrustTime
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class RolesArrived:
+    """Carry roles without rollouts, not verified."""
+
+    roles: TrustRoles
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class IndexArrived:
+    """Carry the index of deployments, which nobody signs."""
+
+    index: DeploymentIndex
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentsArrived:
+    """Carry what came on a model's topic of deployments, not verified."""
+
+    model: str
+    envelope: Envelope
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class BlockArrived:
     """Carry a payload on a block topic, not verified."""
 
@@ -58,7 +94,10 @@ class BlockArrived:
 
 
 ConnectionEvent = Connected | Disconnected | Published | Subscribed
-DocumentEvent = TrustArrived | ModelArrived | Unreadable | Cleared  # Each carries one message, which is acknowledged once handled.
+StatementEvent = TimeArrived | RolesArrived | IndexArrived | DeploymentsArrived
+DocumentEvent = (
+    TrustArrived | ModelArrived | StatementEvent | Unreadable | Cleared
+)  # Each carries one message, which is acknowledged once handled.
 NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
 
@@ -88,6 +127,18 @@ class BlockReader:
     def subscribe_trust(self, *, only_if_new: bool) -> None:
         """Ask for the trust bundle."""
         self._link.subscribe([self.topics.trust], only_if_new=only_if_new)
+
+    def read(self, topics: Sequence[str], *, only_if_new: bool = False) -> int | None:
+        """Subscribe to exact topics, one SUBSCRIBE each; `Subscribed` with the returned id follows for the last of them."""
+        mid = None
+        for topic in topics:
+            mid = self._link.subscribe([topic], only_if_new=only_if_new)
+        return mid
+
+    def leave(self, topics: Sequence[str]) -> None:
+        """End subscriptions."""
+        if topics:
+            self._link.unsubscribe(topics)
 
     def subscribe_models(self, models: Sequence[str], *, only_if_new: bool = False) -> None:
         """Ask for these models' roles and manifests: exact topics, for not every broker gives what it retains to a wildcard."""
@@ -166,12 +217,10 @@ class NodeLink(BlockReader):
         """
         self._link.move(BrokerUrl.parse(url))
 
-    def subscribe_again(self, *, trust: bool, models: Sequence[str]) -> None:
-        """Ask for what is retained of these; some brokers give it to no subscription that they know already, so that is ended first."""
-        topics = [*([self.topics.trust] if trust else []), *(self.topics.model(model) for model in models)]
-        self._link.unsubscribe(topics)
-        for topic in topics:
-            self._link.subscribe([topic])
+    def subscribe_again(self, topics: Sequence[str]) -> None:
+        """Ask for what is retained there; some brokers give it to no subscription that they know already, so that is ended first."""
+        self.leave(topics)
+        self.read(topics)
 
     def publish_state(self, state: State) -> None:
         """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
@@ -190,14 +239,28 @@ class NodeLink(BlockReader):
             return Cleared(event)
         try:
             address = self.topics.parse(event.topic)
-            match address.kind:
-                case "block":
-                    return BlockArrived(block_digest(address), event)
-                case "trust":
-                    return TrustArrived(codec.decode(TrustBundle, event.payload), event)
-                case "model":
-                    return ModelArrived(model_bundle(address, event.payload), event)
-                case _:
-                    raise Refused(Code.SCHEMA_MALFORMED, f"a node does not read {address.kind!r} topics")
+            if address.kind == "block":
+                return BlockArrived(block_digest(address), event)
+            return _document(address, event)
         except Refused as refusal:
             return Unreadable(refusal, event)
+
+
+def _document(address: Address, event: Message) -> DocumentEvent:
+    found: DocumentEvent
+    match address.kind:
+        case "trust":
+            found = TrustArrived(codec.decode(TrustBundle, event.payload), event)
+        case "trust-time":
+            found = TimeArrived(codec.decode(TrustTime, event.payload), event)
+        case "trust-roles":
+            found = RolesArrived(codec.decode(TrustRoles, event.payload), event)
+        case "deployed":
+            found = IndexArrived(codec.decode(DeploymentIndex, event.payload), event)
+        case "deploy":
+            found = DeploymentsArrived(check_name("model", address.levels[0]), codec.decode(Envelope, event.payload), event)
+        case "model":
+            found = ModelArrived(model_bundle(address, event.payload), event)
+        case _:
+            raise Refused(Code.SCHEMA_MALFORMED, f"a node does not read {address.kind!r} topics")
+    return found

@@ -11,6 +11,7 @@ from node.relay.relay_settings import Door
 from schemas import codec
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployment_index import DeploymentIndex
 from schemas.errors import Code, Refused
 from schemas.names import check_name
 from schemas.topics import block_digest
@@ -55,7 +56,7 @@ class _Inbox:
         self.queue.put(SideEvent(self.side, event))
 
 
-Parsed = WantArrived | BlockArrived | TrustBundle | ModelBundle | None
+Parsed = WantArrived | BlockArrived | TrustBundle | DeploymentIndex | ModelBundle | None
 
 
 class RelayLink(BlockReader, BlockPublisher):
@@ -93,14 +94,18 @@ class RelayLink(BlockReader, BlockPublisher):
         if not message.payload:
             return None
         address = self.topics.parse(message.topic)
+        found: Parsed
         match address.kind:
             case "want":
-                return WantArrived(check_name("node", address.levels[0]), codec.decode(Want, message.payload))
+                found = WantArrived(check_name("node", address.levels[0]), codec.decode(Want, message.payload))
             case "block":
-                return BlockArrived(block_digest(address))
+                found = BlockArrived(block_digest(address))
             case "trust":
-                return codec.decode(TrustBundle, message.payload)
+                found = codec.decode(TrustBundle, message.payload)
+            case "deployed":
+                found = codec.decode(DeploymentIndex, message.payload)
             case "model":
-                return model_bundle(address, message.payload)
+                found = model_bundle(address, message.payload)
             case _:
                 raise Refused(Code.SCHEMA_MALFORMED, f"a relay does not read {address.kind!r} topics")
+        return found

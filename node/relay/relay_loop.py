@@ -19,13 +19,15 @@ from node.core.trust.clock import MonotonicClock, MonotonicSeconds
 from node.host.service_manager import Notify
 from node.relay.cache import Cache
 from node.relay.connections import BlockArrived, RelayLink, Side, SideEvent, WantArrived
-from node.relay.library import MODELS_MAX, Lacking, Library
+from node.relay.library import Lacking, Library
+from node.relay.models_read import ModelsRead
 from node.relay.relay_settings import RelaySettings
 from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle
+from schemas.deployment_index import DeploymentIndex
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import BLOCK_BYTES_MAX
-from schemas.names import is_name, sha256
+from schemas.names import sha256
 
 log = structlog.get_logger()
 
@@ -61,7 +63,7 @@ class Relay:
         self._rate = TokenBucket(rate, max(BLOCK_BYTES_MAX, int(rate))) if rate else None
         self._passing: OrderedDict[bytes, bytes] = OrderedDict()
         self._pending: list[Want] = []
-        self._models: set[str] = set()
+        self._models = ModelsRead(self._links["upstream"])
         self._granting: dict[int, tuple[Source, tuple[bytes, ...]]] = {}
         self._publishing: set[int] = set()
         self._online: dict[Side, bool] = {"upstream": False, "site": False}
@@ -131,6 +133,8 @@ class Relay:
             case Subscribed(mid, refused):
                 if refused:
                     log.error("subscribe.denied", side=side, filters=refused)
+                if side == "upstream":
+                    self._models.granted(mid, self._monotonic())
                 if side == "upstream" and mid in self._granting:
                     source, digests = self._granting.pop(mid)
                     self._run(self._core.granted(source, digests, now=self._monotonic()))
@@ -152,8 +156,7 @@ class Relay:
             link.subscribe_wants()
             return
         self._granting.clear()
-        link.subscribe_trust(only_if_new=event.session_present)
-        link.subscribe_models(sorted(self._models), only_if_new=event.session_present)
+        self._models.connected(session_present=event.session_present)
         self._run(self._core.connected(session_present=event.session_present, now=self._monotonic()))
 
     # Messages
@@ -168,7 +171,9 @@ class Relay:
                 case BlockArrived(digest) if side == "upstream":
                     self._block(digest, message.payload)
                 case TrustBundle() if side == "upstream":
-                    self._follow(parsed)
+                    self._models.take_bundle(parsed)
+                case DeploymentIndex() if side == "upstream":
+                    self._models.take_index(parsed)
                 case ModelBundle() if side == "upstream":
                     self._library.add(parsed)
                     self._think_again()
@@ -177,13 +182,6 @@ class Relay:
             log.warning("message.refused", side=side, topic=message.topic, code=str(refusal.code), reason=refusal.reason)
         link.ack(message)
 
-    def _follow(self, trust: TrustBundle) -> None:
-        """Read the topics of the models that have rollouts. Nobody has verified the list: it only says what to look at."""
-        fresh = {one.model for one in trust.documents if is_name(one.model)} - self._models
-        fresh = set(sorted(fresh)[: max(0, MODELS_MAX - len(self._models))])
-        self._models |= fresh
-        self._links["upstream"].subscribe_models(sorted(fresh))
-
     def _wanted(self, want: Want) -> None:
         now = self._monotonic()
         try:
@@ -191,6 +189,8 @@ class Relay:
         except Refused as refusal:
             if refusal.code is Code.RELEASE_UNKNOWN and len(self._pending) < PENDING_WANTS_MAX:
                 self._pending.append(want)  # its manifest may be on the way
+            if refusal.code is Code.RELEASE_UNKNOWN:
+                self._models.lacks_a_release(now)
             raise
         if isinstance(found, Lacking):
             if len(self._pending) < PENDING_WANTS_MAX:
@@ -242,6 +242,8 @@ class Relay:
         if self._rate is not None:
             allowed = min(allowed, max(0, int(self._rate.level(now))))
         self._run(self._core.tick(allowed_bytes=allowed, now=now))
+        if self._online["upstream"]:
+            self._models.tick(now)
         if self._online["site"]:
             self._serve(now)
         if now - self._logged_at >= TOTALS_SECONDS:

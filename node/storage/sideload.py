@@ -11,22 +11,25 @@ from pathlib import Path
 from fleetcast import disk_room, durable
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
-from schemas.bundle_file import Parcel, read_frames
+from schemas.bundle_file import Parcel, deployments_in, read_frames
+from schemas.deployments import Envelope
 from schemas.errors import Code, Refused, Unreachable, mismatch
 from schemas.limits import PARCEL_BLOCKS_MAX, PAYLOAD_BYTES_MAX
 from schemas.names import sha256
 
 PARCELS_MAX = 16  # unpacked at once: the oldest goes
 _PARTIAL = ".unpacking-"
+_DEPLOYMENTS = "deployments"
 
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """Hold a parcel on this disk: what it says of itself, and the two documents that are yet to be verified."""
+    """Hold a parcel on this disk: what it says of itself, and the documents that are yet to be verified."""
 
     parcel: Parcel
     trust: TrustBundle
     model: ModelBundle
+    deployments: Envelope | None = None
 
 
 class Sideload:
@@ -85,6 +88,8 @@ class Sideload:
                                 Code.SCHEMA_TOO_LARGE, f"blocks in {path}", expected=f"at most {PARCEL_BLOCKS_MAX}", actual="more"
                             )
                 (folder / (sha256(data).hex() if kind == "block" else kind)).write_bytes(data)
+                if kind == "block" and blocks == 1 and deployments_in(data) is not None:
+                    (folder / _DEPLOYMENTS).write_bytes(data)
         if parcel is None or (parcel.blocks, parcel.bytes) != (blocks, size_bytes):
             expected = f"{parcel.blocks} blocks of {parcel.bytes} bytes" if parcel else "a parcel"
             raise mismatch(Code.SCHEMA_MALFORMED, f"{path}", expected=expected, actual=f"{blocks} of {size_bytes}")
@@ -115,12 +120,14 @@ class Sideload:
         folder = self.directory / release.hex()
         try:
             documents = {name: (folder / name).read_bytes() for name in ("parcel", "trust", "model")}
+            statement = (folder / _DEPLOYMENTS).read_bytes() if (folder / _DEPLOYMENTS).exists() else None
         except OSError as error:
             raise Refused(Code.ARTIFACT_DIGEST, f"parcel {release.hex()[:12]}: {error.strerror}") from None
         return Unpacked(
             codec.decode(Parcel, documents["parcel"]),
             codec.decode(TrustBundle, documents["trust"]),
             codec.decode(ModelBundle, documents["model"]),
+            codec.decode(Envelope, statement) if statement is not None else None,
         )
 
     def read(self, digest: bytes) -> bytes | None:

@@ -9,40 +9,44 @@ import contextlib
 import fcntl
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import structlog
+from securesystemslib.signer import Key
 from tuf.api import exceptions as tuf_errors
 from tuf.api.metadata import Metadata, Root, Targets, Timestamp
-from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from fleetcast import disk_room, durable
+from fleetcast import durable
 from node.core.trust.clock import floor_of, is_known, trusted_now
 from node.core.trust.unverified_metadata import check_serials, claimed_version, is_again
+from node.trust.kept_deployments import KeptDeployments
+from node.trust.refusals import OtherVersionError, as_refused
+from node.trust.timestamps import check_newer, verified_time
+from node.trust.trust_folder import SCRATCH, opened_lock, read_bounded, room_in, scratch_in
 from schemas import codec
-from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ModelBundle, TrustBundle, role_name
+from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ModelBundle, TrustBundle, TrustRoles, role_name
+from schemas.deployments import Deployments, Envelope
 from schemas.errors import Code, Refused, Unreachable, mismatch
-from schemas.limits import ROOTS_MAX, TRUST_ROLE_BYTES_MAX
+from schemas.limits import ROOTS_MAX, TRUST_ROLE_BYTES_MAX, TRUST_TIME_BYTES_MAX
 from schemas.manifest import Manifest, target_path
 from schemas.names import VERSION_PATTERN, sha256, version_key
 from schemas.rollout import Rollout, rollout_path
 
 log = structlog.get_logger()
 
-COPIES = ("trusted-a", "trusted-b")  # written in this order: the first that verifies is the newest
+COPIES = ("trusted-a", "trusted-b")  # Written in this order: the first that verifies is the newest.
+ROLES_COPIES = ("roles-a", "roles-b")  # Roles without rollouts, from a hub that signs deployments.
+TIME_COPIES = ("time-a", "time-b")  # The newest timestamp, where it came alone.
 _BASE = "mqtt://trust/"  # python-tuf wants an address; ours only serves to take names off it
 _ROLLOUTS = "rollouts"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_SCRATCH = "scratch-"
-SCRATCH_BYTES = 2 * TRUST_ROLE_BYTES_MAX  # python-tuf keeps a few roles there, and seldom one as large as it may be
-MEMORY_DISK = Path("/dev/shm")  # noqa: S108  # in a folder of its own, which nobody else may enter
+_A_MOMENT = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,10 @@ class View:
     refused: Mapping[str, Refused] = field(default_factory=dict)  # By model: genuine rollouts that this node does not understand.
     hub_reads: Mapping[str, int] = field(default_factory=dict)  # Newest minor version that the hub reads, by schema name.
     held: Mapping[str, Rollout] = field(default_factory=dict)  # For models in `refused`: the last rollout that was understood.
+    targets_version: int = 0
+    snapshot_named: int = 0  # Newest version that a trusted timestamp names; the snapshot at hand may be older.
+    rollouts_expire: datetime | None = None
+    roles_expire: datetime = _LONG_AGO  # The first of root, snapshot and targets.
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +81,59 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class _Trusted:
-    """Hold a verified bundle, in the bytes that stand on disk, and what was read from it after verification."""
+    """Hold verified roles, in the bytes that stand on disk, and what was read from them after verification."""
 
     raw: bytes
-    bundle: TrustBundle
+    bundle: TrustBundle | TrustRoles
     view: View
     role_versions: Mapping[str, int]  # as the snapshot lists them
     minimum: Mapping[str, str]  # per model, from the offline targets role
-    rollout_keys: frozenset[str]
+    rollout_keys: Mapping[str, Key]  # Keys that may sign rollouts and deployments, by id.
+    root: Root
+    timestamp: Timestamp
+
+
+@dataclass(frozen=True, slots=True)
+class _Belief:
+    """Hold all that a node believes: the newest roles, the newest rollouts, and the newest timestamp, which may have come alone."""
+
+    roles: _Trusted
+    rollouts: _Trusted | None
+    time: Timestamp
+    time_raw: bytes
+
+    @property
+    def view(self) -> View:
+        """Return what it says. A timestamp that came alone keeps the roles fresh; the rollouts role then expires for itself."""
+        view = self.roles.view
+        if self.time.version != view.timestamp_version:
+            view = replace(view, expires=min(self.time.expires, view.roles_expire))
+        # Rollouts of a key that was replaced are nobody's word any more.
+        known = self.rollouts if self.rollouts is not None and self.rollouts.rollout_keys.keys() == self.roles.rollout_keys.keys() else None
+        return replace(
+            view,
+            rollouts=known.view.rollouts if known is not None else MappingProxyType({}),
+            refused=known.view.refused if known is not None else MappingProxyType({}),
+            held=known.view.held if known is not None else MappingProxyType({}),
+            hub_reads=_hub_reads(self.time),
+            rollouts_expire=known.view.rollouts_expire if known is not None else None,
+            timestamp_version=self.time.version,
+            timestamp_expires=self.time.expires,
+            snapshot_named=self.time.snapshot_meta.version,
+        )
 
 
 class FolderGoneError(Unreachable):
-    """The data folder is not where it was: its disk is not mounted, or somebody has moved it."""
+    """Report that the data folder is not where it was: its disk is not mounted, or somebody has moved it."""
 
 
-class _OtherVersionError(tuf_errors.DownloadHTTPError):
-    """Signal that the bundle has this role, but not the version that the rest of the bundle asks for."""
+class NewerRoleError(Unreachable):
+    """Report that a model's role is newer than the snapshot lists: the roles that list it are to be fetched, or are on their way."""
+
+    def __init__(self, reason: str, version: int) -> None:
+        """Name the version of the role."""
+        super().__init__(reason)
+        self.version = version
 
 
 class _Held(FetcherInterface):
@@ -104,7 +149,7 @@ class _Held(FetcherInterface):
         role = name.partition(".")[2]
         others = [other for other in self._held if other.partition(".")[2] == role and role != "root.json"]
         if others:
-            raise _OtherVersionError(f"expected {name}, found {', '.join(others)}", 409)
+            raise OtherVersionError(f"expected {name}, found {', '.join(others)}", 409)
         raise tuf_errors.DownloadHTTPError(f"{name} is not in the bundle", 404)
 
 
@@ -114,12 +159,14 @@ class Trust:
     def __init__(self, directory: Path, pinned_root: bytes) -> None:
         """Pin the root; `Refused` when it is not a root that its own keys sign."""
         self._directory, self._pinned = directory, pinned_root
-        self._trusted: _Trusted | None = None
+        self._memory: dict[type[TrustBundle | TrustRoles], _Trusted] = {}
+        self._time: bytes | None = None
+        self._deployments = KeptDeployments(directory)
         claimed_version(pinned_root, "root")
-        with _as_refused("the pinned root"):
+        with as_refused("the pinned root"):
             root = Metadata[Root].from_bytes(pinned_root)
             root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
-        with _room(directory):
+        with room_in(directory):
             directory.mkdir(parents=True, exist_ok=True)
 
     def accept(self, bundle: TrustBundle, *, now: datetime) -> View:
@@ -129,15 +176,70 @@ class Trust:
             Refused: with TUF's reason as our code; nothing on disk has changed.
             FolderGoneError: nothing could be kept.
         """
+        return self._accept(bundle, now=now)
+
+    def accept_roles(self, roles: TrustRoles, *, now: datetime) -> View:
+        """Believe roles that came without rollouts, if they are newer than or the same as what is believed.
+
+        Raises:
+            Refused: with TUF's reason as our code; nothing on disk has changed.
+            FolderGoneError: nothing could be kept.
+        """
+        return self._accept(roles, now=now)
+
+    def accept_timestamp(self, timestamp: bytes, *, now: datetime) -> View:
+        """Believe a timestamp that came alone: it keeps the roles at hand fresh, and may name a newer snapshot than theirs.
+
+        Raises:
+            Refused: not signed by the key that the trusted root names for it, older than the one believed, or expired.
+            Unreachable: no roles have arrived yet.
+        """
         with self._locked():
-            earlier = self._believed()
-            moment = _moment(now, earlier)
-            if earlier is not None and is_again(bundle, earlier.bundle):
-                return _seen_at(earlier.view, moment)
-            trusted = self._verify(bundle, moment=moment, earlier=earlier)
-            self._keep(trusted.raw)
-            self._trusted = trusted
-            return trusted.view
+            belief = self._believed()
+            if belief is None:
+                raise Unreachable("no trusted roles have arrived yet")
+            moment = _moment(now, belief.view)
+            stamp = verified_time(timestamp, belief.roles.root)
+            if timestamp != belief.time_raw:
+                check_newer(stamp, belief.time)
+                if stamp.expires <= moment:
+                    raise Refused(Code.TRUST_EXPIRED, f"timestamp: version {stamp.version} expired at {stamp.expires:%Y-%m-%d %H:%M}")
+                self._keep(TIME_COPIES, timestamp)
+                self._time = timestamp
+                belief = replace(belief, time=stamp, time_raw=timestamp)
+            return _seen_at(belief.view, moment)
+
+    def accept_deployments(self, envelope: Envelope, *, model: str, now: datetime) -> Deployments:
+        """Believe a model's deployments, durably. `model` is the one on whose topic they came.
+
+        Raises:
+            Refused: not signed by the key that the trusted targets role names for rollouts, not understood, expired, or older than the
+                statement that is believed; the statements about other models stay as they are.
+            Unreachable: no roles have arrived yet.
+        """
+        with self._locked():
+            belief = self._believed()
+            if belief is None:
+                raise Unreachable("no trusted roles have arrived yet")
+            return self._deployments.accept(envelope, belief.roles.rollout_keys, model=model, moment=_moment(now, belief.view))
+
+    def deployments(self) -> Mapping[str, Deployments]:
+        """Return every model's deployments as they were last accepted, verified again after a restart; some may have expired."""
+        with self._locked():
+            belief = self._believed()
+            return self._deployments.all(belief.roles.rollout_keys) if belief is not None else MappingProxyType({})
+
+    def _accept(self, bundle: TrustBundle | TrustRoles, *, now: datetime) -> View:
+        with self._locked():
+            belief = self._believed()
+            moment = _moment(now, belief.view if belief is not None else None)
+            earlier = self._memory.get(type(bundle))
+            if belief is not None and earlier is not None and is_again(bundle, earlier.bundle):
+                return _seen_at(belief.view, moment)
+            trusted = self._verify(bundle, moment=moment, belief=belief)
+            self._keep(_copies(type(bundle)), trusted.raw)
+            self._memory[type(bundle)] = trusted
+            return _seen_at(self._belief_of(list(self._memory.values())).view, moment)
 
     def accept_model(
         self, bundle: ModelBundle, *, now: datetime, refused: Callable[[str, Refused], object] = lambda version, refusal: None
@@ -153,21 +255,25 @@ class Trust:
                 or what is trusted has expired, or the clock is not set.
         """
         with self._locked():
-            trusted = self._believed()
+            belief = self._believed()
             role = role_name(bundle.model)
             version = claimed_version(bundle.role, "targets")
-            if trusted is None:
+            if belief is None:
                 raise Unreachable("no trust bundle has arrived yet")
-            self._check_time(trusted, now)
+            self._check_time(belief.view, now)
+            trusted, moment = belief.roles, _moment(now, belief.view)
             listed = trusted.role_versions.get(role, 0)
             if version > listed:
-                raise Unreachable(f"role {role} is at version {version}, the trusted snapshot lists {listed or 'none'}")
+                raise NewerRoleError(f"role {role} is at version {version}, the trusted snapshot lists {listed or 'none'}", version)
             if version < listed:
                 raise mismatch(Code.TRUST_ROLLBACK, f"version of role {role}", expected=listed, actual=version)
             held = _held(trusted.bundle) | {f"{version}.{role}.json": bundle.role}
-            with self._scratch() as scratch, _as_refused(f"role {role}"):
-                updater = self._updater(scratch, held, _moment(now, trusted))
+            with self._scratch() as scratch, as_refused(f"role {role}"):
+                # The timestamp that came with these roles may have expired since: a newer one, which came alone, keeps them fresh.
+                updater = self._updater(scratch, held, min(moment, trusted.view.timestamp_expires - _A_MOMENT))
                 updater.get_targetinfo(target_path(bundle.model, ""))  # the role is verified even when it comes without a manifest
+                if updater._trusted_set[role].expires <= moment:
+                    raise tuf_errors.ExpiredMetadataError(f"{role}.json is expired")
                 for one in bundle.manifests:
                     _check_release(updater, bundle.model, one.version, one.document)
             releases = tuple(_releases(bundle, refused))
@@ -181,32 +287,32 @@ class Trust:
         runs.
         """
         with self._locked():
-            trusted = self._believed()
-            if trusted is None:
+            belief = self._believed()
+            if belief is None:
                 return None
-            return _seen_at(trusted.view, _moment(now or datetime.now(UTC), trusted))
+            return _seen_at(belief.view, _moment(now or datetime.now(UTC), belief.view))
 
-    def _check_time(self, trusted: _Trusted, now: datetime) -> None:
-        wall, floor = int(now.timestamp()), floor_of(trusted.view.timestamp_expires)
+    def _check_time(self, view: View, now: datetime) -> None:
+        wall, floor = int(now.timestamp()), floor_of(view.timestamp_expires)
         if not is_known(wall, floor):
             raise Unreachable(f"the clock says {now:%Y-%m-%d %H:%M}, which is before signatures already seen: nothing new is activated")
-        if _seen_at(trusted.view, _moment(now, trusted)).stale:
-            raise Unreachable(f"trusted metadata expired at {trusted.view.expires:%Y-%m-%d %H:%M}: nothing new is activated")
+        if _seen_at(view, _moment(now, view)).stale:
+            raise Unreachable(f"trusted metadata expired at {view.expires:%Y-%m-%d %H:%M}: nothing new is activated")
 
     # Verification
 
-    def _verify(self, bundle: TrustBundle, *, moment: datetime, earlier: _Trusted | None) -> _Trusted:
+    def _verify(self, bundle: TrustBundle | TrustRoles, *, moment: datetime, belief: _Belief | None) -> _Trusted:
         held = _held(bundle)
-        with self._scratch() as scratch, _as_refused("trust bundle"):
-            if earlier is not None:
-                _fill(scratch, earlier.bundle)
+        with self._scratch() as scratch, as_refused("trust bundle"):
+            if belief is not None:
+                _fill(scratch, belief)
             updater = self._updater(scratch, held, moment)
             first_root = updater._trusted_set.root.version
             updater.refresh()
-            updater.get_targetinfo(rollout_path(""))  # the role itself is verified even when it lists nothing
             found = updater._trusted_set
-            if _ROLLOUTS not in found:
-                raise Refused(Code.TRUST_INCOMPLETE, "the targets role does not delegate to a rollouts role")
+            keys = _rollout_keys(found.targets)
+            if isinstance(bundle, TrustBundle):
+                updater.get_targetinfo(rollout_path(""))  # The role itself is verified even when it lists nothing.
             newest_root = max(claimed_version(root, "root") for root in bundle.roots)
             if newest_root > found.root.version:
                 raise mismatch(Code.TRUST_INCOMPLETE, "newest root that the chain reaches", expected=newest_root, actual=found.root.version)
@@ -215,12 +321,13 @@ class Trust:
                 if (scratch / f"{name}.json").read_bytes() != getattr(bundle, name):
                     raise Refused(Code.TRUST_MISMATCH, f"{name} has the version that is trusted already, and other content")
             roots = tuple((scratch / "root_history" / f"{v}.root.json").read_bytes() for v in range(first_root, found.root.version + 1))
-            listed = cast("Targets", found[_ROLLOUTS])
-        rollouts, refused = _rollouts(bundle, listed)
-        keys = frozenset(found.targets.get_delegated_role(_ROLLOUTS).keyids)
-        if earlier is not None and earlier.rollout_keys == keys:
+            listed = cast("Targets", found[_ROLLOUTS]) if isinstance(bundle, TrustBundle) else None
+        rollouts, refused = _rollouts(bundle, listed) if isinstance(bundle, TrustBundle) and listed is not None else ({}, {})
+        earlier = belief.rollouts if belief is not None else None
+        if earlier is not None and earlier.rollout_keys.keys() == keys.keys():
             check_serials(rollouts, {**earlier.view.held, **earlier.view.rollouts})
-        expires = min(one.expires for one in (found.root, found.timestamp, found.snapshot, found.targets, listed))
+        others_expire = min(one.expires for one in (found.root, found.snapshot, found.targets))
+        expires = min(others_expire, found.timestamp.expires, *([listed.expires] if listed is not None else []))
         view = View(
             rollouts=MappingProxyType(rollouts),
             models=_models(found.targets),
@@ -233,10 +340,15 @@ class Trust:
             refused=MappingProxyType(refused),
             hub_reads=_hub_reads(found.timestamp),
             held=_held_rollouts(refused, earlier),
+            targets_version=found.targets.version,
+            snapshot_named=found.snapshot.version,
+            rollouts_expire=listed.expires if listed is not None else None,
+            roles_expire=others_expire,
         )
         kept = bundle.model_copy(update={"roots": roots})  # a root that this bundle withheld, and an earlier one had, is not forgotten
         versions = {name.removesuffix(".json"): meta.version for name, meta in found.snapshot.meta.items()}
-        return _Trusted(codec.encode(kept), kept, view, versions, _minimum(found.targets), keys)
+        raw, minimum = codec.encode(kept), _minimum(found.targets)
+        return _Trusted(raw, kept, view, versions, minimum, keys, found.root, found.timestamp)
 
     def _updater(self, scratch: Path, held: Mapping[str, bytes], moment: datetime) -> Updater:
         config = UpdaterConfig(
@@ -253,56 +365,71 @@ class Trust:
 
     # The folder
 
-    def _believed(self) -> _Trusted | None:
+    def _believed(self) -> _Belief | None:
         """Return what the disk says, verified; the lock is held. Heals a damaged or missing copy from the other."""
-        copies = [_read(self._directory / name) for name in COPIES]
+        found = [one for kind in (TrustBundle, TrustRoles) if (one := self._restored(kind)) is not None]
+        return self._belief_of(found) if found else None
+
+    def _belief_of(self, found: list[_Trusted]) -> _Belief:
+        roles = max(found, key=lambda one: (one.view.root_version, one.timestamp.version))
+        time, raw = roles.timestamp, roles.bundle.timestamp
+        for kept in (*(read_bounded(self._directory / name, TRUST_TIME_BYTES_MAX) for name in TIME_COPIES), self._time):
+            with contextlib.suppress(Refused):  # Damaged, or signed by a key that the root has replaced since.
+                if kept is not None and kept != raw and (stamp := verified_time(kept, roles.root)).version > time.version:
+                    time, raw = stamp, kept
+        return _Belief(roles, next((one for one in found if isinstance(one.bundle, TrustBundle)), None), time, raw)
+
+    def _restored(self, kind: type[TrustBundle | TrustRoles]) -> _Trusted | None:
+        names, memory = _copies(kind), self._memory.get(kind)
+        copies = [read_bounded(self._directory / name, kind.bytes_max) for name in names]
         for raw in copies:
-            trusted = self._reverified(raw) if raw is not None else None
+            trusted = self._reverified(kind, raw) if raw is not None else None
             if trusted is not None:
-                self._trusted = trusted
+                self._memory[kind] = trusted
                 if any(other != trusted.raw for other in copies):
                     log.warning("trust.healed", timestamp=trusted.view.timestamp_version)
-                    self._heal(trusted.raw)
+                    self._heal(names, trusted.raw)
                 return trusted
-        if self._trusted is not None:  # the disk went bad under us: memory is as good
-            self._heal(self._trusted.raw)
-            return self._trusted
+        if memory is not None:  # the disk went bad under us: memory is as good
+            self._heal(names, memory.raw)
+            return memory
         if any(raw is not None for raw in copies):
             log.error("trust.lost", reason="both copies of the trusted metadata are damaged; beginning at the pinned root again")
         return None
 
-    def _reverified(self, raw: bytes) -> _Trusted | None:
-        if self._trusted is not None and self._trusted.raw == raw:
-            return self._trusted
+    def _reverified(self, kind: type[TrustBundle | TrustRoles], raw: bytes) -> _Trusted | None:
+        memory = self._memory.get(kind)
+        if memory is not None and memory.raw == raw:
+            return memory
         try:
             # Signatures and versions only: `stale` says whether it has expired meanwhile, which is no damage.
-            return self._verify(codec.decode(TrustBundle, raw), moment=_LONG_AGO, earlier=None)
+            return self._verify(codec.decode(kind, raw), moment=_LONG_AGO, belief=None)
         except Refused as refusal:
             log.warning("trust.damaged", code=refusal.code, reason=refusal.reason)
             return None
 
-    def _heal(self, raw: bytes) -> None:
+    def _heal(self, names: tuple[str, str], raw: bytes) -> None:
         try:
-            self._keep(raw)
+            self._keep(names, raw)
         except Refused as refusal:  # the copy that is whole will do until there is room
             log.error("trust.not_healed", code=refusal.code, reason=refusal.reason)
 
-    def _keep(self, raw: bytes) -> None:
-        with _room(self._directory):
-            for name in COPIES:
+    def _keep(self, names: tuple[str, str], raw: bytes) -> None:
+        with room_in(self._directory):
+            for name in names:
                 durable.write(self._directory / name, raw)
 
     @contextlib.contextmanager
     def _scratch(self) -> Iterator[Path]:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_room(self._directory))
-            yield _made(self._directory, stack)
+            stack.enter_context(room_in(self._directory))
+            yield scratch_in(self._directory, stack)
 
     def _make_again(self) -> None:
         """Make a folder again that was removed under us. Never the one that it is in: that would be in the way when it is brought back."""
         if self._directory.is_dir():
             return
-        with _room(self._directory):
+        with room_in(self._directory):
             try:
                 self._directory.mkdir(exist_ok=True)
             except FileNotFoundError:
@@ -312,9 +439,9 @@ class Trust:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         self._make_again()
-        with _opened(self._directory / "lock") as lock:
+        with opened_lock(self._directory / "lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in self._directory.glob(f"{_SCRATCH}*"):  # A killed process left it: nobody else holds the lock.
+            for left in self._directory.glob(f"{SCRATCH}*"):  # A killed process left it: nobody else holds the lock.
                 shutil.rmtree(left, ignore_errors=True)
             yield
 
@@ -354,7 +481,7 @@ def _rollouts(bundle: TrustBundle, listed: Targets) -> tuple[dict[str, Rollout],
         target = listed.targets.get(rollout_path(model))
         if target is None or model in found or model in refused:
             raise Refused(Code.TRUST_NOT_LISTED, f"the rollouts role does not list this rollout of {model!r}")
-        with _as_refused(f"rollout of {model}"):
+        with as_refused(f"rollout of {model}"):
             target.verify_length_and_hashes(document)
         try:
             rollout = codec.decode(Rollout, document)
@@ -395,87 +522,47 @@ def _minimum(targets: Targets) -> dict[str, str]:
     return dict(field)
 
 
-def _held(bundle: TrustBundle) -> dict[str, bytes]:
+def _rollout_keys(targets: Targets) -> Mapping[str, Key]:
+    """Return the keys that the verified targets role lets sign rollouts and deployments."""
+    delegations = targets.delegations
+    role = (delegations.roles or {}).get(_ROLLOUTS) if delegations is not None else None
+    if delegations is None or role is None:
+        raise Refused(Code.TRUST_INCOMPLETE, "the targets role does not delegate to a rollouts role")
+    return MappingProxyType({keyid: delegations.keys[keyid] for keyid in role.keyids if keyid in delegations.keys})
+
+
+def _copies(kind: type[TrustBundle | TrustRoles]) -> tuple[str, str]:
+    return COPIES if kind is TrustBundle else ROLES_COPIES
+
+
+def _held(bundle: TrustBundle | TrustRoles) -> dict[str, bytes]:
     """Return the bundle's metadata by the names under which TUF asks for it."""
     held = {f"{claimed_version(root, 'root')}.root.json": root for root in bundle.roots}
     if len(held) != len(bundle.roots):
         raise Refused(Code.TRUST_MISMATCH, "trust bundle: two roots have one version")
     claimed_version(bundle.timestamp, "timestamp")
     held["timestamp.json"] = bundle.timestamp
-    for role, kind, data in (
-        ("snapshot", "snapshot", bundle.snapshot),
-        ("targets", "targets", bundle.targets),
-        (_ROLLOUTS, "targets", bundle.rollouts),
-    ):
+    roles = [("snapshot", "snapshot", bundle.snapshot), ("targets", "targets", bundle.targets)]
+    if isinstance(bundle, TrustBundle):
+        roles.append((_ROLLOUTS, "targets", bundle.rollouts))
+    for role, kind, data in roles:
         held[f"{claimed_version(data, kind)}.{role}.json"] = data
     return held
 
 
-def _fill(scratch: Path, bundle: TrustBundle) -> None:
+def _fill(scratch: Path, belief: _Belief) -> None:
     """Give python-tuf what was trusted before, against which it looks for rollbacks."""
     (scratch / "root_history").mkdir()
-    for root in bundle.roots:
+    for root in belief.roles.bundle.roots:
         (scratch / "root_history" / f"{claimed_version(root, 'root')}.root.json").write_bytes(root)
-    (scratch / "timestamp.json").write_bytes(bundle.timestamp)
-    (scratch / "snapshot.json").write_bytes(bundle.snapshot)
+    (scratch / "timestamp.json").write_bytes(belief.time_raw)
+    (scratch / "snapshot.json").write_bytes(belief.roles.bundle.snapshot)
 
 
-def _moment(now: datetime, trusted: _Trusted | None) -> datetime:
-    floor = floor_of(trusted.view.timestamp_expires) if trusted is not None else 0
+def _moment(now: datetime, view: View | None) -> datetime:
+    floor = floor_of(view.timestamp_expires) if view is not None else 0
     return datetime.fromtimestamp(trusted_now(int(now.timestamp()), floor), UTC)
 
 
 def _seen_at(view: View, moment: datetime) -> View:
     return replace(view, stale=view.expires <= moment)
-
-
-@contextlib.contextmanager
-def _as_refused(what: str) -> Iterator[None]:
-    """Turn python-tuf's errors into ours; the order matters, since most of them derive from one."""
-    try:
-        yield
-    except tuf_errors.ExpiredMetadataError as error:
-        raise Refused(Code.TRUST_EXPIRED, f"{what}: {error}") from error
-    except tuf_errors.UnsignedMetadataError as error:
-        raise Refused(Code.TRUST_SIGNATURE, f"{what}: {error}") from error
-    except tuf_errors.BadVersionNumberError as error:
-        raise Refused(Code.TRUST_ROLLBACK, f"{what}: {error}") from error
-    except (tuf_errors.LengthOrHashMismatchError, _OtherVersionError) as error:
-        raise Refused(Code.TRUST_MISMATCH, f"{what}: {error}") from error
-    except (DeserializationError, SerializationError) as error:
-        raise Refused(Code.SCHEMA_MALFORMED, f"{what}: {error}") from error
-    except tuf_errors.DownloadLengthMismatchError as error:
-        raise Refused(Code.SCHEMA_TOO_LARGE, f"{what}: {error}") from error
-    except (tuf_errors.DownloadError, tuf_errors.RepositoryError) as error:  # not in the bundle, or dropped from the snapshot
-        raise Refused(Code.TRUST_INCOMPLETE, f"{what}: {error}") from error
-
-
-def _made(directory: Path, stack: contextlib.ExitStack) -> Path:
-    """Return a folder for python-tuf to work in: where its own disk has no room, in another place, for nothing of it is kept."""
-    for place in (directory, Path(tempfile.gettempdir()), MEMORY_DISK):
-        with contextlib.suppress(OSError):
-            if disk_room.has_room(place, SCRATCH_BYTES):
-                return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=place)))
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=directory)))
-
-
-def _opened(lock: Path) -> BinaryIO:
-    try:
-        return lock.open("ab")
-    except OSError as error:
-        if error.errno not in disk_room.FULL_OR_READ_ONLY or not lock.exists():
-            with _room(lock):
-                raise
-        return lock.open("rb")  # The disk cannot be written; a lock is no writing.
-
-
-def _room(path: Path) -> contextlib.AbstractContextManager[None]:
-    return disk_room.refusing(f"no room on the disk for {path}", errnos=disk_room.FULL_OR_READ_ONLY)
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            return file.read(TrustBundle.bytes_max + 1)
-    except FileNotFoundError:
-        return None

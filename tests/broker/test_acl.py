@@ -17,7 +17,18 @@ from tests.brokers import CONSUMER, FLEET, Mosquitto
 TOPICS = Topics(FLEET)
 DIGEST = bytes(range(32))
 QUIET_SECONDS = 0.5
-HUB_ONLY = (TOPICS.trust, TOPICS.model("delay"), TOPICS.block(DIGEST), TOPICS.windows("delay"), TOPICS.drift("delay"), TOPICS.alert)
+HUB_ONLY = (
+    TOPICS.trust,
+    TOPICS.trust_time,
+    TOPICS.trust_roles,
+    TOPICS.deployed,
+    TOPICS.deploy("delay"),
+    TOPICS.model("delay"),
+    TOPICS.block(DIGEST),
+    TOPICS.windows("delay"),
+    TOPICS.drift("delay"),
+    TOPICS.alert,
+)
 
 
 @pytest.fixture
@@ -102,7 +113,9 @@ def test_a_node_that_subscribes_to_everything_gets_what_it_may_read(hub: Client,
     for topic in own_topics("node-b"):
         other.link.publish(topic, b"of another")
 
-    assert {topic for topic, _ in arrived(node, 3)} == {TOPICS.trust, TOPICS.model("delay"), TOPICS.block(DIGEST)}
+    trust = {TOPICS.trust, TOPICS.trust_time, TOPICS.trust_roles}
+    readable = {*trust, TOPICS.deployed, TOPICS.deploy("delay"), TOPICS.model("delay"), TOPICS.block(DIGEST)}
+    assert {topic for topic, _ in arrived(node, len(readable))} == readable
 
 
 def test_a_consumer_reads_insight_and_states_and_no_more(hub: Client, user: Callable[..., Client]) -> None:

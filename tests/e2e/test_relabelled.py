@@ -42,7 +42,7 @@ def test_a_node_that_was_relabelled_belongs_to_where_it_now_is(plant: Plant) -> 
     until("the hub to see it", lambda: plant.cli("rollout", "status", "diabetes")[0]["nodes"] == 1)
     until("its endpoint", lambda: _answers(plant, "a2") == "1.0.0")
     assert served(plant, "a1") == "1.1.0"
-    plant.cli("rollout", "back", "diabetes")
+    plant.cli("rollout", "back", "diabetes", "--deployment", "ring-canary")
 
     until("the way back", lambda: {name: served(plant, name) for name in ("a1", "a2", "b1")} == dict.fromkeys(("a1", "a2", "b1"), "1.0.0"))
     until("the count", lambda: plant.cli("rollout", "status", "diabetes")[0]["serving"] == 0)

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from hub.database.rows import RolloutRow
-from hub.database.store import Store
-from schemas import codec
-from schemas.rollout import Rollout, bucket
+from hub.signing import deployment_statements
+from hub.signing.tuf_repository import Repository
+from schemas.deployments import Deployment, position
 from tests.brokers import running
 from tests.e2e.test_path import Plant, until
 
@@ -48,29 +47,28 @@ def test_a_canarys_release_reaches_no_other_node_and_each_goes_back_to_its_own(p
     until("the canary", lambda: {name: served(plant, name) for name in NODES} == before)
 
     plant.cli("rollout", "start", "diabetes@1.2.0", "--stages", "34,100", "--soak-seconds", "100000")
-    (document,) = [row.document for row in _rows(plant)]
-    rollout = codec.decode(Rollout, document)
-    staged = {name for name in NODES if bucket(rollout.salt, name) < 34}
+    moving = signed(plant)
+    staged = {name for name in NODES if name != "node-a" and position(moving.rollout, name) < moving.threshold}
     until("the stage", lambda: all(served(plant, name) == "1.2.0" for name in staged))
-    until("the gate", lambda: "the gate holds" in plant.cli("rollout", "status", "diabetes")[0]["reason"])
+    until("the gate", lambda: "the gate holds" in plant.cli("rollout", "status", "diabetes")[1]["reason"])
     during = {name: served(plant, name) for name in NODES}
     half_way = plant.cli("rollout", "start", "diabetes@1.0.0", code=3)
     plant.cli("rollout", "back", "diabetes")
     until("the way back", lambda: {name: served(plant, name) for name in NODES} == before)
 
     assert "none of the 3 known nodes" in refused["error"]["reason"]
-    assert staged
+    assert len(staged) == 1, "34 % of the two nodes for which the default deployment decides"
     assert during == {**before, **dict.fromkeys(staged, "1.2.0")}
     assert "still being rolled out, at 34 % of its nodes" in half_way["error"]["reason"]
-    assert plant.cli("rollout", "status", "diabetes")[0]["fallbacks"] == [
-        {"version": "1.1.0", "labels": {"ring": "canary"}},
-        {"version": "1.0.0", "labels": {}},
+    rows = plant.cli("rollout", "status", "diabetes")
+    assert [(row["deployment"], row["version"], row["fallback"], row["state"]) for row in rows] == [
+        ("ring-canary", "1.1.0", "1.0.0", "done"),
+        ("default", "1.2.0", "1.0.0", "rolled_back"),
     ]
 
 
-def _rows(plant: Plant) -> list[RolloutRow]:
-    store = Store(f"sqlite:///{plant.fleet / 'hub.sqlite'}")
-    try:
-        return store.rollout_rows()
-    finally:
-        store.close()
+def signed(plant: Plant) -> Deployment:
+    """The default deployment, as the hub has signed it."""
+    found = deployment_statements.read(Repository(plant.fleet / "trust"), "diabetes")
+    assert found is not None
+    return found.deployments.deployments[-1]

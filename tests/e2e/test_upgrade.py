@@ -3,14 +3,20 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from sklearn.datasets import load_diabetes
 
+from hub.signing.keys import load_signer
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.manifest import Manifest
 from tests import brokers
 from tests.e2e.test_path import BIN, Plant, until
 from tests.earlier_version import BEFORE_DEPLOYMENTS, programs
@@ -50,7 +56,7 @@ def earlier(tmp_path: Path) -> Path:
     return programs(BEFORE_DEPLOYMENTS, tmp_path / "earlier")
 
 
-def follows(plant: Mixed) -> None:
+def follows(plant: Mixed, then: Callable[[Mixed], None] = lambda plant: None) -> None:
     """Publish, roll out, roll a second release out, and go back: every step is served and signed."""
     try:
         plant.start()
@@ -62,11 +68,12 @@ def follows(plant: Mixed) -> None:
             serves(plant, version)
         plant.cli("rollout", "back", "diabetes")
         serves(plant, "1.0.0")
+        for name in ("hub", "node-a"):
+            log = (plant.directory / f"{name}.log").read_text()
+            assert not [line for line in log.splitlines() if "refused" in line or "bug." in line or "Traceback" in line]
+        then(plant)
     finally:
         plant.stop()
-    for name in ("hub", "node-a"):
-        log = (plant.directory / f"{name}.log").read_text()
-        assert not [line for line in log.splitlines() if "refused" in line or "bug." in line or "Traceback" in line]
 
 
 def serves(plant: Mixed, version: str) -> None:
@@ -75,8 +82,32 @@ def serves(plant: Mixed, version: str) -> None:
     until(f"the receipt for {version}", lambda: [one["serving_version"] for one in plant.cli("nodes")[0]["models"]] == [version])
 
 
-def test_an_older_node_follows_a_newer_hub(broker: brokers.Broker, earlier: Path, tmp_path: Path) -> None:
-    follows(Mixed(tmp_path, broker, node_bin=earlier))
+def refuses_a_newer_manifest(plant: Mixed) -> None:
+    """Publish a release with an optional section that no older node takes: the rollout says which node, and why."""
+    repository = Repository(plant.fleet / "trust")
+    newer = {
+        **msgpack.unpackb(repository.manifest("diabetes", "1.1.0")),
+        "@.": Manifest.schema_minor + 1,
+        "version": "1.2.0",
+        "why": "shap",
+    }
+    team = load_signer(plant.fleet / "keys" / "team.pem", b"test")
+    repository.add_release("diabetes", "1.2.0", msgpack.packb(codec._canonical(newer)), team=team, now=datetime.now(UTC))
+    plant.cli("rollout", "start", "diabetes@1.2.0")
+
+    def status() -> Any:
+        return plant.cli("rollout", "status")[0]
+
+    until("the halt", lambda: status()["state"] == "halted")
+    assert (status()["failed"], [one["node"] for one in status()["refused"]]) == (1, ["node-a"])
+    assert [(one["kind"], one["model"], one["code"]) for one in plant.cli("nodes")[0]["findings"]] == [
+        ("model", "diabetes", "schema.malformed")
+    ]
+    serves(plant, "1.0.0")
+
+
+def test_an_older_node_follows_a_newer_hub_and_what_it_refuses_is_seen(broker: brokers.Broker, earlier: Path, tmp_path: Path) -> None:
+    follows(Mixed(tmp_path, broker, node_bin=earlier), refuses_a_newer_manifest)
 
 
 def test_a_newer_node_follows_an_older_hub(broker: brokers.Broker, earlier: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from fleetcast.mqtt_connection import Message
 from hub.core.delivery.encode import encode_block
 from hub.core.publish.baseline import SignalSpec, build_baseline
 from hub.core.publish.noise import sigma2_for
-from hub.database.store import EventRow, Store
+from hub.database.store import EventRow, RolloutRow, Store
 from hub.publish.block_store import BlockStore
 from hub.service.delivery.announce import Signers
 from hub.service.loop import Service
@@ -28,6 +28,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.accuracy import Accuracy
 from schemas.block_request import Range, Want
+from schemas.deployments import Deployment, Deployments
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.receipt import Receipt, SealedReceipt
@@ -42,6 +43,11 @@ T = TypeVar("T")
 BLOCK_BYTES, BLOCKS = 20_000, 5
 WINDOW_SECONDS = 3600
 START = 1_700_000_000 // WINDOW_SECONDS * WINDOW_SECONDS
+
+
+def deployment_of(row: RolloutRow) -> Deployment:
+    """The deployment of which a row is the working state."""
+    return codec.decode(Deployments, row.document).deployments[0]
 
 
 def until(what: str, probe: Callable[[], T], *, seconds: float = 100.0) -> T:

@@ -100,6 +100,16 @@ def test_after_its_deadline_a_rollout_moves_no_node_that_has_not_moved() -> None
     assert isinstance(wish(late, NODE, serving=ONE.digest, moved=None, now=99), Run)
 
 
+def test_a_rollout_that_its_deadline_has_ended_moves_no_node_later_but_one_that_serves_nothing() -> None:
+    ended = deployment(state="done", deadline=100)
+    assert wish(ended, NODE, serving=ONE.digest, moved=None, now=100) == Keep("expired")
+    new = wish(ended, NODE, serving=None, moved=None, now=100)
+    assert isinstance(new, Run)
+    assert new.release == TWO
+    in_time = wish(ended, NODE, serving=ONE.digest, moved=None, now=99)
+    assert isinstance(in_time, Run)
+
+
 def test_another_attempt_is_another_wish_for_the_same_release() -> None:
     first, second = (wish(deployment(attempt=attempt), NODE, serving=None, moved=None, now=0) for attempt in (0, 1))
     assert isinstance(first, Run)

@@ -173,6 +173,8 @@ def test_a_damaged_newer_document_is_refused_or_is_whole_and_canonical(new: New,
 
 def grown(shape: Shape | None, value: Any, drawn: Callable[[], Any]) -> Any:
     """A document's plain values with unknown fields, and unknown entries behind rows, wherever there can be some."""
+    if value is None:  # A row's entry without a value, before one that has one.
+        return None
     if isinstance(shape, Fields):
         more = {key: grown(shape.entries[key].holds, item, drawn) for key, item in value.items()}
         return more | {f"zz-{number}": drawn() for number in range(2)}

@@ -17,6 +17,10 @@ names = st.from_regex(NAME_PATTERN[1:-1], fullmatch=True)
 def all_topics(node: str, model: str, cohort: str, digest: bytes) -> dict[str, tuple[str, tuple[str, ...]]]:
     return {
         "trust": (TOPICS.trust, ()),
+        "trust-time": (TOPICS.trust_time, ()),
+        "trust-roles": (TOPICS.trust_roles, ()),
+        "deployed": (TOPICS.deployed, ()),
+        "deploy": (TOPICS.deploy(model), (model,)),
         "model": (TOPICS.model(model), (model,)),
         "block": (TOPICS.block(digest), (digest.hex(),)),
         "want": (TOPICS.want(node), (node,)),

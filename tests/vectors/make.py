@@ -24,10 +24,11 @@ def main() -> None:
             path.with_suffix(".json").write_text(json.dumps(as_json(document), indent=2) + "\n")
             print(f"added {path.name}")
     fields = Path(__file__).parent / "fields-v1.json"
-    if not fields.exists():
-        found = {type(one).schema_name: sorted(paths(shape_of(type(one)), minor=0)) for one in EXAMPLES}
-        fields.write_text(json.dumps(found, indent=1) + "\n")
-        print(f"added {fields.name}")
+    kept = json.loads(fields.read_text()) if fields.exists() else {}
+    fresh = {type(one).schema_name: sorted(paths(shape_of(type(one)), minor=0)) for one in EXAMPLES if type(one).schema_name not in kept}
+    if fresh:
+        fields.write_text(json.dumps({**kept, **fresh}, indent=1) + "\n")
+        print(f"added {', '.join(fresh)} to {fields.name}")
 
 
 def paths(shape: Shape | None, *, minor: int, at: str = "") -> Iterator[str]:

@@ -4,49 +4,126 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
+from schemas.deployments import PRIORITY_MAX
 from schemas.document import Fact
 from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX, PARAMETERS_MAX, STAGES_MAX
-from schemas.names import Label, Version
+from schemas.names import Label, ModelName, Version
 from schemas.parameters import Value
+from schemas.quantities import Seconds
 from schemas.rollout import Carriage, Gate
+from schemas.windows import Windows
+
+Percent = Annotated[int, Field(ge=1, le=100)]
+SelectorText = str  # As `schemas.selectors.parse` takes it, which bounds its length and says how to do without.
+
+
+class NamedStage(Fact):
+    """Ask for a stage that adds the nodes that a selector matches."""
+
+    name: Label
+    where: SelectorText
 
 
 class Start(Fact):
-    """Begin a rollout of a release."""
+    """Begin a rollout of a release, in a deployment that there is or in a new one. Without a name or selector it is the default one."""
 
     version: Version
-    stages: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
-    labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]
+    deployment: ModelName | None = None
+    where: SelectorText | None = None
+    labels: Annotated[dict[Label, Label], Field(max_length=LABELS_MAX, default_factory=dict)]  # Required besides `where`.
+    stages: Annotated[tuple[Percent | NamedStage, ...], Field(min_length=1, max_length=STAGES_MAX)] = (100,)
+    # Stages that do not begin before `Approve`, by their percentage or name.
+    approve: Annotated[tuple[Percent | Label, ...], Field(max_length=STAGES_MAX)] = ()
     gate: Gate = Gate()
     carriage: Carriage | None = None
-    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # for a map, the entries that differ suffice
-    force: bool = False  # begin although `objections` has any
-    breaking: bool = False  # begin although programs that use what it replaces would not work with it
+    activate: Windows | None = None  # When nodes that serve a release may switch, each in its own zone.
+    deadline: Seconds | None = None  # Nodes that do not serve the release by then are moved no more.
+    parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX)] | None = None  # For a map, the entries that differ suffice.
+    allow_empty: bool = False  # Begin although the selector matches no known node.
+    supersede: bool = False  # Begin although another rollout of the deployment is left half-way.
+    breaking: bool = False  # Begin although programs that use what it replaces would not work with it.
+    force: bool = False  # Both, as commands of earlier versions have it.
+
+    @property
+    def may_be_empty(self) -> bool:
+        """Return whether the selector may match nobody."""
+        return self.allow_empty or self.force
+
+    @property
+    def may_supersede(self) -> bool:
+        """Return whether a running rollout may be left half-way."""
+        return self.supersede or self.force
 
 
 class Halt(Fact):
     """Move no more nodes."""
 
+    deployment: ModelName | None = None
+
 
 class Resume(Fact):
     """Go on after a halt."""
 
+    deployment: ModelName | None = None
+
 
 class Rollback(Fact):
-    """Send each node back to its own fallback."""
+    """Send each node back to what it served before."""
+
+    deployment: ModelName | None = None
+
+
+class Approve(Fact):
+    """Let the next stage begin when its turn has come."""
+
+    deployment: ModelName | None = None
+
+
+class Retry(Fact):
+    """Let the nodes that failed try once more."""
+
+    deployment: ModelName | None = None
 
 
 class SetParameters(Fact):
     """Change what is in force of the rollout's release; `unset` names what is to be the release's own again."""
 
-    version: Version  # the release that these are the parameters of: another rollout may have begun meanwhile
+    version: Version  # The release that these are the parameters of: another rollout may have begun meanwhile.
+    deployment: ModelName | None = None
     parameters: Annotated[dict[Label, Value], Field(max_length=PARAMETERS_MAX, default_factory=dict)]
     unset: Annotated[tuple[Label, ...], Field(max_length=PARAMETERS_MAX)] = ()
 
 
-Command = Start | Halt | Resume | Rollback | SetParameters
-KINDS: dict[str, type[Command]] = {"start": Start, "halt": Halt, "resume": Resume, "rollback": Rollback, "set": SetParameters}
+class SetDeployment(Fact):
+    """Make a deployment, or change it; `release` pins it: its nodes run that release from now on, without stages or gate."""
+
+    name: ModelName
+    where: SelectorText | None = None  # None: as it is.
+    priority: Annotated[int, Field(ge=0, le=PRIORITY_MAX)] | None = None  # None: as it is.
+    release: Version | None = None
+    allow_empty: bool = False
+
+
+class RemoveDeployment(Fact):
+    """Take a deployment away: its nodes follow the next one that matches them."""
+
+    name: ModelName
+
+
+OfDeployment = Halt | Resume | Rollback | Approve | Retry | SetParameters
+Command = Start | OfDeployment | SetDeployment | RemoveDeployment
+KINDS: dict[str, type[Command]] = {
+    "start": Start,
+    "halt": Halt,
+    "resume": Resume,
+    "rollback": Rollback,
+    "set": SetParameters,
+    "approve": Approve,
+    "retry": Retry,
+    "deploy_set": SetDeployment,
+    "deploy_remove": RemoveDeployment,
+}
 Body = TypeVar("Body", bound=Fact)
 _NAMES = {kind: name for name, kind in KINDS.items()}
 
@@ -69,8 +146,7 @@ def read(kind: str, body: str) -> Command:
     """
     if kind not in KINDS:
         raise Refused(Code.ROLLOUT_INVALID, f"command {kind!r} is none of {', '.join(KINDS)}")
-    command = KINDS[kind]
-    return read_as(command, body if command.model_fields else "{}")  # the body of the others was never looked at
+    return read_as(KINDS[kind], body)
 
 
 def read_as(kind: type[Body], body: str) -> Body:

@@ -4,38 +4,44 @@ Knows neither signatures (hub/signing/device_signatures.py) nor the database. Th
 broker lets nobody else write to a node's topics; another key later is refused.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from hub.core.rollouts import refusals
 from hub.core.rollouts.listening import NEVER, Listened
-from hub.core.rollouts.rollout import NodeFacts
+from hub.core.rollouts.tally import NodeReport
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES
 from schemas.receipt import Receipt
 from schemas.rollout import ReleaseRef
+from schemas.selectors import NodeFacts
 from schemas.state import State
 
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
 # does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner. In time of listening.
 ONLINE_SECONDS = 900
 SESSION_PLAUSIBLE_MAX = 2**40  # Sessions count connections, from 1 or from seconds since 1970: nothing that is true comes near.
+REPORT_SECONDS = 300.0  # Between two reports of a node that does not report less often.
+QUIET_SHARE = 1.5  # A node is quiet when it has said nothing for this many times what lies between its reports.
+MEASURED_KEPT = 4  # Releases of a model whose latency on a node is kept: it serves one, and has served few before it.
 Status = Literal["online", "disconnected", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What a node has signed that it serves."""
+    """Hold what a node has signed that it serves."""
 
     version: str
     digest: bytes
     since: int
+    shadow: str | None = None  # What the comparison with the release before it has found.
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a node did not take a release, or went back from it; `received_at` by the hub's clock."""
+    """Hold why a node did not take a release, or went back from it; `received_at` by the hub's clock."""
 
     outcome: Literal["refused", "rolled_back"]
     code: str
@@ -44,7 +50,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node; `state` is the last that it reported itself. `last_seen` is by the hub's wall clock, for people; `heard_at` decides."""
+    """Hold what is known of one node; `state` is its own last report. `last_seen` is of the wall clock, for people; `heard_at` decides."""
 
     state: State
     status: Status
@@ -56,6 +62,8 @@ class Node:
     newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
     heard_at: Listened = NEVER
     refused: Mapping[str, refusals.Reported] = field(default_factory=dict)  # Documents that receipts say it refused, by model.
+    report_seconds: float = REPORT_SECONDS  # What lies between its reports: as usual, or longer where it was seen to report less often.
+    measured: Mapping[str, tuple[tuple[bytes, float], ...]] = field(default_factory=dict)  # latency by model and release, newest first
 
     @property
     def name(self) -> str:
@@ -66,6 +74,16 @@ class Node:
     def labels(self) -> Mapping[str, str]:
         """Return what rollouts select it by."""
         return self.state.profile.labels if self.state.profile else {}
+
+    @property
+    def arch(self) -> str:
+        """Return its processor; empty before it has reported it."""
+        return self.state.profile.arch if self.state.profile else ""
+
+    @property
+    def facts(self) -> NodeFacts:
+        """Return what selectors ask of it."""
+        return NodeFacts(self.name, self.labels, self.arch)
 
 
 def fold_state(known: Node | None, state: State, *, now: int, listened: Listened, old: bool = False) -> Node | None:
@@ -103,24 +121,10 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         session=state.session,
         last_seen=max(known.last_seen, seen),
         public_key=known.public_key or state.public_key,
-        serving=_still_served(known, state),
         refused=_still_refused(known, state),
         heard_at=max(known.heard_at, heard_at),
+        report_seconds=_report_seconds(known, state, heard_at, old=old),
     )
-
-
-def _still_served(known: Node, state: State) -> Mapping[str, Serving]:
-    """Return what a node serves by its receipts, without what it has said that it serves, and says no more.
-
-    A node that has lost its data serves nothing, and signs no receipt of that.
-    """
-    before, now = ({slot.model: slot.serving for slot in one.slots} for one in (known.state, state))
-    gone = {
-        model
-        for model, one in known.serving.items()
-        if before.get(model) == one.digest and now.get(model) != one.digest and state.at > one.since
-    }
-    return {model: one for model, one in known.serving.items() if model not in gone} if gone else known.serving
 
 
 def _still_refused(known: Node, state: State) -> Mapping[str, refusals.Reported]:
@@ -128,6 +132,13 @@ def _still_refused(known: Node, state: State) -> Mapping[str, refusals.Reported]
     if state.timestamp_version <= known.state.timestamp_version:
         return known.refused
     return {model: one for model, one in known.refused.items() if model}
+
+
+def _report_seconds(known: Node, state: State, heard_at: Listened, *, old: bool) -> float:
+    """Return what lies between a node's reports. It reports in no document how often it does, so one connection of it shows it."""
+    if old or state.session != known.session or known.heard_at == NEVER or {known.status, state.status} != {"online"}:
+        return known.report_seconds
+    return max(REPORT_SECONDS, heard_at - known.heard_at, known.report_seconds / 2)
 
 
 def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None, is_new: bool = False) -> Node:
@@ -146,8 +157,13 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
         return node
     serving, failures = dict(node.serving), dict(node.failures)
     if receipt.outcome == "serving":
-        serving[model] = Serving(receipt.version or "", digest, receipt.since or receipt.at)
+        evidence = receipt.evidence
+        serving[model] = Serving(receipt.version or "", digest, receipt.since or receipt.at, evidence.shadow if evidence else None)
         failures.pop((model, digest), None)
+        if evidence is not None and evidence.latency_ms:
+            others = [one for one in node.measured.get(model, ()) if one[0] != digest]
+            measured = {**node.measured, model: ((digest, evidence.latency_ms), *others)[:MEASURED_KEPT]}
+            node = replace(node, measured=measured)
     else:
         failures[model, digest] = Failure(receipt.outcome, receipt.code, received_at)
         if receipt.outcome == "rolled_back" and model in serving and serving[model].digest == digest:
@@ -161,15 +177,47 @@ def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
     return listened - node.heard_at < patience
 
 
-def facts(node: Node, *, model: str, release: ReleaseRef, begun: int, listened: Listened, silent_seconds: int) -> NodeFacts:
+def quiet(node: Node, *, listened: Listened) -> bool:
+    """Return whether a node says nothing for longer than its reports are apart: what it serves is not known to be well at present."""
+    return listened - node.heard_at > QUIET_SHARE * node.report_seconds
+
+
+def latency_ratio(node: Node, model: str, digest: bytes) -> float | None:
+    """Return a release's latency over that of the release before it on this node; None where it has not measured both."""
+    measured = node.measured.get(model, ())
+    mine = next((latency for one, latency in measured if one == digest), None)
+    before = next((latency for one, latency in measured if one != digest), None)
+    return mine / before if mine is not None and before else None
+
+
+def held(nodes: Iterable[Node], model: str) -> list[bytes]:
+    """Return the releases of a model that nodes serve or have kept, the commonest first: each must be able to go back to its own."""
+    counts = Counter[bytes]()
+    for node in nodes:
+        serving = node.serving.get(model)
+        mine = {serving.digest} if serving is not None else set()
+        for slot in node.state.slots:
+            if slot.model == model:
+                mine |= {digest for digest in (slot.serving, slot.last_good) if digest is not None}
+        counts.update(mine)
+    return [digest for digest, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
+
+
+def report(node: Node, *, model: str, release: ReleaseRef, begun: int, listened: Listened, silent_seconds: int) -> NodeReport:
     """Return what a rollout's gate wants to know of a node. A document that it refuses counts as a failure from the rollout's beginning."""
     serving, failure = node.serving.get(model), node.failures.get((model, release.digest))
     refused = any(refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=release.version))
     times = [*([failure.received_at] if failure else []), *([begun] if refused else [])]
-    return NodeFacts(
+    serves = serving is not None and serving.digest == release.digest
+    return NodeReport(
         node=node.name,
         labels=node.labels,
+        arch=node.arch,
         heard=heard(node, listened=listened, silent_seconds=silent_seconds),
-        serving=serving is not None and serving.digest == release.digest,
+        serving=serves,
         failed_at=max(times, default=None),
+        outcome=failure.outcome if failure else "refused",
+        quiet=serves and quiet(node, listened=listened),
+        latency_ratio=latency_ratio(node, model, release.digest) if serves else None,
+        shadow=serving.shadow if serving is not None and serves else None,
     )

@@ -6,17 +6,17 @@ Every node stands in exactly one class, so that the classes add up to the nodes 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from hub.core.rollouts.fleet import Node
-from schemas.deployments import Deployment, is_reached
+from hub.core.rollouts import refusals
+from hub.core.rollouts.fleet import Failure, Node
+from hub.core.rollouts.stages import words_of
+from hub.core.rollouts.tally import BY_NEED, CLASSES, ClassName, class_name
+from schemas.deployments import Deployment, is_past_deadline, is_reached
 from schemas.errors import Code
-from schemas.selectors import NodeFacts
 from schemas.state import Slot
 
-ClassName = Literal["serving", "moving", "waiting", "refused", "rolled_back", "unreachable", "expired"]
-CLASSES: Final[tuple[ClassName, ...]] = ("serving", "moving", "waiting", "refused", "rolled_back", "unreachable", "expired")
-BY_NEED: Final[tuple[ClassName, ...]] = ("refused", "rolled_back", "unreachable", "expired", "moving", "waiting", "serving")
+__all__ = ["BY_NEED", "CLASSES", "ClassName", "NodeClass", "class_of", "totals"]
 _STEPS: Final = {"fetching": "fetching", "staged": "testing", "testing": "testing", "shadow": "compared beside what it serves"}
 
 
@@ -27,11 +27,6 @@ class NodeClass:
     name: ClassName
     sentence: str
     code: str = ""
-
-
-def facts_of(node: Node) -> NodeFacts:
-    """Return what selectors ask of a node that has reported."""
-    return NodeFacts(node.name, node.labels, node.state.profile.arch if node.state.profile is not None else "")
 
 
 def class_of(
@@ -46,25 +41,59 @@ def class_of(
     serving = node.serving.get(model)
     serves = serving is not None and serving.digest == digest
     failure = node.failures.get((model, digest))
-    if deployment.state != "rolled_back" and failure is not None and not serves and failure.received_at >= failed_from:
-        what = "refused it" if failure.outcome == "refused" else "went back from it"
-        return NodeClass(failure.outcome, f"{what}: {failure.code}", failure.code)
-    if not heard:
-        return NodeClass("unreachable", f"was not heard for {_duration(silent_seconds)}")
-    if deployment.state == "rolled_back":
-        return NodeClass("moving", "goes back") if serves else NodeClass("serving", f"serves {_version(node, model)}")
-    return NodeClass("serving", f"serves {version}") if serves else _to_move(deployment, node, model=model, now=now)
+    if failure is not None and failure.received_at < failed_from:
+        failure = None
+    if failure is None and not serves and deployment.started >= failed_from:  # A document that it refuses counts from the beginning.
+        for one in refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=version):
+            failure = Failure("refused", one.code, deployment.started)
+    slot = next((one for one in node.state.slots if one.model == model), None)
+    name = class_name(
+        deployment,
+        reached=is_reached(deployment, node.facts),
+        heard=heard,
+        serves=serves,
+        failure=failure.outcome if failure is not None else None,
+        waits=_waits(slot, digest),
+        now=now,
+    )
+    match name:
+        case "refused" | "rolled_back":
+            code = failure.code if failure is not None else ""
+            return NodeClass(name, f"{'refused it' if name == 'refused' else 'went back from it'}: {code}", code)
+        case "unreachable":
+            late = is_past_deadline(deployment, now) and not serves
+            return NodeClass(name, f"was not heard for {_duration(silent_seconds)}{', and the deadline has passed' if late else ''}")
+        case "serving":
+            return NodeClass(name, f"serves {version if serves else _version(node, model)}")
+        case "expired":
+            return NodeClass(name, f"the deadline has passed; it stays on {_version(node, model)}")
+        case "moving" | "waiting" if deployment.state == "rolled_back":
+            return NodeClass(name, "goes back")
+        case "moving" | "waiting":
+            return _to_move(deployment, node, slot)
 
 
-def _to_move(deployment: Deployment, node: Node, *, model: str, now: int) -> NodeClass:
+def _to_move(deployment: Deployment, node: Node, slot: Slot | None) -> NodeClass:
     if deployment.state == "halted":
         return NodeClass("waiting", "waits: the rollout is halted")
-    if not is_reached(deployment, facts_of(node)):
-        return NodeClass("waiting", "waits for a later stage")
-    if deployment.deadline is not None and now >= deployment.deadline:
-        return NodeClass("expired", f"the deadline has passed; it stays on {_version(node, model)}")
-    slot = next((one for one in node.state.slots if one.model == model), None)
+    if not is_reached(deployment, node.facts):
+        return NodeClass("waiting", _later(deployment, node))
     return _under_way(slot, deployment.release.digest)
+
+
+def _later(deployment: Deployment, node: Node) -> str:
+    """Say for which stage a node waits, where that is certain: its own by a selector, or the one that needs approval."""
+    following = deployment.stages[deployment.stage + 1 :]
+    if following and following[0].approve:
+        return f"waits for a later stage, and stage {deployment.stage + 2} ({words_of(following[0])}) needs approval"
+    return "waits for a later stage"
+
+
+def _waits(slot: Slot | None, digest: bytes) -> bool:
+    """Return whether a node says that it waits for its budget or for its time of the week."""
+    if slot is None or slot.target != digest or slot.state not in {*_STEPS, "out_of_budget"}:
+        return False
+    return slot.code == Code.WINDOW_CLOSED or slot.state == "out_of_budget"
 
 
 def _under_way(slot: Slot | None, digest: bytes) -> NodeClass:

@@ -1,36 +1,21 @@
-"""Find the releases that a new rollout would replace, by the rollout that is signed now."""
+"""Find the releases that a new rollout would replace, by the deployment in which it begins."""
 
-from collections.abc import Mapping
+from hub.core.rollouts.rollout import Place
+from schemas.rollout import ReleaseRef
 
-from schemas.rollout import ReleaseRef, Rollout, all_fallbacks, has_labels
 
+def predecessors(place: Place) -> tuple[ReleaseRef, ...]:
+    """Return what nodes of this deployment may have by its statement, each release once.
 
-def predecessors(before: Rollout | None, labels: Mapping[str, str]) -> tuple[ReleaseRef, ...]:
-    """Return what nodes with these labels may have by `before`, each release once.
-
-    Where it is not done, or selects only some of these nodes, the others have what they fall back to. Those that it has sent back have
-    their fallback, and its own release where there is none for them.
+    Where its rollout is not done, nodes that it has not reached have what they fall back to. Those that it has sent back have that, too,
+    and its own release where there is none.
     """
+    before = place.before
     if before is None:
-        return ()
-    found: list[ReleaseRef] = []
-    if before.state == "done" and _may_share(before.labels, labels):
-        found.append(before.release)
-        if has_labels(before.labels, labels):
-            return tuple(found)
-    is_covered = False
-    for one in all_fallbacks(before):
-        if _may_share(one.labels, labels):
-            found.append(one.release)
-        if has_labels(one.labels, labels):
-            is_covered = True
-            break  # every node that is asked about has this one, or one before it
-    has_reached_some = before.state in {"running", "halted"} or (before.state == "rolled_back" and not is_covered)
-    if has_reached_some and _may_share(before.labels, labels):
+        return (place.fallback,) if place.fallback is not None else ()
+    if before.state == "done":
+        return (before.release,)
+    found = [before.fallback] if before.fallback is not None else []
+    if before.state != "rolled_back" or not found:
         found.append(before.release)
     return tuple(dict.fromkeys(found))
-
-
-def _may_share(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Return whether a node can have all labels of both."""
-    return all(other.get(key, value) == value for key, value in one.items())

@@ -32,6 +32,7 @@ from schemas.window import Window
 
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
 RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
+OWN_KINDS = ("trust-roles", "trust-time", "model", "deploy", "deployed", "trust")  # In the order in which they are published.
 MSGPACK, JSON = "application/msgpack", "application/json"
 
 
@@ -73,8 +74,9 @@ class WindowArrived:
 
 @dataclass(frozen=True, slots=True)
 class OwnTopic:
-    """Carry a message on a topic that only the hub should write; `model` is None for `trust`. Not decoded, may be empty."""
+    """Carry a message on a topic that only the hub should write; `model` is None where it names none. Not decoded."""
 
+    kind: str  # As schemas/topics.py names it.
     model: str | None
     message: Message
 
@@ -133,7 +135,7 @@ class HubLink(BlockPublisher):
         kinds = ("want", "state", "receipt", "telemetry")
         for kind in kinds:
             self._link.subscribe([self.topics.filter(kind)])
-        self._link.subscribe([self.topics.trust, self.topics.filter("model")], no_local=True)
+        self._link.subscribe([self.topics.filter(kind) for kind in OWN_KINDS], no_local=True)
         return len(kinds) + 1
 
     def retain(self, topic: str, payload: bytes) -> None:
@@ -174,8 +176,8 @@ class HubLink(BlockPublisher):
 
     def _parse(self, event: Message) -> HubEvent:
         address = self.topics.parse(event.topic)
-        if address.kind in {"trust", "model"}:
-            return OwnTopic(address.levels[0] if address.levels else None, event)
+        if address.kind in OWN_KINDS:
+            return OwnTopic(address.kind, address.levels[0] if address.levels else None, event)
         if not event.payload:
             return Cleared(event)
         match address.kind:

@@ -1,4 +1,4 @@
-"""Publishes what was signed: the trust bundle and every model's, retained, and again when the broker forgot or another client wrote."""
+"""Publishes what was signed, retained: trust, models and their deployments; and again when the broker forgot or another client wrote."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,19 +8,21 @@ import structlog
 from securesystemslib.signer import Signer
 
 from hub.service.alerts.event_log import Notes
-from hub.service.broker.mqtt import HubLink, OwnTopic
-from hub.service.delivery.retained_topic_check import judge_model, judge_trust
+from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
+from hub.service.delivery.deployment_topics import DeploymentTopics
+from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
+from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
-from schemas.bundle import ModelBundle, TrustBundle
+from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
 from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import MANIFESTS_PER_MODEL_MAX
-from schemas.rollout import Rollout, all_fallbacks
+from schemas.names import sha256
 
 log = structlog.get_logger()
 
-NEWEST_KEPT = 2  # releases that are announced even when no rollout names them
+NEWEST_KEPT = 2  # releases that are announced even when no deployment names them
 HEAL_SECONDS = 2.0  # between two corrections of one topic: a program that keeps writing there is not given a race
 ECHO_SECONDS = 30.0  # a broker without "no local" sends us what we just published; past this, our own older messages are a replay
 LOOK_SECONDS = 60.0  # the repository is asked so often whether something is to be signed again, even when nobody touched it
@@ -48,13 +50,17 @@ class Announcer:
         signers: Signers,
         wall: Callable[[], float],
         monotonic: Callable[[], float],
+        held: Callable[[str], Sequence[bytes]] = lambda model: (),
     ) -> None:
+        self._held = held  # The releases of a model that nodes have and may go back to, the commonest first.
+        self._digests: dict[tuple[str, str], bytes] = {}
         self._repository, self._link, self._notes, self._signers = repository, link, notes, signers
         self._wall, self._monotonic = wall, monotonic
         self._generation = -1
         self._looked_at = self._expiry_looked_at = float("-inf")
         self._warned: dict[str, str] = {}
         self._trust: TrustBundle | None = None
+        self._small = DeploymentTopics(repository, link.topics)
         self._models: dict[str, ModelBundle] = {}
         self._cleared: set[str] = set()  # Removed models whose topics this process has cleared.
         self._payloads: dict[str, bytes] = {}  # topic to what is to stand there
@@ -98,20 +104,33 @@ class Announcer:
         if event.model in self._cleared:
             log.info("own_topic.cleared", topic=topic)  # The model was removed while the hub or the broker was away.
             return
-        refusal = self._judge(event.model, payload)
+        refusal = self._judge(event.kind, event.model, payload)
         if event.message.retained and refusal.code in {Code.TRUST_ROLLBACK, Code.TRUST_MISMATCH}:
             log.info("own_topic.replaced", topic=topic, code=str(refusal.code))  # our own of before a restart
             return
         raise refusal
 
-    def _judge(self, model: str | None, payload: bytes) -> Refused:
+    def _judge(self, kind: str, model: str | None, payload: bytes) -> Refused:
         if self._trust is None:
             return Refused(Code.TRUST_INCOMPLETE, "the hub has not signed anything yet")
         if model is None:
-            return judge_trust(payload, self._trust)
+            return self._judge_of_fleet(kind, payload, self._trust)
+        if kind == "deploy":
+            return judge_deployments(payload, self._payloads.get(self._link.topics.deploy(model), b""), model, self._trust)
         if model not in self._models:
             return Refused(Code.TRUST_NOT_LISTED, f"somebody announces model {model!r}, which has no release")
         return judge_model(payload, self._models[model], self._trust)
+
+    def _judge_of_fleet(self, kind: str, payload: bytes, trust: TrustBundle) -> Refused:
+        match kind:
+            case "trust-time":
+                return judge_trust(payload, self._small.roles or trust, kind=TrustTime, what="timestamp")
+            case "trust-roles":
+                return judge_trust(payload, self._small.roles or trust, kind=TrustRoles, what="set of roles")
+            case "deployed":
+                return judge_index(payload)
+            case _:
+                return judge_trust(payload, trust)
 
     # Signing
 
@@ -136,6 +155,8 @@ class Announcer:
                 self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
         self._trust = self._repository.trust_bundle()
         self._put(self._link.topics.trust, codec.encode(self._trust))
+        for topic, payload in self._small.payloads(self._trust, now=now).items():
+            self._put(topic, payload)
 
     def _clear(self, removed: Sequence[str]) -> None:
         """Have nothing retained for models that were removed, perhaps while the hub was away; the trust bundle is what tells nodes."""
@@ -148,12 +169,25 @@ class Announcer:
         self._cleared = set(removed)
 
     def _current(self, model: str) -> Sequence[str]:
-        """Return the releases that nodes may need: those that the rollout names, and the newest."""
+        """Return the releases that nodes may need, oldest first.
+
+        The most important ones are those that a deployment names, then those that nodes have, so that each can go back to its own, then the
+        newest.
+        """
         known = self._repository.releases(model)
-        document = self._repository.rollout(model)
-        rollout = codec.decode(Rollout, document) if document is not None else None
-        named = {rollout.release.version, *(one.release.version for one in all_fallbacks(rollout))} if rollout else set()
-        return [version for version in known if version in named or version in known[-NEWEST_KEPT:]][-MANIFESTS_PER_MODEL_MAX:]
+        by_digest = {self._digest(model, version): version for version in known}
+        statement = deployment_statements.read(self._repository, model)
+        deployments = statement.deployments.deployments if statement is not None else ()
+        named = [release.version for one in deployments for release in (one.release, one.fallback) if release is not None]
+        held = [by_digest[digest] for digest in self._held(model) if digest in by_digest]
+        order = dict.fromkeys([*named, *held, *reversed(known[-NEWEST_KEPT:])])
+        needed = set([version for version in order if version in known][:MANIFESTS_PER_MODEL_MAX])
+        return [version for version in known if version in needed]
+
+    def _digest(self, model: str, version: str) -> bytes:
+        if (model, version) not in self._digests:
+            self._digests[model, version] = sha256(self._repository.manifest(model, version))
+        return self._digests[model, version]
 
     def _put(self, topic: str, payload: bytes) -> bool:
         if self._payloads.get(topic) == payload:
@@ -165,8 +199,9 @@ class Announcer:
     # Saying
 
     def _publish(self, now: float) -> None:
-        # Models before the trust bundle that vouches for them, so that a node finds both.
-        for topic in sorted(self._unpublished, key=lambda one: (one == self._link.topics.trust, one)):
+        # Roles first, for they are fetched when a model's bundle is newer; models before the trust bundle that vouches for them, so that a
+        # node of before finds both; deployments before the index that points at them.
+        for topic in sorted(self._unpublished, key=lambda one: (OWN_KINDS.index(self._link.topics.parse(one).kind), one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
                 self._link.retain(topic, payload)

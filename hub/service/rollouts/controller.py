@@ -1,12 +1,12 @@
-"""Moves rollouts: does what operators ask, and what receipts and alarms allow. The only part that signs rollouts.
+"""Moves rollouts: does what operators ask, and what receipts and alarms allow. The only part that signs deployments.
 
-The signed document in the repository is the truth; the row in the store is the working state beside it, and starts afresh where a crash
-came between the two.
+The signed statement in the repository is the truth; a row in the store is the working state of one deployment beside it, and starts afresh
+where a crash came between the two. Beside each statement stands what earlier nodes read (hub/core/rollouts/earlier_nodes.py).
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import ceil
 
@@ -14,36 +14,54 @@ import structlog
 from securesystemslib.signer import Signer
 
 from hub.core.publish.check_rules import unchecked
+from hub.core.publish.metadata_expiry import is_ageing, life
 from hub.core.publish.signature_compatibility import Signature, check_started
-from hub.core.rollouts import active_alarms, fleet
+from hub.core.rollouts import active_alarms, deployments, earlier_nodes, fleet, gates
 from hub.core.rollouts import rollout as core
-from hub.core.rollouts.commands import Halt, Resume, Rollback, SetParameters, Start
+from hub.core.rollouts.commands import (
+    Approve,
+    Halt,
+    OfDeployment,
+    RemoveDeployment,
+    Resume,
+    Retry,
+    Rollback,
+    SetDeployment,
+    SetParameters,
+    Start,
+)
+from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.parameters import in_words
 from hub.core.rollouts.predecessors import predecessors
+from hub.core.rollouts.stages import words
+from hub.core.rollouts.tally import Tally
+from hub.core.rollouts.terms import check_shadow, written
 from hub.database.drift_queries import Findings
 from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import signatures
+from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
-from schemas.errors import Code, Refused
+from schemas.deployments import Deployment, Deployments, deciding, is_reached
+from schemas.errors import Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
-from schemas.rollout import ReleaseRef, Rollout, bucket, selected
+from schemas.rollout import ReleaseRef, Rollout
+from schemas.selectors import NodeFacts, text_of
 
 log = structlog.get_logger()
 
-SALTS = 64  # drawn for a new rollout, so that a small fleet finds one that leaves no stage empty
 JUDGE_SECONDS = 1.0  # between two looks at the gates
 JUDGE_SHARE = 10  # and at least this many times what a look takes: a look at 100,000 nodes must not fill the loop
 
 
 class Controller:
-    """Every model's rollout."""
+    """Move every model's rollouts."""
 
     def __init__(
         self,
@@ -69,17 +87,22 @@ class Controller:
         self._findings = Findings(store.database)
         self._judge_at = 0.0
         self._generation = -1
-        self._progress = self._restored()
+        self._models = {model: self._restored(model) for model in repository.models()}
+        self._uninformed = {name for name, model in self._models.items() if model.expires}  # Earlier nodes may read old news.
+        self._take_over()
 
     def tick(self) -> bool:
-        """Answer commands, then judge what runs; True when a document was signed."""
+        """Answer commands, then judge what runs; True when a statement was signed."""
         signed = False
         self._forget_removed()
         for command in self._store.open_commands():
             signed |= self._answer(command)
         began = self._monotonic()
         if began >= self._judge_at:
-            for model in sorted(self._progress):
+            for model in sorted(self._uninformed):
+                self._inform_earlier_nodes(self._models[model])
+            for model in sorted(self._models):
+                signed |= self._renew(model)
                 signed |= self._judge(model)
             took = self._monotonic() - began
             self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
@@ -89,16 +112,18 @@ class Controller:
         """Judge no rollout of a model that was removed: it must not be signed again."""
         if self._generation != (generation := self._repository.generation()):
             self._generation, known = generation, set(self._repository.models())
-            self._progress = {model: one for model, one in self._progress.items() if model in known}
+            self._models = {name: one for name, one in self._models.items() if name in known}
+            self._uninformed &= known
 
     # Commands
 
     def _answer(self, command: CommandRow) -> bool:
         try:
-            progress, text = self._obey(command)
-            changed = progress != self._progress.get(command.model)
+            before = self._models.get(command.model) or Model(command.model, serial=self._serial_of_removed(command.model))
+            after, text = self._obey(before, command)
+            changed = after != before
             if changed:
-                self._sign(progress, text, actor=command.actor)
+                self._sign(before, after, text, actor=command.actor)
         except Refused as refusal:
             log.warning("command.refused", kind=command.kind, model=command.model, code=str(refusal.code), reason=refusal.reason)
             self._store.finish_command(command.id, ok=False, text=refusal.reason, code=str(refusal.code))
@@ -106,128 +131,167 @@ class Controller:
         self._store.finish_command(command.id, ok=True, text=text)
         return changed
 
-    def _obey(self, command: CommandRow) -> tuple[core.Progress, str]:
-        model, asked = command.model, command.command
-        if isinstance(asked, Refused):
-            raise asked
-        if isinstance(asked, Start):
-            return self._start(model, asked)
-        if model not in self._progress:
-            raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model}")
-        before = self._progress[model]
+    def _serial_of_removed(self, model: str) -> int:
+        """Return the highest serial that a removed model of this name has had: nodes remember it."""
+        return max((row.serial for row in self._store.rollout_rows() if row.model == model), default=0)
+
+    def _obey(self, model: Model, command: CommandRow) -> tuple[Model, str]:
+        match command.command:
+            case Refused() as refusal:
+                raise refusal
+            case Start() as wish:
+                return self._start(model, wish)
+            case SetDeployment() as wish:
+                return self._set_deployment(model, wish)
+            case RemoveDeployment() as wish:
+                return deployments.removed(model, wish), f"deployment {wish.name} of {model.name} is removed"
+            case asked:
+                return self._change(model, asked)
+
+    def _change(self, model: Model, asked: OfDeployment) -> tuple[Model, str]:
+        before = deployments.chosen(model, asked.deployment, to_go_back=isinstance(asked, Rollback))
+        now = int(self._wall())
         match asked:
             case SetParameters():
-                return self._set(before, asked)
+                return self._set(model, before, asked)
             case Halt():
                 after = core.halt(before)
             case Resume():
-                after = core.resume(before, now=int(self._wall()))
+                after = core.resume(before, now=now)
             case Rollback():
                 after = core.roll_back(before)
-        return after, f"rollout of {model} {after.rollout.release.version} {after.reason}"
+            case Approve():
+                after = core.approve(before)
+            case Retry():
+                after = core.retry(before, now=now)
+        return model.with_rollout(after), f"{after.title} {after.reason}"
 
-    def _set(self, before: core.Progress, wish: SetParameters) -> tuple[core.Progress, str]:
-        model, version = before.rollout.model, core.in_force_of(before.rollout, wish.version).release.version
-        after = core.set_parameters(before, wish, allowed=self._manifest(model, version)[0].parameters or ())
-        what = f"parameters of {model} {version}"
+    def _set(self, model: Model, before: core.Progress, wish: SetParameters) -> tuple[Model, str]:
+        version = core.in_force_of(before, wish.version).release.version
+        after = core.set_parameters(before, wish, allowed=self._manifest(model.name, version)[0].parameters or ())
+        what = f"parameters of {model.name} {version}"
         if after == before:
-            return before, f"{what} are so already, serial {before.rollout.serial}"
-        said = ", ".join(in_words(*one) for one in core.in_force_of(after.rollout, version).parameters.items())
-        return after, f"{what} are now {said or 'its own'}, serial {after.rollout.serial}"
+            return model, f"{what} are so already, serial {model.serial}"
+        said = ", ".join(in_words(*one) for one in core.in_force_of(after, version).parameters.items())
+        return model.with_rollout(after), f"{what} are now {said or 'its own'}, serial {model.serial + 1}"
 
     def _manifest(self, model: str, version: str) -> tuple[Manifest, bytes]:
         document = self._repository.manifest(model, version)
         return codec.decode(Manifest, document), sha256(document)
 
-    def _start(self, model: str, wish: Start) -> tuple[core.Progress, str]:
-        manifest, digest = self._manifest(model, wish.version)
+    def _checked(self, model: str, version: str) -> tuple[Manifest, ReleaseRef]:
+        """Return a release that may be rolled out.
+
+        Raises:
+            Refused: there is none, or its checks speak against it.
+        """
+        manifest, digest = self._manifest(model, version)
         if found := self._speaks_against(manifest):
-            raise unchecked(f"{model}@{wish.version}", found)
-        release = ReleaseRef(wish.version, digest)
-        known = self._progress.get(model)
+            raise unchecked(f"{model}@{version}", found)
+        return manifest, ReleaseRef(version, digest)
+
+    def _start(self, model: Model, wish: Start) -> tuple[Model, str]:
+        manifest, release = self._checked(model.name, wish.version)
+        check_shadow(wish.gate, manifest)
         if not wish.breaking:
-            replaced = predecessors(known.rollout if known else None, wish.labels)
-            check_started(Signature.of(manifest), signatures(self._repository, model, replaced))
-        now = int(self._wall())
-        progress = core.begin(
+            place = deployments.place_of(model, wish, self._facts())
+            check_started(Signature.of(manifest), signatures(self._repository, model.name, predecessors(place)))
+        progress = deployments.begun(
             model,
             wish,
             release,
-            before=known.rollout if known else None,
-            nodes=self._facts(model, release, begun=now, silent_seconds=1),
-            salts=[self._random_bytes(16) for _ in range(SALTS)],
-            now=now,
+            nodes=self._facts(),
+            rollout=self._random_bytes(16),
+            now=int(self._wall()),
             allowed=manifest.parameters or (),
         )
-        if known is None:
-            progress = replace(progress, rollout=self._after_removed(progress.rollout))
-        stages = ", ".join(f"{percent} %" for percent in wish.stages)
-        return progress, f"rollout of {model} {wish.version} has begun, serial {progress.rollout.serial}, stages {stages}"
+        said = f"{progress.title} has begun, serial {model.serial + 1}, stages {words(progress.deployment.stages)}"
+        return model.with_rollout(progress), f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
 
-    def _after_removed(self, rollout: Rollout) -> Rollout:
-        """Return a model's first rollout with a serial above those of a removed model of this name: nodes remember them."""
-        before = max((row.serial for row in self._store.rollout_rows() if row.model == rollout.model), default=0)
-        return rollout.model_copy(update={"serial": before + 1})
+    def _set_deployment(self, model: Model, wish: SetDeployment) -> tuple[Model, str]:
+        release = self._checked(model.name, wish.release)[1] if wish.release is not None else None
+        progress = deployments.pinned(model, wish, release, nodes=self._facts(), rollout=self._random_bytes(16), now=int(self._wall()))
+        after = model.with_rollout(progress)
+        one = progress.deployment
+        nodes = sum(decides is not None and decides.name == one.name for decides in self._decisions(after))
+        whom = f"{text_of(one.selector) or 'every node'}, priority {one.priority}"
+        return after, f"deployment {one.name} of {model.name} ({whom}) decides for {nodes} nodes: {one.release.version}"
 
     # Gates
 
-    def _judge(self, model: str) -> bool:
-        before = self._progress[model]
-        rollout, now = before.rollout, int(self._wall())
-        running, gate = rollout.state == "running", rollout.gate
-        alarm = self._drift(before) if running and gate.halt_on_drift else ""
-        nodes = self._facts(model, rollout.release, begun=rollout.started, silent_seconds=gate.silent_seconds)
-        judged = self._judged(before) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
-        facts = core.Facts(nodes, drift_alarm=alarm, drift=judged, listening=self._listening.runs)
-        after, actions = core.step(before, facts, now=now, listened=self._listening.seconds)
-        signed = False
-        for action in actions:
-            match action:
-                case core.Announce(text):
-                    self._sign(after, text)
-                    signed = True
-                case core.Halted(text):
-                    self._notes.alert(Alert(kind="rollout_halted", at=now, model=model, code="halted", text=text))
-        if not signed and after != before:
-            self._keep(after, "")
-        return signed
+    def _facts(self) -> list[NodeFacts]:
+        return [node.facts for node in self._nodes.values()]
 
-    def _facts(self, model: str, release: ReleaseRef, *, begun: int, silent_seconds: int) -> list[core.NodeFacts]:
-        listened = self._listening.seconds
-        return [
-            fleet.facts(node, model=model, release=release, begun=begun, listened=listened, silent_seconds=silent_seconds)
-            for node in self._nodes.values()
+    def _decisions(self, model: Model) -> list[Deployment | None]:
+        order = model.deployments
+        return [deciding(order, node.facts) for node in self._nodes.values()]
+
+    def _decided(self, model: Model) -> dict[str, list[fleet.Node]]:
+        """Return the nodes for which each deployment decides, by its name."""
+        found: dict[str, list[fleet.Node]] = {one.name: [] for one in model.rollouts}
+        for node, decides in zip(self._nodes.values(), self._decisions(model), strict=True):
+            if decides is not None:
+                found[decides.name].append(node)
+        return found
+
+    def _judge(self, name: str) -> bool:
+        before = self._models[name]
+        if not before.rollouts:
+            return False
+        by_name, now = self._decided(before), int(self._wall())
+        after, texts, alerts = before, list[str](), list[Alert]()
+        for progress in before.rollouts:
+            moved, actions = self._step(progress, by_name[progress.name], now)
+            after = after.with_rollout(moved)
+            for action in actions:
+                match action:
+                    case core.Announce(text):
+                        texts.append(text)
+                    case core.Halted(text):
+                        alerts.append(Alert(kind="rollout_halted", at=now, model=name, code="halted", text=text))
+        if texts:
+            self._sign(before, after, *texts)
+        elif after != before:
+            self._keep(before, after)
+        for alert in alerts:
+            self._notes.alert(alert)
+        return bool(texts)
+
+    def _step(self, progress: core.Progress, nodes: Sequence[fleet.Node], now: int) -> tuple[core.Progress, tuple[core.Action, ...]]:
+        running, gate, listened = progress.deployment.state == "running", progress.gate, self._listening.seconds
+        alarm = self._drift(progress, nodes) if running and gate.halt_on_drift else ""
+        drift = self._judged(progress, nodes) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
+        release, begun = progress.deployment.release, progress.deployment.started
+        reports = [
+            fleet.report(node, model=progress.model, release=release, begun=begun, listened=listened, silent_seconds=gate.silent_seconds)
+            for node in nodes
         ]
+        facts = gates.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs)
+        return core.step(progress, facts, now=now, listened=listened)
 
-    def _drift(self, progress: core.Progress) -> str:
-        """Return why drift speaks against it: alarms of its own release, since it is judged, in the cohorts of nodes that it addresses."""
-        rollout, since = progress.rollout, progress.judged_from
-        if not self._findings.alarmed_since(rollout.model, rollout.release.version, since):
+    def _drift(self, progress: core.Progress, nodes: Sequence[fleet.Node]) -> str:
+        """Return why drift speaks against it: alarms of its own release, in the cohorts of nodes that it has reached."""
+        version, since = progress.deployment.release.version, progress.judged_from
+        if not self._findings.alarmed_since(progress.model, version, since):
             return ""  # nearly always, and quickly found
-        cohorts = {
-            node.state.cohort
-            for node in self._nodes.values()
-            if selected(rollout, node.labels) and bucket(rollout.salt, node.name) < rollout.percent
-        }
+        cohorts = {node.state.cohort for node in nodes if is_reached(progress.deployment, node.facts)}
         return active_alarms.speaks_against(
-            self._findings.alerts(rollout.model),
-            version=rollout.release.version,
+            self._findings.alerts(progress.model),
+            version=version,
             cohorts=None if None in cohorts else {one for one in cohorts if one is not None},
             judged_from=since,
         )
 
-    def _judged(self, progress: core.Progress) -> Judged:
+    def _judged(self, progress: core.Progress, nodes: Sequence[fleet.Node]) -> Judged:
         """Return whether drift could be judged in this stage, and was."""
-        rollout = progress.rollout
-        model, (version, digest) = rollout.model, rollout.release
+        model, (version, digest) = progress.model, progress.deployment.release
         if digest not in self._watched:
             self._watched[digest] = self._manifest(model, version)[0].baseline is not None
         heard = Counter(
             node.state.cohort
-            for node in self._nodes.values()
-            if selected(rollout, node.labels)
-            and bucket(rollout.salt, node.name) < rollout.percent
-            and fleet.heard(node, listened=self._listening.seconds, silent_seconds=rollout.gate.silent_seconds)
+            for node in nodes
+            if is_reached(progress.deployment, node.facts)
+            and fleet.heard(node, listened=self._listening.seconds, silent_seconds=progress.gate.silent_seconds)
         )
         tests = self._findings.tested_since(model, version, progress.stage_entered_at)
         gathering = {} if tests else self._findings.tested_since(model, version, progress.stage_entered_at, gathering=True)
@@ -244,58 +308,118 @@ class Controller:
 
     # Durability
 
-    def _sign(self, progress: core.Progress, text: str, *, actor: str | None = None) -> None:
+    def _sign(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
+        """Sign a model's deployments, then what earlier nodes read, then keep the working state."""
         now = datetime.fromtimestamp(self._wall(), UTC)
-        rollout = progress.rollout
-        self._repository.set_rollout(rollout.model, codec.encode(rollout), rollouts=self._signer, now=now)
-        log.info("rollout.signed", model=rollout.model, serial=rollout.serial, state=rollout.state, percent=rollout.percent)
-        self._keep(progress, text, actor=actor)
+        statement = after.statement(expires=int((now + life("rollouts")).timestamp()))
+        self._repository.set_deployments(after.name, codec.encode(statement), rollouts=self._signer)
+        log.info("deployments.signed", model=after.name, serial=statement.serial, deployments=len(statement.deployments))
+        signed = replace(after, serial=statement.serial, expires=statement.expires)
+        self._models[after.name] = signed  # Whatever fails from here on, no other statement gets this serial.
+        self._inform_earlier_nodes(signed)
+        self._keep(before, signed, *texts, actor=actor)
 
-    def _keep(self, progress: core.Progress, text: str, *, actor: str | None = None) -> None:
-        rollout, tally = progress.rollout, progress.tally
-        self._store.put_rollout_row(
-            RolloutRow(
-                model=rollout.model,
-                serial=rollout.serial,
-                document=codec.encode(rollout),
-                stage_entered_at=progress.stage_entered_at,
-                held_since=None if progress.held_since is None else ceil(progress.held_since),  # up: nothing is gained
-                judged_from=progress.judged_from,
-                reason=progress.reason,
-                addressed=tally.addressed,
-                heard=tally.heard,
-                serving=tally.serving,
-                failed=tally.failed,
-                silent=tally.silent,
-                updated_at=int(self._wall()),
-            ),
-            happened=text,
-            actor=actor,
+    def _inform_earlier_nodes(self, model: Model) -> None:
+        """Sign the rollout that earlier nodes read, where it says something else than before: each is sent to every node.
+
+        What fails is tried again at the next look: the deployments are signed all the same.
+        """
+        self._uninformed.add(model.name)
+        try:
+            self._sign_for_earlier_nodes(model)
+        except Refused as refusal:
+            log.warning("rollout.not_signed", model=model.name, code=str(refusal.code), reason=refusal.reason)
+        else:
+            self._uninformed.discard(model.name)
+
+    def _sign_for_earlier_nodes(self, model: Model) -> None:
+        statement = Deployments(model=model.name, serial=model.serial, expires=model.expires, deployments=model.deployments)
+        wanted = earlier_nodes.as_rollout(statement, self._facts())
+        document = self._repository.rollout(model.name)
+        present = codec.decode(Rollout, document) if document is not None else None
+        if wanted is None and present is not None:  # The last deployment was taken away.
+            wanted = present.model_copy(update={"serial": model.serial, "state": "halted"})
+        if wanted is None or (present is not None and wanted.model_copy(update={"serial": present.serial}) == present):
+            return
+        now = datetime.fromtimestamp(self._wall(), UTC)
+        self._repository.set_rollout(model.name, codec.encode(wanted), rollouts=self._signer, now=now)
+        log.info("rollout.signed_for_earlier_nodes", model=wanted.model, serial=wanted.serial, state=wanted.state, percent=wanted.percent)
+
+    def _keep(self, before: Model, after: Model, *texts: str, actor: str | None = None) -> None:
+        happened = list(texts)
+        for progress in after.rollouts:
+            known = before.get(progress.name)
+            if progress != known:
+                is_new = known is None or progress.deployment != known.deployment
+                text = happened.pop(0) if happened and is_new else ""
+                self._store.put_rollout_row(self._row(after, progress), happened=text, actor=actor)
+        for progress in before.rollouts:
+            if after.get(progress.name) is None:
+                self._store.drop_rollout_row(after.name, progress.name, happened.pop(0) if happened else "", actor=actor)
+        self._models[after.name] = after
+
+    def _row(self, model: Model, progress: core.Progress) -> RolloutRow:
+        tally = progress.tally
+        return RolloutRow(
+            model=model.name,
+            deployment=progress.name,
+            serial=model.serial,
+            document=deployments.alone(model.name, model.serial, progress.deployment),
+            stage_entered_at=progress.stage_entered_at,
+            held_since=None if progress.held_since is None else ceil(progress.held_since),  # up: nothing is gained
+            judged_from=progress.judged_from,
+            reason=progress.reason,
+            gates=gates.as_json(progress.verdicts),
+            addressed=tally.addressed,
+            heard=tally.heard,
+            serving=tally.serving,
+            failed=tally.failed,
+            silent=tally.silent,
+            updated_at=int(self._wall()),
         )
-        self._progress[rollout.model] = progress
 
-    def _restored(self) -> dict[str, core.Progress]:
-        rows = {row.model: row for row in self._store.rollout_rows()}
-        now, found = int(self._wall()), {}
-        for model in self._repository.models():
-            document = self._repository.rollout(model)
-            if document is None:
-                continue
-            rollout = codec.decode(Rollout, document)
-            progress = core.Progress(rollout, stage_entered_at=now, judged_from=rollout.started)
-            row = rows.get(model)
-            if row is not None and row.serial == rollout.serial:
-                tally = core.Tally(row.addressed, row.heard, row.serving, row.failed, row.silent)
-                # Later than the clock is what a crash kept of the gate and not of it, and what an earlier hub took from the wall.
-                held_since = None if row.held_since is None else Listened(min(float(row.held_since), self._listening.seconds))
-                progress = replace(
-                    progress,
-                    stage_entered_at=row.stage_entered_at,
-                    judged_from=row.judged_from,
-                    held_since=held_since,
-                    reason=row.reason,
-                    tally=tally,
-                )
-                log.info("rollout.restored", model=model, serial=rollout.serial, state=rollout.state, tally=astuple(tally))
-            found[model] = progress
-        return found
+    def _renew(self, name: str) -> bool:
+        """Sign a model's deployments again before they expire, or where a key signed them that may no longer."""
+        model, now = self._models[name], datetime.fromtimestamp(self._wall(), UTC)
+        if not model.serial:
+            return False
+        if not is_ageing("rollouts", datetime.fromtimestamp(model.expires, UTC), now):
+            return False
+        self._sign(model, model)
+        return True
+
+    def _take_over(self) -> None:
+        """Sign what an earlier hub signed, or another key, as deployments before anything is announced; what fails is tried again later."""
+        for name in sorted(self._models):
+            try:
+                self._renew(name)
+            except Refused as refusal:
+                log.warning("deployments.not_signed", model=name, code=str(refusal.code), reason=refusal.reason)
+
+    def _restored(self, name: str) -> Model:
+        """Return a model as it is signed, with its working state."""
+        found = deployment_statements.read(self._repository, name)
+        if found is None:
+            return Model(name)
+        statement = found.deployments
+        rows = {row.deployment: row for row in self._store.rollout_rows() if row.model == name}
+        by_us = found.key == self._signer.public_key.keyid
+        model = Model(name, serial=statement.serial, expires=statement.expires if by_us else 0)
+        return replace(model, rollouts=tuple(self._progress(model, one, rows.get(one.name)) for one in statement.deployments))
+
+    def _progress(self, model: Model, deployment: Deployment, row: RolloutRow | None) -> core.Progress:
+        progress = core.Progress(model.name, deployment, stage_entered_at=int(self._wall()), judged_from=deployment.started)
+        if row is None or not deployments.is_of(row.document, deployment):
+            return progress
+        # Later than the clock is what a crash kept of the gate and not of it, and what an earlier hub took from the wall.
+        held_since = None if row.held_since is None else Listened(min(float(row.held_since), self._listening.seconds))
+        log.info("rollout.restored", model=model.name, deployment=deployment.name, serial=model.serial, state=deployment.state)
+        return replace(
+            progress,
+            stage_entered_at=row.stage_entered_at,
+            judged_from=row.judged_from,
+            held_since=held_since,
+            reason=row.reason,
+            verdicts=gates.from_json(row.gates),
+            tally=Tally(row.addressed, row.heard, row.serving, row.failed, row.silent),
+        )

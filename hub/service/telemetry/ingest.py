@@ -12,9 +12,9 @@ from hub.core.drift import accuracy, windows
 from hub.core.drift.windows import Reader, Taken
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
-from hub.core.rollouts.listening import Listened
 from hub.database.device_lives import DeviceLives
 from hub.database.hearing import Hearing
+from hub.database.known_nodes import known_nodes
 from hub.database.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import ReceiptArrived, StateArrived, WindowArrived
@@ -82,19 +82,7 @@ class Ingest:
         self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
 
     def _restore(self) -> None:
-        heard, listened, now = self._hearing.heard(), self._listening.seconds, self._clock()
-        for row in self._store.nodes():
-            if not self._roll.counts(row.node):
-                continue  # its earlier reports stay in the store, for people
-            state = codec.decode(State, row.state)
-            # A hub of an earlier version kept times of the wall alone. What a crash has kept of a node and not of the clock is no future.
-            heard_at = Listened(min(listened, heard.get(row.node, listened - max(0.0, now - row.last_seen))))
-            self.nodes[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at)
-        for kept in reversed(self._store.receipts()):
-            if kept.node in self.nodes:
-                receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
-                node = fleet.fold_receipt(self.nodes[kept.node], receipt, received_at=kept.received_at, is_new=True)
-                self.nodes[kept.node] = node
+        self.nodes.update(known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock()))
         for model, cohort in self._store.count_open_intervals():
             self._open[model, cohort] = set()
 

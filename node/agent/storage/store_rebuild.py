@@ -4,6 +4,7 @@ The disk is trusted as the store was: a user who can write there owns the device
 verified file by file against its manifest, and that against its digest. What was not on the disk is asked for again of the hub.
 """
 
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
@@ -21,10 +22,13 @@ from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from node.storage.rows import StoredBlock
 from node.storage.store import NodeStore
-from node.trust.tuf_client import Trust
+from node.trust.tuf_client import Trust, View
+from schemas.deployments import Deployment, Deployments, Moved, attempt_id, deciding
+from schemas.earlier_rollouts import as_deployments
 from schemas.errors import Code, Refused
 from schemas.manifest import Block, File, blocks_of
-from schemas.rollout import Rollout
+from schemas.rollout import ReleaseRef
+from schemas.selectors import NodeFacts
 from schemas.state import Slot
 
 log = structlog.get_logger()
@@ -32,17 +36,28 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """Hold what the disk knows beside the store. `status` is the last one that an agent left here, `rollouts` are verified."""
+    """Hold what the disk knows beside the store.
+
+    `status` is the last one that an agent left here; `deciding` are the verified deployments that decide for this node, by model.
+    """
 
     status: AgentStatus | None
-    rollouts: Mapping[str, Rollout]
+    deciding: Mapping[str, Deployment]
     has_witness: bool
 
     @classmethod
     def of(cls, settings: NodeSettings, trust: Trust) -> Self:
         """Look for them."""
-        view = trust.current()
-        return cls(read_status(settings.data), view.rollouts if view is not None else {}, settings.witness.exists())
+        facts = NodeFacts(settings.id, settings.labels, platform.machine())
+        statements = {**_earlier(trust.current()), **trust.deployments()}
+        decides = {model: deciding(one.deployments, facts) for model, one in statements.items()}
+        found = {model: one for model, one in decides.items() if one is not None}
+        return cls(read_status(settings.data), found, settings.witness.exists())
+
+
+def _earlier(view: View | None) -> dict[str, Deployments]:
+    """Return what a hub before deployments has said."""
+    return {model: as_deployments(rollout, expires=0) for model, rollout in view.rollouts.items()} if view is not None else {}
 
 
 def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces: Traces, *, now: int) -> None:
@@ -64,6 +79,8 @@ def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces
     with store.transaction():
         for slot in found:
             store.take_up_slot(slot)
+            if (moved := _moved(slot, traces.deciding.get(slot.model))) is not None:
+                store.put_moved(slot.model, moved)
         for digest in releases:
             store.add_blocks(_blocks_in(digest, manifests, artifacts))
         # What was spent and which intervals have left is not known any more: nothing of them leaves again
@@ -78,16 +95,16 @@ def rebuild(store: NodeStore, artifacts: Artifacts, manifests: Manifests, traces
 def _slot(
     model: str, served: bytes | None, reported: Slot | None, traces: Traces, manifests: Manifests, artifacts: Artifacts, now: int
 ) -> ModelSlot | None:
-    rollout = traces.rollouts.get(model)
+    decides = traces.deciding.get(model)
 
     def whole(digest: bytes | None) -> Target | None:
-        return None if digest is None else _target(model, digest, rollout, manifests, artifacts)
+        return None if digest is None else _target(model, digest, decides, manifests, artifacts)
 
     serving = whole(served) or whole(reported.serving if reported is not None else None)
     if serving is None:
         return None  # a rollout wants it here again, or does not
     on_probation = reported is not None and reported.serving == serving.digest and reported.state == "probation"
-    fallback = rollout.fallback.digest if rollout is not None and rollout.fallback is not None else None
+    fallback = decides.fallback.digest if decides is not None and decides.fallback is not None else None
     others = [reported.last_good if reported is not None else None, fallback]
     good = next((one for one in map(whole, others) if one is not None and one.digest != serving.digest), None)
     return ModelSlot(
@@ -103,7 +120,14 @@ def _slot(
     )
 
 
-def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manifests, artifacts: Artifacts) -> Target | None:
+def _moved(slot: ModelSlot, decides: Deployment | None) -> Moved | None:
+    """Return what the node served before the rollout that has moved it: most likely its last good release, which is still here."""
+    if decides is None or slot.serving is None or slot.last_good is None or slot.serving.digest != decides.release.digest:
+        return None
+    return Moved(rollout=decides.rollout, before=ReleaseRef(slot.last_good.version, slot.last_good.digest))
+
+
+def _target(model: str, digest: bytes, decides: Deployment | None, manifests: Manifests, artifacts: Artifacts) -> Target | None:
     """Return the release, if every file of it is here as its manifest says."""
     try:
         manifest = manifests.get(digest)
@@ -115,8 +139,8 @@ def _target(model: str, digest: bytes, rollout: Rollout | None, manifests: Manif
         return None
     if manifest.model != model:
         return None
-    salt = rollout.salt if rollout is not None and rollout.release.digest == digest else b""
-    return Target(version=manifest.version, digest=digest, rollout=salt)
+    rollout = attempt_id(decides) if decides is not None and decides.release.digest == digest else b""
+    return Target(version=manifest.version, digest=digest, rollout=rollout)
 
 
 def _blocks_in(digest: bytes, manifests: Manifests, artifacts: Artifacts) -> Iterator[StoredBlock]:

@@ -10,11 +10,14 @@ from node.core.trust.clock import NEVER, MonotonicSeconds
 
 PAUSE_SECONDS_MIN, PAUSE_SECONDS_MAX = 2.0, 600.0
 CLOCK_SET_SECONDS = 60.0  # a wall clock that has moved further than this against the monotonic one was set
-TRUST = ""  # stands for the trust bundle, beside the names of models
+# Names beside those of models, which have no slash.
+TRUST = ""  # The trust bundle.
+TIME, ROLES, INDEX = "trust/time", "trust/roles", "deployed/"
+DEPLOY = "deploy/"  # Before the name of a model: its deployments.
 
 
 class RetainedRequests:
-    """Schedule requests for the retained messages of one node, named by model; `TRUST` names the trust bundle."""
+    """Schedule requests for the retained messages of one node, named by model; those about trust and deployments have the names above."""
 
     def __init__(self, rng: Random) -> None:
         self._rng = rng

@@ -1,6 +1,6 @@
 """Keep what the node believes of its fleet, and act on it: verified trust and releases in, wishes to the slots out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 import structlog
@@ -9,14 +9,15 @@ from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.slots import Slots
 from node.agent.reports.standing_findings import StandingFindings
 from node.agent.trust.retained_requests import TRUST, RetainedRequests
+from node.agent.trust.statements import Statements, name_of
+from node.broker.mqtt import NodeLink, StatementEvent
 from node.core.trust import clock as clocks
 from node.settings import NodeSettings
 from node.storage.sideload import Sideload
 from node.storage.store import NodeStore
-from node.trust.tuf_client import FolderGoneError, Release, Trust, View
+from node.trust.tuf_client import FolderGoneError, NewerRoleError, Release, Trust, View
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.deployments import Deployment, Deployments, Keep, Run, Stop, attempt_id, deciding, moved_by, wish
-from schemas.earlier_rollouts import as_deployments
 from schemas.errors import Code, Refused, Unreachable
 from schemas.parameters import Value
 from schemas.rollout import Carriage
@@ -38,21 +39,35 @@ class TrustState:
         self,
         settings: NodeSettings,
         *,
-        arch: str,
         store: NodeStore,
         trust: Trust,
         carried: Sideload,
         wall: clocks.WallClock,
         monotonic: clocks.MonotonicClock,
         requests: RetainedRequests,
-        subscribe_models: Callable[[Sequence[str]], None],
+        link: NodeLink,
+        facts: Callable[[], NodeFacts],
         refused: Callable[[Refused, str], None],
         found: Callable[[], None],
         findings: StandingFindings,
     ) -> None:
         self._settings, self._store, self._trust, self._sideload, self._wall = settings, store, trust, carried, wall
         self._monotonic, self._requests = monotonic, requests
-        self._subscribe_models, self._refusal, self._found = subscribe_models, refused, found
+        self._subscribe_models = link.subscribe_models
+        self._refusal, self._found, self._facts = refused, found, facts
+        self._statements = Statements(
+            store=store,
+            trust=trust,
+            link=link,
+            wall=wall,
+            monotonic=monotonic,
+            requests=requests,
+            facts=facts,
+            refused=self._statement_refused,
+            believed=self._believe,
+            changed=self._changed,
+            chosen=self._chosen,
+        )
         self._findings = findings
         self._slots: Slots | None = None
         self.view: View | None = None
@@ -62,9 +77,8 @@ class TrustState:
         self._seen: dict[bytes, float] = {}
         self._looked_at = self._clock_looked_at = self._deadline_looked_at = clocks.NEVER
         self._parameters: Mapping[str, object] = {}
-        self._facts = NodeFacts(settings.id, settings.labels, arch)
         self._zone = zone_of(settings.time_zone) if settings.time_zone else system_zone()
-        self._converted: tuple[View | None, Mapping[str, Deployments]] = (None, {})
+        self._not_understood: dict[str, int] = {}  # Models whose newest statement was refused, and the serial of the one that stands.
         self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
 
     def begin(self, slots: Slots) -> None:
@@ -74,6 +88,86 @@ class TrustState:
         if self.view is not None:
             self._find_refused(self.view)
             self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
+        self._statements.begin(self.view)
+
+    def statements(self) -> Mapping[str, Deployments]:
+        """Return the deployments of every model that this node knows of, whichever way they came; some may have expired."""
+        return self._statements.statements()
+
+    def is_fresh(self, statement: Deployments) -> bool:
+        """Return whether a statement still calls for something new; what runs by an expired one goes on, with its parameters."""
+        wall, floor = int(self._wall()), self._store.fact("clock_floor")
+        return not self.stale() and clocks.trusted_now(wall, floor) < statement.expires
+
+    # The small topics
+
+    @property
+    def followed(self) -> frozenset[str]:
+        """Return the models whose releases are read."""
+        return self._statements.followed | self.models
+
+    def connected(self, *, session_present: bool) -> None:
+        """Subscribe to what the hub says of trust, deployments and releases."""
+        self._statements.connected(session_present=session_present)
+        self._subscribe_models(sorted(self.followed), only_if_new=session_present)
+
+    def disconnected(self) -> None:
+        """Take in that the connection is gone."""
+        self._statements.disconnected()
+
+    def granted(self, mid: int) -> None:
+        """Take in that the broker has granted a subscription."""
+        self._statements.granted(mid)
+
+    def tick(self, now: clocks.MonotonicSeconds) -> None:
+        """Look whether other topics are to be read, or roles to be fetched."""
+        self._statements.tick(now)
+
+    def take(self, event: StatementEvent) -> None:
+        """Take what came on one of the small topics."""
+        self._look_at_clock()
+        self._statements.take(event)
+
+    def failed_at(self, event: StatementEvent) -> None:
+        """Have a message said again whose handling met an error."""
+        self.failed(name_of(event))
+
+    def topics_of(self, names: Collection[str]) -> list[str]:
+        """Return the topics of messages that are asked for again."""
+        self._statements.asked_again(names)
+        return sorted(self._statements.topic_of(name) for name in names)
+
+    def _believe(self, view: View) -> None:
+        self.view = view
+        log.info("trust.accepted", root=view.root_version, timestamp=view.timestamp_version)
+        self._store.raise_fact("clock_floor", clocks.floor_of(view.timestamp_expires))
+        self._findings.put("trust", TRUST, ())
+        self._report_refused(view)
+        for pending in list(self._pending.values()):
+            self.take_model(pending)
+        self._changed()
+
+    def _chosen(self, read: Collection[str], left: Collection[str]) -> None:
+        self.models = (self.models | set(read)) - set(left)
+
+    def _changed(self) -> None:
+        statements = self.statements()
+        for model, serial in list(self._not_understood.items()):
+            if model in statements and statements[model].serial > serial:
+                del self._not_understood[model]
+                self._findings.put("rollout", model, ())
+        self._follow()
+        self._apply_parameters()
+
+    def _statement_refused(self, refusal: Refused, model: str) -> None:
+        """Report a statement that is refused alone: what an earlier one says goes on."""
+        self._refusal(refusal, model)
+        if model:
+            standing = self.statements().get(model)
+            self._not_understood[model] = standing.serial if standing is not None else 0
+            self._findings.put("rollout", model, [refusal])
+
+    # Releases, and the bundles of hubs before deployments
 
     def take_trust(self, bundle: TrustBundle, *, carried: bool = False) -> None:
         """Take trust metadata from the hub, or from a stick: whom to trust and what to run."""
@@ -85,20 +179,15 @@ class TrustState:
         except Refused as refusal:
             if refusal.code is Code.DISK_FULL:
                 raise  # the bundle is good: it is taken once there is room
+            self._statements.disbelieves()
             self._refused(refusal, TRUST, carried=carried)
         except FolderGoneError as error:
             self._folder_gone(error, TRUST)
         except Unreachable as error:
             log.warning("trust.incomplete", reason=str(error))
         else:
-            self._store.raise_fact("clock_floor", clocks.floor_of(self.view.timestamp_expires))
-            log.info("trust.accepted", root=self.view.root_version, timestamp=self.view.timestamp_version)
-            self._findings.put("trust", TRUST, ())
-            self._report_refused(self.view)
-            for pending in list(self._pending.values()):
-                self.take_model(pending)
-            self._follow()
-            self._apply_parameters()
+            self._statements.believes(self.view)
+            self._believe(self.view)
             self._requests.settled(TRUST)
 
     def take_model(self, bundle: ModelBundle, *, carried: bool = False) -> None:
@@ -114,6 +203,7 @@ class TrustState:
                 self._refusal(refusal, model)
             self._findings.put("model", model, ())
             self._findings.put("release", model, tuple(refusals.values()), versions=tuple(refusals))
+            self._statements.lacks(model, None)
             if self._slots is not None:
                 self._slots.announced(self._releases[model])
             self._follow()
@@ -126,7 +216,8 @@ class TrustState:
         except FolderGoneError as error:
             self._folder_gone(error, model)
         except Unreachable as error:
-            self._pending[model] = bundle  # the trust bundle that lists it is on its way, or the clock is not right yet
+            self._pending[model] = bundle  # the roles that list it are on their way, or the clock is not right yet
+            self._statements.lacks(model, error.version if isinstance(error, NewerRoleError) else None)
             self._requests.settled(model)
             log.info("model.deferred", model=model, reason=str(error))
 
@@ -161,7 +252,7 @@ class TrustState:
         self._find_refused(view)
 
     def _find_refused(self, view: View) -> None:
-        self._findings.keep_only("rollout", view.refused)
+        self._findings.keep_only("rollout", {*view.refused, *self._not_understood})
         for model, refusal in view.refused.items():
             self._findings.put("rollout", model, [refusal])
 
@@ -197,6 +288,8 @@ class TrustState:
             log.info("carried.found", model=brought.parcel.model, version=brought.parcel.version, blocks=brought.parcel.blocks)
             try:
                 self.take_trust(brought.trust, carried=True)
+                if brought.deployments is not None:
+                    self._statements.take_deployments(brought.parcel.model, brought.deployments)
                 self.take_model(brought.model, carried=True)
             except Exception as error:  # it is looked at again: at once where the disk was full, later where a fault of ours may stay
                 del self._seen[release]
@@ -205,19 +298,10 @@ class TrustState:
                 raise
             self._found()
 
-    def statements(self) -> Mapping[str, Deployments]:
-        """Return the deployments of each model, as they are trusted now."""
-        if self.view is not self._converted[0]:
-            view = self.view
-            rollouts = {**view.held, **view.rollouts} if view is not None else {}  # What is not understood keeps its parameters.
-            expires = int(view.expires.timestamp()) if view is not None else 0
-            self._converted = (view, {model: as_deployments(rollout, expires=expires) for model, rollout in rollouts.items()})
-        return self._converted[1]
-
     def deciding(self, model: str) -> Deployment | None:
         """Return the deployment of a model that decides for this node."""
         statement = self.statements().get(model)
-        return deciding(statement.deployments, self._facts) if statement is not None else None
+        return deciding(statement.deployments, self._facts()) if statement is not None else None
 
     def carriage_of(self, model: str) -> Carriage | None:
         """Return how the bytes of a model's rollout may travel."""
@@ -261,16 +345,18 @@ class TrustState:
         if self.view is None or self._slots is None or self.stale():
             return  # what is active keeps serving, nothing new is activated
         self._slots.keep_models(self.view.models)
-        for model in self.view.refused:
-            self._slots.halted(model, self._wall())  # Nobody knows whether the rollout still names this node: it keeps what it serves.
-        for model in self.statements():
-            if model not in self.view.refused and model in self.view.models:  # A removed model has no role any more.
+        for model, statement in self.statements().items():
+            if model not in self.view.models or not self.is_fresh(statement):
+                continue  # A removed model has no role any more, and by an expired statement nothing new is activated.
+            if self._statements.is_understood(model):
                 self._follow_model(model, self._slots)
+            else:
+                self._slots.halted(model, self._wall())  # Nobody knows whether the rollout still names this node: it keeps what it serves.
 
     def _follow_model(self, model: str, slots: Slots) -> None:
         decides, serving, moved = self.deciding(model), slots.serving(model), self._store.moved(model)
         digest = serving.digest if serving is not None else None
-        found = wish(decides, self._facts, serving=digest, moved=moved, now=int(self._wall()))
+        found = wish(decides, self._facts(), serving=digest, moved=moved, now=int(self._wall()))
         match found:
             case Keep():
                 slots.halted(model, self._wall())  # what an earlier statement has begun here is given up

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.bundle import TrustBundle
+from schemas.bundle import TrustBundle, TrustRoles
 from schemas.errors import Code, Refused, mismatch
 from schemas.rollout import Rollout
 
@@ -49,6 +49,6 @@ def check_serials(rollouts: Mapping[str, Rollout], earlier: Mapping[str, Rollout
             )
 
 
-def is_again(bundle: TrustBundle, trusted: TrustBundle) -> bool:
+def is_again(bundle: TrustBundle | TrustRoles, trusted: TrustBundle | TrustRoles) -> bool:
     """Return whether a bundle says nothing new: QoS 1 delivers twice, and a retained message comes with every connection."""
     return set(bundle.roots) <= set(trusted.roots) and bundle.model_copy(update={"roots": trusted.roots}) == trusted

@@ -50,8 +50,12 @@ def test_a_label_that_is_given_twice_alike_counts_once(made: Made) -> None:
 @pytest.mark.parametrize(
     ("command", "wrong", "words"),
     [
-        (("rollout", "start", "m@1.0.0"), ("--stages", ""), "--stages '' must be whole percents with commas"),
-        (("rollout", "start", "m@1.0.0"), ("--stages", "1,x"), "--stages '1,x' must be whole percents"),
+        (
+            ("rollout", "start", "m@1.0.0"),
+            ("--stages", ""),
+            "--stages: part 1, '': '' is no percentage from 1 to 100",
+        ),
+        (("rollout", "start", "m@1.0.0"), ("--stages", "1,x"), "--stages: part 1, '1,x': 'x' is no percentage from 1 to 100"),
         (("rollout", "start", "m@1.0.0"), ("--label", "ring"), "--label 'ring' must be KEY=VALUE"),
         (("plan", "m@1.0.0"), ("--label", "=canary"), "--label '=canary' must be KEY=VALUE"),
     ],

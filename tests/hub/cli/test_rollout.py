@@ -75,7 +75,6 @@ def test_without_a_hub_waiting_ends_in_a_timeout_not_in_a_halt(made: Made) -> No
     [
         (("--stages", "50,10"), "rise"),
         (("--stages", "10,50"), "end at 100"),
-        (("--stages", "0,100"), "stages"),
         (("--receipts-min", "nan"), "receipts_ratio_min"),
         (("--label", "a key=b"), "labels"),
         (("--label", "site=a"), "none is known yet: `fleetcast nodes`"),
@@ -105,26 +104,30 @@ def test_a_running_hub_answers_every_verb(made: Made, hub: Hub) -> None:
     assert hub.ready["pid"] == hub.process.pid
     assert hub.ready["broker_url"].startswith("mqtt://127.0.0.1:")
 
-    started = json.loads(start(made, "--stages", "10,100", "--label", "site=a", "--force", "--json").stdout)
-    unforced = start(made)
-    waited = start(made, "--force", "--wait", "--timeout-seconds", "5")  # in which a hub obeys, though it has much to do
+    started = json.loads(start(made, "--stages", "10,100", "--supersede", "--json").stdout)
+    unsaid = start(made)
+    waited = start(made, "--supersede", "--wait", "--timeout-seconds", "5")  # in which a hub obeys, though it has much to do
     halted = json.loads(made.run("rollout", "halt", "m", "--json").stdout)
     status = json.loads(made.run("rollout", "status", "m", "--json").stdout)
     twice = made.run("rollout", "halt", "m", "--json")
+    resumed = made.run("rollout", "resume", "m", "--deployment", "default")
+    retried = made.run("rollout", "retry", "m")
+    approved = made.run("rollout", "approve", "m")
     back = made.run("rollout", "back", "m")
-    resumed = made.run("rollout", "resume", "m")
 
     assert (started["state"], halted["state"]) == ("done", "done")
     assert "stages 10 %, 100 %" in started["text"]
-    assert unforced.returncode == Exit.REFUSED
-    assert "still being rolled out, at 10 % of its nodes" in unforced.stderr
+    assert unsaid.returncode == Exit.REFUSED
+    assert "still being rolled out, at 10 % of its nodes" in unsaid.stderr
     assert waited.returncode == Exit.TIMEOUT
     assert "no node is known" in waited.stderr
     assert [(row["state"], row["version"]) for row in status] == [("halted", "1.0.0")]
     assert twice.returncode == Exit.REFUSED
     assert json.loads(twice.stdout)["error"]["code"] == "rollout.invalid"
-    assert back.returncode == Exit.REFUSED
-    assert resumed.returncode == 0, resumed.stderr
+    assert approved.returncode == Exit.REFUSED
+    assert "waits for no approval" in approved.stderr
+    assert [one.returncode for one in (resumed, retried, back)] == [0, 0, 0]
+    assert "to no release" in back.stdout
 
 
 def test_who_waits_for_a_rollout_that_is_halted_is_told_by_the_exit_code(made: Made, hub: Hub) -> None:

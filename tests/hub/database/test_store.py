@@ -57,7 +57,7 @@ def receipt(sequence: int) -> ReceiptRow:
 
 def test_everything_is_there_after_a_restart(tmp_path: Path, store: Store) -> None:
     node = NodeRow("n1", 3, "online", 7, b"state", b"key", "nyc")
-    rollout = RolloutRow("delay", 2, b"document", 1, None, 1, "waits", 6, 5, 4, 0, 1, 9)
+    rollout = RolloutRow("delay", "default", 2, b"document", 1, None, 1, "waits", "[]", 6, 5, 4, 0, 1, 9)
     store.upsert_node(node)
     store.add_receipts([receipt(1)])
     store.put_rollout_row(rollout)

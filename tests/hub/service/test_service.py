@@ -22,7 +22,7 @@ from schemas.names import sha256
 from schemas.rollout import Rollout
 from tests import brokers
 from tests.broker.client import Client
-from tests.hub.hubs import BLOCKS, START, WINDOW_SECONDS, Device, Fleet, until
+from tests.hub.hubs import BLOCKS, START, WINDOW_SECONDS, Device, Fleet, deployment_of, until
 from tests.hub.queueing import queue
 
 ORDINARY = [125, 125, 125, 125, 125, 125, 125, 125, 0]
@@ -58,7 +58,7 @@ def rollout_row(fleet: Fleet) -> RolloutRow | None:
 
 def state_of(fleet: Fleet) -> str:
     row = rollout_row(fleet)
-    return codec.decode(Rollout, row.document).state if row else ""
+    return deployment_of(row).state if row else ""
 
 
 def newest_trust(device: Device) -> TrustBundle:
@@ -125,6 +125,23 @@ def test_a_rollout_is_done_when_devices_have_signed(broker: brokers.Broker, flee
         assert [one.version for one in bundle.manifests] == ["1.0.0"]
 
 
+def test_what_nodes_hold_stays_announced(embedded: brokers.Broker, fleet: Fleet) -> None:
+    manifests = [fleet.publish(f"1.{number}.0", seed=number + 1) for number in range(4)]
+    with fleet.hub(embedded):
+        device = Device.connect("n1", embedded, fleet)
+        device.client.subscribe(fleet.topics.model("delay"))
+        until("the node", fleet.store.nodes)
+        device.sign("serving", manifests[0])
+        until("its receipt", fleet.store.receipts)
+        start_rollout(fleet, "1.3.0")
+
+        def has_three(message: Message) -> bool:
+            bundle = codec.decode(ModelBundle, message.payload)
+            return [one.version for one in bundle.manifests] == ["1.0.0", "1.2.0", "1.3.0"]
+
+        assert device.next_on(fleet.topics.model("delay"), wanted=has_three)
+
+
 def test_a_rollout_that_nodes_refuse_halts_and_alerts(mosquitto: brokers.Broker, fleet: Fleet) -> None:
     one, two = fleet.publish("1.0.0"), fleet.publish("1.1.0", seed=2)
     with fleet.hub(mosquitto):
@@ -143,7 +160,7 @@ def test_a_rollout_that_nodes_refuse_halts_and_alerts(mosquitto: brokers.Broker,
         until("a rollback", lambda: state_of(fleet) == "rolled_back")
         row = rollout_row(fleet)
         assert row is not None
-        fallback = codec.decode(Rollout, row.document).fallback
+        fallback = deployment_of(row).fallback
         assert fallback is not None
         assert fallback.version == "1.0.0"
 

@@ -101,7 +101,7 @@ def test_an_unknown_parameter_is_found_also_when_it_is_added_later(tmp_path: Pat
     def take(subject: str, refusals: Any) -> None:
         found[subject] = [str(one) for one in refusals]
 
-    parameters = Parameters(Overrides(path), rollout_says=lambda model, digest: {}, refused=lambda refusal, model: None, found=take)
+    parameters = Parameters(Overrides(path), rollout_parameters=lambda model, digest: {}, refused=lambda refusal, model: None, found=take)
     seen = []
     for number, text in enumerate(
         ["[delay]\nthreshold = 0.7\n", "[delay]\nthreshold = 0.7\ntreshold = 0.9\n", "[delay]\nthreshold = 7.0\n", "[delay\n", ""]

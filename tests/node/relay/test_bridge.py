@@ -99,13 +99,19 @@ def test_blocks_and_wants_do_not_cross_the_bridge(tmp_path: Path) -> None:
         hub_up, hub_site = (Device("hub", client_of(broker), fleet) for broker in (up, site))
         hub_up.client.subscribe(fleet.topics.filter("want"), fleet.topics.filter("state"))
         hub_site.client.subscribe(fleet.topics.prefix + "block/+", fleet.topics.trust)
+        small = [fleet.topics.trust_time, fleet.topics.trust_roles, fleet.topics.deployed, fleet.topics.deploy("delay")]
+        hub_site.client.subscribe(*small)
         node = Device.connect("n1", site, fleet)
         hub_up.next_on(fleet.topics.state("n1"))  # the bridge is up
         node.client.link.publish(fleet.topics.want("n1"), b"a want")
         hub_up.client.link.publish(fleet.topics.block(bytes(32)), b"a block")
         hub_up.client.link.publish(fleet.topics.trust, b"trust", retain=True)
 
+        for topic in small:
+            hub_up.client.link.publish(topic, topic.encode(), retain=True)
+
         assert hub_site.next_on(fleet.topics.trust).payload == b"trust"
+        assert [hub_site.next_on(topic).payload for topic in small] == [topic.encode() for topic in small]
         time.sleep(0.5)
         seen = {message.topic for one in (hub_up, hub_site) for message in [*one.kept, *waiting(one)]}
         assert not any("/block/" in topic or "/want/" in topic for topic in seen)

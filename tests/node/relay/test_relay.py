@@ -10,11 +10,13 @@ from random import Random
 import pytest
 
 from fleetcast.mqtt_connection import Published
+from node.core.trust.hub_topics import QUIET_SECONDS
 from node.relay.relay_loop import Relay
 from node.relay.relay_settings import Door, RelaySettings
 from schemas import codec
 from schemas.block_request import Range, Want
 from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
+from schemas.deployment_index import DeploymentIndex, ModelSelectors
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.topics import Topics
@@ -50,6 +52,16 @@ def announce(broker: Broker, *manifests: Manifest) -> None:
     client.link.publish(TOPICS.model("m"), codec.encode(ModelBundle(model="m", role=b"role", manifests=listed)), retain=True)
     for _ in range(2):
         client.next(Published)
+    client.link.close()
+
+
+def announce_index(broker: Broker, *models: str) -> None:
+    """What a hub with deployments retains instead."""
+    client = Client.of(broker, "hub")
+    client.open()
+    index = DeploymentIndex(root=1, targets=1, models=tuple(ModelSelectors(model, ((),)) for model in models))
+    client.link.publish(TOPICS.deployed, codec.encode(index), retain=True)
+    client.next(Published)
     client.link.close()
 
 
@@ -135,6 +147,31 @@ def test_a_restarted_relay_hears_what_an_earlier_process_acknowledged(broker: Br
     for _ in range(3):
         with relaying(settings(broker, site, tmp_path / "relay")) as relay:
             assert set(relay._library._models["m"]) == {target(manifest).digest}
+
+
+def test_a_relay_of_a_hub_with_deployments_reads_no_rollouts(broker: Broker, site: Mosquitto, tmp_path: Path) -> None:
+    manifest, _ = release(Random(8).randbytes(BLOCK))
+    announce(broker, manifest)
+    announce_index(broker, "m")
+    with relaying(settings(broker, site, tmp_path / "relay")) as relay:
+        time.sleep(2 * QUIET_SECONDS)  # longer than a relay waits for an index
+        assert not relay._models._reads_bundle
+
+
+def test_a_relay_follows_a_hub_that_is_upgraded_and_one_that_is_downgraded(mosquitto: Broker, site: Mosquitto, tmp_path: Path) -> None:
+    manifest, _ = release(Random(8).randbytes(BLOCK))
+    announce(mosquitto, manifest)
+    with relaying(settings(mosquitto, site, tmp_path / "relay")) as relay:
+        assert relay._models._reads_bundle
+        announce_index(mosquitto, "other")
+        until("the index", lambda: not relay._models._reads_bundle)
+        node = Client.of(site, "n1")
+        node.open()
+        unknown = Want(release=bytes(32), variant="v", ranges=(Range(0, 1),), encodings=("raw",))
+        node.link.publish(TOPICS.want("n1"), codec.encode(unknown))
+        until("another look at the bundle", lambda: relay._models._looked_at > 0)
+        until("the end of the look, for it names nothing new", lambda: not relay._models._reads_bundle)
+        node.link.close()
 
 
 def test_what_is_on_disk_is_served_while_the_uplink_is_down(tmp_path: Path, site: Mosquitto) -> None:

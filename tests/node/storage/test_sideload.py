@@ -12,6 +12,7 @@ from node.storage.sideload import PARCELS_MAX, Sideload
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.bundle_file import MAGIC, Parcel, read_frames, write_frame
+from schemas.deployments import Envelope
 from schemas.errors import Code, Refused
 from schemas.limits import PAYLOAD_BYTES_MAX
 from schemas.names import sha256
@@ -20,6 +21,7 @@ from tools.examples import EXAMPLES
 
 TRUST = next(one for one in EXAMPLES if isinstance(one, TrustBundle))
 MODEL = next(one for one in EXAMPLES if isinstance(one, ModelBundle))
+STATEMENT = next(one for one in EXAMPLES if isinstance(one, Envelope))
 BLOCKS = [b"first block", b"second, longer block"]
 
 
@@ -57,6 +59,17 @@ def test_what_was_packed_is_there_and_goes_when_it_is_needed_no_more(tmp_path: P
     carried.remove(found.release)
     assert carried.releases() == {}
     assert carried.read(sha256(BLOCKS[0])) is None
+
+
+def test_deployments_travel_as_a_first_block_that_devices_of_before_only_keep(tmp_path: Path) -> None:
+    statement = codec.encode(STATEMENT)
+    found = unpack(frames(parcel(blocks=3, size=31 + len(statement)), [statement, *BLOCKS]), tmp_path)
+    carried = Sideload(tmp_path / "carried")
+
+    assert carried.documents(found.release).deployments == STATEMENT
+    assert [carried.read(sha256(block)) for block in (statement, *BLOCKS)] == [statement, *BLOCKS]
+    later = unpack(frames(parcel(blocks=3, size=31 + len(statement), release=sha256(b"later")), [*BLOCKS, statement]), tmp_path)
+    assert carried.documents(later.release).deployments is None, "only the first block can be a statement"
 
 
 WHOLE = frames(parcel())

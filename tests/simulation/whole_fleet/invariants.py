@@ -62,8 +62,9 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
         yield f"{who}: its last receipt says serving {receipt.version}, and its endpoint answers {status} {version}"
     known = fleet.machines.index(machine) not in fleet.replaced
     believed = fleet.believed(machine, model)
-    # A hub that was started since believes again the receipts of a node that has lost its data, until a rollout wants something of it.
-    is_forgotten = answers is None and 0 <= machine.lost_at <= fleet.hub.clocks.booted_at
+    # A node that has lost its data, and of which no statement wants anything, signs no receipt that it serves nothing: the hub goes by the
+    # last one, and only the node's state says otherwise.
+    is_forgotten = answers is None and machine.lost_at >= 0
     if known and believed != answers and not is_forgotten:
         yield f"{who}: the hub believes {believed}, and its endpoint answers {status} {version}"
     ran = [one for one in fleet.ran if one.machine == machine.name and one.model == model]

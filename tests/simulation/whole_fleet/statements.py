@@ -6,47 +6,25 @@ from typing import Any
 
 from hub.signing.tuf_repository import Repository
 from schemas import codec
-from schemas.deployments import EVERYBODY, Deployment, Deployments, Moved, Run, Stop, deciding, is_reached, position, wish
-from schemas.earlier_rollouts import as_deployments
-from schemas.rollout import Rollout
+from schemas.deployments import EVERYBODY, Deployment, Deployments, Envelope, Moved, Run, Stop, deciding, is_reached, position, wish
 from schemas.selectors import NodeFacts
-
-FOR_EVER = 2**40
 
 
 def follow(repository: Repository, signed: Callable[[str, Deployments], None]) -> None:
     """Hear of every statement before it is signed: a power cut may come between."""
-    for name, read in (("set_deployments", _deployments), ("set_rollout", _rollout)):
-        if hasattr(repository, name):
-            setattr(repository, name, _heard(getattr(repository, name), read, signed))
+    sign = repository.set_deployments
 
-
-def _heard(
-    sign: Callable[..., Any], read: Callable[[bytes], Deployments], signed: Callable[[str, Deployments], None]
-) -> Callable[..., Any]:
     def heard(model: str, document: bytes, **more: Any) -> Any:
-        signed(model, read(document))
+        signed(model, codec.decode(Deployments, document))
         return sign(model, document, **more)
 
-    return heard
+    repository.set_deployments = heard  # type: ignore[method-assign]
 
 
 def statement(repository: Repository, model: str) -> Deployments | None:
     """Return what is in force."""
-    if hasattr(repository, "deployments"):
-        document = repository.deployments(model)
-        if document is not None:
-            return _deployments(document)
-    document = repository.rollout(model)
-    return None if document is None else _rollout(document)
-
-
-def _deployments(document: bytes) -> Deployments:
-    return codec.decode(Deployments, document)
-
-
-def _rollout(document: bytes) -> Deployments:
-    return as_deployments(codec.decode(Rollout, document), expires=FOR_EVER)
+    envelope = repository.deployments(model)
+    return None if envelope is None else codec.decode(Deployments, codec.decode(Envelope, envelope).payload)
 
 
 def names(found: Deployments, node: str, labels: dict[str, str]) -> bytes | None:
@@ -73,12 +51,7 @@ def wants(
 
 
 def shares(found: Deployments, known: Mapping[str, Mapping[str, str]]) -> list[tuple[bytes, int, int, int]]:
-    """Return each rollout that has reached a share of its nodes, its stage, how many of the known nodes that is, and how many it should be.
-
-    Nothing is known of a statement for nodes of an earlier version: it has no count.
-    """
-    if found.expires == FOR_EVER:
-        return []
+    """Return each rollout that has reached a share of its nodes, its stage, how many of the known nodes that is, and how many it should be."""
     rows = []
     for one in found.deployments:
         if one.state != "running" or one.threshold == EVERYBODY or any(stage.selector is not None for stage in one.reached):

@@ -112,12 +112,12 @@ def test_a_node_that_was_enrolled_counts_with_its_own_key_only() -> None:
     roll = Roll()
     roll.take(replace(STANDING, earlier_key=b"before"))
 
-    roll.check_state(state())
-    roll.check_state(state(b"before"))
-    roll.check_state(state(b""))  # a Will names no key
-    roll.check_state(state(B, "never-enrolled"))  # where enrolment is open, first use still counts
+    roll.check_state(state(), now=NOW)
+    roll.check_state(state(b"before"), now=NOW)
+    roll.check_state(state(b""), now=NOW)  # a Will names no key
+    roll.check_state(state(B, "never-enrolled"), now=NOW)  # where enrolment is open, first use still counts
     with pytest.raises(Refused) as told:
-        roll.check_state(state(B))
+        roll.check_state(state(B), now=NOW)
     assert told.value.code == Code.RECEIPT_KEY_CHANGED
     assert roll.keys("gate-17") == (A, b"before")
 

@@ -5,7 +5,18 @@ import json
 import pytest
 
 from hub.core.rollouts import commands
-from hub.core.rollouts.commands import Command, Halt, Resume, Rollback, SetParameters, Start
+from hub.core.rollouts.commands import (
+    Approve,
+    Command,
+    Halt,
+    RemoveDeployment,
+    Resume,
+    Retry,
+    Rollback,
+    SetDeployment,
+    SetParameters,
+    Start,
+)
 from schemas.errors import Refused
 
 
@@ -13,7 +24,13 @@ from schemas.errors import Refused
     "command",
     [
         commands.read_as(Start, '{"version": "1.0.0", "stages": [10, 100], "gate": {"soak_seconds": 60}}'),
+        commands.read_as(Start, '{"version": "1.0.0", "where": "site=jfk", "deployment": "jfk", "approve": [100], "allow_empty": true}'),
         Halt(),
+        Halt(deployment="ring-canary"),
+        Approve(deployment="ring-canary"),
+        Retry(),
+        SetDeployment(name="hold", where="node=n1", priority=100, release="1.0.0"),
+        RemoveDeployment(name="hold"),
         Resume(),
         Rollback(),
         SetParameters(version="1.0.0", parameters={"threshold": 0.7}, unset=()),
@@ -30,5 +47,5 @@ def test_a_body_has_only_the_fields_that_were_given() -> None:
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(Refused, match="'dance' is none of start, halt, resume, rollback, set"):
+    with pytest.raises(Refused, match="'dance' is none of start, halt, resume, rollback, set, approve"):
         commands.read("dance", "{}")

@@ -11,9 +11,9 @@ from hub.core.rollouts.fleet import Node, fold_receipt, fold_state
 from hub.core.rollouts.listening import Listened
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES, sha256
-from schemas.receipt import Receipt
+from schemas.receipt import Evidence, Receipt
 from schemas.rollout import ReleaseRef
-from schemas.state import Profile, State
+from schemas.state import Profile, Slot, State
 
 KEY, OTHER_KEY = b"key", b"other key"
 ONE, TWO = sha256(b"1"), sha256(b"2")
@@ -137,9 +137,9 @@ def test_only_a_receipt_says_what_is_served() -> None:
     slots = ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},)
     claims = known(state(slots=slots, profile=Profile(arch="x", cores=1, memory_bytes=1, labels={"site": "a"})))
 
-    before = fleet.facts(claims, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
+    before = fleet.report(claims, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
     signed = fold_receipt(claims, receipt(1, "serving"), received_at=2000, heard_at=Listened(2000.0))
-    after = fleet.facts(signed, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
+    after = fleet.report(signed, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
 
     assert (before.serving, after.serving) == (False, True)
     assert dict(after.labels) == {"site": "a"}
@@ -163,7 +163,7 @@ def test_a_refusal_leaves_what_is_served() -> None:
 
     assert refused.serving["delay"].digest == ONE
     assert (
-        fleet.facts(refused, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2.0), silent_seconds=60).failed_at
+        fleet.report(refused, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2.0), silent_seconds=60).failed_at
         == 2
     )
 
@@ -179,20 +179,59 @@ def test_receipts_twice_or_late_change_nothing(outcomes: list[tuple[str, bytes]]
         assert fold_receipt(node, one, received_at=2000, heard_at=Listened(2000.0)) == node
 
 
-@pytest.mark.parametrize(
-    ("at", "slots", "believed"),
-    [
-        (900, (), True),  # said before the switch
-        (1001, ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},), True),
-        (1001, ({"model": "delay", "state": "active", "serving": TWO, "serving_version": "2.0.0"},), False),
-        (1001, (), False),  # a node that has lost its data
-    ],
-)
-def test_what_a_node_itself_says_it_no_longer_serves_is_not_believed(at: int, slots: tuple[object, ...], believed: bool) -> None:
-    said = ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},)
-    node = fold_receipt(known(state(slots=said)), receipt(1, "serving", since=1000), received_at=2000)
+def test_releases_that_nodes_serve_or_keep_are_found_the_commonest_first() -> None:
+    slots = (Slot(model="delay", state="active", serving=TWO, last_good=ONE), Slot(model="other", state="active", serving=bytes(32)))
+    nodes = [
+        Node(state(slots=slots), "online", 1, 0, b"k"),
+        Node(state(), "online", 1, 0, b"k", serving={"delay": fleet.Serving("1.0.0", ONE, 1)}),
+    ]
 
-    after = fold_state(node, state(session=2, at=at, slots=slots), now=2001, listened=Listened(2001.0))
+    assert fleet.held(nodes, "delay") == [ONE, TWO]
+    assert fleet.held([], "delay") == []
 
-    assert after is not None
-    assert ("delay" in after.serving) is believed
+
+def test_a_node_is_quiet_when_it_says_nothing_for_longer_than_its_reports_are_apart() -> None:
+    node = known(state())
+
+    assert not fleet.quiet(node, listened=Listened(2000.0 + 450))
+    assert fleet.quiet(node, listened=Listened(2000.0 + 451))
+    assert fleet.heard(node, listened=Listened(2000.0 + 451), silent_seconds=3600)
+
+
+def test_a_node_that_reports_less_often_is_given_its_own_time() -> None:
+    node = known(state())
+    for turn in range(1, 4):
+        node = fold_state(node, state(at=1000 + turn), now=2000 + 1000 * turn, listened=Listened(2000.0 + 1000 * turn)) or node
+    assert node.report_seconds == 1000
+    assert not fleet.quiet(node, listened=Listened(5000.0 + 1500))
+
+    back = fold_state(node, state(session=2, at=2000), now=90_000, listened=Listened(90_000.0))
+    assert back is not None
+    assert back.report_seconds == 1000  # A time without a connection is no pause between reports.
+    often = back
+    for turn in range(1, 3):
+        often = fold_state(often, state(session=2, at=2000 + turn), now=90_000 + turn, listened=Listened(90_000.0 + turn)) or often
+    assert often.report_seconds == fleet.REPORT_SECONDS
+
+
+def measured(latency_ms: float, **changes: object) -> dict[str, object]:
+    return {"evidence": Evidence.model_validate({"latency_ms": latency_ms, **changes})}
+
+
+def test_latency_is_compared_with_the_release_that_the_node_measured_before() -> None:
+    node = fold_receipt(known(state()), receipt(1, "serving", **measured(2.0)), received_at=1)
+    assert fleet.latency_ratio(node, "delay", ONE) is None
+    node = fold_receipt(node, receipt(2, "serving", TWO, **measured(3.0, shadow="passed")), received_at=2)
+    report = fleet.report(node, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2000.0), silent_seconds=60)
+    assert (report.latency_ratio, report.shadow) == (1.5, "passed")
+
+    node = fold_receipt(node, receipt(3, "rolled_back", TWO), received_at=3)
+    node = fold_receipt(node, receipt(4, "serving", TWO, **measured(1.0)), received_at=4)
+    assert fleet.latency_ratio(node, "delay", TWO) == 0.5
+
+
+def test_only_a_few_releases_latencies_are_kept() -> None:
+    node = known(state())
+    for number in range(1, 9):
+        node = fold_receipt(node, receipt(number, "serving", sha256(bytes([number])), **measured(float(number))), received_at=number)
+    assert [latency for _, latency in node.measured["delay"]] == [8.0, 7.0, 6.0, 5.0]

@@ -1,9 +1,15 @@
 """Every node stands in exactly one class, with a sentence that says why."""
 
-import pytest
+from dataclasses import replace
 
-from hub.core.rollouts.fleet import Failure, Node, Serving
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hub.core.rollouts.fleet import Failure, Node, Serving, report
+from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.node_class import CLASSES, ClassName, class_of, totals
+from hub.core.rollouts.tally import tally
 from schemas.deployments import Deployment, Stage
 from schemas.errors import Code
 from schemas.rollout import ReleaseRef
@@ -69,6 +75,41 @@ def test_after_going_back_a_node_serves_its_own_or_is_on_its_way() -> None:
     back = DEPLOYMENT.model_copy(update={"state": "rolled_back"})
     assert found(node(serves=NEW), back) == ("moving", "goes back")
     assert found(node(failure=Failure("rolled_back", Code.ROLLOUT_TAKEN_BACK, 5)), back) == ("serving", "serves 1.0.0")
+
+
+states = st.sampled_from(["running", "halted", "done", "rolled_back"])
+slots = st.sampled_from([None, {"state": "fetching"}, {"state": "out_of_budget", "code": "budget.day"}, {"state": "testing"}])
+failures = st.none() | st.builds(Failure, st.sampled_from(["refused", "rolled_back"]), st.just("model.golden"), st.integers(0, 9))
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([None, OLD, NEW]), slots, failures, st.booleans()), max_size=6),
+    states,
+    st.none() | st.integers(0, 20),
+    st.sampled_from([0, 2**64 - 1]),
+)
+def test_the_gate_and_the_list_of_nodes_count_the_same(
+    drawn: list[tuple[ReleaseRef | None, dict[str, object] | None, Failure | None, bool]],
+    state: str,
+    deadline: int | None,
+    threshold: int,
+) -> None:
+    stages = (Stage(1), Stage(100)) if threshold == 0 else (Stage(100),)
+    deployment = DEPLOYMENT.model_copy(update={"state": state, "deadline": deadline, "threshold": threshold, "stages": stages})
+    nodes = [(node(serves=serves, slot=slot, failure=failure), heard) for serves, slot, failure, heard in drawn]
+    classes = totals(class_of(deployment, one, model="m", heard=heard, silent_seconds=1, failed_from=5, now=10) for one, heard in nodes)
+    reports = [
+        replace(report(one, model="m", release=NEW, begun=0, listened=Listened(0.0), silent_seconds=1), heard=heard) for one, heard in nodes
+    ]
+    counted = tally(deployment, reports, judged_from=5, now=10)
+
+    assert sum(classes.values()) == len(nodes)
+    assert counted.addressed == counted.heard + counted.silent
+    assert counted.expired == classes["expired"]
+    assert counted.failed <= classes["refused"] + classes["rolled_back"]
+    if state != "rolled_back" and threshold:
+        assert counted.serving == classes["serving"]
+        assert counted.addressed + counted.expired == len(nodes)
 
 
 def test_the_classes_add_up_to_the_nodes() -> None:

@@ -12,11 +12,10 @@ from hub.database.hearing import Hearing
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.controller import Controller
 from hub.service.rollouts.listening import ListeningClock
-from schemas import codec
 from schemas.manifest import Manifest
-from schemas.rollout import Rollout
 from schemas.state import Profile, State
 from tests.hub.drifted import Days
+from tests.hub.hubs import deployment_of
 from tests.hub.service.telemetry.test_accuracy_counts import accuracy
 
 
@@ -76,7 +75,7 @@ class Gate:
     @property
     def state(self) -> str:
         (row,) = self.days.store.rollout_rows()
-        return codec.decode(Rollout, row.document).state
+        return deployment_of(row).state
 
     @property
     def reason(self) -> str:

@@ -12,10 +12,8 @@ import structlog
 from hub.core.rollouts import commands
 from hub.core.rollouts.rollout import DEAF
 from hub.database.hearing import Hearing
-from schemas import codec
-from schemas.rollout import Rollout
 from tests import brokers
-from tests.hub.hubs import Device, Fleet, until
+from tests.hub.hubs import Device, Fleet, deployment_of, until
 
 DAY = 86_400.0
 
@@ -47,7 +45,7 @@ def reason(fleet: Fleet) -> str:
 
 
 def state(fleet: Fleet) -> str:
-    return next((codec.decode(Rollout, row.document).state for row in fleet.store.rollout_rows()), "")
+    return next((deployment_of(row).state for row in fleet.store.rollout_rows()), "")
 
 
 def left(fleet: Fleet) -> int:

@@ -157,7 +157,7 @@ def test_after_a_restart_in_probation_it_is_still_known_what_worked(tmp_path: Pa
     again.server.expect("m")
     again.start()
     try:
-        again.turn_until(lambda: bool(again.server.held().get(new.digest)) and again.server.stats("m", new.digest).serves)
+        again.turn_until(lambda: bool(again.server.loaded().get(new.digest)) and again.server.stats("m", new.digest).serves)
         refused = {ask(again) for _ in range(3)}
         again.turn_until(lambda: serves(again, old))
     finally:

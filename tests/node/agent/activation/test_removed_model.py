@@ -40,7 +40,7 @@ def check_gone(site: Site) -> None:
     assert releases(site) == []
     current = site.folder / "current"
     assert not current.exists() or list(current.iterdir()) == []
-    until("the workers", lambda: site.server.held() == {})
+    until("the workers", lambda: site.server.loaded() == {})
 
 
 def served(site: Site, publisher: Publisher) -> None:

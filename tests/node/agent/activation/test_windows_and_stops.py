@@ -46,7 +46,7 @@ def test_a_first_release_that_is_taken_back_is_served_no_more_and_can_come_again
     assert site.receipts()[-1].code == Code.ROLLOUT_TAKEN_BACK
     assert (site.slot().state, site.slot().serving) == ("idle", None)
     assert ask(site).status_code == 404
-    assert not site.server.held_of("m")
+    assert not site.server.loaded_of("m")
     site.slots.stopped("m", site.now())
     assert said(site, first) == ["serving", "rolled_back"]  # once
     site.wants(first, b"again".ljust(16))

@@ -1,0 +1,75 @@
+"""Read what is deployed: a model's signed deployments, the nodes that are known, and releases with what their checks found."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import click
+
+from fleetcast.cli.terminal_text import plain
+from hub.core.publish.check_rules import unchecked
+from hub.core.rollouts.deployments import Model
+from hub.core.rollouts.rollout import Progress
+from hub.database.rows import NodeRow
+from hub.publish.check_results import Checks
+from hub.settings import load
+from hub.signing import deployment_statements
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.manifest import Manifest
+from schemas.names import sha256
+from schemas.rollout import ReleaseRef
+from schemas.selectors import NodeFacts
+from schemas.state import State
+
+
+def model_of(repository: Repository, name: str) -> Model:
+    """Return a model's deployments as they are signed."""
+    found = deployment_statements.read(repository, name) if name in repository.models() else None
+    if found is None:
+        return Model(name)
+    signed = found.deployments
+    rollouts = tuple(Progress(name, one, stage_entered_at=0, judged_from=0) for one in signed.deployments)
+    return Model(name, serial=signed.serial, expires=signed.expires, rollouts=rollouts)
+
+
+def facts_of(states: Iterable[State]) -> list[NodeFacts]:
+    """Return what selectors ask of nodes, by what they have reported."""
+    return [NodeFacts(one.node, one.profile.labels, one.profile.arch) if one.profile else NodeFacts(one.node, {}) for one in states]
+
+
+def states_of(rows: Iterable[NodeRow]) -> list[State]:
+    """Return what nodes have reported."""
+    return [codec.decode(State, row.state) for row in rows]
+
+
+def release_of(repository: Repository, model: str, version: str) -> tuple[ReleaseRef, Manifest]:
+    """Return a release by its name.
+
+    Raises:
+        Refused: RELEASE_UNKNOWN.
+    """
+    document = repository.manifest(model, version)
+    return ReleaseRef(version, sha256(document)), codec.decode(Manifest, document)
+
+
+def look_at_checks(directory: Path, release: ReleaseRef, manifest: Manifest, *, required: bool) -> None:
+    """Warn of what `fleetcast check` found, or refuse it where the fleet's settings or the operator require a check.
+
+    Raises:
+        Refused: RELEASE_UNCHECKED.
+    """
+    profiles = load(directory).checks_required
+    found = Checks(directory / "checks").against(manifest, profiles)
+    if not found:
+        return
+    name = f"{manifest.model}@{release.version}"
+    try_it = f"fleetcast check {name} --profile {','.join(profiles) or 'pi4,gateway,tiny'}"
+    if profiles or required:
+        raise unchecked(name, [*found, f"try {try_it}"])
+    click.echo(f"warning: {name}: {'; '.join(found)} ({try_it})", err=True)
+
+
+def notice(sentences: Sequence[str]) -> None:
+    """Print what an operator is to know besides the answer."""
+    for sentence in sentences:
+        click.echo(f"note: {plain(sentence)}", err=True)

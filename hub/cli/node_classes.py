@@ -1,0 +1,119 @@
+"""Read from the fleet's database in which class each node is, for every deployment that decides for it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hub.cli.deployed import model_of
+from hub.cli.options import open_store
+from hub.cli.time_arguments import iso
+from hub.core.enrol.enrolment import Roll
+from hub.core.rollouts import fleet
+from hub.core.rollouts.deployments import Model
+from hub.core.rollouts.fleet import Node
+from hub.core.rollouts.node_class import BY_NEED, NodeClass, class_of
+from hub.core.rollouts.node_filter import chosen, nobody
+from hub.core.rollouts.rollout import Progress
+from hub.database.enrolments import Enrolments
+from hub.database.hearing import Hearing
+from hub.database.known_nodes import known_nodes
+from hub.database.store import Store
+from hub.settings import load
+from hub.signing.tuf_repository import Repository
+from schemas.deployments import deciding
+from schemas.rollout import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLine:
+    """Describe one node in the deployment that decides for it."""
+
+    model: str
+    deployment: str
+    node: Node
+    found: NodeClass
+    serves: str | None
+    since: int | None  # Since when it serves that, or when its failure came.
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the line for a table or for a script."""
+        return {
+            "model": self.model,
+            "deployment": self.deployment,
+            "node": self.node.name,
+            "class": self.found.name,
+            "code": self.found.code,
+            "sentence": self.found.sentence,
+            "serves": self.serves,
+            "since": iso(self.since),
+            "heard": iso(self.node.last_seen),
+        }
+
+
+class Fleet:
+    """Read what is known of all nodes at one moment."""
+
+    def __init__(self, store: Store, *, required: bool) -> None:
+        roll = Roll(required=required)
+        for standing in Enrolments(store.database).changed_since(0)[1]:
+            roll.take(standing)
+        self._listened, self._now = Hearing(store.database).listened(), int(time.time())
+        self.nodes: Mapping[str, Node] = known_nodes(store, roll, listened=self._listened, now=self._now)
+
+    def lines(self, model: Model, judged_from: Mapping[str, int]) -> list[NodeLine]:
+        """Return a line for each node that a deployment of the model decides for, those first that need somebody most.
+
+        `judged_from`: from when on failures count, by deployment.
+        """
+        found = []
+        for node in self.nodes.values():
+            decides = deciding(model.deployments, node.facts)
+            if decides is not None:
+                progress = model.get(decides.name)
+                if progress is not None:
+                    found.append(self._line(model.name, progress, node, judged_from.get(decides.name, decides.started)))
+        return sorted(found, key=lambda line: (BY_NEED.index(line.found.name), line.node.name))
+
+    def _line(self, model: str, progress: Progress, node: Node, failed_from: int) -> NodeLine:
+        deployment, gate = progress.deployment, progress.deployment.gate or Gate()
+        found = class_of(
+            deployment,
+            node,
+            model=model,
+            heard=fleet.heard(node, listened=self._listened, silent_seconds=gate.silent_seconds),
+            silent_seconds=max(0.0, self._listened - node.heard_at),
+            failed_from=failed_from,
+            now=self._now,
+        )
+        serving, failure = node.serving.get(model), node.failures.get((model, deployment.release.digest))
+        since = failure.received_at if found.code and failure is not None else serving.since if serving is not None else None
+        return NodeLine(model, deployment.name, node, found, serving.version if serving is not None else None, since)
+
+
+def matching(directory: Path, where: str) -> tuple[set[str], str]:
+    """Return the names of the nodes that a selector matches, and the sentence for when there are none.
+
+    Raises:
+        Refused: SELECTOR_INVALID.
+    """
+    repository, store = Repository(directory / "trust"), open_store(directory)
+    fleet, lines = Fleet(store, required=load(directory).enrolment == "required"), list[NodeLine]()
+    rows = store.rollout_rows()
+    for name in repository.models():
+        lines += fleet.lines(model_of(repository, name), {row.deployment: row.judged_from for row in rows if row.model == name})
+    classes = {name: line.found.name for name, line in worst(lines).items()}
+    nodes = list(fleet.nodes.values())
+    found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))
+    return {node.name for node in found}, nobody(where, [node.facts for node in nodes])
+
+
+def worst(lines: Sequence[NodeLine]) -> dict[str, NodeLine]:
+    """Return for each node the line of the model that needs somebody most: a node with several models counts once."""
+    found: dict[str, NodeLine] = {}
+    for line in lines:
+        known = found.get(line.node.name)
+        if known is None or BY_NEED.index(line.found.name) < BY_NEED.index(known.found.name):
+            found[line.node.name] = line
+    return found

@@ -1,0 +1,82 @@
+"""Decide what stands on the small topics: the timestamp, the roles, each model's deployments, and their index.
+
+They are small because they change seldom: a step of a rollout changes one model's deployments, and nothing that other nodes read.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import structlog
+from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
+
+from hub.core.publish.metadata_expiry import RESIGN_SECONDS, life
+from hub.signing.tuf_repository import Repository
+from schemas import codec
+from schemas.bundle import TrustBundle, TrustRoles, TrustTime
+from schemas.deployment_index import index_of
+from schemas.deployments import Deployments, Envelope
+from schemas.rollout import Rollout
+from schemas.topics import Topics
+
+log = structlog.get_logger()
+
+_ROLLOUTS_FILE = "rollouts.json"
+
+
+class DeploymentTopics:
+    """Remember what stands on the small topics, so that only what changed is published."""
+
+    def __init__(self, repository: Repository, topics: Topics) -> None:
+        self._repository, self._topics = repository, topics
+        self.roles: TrustRoles | None = None
+        self._models: set[str] = set()
+        self._warned: frozenset[str] = frozenset()
+        self._read: dict[bytes, Deployments] = {}  # Statements as they were read before: a step changes one of many.
+
+    def payloads(self, trust: TrustBundle, *, now: datetime) -> Mapping[str, bytes]:
+        """Return what is to stand on which topic; an empty payload clears one.
+
+        Nothing, while there are no deployments, or some rollout is newer than them: nodes that find a timestamp alone leave the topic that
+        has the rollouts.
+        """
+        envelopes = {model: raw for model in self._repository.models() if (raw := self._repository.deployments(model)) is not None}
+        self._read = {
+            raw: self._read.get(raw) or codec.decode(Deployments, codec.decode(Envelope, raw).payload) for raw in envelopes.values()
+        }
+        statements = {model: self._read[raw] for model, raw in envelopes.items()}
+        lacking = frozenset(one.model for one in trust.documents if not _covers(statements.get(one.model), one.document))
+        if lacking and lacking != self._warned:
+            log.warning("deployments.lacking", models=sorted(lacking), reason="nodes follow the rollouts on the topic of before")
+        self._warned = lacking
+        if lacking or not statements:
+            return {}
+        found = {self._topics.deploy(model): b"" for model in self._models - envelopes.keys()}
+        found |= {self._topics.deploy(model): raw for model, raw in envelopes.items()}
+        self._models |= envelopes.keys()
+        roles = self._repository.trust_roles()
+        if self.roles is None or _is_changed(roles, self.roles) or now >= _signed_at(self.roles, plus_seconds=RESIGN_SECONDS):
+            self.roles = roles
+        root, targets = Metadata[Root].from_bytes(roles.roots[-1]).signed, Metadata[Targets].from_bytes(roles.targets).signed
+        found[self._topics.trust_roles] = codec.encode(self.roles)
+        found[self._topics.trust_time] = codec.encode(TrustTime(timestamp=self.roles.timestamp))
+        found[self._topics.deployed] = codec.encode(index_of(statements.values(), root=root.version, targets=targets.version))
+        return found
+
+
+def _covers(statement: Deployments | None, rollout: bytes) -> bool:
+    """Return whether the deployments say all that a rollout does; a hub of before may have moved it since."""
+    return statement is not None and statement.serial >= codec.decode(Rollout, rollout).serial
+
+
+def _is_changed(found: TrustRoles, said: TrustRoles) -> bool:
+    """Return whether anything but the rollouts role has changed: those roles change with every step of every rollout."""
+    return (found.roots, found.targets, _listed(found)) != (said.roots, said.targets, _listed(said))
+
+
+def _listed(roles: TrustRoles) -> dict[str, int]:
+    meta = Metadata[Snapshot].from_bytes(roles.snapshot).signed.meta
+    return {name: one.version for name, one in meta.items() if name != _ROLLOUTS_FILE}
+
+
+def _signed_at(roles: TrustRoles, *, plus_seconds: int) -> datetime:
+    return Metadata[Timestamp].from_bytes(roles.timestamp).signed.expires - life("timestamp") + timedelta(seconds=plus_seconds)
