@@ -59,6 +59,7 @@ def _rename() -> None:
     _module("hub.service.broker")
     _module("hub.service.broker.inbox", Inbox=_SimpleInbox)
     _module("fleetcast", durable=_module("fleetcast.durable", write=lambda *arguments, **named: None))
+    _module("hub.cli.deploy", deploy=None)
     _module("schemas.deployments", Deployments=object, Deployment=object)
     probe: Any = importlib.import_module("node.runtimes.probe")
     probe.PROVIDERS, probe.unloadable = "providers.json", lambda folder: {}

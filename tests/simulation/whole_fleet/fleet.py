@@ -15,6 +15,7 @@ from unittest import mock
 import click
 
 from fleetcast import durable
+from hub.cli.deploy import deploy as deploy_command
 from hub.cli.rollout import rollout as rollout_command
 from hub.signing.tuf_repository import Repository
 from node.workers import device_profile
@@ -28,6 +29,7 @@ from tests.simulation.whole_fleet.operations import LABELS, Operation, Plan
 from tests.simulation.whole_fleet.world import EPOCH, World
 
 CLONES_CONNECTS_MIN, CLONES_SECONDS = 16, 20.0  # of two devices with one name: at first, and then one in so many seconds
+DEPLOY = ("set", "remove")
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
 TURNS_OF_LONG = 12
 
@@ -81,6 +83,7 @@ class Fleet:
             )
             machine.make()
             machine.label(LABELS[number % len(LABELS)])
+            machine.may_stop = lambda model, machine=machine: self._took_back(machine, model)  # type: ignore[misc]
             self.machines.append(machine)
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(mock.patch.object(durable, "write", self._write(durable.write)))
@@ -125,13 +128,14 @@ class Fleet:
     # What operators do, by the real commands
 
     def _command(self, *arguments: str) -> str:
-        """Run one of `fleetcast rollout`. It is queued as beside a hub that is off: nobody would be there to wait for."""
+        """Run one of `fleetcast rollout` or `fleetcast deploy`. It is queued as beside a hub that is off."""
         ready, printed = self.hub.folder / "hub.ready", io.StringIO()
         content = ready.read_bytes() if ready.exists() else None
         ready.unlink(missing_ok=True)
+        group = deploy_command if arguments[0] in DEPLOY else rollout_command
         try:
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                rollout_command.main(args=[*arguments, "--dir", str(self.hub.folder)], standalone_mode=False)
+                group.main(args=[*arguments, "--dir", str(self.hub.folder)], standalone_mode=False)
         except FleetcastError as refusal:
             return f"refused: {refusal}"
         except click.ClickException as error:
@@ -170,6 +174,16 @@ class Fleet:
 
     def _back(self, model: str) -> str:
         return self._command("back", model)
+
+    def _pin(self, model: str, version: str, node: int) -> str:
+        """Hold one device at a release."""
+        if not self._is_published(model, version):
+            self._publish(model, version)
+        name = f"n{node}"
+        return self._command("set", model, f"pin-{name}", "--where", f"node={name}", "--priority", "500", "--release", version)
+
+    def _unpin(self, model: str, node: int) -> str:
+        return self._command("remove", model, f"pin-n{node}")
 
     # What happens to devices
 
@@ -383,6 +397,11 @@ class Fleet:
             for labels in machine.all_labels
             if (digest := statements.names(found, machine.node, labels)) is not None
         }
+
+    def _took_back(self, machine: NodeMachine, model: str) -> bool:
+        statements_of = (found for about, found in self.signed if about == model)
+        decided = (statements.decides_for(found, machine.node, labels) for found in statements_of for labels in machine.all_labels)
+        return any(one is not None and one.state == "rolled_back" for one in decided)
 
     # The end
 

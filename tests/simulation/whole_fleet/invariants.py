@@ -67,7 +67,7 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
     is_forgotten = answers is None and machine.lost_at >= 0
     if known and believed != answers and not is_forgotten:
         yield f"{who}: the hub believes {believed}, and its endpoint answers {status} {version}"
-    ran = [one for one in fleet.ran if one.machine == machine.name and one.model == model]
+    ran = [one for one in fleet.ran if (one.machine, one.model) == (machine.name, model) and one.at > machine.stopped_at.get(model, -1)]
     has_served = any(fleet.made.name_of(one.digest) not in BAD for one in ran)  # what was at fault from the first is rightly gone
     decides = fleet.decides(machine, model)
     wish = _wish(fleet, machine, decides, model, serving)

@@ -240,6 +240,8 @@ class NodeMachine(Machine):
         self.served: dict[bytes, float] = {}  # for how long each release has answered here
         self.proved: set[bytes] = set()
         self.proved_early: list[str] = []
+        self.stopped_at: dict[str, float] = {}  # when a statement last took the only release of a model back
+        self.may_stop: Callable[[str], bool] = lambda model: False
         self._answered: set[bytes] = set()  # what could answer at the turn before
         self._looked_at = 0.0
 
@@ -325,6 +327,8 @@ class NodeMachine(Machine):
             self.served[digest] = self.served.get(digest, 0.0) + (passed if digest in self._answered else 0.0)
         self._answered = answers
         for model, slot in self.agent._slots._slots.items():
+            if slot.serving is None and self.may_stop(model):
+                self.stopped_at[model] = self.world.now
             if slot.serving is None or not slot.proven or slot.serving.digest in self.proved:
                 continue
             self.proved.add(slot.serving.digest)

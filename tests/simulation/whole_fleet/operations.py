@@ -107,6 +107,13 @@ DRAWN: dict[str, tuple[float, Callable[[Random, int, int], Operation]]] = {
         lambda rng, nodes, models: operation("publish", _pause(rng), model=_model(rng, models), version=rng.choice(list(KINDS))),
     ),
     "start": (10, lambda rng, nodes, models: _start(rng, models)),
+    "pin": (
+        1.5,
+        lambda rng, nodes, models: operation(
+            "pin", _pause(rng), model=_model(rng, models), version=rng.choice(list(KINDS)), node=rng.randrange(nodes)
+        ),
+    ),
+    "unpin": (1, lambda rng, nodes, models: operation("unpin", _pause(rng), model=_model(rng, models), node=rng.randrange(nodes))),
     "halt": (2, _of_model("halt")),
     "resume": (2, _of_model("resume")),
     "back": (4, _of_model("back")),

@@ -51,7 +51,7 @@ def wants(
 
 
 def shares(found: Deployments, known: Mapping[str, Mapping[str, str]]) -> list[tuple[bytes, int, int, int]]:
-    """Return each rollout that has reached a share of its nodes, its stage, how many of the known nodes that is, and how many it should be."""
+    """Return each rollout that has reached a share of its nodes: its stage, how many of the known nodes, and how many it should be."""
     rows = []
     for one in found.deployments:
         if one.state != "running" or one.threshold == EVERYBODY or any(stage.selector is not None for stage in one.reached):
