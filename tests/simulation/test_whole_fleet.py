@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.whole_fleet.operations import Plan, operation, plan_of
+from tests.simulation.whole_fleet.operations import Plan, plan_of
 from tests.simulation.whole_fleet.runs import Outcome, quiet, run, shrink
 
 SEEDS, AT_ONCE = 500, 25
 KEPT = Path(__file__).parent / "whole_fleet" / "kept.json"
-SEEDS_PLAN_KINDS = 200  # in which every kind of operation is drawn
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +49,6 @@ def test_a_seed_is_the_same_plan_again() -> None:
     assert plan_of(7) == Plan.from_json(json.loads(json.dumps(plan_of(7).as_json())))
 
 
-def test_a_seed_runs_the_same_way_again() -> None:
-    plan = Plan(2, 1, (operation("start", 40.0, model="delay", version="1.0.0", stages="50,100", label="", force=False),))
-
-    first, again = run(3, plan), run(3, plan)
-
-    assert first == again
+@pytest.mark.parametrize("seed", [2, 5])  # in both a process is killed at one of its calls
+def test_a_seed_runs_the_same_way_again(seed: int) -> None:
+    assert run(seed) == run(seed)

@@ -1,6 +1,7 @@
 """Run a plan to its end, and find the smallest part of a plan that still fails."""
 
 import gc
+import hashlib
 import logging
 import shutil
 import sys
@@ -28,6 +29,7 @@ class Outcome:
     plan: Plan
     broken: tuple[str, ...]
     log: tuple[str, ...]
+    trace: str  # A digest of who switched when, and of every client's messages: two runs of one plan have the same.
 
     def __str__(self) -> str:
         return "\n".join(
@@ -87,7 +89,7 @@ def run(seed: int, plan: Plan | None = None) -> Outcome:
     finally:
         fleet.close()
         shutil.rmtree(folder, ignore_errors=True)
-    return Outcome(seed, plan, tuple(found), tuple(fleet.log))
+    return Outcome(seed, plan, tuple(found), tuple(fleet.log), _trace(fleet))
 
 
 @cache
@@ -101,6 +103,11 @@ def run_quietly(seed: int) -> Outcome:
     """Run a seed in a process of its own."""
     with quiet():
         return run(seed)
+
+
+def _trace(fleet: Fleet) -> str:
+    switches = [(round(ran.at, 3), ran.machine, ran.model, ran.digest) for ran in fleet.ran]
+    return hashlib.sha256(repr((switches, sorted(fleet.broker.counts.items()))).encode()).hexdigest()
 
 
 def _survived(fleet: Fleet) -> list[str]:
