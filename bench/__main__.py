@@ -21,6 +21,7 @@ from bench import (
     memory,
     node,
     relay,
+    restart,
     shares,
     sound,
     tables,
@@ -37,6 +38,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "memory": memory.measure,
     "relay": relay.measure,
     "sound": sound.measure,
+    "restart": restart.measure,
     "coalescing": coalescing.measure,
     "encodings": encodings.measure,
     "links": links.measure,
@@ -45,7 +47,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "cli": cli.measure,
     "shares": shares.measure,
 }
-QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "cli", "shares")  # `make bench`
+QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "restart", "cli", "shares")  # `make bench`
 NODE = ("telemetry", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 

@@ -13,7 +13,7 @@ from fleetcast.time_zones import zone_of
 from node.core.delivery.byte_quota import Policy
 from schemas.limits import BLOCK_BYTES_MAX, MIB, RHO_DAY_MAX, WINDOW_SECONDS_MAX
 from schemas.names import RESERVED_NODES, Cohort, FleetName, Label, NodeId
-from schemas.state import LinkClass
+from schemas.state import REPORT_SECONDS, LinkClass
 
 ENROLLED = Path("enrolment") / "settings.toml"  # in the data folder: what `fleetcast-node enroll` wrote (node/enrol/enrolment_files.py)
 _TLS = ("tls_ca", "tls_certificate", "tls_key")
@@ -73,7 +73,7 @@ class NodeSettings(FileSettings):
         dict[LinkClass, Policy], Field(default_factory=dict)
     ]  # What each class of link may be used for, each a table `[budgets.CLASS]`.
     disk_bytes_max: Annotated[int, Field(ge=MIB)] | None = None  # Greatest size of all releases on disk together.
-    state_seconds: Annotated[int, Field(ge=1)] = 300  # The node reports its state at least this often, also when nothing changed.
+    state_seconds: Annotated[int, Field(ge=1)] = REPORT_SECONDS  # The node reports its state at least this often, also without a change.
 
     telemetry: bool = True  # Send telemetry windows. `false` sends none.
     # Greatest privacy loss of a day, in zero-concentrated differential privacy (rho).

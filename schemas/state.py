@@ -1,6 +1,6 @@
 """Define a node's retained report about itself; the Will is the same document with status `lost`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from schemas.names import Cohort, Digest, Label, ModelName, NodeId, Version
 from schemas.parameters import Setting
 from schemas.quantities import Count, Seconds
 
+REPORT_SECONDS: Final = 300  # How often a node reports at least, unless it says something else.
 SlotState = Literal["idle", "fetching", "out_of_budget", "staged", "testing", "shadow", "probation", "active", "refused", "rolled_back"]
 
 LinkClass = Literal["free", "metered", "roaming"]
@@ -102,3 +103,5 @@ class State(Document):
     telemetry: TelemetryBudget | None = None
     # What is wrong now; absent if the node is older, or does not know that the hub reads it (`READS_FIELD`).
     findings: Annotated[tuple[Finding, ...] | None, Field(max_length=limits.NODE_FINDINGS_MAX), Since(1)] = None
+    # How often it reports at least; absent if that is as usual, or like `findings`.
+    report_seconds: Annotated[int | None, Field(ge=1, le=2**31), Since(1)] = None

@@ -75,7 +75,7 @@ from schemas.errors import Code, Refused, Unreachable
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.manifest import Manifest
 from schemas.selectors import NodeFacts
-from schemas.state import State
+from schemas.state import REPORT_SECONDS, State
 
 log = structlog.get_logger()
 P = ParamSpec("P")
@@ -571,7 +571,8 @@ class Agent:
         self._slots.changed = self._findings.changed = False
 
     def _state(self, status: Literal["online", "disconnected"]) -> State:
-        view = self._trust_state.view
+        view, seconds = self._trust_state.view, self._settings.state_seconds
+        reads_more = view is not None and view.hub_reads.get(State.schema_name, 0) >= 1
         return State(
             node=self._settings.id,
             session=max(self._session, 1),
@@ -588,7 +589,8 @@ class Agent:
             stale=self._trust_state.stale(),
             slots=self._slots.report_of(),
             telemetry=self._telemetry.budget(self._wall()) if self._settings.telemetry else None,
-            findings=self._findings.all() if view is not None and view.hub_reads.get(State.schema_name, 0) >= 1 else None,
+            findings=self._findings.all() if reads_more else None,
+            report_seconds=min(seconds, 2**31) if reads_more and seconds != REPORT_SECONDS else None,
         )
 
     def _serving_changed(self, digest: bytes, manifest: Manifest, parameters: EffectiveParameters) -> None:

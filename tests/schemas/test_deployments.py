@@ -100,7 +100,7 @@ def test_after_its_deadline_a_rollout_moves_no_node_that_has_not_moved() -> None
     assert isinstance(wish(late, NODE, serving=ONE.digest, moved=None, now=99), Run)
 
 
-def test_a_rollout_that_its_deadline_has_ended_moves_no_node_later_but_one_that_serves_nothing() -> None:
+def test_after_a_deadline_only_a_node_that_serves_nothing_is_moved() -> None:
     ended = deployment(state="done", deadline=100)
     assert wish(ended, NODE, serving=ONE.digest, moved=None, now=100) == Keep("expired")
     new = wish(ended, NODE, serving=None, moved=None, now=100)

@@ -17,14 +17,13 @@ from schemas.names import RESERVED_NODES
 from schemas.receipt import Receipt
 from schemas.rollout import ReleaseRef
 from schemas.selectors import NodeFacts
-from schemas.state import State
+from schemas.state import REPORT_SECONDS, State
 
 # A node that is connected says so every 300 s unless set otherwise, and the broker speaks for it when it dies; a broker that was killed
 # does not. So "online" is believed over three missed reports, even where a rollout calls others silent sooner. In time of listening.
 ONLINE_SECONDS = 900
 SESSION_PLAUSIBLE_MAX = 2**40  # Sessions count connections, from 1 or from seconds since 1970: nothing that is true comes near.
-REPORT_SECONDS = 300.0  # Between two reports of a node that does not report less often.
-QUIET_SHARE = 1.5  # A node is quiet when it has said nothing for this many times what lies between its reports.
+QUIET_SHARE, QUIET_SECONDS = 1.5, 30.0  # A node is quiet after this many times what lies between its reports, and some seconds.
 MEASURED_KEPT = 4  # Releases of a model whose latency on a node is kept: it serves one, and has served few before it.
 Status = Literal["online", "disconnected", "lost"]
 
@@ -62,13 +61,18 @@ class Node:
     newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
     heard_at: Listened = NEVER
     refused: Mapping[str, refusals.Reported] = field(default_factory=dict)  # Documents that receipts say it refused, by model.
-    report_seconds: float = REPORT_SECONDS  # What lies between its reports: as usual, or longer where it was seen to report less often.
+    seen_apart: float = float(REPORT_SECONDS)  # What lies between its reports: as usual, or longer where that was seen.
     measured: Mapping[str, tuple[tuple[bytes, float], ...]] = field(default_factory=dict)  # latency by model and release, newest first
 
     @property
     def name(self) -> str:
         """Return its id."""
         return self.state.node
+
+    @property
+    def report_seconds(self) -> float:
+        """Return what lies between its reports: what it says itself, else what one connection of it has shown."""
+        return float(self.state.report_seconds or self.seen_apart)
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -123,7 +127,7 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         public_key=known.public_key or state.public_key,
         refused=_still_refused(known, state),
         heard_at=max(known.heard_at, heard_at),
-        report_seconds=_report_seconds(known, state, heard_at, old=old),
+        seen_apart=_seen_apart(known, state, heard_at, old=old),
     )
 
 
@@ -134,11 +138,11 @@ def _still_refused(known: Node, state: State) -> Mapping[str, refusals.Reported]
     return {model: one for model, one in known.refused.items() if model}
 
 
-def _report_seconds(known: Node, state: State, heard_at: Listened, *, old: bool) -> float:
-    """Return what lies between a node's reports. It reports in no document how often it does, so one connection of it shows it."""
+def _seen_apart(known: Node, state: State, heard_at: Listened, *, old: bool) -> float:
+    """Return what lies between a node's reports, as one connection of it shows: nodes of the version before do not say it."""
     if old or state.session != known.session or known.heard_at == NEVER or {known.status, state.status} != {"online"}:
-        return known.report_seconds
-    return max(REPORT_SECONDS, heard_at - known.heard_at, known.report_seconds / 2)
+        return known.seen_apart
+    return max(float(REPORT_SECONDS), heard_at - known.heard_at, known.seen_apart / 2)
 
 
 def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None, is_new: bool = False) -> Node:
@@ -179,7 +183,7 @@ def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
 
 def quiet(node: Node, *, listened: Listened) -> bool:
     """Return whether a node says nothing for longer than its reports are apart: what it serves is not known to be well at present."""
-    return listened - node.heard_at > QUIET_SHARE * node.report_seconds
+    return listened - node.heard_at > QUIET_SHARE * node.report_seconds + QUIET_SECONDS
 
 
 def latency_ratio(node: Node, model: str, digest: bytes) -> float | None:

@@ -214,8 +214,13 @@ def agreed(slot: ModelSlot, *, now: int) -> Step:
 
 
 def settled(slot: ModelSlot, *, now: int) -> Step:
-    """Take in that probation is over: what served before was perhaps still answering beside this one."""
+    """Take in that probation is over: what served before was perhaps still answering beside this one.
+
+    Its worker goes on where it is wanted again and being tested: without it the test would never end.
+    """
     beside = slot.last_good if not _same(slot.last_good, slot.serving) else None  # the same: only in a slot of an older agent's
+    if slot.state in UNDER_WAY - FETCHING and _same(beside, slot.target):
+        beside = None
     retired: list[Command] = [Retire(beside)] if beside is not None else []
     return _move(slot, "settled", now, [*retired, Tidy()], since=slot.since if slot.state != "probation" else now, proven=True)
 

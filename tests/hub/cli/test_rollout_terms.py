@@ -2,6 +2,8 @@
 
 import json
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,12 @@ from schemas.state import Profile, State
 from tests.hub.cli.fleets import Done, Made, make
 from tests.hub.cli.test_rollout import Hub
 
+STAGES = ("--stages", "canary: site=lab; 50; 100", "--approve", "50", "--deadline", "36h", "--activate", "22:00-05:00", "--retries", "2")
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+
+def fleet(folder: Path) -> Made:
     """A fleet with two releases and six nodes that have reported and serve nothing yet."""
-    made = make(tmp_path_factory.mktemp("terms"), "m")
+    made = make(folder, "m")
     for version in ("1.0.0", "1.1.0"):
         assert made.publish(version).returncode == 0
     store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
@@ -33,6 +36,28 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     Hearing(store.database).keep_heard({f"n{number}": Listened(0.0) for number in range(6)})
     store.close()
     return made
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return fleet(tmp_path_factory.mktemp("terms"))
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A fleet of its own, in which a hub has begun a rollout by stages and looked at its gates."""
+    made = fleet(tmp_path_factory.mktemp("staged"))
+    with Hub(made):
+        begun = start(made, *STAGES, "--json")
+        assert begun.returncode == 0, begun.stderr
+        until = time.monotonic() + 60
+        while not status(made)[0]["gates"]:
+            assert time.monotonic() < until, "no gate was looked at"
+    return made
+
+
+def status(made: Made, *more: str) -> list[dict[str, Any]]:
+    return list(json.loads(made.run("rollout", "status", "m", *more, "--json").stdout))
 
 
 def start(made: Made, *more: str) -> Done:
@@ -79,22 +104,12 @@ def test_a_deadline_can_be_a_duration_from_now() -> None:
     assert abs(DEADLINE.convert("36h", None, None) - time.time() - 36 * 3600) < 5
 
 
-def test_classes_gates_and_nodes_are_shown_and_add_up(made: Made) -> None:
-    with Hub(made):
-        stages = ("--stages", "canary: site=lab; 50; 100", "--approve", "50", "--deadline", "36h", "--activate", "22:00-05:00")
-        begun = start(made, *stages, "--retries", "2", "--json")
-        assert begun.returncode == 0, begun.stderr
-        (row,) = json.loads(made.run("rollout", "status", "m", "--json").stdout)
-        deadline = time.monotonic() + 60
-        while not row["gates"] and time.monotonic() < deadline:
-            (row,) = json.loads(made.run("rollout", "status", "m", "--json").stdout)
-        table = made.run("rollout", "status", "m").stdout
-        gates = json.loads(made.run("rollout", "status", "m", "--gates", "--json").stdout)
-        nodes = json.loads(made.run("rollout", "status", "m", "--nodes", "--json").stdout)
-        waiting = json.loads(made.run("rollout", "status", "m", "--nodes", "--where", "state=waiting", "--json").stdout)
-        lab = json.loads(made.run("nodes", "--where", "site=lab", "--json").stdout)
-        moving = json.loads(made.run("nodes", "--where", "state=moving", "--json").stdout)
-        nobody = made.run("rollout", "status", "m", "--nodes", "--where", "site=jkf").stdout
+def test_classes_gates_and_nodes_are_shown_and_add_up(staged: Made) -> None:
+    (row,) = status(staged)
+    gates, nodes, waiting = status(staged, "--gates"), status(staged, "--nodes"), status(staged, "--nodes", "--where", "state=waiting")
+    table = staged.run("rollout", "status", "m").stdout
+    lab, moving = (json.loads(staged.run("nodes", "--where", where, "--json").stdout) for where in ("site=lab", "state=moving"))
+    nobody = staged.run("rollout", "status", "m", "--nodes", "--where", "site=jkf").stdout
 
     assert row["classes"] == {
         "serving": 0, "moving": 2, "waiting": 4, "refused": 0, "rolled_back": 0, "unreachable": 0, "expired": 0
@@ -121,11 +136,8 @@ def test_classes_gates_and_nodes_are_shown_and_add_up(made: Made) -> None:
         (("m", "--where", "siet=lab"), Exit.REFUSED, "No node has a label siet. Did you mean site?"),
     ],
 )
-def test_a_wrong_question_about_nodes_is_refused(made: Made, more: tuple[str, ...], code: Exit, words: str) -> None:
-    with_rollout = made.run("deploy", "list", "m", "--json")
-    assert json.loads(with_rollout.stdout), "the test before begins a rollout"
-
-    done = made.run("rollout", "status", *more)
+def test_a_wrong_question_about_nodes_is_refused(staged: Made, more: tuple[str, ...], code: Exit, words: str) -> None:
+    done = staged.run("rollout", "status", *more)
 
     assert done.returncode == code, done.stdout
     assert words in " ".join(done.stderr.split())

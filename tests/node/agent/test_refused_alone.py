@@ -100,7 +100,7 @@ def test_a_node_reports_what_it_refuses_until_it_understands_it_again(embedded: 
     hub.fleet.repository.set_rollout("other", newer, rollouts=hub.fleet.keys["rollouts"], now=hub.fleet.now)
     hub.client.subscribe(hub.topics.state("n1"))
     hub.say("1.0.0")
-    node = agent(tmp_path, embedded.url("n1"), fleet=hub.fleet)
+    node = agent(tmp_path, embedded.url("n1"), fleet=hub.fleet, state_seconds=7)
 
     with closing(hub.client.link), running(node):
         refused = reported(hub, lambda state: bool(state.findings))
@@ -114,10 +114,12 @@ def test_a_node_reports_what_it_refuses_until_it_understands_it_again(embedded: 
     assert (finding.kind, finding.model, finding.code) == ("rollout", "other", "schema.unsupported")
     assert finding.reason.endswith("upgrade fleetcast at the receiver")
     assert doctor == [Trouble.DOCUMENT_REFUSED]
-    assert mended.software == software()
+    assert (mended.software, mended.report_seconds) == (software(), 7)
 
 
-def test_a_hub_that_does_not_read_findings_is_sent_none(embedded: brokers.Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_read_new_fields_of_a_state_is_sent_none(
+    embedded: brokers.Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tuf_repository, "READS", {})
     hub = NewerHub(embedded, tmp_path)
     hub.fleet.release("1.0.0", model="other")
@@ -133,7 +135,7 @@ def test_a_hub_that_does_not_read_findings_is_sent_none(embedded: brokers.Broker
         found = node._findings.all()
 
     assert [one.code for one in found] == ["schema.malformed"]
-    assert state.findings is None
+    assert (state.findings, state.report_seconds) == (None, None)
 
 
 def reported(hub: NewerHub, wanted: Callable[[State], bool]) -> State:

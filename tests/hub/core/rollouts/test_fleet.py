@@ -193,9 +193,17 @@ def test_releases_that_nodes_serve_or_keep_are_found_the_commonest_first() -> No
 def test_a_node_is_quiet_when_it_says_nothing_for_longer_than_its_reports_are_apart() -> None:
     node = known(state())
 
-    assert not fleet.quiet(node, listened=Listened(2000.0 + 450))
-    assert fleet.quiet(node, listened=Listened(2000.0 + 451))
-    assert fleet.heard(node, listened=Listened(2000.0 + 451), silent_seconds=3600)
+    assert not fleet.quiet(node, listened=Listened(2000.0 + 480))
+    assert fleet.quiet(node, listened=Listened(2000.0 + 481))
+    assert fleet.heard(node, listened=Listened(2000.0 + 481), silent_seconds=3600)
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [(10, 45), (3600, 5430)])
+def test_a_node_that_says_how_often_it_reports_is_believed(seconds: int, limit: int) -> None:
+    node = known(state(report_seconds=seconds))
+
+    assert not fleet.quiet(node, listened=Listened(2000.0 + limit))
+    assert fleet.quiet(node, listened=Listened(2000.0 + limit + 1))
 
 
 def test_a_node_that_reports_less_often_is_given_its_own_time() -> None:
@@ -211,7 +219,7 @@ def test_a_node_that_reports_less_often_is_given_its_own_time() -> None:
     often = back
     for turn in range(1, 3):
         often = fold_state(often, state(session=2, at=2000 + turn), now=90_000 + turn, listened=Listened(90_000.0 + turn)) or often
-    assert often.report_seconds == fleet.REPORT_SECONDS
+    assert often.report_seconds == 300
 
 
 def measured(latency_ms: float, **changes: object) -> dict[str, object]:

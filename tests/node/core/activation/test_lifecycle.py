@@ -63,6 +63,16 @@ def active(number: int = 1) -> ModelSlot:
     return through(on_probation(number), lifecycle.settled)
 
 
+@pytest.mark.parametrize("reached", [1, 2])
+def test_the_end_of_probation_stops_no_worker_that_tests_what_is_wanted(reached: int) -> None:
+    slot = through(active(1), wants(2), *TO_PROBATION, wants(1, rollout=1), *TO_PROBATION[:reached])
+
+    step = lifecycle.settled(slot, now=5)
+
+    assert step.commands == [Tidy()]
+    assert step.slot.state == slot.state
+
+
 def test_a_release_that_is_good_is_fetched_tested_switched_to_and_settled() -> None:
     steps, slot = [], ModelSlot(model="m")
     for now, event in enumerate((wants(1), *TO_PROBATION, lifecycle.settled), start=1):
