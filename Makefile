@@ -37,6 +37,11 @@ test-quick: $(STAMP)  ## what is pure, the wire and the rules of the house, with
 test-slow: packages $(STAMP)  ## what takes minutes by nature, and is no part of `make test`: the tutorial, followed to the letter
 	$(BIN)/pytest -m slow
 
+SEEDS ?= 0-9999
+.PHONY: soak-sim
+soak-sim: $(STAMP)  ## a whole fleet in one process, mistreated as each seed says; SEEDS=a-b for others; writes bench/results.json
+	$(BIN)/python -m tests.simulation.whole_fleet $(SEEDS) --shrink --write
+
 test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
 	.ci/packages debootstrap git
 	$(BIN)/python -m bench fresh
