@@ -10,6 +10,7 @@ import click
 from fleetcast.cli.terminal_text import plain
 from hub.cli.deployed import facts_of, model_of
 from hub.cli.node_classes import Fleet, NodeLine
+from hub.cli.node_findings import shortened
 from hub.cli.options import check_model, dir_option, json_option, open_store, show
 from hub.cli.time_arguments import iso
 from hub.core.rollouts import deployments, gates
@@ -18,6 +19,7 @@ from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.node_class import totals
 from hub.core.rollouts.node_filter import chosen, nobody
 from hub.core.rollouts.parameters import in_words
+from hub.core.rollouts.refusals import findings_of, standing_against
 from hub.core.rollouts.stages import words_of
 from hub.core.rollouts.tally import decided
 from hub.database.rows import RolloutRow
@@ -73,8 +75,9 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
         serve = _serving(present, [node.state for node in fleet.nodes.values()])
         for one in present.deployments:
             row = rollout_row(present, one, kept.get((present.name, one.name)))
-            classes = totals(line.found for line in lines[present.name] if line.deployment == one.name)
-            rows.append({**row, "classes": classes, "parameters": _in_force(present.name, one, serve[one.name])})
+            mine = [line for line in lines[present.name] if line.deployment == one.name]
+            classes, refused = totals(line.found for line in mine), _refused(mine, one)
+            rows.append({**row, "classes": classes, "refused": refused, "parameters": _in_force(present.name, one, serve[one.name])})
     if said["wants_gates"]:
         found = [{"model": row["model"], "deployment": row["deployment"], **one} for row in rows for one in row["gates"]]
         flat = [{**one, "figure": _figure(one["figure"]), "limit": _figure(one["limit"])} for one in found]
@@ -94,6 +97,20 @@ def _show_more(row: Mapping[str, Any]) -> None:
         click.echo(plain(f"{of}: {terms}"))
     for parameter, one in row["parameters"].items():
         click.echo(plain(f"{of}: {_parameter_in_words(parameter, one)}"))
+    cannot = [f"{of}: {one['node']} cannot take it: {one['reason']} [{one['code']}]" for one in row["refused"]]
+    for line in shortened(cannot, mend=f"`fleetcast rollout status {row['model']} --json` has all of them"):
+        click.echo(plain(line))
+
+
+def _refused(lines: Sequence[NodeLine], deployment: Deployment) -> list[dict[str, Any]]:
+    """Return the nodes that refuse a document without which they cannot take the release."""
+    return [
+        {"node": line.node.name, "code": finding.code, "reason": finding.reason}
+        for line in lines
+        for finding in standing_against(
+            findings_of(line.node.state, line.node.refused), model=line.model, version=deployment.release.version
+        )
+    ]
 
 
 def _terms(row: Mapping[str, Any]) -> str:
