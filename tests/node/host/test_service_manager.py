@@ -13,7 +13,9 @@ import pytest
 
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.standing_findings import StandingFindings
+from node.core.delivery.byte_quota import Policy
 from node.core.doctor.agent_health import Verdict, judge
+from node.core.settings.effective_settings import EffectiveSettings
 from node.host.pidfile import read_status
 from node.host.service_manager import Notify
 from node.settings import NodeSettings
@@ -110,6 +112,8 @@ class Loop:
             inherited=True,
             state=lambda: State(node="gw-1", session=1, status="online", at=int(self.now)),
             view=lambda: None,
+            in_force=lambda: EffectiveSettings({}, "default", True, {}),
+            policy=Policy,
             findings=StandingFindings(),
             wall=lambda: self.now,
             monotonic=lambda: self.now,
