@@ -231,16 +231,16 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a certificate is expired, not yet valid, or of another key or authority",
         "renew it; `fleetcast-node doctor` names the cause",
     ),
+    Code.SETTINGS_INVALID: ("a setting is missing, unknown or out of bounds", "correct the field and file that the reason names"),
+    Code.SELECTOR_INVALID: (
+        "a selector is not in its syntax, or too long",
+        "write it such as site=jfk,tier!=lab; docs/operations.md has all forms",
+    ),
     Code.WINDOW_INVALID: ("a time of the week is not in its syntax, or never opens", "write it such as Mon-Fri 22:00-05:00"),
     Code.WINDOW_CLOSED: (
         "the release waits for the time of the week in which the rollout lets it be activated",
         "nothing; it goes on when the window opens",
     ),
-    Code.SELECTOR_INVALID: (
-        "a selector is not in its syntax, or too long",
-        "write it such as site=jfk,tier!=lab; docs/operations.md has all forms",
-    ),
-    Code.SETTINGS_INVALID: ("a setting is missing, unknown or out of bounds", "correct the field and file that the reason names"),
     Code.PORT_IN_USE: ("another program listens on this port", "stop that program, or choose another port"),
     Code.NODE_RUNNING: ("another agent runs on this data folder", "stop it, or give each node its own folder"),
     Code.NODE_DUPLICATE: (

@@ -69,8 +69,8 @@ class Code(StrEnum):
     KEY_PASSPHRASE = "key.passphrase"  # noqa: S105  # a code, not a secret
     KEY_NOT_AUTHORISED = "key.not_authorised"
     NAME_INVALID = "name.invalid"
-    ROLLOUT_INVALID = "rollout.invalid"
     ROLLOUT_TAKEN_BACK = "rollout.taken_back"
+    ROLLOUT_INVALID = "rollout.invalid"
     WINDOW_RELEASE = "window.unknown_release"
     WINDOW_SHAPE = "window.wrong_shape"
     WINDOW_ABSURD = "window.absurd"

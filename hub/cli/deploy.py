@@ -81,7 +81,7 @@ def _rows(repository: Repository, name: str, nodes: list[NodeFacts]) -> list[dic
 @click.argument("model")
 @click.argument("name")
 @click.option("--where", metavar="SELECTOR", help="Nodes that it matches, such as site=jfk,tier!=lab or node=jfk-2.")
-@click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="A higher one decides first. A new deployment has 10.")
+@click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="Priority: the higher one decides first. A new deployment has 10.")
 @click.option("--release", metavar="VERSION", help="Release that its nodes run from now on, without stages or a gate.")
 @click.option("--allow-empty", is_flag=True, help="Set it even if its selector matches no known node.")
 @changes_fleet

@@ -59,7 +59,7 @@ def rollout() -> None:
     "--stages",
     default="100",
     show_default=True,
-    help="Rising percentages with commas, such as 1,10,100; and nodes by selector: 'canary: site=lab; 10; 100'.",
+    help="Rising percentages separated by commas, such as 1,10,100, or with nodes by selector: 'canary: site=lab; 10; 100'.",
 )
 @click.option(
     "--approve", multiple=True, metavar="STAGE[,STAGE]", help="Stages that wait for `rollout approve`, by percentage or name. Repeatable."
@@ -104,7 +104,9 @@ def rollout() -> None:
 @click.option(
     "--shadow-min", type=click.FloatRange(0, 1), help="Share of the nodes that serve it on which the comparison in shadow must have passed."
 )
-@click.option("--retries", type=click.IntRange(1, 100), help="How often a stage lets failed nodes try again before they count as failed.")
+@click.option(
+    "--retries", type=click.IntRange(1, 100), help="Number of times that a stage lets failed nodes try again before they count as failed."
+)
 @click.option("--retry-seconds", type=click.IntRange(1), help="Pause before failed nodes try again. The default is 600.")
 @click.option("--activate", metavar="TIMES", help="When nodes may switch, in their own zone, such as 'Mon-Fri 22:00-05:00'.")
 @click.option("--fetch", metavar="TIMES", help="When nodes may fetch, in their own zone.")
