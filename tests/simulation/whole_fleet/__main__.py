@@ -48,7 +48,7 @@ def main() -> int:
         if outcome.broken:
             failed += 1
             print(_smallest(outcome) if arguments.shrink else outcome, flush=True)
-        if done % 100 == 0:
+        if done % 25 == 0:
             print(f"{done} seeds, {failed} failed, {done / (time.monotonic() - began) * 60:.0f} a minute", flush=True)
     a_minute = done / (time.monotonic() - began) * 60
     print(f"{done} seeds, {failed} failed, {a_minute:.0f} a minute")

@@ -24,6 +24,7 @@ from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
 EARLY_SECONDS = 1.0  # by which a turn may count more than it has seen
 AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that ended with an error
 LEAST_SECONDS = 0.2  # between two turns right after something came: that of the product
+QUIET = ("active", "refused", "rolled_back", "idle")  # states of a slot in which nothing is under way
 STEP_SECONDS = 60.0  # after it has signed something a hub looks often whether the next step is due
 TRIAL_SECONDS = 4.0  # between two turns while something is on trial: what passes in less than 5 s counts whole
 LULL_SECONDS = 60.0  # between two turns of a machine that waits for nothing
@@ -341,7 +342,7 @@ class NodeMachine(Machine):
 
     def _is_on_trial(self) -> bool:
         slots = self.agent._slots._slots.values() if self.agent is not None else ()
-        return any(slot.state not in ("active", "refused", "rolled_back", "empty") or not slot.proven for slot in slots)
+        return any(slot.state not in QUIET or (slot.serving is not None and not slot.proven) for slot in slots)
 
     def _next_at(self) -> float | None:
         return self.site.loop.next_at() if self.site is not None else None
