@@ -207,12 +207,12 @@ def wish(deployment: Deployment | None, node: NodeFacts, *, serving: bytes | Non
     No node moves without a stage that names it. Going back is to the node's own release before this rollout; a node that remembers none
     takes the deployment's fallback.
     """
-    if deployment is None or deployment.state == "halted":
-        return Keep("unmatched" if deployment is None else "halted")
+    if deployment is None:
+        return Keep("unmatched")
     if deployment.state == "rolled_back":
         return _back(deployment, serving=serving, moved=moved)
-    if not is_reached(deployment, node):
-        return _from_nothing(deployment, "not_reached", serving)
+    if deployment.state == "halted" or not is_reached(deployment, node):
+        return _from_nothing(deployment, "halted" if deployment.state == "halted" else "not_reached", serving)
     if is_past_deadline(deployment, now) and serving != deployment.release.digest:
         if deployment.state == "running":
             return _from_nothing(deployment, "expired", serving)
@@ -238,7 +238,7 @@ def back_id(rollout: bytes) -> bytes:
     return hashlib.blake2b(b"back", key=rollout, digest_size=16).digest()
 
 
-def _from_nothing(deployment: Deployment, why: Literal["not_reached", "expired"], serving: bytes | None) -> Wish:
+def _from_nothing(deployment: Deployment, why: Literal["halted", "not_reached", "expired"], serving: bytes | None) -> Wish:
     if serving is not None or deployment.fallback is None:
         return Keep(why)
     return Run(deployment.fallback, back_id(deployment.rollout), "fallback")

@@ -183,6 +183,8 @@ class Artifacts:
         with self._room(partial):
             partial.unlink(missing_ok=True)
             partial.symlink_to(target)
+            if (current / model).is_dir() and not (current / model).is_symlink():  # A copy of this folder has followed the link.
+                shutil.rmtree(current / model)
             partial.replace(current / model)
 
     def unpoint(self, model: str) -> None:

@@ -70,6 +70,15 @@ def test_no_node_moves_without_a_stage_that_names_it() -> None:
     assert reached.release == TWO
 
 
+def test_a_halted_rollout_moves_no_node_and_a_new_one_begins_with_the_fallback() -> None:
+    halted = deployment(state="halted")
+    assert wish(halted, NODE, serving=THREE.digest, moved=None, now=0) == Keep("halted")
+    began = wish(halted, NODE, serving=None, moved=None, now=0)
+    assert isinstance(began, Run)
+    assert (began.release, began.why) == (ONE, "fallback")
+    assert wish(deployment(state="halted", fallback=None), NODE, serving=None, moved=None, now=0) == Keep("halted")
+
+
 def test_each_node_goes_back_to_its_own_release() -> None:
     running = deployment(state="running")
     to_two = wish(running, NODE, serving=THREE.digest, moved=None, now=0)

@@ -128,8 +128,8 @@ def test_no_more_than_so_many_wait_at_once(agent: Agent, monkeypatch: pytest.Mon
 
 
 def test_a_node_that_sends_no_telemetry_says_so(agent: Agent) -> None:
-    agent.here.telemetry.labels._wait_seconds = None
+    agent.here.telemetry.put_sends(sends=False)
 
     reply = agent.post()
 
-    assert (reply.status_code, "telemetry = false" in reply.json()["error"]) == (404, True)
+    assert (reply.status_code, "sends no telemetry" in reply.json()["error"]) == (404, True)

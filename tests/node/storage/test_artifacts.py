@@ -47,3 +47,13 @@ def test_an_artifacts_folder_that_was_removed_is_made_again(tmp_path: Path) -> N
     artifacts.allocate(artifacts.relative(RELEASE.digest, "v", FILE), 4)
 
     assert artifacts.releases() == [RELEASE.digest]
+
+
+def test_a_folder_in_the_place_of_a_link_makes_way_for_it(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    (tmp_path / "current" / "m").mkdir(parents=True)
+    (tmp_path / "current" / "m" / "model.onnx").write_bytes(b"a copy that followed the link")
+
+    artifacts.point("m", bytes(32), "fp32")
+
+    assert artifacts.pointed() == {"m": bytes(32)}
