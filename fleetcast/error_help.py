@@ -123,6 +123,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "requests took too long while the release was on probation",
         "use a smaller variant, or publish a wider limit",
     ),
+    Code.PROBATION_CUT: (
+        "the device ended abruptly several times while the release was on probation",
+        "look whether the release takes too much memory or power there; roll it out again where it was the site's power",
+    ),
     Code.REQUEST_INVALID: (
         "a local program's request does not fit the model",
         "correct the request; the reason names what was expected and found",

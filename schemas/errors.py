@@ -60,6 +60,7 @@ class Code(StrEnum):
     SHADOW_DISAGREES = "shadow.disagrees"
     PROBATION_ERRORS = "probation.errors"
     PROBATION_LATENCY = "probation.latency"
+    PROBATION_CUT = "probation.cut_short"
     REQUEST_INVALID = "request.invalid"
     REQUEST_FOREIGN = "request.foreign"
     REQUEST_CONTENT_TYPE = "request.content_type"

@@ -336,8 +336,7 @@ class Agent:
         self.server.start()
 
     def _begin(self) -> None:
-        # Before anything is followed: labels decide which deployment that is.
-        self._hub_settings.begin(lambda found: self._apply(found, at_start=True))
+        self._hub_settings.begin(lambda found: self._apply(found, at_start=True))  # First: labels decide which deployment is followed.
         self._trust_state.begin(self._slots)
         self._hub_settings.changed = self._apply
         self._slots.resume(self._wall())
@@ -554,6 +553,7 @@ class Agent:
     def leave(self) -> None:
         """Leave politely: what is counted is written down, and the broker is told."""
         self._guarded(self._status_writer.left)
+        self._guarded(self._slots.left)
         self._served.leave()
         self._guarded(self._disk.write_down_at_last, self._telemetry.checkpoint, self._telemetry.open_windows)
         if self._online:

@@ -12,7 +12,7 @@ from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
 from node.agent.activation.staging import former_release, staged
-from node.agent.activation.trials import Trials
+from node.agent.activation.trials import CUT_SHORT, Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
 from node.core.activation.effective_parameters import EffectiveParameters
@@ -79,10 +79,17 @@ class Slots:
     # Events from the loop
 
     def resume(self, now: WallSeconds) -> None:
-        """Bring back what was served after a start, and go on."""
+        """Bring back what was served after a start, and go on. An end without `left` is a mark against what is on probation."""
+        was_cut = self._trials.began()
         self._slots = self._store.slots()
-        for slot in list(self._slots.values()):
+        for model, slot in list(self._slots.items()):
             self._apply(slot, lifecycle.interrupted(slot, now=int(now)), now)
+            if was_cut and self._trials.is_cut_too_often(self._slots[model]):
+                self._apply(slot := self._slots[model], lifecycle.misbehaved(slot, Code.PROBATION_CUT, CUT_SHORT, now=int(now)), now)
+
+    def left(self) -> None:
+        """Take in that this process ends as it should."""
+        self._trials.left()
 
     def wanted(self, release: Release, rollout: bytes, now: WallSeconds) -> None:
         """Take in that a rollout wants this verified release here."""

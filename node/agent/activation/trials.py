@@ -8,6 +8,9 @@ from node.core.activation.trial import Trial
 from node.storage.store import NodeStore
 
 # A comparison goes on over these. Every other move ends it, or gives it another pair of releases.
+RUNNING = "running"  # The fact that a process has begun, and has not left.
+CUTS_MAX = 3  # Abrupt ends in one probation: one or two are as likely the site's power as the release.
+CUT_SHORT = f"the device, or the agent on it, ended abruptly {CUTS_MAX} times while the release was on probation"
 GOES_ON = frozenset({"begun", "compared", "interrupted", "settled"})
 
 
@@ -47,7 +50,7 @@ class Trials:
         """
         if (before.serving and before.serving.digest) != (after.serving and after.serving.digest):
             self._probations.pop(after.model, None)
-            self._keep(after.model, probation_ms=0)
+            self._keep(after.model, probation_ms=0, probation_cuts=0)
         if move.event not in GOES_ON:
             self._comparisons.pop(after.model, None)
             self._keep(after.model, compared_ms=0, compared_rows=0, compared_agreed=0)
@@ -56,7 +59,28 @@ class Trials:
         """Take in that a model is not on this device any more. To be called within the transaction that drops its slot."""
         self._probations.pop(model, None)
         self._comparisons.pop(model, None)
-        self._keep(model, probation_ms=0, compared_ms=0, compared_rows=0, compared_agreed=0)
+        self._keep(model, probation_ms=0, probation_cuts=0, compared_ms=0, compared_rows=0, compared_agreed=0)
+
+    def began(self) -> bool:
+        """Note that a process has begun, and return whether the one before it ended without leaving."""
+        was_cut = self._store.fact(RUNNING) == 1
+        self._store.set_fact(RUNNING, 1)
+        return was_cut
+
+    def left(self) -> None:
+        """Note that this process ends as it should."""
+        self._store.set_fact(RUNNING, 0)
+
+    def is_cut_too_often(self, slot: ModelSlot) -> bool:
+        """Count an abrupt end as a mark against what is on probation, and return whether that makes too many.
+
+        Where there is no release to go back to, nothing is counted: a node that serves does not come to serve nothing.
+        """
+        if slot.serving is None or slot.proven or slot.last_good is None:
+            return False
+        cuts = self._kept(slot.model, "probation_cuts") + 1
+        self._keep(slot.model, probation_cuts=cuts)
+        return cuts >= CUTS_MAX
 
     def keep_probation(self, model: str, *, terms_seconds: float) -> None:
         """Write down how far it is, where that is due."""
