@@ -161,9 +161,9 @@ class Announcer:
     def _clear(self, removed: Sequence[str]) -> None:
         """Have nothing retained for models that were removed, perhaps while the hub was away; the trust bundle is what tells nodes."""
         for model in set(removed) - self._cleared:
-            topic = self._link.topics.model(model)
-            self._payloads.pop(topic, None)
-            self._unpublished.add(topic)
+            for topic in (self._link.topics.model(model), self._link.topics.deploy(model)):
+                self._payloads.pop(topic, None)
+                self._unpublished.add(topic)
             if self._models.pop(model, None) is not None:
                 self._notes.event("release", f"model {model} was removed, and is no longer announced", model=model)
         self._cleared = set(removed)

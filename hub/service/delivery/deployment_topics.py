@@ -36,8 +36,8 @@ class DeploymentTopics:
     def payloads(self, trust: TrustBundle, *, now: datetime) -> Mapping[str, bytes]:
         """Return what is to stand on which topic; an empty payload clears one.
 
-        Nothing, while there are no deployments, or some rollout is newer than them: nodes that find a timestamp alone leave the topic that
-        has the rollouts.
+        Nothing, while some rollout has no deployments, or is newer than them: nodes that find a timestamp alone leave the topic that has
+        the rollouts. Without any rollout there is something all the same: how else would nodes hear that their only model was removed?
         """
         envelopes = {model: raw for model in self._repository.models() if (raw := self._repository.deployments(model)) is not None}
         self._read = {
@@ -48,7 +48,7 @@ class DeploymentTopics:
         if lacking and lacking != self._warned:
             log.warning("deployments.lacking", models=sorted(lacking), reason="nodes follow the rollouts on the topic of before")
         self._warned = lacking
-        if lacking or not statements:
+        if lacking:
             return {}
         found = {self._topics.deploy(model): b"" for model in self._models - envelopes.keys()}
         found |= {self._topics.deploy(model): raw for model, raw in envelopes.items()}
