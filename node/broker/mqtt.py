@@ -230,13 +230,18 @@ class NodeLink(BlockReader):
         self.leave(topics)
         self.read(topics)
 
+    @property
+    def settings_topic(self) -> str:
+        """Return the topic of this node's settings."""
+        return self.topics.settings(self._name)
+
     def subscribe_settings(self, *, only_if_new: bool) -> None:
         """Ask for this node's own settings."""
-        self._link.subscribe([self.topics.settings(self._name)], only_if_new=only_if_new)
+        self._link.subscribe([self.settings_topic], only_if_new=only_if_new)
 
     def is_settings(self, topic: str) -> bool:
         """Return whether a topic is that of this node's settings."""
-        return topic == self.topics.settings(self._name)
+        return topic == self.settings_topic
 
     def publish_state(self, state: State) -> None:
         """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""

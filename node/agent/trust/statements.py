@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import structlog
 
+from fleetcast.backoff import LASTING_SECONDS
 from node.agent.trust.retained_requests import DEPLOY, INDEX, ROLES, TIME, TRUST, RetainedRequests
 from node.broker.mqtt import DeploymentsArrived, IndexArrived, NodeLink, RolesArrived, StatementEvent, TimeArrived
 from node.core.trust import clock as clocks
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 1.0
 NEAR_EXPIRY = timedelta(days=3)  # A hub signs its own roles again at half of their week.
+SUSPECT_MIN = 2  # Short connections in a row after which another client may have used our session.
+DOUBT_SECONDS = 900.0  # Between two requests for everything for that reason: on a bad link each costs some KB.
 FOLLOWED_MAX = 256  # Models whose topics are read; a hostile broker may list more.
 
 
@@ -61,7 +64,8 @@ class Statements:
         self._seen_facts: NodeFacts | None = None
         self._time_mid: int | None = None
         self._online = self._is_old_read = self._is_hub_new = False
-        self._looked_at = clocks.NEVER
+        self._looked_at = self._connected_at = self._doubted_at = clocks.NEVER
+        self._short_in_a_row, self._is_suspect = 0, False
         self.followed: frozenset[str] = frozenset()  # Models whose deployments and releases are read.
 
     def begin(self, view: View | None) -> None:
@@ -92,7 +96,7 @@ class Statements:
     def connected(self, *, session_present: bool) -> None:
         """Subscribe to all that is read; a broker that kept the session sends again only what is new to it."""
         self._choose()
-        self._online = True
+        self._online, self._connected_at = True, self._monotonic()
         link, topics = self._link, self._topics
         self._time_mid = link.read([topics.trust_time], only_if_new=session_present)
         link.read([topics.deployed, *map(topics.deploy, sorted(self.followed))], only_if_new=session_present)
@@ -103,6 +107,10 @@ class Statements:
 
     def disconnected(self) -> None:
         """Take in that nothing can be subscribed to until the next connection."""
+        if self._online:
+            lasted = self._monotonic() - self._connected_at >= LASTING_SECONDS
+            self._short_in_a_row = 0 if lasted else self._short_in_a_row + 1
+            self._is_suspect = self._is_suspect or self._short_in_a_row >= SUSPECT_MIN
         self._online = False
 
     def granted(self, mid: int) -> None:
@@ -115,9 +123,22 @@ class Statements:
         if not self._online or now - self._looked_at < LOOK_SECONDS:
             return
         self._looked_at = now
+        self._look_at_session(now)
         self.look_at_facts()
         self._look_at_old_topic()
         self._look_at_roles()
+
+    def _look_at_session(self, now: clocks.MonotonicSeconds) -> None:
+        """Have everything said again after connections that another client with our name may have ended: it has read what was ours.
+
+        Few brokers say why a connection ended. A bad link looks alike, and so this waits for a connection that lasts.
+        """
+        if not self._is_suspect or now - self._connected_at < LASTING_SECONDS or now - self._doubted_at < DOUBT_SECONDS:
+            return
+        self._is_suspect, self._doubted_at = False, now
+        log.info("session.doubted", models=sorted(self.followed))
+        models = [topic for model in sorted(self.followed) for topic in (self._topics.deploy(model), self._topics.model(model))]
+        self._link.subscribe_again([self._topics.trust_time, self._topics.deployed, self._link.settings_topic, *models])
 
     def look_at_facts(self) -> None:
         """Read the topics of other models, where other selectors match this device now."""
