@@ -175,6 +175,7 @@ class Moved(Fact):
 
     rollout: Id16
     before: ReleaseRef | None = None
+    deployment: ModelName | None = None  # The deployment whose rollout it was.
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +247,9 @@ def _from_nothing(deployment: Deployment, why: Literal["halted", "not_reached", 
 
 def _back(deployment: Deployment, *, serving: bytes | None, moved: Moved | None) -> Wish:
     is_moved = moved is not None and moved.rollout == deployment.rollout
+    is_from_elsewhere = moved is not None and moved.deployment not in {None, deployment.name}
+    if is_from_elsewhere and not is_moved and deployment.fallback is not None:  # It belongs to where it now is.
+        return Run(deployment.fallback, back_id(deployment.rollout), "fallback")
     if not is_moved and serving != deployment.release.digest:
         return _from_nothing(deployment, "not_reached", serving)
     before = moved.before if is_moved and moved is not None else None
@@ -259,7 +263,8 @@ def moved_by(deployment: Deployment, found: Wish, *, serving: ReleaseRef | None,
         return None
     if moved is not None and moved.rollout == deployment.rollout:
         return None
-    return Moved(rollout=deployment.rollout, before=serving if serving is not None and serving != found.release else None)
+    before = serving if serving is not None and serving != found.release else None
+    return Moved(rollout=deployment.rollout, before=before, deployment=deployment.name)
 
 
 def deployments_path(model: str) -> str:

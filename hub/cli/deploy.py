@@ -9,9 +9,11 @@ import click
 from hub.cli.command_queue import ask
 from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show
+from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts.rollout import Place
 from hub.core.rollouts.tally import decided
+from hub.service.rollouts.release_lookup import signatures
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import PRIORITY_MAX
@@ -84,6 +86,7 @@ def _rows(repository: Repository, name: str, nodes: list[NodeFacts]) -> list[dic
 @click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="Priority: the higher one decides first. A new deployment has 10.")
 @click.option("--release", metavar="VERSION", help="Release that its nodes run from now on, without stages or a gate.")
 @click.option("--allow-empty", is_flag=True, help="Set it even if its selector matches no known node.")
+@click.option("--breaking", is_flag=True, help="Set it even if programs that use what the nodes have now would not work with the release.")
 @changes_fleet
 @dir_option
 @json_option
@@ -105,6 +108,8 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
     wish = commands.read_as(commands.SetDeployment, json.dumps({"name": name, **given}))
     release, manifest = release_of(repository, model, wish.release) if wish.release is not None else (None, None)
     present, nodes = model_of(repository, model), _nodes(directory)
+    if manifest is not None and not wish.breaking:
+        check_started(Signature.of(manifest), signatures(repository, model, deployments.replaced(present, wish, nodes)))
     # What the hub would refuse is refused now: it may not run before next week.
     progress = deployments.pinned(present, wish, release, nodes=nodes, rollout=bytes(16), now=0)
     codec.encode(present.with_rollout(progress).statement(expires=0))

@@ -27,7 +27,7 @@ from hub.cli.options import (
 )
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
-from hub.database.rows import NodeMarks, NodeRow, ReceiptRow
+from hub.database.rows import NodeMarks, NodeRow, ReceiptRow, serving_now
 from hub.settings import load
 from schemas import codec
 from schemas.errors import Code, Refused
@@ -101,7 +101,7 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
     """
     known, receipts = nodes_and_receipts(directory, node)
     marks = node_marks(directory)
-    serving = {(one.node, one.model): one for one in reversed(receipts) if one.outcome == "serving"}  # the newest stays
+    serving = serving_now(receipts)
     states = {row.node: codec.decode(State, row.state) for row in known if node in {None, row.node}}
     findings = findings_by_node(directory, states, receipts)
     rows = [

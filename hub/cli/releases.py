@@ -22,6 +22,7 @@ from hub.cli.options import (
     split,
 )
 from hub.cli.removal import confirm, manifests, needed_as, own_payloads, present_deployments, yes_option
+from hub.database.rows import serving_now
 from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import free, own_bytes, own_of_each
@@ -145,8 +146,7 @@ def _check_not_needed(deployments: Sequence[Deployment], model: str, version: st
 
 def nodes_serving(store: Store) -> "Counter[bytes | None]":
     """Return how many nodes serve each release, by their newest receipts."""
-    newest = {(one.node, one.model): one.digest for one in reversed(store.receipts()) if one.outcome == "serving"}
-    return Counter(newest.values())
+    return Counter(one.digest for one in serving_now(store.receipts()).values())
 
 
 def _row(manifest: Manifest, digest: bytes, serving: "Counter[bytes | None]", blocks: BlockStore) -> dict[str, Any]:

@@ -270,3 +270,18 @@ class EventRow:
     text: str
     body: Mapping[str, Any]
     actor: str | None = None  # the name under which the fleet was changed, where that is what happened
+
+
+def serving_now(receipts: Sequence[ReceiptRow]) -> dict[tuple[str, str | None], ReceiptRow]:
+    """Return the receipt of what each node serves of each model, from receipts with the newest first.
+
+    A release that was rolled back is not served any more, also where no receipt says what is served instead.
+    """
+    found: dict[tuple[str, str | None], ReceiptRow] = {}
+    for one in reversed(receipts):
+        key = (one.node, one.model)
+        if one.outcome == "serving":
+            found[key] = one
+        elif one.outcome == "rolled_back" and key in found and found[key].digest == one.digest:
+            del found[key]
+    return found

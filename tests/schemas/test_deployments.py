@@ -83,7 +83,7 @@ def test_each_node_goes_back_to_its_own_release() -> None:
     running = deployment(state="running")
     to_two = wish(running, NODE, serving=THREE.digest, moved=None, now=0)
     memory = moved_by(running, to_two, serving=THREE, moved=None)
-    assert memory == Moved(rollout=SALT, before=THREE)
+    assert memory == Moved(rollout=SALT, before=THREE, deployment=DEFAULT)
     assert moved_by(running, to_two, serving=TWO, moved=memory) is None  # what it ran before is not forgotten once it has moved
     back = deployment(state="rolled_back")
     found = wish(back, NODE, serving=TWO.digest, moved=memory, now=0)
@@ -94,6 +94,17 @@ def test_each_node_goes_back_to_its_own_release() -> None:
     forgetful = wish(back, NODE, serving=TWO.digest, moved=None, now=0)
     assert isinstance(forgetful, Run)
     assert forgetful.release == ONE
+
+
+def test_a_node_that_joins_a_deployment_that_went_back_takes_what_the_others_serve() -> None:
+    back = deployment("site-jfk", state="rolled_back", selector=parse("site=jfk"))
+    elsewhere = Moved(rollout=b"o" * 16, before=ONE, deployment=DEFAULT)
+    joined = wish(back, NODE, serving=THREE.digest, moved=elsewhere, now=0)
+    assert isinstance(joined, Run)
+    assert joined.release == ONE
+    assert wish(back, NODE, serving=THREE.digest, moved=elsewhere.model_copy(update={"deployment": "site-jfk"}), now=0) == Keep(
+        "not_reached"
+    )
 
 
 def test_a_first_release_can_be_taken_back_to_nothing() -> None:

@@ -103,6 +103,7 @@ class SetDeployment(Fact):
     priority: Annotated[int, Field(ge=0, le=PRIORITY_MAX)] | None = None  # None: as it is.
     release: Version | None = None
     allow_empty: bool = False
+    breaking: bool = False  # Pin although programs that use what the nodes have now would not work with it.
 
 
 class RemoveDeployment(Fact):

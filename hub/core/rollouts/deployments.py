@@ -114,6 +114,7 @@ def place_of(model: Model, wish: Start, nodes: Sequence[NodeFacts]) -> Place:
     Raises:
         Refused: SELECTOR_INVALID; or the named deployment selects other nodes, or is new and has no selector, or there are too many.
     """
+    check_not_blank(wish.where)
     selector = tuple(sorted({*parse(wish.where or ""), *from_labels(wish.labels)}))
     name = wish.deployment or name_of(selector)
     known = model.get(name)
@@ -256,6 +257,16 @@ def _objections_to_nodes(model: Model, wish: Start, place: Place, nodes: Sequenc
     return found
 
 
+def check_not_blank(where: str | None) -> None:
+    """Check that a selector says something: an empty one would match every node, and mostly is a variable that was not set.
+
+    Raises:
+        Refused: SELECTOR_INVALID.
+    """
+    if where is not None and not where.strip():
+        raise Refused(Code.SELECTOR_INVALID, "the selector is empty, and would match every node: leave it out if that is meant")
+
+
 def unknown_keys(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list[str]:
     """Return the objection to a selector that asks for a label which no known node has; where none is known, nothing is said."""
     sentence = unknown_key(selector, nodes) if nodes else ""
@@ -276,6 +287,15 @@ def empty(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list
     ]
 
 
+def replaced(model: Model, wish: SetDeployment, nodes: Sequence[NodeFacts]) -> tuple[ReleaseRef, ...]:
+    """Return the releases that the nodes of a deployment have by what decides for them now, each once."""
+    known = model.get(wish.name)
+    selector = parse(wish.where) if wish.where is not None else known.deployment.selector if known is not None else ()
+    decides = [deciding(model.deployments, node) for node in nodes if matches(selector, node)]
+    standing = [one.fallback if one.state == "rolled_back" else one.release for one in decides if one is not None]
+    return tuple(dict.fromkeys(one for one in standing if one is not None))
+
+
 def pinned(
     model: Model,
     wish: SetDeployment,
@@ -290,6 +310,7 @@ def pinned(
     Raises:
         Refused: its rollout runs, a new one has no selector or nothing to pin, or its selector matches nobody.
     """
+    check_not_blank(wish.where)
     known = model.get(wish.name)
     selector = parse(wish.where) if wish.where is not None else known.deployment.selector if known is not None else ()
     if known is None and wish.where is None and wish.name != DEFAULT:

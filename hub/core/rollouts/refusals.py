@@ -56,7 +56,7 @@ def findings_of(state: State, refused: Mapping[str, Reported]) -> tuple[Finding,
 def standing_against(findings: tuple[Finding, ...], *, model: str, version: str) -> Iterator[Finding]:
     """Yield the findings that keep a node from a release."""
     for one in findings:
-        if one.kind == SITE or one.code in _HARMLESS:
+        if one.kind == SITE or (one.kind == TRUST and one.code in _HARMLESS):
             continue
         if one.kind == TRUST or (one.model == model and one.version in {None, version}):
             yield one

@@ -240,6 +240,8 @@ def retry(progress: Progress, *, now: int) -> Progress:
         Refused: it was rolled back, or has been retried as often as can be.
     """
     _must_be(progress, ("running", "halted", "done"), "retried")
+    if not progress.tally.failed:
+        raise Refused(Code.ROLLOUT_INVALID, f"no node has failed in the {progress.title}, so that there is nothing to try again")
     attempt = (progress.deployment.attempt or 0) + 1
     if attempt > ATTEMPTS_MAX:
         raise Refused(Code.ROLLOUT_INVALID, f"the {progress.title} was retried {ATTEMPTS_MAX} times: begin it anew")

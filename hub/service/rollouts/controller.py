@@ -48,7 +48,7 @@ from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
 from schemas.deployments import Deployment, Deployments, deciding, is_reached
-from schemas.errors import Refused
+from schemas.errors import Code, Refused
 from schemas.manifest import Manifest
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
@@ -160,11 +160,22 @@ class Controller:
                 after = core.resume(before, now=now)
             case Rollback():
                 after = core.roll_back(before)
+                self._check_kept(model.name, before.deployment.fallback)
             case Approve():
                 after = core.approve(before)
             case Retry():
                 after = core.retry(before, now=now)
         return model.with_rollout(after), f"{after.title} {after.reason}"
+
+    def _check_kept(self, model: str, release: ReleaseRef | None) -> None:
+        """Check that a release to go back to was not removed.
+
+        Raises:
+            Refused: RELEASE_UNKNOWN.
+        """
+        if release is not None and release.version not in self._repository.releases(model):
+            what = f"{model}@{release.version}, to which nodes would go back, was removed"
+            raise Refused(Code.RELEASE_UNKNOWN, f"{what}: start a rollout of a release that they are to serve instead")
 
     def _set(self, model: Model, before: core.Progress, wish: SetParameters) -> tuple[Model, str]:
         version = core.in_force_of(before, wish.version).release.version
@@ -209,7 +220,11 @@ class Controller:
         return model.with_rollout(progress), f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
 
     def _set_deployment(self, model: Model, wish: SetDeployment) -> tuple[Model, str]:
-        release = self._checked(model.name, wish.release)[1] if wish.release is not None else None
+        manifest, release = self._checked(model.name, wish.release) if wish.release is not None else (None, None)
+        if manifest is not None and not wish.breaking:
+            check_started(
+                Signature.of(manifest), signatures(self._repository, model.name, deployments.replaced(model, wish, self._facts()))
+            )
         progress = deployments.pinned(model, wish, release, nodes=self._facts(), rollout=self._random_bytes(16), now=int(self._wall()))
         after = model.with_rollout(progress)
         one = progress.deployment
