@@ -93,8 +93,10 @@ def test_each_command_means_one_deployment(made: Made, hub: Hub) -> None:
         ok(made.run("rollout", "start", "m@1.0.0", "--where", f"site={site}", "--stages", "50,100", "--approve", "100"))
 
     assert "several deployments (site-jfk, site-lga): choose one with --deployment" in refused(made.run("rollout", "halt", "m"))
-    for verb in ("approve", "halt", "resume", "retry", "back"):
+    for verb in ("approve", "halt", "resume", "back"):
         ok(made.run("rollout", verb, "m", "--deployment", "site-lga"))
+    assert "no node has failed" in refused(made.run("rollout", "retry", "m", "--deployment", "site-jfk"))
+    assert "would match every node" in refused(made.run("rollout", "start", "m@1.0.0", "--where", ""))
     states = {row["deployment"]: row["state"] for row in listed(made)}
     assert states == {"site-jfk": "running", "site-lga": "rolled_back"}
 
