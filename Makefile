@@ -26,8 +26,8 @@ demo-loop: $(STAMP)  ## drift closes the loop: found, retrained, canary, gate, a
 demo-slm: $(STAMP)  ## a small language model over a road that breaks, replaced under load; writes demo-slm-report.json
 	$(BIN)/python -m deploy.demo_slm
 
-test: packages $(STAMP)  ## all tests, against real brokers on loopback, in three processes: most of them wait; installs what they call
-	$(BIN)/pytest -n 3 --dist worksteal
+test: packages $(STAMP)  ## all tests, against real brokers on loopback, in four processes: most of them wait; installs what they call
+	$(BIN)/pytest -n 4 --dist worksteal
 
 QUICK := tests/schemas tests/hub/core tests/node/core tests/test_house.py
 

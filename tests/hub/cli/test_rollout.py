@@ -126,7 +126,9 @@ def test_a_running_hub_answers_every_verb(made: Made, hub: Hub) -> None:
     assert json.loads(twice.stdout)["error"]["code"] == "rollout.invalid"
     assert approved.returncode == Exit.REFUSED
     assert "waits for no approval" in approved.stderr
-    assert [one.returncode for one in (resumed, retried, back)] == [0, 0, 0]
+    assert retried.returncode == Exit.REFUSED
+    assert "no node has failed" in retried.stderr
+    assert [one.returncode for one in (resumed, back)] == [0, 0]
     assert "to no release" in back.stdout
 
 
