@@ -31,11 +31,11 @@ def measure() -> list[Figure]:
     return [
         Figure(
             "node.restart_follow_s",
-            round(restarted / steady, 2),
-            f"times the peer's time from a rollout's start to serving it; {restarted:.1f} s against {steady:.1f} s",
-            "<= 2",
+            round(restarted, 2),
+            f"seconds from the start of a process and of a rollout to serving it; {restarted / steady:.2f} times the peer's",
+            "<= 2 times the peer's",
             "a node that was not restarted",
-            1.0,
+            round(steady, 2),
         )
     ]
 
