@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,8 +13,28 @@ from hub.cli.options import hub_runs, open_store
 from hub.core.rollouts import commands
 from schemas.errors import Code, Refused
 
+if TYPE_CHECKING:
+    from hub.database.node_commands import NodeCommand
+    from hub.database.rows import CommandRow
+
 ANSWER_SECONDS = 15.0  # How long a running hub may take to obey.
 LOOK_SECONDS = 0.3
+
+
+def answered(get: Callable[[int], "CommandRow | NodeCommand | None"], number: int, *, until: float) -> str:
+    """Wait until a hub has obeyed a queued command, and return what it says; `until` is on the monotonic clock, in seconds.
+
+    Raises:
+        Refused: the hub has refused it.
+        Ended: no answer in time.
+    """
+    while (answer := get(number)) is None or answer.state == "open":
+        if time.monotonic() >= until:
+            raise Ended(Exit.TIMEOUT, "no hub has answered in time; the command stays queued")
+        time.sleep(LOOK_SECONDS)
+    if answer.state == "refused":
+        raise Refused(Code(answer.code), answer.text)
+    return answer.text
 
 
 def ask(directory: Path, model: str, command: commands.Command, *, as_json: bool, deadline: float | None = None) -> None:
@@ -31,14 +53,11 @@ def ask(directory: Path, model: str, command: commands.Command, *, as_json: bool
                 click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "queued", "text": ""}, indent=2))
             return
     until = time.monotonic() + ANSWER_SECONDS if deadline is None else deadline
-    while (answer := store.command(number)) is None or answer.state == "open":
-        if time.monotonic() >= until:
-            raise Ended(Exit.TIMEOUT, "no hub has answered in time; the command stays queued")
-        time.sleep(LOOK_SECONDS)
-    store.close()
-    if answer.state == "refused":
-        raise Refused(Code(answer.code), answer.text)
+    try:
+        text = answered(store.command, number, until=until)
+    finally:
+        store.close()
     if as_json and deadline is None:  # Else what --wait has waited for is the answer.
-        click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "done", "text": answer.text}, indent=2))
+        click.echo(json.dumps({"command": number, "kind": kind, "model": model, "state": "done", "text": text}, indent=2))
     elif not as_json:
-        click.echo(answer.text)
+        click.echo(text)

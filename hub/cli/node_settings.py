@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fleetcast.cli.terminal_text import plain
-from hub.cli.errors import Ended, Exit
+from hub.cli.command_queue import ANSWER_SECONDS, answered
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, show_one
 from hub.core.nodes import device_settings as core
 from hub.core.nodes.device_settings import Chosen, Move, SetNodeSettings
@@ -30,9 +30,7 @@ from schemas.state import State
 if TYPE_CHECKING:
     from hub.signing.tuf_repository import Repository
 
-ANSWER_SECONDS = 15.0  # How long a running hub may take for a node.
-NODES_PER_SECOND = 20.0  # And for many: what a slow disk lets it sign.
-LOOK_SECONDS = 0.3
+NODES_PER_SECOND = 20.0  # How many nodes' settings a hub signs on a slow disk.
 SWITCHES = {"on": True, "off": False}
 LINES_MAX = 20
 
@@ -234,14 +232,11 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
             click.echo(json.dumps({**facts, "state": "queued", "text": ""}, indent=2))
         return
     until = time.monotonic() + max(ANSWER_SECONDS, len(effect.nodes) / NODES_PER_SECOND)
-    while (answer := commands.get(number)) is None or answer.state == "open":
-        if time.monotonic() >= until:
-            raise Ended(Exit.TIMEOUT, "no hub has answered in time; the command stays queued")
-        time.sleep(LOOK_SECONDS)
-    store.close()
-    if answer.state == "refused":
-        raise Refused(Code(answer.code), answer.text)
-    click.echo(json.dumps({**facts, "state": "done", "text": answer.text}, indent=2) if as_json else plain(answer.text))
+    try:
+        text = answered(commands.get, number, until=until)
+    finally:
+        store.close()
+    click.echo(json.dumps({**facts, "state": "done", "text": text}, indent=2) if as_json else plain(text))
 
 
 def _effect(repository: "Repository", states: Sequence[State], wish: SetNodeSettings) -> _Effect:
