@@ -289,11 +289,17 @@ def empty(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list
 
 def replaced(model: Model, wish: SetDeployment, nodes: Sequence[NodeFacts]) -> tuple[ReleaseRef, ...]:
     """Return the releases that the nodes of a deployment have by what decides for them now, each once."""
-    known = model.get(wish.name)
-    selector = parse(wish.where) if wish.where is not None else known.deployment.selector if known is not None else ()
+    selector = _selector_of(wish, model.get(wish.name))
     decides = [deciding(model.deployments, node) for node in nodes if matches(selector, node)]
     standing = [one.fallback if one.state == "rolled_back" else one.release for one in decides if one is not None]
     return tuple(dict.fromkeys(one for one in standing if one is not None))
+
+
+def _selector_of(wish: SetDeployment, known: Progress | None) -> tuple[Requirement, ...]:
+    """Return the selector that a deployment has once the wish is obeyed: what is not said stays as it is."""
+    if wish.where is not None:
+        return parse(wish.where)
+    return known.deployment.selector if known is not None else ()
 
 
 def pinned(
@@ -312,7 +318,7 @@ def pinned(
     """
     check_not_blank(wish.where)
     known = model.get(wish.name)
-    selector = parse(wish.where) if wish.where is not None else known.deployment.selector if known is not None else ()
+    selector = _selector_of(wish, known)
     if known is None and wish.where is None and wish.name != DEFAULT:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no deployment {wish.name} of {model.name}: give --where SELECTOR to make it")
     if selector and wish.where is not None and not wish.allow_empty and (found := unknown_keys(selector, nodes) or empty(selector, nodes)):
