@@ -267,11 +267,6 @@ def moved_by(deployment: Deployment, found: Wish, *, serving: ReleaseRef | None,
     return Moved(rollout=deployment.rollout, before=before, deployment=deployment.name)
 
 
-def deployments_path(model: str) -> str:
-    """Return where the hub keeps a model's statement, below its trust folder."""
-    return f"deployments/{model}"
-
-
 def name_of(selector: tuple[Requirement, ...]) -> str:
     """Return the name of a deployment that is made for a selector and given none: `site=jfk` becomes `site-jfk`."""
     if not selector:
