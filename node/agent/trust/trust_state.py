@@ -328,7 +328,7 @@ class TrustState:
         if now - self._deadline_looked_at < DEADLINE_SECONDS:
             return
         self._deadline_looked_at = now
-        if any(one.deadline is not None and one.state == "running" for one in map(self.deciding, self.statements()) if one is not None):
+        if any(one.deadline is not None and one.state == "running" for one in self._decides().values()):
             self._follow()
 
     def parameters_of(self, model: str, digest: bytes) -> Mapping[str, Value]:
@@ -340,10 +340,15 @@ class TrustState:
         """Return the models that have deployments, whether they are understood or not."""
         return {*self.statements(), *self.view.refused} if self.view is not None else set()
 
+    def _decides(self) -> dict[str, Deployment]:
+        """Return the deployments that decide for this node, by model; the statements are put together once for all of them."""
+        facts = self._facts()
+        found = {model: deciding(one.deployments, facts) for model, one in self.statements().items()}
+        return {model: one for model, one in found.items() if one is not None}
+
     def _apply_parameters(self) -> None:
         """Have the slots take in that operators set something else than before, of what runs here already."""
-        decides = {model: self.deciding(model) for model in self.statements()}
-        found = {model: one.parameters for model, one in decides.items() if one is not None}
+        found = {model: one.parameters for model, one in self._decides().items()}
         if found != self._parameters and self._slots is not None:
             self._slots.parameters_changed()
         self._parameters = found
