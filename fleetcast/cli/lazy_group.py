@@ -39,7 +39,7 @@ class LazyGroup(click.Group):
         return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command; None where there is none of this name."""
+        """Import a command; None when no command has this name."""
         if cmd_name not in self.verbs:
             return None
         module, _, name = self.verbs[cmd_name].place.partition(":")

@@ -551,7 +551,7 @@ class Agent:
         return trusted_now(int(self._wall()), self._store.fact("clock_floor"))
 
     def leave(self) -> None:
-        """Leave politely: what is counted is written down, and the broker is told."""
+        """Write down what is counted, and tell the broker that this node leaves."""
         self._guarded(self._status_writer.left)
         self._guarded(self._slots.left)
         self._served.leave()

@@ -193,7 +193,7 @@ class Artifacts:
             (self.directory.parent / "current" / model).unlink(missing_ok=True)
 
     def pointed(self) -> dict[str, bytes]:
-        """Return the release that each link leads to, by model; a link that leads elsewhere is none of ours."""
+        """Return the release that each link leads to, by model; links that lead elsewhere are left out."""
         found: dict[str, bytes] = {}
         current = self.directory.parent / "current"
         for link in sorted(current.iterdir()) if current.is_dir() else ():

@@ -62,7 +62,7 @@ class _Malformed(ValueError):
 
 
 def tensors(data: bytes | memoryview) -> list[TensorSpan]:
-    """Return the tensors of an ONNX, safetensors or GGUF file in the order of their offsets; empty when it is none of these."""
+    """Return the tensors of an ONNX, safetensors or GGUF file in the order of their offsets; empty for any other file."""
     view = memoryview(data)
     steps = iter(range(FIELDS_MAX))
     try:

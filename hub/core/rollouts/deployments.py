@@ -90,7 +90,7 @@ def chosen(model: Model, name: str | None, *, to_go_back: bool = False) -> Progr
     by a command that was meant for a canary.
 
     Raises:
-        Refused: there is none of this name, or a name is needed.
+        Refused: no deployment has this name, or a name is needed.
     """
     if not model.rollouts:
         raise Refused(Code.ROLLOUT_INVALID, f"there is no rollout of {model.name}")
@@ -389,7 +389,7 @@ def removed(model: Model, wish: RemoveDeployment) -> Model:
     """Take a deployment away.
 
     Raises:
-        Refused: there is none of this name, or its rollout runs.
+        Refused: no deployment has this name, or its rollout runs.
     """
     found = model.get(wish.name)
     if found is None:
