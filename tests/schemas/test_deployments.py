@@ -26,8 +26,8 @@ from schemas.deployments import (
 )
 from schemas.earlier_rollouts import as_deployments
 from schemas.rollout import Fallback, ReleaseRef, Rollout, bucket
-from schemas.rollout import wanted as earlier_wanted
 from schemas.selectors import NodeFacts, parse
+from tests.earlier_node import wanted as earlier_wanted
 
 ONE, TWO, THREE = (ReleaseRef(f"1.{number}.0", bytes([number]) * 32) for number in range(3))
 SALT = b"s" * 16

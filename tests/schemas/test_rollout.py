@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from schemas.codec import encode
 from schemas.names import sha256
-from schemas.rollout import Fallback, ReleaseRef, Rollout, bucket, fallback_of, wanted
+from schemas.rollout import Fallback, ReleaseRef, Rollout, bucket
+from tests.earlier_node import fallback_of, wanted
 from tools.examples import ROLLOUT
 
 NODES = [f"node-{number}" for number in range(2_000)]

@@ -8,9 +8,10 @@ from hub.core.rollouts.earlier_nodes import as_rollout, percent_of
 from schemas import codec
 from schemas.deployments import DEFAULT, EVERYBODY, Deployment, Deployments, Moved, Run, Stage, deciding, in_order, threshold_of, wish
 from schemas.names import sha256
-from schemas.rollout import Carriage, Gate, ReleaseRef, Rollout, wanted
+from schemas.rollout import Carriage, Gate, ReleaseRef, Rollout
 from schemas.selectors import NodeFacts, parse
 from schemas.windows import parse_windows
+from tests.earlier_node import wanted
 
 ONE, TWO, THREE = (ReleaseRef(f"1.{number}.0", sha256(bytes([number]))) for number in range(3))
 NODES = [NodeFacts(f"n{number}", {"ring": "canary"} if number % 4 == 0 else {"ring": "main"}) for number in range(60)]
