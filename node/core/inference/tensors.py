@@ -35,6 +35,9 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 DATATYPES: Final = {dtype: name for name, dtype in DTYPES.items()}
 LENGTH: Final = struct.Struct("<I")  # before each element of a BYTES tensor
+# Bytes at whose multiples a tensor's memory begins: a cache line, and more than any processor's widest vector. Kernels add up in an order
+# that depends on where a tensor begins, so that the same tensor elsewhere may have another last digit; some processors fault.
+ALIGNMENT: Final = 64
 ELEMENTS_MAX: Final = 2**31  # so that a shape's product is a size before it is a promise of memory
 JSON_TYPES: Final[dict[str, set[type]]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 
@@ -124,6 +127,27 @@ def raw_from_json(spec: Spec, shape: tuple[int, ...], data: object) -> Raw:
     except (OverflowError, FloatingPointError):
         raise refuse_request(f"{spec.name}: an element does not fit {spec.datatype}") from None
     return Raw(spec.name, spec.datatype, shape, array.tobytes())
+
+
+def aligned_room(size: int) -> memoryview:
+    """Return memory for so many bytes that begins where a tensor may begin."""
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    return room.data[begin : begin + size]
+
+
+def aligned_array(raw: Raw) -> Array:
+    """Return the tensor as `array_of` does, for a model: where its bytes begin anywhere, a copy that begins where a tensor may begin.
+
+    Raises:
+        Refused: as `array_of`.
+    """
+    array = array_of(raw)
+    if raw.datatype == "BYTES" or array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = aligned_room(array.nbytes)
+    room[:] = raw.data
+    return array_of(raw._replace(data=room.toreadonly()))
 
 
 def array_of(raw: Raw) -> Array:
