@@ -57,9 +57,8 @@ def test_one_tensor_has_one_place_whatever_the_request_is_called(
     with httpx.Client(base_url=running.url) as client:
         for length in range(1, 17):
             for binary in (False, True):
-                inputs: list[dict[str, Any]] = [{"name": name, "datatype": "FP64", "shape": [3]} for name in names]
-                for one in inputs:
-                    one |= {"parameters": {"binary_data_size": 24}} if binary else {"data": [1.0, 2.0, 3.0]}
+                more: dict[str, Any] = {"parameters": {"binary_data_size": 24}} if binary else {"data": [1.0, 2.0, 3.0]}
+                inputs = [{"name": name, "datatype": "FP64", "shape": [3], **more} for name in names]
                 head = json.dumps({"id": "i" * length, "inputs": inputs}).encode()
                 headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
                 body = head + 16 * np.array([1.0, 2.0, 3.0]).tobytes() if binary else head
