@@ -67,6 +67,7 @@ class Staged:
             threads=self.threads,
             providers=self.providers,
             parameters=self.parameters.runtime,
+            inputs=specs_of(self.manifest.inputs),
             memory_bytes_max=bounds.memory_bytes_max,
             cores=self.cores,
             request_seconds=max(REQUEST_SECONDS_MAX, HUNG_TIMES * bounds.latency_ms_max / 1e3),

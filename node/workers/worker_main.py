@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from fleetcast.missing_libraries import missing_library
 from node.core.inference.frames import CANCEL, PREFIX, Frame, Malformed, body_bytes, decode, encode
-from node.core.inference.tensors import Buffer, Raw, aligned_array, aligned_room, raw_of
+from node.core.inference.tensors import Buffer, Raw, Spec, aligned_array, aligned_room, raw_of
 from node.runtimes import Chats, Options, Runtime
 from node.workers.idle_priority import in_thread
 from schemas.errors import Code, Refused
@@ -130,7 +130,8 @@ def make(fields: Mapping[str, Any]) -> Runtime:
         Refused: as `load`; RUNTIME_ABSENT also where a library is missing that the runtime opens only now.
     """
     make_runtime = runtime_class(str(fields["target"]))
-    options = Options(int(fields["threads"]), tuple(fields.get("providers", ())), fields.get("parameters"))
+    inputs = tuple(Spec(name, datatype, tuple(shape)) for name, datatype, shape in fields.get("inputs", ()))
+    options = Options(int(fields["threads"]), tuple(fields.get("providers", ())), fields.get("parameters"), inputs)
     try:
         runtime = make_runtime()
         runtime.load(Path(fields["path"]), options)
