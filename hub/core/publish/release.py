@@ -176,15 +176,20 @@ def wire_bytes(blocks: Sequence[Block]) -> int:
 
 
 def same_content(one: Manifest, other: Manifest) -> bool:
-    """Return whether two manifests are one release but for when they were made and how fast builds ran: publishing it again is nothing."""
+    """Return whether two manifests are one release but for when they were made, how fast builds ran and whether it was tried to join their
+    rows, which an earlier hub did not: publishing it again is nothing.
+    """
     return _undated(one) == _undated(other)
 
 
 def _undated(manifest: Manifest) -> Manifest:
     variants = [
-        one.model_copy(update={"measured": one.measured.model_copy(update={"latency_ms": 0.0, "original_latency_ms": 0.0})})
-        if one.measured is not None
-        else one
+        one.model_copy(
+            update={
+                "measured": one.measured and one.measured.model_copy(update={"latency_ms": 0.0, "original_latency_ms": 0.0}),
+                "joining": None,
+            }
+        )
         for one in manifest.variants
     ]
     return manifest.model_copy(update={"created": 0, "variants": tuple(variants)})
