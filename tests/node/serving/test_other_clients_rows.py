@@ -9,10 +9,9 @@ import httpx
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 
+from bench.neighbours import INFER, OUTLIER, TRAINED, ask, joined_regardless, softmax_regression
+from bench.neighbours import pictures as all_pictures
 from hub.publish.block_store import BlockStore
 from hub.publish.builder import build
 from hub.publish.publish_request import Build, PublishRequest, Variants
@@ -23,30 +22,15 @@ from schemas.manifest import Joining, Tensor
 from tests.hub.publish.test_variants import laid_out
 from tests.node.serving.test_batching import at_once, body_of, joined, stopped_until
 
-INFER = "/v2/models/digits/infer"
-OUTLIER = 65_535.0  # a pixel of a camera that is broken
-
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    return load_digits(return_X_y=True)[0].astype(np.float32)
+    return all_pictures()
 
 
 @pytest.fixture(scope="module")
-def softmax(pictures: np.ndarray) -> bytes:
-    """A softmax regression on scikit-learn's digits."""
-    trained = LogisticRegression(max_iter=300).fit(pictures[:1200], load_digits(return_X_y=True)[1][:1200])
-    weights = {"w": trained.coef_.T.astype(np.float32), "b": trained.intercept_.astype(np.float32)}
-    nodes = [
-        helper.make_node("MatMul", ["X", "w"], ["m"]),
-        helper.make_node("Add", ["m", "b"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["shares"]),
-    ]
-    sides = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in (("X", 64), ("shares", 10)))
-    graph = helper.make_graph(
-        nodes, "g", [next(sides)], [next(sides)], [numpy_helper.from_array(one, name) for name, one in weights.items()]
-    )
-    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+def softmax() -> bytes:
+    return softmax_regression()
 
 
 @pytest.fixture(params=["int8", "fp32"])
@@ -90,6 +74,15 @@ def test_an_outlier_of_one_client_changes_no_answer_of_another(running: Any, rel
 
     assert labels_of(answers)[::2] == alone
     assert (joined(running, "digits") > 0) == (released.variant == "fp32")  # what keeps rows apart is still joined
+
+
+def test_good_clients_beside_broken_ones_get_the_answers_that_they_get_alone(running: Any, released: Staged, pictures: np.ndarray) -> None:
+    running.serve(released)
+    asked = ask(running.server.port, pictures[TRAINED:][:40], rounds=1)
+    regardless = joined_regardless(released.model_path, pictures[TRAINED:][:40])
+
+    assert (asked.answers, asked.changed) == (160, 0)
+    assert (regardless.changed > 0) == (released.variant == "int8")  # what a server that joins without a proof would answer
 
 
 def test_a_release_states_whether_its_rows_may_be_joined_and_what_was_tried(released: Staged) -> None:
