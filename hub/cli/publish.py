@@ -40,7 +40,18 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
 
 
 GROUPS = {  # Sections of --help, with the names of their parameters.
-    "Release": ("name", "version", "parent", "breaking", "description", "licence", "more_files", "runtime", "input_shapes"),
+    "Release": (
+        "name",
+        "version",
+        "parent",
+        "breaking",
+        "description",
+        "licence",
+        "more_files",
+        "runtime",
+        "input_shapes",
+        "state_joining",
+    ),
     "Reference data and signals": ("reference", "columns", "blocks_column", "signals"),
     "Season": ("time_column", "season_hours", "season_weekends", "season_offset_minutes"),
     "Privacy and telemetry": ("epsilon", "delta", "noise", "window_seconds", "rho_day_max", "calibration_rows"),
@@ -84,6 +95,12 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     metavar="NAME=SIZES",
     multiple=True,
     help="Sizes of an input where a .tflite file leaves them open, such as audio=1,1760. Repeatable.",
+)
+@click.option(
+    "--state-joining",
+    is_flag=True,
+    default=None,
+    help="State in the manifest whether rows of several requests may be answered together. Nodes that read no minor versions refuse it.",
 )
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference data: .parquet, .csv or .npz, one column per feature.")
 @click.option("--columns", help="Feature columns in the model's order, separated by commas. The default is all of the reference's.")
@@ -235,7 +252,9 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
         check_name("model", said["name"])
     if said["version"] is not None:
         check_version(said["version"])
-    found: dict[str, Any] = {name: said[name] for name in ("name", "version", "description", "licence", "parent", "runtime", "block_bytes")}
+    found: dict[str, Any] = {
+        name: said[name] for name in ("name", "version", "description", "licence", "parent", "runtime", "block_bytes", "state_joining")
+    }
     found["files"] = [str(path.absolute()) for path in said["more_files"]] or None
     found["input_shapes"] = dict(_shape(text) for text in said["input_shapes"])
     found["reference"] = {

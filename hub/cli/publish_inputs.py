@@ -63,6 +63,7 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         more_files=release.files,
         block_bytes_max=release.block_bytes or BLOCK_BYTES_MAX,
         limits=release.limits,
+        states_joining=release.state_joining,
         epsilon=release.privacy.epsilon,
         delta=release.privacy.delta,
         window_seconds=release.privacy.window_seconds,

@@ -56,10 +56,17 @@ def variants(built: "BuiltRelease") -> list[dict[str, Any]]:
                 "loss": round(figures.original - figures.score, 6) if figures else None,
                 "latency_ms": figures.latency_ms if figures else None,
                 "speed_up": round(figures.original_latency_ms / figures.latency_ms, 2) if figures and figures.latency_ms else None,
+                "joins_rows": _joins(built, one.name),
                 "never_chosen_before": never_chosen(built.manifest.variants).get(one.name),
             }
         )
     return rows
+
+
+def _joins(built: "BuiltRelease", variant: str) -> str | None:
+    """Return whether a device may answer rows of several requests together, or why not; None if the device has to try it."""
+    joining = built.joining.get(variant)
+    return None if joining is None else "yes" if joining.together else f"no: {joining.found}"
 
 
 def left_out(built: "BuiltRelease") -> list[dict[str, str]]:

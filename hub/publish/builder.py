@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -34,7 +34,7 @@ from hub.publish.variants import LeftOut
 from schemas import codec
 from schemas.errors import Code, mismatch
 from schemas.limits import PAYLOADS_PER_BLOCK_MAX
-from schemas.manifest import File, Golden, Manifest, Requirements, Variant
+from schemas.manifest import File, Golden, Joining, Manifest, Requirements, Variant
 from schemas.names import check_name, check_version, sha256
 from schemas.signals import Privacy
 
@@ -62,6 +62,7 @@ class BuiltRelease:
     stored_bytes: int  # Bytes by which the store grew.
     unwatched: tuple[str, ...]  # Input columns that are not watched, because a window holds no more signals.
     not_calibrated: str = ""  # Why nodes get no baselines of their own, although they would by default.
+    joining: Mapping[str, Joining | None] = field(default_factory=dict)  # Whether rows may be joined, by variant; None if it was not tried.
 
 
 def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease:
@@ -121,7 +122,7 @@ class _Release:
         model = next(iter(self.stamps))
         return ((content, key if isinstance(key, Path) else model) for key, content in self.contents.items())
 
-    def variants(self, described: Mapping[Key, File]) -> Iterator[Variant]:
+    def variants(self, described: Mapping[Key, File], *, states_joining: bool) -> Iterator[Variant]:
         """Return the variants for the manifest."""
         for part, files in zip(self.described.parts, self.files, strict=True):
             yield Variant(
@@ -131,7 +132,7 @@ class _Release:
                 files=tuple(described[key] for key in files.values()),
                 golden=_golden(part.case, described) if part.case is not None else None,
                 measured=part.measured,
-                joining=part.joining,
+                joining=part.joining if states_joining else None,
             )
 
 
@@ -167,6 +168,7 @@ def _store_all(request: PublishRequest, release: _Release, store: Payloads, *, n
         stored_bytes=batch.added_bytes,
         unwatched=release.described.watch.unwatched,
         not_calibrated=release.described.watch.not_calibrated,
+        joining={part.name: part.joining for part in release.described.parts},
     )
 
 
@@ -235,7 +237,7 @@ def _manifest(request: PublishRequest, release: _Release, described: Mapping[Key
             parents=request.parent_releases or None,
             inputs=release.described.inputs,
             outputs=release.described.outputs,
-            variants=tuple(release.variants(described)),
+            variants=tuple(release.variants(described, states_joining=request.states_joining)),
             golden=_golden(case, described) if case is not None and shared else None,
             limits=request.limits,
             baseline=release.described.watch.baseline,

@@ -153,6 +153,7 @@ class PublishRequest:
     rho_day_max: float = RHO_DAY_MAX  # Daily budget that nodes' settings allow.
     accuracy: Truth | None = None
     limits: Limits = field(default_factory=Limits)
+    states_joining: bool = False  # The manifest states whether rows may be joined; nodes from before minor versions refuse such a one.
     answers: Answers | None = None  # Function that runs golden inputs without answers on the device's own runtime.
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 

@@ -53,6 +53,17 @@ def test_a_file_that_is_no_onnx_is_refused(unchanged: Path, tmp_path: Path) -> N
     refused(publish(unchanged, "2.0.0", "text.onnx"), Exit.REFUSED, "text.onnx", "ONNX")
 
 
+@pytest.mark.parametrize("shape", ["x", "x=", "=1,4", "x=1,two"])
+def test_a_shape_that_is_no_shape_is_refused_with_an_example(unchanged: Path, shape: str) -> None:
+    refused(publish(unchanged, "2.0.0", "good.onnx", "--input-shape", shape), Exit.USAGE, "expected NAME=SIZES, such as audio=1,1760")
+
+
+def test_a_shape_for_an_onnx_model_is_refused(unchanged: Path) -> None:
+    refused(
+        publish(unchanged, "2.0.0", "good.onnx", "--input-shape", "a=b=1,4"), Exit.REFUSED, "input_shapes", "a model that is not .tflite"
+    )
+
+
 def test_a_truncated_model_is_refused(unchanged: Path) -> None:
     data = (unchanged / "good.onnx").read_bytes()
     (unchanged / "short.onnx").write_bytes(data[: len(data) // 2])

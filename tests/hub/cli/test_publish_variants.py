@@ -102,6 +102,9 @@ def test_builds_are_printed_with_size_score_and_latency_for_scripts(made: Made) 
         assert 0 < one["bytes_to_fetch"] <= one["bytes"] + 2000
     assert told["left_out"] == []
     assert told["variants"][2]["never_chosen_before"] == "int8"
+    dynamic = "no: DynamicQuantizeLinear is not known to keep rows apart"
+    assert [one["joins_rows"] for one in told["variants"]] == [dynamic, "yes", "yes"]
+    assert [variant.joining for variant in manifest.variants] == [None] * 3, "nodes of the version before would refuse it"
 
 
 def test_people_see_a_table_and_are_warned_of_what_is_left_out_and_of_what_no_device_takes(made: Made) -> None:

@@ -8,10 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from hub.cli.publish_inputs import request_for
 from hub.publish import foreign_models
 from hub.publish.block_store import BlockStore
 from hub.publish.builder import build
 from hub.publish.publish_request import PublishRequest
+from hub.publish.release_file import read_release
 from node.core.inference.tensors import Spec
 from node.runtimes import Options
 from node.runtimes.litert import LiteRt
@@ -93,6 +95,17 @@ def test_a_shape_that_the_file_cannot_take_is_refused(
         request = replace(request, **sides((1, 1), (1, 1)))
     with pytest.raises(Refused, match=sentence):
         build(request, BlockStore(tmp_path / "blocks"), now=1)
+
+
+def test_a_release_file_gives_shapes_as_the_command_line_does(tmp_path: Path) -> None:
+    written(tmp_path / "model.tflite", litert_models.windowed())
+    toml = 'name = "two"\nversion = "1.0.0"\nmodel = "model.tflite"\ninput_shapes = { x = [1, 4] }\nstate_joining = true\n'
+    (tmp_path / "release.toml").write_text(toml)
+    said = request_for(read_release(tmp_path / "release.toml", {}), tell=lambda *told: None)
+    over = request_for(read_release(tmp_path / "release.toml", {"input_shapes": {"x": [-1, 4]}}), tell=lambda *told: None)
+
+    assert (said.input_shapes, said.states_joining, over.input_shapes) == ({"x": (1, 4)}, True, {"x": (-1, 4)})
+    assert build(said, BlockStore(tmp_path / "blocks"), now=1).manifest.inputs[0].shape == (1, 4)
 
 
 def test_a_shape_for_a_model_that_is_no_tflite_is_refused(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def released(request: pytest.FixtureRequest, tmp_path: Path, pictures: np.ndarra
         signals=("shares:class",),
         golden_path=tmp_path / "golden.npz",
         variants=Variants((Build(request.param, "int8" if request.param == "int8" else "as-is"),), loss_max=1.0),
+        states_joining=True,
     )
     store = BlockStore(tmp_path / "blocks")
     return laid_out(build(asked, store, now=1), store, request.param, tmp_path / request.param)
