@@ -53,6 +53,7 @@ from node.broker.mqtt import (
     IndexArrived,
     ModelArrived,
     NodeLink,
+    ReceiptsAsked,
     RolesArrived,
     SettingsArrived,
     StatementEvent,
@@ -458,7 +459,8 @@ class Agent:
             case Published(mid):
                 self._reporter.published(mid)
             case TrustArrived():
-                self._trust_arrived(event)
+                self._trust_state.take_trust(event.bundle)
+                self._link.ack(event.message)
             case ModelArrived():
                 self._model_arrived(event)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
@@ -466,6 +468,9 @@ class Agent:
             case SettingsArrived():
                 self._hub_settings.take(event.envelope)
                 self._link.ack(event.message)
+            case ReceiptsAsked(message):
+                self._reporter.asked()
+                self._link.ack(message)
             case Unreadable(refusal, message):
                 model = self._link.model_of(message.topic)
                 self._reporter.refusal(refusal, model)
@@ -564,10 +569,6 @@ class Agent:
         self._disk.close()
 
     # What the hub says
-
-    def _trust_arrived(self, event: TrustArrived) -> None:
-        self._trust_state.take_trust(event.bundle)
-        self._link.ack(event.message)
 
     def _statement_arrived(self, event: StatementEvent) -> None:
         self._trust_state.take(event)

@@ -175,6 +175,17 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
     return replace(node, serving=serving, failures=failures, newest={**node.newest, model: receipt.sequence})
 
 
+def lacks_receipts(node: Node) -> bool:
+    """Return whether a node says of a release that it serves it, or could not, and no receipt has come that proves it."""
+    for slot in node.state.slots:
+        serving = node.serving.get(slot.model)
+        if slot.serving is not None and (serving is None or serving.digest != slot.serving):
+            return True
+        if slot.target is not None and slot.state in ("refused", "rolled_back") and (slot.model, slot.target) not in node.failures:
+            return True
+    return False
+
+
 def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
     """Return whether a node counts as heard from, given how long the hub has listened in all."""
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
