@@ -287,14 +287,6 @@ def empty(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list
     ]
 
 
-def replaced(model: Model, wish: SetDeployment, nodes: Sequence[NodeFacts]) -> tuple[ReleaseRef, ...]:
-    """Return the releases that the nodes of a deployment have by what decides for them now, each once."""
-    selector = _selector_of(wish, model.get(wish.name))
-    decides = [deciding(model.deployments, node) for node in nodes if matches(selector, node)]
-    standing = [one.fallback if one.state == "rolled_back" else one.release for one in decides if one is not None]
-    return tuple(dict.fromkeys(one for one in standing if one is not None))
-
-
 def _selector_of(wish: SetDeployment, known: Progress | None) -> tuple[Requirement, ...]:
     """Return the selector that a deployment has once the wish is obeyed: what is not said stays as it is."""
     if wish.where is not None:

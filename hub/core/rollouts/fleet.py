@@ -194,6 +194,15 @@ def latency_ratio(node: Node, model: str, digest: bytes) -> float | None:
     return mine / before if mine is not None and before else None
 
 
+def serves(node: Node, model: str) -> ReleaseRef | None:
+    """Return the release of a model that a node has signed that it serves; as long as it has signed none, the one that it reports."""
+    signed = node.serving.get(model)
+    if signed is not None:
+        return ReleaseRef(signed.version, signed.digest)
+    found = (slot for slot in node.state.slots if slot.model == model and slot.serving and slot.serving_version)
+    return next((ReleaseRef(one.serving_version, one.serving) for one in found if one.serving and one.serving_version), None)
+
+
 def held(nodes: Iterable[Node], model: str) -> list[bytes]:
     """Return the releases of a model that nodes serve or have kept, the commonest first: each must be able to go back to its own."""
     counts = Counter[bytes]()

@@ -4,8 +4,8 @@ A turn does a bounded amount of it: there may be ten thousand nodes. What is sig
 answered when all of its nodes are signed; after a crash in between it is done again, which changes nothing where it was done.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -15,12 +15,15 @@ from hub.core.nodes import device_settings as core
 from hub.core.nodes.device_settings import Chosen, SetNodeSettings
 from hub.core.publish.metadata_expiry import is_ageing, life
 from hub.core.rollouts import fleet
+from hub.core.rollouts.moves import movements
 from hub.database.enrolments import Enrolments
 from hub.database.node_commands import NodeCommand, NodeCommands
 from hub.database.store import Store
+from hub.service.rollouts.release_lookup import check_movements
+from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
-from schemas.deployments import Envelope
+from schemas.deployments import Deployment, Envelope
 from schemas.device_settings import DeviceSettings
 from schemas.errors import Code, Refused, Unreachable
 from schemas.selectors import NodeFacts, matches, parse
@@ -54,6 +57,7 @@ class _Job:
     changed: list[str] = field(default_factory=list)
     same: int = 0
     refused: dict[str, Refused] = field(default_factory=dict)
+    statements: Mapping[str, Sequence[Deployment]] | None = None  # By model; read where labels change.
 
 
 class SettingsKeeper:
@@ -162,9 +166,32 @@ class SettingsKeeper:
             if after == before:
                 job.same += 1
                 continue
+            try:
+                self._check_releases(job, name, before, after)
+            except Refused as refusal:
+                job.refused[name] = refusal
+                continue
             fresh[name] = self._document(name, after, serial=core.serial_after(held.document if held else None, self._state(name)))
         self._sign(fresh)
         job.changed += fresh
+
+    def _check_releases(self, job: _Job, name: str, before: Chosen, after: Chosen) -> None:
+        """Check that a node whose labels change gets no release that its programs cannot use, unless the operator says so.
+
+        Raises:
+            Refused: RELEASE_BREAKING.
+        """
+        node = self._nodes.get(name)
+        if job.wish.breaking or not job.wish.changes_labels or node is None:
+            return
+        if job.statements is None:
+            found = {model: deployment_statements.read(self._repository, model) for model in self._repository.models()}
+            job.statements = {model: one.deployments.deployments for model, one in found.items() if one is not None}
+        facts = [(node.facts, replace(node.facts, labels=core.labels_after(node.state, before, after)))]
+        for model, order in job.statements.items():
+            serves = fleet.serves(node, model)
+            serving = {name: serves} if serves is not None else {}
+            check_movements(self._repository, movements(order, order, facts, serving=serving), model=model)
 
     def _finish(self, job: _Job) -> None:
         changed, wish = job.changed, job.wish

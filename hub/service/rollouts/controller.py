@@ -33,6 +33,7 @@ from hub.core.rollouts.commands import (
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
+from hub.core.rollouts.moves import movements, unmoved
 from hub.core.rollouts.parameters import in_words
 from hub.core.rollouts.predecessors import predecessors
 from hub.core.rollouts.stages import words
@@ -42,7 +43,7 @@ from hub.database.drift_queries import Findings
 from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.listening import ListeningClock
-from hub.service.rollouts.release_lookup import signatures
+from hub.service.rollouts.release_lookup import check_movements, signatures
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -144,7 +145,9 @@ class Controller:
             case SetDeployment() as wish:
                 return self._set_deployment(model, wish)
             case RemoveDeployment() as wish:
-                return deployments.removed(model, wish), f"deployment {wish.name} of {model.name} is removed"
+                after = deployments.removed(model, wish)
+                self._check_movements(model, after, breaking=wish.breaking)
+                return after, f"deployment {wish.name} of {model.name} is removed"
             case asked:
                 return self._change(model, asked)
 
@@ -216,21 +219,32 @@ class Controller:
             now=int(self._wall()),
             allowed=manifest.parameters or (),
         )
+        after = model.with_rollout(progress)
+        self._check_movements(model, after, breaking=wish.breaking)
         said = f"{progress.title} has begun, serial {model.serial + 1}, stages {words(progress.deployment.stages)}"
-        return model.with_rollout(progress), f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
+        return after, f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
 
     def _set_deployment(self, model: Model, wish: SetDeployment) -> tuple[Model, str]:
-        manifest, release = self._checked(model.name, wish.release) if wish.release is not None else (None, None)
-        if manifest is not None and not wish.breaking:
-            check_started(
-                Signature.of(manifest), signatures(self._repository, model.name, deployments.replaced(model, wish, self._facts()))
-            )
+        release = self._checked(model.name, wish.release)[1] if wish.release is not None else None
         progress = deployments.pinned(model, wish, release, nodes=self._facts(), rollout=self._random_bytes(16), now=int(self._wall()))
         after = model.with_rollout(progress)
+        self._check_movements(model, after, breaking=wish.breaking)
         one = progress.deployment
         nodes = sum(decides is not None and decides.name == one.name for decides in self._decisions(after))
         whom = f"{text_of(one.selector) or 'every node'}, priority {one.priority}"
         return after, f"deployment {one.name} of {model.name} ({whom}) decides for {nodes} nodes: {one.release.version}"
+
+    def _check_movements(self, before: Model, after: Model, *, breaking: bool) -> None:
+        """Check that no node gets a release that its programs cannot use, unless the operator says so.
+
+        Raises:
+            Refused: RELEASE_BREAKING.
+        """
+        if breaking:
+            return
+        serving = {name: one for name, node in self._nodes.items() if (one := fleet.serves(node, after.name)) is not None}
+        found = movements(before.deployments, after.deployments, unmoved(self._facts()), serving=serving)
+        check_movements(self._repository, found, model=after.name)
 
     # Gates
 
