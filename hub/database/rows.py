@@ -127,6 +127,7 @@ class RolloutRow:
     failed: int
     silent: int
     updated_at: int
+    actor: str | None = None  # Name of the operator who last acted on the rollout.
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hub.core.rollouts.commands import RemoveDeployment, SetDeployment, Start
-from hub.core.rollouts.rollout import Place, Progress, begin, settled_release, with_parameters
+from hub.core.rollouts.rollout import OPERATOR, Place, Progress, begin, settled_release, with_parameters
 from hub.core.rollouts.selector_help import nearest, unknown_key
 from hub.core.rollouts.stages import built, words_of
 from hub.core.rollouts.tally import decided
@@ -302,6 +302,7 @@ def pinned(
     nodes: Sequence[NodeFacts],
     rollout: bytes,
     now: int,
+    actor: str = OPERATOR,
 ) -> Progress:
     """Make or change a deployment. With a release it is a pin: done at once. A new one without pins what its nodes have now.
 
@@ -338,7 +339,7 @@ def pinned(
         raise Refused(
             Code.ROLLOUT_INVALID, f"no release of {model.name} was rolled out to its nodes: give the one to run, with --release VERSION"
         )
-    return _pin(model, place, release, rollout=rollout, now=now)
+    return _pin(model, place, release, rollout=rollout, now=now, actor=actor)
 
 
 def _present_release(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> ReleaseRef | None:
@@ -357,7 +358,7 @@ def _present_release(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> 
     return place.fallback
 
 
-def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now: int) -> Progress:
+def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now: int, actor: str) -> Progress:
     before = place.before
     rows = before.parameters if before is not None else None
     if before is None and place.fallback is not None:
@@ -374,7 +375,7 @@ def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now
         parameters=rows,
         started=now,
     )
-    return Progress(model.name, pin, stage_entered_at=now, judged_from=now, reason="is pinned by an operator")
+    return Progress(model.name, pin, stage_entered_at=now, judged_from=now, reason=f"is pinned by {actor}", actor=actor)
 
 
 def removed(model: Model, wish: RemoveDeployment) -> Model:

@@ -44,6 +44,7 @@ from schemas.selectors import NodeFacts, Requirement
 
 __all__ = ["DEAF", "Facts", "NodeReport", "Progress", "Tally"]
 DEAF = "waits: the hub does not hear its nodes now; it is not connected to the broker, or reads what came while it was not"
+OPERATOR = "an operator"  # Who asked for it, where a command of an earlier version does not say so.
 ATTEMPTS_MAX = 1000
 RETRY_SECONDS = 600  # Pause before failed nodes try again by themselves, where the gate says nothing else.
 
@@ -66,6 +67,7 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     verdicts: tuple[Verdict, ...] = ()
     retry_since: Listened | None = None
+    actor: str = ""  # Name of the operator who last acted on the rollout; empty where a hub of an earlier version kept it.
 
     @property
     def name(self) -> str:
@@ -183,28 +185,28 @@ def with_parameters(
     return tuple([*mine, *others][:RELEASES_WITH_PARAMETERS_MAX]) or None
 
 
-def halt(progress: Progress) -> Progress:
+def halt(progress: Progress, *, actor: str = OPERATOR) -> Progress:
     """Stop moving nodes, on an operator's word.
 
     Raises:
         Refused: it is not running.
     """
     _must_be(progress, ("running",), "halted")
-    return _changed(replace(progress, reason="halted by an operator"), state="halted")
+    return _changed(replace(progress, reason=f"halted by {actor}", actor=actor), state="halted")
 
 
-def resume(progress: Progress, *, now: int) -> Progress:
+def resume(progress: Progress, *, now: int, actor: str = OPERATOR) -> Progress:
     """Go on with the present stage; what failed before is not held against it again.
 
     Raises:
         Refused: it is not halted.
     """
     _must_be(progress, ("halted",), "resumed")
-    fresh = replace(progress, stage_entered_at=now, judged_from=now, held_since=None, reason="resumed by an operator")
+    fresh = replace(progress, stage_entered_at=now, judged_from=now, held_since=None, reason=f"resumed by {actor}", actor=actor)
     return _changed(fresh, state="running")
 
 
-def roll_back(progress: Progress) -> Progress:
+def roll_back(progress: Progress, *, actor: str = OPERATOR) -> Progress:
     """Send each node that it has moved back to what the node served before; one that served nothing serves nothing again.
 
     Raises:
@@ -213,10 +215,10 @@ def roll_back(progress: Progress) -> Progress:
     _must_be(progress, ("running", "halted", "done"), "rolled back")
     fallback = progress.deployment.fallback
     where = f"to {fallback.version}" if fallback is not None else "to no release, for it is the first of its nodes"
-    return _changed(replace(progress, held_since=None, reason=f"rolled back {where} by an operator"), state="rolled_back")
+    return _changed(replace(progress, held_since=None, reason=f"rolled back {where} by {actor}", actor=actor), state="rolled_back")
 
 
-def approve(progress: Progress) -> Progress:
+def approve(progress: Progress, *, actor: str = OPERATOR) -> Progress:
     """Let the next stage begin when its turn has come.
 
     Raises:
@@ -230,10 +232,10 @@ def approve(progress: Progress) -> Progress:
         raise Refused(Code.ROLLOUT_INVALID, f"{what} of the {progress.title} waits for no approval")
     stages = list(deployment.stages)
     stages[number] = stages[number]._replace(approve=False)
-    return _changed(replace(progress, reason=f"has stage {number + 1} approved by an operator"), stages=tuple(stages))
+    return _changed(replace(progress, reason=f"has stage {number + 1} approved by {actor}", actor=actor), stages=tuple(stages))
 
 
-def retry(progress: Progress, *, now: int) -> Progress:
+def retry(progress: Progress, *, now: int, actor: str = OPERATOR) -> Progress:
     """Let the nodes that failed try once more; what failed before is not held against the rollout again.
 
     Raises:
@@ -245,7 +247,7 @@ def retry(progress: Progress, *, now: int) -> Progress:
     attempt = (progress.deployment.attempt or 0) + 1
     if attempt > ATTEMPTS_MAX:
         raise Refused(Code.ROLLOUT_INVALID, f"the {progress.title} was retried {ATTEMPTS_MAX} times: begin it anew")
-    fresh = replace(progress, judged_from=now, held_since=None, reason=f"begins attempt {attempt + 1}, asked for by an operator")
+    fresh = replace(progress, judged_from=now, held_since=None, reason=f"begins attempt {attempt + 1}, asked for by {actor}", actor=actor)
     return _changed(fresh, attempt=attempt)
 
 

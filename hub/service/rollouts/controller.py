@@ -141,33 +141,33 @@ class Controller:
             case Refused() as refusal:
                 raise refusal
             case Start() as wish:
-                return self._start(model, wish)
+                return self._start(model, wish, command.actor or "")
             case SetDeployment() as wish:
-                return self._set_deployment(model, wish)
+                return self._set_deployment(model, wish, command.actor or core.OPERATOR)
             case RemoveDeployment() as wish:
                 after = deployments.removed(model, wish)
                 self._check_movements(model, after, breaking=wish.breaking)
                 return after, f"deployment {wish.name} of {model.name} is removed"
             case asked:
-                return self._change(model, asked)
+                return self._change(model, asked, command.actor or core.OPERATOR)
 
-    def _change(self, model: Model, asked: OfDeployment) -> tuple[Model, str]:
+    def _change(self, model: Model, asked: OfDeployment, actor: str) -> tuple[Model, str]:
         before = deployments.chosen(model, asked.deployment, to_go_back=isinstance(asked, Rollback))
         now = int(self._wall())
         match asked:
             case SetParameters():
                 return self._set(model, before, asked)
             case Halt():
-                after = core.halt(before)
+                after = core.halt(before, actor=actor)
             case Resume():
-                after = core.resume(before, now=now)
+                after = core.resume(before, now=now, actor=actor)
             case Rollback():
-                after = core.roll_back(before)
+                after = core.roll_back(before, actor=actor)
                 self._check_kept(model.name, before.deployment.fallback)
             case Approve():
-                after = core.approve(before)
+                after = core.approve(before, actor=actor)
             case Retry():
-                after = core.retry(before, now=now)
+                after = core.retry(before, now=now, actor=actor)
         return model.with_rollout(after), f"{after.title} {after.reason}"
 
     def _check_kept(self, model: str, release: ReleaseRef | None) -> None:
@@ -204,7 +204,7 @@ class Controller:
             raise unchecked(f"{model}@{version}", found)
         return manifest, ReleaseRef(version, digest)
 
-    def _start(self, model: Model, wish: Start) -> tuple[Model, str]:
+    def _start(self, model: Model, wish: Start, actor: str) -> tuple[Model, str]:
         manifest, release = self._checked(model.name, wish.version)
         check_shadow(wish.gate, manifest)
         if not wish.breaking:
@@ -219,14 +219,16 @@ class Controller:
             now=int(self._wall()),
             allowed=manifest.parameters or (),
         )
-        after = model.with_rollout(progress)
+        after = model.with_rollout(replace(progress, actor=actor))
         self._check_movements(model, after, breaking=wish.breaking)
         said = f"{progress.title} has begun, serial {model.serial + 1}, stages {words(progress.deployment.stages)}"
         return after, f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
 
-    def _set_deployment(self, model: Model, wish: SetDeployment) -> tuple[Model, str]:
+    def _set_deployment(self, model: Model, wish: SetDeployment, actor: str) -> tuple[Model, str]:
         release = self._checked(model.name, wish.release)[1] if wish.release is not None else None
-        progress = deployments.pinned(model, wish, release, nodes=self._facts(), rollout=self._random_bytes(16), now=int(self._wall()))
+        progress = deployments.pinned(
+            model, wish, release, nodes=self._facts(), rollout=self._random_bytes(16), now=int(self._wall()), actor=actor
+        )
         after = model.with_rollout(progress)
         self._check_movements(model, after, breaking=wish.breaking)
         one = progress.deployment
@@ -277,7 +279,9 @@ class Controller:
                     case core.Announce(text):
                         texts.append(text)
                     case core.Halted(text):
-                        alerts.append(Alert(kind="rollout_halted", at=now, model=name, code="halted", text=text))
+                        alerts.append(
+                            Alert(kind="rollout_halted", at=now, model=name, code="halted", text=text, actor=progress.actor or None)
+                        )
         if texts:
             self._sign(before, after, *texts)
         elif after != before:
@@ -405,6 +409,7 @@ class Controller:
             failed=tally.failed,
             silent=tally.silent,
             updated_at=int(self._wall()),
+            actor=progress.actor or None,
         )
 
     def _renew(self, name: str) -> bool:
@@ -451,4 +456,5 @@ class Controller:
             reason=row.reason,
             verdicts=gates.from_json(row.gates),
             tally=Tally(row.addressed, row.heard, row.serving, row.failed, row.silent),
+            actor=row.actor or "",
         )
