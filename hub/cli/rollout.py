@@ -105,7 +105,9 @@ def rollout() -> None:
     "--shadow-min", type=click.FloatRange(0, 1), help="Share of the nodes that serve it on which the comparison in shadow must have passed."
 )
 @click.option(
-    "--retries", type=click.IntRange(1, 100), help="Number of times that a stage lets failed nodes try again before they count as failed."
+    "--retries",
+    type=click.IntRange(1, 100),
+    help="Number of times that a node which failed tries again by itself before it counts as failed.",
 )
 @click.option("--retry-seconds", type=click.IntRange(1), help="Pause before failed nodes try again. The default is 600.")
 @click.option("--activate", metavar="TIMES", help="When nodes may switch, in their own zone, such as 'Mon-Fri 22:00-05:00'.")

@@ -108,6 +108,7 @@ rollouts = Table(
     Column("silent", Integer, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("actor", String(64)),
+    Column("tries_from", BigInteger),
 )
 
 windows_seen = Table(

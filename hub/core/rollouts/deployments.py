@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hub.core.rollouts.commands import RemoveDeployment, SetDeployment, Start
-from hub.core.rollouts.rollout import OPERATOR, Place, Progress, begin, settled_release, with_parameters
+from hub.core.rollouts.rollout import OPERATOR, PINNED, Place, Progress, begin, settled_release, with_parameters
 from hub.core.rollouts.selector_help import nearest, unknown_key
 from hub.core.rollouts.stages import built, words_of
 from hub.core.rollouts.tally import decided
@@ -375,7 +375,7 @@ def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now
         parameters=rows,
         started=now,
     )
-    return Progress(model.name, pin, stage_entered_at=now, judged_from=now, reason=f"is pinned by {actor}", actor=actor)
+    return Progress(model.name, pin, stage_entered_at=now, judged_from=now, tries_from=now, reason=f"{PINNED} {actor}", actor=actor)
 
 
 def removed(model: Model, wish: RemoveDeployment) -> Model:

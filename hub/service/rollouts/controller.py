@@ -294,9 +294,9 @@ class Controller:
         running, gate, listened = progress.deployment.state == "running", progress.gate, self._listening.seconds
         alarm = self._drift(progress, nodes) if running and gate.halt_on_drift else ""
         drift = self._judged(progress, nodes) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
-        release, begun = progress.deployment.release, progress.deployment.started
+        since, tries = progress.judged_from, progress.tries_from
         reports = [
-            fleet.report(node, model=progress.model, release=release, begun=begun, listened=listened, silent_seconds=gate.silent_seconds)
+            fleet.report(node, progress.deployment, model=progress.model, listened=listened, failed_from=since, tries_from=tries)
             for node in nodes
         ]
         facts = gates.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs)
@@ -410,6 +410,7 @@ class Controller:
             silent=tally.silent,
             updated_at=int(self._wall()),
             actor=progress.actor or None,
+            tries_from=progress.tries_from,
         )
 
     def _renew(self, name: str) -> bool:
@@ -442,7 +443,8 @@ class Controller:
         return replace(model, rollouts=tuple(self._progress(model, one, rows.get(one.name)) for one in statement.deployments))
 
     def _progress(self, model: Model, deployment: Deployment, row: RolloutRow | None) -> core.Progress:
-        progress = core.Progress(model.name, deployment, stage_entered_at=int(self._wall()), judged_from=deployment.started)
+        begun = deployment.started
+        progress = core.Progress(model.name, deployment, stage_entered_at=int(self._wall()), judged_from=begun, tries_from=begun)
         if row is None or not deployments.is_of(row.document, deployment):
             return progress
         # Later than the clock is what a crash kept of the gate and not of it, and what an earlier hub took from the wall.
@@ -457,4 +459,5 @@ class Controller:
             verdicts=gates.from_json(row.gates),
             tally=Tally(row.addressed, row.heard, row.serving, row.failed, row.silent),
             actor=row.actor or "",
+            tries_from=row.judged_from if row.tries_from is None else row.tries_from,
         )

@@ -171,6 +171,7 @@ def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
         db.execute("DROP INDEX events_by_actor")
         for table in ("events", "commands", "deployment_rollouts", "device_lives"):
             db.execute(f"ALTER TABLE {table} DROP COLUMN actor")
+        db.execute("ALTER TABLE deployment_rollouts DROP COLUMN tries_from")
         db.execute("DROP TABLE duplicate_nodes")
 
     again = Store(f"sqlite:///{path}")
