@@ -10,7 +10,7 @@ import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.command_queue import LOOK_SECONDS, ask
-from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release_of, states_of
+from hub.cli.deployed import check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show, split
@@ -105,7 +105,9 @@ def rollout() -> None:
     "--shadow-min", type=click.FloatRange(0, 1), help="Share of the nodes that serve it on which the comparison in shadow must have passed."
 )
 @click.option(
-    "--retries", type=click.IntRange(1, 100), help="Number of times that a stage lets failed nodes try again before they count as failed."
+    "--retries",
+    type=click.IntRange(1, 100),
+    help="Number of times that a node which failed tries again by itself before it counts as failed.",
 )
 @click.option("--retry-seconds", type=click.IntRange(1), help="Pause before failed nodes try again. The default is 600.")
 @click.option("--activate", metavar="TIMES", help="When nodes may switch, in their own zone, such as 'Mon-Fri 22:00-05:00'.")
@@ -202,7 +204,8 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         **_given({"activate": windows.get("activate"), "approve": tuple(_approve(said["approve"]))}),
     }
     command = commands.read_as(commands.Start, json.dumps(wish))
-    present, nodes = model_of(repository, model), facts_of(_states(directory))
+    present, states = model_of(repository, model), _states(directory)
+    nodes = facts_of(states)
     # What the hub would refuse is refused now: it may not run before next week.
     allowed, now = manifest.parameters or (), int(time.time())
     progress = deployments.begun(present, command, ref, nodes=nodes, rollout=bytes(16), now=now, allowed=allowed)
@@ -210,6 +213,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     place = deployments.place_of(present, command, nodes)
     if not command.breaking:
         check_started(Signature.of(manifest), signatures(repository, model, predecessors(place)))
+    check_moves(repository, present, present.with_rollout(progress), states, breaking=command.breaking)
     codec.encode(present.with_rollout(progress).statement(expires=0))  # Many long texts do not fit the document.
     look_at_checks(directory, ref, manifest, required=said["require_check"])
     _tell_of_left_behind(place.before, command.parameters or {})

@@ -66,7 +66,7 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
     fleet = Fleet(store, required=load(directory).enrolment == "required")
     kept = {(row.model, row.deployment): row for row in store.rollout_rows()}
     models = [model_of(repository, name) for name in repository.models() if model in {None, name}]
-    lines = {one.name: fleet.lines(one, {name: row.judged_from for (of, name), row in kept.items() if of == one.name}) for one in models}
+    lines = {one.name: fleet.lines(one, {name: row for (of, name), row in kept.items() if of == one.name}) for one in models}
     if said["wants_nodes"] or said["where"] is not None:
         _show_nodes([line for mine in lines.values() for line in mine], said["where"], as_json=as_json)
         return

@@ -14,7 +14,7 @@ from hub.database import tables
 from hub.database.connection import Database, fields, put
 from hub.database.rows import NodeMarks, NodeRow, marks_of
 
-_LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "reported_at")
+_LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "reported_at", "actor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class DeviceLives:
         fingerprint: bytes | None = None,
         expires_at: int | None = None,
     ) -> None:
-        life = Life(node, state, self._database.now(), expires_at, old_key or None, fingerprint)
+        life = Life(node, state, self._database.now(), expires_at, old_key or None, fingerprint, actor=self._database.actor)
         put(db, tables.device_lives, {"node": node}, {**fields(life), "revision": _next_revision(db)})
 
     def marks(self) -> dict[str, NodeMarks]:

@@ -127,6 +127,8 @@ class RolloutRow:
     failed: int
     silent: int
     updated_at: int
+    actor: str | None = None  # Name of the operator who last acted on the rollout.
+    tries_from: int | None = None  # From when on a node's failures use up its tries; None where a hub of an earlier version kept it.
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,8 @@ rollouts = Table(
     Column("failed", Integer, nullable=False),
     Column("silent", Integer, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("actor", String(64)),
+    Column("tries_from", BigInteger),
 )
 
 windows_seen = Table(
@@ -301,6 +303,7 @@ device_lives = Table(
     Column("fingerprint", LargeBinary),
     Column("reported_at", BigInteger),
     Column("revision", BigInteger, nullable=False, index=True),
+    Column("actor", String(64)),
 )
 
 # Names that two devices use.

@@ -337,7 +337,8 @@ class Agent:
         self.server.start()
 
     def _begin(self) -> None:
-        self._hub_settings.begin(lambda found: self._apply(found, at_start=True))  # First: labels decide which deployment is followed.
+        # First: labels decide which deployment is followed.
+        self._hub_settings.begin(lambda found: self._apply(found, at_start=True), self._slots.sign_again)
         self._trust_state.begin(self._slots)
         self._hub_settings.changed = self._apply
         self._slots.resume(self._wall())
@@ -462,7 +463,8 @@ class Agent:
                 self._trust_state.take_trust(event.bundle)
                 self._link.ack(event.message)
             case ModelArrived():
-                self._model_arrived(event)
+                self._trust_state.take_model(event.bundle)
+                self._link.ack(event.message)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
                 self._statement_arrived(event)
             case SettingsArrived():
@@ -572,10 +574,6 @@ class Agent:
 
     def _statement_arrived(self, event: StatementEvent) -> None:
         self._trust_state.take(event)
-        self._link.ack(event.message)
-
-    def _model_arrived(self, event: ModelArrived) -> None:
-        self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
 
     def _apply(self, found: EffectiveSettings, *, at_start: bool = False) -> None:

@@ -162,7 +162,7 @@ class Ingest:
             self._lives.mark_reported(name)
             self._roll.take_life(replace(life, reported_at=now))
             text = f"node {name} was forgotten and still speaks: switch the device off, or let it in by `fleetcast nodes replace {name}`"
-            self._notes.alert(Alert(kind="refused", at=now, node=name, code=str(Code.NODE_FORGOTTEN), text=text))
+            self._notes.alert(Alert(kind="refused", at=now, node=name, code=str(Code.NODE_FORGOTTEN), text=text, actor=life.actor))
 
     def _report_ledger(self, after: State) -> None:
         """Report a privacy ledger that has shrunk: it only grows, so an old copy was put back, with its witness, unknown to the node."""

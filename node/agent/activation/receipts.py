@@ -1,6 +1,7 @@
 """Fill in a slot's receipts: the outcome, with what was measured on this device and what it cost to bring here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import structlog
 
@@ -12,6 +13,7 @@ from schemas.receipt import Evidence
 log = structlog.get_logger()
 
 PASSED = "passed"
+FAILED = frozenset({"refused", "rolled_back"})
 
 
 class Receipts:
@@ -31,6 +33,13 @@ class Receipts:
         if compared:
             known = self._evidence.get(target.digest, Evidence())
             self._evidence[target.digest] = known.model_copy(update={"shadow": verdict.code or PASSED})
+
+    def sign_failures(self, slots: Iterable[ModelSlot]) -> None:
+        """Sign once more which releases this node did not take."""
+        for slot in slots:
+            if slot.target is not None and slot.state in FAILED:
+                outcome: Literal["refused", "rolled_back"] = "refused" if slot.state == "refused" else "rolled_back"
+                self.sign(slot, Report(outcome, slot.target, slot.code, "signed again, for the hub has asked"))
 
     def sign(self, slot: ModelSlot, report: Report) -> None:
         """Sign a receipt and keep it until the broker has it."""

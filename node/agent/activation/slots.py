@@ -60,12 +60,10 @@ class Slots:
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
-        self._post, self._receipts = post, Receipts(store, report)
+        self._post, self._receipts, self._may_activate = post, Receipts(store, report), may_activate
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
-        self._may_activate = may_activate
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
-        self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
-        self._trials = Trials(store)
+        self._endpoint, self._trials = Endpoint(server, post=post, monotonic=monotonic), Trials(store)
         self._slots: dict[str, ModelSlot] = {}
         self._numbers = count(1)
         self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
@@ -142,7 +140,7 @@ class Slots:
         slot = self._slots.get(model)
         if slot is None:
             return  # the model was removed meanwhile
-        if self._is_repaired(slot, target):
+        if slot.serving == target and slot.state not in lifecycle.FETCHING and self._needs_repair(slot):
             self._repaired(slot, target, refusal)
             return
         if slot.target != target:
@@ -480,9 +478,6 @@ class Slots:
     def _needs_repair(self, slot: ModelSlot) -> bool:
         return slot.serving is not None and slot.serving.digest in self._repairs
 
-    def _is_repaired(self, slot: ModelSlot, target: Target) -> bool:
-        return slot.serving == target and slot.state not in lifecycle.FETCHING and self._needs_repair(slot)
-
     def _repair_when_due(self, slot: ModelSlot) -> None:
         """Fetch what is missing or differs, unless a newer release is on its way."""
         serving = slot.serving
@@ -592,6 +587,11 @@ class Slots:
     def announced(self, releases: Sequence[Release]) -> None:
         """Take in a model's current releases: what the newer ones are deltas of is kept."""
         self._garbage.announced(releases)
+
+    def sign_again(self) -> None:
+        """Sign once more what is served, and what was not taken: the hub has asked."""
+        self._endpoint.prove_again(self._slots.values())
+        self._receipts.sign_failures(self._slots.values())
 
     def tidy(self) -> None:
         """Remove whatever nobody needs."""

@@ -169,14 +169,15 @@ def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
     store.close()
     with sqlite3.connect(path) as db:  # as a hub of the version before left it
         db.execute("DROP INDEX events_by_actor")
-        for table in ("events", "commands"):
+        for table in ("events", "commands", "deployment_rollouts", "device_lives"):
             db.execute(f"ALTER TABLE {table} DROP COLUMN actor")
-        for table in ("device_lives", "duplicate_nodes"):
-            db.execute(f"DROP TABLE {table}")
+        db.execute("ALTER TABLE deployment_rollouts DROP COLUMN tries_from")
+        db.execute("DROP TABLE duplicate_nodes")
 
     again = Store(f"sqlite:///{path}")
     again.create()
 
     assert [(one.text, one.actor) for one in again.changes()] == [("m@1.0.0 was published", None)]
     assert [one.actor for one in again.open_commands()] == [None]
+    assert (again.rollout_rows(), DeviceLives(again.database).life("n")) == ([], None)
     again.create()

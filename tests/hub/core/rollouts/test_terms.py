@@ -222,15 +222,15 @@ def test_more_failures_than_may_be_halt_also_after_the_deadline() -> None:
 # Retries
 
 
-def failing(nodes: Sequence[NodeReport], *, at: float) -> list[NodeReport]:
-    return [replace(one, failed_at=NOW + int(at)) for one in nodes]
+def failing(nodes: Sequence[NodeReport], *, at: float, tried: int = 1) -> list[NodeReport]:
+    return [replace(one, failed_at=NOW + int(at), tried=tried) for one in nodes]
 
 
 def test_failed_nodes_try_again_after_a_pause_and_halt_when_no_attempt_is_left() -> None:
     nodes, progress = fleet(4), begin(fleet(4), gate={"retries": 2, "retry_seconds": 100})
     seen = []
     for second in range(0, 400, 10):
-        nodes = failing(nodes, at=second)  # Each attempt fails at once.
+        nodes = failing(nodes, at=second, tried=1 + (progress.deployment.attempt or 0))  # Each attempt fails at once.
         progress, actions = look(progress, nodes, after=second)
         seen += [(second, type(one).__name__) for one in actions]
         if progress.deployment.state != "running":
@@ -255,18 +255,52 @@ def test_a_pause_before_an_attempt_does_not_pass_while_the_hub_is_deaf() -> None
     assert (progress.deployment.attempt, progress.reason) == (None, core.DEAF)
 
 
-def test_each_stage_has_its_own_attempts() -> None:
-    nodes, progress = fleet(4, lab=1), begin(fleet(4, lab=1), LAB, gate={"retries": 1, "retry_seconds": 10})
-    progress, _ = look(progress, failing(nodes, at=1), after=1)
-    progress, _ = look(progress, failing(nodes, at=1), after=11)
-    assert progress.deployment.attempt == 1
-    progress, _ = look(progress, served(progress, nodes), after=12)
-    assert progress.deployment.stage == 1
-    reached_now = failing(nodes, at=20)
-    progress, _ = look(progress, reached_now, after=20)
-    assert progress.deployment.state == "running"
-    progress, _ = look(progress, reached_now, after=30)
-    assert progress.deployment.attempt == 2
+def test_a_node_that_has_used_up_its_tries_takes_none_from_the_others() -> None:
+    nodes = fleet(40)
+    progress = begin(nodes, gate={"retries": 1, "retry_seconds": 10, "failures_ratio_max": 0.05})
+    bad = failing(nodes[:1], at=1, tried=2)
+    progress, _ = look(progress, [*bad, *nodes[1:]], after=1)
+    assert (progress.deployment.state, progress.deployment.attempt, progress.tally.failed) == ("running", None, 1)
+
+    later = [*bad, *failing(nodes[1:4], at=20), *nodes[4:]]
+    progress, _ = look(progress, later, after=20)
+    assert progress.reason.endswith(
+        "4 of 40 nodes refused it or rolled back, at most 5% may; 3 of them try again in 10 s, and may once more"
+    )
+    progress, actions = look(progress, later, after=30)
+    assert (progress.deployment.attempt, len(actions)) == (1, 1)
+    progress, _ = look(progress, later, after=31)
+    assert (progress.deployment.state, progress.tally.failed) == ("running", 1), "the bad one counts, and the others are given time"
+
+
+def test_nodes_without_tries_halt_the_rollout_though_others_have_some_left() -> None:
+    nodes = fleet(4)
+    progress = begin(nodes, gate={"retries": 1, "retry_seconds": 10})
+    progress, _ = look(progress, [*failing(nodes[:1], at=1, tried=2), *failing(nodes[1:], at=1)], after=1)
+    assert progress.deployment.state == "halted"
+
+
+def test_an_operator_who_resumes_gives_each_node_its_tries_anew() -> None:
+    nodes = failing(fleet(4), at=1, tried=2)
+    progress, _ = look(begin(nodes, gate={"retries": 1, "retry_seconds": 10}), nodes, after=1)
+    progress = core.resume(progress, now=NOW + 2)
+    assert (progress.tries_from, progress.judged_from) == (NOW + 2, NOW + 2)
+
+
+def test_a_rollout_that_is_done_says_what_is_so_now() -> None:
+    nodes = fleet(4)
+    progress = begin(nodes)
+    progress, _ = look(progress, served(progress, nodes), after=1)
+    assert (progress.deployment.state, progress.reason) == ("done", "4 of 4 nodes heard from serve it")
+
+    back = [replace(nodes[0], failed_at=NOW + 5, outcome="rolled_back"), *served(progress, nodes)[1:]]
+    progress, actions = look(progress, back, after=6)
+    assert (progress.reason, actions) == ("3 of 4 nodes heard from serve it, 1 refused it or rolled back", ())
+    assert verdict(progress, "failures").outcome == "fails"
+
+    silent = [replace(back[0], failed_at=None, heard=False), *served(progress, nodes)[1:]]
+    assert look(progress, silent, after=7)[0].reason == "3 of 3 nodes heard from serve it, 1 is silent"
+    assert look(progress, served(progress, nodes), after=8)[0].reason == "4 of 4 nodes heard from serve it"
 
 
 # Sample, latency, shadow
