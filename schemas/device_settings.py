@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from schemas import limits
-from schemas.document import Document, Fact, Since
+from schemas.document import Document, Fact
 from schemas.names import Cohort, Label, NodeId
 from schemas.quantities import Count, Seconds
 
@@ -26,7 +26,6 @@ class DeviceSettings(Document):
     """Set what a node takes from its hub. `serial` only rises, so an older statement cannot be replayed."""
 
     schema_name = "device-settings"
-    schema_minor = 1
     bytes_max = limits.NODE_SETTINGS_BYTES_MAX
 
     node: NodeId
@@ -37,5 +36,3 @@ class DeviceSettings(Document):
     telemetry: bool | None = None
     display_name: Annotated[str, Field(max_length=64)] | None = None
     budgets: Annotated[dict[Label, LinkBudget], Field(max_length=3)] | None = None  # By class of link: free, metered, roaming.
-    # Another number than before asks the node to sign once more what it serves, because the hub does not know it.
-    receipts_asked: Annotated[int | None, Field(ge=1, le=2**53), Since(1)] = None

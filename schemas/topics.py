@@ -46,7 +46,7 @@ TABLE = (
         "hub",
         ("node",),
         True,
-        "signed settings of a node, which it alone reads; empty: it is to send its newest receipts again",
+        "signed settings of a node, which it alone reads; empty: it is to sign its receipts again",
     ),
     TopicKind("telemetry", "telemetry/{}/{}", "node", ("hub", "consumer"), False, "windows of noisy counts; no node id"),
     TopicKind("windows", "insight/{}/windows", "hub", ("consumer",), False, "merged windows, JSON"),

@@ -338,7 +338,7 @@ class Agent:
 
     def _begin(self) -> None:
         # First: labels decide which deployment is followed.
-        self._hub_settings.begin(lambda found: self._apply(found, at_start=True), self._slots.sign_again)
+        self._hub_settings.begin(lambda found: self._apply(found, at_start=True))
         self._trust_state.begin(self._slots)
         self._hub_settings.changed = self._apply
         self._slots.resume(self._wall())
@@ -471,7 +471,7 @@ class Agent:
                 self._hub_settings.take(event.envelope)
                 self._link.ack(event.message)
             case ReceiptsAsked(message):
-                self._reporter.asked()
+                self._slots.sign_again()
                 self._link.ack(message)
             case Unreadable(refusal, message):
                 model = self._link.model_of(message.topic)

@@ -331,10 +331,6 @@ class NodeStore:
         """
         self._db.execute("UPDATE outbox SET sent = 0 WHERE sent = 1 AND (? OR kind != 'window')", (windows,))
 
-    def resend_some(self, ids: Sequence[int]) -> None:
-        """Have these kept messages sent again."""
-        self._db.executemany("UPDATE outbox SET sent = 0 WHERE id = ?", [(one,) for one in ids])
-
     def outbox_payloads(self, kind: str, limit: int) -> list[tuple[int, str, bytes, bool]]:
         """Return the newest messages of a kind, byte for byte, and whether they were sent."""
         rows = self._db.execute("SELECT id, topic, payload, sent FROM outbox WHERE kind = ? ORDER BY id DESC LIMIT ?", (kind, limit))

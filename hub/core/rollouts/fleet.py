@@ -219,20 +219,6 @@ def serves(node: Node, model: str) -> ReleaseRef | None:
     return next((ReleaseRef(one.serving_version, one.serving) for one in found if one.serving and one.serving_version), None)
 
 
-def is_unproven(node: Node) -> bool:
-    """Return whether a node reports that it serves or has refused a release, and no receipt says so: the hub has lost it, or never had it.
-
-    A node whose receipt is on its way is unproven for a moment.
-    """
-    for slot in node.state.slots:
-        serving, target = node.serving.get(slot.model), slot.target
-        if slot.serving is not None and (serving is None or serving.digest != slot.serving):
-            return True
-        if slot.state in {"refused", "rolled_back"} and target is not None and (slot.model, target) not in node.failures:
-            return True
-    return False
-
-
 def held(nodes: Iterable[Node], model: str) -> list[bytes]:
     """Return the releases of a model that nodes serve or have kept, the commonest first: each must be able to go back to its own."""
     counts = Counter[bytes]()

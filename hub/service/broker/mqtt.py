@@ -148,7 +148,7 @@ class HubLink(BlockPublisher):
         self._link.publish(self.topics.settings(node), envelope, retain=True, content_type=MSGPACK)
 
     def ask_for_receipts(self, node: str) -> None:
-        """Ask a node for its newest receipts once more: by an empty message on its settings' topic, which older nodes acknowledge only."""
+        """Ask a node to sign its receipts once more: by an empty message on its settings' topic, which older nodes acknowledge only."""
         self._link.publish(self.topics.settings(node), b"", expiry_seconds=ASK_EXPIRY_SECONDS)
 
     def clear_state(self, node: str) -> None:

@@ -1,7 +1,8 @@
 """Asks nodes once more for receipts that never came: a broker can lose what it has acknowledged, and a hub its database.
 
-A node keeps what it has sent for a broker that forgot. It does not see that the broker had nobody to give it to, or that the hub was put
-back to an older copy. The hub sees it: the node's state, which is retained, says more than its receipts have proved.
+A node keeps what it has sent for a broker that forgot. It does not see that the broker had nobody to give it to, that the hub was put
+back to an older copy, or that it did not know the node's key yet. The hub sees it: the node's state, which is retained, says more than
+its receipts have proved.
 """
 
 from collections.abc import Callable, Mapping

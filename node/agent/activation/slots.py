@@ -590,8 +590,9 @@ class Slots:
 
     def sign_again(self) -> None:
         """Sign once more what is served, and what was not taken: the hub has asked."""
-        self._endpoint.prove_again(self._slots.values())
-        self._receipts.sign_failures(self._slots.values())
+        if self._receipts.may_sign_again(self._monotonic()):
+            self._endpoint.prove_again(self._slots.values())
+            self._receipts.sign_failures(self._slots.values())
 
     def tidy(self) -> None:
         """Remove whatever nobody needs."""

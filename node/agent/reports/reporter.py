@@ -1,6 +1,6 @@
 """Sign what the node has to report, keep it until the broker has taken it, and send it again to a broker that forgot."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import structlog
@@ -14,29 +14,12 @@ from schemas import codec
 from schemas.errors import Refused, Unreachable
 from schemas.limits import TEXT_MAX
 from schemas.names import is_name
-from schemas.receipt import Evidence, Receipt, SealedReceipt
+from schemas.receipt import Evidence, Receipt
 
 log = structlog.get_logger()
 
 OUTBOX_IN_FLIGHT = 32
 REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
-ASKED_SECONDS = 600.0  # Between two times that receipts are sent again on request, for the same reason.
-RECEIPTS_READ = 64  # Newest ones that may be sent again on request.
-
-
-def newest_receipts(receipts: Sequence[Receipt]) -> list[Receipt]:
-    """Return what still holds of receipts, newest first: of each model the release that is served, and of each other one why it is not."""
-    found: dict[tuple[str, bytes], Receipt] = {}
-    served: set[str] = set()
-    for receipt in receipts:
-        if receipt.model is None or receipt.digest is None or (receipt.model, receipt.digest) in found:
-            continue
-        if receipt.outcome == "serving":
-            if receipt.model in served:
-                continue
-            served.add(receipt.model)
-        found[receipt.model, receipt.digest] = receipt
-    return list(found.values())
 
 
 class Reporter:
@@ -57,7 +40,6 @@ class Reporter:
         self._wall, self._monotonic, self.windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
-        self._asked_at = NEVER
         self.on_refusal: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
     def report(
@@ -107,20 +89,6 @@ class Reporter:
         self._sending.clear()
         if not session_present:
             self._store.resend(windows=self.windows)
-
-    def asked(self) -> None:
-        """Send the newest receipts once more: the hub lacks them, though a broker has acknowledged them."""
-        if self._monotonic() - self._asked_at < ASKED_SECONDS:
-            return
-        self._asked_at = self._monotonic()
-        kept = [
-            (number, codec.decode(Receipt, codec.decode(SealedReceipt, payload).body))
-            for number, _, payload, sent in self._store.outbox_payloads("receipt", RECEIPTS_READ)
-            if sent
-        ]
-        newest = newest_receipts([receipt for _, receipt in kept])
-        self._store.resend_some([number for number, receipt in kept if receipt in newest])
-        log.info("receipts.sent_again", receipts=len(newest))
 
     def published(self, mid: int) -> None:
         """Take in that the broker has taken a message."""
