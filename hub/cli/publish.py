@@ -40,7 +40,7 @@ SIGNING_BYTES = 1 * MIB  # a manifest (64 KiB at the most), two roles, the datab
 
 
 GROUPS = {  # Sections of --help, with the names of their parameters.
-    "Release": ("name", "version", "parent", "breaking", "description", "licence", "more_files", "runtime"),
+    "Release": ("name", "version", "parent", "breaking", "description", "licence", "more_files", "runtime", "input_shapes"),
     "Reference data and signals": ("reference", "columns", "blocks_column", "signals"),
     "Season": ("time_column", "season_hours", "season_weekends", "season_offset_minutes"),
     "Privacy and telemetry": ("epsilon", "delta", "noise", "window_seconds", "rho_day_max", "calibration_rows"),
@@ -77,6 +77,13 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     "--runtime",
     help="Runtime that loads the model on a device: onnx, llama, litert, files (delivered only), or a third party's. The default "
     "depends on the file's suffix.",
+)
+@click.option(
+    "--input-shape",
+    "input_shapes",
+    metavar="NAME=SIZES",
+    multiple=True,
+    help="Sizes of an input where a .tflite file leaves them open, such as audio=1,1760. Repeatable.",
 )
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference data: .parquet, .csv or .npz, one column per feature.")
 @click.option("--columns", help="Feature columns in the model's order, separated by commas. The default is all of the reference's.")
@@ -230,6 +237,7 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
         check_version(said["version"])
     found: dict[str, Any] = {name: said[name] for name in ("name", "version", "description", "licence", "parent", "runtime", "block_bytes")}
     found["files"] = [str(path.absolute()) for path in said["more_files"]] or None
+    found["input_shapes"] = dict(_shape(text) for text in said["input_shapes"])
     found["reference"] = {
         "data": _whole(said["reference"]),
         "blocks": said["blocks_column"],
@@ -260,6 +268,17 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
         **{name: said[name] for name in ("truth", "sparsity", "loss_max", "all_or_none")},
     }
     return _given(found)
+
+
+def _shape(text: str) -> tuple[str, list[int]]:
+    name, _, sizes = text.rpartition("=")  # Names of inputs may have one.
+    try:
+        shape = [int(size) for size in sizes.split(",")]
+    except ValueError:
+        shape = []
+    if not name or not shape:
+        raise click.BadParameter(f"expected NAME=SIZES, such as audio=1,1760, found {text!r}", param_hint="--input-shape")
+    return name, shape
 
 
 def _season(said: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -57,6 +57,7 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         runtime=release.runtime,
         inputs=release.inputs,
         outputs=release.outputs,
+        input_shapes=release.input_shapes or {},
         parameters=release.parameters,
         variants=_variants(release),
         more_files=release.files,

@@ -131,6 +131,7 @@ class _Release:
                 files=tuple(described[key] for key in files.values()),
                 golden=_golden(part.case, described) if part.case is not None else None,
                 measured=part.measured,
+                joining=part.joining,
             )
 
 

@@ -133,6 +133,7 @@ class PublishRequest:
     runtime: str | None = None  # Runtime; by default chosen by the model's suffix.
     inputs: tuple[Tensor, ...] | None = None  # Inputs of a runtime whose files nothing here can read.
     outputs: tuple[Tensor, ...] | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # Sizes of inputs that a .tflite file leaves open.
     parameters: tuple[Parameter, ...] = ()
     variants: Variants = field(default_factory=Variants)
     predecessor: Signature | None = None  # The release whose programs it has to serve; None where it may take and give anything.

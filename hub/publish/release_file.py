@@ -17,7 +17,17 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from hub.publish.publish_request import ACCURACY_EPSILON, ACCURACY_WINDOW_SECONDS, CALIBRATION_ROWS, DEFAULT_VARIANT, LOSS_MAX, Build, How
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import BLOCK_BYTES_MAX, CALIBRATION_ROWS_MIN, KIB, MIB, RHO_DAY_MAX, TENSORS_MAX, VARIANTS_MAX, WINDOW_SECONDS_MAX
+from schemas.limits import (
+    BLOCK_BYTES_MAX,
+    CALIBRATION_ROWS_MIN,
+    KIB,
+    MIB,
+    RHO_DAY_MAX,
+    TENSOR_RANK_MAX,
+    TENSORS_MAX,
+    VARIANTS_MAX,
+    WINDOW_SECONDS_MAX,
+)
 from schemas.manifest import Limits, Requirements, Tensor, Text
 from schemas.names import Label, ModelName, Version
 from schemas.parameters import Parameters
@@ -37,6 +47,7 @@ NAMED: Mapping[str, How] = {
 
 Columns = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Shape = Annotated[tuple[Annotated[int, Field(ge=-1, le=2**31)], ...], Field(max_length=TENSOR_RANK_MAX)]
 Sparsity = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -154,6 +165,7 @@ class ReleaseFile(Fact):
     block_bytes: Annotated[int, Field(ge=KIB, le=BLOCK_BYTES_MAX)] | None = None
     inputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=TENSORS_MAX)] | None = None
     outputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=TENSORS_MAX)] | None = None
+    input_shapes: Annotated[dict[str, Shape], Field(min_length=1, max_length=TENSORS_MAX)] | None = None
     reference: ReferenceTable | None = None
     golden: GoldenTable = GoldenTable()
     accuracy: AccuracyTable | None = None

@@ -9,7 +9,7 @@ from hub.core.publish import release as core
 from hub.core.publish.signature_compatibility import Signature, check_published, optional_inputs
 from hub.publish import golden
 from hub.publish.chunk_files import GOLDEN_FILE
-from hub.publish.foreign_models import signature_of
+from hub.publish.foreign_models import LITERT, signature_of
 from hub.publish.golden_prompts import SUFFIXES, read_prompts
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.publish_request import FILES, ONNX, Build, GoldenTerms, PublishRequest
@@ -162,6 +162,13 @@ def check_request(request: PublishRequest) -> None:
     if request.runs_as != ONNX and (request.variants.held_out is not None or request.variants.calibration is not None):
         reason = f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so it cannot be measured or calibrated"
         raise Refused(Code.REFERENCE_INVALID, reason)
+    if request.runs_as != LITERT and request.input_shapes:
+        raise mismatch(
+            Code.SETTINGS_INVALID,
+            "input_shapes",
+            expected="none, for a model that is not .tflite",
+            actual=core.listed([*request.input_shapes]),
+        )
     if request.runs_as == FILES and request.golden_path is not None:
         raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files and no runtime runs it; omit the golden inputs")
     if request.reference is None:
