@@ -14,6 +14,8 @@ Place = tuple[str | int, ...]
 ARCHS: Final = frozenset(
     {"aarch64", "armv6l", "armv7l", "armv8l", "i386", "i586", "i686", "loongarch64", "ppc64le", "riscv64", "s390x", "x86_64"}
 )
+LOCATED_CHARACTERS_MAX: Final = 64 * 1024  # Each step reads the beginning of the text anew.
+PARSED_MAX: Final = 100
 OTHER_NAMES: Final = {"arm64": "aarch64", "amd64": "x86_64", "x64": "x86_64", "armhf": "armv7l", "armv7": "armv7l", "x86": "i686"}
 
 
@@ -106,16 +108,20 @@ def _runs_as(release: "ReleaseFile") -> str:
 def line_of(text: str, place: Place) -> int | None:
     """Return the line, from 1, on which TOML text states what is at this place; None if it does not.
 
-    The standard library's parser does not say where it found a key. So the shortest beginning of the text is looked for that has it.
+    The standard library's parser does not say where it found a key. So the shortest beginning of the text is looked for that has it; in a
+    very long text it is not.
     """
-    lines = text.splitlines(keepends=True)
-    low, high = 0, len(lines)
-    if not _states(text, place):
+    if len(text) > LOCATED_CHARACTERS_MAX or not _states(text, place):
         return None
+    lines = text.splitlines(keepends=True)
+    low, high, parsed = 0, len(lines), 0
     while high - low > 1:
         middle = (low + high) // 2
         states, at = None, middle
         for at in (*range(middle, low, -1), *range(middle + 1, high)):
+            parsed += 1
+            if parsed > PARSED_MAX:
+                return None
             states = _states("".join(lines[:at]), place)
             if states is not None:
                 break

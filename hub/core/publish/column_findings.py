@@ -15,6 +15,7 @@ WORDS_ROWS = 1000
 TIME_NAMES = frozenset({"time", "timestamp", "date", "datetime", "ts", "at"})
 # Seconds, milliseconds, microseconds and nanoseconds since 1970, from 2001 to 2100.
 EPOCH_RANGES = tuple((978_307_200 * unit, 4_102_444_800 * unit) for unit in (1, 10**3, 10**6, 10**9))
+_ID_NAME = re.compile(r"(^|_)(id|index|idx|row|key|uuid|unnamed: 0)$")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?")
 
 Array = NDArray[Any]
@@ -33,7 +34,7 @@ def finding(name: str, values: Array) -> str | None:
         return "constant"
     if _times(name, values):
         return "time"
-    return "id" if _numbers_rows(values, distinct) else None
+    return "id" if _numbers_rows(name, values, distinct) else None
 
 
 def _of_texts(values: Array) -> str | None:
@@ -64,8 +65,11 @@ def _times(name: str, values: Array) -> bool:
     return (in_epoch and (ordered or name.lower() in TIME_NAMES)) or (ordered and name.lower() in TIME_NAMES)
 
 
-def _numbers_rows(values: Array, distinct: Array) -> bool:
-    """Return whether the values are whole numbers, different in every row and as dense as numbers of rows are."""
-    if len(distinct) != len(values) or (values.dtype.kind == "f" and not (distinct == np.floor(distinct)).all()):
+def _numbers_rows(name: str, values: Array, distinct: Array) -> bool:
+    """Return whether the values are whole numbers, different in every row, and named or as dense as numbers of rows are."""
+    if len(distinct) != len(values):
         return False
-    return bool(float(distinct[-1]) - float(distinct[0]) + 1 <= ID_SPREAD_MAX * len(values))
+    named = not name or bool(_ID_NAME.search(name.lower()))
+    if values.dtype.kind == "f":
+        return named and bool((distinct == np.floor(distinct)).all())
+    return named or bool(float(distinct[-1]) - float(distinct[0]) + 1 <= ID_SPREAD_MAX * len(values))

@@ -115,6 +115,11 @@ def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate]
         wrong = [name for name in chosen if name not in found or chosen.count(name) > 1]
         if wrong:
             raise mismatch(Code.REFERENCE_INVALID, "signals", expected=f"some of {listed(list(found))}, each once", actual=listed(wrong))
+    if not chosen and columns and named is None:
+        odd = [f"{one.name} ({one.reason})" for one in _unwatched(model, [], [], asked=False)]
+        raise mismatch(
+            Code.REFERENCE_INVALID, "columns and outputs to watch", expected="some, or their names with --signals", actual=listed(odd)
+        )
     if not 1 <= len(chosen) <= SIGNALS_MAX:
         raise mismatch(Code.REFERENCE_INVALID, "number of signals", expected=f"1 to {SIGNALS_MAX}", actual=len(chosen))
     for name in chosen:

@@ -25,7 +25,7 @@ INPUT_BYTES_MAX = 8 * MIB  # Of one input; golden inputs are fetched by every no
 # Lengths of free axes, the rows' and the others', in the order in which they are tried: images need more than 8.
 LENGTHS = ((ROWS, 4), (ROWS, 3), (1, 1), (2, 2), (1, 4), (ROWS, 8), (ROWS, 1), (1, 16), (1, 32), (1, 64), (1, 128), (1, 224))
 FLOATS = ("small", "positive", "ones")
-INTEGERS = ("few", "ones", "zeros", "order", "last", "twos", "free")
+INTEGERS = ("few", "ones", "zeros", "order", "last", "twos", "free", "parts")
 TRIES_OF_LENGTHS_MAX = 64  # Ways to fill the inputs, for each choice of lengths.
 
 
@@ -48,9 +48,10 @@ def tries(inputs: Sequence[Input]) -> Iterator[dict[str, Array]]:
         large = sum(_bytes(one.tensor, shape) for one, shape in zip(inputs, shapes, strict=True)) > ROWS_BYTES_MAX
         if large and rows > 1 and any(one.tensor.shape[:1] == (-1,) for one in inputs):
             continue
+        longest = max((length for shape in shapes for length in shape), default=1)
         for ways in islice(_ways(inputs), TRIES_OF_LENGTHS_MAX):
             yield {
-                one.tensor.name: filled(one.tensor.datatype, shape, way, SEED + number)
+                one.tensor.name: filled(one.tensor.datatype, shape, way, SEED + number, longest=longest)
                 for number, (one, shape, way) in enumerate(zip(inputs, shapes, ways, strict=True))
             }
 
@@ -79,8 +80,8 @@ def _ways(inputs: Sequence[Input]) -> Iterator[tuple[str, ...]]:
     yield from (ways for ways in product(*kinds) if ways not in alike)
 
 
-def filled(datatype: str, shape: Sequence[int], way: str, seed: int) -> Array:
-    """Return an array of a shape, filled in one of the ways."""
+def filled(datatype: str, shape: Sequence[int], way: str, seed: int, *, longest: int = 1) -> Array:
+    """Return an array of a shape, filled in one of the ways; `longest` is the longest axis of all inputs."""
     count = int(np.prod(shape, dtype=np.int64))
     dtype = DTYPES[datatype]
     rng = np.random.default_rng(seed)
@@ -91,7 +92,7 @@ def filled(datatype: str, shape: Sequence[int], way: str, seed: int) -> Array:
         case "O":
             values = np.array({"few": WORDS, "ones": ("1", "2"), "zeros": ("",)}.get(way, ("1",)), object)
         case _:
-            values = _integers(way, count, rng)
+            values = np.array([longest // max(1, count)]) if way == "parts" else _integers(way, count, rng)
             if dtype.kind in "ub":
                 values = np.abs(values)
     return np.resize(values, count).astype(dtype).reshape(shape)
