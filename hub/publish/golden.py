@@ -83,7 +83,7 @@ def made_up(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | Non
         Refused: GOLDEN_INVALID: none was found, and the publisher does not publish without a proof.
     """
     until, tried, why = time.monotonic() + TRY_SECONDS_MAX, 0, "no inputs could be made"
-    for source, feeds in _candidates(model, fitted):
+    for source, feeds in _candidates(request, model, fitted):
         if tried and time.monotonic() > until:
             break
         tried += 1
@@ -93,7 +93,7 @@ def made_up(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | Non
             why = refusal.reason
             continue
         return Made(source, feeds, outputs)
-    if not request.proves:
+    if not request.proves or not (request.tries or tried):
         return None
     raise Refused(
         Code.GOLDEN_INVALID,
@@ -103,12 +103,14 @@ def made_up(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | Non
     )
 
 
-def _candidates(model: OnnxModel, fitted: core.Fitted | None) -> Iterator[tuple[str, core.Arrays]]:
+def _candidates(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Iterator[tuple[str, core.Arrays]]:
     if fitted is not None:
         rows = rows_max(model, core.GOLDEN_ROWS)
         for mix in range(MIXES):
             yield "reference", core.feeds(fitted.features, core.golden_columns(fitted.columns, rows=rows, mix=mix))
         yield "reference", core.feeds(fitted.features, core.typical_columns(fitted.columns, rows=rows))
+    if not request.tries:
+        return
     inputs = [tried_inputs.Input(tensor, model.axes[tensor.name]) for tensor in model.inputs]
     yield from (("signature", feeds) for feeds in tried_inputs.tries(inputs))
 

@@ -172,6 +172,7 @@ class PublishRequest:
     limits: Limits = field(default_factory=Limits)
     answers: Answers | None = None  # Function that runs golden inputs without answers on the device's own runtime.
     proves: bool = True  # Devices have to answer golden inputs; False: the publisher found none and publishes without them.
+    tries: bool = True  # Golden inputs may be made from the signature, by running the model on them here.
     fixes_shapes: bool = False  # A declared shape that differs from what the model answers is mended in the file that is published.
     confirm: Callable[[Preview], None] | None = None  # Shows what was found before anything is stored; it raises to stop.
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
