@@ -8,6 +8,7 @@ import click
 
 from fleetcast.cli.table_output import print_columns
 from fleetcast.cli.terminal_text import plain
+from hub.cli.errors import Ended, Exit
 from hub.cli.progress import Reporter
 from hub.core.publish.preview import Preview
 
@@ -36,8 +37,8 @@ def confirming(tell: Reporter, release: str, *, asks: bool, as_json: bool) -> Ca
             return
         with tell.paused():
             show_preview(preview)
-            if asks:
-                click.confirm(f"Publish {release}?", abort=True, err=True)
+            if asks and not click.confirm(f"Publish {release}?", err=True):
+                raise Ended(Exit.REFUSED, f"{release} is not published, as you answered")
 
     return confirm
 

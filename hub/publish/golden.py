@@ -135,6 +135,19 @@ def _stable(request: PublishRequest, model: OnnxModel, feeds: core.Arrays) -> co
     return stable
 
 
+def refusal_of_zeros(model: OnnxModel) -> str | None:
+    """Return why a device would refuse the model without golden inputs, which it then asks with zeros; None if it would not."""
+    shapes = {one.name: tuple(1 if axis < 0 else axis for axis in one.shape) for one in model.inputs}
+    zeros = {one.name: np.zeros(shapes[one.name], core.DTYPES[one.datatype]) for one in model.inputs if one.datatype != "BYTES"}
+    zeros |= {one.name: np.full(shapes[one.name], "", object) for one in model.inputs if one.datatype == "BYTES"}
+    try:
+        answers = model.run(zeros, Code.GOLDEN_INVALID, seconds_max=TRY_SECONDS_MAX)
+    except Refused as refusal:
+        return refusal.reason
+    bad = [name for name, one in answers.items() if one.dtype.kind == "f" and not np.isfinite(one).all()]
+    return f"it gives NaN or infinity as {core.listed(bad)}" if bad else None
+
+
 def checked_case(what: str, data: bytes, model: OnnxModel, terms: GoldenTerms) -> Case:
     """Return a case with which the model's answers agree.
 

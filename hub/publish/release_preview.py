@@ -1,9 +1,11 @@
 """Put together what a publisher is shown of an ONNX release before it is signed."""
 
+from collections.abc import Iterator
+
 from hub.core.publish import preview
 from hub.core.publish import release as core
 from hub.core.publish.preview import Preview
-from hub.publish.golden import Case, Made
+from hub.publish.golden import Case, Made, refusal_of_zeros
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.signal_selection import Watch, rows_max
 from schemas.errors import Code
@@ -25,9 +27,24 @@ def preview_of(model: OnnxModel, watched: Watch, made: Made | None, case: Case |
         warnings=(
             *(f"{one}: the published file differs from the given one" for one in mended),
             *preview.warnings_of(fitted, signals, watched.unwatched),
+            *([] if case is not None else _unproven(model)),
         ),
         golden=golden,
     )
+
+
+def unproven(runtime: str) -> Preview:
+    """Return the warning of a release that only its runtime on a device can run, and that comes without golden inputs."""
+    return Preview(warnings=(f"devices run this model by {runtime!r} without golden inputs to prove it; give some with --golden",))
+
+
+def _unproven(model: OnnxModel) -> Iterator[str]:
+    reason = refusal_of_zeros(model)
+    if reason is not None:
+        yield (
+            "devices will refuse this release: without golden inputs they ask the model with zeros, and it does not answer those;"
+            f" give golden inputs with --golden ({reason})"
+        )
 
 
 def _answers(model: OnnxModel, fitted: core.Fitted | None, case: Case | None) -> tuple[dict[str, str], ...]:

@@ -15,7 +15,7 @@ from hub.publish.golden_prompts import SUFFIXES, read_prompts
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.publish_request import FILES, ONNX, Build, GoldenTerms, PublishRequest
 from hub.publish.reference_accuracy import accuracy_of
-from hub.publish.release_preview import preview_of
+from hub.publish.release_preview import preview_of, unproven
 from hub.publish.signal_selection import Watch, fit, watch, watch_unread
 from hub.publish.true_shapes import free_inputs, true_outputs
 from hub.publish.variants import LeftOut, Part, files_of, make_variants
@@ -99,7 +99,8 @@ def _foreign(request: PublishRequest) -> Described:
     parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
     case, unanswered = _foreign_case(request, *signature)
     watched = watch_unread(request, *signature)
-    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None))
+    seen = unproven(request.runs_as) if case is None and request.runs_as != FILES and request.proves else Preview()
+    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None), preview=seen)
 
 
 def _foreign_part(request: PublishRequest, build: Build, signature: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> Part:

@@ -131,11 +131,13 @@ def test_a_model_that_answers_nothing_finite_needs_no_proof_to_be_published(stor
 
     with pytest.raises(Refused) as refused:
         published(model, store)
-    without = published(model, store, proves=False).manifest
+    without = published(model, store, proves=False)
 
     assert refused.value.code is Code.GOLDEN_INVALID
     assert all(word in refused.value.reason for word in ("--golden", "--no-proof", "NaN"))
-    assert without.golden is None
+    assert without.manifest.golden is None
+    assert ["devices will refuse this release" in one for one in without.preview.warnings] == [True]
+    assert not proof(without, store, tmp_path / "device")[0]  # As it warned.
 
 
 def test_a_sampled_output_is_no_golden_answer(store: BlockStore, tmp_path: Path) -> None:
