@@ -21,7 +21,7 @@ ROWS, ROWS_BYTES_MAX = 4, MIB  # Rows that are tried together, where they are no
 TILE = 1021  # Values before they repeat: a prime, so that rows and columns differ.
 SEED = 20_131
 WORDS = ("a", "b", "one", "two")
-INPUT_BYTES_MAX = 8 * MIB  # Of one input; golden inputs are fetched by every node.
+INPUT_BYTES_MAX = 8 * MIB  # An input that is larger is not tried: every node fetches golden inputs.
 # Lengths of free axes, the rows' and the others', in the order in which they are tried: images need more than 8.
 LENGTHS = ((ROWS, 4), (ROWS, 3), (1, 1), (2, 2), (1, 4), (ROWS, 8), (ROWS, 1), (1, 16), (1, 32), (1, 64), (1, 128), (1, 224))
 FLOATS = ("small", "positive", "ones")
