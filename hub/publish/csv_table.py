@@ -1,6 +1,6 @@
 """Read what a CSV file does not say: whether its first line has names, and which columns are texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ def check_header(path: Path, table: "pa.Table") -> None:
         Refused: REFERENCE_INVALID: every cell of the first line could be a value of its column.
     """
     names = table.column_names
-    if not names or names in (list(map(str, range(len(names)))), list(map(str, range(1, len(names) + 1)))):
-        return  # Numbered columns, as a table without names is written.
+    if not names or _numbered(names):
+        return
     if all(_could_be_value(name, column) for name, column in zip(names, table.columns, strict=True)):
         shown = ", ".join(name[:16] for name in names[:VALUES_SHOWN]) + (", ..." if len(names) > VALUES_SHOWN else "")
         raise mismatch(
@@ -33,6 +33,14 @@ def check_header(path: Path, table: "pa.Table") -> None:
             expected="the columns' names; write them above the first row",
             actual=f"a row of values ({shown})",
         )
+
+
+def _numbered(names: Sequence[str]) -> bool:
+    """Return whether columns are numbered from 0 or 1, as a table without names is written, or at least three by consecutive years."""
+    first = names[0]
+    if not (first.isdecimal() and len(first) < 10 and (first in {"0", "1"} or len(names) > 2)):
+        return False
+    return list(names) == [str(int(first) + at) for at in range(len(names))]
 
 
 def _could_be_value(name: str, column: "pa.ChunkedArray") -> bool:

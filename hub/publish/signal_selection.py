@@ -67,8 +67,7 @@ def watch(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None)
         Refused: the model cannot answer the reference, or the request names a signal that does not exist.
     """
     if fitted is None and request.calibration_rows is None:
-        tensors = (*model.inputs, *model.outputs)
-        return Watch(unwatched=tuple(signals.Unwatched(tensor.name, "there is no reference") for tensor in tensors))
+        return _nothing((*model.inputs, *model.outputs))
     answers = {} if fitted is None else _outputs_over(request, model, fitted)
     return _watched(
         request, signals.Model(model.inputs, model.outputs, request.limits, fitted, answers, request.calibration_rows is not None)
@@ -82,8 +81,12 @@ def watch_unread(request: PublishRequest, inputs: Sequence[Tensor], outputs: Seq
         Refused: the request names a signal that does not exist.
     """
     if request.calibration_rows is None or not outputs:
-        return Watch()
+        return _nothing((*inputs, *outputs))
     return _watched(request, signals.Model(inputs, outputs, request.limits, calibrates=True))
+
+
+def _nothing(tensors: Sequence[Tensor]) -> Watch:
+    return Watch(unwatched=tuple(signals.Unwatched(tensor.name, "there is no reference") for tensor in tensors))
 
 
 def _watched(request: PublishRequest, known: signals.Model) -> Watch:

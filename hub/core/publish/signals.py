@@ -150,10 +150,15 @@ def _unwatched(model: Model, watched: Sequence[Candidate], no_room: Sequence[str
         if place not in columns and ("input", feature.tensor.name) not in counted and feature.column not in no_room:
             reason = WHY_NOT.get(model.fitted.findings.get(feature.column, "") if model.fitted is not None else "", "")
             yield Unwatched(feature.column, "not among --signals" if asked else f"{reason}; name it with --signals to watch it")
+    if model.fitted is None:
+        sides = (("input", model.inputs), ("output", model.outputs))
+        unread = [tensor.name for side, tensors in sides for tensor in tensors if (side, tensor.name) not in counted]
+        yield from (Unwatched(name, "there is no reference") for name in unread)
+        return
     for tensor in model.outputs:
         width = _width(model.answers[tensor.name]) if tensor.name in model.answers else None
         seen = ("output", tensor.name) in counted or any(side == "output" and name == tensor.name for side, name, _ in columns)
-        if seen or tensor.name in no_room or (width is None and model.fitted is None):
+        if seen or tensor.name in no_room:
             continue
         if asked:
             yield Unwatched(tensor.name, "not among --signals")

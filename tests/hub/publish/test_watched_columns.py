@@ -64,7 +64,7 @@ def test_a_csv_without_a_line_of_names_is_refused(tmp_path: Path, frame: pd.Data
     assert "names" in refused.value.reason
 
 
-@pytest.mark.parametrize("names", [["a", "b", "c"], ["0", "1", "2"], ["1", "2", "3"], ["2024", "b", "c"]])
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["0", "1", "2"], ["1", "2", "3"], ["2024", "2025", "2026"], ["2024", "b", "c"]])
 def test_a_csv_with_names_is_read(tmp_path: Path, names: list[str]) -> None:
     assert list(read_reference(table(tmp_path / "r.csv", NUMBERS.set_axis(names, axis=1))).columns) == names
 
@@ -154,6 +154,13 @@ def test_an_output_of_several_values_is_reported_as_unwatched(store: BlockStore,
 
     assert [(one.name, "y[0]" in one.reason) for one in built.unwatched] == [("y", True)]
     assert built.preview.outputs[0].watched_as.startswith("not: 3 values")
+
+
+def test_what_is_not_watched_without_a_reference_is_listed(store: BlockStore, tmp_path: Path) -> None:
+    built = build(replace(asked(tmp_path, NUMBERS), reference=None, calibration_rows=1024), store, now=1)
+
+    assert signals(built) == ["service:latency_ms", "service:error", "service:memory_mib"]
+    assert {one.name for one in built.unwatched} == {"x", "y"}
 
 
 def test_numbers_of_a_csv_are_texts_where_the_model_takes_texts(store: BlockStore, tmp_path: Path) -> None:
