@@ -28,6 +28,7 @@ from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
+from node.agent.activation.staging import coming
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
@@ -333,6 +334,7 @@ class Agent:
         for model, slot in self._store.slots().items():
             if slot.serving is not None:
                 self.server.expect(model)
+            self.server.announce_coming(model, coming(slot))
         self.server.start()
 
     def _begin(self) -> None:

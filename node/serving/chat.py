@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from node.core.inference.chat_request import parse_chat
 from node.serving.bodies import Disconnected, read_body
-from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
+from node.serving.http_status import retry_after, status_of
 from node.serving.loaded_model import LoadedModel
 from node.serving.request_telemetry import Observing, Turn, asked_in
 from node.serving.worker_pool import WorkerPool
@@ -60,6 +60,7 @@ class Chats:
         for loaded in self._chatting():
             if loaded.staged.model == request.path_params["model"]:
                 return JSONResponse(self._entry(loaded))
+        self._pool.check_not_coming(request.path_params["model"])
         name = request.path_params["model"][:64]
         return openai_error(Refused(Code.RELEASE_UNKNOWN, f"model {name!r} holds no conversations here"))
 
@@ -190,7 +191,7 @@ def own(chunk: Chunk) -> dict[str, Any]:
 def openai_error(error: FleetcastError) -> JSONResponse:
     """Return an expected error as OpenAI's clients read it."""
     status = status_of(error)
-    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else {"Connection": "close"} if status == 413 else None
+    headers = retry_after(error) if status == 503 else {"Connection": "close"} if status == 413 else None
     return JSONResponse(fields_of(error), status, headers)
 
 

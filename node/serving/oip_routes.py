@@ -27,7 +27,7 @@ from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
 from node.serving.connection import WHOLE, Whole
 from node.serving.cross_site_check import Foreign
-from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
+from node.serving.http_status import retry_after, status_of
 from node.serving.loaded_model import Busy, LoadedModel, Observation
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 OUR_BUG: Final = {"error": "internal error; the node's log has it"}
 PLAIN_INFER: Final = re.compile(r"/v2/models/([^/]+)/infer")
 BODIES_BYTES_MAX: Final = 256 * MIB  # All requests together: four of the largest, and a device still has memory for models
+COMING_NAMED_MAX: Final = 4  # Models that an answer about readiness names.
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
@@ -127,7 +128,8 @@ class Health:
         """Answer GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol
         names.
         """
-        return _readiness({"live": True}, is_ready=self._pool.ready())
+        coming = [str(one.busy(model)) for model, one in sorted(self._pool.coming.items())]
+        return _readiness({"live": True}, is_ready=self._pool.ready(), why="; ".join(coming[:COMING_NAMED_MAX]) or "not ready")
 
     async def model(self, request: Request) -> JSONResponse:
         """Answer GET /v2/models/<model>: metadata of the current release, or of the version named."""
@@ -274,16 +276,16 @@ def in_words(loaded: LoadedModel) -> dict[str, Any]:
     return {**loaded.parameters.runtime, **loaded.parameters.client}
 
 
-def _readiness(fields: dict[str, Any], *, is_ready: bool) -> JSONResponse:
+def _readiness(fields: dict[str, Any], *, is_ready: bool, why: str = "not ready") -> JSONResponse:
     if is_ready:
         return JSONResponse({**fields, "ready": True})
-    return JSONResponse({**fields, "ready": False, "error": "not ready"}, 503, {"Retry-After": RETRY_AFTER_SECONDS})
+    return JSONResponse({**fields, "ready": False, "error": why}, 503, retry_after())
 
 
 def _error_response(error: FleetcastError) -> JSONResponse:
     status = status_of(error)
     if not isinstance(error, Refused):
-        return JSONResponse({"error": str(error)}, status, {"Retry-After": RETRY_AFTER_SECONDS})
+        return JSONResponse({"error": str(error)}, status, retry_after(error))
     # What is too large, or of a stranger, is not read to its end, so the connection cannot be used again.
     return JSONResponse({"error": error.reason}, status, {"Connection": "close"} if status in (403, 413, 415) else None)
 

@@ -26,7 +26,7 @@ from node.serving.activation import Activated, Prepared, Staged, StartWorker, ac
 from node.serving.connection import Connection
 from node.serving.cross_site_check import Foreign
 from node.serving.former_release import FormerRelease
-from node.serving.loaded_model import Observation, Stats
+from node.serving.loaded_model import Coming, Observation, Stats
 from node.serving.oip_routes import application
 from node.serving.self_request import Done, start_probe
 from node.serving.worker_pool import WorkerPool
@@ -144,6 +144,20 @@ class Server:
     def expect(self, model: str) -> None:
         """Have requests for this model wait a moment, before `start`: a release of it is about to be restored."""
         self._pool.expect(model)
+
+    def announce_coming(self, model: str, coming: Coming | None) -> None:
+        """Have requests for a model of which nothing is served yet answered with what its release waits for; None: none is on its way."""
+
+        def on_loop() -> None:
+            if coming is None:
+                self._pool.coming.pop(model, None)
+            else:
+                self._pool.coming[model] = coming
+
+        if self._thread is None:
+            on_loop()
+        else:
+            self._running().call_soon_threadsafe(on_loop)
 
     def stop(self) -> None:
         """Answer what has begun, then end the workers, the thread and the socket."""
