@@ -83,6 +83,7 @@ class Completions:
         try:
             turn = parse_chat(await read_body(receive, CHAT_BYTES_MAX))
         except FleetcastError as error:
+            self._observing.traffic.unmatched += 1
             await openai_error(error)(scope, receive, send)
             return
         except Disconnected:

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version as version_of
+from importlib.resources import files
 from typing import Any, Final
 
 import structlog
@@ -16,10 +17,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from node.core.doctor.agent_health import AgentStatus
 from node.core.inference.oip import BODY_BYTES_MAX, encode_response, model_metadata
 from node.core.inference.tensors import Buffer, json_elements, refuse_request
 from node.serving.accuracy_route import OnLabels, label_routes
@@ -29,6 +31,7 @@ from node.serving.connection import WHOLE, Whole
 from node.serving.cross_site_check import Foreign
 from node.serving.http_status import retry_after, status_of
 from node.serving.loaded_model import Busy, LoadedModel, Observation
+from node.serving.metrics import metrics_route
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -50,21 +53,13 @@ def application(
     on_rows: Callable[[Observation], None],
     on_labels: OnLabels | None = None,
     foreign: Foreign | None = None,
+    status: Callable[[], AgentStatus | None] = lambda: None,
 ) -> ASGIApp:
     """Return the ASGI application of one node; without `on_labels` it takes no counts of right answers."""
     foreign = foreign or Foreign()
     observing = Observing(pool, on_rows)
     infer = Infer(pool, observing)
-    health = Health(pool, node)
-    one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
-    routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
-    routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
-    routes += [Route(path, health.model) for path in (one, versioned)]
-    routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
-    routes += label_routes(on_labels) if on_labels is not None else []
-    routes += chat_routes(pool, observing, node=node)
-    routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
+    routes = routes_of(pool, observing, infer, node=node, on_labels=on_labels, status=status)
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +82,35 @@ def application(
             await rest(scope, receive, send)
 
     return _with_origins(front, foreign.origins) if foreign.origins else front
+
+
+def routes_of(
+    pool: WorkerPool,
+    observing: Observing,
+    infer: "Infer",
+    *,
+    node: str,
+    on_labels: OnLabels | None,
+    status: Callable[[], AgentStatus | None],
+) -> list[Route]:
+    """Return every route of a node. `node/serving/openapi.json` describes them all."""
+    health = Health(pool, node)
+    one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
+    routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
+    routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
+    routes += [Route(path, health.model) for path in (one, versioned)]
+    routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
+    routes += label_routes(on_labels) if on_labels is not None else []
+    routes += chat_routes(pool, observing, node=node)
+    routes += [metrics_route(pool, observing, status, software=version_of("fleetcast")), Route("/openapi.json", openapi)]
+    routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
+    return routes
+
+
+async def openapi(request: Request) -> Response:
+    """Answer GET /openapi.json."""
+    return Response(files("node.serving").joinpath("openapi.json").read_bytes(), media_type="application/json")
 
 
 def _with_origins(front: ASGIApp, origins: frozenset[str]) -> ASGIApp:

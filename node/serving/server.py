@@ -21,6 +21,7 @@ import uvicorn
 
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement
+from node.core.doctor.agent_health import AgentStatus
 from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, StartWorker, activate, start
 from node.serving.connection import Connection
@@ -93,7 +94,8 @@ class Server:
         self._start_worker = start
         self._pool = WorkerPool(self._worker_exited, start=start)
         foreign = Foreign(host=listen.host, hosts=listen.allowed_hosts, origins=listen.allowed_origins)
-        self._app = application(self._pool, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
+        self._status: AgentStatus | None = None
+        self._app = application(self._pool, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign, status=lambda: self._status)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None
@@ -158,6 +160,10 @@ class Server:
             on_loop()
         else:
             self._running().call_soon_threadsafe(on_loop)
+
+    def show(self, status: AgentStatus) -> None:
+        """Have this report of the agent about itself among the metrics from now on."""
+        self._status = status
 
     def stop(self) -> None:
         """Answer what has begun, then end the workers, the thread and the socket."""

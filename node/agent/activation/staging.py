@@ -11,6 +11,7 @@ from node.core.activation.lifecycle import ModelSlot, Target
 from node.serving.activation import Staged, specs_of
 from node.serving.former_release import FormerRelease
 from node.serving.loaded_model import Coming
+from node.serving.server import Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from schemas.errors import Refused
@@ -67,6 +68,14 @@ def former_release(slot: ModelSlot, manifests: Manifests, parameters: Parameters
         return None
     fed = parameters.effective_parameters(slot.last_good.digest, manifest).inputs
     return FormerRelease(slot.last_good.digest, specs_of(manifest.inputs), specs_of(manifest.outputs), fed)
+
+
+def expect(server: Server, slots: Mapping[str, ModelSlot]) -> None:
+    """Have a server that is about to start answer for models whose releases this agent brings back, or has begun to bring."""
+    for model, slot in slots.items():
+        if slot.serving is not None:
+            server.expect(model)
+        server.announce_coming(model, coming(slot))
 
 
 def coming(slot: ModelSlot) -> Coming | None:
