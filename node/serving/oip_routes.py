@@ -30,7 +30,7 @@ from node.serving.chat import chat_routes, openai_error, openai_fields
 from node.serving.connection import WHOLE, Whole
 from node.serving.cross_site_check import Foreign
 from node.serving.http_status import retry_after, status_of
-from node.serving.loaded_model import Busy, LoadedModel, Observation
+from node.serving.loaded_model import Busy, LoadedModel
 from node.serving.metrics import metrics_route
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
@@ -50,14 +50,13 @@ def application(
     pool: WorkerPool,
     *,
     node: str,
-    on_rows: Callable[[Observation], None],
+    observing: Observing,
     on_labels: OnLabels | None = None,
     foreign: Foreign | None = None,
     status: Callable[[], AgentStatus | None] = lambda: None,
 ) -> ASGIApp:
     """Return the ASGI application of one node; without `on_labels` it takes no counts of right answers."""
     foreign = foreign or Foreign()
-    observing = Observing(pool, on_rows)
     infer = Infer(pool, observing)
     routes = routes_of(pool, observing, infer, node=node, on_labels=on_labels, status=status)
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})

@@ -20,7 +20,7 @@ class ModelTraffic:
 
     outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     rows: int = 0
-    latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_SECONDS) + 1))  # of answered requests, by bucket
+    latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_SECONDS) + 1))  # Answered requests by bucket.
     seconds: float = 0.0
 
     def answered(self, rows: int, seconds: float) -> None:
