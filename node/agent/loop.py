@@ -28,6 +28,7 @@ from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
+from node.agent.activation.staging import expect
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
@@ -331,9 +332,7 @@ class Agent:
         self._begin()
 
     def _listen(self) -> None:
-        for model, slot in self._store.slots().items():
-            if slot.serving is not None:
-                self.server.expect(model)
+        expect(self.server, self._store.slots())
         self.server.start()
 
     def _begin(self) -> None:

@@ -11,7 +11,7 @@ from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
-from node.agent.activation.staging import former_release, staged
+from node.agent.activation.staging import coming, former_release, staged
 from node.agent.activation.trials import CUT_SHORT, Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
@@ -283,6 +283,7 @@ class Slots:
             self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
+        self._server.announce_coming(slot.model, coming(self._slots.get(slot.model, slot)))
         for command in step.commands:
             if command not in reports_at_once:
                 self._carry_out(slot, command, now)
