@@ -65,6 +65,9 @@ def _onnx(request: PublishRequest, scratch: Path) -> Described:
     _check_declared(request, model)
     _check_compatible(request, model.inputs, model.outputs)
     watched = watch(request, model, fitted)
+    if request.golden_terms.text_agreement_min is not None and all(one.datatype != "BYTES" for one in model.outputs):
+        expected = "an output of texts, to which it applies; take it out"
+        raise mismatch(Code.SETTINGS_INVALID, "golden.text_agreement_min", expected=expected, actual=core.signature(model.outputs))
     case = _onnx_case(request, model, made)
     parts, left_out = make_variants(request, model, files_of(request.model_path), case, fitted, scratch)
     accuracy = accuracy_of(request, model, fitted)
