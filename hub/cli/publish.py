@@ -20,7 +20,7 @@ from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, op
 from hub.cli.progress import Reporter, progress
 from hub.cli.publish_inputs import block_bytes_for, fleet_archs, release_before, request_for, with_parents
 from hub.cli.publish_preview import as_fields, confirming
-from hub.cli.publish_report import left_out, show_variants, summary, variants
+from hub.cli.publish_report import absent_archs, left_out, show_variants, summary, variants
 from hub.publish.block_store import BlockStore
 from hub.settings import load
 from hub.signing.keys import load_signer
@@ -228,13 +228,16 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
         shown = partial(confirming, release=f"{release.name} {release.version}", asks=asks, as_json=as_json)
         built = _publish(repository, directory, release, team=team, targets=targets, breaking=breaking, confirms=shown)
     runs = hub_runs(directory)
+    limited = any(one.requirements.arch for one in built.manifest.variants)
+    absent = absent_archs(built, fleet_archs(directory)) if limited else []
+    seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
     show_one(
         {**summary(built, BlockStore(directory / "blocks")), "newly_delegated": targets is not None, "announced": runs}
-        | ({"variants": variants(built), "left_out": left_out(built), **as_fields(built.preview)} if as_json else {}),
+        | ({"variants": variants(built), "left_out": left_out(built), **seen} if as_json else {}),
         as_json=as_json,
     )
     if not as_json:
-        show_variants(built)
+        show_variants(built, absent)
         if not runs:
             click.echo("No hub runs here now: the release is announced when one starts.", err=True)
 

@@ -62,6 +62,11 @@ class OnnxModel:
                 timer.cancel()
 
 
+def known_providers() -> list[str]:
+    """Return the execution providers that ONNX Runtime has a name for, here or on other devices."""
+    return list(ort.get_all_providers())
+
+
 def write_with_shapes(source: Path, target: Path, shapes: Mapping[str, Sequence[int]]) -> None:
     """Write the model with other declared shapes of some inputs and outputs, -1 for a free axis; its external data is placed beside it.
 

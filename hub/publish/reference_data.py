@@ -97,11 +97,10 @@ class Reference:
         moved = [place for place, name in before.columns.items() if place in now and now[place] != name and name in now.values()]
         if moved:
             known = [before.columns.get(place, now[place]) for place in sorted(now)]
-            raise mismatch(
+            raise Refused(
                 Code.REFERENCE_INVALID,
-                f"{self.path}: order of columns, which the model does not name",
-                expected=f"that of {before.version}: {listed(known)}; name the columns in the model's order with --columns",
-                actual=listed([now[place] for place in sorted(now)]),
+                f"{self.path}: order of columns, which the model does not name: expected {listed(known)} as in {before.version}, found"
+                f" {listed([now[place] for place in sorted(now)])}; name the columns in the model's order with --columns",
             )
 
     def _fit_whole(self, inputs: Sequence[Tensor], columns: Sequence[str], blocks: Array | None, times: Array | None) -> Fitted:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
+from hub.core.publish import tried_inputs
 from hub.core.publish.preview import Preview
 from hub.core.publish.signature_compatibility import Signature, check_published, optional_inputs
 from hub.publish import golden
@@ -23,10 +25,15 @@ from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
 
+RUNTIME_TRIES_MAX = 4  # Each takes a process of the device's command.
+
 
 @dataclass(frozen=True)
 class Described:
-    """Hold the description; `unanswered` are golden inputs that only the device's own runtime can answer."""
+    """Hold the description; `unanswered` are golden inputs that only the device's own runtime can answer.
+
+    `tried` are such inputs that were made up; the first that it answers becomes the case.
+    """
 
     parts: tuple[Part, ...]
     inputs: tuple[Tensor, ...] = ()
@@ -34,6 +41,7 @@ class Described:
     watch: Watch = field(default_factory=Watch)
     case: golden.Case | None = None
     unanswered: core.Golden | None = None
+    tried: tuple[core.Golden, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     accuracy: Accuracy | None = None
     preview: Preview = field(default_factory=Preview)
@@ -65,6 +73,9 @@ def _onnx(request: PublishRequest, scratch: Path) -> Described:
     _check_declared(request, model)
     _check_compatible(request, model.inputs, model.outputs)
     watched = watch(request, model, fitted)
+    if request.golden_terms.text_agreement_min is not None and all(one.datatype != "BYTES" for one in model.outputs):
+        expected = "an output of texts, to which it applies; take it out"
+        raise mismatch(Code.SETTINGS_INVALID, "golden.text_agreement_min", expected=expected, actual=core.signature(model.outputs))
     case = _onnx_case(request, model, made)
     parts, left_out = make_variants(request, model, files_of(request.model_path), case, fitted, scratch)
     accuracy = accuracy_of(request, model, fitted)
@@ -100,7 +111,23 @@ def _foreign(request: PublishRequest) -> Described:
     case, unanswered = _foreign_case(request, *signature)
     watched = watch_unread(request, *signature)
     seen = unproven(request.runs_as) if case is None and request.runs_as != FILES and request.proves else Preview()
-    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None), preview=seen)
+    tried = _made_up(request, signature[0]) if case is None else ()
+    accuracy = accuracy_of(request, None)
+    return Described(parts, *signature, watched, case=case, unanswered=unanswered, tried=tried, accuracy=accuracy, preview=seen)
+
+
+def _made_up(request: PublishRequest, inputs: tuple[Tensor, ...]) -> tuple[core.Golden, ...]:
+    """Return golden inputs to ask the device's own runtime, where it can be asked here and its models answer numbers."""
+    if request.runs_as != LITERT or request.answers is None or not (request.proves and request.tries):
+        return ()
+    known = [tried_inputs.Input(tensor, ("",) * len(tensor.shape)) for tensor in inputs]
+    return tuple(core.Golden(feeds, {}) for feeds in islice(tried_inputs.tries(known), RUNTIME_TRIES_MAX))
+
+
+def with_tried(described: Described, one: core.Golden, terms: GoldenTerms) -> Described:
+    """Return the description with inputs that were made up, yet to be answered."""
+    case = golden.Case(pack_golden(one.inputs, {}), one, terms)
+    return replace(described, case=case, unanswered=one, preview=Preview(golden="made from the signature"))
 
 
 def _foreign_part(request: PublishRequest, build: Build, signature: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> Part:

@@ -61,11 +61,11 @@ def _of_requirements(
             meant = f"{OTHER_NAMES[arch.lower()]}, as `uname -m` says there" if arch.lower() in OTHER_NAMES else ", ".join(sorted(ARCHS))
             yield (*place, "arch"), f"what a device has: {meant}", arch
     if one.requirements.providers and onnx:
-        from onnxruntime import get_all_providers  # noqa: PLC0415  # It takes a while to import.
+        from hub.publish.onnx_model import known_providers  # noqa: PLC0415  # onnxruntime takes a while to import.
 
         for provider in one.requirements.providers:
-            if provider not in get_all_providers():
-                yield (*place, "providers"), f"providers of ONNX Runtime: {', '.join(get_all_providers())}", provider
+            if provider not in known_providers():
+                yield (*place, "providers"), f"providers of ONNX Runtime: {', '.join(known_providers())}", provider
 
 
 def _of_telemetry(release: "ReleaseFile") -> Iterator[tuple[Place, str, str]]:

@@ -12,7 +12,7 @@ from hub.core.publish.declared_shapes import Answers, Shape
 from hub.publish.golden_prompts import SUFFIXES
 from hub.publish.onnx_model import OnnxModel, write_with_shapes
 from hub.publish.publish_request import PublishRequest
-from schemas.errors import Code, Refused, mismatch
+from schemas.errors import Code, Refused
 
 FOLDER = "with-true-shapes"  # Files that are mended are in the build's own folder.
 
@@ -84,12 +84,10 @@ def _runs(model: OnnxModel, feeds: core.Arrays) -> Iterator[Answers]:
 def _refusal(request: PublishRequest, model: OnnxModel, untrue: Mapping[str, tuple[Shape, Shape]]) -> Refused:
     name, (shape, found) = next(iter(untrue.items()))
     declared = next(list(one.shape) for one in model.outputs if one.name == name)
-    return mismatch(
+    return Refused(
         Code.MODEL_SIGNATURE,
-        f"{request.model_path}: shape of output {name!r} as the file declares it",
-        expected=f"what the model answers, {list(found)}; export it with a free axis, or publish it with --fix-shapes, which declares"
-        f" {list(shape)} in the published file",
-        actual=declared,
+        f"{request.model_path}: shape of output {name!r}: expected {list(found)}, which the model answers, found {declared} in the file, so"
+        f" every device would refuse it; export it with a free axis, or publish it with --fix-shapes, which declares {list(shape)}",
     )
 
 

@@ -1,5 +1,6 @@
 """Say in rows of text what a release was found to take, give and watch, for its publisher to look at before it is signed."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,9 +81,9 @@ def range_of(values: Array) -> str:
     """Return the least and greatest of numbers, or the commonest of other values."""
     if values.dtype.kind in "iuf":
         return f"{_plain(values.min())} to {_plain(values.max())}"
-    texts, counts = np.unique(values.astype(np.str_), return_counts=True)
-    shown = [str(one)[:16] for one in texts[np.argsort(-counts, kind="stable")][:VALUES_SHOWN]]
-    more = len(texts) - len(shown)
+    counts = Counter(map(str, values.ravel().tolist()))
+    shown = [text[:16] for text, _ in counts.most_common(VALUES_SHOWN)]
+    more = len(counts) - len(shown)
     return ", ".join(shown) + (f", {more} more" if more else "")
 
 
