@@ -6,7 +6,7 @@ from pydantic import Field
 
 from schemas import limits
 from schemas.document import Document, Fact, Since
-from schemas.names import Cohort, Label, NodeId
+from schemas.names import Cohort, Digest, Label, NodeId
 from schemas.quantities import Count, Seconds
 
 Settable = Literal["labels", "cohort", "budgets", "telemetry"]
@@ -39,3 +39,5 @@ class DeviceSettings(Document):
     budgets: Annotated[dict[Label, LinkBudget], Field(max_length=3)] | None = None  # By class of link: free, metered, roaming.
     # Another number than before asks the node to sign once more what it serves, because the hub does not know it.
     receipts_asked: Annotated[int | None, Field(ge=1, le=2**53), Since(1)] = None
+    # SHA-256 of a device's key that the hub does not believe, because another one counts under this name.
+    key_refused: Annotated[Digest | None, Since(1)] = None

@@ -35,6 +35,7 @@ WORK_SECONDS = 0.2  # The share of a turn for reading, and for signing, and for 
 AT_ONCE = 8  # Nodes between two looks at the clock.
 UNPROVEN_SECONDS = 120.0  # How long a node may report what no receipt proves before it is asked: receipts come a moment later.
 ASK_SECONDS = 3600.0  # Between two requests to one node; each next pause is this much longer than the one before.
+TELL_SECONDS = 600.0  # Between two statements to one name about its key: two devices may speak in turn.
 ASKS_MAX = 5  # Requests to one node in the life of this process: a node of an earlier version does not know them.
 LOOK_SECONDS = 10.0  # Between two looks for settings that age, and for nodes that know newer ones than the hub.
 ROLE = "rollouts"  # The role whose key signs settings, and whose life they have.
@@ -97,6 +98,8 @@ class SettingsKeeper:
         self._ageing: list[str] = []
         self._unproven: dict[str, _Unproven] = {}
         self._to_ask: list[str] = []
+        self._keys_told: dict[str, float] = {}
+        self._to_tell: list[str] = []
         self._job: _Job | None = None
         self._looked_at = float("-inf")
 
@@ -241,8 +244,19 @@ class SettingsKeeper:
         now, key = datetime.fromtimestamp(self._wall(), UTC), self._signer.public_key.keyid
         self._ageing = [name for name, held in self._held.items() if held.key != key or _is_ageing(held.document, now)]
         self._ageing += [name for name in self._nodes if self._is_behind(name)]
+        self._look_for_other_keys()
 
         self._look_for_unproven()
+
+    def _look_for_other_keys(self) -> None:
+        """Find devices that show another key than the one that counts, or no longer do: their settings tell them."""
+        now = self._monotonic()
+        for name, node in self._nodes.items():
+            held = self._held.get(name)
+            told = held.document.key_refused if held is not None else None
+            if node.other_key != told and now - self._keys_told.get(name, float("-inf")) >= TELL_SECONDS:
+                self._keys_told[name] = now
+                self._to_tell.append(name)
 
     def _look_for_unproven(self) -> None:
         """Find nodes that run what the hub has no receipt for: it lost its database with the broker's memory, or a name is another's."""
@@ -258,10 +272,11 @@ class SettingsKeeper:
                 self._to_ask.append(name)
 
     def _ask(self) -> None:
-        """Ask nodes to sign once more what they serve: another number in their settings."""
+        """Ask nodes to sign once more what they serve, and tell devices whose key does not count: in their settings."""
         until = self._monotonic() + WORK_SECONDS
-        while self._to_ask and self._monotonic() < until:
-            self._to_ask, names = self._to_ask[AT_ONCE:], self._to_ask[:AT_ONCE]
+        while (self._to_ask or self._to_tell) and self._monotonic() < until:
+            waiting, asks = (self._to_ask, True) if self._to_ask else (self._to_tell, False)
+            names, waiting[:AT_ONCE] = waiting[:AT_ONCE], []
             fresh: dict[str, DeviceSettings] = {}
             for name in names:
                 if self._is_forgotten(name):
@@ -270,10 +285,11 @@ class SettingsKeeper:
                 held = self._held.get(name)
                 document = held.document if held is not None else None
                 before = (document.receipts_asked if document is not None else None) or 0
-                asked = max(before + 1, int(self._wall()))  # A hub that was restored asks with another number than before, too.
+                # A hub that was restored asks with another number than before, too.
+                asked = max(before + 1, int(self._wall())) if asks else None
                 serial = core.serial_after(document, self._state(name))
                 fresh[name] = self._document(name, Chosen.of(document), serial=serial, receipts_asked=asked)
-                log.info("receipts.asked_for", node=name)
+                log.info("receipts.asked_for" if asks else "node_key.told", node=name)
             self._sign(fresh)
 
     def _is_behind(self, name: str) -> bool:
@@ -302,7 +318,9 @@ class SettingsKeeper:
     def _document(self, name: str, chosen: Chosen, *, serial: int, receipts_asked: int | None = None) -> DeviceSettings:
         expires, held = int(self._wall() + life(ROLE).total_seconds()), self._held.get(name)
         asked = receipts_asked or (held.document.receipts_asked if held is not None else None)
-        return core.document_of(name, chosen, serial=serial, expires=expires, receipts_asked=asked)
+        node = self._nodes.get(name)
+        refused = node.other_key if node is not None else None
+        return core.document_of(name, chosen, serial=serial, expires=expires, receipts_asked=asked, key_refused=refused)
 
     def _sign(self, documents: Mapping[str, DeviceSettings]) -> None:
         """Sign, make durable, and have published."""
