@@ -271,6 +271,7 @@ def _row(
         "labels": dict(state.profile.labels) if state.profile else {},
         "arch": state.profile.arch if state.profile else None,
         "stale": state.stale,
+        "left_out": state.left_out.model_dump() if state.left_out is not None else None,
         "findings": [one.model_dump() for one in findings],
         "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry else None,
         "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
