@@ -27,6 +27,6 @@ def in_words(rules: list[str]) -> str:
     """Say that lists are older than this version, with an example and the mend."""
     more = f" and {len(rules) - 1} more" if len(rules) > 1 else ""
     return (
-        f"the access lists in broker/ are older than this version: {rules[0]!r}{more} is missing, so that mosquitto keeps messages from nodes "
-        f"or consumers; `fleetcast access-list --write` makes them anew, then give them to mosquitto and have it reload them"
+        f"the access lists in broker/ are older than this version: {rules[0]!r}{more} is missing, so that mosquitto keeps messages from "
+        f"nodes or consumers; `fleetcast access-list --write` makes them anew, then give them to mosquitto and have it reload them"
     )
