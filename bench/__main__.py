@@ -19,6 +19,7 @@ from bench import (
     ingest,
     links,
     memory,
+    neighbours,
     node,
     relay,
     restart,
@@ -34,6 +35,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "ingest": ingest.measure,
     "idle": idle.measure,
     "node": node.measure,
+    "neighbours": neighbours.measure,
     "delivery": delivery.measure,
     "memory": memory.measure,
     "relay": relay.measure,
@@ -48,7 +50,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "shares": shares.measure,
 }
 QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "restart", "cli", "shares")  # `make bench`
-NODE = ("telemetry", "node")  # `make bench-node`
+NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
 COMMANDS = (("make bench", QUICK), ("make bench-node", NODE), ("make bench-drift", ("drift",)), ("make test-fresh", ("fresh",)))

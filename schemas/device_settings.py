@@ -37,7 +37,5 @@ class DeviceSettings(Document):
     telemetry: bool | None = None
     display_name: Annotated[str, Field(max_length=64)] | None = None
     budgets: Annotated[dict[Label, LinkBudget], Field(max_length=3)] | None = None  # By class of link: free, metered, roaming.
-    # Another number than before asks the node to sign once more what it serves, because the hub does not know it.
-    receipts_asked: Annotated[int | None, Field(ge=1, le=2**53), Since(1)] = None
     # SHA-256 of a device's key that the hub does not believe, because another one counts under this name.
     key_refused: Annotated[Digest | None, Since(1)] = None

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from schemas import codec, limits
 from schemas.accuracy import Accuracy
-from schemas.document import Document, Fact
+from schemas.document import Document, Fact, Since
 from schemas.names import Digest, FilePath, Label, ModelName, Version
 from schemas.parameters import Parameters
 from schemas.quantities import Count, Seconds
@@ -122,6 +122,23 @@ class Measured(Fact):
     original_latency_ms: Annotated[float, Field(ge=0)]
 
 
+class Joining(Fact):
+    """Report whether rows of several requests may be answered in one question, as it was found where the release was published.
+
+    `tried` names the graph, and what golden rows were asked with; `found` is what kept rows from being joined.
+    """
+
+    together: bool
+    tried: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=limits.JOINING_TRIED_MAX)] = ()
+    found: Annotated[str, Field(max_length=limits.JOINING_FOUND_MAX)] = ""
+
+    @model_validator(mode="after")
+    def _reasoned(self) -> Self:
+        if self.together == bool(self.found) or not self.tried:
+            raise ValueError("what is joined was tried, and what is not has a reason")
+        return self
+
+
 class Variant(Fact):
     """Describe one build of the release for a class of devices; the runtime loads the first file."""
 
@@ -131,6 +148,7 @@ class Variant(Fact):
     files: Annotated[tuple[File, ...], Field(min_length=1, max_length=limits.FILES_PER_VARIANT_MAX)]
     golden: Golden | None = None  # The variant's own case, if its answers differ from the other variants'.
     measured: Measured | None = None
+    joining: Annotated[Joining | None, Since(1)] = None  # Absent: the device tries it itself, as of the version before.
 
 
 class Shadow(Fact):
@@ -161,6 +179,7 @@ class Manifest(Document):
     """Describe a release. It is immutable: its digest is the release's identity."""
 
     schema_name = "manifest"
+    schema_minor = 1
     bytes_max = limits.MANIFEST_BYTES_MAX
 
     model: ModelName

@@ -23,7 +23,7 @@ from schemas.enrolment import (
     SignedStatement,
     Statement,
 )
-from schemas.manifest import Block, File, Golden, Index, Limits, Manifest, Payload, Requirements, Tensor, Variant
+from schemas.manifest import Block, File, Golden, Index, Joining, Limits, Manifest, Payload, Requirements, Tensor, Variant
 from schemas.names import sha256
 from schemas.receipt import Evidence, Receipt, SealedReceipt
 from schemas.rice import pack
@@ -364,6 +364,26 @@ _WORSE = SignalDrift(
 
 # Further messages by name: those about accuracy, an interval without drift, and alerts of other kinds.
 MORE_EXAMPLES: tuple[tuple[str, Document], ...] = (
+    (
+        "joining",
+        MANIFEST.model_copy(
+            update={
+                "variants": (
+                    MANIFEST.variants[0].model_copy(
+                        update={"joining": Joining(together=True, tried=("graph", "alone", "permuted", "floats times 1e4"))}
+                    ),
+                    MANIFEST.variants[0].model_copy(
+                        update={
+                            "name": "int8",
+                            "joining": Joining(
+                                together=False, tried=("graph",), found="DynamicQuantizeLinear is not known to keep rows apart"
+                            ),
+                        }
+                    ),
+                )
+            }
+        ),
+    ),
     (
         "findings",
         State(

@@ -30,7 +30,7 @@ def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
         "runtime": manifest.variants[0].runtime,
         "variants": [one.name for one in built.variants],
         "signals": [signal.name for signal in manifest.baseline.signals] if manifest.baseline else [],
-        "unwatched": list(built.unwatched),
+        "unwatched": [one.name for one in built.unwatched],
         "calibration_rows": manifest.baseline.calibration_rows if manifest.baseline else None,
         "not_calibrated": built.not_calibrated or None,
         "epsilon": manifest.privacy.epsilon if manifest.privacy else None,

@@ -7,12 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from hub.core.publish import release as core
+from hub.core.publish.preview import Preview
+from hub.core.publish.signals import Unwatched
 from hub.publish.chunk_files import (
     ENCODERS,
     GOLDEN_FILE,
@@ -60,8 +62,9 @@ class BuiltRelease:
     variants: tuple[BuiltVariant, ...]  # Variants in the manifest's order.
     left_out: tuple[LeftOut, ...]  # Builds that were requested and are not published, with the reason.
     stored_bytes: int  # Bytes by which the store grew.
-    unwatched: tuple[str, ...]  # Input columns that are not watched, because a window holds no more signals.
+    unwatched: tuple[Unwatched, ...]  # Columns, outputs and signals that no window counts.
     not_calibrated: str = ""  # Why nodes get no baselines of their own, although they would by default.
+    preview: Preview = field(default_factory=Preview)
 
 
 def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease:
@@ -83,6 +86,8 @@ def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease
         release = _Release(request, described)
         if described.unanswered is not None:
             release = _Release(request, _asked(request, release, Path(scratch), now=now))
+        if request.confirm is not None:
+            request.confirm(release.described.preview)
         return _store_all(request, release, store, now=now)
 
 
@@ -131,6 +136,7 @@ class _Release:
                 files=tuple(described[key] for key in files.values()),
                 golden=_golden(part.case, described) if part.case is not None else None,
                 measured=part.measured,
+                joining=part.joining,
             )
 
 
@@ -166,6 +172,7 @@ def _store_all(request: PublishRequest, release: _Release, store: Payloads, *, n
         stored_bytes=batch.added_bytes,
         unwatched=release.described.watch.unwatched,
         not_calibrated=release.described.watch.not_calibrated,
+        preview=release.described.preview,
     )
 
 

@@ -1,14 +1,17 @@
 """Describe models for runtimes other than ONNX Runtime: the signature is read from the file or given by the publisher."""
 
 import json
+import mmap
 import struct
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from fleetcast.litert_file import NoModel, keeps_variables, variable_operators
 from fleetcast.missing_libraries import missing_library
 from hub.core.publish import release as core
 from hub.publish.publish_request import FILES, PublishRequest
@@ -42,8 +45,11 @@ def signature_of(request: PublishRequest, path: Path) -> tuple[tuple[Tensor, ...
         case "litert":
             if request.inputs and request.outputs and find_spec("ai_edge_litert") is None:
                 _check_tflite(path)
+                _check_shapes(path, request.input_shapes, request.inputs)
                 return request.inputs, request.outputs
-            found = describe_tflite(path)
+            stated_shapes = {tensor.name: tensor.shape for tensor in request.inputs or ()}
+            found = describe_tflite(path, {**stated_shapes, **request.input_shapes})
+            _check_shapes(path, request.input_shapes, found[0])
         case runtime:
             if not (request.inputs and request.outputs):
                 expected = "[[inputs]] and [[outputs]] in the release file, since nothing here can read it"
@@ -72,8 +78,9 @@ def check_gguf(path: Path) -> None:
         raise mismatch(Code.MODEL_LOAD, f"{path}: GGUF", expected=expected, actual=f"version {version} and {tensors} tensors")
 
 
-def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return the inputs and outputs of a .tflite model, read in a child process by the library that a device loads it with.
+def describe_tflite(path: Path, shapes: Mapping[str, Sequence[int]]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return the inputs and outputs of a .tflite model, read in a child process by the library that a device loads it with. `shapes`: sizes
+    of inputs that the file leaves open.
 
     Raises:
         Refused: MODEL_LOAD, MODEL_SIGNATURE, or RUNTIME_ABSENT where the library is not installed.
@@ -84,7 +91,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         raise mismatch(Code.RUNTIME_ABSENT, f"library that reads {path}", expected=expected, actual="neither")
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "hub.publish.litert_model", str(path.resolve())],
+            [sys.executable, "-m", "hub.publish.litert_model", str(path.resolve()), json.dumps(shapes)],
             capture_output=True,
             check=False,
             timeout=DESCRIBE_SECONDS_MAX,
@@ -97,7 +104,7 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
         complaint = done.stderr.decode(errors="replace").strip().splitlines()
         if missing := missing_library("\n".join(complaint)):
             raise Refused(Code.RUNTIME_ABSENT, f"{path} cannot be described here, because LiteRT cannot be loaded: {missing}")
-        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (complaint or ["it printed nothing"])[-1][:200]
+        how = f"it ended by signal {-done.returncode}" if done.returncode < 0 else (complaint or ["it printed nothing"])[-1][:400]
         raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as a LiteRT model: {how}")
     try:
         described = json.loads(done.stdout)
@@ -107,10 +114,28 @@ def describe_tflite(path: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
     return inputs, outputs
 
 
+def _check_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]], inputs: Sequence[Tensor]) -> None:
+    found = {tensor.name: tensor.shape for tensor in inputs}
+    for name, shape in shapes.items():
+        if name not in found:
+            expected = f"one of {core.listed([*found])}"
+            raise mismatch(Code.MODEL_SIGNATURE, f"{path}: input of --input-shape", expected=expected, actual=name[:64])
+        if shape != found[name]:
+            expected = f"{list(found[name])} of the file, of which only -1 is open"
+            raise mismatch(Code.MODEL_SIGNATURE, f"{path}: --input-shape of {name}", expected=expected, actual=list(shape))
+
+
 def _check_tflite(path: Path) -> None:
     head = _head(path, 8)
     if head[4:8] != b"TFL3":
         raise mismatch(Code.MODEL_LOAD, f"{path}: bytes 4 to 8", expected="b'TFL3' of a LiteRT model", actual=head[4:8])
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
+            variables = variable_operators(view)
+    except (NoModel, ValueError, OSError) as error:
+        raise Refused(Code.MODEL_LOAD, f"{path} is no .tflite file: {core.first_line(error)}") from None
+    if variables:
+        raise Refused(Code.MODEL_LOAD, f"{path}: {keeps_variables(variables)}")
 
 
 def _head(path: Path, size: int) -> bytes:

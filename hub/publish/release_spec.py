@@ -6,15 +6,18 @@ from pathlib import Path
 
 from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
+from hub.core.publish.preview import Preview
 from hub.core.publish.signature_compatibility import Signature, check_published, optional_inputs
 from hub.publish import golden
 from hub.publish.chunk_files import GOLDEN_FILE
-from hub.publish.foreign_models import signature_of
+from hub.publish.foreign_models import LITERT, signature_of
 from hub.publish.golden_prompts import SUFFIXES, read_prompts
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.publish_request import FILES, ONNX, Build, GoldenTerms, PublishRequest
 from hub.publish.reference_accuracy import accuracy_of
-from hub.publish.signal_selection import Watch, watch, watch_unread
+from hub.publish.release_preview import preview_of, unproven
+from hub.publish.signal_selection import Watch, fit, watch, watch_unread
+from hub.publish.true_shapes import free_inputs, true_outputs
 from hub.publish.variants import LeftOut, Part, files_of, make_variants
 from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused, mismatch
@@ -33,6 +36,7 @@ class Described:
     unanswered: core.Golden | None = None
     left_out: tuple[LeftOut, ...] = ()
     accuracy: Accuracy | None = None
+    preview: Preview = field(default_factory=Preview)
 
     @property
     def cases(self) -> tuple[golden.Case, ...]:
@@ -51,19 +55,36 @@ def describe(request: PublishRequest, scratch: Path) -> Described:
 
 
 def _onnx(request: PublishRequest, scratch: Path) -> Described:
-    files = files_of(request.model_path)  # This names the fault before the model is loaded.
-    model = OnnxModel(request.model_path)
+    files_of(request.model_path)  # This names the fault before the model is loaded.
+    freed = free_inputs(request, OnnxModel(request.model_path), scratch)
+    request, model = freed.request, freed.model
+    fitted = fit(request, model)
+    made = golden.made_up(request, model, fitted) if request.golden_path is None else None
+    true = true_outputs(request, model, made.inputs if made is not None else _given_inputs(request, model), scratch)
+    request, model = true.request, true.model
     _check_declared(request, model)
     _check_compatible(request, model.inputs, model.outputs)
-    watched = watch(request, model)
-    case = _onnx_case(request, model, watched)
-    parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
-    return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out, accuracy=accuracy_of(request, model))
+    watched = watch(request, model, fitted)
+    case = _onnx_case(request, model, made)
+    parts, left_out = make_variants(request, model, files_of(request.model_path), case, fitted, scratch)
+    accuracy = accuracy_of(request, model, fitted)
+    seen = preview_of(model, watched, made, case, mended=(*freed.mended, *true.mended))
+    return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out, accuracy=accuracy, preview=seen)
 
 
-def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> golden.Case | None:
+def _given_inputs(request: PublishRequest, model: OnnxModel) -> core.Arrays | None:
+    """Return the inputs of the publisher's golden file, with or without answers."""
+    path = request.golden_path
+    if path is None:
+        return None
+    if path.suffix.lower() in SUFFIXES:
+        return read_prompts(path, model.inputs, model.outputs)[0].inputs
+    return core.parse_golden(str(path), golden.read(path), model.inputs, model.outputs).inputs
+
+
+def _onnx_case(request: PublishRequest, model: OnnxModel, made: golden.Made | None) -> golden.Case | None:
     if request.golden_path is None or request.golden_path.suffix.lower() not in SUFFIXES:
-        return golden.case_of(request, model, watched.fitted)
+        return golden.case_of(request, model, made)
     arrays, terms = read_prompts(request.golden_path, model.inputs, model.outputs)
     if not arrays.outputs:
         arrays = replace(arrays, outputs=model.run(dict(arrays.inputs), Code.GOLDEN_INVALID))
@@ -78,7 +99,8 @@ def _foreign(request: PublishRequest) -> Described:
     parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
     case, unanswered = _foreign_case(request, *signature)
     watched = watch_unread(request, *signature)
-    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None))
+    seen = unproven(request.runs_as) if case is None and request.runs_as != FILES and request.proves else Preview()
+    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None), preview=seen)
 
 
 def _foreign_part(request: PublishRequest, build: Build, signature: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> Part:
@@ -162,8 +184,17 @@ def check_request(request: PublishRequest) -> None:
     if request.runs_as != ONNX and (request.variants.held_out is not None or request.variants.calibration is not None):
         reason = f"{request.model_path} is run as {request.runs_as!r}: nothing here runs it, so it cannot be measured or calibrated"
         raise Refused(Code.REFERENCE_INVALID, reason)
+    if request.runs_as != LITERT and request.input_shapes:
+        raise mismatch(
+            Code.SETTINGS_INVALID,
+            "input_shapes",
+            expected="none, for a model that is not .tflite",
+            actual=core.listed([*request.input_shapes]),
+        )
     if request.runs_as == FILES and request.golden_path is not None:
         raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files and no runtime runs it; omit the golden inputs")
+    if request.golden_path is not None and not request.proves:
+        raise Refused(Code.GOLDEN_INVALID, f"{request.golden_path} has golden inputs, and the release is to have none; omit one of the two")
     if request.reference is None:
         given: dict[str, object] = {"block column": request.blocks_column, "time column": request.time_column}
         given |= {"signals": request.signals} if request.calibration_rows is None else {}

@@ -14,10 +14,12 @@ from hub.core.publish import release as core
 from hub.core.publish.samples import Samples
 from hub.publish import golden, quantise
 from hub.publish.chunk_files import GOLDEN_FILE, MODEL_FILE
+from hub.publish.joined_rows import joining_of
 from hub.publish.onnx_model import OnnxModel, external_data
 from hub.publish.publish_request import ONNX, Build, PublishRequest
+from hub.publish.signal_selection import names_for
 from schemas.errors import Code, Refused, mismatch
-from schemas.manifest import Measured, Requirements
+from schemas.manifest import Joining, Measured, Requirements
 
 LATENCY_RUNS = 51  # The number is odd, so the median is one of the runs.
 LATENCY_SECONDS_MAX = 1.0  # Time per build; a slow one is measured on fewer runs.
@@ -40,6 +42,7 @@ class Part:
     requirements: Requirements = field(default_factory=Requirements)
     case: golden.Case | None = None
     measured: Measured | None = None
+    joining: Joining | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,8 @@ class _Workshop:
         scratch: Path,
     ) -> None:
         self._request, self._original, self._files, self._case, self._scratch = request, original, files, case, scratch
-        terms, named = request.variants, request.feature_columns if request.feature_columns is not None else original.columns
+        self._golden_inputs = case.arrays.inputs if case is not None else None
+        terms, named = request.variants, names_for(request, original, fitted)
         signature = original.inputs, original.outputs
         self._calibration = terms.calibration.fit(*signature, named=named) if terms.calibration is not None else None
         self._rows: Samples | None = None
@@ -126,7 +130,8 @@ class _Workshop:
         if not _is_made(build):
             paths, spans = self._files
             measured = self._measure(build, self._original) if self._rows is not None else None
-            return Part(build.name, ONNX, paths, spans, build.requirements, None, measured)
+            joining = joining_of(self._request.model_path, self._original, self._golden_inputs)
+            return Part(build.name, ONNX, paths, spans, build.requirements, None, measured, joining)
         self._request.progress(f"making {build.name}", 0, 1)
         what = f"variant {build.name!r}"
         if build.how == "as-is" and build.model_path is not None and not build.sparsity:
@@ -140,7 +145,8 @@ class _Workshop:
         model = self._load(what, paths[MODEL_FILE])
         measured = self._measure(build, model)
         case = golden.own_case(build.name, self._case, model, rounds=build.how in ROUNDS) if self._case is not None else None
-        return Part(build.name, ONNX, paths, spans, build.requirements, case, measured)
+        joining = joining_of(paths[MODEL_FILE], model, self._golden_inputs)
+        return Part(build.name, ONNX, paths, spans, build.requirements, case, measured, joining)
 
     def _load(self, what: str, path: Path) -> OnnxModel:
         try:

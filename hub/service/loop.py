@@ -67,6 +67,7 @@ from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry.drift_evidence import Evidence
 from hub.service.telemetry.drift_job import Settling
 from hub.service.telemetry.ingest import Ingest
+from hub.service.telemetry.receipt_requests import ReceiptRequests
 from hub.settings import HubSettings
 from hub.signing.certificate_authority import Authority
 from hub.signing.tuf_repository import Repository
@@ -235,6 +236,8 @@ class Service:
             monotonic=self._monotonic,
         )
 
+        self._receipt_requests = ReceiptRequests(self._ingest.nodes, ask=self._link.ask_for_receipts, listening=self._listening)
+
     def _make_alerts(self) -> None:
         """Make the delivery of alerts to webhooks and programs."""
         self._hooks = Hooks(
@@ -363,6 +366,7 @@ class Service:
             self._work(lambda: self._node_settings.tick(online=self._online))
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
+            self._work(self._receipt_requests.tick)
             self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:

@@ -20,11 +20,15 @@ NEEDS: Final = {"onnx": "onnxruntime", "llama": "xllamacpp", "litert": "ai_edge_
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Describe how a model is to be loaded here. `providers`: execution providers that the variant requires, the preferred first."""
+    """Describe how a model is to be loaded here. `providers`: execution providers that the variant requires, the preferred first.
+
+    `inputs`: what the release takes, for a runtime whose files leave sizes open that have to be set before the model can run.
+    """
 
     threads: int = 1
     providers: tuple[str, ...] = ()
     parameters: Mapping[str, Any] | None = None  # The release's that go to the runtime, as they are when it is loaded.
+    inputs: tuple[Spec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import onnxruntime
 
-from node.core.inference.row_independence import why_not
+from fleetcast.joining.row_independence import why_not
 from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from node.runtimes.reasons import first_line

@@ -11,23 +11,22 @@ from typing import Final, Literal
 
 import numpy as np
 
+from fleetcast.joining.row_proof import Tried, try_rows
 from node.core.activation import golden
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.inference.tensors import DATATYPES, DTYPES, Array, Raw, Spec, array_of, check_signature, raw_of
+from node.serving.batching import SECONDS_MAX
 from node.workers.inline import Inline
 from node.workers.worker_handle import REQUEST_SECONDS_MAX, Load, Runner, Worker
 from schemas.errors import Code, Refused, mismatch
-from schemas.manifest import Golden, Manifest, Tensor
+from schemas.manifest import Golden, Joining, Manifest, Tensor
 from schemas.receipt import Evidence
 
 WARM_RUNS: Final = 3  # the first run allocates, the second plans memory
 LATENCY_RUNS: Final = 21  # odd: the median is one of them
 LATENCY_SECONDS_MAX: Final = 3.0  # a slow model is measured on fewer runs; it is still measured
 MIN_RUNS: Final = 3
-ROWS_ALONE_MIN: Final = 2
-ROWS_ALONE: Final = 4  # golden rows that are asked one by one
-ALONE_TOLERANCE: Final = 1e-3  # a kernel may add up in another order for one row than for many
-HOSTILE_FACTORS: Final = (1.0, 1e4, 1e-4)  # Factors of the rows beside a golden one: what another client may send.
+ROWS_WORTH: Final = 2  # Rows of one question from which on joining is worth anything.
 HUNG_TIMES: Final = 10.0  # a request that takes this many times the release's own limit is not slow, it hangs
 SYNTHETIC_AXIS: Final = 1  # A free axis's length, where no golden input sets it.
 
@@ -58,6 +57,11 @@ class Staged:
         return self.manifest.golden_of(chosen)
 
     @property
+    def joining(self) -> Joining | None:
+        """Return what its publisher found when it tried to join rows of this variant; None where it did not try."""
+        return next((one for one in self.manifest.variants if one.name == self.variant), self.manifest.variants[0]).joining
+
+    @property
     def load(self) -> Load:
         """Return how its model is to be loaded. A model that is slow by its own limits is not taken for one that hangs."""
         bounds = self.manifest.limits
@@ -67,6 +71,7 @@ class Staged:
             threads=self.threads,
             providers=self.providers,
             parameters=self.parameters.runtime,
+            inputs=specs_of(self.manifest.inputs),
             memory_bytes_max=bounds.memory_bytes_max,
             cores=self.cores,
             request_seconds=max(REQUEST_SECONDS_MAX, HUNG_TIMES * bounds.latency_ms_max / 1e3),
@@ -86,7 +91,7 @@ class Activated:
     """Hold a proven worker. `sample` is one row (or the golden batch, where no axis is free), to warm up another worker with.
 
     `joins_rows`: rows of several requests may be asked together, since the runtime says that the graph keeps rows apart, and golden rows
-    gave the same answers alone, together, and beside rows that are far from any golden one; `row_seconds` is what one of them takes.
+    were answered alike whatever stood beside them, here or where the release was published; `row_seconds` is what one of them takes.
     """
 
     worker: Runner
@@ -219,7 +224,7 @@ async def _self_test(worker: Runner, staged: Staged) -> _Proof:
     one_row, fitted = all(spec.shape[:1] == (-1,) for spec in inputs), questions[0]
     sample = tuple(raw_of(name, array[:1] if one_row else array) for name, array in fitted.items())
     free = one_row and all(spec.shape[:1] == (-1,) for spec in outputs)
-    joins = free and worker.rows_apart and await _rows_alone(worker, staged, fitted, answers, case.rows)
+    joins = free and worker.rows_apart and await _rows_apart(worker, staged, fitted, answers, case.rows)
     return _Proof(sample, error_max, case.rows, joins)
 
 
@@ -242,40 +247,38 @@ async def _asked(worker: Runner, staged: Staged, raws: Sequence[Raw]) -> dict[st
     return {raw.name: array_of(raw) for raw in await worker.infer(raws, staged.parameters.runtime)}
 
 
-async def _rows_alone(worker: Runner, staged: Staged, fitted: Mapping[str, Array], together: Mapping[str, Array], rows: int) -> bool:
-    """Return whether golden rows are answered alone as they were together: a free first axis may also be time, where joining would be
-    wrong.
+async def _rows_apart(worker: Runner, staged: Staged, fitted: Mapping[str, Array], together: Mapping[str, Array], rows: int) -> bool:
+    """Return whether rows of several requests may be joined: by what the manifest states of this variant, or else by trying it here.
+
+    What was proved where the release was published holds for the processor. A variant for other providers is tried on them.
     """
-    if rows < ROWS_ALONE_MIN or any(array.shape[:1] != (rows,) for side in (fitted, together) for array in side.values()):
-        return False
-    asked = min(rows, ROWS_ALONE)
+    stated = staged.joining
+    if stated is not None and (not stated.together or not staged.providers):
+        return stated.together
+    trying = try_rows(fitted, together, rows)
+    taken: list[float] = []
     try:
-        for row in range(asked):
-            alone = await _asked(worker, staged, [raw_of(name, array[row : row + 1]) for name, array in fitted.items()])
-            known = {name: array[row : row + 1] for name, array in together.items()}
-            golden.compare(known, alone, relative=ALONE_TOLERANCE, absolute=ALONE_TOLERANCE)
-        for factor in HOSTILE_FACTORS:
-            beside = {name: np.concatenate([array[:asked], hostile(array[:asked], factor)]) for name, array in fitted.items()}
-            answers = await _asked(worker, staged, [raw_of(name, array) for name, array in beside.items()])
-            known = {name: array[:asked] for name, array in together.items()}
-            golden.compare(
-                known, {name: array[:asked] for name, array in answers.items()}, relative=ALONE_TOLERANCE, absolute=ALONE_TOLERANCE
-            )
+        question = next(trying)
+        while True:
+            began = time.perf_counter()
+            answers = await _asked_or_none(worker, staged, question)
+            taken.append((time.perf_counter() - began) / max(1, len(next(iter(question.values())))))
+            if len(taken) >= MIN_RUNS and min(taken) * ROWS_WORTH > SECONDS_MAX:
+                return False  # So slow that no second row would be joined to one: the rest is not worth trying.
+            question = trying.send(answers)
+    except StopIteration as end:
+        found: Tried = end.value
+        return found.apart
+
+
+async def _asked_or_none(worker: Runner, staged: Staged, question: Mapping[str, Array]) -> dict[str, Array] | None:
+    """Return the answers to a question that the model may refuse."""
+    try:
+        return await _asked(worker, staged, [raw_of(name, array) for name, array in question.items()])
     except Refused as refusal:
-        if refusal.code not in {Code.MODEL_GOLDEN, Code.MODEL_RUN, Code.REQUEST_INVALID}:
+        if refusal.code not in {Code.MODEL_GOLDEN, Code.MODEL_RUN, Code.MODEL_TOO_LARGE, Code.REQUEST_INVALID}:
             raise
-        return False
-    return True
-
-
-def hostile(rows: Array, factor: float) -> Array:
-    """Return rows in another order, and floats far from what they were; the numbers of words, and texts, are only in another order."""
-    if rows.dtype.kind != "f":
-        return rows[::-1]
-    bounds = np.finfo(rows.dtype)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        far = np.clip(np.where(rows == 0, 1.0, rows).astype(np.float64) * factor, float(bounds.min), float(bounds.max))
-    return far.astype(rows.dtype)[::-1]
+        return None
 
 
 def _check_answers(specs: Sequence[Spec], answers: Mapping[str, Array], *, known: Mapping[str, Array]) -> None:

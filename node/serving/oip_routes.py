@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version as version_of
+from importlib.resources import files
 from typing import Any, Final
 
 import structlog
@@ -16,10 +17,11 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from node.core.doctor.agent_health import AgentStatus
 from node.core.inference.oip import BODY_BYTES_MAX, encode_response, model_metadata
 from node.core.inference.tensors import Buffer, json_elements, refuse_request
 from node.serving.accuracy_route import OnLabels, label_routes
@@ -27,8 +29,9 @@ from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
 from node.serving.connection import WHOLE, Whole
 from node.serving.cross_site_check import Foreign
-from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
-from node.serving.loaded_model import Busy, LoadedModel, Observation
+from node.serving.http_status import retry_after, status_of
+from node.serving.loaded_model import Busy, LoadedModel
+from node.serving.metrics import metrics_route
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -39,6 +42,7 @@ log = structlog.get_logger(__name__)
 OUR_BUG: Final = {"error": "internal error; the node's log has it"}
 PLAIN_INFER: Final = re.compile(r"/v2/models/([^/]+)/infer")
 BODIES_BYTES_MAX: Final = 256 * MIB  # All requests together: four of the largest, and a device still has memory for models
+COMING_NAMED_MAX: Final = 4  # Models that an answer about readiness names.
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
@@ -46,24 +50,15 @@ def application(
     pool: WorkerPool,
     *,
     node: str,
-    on_rows: Callable[[Observation], None],
+    observing: Observing,
     on_labels: OnLabels | None = None,
     foreign: Foreign | None = None,
+    status: Callable[[], AgentStatus | None] = lambda: None,
 ) -> ASGIApp:
     """Return the ASGI application of one node; without `on_labels` it takes no counts of right answers."""
     foreign = foreign or Foreign()
-    observing = Observing(pool, on_rows)
     infer = Infer(pool, observing)
-    health = Health(pool, node)
-    one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
-    routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
-    routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
-    routes += [Route(path, health.model) for path in (one, versioned)]
-    routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
-    routes += label_routes(on_labels) if on_labels is not None else []
-    routes += chat_routes(pool, observing, node=node)
-    routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
+    routes = routes_of(pool, observing, infer, node=node, on_labels=on_labels, status=status)
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +81,35 @@ def application(
             await rest(scope, receive, send)
 
     return _with_origins(front, foreign.origins) if foreign.origins else front
+
+
+def routes_of(
+    pool: WorkerPool,
+    observing: Observing,
+    infer: "Infer",
+    *,
+    node: str,
+    on_labels: OnLabels | None,
+    status: Callable[[], AgentStatus | None],
+) -> list[Route]:
+    """Return every route of a node. `node/serving/openapi.json` describes them all."""
+    health = Health(pool, node)
+    one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
+    routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
+    routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
+    routes += [Route(path, health.model) for path in (one, versioned)]
+    routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
+    routes += label_routes(on_labels) if on_labels is not None else []
+    routes += chat_routes(pool, observing, node=node)
+    routes += [metrics_route(pool, observing, status, software=version_of("fleetcast")), Route("/openapi.json", openapi)]
+    routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
+    return routes
+
+
+async def openapi(request: Request) -> Response:
+    """Answer GET /openapi.json."""
+    return Response(files("node.serving").joinpath("openapi.json").read_bytes(), media_type="application/json")
 
 
 def _with_origins(front: ASGIApp, origins: frozenset[str]) -> ASGIApp:
@@ -127,7 +151,8 @@ class Health:
         """Answer GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol
         names.
         """
-        return _readiness({"live": True}, is_ready=self._pool.ready())
+        coming = [str(one.busy(model)) for model, one in sorted(self._pool.coming.items())]
+        return _readiness({"live": True}, is_ready=self._pool.ready(), why="; ".join(coming[:COMING_NAMED_MAX]) or "not ready")
 
     async def model(self, request: Request) -> JSONResponse:
         """Answer GET /v2/models/<model>: metadata of the current release, or of the version named."""
@@ -274,16 +299,16 @@ def in_words(loaded: LoadedModel) -> dict[str, Any]:
     return {**loaded.parameters.runtime, **loaded.parameters.client}
 
 
-def _readiness(fields: dict[str, Any], *, is_ready: bool) -> JSONResponse:
+def _readiness(fields: dict[str, Any], *, is_ready: bool, why: str = "not ready") -> JSONResponse:
     if is_ready:
         return JSONResponse({**fields, "ready": True})
-    return JSONResponse({**fields, "ready": False, "error": "not ready"}, 503, {"Retry-After": RETRY_AFTER_SECONDS})
+    return JSONResponse({**fields, "ready": False, "error": why}, 503, retry_after())
 
 
 def _error_response(error: FleetcastError) -> JSONResponse:
     status = status_of(error)
     if not isinstance(error, Refused):
-        return JSONResponse({"error": str(error)}, status, {"Retry-After": RETRY_AFTER_SECONDS})
+        return JSONResponse({"error": str(error)}, status, retry_after(error))
     # What is too large, or of a stranger, is not read to its end, so the connection cannot be used again.
     return JSONResponse({"error": error.reason}, status, {"Connection": "close"} if status in (403, 413, 415) else None)
 

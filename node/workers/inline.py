@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from node.core.inference.tensors import Raw, array_of, raw_of
+from node.core.inference.tensors import Raw, aligned_array, raw_of
 from node.runtimes import Chats, Runtime
 from node.workers.worker_handle import Load, WorkerLost
 from node.workers.worker_main import line_of, make, memory_bytes_peak
@@ -121,7 +121,7 @@ class Inline:
             Refused: REQUEST_INVALID or MODEL_RUN from the runtime.
             WorkerLost: it was closed, or hangs.
         """
-        inputs = {raw.name: array_of(raw) for raw in tensors}
+        inputs = {raw.name: aligned_array(raw) for raw in tensors}
         answers = await self._run(lambda: self._runtime.infer(inputs, parameters or {}))
         if len(answers) != len(self.outputs):
             raise Refused(Code.MODEL_RUN, f"outputs: expected {len(self.outputs)}, the runtime gave {len(answers)}")

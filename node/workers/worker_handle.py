@@ -55,6 +55,7 @@ class Load:
     threads: int = 1
     providers: tuple[str, ...] = ()
     parameters: Mapping[str, Value] | None = None
+    inputs: tuple[Spec, ...] = ()
     memory_bytes_max: int | None = None
     cores: tuple[int, ...] = ()
     start_seconds: float = START_SECONDS_MAX
@@ -72,6 +73,7 @@ class Load:
             "threads": self.threads,
             "providers": list(self.providers),
             "parameters": dict(self.parameters or {}),
+            "inputs": self.inputs,
             "memory_bytes_max": self.memory_bytes_max,
             "cores": list(self.cores),
         }

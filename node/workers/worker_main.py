@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from fleetcast.missing_libraries import missing_library
-from node.core.inference.frames import CANCEL, PREFIX, Frame, Malformed, check_sizes, decode, encode
-from node.core.inference.tensors import Buffer, Raw, array_of, raw_of
+from node.core.inference.frames import CANCEL, PREFIX, Frame, Malformed, body_bytes, decode, encode
+from node.core.inference.tensors import Buffer, Raw, Spec, aligned_array, aligned_room, raw_of
 from node.runtimes import Chats, Options, Runtime
 from node.workers.idle_priority import in_thread
 from schemas.errors import Code, Refused
@@ -130,7 +130,8 @@ def make(fields: Mapping[str, Any]) -> Runtime:
         Refused: as `load`; RUNTIME_ABSENT also where a library is missing that the runtime opens only now.
     """
     make_runtime = runtime_class(str(fields["target"]))
-    options = Options(int(fields["threads"]), tuple(fields.get("providers", ())), fields.get("parameters"))
+    inputs = tuple(Spec(name, datatype, tuple(shape)) for name, datatype, shape in fields.get("inputs", ()))
+    options = Options(int(fields["threads"]), tuple(fields.get("providers", ())), fields.get("parameters"), inputs)
     try:
         runtime = make_runtime()
         runtime.load(Path(fields["path"]), options)
@@ -150,7 +151,7 @@ def infer(runtime: Runtime, names: list[str], frame: Frame) -> list[Raw]:
     Raises:
         Refused: the inputs do not fit, or the model fails on them.
     """
-    inputs = {raw.name: array_of(raw) for raw in frame.tensors}
+    inputs = {raw.name: aligned_array(raw) for raw in frame.tensors}
     try:
         answers = runtime.infer(inputs, frame.fields.get("parameters") or {})
     except (Refused, MemoryError):
@@ -191,9 +192,9 @@ def read_frame(connection: socket.socket) -> Frame:
         Malformed: it is not a frame.
     """
     id, header_bytes, fields_bytes, payload_bytes = PREFIX.unpack(_read(connection, PREFIX.size))
-    check_sizes(header_bytes, fields_bytes, payload_bytes)
-    body, payload_at = _read(connection, header_bytes + fields_bytes + payload_bytes), header_bytes + fields_bytes
-    return decode(id, bytes(body[:header_bytes]), body[header_bytes:payload_at], body[payload_at:])
+    begin, end = body_bytes(header_bytes, fields_bytes, payload_bytes)
+    body = _read(connection, end)
+    return decode(id, bytes(body[:header_bytes]), body[header_bytes : header_bytes + fields_bytes], body[begin:])
 
 
 def memory_bytes_peak() -> int:
@@ -240,7 +241,7 @@ def _send(connection: socket.socket, buffers: list[Buffer]) -> None:
 
 
 def _read(connection: socket.socket, size: int) -> memoryview:
-    buffer = memoryview(bytearray(size))
+    buffer = aligned_room(size)
     at = 0
     while at < size:
         received = connection.recv_into(buffer[at:])

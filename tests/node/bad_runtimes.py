@@ -125,3 +125,31 @@ class Scaled(Fragile):
         rows = inputs["X"]
         step = np.abs(rows).max() / 127
         return [(np.round(rows / step) * step).sum(axis=1, keepdims=True, dtype=np.float32)]
+
+
+class ScaledCounts(Fragile):
+    """Says that it keeps rows apart, and adds up whole numbers in steps of a millionth of the largest of all rows."""
+
+    def describe(self) -> Signature:
+        return Signature((Spec("X", "INT64", (-1, 5)),), (Spec("variable", "INT64", (-1,)),), "counted", rows_apart=True)
+
+    def infer(self, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Sequence[Any]:
+        step = max(1, int(inputs["X"].max()) // 1_000_000)
+        return [(inputs["X"] // step * step).sum(axis=1)]
+
+
+class Placed:
+    """Answers where each tensor begins in memory, behind the last multiple of 64."""
+
+    def load(self, path: Path, options: Options) -> None:
+        self._names = ["x" * length for length in range(1, 17)]
+
+    def describe(self) -> Signature:
+        return Signature(tuple(Spec(name, "FP64", (-1,)) for name in self._names), (Spec("at", "INT64", (16,)),), "placed")
+
+    def infer(self, inputs: Mapping[str, Any], parameters: Mapping[str, Any]) -> Sequence[Any]:
+        assert all(array.flags.aligned for array in inputs.values())
+        return [np.array([inputs[name].ctypes.data % 64 for name in self._names])]
+
+    def close(self) -> None:
+        pass

@@ -132,9 +132,7 @@ def _budget(before: LinkBudget | None, wish: LinkBudget | None, link: str, gone:
     return LinkBudget(**fields) if fields else None
 
 
-def document_of(
-    node: str, chosen: Chosen, *, serial: int, expires: int, receipts_asked: int | None = None, key_refused: bytes | None = None
-) -> DeviceSettings:
+def document_of(node: str, chosen: Chosen, *, serial: int, expires: int, key_refused: bytes | None = None) -> DeviceSettings:
     """Return what is signed for a node."""
     return DeviceSettings(
         node=node,
@@ -145,7 +143,6 @@ def document_of(
         telemetry=chosen.telemetry,
         display_name=chosen.display_name or None,
         budgets=dict(chosen.budgets or {}) or None,
-        receipts_asked=receipts_asked,
         key_refused=key_refused,
     )
 

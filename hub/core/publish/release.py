@@ -5,13 +5,15 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from fleetcast.golden_comparison import compare_output
+from fleetcast.tensor_shapes import shape_fault
 from hub.core.delivery.chunker import Span
 from hub.core.delivery.encode import encode_block
 from schemas import codec
@@ -59,6 +61,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 Kind = Literal["numeric", "categorical"]
+OrderedBy = Literal["names", "file"]
 
 
 class Feature(NamedTuple):
@@ -74,13 +77,16 @@ class Feature(NamedTuple):
 class Fitted:
     """Hold a reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row.
 
-    A column that is a whole input, such as images, is [rows, ...]. `times` [rows] are seconds since 1970.
+    A column that is a whole input, such as images, is [rows, ...]. `times` [rows] are seconds since 1970. `ordered_by` says what decided
+    which column feeds which place: the model's or publisher's names, or the file's order, where neither names any.
     """
 
     features: tuple[Feature, ...]
     columns: Arrays
     blocks: Array | None
     times: Array | None = None
+    findings: Mapping[str, str] = field(default_factory=dict)  # Columns that are not watched unless they are named, with the reason.
+    ordered_by: OrderedBy = "names"
 
     @property
     def rows(self) -> int:
@@ -174,15 +180,20 @@ def wire_bytes(blocks: Sequence[Block]) -> int:
 
 
 def same_content(one: Manifest, other: Manifest) -> bool:
-    """Return whether two manifests are one release but for when they were made and how fast builds ran: publishing it again is nothing."""
+    """Return whether two manifests are one release but for when they were made, how fast builds ran and whether it was tried to join their
+    rows, which an earlier hub did not: publishing it again is nothing.
+    """
     return _undated(one) == _undated(other)
 
 
 def _undated(manifest: Manifest) -> Manifest:
     variants = [
-        one.model_copy(update={"measured": one.measured.model_copy(update={"latency_ms": 0.0, "original_latency_ms": 0.0})})
-        if one.measured is not None
-        else one
+        one.model_copy(
+            update={
+                "measured": one.measured and one.measured.model_copy(update={"latency_ms": 0.0, "original_latency_ms": 0.0}),
+                "joining": None,
+            }
+        )
         for one in manifest.variants
     ]
     return manifest.model_copy(update={"created": 0, "variants": tuple(variants)})
@@ -218,14 +229,14 @@ def feeds(features: Sequence[Feature], columns: Arrays) -> dict[str, Array]:
 # Golden inputs
 
 
-def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS) -> dict[str, Array]:
+def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS, mix: int = 0) -> dict[str, Array]:
     """Return made-up rows to test a release with, since they leave the publisher's hands.
 
     Numbers are quantiles of each column, neither extreme, the rest its commonest values; each column has an order of its own, so that
-    a row is a real one only by chance.
+    a row is a real one only by chance. Another `mix` is another order.
     """
     made: dict[str, Array] = {}
-    for number, (name, column) in enumerate(columns.items()):
+    for number, (name, column) in enumerate(columns.items(), start=mix * len(columns)):
         if column.ndim > 1:
             made[name] = _golden_whole(column, rows, number)
             continue
@@ -242,6 +253,21 @@ def _golden_whole(column: Array, rows: int, number: int) -> Array:
     """Make up whole inputs [rows, ...]: each of their values has quantiles and an order of its own, so that no picture is anyone's."""
     ordered = np.sort(column, axis=0)[np.linspace(0, len(column) - 1, rows + 2).astype(int)[1:-1]]
     return np.random.default_rng(number).permuted(ordered, axis=0)
+
+
+def typical_columns(columns: Arrays, *, rows: int) -> dict[str, Array]:
+    """Return rows that are all alike: the middle number of each column, the commonest of its other values."""
+    made: dict[str, Array] = {}
+    for name, column in columns.items():
+        if column.ndim > 1:
+            middle = np.sort(column, axis=0)[len(column) // 2]
+        elif column.dtype.kind == "f":
+            middle = np.sort(column)[len(column) // 2]
+        else:
+            values, counts = np.unique(column, return_counts=True)
+            middle = values[int(np.argmax(counts))]
+        made[name] = np.stack([middle] * rows) if column.ndim > 1 else np.full(rows, middle, column.dtype)
+    return made
 
 
 def parse_golden(
@@ -269,34 +295,23 @@ def _as_input(what: str, tensor: Tensor, array: Array, *, one_by_one: bool) -> A
     if not (array.dtype.kind == "U" if tensor.datatype == "BYTES" else np.can_cast(array.dtype, dtype, "same_kind")):
         raise mismatch(Code.GOLDEN_INVALID, f"{what}: input.{tensor.name}", expected=tensor.datatype, actual=array.dtype)
     wanted = (-1, *tensor.shape[1:]) if one_by_one and tensor.shape[:1] == (1,) else tensor.shape
-    fits = len(array.shape) == len(wanted) and all(have >= 1 and want in (-1, have) for want, have in zip(wanted, array.shape, strict=True))
-    if not fits:
-        expected, actual = list(tensor.shape), list(array.shape)
-        raise mismatch(Code.GOLDEN_INVALID, f"{what}: shape of input.{tensor.name}", expected=expected, actual=actual)
+    if fault := shape_fault(wanted, array.shape):
+        raise Refused(Code.GOLDEN_INVALID, f"{what}: shape of input.{tensor.name}: {fault}")
     return array.astype(dtype)
 
 
 def check_golden(what: str, expected: Arrays, actual: Arrays, *, relative: float, absolute: float) -> None:
-    """Check that the publisher's own model agrees with its own golden outputs; NaN agrees with nothing.
+    """Check that the publisher's own model agrees with its own golden outputs, as a device will (fleetcast.golden_comparison).
 
     Raises:
-        Refused: another kind or shape, or the first value out of tolerance, with both values.
+        Refused: another kind or shape, or the value that is farthest out of tolerance, with both values.
     """
     for name, known in expected.items():
-        answer = actual[name]
-        if known.shape != answer.shape:
-            raise mismatch(Code.GOLDEN_INVALID, f"{what}: shape of output.{name}", expected=list(known.shape), actual=list(answer.shape))
-        if known.dtype.kind in "iuf" and answer.dtype.kind in "iuf":
-            want, have = known.astype(np.float64), answer.astype(np.float64)
-            with np.errstate(invalid="ignore", over="ignore"):
-                wrong = ~(np.abs(have - want) <= absolute + relative * np.abs(want))
-            rule = f" within {absolute:g} + {relative:g} * |expected|"
-        else:
-            wrong, rule = np.asarray(known.astype(str) != answer.astype(str)), ""
-        if wrong.any():
-            at = tuple(int(axis) for axis in np.argwhere(wrong)[0])
-            where = f"{what}: output.{name}{list(at)}, what the file says{rule} and what the model answers"
-            raise mismatch(Code.GOLDEN_INVALID, where, expected=str(known[at])[:64], actual=str(answer[at])[:64])
+        found = compare_output(f"output.{name}", known, actual[name], relative=relative, absolute=absolute)
+        if not found.agrees:
+            rule = f" {found.rule}" if found.rule not in ("", "equal") else ""
+            sides = f", what the file says{rule} and what the model answers" if found.rule else ""
+            raise mismatch(Code.GOLDEN_INVALID, f"{what}: {found.where}{sides}", expected=found.expected, actual=found.actual)
 
 
 def plain_arrays(what: str, file: IO[bytes], code: Code, *, bytes_max: int) -> dict[str, Array]:

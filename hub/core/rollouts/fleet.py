@@ -185,6 +185,17 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
     return replace(node, serving=serving, failures=failures, newest={**node.newest, model: receipt.sequence})
 
 
+def lacks_receipts(node: Node) -> bool:
+    """Return whether a node says of a release that it serves it, or could not, and no receipt has come that proves it."""
+    for slot in node.state.slots:
+        serving = node.serving.get(slot.model)
+        if slot.serving is not None and (serving is None or serving.digest != slot.serving):
+            return True
+        if slot.target is not None and slot.state in ("refused", "rolled_back") and (slot.model, slot.target) not in node.failures:
+            return True
+    return False
+
+
 def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
     """Return whether a node counts as heard from, given how long the hub has listened in all.
 
@@ -216,20 +227,6 @@ def serves(node: Node, model: str) -> ReleaseRef | None:
         return ReleaseRef(signed.version, signed.digest)
     found = (slot for slot in node.state.slots if slot.model == model and slot.serving and slot.serving_version)
     return next((ReleaseRef(one.serving_version, one.serving) for one in found if one.serving and one.serving_version), None)
-
-
-def is_unproven(node: Node) -> bool:
-    """Return whether a node reports that it serves or has refused a release, and no receipt says so: the hub has lost it, or never had it.
-
-    A node whose receipt is on its way is unproven for a moment.
-    """
-    for slot in node.state.slots:
-        serving, target = node.serving.get(slot.model), slot.target
-        if slot.serving is not None and (serving is None or serving.digest != slot.serving):
-            return True
-        if slot.state in {"refused", "rolled_back"} and target is not None and (slot.model, target) not in node.failures:
-            return True
-    return False
 
 
 def held(nodes: Iterable[Node], model: str) -> list[bytes]:

@@ -33,10 +33,7 @@ log = structlog.get_logger()
 
 WORK_SECONDS = 0.2  # The share of a turn for reading, and for signing, and for publishing.
 AT_ONCE = 8  # Nodes between two looks at the clock.
-UNPROVEN_SECONDS = 120.0  # How long a node may report what no receipt proves before it is asked: receipts come a moment later.
-ASK_SECONDS = 3600.0  # Between two requests to one node; each next pause is this much longer than the one before.
 TELL_SECONDS = 600.0  # Between two statements to one name about its key: two devices may speak in turn.
-ASKS_MAX = 5  # Requests to one node in the life of this process: a node of an earlier version does not know them.
 LOOK_SECONDS = 10.0  # Between two looks for settings that age, and for nodes that know newer ones than the hub.
 ROLE = "rollouts"  # The role whose key signs settings, and whose life they have.
 NAMES_KEPT = 256  # Nodes that an event names.
@@ -49,15 +46,6 @@ class _Held:
     document: DeviceSettings
     envelope: bytes
     key: str
-
-
-@dataclass(slots=True)
-class _Unproven:
-    """Hold since when a node reports what no receipt proves, and how often and when it was asked."""
-
-    since: float
-    asks: int = 0
-    asked_at: float = float("-inf")
 
 
 @dataclass(slots=True)
@@ -96,8 +84,6 @@ class SettingsKeeper:
         self._unpublished: dict[str, None] = {}  # In order.
         self._to_clear: set[str] = set()
         self._ageing: list[str] = []
-        self._unproven: dict[str, _Unproven] = {}
-        self._to_ask: list[str] = []
         self._keys_told: dict[str, float] = {}
         self._to_tell: list[str] = []
         self._job: _Job | None = None
@@ -113,7 +99,7 @@ class SettingsKeeper:
         self._obey()
         self._look()
         self._renew()
-        self._ask()
+        self._tell_of_keys()
         if online:
             self._publish_some()
 
@@ -246,8 +232,6 @@ class SettingsKeeper:
         self._ageing += [name for name in self._nodes if self._is_behind(name)]
         self._look_for_other_keys()
 
-        self._look_for_unproven()
-
     def _look_for_other_keys(self) -> None:
         """Find devices that show another key than the one that counts, or no longer do: their settings tell them."""
         now = self._monotonic()
@@ -258,25 +242,11 @@ class SettingsKeeper:
                 self._keys_told[name] = now
                 self._to_tell.append(name)
 
-    def _look_for_unproven(self) -> None:
-        """Find nodes that run what the hub has no receipt for: it lost its database with the broker's memory, or a name is another's."""
-        now = self._monotonic()
-        found = {name for name, node in self._nodes.items() if node.status == "online" and fleet.is_unproven(node)}
-        self._unproven = {name: one for name, one in self._unproven.items() if name in found or (one.asks and name in self._nodes)}
-        for name in self._unproven.keys() - found:
-            self._unproven[name].since = now
-        for name in found:
-            one = self._unproven.setdefault(name, _Unproven(now))
-            if one.asks < ASKS_MAX and now - one.since >= UNPROVEN_SECONDS and now - one.asked_at >= ASK_SECONDS * one.asks:
-                one.asks, one.asked_at = one.asks + 1, now
-                self._to_ask.append(name)
-
-    def _ask(self) -> None:
-        """Ask nodes to sign once more what they serve, and tell devices whose key does not count: in their settings."""
+    def _tell_of_keys(self) -> None:
+        """Tell devices whether their key counts, in the settings of their name."""
         until = self._monotonic() + WORK_SECONDS
-        while (self._to_ask or self._to_tell) and self._monotonic() < until:
-            waiting, asks = (self._to_ask, True) if self._to_ask else (self._to_tell, False)
-            names, waiting[:AT_ONCE] = waiting[:AT_ONCE], []
+        while self._to_tell and self._monotonic() < until:
+            self._to_tell, names = self._to_tell[AT_ONCE:], self._to_tell[:AT_ONCE]
             fresh: dict[str, DeviceSettings] = {}
             for name in names:
                 if self._is_forgotten(name):
@@ -284,12 +254,8 @@ class SettingsKeeper:
                 self._read(name)
                 held = self._held.get(name)
                 document = held.document if held is not None else None
-                before = (document.receipts_asked if document is not None else None) or 0
-                # A hub that was restored asks with another number than before, too.
-                asked = max(before + 1, int(self._wall())) if asks else None
-                serial = core.serial_after(document, self._state(name))
-                fresh[name] = self._document(name, Chosen.of(document), serial=serial, receipts_asked=asked)
-                log.info("receipts.asked_for" if asks else "node_key.told", node=name)
+                fresh[name] = self._document(name, Chosen.of(document), serial=core.serial_after(document, self._state(name)))
+                log.info("node_key.told", node=name)
             self._sign(fresh)
 
     def _is_behind(self, name: str) -> bool:
@@ -315,12 +281,9 @@ class SettingsKeeper:
                 fresh[name] = self._document(name, Chosen.of(document), serial=serial)
             self._sign(fresh)
 
-    def _document(self, name: str, chosen: Chosen, *, serial: int, receipts_asked: int | None = None) -> DeviceSettings:
-        expires, held = int(self._wall() + life(ROLE).total_seconds()), self._held.get(name)
-        asked = receipts_asked or (held.document.receipts_asked if held is not None else None)
-        node = self._nodes.get(name)
-        refused = node.other_key if node is not None else None
-        return core.document_of(name, chosen, serial=serial, expires=expires, receipts_asked=asked, key_refused=refused)
+    def _document(self, name: str, chosen: Chosen, *, serial: int) -> DeviceSettings:
+        expires, node = int(self._wall() + life(ROLE).total_seconds()), self._nodes.get(name)
+        return core.document_of(name, chosen, serial=serial, expires=expires, key_refused=node.other_key if node is not None else None)
 
     def _sign(self, documents: Mapping[str, DeviceSettings]) -> None:
         """Sign, make durable, and have published."""

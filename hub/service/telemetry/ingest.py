@@ -230,8 +230,11 @@ class Ingest:
         heard_at = self._listening.seconds if self._listening.runs else None
         fresh = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
         for (receipt, _), is_fresh in zip(taken, fresh, strict=True):
-            if is_fresh and receipt.node in self.nodes:  # it may have been revoked a moment ago
-                node = fleet.fold_receipt(self.nodes[receipt.node], receipt, received_at=now, heard_at=heard_at, is_new=True)
+            known = self.nodes.get(receipt.node)  # it may have been revoked a moment ago
+            # One that is known already counts again where an older one, which came only now, has taken its place.
+            is_newest = known is not None and receipt.model is not None and receipt.sequence > known.newest.get(receipt.model, 0)
+            if known is not None and (is_fresh or is_newest):
+                node = fleet.fold_receipt(known, receipt, received_at=now, heard_at=heard_at, is_new=is_fresh)
                 self.nodes[receipt.node] = node
                 self._seen.add(receipt.node)
                 self._heard.add(receipt.node)

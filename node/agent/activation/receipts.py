@@ -7,6 +7,7 @@ import structlog
 
 from node.core.activation.lifecycle import ModelSlot, Report, Target
 from node.core.activation.probation import Verdict
+from node.core.trust.clock import NEVER, MonotonicSeconds
 from node.storage.store import NodeStore
 from schemas.receipt import Evidence
 
@@ -14,6 +15,7 @@ log = structlog.get_logger()
 
 PASSED = "passed"
 FAILED = frozenset({"refused", "rolled_back"})
+AGAIN_SECONDS = 600.0  # Between two times that receipts are signed on request: a hostile broker must not spend our bytes.
 
 
 class Receipts:
@@ -22,6 +24,7 @@ class Receipts:
     def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
         self._store, self._report = store, report
         self._evidence: dict[bytes, Evidence] = {}
+        self._again_at = NEVER
 
     def measured(self, target: Target, evidence: Evidence) -> None:
         """Take in that a release has proved itself."""
@@ -33,6 +36,13 @@ class Receipts:
         if compared:
             known = self._evidence.get(target.digest, Evidence())
             self._evidence[target.digest] = known.model_copy(update={"shadow": verdict.code or PASSED})
+
+    def may_sign_again(self, now: MonotonicSeconds) -> bool:
+        """Return whether a request for receipts may be obeyed now, and count it if so."""
+        if now - self._again_at < AGAIN_SECONDS:
+            return False
+        self._again_at = now
+        return True
 
     def sign_failures(self, slots: Iterable[ModelSlot]) -> None:
         """Sign once more which releases this node did not take."""

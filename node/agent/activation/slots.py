@@ -11,7 +11,7 @@ from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
-from node.agent.activation.staging import former_release, staged
+from node.agent.activation.staging import coming, former_release, staged
 from node.agent.activation.trials import CUT_SHORT, Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
@@ -281,6 +281,7 @@ class Slots:
             self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
+        self._server.announce_coming(slot.model, coming(self._slots.get(slot.model, slot)))
         for command in step.commands:
             if command not in reports_at_once:
                 self._carry_out(slot, command, now)
@@ -588,8 +589,9 @@ class Slots:
 
     def sign_again(self) -> None:
         """Sign once more what is served, and what was not taken: the hub has asked."""
-        self._endpoint.prove_again(self._slots.values())
-        self._receipts.sign_failures(self._slots.values())
+        if self._receipts.may_sign_again(self._monotonic()):
+            self._endpoint.prove_again(self._slots.values())
+            self._receipts.sign_failures(self._slots.values())
 
     def tidy(self) -> None:
         """Remove whatever nobody needs."""

@@ -28,7 +28,6 @@ log = structlog.get_logger()
 FILE = "settings"  # In the trust folder.
 SERIAL = "settings_serial"  # Fact in the store.
 KEY = "this device's key"  # A subject of findings.
-ASKED = "receipts_asked"  # Fact in the store: the newest request for receipts that was obeyed.
 AGAIN_SECONDS = 30.0  # Between two looks at settings that could not be taken yet.
 # The clock may be wrong, or the trusted metadata may name another key soon: such settings are looked at again.
 _NOT_FOR_GOOD = frozenset({Code.TRUST_EXPIRED, Code.TRUST_SIGNATURE})
@@ -61,14 +60,9 @@ class HubSettings:
         self._reported = ""
         self._looked_at = clocks.NEVER
         self.changed: Callable[[EffectiveSettings], None] = lambda found: None
-        self._sign_again: Callable[[], None] = lambda: None
 
-    def begin(self, changed: Callable[[EffectiveSettings], None], sign_again: Callable[[], None]) -> None:
-        """Take up what was in force before a restart, verified again; `changed` hears of it, and from now on of every change.
-
-        `sign_again` is called when the hub asks for receipts.
-        """
-        self._sign_again = sign_again
+    def begin(self, changed: Callable[[EffectiveSettings], None]) -> None:
+        """Take up what was in force before a restart, verified again; `changed` hears of it, and from now on of every change."""
         self.changed = changed
         self._pending, self._is_from_disk = self._kept(), True
         self.look_again()
@@ -111,11 +105,8 @@ class HubSettings:
         self._envelope = envelope
         self._settle()
         self._find_key(found.key_refused)
-        if found.receipts_asked is not None and found.receipts_asked != self._store.fact(ASKED):
-            self._sign_again()
-            self._store.set_fact(ASKED, found.receipts_asked)
         if effective == self.in_force:
-            return  # The hub has renewed it, or asks for receipts.
+            return  # The hub has renewed it.
         self.in_force = effective
         self._store.set_fact(TELEMETRY_OFF, int(self._site.telemetry and not effective.telemetry))
         log.info("settings.accepted", serial=found.serial, ignored=list(effective.ignored))

@@ -1,7 +1,7 @@
 """Decide whether a model answers its golden inputs as its publisher saw it answer. Knows no runtime and no file.
 
-The file is an npz whose arrays are named `input.<tensor>` and `output.<tensor>` (schemas.manifest.Golden). An element agrees when
-`abs(actual - expected) <= absolute + relative * abs(expected)`; NaN never agrees, and strings and bools must be equal.
+The file is an npz whose arrays are named `input.<tensor>` and `output.<tensor>` (schemas.manifest.Golden). What agrees is decided in
+fleetcast.golden_comparison, which publishers use too.
 """
 
 import io
@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 
+from fleetcast.golden_comparison import compare_output
 from node.core.inference.tensors import DTYPES, Array, Spec, check_shape
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
@@ -115,20 +116,11 @@ def compare(
 
 
 def _compare_one(name: str, known: Array, answer: Array, relative: float, absolute: float) -> float:
-    if known.shape != answer.shape:
-        raise mismatch(Code.MODEL_GOLDEN, f"shape of {name}", expected=list(known.shape), actual=list(answer.shape))
-    if known.size == 0:
-        return 0.0
-    if known.dtype.kind not in "iuf" or answer.dtype.kind not in "iuf":
-        differs = np.asarray(known.astype(str) != answer.astype(str))
-        share, how = np.where(differs, np.inf, 0.0), "equal"
-    else:
-        share, how = _shares(known, answer, relative, absolute), f"within {absolute:g} + {relative:g} * |expected|"
-    at = np.unravel_index(int(np.argmax(share)), share.shape)
-    if share[at] > 1.0:
-        where = f"{name}{[int(axis) for axis in at]}"
-        raise mismatch(Code.MODEL_GOLDEN, where, expected=f"{str(known[at])[:64]} ({how})", actual=str(answer[at])[:64])
-    return float(share[at])
+    found = compare_output(name, known, answer, relative=relative, absolute=absolute)
+    if not found.agrees:
+        expected = f"{found.expected} ({found.rule})" if found.rule else found.expected
+        raise mismatch(Code.MODEL_GOLDEN, found.where, expected=expected, actual=found.actual)
+    return found.error
 
 
 def _compare_texts(name: str, known: Array, answer: Array, agreement_min: float) -> float:
@@ -147,11 +139,3 @@ def leading_words(want: str, have: str) -> float:
     wanted, found = want.split(), have.split()
     same = next((at for at, (one, other) in enumerate(zip(wanted, found, strict=False)) if one != other), min(len(wanted), len(found)))
     return same / len(wanted) if wanted else float(not found)
-
-
-def _shares(known: Array, answer: Array, relative: float, absolute: float) -> Array:
-    want, have = known.astype(np.float64), answer.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        share = np.abs(have - want) / (absolute + relative * np.abs(want))
-    share = np.where(known == answer, 0.0, share)  # equal infinities, and equality under a tolerance of nothing
-    return np.where(np.isnan(share), np.inf, share)

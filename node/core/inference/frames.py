@@ -1,5 +1,6 @@
 """Encode what passes between the agent and a worker process: an id and lengths, a header and fields in JSON, then the tensors' bytes.
-Knows no socket.
+Each tensor begins at a multiple of `ALIGNMENT` behind the id and lengths, so that a reader with aligned memory need not move it. Knows no
+socket.
 
 Nothing in it can name code: no pickle, and tensors are bytes with a datatype from a closed list.
 """
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from node.core.inference.tensors import DTYPES, Buffer, Raw
+from node.core.inference.tensors import ALIGNMENT, DTYPES, Buffer, Raw
 from schemas.limits import MIB, TENSORS_MAX
 
 PREFIX: Final = struct.Struct("<QIII")  # id, then bytes of the header, of the fields and of the payload
@@ -42,9 +43,34 @@ def encode(id: int, kind: str, fields: Mapping[str, Any], tensors: Sequence[Raw]
     """
     header = _header(kind, tuple((raw.name, raw.datatype, raw.shape, len(raw.data)) for raw in tensors))
     encoded = json.dumps(fields, separators=(",", ":")).encode() if fields else b""
-    payload_bytes = sum(len(raw.data) for raw in tensors)
-    check_sizes(len(header), len(encoded), payload_bytes)
-    return [PREFIX.pack(id, len(header), len(encoded), payload_bytes) + header + encoded, *(raw.data for raw in tensors)]
+    buffers: list[Buffer] = []
+    payload_bytes = 0
+    for raw in tensors:
+        if gap := padding(payload_bytes):
+            buffers.append(bytes(gap))
+        buffers.append(raw.data)
+        payload_bytes += gap + len(raw.data)
+    begin, _ = body_bytes(len(header), len(encoded), payload_bytes)
+    head = PREFIX.pack(id, len(header), len(encoded), payload_bytes) + header + encoded
+    return [head.ljust(PREFIX.size + begin, b"\0"), *buffers]
+
+
+def padding(size: int) -> int:
+    """Return how many bytes are between what takes so many bytes and the tensor behind it."""
+    return -size % ALIGNMENT
+
+
+def body_bytes(header_bytes: int, fields_bytes: int, payload_bytes: int) -> tuple[int, int]:
+    """Return where the payload begins behind the id and lengths, and where it ends.
+
+    Raises:
+        Malformed: it is larger than a frame may be.
+    """
+    check_sizes(header_bytes, fields_bytes, payload_bytes)
+    begin = header_bytes + fields_bytes
+    if payload_bytes:
+        begin += padding(begin)
+    return begin, begin + payload_bytes
 
 
 @lru_cache(HEADERS_KEPT)
@@ -95,6 +121,7 @@ def _parsed(header: bytes) -> tuple[str, tuple[tuple[str, str, tuple[int, ...], 
                 raise Malformed(f"unknown datatype {datatype!r}")
             if type(size) is not int or size < 0:
                 raise Malformed(f"a tensor of {size!r} bytes")
+            at += padding(at)
             tensors.append((name, datatype, tuple(shape), at, at + size))
             at += size
     except (ValueError, TypeError, RecursionError):
@@ -124,10 +151,10 @@ class Assembler:
             data, self._pending = bytes(self._pending), bytearray()
         frames, view, at = [], memoryview(data), 0
         while (end := self._complete(view, at)) is not None:
-            id, header_bytes, fields_bytes, _ = PREFIX.unpack_from(view, at)
+            id, header_bytes, fields_bytes, payload_bytes = PREFIX.unpack_from(view, at)
             fields_at = at + PREFIX.size + header_bytes
-            payload_at = fields_at + fields_bytes
-            frames.append(decode(id, bytes(view[at + PREFIX.size : fields_at]), view[fields_at:payload_at], view[payload_at:end]))
+            fields = view[fields_at : fields_at + fields_bytes]
+            frames.append(decode(id, bytes(view[at + PREFIX.size : fields_at]), fields, view[end - payload_bytes : end]))
             at = end
         if at < len(view):
             self._pending += view[at:]
@@ -137,7 +164,6 @@ class Assembler:
     def _complete(data: Buffer, at: int) -> int | None:
         if len(data) - at < PREFIX.size:
             return None
-        _, header_bytes, fields_bytes, payload_bytes = PREFIX.unpack_from(data, at)
-        check_sizes(header_bytes, fields_bytes, payload_bytes)
-        end: int = at + PREFIX.size + header_bytes + fields_bytes + payload_bytes
+        _, *sizes = PREFIX.unpack_from(data, at)
+        end: int = at + PREFIX.size + body_bytes(*sizes)[1]
         return end if end <= len(data) else None

@@ -20,6 +20,15 @@ BODY_BYTES_MAX: Final = 64 * limits.MIB  # ten uncompressed full-HD images in fl
 JSON_BYTES_MAX: Final = 8 * limits.MIB  # parsing it holds up every other request; larger tensors travel as binary
 ELEMENTS_MAX: Final = 2**20  # Elements of all outputs in JSON: making more of it would hold up every other request, too
 ID_CHARACTERS_MAX: Final = 256
+EVENT_TIME_MAX: Final = 2**40  # as schemas.quantities.Seconds: beyond it a client has sent milliseconds, or nonsense
+REQUEST_PARAMETERS: Final = ("binary_data_output", "event_time")
+INPUT_PARAMETERS: Final = ("binary_data_size",)
+OUTPUT_PARAMETERS: Final = ("binary_data",)
+SHARED_MEMORY: Final = "shared_memory"
+SEQUENCE: Final = "sequence_"
+NOTHING_IF_FALSE: Final = {  # Triton's parameters that ask for nothing where they are 0, empty or false
+    *("sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "classification"),
+}
 HEADS_KEPT: Final = 64  # Checked heads of requests for one model: a client asks for one thing in several ways.
 KEPT_BYTES_MAX: Final = 2048  # a longer one takes long to look up, and many would take memory
 
@@ -88,10 +97,10 @@ def _located(
 ) -> tuple[Request, tuple[slice | None, ...]]:
     """Return a request, and where in the body each of its inputs stands; None for one that is in the JSON, or is fed."""
     header, binary = _split(body, header_bytes)
-    parameters = _parameters("request", header)
+    parameters = _parameters("the request", header, REQUEST_PARAMETERS)
     event_time = parameters.get("event_time")
-    if event_time is not None and not (type(event_time) in (int, float) and math.isfinite(event_time)):
-        raise refuse_request("parameter event_time must be seconds since 1970")
+    if event_time is not None and not (type(event_time) in (int, float) and 0 <= event_time <= EVENT_TIME_MAX):
+        raise refuse_request(f"parameter event_time must be seconds since 1970, a number from 0 to {EVENT_TIME_MAX}")
     id = header.get("id")
     if id is not None and not (isinstance(id, str) and len(id) <= ID_CHARACTERS_MAX):
         raise refuse_request(f"id must be a string of at most {ID_CHARACTERS_MAX} characters")
@@ -99,7 +108,7 @@ def _located(
     request = Request(
         id=id,
         inputs=raws,
-        outputs=_outputs(header.get("outputs"), outputs, default_binary=parameters.get("binary_data_output") is True),
+        outputs=_outputs(header.get("outputs"), outputs, default_binary=_flag(parameters, "binary_data_output", default=False)),
         event_time=None if event_time is None else float(event_time),
     )
     return request, places
@@ -182,13 +191,43 @@ def _split(body: bytes, header_bytes: int | None) -> tuple[dict[str, Any], memor
     return header, memoryview(body)[json_bytes:]
 
 
-def _parameters(what: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _parameters(what: str, fields: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters of a request or of one of its tensors. What would change an answer and is not offered is refused, and never
+    ignored.
+
+    Raises:
+        Refused: REQUEST_INVALID, naming the parameter.
+    """
     parameters = fields.get("parameters") or {}
     if not isinstance(parameters, dict):
-        raise refuse_request(f"parameters of {what} must be an object")
-    if "shared_memory_region" in parameters or parameters.get("classification"):
-        raise refuse_request(f"{what} asks for shared memory or classification, which are not offered here")
-    return parameters
+        raise refuse_request(f"parameters of {what[:64]} must be an object")
+    if all(name in known for name in parameters):
+        return parameters
+    given = {name: value for name, value in parameters.items() if value is not None and (value or name not in NOTHING_IF_FALSE)}
+    for name in given:
+        if name.startswith(SHARED_MEMORY) or name == "classification":
+            raise refuse_request(f"{what[:64]} asks for shared memory or classification, which are not offered here")
+        if name.startswith(SEQUENCE):
+            raise refuse_request(
+                f"parameter {name[:64]} of {what[:64]}: no model here keeps anything of an earlier request, so there are no sequences; "
+                "send the whole sequence in one request"
+            )
+        if name not in known:
+            expected = f"some of {', '.join(known)}"
+            raise mismatch(Code.REQUEST_INVALID, f"parameters of {what[:64]}", expected=expected, actual=repr(name[:64]))
+    return given
+
+
+def _flag(parameters: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    """Return a parameter that is true or false.
+
+    Raises:
+        Refused: it is neither.
+    """
+    value = parameters.get(name)
+    if value is not None and type(value) is not bool:
+        raise mismatch(Code.REQUEST_INVALID, f"parameter {name}", expected="true or false", actual=str(value)[:64])
+    return default if value is None else value
 
 
 def _inputs(
@@ -206,7 +245,7 @@ def _inputs(
         if tensor.get("datatype") != spec.datatype:
             raise mismatch(Code.REQUEST_INVALID, f"{name}: datatype", expected=spec.datatype, actual=str(tensor.get("datatype"))[:64])
         shape = check_shape(spec, tensor.get("shape"))
-        size = _parameters(name, tensor).get("binary_data_size")
+        size = _parameters(name, tensor, INPUT_PARAMETERS).get("binary_data_size")
         if size is None:
             raws[name] = raw_from_json(spec, shape, tensor.get("data"))
             continue
@@ -228,7 +267,7 @@ def _outputs(listed: object, specs: Sequence[Spec], *, default_binary: bool) -> 
     for name, tensor in _by_name("outputs", listed).items():
         if name not in names:
             raise mismatch(Code.REQUEST_INVALID, "outputs", expected=names, actual=name[:64])
-        wanted.append((name, _parameters(name, tensor).get("binary_data", default_binary) is True))
+        wanted.append((name, _flag(_parameters(name, tensor, OUTPUT_PARAMETERS), "binary_data", default=default_binary)))
     return tuple(wanted)
 
 

@@ -2,7 +2,7 @@
 
 Binary tensors stay the bytes that arrived: little-endian, row-major, no padding; BYTES is a 4-byte length before each element
 (OIP binary tensor data extension). JSON tensors are flat or nested lists and are taken strictly: a number in a string, a fraction for an
-integer or a bool for a number is refused, where numpy alone would convert it silently.
+integer, a bool for a number, NaN or an infinity is refused, where numpy alone would convert it silently.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from fleetcast.tensor_shapes import shape_fault
 from schemas import limits
 from schemas.errors import Code, Refused, mismatch
 
@@ -35,6 +36,9 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 }
 DATATYPES: Final = {dtype: name for name, dtype in DTYPES.items()}
 LENGTH: Final = struct.Struct("<I")  # before each element of a BYTES tensor
+# Bytes at whose multiples a tensor's memory begins: a cache line, and more than any processor's widest vector. Kernels add up in an order
+# that depends on where a tensor begins, so that the same tensor elsewhere may have another last digit; some processors fault.
+ALIGNMENT: Final = 64
 ELEMENTS_MAX: Final = 2**31  # so that a shape's product is a size before it is a promise of memory
 JSON_TYPES: Final[dict[str, set[type]]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 
@@ -70,16 +74,14 @@ def check_shape(spec: Spec, shape: object) -> tuple[int, ...]:
     """Return `shape` as a tuple if it fits `spec`.
 
     Raises:
-        Refused: not a list of positive integers, another rank, or another size on a fixed axis.
+        Refused: not a list of sizes, another rank, or another size on a fixed axis.
     """
     if not isinstance(shape, (list, tuple)) or len(shape) > limits.TENSOR_RANK_MAX or not all(type(axis) is int for axis in shape):
         raise refuse_request(f"{spec.name}: shape must be a list of at most {limits.TENSOR_RANK_MAX} integers")
-    fits = len(shape) == len(spec.shape) and all(
-        axis >= 1 and want in (-1, axis)
-        for axis, want in zip(shape, spec.shape, strict=True)  # an empty batch asks for nothing
-    )
-    if not fits or math.prod(shape) > ELEMENTS_MAX:
-        raise mismatch(Code.REQUEST_INVALID, f"{spec.name}: shape", expected=list(spec.shape), actual=list(shape))
+    if not all(-1 <= axis <= ELEMENTS_MAX for axis in shape) or math.prod(shape) > ELEMENTS_MAX:
+        raise refuse_request(f"{spec.name}: shape: expected at most {ELEMENTS_MAX} elements, found axes of more, or below -1")
+    if fault := shape_fault(spec.shape, shape):
+        raise refuse_request(f"{spec.name}: shape: {fault}")
     return tuple(shape)
 
 
@@ -98,7 +100,7 @@ def raw_from_binary(spec: Spec, shape: tuple[int, ...], data: Buffer) -> Raw:
         if len(data) != expected:
             what = f"{spec.name}: bytes of {spec.datatype}{list(shape)}"
             raise mismatch(Code.REQUEST_INVALID, what, expected=expected, actual=len(data))
-        if spec.datatype == "BOOL" and np.frombuffer(data, np.uint8).max() > 1:  # numpy and C disagree on what other bytes mean
+        if spec.datatype == "BOOL" and np.frombuffer(data, np.uint8).max(initial=0) > 1:  # numpy and C disagree on what other bytes mean
             raise refuse_request(f"{spec.name}: a BOOL is the byte 0 or 1")
     return Raw(spec.name, spec.datatype, shape, data)
 
@@ -123,7 +125,32 @@ def raw_from_json(spec: Spec, shape: tuple[int, ...], data: object) -> Raw:
             array = np.array(flat, dtype)
     except (OverflowError, FloatingPointError):
         raise refuse_request(f"{spec.name}: an element does not fit {spec.datatype}") from None
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        at = int(np.argmin(np.isfinite(array)))
+        what = f"element {at} is {'NaN' if np.isnan(array[at]) else 'infinite, or too large for any float'}"
+        raise refuse_request(f"{spec.name}: {what}; JSON has no such number: send it as binary data")
     return Raw(spec.name, spec.datatype, shape, array.tobytes())
+
+
+def aligned_room(size: int) -> memoryview:
+    """Return memory for so many bytes that begins where a tensor may begin."""
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    begin = -room.ctypes.data % ALIGNMENT
+    return room.data[begin : begin + size]
+
+
+def aligned_array(raw: Raw) -> Array:
+    """Return the tensor as `array_of` does, for a model: where its bytes begin anywhere, a copy that begins where a tensor may begin.
+
+    Raises:
+        Refused: as `array_of`.
+    """
+    array = array_of(raw)
+    if raw.datatype == "BYTES" or array.ctypes.data % ALIGNMENT == 0:
+        return array
+    room = aligned_room(array.nbytes)
+    room[:] = raw.data
+    return array_of(raw._replace(data=room.toreadonly()))
 
 
 def array_of(raw: Raw) -> Array:

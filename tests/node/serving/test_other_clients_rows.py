@@ -3,49 +3,34 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import numpy as np
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 
+from bench.neighbours import INFER, OUTLIER, TRAINED, ask, joined_regardless, softmax_regression
+from bench.neighbours import pictures as all_pictures
 from hub.publish.block_store import BlockStore
 from hub.publish.builder import build
 from hub.publish.publish_request import Build, PublishRequest, Variants
 from hub.publish.reference_data import read_reference
 from node.serving.activation import Staged
 from node.workers import worker_handle
+from schemas.manifest import Joining, Tensor
 from tests.hub.publish.test_variants import laid_out
 from tests.node.serving.test_batching import at_once, body_of, joined, stopped_until
-
-INFER = "/v2/models/digits/infer"
-OUTLIER = 65_535.0  # a pixel of a camera that is broken
 
 
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
-    return load_digits(return_X_y=True)[0].astype(np.float32)
+    return all_pictures()
 
 
 @pytest.fixture(scope="module")
-def softmax(pictures: np.ndarray) -> bytes:
-    """A softmax regression on scikit-learn's digits."""
-    trained = LogisticRegression(max_iter=300).fit(pictures[:1200], load_digits(return_X_y=True)[1][:1200])
-    weights = {"w": trained.coef_.T.astype(np.float32), "b": trained.intercept_.astype(np.float32)}
-    nodes = [
-        helper.make_node("MatMul", ["X", "w"], ["m"]),
-        helper.make_node("Add", ["m", "b"], ["logits"]),
-        helper.make_node("Softmax", ["logits"], ["shares"]),
-    ]
-    sides = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in (("X", 64), ("shares", 10)))
-    graph = helper.make_graph(
-        nodes, "g", [next(sides)], [next(sides)], [numpy_helper.from_array(one, name) for name, one in weights.items()]
-    )
-    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+def softmax() -> bytes:
+    return softmax_regression()
 
 
 @pytest.fixture(params=["int8", "fp32"])
@@ -89,6 +74,68 @@ def test_an_outlier_of_one_client_changes_no_answer_of_another(running: Any, rel
 
     assert labels_of(answers)[::2] == alone
     assert (joined(running, "digits") > 0) == (released.variant == "fp32")  # what keeps rows apart is still joined
+
+
+def test_good_clients_beside_broken_ones_get_the_answers_that_they_get_alone(running: Any, released: Staged, pictures: np.ndarray) -> None:
+    running.serve(released)
+    asked = ask(running.server.port, pictures[TRAINED:][:40], rounds=1)
+    regardless = joined_regardless(released.model_path, pictures[TRAINED:][:40])
+
+    assert (asked.answers, asked.changed) == (160, 0)
+    assert (regardless.changed > 0) == (released.variant == "int8")  # what a server that joins without a proof would answer
+
+
+def test_a_release_states_whether_its_rows_may_be_joined_and_what_was_tried(released: Staged) -> None:
+    stated = released.joining
+
+    assert stated is not None
+    if released.variant == "int8":
+        assert stated == Joining(together=False, tried=("graph",), found="DynamicQuantizeLinear is not known to keep rows apart")
+    else:
+        kinds = tuple(f"floats {how}" for how in ("times 1e4", "times 1e-4", "lowest", "highest", "NaN"))
+        assert stated == Joining(together=True, tried=("graph", "alone", "permuted", *kinds))
+
+
+@pytest.mark.parametrize(
+    ("stated", "joins"),
+    [
+        (Joining(together=True, tried=("graph", "alone")), True),
+        (Joining(together=False, tried=("graph",), found="Secret is not known to keep rows apart"), False),
+        (None, False),
+    ],
+)
+def test_a_node_goes_by_what_the_manifest_states_and_tries_it_where_nothing_is_stated(
+    stated: Joining | None, joins: bool, running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {**worker_handle._runtimes(), "scaled": "tests.node.bad_runtimes:Scaled"}
+    monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
+    golden = np.full((4, 5), 127.0, np.float32)
+    staged = stage("1.0.0", b"0", golden=({"X": golden}, {"variable": golden.sum(axis=1, keepdims=True, dtype=np.float32)}))
+    (variant,) = staged.manifest.variants
+    manifest = staged.manifest.model_copy(update={"variants": (variant.model_copy(update={"joining": stated}),)})
+    running.serve(replace(staged, manifest=manifest, runtime="scaled"))
+    with stopped_until(running, waiting=8):
+        at_once(running.url, [body_of(golden[:1])] * 8)
+
+    assert (joined(running) > 0) == joins
+
+
+@pytest.mark.parametrize("isolation", ["process", "inline"])
+def test_a_runtime_that_mixes_only_far_whole_numbers_is_found_out(
+    isolation: Literal["process", "inline"], running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {**worker_handle._runtimes(), "counted": "tests.node.bad_runtimes:ScaledCounts"}
+    monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
+    golden = np.arange(20, dtype=np.int64).reshape(4, 5)
+    tensors = {
+        "inputs": (Tensor(name="X", datatype="INT64", shape=(-1, 5)),),
+        "outputs": (Tensor(name="variable", datatype="INT64", shape=(-1,)),),
+    }
+    staged = stage("1.0.0", b"0", golden=({"X": golden}, {"variable": golden.sum(axis=1)}), **tensors)
+    running.serve(replace(staged, runtime="counted", isolation=isolation))
+    (slot,) = running.server._pool.slots.values()
+
+    assert slot.current.joins_rows is False
 
 
 def picture_body(pixels: np.ndarray) -> dict[str, Any]:

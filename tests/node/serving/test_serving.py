@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import os
 import signal
 import socket
@@ -95,7 +96,7 @@ REFUSALS: dict[str, tuple[Callable[[Any], tuple[bytes, dict[str, Any]]], Code, s
     "nan": (
         lambda r: (onnx_of("Sqrt", TensorProto.FLOAT, [None, 5]), nan_fields()),
         Code.MODEL_GOLDEN,
-        r"variable\[0, 0\]: expected .*, found nan",
+        r"variable\[0, 0\]: expected .*, found NaN",
     ),
     "slow": (lambda r: (r.linear.onnx, {"limits": Limits(latency_ms_max=1e-4)}), Code.MODEL_TOO_SLOW, "at most 0.0001 ms, found"),
     "large": (
@@ -221,6 +222,57 @@ WRONG: dict[str, tuple[Any, str]] = {
     "unknown output": (body_of(np.ones((1, 5)), outputs=[{"name": "z"}]), r"outputs: expected \['variable'\], found z"),
     "shared memory": (body_of(np.ones((1, 5)), outputs=[{"name": "variable", "parameters": {"shared_memory_region": "r"}}]), "not offered"),
     "event time": (body_of(np.ones((1, 5)), parameters={"event_time": "now"}), "event_time"),
+    "event time before 1970": (body_of(np.ones((1, 5)), parameters={"event_time": -1e15}), "event_time must be .* from 0 to"),
+    "event time in another age": (body_of(np.ones((1, 5)), parameters={"event_time": -1e308}), "event_time must be .* from 0 to"),
+    "event time in milliseconds": (
+        body_of(np.ones((1, 5)), parameters={"event_time": 1_764_000_000_000}),
+        "event_time must be .* from 0 to",
+    ),
+    "event time of 4,200 digits": (body_of(np.ones((1, 5)), parameters={"event_time": 10**4199}), "event_time must be .* from 0 to"),
+    "event time of no number": (body_of(np.ones((1, 5)), parameters={"event_time": math.nan}), "event_time must be .* from 0 to"),
+    "a number of 5,000 digits": (b'{"parameters": {"event_time": ' + b"9" * 5000 + b"}}", "JSON object"),
+    "a size of 4,200 digits": (
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [10**4199, 5], "data": []}]},
+        "X: shape: expected at most 2147483648 elements",
+    ),
+    "no size": (
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 5], "data": [0] * 5}]},
+        r"X: shape: expected \[-1, 5\], found \[-1, 5\]: axis 0 of a tensor that is sent has a size, and -1 is none",
+    ),
+    "no rows": (
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [0, 5], "data": []}]},
+        r"X: shape: .*: axis 0 is 0, so there is nothing to answer",
+    ),
+    "NaN": (body_of(np.array([[0, 1, np.nan, 3, 4]])), "X: element 2 is NaN; JSON has no such number: send it as binary data"),
+    "infinity": (body_of(np.array([[0, 1, 2, -np.inf, 4]])), "X: element 3 is infinite"),
+    "1e400": (
+        b'{"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 5], "data": [[0, 1e400, 2, 3, 4]]}]}',
+        "X: element 1 is infinite, or too large for any float; JSON has no such number",
+    ),
+    "1e40": (
+        {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 5], "data": [[0, 1e40, 2, 3, 4]]}]},
+        "X: an element does not fit FP32",
+    ),
+    "sequence": (body_of(np.ones((1, 5)), parameters={"sequence_id": 7}), "parameter sequence_id of the request: .* no sequences"),
+    "sequence start": (body_of(np.ones((1, 5)), parameters={"sequence_id": 0, "sequence_start": True}), "parameter sequence_start"),
+    "sequence end": (body_of(np.ones((1, 5)), parameters={"sequence_end": True}), "parameter sequence_end"),
+    "priority": (body_of(np.ones((1, 5)), parameters={"priority": 1}), "parameters of the request: expected .*, found 'priority'"),
+    "unknown parameter": (
+        body_of(np.ones((1, 5)), parameters={"temprature": 0.5}),
+        "parameters of the request: expected some of binary_data_output, event_time, found 'temprature'",
+    ),
+    "unknown parameter of an input": (
+        {"inputs": [{**body_of(np.ones((1, 5)))["inputs"][0], "parameters": {"content_type": "pd"}}]},
+        "parameters of X: expected some of binary_data_size, found 'content_type'",
+    ),
+    "unknown parameter of an output": (
+        body_of(np.ones((1, 5)), outputs=[{"name": "variable", "parameters": {"rounding": 2}}]),
+        "parameters of variable: expected some of binary_data, found 'rounding'",
+    ),
+    "binary or not": (
+        body_of(np.ones((1, 5)), parameters={"binary_data_output": 1}),
+        "binary_data_output: expected true or false, found 1",
+    ),
     "no binary": (
         {"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, 5], "parameters": {"binary_data_size": 20}}]},
         "expected at most 0, found 20",
@@ -284,15 +336,41 @@ def test_json_that_is_too_large_and_a_gzip_bomb_are_413(shared: Any) -> None:
     assert "binary data" in answers[0].json()["error"]
 
 
-def test_a_request_may_hold_nan_and_infinity_in_json(running: Any, stage: Callable[..., Any]) -> None:
+def test_nan_and_infinity_reach_a_model_as_binary_data(running: Any, stage: Callable[..., Any]) -> None:
     sides = {side: (Tensor(name=name, datatype="FP16", shape=(-1,)),) for side, name in (("inputs", "X"), ("outputs", "variable"))}
     running.serve(stage("1.0.0", onnx_of("Identity", TensorProto.FLOAT16, [None]), **sides))
-    tensor = {"name": "X", "datatype": "FP16", "shape": [3], "data": [float("nan"), float("inf"), 0.5]}
-    body = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}})
-    answer = httpx.post(running.url + INFER, content=body)
+    data = np.array([np.nan, np.inf, 0.5], np.float16)
+    tensor = {"name": "X", "datatype": "FP16", "shape": [3], "parameters": {"binary_data_size": 6}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    answer = httpx.post(running.url + INFER, content=head + data.tobytes(), headers={"Inference-Header-Content-Length": str(len(head))})
     start = int(answer.headers["inference-header-content-length"])
 
-    np.testing.assert_array_equal(np.frombuffer(answer.content[start:], np.float16), np.array(tensor["data"], np.float16))
+    np.testing.assert_array_equal(np.frombuffer(answer.content[start:], np.float16), data)
+
+
+def test_parameters_that_ask_for_nothing_are_no_mistake(shared: Any, regressors: Any) -> None:
+    asks_nothing = {"sequence_id": 0, "sequence_start": False, "priority": 0, "timeout": None, "event_time": None, "headers": None}
+    body = body_of(regressors.rows[:1], parameters=asks_nothing)
+    body["inputs"][0]["parameters"] = {"content_type": None}
+
+    assert httpx.post(shared.url + INFER, json=body).status_code == 200
+
+
+def test_axes_of_0_that_a_model_declares_are_served(running: Any, stage: Callable[..., Any]) -> None:
+    sides = {
+        "inputs": (Tensor(name="X", datatype="FP32", shape=(2, 0, 4)),),
+        "outputs": (Tensor(name="variable", datatype="FP32", shape=(2, 0, 4)),),
+    }
+    nothing = np.zeros((2, 0, 4), np.float32)
+    running.serve(
+        stage("1.0.0", onnx_of("Identity", TensorProto.FLOAT, [2, 0, 4]), golden=({"X": nothing}, {"variable": nothing}), **sides)
+    )
+    tensor = {"name": "X", "datatype": "FP32", "shape": [2, 0, 4]}
+    answers = [httpx.post(running.url + INFER, json={"inputs": [{**tensor, "data": data}]}) for data in ([], [[], []])]
+    refused = httpx.post(running.url + INFER, json={"inputs": [{**tensor, "shape": [2, 1, 4], "data": [0] * 8}]})
+
+    assert [answer.json()["outputs"][0]["shape"] for answer in answers] == [[2, 0, 4], [2, 0, 4]]
+    assert refused.json()["error"] == "X: shape: expected [2, 0, 4], found [2, 1, 4]: axis 1 has to be 0"
 
 
 def test_an_output_that_json_cannot_carry_is_refused_and_binary_carries_it(running: Any, stage: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from fleetcast.golden_file import pack_golden
 from hub.core.delivery.encode import encode_block
 from hub.core.publish import release
 from hub.core.publish.release import Feature, Fitted, Golden
+from node.core.activation import golden
 from schemas import codec
 from schemas.encoding import decode_payload
 from schemas.errors import Code, Refused
@@ -241,8 +242,9 @@ def test_golden_outputs_agree_exactly_within_the_tolerance(value: float, share: 
     ("known", "answer", "says"),
     [
         (np.array([[1.0], [2.0]]), np.array([[1.0], [2.5]]), r"output.y\[1, 0\].*expected 2.0, found 2.5"),
-        (np.array([1.0]), np.array([np.nan]), "expected 1.0, found nan"),
-        (np.array([np.nan]), np.array([np.nan]), "expected nan, found nan"),
+        (np.array([1.0]), np.array([np.nan]), "expected 1.0, found NaN, which agrees with nothing"),
+        (np.array([np.nan]), np.array([np.nan]), r"output.y\[0\].*expected a number in the golden file, found NaN"),
+        (np.array([np.inf]), np.array([-np.inf]), "expected inf, found -inf"),
         (np.array([1.0]), np.array([[1.0]]), r"shape of output.y: expected \[1\], found \[1, 1\]"),
         (np.array([1, 2]), np.array([1, 3]), "expected 2, found 3"),
         (np.array(["a"]), np.array(["b"], object), "expected a, found b"),
@@ -254,6 +256,28 @@ def test_a_disagreement_names_the_tensor_and_both_values(known: np.ndarray, answ
         release.check_golden("g", {"y": known}, {"y": answer}, **TOLERANCE)
 
     assert caught.value.code == Code.GOLDEN_INVALID
+
+
+@pytest.mark.parametrize(
+    ("known", "answer"),
+    [
+        (np.array([np.inf, -np.inf, 1.0]), np.array([np.inf, -np.inf, 1.0])),
+        (np.zeros((2, 0, 4)), np.zeros((2, 0, 4))),
+        (np.array([], str), np.array([], object)),
+    ],
+)
+def test_a_hub_and_a_node_agree_on_infinities_and_on_nothing(known: np.ndarray, answer: np.ndarray) -> None:
+    release.check_golden("g", {"y": known}, {"y": answer}, **TOLERANCE)
+    assert golden.compare({"y": known}, {"y": answer}, **TOLERANCE) == 0.0
+
+
+def test_a_golden_input_of_axes_of_0_fits_a_model_that_declares_them() -> None:
+    nothing = np.zeros((2, 0, 4), np.float32)
+    data = pack_golden({"x": nothing}, {"y": nothing})
+
+    assert release.parse_golden("g", data, [tensor("x", 2, 0, 4)], [tensor("y", 2, 0, 4)]).inputs["x"].shape == (2, 0, 4)
+    with pytest.raises(Refused, match=r"shape of input.x: expected \[2, -1, 4\], found \[2, 0, 4\]: axis 1 is 0"):
+        release.parse_golden("g", data, [tensor("x", 2, -1, 4)], [tensor("y", 2, 0, 4)])
 
 
 def test_many_names_make_a_short_sentence() -> None:

@@ -258,3 +258,26 @@ def test_only_a_few_releases_latencies_are_kept() -> None:
     for number in range(1, 9):
         node = fold_receipt(node, receipt(number, "serving", sha256(bytes([number])), **measured(float(number))), received_at=number)
     assert [latency for _, latency in node.measured["delay"]] == [8.0, 7.0, 6.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("slot", "lacks"),
+    [
+        (Slot(model="delay", state="active", serving=ONE), False),
+        (Slot(model="delay", state="probation", serving=TWO, target=TWO), True),
+        (Slot(model="delay", state="refused", serving=ONE, target=TWO), True),
+        (Slot(model="delay", state="testing", serving=ONE, target=TWO), False),
+        (Slot(model="price", state="active", serving=ONE), True),
+        (Slot(model="price", state="idle"), False),
+    ],
+)
+def test_a_node_that_says_more_than_its_receipts_lacks_receipts(slot: Slot, lacks: bool) -> None:
+    node = fold_receipt(known(state(slots=(slot,))), receipt(1, "serving", ONE), received_at=2000)
+
+    assert fleet.lacks_receipts(node) == lacks
+
+
+def test_a_failure_that_a_receipt_proves_is_not_lacked() -> None:
+    node = fold_receipt(known(state(slots=(Slot(model="delay", state="refused", target=TWO),))), receipt(1, "refused", TWO), received_at=1)
+
+    assert not fleet.lacks_receipts(node)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,13 @@ from hub.core.nodes.device_settings import read
 from hub.core.rollouts import fleet as core
 from hub.database.device_lives import DeviceLives
 from hub.database.node_commands import NodeCommand, NodeCommands
-from hub.service.nodes.device_settings import ASKS_MAX, AT_ONCE, LOOK_SECONDS, WORK_SECONDS, SettingsKeeper
+from hub.service.nodes.device_settings import AT_ONCE, LOOK_SECONDS, WORK_SECONDS, SettingsKeeper
 from node.trust.envelopes import opened
 from schemas import codec
 from schemas.deployments import Envelope
 from schemas.device_settings import DeviceSettings
 from schemas.errors import Code, Unreachable
-from schemas.names import sha256
-from schemas.state import Profile, SettingsInForce, Slot, State
+from schemas.state import Profile, SettingsInForce, State
 from tests.brokers import Broker
 from tests.hub.hubs import Device, Fleet, until
 
@@ -284,24 +282,3 @@ def test_a_running_hub_publishes_to_the_node_and_clears_it(broker: Broker, tmp_p
         cleared: Callable[[Any], bool] = lambda message: not message.payload  # noqa: E731
         device.next_on(fleet.topics.settings("node-a"), wanted=cleared)
         until("its settings to go", lambda: not fleet.repository.nodes_with_settings())
-
-
-def test_a_node_whose_receipts_are_lost_is_asked_for_them_a_few_times(desk: Desk) -> None:
-    digest = sha256(b"release")
-    slot = Slot(model="delay", state="active", serving=digest, serving_version="1.0.0")
-    node = seen("b", ring="main")
-    desk.nodes["b"] = replace(node, state=node.state.model_copy(update={"slots": (slot,)}))
-    desk.ask(node="b", cohort="nyc")
-    desk.turns(8)
-    before = len(desk.published)
-    desk.turns(5)
-    first = desk.newest("b")
-    for _ in range(200):
-        desk.monotonic += 3600
-        desk.turns(1)
-
-    assert (before, first is not None and first.cohort, first is not None and first.receipts_asked) == (1, "nyc", int(desk.wall))
-    assert [name for name, _ in desk.published] == ["b"] * (1 + ASKS_MAX), "a node of an earlier version does not answer"
-    assert len({one.receipts_asked for _, one in desk.published if one is not None}) == 1 + ASKS_MAX
-    desk.ask(node="b", telemetry=False)
-    assert desk.newest("b").receipts_asked == int(desk.wall) + ASKS_MAX - 1  # type: ignore[union-attr]  # What was asked stays.

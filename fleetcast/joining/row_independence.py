@@ -9,10 +9,10 @@ quantisation, whose scale is of all rows together, sorting, reductions over the 
 from collections.abc import Mapping
 from typing import Final
 
-from node.core.inference import row_arithmetic as arithmetic
-from node.core.inference import row_shapes as shapes
-from node.core.inference.onnx_graph import Graph, Reader, Unreadable
-from node.core.inference.row_values import Call, Mixes, Rows, Rule, Same, Value
+from fleetcast.joining import row_arithmetic as arithmetic
+from fleetcast.joining import row_shapes as shapes
+from fleetcast.joining.onnx_graph import Graph, Reader, Unreadable
+from fleetcast.joining.row_values import Call, Mixes, Rows, Rule, Same, Value
 
 NODES_MAX: Final = 20_000
 

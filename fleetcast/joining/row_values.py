@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from node.core.inference.onnx_graph import Constant, Node, Reader
+from fleetcast.joining.onnx_graph import Constant, Node, Reader
 
 Item = int | float | None | Literal["rows"]  # An element of a small constant; "rows" is how many rows there are, None is not known
 Attributes = Mapping[str, tuple[int | float | None, ...] | Constant]

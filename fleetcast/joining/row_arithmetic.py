@@ -1,6 +1,6 @@
 """Decide which arithmetic operators keep rows apart, and when: each rule is given one, and says what comes out of it or raises `Mixes`."""
 
-from node.core.inference.row_values import Call, Mixes, Rows, Same, Value, beside, place, unknown, with_rows
+from fleetcast.joining.row_values import Call, Mixes, Rows, Same, Value, beside, place, unknown, with_rows
 
 
 def elementwise(call: Call) -> list[Value]:

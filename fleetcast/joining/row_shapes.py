@@ -1,7 +1,7 @@
 """Decide which operators that cut, join and shape tensors keep rows apart, and when: the same as in row_arithmetic."""
 
-from node.core.inference.onnx_graph import Constant
-from node.core.inference.row_values import Call, Item, Mixes, Rows, Same, Value, items_of, place, unknown
+from fleetcast.joining.onnx_graph import Constant
+from fleetcast.joining.row_values import Call, Item, Mixes, Rows, Same, Value, items_of, place, unknown
 
 
 def joined(call: Call) -> list[Value]:
