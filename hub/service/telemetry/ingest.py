@@ -39,6 +39,7 @@ OPEN_INTERVALS_MAX = 4096  # untested intervals of one model and cohort: a fleet
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
 AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
+GONE_SECONDS = 86_400.0  # of listening: a node that is silent for so much longer than it may was reported, though the alert is not kept
 SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made durable when nodes were last seen
 
 
@@ -78,8 +79,14 @@ class Ingest:
         self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
-        # Nodes that were silent before a restart were reported before it.
-        self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
+        self._silent = self._reported_silent()
+
+    def _reported_silent(self) -> set[str]:
+        """Return the silent nodes that were reported before a restart: an alert came since they were seen, or they are long gone."""
+        silent = [node for node in self.nodes.values() if self._is_silent(node)]
+        alerts = self._store.silence_alerts() if silent else {}
+        gone = self._listening.seconds - self._silent_seconds - GONE_SECONDS
+        return {one.name for one in silent if alerts.get(one.name, -1) >= one.last_seen or one.heard_at < gone}
 
     def _restore(self) -> None:
         self.nodes.update(known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock()))
