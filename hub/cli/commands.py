@@ -7,6 +7,7 @@ from fleetcast.cli.version_option import version_option
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
+    "access-list": Verb("access_list:access_list", "Print the access list of the fleet's broker, for mosquitto."),
     "ca": Verb("ca:ca", "Issue certificates to brokers, hubs and consumers."),
     "check": Verb("check:check", "Activate a release as each profile's nodes would."),
     "completion": Verb("completion:completion", "Print a completion script for a shell."),

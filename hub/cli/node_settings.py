@@ -17,6 +17,8 @@ from hub.cli.command_queue import ANSWER_SECONDS, answered
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, show_one
 from hub.core.nodes import device_settings as core
 from hub.core.nodes.device_settings import Chosen, Move, SetNodeSettings
+from hub.service.broker import access_lists
+from hub.settings import load
 from schemas import codec
 from schemas.deployments import Deployment, Deployments, Envelope
 from schemas.device_settings import DeviceSettings
@@ -227,6 +229,7 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
     store, repository = open_store(directory), _repository(directory)
     states = [codec.decode(State, row.state) for row in store.counted_nodes()]
     effect = _effect(repository, states, wish)
+    _warn_of_access_lists(directory)
     _announce(effect, wish, yes=yes)
     from hub.database.node_commands import NodeCommands  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
@@ -245,6 +248,13 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
     finally:
         store.close()
     click.echo(json.dumps({**facts, "state": "done", "text": text}, indent=2) if as_json else plain(text))
+
+
+def _warn_of_access_lists(directory: Path) -> None:
+    """Warn where mosquitto may keep settings from the nodes that they are for."""
+    fleet = load(directory)
+    if fleet.broker_url and (rules := access_lists.missing(directory, fleet.fleet)):
+        click.echo(f"warning: {access_lists.in_words(rules)}", err=True)
 
 
 def _effect(repository: "Repository", states: Sequence[State], wish: SetNodeSettings) -> _Effect:

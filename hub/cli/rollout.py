@@ -2,9 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -15,7 +15,7 @@ from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show, split
 from hub.cli.rollout_status import rollout_row, status
-from hub.cli.time_arguments import DEADLINE
+from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts import rollout as core
@@ -33,7 +33,6 @@ from schemas.state import State
 from schemas.windows import parse_windows
 
 PERCENT_DIGITS_MAX = 3
-Parsed = TypeVar("Parsed")
 ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 
 deployment_option = click.option("--deployment", metavar="NAME", help="Deployment, where the model has several.")
@@ -170,8 +169,8 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     model, version = split(release)
     repository = Repository(directory / "trust")
     ref, manifest = release_of(repository, model, version)
-    asked_stages = _parsed("stages", parse_stages, stages)
-    windows = {name: _parsed(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
+    asked_stages = parsed_option("stages", parse_stages, stages)
+    windows = {name: parsed_option(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
     wish = {
         "version": version,
         "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in asked_stages],
@@ -244,18 +243,6 @@ def _states(directory: Path) -> list[State]:
         return states_of(store.counted_nodes())
     finally:
         store.close()
-
-
-def _parsed(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
-    """Return what an option means.
-
-    Raises:
-        click.UsageError: it is not written as it must be.
-    """
-    try:
-        return parse(text)
-    except Refused as refusal:
-        raise click.UsageError(f"--{option}: {refusal.reason}") from None
 
 
 def _approve(said: Sequence[str]) -> list[int | str]:

@@ -385,6 +385,13 @@ class Store:
             rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
         return [AlertRow(one, Alert.model_validate_json(body)) for one, body in reversed(rows)]
 
+    def silence_alerts(self) -> dict[str, int]:
+        """Return when the silence of each node was last reported, as far as alerts are kept."""
+        table = tables.alerts
+        with self._read() as db:
+            found = db.execute(select(table.c.at, table.c.body).where(table.c.kind == "node_silent").order_by(table.c.id)).all()
+        return {str(json.loads(body).get("node")): at for at, body in found}
+
     def add_refusal(self, at: int, topic: str, code: str, reason: str) -> None:
         """Keep a refusal."""
         with self._write() as db:

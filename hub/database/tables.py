@@ -315,6 +315,15 @@ duplicate_nodes = Table(
     Column("last_at", BigInteger, nullable=False),
 )
 
+# Names in which a device speaks with another key than the one that counts; `fingerprint` is that key's SHA-256.
+other_keys = Table(
+    "other_keys",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("fingerprint", LargeBinary(32), nullable=False),
+)
+
 # Receivers of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.
 receivers = Table(
     "receivers",

@@ -45,6 +45,7 @@ from hub.publish.check_results import Checks
 from hub.service.alerts.dispatch import Hooks
 from hub.service.alerts.event_log import Notes
 from hub.service.alerts.flood_alerts import Floods
+from hub.service.broker import access_lists
 from hub.service.broker.embedded import OwnBroker
 from hub.service.broker.inbox import LANES, Inbox
 from hub.service.broker.mqtt import (
@@ -281,6 +282,8 @@ class Service:
         """
         if self._broker is not None:
             self._broker.start()
+        elif rules := access_lists.missing(self._directory, self._settings.fleet):
+            self._notes.event("access_list.outdated", access_lists.in_words(rules), missing=rules)
         self._enrolling.start()
         self._hooks.start()
 

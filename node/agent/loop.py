@@ -217,6 +217,7 @@ class Agent:
             wall=wall,
             refused=self._reporter.refusal,
             findings=self._findings,
+            public_key=lambda: self._renewing.identity.public_key,
         )
         self._trust_state = TrustState(
             settings,

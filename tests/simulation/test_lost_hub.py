@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from hub.core.rollouts.fleet import heard
+from hub.core.rollouts.listening import Listened
 from hub.database.device_lives import DeviceLives
 from hub.database.store import Store
 from tests.simulation.whole_fleet.fleet import Fleet
@@ -49,12 +51,15 @@ def test_a_hub_without_database_and_broker_memory_learns_what_nodes_run(fleet: F
 def test_new_hardware_that_spoke_before_it_was_let_in_is_heard_of(fleet: Fleet) -> None:
     fleet._replace(0)
     fleet.run(90.0)
-    refused = fleet.hub.service._ingest.nodes["n0"].public_key  # type: ignore[union-attr]
-    starts = fleet.machines[0].starts
+    node, agent = fleet.hub.service._ingest.nodes["n0"], fleet.machines[0].agent  # type: ignore[union-attr]
+    refused, starts = node.public_key, fleet.machines[0].starts
+    assert not heard(node, listened=Listened(node.heard_at + 1), silent_seconds=3600)
+    assert [one.code for one in agent._findings.all()] == ["receipt.key_changed"], "the device itself says what is wrong"
     store = Store(f"sqlite:///{fleet.hub.folder / 'hub.sqlite'}")  # As `fleetcast nodes replace n0` does it.
     DeviceLives(store.database).expect("n0", fingerprint=None, expires_at=int(fleet.hub.clocks.wall()) + 3600)
     store.close()
     fleet.run(900.0)
 
     assert fleet.hub.service._ingest.nodes["n0"].public_key != refused  # type: ignore[union-attr]
+    assert agent._findings.all() == ()
     assert (fleet.believed(fleet.machines[0], "delay"), fleet.machines[0].starts) == ("1.0.0", starts)

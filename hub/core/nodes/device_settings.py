@@ -132,7 +132,7 @@ def _budget(before: LinkBudget | None, wish: LinkBudget | None, link: str, gone:
     return LinkBudget(**fields) if fields else None
 
 
-def document_of(node: str, chosen: Chosen, *, serial: int, expires: int) -> DeviceSettings:
+def document_of(node: str, chosen: Chosen, *, serial: int, expires: int, key_refused: bytes | None = None) -> DeviceSettings:
     """Return what is signed for a node."""
     return DeviceSettings(
         node=node,
@@ -143,6 +143,7 @@ def document_of(node: str, chosen: Chosen, *, serial: int, expires: int) -> Devi
         telemetry=chosen.telemetry,
         display_name=chosen.display_name or None,
         budgets=dict(chosen.budgets or {}) or None,
+        key_refused=key_refused,
     )
 
 

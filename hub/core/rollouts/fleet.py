@@ -67,6 +67,10 @@ class Node:
     measured: Mapping[str, tuple[tuple[bytes, float], ...]] = field(default_factory=dict)  # latency by model and release, newest first
     failed_at: Mapping[tuple[str, bytes], tuple[int, ...]] = field(default_factory=dict)  # Every failure, also those mended since.
 
+    other_key: bytes | None = (
+        None  # SHA-256 of another key by which a device speaks in this name since it was heard last: it does not count.
+    )
+
     @property
     def name(self) -> str:
         """Return its id."""
@@ -130,6 +134,7 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         public_key=known.public_key or state.public_key,
         refused=_still_refused(known, state),
         heard_at=max(known.heard_at, heard_at),
+        other_key=None,
         seen_apart=_seen_apart(known, state, heard_at, old=old),
     )
 
@@ -192,7 +197,12 @@ def lacks_receipts(node: Node) -> bool:
 
 
 def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
-    """Return whether a node counts as heard from, given how long the hub has listened in all."""
+    """Return whether a node counts as heard from, given how long the hub has listened in all.
+
+    A device that shows another key does not speak for it.
+    """
+    if node.other_key is not None:
+        return False
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
     return listened - node.heard_at < patience
 

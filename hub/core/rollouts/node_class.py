@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from hub.core.rollouts import refusals
 from hub.core.rollouts.fleet import Node, failure_of
 from hub.core.rollouts.stages import words_of
 from hub.core.rollouts.tally import BY_NEED, CLASSES, ClassName, class_name
 from schemas.deployments import Deployment, is_past_deadline, is_reached
 from schemas.errors import Code
-from schemas.state import Slot
+from schemas.state import Finding, Slot
 
 __all__ = ["BY_NEED", "CLASSES", "ClassName", "NodeClass", "class_of", "totals"]
 _STEPS: Final = {"fetching": "fetching", "staged": "testing", "testing": "testing", "shadow": "compared beside what it serves"}
@@ -50,6 +51,7 @@ def class_of(
     since = failed_from if tries_from is None else tries_from
     failing = failure_of(node, deployment, model=model, failed_from=failed_from, tries_from=since)
     failure = failing.failure if failing is not None else None
+    clock = refusals.of_clock(refusals.findings_of(node.state, node.refused))
     slot = next((one for one in node.state.slots if one.model == model), None)
     name = class_name(
         deployment,
@@ -58,7 +60,7 @@ def class_of(
         serves=serves,
         serves_nothing=serving is None,
         failure=failure.outcome if failure is not None else None,
-        waits=_waits(slot, digest),
+        waits=_waits(slot, digest) or (clock is not None and not serves),
         now=now,
     )
     match name:
@@ -66,8 +68,7 @@ def class_of(
             code = failure.code if failure is not None else ""
             return NodeClass(name, f"{'refused it' if name == 'refused' else 'went back from it'}: {code}", code)
         case "unreachable":
-            late = is_past_deadline(deployment, now) and not serves
-            return NodeClass(name, f"was not heard for {_duration(silent_seconds)}{', and the deadline has passed' if late else ''}")
+            return _unreachable(node, silent_seconds, is_late=is_past_deadline(deployment, now) and not serves)
         case "serving":
             return NodeClass(name, f"serves {version if serves else _version(node, model)}")
         case "expired":
@@ -75,10 +76,18 @@ def class_of(
         case "moving" | "waiting" if deployment.state == "rolled_back":
             return NodeClass(name, "goes back") if serving is not None else _from_nothing(deployment, slot)
         case "moving" | "waiting":
-            return _to_move(deployment, node, slot)
+            return _to_move(deployment, node, slot, clock)
 
 
-def _to_move(deployment: Deployment, node: Node, slot: Slot | None) -> NodeClass:
+def _unreachable(node: Node, silent_seconds: float, *, is_late: bool) -> NodeClass:
+    if node.other_key is not None:
+        return NodeClass("unreachable", other_key_in_words(node.name), Code.RECEIPT_KEY_CHANGED)
+    return NodeClass("unreachable", f"was not heard for {_duration(silent_seconds)}{', and the deadline has passed' if is_late else ''}")
+
+
+def _to_move(deployment: Deployment, node: Node, slot: Slot | None, clock: Finding | None) -> NodeClass:
+    if clock is not None:
+        return NodeClass("waiting", f"waits: {clock.reason}", clock.code)
     if deployment.state == "halted":
         return NodeClass("waiting", "waits: the rollout is halted")
     if not is_reached(deployment, node.facts):
@@ -123,6 +132,13 @@ def _under_way(slot: Slot | None, digest: bytes) -> NodeClass:
     if slot.state == "fetching" and slot.bytes_planned:
         return NodeClass("moving", f"is fetching, {min(100, 100 * slot.bytes_received // slot.bytes_planned)} %")
     return NodeClass("moving", f"is {_STEPS[slot.state]}")
+
+
+def other_key_in_words(node: str) -> str:
+    """Say what is wrong with a node whose device shows another key, and the mend."""
+    return (
+        f"its device shows another key than the one that it had at first, and is not believed; `fleetcast nodes replace {node}` lets it in"
+    )
 
 
 def totals(classes: Iterable[NodeClass]) -> dict[ClassName, int]:

@@ -141,7 +141,7 @@ def begin(
         Refused: the stages do not rise to 100 %, the deadline has passed, or a parameter is unknown or out of bounds.
     """
     stages = built(wish.stages, wish.approve)
-    check_times(activate=wish.activate, deadline=wish.deadline, now=now)
+    check_times(activate=wish.activate, deadline=wish.deadline, now=now, fetch=wish.carriage.fetch if wish.carriage else None)
     if wish.gate.latency_ratio_max is not None and place.before is None and place.fallback is None:
         text = "no release was rolled out to these nodes before, so there is no latency to compare with: leave the gate on latency out"
         raise Refused(Code.ROLLOUT_INVALID, text)

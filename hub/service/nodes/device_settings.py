@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 WORK_SECONDS = 0.2  # The share of a turn for reading, and for signing, and for publishing.
 AT_ONCE = 8  # Nodes between two looks at the clock.
+TELL_SECONDS = 600.0  # Between two statements to one name about its key: two devices may speak in turn.
 LOOK_SECONDS = 10.0  # Between two looks for settings that age, and for nodes that know newer ones than the hub.
 ROLE = "rollouts"  # The role whose key signs settings, and whose life they have.
 NAMES_KEPT = 256  # Nodes that an event names.
@@ -83,6 +84,8 @@ class SettingsKeeper:
         self._unpublished: dict[str, None] = {}  # In order.
         self._to_clear: set[str] = set()
         self._ageing: list[str] = []
+        self._keys_told: dict[str, float] = {}
+        self._to_tell: list[str] = []
         self._job: _Job | None = None
         self._looked_at = float("-inf")
 
@@ -96,6 +99,7 @@ class SettingsKeeper:
         self._obey()
         self._look()
         self._renew()
+        self._tell_of_keys()
         if online:
             self._publish_some()
 
@@ -226,6 +230,33 @@ class SettingsKeeper:
         now, key = datetime.fromtimestamp(self._wall(), UTC), self._signer.public_key.keyid
         self._ageing = [name for name, held in self._held.items() if held.key != key or _is_ageing(held.document, now)]
         self._ageing += [name for name in self._nodes if self._is_behind(name)]
+        self._look_for_other_keys()
+
+    def _look_for_other_keys(self) -> None:
+        """Find devices that show another key than the one that counts, or no longer do: their settings tell them."""
+        now = self._monotonic()
+        for name, node in self._nodes.items():
+            held = self._held.get(name)
+            told = held.document.key_refused if held is not None else None
+            if node.other_key != told and now - self._keys_told.get(name, float("-inf")) >= TELL_SECONDS:
+                self._keys_told[name] = now
+                self._to_tell.append(name)
+
+    def _tell_of_keys(self) -> None:
+        """Tell devices whether their key counts, in the settings of their name."""
+        until = self._monotonic() + WORK_SECONDS
+        while self._to_tell and self._monotonic() < until:
+            self._to_tell, names = self._to_tell[AT_ONCE:], self._to_tell[:AT_ONCE]
+            fresh: dict[str, DeviceSettings] = {}
+            for name in names:
+                if self._is_forgotten(name):
+                    continue
+                self._read(name)
+                held = self._held.get(name)
+                document = held.document if held is not None else None
+                fresh[name] = self._document(name, Chosen.of(document), serial=core.serial_after(document, self._state(name)))
+                log.info("node_key.told", node=name)
+            self._sign(fresh)
 
     def _is_behind(self, name: str) -> bool:
         """Return whether a node follows newer settings than the hub knows: this hub was restored, or somebody else has signed them."""
@@ -251,8 +282,8 @@ class SettingsKeeper:
             self._sign(fresh)
 
     def _document(self, name: str, chosen: Chosen, *, serial: int) -> DeviceSettings:
-        expires = int(self._wall() + life(ROLE).total_seconds())
-        return core.document_of(name, chosen, serial=serial, expires=expires)
+        expires, node = int(self._wall() + life(ROLE).total_seconds()), self._nodes.get(name)
+        return core.document_of(name, chosen, serial=serial, expires=expires, key_refused=node.other_key if node is not None else None)
 
     def _sign(self, documents: Mapping[str, DeviceSettings]) -> None:
         """Sign, make durable, and have published."""

@@ -232,13 +232,11 @@ class Slots:
         self.changed = True
 
     def report_of(self) -> tuple[Slot, ...]:
-        """Return the slots, as the state document says them. Asked every two seconds, and made anew only where something may have
-        changed.
-        """
+        """Return the slots, the newest first. Asked every two seconds, and made anew only where something may have changed."""
         for model, slot in self._slots.items():
             if slot.target is not None or model not in self._idle_reports:
                 self._idle_reports[model] = self._report_of(slot)
-        return tuple(self._idle_reports[model] for model in self._slots)
+        return tuple(self._idle_reports[model] for model in lifecycle.newest_first(self._slots.values()))
 
     def _report_of(self, slot: ModelSlot) -> Slot:
         usage = self._store.usage_of(slot.target.digest if slot.target else b"")

@@ -90,6 +90,27 @@ def test_a_node_that_serves_nothing_after_going_back_is_in_no_class_of_serving()
     assert found(node(serves=None), first, heard=False)[0] == "unreachable"
 
 
+def test_a_device_with_another_key_is_a_node_that_cannot_be_reached_with_the_mend() -> None:
+    one = replace(node(serves=NEW), other_key=b"k" * 32)
+    deployment = DEPLOYMENT.model_copy(update={"state": "running"})
+
+    assert report(one, deployment, model="m", listened=one.heard_at).heard is False
+    assert found(one, heard=False) == ("unreachable", Code.RECEIPT_KEY_CHANGED)
+    of = class_of(DEPLOYMENT, one, model="m", heard=False, silent_seconds=1, failed_from=0, now=10)
+    assert of.sentence.endswith("`fleetcast nodes replace jfk-2` lets it in")
+
+
+def test_a_node_that_waits_for_the_time_of_a_signature_says_so_and_has_not_failed() -> None:
+    finding = Finding(kind="trust", code=Code.CLOCK_UNKNOWN, reason="the clock here says 09:00, and the hub has signed at 12:00")
+    one = node()
+    one = replace(one, state=one.state.model_copy(update={"findings": (finding,)}))
+
+    assert found(one) == ("waiting", Code.CLOCK_UNKNOWN)
+    assert report(one, DEPLOYMENT, model="m", listened=Listened(0.0)).failed_at is None
+    served = replace(one, serving=node(serves=NEW).serving)
+    assert found(served) == ("serving", "serves 1.1.0")
+
+
 def test_a_refused_document_is_one_failure_for_the_gate_and_for_the_class() -> None:
     finding = Finding(kind="rollout", model="m", code="schema.unsupported", reason="why")
     one = node(failure=Failure("rolled_back", Code.PROBATION_ERRORS, 2))

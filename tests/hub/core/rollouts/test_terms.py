@@ -185,6 +185,28 @@ def test_a_window_that_does_not_open_before_the_deadline_is_refused() -> None:
     assert begin(fleet(), activate=windows, deadline=NOW + 6 * 24 * 3600).deployment.activate == windows
 
 
+# NOW is a Friday, 08:00 UTC.
+@pytest.mark.parametrize(
+    ("fetch", "activate", "hours", "words"),
+    [
+        ("Sun 01:00-02:00", None, 24, "fetch 'Sun 01:00-02:00' does not open before the deadline"),
+        ("Sun 22:00-24:00", "Sat 01:00-03:00", 90, "lets a node first fetch ('Sun 22:00-24:00') and then switch ('Sat 01:00-03:00')"),
+        ("Sat 10:00-11:00", "Sat 08:00-09:00", 60, "in any zone: give a later deadline, or other times"),
+    ],
+)
+def test_times_to_fetch_and_to_switch_that_never_come_in_turn_are_refused(fetch: str, activate: str | None, hours: int, words: str) -> None:
+    times = {"carriage": {"fetch": parse_windows(fetch)}, **({"activate": parse_windows(activate)} if activate else {})}
+
+    assert words in refused(fleet(), deadline=NOW + hours * 3600, **times)
+    assert begin(fleet(), deadline=NOW + 15 * 24 * 3600, **times).deployment.deadline is not None
+    assert begin(fleet(), **times).deployment.deadline is None
+
+
+def test_times_that_are_open_together_are_taken() -> None:
+    times = {"carriage": {"fetch": parse_windows("Sat 01:00-06:00")}, "activate": parse_windows("Sat 02:00-03:00")}
+    assert begin(fleet(), deadline=NOW + 48 * 3600, **times).deployment.activate is not None
+
+
 def test_at_its_deadline_a_rollout_is_done_for_the_nodes_that_serve() -> None:
     nodes = fleet()
     progress = begin(nodes, LAB, deadline=NOW + 60, gate={"soak_seconds": 999})
