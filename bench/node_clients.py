@@ -36,7 +36,7 @@ def request(path: str, body: bytes, header_bytes: int | None) -> bytes:
     """A POST over a connection that is kept."""
     more = f"Inference-Header-Content-Length: {header_bytes}\r\n" if header_bytes is not None else ""
     kind = "application/json" if header_bytes is None else "application/octet-stream"
-    head = f"POST {path} HTTP/1.1\r\nHost: node\r\nContent-Type: {kind}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n{more}Content-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

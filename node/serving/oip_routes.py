@@ -25,7 +25,7 @@ from node.core.inference.tensors import Buffer, json_elements, refuse_request
 from node.serving.accuracy_route import OnLabels, label_routes
 from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
-from node.serving.connection import WHOLE, Whole
+from node.serving.connection import WHOLE, Cycle
 from node.serving.cross_site_check import Foreign
 from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
 from node.serving.loaded_model import Busy, LoadedModel, Observation
@@ -178,7 +178,9 @@ class Infer:
         try:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
-            body = await self._body(receive, headers, reserved)
+            whole: Cycle | None = scope.get("extensions", {}).get(WHOLE)
+            body = whole.whole_body() if whole is not None else None
+            body = await self._body(receive, headers, reserved, body)
             answer = await self._pool.answer(path["model"], path.get("version"), body, header_bytes)
             payload, json_bytes = encode_response(
                 answer.request,
@@ -212,8 +214,10 @@ class Infer:
         self._bodies_bytes += size
         return size
 
-    async def _body(self, receive: Receive, headers: dict[bytes, bytes], bytes_max: int) -> bytes:
-        body = await read_body(receive, bytes_max)
+    async def _body(self, receive: Receive, headers: dict[bytes, bytes], bytes_max: int, body: bytes | None) -> bytes:
+        """Return the body: the one that is here already, or what comes."""
+        if body is None:
+            body = await read_body(receive, bytes_max)
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
         if encoding == "identity":
             return body
@@ -243,9 +247,9 @@ async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_byt
         headers.append((b"content-type", b"application/json"))
     else:
         headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", b"%d" % json_bytes)]
-    whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
+    whole: Cycle | None = scope.get("extensions", {}).get(WHOLE)
     if whole is not None:
-        await whole(200, headers, payload)
+        await whole.answer(200, headers, payload)
         return
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"".join(payload)})
