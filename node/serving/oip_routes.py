@@ -29,6 +29,7 @@ from node.serving.connection import WHOLE, Cycle
 from node.serving.cross_site_check import Foreign
 from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
 from node.serving.loaded_model import Busy, LoadedModel, Observation
+from node.serving.released_memory import MemoryRelease
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -168,6 +169,7 @@ class Infer:
         self._pool = pool
         self._observing = observing
         self._bodies_bytes = 0
+        self._release = MemoryRelease()
         self._inflating = asyncio.Semaphore(INFLATING_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,12 +177,14 @@ class Infer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         path = scope["path_params"]
         answer, reserved, began = None, 0, time.perf_counter()
+        moved = 0
         try:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
             whole: Cycle | None = scope.get("extensions", {}).get(WHOLE)
             body = whole.whole_body() if whole is not None else None
             body = await self._body(receive, headers, reserved, body)
+            moved = len(body)
             answer = await self._pool.answer(path["model"], path.get("version"), body, header_bytes)
             payload, json_bytes = encode_response(
                 answer.request,
@@ -200,6 +204,7 @@ class Infer:
             return
         finally:
             self._bodies_bytes -= reserved
+            self._release.noticed(moved + (sum(len(raw.data) for raw in answer.outputs) if answer is not None else 0))
         latency_ms = _ms_since(began)
         await _respond(scope, send, payload, json_bytes)
         self._observing.answered(answer, latency_ms)
