@@ -27,11 +27,12 @@ from node.core.inference.tensors import Buffer, json_elements, refuse_request
 from node.serving.accuracy_route import OnLabels, label_routes
 from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
-from node.serving.connection import WHOLE, Whole
+from node.serving.connection import WHOLE, Cycle
 from node.serving.cross_site_check import Foreign
 from node.serving.http_status import retry_after, status_of
 from node.serving.loaded_model import Busy, LoadedModel
 from node.serving.metrics import metrics_route
+from node.serving.released_memory import MemoryRelease
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -193,6 +194,7 @@ class Infer:
         self._pool = pool
         self._observing = observing
         self._bodies_bytes = 0
+        self._release = MemoryRelease()
         self._inflating = asyncio.Semaphore(INFLATING_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -200,10 +202,14 @@ class Infer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         path = scope["path_params"]
         answer, reserved, began = None, 0, time.perf_counter()
+        moved = 0
         try:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
-            body = await self._body(receive, headers, reserved)
+            whole: Cycle | None = scope.get("extensions", {}).get(WHOLE)
+            body = whole.whole_body() if whole is not None else None
+            body = await self._body(receive, headers, reserved, body)
+            moved = len(body)
             answer = await self._pool.answer(path["model"], path.get("version"), body, header_bytes)
             payload, json_bytes = encode_response(
                 answer.request,
@@ -223,6 +229,7 @@ class Infer:
             return
         finally:
             self._bodies_bytes -= reserved
+            self._release.noticed(moved + (sum(len(raw.data) for raw in answer.outputs) if answer is not None else 0))
         latency_ms = _ms_since(began)
         await _respond(scope, send, payload, json_bytes)
         self._observing.answered(answer, latency_ms)
@@ -237,8 +244,10 @@ class Infer:
         self._bodies_bytes += size
         return size
 
-    async def _body(self, receive: Receive, headers: dict[bytes, bytes], bytes_max: int) -> bytes:
-        body = await read_body(receive, bytes_max)
+    async def _body(self, receive: Receive, headers: dict[bytes, bytes], bytes_max: int, body: bytes | None) -> bytes:
+        """Return the body: the one that is here already, or what comes."""
+        if body is None:
+            body = await read_body(receive, bytes_max)
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
         if encoding == "identity":
             return body
@@ -268,9 +277,9 @@ async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_byt
         headers.append((b"content-type", b"application/json"))
     else:
         headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", b"%d" % json_bytes)]
-    whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
+    whole: Cycle | None = scope.get("extensions", {}).get(WHOLE)
     if whole is not None:
-        await whole(200, headers, payload)
+        await whole.answer(200, headers, payload)
         return
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"".join(payload)})
