@@ -16,6 +16,7 @@ from fleetcast.mqtt_connection import BrokerUrl
 from hub.cli.log_rate_limit import LogLimit
 from hub.cli.options import passphrase, passphrase_option
 from hub.settings import load
+from hub.signing.key_places import ONLINE, present, promote, signer_of, stem_of
 from hub.signing.keys import load_signer
 
 LOOK_SECONDS = 0.1
@@ -44,7 +45,10 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
         changes["broker_url"] = broker_url
     settings = settings.model_copy(update=changes)
     secret = passphrase(passphrase_file)
-    keys = {name: load_signer(directory / "online" / f"{name}.pem", secret) for name in ("snapshot", "timestamp", "rollouts")}
+    for name in ONLINE:
+        if present(stem_of(directory, name)) is None:
+            promote(stem_of(directory, name))  # A change of keys was interrupted between two renames.
+    keys = {name: load_signer(directory / "online" / f"{name}.pem", secret) for name in ONLINE}
     _log(json_logs)
     from hub.service.delivery.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
     from hub.service.loop import READY_NAME, Service  # noqa: PLC0415
@@ -55,7 +59,13 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     authority = open_authority(directory, lambda: secret, fleet=settings.fleet) if settings.enrolment_listen else None
-    service = Service(directory, settings, signers=Signers(**keys), authority=authority)
+    service = Service(
+        directory,
+        settings,
+        signers=Signers(**keys),
+        authority=authority,
+        load_key=lambda role, keyids: signer_of(stem_of(directory, role), keyids, secret),
+    )
     ready = directory / READY_NAME
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
     threading.Thread(target=_print_ready, args=(ready, stop, json_logs), daemon=True).start()

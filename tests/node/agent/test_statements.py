@@ -231,7 +231,7 @@ def test_a_new_key_for_rollouts_is_taken_up_by_the_index_and_the_old_one_is_refu
         until(lambda: serial(node) == 1)
         stolen = fleet.keys["rollouts"]
         fleet.keys["rollouts"] = CryptoSigner.generate_ed25519()
-        fleet.repository.rekey_rollouts(fleet.keys["rollouts"].public_key, targets=fleet.keys["targets"], now=fleet.now)
+        fleet.rekey_rollouts()
         fleet.repository.renew_rollouts(rollouts=fleet.keys["rollouts"], now=fleet.now)
         embedded.say_roles()
         embedded.deploy("1.1.0", serial=2)
