@@ -21,12 +21,6 @@ def undelegate(targets: Targets, role: str) -> None:
     _drop_unused_keys(delegations, roles)
 
 
-def keys_of(targets: Targets, role: str) -> list[str]:
-    """Return the ids of the keys that may sign a delegated role; none if there is no such role."""
-    _, roles = _delegations(targets)
-    return list(roles[role].keyids) if role in roles else []
-
-
 def set_keys(root: Root, role: str, keys: Sequence[Key], *, threshold: int | None = None) -> None:
     """Let these keys, and no others, sign a top-level role."""
     for keyid in list(root.roles[role].keyids):

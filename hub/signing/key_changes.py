@@ -14,7 +14,7 @@ from securesystemslib.signer import Key
 from tuf.api.metadata import Metadata, Root, Targets
 
 from hub.core.publish.metadata_expiry import Severity, expiry, life
-from hub.signing.delegations import delegate_to, keys_of, set_keys
+from hub.signing.delegations import delegate_to, set_keys
 from hub.signing.key_offers import Offer
 from hub.signing.metadata_files import MetadataFolder, write
 from schemas.bundle import MINIMUM_FIELD, role_name
@@ -190,8 +190,3 @@ def _bytes(document: Metadata[Any], roots: Sequence[Root], role: str) -> bytes:
 
 def _signed_part(data: bytes) -> bytes:
     return Metadata[Any].from_bytes(data).signed_bytes
-
-
-def teams(targets: Targets, models: Sequence[str]) -> dict[str, list[str]]:
-    """Return the ids of the keys that sign for each of these models."""
-    return {model: keys_of(targets, role_name(model)) for model in models}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from securesystemslib.signer import Key, Signer
+from securesystemslib.signer import Signer
 from tuf.api.exceptions import UnsignedMetadataError
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization import DeserializationError
@@ -21,7 +21,7 @@ from tuf.api.serialization.json import CanonicalJSONSerializer
 
 from fleetcast import disk_room, durable
 from hub.signing.signatures import add_signature
-from schemas.bundle import MINIMUM_FIELD
+from schemas.bundle import MINIMUM_FIELD, role_name
 from schemas.errors import Code, Refused
 from schemas.limits import ROOTS_MAX
 from schemas.names import sha256
@@ -147,12 +147,27 @@ class Offer:
 
     def changes(self) -> list[str]:
         """Return in words what is different afterwards."""
+        return [
+            *(f"{role}: version {before} -> {after}, expires {expires:%Y-%m-%d}" for role, before, after, expires in self._versions()),
+            *self._differences(),
+        ]
+
+    def in_words(self) -> str:
+        """Return in one sentence what is different afterwards."""
+        return "; ".join(self._differences()) or f"{' and '.join(role for role, *_ in self._versions())} signed again with the same keys"
+
+    def _versions(self) -> "Iterator[tuple[str, int, int, datetime]]":
+        presents: dict[str, Metadata[Any]] = {"root": self.present_root, "targets": self.present_targets}
+        for role, document, _ in self.documents():
+            yield role, presents[role].signed.version, document.signed.version, document.signed.expires
+
+    def _differences(self) -> list[str]:
         found: list[str] = []
         if self.root is not None:
             found += _root_changes(self.present_root.signed, self.root.signed)
         if self.targets is not None:
             found += _targets_changes(self.present_targets.signed, self.targets.signed)
-        return found or ["nothing but new expiries"]
+        return found
 
 
 def write(path: Path, offer: Offer) -> None:
@@ -233,7 +248,7 @@ def _check_targets(roots: Sequence[Metadata[Root]], targets: Metadata[Targets]) 
 
 
 def _root_changes(before: Root, after: Root) -> list[str]:
-    found = [f"root: version {before.version} -> {after.version}, expires {after.expires:%Y-%m-%d}"]
+    found: list[str] = []
     for role, named in after.roles.items():
         found += _key_changes(role, before.roles[role].keyids, named.keyids)
         if named.threshold != before.roles[role].threshold:
@@ -242,7 +257,7 @@ def _root_changes(before: Root, after: Root) -> list[str]:
 
 
 def _targets_changes(before: Targets, after: Targets) -> list[str]:
-    found = [f"targets: version {before.version} -> {after.version}, expires {after.expires:%Y-%m-%d}"]
+    found: list[str] = []
     old, new = _roles(before), _roles(after)
     for role in sorted({*old, *new}):
         found += _key_changes(role, old.get(role, ()), new.get(role, ()))
@@ -268,9 +283,5 @@ def _roles(targets: Targets) -> dict[str, Sequence[str]]:
 
 def _key_changes(role: str, before: Sequence[str], after: Sequence[str]) -> list[str]:
     out, new = [one for one in before if one not in after], [one for one in after if one not in before]
-    return [*(f"{role}: key {one[:SHORT]} is out" for one in out), *(f"{role}: key {one[:SHORT]} is new" for one in new)]
-
-
-def names_of(keys: Sequence[Key]) -> str:
-    """Return keys as people compare them."""
-    return ", ".join(one.keyid[:SHORT] for one in keys)
+    said = [f"{word} {', '.join(one[:SHORT] for one in keys)}" for word, keys in (("out", out), ("new", new)) if keys]
+    return [f"{'team of ' if role.startswith(role_name('')) else ''}{role.removeprefix(role_name(''))}: {', '.join(said)}"] if said else []

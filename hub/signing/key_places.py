@@ -1,6 +1,7 @@
 """Know where the fleet's keys lie in its folder, and put a new key in the place of an old one so that a crash in between loses neither.
 
-A new key waits beside the old one, as `targets.next.pem`, until the metadata names it; then it takes the old one's name.
+A new key waits beside the old one, as `targets.next.pem`, until the metadata names it; then it takes the old one's name. Its public half
+waits with it, so that nobody has to open it for that.
 """
 
 import contextlib
@@ -12,12 +13,13 @@ from securesystemslib.signer import Key, Signer
 
 from fleetcast import durable
 from hub.signing import key_references
-from hub.signing.keys import PEM, load_signer
+from hub.signing.keys import PEM, load_signer, public_key
 from schemas.errors import Code, Refused
 
 ONLINE = ("snapshot", "timestamp", "rollouts")  # Roles whose keys the hub opens.
 SUFFIXES = (PEM, key_references.SUFFIX)
 NEXT = ".next"
+PUBLIC = ".pub"
 
 
 def stem_of(directory: Path, role: str) -> Path:
@@ -33,6 +35,13 @@ def present(stem: Path) -> Path | None:
 def waiting(stem: Path) -> Path | None:
     """Return the file of a key that is to take this one's place, if one waits."""
     return present(stem.with_name(stem.name + NEXT))
+
+
+def public_of_waiting(stem: Path) -> Key | None:
+    """Return the public half of the key that waits; None if none waits, or if only opening it could show that."""
+    found = waiting(stem)
+    path = found if found is not None and found.suffix == key_references.SUFFIX else stem.with_name(stem.name + NEXT + PUBLIC)
+    return public_key(path) if found is not None and path.exists() else None
 
 
 def root_stems(directory: Path) -> list[Path]:
@@ -56,6 +65,7 @@ def promote(stem: Path) -> None:
             if suffix != found.suffix:
                 stem.with_name(stem.name + suffix).unlink(missing_ok=True)
         durable.rename(found, target)
+        stem.with_name(stem.name + NEXT + PUBLIC).unlink(missing_ok=True)
 
 
 def signer_of(stem: Path, keyids: Collection[str], passphrase: bytes) -> Signer:

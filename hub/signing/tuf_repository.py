@@ -176,6 +176,17 @@ class Repository:
         with self._folder.locked():
             return list(self._delegator("root" if role in {*_TOP, "targets"} else "targets").get_delegated_role(role).keyids)
 
+    def minimums(self) -> dict[str, str]:
+        """Return the oldest version of each model that nodes may activate, where the targets role says one."""
+        with self._folder.locked():
+            return dict(self._folder.newest("targets", Targets).signed.unrecognized_fields.get(MINIMUM_FIELD, {}))
+
+    def has_announced(self, versions: Mapping[str, int]) -> bool:
+        """Return whether the last `refresh` vouched for these versions of roles, or for later ones."""
+        with self._folder.locked():
+            current = self._folder.current()
+            return all(current.get(role, 0) >= version for role, version in versions.items())
+
     # Changes that the offline targets key signs
 
     def delegate(self, model: str, *, team: Key, targets: Signer, now: datetime) -> None:
