@@ -13,7 +13,7 @@ from fleetcast import durable
 from hub.cli.key_values import read_pairs
 from hub.cli.options import hub_runs, open_store, passphrase
 from hub.signing import key_references
-from hub.signing.key_places import NEXT, ONLINE, PUBLIC, present, promote, public_of_waiting, root_stems, stem_of, waiting
+from hub.signing.key_places import NEXT, ONLINE, PUBLIC, discard_waiting, present, promote, public_of_waiting, root_stems, stem_of, waiting
 from hub.signing.keys import PEM, create_key, load_signer, public_key, public_pem
 from schemas.bundle import role_name
 from schemas.errors import Code, FleetcastError, Refused
@@ -69,6 +69,8 @@ def new_key(stem: Path, wanted: str | None, passphrases: Passphrases) -> Key:
         Refused: the key that waits cannot be opened, or the one that is named cannot be read.
     """
     name = stem.name
+    if wanted is not None:
+        discard_waiting(stem)
     if wanted is not None and not key_references.is_uri(wanted):
         return public_key(Path(wanted))
     found = waiting(stem)

@@ -12,6 +12,7 @@ from hub.cli.key_ceremony import ceremony
 from hub.cli.key_files import Passphrases, key_files_option, key_passphrases_option, name_remote_key
 from hub.cli.key_rotation import carried_out, offer_option, rotate
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, passphrase_option, show, show_one, split
+from hub.core.publish.metadata_expiry import renewal
 from hub.settings import load
 from hub.signing.certificate_issuer import LIST_NAME
 from hub.signing.key_changes import Change, KeyChanges, RoleKeys
@@ -24,13 +25,6 @@ from schemas.errors import Code, Refused
 from schemas.names import check_name
 
 SHORT = 12
-WHO = {  # Who signs a role again before it expires, and how.
-    "root": "the root holders: fleetcast keys ceremony",
-    "targets": "fleetcast renew",
-    "snapshot": "the hub, by itself",
-    "timestamp": "the hub, by itself",
-    "rollouts": "the hub, by itself",
-}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +53,7 @@ keys.add_command(ceremony)
 def show_(check: bool, directory: Path, passphrase_file: Path | None, key_passphrases: tuple[str, ...], as_json: bool) -> None:
     """Show every role: its keys, how many of them must sign, when it expires, and where its key lies.
 
-    A role that is `warning`, `urgent` or `expired` must be signed again; "signed again by" says how. A running hub raises an alert for it.
+    A role that is `warning`, `urgent` or `expired` must be signed again, and the command says how. A running hub raises an alert for it.
 
     \b
     Examples:
@@ -69,7 +63,7 @@ def show_(check: bool, directory: Path, passphrase_file: Path | None, key_passph
     changes, repository = KeyChanges(directory / "trust", load(directory).fleet), Repository(directory / "trust")
     passphrases = Passphrases(passphrase_file, key_passphrases)
     rows = [_row(one, directory, passphrases if check else None) for one in changes.roles(datetime.now(UTC))]
-    columns = ["role", "keys", "threshold", "expires", "severity", "lies_at", *(["opens"] if check else []), "signed_again_by"]
+    columns = ["role", "keys", "threshold", "expires", "severity", "lies_at", *(["opens"] if check else [])]
     short = [{**row, "keys": [one[:SHORT] for one in row["keys"]]} for row in rows]
     show(rows if as_json else short, columns, as_json=as_json, empty="Nothing is signed.")
     minimums = repository.minimums()
@@ -77,7 +71,7 @@ def show_(check: bool, directory: Path, passphrase_file: Path | None, key_passph
         click.echo("Oldest version that nodes activate: " + ", ".join(f"{model} {version}" for model, version in minimums.items()))
     for row in rows:
         if row["severity"] != "ok":
-            click.echo(f"{row['role']} {_left(row)}: signed again by {row['signed_again_by']}", err=True)
+            click.echo(f"{row['role']} {_left(row)}: {row['renewal']}", err=True)
 
 
 def _left(row: dict[str, Any]) -> str:
@@ -85,7 +79,6 @@ def _left(row: dict[str, Any]) -> str:
 
 
 def _row(one: RoleKeys, directory: Path, passphrases: Passphrases | None) -> dict[str, Any]:
-    model = one.role.removeprefix(role_name(""))
     team = one.role.startswith(role_name(""))
     stems = root_stems(directory) if one.role == "root" else [stem_of(directory, "team" if team else one.role)]
     files = [path for stem in stems for path in (present(stem), waiting(stem)) if path is not None]
@@ -98,7 +91,7 @@ def _row(one: RoleKeys, directory: Path, passphrases: Passphrases | None) -> dic
         "severity": one.severity,
         "lies_at": [str(path.relative_to(directory)) for path in files],
         **({"opens": opens} if opens is not None else {}),
-        "signed_again_by": f"fleetcast renew --model {model}" if team else WHO[one.role],
+        "renewal": renewal(one.role),
     }
 
 

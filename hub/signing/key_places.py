@@ -68,6 +68,12 @@ def promote(stem: Path) -> None:
         stem.with_name(stem.name + NEXT + PUBLIC).unlink(missing_ok=True)
 
 
+def discard_waiting(stem: Path) -> None:
+    """Drop a key that waits and that another one is to take the place of; the metadata does not name it."""
+    for suffix in (*SUFFIXES, PUBLIC):
+        stem.with_name(stem.name + NEXT + suffix).unlink(missing_ok=True)
+
+
 def signer_of(stem: Path, keyids: Collection[str], passphrase: bytes) -> Signer:
     """Return the signer that a role names now: the key in its place, or the one that waits, which then takes that place.
 

@@ -67,7 +67,7 @@ def load_signer(path: Path, passphrase: bytes) -> Signer:
     Raises:
         Refused: KEY_UNREADABLE when the file is absent, unreadable or not such a key; KEY_PASSPHRASE when the passphrase is wrong.
     """
-    reference = path.with_name(path.name.removesuffix(PEM) + key_references.SUFFIX)
+    reference = path.with_suffix(key_references.SUFFIX)
     if path.suffix == key_references.SUFFIX or (not path.exists() and reference.exists()):
         return key_references.open_key(reference, _read(reference), passphrase)
     key = _load(path, passphrase)

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 import structlog
 from securesystemslib.signer import Signer
 
+from hub.core.publish.metadata_expiry import renewal
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
 from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
 from hub.signing import deployment_statements
+from hub.signing.key_places import ONLINE
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
@@ -216,9 +218,12 @@ class Announcer:
     def _warn_of_expiry(self) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
         for one in self._repository.expiries(now):
-            # What the online keys sign is renewed by ourselves; what people hold the keys of is reported in time, once a degree.
-            if one.role in {"snapshot", "timestamp", "rollouts"} or self._warned.get(one.role, "ok") == one.severity:
+            # We renew what the online keys sign, at half of its life. So a warning is usual there, and anything worse says that we cannot.
+            if one.role in ONLINE and one.severity in {"ok", "warning"}:
+                self._warned.pop(one.role, None)
+                continue
+            if self._warned.get(one.role, "ok") == one.severity:
                 continue
             self._warned[one.role] = one.severity
-            text = f"role {one.role} expires at {one.expires.isoformat()}: {one.severity}; its key's holder has to sign it again"
+            text = f"role {one.role} expires at {one.expires.isoformat()}: {one.severity}; {renewal(one.role)}"
             self._notes.alert(Alert(kind="key_expiring", at=int(now.timestamp()), code=one.severity, text=text))
