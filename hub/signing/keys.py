@@ -11,7 +11,7 @@ from typing import Literal
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from fleetcast import disk_room, durable
@@ -124,10 +124,13 @@ def public_key(path: Path, passphrase: bytes = b"") -> Key:
 def public_pem(key: Key) -> bytes:
     """Return a public key in PEM form, as `public_key` reads it."""
     text = str(key.keyval["public"])
-    if key.keytype != "ed25519":
-        return text.encode()
-    found = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
-    return found.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if key.keytype == "ed25519":
+        return _pem(ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(text)))
+    return _pem(serialization.load_pem_public_key(text.encode()))
+
+
+def _pem(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _check_kind(path: Path, key: object) -> None:
