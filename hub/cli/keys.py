@@ -110,7 +110,7 @@ def _opened(path: Path, one: RoleKeys, passphrases: Passphrases) -> str:
 @click.option(
     "--public-key",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The public half, for a URI that cannot be asked for it: a PEM file.",
+    help="PEM file with the public half, for a URI that cannot be asked for it.",
 )
 @passphrase_option
 @json_option

@@ -273,6 +273,20 @@ def test_online_keys_are_replaced_by_an_offer_where_the_root_keys_are_away(made:
         assert load_signer(made.fleet / "online" / f"{role}.pem", b"test").public_key.keyid == keyids(made)[role][0] != before[role][0]
 
 
+def test_a_team_whose_targets_key_is_away_takes_its_releases_over_after_the_offer(made: Made) -> None:
+    assert made.publish("6.6.6").returncode == 0
+    (made.fleet / "keys" / "targets.pem").rename(made.folder / "targets.pem")
+    offer = str(made.folder / "team.json")
+    answer(made.run("keys", "rotate", "team", "--offer", offer, "--json"))
+    answer(made.run("keys", "ceremony", "--sign", offer, "--key", str(made.folder / "targets.pem"), "--yes", "--json"))
+    assert answer(made.run("keys", "ceremony", "--apply", offer, "--json"))["new_keys_in_place"] == ["team"]
+
+    answer(made.run("renew", "--keep", "m@1.1.0", "--json"))
+
+    assert repository(made).releases("m") == ["1.1.0"]
+    assert made.publish("1.2.0").returncode == 0
+
+
 def test_offers_that_are_forged_stale_or_another_fleets_are_refused(made: Made, holders: Holders) -> None:
     answer(made.run("keys", "ceremony", "--offer", str(holders.offer), "--threshold", "3", "--json"))
     answer(holders.sign("alice"))
