@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,22 @@ def test_the_targets_key_moves_to_a_token_and_signs_there(made: Made, token: dic
     answer(made.run("keys", "minimum", "m@1.0.0", *by_pin, "--json", **token))
     targets = Metadata[Targets].from_bytes(_newest_targets(made))
     Metadata[Root].from_bytes(repository(made).root(2)).signed.verify_delegate("targets", targets.signed_bytes, targets.signatures)
+
+
+def test_a_hub_signs_the_timestamp_with_a_key_on_a_token(made: Made, token: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = other_secret(made.folder, "1234")
+    said = ("rotate", "timestamp", "--new-key", "timestamp=hsm:2?label=fleet", "--key-passphrase-file", f"timestamp={pin}")
+    answer(made.run("keys", *said, "--json", **token))
+    for name, value in token.items():
+        monkeypatch.setenv(name, value)
+
+    keys = {
+        role: signer_of(stem_of(made.fleet, role), repository(made).keyids(role), secret)
+        for role, secret in (("snapshot", b"test"), ("timestamp", b"1234"))
+    }
+
+    assert repository(made).refresh(snapshot=keys["snapshot"], timestamp=keys["timestamp"], now=datetime.now(UTC))
+    assert keys["timestamp"].public_key.scheme == "ecdsa-sha2-nistp256"
 
 
 def _newest_targets(made: Made) -> bytes:
