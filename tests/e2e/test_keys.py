@@ -1,6 +1,7 @@
 """All keys of a fleet are replaced by the real commands while its hub runs; nodes follow, and a thief with the old ones can do nothing."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.bundle import TrustTime
+from schemas.deployment_index import index_of
 from schemas.deployments import Deployments, Envelope
 from schemas.topics import Topics
 from tests import brokers
@@ -60,6 +62,12 @@ def serving(plant: Plant) -> dict[str, str]:
     return {node["node"]: model["serving_version"] for node in plant.cli("nodes") for model in node["models"]}
 
 
+def refusals(plant: Plant, name: str) -> list[str]:
+    """What a node has refused for its signature."""
+    lines = (plant.directory / f"{name}.log").read_text().splitlines()
+    return [line for line in lines if "message.refused" in line and "trust.signature" in line]
+
+
 class Thief:
     """Has every key of before, and may publish whatever he likes on the broker."""
 
@@ -70,15 +78,26 @@ class Thief:
         self.client.open()
         self.plant = plant
 
-    def refused(self, topic: str, payload: bytes, *, by: tuple[str, ...]) -> None:
-        """Retain a forgery, and see every one of these nodes refuse it for its signature."""
+    def refused(self, topic: str, payload: bytes, *, by: tuple[str, ...], index: bytes = b"") -> None:
+        """Retain a forgery, and see every one of these nodes refuse it for its signature; an index has nodes read the roles."""
         before = {name: self._refusals(name) for name in by}
-        self.client.link.publish(topic, payload, retain=True)
-        for name in by:
-            until(f"{name}'s refusal of {topic}", lambda name=name: self._refusals(name) > before[name])
+
+        def is_refused() -> bool:  # Again and again, because the hub puts its own in place.
+            if index:
+                self.client.link.publish(self.topics.deployed, index, retain=True)
+            self.client.link.publish(topic, payload, retain=True)
+            time.sleep(1)
+            return all(self._refusals(name) > before[name] for name in by)
+
+        until(f"the refusal of {topic} by {', '.join(by)}", is_refused)
 
     def _refusals(self, name: str) -> int:
-        return (self.plant.directory / f"{name}.log").read_text().count("trust.signature")
+        return len(refusals(self.plant, name))
+
+    def index(self) -> bytes:
+        """Say that there are newer roles."""
+        sealed = codec.decode(Envelope, self.repository.deployments(MODEL) or b"")
+        return codec.encode(index_of([codec.decode(Deployments, sealed.payload)], root=1_000_000, targets=1_000_000))
 
     def timestamp(self) -> bytes:
         """One that is far ahead, as fast-forward attacks need it."""
@@ -138,11 +157,12 @@ def test_nodes_follow_every_new_key_and_the_stolen_ones_can_do_nothing(plant: Pl
     plant.publish("1.1.0", 50.0)
     plant.cli("rollout", "start", f"{MODEL}@1.1.0")
     until("the release under the new keys", lambda: served(plant, "steady") == "1.1.0")
+    assert refusals(plant, "steady") == [], "an honest change of keys is followed, and refused by nobody"
     thief = Thief(plant, stolen)
     thief.refused(thief.topics.trust_time, thief.timestamp(), by=("steady",))
     thief.refused(thief.topics.deploy(MODEL), thief.deployments(), by=("steady",))
     thief.refused(thief.topics.model(MODEL), thief.releases(), by=("steady",))
-    thief.client.link.publish(thief.topics.trust_roles, thief.roles(), retain=True)
+    thief.refused(thief.topics.trust_roles, thief.roles(), by=("steady",), index=thief.index())
 
     plant.start_node("sleeper")
     until("the sleeper", lambda: serving(plant) == dict.fromkeys(names, "1.1.0"))

@@ -202,8 +202,13 @@ class Announcer:
 
     def _publish(self, now: float) -> None:
         # Roles first, for they are fetched when a model's bundle is newer; models before the trust bundle that vouches for them, so that a
-        # node of before finds both; deployments before the index that points at them.
-        for topic in sorted(self._unpublished, key=lambda one: (OWN_KINDS.index(self._link.topics.parse(one).kind), one)):
+        # node of before finds both; deployments before the index that points at them. But where the index names newer roles it comes right
+        # after them: they may name other keys, and nodes are to fetch them before they judge what these keys have signed.
+        kinds = [*OWN_KINDS]
+        if self._small.names_newer_roles():
+            kinds.remove("deployed")
+            kinds.insert(kinds.index("trust-roles") + 1, "deployed")
+        for topic in sorted(self._unpublished, key=lambda one: (kinds.index(self._link.topics.parse(one).kind), one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
                 self._link.retain(topic, payload)
@@ -214,6 +219,7 @@ class Announcer:
             self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
+        self._small.published()
 
     def _warn_of_expiry(self) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
