@@ -169,6 +169,7 @@ def test_nodes_follow_every_new_key_and_the_stolen_ones_can_do_nothing(plant: Pl
     thief.refused(thief.topics.trust_time, thief.timestamp(), by=names)
     thief.refused(thief.topics.deploy(MODEL), thief.deployments(), by=names)
     thief.client.link.close()
+    until("the hub's own statements again", lambda: not [one for row in plant.cli("nodes") for one in row["findings"]])
 
     plant.publish("1.2.0", 2.0)
     plant.cli("rollout", "start", f"{MODEL}@1.2.0", "--wait", "--timeout-seconds", "200")
