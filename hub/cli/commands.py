@@ -20,6 +20,7 @@ VERBS = {
     "hooks": Verb("hooks:hooks", "List webhooks and hooks on drift, with their deliveries."),
     "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
     "init": Verb("init:init", "Create a fleet."),
+    "keys": Verb("keys:keys", "Show, rotate and revoke the fleet's keys."),
     "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),
     "models": Verb("models:models", "List the models."),
     "nodes": Verb("nodes:nodes", "List the nodes, set labels and settings, forget or replace one."),

@@ -23,6 +23,7 @@ from hub.cli.publish_preview import as_fields, confirming
 from hub.cli.publish_report import absent_archs, left_out, show_variants, summary, variants
 from hub.publish.block_store import BlockStore
 from hub.settings import load
+from hub.signing.key_places import present
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -384,7 +385,7 @@ def _delegator(repository: Repository, directory: Path, model: str, secret: byte
     if model in repository.models():
         return None
     path = directory / "keys" / "targets.pem"
-    if not path.exists():
+    if present(path.with_suffix("")) is None:
         raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any team, and the key that could do so is not at {path}")
     return load_signer(path, secret)
 

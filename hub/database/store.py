@@ -59,7 +59,7 @@ __all__ = [
     "WindowRow",
 ]
 
-CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata"})  # kinds of events that change a fleet
+CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata", "key"})  # kinds of events that change a fleet
 STREAM_SECONDS = 35 * 86_400  # a stream that got nothing for this long is over, and counts no longer among the others
 
 

@@ -88,13 +88,14 @@ class Controller:
         self._findings = Findings(store.database)
         self._judge_at = 0.0
         self._generation = -1
+        self._key = signer.public_key.keyid
         self._models = {model: self._restored(model) for model in repository.models()}
         self._uninformed = {name for name, model in self._models.items() if model.expires}  # Earlier nodes may read old news.
         self._take_over()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a statement was signed."""
-        signed = False
+        signed = self._look_at_key()
         self._forget_removed()
         for command in self._store.open_commands():
             signed |= self._answer(command)
@@ -108,6 +109,15 @@ class Controller:
             took = self._monotonic() - began
             self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
         return signed
+
+    def _look_at_key(self) -> bool:
+        """Sign everything again as soon as another key signs rollouts: nodes that know the new roles believe the old one no more."""
+        if self._key == (key := self._signer.public_key.keyid):
+            return False
+        self._key = key
+        self._models = {name: replace(model, expires=0) for name, model in self._models.items()}
+        self._take_over()
+        return True
 
     def _forget_removed(self) -> None:
         """Judge no rollout of a model that was removed: it must not be signed again."""

@@ -68,6 +68,7 @@ class TrustState:
             refused=self._statement_refused,
             believed=self._believe,
             changed=self._changed,
+            stands=self._stands,
             chosen=self._chosen,
         )
         self._findings = findings
@@ -162,6 +163,11 @@ class TrustState:
                 self._findings.put("rollout", model, ())
         self._follow()
         self._apply_parameters()
+
+    def _stands(self, model: str) -> None:
+        """Take in that the hub says what this node follows: what was refused in between was somebody else's."""
+        if self._not_understood.pop(model, None) is not None:
+            self._findings.put("rollout", model, ())
 
     def _statement_refused(self, refusal: Refused, model: str) -> None:
         """Report a statement that is refused alone: what an earlier one says goes on."""
