@@ -2,13 +2,14 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,11 +17,14 @@ import numpy as np
 
 from bench.delivery import BIN, MOSQUITTO, _Fleet, _mosquitto, _wait
 from bench.figures import Figure, median, quantile
-from bench.node_peers import bare, mlserver
-from bench.node_staged import Arrays, bring, mlp, recogniser, served, silero, staged
+from bench.node_clients import Connection, binary_request
+from bench.node_peers import bare, least, litserve, mlserver
+from bench.node_staged import Arrays, bring, linear, mlp, recogniser, served, silero, staged
 
 CLIENTS, PAUSE_SECONDS = 2, 0.004
 ROUNDS, STEADY_SECONDS, SWAPS_A_ROUND = 6, 5.0, 5
+OVERHEAD_ROUNDS = 3
+BATCH_ROWS, GIVEN_BACK_SECONDS = 5_000_000, 5.0
 ASKED = 3000  # of a small model; a large one a tenth
 MANY_CLIENTS, MANY_SECONDS, MANY_ROUNDS = 8, 3.0, 3
 LEAK_SWAPS, LEAK_BEFORE = 100, 20
@@ -85,34 +89,52 @@ def _overheads(folder: Path) -> Iterator[Figure]:
     models = {"mlp": (small, {"X": rows["X"][:1]}), "silero-vad": silero(), "rapidocr-rec": recogniser()}
     for name, (data, inputs) in models.items():
         release = staged(folder, name, data, "1.0.0", inputs)
-        with served([release]) as server:
-            rounds = ASKED // 10 if len(data) > 5_000_000 else ASKED
-            child = _child("overhead", _arrays(folder, inputs), server.port, INFER.format(name), rounds, release.model_path)
-            found = json.loads(child.communicate(timeout=600)[0])
-        direct, through = (np.array(found[key]) for key in ("direct", "through"))
-        added = float(np.median(through - direct)) * 1e3
-        yield Figure(
-            f"node.overhead_ms.{name}", added, f"ms at p50, {len(data) / 1e6:.1f} MB", "<= 0.5", "ORT in process, ms", median(direct) * 1e3
-        )
+        rounds = (ASKED // 10 if len(data) > 5_000_000 else ASKED) // OVERHEAD_ROUNDS
+        with ExitStack() as stack:
+            ports = {"ours": stack.enter_context(served([release])).port}
+            if len(inputs) == 1:
+                ports["least"] = stack.enter_context(least(release.model_path, next(iter(inputs.values())).shape))
+            added: dict[str, list[float]] = {who: [] for who in ports}
+            alone: list[float] = []
+            for _ in range(OVERHEAD_ROUNDS):
+                for who, port in ports.items():
+                    child = _child("overhead", _arrays(folder, inputs), port, INFER.format(name), rounds, release.model_path)
+                    found = json.loads(child.communicate(timeout=600)[0])
+                    direct, through = (np.array(found[key]) for key in ("direct", "through"))
+                    added[who].append(float(np.median(through - direct)) * 1e3)
+                    alone.append(median(direct) * 1e3)
+        unit = f"ms at p50 over ONNX Runtime in the client's process ({median(alone):.2g} ms), {len(data) / 1e6:.1f} MB"
+        peer = ("a bare socket before the model, ms", median(added["least"])) if "least" in added else ("", None)
+        yield Figure(f"node.overhead_ms.{name}", median(added["ours"]), unit, "<= 0.5", *peer)
 
 
 def _throughput(folder: Path) -> Iterator[Figure]:
-    """Eight connections that never pause; ours, mlserver's and a bare handler's by turns. Rows proved independent, so ours are joined."""
+    """Eight connections that never pause; ours and each peer's by turns. Rows proved independent, so ours are joined."""
     data, rows = mlp(0)
     release = staged(folder, "many", data, "1.0.0", rows)
     arrays = _arrays(folder, {"X": rows["X"][:1]})
-    rates: dict[str, list[float]] = {"ours": [], "mlserver": [], "bare": []}
-    with served([release]) as server, mlserver(release.model_path) as theirs, bare(release.model_path) as handler:
-        places = {"ours": (server.port, INFER.format("many")), "mlserver": (theirs, INFER.format("many")), "bare": (handler, "/")}
+    path, own = release.model_path, INFER.format("many")
+    with served([release]) as server, mlserver(path) as theirs, bare(path) as handler, litserve(path) as lit:
+        places = {"ours": (server.port, own), "mlserver": (theirs, own), "bare": (handler, "/"), "litserve": (lit, "/predict")}
+        rates: dict[str, list[float]] = {who: [] for who in places}
         for _ in range(MANY_ROUNDS):
             for who, (port, path) in places.items():
                 found = json.loads(_child("many", arrays, port, path, MANY_CLIENTS, MANY_SECONDS).communicate(timeout=120)[0])
                 assert not found["failures"], (who, found["failures"][:3])
                 rates[who].append(found["per_second"])
-    ours, theirs_, bare_ = (median(rates[who]) for who in ("ours", "mlserver", "bare"))
-    yield Figure("node.throughput_ratio", ours / theirs_, f"of mlserver's; ours {ours:.0f}/s", ">= 1", "mlserver, /s", theirs_)
+    of = {who: median(rates[who]) for who in places}
+    ours = of["ours"]
     yield Figure(
-        "node.throughput_ratio.bare", ours / bare_, "of a bare Starlette and ONNX Runtime handler's", "", "bare handler, /s", bare_
+        "node.throughput_ratio", ours / of["mlserver"], f"of mlserver's; ours {ours:.0f}/s", ">= 1", "mlserver, /s", of["mlserver"]
+    )
+    yield Figure("node.throughput_ratio.litserve", ours / of["litserve"], "of LitServe's", ">= 1", "LitServe, /s", of["litserve"])
+    yield Figure(
+        "node.throughput_ratio.bare",
+        ours / of["bare"],
+        "of a bare Starlette and ONNX Runtime handler's",
+        "",
+        "bare handler, /s",
+        of["bare"],
     )
 
 
@@ -143,6 +165,8 @@ def _processes(folder: Path) -> Iterator[Figure]:
         (place / "model.onnx").write_bytes(data)
         fleet.cli("publish", str(place / "model.onnx"), "--name", "m", "--version", "1.0.0", *fleet.secret)
         fleet.cli("rollout", "start", "m@1.0.0", "--stages", "100")
+        (place / "wide.onnx").write_bytes(linear())
+        fleet.cli("publish", str(place / "wide.onnx"), "--name", "wide", "--version", "1.0.0", *fleet.secret)
         node = place / "node"
         node.mkdir()
         (node / "node.toml").write_text(
@@ -158,15 +182,27 @@ def _processes(folder: Path) -> Iterator[Figure]:
                     readies.append(time.monotonic() - began)
                 if turn == 3:
                     time.sleep(10)
-                    agent = _memory(Path(f"/proc/{process.pid}/status"), "VmRSS")
-                    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
-                    worker = _memory(Path(f"/proc/{children[0]}/status"), "VmRSS")
+                    agent, private = (_memory(Path(f"/proc/{process.pid}/status"), field) for field in ("VmRSS", "RssAnon"))
+                    (first,) = _children(process.pid)
+                    worker = _memory(Path(f"/proc/{first}/status"), "VmRSS")
+                    fleet.cli("rollout", "start", "wide@1.0.0", "--stages", "100")
+                    _wait(lambda: _ready(node / "node.sock", "/v2/models/wide/ready"), 60)
+                    (second,) = _children(process.pid) - {first}
+                    kept = list(_kept(node / "node.sock", process.pid, second))
         fleet.stop()
     bare_rss = _bare_rss(folder, data, rows)
-    yield Figure("node.rss_mib.agent", agent / 2**20, "MiB resident, idle, one model", "", "", None)
+    yield Figure("node.rss_mib.agent", agent / 2**20, "MiB resident, idle, one model", "<= 70", "of it not of a file, MiB", private / 2**20)
     yield Figure(
-        "node.rss_mib.worker", worker / 2**20, "MiB resident, a model of 30 KB", "", "python, numpy, ORT and the model, MiB", bare_rss
+        "node.rss_mib.worker",
+        worker / 2**20,
+        "MiB resident, a model of 30 KB",
+        "<= 4 more",
+        "python, numpy, ORT and the model, MiB",
+        bare_rss,
     )
+    for who, (before, peak, after) in zip(("agent", "worker"), kept, strict=True):
+        unit = f"MiB kept {GIVEN_BACK_SECONDS:.0f} s after a batch of {BATCH_ROWS} rows, of {before / 2**20:.0f} MiB before"
+        yield Figure(f"node.kept_mib.{who}", (after - before) / 2**20, unit, "<= 4", "the most held meanwhile, MiB", peak / 2**20)
     yield Figure("node.ready_s", median(readies), "s from start to ready, release on disk", "", "", None)
 
 
@@ -181,10 +217,27 @@ def _running(node: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(30)
 
 
-def _ready(path: Path) -> bool:
+def _children(process_id: int) -> set[str]:
+    return set(subprocess.run(["pgrep", "-P", str(process_id)], capture_output=True, text=True, check=True).stdout.split())
+
+
+def _kept(path: Path, *process_ids: object) -> Iterator[tuple[int, int, int]]:
+    """Resident bytes of each process before a large batch, the most until its answer came, and a while after it."""
+    places = [Path(f"/proc/{process_id}/status") for process_id in process_ids]
+    whole = binary_request(INFER.format("wide"), {"X": np.ones((BATCH_ROWS, 3), np.float32)})
+    before = [_memory(place, "VmRSS") for place in places]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        status, _ = Connection(client).ask(whole)
+        assert status == 200, status
+    time.sleep(GIVEN_BACK_SECONDS)
+    return zip(before, [_memory(place, "VmHWM") for place in places], [_memory(place, "VmRSS") for place in places], strict=True)
+
+
+def _ready(path: Path, what: str = "/v2/health/ready") -> bool:
     try:
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://node") as client:
-            return client.get("/v2/health/ready").status_code == 200
+            return client.get(what).status_code == 200
     except httpx.HTTPError:
         return False
 

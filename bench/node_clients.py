@@ -43,8 +43,11 @@ def request(path: str, body: bytes, header_bytes: int | None) -> bytes:
 class Connection:
     """Asks one request after the other."""
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
+    def __init__(self, where: int | socket.socket) -> None:
+        if isinstance(where, socket.socket):
+            self._socket = where
+            return
+        self._socket = socket.create_connection(("127.0.0.1", where), timeout=60)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, whole: bytes) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from skl2onnx import to_onnx
 from sklearn.datasets import load_diabetes
+from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
 
 from bench.pairs import wheel_file
@@ -30,6 +31,12 @@ def mlp(seed: int, width: int = 64) -> tuple[bytes, Arrays]:
     inputs, target = load_diabetes(return_X_y=True)
     model = MLPRegressor(hidden_layer_sizes=(width, width), random_state=seed, max_iter=50).fit(inputs, target)
     return to_onnx(model, inputs[:1].astype(np.float32)).SerializeToString(), {"X": inputs[:8].astype(np.float32)}
+
+
+def linear() -> bytes:
+    """A regressor of three inputs: what it computes is next to nothing, whatever is asked."""
+    inputs, target = load_diabetes(return_X_y=True)
+    return to_onnx(LinearRegression().fit(inputs[:, :3], target), inputs[:1, :3].astype(np.float32)).SerializeToString()
 
 
 def silero() -> tuple[bytes, Arrays]:

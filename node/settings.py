@@ -45,6 +45,8 @@ class NodeSettings(FileSettings):
 
     host: str = "127.0.0.1"  # Address of the local endpoint for inference.
     port: Annotated[int, Field(ge=0, le=65535)] = 8080  # TCP port of the local endpoint. 0 picks a free port.
+    # Port for gRPC clients of the Open Inference Protocol, on the same address. Needs the extra `grpc`. 0 picks a free port.
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     socket: str | None = None  # Path of a Unix socket to serve on, besides TCP.
     # Names under which programs may ask this node over TCP, besides localhost, its host name and addresses. `*` allows any.
     allowed_hosts: Annotated[tuple[Annotated[str, Field(pattern=r"^(\*|[A-Za-z0-9._-]{1,253})$")], ...], Field(max_length=64)] = ()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from schemas.accuracy import About
-from schemas.document import Document
+from schemas.document import Document, Since
 from schemas.limits import FINDINGS_MAX, MIB, SIGNALS_MAX
 from schemas.names import Cohort, FleetName, ModelName, Version
 from schemas.quantities import Count, Seconds
@@ -108,6 +108,7 @@ class Alert(Document):
     """Report something that a person should look at, on `alert`."""
 
     schema_name = "alert"
+    schema_minor = 1
     bytes_max = MIB
     kind: Literal[
         "drift", "drift_over", "unlike_reference", "not_judged", "rollout_halted", "node_silent", "refused", "key_expiring", "test"
@@ -123,12 +124,15 @@ class Alert(Document):
     alarm_kind: Literal["interval", "time", "both"] | None = None
     version: Version | None = None  # Version of the release that drifts.
     about: About | None = None  # For a drift; absent if it is about the release's signals.
+    # Name of the person or program whose act it follows: who last acted on the rollout that halted, or forgot the node that still speaks.
+    actor: Annotated[str | None, Field(max_length=64), Since(1)] = None
 
 
 class Found(Document):
     """Carry one drift that was found, with its evidence."""
 
     schema_name = "found"
+    schema_minor = 1
     bytes_max = MIB
     alert: Alert
     drift: Drift | None = None  # Test that raised it; None if it is no longer kept.
@@ -139,6 +143,7 @@ class DriftEvidence(Document):
     """Give an `on_drift` hook one model's drifts that were found together; each drift is in one run only."""
 
     schema_name = "drift-evidence"
+    schema_minor = 1
     bytes_max = 16 * MIB
     id: Annotated[str, Field(min_length=1, max_length=256)]  # The same at every attempt.
     fleet: FleetName

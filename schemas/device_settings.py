@@ -5,8 +5,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from schemas import limits
-from schemas.document import Document, Fact
-from schemas.names import Cohort, Label, NodeId
+from schemas.document import Document, Fact, Since
+from schemas.names import Cohort, Digest, Label, NodeId
 from schemas.quantities import Count, Seconds
 
 Settable = Literal["labels", "cohort", "budgets", "telemetry"]
@@ -26,6 +26,7 @@ class DeviceSettings(Document):
     """Set what a node takes from its hub. `serial` only rises, so an older statement cannot be replayed."""
 
     schema_name = "device-settings"
+    schema_minor = 1
     bytes_max = limits.NODE_SETTINGS_BYTES_MAX
 
     node: NodeId
@@ -36,3 +37,5 @@ class DeviceSettings(Document):
     telemetry: bool | None = None
     display_name: Annotated[str, Field(max_length=64)] | None = None
     budgets: Annotated[dict[Label, LinkBudget], Field(max_length=3)] | None = None  # By class of link: free, metered, roaming.
+    # SHA-256 of a device's key that the hub does not believe, because another one counts under this name.
+    key_refused: Annotated[Digest | None, Since(1)] = None

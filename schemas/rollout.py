@@ -37,7 +37,7 @@ class Gate(Fact):
     latency_ratio_max: Annotated[float | None, Field(gt=0, le=1000), Since(1)] = None
     # Share of the nodes that serve it on which it passed in shadow.
     shadow_ratio_min: Annotated[float | None, Field(ge=0, le=1), Since(1)] = None
-    # How often a stage lets failed nodes try again by itself, and the pause before each of these attempts.
+    # How often each node that failed tries again by itself, and the pause before each of these attempts.
     retries: Annotated[int | None, Field(ge=1, le=100), Since(1)] = None
     retry_seconds: Annotated[int | None, Field(ge=1, le=30 * 24 * 3600), Since(1)] = None
 

@@ -87,11 +87,19 @@ class SettingsInForce(Fact):
     ignored: Annotated[tuple[Label, ...], Field(max_length=8)] = ()
 
 
+class LeftOut(Fact):
+    """Count what a state does not say, because it would be too large: the newest slots are said."""
+
+    slots: Count = 0
+    parameters: Count = 0  # Slots whose parameters are left out.
+    reasons: Count = 0  # Findings whose reason is cut short.
+
+
 class State(Document):
     """Report a node's state. `session` rises with every CONNECT: a Will of an older session is ignored."""
 
     schema_name = "state"
-    schema_minor = 2
+    schema_minor = 3
     bytes_max = limits.STATE_BYTES_MAX
 
     node: NodeId
@@ -114,3 +122,4 @@ class State(Document):
     # How often it reports at least; absent if that is as usual, or like `findings`.
     report_seconds: Annotated[int | None, Field(ge=1, le=2**31), Since(1)] = None
     settings: Annotated[SettingsInForce | None, Since(2)] = None  # Absent if the hub has set nothing, or reads only older states.
+    left_out: Annotated[LeftOut | None, Since(3)] = None  # Absent if everything is said, or the hub reads only older states.

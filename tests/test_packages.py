@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-COMMANDS = ("make", "python3", "mosquitto", "mosquitto_sub", "curl", "openssl", "pgrep", "mount", "systemd-analyze")
+COMMANDS = ("make", "python3", "mosquitto", "mosquitto_sub", "curl", "openssl", "pgrep", "mount", "systemd-analyze", "softhsm2-util")
 RECORDING = '#!/bin/sh\necho "$(basename "$0") $*" >> "$ASKED"\n'
 Packages = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -1,18 +1,22 @@
 """A small fleet with real keys and a real repository, and what somebody who stole some of the keys can make of it."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, Signer
 from tuf.api.metadata import Metadata, Targets
 
+from hub.signing.key_changes import Change, KeyChanges
+from hub.signing.key_offers import Offer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle, TrustRoles
 from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope, in_order
+from schemas.errors import Refused
 from schemas.manifest import Block, File, Manifest, Tensor, Variant
 from schemas.names import sha256
 from schemas.rollout import ReleaseRef, Rollout
@@ -120,6 +124,32 @@ class Fleet:
 
     def replace_key(self, name: str) -> None:
         self.keys[name] = CryptoSigner.generate_ed25519()
+
+    @property
+    def changes(self) -> KeyChanges:
+        return KeyChanges(self.repository._folder.directory, "main")
+
+    def draft(self, **change: Any) -> Offer:
+        return self.changes.draft(Change(**change), now=self.now)
+
+    def rekey(self, *roles: str) -> None:
+        """Have the root name the present keys of these roles."""
+        top: Any = {role: self.keys[role].public_key for role in roles}
+        change_keys(self.repository, [*self.roots, self.keys["targets"]], now=self.now, top=top)
+
+    def rekey_rollouts(self) -> None:
+        """Have the targets role name the present key of the rollouts."""
+        change_keys(self.repository, [self.keys["targets"]], now=self.now, rollouts=self.keys["rollouts"].public_key)
+
+
+def change_keys(repository: Repository, signers: Sequence[Signer], *, now: datetime, **change: Any) -> None:
+    """Draft a change of keys, have each of these sign what is theirs to sign, and take it over."""
+    changes = KeyChanges(repository._folder.directory, "main")
+    offer = changes.draft(Change(**change), now=now)
+    for signer in signers:
+        with contextlib.suppress(Refused):  # It has nothing to sign.
+            offer.sign(signer)
+    changes.take_over(offer, now=now)
 
 
 def forged(data: bytes, *signers: CryptoSigner, **changes: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Write what is made from the schemas: JSON Schemas, the AsyncAPI description, the access lists, docs/protocol.md. A tool of the checkout.
+"""Write what is made from the schemas: JSON Schemas, AsyncAPI, OpenAPI, the access lists, docs/protocol.md. A tool of the checkout.
 
 `python -m tools.generate_schemas` writes, `--check` only names stale files, `--acl FLEET` and `--acl-consumers FLEET` print one fleet's
 lists.
@@ -26,6 +26,7 @@ from schemas.lifecycle import EVENTS, MOVES, STATES
 from schemas.receipt import SealedReceipt
 from schemas.state import State
 from schemas.window import Window
+from tools import openapi
 from tools.examples import EXAMPLES, MORE_EXAMPLES
 
 CHECKOUT = Path(__file__).parents[1]
@@ -74,6 +75,7 @@ def outputs() -> dict[str, str]:
     """Return every generated file, by its path in the checkout."""
     found = {f"schemas/json/{kind.schema_name}.json": _json(json_schema(kind)) for kind in EXAMPLE_OF}
     found["schemas/asyncapi.yaml"] = _yaml(asyncapi())
+    found["node/serving/openapi.json"] = _json(openapi.document())
     found["broker-config/acl"] = topics.access_list(FLEET)
     found["broker-config/acl-consumers"] = topics.consumer_access_list(FLEET)
     found["docs/protocol.md"] = protocol_page()

@@ -7,7 +7,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
 from hub.cli.progress import Tell, progress
-from hub.cli.publish_inputs import request_for, signature_before
+from hub.cli.publish_inputs import fleet_archs, request_for, signature_before
 from hub.cli.publish_report import left_out
 from hub.core.publish.check_rules import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
 from hub.core.publish.signature_compatibility import Signature, differences
@@ -147,11 +147,11 @@ def _candidate(release: str, directory: Path, choices: Mapping[str, Any], report
         return
     with tempfile.TemporaryDirectory(prefix="fleetcast-check-") as scratch:
         blocks = BlockStore(Path(scratch))
-        built = _built(Path(release), blocks, choices, report)
+        built = _built(Path(release), blocks, choices, directory, report)
         yield Candidate(release, built.manifest, built.document, blocks, published=False)
 
 
-def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], report: Tell) -> "BuiltRelease":
+def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], directory: Path, report: Tell) -> "BuiltRelease":
     """Build a release as `publish` would; the command line overrides the release file."""
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
@@ -159,10 +159,13 @@ def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], report:
 
     fields = _fields(choices)
     if source.suffix.lower() == ".toml":
-        release = read_release(source, fields)
+        release = read_release(
+            source, fields, archs=lambda: fleet_archs(directory) if (directory / SETTINGS_NAME).exists() else frozenset()
+        )
     else:
         release = read_release(None, {**UNPUBLISHED, "model": str(source.absolute()), **fields})
-    built = build(request_for(release, tell=report, answers=answers), blocks, now=0)
+    request = replace(request_for(release, tell=report, answers=answers), tries=False)  # Here it runs within a profile's limits only.
+    built = build(request, blocks, now=0)
     for one in left_out(built):
         click.echo(f"warning: variant {one['variant']} is left out: {one['reason']}", err=True)
     return built

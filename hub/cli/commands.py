@@ -7,6 +7,7 @@ from fleetcast.cli.version_option import version_option
 
 # The help is each command's own first sentence: a command is imported only when it is called.
 VERBS = {
+    "access-list": Verb("access_list:access_list", "Print the access list of the fleet's broker, for mosquitto."),
     "ca": Verb("ca:ca", "Issue certificates to brokers, hubs and consumers."),
     "check": Verb("check:check", "Activate a release as each profile's nodes would."),
     "completion": Verb("completion:completion", "Print a completion script for a shell."),
@@ -19,6 +20,7 @@ VERBS = {
     "hooks": Verb("hooks:hooks", "List webhooks and hooks on drift, with their deliveries."),
     "hub": Verb("hub:serve", "Run the hub until SIGTERM or SIGINT."),
     "init": Verb("init:init", "Create a fleet."),
+    "keys": Verb("keys:keys", "Show, rotate and revoke the fleet's keys."),
     "ledger": Verb("plan:ledger", "Show the bytes that a release has cost each node."),
     "models": Verb("models:models", "List the models."),
     "nodes": Verb("nodes:nodes", "List the nodes, set labels and settings, forget or replace one."),

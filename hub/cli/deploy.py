@@ -7,17 +7,16 @@ from typing import Any
 import click
 
 from hub.cli.command_queue import ask
-from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release_of, states_of
+from hub.cli.deployed import check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show
-from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts.rollout import Place
 from hub.core.rollouts.tally import decided
-from hub.service.rollouts.release_lookup import signatures
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import PRIORITY_MAX
 from schemas.selectors import NodeFacts, matches, text_of
+from schemas.state import State
 
 
 @click.group()
@@ -53,7 +52,7 @@ def list_(model: str | None, directory: Path, as_json: bool) -> None:
     repository = Repository(directory / "trust")
     if model is not None:
         check_model(repository, model)
-    nodes = _nodes(directory)
+    nodes = facts_of(_states(directory))
     rows = [row for name in repository.models() if model in {None, name} for row in _rows(repository, name, nodes)]
     columns = ["model", "deployment", "priority", "where", "release", "state", "matched", "decided"]
     show(rows, columns, as_json=as_json, empty="There is no deployment.")
@@ -86,7 +85,9 @@ def _rows(repository: Repository, name: str, nodes: list[NodeFacts]) -> list[dic
 @click.option("--priority", type=click.IntRange(0, PRIORITY_MAX), help="Priority: the higher one decides first. A new deployment has 10.")
 @click.option("--release", metavar="VERSION", help="Release that its nodes run from now on, without stages or a gate.")
 @click.option("--allow-empty", is_flag=True, help="Set it even if its selector matches no known node.")
-@click.option("--breaking", is_flag=True, help="Set it even if programs that use what the nodes have now would not work with the release.")
+@click.option(
+    "--breaking", is_flag=True, help="Set it even if programs that use what nodes have now would not work with the release that they get."
+)
 @changes_fleet
 @dir_option
 @json_option
@@ -107,12 +108,13 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
     given = {key: value for key, value in said.items() if value not in {None, False}}
     wish = commands.read_as(commands.SetDeployment, json.dumps({"name": name, **given}))
     release, manifest = release_of(repository, model, wish.release) if wish.release is not None else (None, None)
-    present, nodes = model_of(repository, model), _nodes(directory)
-    if manifest is not None and not wish.breaking:
-        check_started(Signature.of(manifest), signatures(repository, model, deployments.replaced(present, wish, nodes)))
+    present, states = model_of(repository, model), _states(directory)
+    nodes = facts_of(states)
     # What the hub would refuse is refused now: it may not run before next week.
     progress = deployments.pinned(present, wish, release, nodes=nodes, rollout=bytes(16), now=0)
-    codec.encode(present.with_rollout(progress).statement(expires=0))
+    after = present.with_rollout(progress)
+    codec.encode(after.statement(expires=0))
+    check_moves(repository, present, after, states, breaking=wish.breaking)
     if release is not None and manifest is not None:
         look_at_checks(directory, release, manifest, required=False)
     one = progress.deployment
@@ -125,11 +127,16 @@ def set_(model: str, name: str, directory: Path, as_json: bool, **said: Any) -> 
 @deploy.command()
 @click.argument("model")
 @click.argument("name")
+@click.option(
+    "--breaking", is_flag=True, help="Remove it even if programs that use what its nodes have now would not work with what they get."
+)
 @changes_fleet
 @dir_option
 @json_option
-def remove(model: str, name: str, directory: Path, as_json: bool) -> None:
+def remove(model: str, name: str, breaking: bool, directory: Path, as_json: bool) -> None:
     """Remove a deployment. Its nodes follow the next one that matches them.
+
+    It is refused without --breaking where programs that use what these nodes have now would not work with the release that they would get.
 
     \b
     Example:
@@ -137,16 +144,16 @@ def remove(model: str, name: str, directory: Path, as_json: bool) -> None:
     """
     repository = Repository(directory / "trust")
     check_model(repository, model)
-    wish = commands.read_as(commands.RemoveDeployment, json.dumps({"name": name}))
-    present = model_of(repository, model)
-    deployments.removed(present, wish)
-    notice(deployments.followers(present, name, _nodes(directory)))
+    wish = commands.read_as(commands.RemoveDeployment, json.dumps({"name": name, **({"breaking": True} if breaking else {})}))
+    present, states = model_of(repository, model), _states(directory)
+    check_moves(repository, present, deployments.removed(present, wish), states, breaking=wish.breaking)
+    notice(deployments.followers(present, name, facts_of(states)))
     ask(directory, model, wish, as_json=as_json)
 
 
-def _nodes(directory: Path) -> list[NodeFacts]:
+def _states(directory: Path) -> list[State]:
     store = open_store(directory)
     try:
-        return facts_of(states_of(store.counted_nodes()))
+        return states_of(store.counted_nodes())
     finally:
         store.close()

@@ -8,9 +8,11 @@ import click
 from fleetcast.cli.terminal_text import plain
 from hub.core.publish.check_rules import unchecked
 from hub.core.rollouts.deployments import Model
+from hub.core.rollouts.moves import movements, unmoved
 from hub.core.rollouts.rollout import Progress
 from hub.database.rows import NodeRow
 from hub.publish.check_results import Checks
+from hub.service.rollouts.release_lookup import check_movements
 from hub.settings import load
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
@@ -35,6 +37,23 @@ def model_of(repository: Repository, name: str) -> Model:
 def facts_of(states: Iterable[State]) -> list[NodeFacts]:
     """Return what selectors ask of nodes, by what they have reported."""
     return [NodeFacts(one.node, one.profile.labels, one.profile.arch) if one.profile else NodeFacts(one.node, {}) for one in states]
+
+
+def check_moves(repository: Repository, before: Model, after: Model, states: Sequence[State], *, breaking: bool) -> None:
+    """Check that no known node gets a release that its programs cannot use, unless the operator says so.
+
+    Raises:
+        Refused: RELEASE_BREAKING, naming how many nodes it is about.
+    """
+    if not breaking:
+        found = movements(before.deployments, after.deployments, unmoved(facts_of(states)), serving=serving_of(states, after.name))
+        check_movements(repository, found, model=after.name)
+
+
+def serving_of(states: Iterable[State], model: str) -> dict[str, ReleaseRef]:
+    """Return which release of a model each node says that it serves."""
+    slots = ((state.node, slot) for state in states for slot in state.slots if slot.model == model)
+    return {node: ReleaseRef(slot.serving_version, slot.serving) for node, slot in slots if slot.serving and slot.serving_version}
 
 
 def states_of(rows: Iterable[NodeRow]) -> list[State]:

@@ -191,7 +191,7 @@ def revoke(name: str, pid_file: Path | None, directory: Path, passphrase_file: P
     if not revoked.was_enrolled:
         raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it")
     if pid_file is not None:
-        _reload(pid_file)
+        signal_broker(pid_file)
     show_one(
         {
             "node": name,
@@ -231,7 +231,12 @@ def _has(enrolments: Enrolments, name: str) -> bool:
     return any(one.name == name for one in enrolments.certificates(kinds=("client",)))
 
 
-def _reload(pid_file: Path) -> None:
+def signal_broker(pid_file: Path) -> None:
+    """Have mosquitto read the list of revoked certificates.
+
+    Raises:
+        Refused: it cannot be signalled.
+    """
     try:
         os.kill(int(pid_file.read_text()), signal.SIGHUP)
     except (OSError, ValueError) as error:

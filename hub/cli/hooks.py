@@ -8,7 +8,7 @@ import click
 
 from hub.alerts.receivers import OnDrift, Webhook
 from hub.alerts.webhooks import Poster, read_secret
-from hub.cli.options import dir_option, json_option, open_store, show, show_one
+from hub.cli.options import actor, dir_option, json_option, open_store, show, show_one
 from hub.cli.time_arguments import iso, written
 from hub.database.outbox import Outbox, Receiver
 from hub.settings import HubSettings, load
@@ -67,7 +67,7 @@ def _test(settings: HubSettings, name: str) -> dict[str, Any]:
         raise Refused(Code.SETTINGS_INVALID, f"fleet.toml sets no webhook {name!r}; there are {known}")
     (webhook,) = found
     now = int(time.time())
-    alert = Alert(kind="test", at=now, text=f"a test of the webhook of fleet {settings.fleet}; nothing is wrong")
+    alert = Alert(kind="test", at=now, text=f"a test of the webhook of fleet {settings.fleet}; nothing is wrong", actor=actor())
     poster = Poster(webhook.url, read_secret(Path(webhook.secret_file)), ca_file=webhook.ca_file, timeout_seconds=webhook.timeout_seconds)
     began = time.monotonic()
     poster.post(f"{settings.fleet}.test.{now}", alert.model_dump_json(exclude_none=True).encode(), timestamp=now)

@@ -13,9 +13,11 @@ import click
 import structlog
 
 from fleetcast.mqtt_connection import BrokerUrl
+from hub.cli.key_files import Passphrases, key_passphrases_option
 from hub.cli.log_rate_limit import LogLimit
-from hub.cli.options import passphrase, passphrase_option
+from hub.cli.options import passphrase_option
 from hub.settings import load
+from hub.signing.key_places import ONLINE, present, promote, signer_of, stem_of
 from hub.signing.keys import load_signer
 
 LOOK_SECONDS = 0.1
@@ -28,7 +30,15 @@ FOR_EVER_SECONDS = 10 * 365 * 86_400.0
 @click.option("--wait-broker", is_flag=True, help="Start even if the broker does not answer yet.")
 @click.option("--json-logs", is_flag=True, help="Log one JSON object per line.")
 @passphrase_option
-def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs: bool, passphrase_file: Path | None) -> None:
+@key_passphrases_option
+def serve(
+    directory: Path,
+    broker_url: str | None,
+    wait_broker: bool,
+    json_logs: bool,
+    passphrase_file: Path | None,
+    key_passphrases: tuple[str, ...],
+) -> None:
     """Run the hub until SIGTERM or SIGINT.
 
     \b
@@ -43,8 +53,12 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
         BrokerUrl.parse(broker_url)
         changes["broker_url"] = broker_url
     settings = settings.model_copy(update=changes)
-    secret = passphrase(passphrase_file)
-    keys = {name: load_signer(directory / "online" / f"{name}.pem", secret) for name in ("snapshot", "timestamp", "rollouts")}
+    passphrases = Passphrases(passphrase_file, key_passphrases)
+    opened = {name: passphrases.of(name) for name in (*ONLINE, *(["issuer"] if settings.enrolment_listen else []))}
+    for name in ONLINE:
+        if present(stem_of(directory, name)) is None:
+            promote(stem_of(directory, name))  # A change of keys was interrupted between two renames.
+    keys = {name: load_signer(directory / "online" / f"{name}.pem", opened[name]) for name in ONLINE}
     _log(json_logs)
     from hub.service.delivery.announce import Signers  # noqa: PLC0415  # scipy and SQLAlchemy are slow to import; --help does not need them
     from hub.service.loop import READY_NAME, Service  # noqa: PLC0415
@@ -54,8 +68,14 @@ def serve(directory: Path, broker_url: str | None, wait_broker: bool, json_logs:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    authority = open_authority(directory, lambda: secret, fleet=settings.fleet) if settings.enrolment_listen else None
-    service = Service(directory, settings, signers=Signers(**keys), authority=authority)
+    authority = open_authority(directory, lambda: opened["issuer"], fleet=settings.fleet) if settings.enrolment_listen else None
+    service = Service(
+        directory,
+        settings,
+        signers=Signers(**keys),
+        authority=authority,
+        load_key=lambda role, keyids: signer_of(stem_of(directory, role), keyids, opened[role]),
+    )
     ready = directory / READY_NAME
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
     threading.Thread(target=_print_ready, args=(ready, stop, json_logs), daemon=True).start()

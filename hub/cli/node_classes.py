@@ -19,6 +19,7 @@ from hub.core.rollouts.rollout import Progress
 from hub.database.enrolments import Enrolments
 from hub.database.hearing import Hearing
 from hub.database.known_nodes import known_nodes
+from hub.database.rows import RolloutRow
 from hub.database.store import Store
 from hub.settings import load
 from hub.signing.tuf_repository import Repository
@@ -62,10 +63,10 @@ class Fleet:
         self._listened, self._now = Hearing(store.database).listened(), int(time.time())
         self.nodes: Mapping[str, Node] = known_nodes(store, roll, listened=self._listened, now=self._now)
 
-    def lines(self, model: Model, judged_from: Mapping[str, int]) -> list[NodeLine]:
+    def lines(self, model: Model, kept: Mapping[str, RolloutRow]) -> list[NodeLine]:
         """Return a line for each node that a deployment of the model decides for, those first that need somebody most.
 
-        `judged_from`: from when on failures count, by deployment.
+        `kept`: the working state of its rollouts, by deployment, which says from when on failures count.
         """
         found = []
         for node in self.nodes.values():
@@ -73,11 +74,12 @@ class Fleet:
             if decides is not None:
                 progress = model.get(decides.name)
                 if progress is not None:
-                    found.append(self._line(model.name, progress, node, judged_from.get(decides.name, decides.started)))
+                    found.append(self._line(model.name, progress, node, kept.get(decides.name)))
         return sorted(found, key=lambda line: (BY_NEED.index(line.found.name), line.node.name))
 
-    def _line(self, model: str, progress: Progress, node: Node, failed_from: int) -> NodeLine:
+    def _line(self, model: str, progress: Progress, node: Node, kept: RolloutRow | None) -> NodeLine:
         deployment, gate = progress.deployment, progress.deployment.gate or Gate()
+        failed_from = kept.judged_from if kept is not None else deployment.started
         found = class_of(
             deployment,
             node,
@@ -85,6 +87,7 @@ class Fleet:
             heard=fleet.heard(node, listened=self._listened, silent_seconds=gate.silent_seconds),
             silent_seconds=max(0.0, self._listened - node.heard_at),
             failed_from=failed_from,
+            tries_from=kept.tries_from if kept is not None else None,
             now=self._now,
         )
         serving, failure = node.serving.get(model), node.failures.get((model, deployment.release.digest))
@@ -102,7 +105,7 @@ def matching(directory: Path, where: str) -> tuple[set[str], str]:
     fleet, lines = Fleet(store, required=load(directory).enrolment == "required"), list[NodeLine]()
     rows = store.rollout_rows()
     for name in repository.models():
-        lines += fleet.lines(model_of(repository, name), {row.deployment: row.judged_from for row in rows if row.model == name})
+        lines += fleet.lines(model_of(repository, name), {row.deployment: row for row in rows if row.model == name})
     classes = {name: line.found.name for name, line in worst(lines).items()}
     nodes = list(fleet.nodes.values())
     found = chosen(nodes, where, facts=lambda node: node.facts, state=lambda node: classes.get(node.name, ""))

@@ -17,6 +17,8 @@ from hub.cli.command_queue import ANSWER_SECONDS, answered
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, show_one
 from hub.core.nodes import device_settings as core
 from hub.core.nodes.device_settings import Chosen, Move, SetNodeSettings
+from hub.service.broker import access_lists
+from hub.settings import load
 from schemas import codec
 from schemas.deployments import Deployment, Deployments, Envelope
 from schemas.device_settings import DeviceSettings
@@ -35,21 +37,26 @@ SWITCHES = {"on": True, "off": False}
 LINES_MAX = 20
 
 where_option = click.option("--where", metavar="SELECTOR", help="Nodes that this selector matches, such as site=jfk,tier!=lab.")
+breaking_option = click.option(
+    "--breaking", is_flag=True, help="Set labels even if programs would not work with the release that their node then gets."
+)
 yes_option = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 
 
 @click.command()
 @click.argument("words", nargs=-1, metavar="[NODE] KEY=VALUE ... KEY- ...")
 @where_option
+@breaking_option
 @yes_option
 @changes_fleet
 @dir_option
 @json_option
-def label(words: Sequence[str], where: str | None, yes: bool, directory: Path, as_json: bool) -> None:
+def label(words: Sequence[str], where: str | None, breaking: bool, yes: bool, directory: Path, as_json: bool) -> None:
     """Set labels of a node, or of all nodes that a selector matches.
 
     KEY=VALUE sets a label, and KEY- takes back one that was set here: the device's own file then decides again. Labels choose
-    deployments and variants: the command shows for which nodes another deployment will decide.
+    deployments and variants: the command shows for which nodes another deployment will decide. It is refused without --breaking where
+    programs that use what these nodes have now would not work with the release that they would get.
 
     \b
     Examples:
@@ -72,18 +79,19 @@ def label(words: Sequence[str], where: str | None, yes: bool, directory: Path, a
             raise click.UsageError(f"{word!r} must be KEY=VALUE or KEY-")
     if both := sorted(labels.keys() & {name.removeprefix("label.") for name in unset}):
         raise click.UsageError(f"label {both[0]!r} is set and taken back: give only one of the two")
-    _change(directory, _wish(node, where, labels=labels, unset=unset), yes=yes, as_json=as_json)
+    _change(directory, _wish(node, where, labels=labels, unset=unset, breaking=breaking or None), yes=yes, as_json=as_json)
 
 
 @click.command(name="set")
 @click.argument("words", nargs=-1, metavar="[NODE] KEY=VALUE ...")
 @where_option
 @click.option("--unset", multiple=True, metavar="KEY", help="Take a setting back: the device's own file decides again. Repeatable.")
+@breaking_option
 @yes_option
 @changes_fleet
 @dir_option
 @json_option
-def set_(words: Sequence[str], where: str | None, unset: Sequence[str], yes: bool, directory: Path, as_json: bool) -> None:
+def set_(words: Sequence[str], where: str | None, unset: Sequence[str], breaking: bool, yes: bool, directory: Path, as_json: bool) -> None:
     """Set the cohort, telemetry, name or budgets of nodes.
 
     They are those of one node, or of all nodes that a selector matches.
@@ -109,7 +117,9 @@ def set_(words: Sequence[str], where: str | None, unset: Sequence[str], yes: boo
         if not (sign and key):
             raise click.UsageError(f"{word!r} must be KEY=VALUE")
         _put(given, key, value)
-    _change(directory, _wish(node, where, unset=[_field(name) for name in unset], **given), yes=yes, as_json=as_json)
+    _change(
+        directory, _wish(node, where, unset=[_field(name) for name in unset], breaking=breaking or None, **given), yes=yes, as_json=as_json
+    )
 
 
 @click.command()
@@ -219,6 +229,7 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
     store, repository = open_store(directory), _repository(directory)
     states = [codec.decode(State, row.state) for row in store.counted_nodes()]
     effect = _effect(repository, states, wish)
+    _warn_of_access_lists(directory)
     _announce(effect, wish, yes=yes)
     from hub.database.node_commands import NodeCommands  # noqa: PLC0415  # with SQLAlchemy, which --help does without
 
@@ -237,6 +248,13 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
     finally:
         store.close()
     click.echo(json.dumps({**facts, "state": "done", "text": text}, indent=2) if as_json else plain(text))
+
+
+def _warn_of_access_lists(directory: Path) -> None:
+    """Warn where mosquitto may keep settings from the nodes that they are for."""
+    fleet = load(directory)
+    if fleet.broker_url and (rules := access_lists.missing(directory, fleet.fleet)):
+        click.echo(f"warning: {access_lists.in_words(rules)}", err=True)
 
 
 def _effect(repository: "Repository", states: Sequence[State], wish: SetNodeSettings) -> _Effect:
@@ -259,9 +277,31 @@ def _effect(repository: "Repository", states: Sequence[State], wish: SetNodeSett
         if (state := known.get(name)) is not None:
             facts[name] = _facts(state, _labels(state)), _facts(state, core.labels_after(state, before, after))
     keep = [name for name in changed if name in known and (found := known[name].settings) is not None and "labels" in found.ignored]
-    statements = _statements(repository) if wish.labels or any(name.startswith("label") for name in wish.unset) else {}
+    statements = _statements(repository) if wish.changes_labels else {}
+    if statements and not wish.breaking:
+        _check_releases(repository, statements, facts, [known[name] for name in facts])
     moves = {model: core.moves(one.deployments, facts) for model, one in statements.items()}
     return _Effect(changed, len(names), keep if wish.labels else [], moves)
+
+
+def _check_releases(
+    repository: "Repository",
+    statements: Mapping[str, Deployments],
+    facts: Mapping[str, tuple[NodeFacts, NodeFacts]],
+    states: Sequence[State],
+) -> None:
+    """Check that no node gets a release that its programs cannot use.
+
+    Raises:
+        Refused: RELEASE_BREAKING.
+    """
+    from hub.cli.deployed import serving_of  # noqa: PLC0415  # with TUF and SQLAlchemy, which --help does without
+    from hub.core.rollouts.moves import movements  # noqa: PLC0415
+    from hub.service.rollouts.release_lookup import check_movements  # noqa: PLC0415
+
+    for model, one in statements.items():
+        found = movements(one.deployments, one.deployments, facts.values(), serving=serving_of(states, model))
+        check_movements(repository, found, model=model)
 
 
 def _announce(effect: _Effect, wish: SetNodeSettings, *, yes: bool) -> None:

@@ -25,6 +25,7 @@ from hub.cli.options import (
     show,
     show_one,
 )
+from hub.core.rollouts.node_class import other_key_in_words
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
 from hub.database.rows import NodeMarks, NodeRow, ReceiptRow, serving_now
@@ -130,6 +131,10 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
         lines = [
             f"{name} {in_words(one)}" if one.kind != SITE else f"{name}: {in_words(one)}" for name in findings for one in findings[name]
         ]
+        others = [
+            f"{row['node']}: {other_key_in_words(row['node'])} [{Code.RECEIPT_KEY_CHANGED}]" for row in rows if row["other_key_since"]
+        ]
+        lines = [*others, *lines]
         mixed = builds((name, state.software) for name, state in states.items())
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
@@ -140,6 +145,8 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
 
 
 def _status(row: Mapping[str, Any]) -> str:
+    if row["other_key_since"]:
+        return f"{row['status']} (another key)"
     return f"{row['status']} (two devices)" if row["duplicate_since"] else str(row["status"])
 
 
@@ -253,6 +260,7 @@ def _row(
         "node": row.node,
         "status": "revoked" if marks.is_revoked else row.status,
         "duplicate_since": _time(marks.duplicate_since) if marks.duplicate_since is not None else None,
+        "other_key_since": _time(marks.other_key_since) if marks.other_key_since is not None else None,
         "last_seen": _time(row.last_seen),
         "session": row.session,
         "cohort": row.cohort,
@@ -263,6 +271,7 @@ def _row(
         "labels": dict(state.profile.labels) if state.profile else {},
         "arch": state.profile.arch if state.profile else None,
         "stale": state.stale,
+        "left_out": state.left_out.model_dump() if state.left_out is not None else None,
         "findings": [one.model_dump() for one in findings],
         "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry else None,
         "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,

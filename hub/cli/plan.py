@@ -1,6 +1,7 @@
 """`fleetcast plan` says what a rollout will cost, `fleetcast ledger` what it did."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from hub.cli.deployed import facts_of, model_of, states_of
 from hub.cli.key_values import read_pairs
 from hub.cli.node_blocks import NodeBlocks
 from hub.cli.options import check_model, dir_option, json_option, open_store, show, split
+from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.publish.signature_compatibility import Signature, differences
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts.gate_summary import judged, stage_percent_min
 from hub.core.rollouts.plan import Cost, by_site, seconds
 from hub.core.rollouts.rollout import Place
 from hub.core.rollouts.selector_help import nearest
+from hub.core.rollouts.terms import check_times
 from hub.database.rows import NodeRow, ReceiptRow
 from hub.publish.block_store import BlockStore
 from hub.service.rollouts.release_lookup import Releases
@@ -34,6 +37,7 @@ from schemas.receipt import Receipt, SealedReceipt
 from schemas.selectors import NodeFacts, matches, text_of
 from schemas.state import LinkClass, State
 from schemas.variant_choice import choose
+from schemas.windows import parse_windows
 
 RATES_BIT_S: dict[str, float] = {"free": 50e6, "metered": 1e6, "roaming": 128e3}  # a site's line, LTE-M, NB-IoT; --rate says otherwise
 NO_SITE = "-"
@@ -56,6 +60,9 @@ class _Planned:
 @click.option("--where", metavar="SELECTOR", help="Select only these nodes, such as site=jfk,tier!=lab or node=jfk-2.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Select only nodes with this label. Repeatable.")
 @click.option("--rate", "rates", multiple=True, metavar="CLASS=BIT/S", help="Rate of a class of link, such as metered=300000. Repeatable.")
+@click.option("--activate", metavar="TIMES", help="Check these times to switch against the deadline, as `rollout start` does.")
+@click.option("--fetch", metavar="TIMES", help="Check these times to fetch against the deadline.")
+@click.option("--deadline", type=DEADLINE, help="Deadline that the rollout would have, as `rollout start` takes it.")
 @click.option("--nodes/--no-nodes", "each", default=True, show_default=True, help="List every node, or only sites and sums.")
 @dir_option
 @json_option
@@ -68,12 +75,14 @@ def plan(
     each: bool,
     directory: Path,
     as_json: bool,
+    **times: Any,
 ) -> None:
     """Compute what a rollout will cost, before it sends anything.
 
     Counted are the payloads that each known node lacks of the variant that suits it, by what it reported that it is and serves; a site is
     what nodes say in their label "site". A node counts where the rollout's deployment would decide for it; the last lines name the nodes
-    that change their deployment, and those that stay with another.
+    that change their deployment, and those that stay with another. Times that leave no moment to fetch and then to switch before the
+    deadline are refused, as `rollout start` refuses them.
 
     \b
     Examples:
@@ -82,6 +91,8 @@ def plan(
     """
     model, version = split(release)
     speeds = RATES_BIT_S | _rates(rates)
+    windows = {name: parsed_option(name, parse_windows, times[name]) if times[name] is not None else None for name in ("activate", "fetch")}
+    check_times(activate=windows["activate"], fetch=windows["fetch"], deadline=times["deadline"], now=int(time.time()))
     repository = Repository(directory / "trust")
     check_model(repository, model)
     document = repository.manifest(model, version)

@@ -13,12 +13,35 @@ SECONDS_BETWEEN = 5.0  # two lines, and before the first: what is done sooner sa
 Tell = Callable[[str, int, int], None]  # what, how many are done, of how many
 
 
+class Reporter:
+    """Report how far work is, and get out of the way of what is printed meanwhile."""
+
+    def __init__(self, tell: Tell, bars: Progress | None = None) -> None:
+        self._tell, self._bars = tell, bars
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Report a step."""
+        self._tell(what, done, total)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bars off the terminal while something is printed or asked."""
+        if self._bars is None:
+            yield
+            return
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
+
+
 @contextmanager
-def progress() -> Iterator[Tell]:
+def progress() -> Iterator[Reporter]:
     """Show a bar for each step, on stderr when it is a terminal; otherwise lines."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lines(console.file, time.monotonic)
+        yield Reporter(lines(console.file, time.monotonic))
         return
     with Progress(console=console, transient=True) as bars:
         tasks: dict[str, Any] = {}
@@ -28,7 +51,7 @@ def progress() -> Iterator[Tell]:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        yield report
+        yield Reporter(report, bars)
 
 
 def lines(target: IO[str], clock: Callable[[], float]) -> Tell:

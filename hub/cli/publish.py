@@ -1,12 +1,14 @@
 """`fleetcast publish`: from a model file to a signed release."""
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +17,13 @@ import click
 from fleetcast.cli.grouped_options import GroupedCommand
 from fleetcast.disk_room import FULL
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
-from hub.cli.progress import Tell, progress
-from hub.cli.publish_inputs import block_bytes_for, request_for, signature_before, with_parents
-from hub.cli.publish_report import left_out, show_variants, summary, variants
+from hub.cli.progress import Reporter, progress
+from hub.cli.publish_inputs import block_bytes_for, fleet_archs, release_before, request_for, with_parents
+from hub.cli.publish_preview import as_fields, confirming
+from hub.cli.publish_report import absent_archs, left_out, show_variants, summary, variants
 from hub.publish.block_store import BlockStore
 from hub.settings import load
+from hub.signing.key_places import present
 from hub.signing.keys import load_signer
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -31,8 +35,10 @@ from schemas.names import check_name, check_version, sha256
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
+    from hub.core.publish.preview import Preview
     from hub.core.publish.signature_compatibility import Signature
     from hub.publish.builder import BuiltRelease
+    from hub.publish.publish_request import FeatureOrder
     from hub.publish.release_file import ReleaseFile
 
 
@@ -63,10 +69,10 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
         "accuracy_epsilon",
         "accuracy_window_seconds",
     ),
-    "Golden inputs and limits": ("golden", "latency_ms_max", "memory_mib_max", "probation_seconds"),
+    "Golden inputs and limits": ("golden", "no_proof", "fix_shapes", "latency_ms_max", "memory_mib_max", "probation_seconds"),
     "Variants": ("variants", "held_out", "truth", "calibration", "sparsity", "loss_max", "all_or_none"),
     "Delivery": ("block_bytes",),
-    "Fleet, signing and output": ("actor", "directory", "passphrase_file", "as_json"),
+    "Fleet, signing and output": ("actor", "directory", "passphrase_file", "yes", "as_json"),
 }
 
 
@@ -153,6 +159,18 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     type=click.Path(path_type=Path),
     help="npz file with arrays input.<tensor> and output.<tensor>, or prompts in .toml or .json. The default is generated inputs.",
 )
+@click.option(
+    "--no-proof",
+    is_flag=True,
+    default=None,
+    help="Publish without golden inputs, when none can be generated. Devices then only see that the model runs.",
+)
+@click.option(
+    "--fix-shapes",
+    is_flag=True,
+    default=None,
+    help="Publish a copy of the model that declares the shapes it takes and gives, if the file declares others.",
+)
 @click.option("--latency-ms-max", type=click.FloatRange(0, min_open=True), help="Largest median latency of one request.  [default: 1000.0]")
 @click.option("--memory-mib-max", type=click.IntRange(1, 1024 * 1024), help="Largest memory of the model's worker.  [default: 2048]")
 @click.option("--probation-seconds", type=click.IntRange(0), help="Time on probation after activation.  [default: 60]")
@@ -184,11 +202,15 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
 @changes_fleet
 @dir_option
 @passphrase_option
+@click.option("--yes", is_flag=True, help="Do not ask at a terminal before the release is signed.")
 @json_option
-def publish(source: Path, directory: Path, passphrase_file: Path | None, breaking: bool, as_json: bool, **said: Any) -> None:
+def publish(source: Path, directory: Path, passphrase_file: Path | None, breaking: bool, yes: bool, as_json: bool, **said: Any) -> None:
     """Build, sign and store a release.
 
     A running hub announces the release within a second.
+
+    Before it signs, it shows each column with the input that it feeds and the signal that counts it, three answers, and warnings. At a
+    terminal it asks whether to go on; with --yes, --json or without a terminal it goes on.
 
     The release must take and give what the newest release below its version takes and gives; otherwise say --breaking. Compatible are free
     axes in place of fixed ones, more outputs after the present ones, and new inputs with a parameter for requests without them.
@@ -211,7 +233,7 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
         --golden prompts.toml
     """
     load(directory)  # says so when there is no fleet
-    release = _read(source, said)
+    release = _read(source, said, directory)
     repository = Repository(directory / "trust")
     secret = passphrase(passphrase_file)
     team = load_signer(directory / "keys" / "team.pem", secret)
@@ -220,26 +242,31 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
         with progress() as tell:
             built = _rebuild(repository, directory, release, tell)
     else:
-        built = _publish(repository, directory, release, team=team, targets=targets, breaking=breaking)
+        asks = not (yes or as_json) and sys.stdin.isatty() and sys.stderr.isatty()
+        shown = partial(confirming, release=f"{release.name} {release.version}", asks=asks, as_json=as_json)
+        built = _publish(repository, directory, release, team=team, targets=targets, breaking=breaking, confirms=shown)
     runs = hub_runs(directory)
+    limited = any(one.requirements.arch for one in built.manifest.variants)
+    absent = absent_archs(built, fleet_archs(directory)) if limited else []
+    seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
     show_one(
         {**summary(built, BlockStore(directory / "blocks")), "newly_delegated": targets is not None, "announced": runs}
-        | ({"variants": variants(built), "left_out": left_out(built)} if as_json else {}),
+        | ({"variants": variants(built), "left_out": left_out(built), **seen} if as_json else {}),
         as_json=as_json,
     )
     if not as_json:
-        show_variants(built)
+        show_variants(built, absent)
         if not runs:
             click.echo("No hub runs here now: the release is announced when one starts.", err=True)
 
 
-def _read(source: Path, said: Mapping[str, Any]) -> "ReleaseFile":
+def _read(source: Path, said: Mapping[str, Any], directory: Path) -> "ReleaseFile":
     """Read what is to be published: a release file overridden by the options, or the options alone."""
     from hub.publish.release_file import read_release  # noqa: PLC0415
 
     fields = _fields(said)
     if source.suffix.lower() == ".toml":
-        return read_release(source, fields)
+        return read_release(source, fields, archs=lambda: fleet_archs(directory))
     for option in ("name", "version"):
         if option not in fields:
             raise click.UsageError(f"Missing option '--{option}', which is needed without a release file.")
@@ -265,7 +292,8 @@ def _fields(said: Mapping[str, Any]) -> dict[str, Any]:
         "time": said["time_column"],
         "season": _season(said),
     }
-    found["golden"] = {"data": _whole(said["golden"])}
+    found["golden"] = {"data": _whole(said["golden"]), "proof": False if said["no_proof"] else None}
+    found["fix_shapes"] = said["fix_shapes"]
     found["privacy"] = {name: said[name] for name in ("epsilon", "delta", "window_seconds", "noise", "calibration_rows", "rho_day_max")}
     found["accuracy"] = {
         "truth": said["accuracy_truth"],
@@ -321,7 +349,14 @@ def _names(said: str | None) -> list[str] | None:
 
 
 def _publish(
-    repository: Repository, directory: Path, release: "ReleaseFile", *, team: "Signer", targets: "Signer | None", breaking: bool
+    repository: Repository,
+    directory: Path,
+    release: "ReleaseFile",
+    *,
+    team: "Signer",
+    targets: "Signer | None",
+    breaking: bool,
+    confirms: "Callable[[Reporter], Callable[[Preview], None]]",
 ) -> "BuiltRelease":
     """Build, store and sign a release, and add an event for `fleetcast watch`."""
     model, version = release.name, release.version
@@ -331,8 +366,8 @@ def _publish(
             directory
         )  # Opened before anything is stored: a database that cannot be written is reported while nothing has changed.
         with progress() as tell:
-            before = None if breaking else signature_before(repository, model, version)
-            built = _build(repository, directory, blocks, release, tell, predecessor=before)
+            before = (None, None) if breaking else release_before(repository, model, version)
+            built = _build(repository, directory, blocks, release, tell, before=before, confirm=confirms(tell))
         give_back()
         if targets is not None:
             repository.delegate(model, team=team.public_key, targets=targets, now=datetime.now(UTC))
@@ -369,12 +404,12 @@ def _delegator(repository: Repository, directory: Path, model: str, secret: byte
     if model in repository.models():
         return None
     path = directory / "keys" / "targets.pem"
-    if not path.exists():
+    if present(path.with_suffix("")) is None:
         raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} is not delegated to any team, and the key that could do so is not at {path}")
     return load_signer(path, secret)
 
 
-def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", tell: Tell) -> "BuiltRelease":
+def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", tell: Reporter) -> "BuiltRelease":
     """Build a published version again: the same content changes nothing, other content is a conflict. Nothing is stored.
 
     Raises:
@@ -382,10 +417,11 @@ def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", te
     """
     from hub.core.publish.release import same_content  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory() as elsewhere:
-        built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell)
     document = repository.manifest(release.name, release.version)
     before = codec.decode(Manifest, document)
+    proven = any(before.golden_of(variant) is not None for variant in before.variants)
+    with tempfile.TemporaryDirectory() as elsewhere:
+        built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell, proves=proven)
     if not same_content(built.manifest, before):
         raise Refused(Code.RELEASE_CONFLICT, f"{release.name}@{release.version} is published already, with other content")
     return replace(built, manifest=before, document=document, digest=sha256(document), stored_bytes=0)
@@ -396,14 +432,19 @@ def _build(
     directory: Path,
     blocks: BlockStore,
     release: "ReleaseFile",
-    tell: Tell,
+    tell: Reporter,
     *,
-    predecessor: "Signature | None" = None,
+    before: "tuple[Signature | None, FeatureOrder | None]" = (None, None),
+    confirm: "Callable[[Preview], None] | None" = None,
+    proves: bool = True,
 ) -> "BuiltRelease":
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
 
     block_bytes = block_bytes_for(directory, release.block_bytes)
-    request = replace(request_for(release, tell=tell, answers=answers), block_bytes_max=block_bytes, predecessor=predecessor)
+    request = replace(request_for(release, tell=tell, answers=answers), block_bytes_max=block_bytes, confirm=confirm)
+    request = replace(
+        request, predecessor=before[0], order_before=before[1], proves=request.proves and (proves or request.golden_path is not None)
+    )
     with with_parents(request, repository, directory, parent=release.parent) as whole:
         return build(whole, blocks, now=int(time.time()))

@@ -27,7 +27,7 @@ from schemas.signals import Season
 from schemas.state import State
 
 if TYPE_CHECKING:
-    from hub.publish.publish_request import Answers, PublishRequest, Truth, Variants
+    from hub.publish.publish_request import Answers, FeatureOrder, PublishRequest, Truth, Variants
     from hub.publish.release_file import ReleaseFile
 
 
@@ -51,6 +51,8 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         feature_columns=reference.columns if reference else None,
         signals=reference.signals if reference else None,
         golden_path=golden.data,
+        proves=golden.proof,
+        fixes_shapes=release.fix_shapes,
         golden_terms=GoldenTerms(golden.relative_tolerance, golden.absolute_tolerance, golden.text_agreement_min),
         description=release.description,
         licence=release.licence,
@@ -127,8 +129,24 @@ def _variants(release: "ReleaseFile") -> "Variants":
 
 def signature_before(repository: Repository, model: str, version: str) -> Signature | None:
     """Return what the newest release below this version takes and gives; None where there is none."""
+    return release_before(repository, model, version)[0]
+
+
+def release_before(repository: Repository, model: str, version: str) -> "tuple[Signature | None, FeatureOrder | None]":
+    """Return what the newest release below this version takes and gives, and the order of its columns; None where there is none."""
+    from hub.publish.publish_request import FeatureOrder  # noqa: PLC0415
+
     before = predecessor(version, repository.releases(model) if model in repository.models() else ())
-    return Signature.of(codec.decode(Manifest, repository.manifest(model, before))) if before is not None else None
+    if before is None:
+        return None, None
+    manifest = codec.decode(Manifest, repository.manifest(model, before))
+    return Signature.of(manifest), FeatureOrder.of(manifest)
+
+
+def fleet_archs(directory: Path) -> frozenset[str]:
+    """Return the architectures that nodes of the fleet have reported."""
+    profiles = (codec.decode(State, row.state).profile for row in open_store(directory).counted_nodes())
+    return frozenset(profile.arch for profile in profiles if profile is not None)
 
 
 @contextmanager

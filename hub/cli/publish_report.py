@@ -1,5 +1,6 @@
 """What `fleetcast publish` prints of what it built: the release, each of its builds, and those that were left out."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,7 +31,7 @@ def summary(built: "BuiltRelease", blocks: BlockStore) -> dict[str, Any]:
         "runtime": manifest.variants[0].runtime,
         "variants": [one.name for one in built.variants],
         "signals": [signal.name for signal in manifest.baseline.signals] if manifest.baseline else [],
-        "unwatched": list(built.unwatched),
+        "unwatched": [one.name for one in built.unwatched],
         "calibration_rows": manifest.baseline.calibration_rows if manifest.baseline else None,
         "not_calibrated": built.not_calibrated or None,
         "epsilon": manifest.privacy.epsilon if manifest.privacy else None,
@@ -74,7 +75,17 @@ def left_out(built: "BuiltRelease") -> list[dict[str, str]]:
     return [{"variant": one.name, "code": str(one.code), "reason": one.reason} for one in built.left_out]
 
 
-def show_variants(built: "BuiltRelease") -> None:
+def absent_archs(built: "BuiltRelease", archs: frozenset[str]) -> list[str]:
+    """Return a warning for each build that no node of the fleet takes now; `archs` are those of its nodes, empty where none is known."""
+    return [
+        f"no node takes variant {one.name!r} now: it needs arch {' or '.join(one.requirements.arch)}, and nodes of this fleet have"
+        f" {', '.join(sorted(archs))}"
+        for one in built.manifest.variants
+        if archs and one.requirements.arch and not archs & set(one.requirements.arch)
+    ]
+
+
+def show_variants(built: "BuiltRelease", warnings: Sequence[str]) -> None:
     """Print a table of the builds where there are several or one was measured; warnings go to stderr."""
     rows = variants(built)
     if len(rows) > 1 or rows[0]["metric"] or built.left_out:
@@ -88,6 +99,8 @@ def show_variants(built: "BuiltRelease") -> None:
             " Fewer signals or a smaller epsilon, or --rho-day-max where nodes' settings allow more",
             err=True,
         )
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
     for row in rows:
         if row["never_chosen_before"]:
             click.echo(

@@ -10,6 +10,7 @@ import click
 
 from fleetcast.cli.listing_group import ListingGroup
 from hub.cli.options import (
+    changes_fleet,
     check_model,
     dir_option,
     hub_runs,
@@ -26,7 +27,9 @@ from hub.database.rows import serving_now
 from hub.database.store import Store
 from hub.publish.block_store import BlockStore
 from hub.publish.release_blocks import free, own_bytes, own_of_each
-from hub.signing.keys import load_signer
+from hub.signing.keys import load_signer, public_pem
+from hub.signing.metadata_files import write
+from hub.signing.model_signature import sign_files
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import Deployment
@@ -115,6 +118,61 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     store.add_event("release", f"{release} was removed", {"model": model, "version": version})
     store.close()
     show_one({"release": release, "freed_bytes": freed, "nodes_serving": serving, "announced": hub_runs(directory)}, as_json=as_json)
+
+
+@releases.command("export-signature")
+@click.argument("release", metavar="MODEL@VERSION")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="File to write.")
+@click.option("--variant", help="Variant whose files are signed. The default is the first.")
+@click.option("--key", "key_file", type=click.Path(path_type=Path, dir_okay=False), help="Key that signs. The default is the team's.")
+@changes_fleet
+@dir_option
+@passphrase_option
+@json_option
+@click.pass_context
+def export_signature(
+    ctx: click.Context,
+    release: str,
+    out: Path,
+    variant: str | None,
+    key_file: Path | None,
+    directory: Path,
+    passphrase_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Write a signature of a release's files for OpenSSF Model Signing.
+
+    Readers outside of fleetcast verify files with it and with the public key, which is written beside it as a .pub file, by that project's
+    tool. It verifies ECDSA keys only. Nodes do not read it: they verify the release by TUF.
+
+    \b
+    Examples:
+      fleetcast releases export-signature delay@1.2.0 --out delay.sig \\
+        --key openssf.pem
+      model_signing verify key FOLDER --signature delay.sig \\
+        --public_key delay.pub
+    """
+    directory = of_group(ctx, directory)
+    model, version = split(release)
+    repository = Repository(directory / "trust")
+    check_model(repository, model)
+    manifest = codec.decode(Manifest, repository.manifest(model, version))
+    name = variant or manifest.variants[0].name
+    if name not in [one.name for one in manifest.variants]:
+        known = ", ".join(one.name for one in manifest.variants)
+        raise Refused(Code.RELEASE_NO_VARIANT, f"{release} has no variant {name!r}; it has {known}")
+    signer = load_signer(key_file or directory / "keys" / "team.pem", passphrase(passphrase_file))
+    files = {file.path: file.digest for file in manifest.files_of(name)}
+    write(out, sign_files(f"{model}-{version}", files, signer), mode=0o644)
+    public = out.with_suffix(".pub")
+    write(public, public_pem(signer.public_key), mode=0o644)
+    store = open_store(directory)
+    store.add_event(
+        "release", f"a signature of {release} was exported, by key {signer.public_key.keyid[:12]}", {"model": model, "version": version}
+    )
+    store.close()
+    row = {"release": release, "variant": name, "files": sorted(files), "signature": str(out), "public_key": str(public)}
+    show_one({**row, "key": signer.public_key.keyid}, as_json=as_json)
 
 
 def of_group(ctx: click.Context, directory: Path) -> Path:

@@ -2,20 +2,20 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from fleetcast.cli.terminal_text import plain
 from hub.cli.command_queue import LOOK_SECONDS, ask
-from hub.cli.deployed import facts_of, look_at_checks, model_of, notice, release_of, states_of
+from hub.cli.deployed import check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_values import read_pairs
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show, split
 from hub.cli.rollout_status import rollout_row, status
-from hub.cli.time_arguments import DEADLINE
+from hub.cli.time_arguments import DEADLINE, parsed_option
 from hub.core.publish.signature_compatibility import Signature, check_started
 from hub.core.rollouts import commands, deployments
 from hub.core.rollouts import rollout as core
@@ -33,7 +33,6 @@ from schemas.state import State
 from schemas.windows import parse_windows
 
 PERCENT_DIGITS_MAX = 3
-Parsed = TypeVar("Parsed")
 ONE_LABEL = "give only one of the two, and begin another rollout for the other"
 
 deployment_option = click.option("--deployment", metavar="NAME", help="Deployment, where the model has several.")
@@ -105,7 +104,9 @@ def rollout() -> None:
     "--shadow-min", type=click.FloatRange(0, 1), help="Share of the nodes that serve it on which the comparison in shadow must have passed."
 )
 @click.option(
-    "--retries", type=click.IntRange(1, 100), help="Number of times that a stage lets failed nodes try again before they count as failed."
+    "--retries",
+    type=click.IntRange(1, 100),
+    help="Number of times that a node which failed tries again by itself before it counts as failed.",
 )
 @click.option("--retry-seconds", type=click.IntRange(1), help="Pause before failed nodes try again. The default is 600.")
 @click.option("--activate", metavar="TIMES", help="When nodes may switch, in their own zone, such as 'Mon-Fri 22:00-05:00'.")
@@ -168,8 +169,8 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     model, version = split(release)
     repository = Repository(directory / "trust")
     ref, manifest = release_of(repository, model, version)
-    asked_stages = _parsed("stages", parse_stages, stages)
-    windows = {name: _parsed(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
+    asked_stages = parsed_option("stages", parse_stages, stages)
+    windows = {name: parsed_option(name, parse_windows, said[name]) for name in ("activate", "fetch") if said[name] is not None}
     wish = {
         "version": version,
         "stages": [one if isinstance(one, int) else one.model_dump(mode="json") for one in asked_stages],
@@ -202,7 +203,8 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
         **_given({"activate": windows.get("activate"), "approve": tuple(_approve(said["approve"]))}),
     }
     command = commands.read_as(commands.Start, json.dumps(wish))
-    present, nodes = model_of(repository, model), facts_of(_states(directory))
+    present, states = model_of(repository, model), _states(directory)
+    nodes = facts_of(states)
     # What the hub would refuse is refused now: it may not run before next week.
     allowed, now = manifest.parameters or (), int(time.time())
     progress = deployments.begun(present, command, ref, nodes=nodes, rollout=bytes(16), now=now, allowed=allowed)
@@ -210,6 +212,7 @@ def start(release: str, stages: str, labels: tuple[str, ...], directory: Path, a
     place = deployments.place_of(present, command, nodes)
     if not command.breaking:
         check_started(Signature.of(manifest), signatures(repository, model, predecessors(place)))
+    check_moves(repository, present, present.with_rollout(progress), states, breaking=command.breaking)
     codec.encode(present.with_rollout(progress).statement(expires=0))  # Many long texts do not fit the document.
     look_at_checks(directory, ref, manifest, required=said["require_check"])
     _tell_of_left_behind(place.before, command.parameters or {})
@@ -240,18 +243,6 @@ def _states(directory: Path) -> list[State]:
         return states_of(store.counted_nodes())
     finally:
         store.close()
-
-
-def _parsed(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
-    """Return what an option means.
-
-    Raises:
-        click.UsageError: it is not written as it must be.
-    """
-    try:
-        return parse(text)
-    except Refused as refusal:
-        raise click.UsageError(f"--{option}: {refusal.reason}") from None
 
 
 def _approve(said: Sequence[str]) -> list[int | str]:

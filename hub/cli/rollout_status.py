@@ -19,7 +19,7 @@ from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.node_class import totals
 from hub.core.rollouts.node_filter import chosen, nobody
 from hub.core.rollouts.parameters import in_words
-from hub.core.rollouts.refusals import findings_of, standing_against
+from hub.core.rollouts.refusals import findings_of, of_clock, standing_against
 from hub.core.rollouts.stages import words_of
 from hub.core.rollouts.tally import decided
 from hub.database.rows import RolloutRow
@@ -27,7 +27,7 @@ from hub.settings import load
 from hub.signing.tuf_repository import Repository
 from schemas.deployments import Deployment
 from schemas.selectors import text_of
-from schemas.state import State
+from schemas.state import Finding, State
 from schemas.windows import windows_text
 
 NAMES_SHOWN = 3
@@ -66,7 +66,7 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
     fleet = Fleet(store, required=load(directory).enrolment == "required")
     kept = {(row.model, row.deployment): row for row in store.rollout_rows()}
     models = [model_of(repository, name) for name in repository.models() if model in {None, name}]
-    lines = {one.name: fleet.lines(one, {name: row.judged_from for (of, name), row in kept.items() if of == one.name}) for one in models}
+    lines = {one.name: fleet.lines(one, {name: row for (of, name), row in kept.items() if of == one.name}) for one in models}
     if said["wants_nodes"] or said["where"] is not None:
         _show_nodes([line for mine in lines.values() for line in mine], said["where"], as_json=as_json)
         return
@@ -107,10 +107,13 @@ def _refused(lines: Sequence[NodeLine], deployment: Deployment) -> list[dict[str
     return [
         {"node": line.node.name, "code": finding.code, "reason": finding.reason}
         for line in lines
-        for finding in standing_against(
-            findings_of(line.node.state, line.node.refused), model=line.model, version=deployment.release.version
-        )
+        for finding in _standing(findings_of(line.node.state, line.node.refused), line.model, deployment.release.version)
     ]
+
+
+def _standing(found: tuple[Finding, ...], model: str, version: str) -> list[Finding]:
+    clock = of_clock(found)
+    return [*standing_against(found, model=model, version=version), *([clock] if clock is not None else [])]
 
 
 def _terms(row: Mapping[str, Any]) -> str:

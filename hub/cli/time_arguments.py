@@ -2,11 +2,16 @@
 
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import click
+
+from schemas.errors import Refused
+
+Parsed = TypeVar("Parsed")
 
 _AGO = re.compile(r"(\d{1,6})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -74,3 +79,15 @@ class Deadline(click.ParamType[int]):
 
 
 DEADLINE = Deadline()
+
+
+def parsed_option(option: str, parse: Callable[[str], Parsed], text: str) -> Parsed:
+    """Return what an option means.
+
+    Raises:
+        click.UsageError: it is not written as it must be.
+    """
+    try:
+        return parse(text)
+    except Refused as refusal:
+        raise click.UsageError(f"--{option}: {refusal.reason}") from None

@@ -14,7 +14,7 @@ from hub.database import tables
 from hub.database.connection import Database, fields, put
 from hub.database.rows import NodeMarks, NodeRow, marks_of
 
-_LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "reported_at")
+_LIFE_FIELDS = ("node", "state", "at", "expires_at", "old_key", "fingerprint", "reported_at", "actor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,15 @@ class Duplicate:
     node: str
     since: int
     last_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class OtherKey:
+    """Hold since when a device speaks in a name with another key than the one that counts, and that key's SHA-256."""
+
+    node: str
+    since: int
+    fingerprint: bytes
 
 
 class DeviceLives:
@@ -98,18 +107,19 @@ class DeviceLives:
         fingerprint: bytes | None = None,
         expires_at: int | None = None,
     ) -> None:
-        life = Life(node, state, self._database.now(), expires_at, old_key or None, fingerprint)
+        life = Life(node, state, self._database.now(), expires_at, old_key or None, fingerprint, actor=self._database.actor)
         put(db, tables.device_lives, {"node": node}, {**fields(life), "revision": _next_revision(db)})
 
     def marks(self) -> dict[str, NodeMarks]:
         """Return what lists show beside what nodes report, by name."""
-        enrolled, lives, two = tables.enrolments.c, tables.device_lives.c, tables.duplicate_nodes.c
+        enrolled, lives, two, other = tables.enrolments.c, tables.device_lives.c, tables.duplicate_nodes.c, tables.other_keys.c
         with self._database.read() as db:
             return marks_of(
                 revoked=db.execute(select(enrolled.node).where(enrolled.revoked_at.is_not(None))).scalars().all(),
                 forgotten=db.execute(select(lives.node).where(lives.state == "forgotten")).scalars().all(),
                 expected=db.execute(select(lives.node, lives.expires_at).where(lives.state == "expected")).all(),
                 duplicates=db.execute(select(two.node, two.since)).all(),
+                other_keys=db.execute(select(other.node, other.since)).all(),
             )
 
     # Names that two devices use
@@ -129,6 +139,23 @@ class DeviceLives:
         with self._database.write() as db:
             db.execute(delete(tables.duplicate_nodes).where(tables.duplicate_nodes.c.node == node))
 
+    # Devices that speak with another key than the one that counts
+
+    def other_keys(self) -> dict[str, OtherKey]:
+        """Return every name in which a device speaks with another key."""
+        found: list[OtherKey] = self._database.rows(OtherKey, select(tables.other_keys))
+        return {one.node: one for one in found}
+
+    def put_other_key(self, row: OtherKey) -> None:
+        """Keep that a device speaks with another key than the one that counts."""
+        with self._database.write() as db:
+            put(db, tables.other_keys, {"node": row.node}, fields(row))
+
+    def drop_other_key(self, node: str) -> None:
+        """Note that the device with the key that counts has spoken."""
+        with self._database.write() as db:
+            db.execute(delete(tables.other_keys).where(tables.other_keys.c.node == node))
+
 
 def settle(db: Connection, node: str) -> None:
     """Note that a device has this name again."""
@@ -144,7 +171,7 @@ def _state(db: Connection, node: str) -> str | None:
 
 
 def _erase(db: Connection, node: str, *, early: bool = True) -> None:
-    reported = [tables.nodes, tables.heard, tables.receipts, tables.duplicate_nodes]
+    reported = [tables.nodes, tables.heard, tables.receipts, tables.duplicate_nodes, tables.other_keys]
     for table in [*reported, tables.early_receipts] if early else reported:
         db.execute(delete(table).where(table.c.node == node))
 

@@ -3,6 +3,7 @@
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
 from hub.core.rollouts.listening import Listened
+from hub.database.device_lives import DeviceLives
 from hub.database.hearing import Hearing
 from hub.database.store import Store
 from schemas import codec
@@ -13,13 +14,15 @@ from schemas.state import State
 def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float) -> dict[str, fleet.Node]:
     """Return every node that counts, by name, with what its receipts prove."""
     heard, found = Hearing(store.database).heard(), dict[str, fleet.Node]()
+    others = DeviceLives(store.database).other_keys()
     for row in store.nodes():
         if not roll.counts(row.node):
             continue  # its earlier reports stay in the store, for people
         state = codec.decode(State, row.state)
         # A hub of an earlier version kept times of the wall alone. What a crash has kept of a node and not of the clock is no future.
         heard_at = Listened(min(listened, heard.get(row.node, listened - max(0.0, now - row.last_seen))))
-        found[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at)
+        other = others[row.node].fingerprint if row.node in others else None
+        found[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at, other_key=other)
     for kept in reversed(store.receipts()):
         if kept.node in found:
             receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)

@@ -29,9 +29,11 @@ def take_over(db: Connection) -> None:
 
 def add_columns(db: Connection) -> None:
     """Add columns that tables of earlier versions lack; before anything reads those tables, and before their indices are made."""
-    for table in (tables.commands, tables.events):
-        if inspect(db).has_table(table.name) and "actor" not in {column["name"] for column in inspect(db).get_columns(table.name)}:
-            db.execute(text(f"ALTER TABLE {table.name} ADD COLUMN actor VARCHAR(64)"))  # names of our own
+    actor = "actor VARCHAR(64)"
+    added = [(table, actor) for table in (tables.commands, tables.events, tables.rollouts, tables.device_lives)]
+    for table, column in [*added, (tables.rollouts, "tries_from BIGINT")]:
+        if inspect(db).has_table(table.name) and column.split()[0] not in {one["name"] for one in inspect(db).get_columns(table.name)}:
+            db.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column}"))  # names of our own
 
 
 def _intervals(db: Connection) -> None:

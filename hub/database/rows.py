@@ -41,6 +41,7 @@ class NodeMarks:
     is_forgotten: bool = False
     expected_until: int | None = None  # new hardware may take the name until then
     duplicate_since: int | None = None  # two devices use the name
+    other_key_since: int | None = None  # a device speaks in this name with another key than the one that counts
 
 
 def marks_of(
@@ -49,6 +50,7 @@ def marks_of(
     forgotten: Iterable[str],
     expected: Iterable[tuple[str, int | None]],
     duplicates: Iterable[tuple[str, int]],
+    other_keys: Iterable[tuple[str, int]],
 ) -> dict[str, NodeMarks]:
     """Return marks by name."""
     found: dict[str, NodeMarks] = {name: NodeMarks(is_revoked=True) for name in revoked}
@@ -58,6 +60,8 @@ def marks_of(
         found[name] = replace(found.get(name, NodeMarks()), expected_until=until)
     for name, since in duplicates:
         found[name] = replace(found.get(name, NodeMarks()), duplicate_since=since)
+    for name, since in other_keys:
+        found[name] = replace(found.get(name, NodeMarks()), other_key_since=since)
     return found
 
 
@@ -127,6 +131,8 @@ class RolloutRow:
     failed: int
     silent: int
     updated_at: int
+    actor: str | None = None  # Name of the operator who last acted on the rollout.
+    tries_from: int | None = None  # From when on a node's failures use up its tries; None where a hub of an earlier version kept it.
 
 
 @dataclass(frozen=True, slots=True)

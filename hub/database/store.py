@@ -59,7 +59,7 @@ __all__ = [
     "WindowRow",
 ]
 
-CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata"})  # kinds of events that change a fleet
+CHANGES = frozenset({"rollout", "release", "enrolment", "device", "certificate", "metadata", "key"})  # kinds of events that change a fleet
 STREAM_SECONDS = 35 * 86_400  # a stream that got nothing for this long is over, and counts no longer among the others
 
 
@@ -384,6 +384,13 @@ class Store:
         with self._read() as db:
             rows = db.execute(select(table.c.id, table.c.body).where(table.c.id > since_id).order_by(table.c.id.desc()).limit(limit)).all()
         return [AlertRow(one, Alert.model_validate_json(body)) for one, body in reversed(rows)]
+
+    def silence_alerts(self) -> dict[str, int]:
+        """Return when the silence of each node was last reported, as far as alerts are kept."""
+        table = tables.alerts
+        with self._read() as db:
+            found = db.execute(select(table.c.at, table.c.body).where(table.c.kind == "node_silent").order_by(table.c.id)).all()
+        return {str(json.loads(body).get("node")): at for at, body in found}
 
     def add_refusal(self, at: int, topic: str, code: str, reason: str) -> None:
         """Keep a refusal."""

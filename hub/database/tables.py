@@ -107,6 +107,8 @@ rollouts = Table(
     Column("failed", Integer, nullable=False),
     Column("silent", Integer, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("actor", String(64)),
+    Column("tries_from", BigInteger),
 )
 
 windows_seen = Table(
@@ -301,6 +303,7 @@ device_lives = Table(
     Column("fingerprint", LargeBinary),
     Column("reported_at", BigInteger),
     Column("revision", BigInteger, nullable=False, index=True),
+    Column("actor", String(64)),
 )
 
 # Names that two devices use.
@@ -310,6 +313,15 @@ duplicate_nodes = Table(
     Column("node", String(64), primary_key=True),
     Column("since", BigInteger, nullable=False),
     Column("last_at", BigInteger, nullable=False),
+)
+
+# Names in which a device speaks with another key than the one that counts; `fingerprint` is that key's SHA-256.
+other_keys = Table(
+    "other_keys",
+    metadata,
+    Column("node", String(64), primary_key=True),
+    Column("since", BigInteger, nullable=False),
+    Column("fingerprint", LargeBinary(32), nullable=False),
 )
 
 # Receivers of alerts besides consumers of the topic: webhooks and on_drift hooks. `cursor` is the last alert that was looked at for them.

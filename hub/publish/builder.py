@@ -13,6 +13,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hub.core.publish import release as core
+from hub.core.publish.preview import Preview
+from hub.core.publish.signals import Unwatched
 from hub.publish.chunk_files import (
     ENCODERS,
     GOLDEN_FILE,
@@ -29,10 +31,10 @@ from hub.publish.chunk_files import (
 )
 from hub.publish.golden import Case
 from hub.publish.publish_request import PublishRequest
-from hub.publish.release_spec import Described, answered, check_request, describe
+from hub.publish.release_spec import Described, answered, check_request, describe, with_tried
 from hub.publish.variants import LeftOut
 from schemas import codec
-from schemas.errors import Code, mismatch
+from schemas.errors import Code, Refused, mismatch
 from schemas.limits import PAYLOADS_PER_BLOCK_MAX
 from schemas.manifest import File, Golden, Joining, Manifest, Requirements, Variant
 from schemas.names import check_name, check_version, sha256
@@ -60,9 +62,10 @@ class BuiltRelease:
     variants: tuple[BuiltVariant, ...]  # Variants in the manifest's order.
     left_out: tuple[LeftOut, ...]  # Builds that were requested and are not published, with the reason.
     stored_bytes: int  # Bytes by which the store grew.
-    unwatched: tuple[str, ...]  # Input columns that are not watched, because a window holds no more signals.
+    unwatched: tuple[Unwatched, ...]  # Columns, outputs and signals that no window counts.
     not_calibrated: str = ""  # Why nodes get no baselines of their own, although they would by default.
     joining: Mapping[str, Joining | None] = field(default_factory=dict)  # Whether rows may be joined, by variant; None if it was not tried.
+    preview: Preview = field(default_factory=Preview)
 
 
 def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease:
@@ -84,6 +87,10 @@ def build(request: PublishRequest, store: Payloads, *, now: int) -> BuiltRelease
         release = _Release(request, described)
         if described.unanswered is not None:
             release = _Release(request, _asked(request, release, Path(scratch), now=now))
+        elif described.tried:
+            release = _Release(request, _tried(request, described, Path(scratch), now=now))
+        if request.confirm is not None:
+            request.confirm(release.described.preview)
         return _store_all(request, release, store, now=now)
 
 
@@ -169,6 +176,7 @@ def _store_all(request: PublishRequest, release: _Release, store: Payloads, *, n
         unwatched=release.described.watch.unwatched,
         not_calibrated=release.described.watch.not_calibrated,
         joining={part.name: part.joining for part in release.described.parts},
+        preview=release.described.preview,
     )
 
 
@@ -177,6 +185,29 @@ def _built_variants(manifest: Manifest, stored: Sequence[Stored]) -> Iterator[Bu
     for variant in manifest.variants:
         files = manifest.files_of(variant.name)
         yield BuiltVariant(variant.name, sum(file.bytes for file in files), sum(wire_bytes[file] for file in files))
+
+
+def _tried(request: PublishRequest, described: Described, scratch: Path, *, now: int) -> Described:
+    """Return the release with the first made-up golden inputs that its runtime answers; without any where the runtime is not here.
+
+    Raises:
+        Refused: GOLDEN_INVALID: it answers none of them with finite numbers.
+    """
+    why = ""
+    for number, one in enumerate(described.tried):
+        folder = scratch / f"try-{number}"
+        folder.mkdir()
+        try:
+            return _asked(request, _Release(request, with_tried(described, one, request.golden_terms)), folder, now=now)
+        except Refused as refusal:
+            if refusal.code is Code.RUNTIME_ABSENT:
+                return described
+            why = refusal.reason
+    raise Refused(
+        Code.GOLDEN_INVALID,
+        f"{request.model_path}: golden inputs, which every device has to answer before it serves: {len(described.tried)} were made up, and"
+        f" the model answered none of them; give some with --golden, or publish without any by --no-proof; the last: {why}",
+    )
 
 
 def _asked(request: PublishRequest, release: _Release, scratch: Path, *, now: int) -> Described:

@@ -1,6 +1,8 @@
-"""Prepare the golden inputs of a release and each build's answers: given by the publisher, or drawn from the reference."""
+"""Prepare the golden inputs of a release and each build's answers: given by the publisher, made from the reference or the signature."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 
 from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
+from hub.core.publish import tried_inputs
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.publish_request import GoldenTerms, PublishRequest
 from hub.publish.signal_selection import rows_max
@@ -15,6 +18,9 @@ from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Golden, Tensor
 
 _TERMS = Golden.model_fields
+TRY_SECONDS_MAX = 20.0  # For inputs that are made up; a large model takes a second for each.
+RUN_SECONDS_MAX = 60.0  # For one of them: some loops never end, for numbers that are none of the publisher's.
+MIXES = 4  # Orders in which values of the reference are put together.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,21 +47,108 @@ class Case:
         return float(_TERMS["absolute_tolerance"].default) if stated is None else stated
 
 
-def case_of(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Case | None:
-    """Return the publisher's case, or one drawn from the reference; the model's answers must agree with it.
+@dataclass(frozen=True, slots=True, eq=False)
+class Made:
+    """Hold inputs that were made up and answered, and where they come from."""
+
+    source: str
+    inputs: core.Arrays
+    outputs: core.Arrays
+
+
+def case_of(request: PublishRequest, model: OnnxModel, made: Made | None) -> Case | None:
+    """Return the publisher's case, or the one that was made up; the model's answers must agree with it.
 
     Raises:
         Refused: GOLDEN_INVALID: it does not fit the model, or the model gives other answers.
     """
     if request.golden_path is not None:
-        what, data = str(request.golden_path), read(request.golden_path)
-    elif fitted is not None:
-        columns = core.golden_columns(fitted.columns, rows=rows_max(model, core.GOLDEN_ROWS))
-        feeds = core.feeds(fitted.features, columns)
-        what, data = "golden inputs made from the reference", pack_golden(feeds, model.run(feeds, Code.MODEL_RUN))
-    else:
+        return checked_case(str(request.golden_path), read(request.golden_path), model, request.golden_terms)
+    if made is None or not request.proves:
         return None
-    return checked_case(what, data, model, request.golden_terms)
+    data = pack_golden(made.inputs, made.outputs)
+    return checked_case(f"golden inputs made from the {made.source}", data, model, request.golden_terms)
+
+
+def made_up(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Made | None:
+    """Return inputs made from the reference, else from the signature, that the model answers with finite numbers and alike twice.
+
+    Raises:
+        Refused: GOLDEN_INVALID: none was found, and the publisher does not publish without a proof.
+    """
+    until, tried, why = time.monotonic() + TRY_SECONDS_MAX, 0, "no inputs could be made"
+    for source, feeds in _candidates(request, model, fitted):
+        if tried and time.monotonic() > until:
+            break
+        tried += 1
+        try:
+            outputs = _stable(request, model, feeds)
+        except Refused as refusal:
+            why = refusal.reason
+            continue
+        return Made(source, feeds, outputs)
+    if not request.proves or not (request.tries or tried):
+        return None
+    raise Refused(
+        Code.GOLDEN_INVALID,
+        f"{request.model_path}: golden inputs, which every device has to answer before it serves: {tried} were made up, and the model"
+        f" answered none of them with finite numbers and alike twice; give some with --golden, or publish without any by --no-proof; the"
+        f" last: {why}",
+    )
+
+
+def _candidates(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Iterator[tuple[str, core.Arrays]]:
+    if fitted is not None:
+        rows = rows_max(model, core.GOLDEN_ROWS)
+        for mix in range(MIXES):
+            yield "reference", core.feeds(fitted.features, core.golden_columns(fitted.columns, rows=rows, mix=mix))
+        yield "reference", core.feeds(fitted.features, core.typical_columns(fitted.columns, rows=rows))
+        yield "reference", core.feeds(fitted.features, core.golden_columns(fitted.columns, rows=1))
+    if not request.tries:
+        return
+    inputs = [tried_inputs.Input(tensor, model.axes[tensor.name]) for tensor in model.inputs]
+    yield from (("signature", feeds) for feeds in tried_inputs.tries(inputs))
+
+
+def _stable(request: PublishRequest, model: OnnxModel, feeds: core.Arrays) -> core.Arrays:
+    """Return the outputs that are the same when the model is asked twice; a sampled one proves nothing.
+
+    Raises:
+        Refused: GOLDEN_INVALID: the model fails, answers NaN or infinity, or answers differently each time.
+    """
+    first, second = (model.run(feeds, Code.GOLDEN_INVALID, seconds_max=RUN_SECONDS_MAX) for _ in range(2))
+    if not tried_inputs.answered(first):
+        raise Refused(Code.GOLDEN_INVALID, "it gives NaN or infinity, or nothing")
+    terms = Case(b"", core.Golden({}, {}), request.golden_terms)
+    stable = {}
+    for name, values in first.items():
+        with suppress(Refused):
+            core.check_golden(name, {name: values}, second, relative=terms.relative, absolute=terms.absolute)
+            stable[name] = values
+    if not stable:
+        raise Refused(Code.GOLDEN_INVALID, "it answers the same inputs differently each time")
+    size = sum(one.nbytes for one in (*feeds.values(), *stable.values()))
+    if size > core.GOLDEN_UNPACKED_BYTES_MAX or (size > core.GOLDEN_BYTES_MAX < len(pack_golden(feeds, stable))):
+        raise mismatch(
+            Code.GOLDEN_INVALID,
+            "bytes of inputs and answers",
+            expected=f"at most {core.GOLDEN_BYTES_MAX}, which every node fetches",
+            actual=size,
+        )
+    return stable
+
+
+def refusal_of_zeros(model: OnnxModel) -> str | None:
+    """Return why a device would refuse the model without golden inputs, which it then asks with zeros; None if it would not."""
+    shapes = {one.name: tuple(1 if axis < 0 else axis for axis in one.shape) for one in model.inputs}
+    zeros = {one.name: np.zeros(shapes[one.name], core.DTYPES[one.datatype]) for one in model.inputs if one.datatype != "BYTES"}
+    zeros |= {one.name: np.full(shapes[one.name], "", object) for one in model.inputs if one.datatype == "BYTES"}
+    try:
+        answers = model.run(zeros, Code.GOLDEN_INVALID, seconds_max=TRY_SECONDS_MAX)
+    except Refused as refusal:
+        return refusal.reason
+    bad = [name for name, one in answers.items() if one.dtype.kind == "f" and not np.isfinite(one).all()]
+    return f"it gives NaN or infinity as {core.listed(bad)}" if bad else None
 
 
 def checked_case(what: str, data: bytes, model: OnnxModel, terms: GoldenTerms) -> Case:

@@ -1,7 +1,9 @@
 """Read an ONNX model: its signature, its answers, and the files beside it that hold its weights. Only this module of the hub reads ONNX."""
 
 import re
-from collections.abc import Iterator
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +38,63 @@ class OnnxModel:
             raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as an ONNX model: {core.first_line(error)}") from error
         self.inputs = tuple(_tensor(path, one) for one in self._session.get_inputs())
         self.outputs = tuple(_tensor(path, one) for one in self._session.get_outputs())
+        self.axes = {one.name: tuple(axis if isinstance(axis, str) else "" for axis in one.shape) for one in self._session.get_inputs()}
         named = self._session.get_modelmeta().custom_metadata_map.get(COLUMNS_KEY)
         self.columns = tuple(name.strip() for name in named.split(",")) if named else None
 
-    def run(self, feeds: Arrays, code: Code) -> Arrays:
+    def run(self, feeds: Mapping[str, NDArray[Any]], code: Code, *, seconds_max: float | None = None) -> Arrays:
         """Return the outputs by name.
 
         Raises:
-            Refused: the model failed; the error carries `code`.
+            Refused: the model failed, or took longer than it may; the error carries `code`.
         """
         names = [tensor.name for tensor in self.outputs]
+        options = ort.RunOptions()
+        timer = threading.Timer(seconds_max, setattr, (options, "terminate", True)) if seconds_max is not None else None
         try:
-            return {name: np.asarray(value) for name, value in zip(names, self._session.run(names, feeds), strict=True)}
+            if timer is not None:
+                timer.start()
+            return {name: np.asarray(value) for name, value in zip(names, self._session.run(names, dict(feeds), options), strict=True)}
         except Exception as error:  # See above.
             raise Refused(code, f"the model cannot be run on these inputs: {core.first_line(error)}") from error
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def known_providers() -> list[str]:
+    """Return the execution providers that ONNX Runtime has a name for, here or on other devices."""
+    return list(ort.get_all_providers())
+
+
+def write_with_shapes(source: Path, target: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Write the model with other declared shapes of some inputs and outputs, -1 for a free axis; its external data is placed beside it.
+
+    Raises:
+        Refused: the model cannot be read.
+    """
+    external = external_data(source)
+    model = onnx.load_model(str(source), format="protobuf", load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        if value.name in shapes:
+            declared = value.type.tensor_type.shape
+            names = [axis.dim_param for axis in declared.dim]
+            del declared.dim[:]
+            for at, length in enumerate(shapes[value.name]):
+                axis = declared.dim.add()
+                if length >= 0:
+                    axis.dim_value = length
+                else:
+                    axis.dim_param = names[at] if at < len(names) and names[at] else f"{value.name}_{at}"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(model.SerializeToString())
+    for name in external:
+        beside = target.parent / name
+        beside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.hardlink_to((source.parent / name).resolve())
+        except OSError:  # The folder is on another disk, or the disk has no links.
+            shutil.copyfile(source.parent / name, beside)
 
 
 def _tensor(path: Path, one: Any) -> Tensor:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hub.core.delivery.delta_base import Earlier
 from hub.core.publish import release as core
+from hub.core.publish.preview import Preview
 from hub.core.publish.samples import Samples
 from hub.core.publish.signature_compatibility import Signature
 from schemas.limits import BLOCK_BYTES_MAX, RHO_DAY_MAX
@@ -29,6 +30,21 @@ CALIBRATION_ROWS = 1024  # Rows after which a node has its own baseline by defau
 Answers = Callable[[Manifest, Path], Mapping[str, NDArray[Any]]]
 
 
+@dataclass(frozen=True)
+class FeatureOrder:
+    """Hold which column of its reference a release fed to which place, (input, place in its row)."""
+
+    version: str
+    columns: Mapping[tuple[str, int], str]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "FeatureOrder":
+        """Return what a release's signals say; a column that is not watched is not known."""
+        signals = manifest.baseline.signals if manifest.baseline is not None else ()
+        found = {(one.tensor, one.column): one.name for one in signals if one.side == "input" and one.measure is None}
+        return cls(manifest.version, found)
+
+
 class Reference(Protocol):
     """Provide the publisher's reference data: hub.publish.reference_data.Reference."""
 
@@ -40,6 +56,7 @@ class Reference(Protocol):
         named: Sequence[str] | None,
         blocks_column: str | None,
         time_column: str | None = None,
+        order_before: FeatureOrder | None = None,
     ) -> core.Fitted:
         """Return the columns as the model takes them."""
 
@@ -137,6 +154,7 @@ class PublishRequest:
     parameters: tuple[Parameter, ...] = ()
     variants: Variants = field(default_factory=Variants)
     predecessor: Signature | None = None  # The release whose programs it has to serve; None where it may take and give anything.
+    order_before: FeatureOrder | None = None  # Which column fed which place in that release.
     parent: bytes | None = None
     parents: Parents = no_parents
     parent_releases: tuple[bytes, ...] = ()  # Digests of the releases that the parents come from.
@@ -155,6 +173,10 @@ class PublishRequest:
     limits: Limits = field(default_factory=Limits)
     states_joining: bool = False  # The manifest states whether rows may be joined; nodes from before minor versions refuse such a one.
     answers: Answers | None = None  # Function that runs golden inputs without answers on the device's own runtime.
+    proves: bool = True  # Devices have to answer golden inputs; False: the publisher found none and publishes without them.
+    tries: bool = True  # Golden inputs may be made from the signature, by running the model on them here.
+    fixes_shapes: bool = False  # A declared shape that differs from what the model answers is mended in the file that is published.
+    confirm: Callable[[Preview], None] | None = None  # Shows what was found before anything is stored; it raises to stop.
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
     @property

@@ -10,9 +10,10 @@ import numpy as np
 
 from hub.core.drift.accuracy import accuracy_baseline
 from hub.core.publish import accuracy_eval
+from hub.core.publish.release import Fitted
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.publish_request import PublishRequest, Truth
-from hub.publish.signal_selection import noise_for
+from hub.publish.signal_selection import names_for, noise_for
 from hub.publish.variants import answers_over
 from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused, mismatch
@@ -24,7 +25,7 @@ COUNT_MAX = 2**53  # Bound of schemas.signals.Count.
 COLUMNS = ("right", "wrong")
 
 
-def accuracy_of(request: PublishRequest, model: OnnxModel | None) -> Accuracy | None:
+def accuracy_of(request: PublishRequest, model: OnnxModel | None, fitted: Fitted | None = None) -> Accuracy | None:
     """Return the release's reference of right and wrong answers; None if the publisher gives none.
 
     Raises:
@@ -33,7 +34,7 @@ def accuracy_of(request: PublishRequest, model: OnnxModel | None) -> Accuracy | 
     given = request.accuracy
     if given is None:
         return None
-    blocks = given.counts or _counted(request, given, model)
+    blocks = given.counts or _counted(request, given, model, fitted)
     try:
         baseline = accuracy_baseline(blocks)
     except ValueError as error:
@@ -42,14 +43,13 @@ def accuracy_of(request: PublishRequest, model: OnnxModel | None) -> Accuracy | 
     return Accuracy(baseline=baseline, privacy=noise)
 
 
-def _counted(request: PublishRequest, given: Truth, model: OnnxModel | None) -> tuple[tuple[int, int], ...]:
+def _counted(request: PublishRequest, given: Truth, model: OnnxModel | None, fitted: Fitted | None) -> tuple[tuple[int, int], ...]:
     if model is None or given.rows is None:
         raise Refused(
             Code.REFERENCE_INVALID,
             f"accuracy: {request.model_path} is run as {request.runs_as!r}: the hub cannot run it; give counts of right and wrong answers",
         )
-    named = request.feature_columns if request.feature_columns is not None else model.columns
-    rows = given.rows.fit(model.inputs, model.outputs, named=named)
+    rows = given.rows.fit(model.inputs, model.outputs, named=names_for(request, model, fitted))
     if rows.truth is None:
         raise mismatch(Code.REFERENCE_INVALID, "accuracy: truth", expected="a column", actual="none")
     request.progress("counting right answers", 0, rows.rows)

@@ -2,8 +2,9 @@
 
 Which column feeds what:
 
-- A model with one input [rows, d] takes d columns, in the file's order, or those that are named and in that order. A model with one
-  input a column takes each by the input's name. Arrays of an npz with more axes are whole inputs, [rows, ...], by the inputs' names.
+- A model with one input [rows, d] takes d columns, in the file's order, or those that are named and in that order. Where nothing names
+  them, the order must be that of the release before. A model with one input a column takes each by the input's name. Arrays of an npz
+  with more axes are whole inputs, [rows, ...], by the inputs' names.
 - The block column (day, shift, batch) is not a feature. Where names are not given and there are more columns than places, those called
   `label`, `target` or `prediction`, or as one of the model's outputs, are left out. Any other column too many is refused.
 """
@@ -20,7 +21,10 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from hub.core.publish.release import DTYPES, Feature, Fitted, first_line, kind_of, listed, plain_arrays
+from hub.core.publish.column_findings import finding
+from hub.core.publish.release import DTYPES, Feature, Fitted, OrderedBy, first_line, kind_of, listed, plain_arrays
+from hub.publish.csv_table import check_header, texts_of
+from hub.publish.publish_request import FeatureOrder
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import CATEGORIES_MAX
 from schemas.manifest import Tensor
@@ -59,14 +63,16 @@ class Reference:
         named: Sequence[str] | None,
         blocks_column: str | None,
         time_column: str | None = None,
+        order_before: FeatureOrder | None = None,
     ) -> Fitted:
         """Return the columns as the model takes them.
 
         `named` gives the columns and their order, `blocks_column` the column with the block, and `time_column` the one with each row's
-        time.
+        time. `order_before` is the order of the release before.
 
         Raises:
-            Refused: REFERENCE_INVALID: columns do not match the inputs, or a value is missing or does not fit its input.
+            Refused: REFERENCE_INVALID: columns do not match the inputs or have another order than before, or a value is missing or does
+                not fit its input.
         """
         blocks = None if blocks_column is None else self.blocks(blocks_column)
         times = None if time_column is None else self._times(time_column)
@@ -74,9 +80,28 @@ class Reference:
         if any(self.columns[name].ndim > 1 for name in columns):
             return self._fit_whole(inputs, columns, blocks, times)
         places = self._match(inputs, [tensor.name for tensor in outputs], columns, named)
+        by_place = len(inputs) == 1 and len(places) > 1
+        ordered_by: OrderedBy = "file" if by_place and named is None else "names"
+        if ordered_by == "file" and order_before is not None:
+            self._check_order(places, order_before)
         fitted = {name: self._as_input(name, tensor) for name, tensor, _ in places}
-        kinds = {name: kind_of(self.columns[name], categories_max=CATEGORIES_MAX) for name in fitted}
-        return Fitted(tuple(Feature(name, tensor, place, kinds[name]) for name, tensor, place in places), fitted, blocks, times)
+        sources = {name: fitted[name] if tensor.datatype == "BYTES" else self.columns[name] for name, tensor, _ in places}
+        kinds = {name: kind_of(column, categories_max=CATEGORIES_MAX) for name, column in sources.items()}
+        features = tuple(Feature(name, tensor, place, kinds[name]) for name, tensor, place in places)
+        findings = {name: found for name, column in sources.items() if (found := finding(name, column)) is not None}
+        return Fitted(features, fitted, blocks, times, findings, ordered_by)
+
+    def _check_order(self, places: Sequence[tuple[str, Tensor, int]], before: FeatureOrder) -> None:
+        """Check that columns whose names the release before knew feed the places that they fed there."""
+        now = {(tensor.name, place): name for name, tensor, place in places}
+        moved = [place for place, name in before.columns.items() if place in now and now[place] != name and name in now.values()]
+        if moved:
+            known = [before.columns.get(place, now[place]) for place in sorted(now)]
+            raise Refused(
+                Code.REFERENCE_INVALID,
+                f"{self.path}: order of columns, which the model does not name: expected {listed(known)} as in {before.version}, found"
+                f" {listed([now[place] for place in sorted(now)])}; name the columns in the model's order with --columns",
+            )
 
     def _fit_whole(self, inputs: Sequence[Tensor], columns: Sequence[str], blocks: Array | None, times: Array | None) -> Fitted:
         """Return arrays [rows, ...] by the inputs' names, such as images."""
@@ -140,6 +165,8 @@ class Reference:
     def _as_input(self, name: str, tensor: Tensor) -> Array:
         """Return the column in its input's dtype: a node must count the same values, or ties at an edge fall on different sides."""
         values, dtype = self._present(name), DTYPES[tensor.datatype]
+        if tensor.datatype == "BYTES" and values.dtype.kind != "O" and self.path.suffix.lower() == ".csv":
+            values = texts_of(self.path, name)  # Postcodes, flags and dates that are texts to the model.
         if values.dtype.kind not in ("OU" if tensor.datatype == "BYTES" else "biuf"):
             what = f"{self.path}: column {name!r} for input {tensor.name!r}"
             raise mismatch(
@@ -184,7 +211,9 @@ def read_reference(path: Path) -> Reference:
             case ".parquet":
                 columns = _of_parquet(path)
             case ".csv":
-                columns = _of_table(path, pa.csv.read_csv(path))
+                table = pa.csv.read_csv(path)
+                check_header(path, table)
+                columns = _of_table(path, table)
             case ".npz":
                 with path.open("rb") as file:
                     columns = plain_arrays(str(path), file, Code.REFERENCE_INVALID, bytes_max=BYTES_MAX)

@@ -6,7 +6,8 @@ Every path is relative to the file's own folder. An option of the command line o
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from hub.publish.publish_request import ACCURACY_EPSILON, ACCURACY_WINDOW_SECONDS, CALIBRATION_ROWS, DEFAULT_VARIANT, LOSS_MAX, Build, How
+from hub.publish.release_statements import Place, at_place, line_of, unused
 from schemas.document import Fact
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import (
@@ -66,6 +68,7 @@ class GoldenTable(Fact):
     """Parse `[golden]`: the inputs that a device has to answer before it serves; `data` is an npz, or prompts in TOML or JSON."""
 
     data: Path | None = None
+    proof: bool = True  # False publishes without golden inputs.
     relative_tolerance: Share | None = None
     absolute_tolerance: Annotated[float, Field(ge=0)] | None = None
     text_agreement_min: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -163,6 +166,7 @@ class ReleaseFile(Fact):
     parent: Version | None = None
     runtime: Label | None = None
     state_joining: bool = False
+    fix_shapes: bool = False
     block_bytes: Annotated[int, Field(ge=KIB, le=BLOCK_BYTES_MAX)] | None = None
     inputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=TENSORS_MAX)] | None = None
     outputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=TENSORS_MAX)] | None = None
@@ -207,38 +211,75 @@ class ReleaseFile(Fact):
         return Build(one.name, how, sparsity, one.model, one.requirements)
 
 
-def read_release(path: Path | None, overrides: Mapping[str, Any]) -> ReleaseFile:
+def read_release(path: Path | None, overrides: Mapping[str, Any], *, archs: Callable[[], frozenset[str]] = frozenset) -> ReleaseFile:
     """Return the file's content, overridden by the command line; paths of both are absolute.
 
+    `archs` returns architectures that devices of the fleet have, besides those that are known.
+
     Raises:
-        Refused: SETTINGS_INVALID: unreadable, not TOML, an unknown key, a wrong type, a missing value, or a file that is not there.
+        Refused: SETTINGS_INVALID: unreadable, not TOML, an unknown key, a wrong type, a missing value, a file that is not there, or a
+            statement that nothing would use.
     """
-    what = str(path) if path is not None else "what to publish"
-    fields = _over(_rooted(_toml(path), path.parent), overrides) if path is not None else dict(overrides)
+    text = _text(path) if path is not None else ""
+    source = _Source(path, text, overrides)
+    fields = _over(_rooted(_toml(path, text), path.parent), overrides) if path is not None else dict(overrides)
     try:
         release = ReleaseFile.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as error:
-        raise _sentence(what, error) from None
+        raise _sentence(source, error) from None
     known = {**dict.fromkeys(one.name for one in release.variant), **dict.fromkeys(NAMED)}
-    unknown = [name for name in release.variants.builds if name not in known]
-    if unknown:
-        raise mismatch(Code.SETTINGS_INVALID, f"{what}: variants.builds", expected=f"some of {', '.join(known)}", actual=unknown[0])
+    wrong = [name for name in release.variants.builds if name not in known]
+    if wrong:
+        raise source.mismatch(("variants", "builds"), expected=f"some of {', '.join(known)}", actual=wrong[0])
     for where, file in release.paths():
         if not file.is_file():
             found = "a folder" if file.is_dir() else "a device, pipe or socket" if file.exists() else "none"
-            raise mismatch(Code.SETTINGS_INVALID, f"{what}: {where}", expected=f"a file at {file}", actual=found)
+            place = tuple(int(part) if part.isdecimal() else part for part in where.split("."))
+            raise source.mismatch(place, expected=f"a file at {file}", actual=found)
+    for place, needs, found in unused(release, overrides, archs):
+        raise Refused(
+            Code.SETTINGS_INVALID,
+            f"{source.at(place)}: {'.'.join(map(str, place))} would not be used: expected {needs}, found {found}; mend it or take it out",
+        )
     return release
 
 
-def _toml(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Name where a statement is: the file and its line, or the command line."""
+
+    path: Path | None
+    text: str
+    overrides: Mapping[str, Any]
+
+    def at(self, place: Place) -> str:
+        """Return the file, and the line unless the command line states it."""
+        if self.path is None:
+            return "what to publish"
+        line = line_of(self.text, place) if at_place(self.overrides, place) is None else None
+        return f"{self.path}, line {line}" if line is not None else str(self.path)
+
+    def mismatch(self, place: Place, *, expected: object, actual: object) -> Refused:
+        """Return a refusal of what is at this place."""
+        return mismatch(Code.SETTINGS_INVALID, f"{self.at(place)}: {'.'.join(map(str, place))}", expected=expected, actual=actual)
+
+
+def _text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(BYTES_MAX + 1)
         if len(data) > BYTES_MAX:
             raise mismatch(Code.SETTINGS_INVALID, f"{path}: size", expected=f"at most {BYTES_MAX} bytes", actual="more")
-        return tomllib.loads(data.decode())
+        return data.decode()
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise Refused(Code.SETTINGS_INVALID, f"{path} is not valid TOML: {str(error)[:200]}") from None
+
+
+def _toml(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is not valid TOML: {str(error)[:200]}") from None
 
@@ -280,29 +321,28 @@ def _over(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, 
 # Error texts
 
 
-def _sentence(what: str, error: ValidationError) -> Refused:
+def _sentence(source: _Source, error: ValidationError) -> Refused:
     """Return a sentence about the first mistake, with what is allowed and what was found."""
     errors = error.errors(include_url=False)
     # A mistyped key is named first, before the key that is missing because of it.
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-    place = [part for part in first["loc"] if not (isinstance(part, str) and ("-" in part or "[" in part or part in _BRANCHES))]
-    where = ".".join(map(str, place))
-    match first["type"]:
-        case "extra_forbidden":
-            fields = list(_model_at(first["loc"][:-1]).model_fields)
-            meant = get_close_matches(str(place[-1]), fields, n=1)
-            return mismatch(
-                Code.SETTINGS_INVALID,
-                f"{what}: keys of {'.'.join(map(str, place[:-1])) or 'the release'}",
-                expected=f"some of {', '.join(fields)}",
-                actual=f"{place[-1]} (did you mean {meant[0]}?)" if meant else place[-1],
-            )
-        case "missing":
-            return mismatch(Code.SETTINGS_INVALID, f"{what}: {where}", expected="a value", actual="none")
-        case "value_error":
-            return Refused(Code.SETTINGS_INVALID, f"{what}: {where}: {first['ctx']['error']}")
+    place = tuple(part for part in first["loc"] if not (isinstance(part, str) and ("-" in part or "[" in part or part in _BRANCHES)))
+    if first["type"] == "extra_forbidden":
+        fields = list(_model_at(first["loc"][:-1]).model_fields)
+        meant = get_close_matches(str(place[-1]), fields, n=1)
+        return mismatch(
+            Code.SETTINGS_INVALID,
+            f"{source.at(place)}: keys of {'.'.join(map(str, place[:-1])) or 'the release'}",
+            expected=f"some of {', '.join(fields)}",
+            actual=f"{place[-1]} (did you mean {meant[0]}?)" if meant else place[-1],
+        )
+    if first["type"] == "missing":
+        where = source.at(place[:-1]) if len(place) > 1 else source.at(place)
+        return mismatch(Code.SETTINGS_INVALID, f"{where}: {'.'.join(map(str, place))}", expected="a value", actual="none")
+    if first["type"] == "value_error":
+        return Refused(Code.SETTINGS_INVALID, f"{source.at(place)}: {'.'.join(map(str, place))}: {first['ctx']['error']}")
     expected = re.sub(r"^(Input|Value|String|Tuple|Dictionary) should (be )?", "", first["msg"])
-    return mismatch(Code.SETTINGS_INVALID, f"{what}: {where}", expected=expected, actual=repr(first["input"])[:64])
+    return source.mismatch(place, expected=expected, actual=repr(first["input"])[:64])
 
 
 _BRANCHES = {"float", "str", "int", "bool", "dict"}  # Names of a union's branches, which pydantic adds to the place of an error.

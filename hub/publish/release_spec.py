@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 from fleetcast.golden_file import pack_golden
 from hub.core.publish import release as core
+from hub.core.publish import tried_inputs
+from hub.core.publish.preview import Preview
 from hub.core.publish.signature_compatibility import Signature, check_published, optional_inputs
 from hub.publish import golden
 from hub.publish.chunk_files import GOLDEN_FILE
@@ -14,16 +17,23 @@ from hub.publish.golden_prompts import SUFFIXES, read_prompts
 from hub.publish.onnx_model import OnnxModel
 from hub.publish.publish_request import FILES, ONNX, Build, GoldenTerms, PublishRequest
 from hub.publish.reference_accuracy import accuracy_of
-from hub.publish.signal_selection import Watch, watch, watch_unread
+from hub.publish.release_preview import preview_of, unproven
+from hub.publish.signal_selection import Watch, fit, watch, watch_unread
+from hub.publish.true_shapes import free_inputs, true_outputs
 from hub.publish.variants import LeftOut, Part, files_of, make_variants
 from schemas.accuracy import Accuracy
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
 
+RUNTIME_TRIES_MAX = 4  # Each takes a process of the device's command.
+
 
 @dataclass(frozen=True)
 class Described:
-    """Hold the description; `unanswered` are golden inputs that only the device's own runtime can answer."""
+    """Hold the description; `unanswered` are golden inputs that only the device's own runtime can answer.
+
+    `tried` are such inputs that were made up; the first that it answers becomes the case.
+    """
 
     parts: tuple[Part, ...]
     inputs: tuple[Tensor, ...] = ()
@@ -31,8 +41,10 @@ class Described:
     watch: Watch = field(default_factory=Watch)
     case: golden.Case | None = None
     unanswered: core.Golden | None = None
+    tried: tuple[core.Golden, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     accuracy: Accuracy | None = None
+    preview: Preview = field(default_factory=Preview)
 
     @property
     def cases(self) -> tuple[golden.Case, ...]:
@@ -51,19 +63,39 @@ def describe(request: PublishRequest, scratch: Path) -> Described:
 
 
 def _onnx(request: PublishRequest, scratch: Path) -> Described:
-    files = files_of(request.model_path)  # This names the fault before the model is loaded.
-    model = OnnxModel(request.model_path)
+    files_of(request.model_path)  # This names the fault before the model is loaded.
+    freed = free_inputs(request, OnnxModel(request.model_path), scratch)
+    request, model = freed.request, freed.model
+    fitted = fit(request, model)
+    made = golden.made_up(request, model, fitted) if request.golden_path is None else None
+    true = true_outputs(request, model, made.inputs if made is not None else _given_inputs(request, model), scratch)
+    request, model = true.request, true.model
     _check_declared(request, model)
     _check_compatible(request, model.inputs, model.outputs)
-    watched = watch(request, model)
-    case = _onnx_case(request, model, watched)
-    parts, left_out = make_variants(request, model, files, case, watched.fitted, scratch)
-    return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out, accuracy=accuracy_of(request, model))
+    watched = watch(request, model, fitted)
+    if request.golden_terms.text_agreement_min is not None and all(one.datatype != "BYTES" for one in model.outputs):
+        expected = "an output of texts, to which it applies; take it out"
+        raise mismatch(Code.SETTINGS_INVALID, "golden.text_agreement_min", expected=expected, actual=core.signature(model.outputs))
+    case = _onnx_case(request, model, made)
+    parts, left_out = make_variants(request, model, files_of(request.model_path), case, fitted, scratch)
+    accuracy = accuracy_of(request, model, fitted)
+    seen = preview_of(model, watched, made, case, mended=(*freed.mended, *true.mended))
+    return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out, accuracy=accuracy, preview=seen)
 
 
-def _onnx_case(request: PublishRequest, model: OnnxModel, watched: Watch) -> golden.Case | None:
+def _given_inputs(request: PublishRequest, model: OnnxModel) -> core.Arrays | None:
+    """Return the inputs of the publisher's golden file, with or without answers."""
+    path = request.golden_path
+    if path is None:
+        return None
+    if path.suffix.lower() in SUFFIXES:
+        return read_prompts(path, model.inputs, model.outputs)[0].inputs
+    return core.parse_golden(str(path), golden.read(path), model.inputs, model.outputs).inputs
+
+
+def _onnx_case(request: PublishRequest, model: OnnxModel, made: golden.Made | None) -> golden.Case | None:
     if request.golden_path is None or request.golden_path.suffix.lower() not in SUFFIXES:
-        return golden.case_of(request, model, watched.fitted)
+        return golden.case_of(request, model, made)
     arrays, terms = read_prompts(request.golden_path, model.inputs, model.outputs)
     if not arrays.outputs:
         arrays = replace(arrays, outputs=model.run(dict(arrays.inputs), Code.GOLDEN_INVALID))
@@ -78,7 +110,24 @@ def _foreign(request: PublishRequest) -> Described:
     parts = tuple(_foreign_part(request, build, signature) for build in request.variants.builds)
     case, unanswered = _foreign_case(request, *signature)
     watched = watch_unread(request, *signature)
-    return Described(parts, *signature, watched, case=case, unanswered=unanswered, accuracy=accuracy_of(request, None))
+    seen = unproven(request.runs_as) if case is None and request.runs_as != FILES and request.proves else Preview()
+    tried = _made_up(request, signature[0]) if case is None else ()
+    accuracy = accuracy_of(request, None)
+    return Described(parts, *signature, watched, case=case, unanswered=unanswered, tried=tried, accuracy=accuracy, preview=seen)
+
+
+def _made_up(request: PublishRequest, inputs: tuple[Tensor, ...]) -> tuple[core.Golden, ...]:
+    """Return golden inputs to ask the device's own runtime, where it can be asked here and its models answer numbers."""
+    if request.runs_as != LITERT or request.answers is None or not (request.proves and request.tries):
+        return ()
+    known = [tried_inputs.Input(tensor, ("",) * len(tensor.shape)) for tensor in inputs]
+    return tuple(core.Golden(feeds, {}) for feeds in islice(tried_inputs.tries(known), RUNTIME_TRIES_MAX))
+
+
+def with_tried(described: Described, one: core.Golden, terms: GoldenTerms) -> Described:
+    """Return the description with inputs that were made up, yet to be answered."""
+    case = golden.Case(pack_golden(one.inputs, {}), one, terms)
+    return replace(described, case=case, unanswered=one, preview=Preview(golden="made from the signature"))
 
 
 def _foreign_part(request: PublishRequest, build: Build, signature: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]) -> Part:
@@ -171,6 +220,8 @@ def check_request(request: PublishRequest) -> None:
         )
     if request.runs_as == FILES and request.golden_path is not None:
         raise Refused(Code.GOLDEN_INVALID, f"{request.model_path} is delivered as files and no runtime runs it; omit the golden inputs")
+    if request.golden_path is not None and not request.proves:
+        raise Refused(Code.GOLDEN_INVALID, f"{request.golden_path} has golden inputs, and the release is to have none; omit one of the two")
     if request.reference is None:
         given: dict[str, object] = {"block column": request.blocks_column, "time column": request.time_column}
         given |= {"signals": request.signals} if request.calibration_rows is None else {}

@@ -12,6 +12,7 @@ import numpy as np
 
 from hub.core.publish.release import DTYPES, Array, feeds, listed, plain_arrays
 from hub.core.publish.samples import Samples
+from hub.publish.csv_table import texts_of
 from hub.publish.reference_data import BYTES_MAX, ROWS_MIN, Reference, read_reference
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Tensor
@@ -35,7 +36,7 @@ class Rows:
         Raises:
             Refused: REFERENCE_INVALID: they do not fit the inputs, or there is no such truth.
         """
-        truth = self._truth()
+        truth = self._truth(texts=_labels_are_texts(outputs))
         blocks = None if self.blocks is None else Reference(self.columns, self.path).blocks(self.blocks)
         no_inputs = {self.truth, self.blocks, *self.passed_over}
         rest = {name: column for name, column in self.columns.items() if name not in no_inputs}
@@ -49,7 +50,7 @@ class Rows:
             raise mismatch(Code.REFERENCE_INVALID, f"{self.path}: rows of truth {self.truth!r}", expected=samples.rows, actual=len(truth))
         return samples
 
-    def _truth(self) -> Array | None:
+    def _truth(self, *, texts: bool) -> Array | None:
         if self.truth is None:
             return None
         if self.truth not in self.columns:
@@ -60,6 +61,10 @@ class Rows:
                 actual=listed(list(reversed(self.columns))),
             )
         values = self.columns[self.truth]
+        if texts and values.ndim == 1 and values.dtype.kind in "biuM" and self.path.suffix.lower() == ".csv":
+            values = texts_of(self.path, self.truth)
+        elif texts and values.ndim == 1 and values.dtype.kind in "iu":
+            values = values.astype(np.str_)  # The labels 3, 5 and 7 of a classifier of texts, and not places among its probabilities.
         if values.ndim != 1 or values.dtype.kind not in "biufUO":
             raise mismatch(
                 Code.REFERENCE_INVALID,
@@ -101,6 +106,12 @@ class Rows:
                 Code.REFERENCE_INVALID, f"{self.path}: shape of {name}", expected=f"{list(tensor.shape)}{rows}", actual=list(array.shape)
             )
         return array.astype(dtype)
+
+
+def _labels_are_texts(outputs: Sequence[Tensor]) -> bool:
+    """Return whether a model gives texts and no whole numbers, so that its labels are the texts."""
+    kinds = {DTYPES[tensor.datatype].kind for tensor in outputs}
+    return "O" in kinds and not kinds & set("biu")
 
 
 def read_rows(path: Path, *, truth: str | None = None, passed_over: Sequence[str] = (), blocks: str | None = None) -> Rows:

@@ -30,24 +30,44 @@ class Watch:
     fitted: core.Fitted | None = None
     baseline: Baseline | None = None
     privacy: Privacy | None = None
-    unwatched: tuple[str, ...] = ()
+    unwatched: tuple[signals.Unwatched, ...] = ()
     not_calibrated: str = ""  # Why nodes get no baselines of their own, although they would by default.
 
 
-def watch(request: PublishRequest, model: OnnxModel) -> Watch:
-    """Return the signals, baseline and noise of a release; empty without a reference.
+def fit(request: PublishRequest, model: OnnxModel) -> core.Fitted | None:
+    """Return the reference as the model takes it; None without one.
 
     Raises:
-        Refused: the reference does not fit the model, or the model cannot answer it.
+        Refused: REFERENCE_INVALID: it does not fit the model.
     """
-    if request.reference is None and request.calibration_rows is None:
-        return Watch()
+    if request.reference is None:
+        return None
+    return request.reference.fit(
+        model.inputs,
+        model.outputs,
+        named=request.feature_columns if request.feature_columns is not None else model.columns,
+        blocks_column=request.blocks_column,
+        time_column=request.time_column,
+        order_before=request.order_before,
+    )
+
+
+def names_for(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Sequence[str] | None:
+    """Return the feature columns in the model's order, by which other tables than the reference are read; None where nothing names them."""
     named = request.feature_columns if request.feature_columns is not None else model.columns
-    fitted = None
-    if request.reference is not None:
-        fitted = request.reference.fit(
-            model.inputs, model.outputs, named=named, blocks_column=request.blocks_column, time_column=request.time_column
-        )
+    if named is None and fitted is not None and fitted.ordered_by == "file":
+        return [feature.column for feature in sorted(fitted.features, key=lambda feature: feature.place)]
+    return named
+
+
+def watch(request: PublishRequest, model: OnnxModel, fitted: core.Fitted | None) -> Watch:
+    """Return the signals, baseline and noise of a release; nothing is watched without a reference or nodes' own baselines.
+
+    Raises:
+        Refused: the model cannot answer the reference, or the request names a signal that does not exist.
+    """
+    if fitted is None and request.calibration_rows is None:
+        return _nothing((*model.inputs, *model.outputs))
     answers = {} if fitted is None else _outputs_over(request, model, fitted)
     return _watched(
         request, signals.Model(model.inputs, model.outputs, request.limits, fitted, answers, request.calibration_rows is not None)
@@ -61,8 +81,12 @@ def watch_unread(request: PublishRequest, inputs: Sequence[Tensor], outputs: Seq
         Refused: the request names a signal that does not exist.
     """
     if request.calibration_rows is None or not outputs:
-        return Watch()
+        return _nothing((*inputs, *outputs))
     return _watched(request, signals.Model(inputs, outputs, request.limits, calibrates=True))
+
+
+def _nothing(tensors: Sequence[Tensor]) -> Watch:
+    return Watch(unwatched=tuple(signals.Unwatched(tensor.name, "there is no reference") for tensor in tensors))
 
 
 def _watched(request: PublishRequest, known: signals.Model) -> Watch:

@@ -17,6 +17,7 @@ from hub.publish.chunk_files import GOLDEN_FILE, MODEL_FILE
 from hub.publish.joined_rows import joining_of
 from hub.publish.onnx_model import OnnxModel, external_data
 from hub.publish.publish_request import ONNX, Build, PublishRequest
+from hub.publish.signal_selection import names_for
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import Joining, Measured, Requirements
 
@@ -104,7 +105,7 @@ class _Workshop:
     ) -> None:
         self._request, self._original, self._files, self._case, self._scratch = request, original, files, case, scratch
         self._golden_inputs = case.arrays.inputs if case is not None else None
-        terms, named = request.variants, request.feature_columns if request.feature_columns is not None else original.columns
+        terms, named = request.variants, names_for(request, original, fitted)
         signature = original.inputs, original.outputs
         self._calibration = terms.calibration.fit(*signature, named=named) if terms.calibration is not None else None
         self._rows: Samples | None = None

@@ -45,6 +45,7 @@ from hub.publish.check_results import Checks
 from hub.service.alerts.dispatch import Hooks
 from hub.service.alerts.event_log import Notes
 from hub.service.alerts.flood_alerts import Floods
+from hub.service.broker import access_lists
 from hub.service.broker.embedded import OwnBroker
 from hub.service.broker.inbox import LANES, Inbox
 from hub.service.broker.mqtt import (
@@ -58,6 +59,7 @@ from hub.service.broker.mqtt import (
 )
 from hub.service.delivery.announce import Announcer, Signers
 from hub.service.delivery.blocks import Wants
+from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
 from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.rollouts.controller import Controller
@@ -66,8 +68,10 @@ from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry.drift_evidence import Evidence
 from hub.service.telemetry.drift_job import Settling
 from hub.service.telemetry.ingest import Ingest
+from hub.service.telemetry.receipt_requests import ReceiptRequests
 from hub.settings import HubSettings
 from hub.signing.certificate_authority import Authority
+from hub.signing.signatures import ReplaceableSigner
 from hub.signing.tuf_repository import Repository
 from schemas.analytics_messages import Alert, Drift, MergedWindow
 from schemas.errors import Code, Refused, Unreachable
@@ -110,6 +114,7 @@ class Service:
         *,
         signers: Signers,
         authority: Authority | None = None,
+        load_key: LoadKey | None = None,
         wall: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         rng: Random | None = None,
@@ -134,13 +139,29 @@ class Service:
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
         self._looked_at = self._kept_house_at = float("-inf")
+        self._online_keys: OnlineKeys | None = None
         self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
         self._releases = Releases(self._repository, self._blocks)
+        if load_key is not None:
+            signers = self._replaceable(signers, load_key)
         self._make_delivery(signers)
         self._make_enrolment(authority)
         self._make_telemetry()
         self._make_rollouts(signers)
         self._make_alerts()
+
+    def _replaceable(self, signers: Signers, load_key: LoadKey) -> Signers:
+        """Return signers that follow the metadata to other keys, and make what replaces them."""
+        keys = {name: ReplaceableSigner(getattr(signers, name)) for name in ("snapshot", "timestamp", "rollouts")}
+        self._online_keys = OnlineKeys(
+            repository=self._repository,
+            keys=keys,
+            load=load_key,
+            notes=self._notes,
+            wall=self._wall,
+            monotonic=self._monotonic,
+        )
+        return Signers(**keys)
 
     def _make_delivery(self, signers: Signers) -> None:
         """Make what nodes fetch from: the server of blocks, and the announcer that keeps signed metadata published."""
@@ -234,6 +255,8 @@ class Service:
             monotonic=self._monotonic,
         )
 
+        self._receipt_requests = ReceiptRequests(self._ingest.nodes, ask=self._link.ask_for_receipts, listening=self._listening)
+
     def _make_alerts(self) -> None:
         """Make the delivery of alerts to webhooks and programs."""
         self._hooks = Hooks(
@@ -278,6 +301,8 @@ class Service:
         """
         if self._broker is not None:
             self._broker.start()
+        elif rules := access_lists.missing(self._directory, self._settings.fleet):
+            self._notes.event("access_list.outdated", access_lists.in_words(rules), missing=rules)
         self._enrolling.start()
         self._hooks.start()
 
@@ -355,11 +380,14 @@ class Service:
         now = self._monotonic()
         if now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
+            if self._online_keys is not None:
+                self._work(self._online_keys.tick)  # before anything signs
             self._work(self._controller.tick)  # operators are answered before anything else
             self._work(self._enrolling.tick)
             self._work(lambda: self._node_settings.tick(online=self._online))
             self._work(lambda: self._announcer.tick(online=self._online))
             self._work(self._ingest.tick)
+            self._work(self._receipt_requests.tick)
             self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
         if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:

@@ -1,4 +1,8 @@
-"""Make, encrypt and load private keys on disk. Only this module of the hub reads them; it does not know what they sign."""
+"""Make, encrypt and load private keys on disk. Only this module of the hub reads them; it does not know what they sign.
+
+A key may also be on a token or in a key service: then a file with the same name and another ending says where
+(hub/signing/key_references.py).
+"""
 
 import os
 from pathlib import Path
@@ -7,14 +11,16 @@ from typing import Literal
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 from securesystemslib.signer import CryptoSigner, Key, Signer, SSlibKey
 
 from fleetcast import disk_room, durable
+from hub.signing import key_references
 from schemas.errors import Code, Refused, mismatch
 
 KEY_BYTES_MAX = 16 * 1024  # An encrypted PEM key is under 1 KiB.
 PASSPHRASE_BYTES_MAX = 1023  # OpenSSL's bound.
+PEM = ".pem"
 _CURVES = ("secp256r1", "secp384r1")
 
 
@@ -56,9 +62,14 @@ def _make(path: Path, data: bytes) -> None:
 def load_signer(path: Path, passphrase: bytes) -> Signer:
     """Return a signer for an encrypted (or plain) PEM key: ed25519, or ECDSA on P-256 or P-384 as hardware tokens have.
 
+    If there is no such file, and a file that names a key elsewhere is beside it, that key signs; the passphrase is its PIN.
+
     Raises:
         Refused: KEY_UNREADABLE when the file is absent, unreadable or not such a key; KEY_PASSPHRASE when the passphrase is wrong.
     """
+    reference = path.with_suffix(key_references.SUFFIX)
+    if path.suffix == key_references.SUFFIX or (not path.exists() and reference.exists()):
+        return key_references.open_key(reference, _read(reference), passphrase)
     key = _load(path, passphrase)
     _check_kind(path, key)
     return CryptoSigner(key)
@@ -98,6 +109,8 @@ def public_key(path: Path, passphrase: bytes = b"") -> Key:
         Refused: as `load_signer`.
     """
     data = _read(path)
+    if path.suffix == key_references.SUFFIX:
+        return key_references.parse(path, data)[1]
     if b"PRIVATE KEY" in data:
         return load_signer(path, passphrase).public_key
     try:
@@ -106,6 +119,18 @@ def public_key(path: Path, passphrase: bytes = b"") -> Key:
         raise Refused(Code.KEY_UNREADABLE, f"{path} is not a key in PEM form") from None
     _check_kind(path, key)
     return SSlibKey.from_crypto(key)
+
+
+def public_pem(key: Key) -> bytes:
+    """Return a public key in PEM form, as `public_key` reads it."""
+    text = str(key.keyval["public"])
+    if key.keytype == "ed25519":
+        return _pem(ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(text)))
+    return _pem(serialization.load_pem_public_key(text.encode()))
+
+
+def _pem(key: PublicKeyTypes) -> bytes:
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _check_kind(path: Path, key: object) -> None:

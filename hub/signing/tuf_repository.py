@@ -1,5 +1,7 @@
 """Manage the fleet's TUF repository as files: who may sign what, and what is signed. It is given keys, and knows no broker.
 
+Which keys the roles name is changed by `hub.signing.key_changes`.
+
 Publishers and operators add versions of roles. The hub's `refresh` vouches for the newest of each with a snapshot and a timestamp, and
 records that set last, so a reader always sees a consistent set. They run as separate processes: a lock keeps them apart.
 """
@@ -14,11 +16,13 @@ from typing import Any, Literal
 
 from securesystemslib.signer import Key, Signer
 from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
-from tuf.api.metadata import DelegatedRole, Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
+from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
+from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
+from hub.signing.signatures import add_signature
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
 from schemas.errors import Code, Refused
@@ -76,9 +80,9 @@ class Repository:
             root.add_key(role_signer.public_key, role)
         repository._next("root", root, root_signers, now)
         top = Targets(delegations=Delegations({}, {}))
-        _delegate(top, _ROLLOUTS, rollouts.public_key, rollout_path("*"))
+        delegate_to(top, _ROLLOUTS, [rollouts.public_key], rollout_path("*"))
         for model, role in zip(models, roles, strict=True):
-            _delegate(top, role, team, target_path(model, "*"))
+            delegate_to(top, role, [team], target_path(model, "*"))
         repository._next("targets", top, [targets], now)
         repository._next(_ROLLOUTS, Targets(), [rollouts], now)
         repository.refresh(snapshot=snapshot, timestamp=timestamp, now=now)
@@ -167,6 +171,22 @@ class Repository:
         """Return a value that changes whenever anything is signed; it is cheap to ask for every second."""
         return self._folder.generation()
 
+    def keyids(self, role: str) -> list[str]:
+        """Return the ids of the keys that sign a role now: a top-level one, the rollouts, or a model's."""
+        with self._folder.locked():
+            return list(self._delegator("root" if role in {*_TOP, "targets"} else "targets").get_delegated_role(role).keyids)
+
+    def minimums(self) -> dict[str, str]:
+        """Return the oldest version of each model that nodes may activate, where the targets role says one."""
+        with self._folder.locked():
+            return dict(self._folder.newest("targets", Targets).signed.unrecognized_fields.get(MINIMUM_FIELD, {}))
+
+    def has_announced(self, versions: Mapping[str, int]) -> bool:
+        """Return whether the last `refresh` vouched for these versions of roles, or for later ones."""
+        with self._folder.locked():
+            current = self._folder.current()
+            return all(current.get(role, 0) >= version for role, version in versions.items())
+
     # Changes that the offline targets key signs
 
     def delegate(self, model: str, *, team: Key, targets: Signer, now: datetime) -> None:
@@ -179,7 +199,7 @@ class Repository:
         with self._folder.locked():
             signed = self._folder.newest("targets", Targets).signed
             self._check_key("root", "targets", targets)
-            _delegate(signed, role_name(check_name("model", model)), team, target_path(model, "*"))
+            delegate_to(signed, role_name(check_name("model", model)), [team], target_path(model, "*"))
             self._next("targets", signed, [targets], now)
 
     def undelegate(self, model: str, *, targets: Signer, now: datetime) -> None:
@@ -197,20 +217,12 @@ class Repository:
                 raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
             signed = self._folder.newest("targets", Targets).signed
             self._check_key("root", "targets", targets)
-            _undelegate(signed, role_name(model))
+            undelegate(signed, role_name(model))
             signed.unrecognized_fields.get(MINIMUM_FIELD, {}).pop(model, None)
             if (version := self._folder.version(role_name(model))) > 0:
                 signed.unrecognized_fields.setdefault(_REMOVED_FIELD, {})[model] = version
             self._next("targets", signed, [targets], now)
             (self._folder.statements / model).unlink(missing_ok=True)
-
-    def set_minimum(self, model: str, version: str, *, targets: Signer, now: datetime) -> None:
-        """Set the oldest version of a model that nodes may still activate. It bounds what stolen online keys can make them run."""
-        with self._folder.locked():
-            signed = self._folder.newest("targets", Targets).signed
-            self._check_key("root", "targets", targets)
-            signed.unrecognized_fields.setdefault(MINIMUM_FIELD, {})[model] = check_version(version)
-            self._next("targets", signed, [targets], now)
 
     def renew_targets(self, *, targets: Signer, now: datetime) -> None:
         """Sign the targets role again: before it expires, or because the root has given it another key."""
@@ -341,46 +353,6 @@ class Repository:
                 self._next(_ROLLOUTS, signed, [rollouts], now)
             return left
 
-    def rekey_rollouts(self, key: Key, *, targets: Signer, now: datetime) -> None:
-        """Give the rollouts role another key; `renew_rollouts` with it must follow before `refresh`."""
-        with self._folder.locked():
-            self._check_key("root", "targets", targets)
-            signed = self._folder.newest("targets", Targets).signed
-            _delegate(signed, _ROLLOUTS, key, rollout_path("*"))
-            self._next("targets", signed, [targets], now)
-
-    # Changes that the root keys sign
-
-    def rotate_root(self, *, old: Sequence[Signer], new: Sequence[Signer], threshold: int, now: datetime) -> None:
-        """Add a root version with new root keys, signed by a threshold of the old ones and of the new.
-
-        Raises:
-            Refused: the signers do not reach one of the two thresholds.
-        """
-        with self._folder.locked():
-            signed = self._folder.newest("root", Root).signed
-            for keyid in list(signed.roles["root"].keyids):
-                signed.revoke_key(keyid, "root")
-            for signer in new:
-                signed.add_key(signer.public_key, "root")
-            signed.roles["root"].threshold = threshold
-            self._next_root(signed, [*old, *new], now)
-
-    def rekey(self, role: Literal["targets", "snapshot", "timestamp"], key: Key, *, root_signers: Sequence[Signer], now: datetime) -> None:
-        """Add a root version that gives a top-level role another key; nodes then forget versions that a stolen key raised.
-
-        `renew_targets` must follow a new targets key; `refresh` signs snapshot and timestamp anew by itself.
-
-        Raises:
-            Refused: the signers do not reach the threshold.
-        """
-        with self._folder.locked():
-            signed = self._folder.newest("root", Root).signed
-            for keyid in list(signed.roles[role].keyids):
-                signed.revoke_key(keyid, role)
-            signed.add_key(key, role)
-            self._next_root(signed, root_signers, now)
-
     # Changes that the hub signs
 
     def refresh(self, *, snapshot: Signer, timestamp: Signer, now: datetime) -> bool:
@@ -490,23 +462,12 @@ class Repository:
             signed.targets = {}
         return signed
 
-    def _next_root(self, signed: Root, signers: Sequence[Signer], now: datetime) -> None:
-        old = self._folder.newest("root", Root).signed
-        given = {signer.public_key.keyid for signer in signers}
-        for name, role in (("old", old.roles["root"]), ("new", signed.roles["root"])):
-            if len(given & set(role.keyids)) < role.threshold:
-                raise Refused(
-                    Code.KEY_NOT_AUTHORISED, f"{name} root: expected {role.threshold} signatures, found {len(given & set(role.keyids))}"
-                )
-        named = {*old.roles["root"].keyids, *signed.roles["root"].keyids}
-        self._next("root", signed, [signer for signer in signers if signer.public_key.keyid in named], now)
-
     def _next(self, role: str, signed: Root | Timestamp | Snapshot | Targets, signers: Sequence[Signer], now: datetime) -> None:
         signed.version = self._folder.version(role) + 1
         signed.expires = now + life(role)
         metadata: Metadata[Any] = Metadata(signed)
         for signer in {signer.public_key.keyid: signer for signer in signers}.values():
-            metadata.sign(signer, append=True)
+            add_signature(metadata, signer)
         write(self._folder.path(role, signed.version), metadata.to_bytes())
 
     def _check_key(self, delegator: Literal["root", "targets"], role: str, signer: Signer) -> None:
@@ -564,28 +525,6 @@ class Repository:
     def _rollout_file(self, model: str, target: TargetFile) -> Path:
         """Return the path of a rollout by its digest: the one that the snapshot lists stays while a newer one waits."""
         return self._folder.documents / rollout_path(model) / target.hashes["sha256"]
-
-
-def _delegate(targets: Targets, role: str, key: Key, pattern: str) -> None:
-    delegations = targets.delegations
-    if delegations is None or delegations.roles is None:
-        raise ValueError("the targets role has lost its delegations")
-    delegations.roles[role] = DelegatedRole(role, [key.keyid], 1, terminating=True, paths=[pattern])
-    delegations.keys[key.keyid] = key
-    _drop_unused_keys(delegations, delegations.roles)
-
-
-def _undelegate(targets: Targets, role: str) -> None:
-    delegations = targets.delegations
-    if delegations is None or delegations.roles is None:
-        raise ValueError("the targets role has lost its delegations")
-    del delegations.roles[role]
-    _drop_unused_keys(delegations, delegations.roles)
-
-
-def _drop_unused_keys(delegations: Delegations, roles: Mapping[str, DelegatedRole]) -> None:
-    used = {keyid for one in roles.values() for keyid in one.keyids}
-    delegations.keys = {keyid: known for keyid, known in delegations.keys.items() if keyid in used}
 
 
 def _versions(model: str, targets: Targets) -> list[str]:

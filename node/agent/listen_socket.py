@@ -13,6 +13,7 @@ def listen_of(settings: NodeSettings) -> Listen:
         port=settings.port,
         uds=settings.socket,
         fd=_inherited_socket(),
+        grpc_port=settings.grpc_port,
         allowed_hosts=settings.allowed_hosts,
         allowed_origins=settings.allowed_origins,
     )

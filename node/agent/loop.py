@@ -28,6 +28,7 @@ from fleetcast.time_zones import system_zone, zone_of
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.slots import Slots
+from node.agent.activation.staging import expect
 from node.agent.delivery.block_sources import BlockSources
 from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
@@ -53,6 +54,7 @@ from node.broker.mqtt import (
     IndexArrived,
     ModelArrived,
     NodeLink,
+    ReceiptsAsked,
     RolesArrived,
     SettingsArrived,
     StatementEvent,
@@ -215,6 +217,7 @@ class Agent:
             wall=wall,
             refused=self._reporter.refusal,
             findings=self._findings,
+            public_key=lambda: self._renewing.identity.public_key,
         )
         self._trust_state = TrustState(
             settings,
@@ -330,13 +333,12 @@ class Agent:
         self._begin()
 
     def _listen(self) -> None:
-        for model, slot in self._store.slots().items():
-            if slot.serving is not None:
-                self.server.expect(model)
+        expect(self.server, self._store.slots())
         self.server.start()
 
     def _begin(self) -> None:
-        self._hub_settings.begin(lambda found: self._apply(found, at_start=True))  # First: labels decide which deployment is followed.
+        # First: labels decide which deployment is followed.
+        self._hub_settings.begin(lambda found: self._apply(found, at_start=True))
         self._trust_state.begin(self._slots)
         self._hub_settings.changed = self._apply
         self._slots.resume(self._wall())
@@ -458,14 +460,19 @@ class Agent:
             case Published(mid):
                 self._reporter.published(mid)
             case TrustArrived():
-                self._trust_arrived(event)
+                self._trust_state.take_trust(event.bundle)
+                self._link.ack(event.message)
             case ModelArrived():
-                self._model_arrived(event)
+                self._trust_state.take_model(event.bundle)
+                self._link.ack(event.message)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
                 self._statement_arrived(event)
             case SettingsArrived():
                 self._hub_settings.take(event.envelope)
                 self._link.ack(event.message)
+            case ReceiptsAsked(message):
+                self._slots.sign_again()
+                self._link.ack(message)
             case Unreadable(refusal, message):
                 model = self._link.model_of(message.topic)
                 self._reporter.refusal(refusal, model)
@@ -565,16 +572,8 @@ class Agent:
 
     # What the hub says
 
-    def _trust_arrived(self, event: TrustArrived) -> None:
-        self._trust_state.take_trust(event.bundle)
-        self._link.ack(event.message)
-
     def _statement_arrived(self, event: StatementEvent) -> None:
         self._trust_state.take(event)
-        self._link.ack(event.message)
-
-    def _model_arrived(self, event: ModelArrived) -> None:
-        self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
 
     def _apply(self, found: EffectiveSettings, *, at_start: bool = False) -> None:

@@ -94,6 +94,13 @@ class SettingsArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceiptsAsked:
+    """Carry the hub's request for receipts that it lacks: an empty message on this node's topic of settings."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
 class BlockArrived:
     """Carry a payload on a block topic, not verified."""
 
@@ -104,7 +111,7 @@ class BlockArrived:
 ConnectionEvent = Connected | Disconnected | Published | Subscribed
 StatementEvent = TimeArrived | RolesArrived | IndexArrived | DeploymentsArrived
 DocumentEvent = (
-    TrustArrived | ModelArrived | StatementEvent | SettingsArrived | Unreadable | Cleared
+    TrustArrived | ModelArrived | StatementEvent | SettingsArrived | ReceiptsAsked | Unreadable | Cleared
 )  # Each carries one message, which is acknowledged once handled.
 NodeEvent = ConnectionEvent | DocumentEvent | BlockArrived
 
@@ -256,7 +263,9 @@ class NodeLink(BlockReader):
         """Return the event as documents."""
         if not isinstance(event, Message):
             return event
-        return self._parse(event) if event.payload else Cleared(event)
+        if event.payload:
+            return self._parse(event)
+        return ReceiptsAsked(event) if self.is_settings(event.topic) else Cleared(event)
 
     def _parse(self, event: Message) -> DocumentEvent | BlockArrived:
         try:

@@ -7,9 +7,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
-
+from fleetcast.absent_modules import absent
 from schemas.errors import FleetcastError
+
+with absent("rich", "greenlet"):
+    import structlog
 
 log = structlog.get_logger()
 

@@ -6,6 +6,7 @@ from random import Random
 
 import click
 
+from fleetcast.memory_release import keep_little
 from node.cli.long_running import log_to_stderr, loud, until_stopped
 from node.cli.options import settings_option
 from node.core.trust.clock import MonotonicSeconds, WallSeconds
@@ -29,6 +30,7 @@ def run(path: Path) -> None:
     from node.agent.loop import Agent  # noqa: PLC0415  # half a second of imports that --help does not need
     from node.agent.trust.pinned_root import pinned_root  # noqa: PLC0415  # It comes with the same imports.
 
+    keep_little(arenas_max=1)  # its threads take turns anyway, and one arena has one end that is given back
     settings = load(path)
     log_to_stderr()
     root = pinned_root(settings)

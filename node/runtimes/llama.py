@@ -9,8 +9,10 @@ from typing import Any, Final
 import numpy as np
 import xllamacpp
 
+from node.core.inference.chat_request import number, schema_of, shown, whole
 from node.core.inference.tensors import Array, Spec
 from node.runtimes import Options, Signature
+from node.runtimes.llama_prompt import Prompts
 from node.runtimes.reasons import REASON_CHARACTERS_MAX, first_line
 from schemas.errors import Code, Refused, mismatch
 
@@ -18,7 +20,8 @@ CONTEXT_TOKENS: Final = 2048  # the key-value cache grows with it; a release may
 TOKENS_MAX: Final = 256  # Tokens of an answer, where neither the request nor the release says; an abandoned one ends then
 TOKENS_CEILING: Final = 4096
 BATCH_TOKENS: Final = 128  # Tokens of a prompt at once: after each it is reported that work goes on, and asked whether it should.
-ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+SEED_RANGE: Final = 2**32 - 1  # llama.cpp's seeds have 32 bits, and the last one means any
+WHOLE_MAX: Final = 2**31 - 1
 QUIET: Final = -1
 SAMPLING: Final = ("temperature", "top_p", "top_k", "min_p", "seed", "repeat_penalty", "presence_penalty", "frequency_penalty", "stop")
 CHAT_FIELDS: Final = {
@@ -30,7 +33,6 @@ CHAT_FIELDS: Final = {
     "response_format",
     "model",
     "user",
-    "n",
 }
 
 
@@ -48,13 +50,16 @@ class Llama:
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
         params.verbosity = QUIET
         params.warmup = False  # activation warms up what it loads
-        # The library listens on loopback as well, on a port of its own; nobody learns this key.
-        params.api_keys = [secrets.token_hex(32)]
+        params.cache_ram_mib = 0  # else it keeps every conversation that it has seen, up to 8 GiB
+        # The library listens on loopback as well, on a port of its own; nobody else learns this key.
+        key = secrets.token_hex(32)
+        params.api_keys = [key]
         params.ui = False
         try:
             self._server = xllamacpp.Server(params)
         except Exception as error:  # it raises whatever C++ threw
             raise Refused(Code.MODEL_LOAD, f"llama.cpp cannot load the model: {first_line(error)}") from None
+        self._prompts = Prompts(self._server.listening_address, key)
 
     def describe(self) -> Signature:
         """Return its signature: a prompt in, a text out."""
@@ -74,6 +79,7 @@ class Llama:
         noticed.
         """
         asked = _checked(body, parameters)
+        tokens = self._prompts.tokens_apart(body["messages"])
         streamed, whole = bool(body.get("stream")), Whole()
         wants_usage = bool((body.get("stream_options") or {}).get("include_usage"))
 
@@ -81,13 +87,25 @@ class Llama:
             if "error" in chunk:
                 whole.error = chunk["error"]
                 return True
+            whole.begun = True
             if "prompt_progress" in chunk:
                 return not say({})
+            if tokens is not None:
+                chunk = _as_chat(chunk)
             whole.add(chunk)
-            shown = streamed and (chunk["choices"] or wants_usage)
-            return not say(chunk if shown else {})
+            is_shown = streamed and (chunk["choices"] or wants_usage)
+            return not say(chunk if is_shown else {})
 
-        self._asked(self._server.handle_chat_completions, asked, report)
+        try:
+            if tokens is None:
+                self._asked(self._server.handle_chat_completions, asked, report)
+            else:
+                self._asked(self._server.handle_completions, _completing(asked, tokens), report)
+        except Refused as refusal:
+            if whole.begun:
+                raise
+            # The template takes plain conversations, so what llama.cpp refuses before it begins is wrong with this one.
+            raise Refused(Code.REQUEST_INVALID, refusal.reason) from None
         if whole.error is not None:
             raise _refused_body(whole.error)
         return whole.completion()
@@ -99,6 +117,8 @@ class Llama:
     def _asked(self, do: Callable[..., Any], body: Mapping[str, Any], *more: Any) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = do(body, *more) or {}
+        except MemoryError:
+            raise
         except ValueError as error:
             raise Refused(Code.REQUEST_INVALID, f"llama.cpp: {first_line(error)}") from None
         except Exception as error:
@@ -113,13 +133,14 @@ class Whole:
 
     def __init__(self) -> None:
         self.error: Any = None
+        self.begun = False
         self._head: dict[str, Any] = {}
         self._texts: dict[str, str] = {"content": ""}
         self._finish_reason: str | None = None
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Add one more chunk."""
-        self._head.update({name: chunk[name] for name in ("id", "usage", "timings") if name in chunk})
+        self._head.update({name: chunk[name] for name in ("id", "usage") if name in chunk})
         for choice in chunk["choices"]:
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
             for name, text in choice["delta"].items():
@@ -133,25 +154,49 @@ class Whole:
 
 
 def _checked(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what llama.cpp is asked; `node/core/inference/chat_request.py` has parsed the body."""
     if unknown := set(body) - CHAT_FIELDS - set(SAMPLING):
         raise Refused(Code.REQUEST_INVALID, f"fields {', '.join(sorted(unknown))[:128]} are not understood here")
-    if not isinstance(body.get("stream_options", {}), dict):
-        raise Refused(Code.REQUEST_INVALID, "stream_options: expected an object")
-    for message in body["messages"]:
-        if message.get("role") not in ROLES:
-            raise mismatch(Code.REQUEST_INVALID, "role of a message", expected=", ".join(ROLES), actual=str(message.get("role"))[:64])
-    limit = body.get("max_completion_tokens", body.get("max_tokens", _number(parameters, "max_tokens", TOKENS_MAX)))
-    if type(limit) not in (int, float) or not 1 <= limit <= TOKENS_CEILING:
-        raise mismatch(Code.REQUEST_INVALID, "max_tokens", expected=f"1 to {TOKENS_CEILING}", actual=str(limit)[:64])
-    asked = {**_sampling(parameters), **{name: body[name] for name in SAMPLING if name in body}, "messages": body["messages"]}
+    limit = body.get("max_completion_tokens", body.get("max_tokens", int(_number(parameters, "max_tokens", TOKENS_MAX))))
+    if not 1 <= limit <= TOKENS_CEILING:
+        raise mismatch(Code.REQUEST_INVALID, "max_tokens", expected=f"1 to {TOKENS_CEILING}", actual=shown(limit))
+    given = {name: body[name] for name in SAMPLING if name in body}
+    if "top_k" in given:
+        given["top_k"] = whole("top_k", given["top_k"], 0, WHOLE_MAX)
+    if "min_p" in given:
+        given["min_p"] = number("min_p", given["min_p"], 0, 1)
+    if "repeat_penalty" in given:
+        given["repeat_penalty"] = number("repeat_penalty", given["repeat_penalty"], 0.01, 10)
+    if "seed" in given:
+        given["seed"] %= SEED_RANGE
+    asked = {**_sampling(parameters), **given, "messages": body["messages"]}
     if "response_format" in body:
         asked["response_format"] = body["response_format"]
-    return {**asked, "max_tokens": int(limit), "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
+    asked["cache_prompt"] = bool(parameters.get("cache_prompt", True))
+    return {**asked, "max_tokens": limit, "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
+
+
+def _completing(asked: Mapping[str, Any], tokens: Sequence[int]) -> dict[str, Any]:
+    """Return the same question for a prompt that is rendered and tokenised already."""
+    body = {name: value for name, value in asked.items() if name not in ("messages", "response_format", "max_tokens")}
+    if "response_format" in asked:
+        body["json_schema"] = schema_of(asked["response_format"])
+    return {**body, "prompt": list(tokens), "n_predict": asked["max_tokens"]}
+
+
+def _as_chat(chunk: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a chunk of a completion as one of a conversation."""
+    choices = [
+        {"index": 0, "finish_reason": one.get("finish_reason"), "delta": {"content": one["text"]} if one.get("text") else {}}
+        for one in chunk["choices"]
+    ]
+    return {**chunk, "object": "chat.completion.chunk", "choices": choices}
 
 
 def _refused_body(body: Any) -> Refused:
-    message = body.get("message", body) if isinstance(body, dict) else body
-    return Refused(Code.REQUEST_INVALID, f"llama.cpp: {str(message)[:REASON_CHARACTERS_MAX]}")
+    message, status = (body.get("message", body), body.get("code")) if isinstance(body, dict) else (body, None)
+    code = Code.MODEL_RUN if isinstance(status, int) and status >= 500 else Code.REQUEST_INVALID
+    return Refused(code, f"llama.cpp: {str(message)[:REASON_CHARACTERS_MAX]}")
 
 
 def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:

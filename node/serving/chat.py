@@ -17,13 +17,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from node.core.inference.tensors import refuse_request
+from node.core.inference.chat_request import parse_chat
 from node.serving.bodies import Disconnected, read_body
-from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
+from node.serving.http_status import retry_after, status_of
 from node.serving.loaded_model import LoadedModel
 from node.serving.request_telemetry import Observing, Turn, asked_in
 from node.serving.worker_pool import WorkerPool
-from schemas.errors import Code, FleetcastError, Refused, mismatch
+from schemas.errors import Code, FleetcastError, Refused
 from schemas.limits import KIB
 
 log = structlog.get_logger(__name__)
@@ -60,6 +60,7 @@ class Chats:
         for loaded in self._chatting():
             if loaded.staged.model == request.path_params["model"]:
                 return JSONResponse(self._entry(loaded))
+        self._pool.check_not_coming(request.path_params["model"])
         name = request.path_params["model"][:64]
         return openai_error(Refused(Code.RELEASE_UNKNOWN, f"model {name!r} holds no conversations here"))
 
@@ -80,8 +81,9 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hold one turn of a conversation."""
         try:
-            turn = _turn(await read_body(receive, CHAT_BYTES_MAX))
+            turn = parse_chat(await read_body(receive, CHAT_BYTES_MAX))
         except FleetcastError as error:
+            self._observing.traffic.unmatched += 1
             await openai_error(error)(scope, receive, send)
             return
         except Disconnected:
@@ -112,7 +114,7 @@ class Reply:
         response: Response
         try:
             loaded, answer = await self._asked(lambda loaded, chunk: None)
-            response = JSONResponse({**answer, **self._whose(loaded)})
+            response = JSONResponse({**own(answer), **self._whose(loaded)})
         except FleetcastError as error:
             response = openai_error(error)
         await response(scope, receive, send)
@@ -123,7 +125,7 @@ class Reply:
 
         def report(loaded: LoadedModel, chunk: Chunk) -> None:
             if chunks.qsize() < CHUNKS_WAITING_MAX:
-                chunks.put_nowait({**chunk, **self._whose(loaded)})
+                chunks.put_nowait({**own(chunk), **self._whose(loaded)})
             else:
                 asking.cancel()
 
@@ -177,10 +179,20 @@ class Reply:
         return {"model": loaded.staged.model, "system_fingerprint": loaded.staged.digest.hex()[:16], "created": self._created}
 
 
+def own(chunk: Chunk) -> dict[str, Any]:
+    """Return an answer without what it says of other conversations: how many of its tokens were in the model's memory already, and how long
+    the others took.
+    """
+    shown = {name: value for name, value in chunk.items() if name not in ("timings", "prompt_progress")}
+    if isinstance(usage := shown.get("usage"), Mapping):
+        shown["usage"] = {name: value for name, value in usage.items() if name != "prompt_tokens_details"}
+    return shown
+
+
 def openai_error(error: FleetcastError) -> JSONResponse:
     """Return an expected error as OpenAI's clients read it."""
     status = status_of(error)
-    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == 503 else {"Connection": "close"} if status == 413 else None
+    headers = retry_after(error) if status == 503 else {"Connection": "close"} if status == 413 else None
     return JSONResponse(fields_of(error), status, headers)
 
 
@@ -194,31 +206,6 @@ def fields_of(error: FleetcastError) -> dict[str, Any]:
 def openai_fields(message: str, kind: str, code: str) -> dict[str, Any]:
     """Return the body of an error."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-
-
-def _turn(payload: bytes) -> dict[str, Any]:
-    """Return what every runtime may rely on: a model's name, a list of messages, whether to stream, one choice.
-
-    Raises:
-        Refused: REQUEST_INVALID, naming the field.
-    """
-    try:
-        body = json.loads(payload)
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        raise refuse_request("the body is not a JSON object")
-    if not isinstance(body.get("model"), str):
-        raise refuse_request("model must be the name of a model")
-    messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
-        raise refuse_request("messages must be a list of at least one object")
-    if body.get("n") not in (None, 1):
-        raise mismatch(Code.REQUEST_INVALID, "n", expected=1, actual=str(body["n"])[:64])
-    if body.get("stream") not in (None, True, False):
-        raise mismatch(Code.REQUEST_INVALID, "stream", expected="true or false", actual=str(body["stream"])[:64])
-    given = {name: value for name, value in body.items() if value is not None}  # null says what leaving it out says
-    return {**given, "stream": bool(body.get("stream"))}
 
 
 def _ms_since(began: float) -> float:

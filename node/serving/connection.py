@@ -7,22 +7,92 @@ asked before it. A whole answer leaves in one piece: its reader wakes up once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, cast
+from urllib.parse import unquote
 
 import httptools
+from uvicorn._types import ASGIReceiveEvent, HTTPScope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from node.core.inference.tensors import Buffer
+from node.workers.gathered_write import write_gathered
 from schemas.limits import KIB
 
 HEAD_BYTES_MAX: Final = 64 * KIB  # A request's line and fields, trailers too; what h11 takes.
 AHEAD_BYTES_MAX: Final = 64 * KIB  # Requests that wait: room for many small ones, and large ones need not be here before their turn
+HEAD_END: Final = b"\r\n\r\n"
+HEAD_BYTES_KEPT: Final = 2048  # a longer head is parsed each time
 PIPELINED_MAX: Final = 64  # requests of one connection that wait for the one before them: each costs more memory than it has bytes
-WHOLE: Final = "fleetcast.whole_answer"  # the ASGI extension under which a request finds its `Whole`
+WHOLE: Final = "fleetcast.whole"  # The ASGI extension under which a request finds its `Cycle`.
 
 Header = tuple[bytes, bytes]
-Whole = Callable[[int, Sequence[Header], Sequence[Buffer]], Awaitable[None]]  # status, headers, and the body in pieces
+
+
+class _Head(NamedTuple):
+    """Hold a head that was parsed on this connection: a client sends the same bytes again with each request of the same size."""
+
+    data: bytes
+    request_bytes: int  # with the body behind it
+    scope: HTTPScope
+
+
+class Cycle(RequestResponseCycle):
+    """Hold one request and its answer. Each passes in one piece where it can: ASGI copies a body twice, and writes an answer twice."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._pieces: list[bytes] = []  # of the body, since it was last asked for
+        self.body_bytes = 0
+        self._asked = False
+
+    def add(self, piece: bytes) -> int:
+        """Take a piece of the body. Returns how many bytes of it wait."""
+        self._pieces.append(piece)
+        self.body_bytes += len(piece)
+        return self.body_bytes
+
+    def whole_body(self) -> bytes | None:
+        """Return the body if all of it is here and none of it was asked for, which is so of most requests; else ask by `receive`."""
+        if self.more_body or self.disconnected or self.response_complete or self._asked:
+            return None
+        self.flow.resume_reading()
+        return self._taken()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Return the next piece of the body, as ASGI has it."""
+        if self.waiting_for_100_continue and not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.waiting_for_100_continue = False
+        if not self.disconnected and not self.response_complete:
+            self.flow.resume_reading()
+            await self.message_event.wait()
+            self.message_event.clear()
+        if self.disconnected or self.response_complete:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self._taken(), "more_body": self.more_body}
+
+    async def answer(self, status: int, headers: Sequence[Header], body: Sequence[Buffer]) -> None:
+        """Do what `send` does with a head and a body that are known, at once."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+        if self.disconnected:
+            return
+        self.response_started = self.response_complete = True
+        pieces = [STATUS_LINE[status]]
+        for name, value in (*self.default_headers, *headers):
+            pieces += (name, b": ", value, b"\r\n")
+        pieces.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        write_gathered(self.transport, [b"".join(pieces), *body])
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+
+    def _taken(self) -> bytes:
+        pieces, self._pieces, self.body_bytes, self._asked = self._pieces, [], 0, True
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Connection(HttpToolsProtocol):
@@ -35,6 +105,10 @@ class Connection(HttpToolsProtocol):
     _unfinished = False  # the newest request has a head, and no end yet
     _status = 400  # why the parser was stopped
     _refusal: bytes | None = None  # the last answer; from then on nothing is parsed
+    cycle: Cycle
+    _between = True  # nothing of a request is in the parser
+    _begun = 0  # requests of this connection that the parser has seen
+    _known: _Head | None = None
     _answering: RequestResponseCycle | None = None  # `cycle` is the newest request's, which may have to wait
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -53,10 +127,22 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Hear from asyncio: bytes of requests; behind one that is refused, bytes of nothing."""
+        known = self._known
+        if known is not None and len(data) == known.request_bytes and self._idle and data.startswith(known.data):
+            self._unset_keepalive_if_required()
+            self._idle_bytes = self._ahead_bytes = 0
+            self.expect_100_continue = False
+            self.scope = {**known.scope, "headers": list(known.scope["headers"]), "state": self.app_state.copy()}
+            self._begin(keep_alive=True)
+            self._end_body(data[len(known.data) :])
+            return
         if self._refusal is None:
             self._moved = False
+            alone, begun = self._idle, self._begun
             try:
                 self._parse(data)
+                if alone and self._between and self._begun == begun + 1:
+                    self._keep_head(data)
             except httptools.HttpParserError:  # also whatever the callbacks below raise
                 self._refuse(self._status)
             else:
@@ -76,6 +162,8 @@ class Connection(HttpToolsProtocol):
         """Hear from httptools: the first bytes of a request."""
         super().on_message_begin()
         self._head_bytes = 0
+        self._between = False
+        self._begun += 1
 
     def on_url(self, url: bytes) -> None:
         """Hear from httptools: a piece of what is asked for."""
@@ -85,7 +173,10 @@ class Connection(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Hear from httptools: a field of the head, or a trailer."""
         self._grow(len(name) + len(value))
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Hear from httptools: the head is whole; the application starts when this turn of the loop is over."""
@@ -96,19 +187,31 @@ class Connection(HttpToolsProtocol):
             self._status = 503
             raise OverflowError
         self._unset_keepalive_if_required()  # not before: a client that sends a head drop by drop has no more time than one that sends none
-        super().on_headers_complete()
+        url = httptools.parse_url(self.url)
+        path = url.path.decode("ascii")
+        version = self.parser.get_http_version()
+        self.scope["method"] = self.parser.get_method().decode("ascii")
+        self.scope["http_version"] = version
+        self.scope["path"] = unquote(path) if "%" in path else path
+        self.scope["raw_path"] = url.path
+        self.scope["query_string"] = url.query or b""
+        self._begin(keep_alive=version != "1.0" and self.parser.should_keep_alive())
         self._unfinished = True
-        self.scope["extensions"] = {WHOLE: _whole(self.cycle)}  # type: ignore[dict-item]  # ASGI has no word for what is no JSON
 
     def on_body(self, body: bytes) -> None:
         """Hear from httptools: a piece of a body."""
         self._moved = True
-        super().on_body(body)
+        if self.cycle.response_complete:
+            return
+        if self.cycle.add(body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+        self.cycle.message_event.set()
 
     def on_message_complete(self) -> None:
         """Hear from httptools: a request is whole."""
         self._moved = True
         if not self.parser.should_upgrade():
+            self._between = True
             self._unfinished = False
             super().on_message_complete()
 
@@ -121,6 +224,50 @@ class Connection(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answering = cycle
         super()._start_asgi_task(cycle, app)
+
+    @property
+    def _idle(self) -> bool:
+        """Return whether nothing is being asked or answered here."""
+        return self._between and not self.pipeline and self._refusal is None and (self.cycle is None or self.cycle.response_complete)
+
+    def _keep_head(self, data: bytes) -> None:
+        """Remember the head of a request that was all of `data`, if the same bytes can only be read alike."""
+        declared = [value for name, value in self.headers if name == b"content-length"]
+        others = {name for name, _ in self.headers} & {b"transfer-encoding", b"expect", b"upgrade", b"trailer"}
+        if len(declared) != 1 or others or not self.cycle.keep_alive or not declared[0].isdigit():
+            return
+        head_bytes = len(data) - int(declared[0])
+        if 0 < head_bytes <= HEAD_BYTES_KEPT and data.find(HEAD_END, 0, head_bytes) == head_bytes - len(HEAD_END):
+            scope = cast(HTTPScope, {key: value for key, value in self.scope.items() if key not in ("state", "extensions")})
+            self._known = _Head(data[:head_bytes], len(data), scope)
+
+    def _begin(self, *, keep_alive: bool) -> None:
+        """Do what uvicorn does when a head is whole, with a cycle of ours."""
+        former = self.cycle
+        self.cycle = cycle = Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=keep_alive,
+            on_response=self.on_response_complete,
+        )
+        self.scope["extensions"] = {WHOLE: cycle}  # type: ignore[dict-item]  # ASGI has no word for what is no JSON
+        if former is None or former.response_complete:
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
+
+    def _end_body(self, body: bytes) -> None:
+        self.cycle.add(body)
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
 
     def _grow(self, size: int) -> None:
         self._head_bytes += size
@@ -172,26 +319,3 @@ def _refusal(status: int) -> bytes:
     body = b'{"error": "%s"}' % sentences.get(status, "this is no HTTP/1.1 request").encode()
     head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
     return STATUS_LINE[status] + head + body
-
-
-def _whole(cycle: RequestResponseCycle) -> Whole:
-    """Return what `cycle.send` does with a head and a body that are known, at once."""
-
-    async def answer(status: int, headers: Sequence[Header], body: Sequence[Buffer]) -> None:
-        if cycle.flow.write_paused:
-            await cycle.flow.drain()
-        if cycle.disconnected:
-            return
-        cycle.response_started = cycle.response_complete = True
-        pieces: list[Buffer] = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers):
-            pieces += (name, b": ", value, b"\r\n")
-        pieces.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
-        pieces += body
-        cycle.transport.write(b"".join(pieces))  # not writelines: on Python 3.12.0 to .8 and 3.13.0, .1 it never says stop (CVE-2024-12254)
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
-
-    return answer

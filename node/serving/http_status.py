@@ -6,7 +6,7 @@ from typing import Final
 
 from schemas.errors import Code, FleetcastError, Refused
 
-RETRY_AFTER_SECONDS: Final = "1"
+RETRY_SECONDS: Final = 1
 STATUS: Final = {
     Code.REQUEST_INVALID: 400,
     Code.RELEASE_UNKNOWN: 404,
@@ -25,3 +25,8 @@ STATUS: Final = {
 def status_of(error: FleetcastError) -> int:
     """Return the status of an expected error."""
     return STATUS.get(error.code, 500) if isinstance(error, Refused) else 503
+
+
+def retry_after(error: FleetcastError | None = None) -> dict[str, str]:
+    """Return the header that says when to repeat a request that was answered with 503."""
+    return {"Retry-After": str(getattr(error, "retry_seconds", RETRY_SECONDS))}

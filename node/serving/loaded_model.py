@@ -20,7 +20,23 @@ LATENCIES_KEPT: Final = 2048
 
 
 class Busy(Unreachable):
-    """Signal that no worker can take the request now; the same request may succeed in a moment."""
+    """Signal that no worker can take the request now; the same request may succeed in a moment, or after `retry_seconds`."""
+
+    def __init__(self, sentence: str, *, retry_seconds: int = 1) -> None:
+        super().__init__(sentence)
+        self.retry_seconds = retry_seconds
+
+
+class Coming(NamedTuple):
+    """Describe a release on its way to a model of which nothing is served yet: what it waits for, and when to ask again."""
+
+    version: str
+    state: str
+    retry_seconds: int
+
+    def busy(self, model: str) -> Busy:
+        """Return what clients are answered until then."""
+        return Busy(f"model {model!r} is not served yet: release {self.version} {self.state}", retry_seconds=self.retry_seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version as version_of
+from importlib.resources import files
 from typing import Any, Final
 
 import structlog
@@ -16,19 +17,22 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from node.core.doctor.agent_health import AgentStatus
 from node.core.inference.oip import BODY_BYTES_MAX, encode_response, model_metadata
 from node.core.inference.tensors import Buffer, json_elements, refuse_request
 from node.serving.accuracy_route import OnLabels, label_routes
 from node.serving.bodies import Disconnected, decompressed, read_body
 from node.serving.chat import chat_routes, openai_error, openai_fields
-from node.serving.connection import WHOLE, Whole
+from node.serving.connection import WHOLE, Cycle
 from node.serving.cross_site_check import Foreign
-from node.serving.http_status import RETRY_AFTER_SECONDS, status_of
-from node.serving.loaded_model import Busy, LoadedModel, Observation
+from node.serving.http_status import retry_after, status_of
+from node.serving.loaded_model import Busy, LoadedModel
+from node.serving.metrics import metrics_route
+from node.serving.released_memory import MemoryRelease
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -39,6 +43,7 @@ log = structlog.get_logger(__name__)
 OUR_BUG: Final = {"error": "internal error; the node's log has it"}
 PLAIN_INFER: Final = re.compile(r"/v2/models/([^/]+)/infer")
 BODIES_BYTES_MAX: Final = 256 * MIB  # All requests together: four of the largest, and a device still has memory for models
+COMING_NAMED_MAX: Final = 4  # Models that an answer about readiness names.
 INFLATING_MAX: Final = 2  # compressed bodies that are unpacked at once: each may turn out as large as any
 
 
@@ -46,24 +51,15 @@ def application(
     pool: WorkerPool,
     *,
     node: str,
-    on_rows: Callable[[Observation], None],
+    observing: Observing,
     on_labels: OnLabels | None = None,
     foreign: Foreign | None = None,
+    status: Callable[[], AgentStatus | None] = lambda: None,
 ) -> ASGIApp:
     """Return the ASGI application of one node; without `on_labels` it takes no counts of right answers."""
     foreign = foreign or Foreign()
-    observing = Observing(pool, on_rows)
     infer = Infer(pool, observing)
-    health = Health(pool, node)
-    one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
-    routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
-    routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
-    routes += [Route(path, health.model) for path in (one, versioned)]
-    routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
-    routes += label_routes(on_labels) if on_labels is not None else []
-    routes += chat_routes(pool, observing, node=node)
-    routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
+    routes = routes_of(pool, observing, infer, node=node, on_labels=on_labels, status=status)
     rest = Starlette(routes=routes, exception_handlers={HTTPException: _http_error, FleetcastError: _error, Exception: _our_bug})
 
     async def front(scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,6 +82,35 @@ def application(
             await rest(scope, receive, send)
 
     return _with_origins(front, foreign.origins) if foreign.origins else front
+
+
+def routes_of(
+    pool: WorkerPool,
+    observing: Observing,
+    infer: "Infer",
+    *,
+    node: str,
+    on_labels: OnLabels | None,
+    status: Callable[[], AgentStatus | None],
+) -> list[Route]:
+    """Return every route of a node. `node/serving/openapi.json` describes them all."""
+    health = Health(pool, node)
+    one, versioned = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+    routes = [Route(f"{path}/infer", infer, methods=["POST"]) for path in (one, versioned)]
+    routes += [Route(f"{path}/ready", health.model_ready) for path in (one, versioned)]
+    routes += [Route(path, health.statistics) for path in ("/v2/models/stats", f"{one}/stats", f"{versioned}/stats")]
+    routes += [Route(path, health.model) for path in (one, versioned)]
+    routes += [Route("/v2/repository/index", health.index, methods=["POST"])]
+    routes += label_routes(on_labels) if on_labels is not None else []
+    routes += chat_routes(pool, observing, node=node)
+    routes += [metrics_route(pool, observing, status, software=version_of("fleetcast")), Route("/openapi.json", openapi)]
+    routes += [Route("/v2", health.server), Route("/v2/health/live", health.live), Route("/v2/health/ready", health.ready)]
+    return routes
+
+
+async def openapi(request: Request) -> Response:
+    """Answer GET /openapi.json."""
+    return Response(files("node.serving").joinpath("openapi.json").read_bytes(), media_type="application/json")
 
 
 def _with_origins(front: ASGIApp, origins: frozenset[str]) -> ASGIApp:
@@ -127,7 +152,8 @@ class Health:
         """Answer GET /v2/health/ready: something is served, and all that is served can answer. `live` is the field that the protocol
         names.
         """
-        return _readiness({"live": True}, is_ready=self._pool.ready())
+        coming = [str(one.busy(model)) for model, one in sorted(self._pool.coming.items())]
+        return _readiness({"live": True}, is_ready=self._pool.ready(), why="; ".join(coming[:COMING_NAMED_MAX]) or "not ready")
 
     async def model(self, request: Request) -> JSONResponse:
         """Answer GET /v2/models/<model>: metadata of the current release, or of the version named."""
@@ -168,6 +194,7 @@ class Infer:
         self._pool = pool
         self._observing = observing
         self._bodies_bytes = 0
+        self._release = MemoryRelease()
         self._inflating = asyncio.Semaphore(INFLATING_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,10 +202,14 @@ class Infer:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         path = scope["path_params"]
         answer, reserved, began = None, 0, time.perf_counter()
+        moved = 0
         try:
             header_bytes = _integer(headers, b"inference-header-content-length")
             reserved = self._reserve(headers)
-            body = await self._body(receive, headers, reserved)
+            whole: Cycle | None = scope.get("extensions", {}).get(WHOLE)
+            body = whole.whole_body() if whole is not None else None
+            body = await self._body(receive, headers, reserved, body)
+            moved = len(body)
             answer = await self._pool.answer(path["model"], path.get("version"), body, header_bytes)
             payload, json_bytes = encode_response(
                 answer.request,
@@ -198,6 +229,7 @@ class Infer:
             return
         finally:
             self._bodies_bytes -= reserved
+            self._release.noticed(moved + (sum(len(raw.data) for raw in answer.outputs) if answer is not None else 0))
         latency_ms = _ms_since(began)
         await _respond(scope, send, payload, json_bytes)
         self._observing.answered(answer, latency_ms)
@@ -212,8 +244,10 @@ class Infer:
         self._bodies_bytes += size
         return size
 
-    async def _body(self, receive: Receive, headers: dict[bytes, bytes], bytes_max: int) -> bytes:
-        body = await read_body(receive, bytes_max)
+    async def _body(self, receive: Receive, headers: dict[bytes, bytes], bytes_max: int, body: bytes | None) -> bytes:
+        """Return the body: the one that is here already, or what comes."""
+        if body is None:
+            body = await read_body(receive, bytes_max)
         encoding = headers.get(b"content-encoding", b"identity").decode("latin-1").lower()
         if encoding == "identity":
             return body
@@ -243,9 +277,9 @@ async def _respond(scope: Scope, send: Send, payload: Sequence[Buffer], json_byt
         headers.append((b"content-type", b"application/json"))
     else:
         headers += [(b"content-type", b"application/octet-stream"), (b"inference-header-content-length", b"%d" % json_bytes)]
-    whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
+    whole: Cycle | None = scope.get("extensions", {}).get(WHOLE)
     if whole is not None:
-        await whole(200, headers, payload)
+        await whole.answer(200, headers, payload)
         return
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"".join(payload)})
@@ -274,16 +308,16 @@ def in_words(loaded: LoadedModel) -> dict[str, Any]:
     return {**loaded.parameters.runtime, **loaded.parameters.client}
 
 
-def _readiness(fields: dict[str, Any], *, is_ready: bool) -> JSONResponse:
+def _readiness(fields: dict[str, Any], *, is_ready: bool, why: str = "not ready") -> JSONResponse:
     if is_ready:
         return JSONResponse({**fields, "ready": True})
-    return JSONResponse({**fields, "ready": False, "error": "not ready"}, 503, {"Retry-After": RETRY_AFTER_SECONDS})
+    return JSONResponse({**fields, "ready": False, "error": why}, 503, retry_after())
 
 
 def _error_response(error: FleetcastError) -> JSONResponse:
     status = status_of(error)
     if not isinstance(error, Refused):
-        return JSONResponse({"error": str(error)}, status, {"Retry-After": RETRY_AFTER_SECONDS})
+        return JSONResponse({"error": str(error)}, status, retry_after(error))
     # What is too large, or of a stranger, is not read to its end, so the connection cannot be used again.
     return JSONResponse({"error": error.reason}, status, {"Connection": "close"} if status in (403, 413, 415) else None)
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 import structlog
 
-from node.core.inference.tensors import Array, Spec
+from node.core.inference.tensors import Array, Spec, rows_of
 from node.serving.loaded_model import Answer, LoadedModel, Observation
+from node.serving.traffic import Traffic
 from node.serving.worker_pool import CLIENTS_FAULT, WorkerPool
 from schemas.errors import FleetcastError, Refused
 
@@ -33,19 +34,29 @@ class Observing:
 
     def __init__(self, pool: WorkerPool, on_rows: Callable[[Observation], None]) -> None:
         self._pool, self._on_rows = pool, on_rows
+        self.traffic = Traffic()
         self._memory: dict[int, tuple[float, int | None]] = {}  # by process: when it was looked at, and what it held
 
     def answered(self, answer: Answer, latency_ms: float) -> None:
         """Count a model's answer, whether or not the client could be given it."""
+        rows = rows_of(answer.loaded.inputs, answer.request.inputs)
+        self.traffic.of(answer.loaded.staged.model).answered(rows, latency_ms / 1e3)
         self._observe(lambda: answer.observation(latency_ms, self.memory_bytes(answer.loaded)))
 
     def failed(self, model: str, version: str | None, error: FleetcastError, latency_ms: float, turn: "Turn | None" = None) -> None:
         """Count a request without an answer; nothing is reported where the client is at fault, or no release is there to answer for it."""
+        self.traffic.failed(model, error, self._pool.slots)
         if not (isinstance(error, Refused) and error.code in CLIENTS_FAULT):
             self._observe(lambda: self._failure(model, version, latency_ms, turn))
 
     def turned(self, turn: "Turn", latency_ms: float) -> None:
         """Follow a turn of a conversation; one that a release has not begun is not reported."""
+        if turn.loaded is not None:
+            traffic = self.traffic.of(turn.loaded.staged.model)
+            if turn.stop_reason == ABORTED:
+                traffic.outcomes["abandoned"] += 1
+            else:
+                traffic.answered(1, latency_ms / 1e3)
         self._observe(lambda: self._turn(turn, latency_ms))
 
     def memory_bytes(self, loaded: LoadedModel) -> int | None:

@@ -14,23 +14,28 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 import uvicorn
 
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement
+from node.core.doctor.agent_health import AgentStatus
 from node.serving.accuracy_route import OnLabels
 from node.serving.activation import Activated, Prepared, Staged, StartWorker, activate, start
 from node.serving.connection import Connection
 from node.serving.cross_site_check import Foreign
 from node.serving.former_release import FormerRelease
-from node.serving.loaded_model import Observation, Stats
+from node.serving.loaded_model import Coming, Observation, Stats
 from node.serving.oip_routes import application
+from node.serving.request_telemetry import Observing
 from node.serving.self_request import Done, start_probe
 from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, Refused
+
+if TYPE_CHECKING:
+    from node.serving.grpc_server import GrpcServer
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -52,6 +57,7 @@ class Listen:
     port: int | None = None
     uds: str | None = None
     fd: int | None = None
+    grpc_port: int | None = None  # for the protocol's gRPC form, on the same host
     allowed_hosts: tuple[str, ...] = ()  # names under which local programs ask, besides this device's own; `*` takes any
     allowed_origins: tuple[str, ...] = ()  # Web pages that may ask.
 
@@ -59,7 +65,8 @@ class Listen:
         if self.fd is not None:
             return f"inherited socket {self.fd}"
         places = [f"{self.host}:{self.port}"] if self.port is not None else []
-        return " and ".join([*places, *([self.uds] if self.uds else [])])
+        grpc = [f"{self.host}:{self.grpc_port} (gRPC)"] if self.grpc_port is not None else []
+        return " and ".join([*places, *([self.uds] if self.uds else []), *grpc])
 
 
 MakeServer = Callable[..., "Server"]
@@ -93,7 +100,13 @@ class Server:
         self._start_worker = start
         self._pool = WorkerPool(self._worker_exited, start=start)
         foreign = Foreign(host=listen.host, hosts=listen.allowed_hosts, origins=listen.allowed_origins)
-        self._app = application(self._pool, node=node, on_rows=on_rows, on_labels=on_labels, foreign=foreign)
+        self._status: AgentStatus | None = None
+        self._node, self._observing = node, Observing(self._pool, on_rows)
+        self._grpc: GrpcServer | None = None
+        self._grpc_port = 0
+        self._app = application(
+            self._pool, node=node, observing=self._observing, on_labels=on_labels, foreign=foreign, status=lambda: self._status
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._http: uvicorn.Server | None = None
@@ -105,6 +118,11 @@ class Server:
     def port(self) -> int:
         """Return the TCP port that is bound; 0 for a Unix socket."""
         return self._port
+
+    @property
+    def grpc_port(self) -> int:
+        """Return the port that is bound for gRPC; 0 where there is none."""
+        return self._grpc_port
 
     def watch_files(self, on_damage: Callable[[str, bytes, str], None]) -> None:
         """Before `start`: have `on_damage(model, digest, reason)` called where a worker cannot start anew, for its files have changed."""
@@ -137,18 +155,56 @@ class Server:
         )
         self._http = uvicorn.Server(config)
         self._loop = asyncio.new_event_loop()
+        try:
+            self._start_grpc(self._loop)
+        except Refused:
+            for listener in listeners:
+                listener.close()
+            raise
         self._thread = threading.Thread(target=self._run, args=(listeners,), name="serving", daemon=True)
         self._thread.start()
         log.info("serving.started", listen=str(self._listen), port=self._port)
+
+    def _start_grpc(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._listen.grpc_port is None:
+            return
+        try:
+            from node.serving.grpc_server import GrpcServer  # noqa: PLC0415  # 13 MiB that only those who ask for it pay
+        except ImportError as error:
+            reason = f"grpc_port needs gRPC, which is not installed ({error}): install fleetcast's extra `grpc`"
+            raise Refused(Code.SETTINGS_INVALID, reason) from None
+        self._grpc = GrpcServer(self._pool, self._observing, loop, node=self._node)
+        self._grpc_port = self._grpc.start(self._listen.host, self._listen.grpc_port)
 
     def expect(self, model: str) -> None:
         """Have requests for this model wait a moment, before `start`: a release of it is about to be restored."""
         self._pool.expect(model)
 
+    def announce_coming(self, model: str, coming: Coming | None) -> None:
+        """Have requests for a model of which nothing is served yet answered with what its release waits for; None: none is on its way."""
+
+        def on_loop() -> None:
+            if coming is None:
+                self._pool.coming.pop(model, None)
+            else:
+                self._pool.coming[model] = coming
+
+        if self._thread is None:
+            on_loop()
+        else:
+            self._running().call_soon_threadsafe(on_loop)
+
+    def show(self, status: AgentStatus) -> None:
+        """Have this report of the agent about itself among the metrics from now on."""
+        self._status = status
+
     def stop(self) -> None:
         """Answer what has begun, then end the workers, the thread and the socket."""
         if self._thread is None or self._http is None:
             return
+        if self._grpc is not None:
+            self._grpc.stop()
+            self._grpc = None
         self._http.should_exit = True
         self._thread.join()
         self._thread = None

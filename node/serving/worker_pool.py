@@ -18,7 +18,7 @@ from node.serving import activation
 from node.serving.activation import Activated, Staged, StartWorker
 from node.serving.batching import Batcher
 from node.serving.former_release import FormerRelease
-from node.serving.loaded_model import Answer, Busy, LoadedModel, Slot, Stats
+from node.serving.loaded_model import Answer, Busy, Coming, LoadedModel, Slot, Stats
 from node.workers.worker_handle import Runner, WorkerLost
 from schemas.errors import Code, Refused
 
@@ -46,6 +46,7 @@ class WorkerPool:
         self.slots: dict[str, Slot] = {}
         self._on_worker_exit, self._start_worker = on_worker_exit, start
         self.on_damage: Callable[[str, bytes, str], None] | None = None  # the files of a release that is loaded differ from its manifest
+        self.coming: dict[str, Coming] = {}  # models of which nothing is served yet
         self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, model: str, version: str | None) -> LoadedModel:
@@ -57,15 +58,28 @@ class WorkerPool:
         """
         slot = self.slots.get(model)
         if slot is None:
+            self.check_not_coming(model)
             raise Refused(Code.RELEASE_UNKNOWN, f"model {model[:64]!r} is not served here; served are {self.models() or 'none'}")
         if version is None or (slot.current is not None and slot.current.staged.version == version):
             if slot.current is None:
+                self.check_not_coming(model)
                 raise Busy(f"no release of model {model!r} is active yet")
             return slot.current
         for loaded in slot.loaded.values():
             if loaded.staged.version == version and loaded.switched:
                 return loaded
+        if slot.current is None:
+            self.check_not_coming(model)
         raise Refused(Code.RELEASE_UNKNOWN, f"version {version[:64]!r} of model {model!r} is not served; served are {self.versions(model)}")
+
+    def check_not_coming(self, model: str) -> None:
+        """Check that no first release of this model is on its way here.
+
+        Raises:
+            Busy: one is; says what it waits for.
+        """
+        if (coming := self.coming.get(model)) is not None:
+            raise coming.busy(model)
 
     def expect(self, model: str) -> None:
         """Have requests for this model wait until a release of it is switched to, instead of being refused."""
@@ -88,6 +102,8 @@ class WorkerPool:
                 dead = "" if loaded.live else f"; its worker ended {loaded.deaths} times in a row, the last time {loaded.death}"
                 state = "READY" if loaded.live else "UNAVAILABLE"
                 found.append({"name": model, "version": loaded.staged.version, "state": state, "reason": role + dead})
+        for model, coming in sorted(self.coming.items()):
+            found.append({"name": model, "version": coming.version, "state": "LOADING", "reason": coming.state})
         return found
 
     def ready(self) -> bool:
@@ -268,6 +284,7 @@ class WorkerPool:
                 Code.WORKER_CRASHED, f"the worker of release {loaded.staged.version} of model {model!r} has died since it was prepared"
             )
         slot.current, slot.expected, slot.beside = loaded, False, None
+        self.coming.pop(model, None)
         loaded.begin()
         slot.announce()
         log.info("release.switched", model=model, version=loaded.staged.version, digest=digest.hex()[:16])
@@ -323,6 +340,7 @@ class WorkerPool:
 
     def forget(self, model: str) -> None:
         """Stop serving a model: requests for it are refused from now on, and those that it has are answered."""
+        self.coming.pop(model, None)
         slot = self.slots.get(model)
         if slot is None:
             return

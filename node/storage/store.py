@@ -25,7 +25,8 @@ from schemas.receipt import Evidence
 
 TELEMETRY_OFF = "hub_telemetry_off"  # Fact: the hub's settings turn off telemetry that the site's file has on.
 MOVES_KEPT = 1000  # Moves of a slot: years of releases.
-SENT_KEPT = 256  # windows and receipts kept after the broker took them, to be sent again to a broker that lost its memory
+SENT_KEPT = 256  # windows kept after the broker took them, to be sent again to a broker that lost its memory
+KINDS_KEPT = {"window": SENT_KEPT, "receipt": 64}  # and receipts: a day of windows must not crowd them out
 DAYS_KEPT = 92  # Days of everything that is counted by day.
 CLOSED_KEPT_SECONDS = 400 * 24 * 3600  # how long it is known which intervals are over, and what was spent for what
 
@@ -314,12 +315,14 @@ class NodeStore:
         self._db.executemany("DELETE FROM outbox WHERE id = ? AND tried = 0", [(one,) for one in ids])
 
     def mark_sent(self, ids: Sequence[int]) -> None:
-        """Mark messages that the broker has taken; the newest are kept, in case it forgets them."""
+        """Mark messages that the broker has taken; the newest of each kind are kept, in case it forgets them."""
         self._db.executemany("UPDATE outbox SET sent = 1 WHERE id = ?", [(one,) for one in ids])
-        self._db.execute(
-            "DELETE FROM outbox WHERE sent = 1 AND id <= (SELECT id FROM outbox WHERE sent = 1 ORDER BY id DESC LIMIT 1 OFFSET ?)",
-            (SENT_KEPT,),
-        )
+        for kind, kept in KINDS_KEPT.items():
+            self._db.execute(
+                "DELETE FROM outbox WHERE sent = 1 AND kind = ? AND id <="
+                " (SELECT id FROM outbox WHERE sent = 1 AND kind = ? ORDER BY id DESC LIMIT 1 OFFSET ?)",
+                (kind, kind, kept),
+            )
 
     def resend(self, *, windows: bool = True) -> None:
         """Have the kept messages sent again to a broker that has lost its memory. Their readers count them once.

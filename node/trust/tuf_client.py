@@ -25,6 +25,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from fleetcast import durable
 from node.core.trust.clock import floor_of, is_known, trusted_now
 from node.core.trust.unverified_metadata import check_serials, claimed_version, is_again
+from node.trust.held_rollouts import HeldRollouts
 from node.trust.kept_deployments import KeptDeployments
 from node.trust.refusals import OtherVersionError, as_refused
 from node.trust.timestamps import check_newer, verified_time
@@ -161,7 +162,7 @@ class Trust:
         self._directory, self._pinned = directory, pinned_root
         self._memory: dict[type[TrustBundle | TrustRoles], _Trusted] = {}
         self._time: bytes | None = None
-        self._deployments = KeptDeployments(directory)
+        self._deployments, self._held = KeptDeployments(directory), HeldRollouts(directory)
         claimed_version(pinned_root, "root")
         with as_refused("the pinned root"):
             root = Metadata[Root].from_bytes(pinned_root)
@@ -237,6 +238,8 @@ class Trust:
             if belief is not None and earlier is not None and is_again(bundle, earlier.bundle):
                 return _seen_at(belief.view, moment)
             trusted = self._verify(bundle, moment=moment, belief=belief)
+            if isinstance(bundle, TrustBundle):
+                self._held.write(trusted.view.held)  # Before the bundle, which no longer says it.
             self._keep(_copies(type(bundle)), trusted.raw)
             self._memory[type(bundle)] = trusted
             return _seen_at(self._belief_of(list(self._memory.values())).view, moment)
@@ -409,7 +412,8 @@ class Trust:
             return memory
         try:
             # Signatures and versions only: `stale` says whether it has expired meanwhile, which is no damage.
-            return self._verify(codec.decode(kind, raw), moment=_LONG_AGO, belief=None)
+            trusted = self._verify(codec.decode(kind, raw), moment=_LONG_AGO, belief=None)
+            return replace(trusted, view=replace(trusted.view, held=MappingProxyType(self._held.read(trusted.view.refused))))
         except Refused as refusal:
             log.warning("trust.damaged", code=refusal.code, reason=refusal.reason)
             return None

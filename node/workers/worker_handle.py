@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, cast
 from node.core.inference.frames import CANCEL, Assembler, Frame, Malformed, encode
 from node.core.inference.tensors import Raw, Spec
 from node.runtimes import available
+from node.workers.gathered_write import write_gathered
 from node.workers.idle_priority import LOUD, QUIET
 from schemas.errors import Code, Refused
 from schemas.parameters import Value
@@ -289,7 +290,7 @@ class Worker(asyncio.Protocol):
             if self._watch is None:
                 self._watch = self._loop.call_at(self._progress + self._patience_seconds, self._look)
         self._pending[id] = future
-        self._transport.writelines(buffers)
+        write_gathered(self._transport, buffers)
         return future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fleetcast.memory_release import LARGE_BYTES, release_memory
 from fleetcast.missing_libraries import missing_library
 from node.core.inference.frames import CANCEL, PREFIX, Frame, Malformed, body_bytes, decode, encode
 from node.core.inference.tensors import Buffer, Raw, Spec, aligned_array, aligned_room, raw_of
@@ -91,7 +92,11 @@ def serve(connection: socket.socket, cancels: Cancels, runtime: Runtime, names: 
                 raise Malformed(f"unexpected frame {frame.kind!r}")
         except (Refused, MemoryError) as error:
             reply = _refusal(frame.id, error)
+        moved = sum(len(raw.data) for raw in frame.tensors) + sum(len(buffer) for buffer in reply)
         _send(connection, reply)
+        del frame, reply  # the next request may come in an hour
+        if moved >= LARGE_BYTES:
+            release_memory()
 
 
 def load(fields: Mapping[str, Any], *, quiet: bool) -> Runtime:

@@ -1,4 +1,4 @@
-"""README and the tutorial, followed to the letter in an empty folder: every command does what the page says."""
+"""README, the tutorial and the drills, followed to the letter in an empty folder: every command does what the page says."""
 
 from pathlib import Path
 
@@ -8,7 +8,15 @@ from tests.docs.pages import CHECKOUT, followed, missing, steps_of
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["README.md", pytest.param("docs/tutorial.md", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        pytest.param("docs/tutorial.md", marks=pytest.mark.slow),
+        "docs/how-to/team-key-stolen.md",
+        "docs/how-to/root-holder-left.md",
+    ],
+)
 def test_a_newcomer_who_follows_the_page_sees_what_it_says(name: str, tmp_path: Path) -> None:
     steps = steps_of(CHECKOUT / name)
     assert steps

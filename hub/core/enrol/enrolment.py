@@ -47,6 +47,7 @@ class Life:
     old_key: bytes | None = None  # the key that is out
     fingerprint: bytes | None = None  # SHA-256 of the only key that is let in; None for the first that comes
     reported_at: int | None = None  # when it was reported that a forgotten node still speaks
+    actor: str | None = None  # Name of the operator who decided it.
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,12 @@ class SetNodeSettings(Fact):
     display_name: Annotated[str, Field(max_length=64)] | None = None
     budgets: Annotated[dict[Label, LinkBudget], Field(max_length=len(LINKS), default_factory=dict)]
     unset: Annotated[tuple[Annotated[str, Field(max_length=80)], ...], Field(max_length=UNSET_MAX)] = ()
+    breaking: bool = False  # Set labels although programs would not work with the release that their node then gets.
+
+    @property
+    def changes_labels(self) -> bool:
+        """Return whether it may change which deployment decides for a node."""
+        return bool(self.labels) or any(name == "labels" or name.startswith(_LABEL) for name in self.unset)
 
     @model_validator(mode="after")
     def _is_possible(self) -> "SetNodeSettings":
@@ -126,7 +132,7 @@ def _budget(before: LinkBudget | None, wish: LinkBudget | None, link: str, gone:
     return LinkBudget(**fields) if fields else None
 
 
-def document_of(node: str, chosen: Chosen, *, serial: int, expires: int) -> DeviceSettings:
+def document_of(node: str, chosen: Chosen, *, serial: int, expires: int, key_refused: bytes | None = None) -> DeviceSettings:
     """Return what is signed for a node."""
     return DeviceSettings(
         node=node,
@@ -137,6 +143,7 @@ def document_of(node: str, chosen: Chosen, *, serial: int, expires: int) -> Devi
         telemetry=chosen.telemetry,
         display_name=chosen.display_name or None,
         budgets=dict(chosen.budgets or {}) or None,
+        key_refused=key_refused,
     )
 
 

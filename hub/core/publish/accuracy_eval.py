@@ -70,12 +70,15 @@ def right(by: Ruler, truth: Array, answers: Answers, *, within: float | None) ->
     """Return which rows are answered rightly, [rows]: the class that is true, or a number at most `within` from the true one.
 
     Raises:
-        Refused: REFERENCE_INVALID: numbers, and nobody says how near is right.
+        Refused: REFERENCE_INVALID: numbers, and nothing says how near is right; or classes, and something does.
     """
     if by.output is None:
         raise ValueError("agreement with another build is not the truth")
     values = answers[by.output]
     if by.metric == "accuracy":
+        if within is not None:
+            what = f"right_within, for output {by.output!r} whose answers are classes"
+            raise mismatch(Code.REFERENCE_INVALID, what, expected="none; a class is right or wrong", actual=within)
         return np.asarray(_classes(values, truth) == _plain(truth))
     if within is None:
         what = f"output {by.output!r}, which is a number: how far from the truth is still right (right_within)"

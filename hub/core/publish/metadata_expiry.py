@@ -38,6 +38,19 @@ def expiry(role: str, expires: datetime, now: datetime) -> Expiry:
     return Expiry(role, expires, severity_of((expires - now) / life(role)))
 
 
+def renewal(role: str) -> str:
+    """Return in words who signs a role again before it expires, and how."""
+    match role:
+        case "root":
+            return "holders of root keys sign it again: fleetcast keys ceremony --offer FILE"
+        case "targets":
+            return "the holder of the targets key signs it again: fleetcast renew"
+        case "snapshot" | "timestamp" | "rollouts":
+            return "the hub signs it again by itself: if it does not, see its log and fleetcast keys show --check"
+        case _:
+            return f"its team signs it again: fleetcast renew --model {role.removeprefix('model-')}"
+
+
 def severity_of(share_left: float) -> Severity:
     """Return how much it matters that so large a share of a life is left."""
     if share_left <= 0:

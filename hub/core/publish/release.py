@@ -5,7 +5,7 @@ import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
@@ -61,6 +61,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 Kind = Literal["numeric", "categorical"]
+OrderedBy = Literal["names", "file"]
 
 
 class Feature(NamedTuple):
@@ -76,13 +77,16 @@ class Feature(NamedTuple):
 class Fitted:
     """Hold a reference as a model takes it: `columns` [rows] each in its input's dtype, `blocks` [rows] the day or batch of each row.
 
-    A column that is a whole input, such as images, is [rows, ...]. `times` [rows] are seconds since 1970.
+    A column that is a whole input, such as images, is [rows, ...]. `times` [rows] are seconds since 1970. `ordered_by` says what decided
+    which column feeds which place: the model's or publisher's names, or the file's order, where neither names any.
     """
 
     features: tuple[Feature, ...]
     columns: Arrays
     blocks: Array | None
     times: Array | None = None
+    findings: Mapping[str, str] = field(default_factory=dict)  # Columns that are not watched unless they are named, with the reason.
+    ordered_by: OrderedBy = "names"
 
     @property
     def rows(self) -> int:
@@ -225,14 +229,14 @@ def feeds(features: Sequence[Feature], columns: Arrays) -> dict[str, Array]:
 # Golden inputs
 
 
-def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS) -> dict[str, Array]:
+def golden_columns(columns: Arrays, *, rows: int = GOLDEN_ROWS, mix: int = 0) -> dict[str, Array]:
     """Return made-up rows to test a release with, since they leave the publisher's hands.
 
     Numbers are quantiles of each column, neither extreme, the rest its commonest values; each column has an order of its own, so that
-    a row is a real one only by chance.
+    a row is a real one only by chance. Another `mix` is another order.
     """
     made: dict[str, Array] = {}
-    for number, (name, column) in enumerate(columns.items()):
+    for number, (name, column) in enumerate(columns.items(), start=mix * len(columns)):
         if column.ndim > 1:
             made[name] = _golden_whole(column, rows, number)
             continue
@@ -249,6 +253,21 @@ def _golden_whole(column: Array, rows: int, number: int) -> Array:
     """Make up whole inputs [rows, ...]: each of their values has quantiles and an order of its own, so that no picture is anyone's."""
     ordered = np.sort(column, axis=0)[np.linspace(0, len(column) - 1, rows + 2).astype(int)[1:-1]]
     return np.random.default_rng(number).permuted(ordered, axis=0)
+
+
+def typical_columns(columns: Arrays, *, rows: int) -> dict[str, Array]:
+    """Return rows that are all alike: the middle number of each column, the commonest of its other values."""
+    made: dict[str, Array] = {}
+    for name, column in columns.items():
+        if column.ndim > 1:
+            middle = np.sort(column, axis=0)[len(column) // 2]
+        elif column.dtype.kind == "f":
+            middle = np.sort(column)[len(column) // 2]
+        else:
+            values, counts = np.unique(column, return_counts=True)
+            middle = values[int(np.argmax(counts))]
+        made[name] = np.stack([middle] * rows) if column.ndim > 1 else np.full(rows, middle, column.dtype)
+    return made
 
 
 def parse_golden(

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hub.core.publish.baseline import SignalSpec
+from hub.core.publish.column_findings import WORDS_MIN, words
 from hub.core.publish.release import Feature, Fitted, Kind, listed
 from schemas.errors import Code, mismatch
 from schemas.limits import CATEGORIES_MAX, SIGNALS_MAX
@@ -33,7 +34,6 @@ WIDE = 33  # values in a row, from which on no single one means anything to a pe
 PROJECTIONS = 4
 SEED = 20_131  # the projections' seed; the same for every release, so that releases can be compared
 NAME_MAX = 64  # schemas.signals.Signal.name
-WORDS_MIN = 2.0  # a text has this many on average; a category has fewer
 REFUSALS = ("I'm sorry", "I am sorry", "Sorry,", "I can't", "I cannot", "I can not", "I'm unable", "I am unable", "As an AI", "I won't")
 STOPS = ("stop", "length", "abort")
 LENGTH_EDGES = tuple(2.0**power for power in range(10))  # words of a text that nobody has a reference for
@@ -62,6 +62,22 @@ class Candidate:
         return self.spec.signal(edges=self.edges, categories=self.categories, counts=(0,) * bins)
 
 
+@dataclass(frozen=True, slots=True)
+class Unwatched:
+    """Name a column, an output or a signal that no window counts, and say why."""
+
+    name: str
+    reason: str
+
+
+NO_ROOM = f"a window holds at most {SIGNALS_MAX} signals"
+WHY_NOT = {
+    "constant": "constant in the reference",
+    "id": "a number or name of each row",
+    "time": "the time of each row",
+}  # Reasons by what hub.core.publish.column_findings found.
+
+
 @dataclass(frozen=True)
 class Model:
     """Describe a model: its signature and limits, the reference as it takes it, and what it answers, by output [rows, ...]."""
@@ -74,8 +90,8 @@ class Model:
     calibrates: bool = False  # nodes have baselines of their own
 
 
-def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate], tuple[str, ...]]:
-    """Return the signals to watch, and the names of those for which there is no room.
+def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate], tuple[Unwatched, ...]]:
+    """Return the signals to watch, and what is not watched, with the reason.
 
     Raises:
         Refused: REFERENCE_INVALID: a named signal does not exist or is named twice, there are none or too many, or a name is too long.
@@ -83,25 +99,74 @@ def declared(model: Model, named: Sequence[str] | None) -> tuple[list[Candidate]
     columns = dict(_columns(model))
     single = dict(_single(model, columns))
     known = {**columns, **single}
-    found = known | {one.spec.name: one for one in _by_default(model, single)}
+    measures = {one.spec.name: one for one in _by_default(model, single)}
+    found = known | measures
     if named is None:
         chosen = _ordinary(model, columns) + _others(model, single, columns)
+        _check_each_once([name for name in chosen if chosen.count(name) > 1], columns)
         ranked = sorted(chosen, key=lambda name: PRECEDENCE.index(found[name].spec.side))
-        left_out = [name for name in chosen if name in ranked[SIGNALS_MAX:]]
-        chosen = [name for name in chosen if name not in left_out]
+        no_room = [name for name in chosen if name in ranked[SIGNALS_MAX:]]
+        chosen = [name for name in chosen if name not in no_room]
     else:
-        left_out = []
+        no_room = []
+        _check_each_once([name for name in named if name in columns and name in single.keys() | measures.keys()], columns)
         found |= {name: one for name in named if name not in found and (one := _asked(model, name)) is not None}
         chosen = list(named)
         wrong = [name for name in chosen if name not in found or chosen.count(name) > 1]
         if wrong:
             raise mismatch(Code.REFERENCE_INVALID, "signals", expected=f"some of {listed(list(found))}, each once", actual=listed(wrong))
+    if not chosen and columns and named is None:
+        odd = [f"{one.name} ({one.reason})" for one in _unwatched(model, [], [], asked=False)]
+        raise mismatch(
+            Code.REFERENCE_INVALID, "columns and outputs to watch", expected="some, or their names with --signals", actual=listed(odd)
+        )
     if not 1 <= len(chosen) <= SIGNALS_MAX:
         raise mismatch(Code.REFERENCE_INVALID, "number of signals", expected=f"1 to {SIGNALS_MAX}", actual=len(chosen))
     for name in chosen:
         if not 1 <= len(name) <= NAME_MAX:
             raise mismatch(Code.REFERENCE_INVALID, f"name of signal {name!r}", expected=f"1 to {NAME_MAX} characters", actual=len(name))
-    return [found[name] for name in chosen], tuple(left_out)
+    watched = [found[name] for name in chosen]
+    return watched, (*(Unwatched(name, NO_ROOM) for name in no_room), *_unwatched(model, watched, no_room, asked=named is not None))
+
+
+def _check_each_once(twice: Sequence[str], columns: Mapping[str, Candidate]) -> None:
+    """Check that no column has the name of a signal of something else; windows name signals, and nobody could tell the two apart.
+
+    Raises:
+        Refused: REFERENCE_INVALID.
+    """
+    for name in twice:
+        what = f"column {name!r} of the reference" if name in columns else f"signal {name!r}"
+        expected = "one that no other signal has; rename the column, or choose other signals with --signals"
+        raise mismatch(Code.REFERENCE_INVALID, f"{what}: its name", expected=expected, actual="the name of another signal, too")
+
+
+def _unwatched(model: Model, watched: Sequence[Candidate], no_room: Sequence[str], *, asked: bool) -> Iterator[Unwatched]:
+    """Yield the columns and outputs of which no signal is counted."""
+    counted = {(one.spec.side, one.spec.tensor) for one in watched if one.spec.measure is not None}
+    columns = {(one.spec.side, one.spec.tensor, one.spec.column) for one in watched if one.spec.measure is None}
+    for feature in model.fitted.features if model.fitted is not None else ():
+        place = ("input", feature.tensor.name, feature.place)
+        if place not in columns and ("input", feature.tensor.name) not in counted and feature.column not in no_room:
+            reason = WHY_NOT.get(model.fitted.findings.get(feature.column, "") if model.fitted is not None else "", "")
+            yield Unwatched(feature.column, "not among --signals" if asked else f"{reason}; name it with --signals to watch it")
+    if model.fitted is None:
+        sides = (("input", model.inputs), ("output", model.outputs))
+        unread = [tensor.name for side, tensors in sides for tensor in tensors if (side, tensor.name) not in counted]
+        yield from (Unwatched(name, "there is no reference") for name in unread)
+        return
+    for tensor in model.outputs:
+        width = _width(model.answers[tensor.name]) if tensor.name in model.answers else None
+        seen = ("output", tensor.name) in counted or any(side == "output" and name == tensor.name for side, name, _ in columns)
+        if seen or tensor.name in no_room:
+            continue
+        if asked:
+            yield Unwatched(tensor.name, "not among --signals")
+        elif width is None:
+            yield Unwatched(tensor.name, "not one answer of bounded size for each row")
+        else:
+            each = f"{tensor.name}[0]" if width > 1 else tensor.name
+            yield Unwatched(tensor.name, f"{width} values a row; name those to watch with --signals, such as {each}")
 
 
 # What there is
@@ -150,9 +215,10 @@ def _by_default(model: Model, single: Mapping[str, Candidate]) -> Iterator[Candi
 
 
 def _ordinary(model: Model, columns: Mapping[str, Candidate]) -> list[str]:
-    """Return columns of narrow inputs that are no texts."""
+    """Return columns of narrow inputs that are no texts, and of which nothing speaks against watching them."""
     left = {tensor for tensor, _ in _wide_inputs(model)} | {feature.tensor.name for feature in _texts(model)}
-    return [name for name, one in columns.items() if one.spec.tensor not in left]
+    odd = {} if model.fitted is None else model.fitted.findings
+    return [name for name, one in columns.items() if one.spec.tensor not in left and name not in odd]
 
 
 def _others(model: Model, single: Mapping[str, Candidate], columns: Mapping[str, Candidate]) -> list[str]:
@@ -253,8 +319,7 @@ def _texts(model: Model) -> list[Feature]:
     for feature in model.fitted.features:
         values = model.fitted.columns[feature.column]
         if values.dtype == object and values.ndim == 1 and len(set(values.tolist())) > CATEGORIES_MAX:
-            words = np.mean([len(str(one).split()) for one in values[:1000]])
-            found += [feature] if words >= WORDS_MIN else []
+            found += [feature] if words(values) >= WORDS_MIN else []
     return found
 
 

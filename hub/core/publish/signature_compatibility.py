@@ -90,6 +90,19 @@ def check_started(release: Signature, predecessors: Iterable[Signature]) -> None
             raise _breaking(what, found, "add --breaking once these programs are ready for it")
 
 
+def check_moved(moved: Iterable[tuple[Signature, Signature, int]]) -> None:
+    """Check what nodes would go to against what they have: (release, the one before, how many nodes).
+
+    Raises:
+        Refused: RELEASE_BREAKING: programs at some nodes would not work with the release that they would get.
+    """
+    for release, before, nodes in moved:
+        if found := differences(release, before):
+            whom = "1 node has" if nodes == 1 else f"{nodes} nodes have"
+            what = f"{release.name} breaks programs that use {before.name}, which {whom} and would leave for it"
+            raise _breaking(what, found, "add --breaking once these programs are ready for it")
+
+
 def _breaking(what: str, found: Sequence[str], mend: str) -> Refused:
     said = f"{what}: {'; '.join(found)}"
     room = 4 * TEXT_MAX - len(mend) - 8

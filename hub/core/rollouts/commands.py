@@ -110,6 +110,7 @@ class RemoveDeployment(Fact):
     """Take a deployment away: its nodes follow the next one that matches them."""
 
     name: ModelName
+    breaking: bool = False  # Take it away although programs that use what its nodes have now would not work with what they then get.
 
 
 OfDeployment = Halt | Resume | Rollback | Approve | Retry | SetParameters

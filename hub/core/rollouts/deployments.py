@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 
 from hub.core.rollouts.commands import RemoveDeployment, SetDeployment, Start
-from hub.core.rollouts.rollout import Place, Progress, begin, settled_release, with_parameters
+from hub.core.rollouts.rollout import OPERATOR, PINNED, Place, Progress, begin, settled_release, with_parameters
 from hub.core.rollouts.selector_help import nearest, unknown_key
 from hub.core.rollouts.stages import built, words_of
 from hub.core.rollouts.tally import decided
@@ -287,14 +287,6 @@ def empty(selector: tuple[Requirement, ...], nodes: Sequence[NodeFacts]) -> list
     ]
 
 
-def replaced(model: Model, wish: SetDeployment, nodes: Sequence[NodeFacts]) -> tuple[ReleaseRef, ...]:
-    """Return the releases that the nodes of a deployment have by what decides for them now, each once."""
-    selector = _selector_of(wish, model.get(wish.name))
-    decides = [deciding(model.deployments, node) for node in nodes if matches(selector, node)]
-    standing = [one.fallback if one.state == "rolled_back" else one.release for one in decides if one is not None]
-    return tuple(dict.fromkeys(one for one in standing if one is not None))
-
-
 def _selector_of(wish: SetDeployment, known: Progress | None) -> tuple[Requirement, ...]:
     """Return the selector that a deployment has once the wish is obeyed: what is not said stays as it is."""
     if wish.where is not None:
@@ -310,6 +302,7 @@ def pinned(
     nodes: Sequence[NodeFacts],
     rollout: bytes,
     now: int,
+    actor: str = OPERATOR,
 ) -> Progress:
     """Make or change a deployment. With a release it is a pin: done at once. A new one without pins what its nodes have now.
 
@@ -346,7 +339,7 @@ def pinned(
         raise Refused(
             Code.ROLLOUT_INVALID, f"no release of {model.name} was rolled out to its nodes: give the one to run, with --release VERSION"
         )
-    return _pin(model, place, release, rollout=rollout, now=now)
+    return _pin(model, place, release, rollout=rollout, now=now, actor=actor)
 
 
 def _present_release(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> ReleaseRef | None:
@@ -365,7 +358,7 @@ def _present_release(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> 
     return place.fallback
 
 
-def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now: int) -> Progress:
+def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now: int, actor: str) -> Progress:
     before = place.before
     rows = before.parameters if before is not None else None
     if before is None and place.fallback is not None:
@@ -382,7 +375,7 @@ def _pin(model: Model, place: Place, release: ReleaseRef, *, rollout: bytes, now
         parameters=rows,
         started=now,
     )
-    return Progress(model.name, pin, stage_entered_at=now, judged_from=now, reason="is pinned by an operator")
+    return Progress(model.name, pin, stage_entered_at=now, judged_from=now, tries_from=now, reason=f"{PINNED} {actor}", actor=actor)
 
 
 def removed(model: Model, wish: RemoveDeployment) -> Model:

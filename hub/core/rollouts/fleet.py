@@ -11,11 +11,12 @@ from typing import Literal
 
 from hub.core.rollouts import refusals
 from hub.core.rollouts.listening import NEVER, Listened
-from hub.core.rollouts.tally import NodeReport
+from hub.core.rollouts.tally import NodeReport, retries_of
+from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES
 from schemas.receipt import Receipt
-from schemas.rollout import ReleaseRef
+from schemas.rollout import Gate, ReleaseRef
 from schemas.selectors import NodeFacts
 from schemas.state import REPORT_SECONDS, State
 
@@ -24,6 +25,7 @@ from schemas.state import REPORT_SECONDS, State
 ONLINE_SECONDS = 900
 SESSION_PLAUSIBLE_MAX = 2**40  # Sessions count connections, from 1 or from seconds since 1970: nothing that is true comes near.
 QUIET_SHARE, QUIET_SECONDS = 1.5, 30.0  # A node is quiet after this many times what lies between its reports, and some seconds.
+FAILURES_KEPT = 128  # Times of failures of one release on one node that are kept; a gate asks for at most 100 retries.
 MEASURED_KEPT = 4  # Releases of a model whose latency on a node is kept: it serves one, and has served few before it.
 Status = Literal["online", "disconnected", "lost"]
 
@@ -63,6 +65,11 @@ class Node:
     refused: Mapping[str, refusals.Reported] = field(default_factory=dict)  # Documents that receipts say it refused, by model.
     seen_apart: float = float(REPORT_SECONDS)  # What lies between its reports: as usual, or longer where that was seen.
     measured: Mapping[str, tuple[tuple[bytes, float], ...]] = field(default_factory=dict)  # latency by model and release, newest first
+    failed_at: Mapping[tuple[str, bytes], tuple[int, ...]] = field(default_factory=dict)  # Every failure, also those mended since.
+
+    other_key: bytes | None = (
+        None  # SHA-256 of another key by which a device speaks in this name since it was heard last: it does not count.
+    )
 
     @property
     def name(self) -> str:
@@ -127,6 +134,7 @@ def fold_state(known: Node | None, state: State, *, now: int, listened: Listened
         public_key=known.public_key or state.public_key,
         refused=_still_refused(known, state),
         heard_at=max(known.heard_at, heard_at),
+        other_key=None,
         seen_apart=_seen_apart(known, state, heard_at, old=old),
     )
 
@@ -170,13 +178,31 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
             node = replace(node, measured=measured)
     else:
         failures[model, digest] = Failure(receipt.outcome, receipt.code, received_at)
+        times = (*node.failed_at.get((model, digest), ()), received_at)[-FAILURES_KEPT:]
+        node = replace(node, failed_at={**node.failed_at, (model, digest): times})
         if receipt.outcome == "rolled_back" and model in serving and serving[model].digest == digest:
             del serving[model]  # until it signs what it serves instead
     return replace(node, serving=serving, failures=failures, newest={**node.newest, model: receipt.sequence})
 
 
+def lacks_receipts(node: Node) -> bool:
+    """Return whether a node says of a release that it serves it, or could not, and no receipt has come that proves it."""
+    for slot in node.state.slots:
+        serving = node.serving.get(slot.model)
+        if slot.serving is not None and (serving is None or serving.digest != slot.serving):
+            return True
+        if slot.target is not None and slot.state in ("refused", "rolled_back") and (slot.model, slot.target) not in node.failures:
+            return True
+    return False
+
+
 def heard(node: Node, *, listened: Listened, silent_seconds: int) -> bool:
-    """Return whether a node counts as heard from, given how long the hub has listened in all."""
+    """Return whether a node counts as heard from, given how long the hub has listened in all.
+
+    A device that shows another key does not speak for it.
+    """
+    if node.other_key is not None:
+        return False
     patience = max(silent_seconds, ONLINE_SECONDS) if node.status == "online" else silent_seconds
     return listened - node.heard_at < patience
 
@@ -194,6 +220,15 @@ def latency_ratio(node: Node, model: str, digest: bytes) -> float | None:
     return mine / before if mine is not None and before else None
 
 
+def serves(node: Node, model: str) -> ReleaseRef | None:
+    """Return the release of a model that a node has signed that it serves; as long as it has signed none, the one that it reports."""
+    signed = node.serving.get(model)
+    if signed is not None:
+        return ReleaseRef(signed.version, signed.digest)
+    found = (slot for slot in node.state.slots if slot.model == model and slot.serving and slot.serving_version)
+    return next((ReleaseRef(one.serving_version, one.serving) for one in found if one.serving and one.serving_version), None)
+
+
 def held(nodes: Iterable[Node], model: str) -> list[bytes]:
     """Return the releases of a model that nodes serve or have kept, the commonest first: each must be able to go back to its own."""
     counts = Counter[bytes]()
@@ -207,20 +242,56 @@ def held(nodes: Iterable[Node], model: str) -> list[bytes]:
     return [digest for digest, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))]
 
 
-def report(node: Node, *, model: str, release: ReleaseRef, begun: int, listened: Listened, silent_seconds: int) -> NodeReport:
-    """Return what a rollout's gate wants to know of a node. A document that it refuses counts as a failure from the rollout's beginning."""
-    serving, failure = node.serving.get(model), node.failures.get((model, release.digest))
-    refused = any(refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=release.version))
-    times = [*([failure.received_at] if failure else []), *([begun] if refused else [])]
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """Hold a failure that counts, and how often the node has tried, that failure included."""
+
+    failure: Failure
+    tried: int
+
+
+def failure_of(node: Node, deployment: Deployment, *, model: str, failed_from: int, tries_from: int) -> Failing | None:
+    """Return the failure of a node that counts for the deployment which decides for it; None where none does.
+
+    A failure counts if it came at `failed_from` or later: before, an operator has seen it, or another attempt has begun. A node that has
+    failed more often since `tries_from` than the gate lets it try again by itself counts as failed until it serves the release. A document
+    that it refuses counts from the rollout's beginning until an operator has seen it: another attempt does not mend it. After going back it
+    is the fallback that a node can fail to take.
+    """
+    serving, release = node.serving.get(model), deployment.release
+    if deployment.state == "rolled_back":
+        if serving is not None or deployment.fallback is None:
+            return None
+        release = deployment.fallback
+    failure, retries = node.failures.get((model, release.digest)), retries_of(deployment)
+    tried = sum(at >= tries_from for at in node.failed_at.get((model, release.digest), ()))
+    if failure is not None and (failure.received_at >= failed_from or 0 < retries < tried):
+        return Failing(failure, max(1, tried))
+    if deployment.started < tries_from or (serving is not None and serving.digest == release.digest):
+        return None
+    for one in refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=release.version):
+        return Failing(Failure("refused", one.code, deployment.started), retries + 1)
+    return None
+
+
+def report(
+    node: Node, deployment: Deployment, *, model: str, listened: Listened, failed_from: int = 0, tries_from: int | None = None
+) -> NodeReport:
+    """Return what a rollout's gate wants to know of a node for which the deployment decides; the times are those of `failure_of`."""
+    serving, release, gate = node.serving.get(model), deployment.release, deployment.gate or Gate()
+    since = failed_from if tries_from is None else tries_from
+    failing = failure_of(node, deployment, model=model, failed_from=failed_from, tries_from=since)
     serves = serving is not None and serving.digest == release.digest
     return NodeReport(
         node=node.name,
         labels=node.labels,
         arch=node.arch,
-        heard=heard(node, listened=listened, silent_seconds=silent_seconds),
+        heard=heard(node, listened=listened, silent_seconds=gate.silent_seconds),
         serving=serves,
-        failed_at=max(times, default=None),
-        outcome=failure.outcome if failure else "refused",
+        serves_nothing=serving is None,
+        failed_at=failing.failure.received_at if failing is not None else None,
+        outcome=failing.failure.outcome if failing is not None else "refused",
+        tried=failing.tried if failing is not None else 1,
         quiet=serves and quiet(node, listened=listened),
         latency_ratio=latency_ratio(node, model, release.digest) if serves else None,
         shadow=serving.shadow if serving is not None and serves else None,

@@ -36,9 +36,9 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """Hold how often failed nodes may still try again by themselves, and in how many seconds they do."""
+    """Hold whether nodes that failed try again by themselves, and in how many seconds they do."""
 
-    left: int = 0
+    may: bool = False
     seconds: int = 0
 
 
@@ -108,10 +108,12 @@ def _failures(gate: Gate, counted: Tally, retries: Retries) -> Verdict:
     text = f"{counted.failed} of {counted.heard} nodes refused it or rolled back, at most {most:.0%} may"
     if not counted.failed or counted.failed <= most * counted.heard:
         return Verdict("failures", "holds", text, share, most)
-    if retries.left:
-        times = "once" if retries.left == 1 else f"{retries.left} times"
-        again = f"they try again in {retries.seconds} s, and may {times} more"
-        return Verdict("failures", "waits", f"{text}; {again}", share, most)
+    spent = counted.failed - counted.trying
+    if retries.may and spent <= most * counted.heard:
+        who = "they" if not spent else "1 of them" if counted.trying == 1 else f"{counted.trying} of them"
+        times = "once" if counted.tries_left == 1 else f"up to {counted.tries_left} times"
+        verb = "tries" if who == "1 of them" else "try"
+        return Verdict("failures", "waits", f"{text}; {who} {verb} again in {retries.seconds} s, and may {times} more", share, most)
     return Verdict("failures", "fails", text, share, most)
 
 

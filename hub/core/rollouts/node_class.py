@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from hub.core.rollouts import refusals
-from hub.core.rollouts.fleet import Failure, Node
+from hub.core.rollouts.fleet import Node, failure_of
 from hub.core.rollouts.stages import words_of
 from hub.core.rollouts.tally import BY_NEED, CLASSES, ClassName, class_name
 from schemas.deployments import Deployment, is_past_deadline, is_reached
 from schemas.errors import Code
-from schemas.state import Slot
+from schemas.state import Finding, Slot
 
 __all__ = ["BY_NEED", "CLASSES", "ClassName", "NodeClass", "class_of", "totals"]
 _STEPS: Final = {"fetching": "fetching", "staged": "testing", "testing": "testing", "shadow": "compared beside what it serves"}
@@ -30,30 +30,37 @@ class NodeClass:
 
 
 def class_of(
-    deployment: Deployment, node: Node, *, model: str, heard: bool, silent_seconds: float, failed_from: int, now: int
+    deployment: Deployment,
+    node: Node,
+    *,
+    model: str,
+    heard: bool,
+    silent_seconds: float,
+    failed_from: int,
+    tries_from: int | None = None,
+    now: int,
 ) -> NodeClass:
     """Return the class of a node that this deployment decides for.
 
-    `heard`: whether it counts as heard from, else it has been silent for `silent_seconds`. A failure from before `failed_from` does not
-    count: an operator has seen it, or another attempt has begun.
+    `heard`: whether it counts as heard from, else it has been silent for `silent_seconds`. `failed_from` and `tries_from` are those of
+    `fleet.failure_of`, which says what counts as a failure.
     """
     version, digest = deployment.release
     serving = node.serving.get(model)
     serves = serving is not None and serving.digest == digest
-    failure = node.failures.get((model, digest))
-    if failure is not None and failure.received_at < failed_from:
-        failure = None
-    if failure is None and not serves and deployment.started >= failed_from:  # A document that it refuses counts from the beginning.
-        for one in refusals.standing_against(refusals.findings_of(node.state, node.refused), model=model, version=version):
-            failure = Failure("refused", one.code, deployment.started)
+    since = failed_from if tries_from is None else tries_from
+    failing = failure_of(node, deployment, model=model, failed_from=failed_from, tries_from=since)
+    failure = failing.failure if failing is not None else None
+    clock = refusals.of_clock(refusals.findings_of(node.state, node.refused))
     slot = next((one for one in node.state.slots if one.model == model), None)
     name = class_name(
         deployment,
         reached=is_reached(deployment, node.facts),
         heard=heard,
         serves=serves,
+        serves_nothing=serving is None,
         failure=failure.outcome if failure is not None else None,
-        waits=_waits(slot, digest),
+        waits=_waits(slot, digest) or (clock is not None and not serves),
         now=now,
     )
     match name:
@@ -61,24 +68,41 @@ def class_of(
             code = failure.code if failure is not None else ""
             return NodeClass(name, f"{'refused it' if name == 'refused' else 'went back from it'}: {code}", code)
         case "unreachable":
-            late = is_past_deadline(deployment, now) and not serves
-            return NodeClass(name, f"was not heard for {_duration(silent_seconds)}{', and the deadline has passed' if late else ''}")
+            return _unreachable(node, silent_seconds, is_late=is_past_deadline(deployment, now) and not serves)
         case "serving":
             return NodeClass(name, f"serves {version if serves else _version(node, model)}")
         case "expired":
             return NodeClass(name, f"the deadline has passed; it stays on {_version(node, model)}")
         case "moving" | "waiting" if deployment.state == "rolled_back":
-            return NodeClass(name, "goes back")
+            return NodeClass(name, "goes back") if serving is not None else _from_nothing(deployment, slot)
         case "moving" | "waiting":
-            return _to_move(deployment, node, slot)
+            return _to_move(deployment, node, slot, clock)
 
 
-def _to_move(deployment: Deployment, node: Node, slot: Slot | None) -> NodeClass:
+def _unreachable(node: Node, silent_seconds: float, *, is_late: bool) -> NodeClass:
+    if node.other_key is not None:
+        return NodeClass("unreachable", other_key_in_words(node.name), Code.RECEIPT_KEY_CHANGED)
+    return NodeClass("unreachable", f"was not heard for {_duration(silent_seconds)}{', and the deadline has passed' if is_late else ''}")
+
+
+def _to_move(deployment: Deployment, node: Node, slot: Slot | None, clock: Finding | None) -> NodeClass:
+    if clock is not None:
+        return NodeClass("waiting", f"waits: {clock.reason}", clock.code)
     if deployment.state == "halted":
         return NodeClass("waiting", "waits: the rollout is halted")
     if not is_reached(deployment, node.facts):
         return NodeClass("waiting", _later(deployment, node))
     return _under_way(slot, deployment.release.digest)
+
+
+def _from_nothing(deployment: Deployment, slot: Slot | None) -> NodeClass:
+    """Say what a node that serves nothing has to expect of a deployment that was taken back."""
+    fallback = deployment.fallback
+    if fallback is None:
+        code = Code.ROLLOUT_TAKEN_BACK
+        return NodeClass("waiting", f"serves nothing: {deployment.release.version} was its first release, and was taken back", code)
+    found = _under_way(slot, fallback.digest)
+    return NodeClass("moving", f"serves nothing, and is to serve {fallback.version}: {found.sentence}", found.code)
 
 
 def _later(deployment: Deployment, node: Node) -> str:
@@ -108,6 +132,13 @@ def _under_way(slot: Slot | None, digest: bytes) -> NodeClass:
     if slot.state == "fetching" and slot.bytes_planned:
         return NodeClass("moving", f"is fetching, {min(100, 100 * slot.bytes_received // slot.bytes_planned)} %")
     return NodeClass("moving", f"is {_STEPS[slot.state]}")
+
+
+def other_key_in_words(node: str) -> str:
+    """Say what is wrong with a node whose device shows another key, and the mend."""
+    return (
+        f"its device shows another key than the one that it had at first, and is not believed; `fleetcast nodes replace {node}` lets it in"
+    )
 
 
 def totals(classes: Iterable[NodeClass]) -> dict[ClassName, int]:

@@ -14,7 +14,7 @@ from schemas.state import Finding, State
 SITE = "site"
 TRUST = "trust"
 # An older or expired bundle at the broker is refused, and the node has followed a newer one: that keeps it from no release.
-_HARMLESS = frozenset({Code.TRUST_ROLLBACK, Code.TRUST_EXPIRED})
+_HARMLESS = frozenset({Code.TRUST_ROLLBACK, Code.TRUST_EXPIRED, Code.CLOCK_UNKNOWN})  # For the clock a node waits.
 DOCUMENTS = {
     TRUST: "the trust bundle",
     "settings": "its settings",
@@ -62,9 +62,14 @@ def standing_against(findings: tuple[Finding, ...], *, model: str, version: str)
             yield one
 
 
+def of_clock(findings: tuple[Finding, ...]) -> Finding | None:
+    """Return what a node says of its clock, where it activates nothing until a time that it does not believe in yet."""
+    return next((one for one in findings if one.kind == TRUST and one.code == Code.CLOCK_UNKNOWN), None)
+
+
 def in_words(one: Finding) -> str:
     """Return `refuses the rollout of delay: ... [schema.unsupported]`, or what is wrong with a file of the site."""
-    if one.kind == SITE:
+    if one.kind == SITE or one.code in {Code.CLOCK_UNKNOWN, Code.RECEIPT_KEY_CHANGED}:
         return f"{one.reason} [{one.code}]"
     about = f" of {one.model}" if one.model and one.kind != "release" else f" {one.model}@{one.version}" if one.model else ""
     return f"refuses {DOCUMENTS.get(one.kind, one.kind)}{about}: {one.reason} [{one.code}]"

@@ -17,8 +17,8 @@ gate looks at the nodes that were *heard from*; the silent ones are a class of t
 9. the gates have held for `gate.soak_seconds` of listening: the next stage, if nobody has to approve it, and after the last one the
    rollout is done.
 
-Beside this, failed nodes try again after a pause, as often as `gate.retries` says for each stage; what a stage does not use up, the next
-ones may.
+Beside this, failed nodes try again after a pause, each as often as `gate.retries` says. A node that has used up its tries counts as failed,
+and takes none from the others.
 
 No alarm is not "no drift": where drift cannot be judged, or was not yet, the reason says so (hub/core/rollouts/gate_summary.py).
 """
@@ -44,6 +44,8 @@ from schemas.selectors import NodeFacts, Requirement
 
 __all__ = ["DEAF", "Facts", "NodeReport", "Progress", "Tally"]
 DEAF = "waits: the hub does not hear its nodes now; it is not connected to the broker, or reads what came while it was not"
+OPERATOR = "an operator"  # Who asked for it, where a command of an earlier version does not say so.
+LATE, PINNED = "the deadline has passed", "is pinned by"  # How the reasons begin of rollouts that ended so.
 ATTEMPTS_MAX = 1000
 RETRY_SECONDS = 600  # Pause before failed nodes try again by themselves, where the gate says nothing else.
 
@@ -52,9 +54,10 @@ RETRY_SECONDS = 600  # Pause before failed nodes try again by themselves, where 
 class Progress:
     """Hold a model's deployment with the controller's working state of its rollout.
 
-    `judged_from`: failures and alarms from before do not count; an operator who resumes has seen them. `held_since` is by the clock of
-    listening, the other times are by the wall's. So is `retry_since`, when the pause before the next attempt began; it is not kept over a
-    restart of the hub, which only makes the pause longer.
+    `judged_from`: failures and alarms from before do not count: an operator who resumes has seen them, and nodes that try again by
+    themselves are given the time. `tries_from`: tries from before do not count, for an operator has asked anew. `held_since` is by the
+    clock of listening, the other times are by the wall's. So is `retry_since`, when the pause before the next attempt began; it is not kept
+    over a restart of the hub, which only makes the pause longer.
     """
 
     model: str
@@ -66,6 +69,8 @@ class Progress:
     tally: Tally = field(default_factory=Tally)
     verdicts: tuple[Verdict, ...] = ()
     retry_since: Listened | None = None
+    tries_from: int = 0
+    actor: str = ""  # Name of the operator who last acted on the rollout; empty where a hub of an earlier version kept it.
 
     @property
     def name(self) -> str:
@@ -136,7 +141,7 @@ def begin(
         Refused: the stages do not rise to 100 %, the deadline has passed, or a parameter is unknown or out of bounds.
     """
     stages = built(wish.stages, wish.approve)
-    check_times(activate=wish.activate, deadline=wish.deadline, now=now)
+    check_times(activate=wish.activate, deadline=wish.deadline, now=now, fetch=wish.carriage.fetch if wish.carriage else None)
     if wish.gate.latency_ratio_max is not None and place.before is None and place.fallback is None:
         text = "no release was rolled out to these nodes before, so there is no latency to compare with: leave the gate on latency out"
         raise Refused(Code.ROLLOUT_INVALID, text)
@@ -158,7 +163,7 @@ def begin(
         deadline=wish.deadline,
         started=now,
     )
-    return Progress(model, deployment, stage_entered_at=now, judged_from=now, reason="has just begun")
+    return Progress(model, deployment, stage_entered_at=now, judged_from=now, tries_from=now, reason="has just begun")
 
 
 def settled_release(deployment: Deployment) -> ReleaseRef | None:
@@ -183,28 +188,30 @@ def with_parameters(
     return tuple([*mine, *others][:RELEASES_WITH_PARAMETERS_MAX]) or None
 
 
-def halt(progress: Progress) -> Progress:
+def halt(progress: Progress, *, actor: str = OPERATOR) -> Progress:
     """Stop moving nodes, on an operator's word.
 
     Raises:
         Refused: it is not running.
     """
     _must_be(progress, ("running",), "halted")
-    return _changed(replace(progress, reason="halted by an operator"), state="halted")
+    return _changed(replace(progress, reason=f"halted by {actor}", actor=actor), state="halted")
 
 
-def resume(progress: Progress, *, now: int) -> Progress:
+def resume(progress: Progress, *, now: int, actor: str = OPERATOR) -> Progress:
     """Go on with the present stage; what failed before is not held against it again.
 
     Raises:
         Refused: it is not halted.
     """
     _must_be(progress, ("halted",), "resumed")
-    fresh = replace(progress, stage_entered_at=now, judged_from=now, held_since=None, reason="resumed by an operator")
+    fresh = replace(
+        progress, stage_entered_at=now, judged_from=now, tries_from=now, held_since=None, reason=f"resumed by {actor}", actor=actor
+    )
     return _changed(fresh, state="running")
 
 
-def roll_back(progress: Progress) -> Progress:
+def roll_back(progress: Progress, *, actor: str = OPERATOR) -> Progress:
     """Send each node that it has moved back to what the node served before; one that served nothing serves nothing again.
 
     Raises:
@@ -213,10 +220,10 @@ def roll_back(progress: Progress) -> Progress:
     _must_be(progress, ("running", "halted", "done"), "rolled back")
     fallback = progress.deployment.fallback
     where = f"to {fallback.version}" if fallback is not None else "to no release, for it is the first of its nodes"
-    return _changed(replace(progress, held_since=None, reason=f"rolled back {where} by an operator"), state="rolled_back")
+    return _changed(replace(progress, held_since=None, reason=f"rolled back {where} by {actor}", actor=actor), state="rolled_back")
 
 
-def approve(progress: Progress) -> Progress:
+def approve(progress: Progress, *, actor: str = OPERATOR) -> Progress:
     """Let the next stage begin when its turn has come.
 
     Raises:
@@ -230,10 +237,10 @@ def approve(progress: Progress) -> Progress:
         raise Refused(Code.ROLLOUT_INVALID, f"{what} of the {progress.title} waits for no approval")
     stages = list(deployment.stages)
     stages[number] = stages[number]._replace(approve=False)
-    return _changed(replace(progress, reason=f"has stage {number + 1} approved by an operator"), stages=tuple(stages))
+    return _changed(replace(progress, reason=f"has stage {number + 1} approved by {actor}", actor=actor), stages=tuple(stages))
 
 
-def retry(progress: Progress, *, now: int) -> Progress:
+def retry(progress: Progress, *, now: int, actor: str = OPERATOR) -> Progress:
     """Let the nodes that failed try once more; what failed before is not held against the rollout again.
 
     Raises:
@@ -245,7 +252,14 @@ def retry(progress: Progress, *, now: int) -> Progress:
     attempt = (progress.deployment.attempt or 0) + 1
     if attempt > ATTEMPTS_MAX:
         raise Refused(Code.ROLLOUT_INVALID, f"the {progress.title} was retried {ATTEMPTS_MAX} times: begin it anew")
-    fresh = replace(progress, judged_from=now, held_since=None, reason=f"begins attempt {attempt + 1}, asked for by an operator")
+    fresh = replace(
+        progress,
+        judged_from=now,
+        tries_from=now,
+        held_since=None,
+        reason=f"begins attempt {attempt + 1}, asked for by {actor}",
+        actor=actor,
+    )
     return _changed(fresh, attempt=attempt)
 
 
@@ -301,9 +315,10 @@ def _must_be(progress: Progress, states: Sequence[RolloutState], done: str) -> N
 def step(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> tuple[Progress, tuple[Action, ...]]:
     """Look at the gates once; `listened` is how long the hub has listened in all (hub/core/rollouts/listening.py)."""
     counted = tally(progress.deployment, facts.nodes, judged_from=progress.judged_from, now=now)
-    progress = replace(progress, tally=counted)
     if progress.deployment.state != "running":
-        return progress, ()
+        is_done = progress.deployment.state == "done"
+        return _as_it_is_now(progress, counted, facts) if is_done else replace(progress, tally=counted), ()
+    progress = replace(progress, tally=counted)
     progress = _with_pause(progress, facts, listened)
     progress = replace(progress, verdicts=gates.verdicts(progress.gate, counted, facts, _retries(progress, listened)))
     failing = next((one for one in progress.verdicts if one.outcome == "fails"), None)
@@ -316,6 +331,22 @@ def step(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> t
     if progress.retry_since is not None and _retries(progress, listened).seconds <= 0:
         return _try_again(progress, now)
     return _go_on(progress, facts, now=now, listened=listened)
+
+
+def _as_it_is_now(progress: Progress, counted: Tally, facts: Facts) -> Progress:
+    """Return a rollout that is done with what is so of its nodes: they may go back later, be lost, or come to the release after all."""
+    before = progress.tally
+    if (counted.serving, counted.heard, counted.failed, counted.silent) == (before.serving, before.heard, before.failed, before.silent):
+        return replace(progress, tally=counted)
+    parts = [f"{counted.serving} of {counted.heard} nodes heard from serve it"]
+    parts += [f"{counted.failed} refused it or rolled back"] if counted.failed else []
+    parts += [f"{counted.silent} {'is' if counted.silent == 1 else 'are'} silent"] if counted.silent else []
+    parts += [f"{counted.expired} expired and stay{'s' if counted.expired == 1 else ''} on what they serve"] if counted.expired else []
+    why = next((one for one in (LATE, PINNED) if progress.reason.startswith(one)), None)
+    lead = "" if why is None else f"{LATE}: " if why == LATE else f"{progress.reason.partition(': ')[0]}: "
+    fresh = {one.name: one for one in gates.verdicts(progress.gate, counted, facts)}
+    verdicts = tuple(fresh.get(one.name, one) for one in progress.verdicts)
+    return replace(progress, tally=counted, verdicts=verdicts, reason=lead + ", ".join(parts))
 
 
 def _go_on(progress: Progress, facts: Facts, *, now: int, listened: Listened) -> tuple[Progress, tuple[Action, ...]]:
@@ -338,14 +369,13 @@ def _halted(progress: Progress, problem: str) -> tuple[Progress, tuple[Action, .
     return stopped, (Announce(text), Halted(text))
 
 
-def _attempts_left(progress: Progress) -> int:
-    deployment = progress.deployment
-    return max(0, (progress.gate.retries or 0) * (deployment.stage + 1) - (deployment.attempt or 0))
+def _may_try_again(progress: Progress) -> bool:
+    return bool(progress.tally.trying) and (progress.deployment.attempt or 0) < ATTEMPTS_MAX
 
 
 def _with_pause(progress: Progress, facts: Facts, listened: Listened) -> Progress:
     """Return the state in which the pause before the next attempt runs, where there is to be one."""
-    if not progress.tally.failed or not _attempts_left(progress):
+    if not _may_try_again(progress):
         return replace(progress, retry_since=None)
     return progress if progress.retry_since is not None or not facts.listening else replace(progress, retry_since=listened)
 
@@ -353,11 +383,11 @@ def _with_pause(progress: Progress, facts: Facts, listened: Listened) -> Progres
 def _retries(progress: Progress, listened: Listened) -> Retries:
     pause = progress.gate.retry_seconds or RETRY_SECONDS
     passed = listened - progress.retry_since if progress.retry_since is not None else 0.0
-    return Retries(_attempts_left(progress), max(0, ceil(pause - passed)))
+    return Retries(_may_try_again(progress), max(0, ceil(pause - passed)))
 
 
 def _try_again(progress: Progress, now: int) -> tuple[Progress, tuple[Action, ...]]:
-    failed, attempt = progress.tally.failed, (progress.deployment.attempt or 0) + 1
+    failed, attempt = progress.tally.trying, (progress.deployment.attempt or 0) + 1
     reason = f"begins attempt {attempt + 1}: {failed} node{'' if failed == 1 else 's'} failed"
     fresh = replace(progress, judged_from=now, held_since=None, retry_since=None, reason=reason)
     return _changed(fresh, attempt=attempt), (Announce(f"{progress.title} {reason}"),)
@@ -372,7 +402,7 @@ def _end_at_deadline(progress: Progress, facts: Facts) -> tuple[Progress, tuple[
     others += [f"{silent} {'was' if silent == 1 else 'were'} not heard"] if silent else []
     if not serving:
         return _halted(progress, f"the deadline has passed and no node serves it: {', '.join(others)}; begin it anew with a later one")
-    reason = f"the deadline has passed: {serving} of {len(facts.nodes)} nodes serve it, {', '.join(others)}"
+    reason = f"{LATE}: {serving} of {len(facts.nodes)} nodes serve it, {', '.join(others)}"
     done = _changed(replace(progress, held_since=None, retry_since=None, reason=reason), state="done")
     return done, (Announce(f"{progress.title} is done: {reason}"),)
 

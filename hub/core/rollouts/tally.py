@@ -24,14 +24,16 @@ SHADOW_PASSED: Final = "passed"
 class NodeReport(NodeFacts):
     """Describe what is known of a node for one model and one release, by its receipts.
 
-    `failed_at` is when its last failure was received. `quiet`: it says nothing for longer than its reports are apart, although it is not
-    silent yet. `latency_ratio` compares with the release that the same node served before.
+    `failed_at` is when its last failure was received, and `tried` how often it has tried and failed. `quiet`: it says nothing for longer
+    than its reports are apart, although it is not silent yet. `latency_ratio` compares with the release that the same node served before.
     """
 
     heard: bool
     serving: bool
     failed_at: int | None = None
     outcome: Outcome = "refused"  # What the failure was, where there was one.
+    tried: int = 1
+    serves_nothing: bool = False
     quiet: bool = False
     latency_ratio: float | None = None
     shadow: str | None = None
@@ -41,7 +43,8 @@ class NodeReport(NodeFacts):
 class Tally:
     """Count the nodes that a rollout has reached: addressed = heard + silent; serving and failed are of those heard.
 
-    `quiet` are those of `serving` that do not say so any more at present. `expired` nodes are not addressed any more.
+    `quiet` are those of `serving` that do not say so any more at present. `expired` nodes are not addressed any more. `trying` are those of
+    `failed` that may try again by themselves, the one with most tries left `tries_left` times.
     """
 
     addressed: int = 0
@@ -55,6 +58,8 @@ class Tally:
     latency_nodes: int = 0
     shadow_passed: int = 0
     shadow_nodes: int = 0
+    trying: int = 0
+    tries_left: int = 0
 
 
 def decided(deployments: Sequence[Deployment], nodes: Iterable[Node]) -> dict[str, list[Node]]:
@@ -67,19 +72,32 @@ def decided(deployments: Sequence[Deployment], nodes: Iterable[Node]) -> dict[st
     return found
 
 
+def retries_of(deployment: Deployment) -> int:
+    """Return how often each node that fails tries again by itself."""
+    return (deployment.gate.retries if deployment.gate is not None else None) or 0
+
+
 def class_name(
-    deployment: Deployment, *, reached: bool, heard: bool, serves: bool, failure: Outcome | None, waits: bool = False, now: int
+    deployment: Deployment,
+    *,
+    reached: bool,
+    heard: bool,
+    serves: bool,
+    failure: Outcome | None,
+    serves_nothing: bool = False,
+    waits: bool = False,
+    now: int,
 ) -> ClassName:
     """Return the class of a node for the deployment that decides for it.
 
     `reached`: by a stage. `failure`: what counts of the node's last one. `waits`: it says that it waits for its budget or for its time.
     """
-    if deployment.state != "rolled_back" and failure is not None and not serves:
+    if failure is not None and not serves:
         return failure
     if not heard:
         return "unreachable"
     if deployment.state == "rolled_back":
-        return "moving" if serves else "serving"
+        return _after_going_back(deployment, serves=serves, serves_nothing=serves_nothing)
     if serves:
         return "serving"
     if is_past_deadline(deployment, now):
@@ -87,18 +105,32 @@ def class_name(
     return "waiting" if deployment.state == "halted" or not reached or waits else "moving"
 
 
+def _after_going_back(deployment: Deployment, *, serves: bool, serves_nothing: bool) -> ClassName:
+    """Return the class after going back: a node that serves nothing takes the fallback; without one, only another rollout helps it."""
+    if serves_nothing and deployment.fallback is None:
+        return "waiting"
+    return "moving" if serves or serves_nothing else "serving"
+
+
 def tally(deployment: Deployment, nodes: Iterable[NodeReport], *, judged_from: int, now: int) -> Tally:
-    """Count the nodes for which a deployment decides; failures from before `judged_from` do not count.
+    """Count the nodes for which a deployment decides; failures from before `judged_from` do not count, but for nodes without tries left.
 
     After going back, `serving` counts the nodes that have yet to leave the release, wherever they are.
     """
-    heard = serving = failed = silent = quiet = expired = 0
+    heard = serving = failed = silent = quiet = expired = trying = most_left = 0
+    retries = retries_of(deployment)
     ratios, shadows = list[float](), list[str]()
     for node in nodes:
         reached = is_reached(deployment, node)
-        counts = node.failed_at is not None and node.failed_at >= judged_from
+        counts = node.failed_at is not None and (node.failed_at >= judged_from or 0 < retries < node.tried)
         name = class_name(
-            deployment, reached=reached, heard=node.heard, serves=node.serving, failure=node.outcome if counts else None, now=now
+            deployment,
+            reached=reached,
+            heard=node.heard,
+            serves=node.serving,
+            serves_nothing=node.serves_nothing,
+            failure=node.outcome if counts else None,
+            now=now,
         )
         if name == "expired":
             expired += 1
@@ -107,7 +139,10 @@ def tally(deployment: Deployment, nodes: Iterable[NodeReport], *, judged_from: i
             if not node.heard:
                 continue
             heard += 1
-            failed += name in {"refused", "rolled_back"}
+            if name in {"refused", "rolled_back"}:
+                failed += 1
+                left = max(0, retries + 1 - node.tried)
+                trying, most_left = trying + (left > 0), max(most_left, left)
             if node.serving:
                 serving += 1
                 quiet += node.quiet
@@ -125,4 +160,6 @@ def tally(deployment: Deployment, nodes: Iterable[NodeReport], *, judged_from: i
         latency_nodes=len(ratios),
         shadow_passed=shadows.count(SHADOW_PASSED),
         shadow_nodes=len(shadows),
+        trying=trying,
+        tries_left=most_left,
     )

@@ -33,6 +33,7 @@ from schemas.window import Window
 SESSION_EXPIRY_SECONDS = 24 * 3600  # receipts and windows wait at the broker for a hub that is away for a day
 RECEIVE_MAX = 2048  # unacknowledged messages to us: two batches of windows, one on its way while the other is made durable
 OWN_KINDS = ("trust-roles", "trust-time", "model", "deploy", "deployed", "trust")  # In the order in which they are published.
+ASK_EXPIRY_SECONDS = 3600  # A request for receipts is not worth more: the hub repeats it while it lacks them.
 MSGPACK, JSON = "application/msgpack", "application/json"
 
 
@@ -145,6 +146,10 @@ class HubLink(BlockPublisher):
     def retain_settings(self, node: str, envelope: bytes) -> None:
         """Retain a node's signed settings for it; nothing takes them out of the broker's memory."""
         self._link.publish(self.topics.settings(node), envelope, retain=True, content_type=MSGPACK)
+
+    def ask_for_receipts(self, node: str) -> None:
+        """Ask a node to sign its receipts once more: by an empty message on its settings' topic, which older nodes acknowledge only."""
+        self._link.publish(self.topics.settings(node), b"", expiry_seconds=ASK_EXPIRY_SECONDS)
 
     def clear_state(self, node: str) -> None:
         """Take a forgotten node's state out of the broker's memory."""

@@ -7,11 +7,13 @@ from datetime import UTC, datetime
 import structlog
 from securesystemslib.signer import Signer
 
+from hub.core.publish.metadata_expiry import renewal
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import OWN_KINDS, HubLink, OwnTopic
 from hub.service.delivery.deployment_topics import DeploymentTopics
 from hub.service.delivery.retained_topic_check import judge_deployments, judge_index, judge_model, judge_trust
 from hub.signing import deployment_statements
+from hub.signing.key_places import ONLINE
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.analytics_messages import Alert
@@ -200,8 +202,13 @@ class Announcer:
 
     def _publish(self, now: float) -> None:
         # Roles first, for they are fetched when a model's bundle is newer; models before the trust bundle that vouches for them, so that a
-        # node of before finds both; deployments before the index that points at them.
-        for topic in sorted(self._unpublished, key=lambda one: (OWN_KINDS.index(self._link.topics.parse(one).kind), one)):
+        # node of before finds both; deployments before the index that points at them. But where the index names newer roles it comes right
+        # after them: they may name other keys, and nodes are to fetch them before they judge what these keys have signed.
+        kinds = [*OWN_KINDS]
+        if self._small.names_newer_roles():
+            kinds.remove("deployed")
+            kinds.insert(kinds.index("trust-roles") + 1, "deployed")
+        for topic in sorted(self._unpublished, key=lambda one: (kinds.index(self._link.topics.parse(one).kind), one)):
             payload = self._payloads.get(topic, b"")  # empty: we have nothing to say there, so nothing is to stand there
             try:
                 self._link.retain(topic, payload)
@@ -212,13 +219,17 @@ class Announcer:
             self._echoes = {payload_echoed: at for payload_echoed, at in self._echoes.items() if now - at < ECHO_SECONDS}
             self._echoes[payload] = now
             log.info("announcement.published", topic=topic, bytes=len(payload))
+        self._small.published()
 
     def _warn_of_expiry(self) -> None:
         now = datetime.fromtimestamp(self._wall(), UTC)
         for one in self._repository.expiries(now):
-            # What the online keys sign is renewed by ourselves; what people hold the keys of is reported in time, once a degree.
-            if one.role in {"snapshot", "timestamp", "rollouts"} or self._warned.get(one.role, "ok") == one.severity:
+            # We renew what the online keys sign, at half of its life. So a warning is usual there, and anything worse says that we cannot.
+            if one.role in ONLINE and one.severity in {"ok", "warning"}:
+                self._warned.pop(one.role, None)
+                continue
+            if self._warned.get(one.role, "ok") == one.severity:
                 continue
             self._warned[one.role] = one.severity
-            text = f"role {one.role} expires at {one.expires.isoformat()}: {one.severity}; its key's holder has to sign it again"
+            text = f"role {one.role} expires at {one.expires.isoformat()}: {one.severity}; {renewal(one.role)}"
             self._notes.alert(Alert(kind="key_expiring", at=int(now.timestamp()), code=one.severity, text=text))

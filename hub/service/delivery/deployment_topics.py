@@ -31,6 +31,7 @@ class DeploymentTopics:
         self.roles: TrustRoles | None = None
         self._models: set[str] = set()
         self._warned: frozenset[str] = frozenset()
+        self._versions = self._published = (0, 0)  # Of root and targets, as the index names them.
         self._read: dict[bytes, Deployments] = {}  # Statements as they were read before: a step changes one of many.
 
     def payloads(self, trust: TrustBundle, *, now: datetime) -> Mapping[str, bytes]:
@@ -59,8 +60,17 @@ class DeploymentTopics:
         root, targets = Metadata[Root].from_bytes(roles.roots[-1]).signed, Metadata[Targets].from_bytes(roles.targets).signed
         found[self._topics.trust_roles] = codec.encode(self.roles)
         found[self._topics.trust_time] = codec.encode(TrustTime(timestamp=self.roles.timestamp))
+        self._versions = (root.version, targets.version)
         found[self._topics.deployed] = codec.encode(index_of(statements.values(), root=root.version, targets=targets.version))
         return found
+
+    def names_newer_roles(self) -> bool:
+        """Return whether the index names other versions of root and targets than the one that was published last."""
+        return self._versions != self._published
+
+    def published(self) -> None:
+        """Take in that all that was to be published is."""
+        self._published = self._versions
 
 
 def _covers(statement: Deployments | None, rollout: bytes) -> bool:

@@ -4,8 +4,8 @@ A turn does a bounded amount of it: there may be ten thousand nodes. What is sig
 answered when all of its nodes are signed; after a crash in between it is done again, which changes nothing where it was done.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import structlog
@@ -15,12 +15,15 @@ from hub.core.nodes import device_settings as core
 from hub.core.nodes.device_settings import Chosen, SetNodeSettings
 from hub.core.publish.metadata_expiry import is_ageing, life
 from hub.core.rollouts import fleet
+from hub.core.rollouts.moves import movements
 from hub.database.enrolments import Enrolments
 from hub.database.node_commands import NodeCommand, NodeCommands
 from hub.database.store import Store
+from hub.service.rollouts.release_lookup import check_movements
+from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
-from schemas.deployments import Envelope
+from schemas.deployments import Deployment, Envelope
 from schemas.device_settings import DeviceSettings
 from schemas.errors import Code, Refused, Unreachable
 from schemas.selectors import NodeFacts, matches, parse
@@ -30,6 +33,7 @@ log = structlog.get_logger()
 
 WORK_SECONDS = 0.2  # The share of a turn for reading, and for signing, and for publishing.
 AT_ONCE = 8  # Nodes between two looks at the clock.
+TELL_SECONDS = 600.0  # Between two statements to one name about its key: two devices may speak in turn.
 LOOK_SECONDS = 10.0  # Between two looks for settings that age, and for nodes that know newer ones than the hub.
 ROLE = "rollouts"  # The role whose key signs settings, and whose life they have.
 NAMES_KEPT = 256  # Nodes that an event names.
@@ -54,6 +58,7 @@ class _Job:
     changed: list[str] = field(default_factory=list)
     same: int = 0
     refused: dict[str, Refused] = field(default_factory=dict)
+    statements: Mapping[str, Sequence[Deployment]] | None = None  # By model; read where labels change.
 
 
 class SettingsKeeper:
@@ -79,6 +84,8 @@ class SettingsKeeper:
         self._unpublished: dict[str, None] = {}  # In order.
         self._to_clear: set[str] = set()
         self._ageing: list[str] = []
+        self._keys_told: dict[str, float] = {}
+        self._to_tell: list[str] = []
         self._job: _Job | None = None
         self._looked_at = float("-inf")
 
@@ -92,6 +99,7 @@ class SettingsKeeper:
         self._obey()
         self._look()
         self._renew()
+        self._tell_of_keys()
         if online:
             self._publish_some()
 
@@ -162,9 +170,32 @@ class SettingsKeeper:
             if after == before:
                 job.same += 1
                 continue
+            try:
+                self._check_releases(job, name, before, after)
+            except Refused as refusal:
+                job.refused[name] = refusal
+                continue
             fresh[name] = self._document(name, after, serial=core.serial_after(held.document if held else None, self._state(name)))
         self._sign(fresh)
         job.changed += fresh
+
+    def _check_releases(self, job: _Job, name: str, before: Chosen, after: Chosen) -> None:
+        """Check that a node whose labels change gets no release that its programs cannot use, unless the operator says so.
+
+        Raises:
+            Refused: RELEASE_BREAKING.
+        """
+        node = self._nodes.get(name)
+        if job.wish.breaking or not job.wish.changes_labels or node is None:
+            return
+        if job.statements is None:
+            found = {model: deployment_statements.read(self._repository, model) for model in self._repository.models()}
+            job.statements = {model: one.deployments.deployments for model, one in found.items() if one is not None}
+        facts = [(node.facts, replace(node.facts, labels=core.labels_after(node.state, before, after)))]
+        for model, order in job.statements.items():
+            serves = fleet.serves(node, model)
+            serving = {name: serves} if serves is not None else {}
+            check_movements(self._repository, movements(order, order, facts, serving=serving), model=model)
 
     def _finish(self, job: _Job) -> None:
         changed, wish = job.changed, job.wish
@@ -199,6 +230,33 @@ class SettingsKeeper:
         now, key = datetime.fromtimestamp(self._wall(), UTC), self._signer.public_key.keyid
         self._ageing = [name for name, held in self._held.items() if held.key != key or _is_ageing(held.document, now)]
         self._ageing += [name for name in self._nodes if self._is_behind(name)]
+        self._look_for_other_keys()
+
+    def _look_for_other_keys(self) -> None:
+        """Find devices that show another key than the one that counts, or no longer do: their settings tell them."""
+        now = self._monotonic()
+        for name, node in self._nodes.items():
+            held = self._held.get(name)
+            told = held.document.key_refused if held is not None else None
+            if node.other_key != told and now - self._keys_told.get(name, float("-inf")) >= TELL_SECONDS:
+                self._keys_told[name] = now
+                self._to_tell.append(name)
+
+    def _tell_of_keys(self) -> None:
+        """Tell devices whether their key counts, in the settings of their name."""
+        until = self._monotonic() + WORK_SECONDS
+        while self._to_tell and self._monotonic() < until:
+            self._to_tell, names = self._to_tell[AT_ONCE:], self._to_tell[:AT_ONCE]
+            fresh: dict[str, DeviceSettings] = {}
+            for name in names:
+                if self._is_forgotten(name):
+                    continue
+                self._read(name)
+                held = self._held.get(name)
+                document = held.document if held is not None else None
+                fresh[name] = self._document(name, Chosen.of(document), serial=core.serial_after(document, self._state(name)))
+                log.info("node_key.told", node=name)
+            self._sign(fresh)
 
     def _is_behind(self, name: str) -> bool:
         """Return whether a node follows newer settings than the hub knows: this hub was restored, or somebody else has signed them."""
@@ -224,8 +282,8 @@ class SettingsKeeper:
             self._sign(fresh)
 
     def _document(self, name: str, chosen: Chosen, *, serial: int) -> DeviceSettings:
-        expires = int(self._wall() + life(ROLE).total_seconds())
-        return core.document_of(name, chosen, serial=serial, expires=expires)
+        expires, node = int(self._wall() + life(ROLE).total_seconds()), self._nodes.get(name)
+        return core.document_of(name, chosen, serial=serial, expires=expires, key_refused=node.other_key if node is not None else None)
 
     def _sign(self, documents: Mapping[str, DeviceSettings]) -> None:
         """Sign, make durable, and have published."""

@@ -33,6 +33,7 @@ from hub.core.rollouts.commands import (
 from hub.core.rollouts.deployments import Model
 from hub.core.rollouts.gate_summary import Judged, judged
 from hub.core.rollouts.listening import Listened
+from hub.core.rollouts.moves import movements, unmoved
 from hub.core.rollouts.parameters import in_words
 from hub.core.rollouts.predecessors import predecessors
 from hub.core.rollouts.stages import words
@@ -42,7 +43,7 @@ from hub.database.drift_queries import Findings
 from hub.database.store import CommandRow, RolloutRow, Store
 from hub.service.alerts.event_log import Notes
 from hub.service.rollouts.listening import ListeningClock
-from hub.service.rollouts.release_lookup import signatures
+from hub.service.rollouts.release_lookup import check_movements, signatures
 from hub.signing import deployment_statements
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -87,13 +88,14 @@ class Controller:
         self._findings = Findings(store.database)
         self._judge_at = 0.0
         self._generation = -1
+        self._key = signer.public_key.keyid
         self._models = {model: self._restored(model) for model in repository.models()}
         self._uninformed = {name for name, model in self._models.items() if model.expires}  # Earlier nodes may read old news.
         self._take_over()
 
     def tick(self) -> bool:
         """Answer commands, then judge what runs; True when a statement was signed."""
-        signed = False
+        signed = self._look_at_key()
         self._forget_removed()
         for command in self._store.open_commands():
             signed |= self._answer(command)
@@ -107,6 +109,15 @@ class Controller:
             took = self._monotonic() - began
             self._judge_at = began + max(JUDGE_SECONDS, JUDGE_SHARE * took)
         return signed
+
+    def _look_at_key(self) -> bool:
+        """Sign everything again as soon as another key signs rollouts: nodes that know the new roles believe the old one no more."""
+        if self._key == (key := self._signer.public_key.keyid):
+            return False
+        self._key = key
+        self._models = {name: replace(model, expires=0) for name, model in self._models.items()}
+        self._take_over()
+        return True
 
     def _forget_removed(self) -> None:
         """Judge no rollout of a model that was removed: it must not be signed again."""
@@ -140,31 +151,33 @@ class Controller:
             case Refused() as refusal:
                 raise refusal
             case Start() as wish:
-                return self._start(model, wish)
+                return self._start(model, wish, command.actor or "")
             case SetDeployment() as wish:
-                return self._set_deployment(model, wish)
+                return self._set_deployment(model, wish, command.actor or core.OPERATOR)
             case RemoveDeployment() as wish:
-                return deployments.removed(model, wish), f"deployment {wish.name} of {model.name} is removed"
+                after = deployments.removed(model, wish)
+                self._check_movements(model, after, breaking=wish.breaking)
+                return after, f"deployment {wish.name} of {model.name} is removed"
             case asked:
-                return self._change(model, asked)
+                return self._change(model, asked, command.actor or core.OPERATOR)
 
-    def _change(self, model: Model, asked: OfDeployment) -> tuple[Model, str]:
+    def _change(self, model: Model, asked: OfDeployment, actor: str) -> tuple[Model, str]:
         before = deployments.chosen(model, asked.deployment, to_go_back=isinstance(asked, Rollback))
         now = int(self._wall())
         match asked:
             case SetParameters():
                 return self._set(model, before, asked)
             case Halt():
-                after = core.halt(before)
+                after = core.halt(before, actor=actor)
             case Resume():
-                after = core.resume(before, now=now)
+                after = core.resume(before, now=now, actor=actor)
             case Rollback():
-                after = core.roll_back(before)
+                after = core.roll_back(before, actor=actor)
                 self._check_kept(model.name, before.deployment.fallback)
             case Approve():
-                after = core.approve(before)
+                after = core.approve(before, actor=actor)
             case Retry():
-                after = core.retry(before, now=now)
+                after = core.retry(before, now=now, actor=actor)
         return model.with_rollout(after), f"{after.title} {after.reason}"
 
     def _check_kept(self, model: str, release: ReleaseRef | None) -> None:
@@ -201,7 +214,7 @@ class Controller:
             raise unchecked(f"{model}@{version}", found)
         return manifest, ReleaseRef(version, digest)
 
-    def _start(self, model: Model, wish: Start) -> tuple[Model, str]:
+    def _start(self, model: Model, wish: Start, actor: str) -> tuple[Model, str]:
         manifest, release = self._checked(model.name, wish.version)
         check_shadow(wish.gate, manifest)
         if not wish.breaking:
@@ -216,21 +229,34 @@ class Controller:
             now=int(self._wall()),
             allowed=manifest.parameters or (),
         )
+        after = model.with_rollout(replace(progress, actor=actor))
+        self._check_movements(model, after, breaking=wish.breaking)
         said = f"{progress.title} has begun, serial {model.serial + 1}, stages {words(progress.deployment.stages)}"
-        return model.with_rollout(progress), f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
+        return after, f"{said}, until {written(wish.deadline)}" if wish.deadline is not None else said
 
-    def _set_deployment(self, model: Model, wish: SetDeployment) -> tuple[Model, str]:
-        manifest, release = self._checked(model.name, wish.release) if wish.release is not None else (None, None)
-        if manifest is not None and not wish.breaking:
-            check_started(
-                Signature.of(manifest), signatures(self._repository, model.name, deployments.replaced(model, wish, self._facts()))
-            )
-        progress = deployments.pinned(model, wish, release, nodes=self._facts(), rollout=self._random_bytes(16), now=int(self._wall()))
+    def _set_deployment(self, model: Model, wish: SetDeployment, actor: str) -> tuple[Model, str]:
+        release = self._checked(model.name, wish.release)[1] if wish.release is not None else None
+        progress = deployments.pinned(
+            model, wish, release, nodes=self._facts(), rollout=self._random_bytes(16), now=int(self._wall()), actor=actor
+        )
         after = model.with_rollout(progress)
+        self._check_movements(model, after, breaking=wish.breaking)
         one = progress.deployment
         nodes = sum(decides is not None and decides.name == one.name for decides in self._decisions(after))
         whom = f"{text_of(one.selector) or 'every node'}, priority {one.priority}"
         return after, f"deployment {one.name} of {model.name} ({whom}) decides for {nodes} nodes: {one.release.version}"
+
+    def _check_movements(self, before: Model, after: Model, *, breaking: bool) -> None:
+        """Check that no node gets a release that its programs cannot use, unless the operator says so.
+
+        Raises:
+            Refused: RELEASE_BREAKING.
+        """
+        if breaking:
+            return
+        serving = {name: one for name, node in self._nodes.items() if (one := fleet.serves(node, after.name)) is not None}
+        found = movements(before.deployments, after.deployments, unmoved(self._facts()), serving=serving)
+        check_movements(self._repository, found, model=after.name)
 
     # Gates
 
@@ -263,7 +289,9 @@ class Controller:
                     case core.Announce(text):
                         texts.append(text)
                     case core.Halted(text):
-                        alerts.append(Alert(kind="rollout_halted", at=now, model=name, code="halted", text=text))
+                        alerts.append(
+                            Alert(kind="rollout_halted", at=now, model=name, code="halted", text=text, actor=progress.actor or None)
+                        )
         if texts:
             self._sign(before, after, *texts)
         elif after != before:
@@ -276,9 +304,9 @@ class Controller:
         running, gate, listened = progress.deployment.state == "running", progress.gate, self._listening.seconds
         alarm = self._drift(progress, nodes) if running and gate.halt_on_drift else ""
         drift = self._judged(progress, nodes) if running and not alarm and (gate.halt_on_drift or gate.drift_tests_min) else None
-        release, begun = progress.deployment.release, progress.deployment.started
+        since, tries = progress.judged_from, progress.tries_from
         reports = [
-            fleet.report(node, model=progress.model, release=release, begun=begun, listened=listened, silent_seconds=gate.silent_seconds)
+            fleet.report(node, progress.deployment, model=progress.model, listened=listened, failed_from=since, tries_from=tries)
             for node in nodes
         ]
         facts = gates.Facts(reports, drift_alarm=alarm, drift=drift, listening=self._listening.runs)
@@ -391,6 +419,8 @@ class Controller:
             failed=tally.failed,
             silent=tally.silent,
             updated_at=int(self._wall()),
+            actor=progress.actor or None,
+            tries_from=progress.tries_from,
         )
 
     def _renew(self, name: str) -> bool:
@@ -423,7 +453,8 @@ class Controller:
         return replace(model, rollouts=tuple(self._progress(model, one, rows.get(one.name)) for one in statement.deployments))
 
     def _progress(self, model: Model, deployment: Deployment, row: RolloutRow | None) -> core.Progress:
-        progress = core.Progress(model.name, deployment, stage_entered_at=int(self._wall()), judged_from=deployment.started)
+        begun = deployment.started
+        progress = core.Progress(model.name, deployment, stage_entered_at=int(self._wall()), judged_from=begun, tries_from=begun)
         if row is None or not deployments.is_of(row.document, deployment):
             return progress
         # Later than the clock is what a crash kept of the gate and not of it, and what an earlier hub took from the wall.
@@ -437,4 +468,6 @@ class Controller:
             reason=row.reason,
             verdicts=gates.from_json(row.gates),
             tally=Tally(row.addressed, row.heard, row.serving, row.failed, row.silent),
+            actor=row.actor or "",
+            tries_from=row.judged_from if row.tries_from is None else row.tries_from,
         )

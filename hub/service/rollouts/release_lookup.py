@@ -1,12 +1,13 @@
 """Finds releases by digest: reads them from the repository when they are asked for, and keeps them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from hub.core.drift import accuracy
-from hub.core.publish.signature_compatibility import Signature
+from hub.core.publish.signature_compatibility import Signature, check_moved
+from hub.core.rollouts.moves import Movement
 from hub.publish.block_store import BlockStore
 from hub.signing.tuf_repository import Repository
 from schemas import codec
@@ -136,6 +137,16 @@ class Releases:
 
     def _part(self, part: Block) -> bytes:
         return self._store.read(part.digest)  # its raw payload is always stored (hub/core/delivery/encode.py), under the part's own digest
+
+
+def check_movements(repository: Repository, found: Iterable[Movement], *, model: str) -> None:
+    """Check that nodes which a change moves to another release get one that their programs can use.
+
+    Raises:
+        Refused: RELEASE_BREAKING, naming both releases, how they differ and how many nodes it is about.
+    """
+    pairs = ((signatures(repository, model, [one.after, one.before]), one.nodes) for one in found)
+    check_moved((pair[0], pair[1], nodes) for pair, nodes in pairs if len(pair) == 2)  # One that was removed cannot be compared.
 
 
 def signatures(repository: Repository, model: str, releases: Sequence[ReleaseRef]) -> list[Signature]:

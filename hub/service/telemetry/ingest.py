@@ -12,7 +12,7 @@ from hub.core.drift import accuracy, windows
 from hub.core.drift.windows import Reader, Taken
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
-from hub.database.device_lives import DeviceLives
+from hub.database.device_lives import DeviceLives, OtherKey
 from hub.database.hearing import Hearing
 from hub.database.known_nodes import known_nodes
 from hub.database.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
@@ -26,7 +26,7 @@ from schemas import codec
 from schemas.accuracy import About
 from schemas.analytics_messages import Alert
 from schemas.errors import Code, Refused, mismatch
-from schemas.names import check_name
+from schemas.names import check_name, sha256
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import State
 
@@ -39,6 +39,7 @@ OPEN_INTERVALS_MAX = 4096  # untested intervals of one model and cohort: a fleet
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
 AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
+GONE_SECONDS = 86_400.0  # of listening: a node that is silent for so much longer than it may was reported, though the alert is not kept
 SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made durable when nodes were last seen
 
 
@@ -78,8 +79,14 @@ class Ingest:
         self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
-        # Nodes that were silent before a restart were reported before it.
-        self._silent = {name for name, node in self.nodes.items() if self._is_silent(node)}
+        self._silent = self._reported_silent()
+
+    def _reported_silent(self) -> set[str]:
+        """Return the silent nodes that were reported before a restart: an alert came since they were seen, or they are long gone."""
+        silent = [node for node in self.nodes.values() if self._is_silent(node)]
+        alerts = self._store.silence_alerts() if silent else {}
+        gone = self._listening.seconds - self._silent_seconds - GONE_SECONDS
+        return {one.name for one in silent if alerts.get(one.name, -1) >= one.last_seen or one.heard_at < gone}
 
     def _restore(self) -> None:
         self.nodes.update(known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock()))
@@ -129,7 +136,11 @@ class Ingest:
         if self._roll.forgotten(name) is not None:
             self.to_clear.add(name)
             self._report_forgotten(name, speaks=event.state.status != "lost" and not old)
-        self._roll.check_state(event.state, now=now)
+        try:
+            self._roll.check_state(event.state, now=now)
+        except Refused as refusal:
+            self._note_other_key(refusal, event.state)
+            raise
         if name not in self.nodes and len(self.nodes) >= NODES_MAX:
             raise mismatch(Code.NAME_INVALID, "number of nodes", expected=f"at most {NODES_MAX}", actual=f"{name!r} on top")
         self._report_ledger(event.state)
@@ -138,7 +149,11 @@ class Ingest:
             # Not the key of first use but the one that was enrolled; a device that has taken another's place begins anew.
             known = replace(known, public_key=event.state.public_key or keys[0]) if known.public_key in keys else None
         self._duplicates.follow(event)
-        node = fleet.fold_state(known, event.state, now=now, listened=self._listening.seconds, old=old)
+        try:
+            node = fleet.fold_state(known, event.state, now=now, listened=self._listening.seconds, old=old)
+        except Refused as refusal:
+            self._note_other_key(refusal, event.state)
+            raise
         if node is not None and keys:
             node = replace(node, public_key=keys[0])
         if node is None or node == self.nodes.get(name):
@@ -147,12 +162,21 @@ class Ingest:
             self._lives.take_place(_row(node))  # what the device before has signed counts no more
         else:
             self._store.upsert_node(_row(node))
+        if known is not None and known.other_key is not None and node.other_key is None:
+            self._lives.drop_other_key(name)
         self.nodes[name] = node
         self._seen.discard(name)
         self._heard.add(name)
         self._report_silence(node, now)
         if node.public_key:
             self._take_early(name)
+
+    def _note_other_key(self, refusal: Refused, state: State) -> None:
+        """Keep that a device speaks with another key than the one that counts, until the one that counts is heard again."""
+        node, key = self.nodes.get(state.node), sha256(state.public_key)
+        if refusal.code is Code.RECEIPT_KEY_CHANGED and node is not None and node.other_key != key:
+            self._lives.put_other_key(OtherKey(state.node, int(self._clock()), key))
+            self.nodes[state.node] = replace(node, other_key=key)
 
     def _report_forgotten(self, name: str, *, speaks: bool) -> None:
         """Report once that a forgotten node still speaks; what the broker kept of it is no sign of that."""
@@ -162,7 +186,7 @@ class Ingest:
             self._lives.mark_reported(name)
             self._roll.take_life(replace(life, reported_at=now))
             text = f"node {name} was forgotten and still speaks: switch the device off, or let it in by `fleetcast nodes replace {name}`"
-            self._notes.alert(Alert(kind="refused", at=now, node=name, code=str(Code.NODE_FORGOTTEN), text=text))
+            self._notes.alert(Alert(kind="refused", at=now, node=name, code=str(Code.NODE_FORGOTTEN), text=text, actor=life.actor))
 
     def _report_ledger(self, after: State) -> None:
         """Report a privacy ledger that has shrunk: it only grows, so an old copy was put back, with its witness, unknown to the node."""
@@ -213,8 +237,11 @@ class Ingest:
         heard_at = self._listening.seconds if self._listening.runs else None
         fresh = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
         for (receipt, _), is_fresh in zip(taken, fresh, strict=True):
-            if is_fresh and receipt.node in self.nodes:  # it may have been revoked a moment ago
-                node = fleet.fold_receipt(self.nodes[receipt.node], receipt, received_at=now, heard_at=heard_at, is_new=True)
+            known = self.nodes.get(receipt.node)  # it may have been revoked a moment ago
+            # One that is known already counts again where an older one, which came only now, has taken its place.
+            is_newest = known is not None and receipt.model is not None and receipt.sequence > known.newest.get(receipt.model, 0)
+            if known is not None and (is_fresh or is_newest):
+                node = fleet.fold_receipt(known, receipt, received_at=now, heard_at=heard_at, is_new=is_fresh)
                 self.nodes[receipt.node] = node
                 self._seen.add(receipt.node)
                 self._heard.add(receipt.node)
@@ -370,7 +397,8 @@ class Ingest:
 
     def _is_silent(self, node: fleet.Node) -> bool:
         listened, silent_seconds = self._listening.seconds, self._silent_seconds
-        return node.status == "lost" or not fleet.heard(node, listened=listened, silent_seconds=silent_seconds)
+        is_heard = fleet.heard(node, listened=listened, silent_seconds=silent_seconds) or node.other_key is not None  # That has an alert.
+        return node.status == "lost" or not is_heard
 
 
 def _verified_by(keys: Sequence[bytes], sealed: SealedReceipt) -> Receipt:

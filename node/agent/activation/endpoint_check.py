@@ -1,13 +1,13 @@
 """Prove that a release is served: it counts as served here once a question to the endpoint was answered by it, and not before."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 
 import structlog
 
 from node.agent.events import EndpointAnswered
-from node.core.activation.lifecycle import Target
+from node.core.activation.lifecycle import ModelSlot, Target
 from node.core.trust.clock import NEVER, MonotonicClock, MonotonicSeconds
 from node.serving.server import Server
 from schemas.errors import Code, Refused
@@ -41,6 +41,12 @@ class Endpoint:
             known = self._unproven[model] = _Unproven(target)
         known.asking = False
         self.tick()
+
+    def prove_again(self, slots: Iterable[ModelSlot]) -> None:
+        """Ask once more about what is served already: its receipt is signed when it answers."""
+        for slot in slots:
+            if slot.serving is not None and slot.model not in self._unproven:
+                self.prove(slot.model, slot.serving)
 
     def forget(self, model: str) -> None:
         """Ask no more for a model that was removed."""

@@ -1,17 +1,21 @@
 """Fill in a slot's receipts: the outcome, with what was measured on this device and what it cost to bring here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import structlog
 
 from node.core.activation.lifecycle import ModelSlot, Report, Target
 from node.core.activation.probation import Verdict
+from node.core.trust.clock import NEVER, MonotonicSeconds
 from node.storage.store import NodeStore
 from schemas.receipt import Evidence
 
 log = structlog.get_logger()
 
 PASSED = "passed"
+FAILED = frozenset({"refused", "rolled_back"})
+AGAIN_SECONDS = 600.0  # Between two times that receipts are signed on request: a hostile broker must not spend our bytes.
 
 
 class Receipts:
@@ -20,6 +24,7 @@ class Receipts:
     def __init__(self, store: NodeStore, report: Callable[..., None]) -> None:
         self._store, self._report = store, report
         self._evidence: dict[bytes, Evidence] = {}
+        self._again_at = NEVER
 
     def measured(self, target: Target, evidence: Evidence) -> None:
         """Take in that a release has proved itself."""
@@ -31,6 +36,20 @@ class Receipts:
         if compared:
             known = self._evidence.get(target.digest, Evidence())
             self._evidence[target.digest] = known.model_copy(update={"shadow": verdict.code or PASSED})
+
+    def may_sign_again(self, now: MonotonicSeconds) -> bool:
+        """Return whether a request for receipts may be obeyed now, and count it if so."""
+        if now - self._again_at < AGAIN_SECONDS:
+            return False
+        self._again_at = now
+        return True
+
+    def sign_failures(self, slots: Iterable[ModelSlot]) -> None:
+        """Sign once more which releases this node did not take."""
+        for slot in slots:
+            if slot.target is not None and slot.state in FAILED:
+                outcome: Literal["refused", "rolled_back"] = "refused" if slot.state == "refused" else "rolled_back"
+                self.sign(slot, Report(outcome, slot.target, slot.code, "signed again, for the hub has asked"))
 
     def sign(self, slot: ModelSlot, report: Report) -> None:
         """Sign a receipt and keep it until the broker has it."""

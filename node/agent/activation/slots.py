@@ -11,7 +11,7 @@ from node.agent.activation.garbage_collection import GarbageCollection
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
-from node.agent.activation.staging import former_release, staged
+from node.agent.activation.staging import coming, former_release, staged
 from node.agent.activation.trials import CUT_SHORT, Trials
 from node.agent.events import EndpointAnswered, TransferStalled, WorkerGone, WorkerReady
 from node.core.activation import lifecycle, probation, recovery
@@ -60,12 +60,10 @@ class Slots:
     ) -> None:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
-        self._post, self._receipts = post, Receipts(store, report)
+        self._post, self._receipts, self._may_activate = post, Receipts(store, report), may_activate
         self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
-        self._may_activate = may_activate
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
-        self._endpoint = Endpoint(server, post=post, monotonic=monotonic)
-        self._trials = Trials(store)
+        self._endpoint, self._trials = Endpoint(server, post=post, monotonic=monotonic), Trials(store)
         self._slots: dict[str, ModelSlot] = {}
         self._numbers = count(1)
         self._tickets: dict[bytes, int] = {}  # The newest start of each release's worker.
@@ -142,7 +140,7 @@ class Slots:
         slot = self._slots.get(model)
         if slot is None:
             return  # the model was removed meanwhile
-        if self._is_repaired(slot, target):
+        if slot.serving == target and slot.state not in lifecycle.FETCHING and self._needs_repair(slot):
             self._repaired(slot, target, refusal)
             return
         if slot.target != target:
@@ -234,13 +232,11 @@ class Slots:
         self.changed = True
 
     def report_of(self) -> tuple[Slot, ...]:
-        """Return the slots, as the state document says them. Asked every two seconds, and made anew only where something may have
-        changed.
-        """
+        """Return the slots, the newest first. Asked every two seconds, and made anew only where something may have changed."""
         for model, slot in self._slots.items():
             if slot.target is not None or model not in self._idle_reports:
                 self._idle_reports[model] = self._report_of(slot)
-        return tuple(self._idle_reports[model] for model in self._slots)
+        return tuple(self._idle_reports[model] for model in lifecycle.newest_first(self._slots.values()))
 
     def _report_of(self, slot: ModelSlot) -> Slot:
         usage = self._store.usage_of(slot.target.digest if slot.target else b"")
@@ -285,6 +281,7 @@ class Slots:
             self._idle_reports.pop(slot.model, None)
             self.changed = True
             log.info("slot.moved", model=slot.model, by=step.move.event, before=before.state, state=slot.state, code=slot.code)
+        self._server.announce_coming(slot.model, coming(self._slots.get(slot.model, slot)))
         for command in step.commands:
             if command not in reports_at_once:
                 self._carry_out(slot, command, now)
@@ -480,9 +477,6 @@ class Slots:
     def _needs_repair(self, slot: ModelSlot) -> bool:
         return slot.serving is not None and slot.serving.digest in self._repairs
 
-    def _is_repaired(self, slot: ModelSlot, target: Target) -> bool:
-        return slot.serving == target and slot.state not in lifecycle.FETCHING and self._needs_repair(slot)
-
     def _repair_when_due(self, slot: ModelSlot) -> None:
         """Fetch what is missing or differs, unless a newer release is on its way."""
         serving = slot.serving
@@ -592,6 +586,12 @@ class Slots:
     def announced(self, releases: Sequence[Release]) -> None:
         """Take in a model's current releases: what the newer ones are deltas of is kept."""
         self._garbage.announced(releases)
+
+    def sign_again(self) -> None:
+        """Sign once more what is served, and what was not taken: the hub has asked."""
+        if self._receipts.may_sign_again(self._monotonic()):
+            self._endpoint.prove_again(self._slots.values())
+            self._receipts.sign_failures(self._slots.values())
 
     def tidy(self) -> None:
         """Remove whatever nobody needs."""

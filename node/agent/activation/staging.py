@@ -1,5 +1,8 @@
 """Describe releases on this disk to the server: what a worker loads, and what the release that served before took."""
 
+from collections.abc import Mapping
+from typing import Final
+
 import structlog
 
 from node.agent.activation.manifests import Manifests
@@ -7,11 +10,22 @@ from node.agent.activation.parameters import Parameters
 from node.core.activation.lifecycle import ModelSlot, Target
 from node.serving.activation import Staged, specs_of
 from node.serving.former_release import FormerRelease
+from node.serving.loaded_model import Coming
+from node.serving.server import Server
 from node.settings import NodeSettings
 from node.storage.artifacts import Artifacts
 from schemas.errors import Refused
+from schemas.state import SlotState
 
 log = structlog.get_logger()
+
+COMING: Final[Mapping[SlotState, tuple[str, int]]] = {
+    "fetching": ("is being fetched", 30),
+    "out_of_budget": ("waits until its link may carry more", 300),
+    "staged": ("is here, and waits until it may begin", 30),
+    "testing": ("is being tested", 1),
+    "shadow": ("is being compared", 1),
+}  # what a release on its way waits for, and after how many seconds a program had better ask again
 
 
 def staged(
@@ -54,3 +68,18 @@ def former_release(slot: ModelSlot, manifests: Manifests, parameters: Parameters
         return None
     fed = parameters.effective_parameters(slot.last_good.digest, manifest).inputs
     return FormerRelease(slot.last_good.digest, specs_of(manifest.inputs), specs_of(manifest.outputs), fed)
+
+
+def expect(server: Server, slots: Mapping[str, ModelSlot]) -> None:
+    """Have a server that is about to start answer for models whose releases this agent brings back, or has begun to bring."""
+    for model, slot in slots.items():
+        if slot.serving is not None:
+            server.expect(model)
+        server.announce_coming(model, coming(slot))
+
+
+def coming(slot: ModelSlot) -> Coming | None:
+    """Return what the first release of a model waits for; None where one serves already, or none is on its way."""
+    if slot.serving is not None or slot.target is None or slot.state not in COMING:
+        return None
+    return Coming(slot.target.version, *COMING[slot.state])

@@ -128,6 +128,7 @@ class StatusWriter:
         self._looked_at = NEVER
 
     def _write_changed(self, status: AgentStatus) -> None:
+        self._server.show(status)
         before = self._written
         moving = {"written_at": 0, "answered_at": 0}
         changed = before is None or before.model_copy(update=moving) != status.model_copy(update=moving)

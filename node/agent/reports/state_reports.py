@@ -7,6 +7,7 @@ from fleetcast.build_version import software
 from node.agent.activation.slots import Slots
 from node.agent.delivery.byte_quota import ByteQuota
 from node.agent.delivery.transfers import Delivery
+from node.agent.reports.bounded_state import bounded
 from node.agent.reports.standing_findings import StandingFindings
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.trust_state import TrustState
@@ -74,26 +75,26 @@ class StateReports:
         view, in_force = self._trust_state.view, self._in_force()
         seconds = self._settings.state_seconds
         hub_reads = view.hub_reads.get(State.schema_name, 0) if view is not None else 0
-        return State(
-            node=self._settings.id,
-            session=max(self._session(), 1),
-            status=status,
-            at=int(self._wall()),
-            software=software(),
-            public_key=self._identity().public_key,
-            cohort=in_force.cohort,
-            link=self._quota.link,
-            profile=self._profile(),
-            packet_bytes_max=PACKET_BYTES_MAX,
-            root_version=view.root_version if view else 0,
-            timestamp_version=view.timestamp_version if view else 0,
-            stale=self._trust_state.stale(),
-            slots=self._slots.report_of(),
-            telemetry=self._telemetry.budget(self._wall()) if in_force.telemetry else None,
-            findings=self._findings.all() if hub_reads >= 1 else None,
-            report_seconds=min(seconds, 2**31) if hub_reads >= 1 and seconds != REPORT_SECONDS else None,
-            settings=reported(in_force) if hub_reads >= 2 else None,
-        )
+        fields = {
+            "node": self._settings.id,
+            "session": max(self._session(), 1),
+            "status": status,
+            "at": int(self._wall()),
+            "software": software(),
+            "public_key": self._identity().public_key,
+            "cohort": in_force.cohort,
+            "link": self._quota.link,
+            "profile": self._profile(),
+            "packet_bytes_max": PACKET_BYTES_MAX,
+            "root_version": view.root_version if view else 0,
+            "timestamp_version": view.timestamp_version if view else 0,
+            "stale": self._trust_state.stale(),
+            "telemetry": self._telemetry.budget(self._wall()) if in_force.telemetry else None,
+            "findings": self._findings.all() if hub_reads >= 1 else None,
+            "report_seconds": min(seconds, 2**31) if hub_reads >= 1 and seconds != REPORT_SECONDS else None,
+            "settings": reported(in_force) if hub_reads >= 2 else None,
+        }
+        return bounded(fields, slots=self._slots.report_of(), counts=hub_reads >= 3)
 
 
 def reported(in_force: EffectiveSettings) -> SettingsInForce | None:

@@ -24,6 +24,7 @@ from node.serving.loaded_model import Observation
 from node.storage.store import NodeStore
 from schemas import codec
 from schemas.errors import Code
+from schemas.limits import SLOTS_MAX
 from schemas.manifest import Manifest
 from schemas.signals import Baseline, Privacy
 from schemas.state import TelemetryBudget
@@ -250,7 +251,7 @@ class Telemetry:
             windows_merged=self._store.fact("windows_merged") or None,
             windows_dropped=self._store.fact("windows_dropped") or None,
             intervals_late=self._store.count_late() or None,
-            calibrating=tuple(sorted(calibrating)) or None,
+            calibrating=tuple(sorted(calibrating))[:SLOTS_MAX] or None,
             ledger_entries=self._accountant.entries or None,
             code=None if code is None else str(code),
         )

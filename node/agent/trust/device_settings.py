@@ -21,11 +21,13 @@ from schemas.deployments import Envelope
 from schemas.device_settings import DeviceSettings
 from schemas.errors import Code, Refused
 from schemas.limits import LABELS_MAX
+from schemas.names import sha256
 
 log = structlog.get_logger()
 
 FILE = "settings"  # In the trust folder.
 SERIAL = "settings_serial"  # Fact in the store.
+KEY = "this device's key"  # A subject of findings.
 AGAIN_SECONDS = 30.0  # Between two looks at settings that could not be taken yet.
 # The clock may be wrong, or the trusted metadata may name another key soon: such settings are looked at again.
 _NOT_FOR_GOOD = frozenset({Code.TRUST_EXPIRED, Code.TRUST_SIGNATURE})
@@ -43,7 +45,9 @@ class HubSettings:
         wall: clocks.WallClock,
         refused: Callable[[Refused, str], None],
         findings: StandingFindings,
+        public_key: Callable[[], bytes],
     ) -> None:
+        self._public_key = public_key
         self._node, self._path = settings.id, settings.data / "trust" / FILE
         self._store, self._trust, self._wall = store, trust, wall
         self._refused, self._findings = refused, findings
@@ -100,6 +104,7 @@ class HubSettings:
             self._store.raise_fact(SERIAL, found.serial)  # The store may have been lost since.
         self._envelope = envelope
         self._settle()
+        self._find_key(found.key_refused)
         if effective == self.in_force:
             return  # The hub has renewed it.
         self.in_force = effective
@@ -125,6 +130,14 @@ class HubSettings:
         if self._envelope is not None and self._envelope.key.hex() not in keys:
             return 0
         return self._store.fact(SERIAL)
+
+    def _find_key(self, refused: bytes | None) -> None:
+        """Report that the hub does not believe this device, if that is so."""
+        found = []
+        if refused is not None and refused == sha256(self._public_key()):
+            reason = f"the hub knows another key of {self._node}: put that back, or `fleetcast nodes replace {self._node}` at the hub"
+            found = [Refused(Code.RECEIPT_KEY_CHANGED, reason)]
+        self._findings.put("settings", KEY, found)
 
     def _settle(self) -> None:
         self._pending, self._reported = None, ""

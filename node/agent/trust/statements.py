@@ -49,12 +49,16 @@ class Statements:
         refused: Callable[[Refused, str], None],
         believed: Callable[[View], None],
         changed: Callable[[], None],
+        stands: Callable[[str], None],
         chosen: Callable[[Collection[str], Collection[str]], None],
     ) -> None:
-        """Report a new view by `believed`, a statement that is new by `changed`, and models whose topics are read or left by `chosen`."""
+        """Report a new view by `believed`, a statement that is new by `changed`, and models whose topics are read or left by `chosen`.
+
+        A statement that came again as it stands is reported by `stands`.
+        """
         self._store, self._trust, self._link, self._wall, self._monotonic = store, trust, link, wall, monotonic
         self._requests, self._facts, self._refusal, self._believed, self._changed = requests, facts, refused, believed, changed
-        self._chosen, self._topics = chosen, link.topics
+        self._stands, self._chosen, self._topics = stands, chosen, link.topics
         self._old, self._roles = OldTopic(), RolesFetch()
         self._view: View | None = None
         self._index: DeploymentIndex | None = None
@@ -197,6 +201,11 @@ class Statements:
                 # The hub was replaced by one of before, and the broker still has what the newer one said.
                 log.info("timestamp.older", reason=refusal.reason)
                 self._requests.settled(TIME)
+            elif refusal.code is Code.TRUST_SIGNATURE and (self._index is None or self._is_outdated()):
+                # The root may name another key by now: the roles that say so are fetched, and have a timestamp of their own.
+                self._old.heard()
+                log.info("timestamp.deferred", reason=refusal.reason)
+                self._requests.settled(TIME)
             else:
                 self._old.heard()
                 self._refused(refusal, TIME)
@@ -258,6 +267,7 @@ class Statements:
             self._waiting.pop(model, None)
             self._requests.settled(name)
             if self._deployments.get(model) == said:
+                self._stands(model)
                 return
             self._deployments = MappingProxyType({**self._deployments, model: said})
             log.info("deployments.accepted", model=model, serial=said.serial)

@@ -29,6 +29,7 @@ log = structlog.get_logger()
 CARRIED_SECONDS = 1.0  # how often the folder of what was carried here is looked at
 FAILED_SECONDS = 60.0  # until it is looked at again after a fault
 DEADLINE_SECONDS = 30.0  # how often is looked whether a rollout's deadline has passed
+CLOCK = "the clock"  # A subject of findings.
 CLOCK_SECONDS = 1.0  # how often is looked whether the clock was set
 
 
@@ -67,6 +68,7 @@ class TrustState:
             refused=self._statement_refused,
             believed=self._believe,
             changed=self._changed,
+            stands=self._stands,
             chosen=self._chosen,
         )
         self._findings = findings
@@ -79,6 +81,7 @@ class TrustState:
         self._seen: dict[bytes, float] = {}
         self._looked_at = self._clock_looked_at = self._deadline_looked_at = clocks.NEVER
         self._parameters: Mapping[str, object] = {}
+        self._doubted: int | None = None  # The time that the clock is behind, where it is.
         self._zone = zone_of(settings.time_zone) if settings.time_zone else system_zone()
         self._not_understood: dict[str, int] = {}  # Models whose newest statement was refused, and the serial of the one that stands.
         self._reported: dict[str, str] = {}  # Rollouts that are not understood, by model, as they were last reported.
@@ -161,6 +164,11 @@ class TrustState:
         self._follow()
         self._apply_parameters()
 
+    def _stands(self, model: str) -> None:
+        """Take in that the hub says what this node follows: what was refused in between was somebody else's."""
+        if self._not_understood.pop(model, None) is not None:
+            self._findings.put("rollout", model, ())
+
     def _statement_refused(self, refusal: Refused, model: str) -> None:
         """Report a statement that is refused alone: what an earlier one says goes on."""
         self._refusal(refusal, model)
@@ -242,6 +250,7 @@ class TrustState:
     def _look_at_clock(self) -> None:
         wall, floor = self._wall(), self._store.fact("clock_floor")
         now = self._monotonic()
+        self._find_clock(int(wall), floor)
         usable = clocks.is_known(int(wall), floor) and not self.stale()
         if not self._requests.clock_changed(usable=usable, distance_seconds=float(wall) - float(now), now=now):
             return
@@ -250,6 +259,19 @@ class TrustState:
         for pending in list(self._pending.values()):
             self.take_model(pending)
         self._follow()
+
+    def _find_clock(self, wall: int, floor: int) -> None:
+        """Report that nothing is activated because of the time, with both times as they were when that was noticed."""
+        doubted = None if clocks.is_known(wall, floor) else max(floor, clocks.BUILD_TIME)
+        if doubted == self._doubted:
+            return
+        self._doubted, found = doubted, []
+        if doubted is not None:
+            at, signed = (f"{datetime.fromtimestamp(one, UTC):%Y-%m-%d %H:%M} UTC" for one in (wall, doubted))
+            whose = f"the hub has signed at {signed}" if floor >= clocks.BUILD_TIME else f"fleetcast was made at {signed}"
+            reason = f"the clock here says {at}, and {whose}: until then nothing new is activated, unless the clock that is wrong is set"
+            found = [Refused(Code.CLOCK_UNKNOWN, reason)]
+        self._findings.put("trust", CLOCK, found)
 
     def _report_refused(self, view: View) -> None:
         """Report each rollout that is not understood, once: the same comes again with every bundle."""

@@ -64,6 +64,11 @@ class Move(Fact):
     code: str = Field(default="", max_length=64)
 
 
+def newest_first(slots: Iterable[ModelSlot]) -> list[str]:
+    """Return the models of slots: those that are under way, then those whose state began last."""
+    return [slot.model for slot in sorted(slots, key=lambda slot: (slot.state not in UNDER_WAY, -slot.since, slot.model))]
+
+
 @dataclass(frozen=True, slots=True)
 class Fetch:
     """Bring the release's files to disk, verified."""

@@ -7,6 +7,7 @@ finding is about a cause, and not about what follows from it.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN
@@ -166,7 +167,9 @@ def clock(facts: Facts) -> Iterator[Finding]:
     if now < BUILD_TIME:
         yield Finding(Trouble.CLOCK_NOT_SET, f"the clock is {_days(BUILD_TIME - now)} before this program was made: it was never set")
     elif now + SKEW_SECONDS_MAX < floor:
-        yield Finding(Trouble.CLOCK_BEHIND, f"the clock is {_days(floor - now)} behind the newest signature that this node has seen")
+        here, signed = (f"{datetime.fromtimestamp(one, UTC):%Y-%m-%d %H:%M} UTC" for one in (now, floor))
+        behind = f"{_days(floor - now)} behind the newest signature that this node has seen"
+        yield Finding(Trouble.CLOCK_BEHIND, f"the clock says {here}, {behind}, which says {signed}: until then nothing new is activated")
     elif now > BUILD_TIME + CLOCK_YEARS_MAX * YEAR_SECONDS:
         yield Finding(Trouble.CLOCK_AHEAD, f"the clock is more than {CLOCK_YEARS_MAX} years after this program was made")
     elif _expired_both(facts):
@@ -364,7 +367,11 @@ def reported(facts: Facts) -> Iterator[Finding]:
         return
     for one in facts.status.findings:
         about = f" of {one.model}" if one.model else ""
-        if one.kind == "site":
+        if one.code == Code.CLOCK_UNKNOWN:
+            continue  # `clock` has judged it.
+        if one.code == Code.RECEIPT_KEY_CHANGED:
+            yield Finding(Trouble.KEY_REFUSED, one.reason)
+        elif one.kind == "site":
             yield Finding(Trouble.SITE_FILE, f"{one.reason} ({one.code})")
         else:
             yield Finding(

@@ -16,6 +16,7 @@ class Trouble(StrEnum):
     FOLDER_TRUST = "folder.trust_gone"
     KEY_OPEN = "key.open_to_others"
     KEY_UNREADABLE = "key.unreadable"
+    KEY_REFUSED = "key.not_believed"
     STORE_UNREADABLE = "store.unreadable"
     STORE_SET_ASIDE = "store.set_aside"
     DISK_FULL = "disk.full"
@@ -82,6 +83,7 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
     ),
     Trouble.KEY_OPEN: ("warning", "chmod o= the file; who has read it can speak as this device"),
     Trouble.KEY_UNREADABLE: ("trouble", "restore the file from a backup; or remove it, and have the hub forget the old key of this node"),
+    Trouble.KEY_REFUSED: ("trouble", "put the key back from a backup, or let this one in at the hub; until then nothing here counts there"),
     Trouble.STORE_UNREADABLE: (
         "trouble",
         "run this as the node's user; a damaged file is set aside at the next start, and the node goes on with what else is here",
@@ -94,7 +96,10 @@ TABLE: dict[Trouble, tuple[Level, str]] = {
         "trouble",
         "set the clock (timedatectl set-ntp true); a device without a battery needs a time server at each start",
     ),
-    Trouble.CLOCK_BEHIND: ("trouble", "set the clock (timedatectl set-ntp true)"),
+    Trouble.CLOCK_BEHIND: (
+        "trouble",
+        "compare `date -u` with a clock that is right: set this one (timedatectl set-ntp true), or else the hub's, and wait until then",
+    ),
     Trouble.CLOCK_AHEAD: ("trouble", "compare `date -u` with a clock that is right, and set it (timedatectl set-ntp true)"),
     Trouble.ROOT_UNREADABLE: ("trouble", "put the fleet's root.json, from `fleetcast init`, where the settings say; check its mode"),
     Trouble.ROOT_INVALID: ("trouble", "replace the file by the fleet's root.json, from `fleetcast init`"),

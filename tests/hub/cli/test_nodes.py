@@ -10,7 +10,7 @@ import pytest
 
 from hub.cli.errors import Exit
 from hub.core.rollouts.commands import Halt
-from hub.database.device_lives import DeviceLives, Duplicate
+from hub.database.device_lives import DeviceLives, Duplicate, OtherKey
 from hub.database.enrolments import CertificateRow, Enrolments, Place
 from hub.database.rows import NodeRow
 from hub.database.store import Store
@@ -133,6 +133,18 @@ def test_two_devices_with_one_name_are_shown(made: Made) -> None:
     assert json.loads(made.run("nodes", "gw-1", "--json").stdout)["duplicate_since"].startswith("2023-11-14")
 
 
+def test_a_device_with_another_key_is_shown_with_the_mend(made: Made) -> None:
+    store = with_nodes(made, "gw-1")
+    DeviceLives(store.database).put_other_key(OtherKey("gw-1", 1_700_000_000, bytes(32)))
+
+    done = made.run("nodes")
+
+    assert "online (another key)" in done.stdout
+    assert "gw-1: its device shows another key" in done.stdout
+    assert "`fleetcast nodes replace gw-1` lets it in [receipt.key_changed]" in done.stdout
+    assert json.loads(made.run("nodes", "gw-1", "--json").stdout)["other_key_since"].startswith("2023-11-14")
+
+
 # History
 
 
@@ -169,14 +181,15 @@ def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
     store.close()
     with sqlite3.connect(path) as db:  # as a hub of the version before left it
         db.execute("DROP INDEX events_by_actor")
-        for table in ("events", "commands"):
+        for table in ("events", "commands", "deployment_rollouts", "device_lives"):
             db.execute(f"ALTER TABLE {table} DROP COLUMN actor")
-        for table in ("device_lives", "duplicate_nodes"):
-            db.execute(f"DROP TABLE {table}")
+        db.execute("ALTER TABLE deployment_rollouts DROP COLUMN tries_from")
+        db.execute("DROP TABLE duplicate_nodes")
 
     again = Store(f"sqlite:///{path}")
     again.create()
 
     assert [(one.text, one.actor) for one in again.changes()] == [("m@1.0.0 was published", None)]
     assert [one.actor for one in again.open_commands()] == [None]
+    assert (again.rollout_rows(), DeviceLives(again.database).life("n")) == ([], None)
     again.create()

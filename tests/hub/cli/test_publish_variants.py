@@ -280,3 +280,15 @@ def test_a_language_model_is_published_with_its_golden_prompts(made: Made, tmp_p
     told = json.loads(done.stdout)
     assert (told["runtime"], told["golden"]) == ("llama", True)
     assert list(BlockStore(made.fleet / "blocks").digests())
+
+
+def test_a_variant_for_an_arch_that_no_node_has_is_published_with_a_warning(several: Made) -> None:
+    nodes(several, "1.0.0")
+    text = (several.folder / "release.toml").read_text().replace("1.0.0", "1.0.7").replace("armv7l", "riscv64")
+    (several.folder / "riscv.toml").write_text(text)
+
+    done = several.run("publish", str(several.folder / "riscv.toml"), "--json")
+
+    assert done.returncode == 0, done.stderr
+    warnings = [one for one in json.loads(done.stdout)["warnings"] if "riscv64" in one]
+    assert [("'int8'" in one, "aarch64, armv7l, x86_64" in one) for one in warnings] == [(True, True)]

@@ -141,11 +141,11 @@ def test_who_waits_for_a_rollout_that_is_halted_is_told_by_the_exit_code(made: M
     while "running" not in waiting.stdout.readline():
         assert waiting.poll() is None
 
-    made.run("rollout", "halt", "m")
+    made.run("rollout", "halt", "m", "--actor", "ada")
 
     _, error = waiting.communicate(timeout=200)
     assert waiting.returncode == Exit.HALTED
-    assert "halted by an operator" in error
+    assert "halted by ada" in error
 
 
 def test_what_was_queued_is_done_when_a_hub_comes(made: Made) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,15 @@ def test_nodes_where_refuses_a_label_that_no_node_has(made: Made) -> None:
 
     assert done.returncode == Exit.REFUSED
     assert "No node has a label siet. Did you mean site?" in " ".join(done.stderr.split())
+
+
+def test_times_that_never_come_before_the_deadline_are_refused_by_plan_and_start(made: Made) -> None:
+    day = (datetime.now(UTC) + timedelta(days=3)).strftime("%a")
+    times = ("--fetch", f"{day} 10:00-11:00", "--activate", f"{day} 08:00-09:00")
+
+    for command in (("plan", "m@1.1.0"), ("rollout", "start", "m@1.1.0")):
+        alone = made.run(*command, *times, "--deadline", "24h")
+        in_turn = made.run(*command, *times, "--deadline", "5d")
+        assert (alone.returncode, "does not open before the deadline" in alone.stderr) == (Exit.REFUSED, True)
+        assert (in_turn.returncode, "lets a node first fetch" in in_turn.stderr) == (Exit.REFUSED, True)
+    assert made.run("plan", "m@1.1.0", *times, "--deadline", "14d").returncode == 0

@@ -288,10 +288,11 @@ def test_a_block_list_too_long_for_the_manifest_is_reached_through_an_index(
     assert (tmp_path / "device" / "net.data").read_bytes() == (network.onnx_path.parent / "net.data").read_bytes()
 
 
-def test_a_model_without_reference_or_golden_inputs_is_a_release_without_telemetry(regressor: Trained, store: BlockStore) -> None:
-    manifest = build(PublishRequest(regressor.onnx_path, "delay", "1.0.0"), store, now=NOW).manifest
+def test_a_model_without_reference_is_a_release_without_telemetry_and_says_so(regressor: Trained, store: BlockStore) -> None:
+    built = build(PublishRequest(regressor.onnx_path, "delay", "1.0.0"), store, now=NOW)
 
-    assert (manifest.baseline, manifest.privacy, manifest.golden) == (None, None, None)
+    assert (built.manifest.baseline, built.manifest.privacy) == (None, None)
+    assert [one.name for one in built.unwatched] == ["X", "variable"]
 
 
 def test_a_model_that_takes_one_row_at_a_time_gets_its_reference_and_one_golden_row(store: BlockStore, tmp_path: Path) -> None:

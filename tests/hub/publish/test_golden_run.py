@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,29 @@ def refusal(folder: Path) -> Refused:
         build(request(folder), store, now=NOW)
     assert not list(store.digests())
     return caught.value
+
+
+def test_a_real_runtime_answers_golden_inputs_that_were_made_up(tmp_path: Path) -> None:
+    store = BlockStore(tmp_path / "blocks")
+
+    built = build(replace(request(tmp_path), golden_path=None), store, now=NOW)
+
+    case = case_of(built.manifest, store)
+    assert np.array_equal(case.outputs["y"], 2 * case.inputs["x"])
+    assert case.inputs["x"].any()
+    assert (built.preview.golden, built.preview.warnings) == ("made from the signature", ())
+
+
+def test_a_release_whose_runtime_is_not_here_is_published_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> list[str]:
+        raise Absent("nothing of that name")
+
+    monkeypatch.setattr(golden_run, "prover", absent)
+
+    built = build(replace(request(tmp_path), golden_path=None), BlockStore(tmp_path / "blocks"), now=NOW)
+
+    assert built.manifest.golden is None
+    assert ["without golden inputs" in one for one in built.preview.warnings] == [True]
 
 
 def test_a_real_runtime_answers_the_golden_inputs_that_have_no_answers(tmp_path: Path) -> None:

@@ -293,7 +293,7 @@ def test_a_build_that_takes_other_inputs_is_left_out(request_: PublishRequest, s
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("calibration", ("64 columns", "39 more")),
+        ("calibration", ("feature columns", "40 more", "39 more")),
         ("nan", ("p3", "row 7", "nan")),
         ("truth", ("species", "digit")),
         ("arrays", ("input.X", "input.Y")),

@@ -11,11 +11,12 @@ from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, Root
 
 from hub.core.publish.metadata_expiry import ROLLOUTS_DAYS, SNAPSHOT_DAYS
+from hub.signing.key_changes import RootHolders
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.bundle import TrustBundle
 from schemas.errors import Code, Refused
-from tests.trust_fleet import DAY, HOUR, NOW, Fleet, manifest, rollout, signed, tree
+from tests.trust_fleet import DAY, HOUR, NOW, Fleet, change_keys, manifest, rollout, signed, tree
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_only_the_targets_key_delegates(fleet: Fleet) -> None:
     team = fleet.keys["team"]
 
     assert_refused(fleet, Code.KEY_NOT_AUTHORISED, lambda: fleet.repository.delegate("third", team=team.public_key, targets=team, now=NOW))
-    assert_refused(fleet, Code.KEY_NOT_AUTHORISED, lambda: fleet.repository.set_minimum("delay", "1.0.0", targets=team, now=NOW))
+    assert_refused(fleet, Code.KEY_NOT_AUTHORISED, lambda: change_keys(fleet.repository, [team], now=NOW, minimums={"delay": "1.0.0"}))
 
 
 # Rollouts
@@ -201,7 +202,7 @@ def test_bundle_stays_as_of_the_last_refresh(fleet: Fleet) -> None:
     fleet.release("1.1.0")
     fleet.roll("1.1.0", serial=2)
     fleet.repository.renew_targets(targets=fleet.keys["targets"], now=NOW)
-    fleet.repository.rekey("timestamp", fleet.keys["stranger"].public_key, root_signers=fleet.roots, now=NOW)
+    change_keys(fleet.repository, fleet.roots, now=NOW, top={"timestamp": fleet.keys["stranger"].public_key})
 
     assert fleet.repository.trust_bundle() == bundle
     assert fleet.models("1.0.0", "1.1.0") == models
@@ -228,10 +229,15 @@ def test_online_keys_of_somebody_else_vouch_for_nothing(fleet: Fleet) -> None:
 
 def test_nothing_is_vouched_for_until_a_new_key_has_signed(fleet: Fleet) -> None:
     fleet.replace_key("targets")
-    fleet.repository.rekey("targets", fleet.keys["targets"].public_key, root_signers=fleet.roots, now=NOW)
+    offer = fleet.draft(top={"targets": fleet.keys["targets"].public_key})
+    for key in (*fleet.roots, fleet.keys["targets"]):
+        offer.sign(key)
+    fleet.changes.take_over(offer, now=NOW)
+    fleet.repository._folder.path("targets", 2).unlink()  # A process that was killed between the two.
 
     assert_refused(fleet, Code.KEY_NOT_AUTHORISED, fleet.refresh)
-    fleet.repository.renew_targets(targets=fleet.keys["targets"], now=NOW)
+    assert fleet.changes.take_over(offer, now=NOW)
+    assert not fleet.changes.take_over(offer, now=NOW)
     assert signed(fleet.refresh().targets).version == 2
 
 
@@ -256,7 +262,7 @@ def test_old_files_are_dropped_and_roots_are_not(fleet: Fleet) -> None:
     fleet.release("1.0.0")
     for serial in range(1, 8):
         fleet.roll("1.0.0", serial=serial)
-        fleet.repository.rekey("timestamp", fleet.keys["timestamp"].public_key, root_signers=fleet.roots, now=fleet.now)
+        fleet.rekey("timestamp")
         fleet.refresh()
     names = [name for name in files(fleet) if name.startswith("metadata/")]
 
@@ -296,9 +302,12 @@ def test_root_rotation_needs_both_thresholds(fleet: Fleet) -> None:
         assert_refused(
             fleet,
             Code.KEY_NOT_AUTHORISED,
-            lambda old=old, threshold=threshold: fleet.repository.rotate_root(old=old, new=new, threshold=threshold, now=NOW),
+            lambda old=old, threshold=threshold: change_keys(
+                fleet.repository, [*old, *new], now=NOW, holders=RootHolders([one.public_key for one in new], threshold)
+            ),
         )
-    fleet.repository.rotate_root(old=fleet.roots[:2], new=new, threshold=2, now=NOW)
+    holders = RootHolders([one.public_key for one in new], 2)
+    change_keys(fleet.repository, [*fleet.roots[:2], *new], now=NOW, holders=holders)
     second: Metadata[Root] = Metadata.from_bytes(fleet.repository.root(2))
 
     Metadata[Root].from_bytes(fleet.repository.root(1)).signed.verify_delegate("root", second.signed_bytes, second.signatures)
@@ -309,7 +318,7 @@ def test_root_rotation_needs_both_thresholds(fleet: Fleet) -> None:
 def test_rekeying_needs_the_roots_threshold(fleet: Fleet) -> None:
     key = fleet.keys["stranger"].public_key
 
-    assert_refused(fleet, Code.KEY_NOT_AUTHORISED, lambda: fleet.repository.rekey("snapshot", key, root_signers=fleet.roots[:1], now=NOW))
+    assert_refused(fleet, Code.KEY_NOT_AUTHORISED, lambda: change_keys(fleet.repository, fleet.roots[:1], now=NOW, top={"snapshot": key}))
 
 
 def test_fleet_is_not_made_twice_or_under_its_threshold(fleet: Fleet, tmp_path: Path) -> None:

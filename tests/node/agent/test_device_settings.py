@@ -230,7 +230,7 @@ def test_serials_of_a_key_that_was_replaced_bind_nobody(node: Node) -> None:
     node.takes(2**53, cohort="stolen")
     node.fleet.keys["rollouts"] = CryptoSigner.generate_ed25519()
     keys, repository, now = node.fleet.keys, node.fleet.repository, node.fleet.now
-    repository.rekey_rollouts(keys["rollouts"].public_key, targets=keys["targets"], now=now)
+    node.fleet.rekey_rollouts()
     repository.renew_rollouts(rollouts=keys["rollouts"], now=now)
     node.trusts()
 

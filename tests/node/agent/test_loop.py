@@ -24,6 +24,7 @@ from schemas.errors import Unreachable
 from schemas.topics import Topics
 from tests import brokers
 from tests.broker.client import Client
+from tests.node.serving.test_metrics import samples
 from tests.trust_fleet import Fleet
 
 SECONDS_MAX = 60.0
@@ -60,6 +61,23 @@ def until(over: Callable[[], bool]) -> None:
 def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
     with brokers.running("embedded", tmp_path / "broker") as running:
         yield running
+
+
+def test_metrics_name_the_link_and_the_privacy_budget(embedded: brokers.Broker, tmp_path: Path) -> None:
+    made = agent(tmp_path, embedded.url("n1"))
+
+    def scraped() -> dict[tuple[str, ...], float]:
+        return samples(httpx.get(f"http://127.0.0.1:{made.server.port}/metrics").text) if made.server.port else {}
+
+    with running(made):
+        until(lambda: scraped().get(("fleetcast_connected",)) == 1)
+        found = scraped()
+
+    assert found["fleetcast_telemetry_rho_spent",] == 0
+    assert found["fleetcast_telemetry_rho_day_max",] == made._settings.rho_day_max
+    assert found["fleetcast_telemetry_windows_waiting",] == 0
+    assert time.time() - found["fleetcast_connection_changed_seconds",] < SECONDS_MAX
+    assert found["fleetcast_agent_memory_bytes",] > 1e6
 
 
 def test_without_telemetry_no_window_that_waits_is_sent_and_receipts_are(embedded: brokers.Broker, tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_a_new_key_for_rollouts_is_taken_up_by_the_index_and_the_old_one_is_refu
         until(lambda: serial(node) == 1)
         stolen = fleet.keys["rollouts"]
         fleet.keys["rollouts"] = CryptoSigner.generate_ed25519()
-        fleet.repository.rekey_rollouts(fleet.keys["rollouts"].public_key, targets=fleet.keys["targets"], now=fleet.now)
+        fleet.rekey_rollouts()
         fleet.repository.renew_rollouts(rollouts=fleet.keys["rollouts"], now=fleet.now)
         embedded.say_roles()
         embedded.deploy("1.1.0", serial=2)
@@ -241,6 +241,41 @@ def test_a_new_key_for_rollouts_is_taken_up_by_the_index_and_the_old_one_is_refu
             forged = seal("deployments", codec.encode(statement("6.6.6", serial=9, expires=fleet.now + timedelta(days=9))), stolen)
             embedded.retain(embedded.topics.deploy("delay"), codec.encode(forged))
             until(lambda: any(line.get("code") == "trust.signature" for line in logs))
+
+    assert serial(node) == 2
+
+
+def test_a_new_timestamp_key_is_followed_and_refused_by_nobody(embedded: Scene) -> None:
+    embedded.say_everything()
+    node, fleet = embedded.agent(), embedded.fleet
+    with running(node), capture_logs() as logs:
+        until(lambda: serial(node) == 1)
+        fleet.replace_key("timestamp")
+        fleet.rekey("timestamp")
+        roles = fleet.roles()
+        embedded.retain(embedded.topics.trust_roles, codec.encode(roles))  # In the order in which a hub says them.
+        embedded.say_index()
+        embedded.retain(embedded.topics.trust_time, codec.encode(TrustTime(timestamp=roles.timestamp)))
+        until(lambda: node._trust_state.view is not None and node._trust_state.view.root_version == 2)
+
+    assert [line for line in logs if line["event"] == "message.refused"] == []
+
+
+def test_a_forged_statement_is_no_finding_once_the_hub_said_its_own_again(embedded: Scene) -> None:
+    embedded.say_everything()
+    ours = codec.encode(embedded.deploy("1.1.0", serial=2))
+    forged = codec.encode(seal("deployments", codec.encode(statement("6.6.6", serial=9)), embedded.fleet.keys["stranger"]))
+    node = embedded.agent()
+
+    def found() -> list[str]:
+        return [one.kind for one in node._findings.all()]
+
+    with running(node):
+        until(lambda: serial(node) == 2)
+        embedded.retain(embedded.topics.deploy("delay"), forged)
+        until(lambda: "rollout" in found())
+        embedded.retain(embedded.topics.deploy("delay"), ours)
+        until(lambda: "rollout" not in found())
 
     assert serial(node) == 2
 

@@ -125,8 +125,13 @@ def follows(scene: Scene, node: Agent, days: int) -> None:
             until(lambda: node._trust_state.view is not None and node._trust_state.view.rollouts["delay"].release.version == "1.1.0")
         until(node._inbox.empty)
         assert wants(node) == "1.0.0"
+        if days < 0:
+            until(lambda: "clock.unknown" in {one.code for one in node._findings.all()})
+            (found,) = (one for one in node._findings.all() if one.code == "clock.unknown")
+            assert "the hub has signed at" in found.reason or "fleetcast was made at" in found.reason
         scene.clock.ahead = timedelta()
         until(lambda: wants(node) == "1.1.0")
+        assert "clock.unknown" not in {one.code for one in node._findings.all()}
 
 
 def test_a_fresh_node_whose_clock_is_ahead_follows_once_it_is_right(without_tls: Scene) -> None:

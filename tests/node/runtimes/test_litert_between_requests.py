@@ -99,13 +99,20 @@ def test_a_shape_that_the_file_cannot_take_is_refused(
 
 def test_a_release_file_gives_shapes_as_the_command_line_does(tmp_path: Path) -> None:
     written(tmp_path / "model.tflite", litert_models.windowed())
-    toml = 'name = "two"\nversion = "1.0.0"\nmodel = "model.tflite"\ninput_shapes = { x = [1, 4] }\nstate_joining = true\n'
+    toml = 'name = "two"\nversion = "1.0.0"\nmodel = "model.tflite"\ninput_shapes = { x = [1, 4] }\n'
     (tmp_path / "release.toml").write_text(toml)
     said = request_for(read_release(tmp_path / "release.toml", {}), tell=lambda *told: None)
     over = request_for(read_release(tmp_path / "release.toml", {"input_shapes": {"x": [-1, 4]}}), tell=lambda *told: None)
 
-    assert (said.input_shapes, said.states_joining, over.input_shapes) == ({"x": (1, 4)}, True, {"x": (-1, 4)})
+    assert (said.input_shapes, over.input_shapes) == ({"x": (1, 4)}, {"x": (-1, 4)})
     assert build(said, BlockStore(tmp_path / "blocks"), now=1).manifest.inputs[0].shape == (1, 4)
+
+
+def test_only_an_onnx_release_may_state_whether_rows_are_joined(tmp_path: Path) -> None:
+    written(tmp_path / "model.tflite", litert_models.windowed())
+    (tmp_path / "release.toml").write_text('name = "two"\nversion = "1.0.0"\nmodel = "model.tflite"\nstate_joining = true\n')
+    with pytest.raises(Refused, match="state_joining.*an ONNX model"):
+        read_release(tmp_path / "release.toml", {})
 
 
 def test_a_shape_for_a_model_that_is_no_tflite_is_refused(tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ WRONG: dict[str, tuple[Any, int, str]] = {
     "messages of text": ({"model": "echo", "messages": ["x"]}, 400, "messages must be a list"),
     "two choices": ({"model": "echo", "messages": says("x"), "n": 2}, 400, "n: expected 1, found 2"),
     "stream": ({"model": "echo", "messages": says("x"), "stream": "yes"}, 400, "stream: expected true or false, found yes"),
+    "an image": (
+        {"model": "echo", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+        400,
+        "content of a message: expected parts of type text (this model takes text only), found image_url",
+    ),
+    "half a character": ({"model": "\ud800", "messages": says("x")}, 400, "a lone surrogate"),
     "too large": (b" " * (chat.CHAT_BYTES_MAX + 1), 413, "body bytes: expected at most 262144"),
     "raises": ({"model": "echo", "messages": says("raise")}, 500, "ZeroDivisionError"),
 }
@@ -96,6 +102,16 @@ def test_a_bad_body_gets_an_error_object_of_openais_kind(talking: Any, case: str
     assert sentence in error["message"]
     assert {"message", "type", "param", "code"} == set(error)
     assert error["type"] == ("server_error" if status == 500 else "invalid_request_error")
+
+
+def test_a_clients_mistakes_never_count_against_the_release(talking: Any) -> None:
+    (digest,) = talking.server.loaded()
+    for body, status, _ in WRONG.values():
+        if status < 500:
+            httpx.post(talking.url + URL, content=body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    assert talking.server.stats("echo", digest).errors == 0
+    assert not talking.observations
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/nothing"])

@@ -1,6 +1,7 @@
 """What comes on a connection and is no body: bounded however it comes, and understood as any HTTP/1.1 server would."""
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -259,7 +260,7 @@ def test_who_reads_no_answers_has_one_of_them_kept(monkeypatch: pytest.MonkeyPat
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         asked.append(scope["path"])
-        await scope["extensions"][WHOLE](200, [(b"content-length", b"%d" % 2**24)], [b"x" * 2**24])
+        await scope["extensions"][WHOLE].answer(200, [(b"content-length", b"%d" % 2**24)], [b"x" * 2**24])
 
     client, server = socket.socketpair()
 
@@ -285,7 +286,7 @@ def test_little_is_read_behind_a_request_that_is_being_answered(behind: bytes) -
             read[scope["path"]] += len(message["body"])
             more = message["more_body"]
         await told.wait()
-        await scope["extensions"][WHOLE](200, [(b"content-length", b"0")], [])
+        await scope["extensions"][WHOLE].answer(200, [(b"content-length", b"0")], [])
 
     client, server = socket.socketpair()
 
@@ -296,7 +297,7 @@ def test_little_is_read_behind_a_request_that_is_being_answered(behind: bytes) -
             await asyncio.sleep(0.01)
 
         assert not sending.done()
-        assert protocol.cycle is None or len(protocol.cycle.body) < 2**20
+        assert protocol.cycle is None or protocol.cycle.body_bytes < 2**20
         told.set()
         while not (protocol.transport.is_closing() or read["/2"] == 2**22):
             await asyncio.sleep(0.01)
@@ -304,3 +305,95 @@ def test_little_is_read_behind_a_request_that_is_being_answered(behind: bytes) -
 
     connected(app, client, server, talk)
     assert read == {"/1": 0, "/2": 2**22 if behind != b"\0" else 0}
+
+
+def post(path: str, body: bytes, *fields: str) -> bytes:
+    head = "\r\n".join([f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *fields])
+    return f"{head}\r\n\r\n".encode() + body
+
+
+LIKE = post("/a", b"one")
+ALIKE = {
+    "the same head": [LIKE, post("/a", b"two"), post("/a", b"GET")],
+    "another path of the same length": [LIKE, LIKE, post("/b", b"two"), LIKE],
+    "another size of the body": [LIKE, LIKE, post("/a", b"more"), post("/a", b"one")],
+    "a head and its body apart": [LIKE, LIKE, LIKE[:-3], b"two", LIKE, LIKE[:20], LIKE[20:], LIKE],
+    "two at once": [LIKE, LIKE, LIKE + LIKE, LIKE],
+    "one and a half at once": [LIKE, LIKE + LIKE[:20], LIKE[20:], LIKE],
+    "a body that ends as a head does": [post("/a", b"\r\n\r\n"), post("/a", b"abcd"), post("/a", b"\r\n\r\n")],
+    "empty lines around it": [b"\r\n" + LIKE, LIKE + b"\r\n", LIKE, b"\r\n" + LIKE, LIKE],
+    "chunks between": [LIKE, LIKE, b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", LIKE],
+    "an offer between": [LIKE, LIKE, post("/u", b"two", "Connection: Upgrade", "Upgrade: h2c"), LIKE],
+    "one that waits for 100 between": [LIKE, LIKE, post("/e", b"two", "Expect: 100-continue"), LIKE],
+}
+
+
+def echoed(sent: list[bytes], requests: int) -> bytes:
+    """What an application that repeats what it is asked answers to these writes, each made when the one before was taken."""
+    client, server = socket.socketpair()
+    received: list[bytes] = []
+    taken = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        cycle = scope["extensions"][WHOLE]
+        body = cycle.whole_body()
+        while body is None or cycle.more_body:
+            body = (body or b"") + (await receive())["body"]
+        said = [scope["method"].encode(), scope["raw_path"], b"%r" % scope["headers"], body]
+        await cycle.answer(200, [(b"content-length", b"%d" % len(b" ".join(said)))], [b" ".join(said)])
+        received.append(b"")
+        taken.set()
+
+    async def talk(protocol: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        for piece in sent:
+            await loop.sock_sendall(client, piece)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.02):  # which of these pieces are a whole request is what is tried
+                    await taken.wait()
+            taken.clear()
+        while len(received) < requests and not protocol.transport.is_closing():
+            await asyncio.sleep(0.01)
+        protocol.transport.write(b"end")
+        data = b""
+        while not data.endswith(b"end") and (piece := await loop.sock_recv(client, 65536)):
+            data += piece
+        received[:] = [data]
+
+    connected(app, client, server, talk)
+    return re.sub(rb"date: [^\r]*\r\n", b"", received[0])
+
+
+@pytest.mark.parametrize("what", ALIKE)
+def test_a_head_that_was_read_before_is_read_alike(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = b"".join(ALIKE[what]).count(b"POST")
+
+    found = echoed(ALIKE[what], requests)
+
+    monkeypatch.setattr(connection, "HEAD_BYTES_KEPT", 0)
+    assert found == echoed(ALIKE[what], requests)
+    assert found.count(b"HTTP/1.1 200") == requests
+
+
+def test_only_a_head_that_can_be_read_one_way_is_kept() -> None:
+    kept = {}
+    for what, first in {
+        "plain": LIKE,
+        "chunks": ALIKE["chunks between"][2],
+        "close": post("/a", b"one", "Connection: close"),
+        "empty lines": b"\r\n" + LIKE,
+    }.items():
+        client, server = socket.socketpair()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await scope["extensions"][WHOLE].answer(200, [(b"content-length", b"0")], [])
+
+        async def talk(protocol: Connection, what: str = what, client: socket.socket = client, first: bytes = first) -> None:
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(client, first)
+            await loop.sock_recv(client, 100)
+            kept[what] = protocol._known.data if protocol._known is not None else None
+
+        connected(app, client, server, talk)
+
+    assert kept == {"plain": LIKE[:-3], "chunks": None, "close": None, "empty lines": b"\r\n" + LIKE[:-3]}

@@ -80,6 +80,13 @@ def test_sent_messages_are_kept_only_so_many(store: NodeStore) -> None:
     assert len(store.waiting(10_000)) <= SENT_KEPT
 
 
+def test_windows_do_not_crowd_out_the_receipts_that_are_kept(store: NodeStore) -> None:
+    receipt = store.enqueue("receipt", "t", b"serving")
+    store.mark_sent([receipt, *(store.enqueue("window", "t", b"%d" % number) for number in range(SENT_KEPT + 50))])
+
+    assert [payload for _, _, payload, _ in store.outbox_payloads("receipt", 10)] == [b"serving"]
+
+
 def test_a_block_is_found_wherever_it_stands_and_forgotten_with_its_folder(store: NodeStore) -> None:
     digest = sha256(b"block")
     store.add_blocks([StoredBlock(digest, "aa/v/f", 0, 5), StoredBlock(digest, "bb/v/f", 5, 5)])

@@ -121,7 +121,7 @@ def test_a_new_rollouts_key_ends_the_statements_and_serials_of_the_stolen_one(fl
     stolen = fleet.keys["rollouts"]
     accept(trust, seal("deployments", codec.encode(statement("1.0.0", serial=2**53)), stolen), fleet)
     fleet.keys["rollouts"] = CryptoSigner.generate_ed25519()
-    fleet.repository.rekey_rollouts(fleet.keys["rollouts"].public_key, targets=fleet.keys["targets"], now=fleet.now)
+    fleet.rekey_rollouts()
     fleet.repository.renew_rollouts(rollouts=fleet.keys["rollouts"], now=fleet.now)
     trust.accept_roles(fleet.roles(), now=fleet.now)
 
@@ -225,7 +225,7 @@ def test_a_stolen_timestamp_key_is_replaced_together_with_its_versions(fleet: Fl
     raised = forged(fleet.roles().timestamp, fleet.keys["timestamp"], version=2**40)
     trust.accept_timestamp(raised, now=fleet.now)
     fleet.replace_key("timestamp")
-    fleet.repository.rekey("timestamp", fleet.keys["timestamp"].public_key, root_signers=fleet.roots, now=fleet.now)
+    fleet.rekey("timestamp")
     view = trust.accept_roles(fleet.roles(), now=fleet.now)
 
     assert view.timestamp_version < 2**40

@@ -18,6 +18,7 @@ from schemas.errors import Code, Refused
 from schemas.limits import ROLLOUT_BYTES_MAX
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.rollout import Rollout
 from schemas.state import Profile
 from tests.trust_fleet import Fleet, manifest, rollout
 
@@ -100,6 +101,36 @@ def test_a_refused_rollout_is_still_refused_after_a_restart(fleet: Fleet, trust:
     assert view is not None
     assert set(view.rollouts) == {"delay"}
     assert set(view.refused) == {"other"}
+
+
+def test_the_last_rollout_that_was_understood_is_kept_over_restarts(fleet: Fleet, trust: Trust, tmp_path: Path) -> None:
+    before = trust.current()
+    assert before is not None
+    sign(fleet, "other", changed(rollout("1.0.0", serial=2, model="other"), deployments=[1]))
+    deliver(trust, fleet)
+
+    again = Trust(tmp_path / "node", fleet.repository.root())
+    restored = again.current()
+    sign(fleet, "other", changed(rollout("1.0.0", serial=3, model="other"), deployments=[1]))
+    later = deliver(again, fleet)
+    assert restored is not None
+    assert (restored.held, later.held) == ({"other": before.rollouts["other"]}, {"other": before.rollouts["other"]})
+
+    fleet.roll("1.0.0", serial=4, model="other")
+    assert not deliver(again, fleet).held
+    assert not list((tmp_path / "node" / "held").iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged", codec.encode(codec.decode(Rollout, rollout("1.0.0", model="delay")))])
+def test_a_kept_rollout_that_is_damaged_is_left_out(fleet: Fleet, trust: Trust, tmp_path: Path, content: bytes) -> None:
+    sign(fleet, "other", changed(rollout("1.0.0", serial=2, model="other"), deployments=[1]))
+    deliver(trust, fleet)
+    (tmp_path / "node" / "held" / "other").write_bytes(content)
+
+    restored = Trust(tmp_path / "node", fleet.repository.root()).current()
+
+    assert restored is not None
+    assert (set(restored.refused), restored.held) == ({"other"}, {})
 
 
 @pytest.mark.parametrize("name", ["Line_7", "a" * 200, "ümlaut", "a b"])

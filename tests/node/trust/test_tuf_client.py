@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import Metadata, MetaFile, TargetFile, Targets
 
+from hub.signing.key_changes import RootHolders
 from node.trust.tuf_client import COPIES, Trust
 from schemas import codec
 from schemas.bundle import ManifestBytes, ModelBundle, RolloutBytes, TrustBundle
 from schemas.errors import Code, Refused, Unreachable
 from schemas.names import sha256
-from tests.trust_fleet import DAY, HOUR, NOW, ROLES, Fleet, forged, manifest, rollout, signed, tree
+from tests.trust_fleet import DAY, HOUR, NOW, ROLES, Fleet, change_keys, forged, manifest, rollout, signed, tree
 
 LONG_AGO = datetime(1970, 1, 2, tzinfo=UTC)
 
@@ -347,7 +348,8 @@ def rotate(fleet: Fleet, times: int) -> None:
         old = fleet.roots
         for number in (1, 2, 3):
             fleet.replace_key(f"root-{number}")
-        fleet.repository.rotate_root(old=old, new=fleet.roots, threshold=2, now=fleet.now)
+        holders = RootHolders([key.public_key for key in fleet.roots], 2)
+        change_keys(fleet.repository, [*old, *fleet.roots], now=fleet.now, holders=holders)
 
 
 def test_root_is_walked_from_the_first_version_to_the_last(fleet: Fleet, trust: Trust, tmp_path: Path) -> None:
@@ -414,7 +416,7 @@ def test_fast_forward_with_stolen_keys_is_undone_by_new_keys(fleet: Fleet, trust
         deliver(trust, honest, fleet)
     for role in ("snapshot", "timestamp"):
         fleet.replace_key(role)
-        fleet.repository.rekey(role, fleet.keys[role].public_key, root_signers=fleet.roots, now=fleet.now)
+        fleet.rekey(role)
     view = deliver(trust, fleet.refresh(), fleet)
 
     assert view.root_version == 3
@@ -493,7 +495,7 @@ def test_signature_from_the_far_future_does_not_push_a_working_clock(fleet: Flee
     timestamp = forged(bundle.timestamp, fleet.keys["timestamp"], version=50, expires=NOW + 3650 * DAY)
     deliver(trust, altered(bundle, timestamp=timestamp), fleet)
     fleet.replace_key("timestamp")
-    fleet.repository.rekey("timestamp", fleet.keys["timestamp"].public_key, root_signers=fleet.roots, now=fleet.now)
+    fleet.rekey("timestamp")
     view = deliver(trust, fleet.refresh(), fleet)
 
     assert not view.stale
@@ -542,7 +544,7 @@ def test_serial_run_ahead_with_a_stolen_rollouts_key_is_undone_by_a_new_key(flee
     fleet.roll("1.0.0", serial=2**53)
     deliver(trust, fleet.refresh(), fleet)
     fleet.replace_key("rollouts")
-    fleet.repository.rekey_rollouts(fleet.keys["rollouts"].public_key, targets=fleet.keys["targets"], now=fleet.now)
+    fleet.rekey_rollouts()
     fleet.roll("1.0.0", serial=3)
     view = deliver(trust, fleet.refresh(), fleet)
 
@@ -669,7 +671,7 @@ def test_revoked_team_key_is_refused(fleet: Fleet, trust: Trust) -> None:
 
 def test_release_below_the_offline_minimum_is_not_brought(fleet: Fleet, trust: Trust) -> None:
     fleet.release("1.1.0")
-    fleet.repository.set_minimum("delay", "1.1.0", targets=fleet.keys["targets"], now=fleet.now)
+    change_keys(fleet.repository, [fleet.keys["targets"]], now=fleet.now, minimums={"delay": "1.1.0"})
     deliver(trust, fleet.refresh(), fleet)
     found = trust.accept_model(fleet.models("1.0.0", "1.1.0"), now=fleet.now)
 

@@ -1,5 +1,6 @@
 """Dozens of swaps leave the agent where it was. bench/node.py measures how exactly."""
 
+import asyncio
 import gc
 import os
 import re
@@ -12,6 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+
+from node.core.inference.tensors import raw_of
+from node.workers.worker_handle import Load, Worker
 
 SWAPS, SETTLED = 45, 15
 GROWTH_BYTES_MAX = 6 * 2**20  # of thirty swaps: a leaked worker's buffers or a model kept once each would be five times that
@@ -45,3 +49,30 @@ def test_swaps_leave_no_memory_descriptor_thread_or_process(running: Any, stage:
     assert min(descriptors[-10:]) <= max(descriptors[:10])
     assert min(threads[-10:]) <= max(threads[:10])
     assert len(running.server.loaded()) == 1
+
+
+def resident_mib(process_id: int) -> float:
+    found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def test_a_worker_gives_back_what_a_large_request_took(tmp_path: Path, regressors: Any) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(regressors.linear.onnx)
+    rows = np.ones((1_500_000, 5), np.float32)
+
+    async def held() -> tuple[float, float]:
+        worker = await Worker.start(Load(path))
+        await worker.infer([raw_of("X", rows[:1])])
+        before = resident_mib(worker.process_id)
+        for _ in range(2):
+            await worker.infer([raw_of("X", rows)])
+        await worker.memory_bytes()  # Answered once the last answer's memory is gone.
+        after = resident_mib(worker.process_id)
+        await worker.close()
+        return before, after
+
+    before, after = asyncio.run(held())
+
+    assert after - before < 8  # One such request alone is 29 MiB.

@@ -52,7 +52,8 @@ def test_every_input_column_and_every_single_output_is_watched() -> None:
         ("label", "categorical", "output", "label", 0),
         ("score", "numeric", "output", "score", 0),
     ]
-    assert unwatched == ()
+    assert [one.name for one in unwatched] == ["all"]
+    assert "all[0]" in unwatched[0].reason
 
 
 def test_probabilities_are_watched_by_class_confidence_and_entropy() -> None:
@@ -159,7 +160,7 @@ def test_more_columns_than_a_window_holds_are_said_and_the_output_stays() -> Non
 
     assert len(found) == SIGNALS_MAX
     assert found[-1].spec.side == "output"
-    assert unwatched == (f"c{SIGNALS_MAX - 1}",)
+    assert [one.name for one in unwatched] == [f"c{SIGNALS_MAX - 1}"]
 
 
 @pytest.mark.parametrize(

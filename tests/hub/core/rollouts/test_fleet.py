@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from hub.core.rollouts import fleet
 from hub.core.rollouts.fleet import Node, fold_receipt, fold_state
 from hub.core.rollouts.listening import Listened
+from hub.core.rollouts.tally import NodeReport
+from schemas.deployments import DEFAULT, Deployment
 from schemas.errors import Code, Refused
 from schemas.names import RESERVED_NODES, sha256
 from schemas.receipt import Evidence, Receipt
-from schemas.rollout import ReleaseRef
+from schemas.rollout import Gate, ReleaseRef
 from schemas.state import Profile, Slot, State
 
 KEY, OTHER_KEY = b"key", b"other key"
@@ -133,13 +135,20 @@ def test_who_counts_as_heard_from(status: str, silent_seconds: int, age_seconds:
     assert expected == fleet.heard(node, listened=Listened(2000.0 + age_seconds), silent_seconds=silent_seconds)
 
 
+def reported(node: Node, release: ReleaseRef) -> NodeReport:
+    deployment = Deployment(
+        name=DEFAULT, release=release, state="running", rollout=bytes(16), started=1, gate=Gate(silent_seconds=60, retries=2)
+    )
+    return fleet.report(node, deployment, model="delay", listened=Listened(2000.0))
+
+
 def test_only_a_receipt_says_what_is_served() -> None:
     slots = ({"model": "delay", "state": "active", "serving": ONE, "serving_version": "1.0.0"},)
     claims = known(state(slots=slots, profile=Profile(arch="x", cores=1, memory_bytes=1, labels={"site": "a"})))
 
-    before = fleet.report(claims, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
+    before = reported(claims, ReleaseRef("1.0.0", ONE))
     signed = fold_receipt(claims, receipt(1, "serving"), received_at=2000, heard_at=Listened(2000.0))
-    after = fleet.report(signed, model="delay", release=ReleaseRef("1.0.0", ONE), begun=1, listened=Listened(2000.0), silent_seconds=60)
+    after = reported(signed, ReleaseRef("1.0.0", ONE))
 
     assert (before.serving, after.serving) == (False, True)
     assert dict(after.labels) == {"site": "a"}
@@ -156,16 +165,22 @@ def test_a_rollback_ends_serving_until_the_node_signs_for_another() -> None:
     assert again.serving["delay"].digest == ONE
 
 
+def test_each_failure_is_one_of_the_nodes_own_tries_whatever_came_between() -> None:
+    node = fold_receipt(known(state()), receipt(1, "refused", TWO), received_at=5, heard_at=Listened(5.0))
+    node = fold_receipt(node, receipt(2, "serving", TWO), received_at=6, heard_at=Listened(6.0))
+    node = fold_receipt(node, receipt(3, "rolled_back", TWO), received_at=7, heard_at=Listened(7.0))
+    node = fold_receipt(node, receipt(3, "rolled_back", TWO), received_at=8, heard_at=Listened(8.0))  # It comes twice.
+
+    assert (reported(node, ReleaseRef("2.0.0", TWO)).tried, node.failures["delay", TWO].received_at) == (2, 7)
+
+
 def test_a_refusal_leaves_what_is_served() -> None:
     node = fold_receipt(known(state()), receipt(1, "serving", ONE), received_at=1, heard_at=Listened(1.0))
 
     refused = fold_receipt(node, receipt(2, "refused", TWO, code="model.golden_mismatch"), received_at=2, heard_at=Listened(2.0))
 
     assert refused.serving["delay"].digest == ONE
-    assert (
-        fleet.report(refused, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2.0), silent_seconds=60).failed_at
-        == 2
-    )
+    assert reported(refused, ReleaseRef("2.0.0", TWO)).failed_at == 2
 
 
 @given(st.lists(st.tuples(st.sampled_from(["serving", "refused", "rolled_back"]), st.sampled_from([ONE, TWO])), max_size=8), st.data())
@@ -230,7 +245,7 @@ def test_latency_is_compared_with_the_release_that_the_node_measured_before() ->
     node = fold_receipt(known(state()), receipt(1, "serving", **measured(2.0)), received_at=1)
     assert fleet.latency_ratio(node, "delay", ONE) is None
     node = fold_receipt(node, receipt(2, "serving", TWO, **measured(3.0, shadow="passed")), received_at=2)
-    report = fleet.report(node, model="delay", release=ReleaseRef("2.0.0", TWO), begun=1, listened=Listened(2000.0), silent_seconds=60)
+    report = reported(node, ReleaseRef("2.0.0", TWO))
     assert (report.latency_ratio, report.shadow) == (1.5, "passed")
 
     node = fold_receipt(node, receipt(3, "rolled_back", TWO), received_at=3)
@@ -243,3 +258,26 @@ def test_only_a_few_releases_latencies_are_kept() -> None:
     for number in range(1, 9):
         node = fold_receipt(node, receipt(number, "serving", sha256(bytes([number])), **measured(float(number))), received_at=number)
     assert [latency for _, latency in node.measured["delay"]] == [8.0, 7.0, 6.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("slot", "lacks"),
+    [
+        (Slot(model="delay", state="active", serving=ONE), False),
+        (Slot(model="delay", state="probation", serving=TWO, target=TWO), True),
+        (Slot(model="delay", state="refused", serving=ONE, target=TWO), True),
+        (Slot(model="delay", state="testing", serving=ONE, target=TWO), False),
+        (Slot(model="price", state="active", serving=ONE), True),
+        (Slot(model="price", state="idle"), False),
+    ],
+)
+def test_a_node_that_says_more_than_its_receipts_lacks_receipts(slot: Slot, lacks: bool) -> None:
+    node = fold_receipt(known(state(slots=(slot,))), receipt(1, "serving", ONE), received_at=2000)
+
+    assert fleet.lacks_receipts(node) == lacks
+
+
+def test_a_failure_that_a_receipt_proves_is_not_lacked() -> None:
+    node = fold_receipt(known(state(slots=(Slot(model="delay", state="refused", target=TWO),))), receipt(1, "refused", TWO), received_at=1)
+
+    assert not fleet.lacks_receipts(node)

@@ -12,8 +12,8 @@ from hub.core.rollouts.node_class import CLASSES, ClassName, class_of, totals
 from hub.core.rollouts.tally import tally
 from schemas.deployments import Deployment, Stage
 from schemas.errors import Code
-from schemas.rollout import ReleaseRef
-from schemas.state import Slot, State
+from schemas.rollout import Gate, ReleaseRef
+from schemas.state import Finding, Slot, State
 
 OLD, NEW = ReleaseRef("1.0.0", b"\0" * 32), ReleaseRef("1.1.0", b"\1" * 32)
 DEPLOYMENT = Deployment(name="default", release=NEW, fallback=OLD, state="running", rollout=bytes(16), started=1)
@@ -77,6 +77,53 @@ def test_after_going_back_a_node_serves_its_own_or_is_on_its_way() -> None:
     assert found(node(failure=Failure("rolled_back", Code.ROLLOUT_TAKEN_BACK, 5)), back) == ("serving", "serves 1.0.0")
 
 
+def test_a_node_that_serves_nothing_after_going_back_is_in_no_class_of_serving() -> None:
+    back = DEPLOYMENT.model_copy(update={"state": "rolled_back"})
+    first = back.model_copy(update={"fallback": None})
+    fetching = {"state": "fetching", "target": OLD.digest, "bytes_planned": 4, "bytes_received": 1}
+    failed = replace(node(serves=None), failures={("m", OLD.digest): Failure("refused", Code.MODEL_LOAD, 5)})
+
+    assert found(node(serves=None), first) == ("waiting", Code.ROLLOUT_TAKEN_BACK)
+    assert found(node(serves=None), back)[0] == "moving"
+    assert found(node(serves=None, slot=fetching), back) == ("moving", "serves nothing, and is to serve 1.0.0: is fetching, 25 %")
+    assert found(failed, back) == ("refused", Code.MODEL_LOAD)
+    assert found(node(serves=None), first, heard=False)[0] == "unreachable"
+
+
+def test_a_device_with_another_key_is_a_node_that_cannot_be_reached_with_the_mend() -> None:
+    one = replace(node(serves=NEW), other_key=b"k" * 32)
+    deployment = DEPLOYMENT.model_copy(update={"state": "running"})
+
+    assert report(one, deployment, model="m", listened=one.heard_at).heard is False
+    assert found(one, heard=False) == ("unreachable", Code.RECEIPT_KEY_CHANGED)
+    of = class_of(DEPLOYMENT, one, model="m", heard=False, silent_seconds=1, failed_from=0, now=10)
+    assert of.sentence.endswith("`fleetcast nodes replace jfk-2` lets it in")
+
+
+def test_a_node_that_waits_for_the_time_of_a_signature_says_so_and_has_not_failed() -> None:
+    finding = Finding(kind="trust", code=Code.CLOCK_UNKNOWN, reason="the clock here says 09:00, and the hub has signed at 12:00")
+    one = node()
+    one = replace(one, state=one.state.model_copy(update={"findings": (finding,)}))
+
+    assert found(one) == ("waiting", Code.CLOCK_UNKNOWN)
+    assert report(one, DEPLOYMENT, model="m", listened=Listened(0.0)).failed_at is None
+    served = replace(one, serving=node(serves=NEW).serving)
+    assert found(served) == ("serving", "serves 1.1.0")
+
+
+def test_a_refused_document_is_one_failure_for_the_gate_and_for_the_class() -> None:
+    finding = Finding(kind="rollout", model="m", code="schema.unsupported", reason="why")
+    one = node(failure=Failure("rolled_back", Code.PROBATION_ERRORS, 2))
+    one = replace(one, state=one.state.model_copy(update={"findings": (finding,)}))
+    retrying = DEPLOYMENT.model_copy(update={"gate": Gate(retries=3)})
+
+    for deployment, failed_from, tries_from in ((DEPLOYMENT, 1, 1), (retrying, 5, 1), (DEPLOYMENT, 5, 5), (retrying, 1, 1)):
+        counts = report(one, deployment, model="m", listened=Listened(0.0), failed_from=failed_from, tries_from=tries_from)
+        of = class_of(deployment, one, model="m", heard=True, silent_seconds=0, failed_from=failed_from, tries_from=tries_from, now=10)
+        assert (counts.failed_at is not None, counts.outcome) == (of.name == counts.outcome, of.name if of.code else "refused")
+    assert found(one, retrying, failed_from=5) == ("moving", "was reached, and has not begun yet")  # An operator has seen it.
+
+
 states = st.sampled_from(["running", "halted", "done", "rolled_back"])
 slots = st.sampled_from([None, {"state": "fetching"}, {"state": "out_of_budget", "code": "budget.day"}, {"state": "testing"}])
 failures = st.none() | st.builds(Failure, st.sampled_from(["refused", "rolled_back"]), st.just("model.golden"), st.integers(0, 9))
@@ -98,9 +145,7 @@ def test_the_gate_and_the_list_of_nodes_count_the_same(
     deployment = DEPLOYMENT.model_copy(update={"state": state, "deadline": deadline, "threshold": threshold, "stages": stages})
     nodes = [(node(serves=serves, slot=slot, failure=failure), heard) for serves, slot, failure, heard in drawn]
     classes = totals(class_of(deployment, one, model="m", heard=heard, silent_seconds=1, failed_from=5, now=10) for one, heard in nodes)
-    reports = [
-        replace(report(one, model="m", release=NEW, begun=0, listened=Listened(0.0), silent_seconds=1), heard=heard) for one, heard in nodes
-    ]
+    reports = [replace(report(one, deployment, model="m", listened=Listened(0.0), failed_from=5), heard=heard) for one, heard in nodes]
     counted = tally(deployment, reports, judged_from=5, now=10)
 
     assert sum(classes.values()) == len(nodes)

@@ -384,12 +384,13 @@ def test_a_stage_that_needs_approval_waits_for_it_and_then_begins() -> None:
     progress = begin(wish(25, 100).model_copy(update={"approve": (100,)}), nodes)
 
     waiting, actions = step(progress, Facts(served(progress, nodes)), now=NOW)
-    approved = core.approve(waiting)
+    approved = core.approve(waiting, actor="ada")
     after, _ = step(approved, Facts(served(progress, nodes)), now=NOW)
 
     assert (waiting.deployment, actions) == (progress.deployment, ())
     assert "stage 2 (100 %) needs approval" in waiting.reason
     assert approved.deployment != waiting.deployment
+    assert approved.reason == "has stage 2 approved by ada"
     assert after.deployment.stage == 1
     with pytest.raises(Refused, match="waits for no approval"):
         core.approve(after)

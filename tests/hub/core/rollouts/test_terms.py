@@ -185,6 +185,28 @@ def test_a_window_that_does_not_open_before_the_deadline_is_refused() -> None:
     assert begin(fleet(), activate=windows, deadline=NOW + 6 * 24 * 3600).deployment.activate == windows
 
 
+# NOW is a Friday, 08:00 UTC.
+@pytest.mark.parametrize(
+    ("fetch", "activate", "hours", "words"),
+    [
+        ("Sun 01:00-02:00", None, 24, "fetch 'Sun 01:00-02:00' does not open before the deadline"),
+        ("Sun 22:00-24:00", "Sat 01:00-03:00", 90, "lets a node first fetch ('Sun 22:00-24:00') and then switch ('Sat 01:00-03:00')"),
+        ("Sat 10:00-11:00", "Sat 08:00-09:00", 60, "in any zone: give a later deadline, or other times"),
+    ],
+)
+def test_times_to_fetch_and_to_switch_that_never_come_in_turn_are_refused(fetch: str, activate: str | None, hours: int, words: str) -> None:
+    times = {"carriage": {"fetch": parse_windows(fetch)}, **({"activate": parse_windows(activate)} if activate else {})}
+
+    assert words in refused(fleet(), deadline=NOW + hours * 3600, **times)
+    assert begin(fleet(), deadline=NOW + 15 * 24 * 3600, **times).deployment.deadline is not None
+    assert begin(fleet(), **times).deployment.deadline is None
+
+
+def test_times_that_are_open_together_are_taken() -> None:
+    times = {"carriage": {"fetch": parse_windows("Sat 01:00-06:00")}, "activate": parse_windows("Sat 02:00-03:00")}
+    assert begin(fleet(), deadline=NOW + 48 * 3600, **times).deployment.activate is not None
+
+
 def test_at_its_deadline_a_rollout_is_done_for_the_nodes_that_serve() -> None:
     nodes = fleet()
     progress = begin(nodes, LAB, deadline=NOW + 60, gate={"soak_seconds": 999})
@@ -222,15 +244,15 @@ def test_more_failures_than_may_be_halt_also_after_the_deadline() -> None:
 # Retries
 
 
-def failing(nodes: Sequence[NodeReport], *, at: float) -> list[NodeReport]:
-    return [replace(one, failed_at=NOW + int(at)) for one in nodes]
+def failing(nodes: Sequence[NodeReport], *, at: float, tried: int = 1) -> list[NodeReport]:
+    return [replace(one, failed_at=NOW + int(at), tried=tried) for one in nodes]
 
 
 def test_failed_nodes_try_again_after_a_pause_and_halt_when_no_attempt_is_left() -> None:
     nodes, progress = fleet(4), begin(fleet(4), gate={"retries": 2, "retry_seconds": 100})
     seen = []
     for second in range(0, 400, 10):
-        nodes = failing(nodes, at=second)  # Each attempt fails at once.
+        nodes = failing(nodes, at=second, tried=1 + (progress.deployment.attempt or 0))  # Each attempt fails at once.
         progress, actions = look(progress, nodes, after=second)
         seen += [(second, type(one).__name__) for one in actions]
         if progress.deployment.state != "running":
@@ -255,18 +277,52 @@ def test_a_pause_before_an_attempt_does_not_pass_while_the_hub_is_deaf() -> None
     assert (progress.deployment.attempt, progress.reason) == (None, core.DEAF)
 
 
-def test_each_stage_has_its_own_attempts() -> None:
-    nodes, progress = fleet(4, lab=1), begin(fleet(4, lab=1), LAB, gate={"retries": 1, "retry_seconds": 10})
-    progress, _ = look(progress, failing(nodes, at=1), after=1)
-    progress, _ = look(progress, failing(nodes, at=1), after=11)
-    assert progress.deployment.attempt == 1
-    progress, _ = look(progress, served(progress, nodes), after=12)
-    assert progress.deployment.stage == 1
-    reached_now = failing(nodes, at=20)
-    progress, _ = look(progress, reached_now, after=20)
-    assert progress.deployment.state == "running"
-    progress, _ = look(progress, reached_now, after=30)
-    assert progress.deployment.attempt == 2
+def test_a_node_that_has_used_up_its_tries_takes_none_from_the_others() -> None:
+    nodes = fleet(40)
+    progress = begin(nodes, gate={"retries": 1, "retry_seconds": 10, "failures_ratio_max": 0.05})
+    bad = failing(nodes[:1], at=1, tried=2)
+    progress, _ = look(progress, [*bad, *nodes[1:]], after=1)
+    assert (progress.deployment.state, progress.deployment.attempt, progress.tally.failed) == ("running", None, 1)
+
+    later = [*bad, *failing(nodes[1:4], at=20), *nodes[4:]]
+    progress, _ = look(progress, later, after=20)
+    assert progress.reason.endswith(
+        "4 of 40 nodes refused it or rolled back, at most 5% may; 3 of them try again in 10 s, and may once more"
+    )
+    progress, actions = look(progress, later, after=30)
+    assert (progress.deployment.attempt, len(actions)) == (1, 1)
+    progress, _ = look(progress, later, after=31)
+    assert (progress.deployment.state, progress.tally.failed) == ("running", 1), "the bad one counts, and the others are given time"
+
+
+def test_nodes_without_tries_halt_the_rollout_though_others_have_some_left() -> None:
+    nodes = fleet(4)
+    progress = begin(nodes, gate={"retries": 1, "retry_seconds": 10})
+    progress, _ = look(progress, [*failing(nodes[:1], at=1, tried=2), *failing(nodes[1:], at=1)], after=1)
+    assert progress.deployment.state == "halted"
+
+
+def test_an_operator_who_resumes_gives_each_node_its_tries_anew() -> None:
+    nodes = failing(fleet(4), at=1, tried=2)
+    progress, _ = look(begin(nodes, gate={"retries": 1, "retry_seconds": 10}), nodes, after=1)
+    progress = core.resume(progress, now=NOW + 2)
+    assert (progress.tries_from, progress.judged_from) == (NOW + 2, NOW + 2)
+
+
+def test_a_rollout_that_is_done_says_what_is_so_now() -> None:
+    nodes = fleet(4)
+    progress = begin(nodes)
+    progress, _ = look(progress, served(progress, nodes), after=1)
+    assert (progress.deployment.state, progress.reason) == ("done", "4 of 4 nodes heard from serve it")
+
+    back = [replace(nodes[0], failed_at=NOW + 5, outcome="rolled_back"), *served(progress, nodes)[1:]]
+    progress, actions = look(progress, back, after=6)
+    assert (progress.reason, actions) == ("3 of 4 nodes heard from serve it, 1 refused it or rolled back", ())
+    assert verdict(progress, "failures").outcome == "fails"
+
+    silent = [replace(back[0], failed_at=None, heard=False), *served(progress, nodes)[1:]]
+    assert look(progress, silent, after=7)[0].reason == "3 of 3 nodes heard from serve it, 1 is silent"
+    assert look(progress, served(progress, nodes), after=8)[0].reason == "4 of 4 nodes heard from serve it"
 
 
 # Sample, latency, shadow

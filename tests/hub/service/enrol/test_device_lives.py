@@ -167,7 +167,9 @@ def test_a_forgotten_node_that_still_speaks_is_refused_and_alerted_once(fleet: F
     device = Device.connect("node-a", embedded, fleet)
     with fleet.hub(embedded) as hub:
         until("the node", lambda: status(fleet) == "online")
-        lives(fleet).forget("node-a")
+        operator = lives(fleet)
+        operator._database.actor = "ada"
+        operator.forget("node-a")
         until("the hub to forget it", lambda: "node-a" not in hub._ingest.nodes)
         for _ in range(3):
             device.say_state()
@@ -182,6 +184,7 @@ def test_a_forgotten_node_that_still_speaks_is_refused_and_alerted_once(fleet: F
         until("the other node", lambda: status(fleet, "node-b") == "disconnected")
 
     assert alerts(fleet, Code.NODE_FORGOTTEN) == ["node-a"]
+    assert [one.alert.actor for one in fleet.store.alerts() if one.alert.code == Code.NODE_FORGOTTEN] == ["ada"]
     assert fleet.refused(Code.NODE_FORGOTTEN) == []
     assert status(fleet) is None
 

@@ -22,6 +22,7 @@ from schemas.errors import Code, Unreachable
 from schemas.state import Profile, SettingsInForce, State
 from tests.brokers import Broker
 from tests.hub.hubs import Device, Fleet, until
+from tests.trust_fleet import change_keys
 
 DAY_SECONDS = 86_400
 
@@ -232,7 +233,8 @@ def test_a_restored_hub_signs_above_what_its_nodes_report(desk: Desk) -> None:
 def test_another_rollouts_key_signs_all_settings_anew(desk: Desk) -> None:
     desk.ask(where="", cohort="nyc")
     desk.signer = CryptoSigner.generate_ed25519()
-    desk.fleet.repository.rekey_rollouts(desk.signer.public_key, targets=desk.fleet.targets, now=datetime.fromtimestamp(desk.wall, UTC))
+    now = datetime.fromtimestamp(desk.wall, UTC)
+    change_keys(desk.fleet.repository, [desk.fleet.targets], now=now, rollouts=desk.signer.public_key)
     desk.start()
     desk.room = 0
     desk.turns()

@@ -13,6 +13,7 @@ from hub.core.rollouts import commands, fleet
 from hub.core.rollouts.commands import Halt, Resume, Rollback
 from hub.core.rollouts.listening import Listened
 from hub.database import tables
+from hub.database.connection import HUB_ACTOR
 from hub.database.hearing import Hearing
 from hub.database.store import Store
 from hub.service.alerts.event_log import Notes
@@ -83,7 +84,9 @@ class Hub:
         self.controller.tick()
 
     def ask(self, kind: str, **body: object) -> str:
+        self.store.database.actor = "ada"
         number = self.store.add_command("delay", commands.read(kind, json.dumps(body)))
+        self.store.database.actor = HUB_ACTOR
         self.passes()
         answer = self.store.command(number)
         assert answer is not None
@@ -173,9 +176,24 @@ def test_commands_name_the_deployment_where_there_are_several(hub: Hub) -> None:
         hub.ask("start", version="1.0.0", where=f"site={site}", stages=[50, 100])
 
     assert "choose one with --deployment" in hub.ask("halt")
-    assert "halted by an operator" in hub.ask("halt", deployment="site-lga")
+    assert "halted by ada" in hub.ask("halt", deployment="site-lga")
     assert {name: one.state for name, one in hub.by_name.items()} == {"site-jfk": "running", "site-lga": "halted"}
     assert "no node has failed in the rollout of delay 1.0.0 (deployment site-jfk)" in hub.ask("retry", deployment="site-jfk")
+
+
+def test_an_alert_of_a_halt_names_the_operator_who_last_acted_on_it(hub: Hub) -> None:
+    hub.ask("start", version="1.0.0", stages=[50, 100], approve=[100])
+    answer = hub.ask("approve")
+    hub.begin()  # Another process of the hub knows it from the database.
+    (row,) = hub.store.rollout_rows()
+    for name, node in hub.nodes.items():
+        hub.nodes[name] = replace(node, failures={("delay", hub.refs[0].digest): fleet.Failure("refused", "model.load", int(hub.now))})
+    hub.passes()
+
+    assert answer.endswith("has stage 2 approved by ada")
+    assert row.actor == "ada"
+    assert [(one.alert.kind, one.alert.actor) for one in hub.store.alerts()] == [("rollout_halted", "ada")]
+    assert [event.actor for event in hub.store.changes()][:2] == [HUB_ACTOR, "ada"]
 
 
 def test_a_statement_is_signed_again_at_half_of_its_life(hub: Hub) -> None:
@@ -200,7 +218,7 @@ def test_a_new_process_goes_on_with_each_deployment_where_it_was(hub: Hub) -> No
 
     assert hub.signed == signed
     assert {row.deployment: row.reason for row in hub.store.rollout_rows()} == before
-    assert before["site-jfk"] == "halted by an operator"
+    assert before["site-jfk"] == "halted by ada"
 
 
 def test_working_state_that_a_crash_left_behind_is_not_taken_for_the_signed_one(hub: Hub) -> None:

@@ -79,7 +79,9 @@ def test_failed_nodes_try_again_by_themselves_and_each_attempt_is_signed(hub: Hu
 
     def fails() -> None:
         for name, node in hub.nodes.items():
-            hub.nodes[name] = replace(node, failures={("delay", digest): Failure("refused", "model.golden", int(hub.now))})
+            times = (*node.failed_at.get(("delay", digest), ()), int(hub.now))
+            failure = Failure("refused", "model.golden", int(hub.now))
+            hub.nodes[name] = replace(node, failures={("delay", digest): failure}, failed_at={("delay", digest): times})
         hub.passes()
 
     fails()
@@ -114,7 +116,7 @@ def test_the_classes_that_commands_read_add_up_to_the_nodes_of_each_deployment(h
     found = Fleet(hub.store, required=False)
     signed = hub.signed
     model = Model("delay", rollouts=tuple(Progress("delay", one, stage_entered_at=0, judged_from=0) for one in signed.deployments))
-    lines = found.lines(model, {"default": 0})
+    lines = found.lines(model, {})
     counts = totals(line.found for line in lines)
 
     assert sum(counts.values()) == len(hub.nodes)

@@ -69,6 +69,10 @@ def contents() -> dict[bytes, bytes]:
 
 @pytest.fixture
 def publish(contents: dict[bytes, bytes]) -> Callable[..., Release]:
+    return releasing(contents)
+
+
+def releasing(contents: dict[bytes, bytes]) -> Callable[..., Release]:
     def make(version: str, model: bytes, **fields: Any) -> Release:
         contents[sha256(model)] = model
         file = File(path="model.onnx", bytes=len(model), digest=sha256(model), blocks=(Block(sha256(model), len(model)),))

@@ -82,12 +82,14 @@ def agent(**changes: Any) -> Facts:
     return replace(WELL, status=STATUS.model_copy(update=changes))
 
 
+KEY_FINDING = Sent(kind="settings", code=str(Code.RECEIPT_KEY_CHANGED), reason="the hub knows another key of gw-1")
 CASES: list[tuple[Facts, Trouble]] = [
     (Facts(NOW, settings_error="node.toml: id: Field required"), Trouble.SETTINGS_INVALID),
     (folder(write_error="Read-only file system"), Trouble.FOLDER_NOT_WRITABLE),
     (folder(mode=0o755), Trouble.FOLDER_OPEN),
     (folder(trust_gone=True), Trouble.FOLDER_TRUST),
     (folder(open_keys=("gw-1.key",)), Trouble.KEY_OPEN),
+    (agent(findings=(KEY_FINDING,)), Trouble.KEY_REFUSED),
     (folder(key_error="damaged"), Trouble.KEY_UNREADABLE),
     (folder(store_error="file is not a database"), Trouble.STORE_UNREADABLE),
     (folder(damaged="/d/node.sqlite.damaged"), Trouble.STORE_SET_ASIDE),
