@@ -111,7 +111,7 @@ def test_a_release_file_gives_shapes_as_the_command_line_does(tmp_path: Path) ->
 def test_only_an_onnx_release_may_state_whether_rows_are_joined(tmp_path: Path) -> None:
     written(tmp_path / "model.tflite", litert_models.windowed())
     (tmp_path / "release.toml").write_text('name = "two"\nversion = "1.0.0"\nmodel = "model.tflite"\nstate_joining = true\n')
-    with pytest.raises(Refused, match="state_joining.*an ONNX model"):
+    with pytest.raises(Refused, match=r"state_joining.*an ONNX model"):
         read_release(tmp_path / "release.toml", {})
 
 
