@@ -255,7 +255,7 @@ class SettingsKeeper:
                 held = self._held.get(name)
                 document = held.document if held is not None else None
                 fresh[name] = self._document(name, Chosen.of(document), serial=core.serial_after(document, self._state(name)))
-                log.info("node_key.sent", node=name)
+                log.info("node_key.reported", node=name)
             self._sign(fresh)
 
     def _is_behind(self, name: str) -> bool:

@@ -39,7 +39,7 @@ OPEN_INTERVALS_MAX = 4096  # untested intervals of one model and cohort: a fleet
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
 EARLY_SECONDS = 60
 AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
-GONE_SECONDS = 86_400.0  # Time of listening: a node that is silent for so much longer was reported, though the alert is not kept.
+GONE_SECONDS = 86_400.0  # Time of listening beyond the bound after which a silence was surely reported, also if its alert is not kept.
 SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made durable when nodes were last seen
 
 

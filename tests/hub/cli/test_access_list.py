@@ -6,7 +6,7 @@ import pytest
 
 from hub.cli.errors import Exit
 from hub.service.broker import access_lists
-from schemas.topics import access_list, consumer_access_list
+from schemas.topics import ROOT, access_list, consumer_access_list
 from tests import brokers
 from tests.hub.cli.fleets import Made, make
 from tests.hub.hubs import Fleet, until
@@ -33,7 +33,7 @@ def test_lists_of_an_earlier_version_are_found_named_and_written_anew(made: Made
     written = made.run("access-list", "--write")
 
     assert found.returncode == Exit.REFUSED
-    assert "'pattern read fleetcast/f/node/%u/settings' is missing" in found.stderr
+    assert f"'pattern read {ROOT}/f/node/%u/settings' is missing" in found.stderr
     assert "`fleetcast access-list --write`" in found.stderr
     assert (printed, consumers) == (access_list("f", ["site-7"]), consumer_access_list("f"))
     assert written.stdout.split() == [str(made.fleet / "broker" / name) for name in ("acl", "acl-consumers")]
@@ -45,7 +45,7 @@ def test_a_change_of_settings_warns_where_mosquitto_would_keep_it_back(made: Mad
     older(made.fleet)
     quiet = made.run("nodes", "set", "n1", "cohort=x")
     settings = made.fleet / "fleet.toml"
-    settings.write_text(settings.read_text() + '\nbroker_url = "mqtt://broker.example:1883"\n')
+    settings.write_text('broker_url = "mqtt://broker.example:1883"\n' + settings.read_text())
 
     warned = made.run("nodes", "set", "n1", "cohort=x")
 
