@@ -31,7 +31,7 @@ class DeploymentTopics:
         self.roles: TrustRoles | None = None
         self._models: set[str] = set()
         self._warned: frozenset[str] = frozenset()
-        self._versions = self._published = (0, 0)  # Of root and targets, as the index names them.
+        self._versions = self._published = (0, 0)  # Versions of root and targets, as the index names them.
         self._read: dict[bytes, Deployments] = {}  # Statements as they were read before: a step changes one of many.
 
     def payloads(self, trust: TrustBundle, *, now: datetime) -> Mapping[str, bytes]:

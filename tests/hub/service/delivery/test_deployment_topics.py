@@ -23,7 +23,7 @@ from schemas.selectors import parse
 from tests import brokers
 from tests.broker.client import Client
 from tests.hub.hubs import Fleet, until
-from tests.trust_fleet import signed
+from tests.trust_fleet import change_keys, signed
 
 RELEASE = ReleaseRef("1.0.0", bytes(32))
 
@@ -141,6 +141,19 @@ def test_a_release_says_new_roles_before_the_model_and_the_timestamp_comes_hourl
         found = listener.until_on(fleet.topics.trust)
 
     assert listener.names(found) == ["trust/roles", "trust/time", "model/delay", "trust"]
+
+
+def test_the_index_comes_before_what_other_keys_may_have_signed(embedded: brokers.Broker, fleet: Fleet) -> None:
+    deploy(fleet, 1)
+    with fleet.hub(embedded):
+        until("the first announcement", lambda: retained(embedded, fleet.topics.trust))
+        listener = Listener.on(embedded, fleet)
+        listener.until_on(fleet.topics.model("delay"))
+        listener.client.messages(seconds=2)
+        change_keys(fleet.repository, [fleet.targets], now=datetime.now(UTC), minimums={"delay": "1.0.0"})
+        found = listener.names(listener.until_on(fleet.topics.trust_time))
+
+    assert [name for name in found if name != "trust"] == ["trust/roles", "deployed", "trust/time"]
 
 
 def test_rollouts_without_deployments_keep_the_hub_on_the_topic_of_before(fleet: Fleet) -> None:
