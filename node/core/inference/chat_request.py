@@ -20,6 +20,9 @@ STOP_CHARACTERS_MAX: Final = 256
 WHOLE_MAX: Final = 2**63
 SCHEMA_BYTES_MAX: Final = 16 * KIB  # A schema becomes a grammar, which every token of the answer is compared with.
 SCHEMA_DEPTH_MAX: Final = 24
+SCHEMA_PARTS_MAX: Final = (
+    256  # Fields, choices and the like together: 1500 choices hold a worker up for as long as a hung one is waited for.
+)
 REPETITIONS_MAX: Final = 512  # In a schema: minItems, maxLength and the like are written out in the grammar.
 PATTERN_CHARACTERS_MAX: Final = 256
 REPETITIONS: Final = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
@@ -200,9 +203,11 @@ def _check_format(form: object) -> None:
         kind = form.get("type") if isinstance(form, dict) else form
         raise mismatch(Code.REQUEST_INVALID, "response_format", expected=f"type {', '.join(FORMATS)}", actual=shown(kind))
     try:
-        _check_schema(schema_of(form), SCHEMA_DEPTH_MAX)
+        parts = _check_schema(schema_of(form), SCHEMA_DEPTH_MAX)
     except Refused as refusal:
         raise refuse_request(f"response_format: {refusal.reason}") from None
+    if parts > SCHEMA_PARTS_MAX:
+        raise mismatch(Code.REQUEST_INVALID, "response_format", expected=f"a schema of at most {SCHEMA_PARTS_MAX} parts", actual=parts)
     if len(json.dumps(form)) > SCHEMA_BYTES_MAX:
         raise mismatch(Code.REQUEST_INVALID, "response_format", expected=f"at most {SCHEMA_BYTES_MAX} bytes", actual="more")
 
@@ -222,8 +227,8 @@ def schema_of(form: Mapping[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _check_schema(value: object, depth: int) -> None:
-    """Check that a schema becomes a grammar of some size."""
+def _check_schema(value: object, depth: int) -> int:
+    """Check that a schema becomes a grammar of some size; return the number of its parts."""
     if depth == 0:
         raise refuse_request(f"the schema is deeper than {SCHEMA_DEPTH_MAX}")
     if isinstance(value, dict):
@@ -232,7 +237,7 @@ def _check_schema(value: object, depth: int) -> None:
                 whole(name, inner, 0, REPETITIONS_MAX)
             if name == "pattern" and not isinstance(inner, dict) and not (isinstance(inner, str) and len(inner) <= PATTERN_CHARACTERS_MAX):
                 raise refuse_request(f"pattern: expected a text of at most {PATTERN_CHARACTERS_MAX} characters")
-            _check_schema(inner, depth - 1)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_schema(inner, depth - 1)
+        return sum(1 + _check_schema(inner, depth - 1) for inner in value.values())
+    if isinstance(value, list):
+        return sum(1 + _check_schema(inner, depth - 1) for inner in value)
+    return 0

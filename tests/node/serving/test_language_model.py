@@ -183,7 +183,7 @@ MUTATIONS: Final = some.dictionaries(
             {"type": "json_schema", "json_schema": {"schema": {"type": "nothing"}}},
             {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/nowhere"}}},
             {"type": "json_schema", "json_schema": {"schema": {"type": "string", "pattern": "^(a|[b"}}},
-            {"type": "json_schema", "json_schema": {"schema": {"type": "array", "minItems": 500, "items": {"type": "null"}}}},
+            {"type": "json_schema", "json_schema": {"schema": {"type": "array", "minItems": 20, "items": {"type": "null"}}}},
         )
     ),
     max_size=3,

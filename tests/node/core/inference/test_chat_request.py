@@ -68,6 +68,7 @@ def nested(depth: int) -> dict[str, Any]:
         (schema({"type": "array", "minItems": 10**9}), "response_format: minItems: expected 0 to 512, found 1000000000"),
         (schema({"type": "string", "pattern": "a" * 257}), "response_format: pattern: expected a text of at most 256"),
         (schema(nested(40)), "response_format: the schema is deeper than 24"),
+        (schema({"enum": ["x"] * 1500}), "response_format: expected a schema of at most 256 parts, found 1501"),
         (schema({"enum": ["x" * 20_000]}), "response_format: expected at most 16384 bytes"),
     ],
 )
