@@ -6,7 +6,7 @@ from random import Random
 
 import click
 
-from fleetcast.memory_release import keep_little
+from fleetcast.memory_trim import keep_little
 from node.cli.long_running import log_to_stderr, loud, until_stopped
 from node.cli.options import settings_option
 from node.core.trust.clock import MonotonicSeconds, WallSeconds

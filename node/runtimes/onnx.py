@@ -20,6 +20,7 @@ from schemas.errors import Code, Refused, mismatch
 FATAL_ONLY: Final = 4  # ONNX Runtime's severity; whatever goes wrong is raised, and reported with its reason
 OUTSIDE: Final = ("External data path validation failed", "Absolute path not allowed", "escapes")  # whose location is not in the folder
 BUFFER_BYTES: Final = re.compile(r"buffer of size (\d+)")
+OPERATOR: Final = re.compile(r"while running (\w+) node")
 OUT_OF_MEMORY: Final = ("bad allocation", "bad_alloc", "Failed to allocate")
 
 
@@ -32,7 +33,7 @@ class OnnxRuntime:
         session_options.intra_op_num_threads = options.threads
         session_options.inter_op_num_threads = 1
         session_options.log_severity_level = FATAL_ONLY
-        # Its arena keeps for ever what the largest request took, twice over; the C library is as quick (docs/decisions/0030).
+        # Its arena keeps for ever what the largest request took, twice over; the C library is as quick (docs/decisions/0034).
         session_options.enable_cpu_mem_arena = False
         # A device has other work than to spin while it waits for the next request.
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -90,8 +91,10 @@ def rows_apart(path: Path) -> bool:
 def _refused(code: Code, what: str, error: Exception) -> Refused:
     text, line = str(error), first_line(error)
     if any(sign in text for sign in OUT_OF_MEMORY):
-        size = BUFFER_BYTES.search(text)
-        return Refused(Code.MODEL_TOO_LARGE, f"{what} asked for {size[1]} bytes at once" if size else f"{what}: {line}")
+        if size := BUFFER_BYTES.search(text):
+            return Refused(Code.MODEL_TOO_LARGE, f"{what} asked for {size[1]} bytes at once")
+        operator = OPERATOR.search(text)
+        return Refused(Code.MODEL_TOO_LARGE, f"{what} got no memory for what {operator[1]} gives" if operator else f"{what}: {line}")
     return Refused(code, f"{what}: {line}")
 
 

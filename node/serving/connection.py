@@ -43,7 +43,7 @@ class Cycle(RequestResponseCycle):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
-        self._pieces: list[bytes] = []  # Body, since it was last asked for.
+        self._pieces: list[bytes] = []  # What came of the body since it was last asked for.
         self.body_bytes = 0
         self._asked = False
 

@@ -31,8 +31,8 @@ from node.serving.connection import WHOLE, Cycle
 from node.serving.cross_site_check import Foreign
 from node.serving.http_status import retry_after, status_of
 from node.serving.loaded_model import Busy, LoadedModel
+from node.serving.memory_trimmer import MemoryTrimmer
 from node.serving.metrics import metrics_route
-from node.serving.released_memory import MemoryRelease
 from node.serving.request_telemetry import Observing
 from node.serving.worker_pool import WorkerPool
 from schemas.errors import Code, FleetcastError, Refused, mismatch
@@ -194,7 +194,7 @@ class Infer:
         self._pool = pool
         self._observing = observing
         self._bodies_bytes = 0
-        self._release = MemoryRelease()
+        self._trimmer = MemoryTrimmer()
         self._inflating = asyncio.Semaphore(INFLATING_MAX)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -229,7 +229,7 @@ class Infer:
             return
         finally:
             self._bodies_bytes -= reserved
-            self._release.noticed(moved + (sum(len(raw.data) for raw in answer.outputs) if answer is not None else 0))
+            self._trimmer.noticed(moved + (sum(len(raw.data) for raw in answer.outputs) if answer is not None else 0))
         latency_ms = _ms_since(began)
         await _respond(scope, send, payload, json_bytes)
         self._observing.answered(answer, latency_ms)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fleetcast.memory_release import LARGE_BYTES, release_memory
+from fleetcast.memory_trim import LARGE_BYTES, trim_memory
 from fleetcast.missing_libraries import missing_library
 from node.core.inference.frames import CANCEL, PREFIX, Frame, Malformed, body_bytes, decode, encode
 from node.core.inference.tensors import Buffer, Raw, Spec, aligned_array, aligned_room, raw_of
@@ -96,7 +96,7 @@ def serve(connection: socket.socket, cancels: Cancels, runtime: Runtime, names: 
         _send(connection, reply)
         del frame, reply  # the next request may come in an hour
         if moved >= LARGE_BYTES:
-            release_memory()
+            trim_memory()
 
 
 def load(fields: Mapping[str, Any], *, quiet: bool) -> Runtime:

@@ -1,15 +1,15 @@
-"""Release the memory of large requests a moment after the last of them. Knows no request."""
+"""Give the memory of large requests back to the system, a moment after the last of them. Knows no request."""
 
 import asyncio
 from typing import Final
 
-from fleetcast.memory_release import LARGE_BYTES, release_memory
+from fleetcast.memory_trim import LARGE_BYTES, trim_memory
 
 SECONDS: Final = 2.0  # until telemetry has counted the rows and let them go; several large requests in a row are one
 
 
-class MemoryRelease:
-    """Release memory in a thread: requests need not wait for it."""
+class MemoryTrimmer:
+    """Trim in a thread: requests need not wait for it."""
 
     def __init__(self) -> None:
         self._due: asyncio.TimerHandle | None = None
@@ -20,8 +20,8 @@ class MemoryRelease:
             return
         if self._due is not None:
             self._due.cancel()
-        self._due = asyncio.get_running_loop().call_later(SECONDS, self._release)
+        self._due = asyncio.get_running_loop().call_later(SECONDS, self._trim)
 
-    def _release(self) -> None:
+    def _trim(self) -> None:
         self._due = None
-        asyncio.get_running_loop().run_in_executor(None, release_memory)
+        asyncio.get_running_loop().run_in_executor(None, trim_memory)

@@ -6,7 +6,7 @@ from typing import Final
 
 from schemas.limits import MIB
 
-LARGE_BYTES: Final = 8 * MIB  # of one request and its answer: beyond it, giving back costs little beside the request itself
+LARGE_BYTES: Final = 8 * MIB  # A request and its answer together: beyond it, giving back costs little beside answering.
 # glibc raises its own thresholds to 32 and 64 MiB once it has seen large blocks freed; one that is set stays (mallopt(3)).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 MAPPED_BYTES_MIN: Final = 4 * MIB  # A larger block is mapped by itself, and gone when it is freed.
@@ -27,7 +27,7 @@ def keep_little(*, arenas_max: int | None = None) -> None:
         libc.mallopt(M_ARENA_MAX, arenas_max)
 
 
-def release_memory() -> None:
+def trim_memory() -> None:
     """Have the C library return whole pages that nobody uses."""
     libc = _glibc()
     if libc is not None:
