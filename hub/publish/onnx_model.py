@@ -36,6 +36,9 @@ class OnnxModel:
             raise Refused(Code.MODEL_LOAD, f"{path} cannot be loaded as an ONNX model: {core.first_line(error)}") from error
         self.inputs = tuple(_tensor(path, one) for one in self._session.get_inputs())
         self.outputs = tuple(_tensor(path, one) for one in self._session.get_outputs())
+        if not self.inputs:
+            reason = "expected at least one, found none: its answer is always the same; give that to programs as a file"
+            raise Refused(Code.MODEL_SIGNATURE, f"{path}: inputs: {reason}")
         named = self._session.get_modelmeta().custom_metadata_map.get(COLUMNS_KEY)
         self.columns = tuple(name.strip() for name in named.split(",")) if named else None
 
