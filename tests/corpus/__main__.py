@@ -68,7 +68,9 @@ def figures(found: Sequence[Result]) -> list[Figure]:
         figure("publish.models_tried", len(found), "models", ">= 1500", "all backend tests of operators in the onnx package"),
         figure("corpus.runtime_runs", len(runs), "tests", "", "those that ONNX Runtime runs when it is called directly"),
         figure("corpus.served_equal", sum(one.served and not one.near for one, _ in runs), "tests", "", "bits equal to ONNX Runtime's own"),
-        figure("corpus.served_near", sum(one.served and one.near for one, _ in runs), "tests", "", "equal within ONNX Runtime's own difference"),
+        figure(
+            "corpus.served_near", sum(one.served and one.near for one, _ in runs), "tests", "", "equal within ONNX Runtime's own difference"
+        ),
         figure("corpus.refused_with_reason", sum(not one.served and not one.wrong for one, _ in runs), "tests", "", "of those it runs"),
         figure("corpus.wrong", len(faults(found)), "tests", "0", "answers that differ, refusals of no kind in the table"),
     ]

@@ -25,7 +25,7 @@ from hub.publish.publish_request import PublishRequest
 from node.serving.activation import Prepared, Staged, StartWorker, start
 from node.serving.server import Listen, Server
 from node.storage.artifacts import Artifacts
-from schemas.errors import Code, Refused
+from schemas.errors import Refused
 from schemas.manifest import blocks_of
 from tests.corpus.cases import Arrays, Case, Reference, equal
 

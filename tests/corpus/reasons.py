@@ -39,22 +39,26 @@ def _not_run(case: Case, known: Reference, refusal: Refusal) -> bool:
     return known.outputs is None
 
 
+_NUMBERS = "takes or gives numbers of 8 or 4 bits that are no integers"
+_FAILS = "ONNX Runtime loads it, and fails on its inputs"
+_SIGNATURE, _GOLDEN = (Code.MODEL_SIGNATURE,), (Code.GOLDEN_INVALID,)
+
 REASONS = (
-    Reason("sequence", "takes or gives a sequence", "publish", (Code.MODEL_SIGNATURE,), _says(r"found (?:optional\()?seq\(")),
-    Reason("optional", "takes or gives an optional", "publish", (Code.MODEL_SIGNATURE,), _says(r"found optional\(")),
-    Reason("float8", "takes or gives numbers of 8 or 4 bits that are no integers", "publish", (Code.MODEL_SIGNATURE,), _says(r"found tensor\(float[48]")),
-    Reason("int4", "takes or gives integers of 4 or 2 bits", "publish", (Code.MODEL_SIGNATURE,), _says(r"found tensor\(u?int[24]\)")),
-    Reason("bfloat16", "takes or gives bfloat16", "publish", (Code.MODEL_SIGNATURE,), _says(r"found tensor\(bfloat16\)")),
-    Reason("complex", "takes or gives complex numbers", "publish", (Code.MODEL_SIGNATURE,), _says(r"found tensor\(complex")),
-    Reason("no_inputs", "takes no input: its answer is always the same", "publish", (Code.MODEL_SIGNATURE,), _says("inputs: expected at least one")),
+    Reason("sequence", "takes or gives a sequence", "publish", _SIGNATURE, _says(r"found (?:optional\()?seq\(")),
+    Reason("optional", "takes or gives an optional", "publish", _SIGNATURE, _says(r"found optional\(")),
+    Reason("float8", _NUMBERS, "publish", _SIGNATURE, _says(r"found tensor\(float[48]")),
+    Reason("int4", "takes or gives integers of 4 or 2 bits", "publish", _SIGNATURE, _says(r"found tensor\(u?int[24]\)")),
+    Reason("bfloat16", "takes or gives bfloat16", "publish", _SIGNATURE, _says(r"found tensor\(bfloat16\)")),
+    Reason("complex", "takes or gives complex numbers", "publish", _SIGNATURE, _says(r"found tensor\(complex")),
+    Reason("no_inputs", "takes no input: its answer is always the same", "publish", _SIGNATURE, _says("inputs: expected at least one")),
     Reason("not_loaded", "ONNX Runtime does not load it", "publish", (Code.MODEL_LOAD,), _not_run),
-    Reason("not_run", "ONNX Runtime loads it, and fails on its inputs", "publish", (Code.MODEL_RUN, Code.GOLDEN_INVALID), _not_run),
-    Reason("not_run", "ONNX Runtime loads it, and fails on its inputs", "activate", (Code.MODEL_RUN, Code.MODEL_SIGNATURE), _not_run),
-    Reason("empty_axis", "its golden inputs have an axis of 0", "publish", (Code.GOLDEN_INVALID,), _empty_axis),
-    Reason("not_finite", "its golden answers are NaN or infinite", "publish", (Code.GOLDEN_INVALID,), _not_finite),
+    Reason("not_run", _FAILS, "publish", (Code.MODEL_RUN, Code.GOLDEN_INVALID), _not_run),
+    Reason("not_run", _FAILS, "activate", (Code.MODEL_RUN, Code.MODEL_SIGNATURE), _not_run),
+    Reason("empty_axis", "its golden inputs have an axis of 0", "publish", _GOLDEN, _empty_axis),
+    Reason("not_finite", "its golden answers are NaN or infinite", "publish", _GOLDEN, _not_finite),
     Reason("json_input", "an input is NaN or infinite, which JSON cannot carry", "json", ("0",)),
     Reason("json_output", "an output is NaN or infinite, which JSON cannot carry", "json", ("400",), _says("ask for it with binary_data")),
-)  # fmt: skip
+)
 
 
 def reason_of(case: Case, known: Reference, refusal: Refusal) -> Reason | None:
