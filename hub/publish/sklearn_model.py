@@ -23,7 +23,7 @@ OPSETS = {"": 20, "ai.onnx.ml": 3}  # What the oldest ONNX Runtime of a hub know
 ROWS_COMPARED = 256
 MATRIX = "input"  # Name of the one input of a model that takes all features as a matrix.
 WORDS = {"FP32": "FloatTensorType", "INT64": "Int64TensorType", "BYTES": "StringTensorType"}
-MEND = "pip install 'fleetcast[sklearn]' where fleetcast is installed, or deliver the file as it is with --runtime files"
+MEND = "pip install scikit-learn skl2onnx (the extra [sklearn]), or deliver the file as it is with --runtime files"
 
 
 @dataclass(frozen=True)

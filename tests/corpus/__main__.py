@@ -1,11 +1,14 @@
 """Push the whole corpus through, as `make test-corpus` does: `python -m tests.corpus [--tenth] [--write]`."""
 
 import argparse
+import multiprocessing
+import os
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -31,6 +34,12 @@ def results(cases: Sequence[Case], *, every: int = 0) -> list[Result]:
             if every and len(found) % every == 0:
                 print(f"{len(found)} of {len(cases)}", file=sys.stderr, flush=True)
     return found
+
+
+def share(number: int, processes: int, *, every: int) -> list[Result]:
+    """Push a share of all tests: those whose place, divided by the number of processes, leaves this number."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), wrapper_class=structlog.make_filtering_bound_logger(40))
+    return results(collect()[number::processes], every=every)
 
 
 def faults(found: Sequence[Result]) -> list[str]:
@@ -84,11 +93,16 @@ def figures(found: Sequence[Result]) -> list[Figure]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tenth", action="store_true", help="only the tenth that `make test` has")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true", help="write the counts to bench/results.json, and into the pages")
     arguments = parser.parse_args()
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr), wrapper_class=structlog.make_filtering_bound_logger(40))
-    began, cases = time.monotonic(), collect()
-    found = results(tenth(cases) if arguments.tenth else cases, every=200)
+    began, found = time.monotonic(), list[Result]()
+    if arguments.tenth:
+        found = results(tenth(collect()))
+    else:
+        with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            shares = [pool.submit(share, number, arguments.processes, every=200) for number in range(arguments.processes)]
+            found = [one for each in shares for one in each.result()]
     rows = figures(found)
     for row in rows:
         print(f"{row.name:30} {row.value:6g}  {row.peer} {row.goal}")

@@ -22,11 +22,11 @@ from fleetcast.golden_file import pack_golden
 from hub.publish.block_store import BlockStore
 from hub.publish.builder import BuiltRelease, build
 from hub.publish.publish_request import PublishRequest
-from node.serving.activation import Prepared, Staged, StartWorker, start
+from node.serving.activation import Prepared, Staged
 from node.serving.server import Listen, Server
 from node.storage.artifacts import Artifacts
 from schemas.errors import Refused
-from schemas.manifest import blocks_of
+from schemas.manifest import Manifest, blocks_of
 from tests.corpus.cases import Arrays, Case, Reference, equal
 
 Step = Literal["publish", "activate", "binary", "json"]
@@ -65,9 +65,8 @@ class Outcome:
 class Way:
     """One hub's store and one node's server, through which models are pushed one after the other."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
-        self._folder, self._server = folder, server
-        self._store = BlockStore(folder / "blocks")
+    def __init__(self, folder: Path, server: Server, store: BlockStore) -> None:
+        self._folder, self._server, self._store = folder, server, store
         self._artifacts = Artifacts(folder / "node")
         self._client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS_MAX)
 
@@ -78,17 +77,35 @@ class Way:
             built = self._publish(name, case, known)
         except Refused as refusal:
             return Outcome(case.name, (Refusal("publish", refusal.code, refusal.reason),))
-        staged = self._staged(built)
-        outcome = self._prepared(staged)
-        if isinstance(outcome, Refused):
-            return Outcome(case.name, (Refusal("activate", outcome.code, outcome.reason),))
-        self._server.switch(name, staged.digest)
+        refused = self.serve(built.manifest, built.digest)
+        if refused is not None:
+            return Outcome(case.name, (Refusal("activate", refused.code, refused.reason),))
         try:
             if case.inputs is None or known.outputs is None:
                 return Outcome(case.name, wrong=f"it is served, and ONNX Runtime does not run it: {known.reason}")
             return self._asked(case.name, name, case.inputs, known)
         finally:
             self._server.forget(name)
+
+    def serve(self, manifest: Manifest, digest: bytes) -> Refused | None:
+        """Have the node serve a release of the hub's store; returns why it does not."""
+        staged = self._staged(manifest, digest)
+        outcome = self._prepared(staged)
+        if isinstance(outcome, Refused):
+            return outcome
+        self._server.switch(manifest.model, digest)
+        return None
+
+    @property
+    def url(self) -> str:
+        """Where the node's server answers."""
+        return f"http://127.0.0.1:{self._server.port}"
+
+    def file(self, manifest: Manifest, digest: bytes, path: str) -> Path:
+        """Where a file of a release stands on the node's disk."""
+        variant = manifest.variants[0]
+        (file,) = (one for one in manifest.files_of(variant.name) if one.path == path)
+        return self._artifacts.path(self._artifacts.relative(digest, variant.name, file))
 
     def _publish(self, name: str, case: Case, known: Reference) -> BuiltRelease:
         model = self._folder / "model.onnx"
@@ -99,10 +116,10 @@ class Way:
             golden.write_bytes(pack_golden(case.inputs, known.outputs))
         return build(PublishRequest(model, name, "1.0.0", golden_path=golden), self._store, now=1_700_000_000)
 
-    def _staged(self, built: BuiltRelease) -> Staged:
+    def _staged(self, manifest: Manifest, digest: bytes) -> Staged:
         """Have the release on the node's disk as a transfer leaves it: each block at its place, each file verified."""
-        manifest, variant = built.manifest, built.manifest.variants[0]
-        place = lambda file: self._artifacts.relative(built.digest, variant.name, file)  # noqa: E731
+        variant = manifest.variants[0]
+        place = lambda file: self._artifacts.relative(digest, variant.name, file)  # noqa: E731
         for file in manifest.files_of(variant.name):
             self._artifacts.allocate(place(file), file.bytes)
             at = 0
@@ -114,10 +131,11 @@ class Way:
         return Staged(
             manifest.model,
             manifest.version,
-            built.digest,
+            digest,
             manifest,
             self._artifacts.path(place(variant.files[0])),
             self._artifacts.path(place(golden.file)) if golden else None,
+            runtime=variant.runtime,
             variant=variant.name,
         )
 
@@ -152,7 +170,7 @@ class Way:
         parts = {key: _packed(array) for key, array in inputs.items()}
         listed = [_listed(key, inputs[key], parameters={"binary_data_size": len(part)}) for key, part in parts.items()]
         head = json.dumps({"inputs": listed, "parameters": {"binary_data_output": True}}).encode()
-        body, header = self._post(name, head + b"".join(parts.values()), {"Inference-Header-Content-Length": str(len(head))})
+        body, header = self.post(name, head + b"".join(parts.values()), {"Inference-Header-Content-Length": str(len(head))})
         at, answers = header or len(body), Arrays()
         for tensor in json.loads(body[:at])["outputs"]:
             size = tensor["parameters"]["binary_data_size"]
@@ -167,10 +185,15 @@ class Way:
             request = json.dumps({"inputs": listed}, allow_nan=False).encode()
         except ValueError:
             raise Refusing(0, "an input is NaN or infinite, which JSON cannot carry") from None
-        body, _ = self._post(name, request, {})
+        body, _ = self.post(name, request, {})
         return {one["name"]: np.array(one["data"], _dtype(one["datatype"])).reshape(one["shape"]) for one in json.loads(body)["outputs"]}
 
-    def _post(self, name: str, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, int | None]:
+    def post(self, name: str, body: bytes, headers: Mapping[str, str]) -> tuple[bytes, int | None]:
+        """Return the body of an answer, and how long its JSON part is where binary tensors follow it.
+
+        Raises:
+            Refusing: it is not 200.
+        """
         self._client.request("POST", f"/v2/models/{name}/infer", body, {"Content-Type": "application/json", **headers})
         response = self._client.getresponse()
         answer = response.read()
@@ -189,12 +212,12 @@ class Refusing(Exception):
 
 
 @contextmanager
-def opened(folder: Path, *, start: StartWorker = start) -> Iterator[Way]:
-    """A way in this folder, with a server on a free port."""
-    server = Server(Listen(port=0), node="corpus", on_rows=lambda _: None, start=start)
+def opened(folder: Path, *, store: BlockStore | None = None) -> Iterator[Way]:
+    """A way in this folder, with a server on a free port; the hub's store is there too, or is the one that is given."""
+    server = Server(Listen(port=0), node="corpus", on_rows=lambda _: None)
     server.start()
     try:
-        yield Way(folder, server)
+        yield Way(folder, server, store or BlockStore(folder / "blocks"))
     finally:
         server.stop()
 

@@ -151,5 +151,5 @@ except Exception as error:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
-    assert "skl2onnx is not installed: pip install 'fleetcast[sklearn]'" in done.stdout
+    assert "skl2onnx is not installed: pip install scikit-learn skl2onnx" in done.stdout
     assert "--runtime files" in done.stdout
