@@ -12,6 +12,7 @@ tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))  # it pads
 ids = [one.ids for one in tokenizer.encode_batch(texts)]
 
 tensor = {"name": "ids", "datatype": "INT64", "shape": [len(ids), len(ids[0])], "data": ids}
-request = urllib.request.Request(f"{url}/v2/models/mood/infer", json.dumps({"inputs": [tensor]}).encode())
+body = json.dumps({"inputs": [tensor]}).encode()
+request = urllib.request.Request(f"{url}/v2/models/mood/infer", body, {"Content-Type": "application/json"})
 with urllib.request.urlopen(request) as response:
     print(json.load(response)["outputs"][0]["data"])
