@@ -1,7 +1,7 @@
 import pytest
 
-from tests.corpus.__main__ import counts, faults, figures, results
 from tests.corpus.cases import collect, tenth
+from tests.corpus.counted import counts, faults, figures, results
 
 OPERATORS_MIN = 150  # of about 200: the tenth has one test of as many operators as it has tests
 SERVED_MIN = 0.85  # so that a change that refuses models by the dozen shows, although each refusal has a reason
