@@ -42,6 +42,10 @@ SEEDS ?= 0-9999
 soak-sim: $(STAMP)  ## a whole fleet in one process, mistreated as each seed says; SEEDS=a-b for others; writes bench/results.json
 	$(BIN)/python -m tests.simulation.whole_fleet $(SEEDS) --shrink --write
 
+.PHONY: test-corpus
+test-corpus: $(STAMP)  ## the onnx package's backend tests, published, proved and asked over HTTP; writes bench/results.json; 10 minutes
+	$(BIN)/python -m tests.corpus --write
+
 test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
 	.ci/packages debootstrap git
 	$(BIN)/python -m bench fresh

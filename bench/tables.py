@@ -14,7 +14,7 @@ from typing import Any
 CHECKOUT = Path(__file__).parents[1]
 RESULTS = CHECKOUT / "bench" / "results.json"
 DOCUMENTS = ("README.md", "docs/*.md")
-ROW = re.compile(r"^\| `([a-z_]+\.[A-Za-z0-9_.-]+)` \|.*\| `make (?:bench[a-z-]*|test-fresh|soak-sim)` \|$", re.MULTILINE)
+ROW = re.compile(r"^\| `([a-z_]+\.[A-Za-z0-9_.-]+)` \|.*\| `make (?:bench[a-z-]*|test-fresh|soak-sim|test-corpus)` \|$", re.MULTILINE)
 BLOCK = re.compile(r"(<!-- figures: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 NODES, SHIFTS = ("1", "10", "100"), ("0.1", "0.25", "0.5", "1.0", "season")
 NOT_FOUND = {101.0, 999.0}  # windows and weeks
@@ -128,6 +128,14 @@ def _readme(results: Results) -> list[list[str]]:
     ]
 
 
+def _corpus(results: Results) -> list[list[str]]:
+    """Why backend tests of the onnx package are refused: how many, for which reason, with which code."""
+    prefix = "corpus.refused."
+    rows = sorted((row for name, row in results.items() if name.startswith(prefix)), key=lambda row: -row["value"])
+    told = [[row["peer"], _number(row["value"]), ", ".join(f"`{code}`" for code in _goal(row).split(", ") if code)] for row in rows]
+    return [["the test", "tests", "code"], *(row for row in told if row[1] != "0")]
+
+
 def _drift(results: Results) -> list[list[str]]:
     """The bar, a row each."""
 
@@ -197,7 +205,7 @@ def _tweets(results: Results) -> list[list[str]]:
     return found
 
 
-BLOCKS = {"readme": _readme, "drift": _drift, "drift-tried": _tried, "drift-tweets": _tweets}
+BLOCKS = {"readme": _readme, "drift": _drift, "drift-tried": _tried, "drift-tweets": _tweets, "corpus": _corpus}
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from hub.cli.conversion import converted
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
 from hub.cli.progress import Tell, progress
@@ -164,6 +165,7 @@ def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], directo
         )
     else:
         release = read_release(None, {**UNPUBLISHED, "model": str(source.absolute()), **fields})
+    release, _ = click.get_current_context().with_resource(converted(release))
     request = replace(request_for(release, tell=report, answers=answers), tries=False)  # Here it runs within a profile's limits only.
     built = build(request, blocks, now=0)
     for one in left_out(built):

@@ -16,6 +16,7 @@ import click
 
 from fleetcast.cli.grouped_options import GroupedCommand
 from fleetcast.disk_room import FULL
+from hub.cli.conversion import converted
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Reporter, progress
 from hub.cli.publish_inputs import block_bytes_for, fleet_archs, release_before, request_for, with_parents
@@ -215,6 +216,9 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
     The release must take and give what the newest release below its version takes and gives; otherwise say --breaking. Compatible are free
     axes in place of fixed ones, more outputs after the present ones, and new inputs with a parameter for requests without them.
 
+    A scikit-learn model (.joblib, .pkl) is converted to ONNX by skl2onnx, of the extra [sklearn]. Reading such a file runs the code in it:
+    publish only files that you made.
+
     A release file can state everything that the options can, and more (docs/releases.md). Options override it.
 
     \b
@@ -231,11 +235,14 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
         --reference ref.csv --blocks day --accuracy-truth late --right-within 5
       fleetcast publish chat.gguf --name chat --version 1.0.0 \\
         --golden prompts.toml
+      fleetcast publish model.joblib --name iris --version 1.0.0 \\
+        --reference ref.csv
     """
     load(directory)  # says so when there is no fleet
     release = _read(source, said, directory)
     repository = Repository(directory / "trust")
     secret = passphrase(passphrase_file)
+    release, steps = click.get_current_context().with_resource(converted(release))
     team = load_signer(directory / "keys" / "team.pem", secret)
     targets = _delegator(repository, directory, release.name, secret)
     if release.version in repository.releases(release.name):
@@ -251,7 +258,7 @@ def publish(source: Path, directory: Path, passphrase_file: Path | None, breakin
     seen = {**as_fields(built.preview), "warnings": [*built.preview.warnings, *absent]}
     show_one(
         {**summary(built, BlockStore(directory / "blocks")), "newly_delegated": targets is not None, "announced": runs}
-        | ({"variants": variants(built), "left_out": left_out(built), **seen} if as_json else {}),
+        | ({"variants": variants(built), "left_out": left_out(built), "conversion": list(steps), **seen} if as_json else {}),
         as_json=as_json,
     )
     if not as_json:

@@ -39,6 +39,9 @@ class OnnxModel:
         self.inputs = tuple(_tensor(path, one) for one in self._session.get_inputs())
         self.outputs = tuple(_tensor(path, one) for one in self._session.get_outputs())
         self.axes = {one.name: tuple(axis if isinstance(axis, str) else "" for axis in one.shape) for one in self._session.get_inputs()}
+        if not self.inputs:
+            reason = "expected at least one, found none: its answer is always the same; give that to programs as a file"
+            raise Refused(Code.MODEL_SIGNATURE, f"{path}: inputs: {reason}")
         named = self._session.get_modelmeta().custom_metadata_map.get(COLUMNS_KEY)
         self.columns = tuple(name.strip() for name in named.split(",")) if named else None
 

@@ -33,7 +33,7 @@ class OnnxRuntime:
         session_options.intra_op_num_threads = options.threads
         session_options.inter_op_num_threads = 1
         session_options.log_severity_level = FATAL_ONLY
-        # Its arena keeps for ever what the largest request took, twice over; the C library is as quick (docs/decisions/0034).
+        # Its arena keeps for ever what the largest request took, twice over; the C library is as quick (docs/decisions/0033).
         session_options.enable_cpu_mem_arena = False
         # A device has other work than to spin while it waits for the next request.
         session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -579,3 +579,14 @@ def test_a_node_reads_the_golden_inputs_and_agrees(classifier: Trained, store: B
 
     assert case.rows == core.GOLDEN_ROWS
     assert golden.compare(case.outputs, answers, relative=terms.relative_tolerance, absolute=terms.absolute_tolerance) == 0
+
+
+def test_a_model_without_inputs_is_refused_by_name(store: BlockStore, tmp_path: Path) -> None:
+    three = helper.make_node("Constant", [], ["y"], value=numpy_helper.from_array(np.ones(3, np.float32)))
+    graph = helper.make_graph([three], "three", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])])
+    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "three.onnx")
+
+    with pytest.raises(Refused, match="inputs: expected at least one, found none: its answer is always the same") as caught:
+        build(PublishRequest(tmp_path / "three.onnx", "three", "1.0.0"), store, now=NOW)
+
+    assert caught.value.code is Code.MODEL_SIGNATURE
