@@ -17,7 +17,7 @@ import onnxruntime
 
 TENTH_SEED = 14
 ALIGNMENT = 64  # bytes: how ONNX Runtime's own allocator lays out a tensor
-ELSEWHERE = (8, 16, 32)  # bytes behind such an address, which are others' habits: numpy's is 16
+ELSEWHERE = (1, 4, 8, 16, 32)  # bytes behind such an address: numpy's habit is 16, and a body of HTTP begins anywhere
 Arrays = dict[str, np.ndarray]
 
 

@@ -133,7 +133,9 @@ def _published(line: str) -> list[str]:
 def _run(line: str, fleet: Made) -> Done:
     program, *words = shlex.split(line)
     if program == "python":
-        return subprocess.run([sys.executable, "-W", "ignore", *words], cwd=fleet.folder, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            [sys.executable, "-W", "ignore", *words], cwd=fleet.folder, capture_output=True, text=True, check=False, timeout=240
+        )
     whole = [str(fleet.folder / word) if (fleet.folder / word).is_file() else word for word in words]
     return fleet.run(*whole)
 
