@@ -19,7 +19,7 @@ from fleetcast.disk_room import FULL
 from hub.cli.conversion import converted
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show_one
 from hub.cli.progress import Reporter, progress
-from hub.cli.publish_inputs import block_bytes_for, fleet_archs, release_before, request_for, with_parents
+from hub.cli.publish_inputs import block_bytes_for, earlier_nodes, fleet_archs, release_before, request_for, with_parents
 from hub.cli.publish_preview import as_fields, confirming
 from hub.cli.publish_report import absent_archs, left_out, show_variants, summary, variants
 from hub.publish.block_store import BlockStore
@@ -104,10 +104,10 @@ GROUPS = {  # Sections of --help, with the names of their parameters.
     help="Sizes of an input where a .tflite file leaves them open, such as audio=1,1760. Repeatable.",
 )
 @click.option(
-    "--state-joining",
-    is_flag=True,
+    "--state-joining/--no-state-joining",
     default=None,
-    help="State in the manifest whether rows of several requests may be answered together. Nodes that read no minor versions refuse it.",
+    help="State in the manifest whether rows of several requests may be answered together, or not. "
+    "The default is to state it, unless a node of the fleet is too old to read it.",
 )
 @click.option("--reference", type=click.Path(path_type=Path), help="Reference data: .parquet, .csv or .npz, one column per feature.")
 @click.option("--columns", help="Feature columns in the model's order, separated by commas. The default is all of the reference's.")
@@ -428,7 +428,8 @@ def _rebuild(repository: Repository, directory: Path, release: "ReleaseFile", te
     before = codec.decode(Manifest, document)
     proven = any(before.golden_of(variant) is not None for variant in before.variants)
     with tempfile.TemporaryDirectory() as elsewhere:
-        built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell, proves=proven)
+        states = any(variant.joining is not None for variant in before.variants)
+        built = _build(repository, directory, BlockStore(Path(elsewhere)), release, tell, proves=proven, states_joining=states)
     if not same_content(built.manifest, before):
         raise Refused(Code.RELEASE_CONFLICT, f"{release.name}@{release.version} is published already, with other content")
     return replace(built, manifest=before, document=document, digest=sha256(document), stored_bytes=0)
@@ -444,12 +445,16 @@ def _build(
     before: "tuple[Signature | None, FeatureOrder | None]" = (None, None),
     confirm: "Callable[[Preview], None] | None" = None,
     proves: bool = True,
+    states_joining: bool | None = None,
 ) -> "BuiltRelease":
     from hub.publish.builder import build  # noqa: PLC0415  # onnxruntime takes a while to import
     from hub.publish.golden_run import answers  # noqa: PLC0415
 
     block_bytes = block_bytes_for(directory, release.block_bytes)
+    if states_joining is None:
+        states_joining = release.state_joining if release.state_joining is not None else not earlier_nodes(directory)
     request = replace(request_for(release, tell=tell, answers=answers), block_bytes_max=block_bytes, confirm=confirm)
+    request = replace(request, states_joining=states_joining)
     request = replace(
         request, predecessor=before[0], order_before=before[1], proves=request.proves and (proves or request.golden_path is not None)
     )

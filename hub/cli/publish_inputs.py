@@ -65,7 +65,7 @@ def request_for(release: "ReleaseFile", *, tell: Tell, answers: "Answers | None"
         more_files=release.files,
         block_bytes_max=release.block_bytes or BLOCK_BYTES_MAX,
         limits=release.limits,
-        states_joining=release.state_joining,
+        states_joining=bool(release.state_joining),
         epsilon=release.privacy.epsilon,
         delta=release.privacy.delta,
         window_seconds=release.privacy.window_seconds,
@@ -147,6 +147,12 @@ def fleet_archs(directory: Path) -> frozenset[str]:
     """Return the architectures that nodes of the fleet have reported."""
     profiles = (codec.decode(State, row.state).profile for row in open_store(directory).counted_nodes())
     return frozenset(profile.arch for profile in profiles if profile is not None)
+
+
+def earlier_nodes(directory: Path) -> list[str]:
+    """Return the nodes that read no minor versions: they refuse a manifest with a field that a later version added."""
+    states = (codec.decode(State, row.state) for row in open_store(directory).counted_nodes())
+    return sorted(state.node for state in states if state.findings is None)
 
 
 @contextmanager

@@ -165,7 +165,7 @@ class ReleaseFile(Fact):
     description: Text = ""
     parent: Version | None = None
     runtime: Label | None = None
-    state_joining: bool = False
+    state_joining: bool | None = None  # If not given, it is stated unless a node of the fleet would refuse it.
     fix_shapes: bool = False
     block_bytes: Annotated[int, Field(ge=KIB, le=BLOCK_BYTES_MAX)] | None = None
     inputs: Annotated[tuple[Tensor, ...], Field(min_length=1, max_length=TENSORS_MAX)] | None = None

@@ -83,7 +83,7 @@ def nodes(made: Made, version: str) -> None:
     for name, (arch, cores) in BOARDS.items():
         profile = Profile(arch=arch, cores=cores, memory_bytes=10**9, labels={"site": "s"})
         slot = Slot(model="digits", state="active", serving=sha256(digest), variant=served[name])
-        state = State(node=name, session=1, status="online", at=0, software="x", profile=profile, slots=(slot,))
+        state = State(node=name, session=1, status="online", at=0, software="x", profile=profile, slots=(slot,), findings=())
         store.upsert_node(NodeRow(name, 1, "online", int(time.time()), codec.encode(state), b"", "all"))
     store.close()
 
@@ -104,7 +104,7 @@ def test_builds_are_printed_with_size_score_and_latency_for_scripts(made: Made) 
     assert told["variants"][2]["never_chosen_before"] == "int8"
     dynamic = "no: DynamicQuantizeLinear is not known to keep rows apart"
     assert [one["joins_rows"] for one in told["variants"]] == [dynamic, "yes", "yes"]
-    assert [variant.joining for variant in manifest.variants] == [None] * 3, "nodes of the version before would refuse it"
+    assert [variant.joining and variant.joining.together for variant in manifest.variants] == [False, True, True]
 
 
 def test_people_see_a_table_and_are_warned_of_what_is_left_out_and_of_what_no_device_takes(made: Made) -> None:
@@ -292,3 +292,22 @@ def test_a_variant_for_an_arch_that_no_node_has_is_published_with_a_warning(seve
     assert done.returncode == 0, done.stderr
     warnings = [one for one in json.loads(done.stdout)["warnings"] if "riscv64" in one]
     assert [("'int8'" in one, "aarch64, armv7l, x86_64" in one) for one in warnings] == [(True, True)]
+
+
+def test_joining_is_stated_unless_a_node_is_too_old_to_read_it(tmp_path: Path) -> None:
+    fleet = make(tmp_path, "digits")
+    (fleet.folder / "digits.onnx").write_bytes(digits.classifier())
+
+    def stated(version: str, *more: str) -> bool:
+        done = fleet.publish(version, *more, model="digits.onnx", name="digits")
+        assert done.returncode == 0, done.stderr
+        return manifest_of(fleet, version).variants[0].joining is not None
+
+    young = [stated("1.0.0"), stated("1.1.0", "--no-state-joining")]
+    store = Store(f"sqlite:///{fleet.fleet / 'hub.sqlite'}")
+    state = State(node="old", session=1, status="online", at=0, software="x")  # Without findings, as nodes before minor versions report.
+    store.upsert_node(NodeRow("old", 1, "online", int(time.time()), codec.encode(state), b"", "all"))
+    store.close()
+
+    assert (young, stated("1.2.0"), stated("1.3.0", "--state-joining")) == ([True, False], False, True)
+    assert stated("1.0.0"), "the same content as before"
