@@ -462,7 +462,8 @@ class Agent:
                 self._trust_state.take_trust(event.bundle)
                 self._link.ack(event.message)
             case ModelArrived():
-                self._model_arrived(event)
+                self._trust_state.take_model(event.bundle)
+                self._link.ack(event.message)
             case TimeArrived() | RolesArrived() | IndexArrived() | DeploymentsArrived():
                 self._statement_arrived(event)
             case SettingsArrived():
@@ -572,10 +573,6 @@ class Agent:
 
     def _statement_arrived(self, event: StatementEvent) -> None:
         self._trust_state.take(event)
-        self._link.ack(event.message)
-
-    def _model_arrived(self, event: ModelArrived) -> None:
-        self._trust_state.take_model(event.bundle)
         self._link.ack(event.message)
 
     def _apply(self, found: EffectiveSettings, *, at_start: bool = False) -> None:

@@ -149,12 +149,14 @@ class Announcer:
                 bundle = self._repository.model_bundle(model, self._current(model))
             except Refused:
                 continue  # it has no release yet
-            if self._put(self._link.topics.model(model), codec.encode(bundle)):
+            if bundle != self._models.get(model) and self._put(self._link.topics.model(model), codec.encode(bundle)):
                 self._models[model] = bundle
                 versions = [one.version for one in bundle.manifests]
                 self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
-        self._trust = self._repository.trust_bundle()
-        self._put(self._link.topics.trust, codec.encode(self._trust))
+        trust = self._repository.trust_bundle()
+        if trust != self._trust:
+            self._put(self._link.topics.trust, codec.encode(trust))
+        self._trust = trust
         for topic, payload in self._small.payloads(self._trust, now=now).items():
             self._put(topic, payload)
 

@@ -32,6 +32,7 @@ CLONES_CONNECTS_MIN, CLONES_SECONDS = 16, 20.0  # of two devices with one name: 
 DEPLOY = ("set", "remove")
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
 TURNS_OF_LONG = 12
+LULL_SECONDS_MAX = 6 * 3600.0  # of a machine while a week passes: what is signed hourly lasts a day
 
 
 _available = cache(device_profile.available)
@@ -107,7 +108,7 @@ class Fleet:
             return
         self.world.run(60.0)
         for machine in everything:
-            machine.hurry(max(30.0, min(7200.0, seconds / TURNS_OF_LONG)))
+            machine.hurry(max(30.0, min(LULL_SECONDS_MAX, seconds / TURNS_OF_LONG)))
         self.world.run(seconds - 120.0)
         for machine in everything:
             machine.hurry()

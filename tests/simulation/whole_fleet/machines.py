@@ -440,4 +440,8 @@ class HubMachine(Machine):
         super()._ended(error)
 
     def _is_on_trial(self) -> bool:
-        return self.world.now - self._signed_at < STEP_SECONDS
+        """Return whether a rollout may take its next step soon: one that runs, and has taken one a while ago."""
+        if self.service is None or self.world.now - self._signed_at >= STEP_SECONDS:
+            return False
+        models = self.service._controller._models.values()
+        return any(one.deployment.state == "running" for model in models for one in model.rollouts)
