@@ -8,6 +8,7 @@ nodes do is that tree's own. With a checkout of it in EARLIER:
 """
 
 import asyncio
+import contextlib
 import importlib
 import json
 import queue
@@ -64,6 +65,7 @@ def _rename() -> None:
     probe: Any = importlib.import_module("node.runtimes.probe")
     probe.PROVIDERS, probe.unloadable = "providers.json", lambda folder: {}
     _module("tests.simulation.whole_fleet.statements", **_statements())
+    _module("tests.simulation.whole_fleet.memo", remembering=contextlib.nullcontext)
 
 
 def _statements() -> dict[str, Any]:

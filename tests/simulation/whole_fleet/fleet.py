@@ -25,13 +25,14 @@ from schemas.names import sha256
 from tests.simulation.whole_fleet import statements, template
 from tests.simulation.whole_fleet.broker import Broker
 from tests.simulation.whole_fleet.machines import RUSHED_SECONDS, HubMachine, NodeMachine
+from tests.simulation.whole_fleet.memo import remembering
 from tests.simulation.whole_fleet.operations import LABELS, Operation, Plan
 from tests.simulation.whole_fleet.world import EPOCH, World
 
 CLONES_CONNECTS_MIN, CLONES_SECONDS = 16, 20.0  # of two devices with one name: at first, and then one in so many seconds
 DEPLOY = ("set", "remove")
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
-TURNS_OF_LONG = 12
+TURNS_OF_LONG = 6
 LULL_SECONDS_MAX = 6 * 3600.0  # of a machine while a week passes: what is signed hourly lasts a day
 
 
@@ -70,6 +71,8 @@ class Fleet:
         self.world = World(self.seed)
         self.broker = Broker(self.world)
         self.made = template.template()
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(remembering())
         self.hub = HubMachine(self.world, self.broker, self.folder / "hub", signed=self._signed)
         self.machines: list[NodeMachine] = []
         for number in range(self.plan.nodes):
@@ -86,7 +89,6 @@ class Fleet:
             machine.label(LABELS[number % len(LABELS)])
             machine.may_stop = lambda model, machine=machine: self._took_back(machine, model)  # type: ignore[misc]
             self.machines.append(machine)
-        self._stack = contextlib.ExitStack()
         self._stack.enter_context(mock.patch.object(durable, "write", self._write(durable.write)))
         self._stack.enter_context(mock.patch.object(device_profile, "available", _available))
         self._cloned: dict[str, tuple[float, int]] = {}  # by copy: since when, and how often its name had connected

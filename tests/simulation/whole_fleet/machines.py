@@ -23,9 +23,10 @@ from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
 
 EARLY_SECONDS = 1.0  # by which a turn may count more than it has seen
 AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that ended with an error
-LEAST_SECONDS = 0.2  # between two turns right after something came: that of the product
+LEAST_SECONDS = 0.5  # between two turns right after something came, and then
+SLOWER = 8  # times as much
 QUIET = ("active", "refused", "rolled_back", "idle")  # states of a slot in which nothing is under way
-STEP_SECONDS = 60.0  # after it has signed something a hub looks often whether the next step is due
+STEP_SECONDS = 30.0  # after it has signed something a hub looks often whether the next step is due
 TRIAL_SECONDS = 4.0  # between two turns while something is on trial: what passes in less than 5 s counts whole
 LULL_SECONDS = 60.0  # between two turns of a machine that waits for nothing
 SLOW_SECONDS = 10.0  # until a slow machine looks at what came: an answer to CONNECT is waited for 30 s
@@ -155,7 +156,7 @@ class Machine:
             self._plan(self.world.now + self.soon_seconds)
             return
         when = self.world.now + self.idle_seconds
-        self.idle_seconds = min(max(self.lull_seconds, self.least_seconds), self.idle_seconds * 4)
+        self.idle_seconds = min(max(self.lull_seconds, self.least_seconds), self.idle_seconds * SLOWER)
         if self.lull_seconds <= RUSHED_SECONDS and self._is_on_trial():
             self.idle_seconds = min(self.idle_seconds, TRIAL_SECONDS)
         planned = self._next_at()
