@@ -6,6 +6,7 @@ from typing import Any
 from schemas import codec
 from schemas.deployments import Deployment
 from schemas.receipt import Receipt, SealedReceipt
+from tests.simulation.whole_fleet import traffic
 from tests.simulation.whole_fleet.fleet import Fleet
 from tests.simulation.whole_fleet.machines import NodeMachine
 from tests.simulation.whole_fleet.statements import wants, words
@@ -24,7 +25,7 @@ def broken(fleet: Fleet) -> list[str]:
         found += [f"{machine.name} took as proven {one}" for one in machine.proved_early]
         for model in fleet.models():
             found += _of_node(fleet, machine, model)
-    return [*found, *_storms(fleet)]
+    return [*found, *_storms(fleet), *traffic.broken(fleet)]  # the last windows close meanwhile
 
 
 def _ended(fleet: Fleet) -> Iterator[str]:
