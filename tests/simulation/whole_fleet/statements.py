@@ -51,7 +51,7 @@ def wants(
 
 
 def shares(found: Deployments, known: Mapping[str, Mapping[str, str]]) -> list[tuple[bytes, int, int, int, int]]:
-    """Return each rollout that has reached a share of its nodes: its stage, how many it reaches of those known and should, its threshold."""
+    """Return each rollout that has reached a share of its nodes: its stage, how many it reaches and should, its threshold."""
     rows = []
     for one in found.deployments:
         if one.state != "running" or one.threshold == EVERYBODY or any(stage.selector is not None for stage in one.reached):
