@@ -392,7 +392,10 @@ class Fleet:
         """Keep what a node ran before a rollout moved it, as somebody would who only watches."""
         machine = next((one for one in self.machines if one.name == name), None)
         decides = self.decides(machine, model) if machine is not None else None
-        ran = [one.digest for one in self.ran if (one.machine, one.model) == (name, model) and one.at > (machine.lost_at if machine else 0)]
+        since = (
+            max(machine.lost_at, machine.stopped_at.get(model, -1)) if machine is not None else 0
+        )  # before it, nothing is known or served
+        ran = [one.digest for one in self.ran if (one.machine, one.model) == (name, model) and one.at > since]
         if decides is not None and decides.state in ("running", "done") and decides.release.digest == digest and ran and ran[-1] != digest:
             self.before.setdefault((name, decides.rollout), ran[-1])
 

@@ -69,10 +69,11 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
     if known and believed != answers and not is_forgotten:
         yield f"{who}: the hub believes {believed}, and its endpoint answers {status} {version}"
     ran = [one for one in fleet.ran if (one.machine, one.model) == (machine.name, model) and one.at > machine.stopped_at.get(model, -1)]
-    has_served = any(fleet.made.name_of(one.digest) not in BAD for one in ran)  # what was at fault from the first is rightly gone
+    # What was at fault from the first is rightly gone, and so is what a device served that has lost its data, or was replaced.
+    has_served = any(fleet.made.name_of(one.digest) not in BAD and one.at > machine.lost_at for one in ran)
     decides = fleet.decides(machine, model)
     wish = _wish(fleet, machine, decides, model, serving)
-    if has_served and answers is None and wish != "" and (wish is not None or ran[-1].at > machine.lost_at):
+    if has_served and answers is None and wish != "":
         yield f"{who}: it has served {fleet.made.name_of(ran[-1].digest)}, and {how}"
     if wish is not None and wish != (answers or "") and wish not in BAD:
         yield f"{who}: the deployment ({words(decides)}) wants {wish}, and {how}"
