@@ -16,7 +16,6 @@ from schemas.errors import Unreachable
 from schemas.names import sha256
 from schemas.receipt import Evidence
 
-
 AT = 1_780_000_000
 
 

@@ -75,6 +75,8 @@ def _rename() -> None:
     probe: Any = importlib.import_module("node.runtimes.probe")
     probe.PROVIDERS, probe.unloadable = "providers.json", lambda folder: {}
     _module("tests.simulation.whole_fleet.statements", **_statements())
+    _module("hub.core.rollouts")
+    _module("hub.core.rollouts.refusals", findings_of=lambda state, refused: ())
     _module("tests.simulation.whole_fleet.memo", remembering=contextlib.nullcontext)
     _module("tests.simulation.whole_fleet.traffic", Traffic=_NoTraffic, broken=lambda fleet: ())
 

@@ -33,7 +33,7 @@ CLONES_CONNECTS_MIN, CLONES_SECONDS = 16, 20.0  # of two devices with one name: 
 DEPLOY = ("set", "remove")
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
 TURNS_OF_LONG = 6
-LULL_SECONDS_MAX = 6 * 3600.0  # of a machine while a week passes: what is signed hourly lasts a day
+LULL_SECONDS_MAX = 12 * 3600.0  # of a machine while a week passes: what is signed hourly lasts a day
 
 
 _available = cache(device_profile.available)

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
+from hub.core.rollouts.refusals import findings_of
 from schemas import codec
 from schemas.deployments import Deployment
+from schemas.errors import Code
 from schemas.receipt import Receipt, SealedReceipt
 from tests.simulation.whole_fleet import traffic
 from tests.simulation.whole_fleet.fleet import Fleet
@@ -72,7 +74,7 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
     # What was at fault from the first is rightly gone, and so is what a device served that has lost its data, or was replaced.
     has_served = any(fleet.made.name_of(one.digest) not in BAD and one.at > machine.lost_at for one in ran)
     decides = fleet.decides(machine, model)
-    wish = _wish(fleet, machine, decides, model, serving)
+    wish = None if _refuses(fleet, machine, model) else _wish(fleet, machine, decides, model, serving)
     if has_served and answers is None and wish != "":
         yield f"{who}: it has served {fleet.made.name_of(ran[-1].digest)}, and {how}"
     if wish is not None and wish != (answers or "") and wish not in BAD:
@@ -81,6 +83,14 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
         yield f"{who}: it serves {answers}, which fails its test"
     if target is not None and state not in ("active", "refused", "rolled_back", None):
         yield f"{who}: it is still {state} {code} with {target}"
+
+
+def _refuses(fleet: Fleet, machine: NodeMachine, model: str) -> bool:
+    """Return whether the hub says of a node that it refuses what a restored hub states: older than what it has followed."""
+    node = fleet.hub.service._ingest.nodes.get(machine.node) if fleet.hub.service is not None else None
+    if node is None or "hub restored" not in fleet.disturbed:
+        return False
+    return any(one.code == Code.TRUST_ROLLBACK and one.model in (None, model) for one in findings_of(node.state, node.refused))
 
 
 def _wish(fleet: Fleet, machine: NodeMachine, decides: Deployment | None, model: str, serving: str | None) -> str | None:

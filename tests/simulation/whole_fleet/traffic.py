@@ -95,8 +95,10 @@ def _counted(fleet: "Fleet") -> Iterator[str]:
         yield f"the hub's intervals count {counted} windows, and {len(seen)} came"
     if strangers := seen - made:
         yield f"the hub has counted {len(strangers)} windows that no node has made"
-    if not fleet.disturbed & {"broker forgot", "hub restored"} and (lost := acknowledged - seen):
-        yield f"{len(lost)} of {len(acknowledged)} windows that the broker acknowledged never came to the hub"
+    refused = sum(row.code.startswith("window.") for row in fleet.hub.service._store.refusals())  # such as those of a clock that is wrong
+    lost = acknowledged - seen
+    if not fleet.disturbed & {"broker forgot", "hub restored"} and len(lost) > refused:
+        yield f"{len(lost)} of {len(acknowledged)} windows that the broker acknowledged never came to the hub, which has refused {refused}"
 
 
 def _ledger(machine: NodeMachine) -> Iterator[str]:
