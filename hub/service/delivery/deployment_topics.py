@@ -34,6 +34,10 @@ class DeploymentTopics:
         self._warned: frozenset[str] = frozenset()
         self._read: dict[bytes, Deployments] = {}  # Statements as they were read before: a step changes one of many.
 
+    def is_due(self, now: datetime) -> bool:
+        """Return whether time alone changes what is to stand on the topics."""
+        return self.roles is not None and now >= _signed_at(self.roles, plus_seconds=RESIGN_SECONDS)
+
     def payloads(self, trust: TrustBundle, *, now: datetime) -> Mapping[str, bytes]:
         """Return what is to stand on which topic; an empty payload clears one.
 
@@ -55,7 +59,7 @@ class DeploymentTopics:
         found |= {self._topics.deploy(model): raw for model, raw in envelopes.items()}
         self._models |= envelopes.keys()
         roles = self._repository.trust_roles()
-        if self.roles is None or _is_changed(roles, self.roles) or now >= _signed_at(self.roles, plus_seconds=RESIGN_SECONDS):
+        if self.roles is None or _is_changed(roles, self.roles) or self.is_due(now):
             self.roles = roles
             self._encoded = codec.encode(roles)
         root, targets = parsed(roles.roots[-1]).signed, parsed(roles.targets).signed
