@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, MetaData, Table, create_engine, event, insert, inspect, update
+from sqlalchemy import Connection, MetaData, Table, bindparam, create_engine, event, insert, inspect, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -62,10 +63,10 @@ class Database:
         with _foreign(str(self._engine.url)), self._engine.begin() as db:
             yield db
 
-    def rows(self, kind: Callable[..., Any], query: Any) -> list[Any]:
-        """Return the rows that a query finds, each made by `kind`."""
+    def rows(self, kind: Callable[..., Any], query: Any, **values: Any) -> list[Any]:
+        """Return the rows that a query finds with these values, each made by `kind`."""
         with self.read() as db:
-            return [kind(**row) for row in db.execute(query).mappings()]
+            return [kind(**row) for row in db.execute(query, values).mappings()]
 
 
 def _pragmas(connection: Any, record: object) -> None:
@@ -101,10 +102,20 @@ def where(statement: Any, table: Table, key: Mapping[str, Any]) -> Any:
     return statement
 
 
+@lru_cache(maxsize=64)
+def _replacing(table: Table, key: tuple[str, ...], names: tuple[str, ...]) -> tuple[Any, Any]:
+    """Return the two statements of `put`: to put them together takes longer than to carry them out."""
+    values = {name: bindparam(f"new_{name}", type_=table.c[name].type) for name in names}
+    same = [table.c[name] == bindparam(f"key_{name}", type_=table.c[name].type) for name in key]
+    return update(table).where(*same).values(values), insert(table).values(values)
+
+
 def put(db: Connection, table: Table, key: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """Replace or insert one row, in words that every database knows."""
-    if not db.execute(where(update(table), table, key).values(dict(values))).rowcount:
-        db.execute(insert(table).values(dict(values)))
+    replace, add = _replacing(table, tuple(key), tuple(values))
+    bound = {f"new_{name}": value for name, value in values.items()}
+    if not db.execute(replace, {**bound, **{f"key_{name}": value for name, value in key.items()}}).rowcount:
+        db.execute(add, bound)
 
 
 def inserted(db: Connection, table: Table, values: Mapping[str, Any]) -> int:

@@ -35,6 +35,9 @@ class OtherKey:
     fingerprint: bytes
 
 
+_NEWEST = select(func.max(tables.device_lives.c.revision))  # Asked again and again by a running hub.
+
+
 class DeviceLives:
     """Read and write the tables of device lives in the hub's database."""
 
@@ -89,7 +92,7 @@ class DeviceLives:
         """Return what changed at this revision or later, and the newest revision."""
         table = tables.device_lives
         with self._database.read() as db:
-            newest = int(db.execute(select(func.max(table.c.revision))).scalar() or 0)
+            newest = int(db.execute(_NEWEST).scalar() or 0)
         return newest, self._lives(table.c.revision >= revision) if newest > revision or revision == 0 else []
 
     def _lives(self, which: Any) -> list[Life]:

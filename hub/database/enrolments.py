@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from hub.core.enrol.enrolment import Standing, TokenFacts
 from hub.database import tables
@@ -64,6 +64,16 @@ class CertificateRow:
     def of(cls, *, serial: str, name: str, kind: str, not_after: datetime, certificate: bytes) -> "CertificateRow":
         """Make the row of a certificate that the authority issued."""
         return cls(serial, name, kind, int(not_after.timestamp()), certificate)
+
+
+_NODES = (
+    select(tables.enrolments, tables.certificates.c.not_after)
+    .join(tables.certificates, tables.certificates.c.serial == tables.enrolments.c.serial)
+    .order_by(tables.enrolments.c.node)
+)
+# What a running hub asks again and again, put together once.
+_NEWEST = select(func.max(tables.enrolments.c.revision))
+_CHANGED = _NODES.where(tables.enrolments.c.revision >= bindparam("revision"))
 
 
 class Enrolments:
@@ -167,15 +177,12 @@ class Enrolments:
 
     def changed_since(self, revision: int) -> tuple[int, list[Standing]]:
         """Return standings that changed at this revision or later, and the newest revision: two writers at once may have taken the same."""
-        table = tables.enrolments
         with self._database.read() as db:
-            newest = int(db.execute(select(func.max(table.c.revision))).scalar() or 0)
-        return newest, [row.standing for row in self._nodes(table.c.revision >= revision)]
+            newest = int(db.execute(_NEWEST).scalar() or 0)
+        return newest, [row.standing for row in self._database.rows(_node, _CHANGED, revision=revision)]
 
     def _nodes(self, which: Any) -> list[EnrolmentRow]:
-        nodes, certificates = tables.enrolments, tables.certificates
-        query = select(nodes, certificates.c.not_after).join(certificates, certificates.c.serial == nodes.c.serial)
-        found: list[EnrolmentRow] = self._database.rows(_node, query.where(which).order_by(nodes.c.node))
+        found: list[EnrolmentRow] = self._database.rows(_node, _NODES.where(which))
         return found
 
     # Certificates

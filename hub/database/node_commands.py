@@ -23,6 +23,8 @@ class NodeCommand:
 
 
 _COLUMNS = ("id", "body", "actor", "state", "code", "text")
+_TABLE = tables.commands.c
+_OLDEST_OPEN = select(*[_TABLE[name] for name in _COLUMNS]).where(_TABLE.state == "open", _TABLE.kind == KIND).order_by(_TABLE.id).limit(1)
 
 
 class NodeCommands:
@@ -39,9 +41,7 @@ class NodeCommands:
 
     def oldest_open(self) -> NodeCommand | None:
         """Return the command that is next."""
-        table = tables.commands.c
-        query = select(*[table[name] for name in _COLUMNS]).where(table.state == "open", table.kind == KIND).order_by(table.id).limit(1)
-        found: list[NodeCommand] = self._database.rows(NodeCommand, query)
+        found: list[NodeCommand] = self._database.rows(NodeCommand, _OLDEST_OPEN)
         return found[0] if found else None
 
     def get(self, number: int) -> NodeCommand | None:

@@ -72,6 +72,19 @@ _GROW = (
 )
 
 
+# What a running hub asks again and again is put together once: SQLAlchemy takes longer for that than SQLite for the answer.
+# Commands about nodes: hub/database/node_commands.py.
+_OPEN_COMMANDS = (
+    select(tables.commands).where(tables.commands.c.state == "open", tables.commands.c.kind != KIND).order_by(tables.commands.c.id)
+)
+_UNSETTLED = (
+    select(tables.intervals)
+    .where(tables.intervals.c.windows > tables.intervals.c.tested_windows, tables.intervals.c.last_at <= bindparam("before"))
+    .order_by(tables.intervals.c.start)
+)
+_STATUS = select(tables.nodes.c.status).where(tables.nodes.c.node == bindparam("name"))
+
+
 class Store:
     """Read and write the hub's database."""
 
@@ -115,7 +128,7 @@ class Store:
         """Keep nodes' reports of themselves; a change of status is an event."""
         with self._write() as db:
             for row in rows:
-                before = db.execute(select(tables.nodes.c.status).where(tables.nodes.c.node == row.node)).scalar()
+                before = db.execute(_STATUS, {"name": row.node}).scalar()
                 _put(db, tables.nodes, {"node": row.node}, _fields(row))
                 if before != row.status:
                     self._event(db, "node", f"node {row.node} is {row.status}", {"node": row.node, "status": row.status})
@@ -200,9 +213,7 @@ class Store:
 
     def open_commands(self) -> list[CommandRow]:
         """Return what waits for the hub about rollouts, oldest first."""
-        table = tables.commands
-        query = select(table).where(table.c.state == "open", table.c.kind != KIND)  # Those about nodes: hub/database/node_commands.py.
-        return self._rows(_command_row, query.order_by(table.c.id))
+        return self._rows(_command_row, _OPEN_COMMANDS)
 
     def finish_command(self, command_id: int, ok: bool, text: str, code: str = "") -> None:
         """Answer a command; `code` is the refusal's where it was refused."""
@@ -264,9 +275,7 @@ class Store:
 
     def unsettled_intervals(self, before: int) -> list[IntervalRow]:
         """Return intervals with windows that were not tested yet, the last of which came at `before` or earlier."""
-        table = tables.intervals
-        query = select(table).where(table.c.windows > table.c.tested_windows, table.c.last_at <= before)
-        return self._intervals(query.order_by(table.c.start))
+        return self._intervals(_UNSETTLED, before=before)
 
     def count_open_intervals(self) -> dict[tuple[str, str], int]:
         """Return how many intervals every (model, cohort) has that were not tested yet; 0 where all were."""
@@ -322,9 +331,9 @@ class Store:
         query = select(tables.streams).where(table.at >= self._now() - STREAM_SECONDS).order_by(table.model, table.cohort)
         return self._rows(StreamRow, query)
 
-    def _intervals(self, query: Any) -> list[IntervalRow]:
+    def _intervals(self, query: Any, **values: int) -> list[IntervalRow]:
         with self._read() as db:
-            rows = db.execute(query).mappings().all()
+            rows = db.execute(query, values).mappings().all()
         return [IntervalRow(**{**row, "counts": tuple(array("q", row["counts"]))}) for row in rows]
 
     # Insights and alerts

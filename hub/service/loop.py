@@ -255,7 +255,9 @@ class Service:
             monotonic=self._monotonic,
         )
 
-        self._receipt_requests = ReceiptRequests(self._ingest.nodes, ask=self._link.ask_for_receipts, listening=self._listening)
+        self._receipt_requests = ReceiptRequests(
+            self._ingest.nodes, ask=self._link.ask_for_receipts, listening=self._listening, monotonic=self._monotonic
+        )
 
     def _make_alerts(self) -> None:
         """Make the delivery of alerts to webhooks and programs."""

@@ -1,12 +1,15 @@
 """Read a model's deployments as they are signed, or as an earlier hub's rollout amounts to."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.deployments import Deployments, Envelope, in_order
 from schemas.earlier_rollouts import as_deployments
 from schemas.rollout import Rollout
+
+STATEMENTS_KEPT = 256  # As read before: a running hub asks for each model's again and again.
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,11 @@ def read(repository: Repository, model: str) -> Statement | None:
 
     A rollout with a higher serial than the deployments is of an earlier hub, which ran in between: what it said of a deployment counts.
     """
-    sealed, document = repository.deployments(model), repository.rollout(model)
+    return _read(repository.deployments(model), repository.rollout(model))
+
+
+@lru_cache(maxsize=STATEMENTS_KEPT)
+def _read(sealed: bytes | None, document: bytes | None) -> Statement | None:
     earlier = codec.decode(Rollout, document) if document is not None else None
     if sealed is None:
         return Statement(as_deployments(earlier, expires=0)) if earlier is not None else None

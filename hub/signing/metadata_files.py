@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from fleetcast import disk_room, durable
+from hub.signing.parsed_metadata import parsed
 from schemas.errors import Code, Refused
 
 S = TypeVar("S", Root, Timestamp, Snapshot, Targets)
@@ -65,12 +66,20 @@ class MetadataFolder:
         return found
 
     def newest(self, role: str, kind: type[S]) -> Metadata[S]:
-        """Return the newest metadata of a role, whose kind the caller knows."""
+        """Return the newest metadata of a role, whose kind the caller knows. It is shared: nobody changes it."""
         return self.newest_of_any_kind(role)
 
     def newest_of_any_kind(self, role: str) -> Metadata[Any]:
-        """Return the newest metadata of a role."""
-        return Metadata.from_file(str(self.path(role, self.version(role))))
+        """Return the newest metadata of a role. It is shared: nobody changes it."""
+        return parsed(self.newest_bytes(role))
+
+    def newest_bytes(self, role: str) -> bytes:
+        """Return the newest metadata of a role as it is on disk."""
+        return self.path(role, self.version(role)).read_bytes()
+
+    def draft(self, role: str, kind: type[S]) -> S:
+        """Return a copy of the newest metadata of a role, to be changed and signed as the next version."""
+        return Metadata[S].from_bytes(self.newest_bytes(role)).signed
 
     def current(self) -> dict[str, int]:
         """Return the versions that agree with each other, as of the last `set_current`."""
@@ -84,9 +93,9 @@ class MetadataFolder:
         The hourly timestamp would otherwise leave 9,000 files a year.
         """
         write(self._metadata / "current.json", json.dumps(versions, sort_keys=True).encode())
-        for version, role, path in list(self._files()):
+        for version, role, name in list(self._files()):
             if role != "root" and version < versions.get(role, 0):
-                path.unlink(missing_ok=True)
+                (self._metadata / name).unlink(missing_ok=True)
 
     def generation(self) -> int:
         """Return a value that changes whenever a file does that trust bundles vouch for; it is cheap to ask for every second."""
@@ -98,11 +107,13 @@ class MetadataFolder:
             found += sum(entry.stat().st_mtime_ns for entry in os.scandir(self.statements))
         return found
 
-    def _files(self) -> Iterator[tuple[int, str, Path]]:
-        for path in self._metadata.iterdir():
-            version, _, role = path.name.removesuffix(".json").partition(".")
-            if path.suffix == ".json" and version.isdigit():
-                yield int(version), role, path
+    def _files(self) -> Iterator[tuple[int, str, str]]:
+        with os.scandir(self._metadata) as entries:
+            names = [entry.name for entry in entries]
+        for name in names:
+            version, _, role = name.removesuffix(".json").partition(".")
+            if name.endswith(".json") and version.isdigit():
+                yield int(version), role, name
 
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from securesystemslib.signer import Key, Signer
-from tuf.api.exceptions import LengthOrHashMismatchError, UnsignedMetadataError
+from tuf.api.exceptions import LengthOrHashMismatchError
 from tuf.api.metadata import Delegations, Metadata, MetaFile, Root, Snapshot, TargetFile, Targets, Timestamp
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, Expiry, expiry, is_ageing, life
 from hub.signing.delegations import delegate_to, undelegate
 from hub.signing.envelopes import seal
 from hub.signing.metadata_files import MetadataFolder, write
+from hub.signing.parsed_metadata import is_signed, parsed
 from hub.signing.signatures import add_signature
 from schemas import codec
 from schemas.bundle import MINIMUM_FIELD, READS_FIELD, ManifestBytes, ModelBundle, RolloutBytes, TrustBundle, TrustRoles, role_name
@@ -197,7 +198,7 @@ class Repository:
         Nodes refuse what another key signed before, until `renew_releases` names the releases that the new team takes over.
         """
         with self._folder.locked():
-            signed = self._folder.newest("targets", Targets).signed
+            signed = self._folder.draft("targets", Targets)
             self._check_key("root", "targets", targets)
             delegate_to(signed, role_name(check_name("model", model)), [team], target_path(model, "*"))
             self._next("targets", signed, [targets], now)
@@ -215,7 +216,7 @@ class Repository:
             known = self._models()
             if model not in known:
                 raise Refused(Code.RELEASE_UNKNOWN, f"there is no model {model!r}; there are {', '.join(known) or 'none'}")
-            signed = self._folder.newest("targets", Targets).signed
+            signed = self._folder.draft("targets", Targets)
             self._check_key("root", "targets", targets)
             undelegate(signed, role_name(model))
             signed.unrecognized_fields.get(MINIMUM_FIELD, {}).pop(model, None)
@@ -228,7 +229,7 @@ class Repository:
         """Sign the targets role again: before it expires, or because the root has given it another key."""
         with self._folder.locked():
             self._check_key("root", "targets", targets)
-            self._next("targets", self._folder.newest("targets", Targets).signed, [targets], now)
+            self._next("targets", self._folder.draft("targets", Targets), [targets], now)
 
     # Changes that teams sign
 
@@ -292,7 +293,7 @@ class Repository:
         path = rollout_path(check_name("model", model))
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
-            signed = self._folder.newest(_ROLLOUTS, Targets).signed
+            signed = self._folder.draft(_ROLLOUTS, Targets)
             if path in signed.targets and _is(signed.targets[path], document) and self._holds("targets", _ROLLOUTS):
                 return
             signed.targets[path] = TargetFile.from_data(path, document, ["sha256"])
@@ -335,20 +336,21 @@ class Repository:
         """Sign the rollouts role again before it expires; its key is online, and it lasts a week."""
         with self._folder.locked():
             self._check_key("targets", _ROLLOUTS, rollouts)
-            signed = self._folder.newest(_ROLLOUTS, Targets).signed
-            if not is_ageing(_ROLLOUTS, signed.expires, now) and self._holds("targets", _ROLLOUTS):
+            expires = self._folder.newest(_ROLLOUTS, Targets).signed.expires
+            if not is_ageing(_ROLLOUTS, expires, now) and self._holds("targets", _ROLLOUTS):
                 return False
-            self._next(_ROLLOUTS, signed, [rollouts], now)
+            self._next(_ROLLOUTS, self._folder.draft(_ROLLOUTS, Targets), [rollouts], now)
             return True
 
     def drop_rollouts(self, *, rollouts: Signer, now: datetime) -> list[str]:
         """Take the rollouts of removed models out of the rollouts role, and return the names of these models."""
         with self._folder.locked():
             known = self._models()
-            signed = self._folder.newest(_ROLLOUTS, Targets).signed
-            left = [path.removeprefix(rollout_path("")) for path in signed.targets if path.removeprefix(rollout_path("")) not in known]
+            listed = self._folder.newest(_ROLLOUTS, Targets).signed.targets
+            left = [path.removeprefix(rollout_path("")) for path in listed if path.removeprefix(rollout_path("")) not in known]
             if left:
                 self._check_key("targets", _ROLLOUTS, rollouts)
+                signed = self._folder.draft(_ROLLOUTS, Targets)
                 signed.targets = {path: one for path, one in signed.targets.items() if path.removeprefix(rollout_path("")) in known}
                 self._next(_ROLLOUTS, signed, [rollouts], now)
             return left
@@ -370,11 +372,9 @@ class Repository:
                 if not self._holds(delegator, role):
                     raise Refused(Code.KEY_NOT_AUTHORISED, f"the {role} role has been given another key, and is not signed with it yet")
             changed = self._refresh_snapshot(snapshot, now)
-            stamp = self._folder.newest("timestamp", Timestamp).signed if self._folder.version("timestamp") else Timestamp()
-            recent = now - (stamp.expires - life("timestamp")) < timedelta(seconds=RESIGN_SECONDS)
-            known = stamp.unrecognized_fields.get(READS_FIELD) == READS
-            if not changed and recent and known and self._folder.current().get("root") == self._folder.version("root"):
+            if not changed and self._is_current(now):
                 return False
+            stamp = self._folder.draft("timestamp", Timestamp) if self._folder.version("timestamp") else Timestamp()
             stamp.unrecognized_fields[READS_FIELD] = dict(READS)
             stamp.snapshot_meta = MetaFile(self._folder.version("snapshot"))
             self._next("timestamp", stamp, [timestamp], now)
@@ -390,7 +390,7 @@ class Repository:
         with self._folder.locked():
             current = self._folder.current()
             roles = {name: self._folder.path(name, current[name]).read_bytes() for name in ("timestamp", "snapshot", "targets", _ROLLOUTS)}
-            listed = Metadata[Targets].from_bytes(roles[_ROLLOUTS]).signed.targets
+            listed = parsed(roles[_ROLLOUTS]).signed.targets
             models = {path.removeprefix(rollout_path("")): target for path, target in sorted(listed.items())}
             documents = tuple(RolloutBytes(model, self._rollout_file(model, target).read_bytes()) for model, target in models.items())
             roots = tuple(self.root(version) for version in range(1, current["root"] + 1))
@@ -416,7 +416,7 @@ class Repository:
             if current is None or current <= self._removed_at(model):
                 raise Refused(Code.RELEASE_UNKNOWN, f"model {model!r} has no release yet")
             role = self._folder.path(role_name(model), current).read_bytes()
-            listed = _versions(model, Metadata[Targets].from_bytes(role).signed)
+            listed = _versions(model, parsed(role).signed)
             documents = tuple(
                 ManifestBytes(version, (self._folder.documents / target_path(model, version)).read_bytes())
                 for version in dict.fromkeys(versions)
@@ -434,14 +434,24 @@ class Repository:
 
     # Signing
 
+    def _is_current(self, now: datetime) -> bool:
+        """Return whether the timestamp is recent, says what this hub reads, and was made under the newest root."""
+        if not self._folder.version("timestamp"):
+            return False
+        stamp = self._folder.newest("timestamp", Timestamp).signed
+        recent = now - (stamp.expires - life("timestamp")) < timedelta(seconds=RESIGN_SECONDS)
+        known = stamp.unrecognized_fields.get(READS_FIELD) == READS
+        return recent and known and self._folder.current().get("root") == self._folder.version("root")
+
     def _refresh_snapshot(self, signer: Signer, now: datetime) -> bool:
         versions = {f"{role}.json": MetaFile(version) for role, version in self._roles().items()}
         fresh = self._folder.version("snapshot") == 0
-        signed = Snapshot(meta={}) if fresh else self._folder.newest("snapshot", Snapshot).signed
-        meta = {**signed.meta, **versions}
-        if not fresh and signed.meta == meta and not is_ageing("snapshot", signed.expires, now) and self._holds("root", "snapshot"):
+        before = Snapshot(meta={}) if fresh else self._folder.newest("snapshot", Snapshot).signed
+        meta = {**before.meta, **versions}
+        if not fresh and before.meta == meta and not is_ageing("snapshot", before.expires, now) and self._holds("root", "snapshot"):
             # A process may have been killed after it signed the snapshot and before the timestamp.
-            return self._folder.current().get("snapshot") != signed.version
+            return self._folder.current().get("snapshot") != before.version
+        signed = before if fresh else self._folder.draft("snapshot", Snapshot)
         signed.meta = meta
         self._next("snapshot", signed, [signer], now)
         return True
@@ -455,7 +465,7 @@ class Repository:
         self._check_key("targets", role, team)
         if not self._folder.version(role):
             return Targets()
-        signed = self._folder.newest(role, Targets).signed
+        signed = self._folder.draft(role, Targets)
         if self._is_void(model):
             withdrawn = {*signed.unrecognized_fields.get(_WITHDRAWN_FIELD, ()), *_versions(model, signed)}
             signed.unrecognized_fields[_WITHDRAWN_FIELD] = sorted(withdrawn)
@@ -480,12 +490,7 @@ class Repository:
 
     def _holds(self, delegator: str, role: str) -> bool:
         """Return whether the newest metadata of a role has the signatures that its delegator demands now."""
-        metadata = self._folder.newest_of_any_kind(role)
-        try:
-            self._delegator(delegator).verify_delegate(role, metadata.signed_bytes, metadata.signatures)
-        except UnsignedMetadataError:
-            return False
-        return True
+        return is_signed(role, self._folder.newest_bytes(role), by=self._folder.newest_bytes(delegator))
 
     def _delegator(self, name: str) -> Root | Targets:
         return self._folder.newest("root", Root).signed if name == "root" else self._folder.newest("targets", Targets).signed

@@ -414,7 +414,10 @@ class NodeStore:
             (entry.number, entry.at, ",".join(map(str, entry.days)), entry.rho, entry.what, entry.head, before),
         )
         self.charge(entry.days, entry.rho)
-        self._db.execute("DELETE FROM ledger WHERE at < ? AND number < ?", (entry.at - CLOSED_KEPT_SECONDS, entry.number))
+        # From its beginning on, so that it stays a chain: an entry may look old because the clock was wrong when it was made.
+        self._db.execute(
+            "DELETE FROM ledger WHERE number < (SELECT min(number) FROM ledger WHERE at >= ?)", (entry.at - CLOSED_KEPT_SECONDS,)
+        )
 
     def restart_ledger(self) -> None:
         """Begin the chain anew, for it cannot be believed; the sums by day stay as they are."""

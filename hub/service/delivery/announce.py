@@ -59,6 +59,7 @@ class Announcer:
         self._repository, self._link, self._notes, self._signers = repository, link, notes, signers
         self._wall, self._monotonic = wall, monotonic
         self._generation = -1
+        self._vouched: tuple[int, dict[str, tuple[bytes, ...]]] | None = None  # For what all that stands was made.
         self._looked_at = self._expiry_looked_at = float("-inf")
         self._warned: dict[str, str] = {}
         self._trust: TrustBundle | None = None
@@ -144,6 +145,9 @@ class Announcer:
             log.info("rollout.dropped", model=model)
         self._repository.renew_rollouts(rollouts=self._signers.rollouts, now=now)
         self._repository.refresh(snapshot=self._signers.snapshot, timestamp=self._signers.timestamp, now=now)
+        seen = self._repository.generation(), {model: tuple(self._held(model)) for model in self._models}
+        if seen == self._vouched and not self._small.is_due(now):
+            return
         models = self._repository.models()
         self._clear(self._repository.removed_models())
         for model in models:
@@ -151,14 +155,17 @@ class Announcer:
                 bundle = self._repository.model_bundle(model, self._current(model))
             except Refused:
                 continue  # it has no release yet
-            if self._put(self._link.topics.model(model), codec.encode(bundle)):
+            if bundle != self._models.get(model) and self._put(self._link.topics.model(model), codec.encode(bundle)):
                 self._models[model] = bundle
                 versions = [one.version for one in bundle.manifests]
                 self._notes.event("release", f"model {model}: {', '.join(versions)} announced", model=model, versions=versions)
-        self._trust = self._repository.trust_bundle()
-        self._put(self._link.topics.trust, codec.encode(self._trust))
+        trust = self._repository.trust_bundle()
+        if trust != self._trust:
+            self._put(self._link.topics.trust, codec.encode(trust))
+        self._trust = trust
         for topic, payload in self._small.payloads(self._trust, now=now).items():
             self._put(topic, payload)
+        self._vouched = seen
 
     def _clear(self, removed: Sequence[str]) -> None:
         """Have nothing retained for models that were removed, perhaps while the hub was away; the trust bundle is what tells nodes."""

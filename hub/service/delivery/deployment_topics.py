@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
-from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 
 from hub.core.publish.metadata_expiry import RESIGN_SECONDS, life
+from hub.signing.parsed_metadata import parsed
 from hub.signing.tuf_repository import Repository
 from schemas import codec
 from schemas.bundle import TrustBundle, TrustRoles, TrustTime
@@ -29,10 +29,15 @@ class DeploymentTopics:
     def __init__(self, repository: Repository, topics: Topics) -> None:
         self._repository, self._topics = repository, topics
         self.roles: TrustRoles | None = None
+        self._encoded = b""
         self._models: set[str] = set()
         self._warned: frozenset[str] = frozenset()
         self._versions = self._published = (0, 0)  # Versions of root and targets, as the index names them.
         self._read: dict[bytes, Deployments] = {}  # Statements as they were read before: a step changes one of many.
+
+    def is_due(self, now: datetime) -> bool:
+        """Return whether time alone changes what is to stand on the topics."""
+        return self.roles is not None and now >= _signed_at(self.roles, plus_seconds=RESIGN_SECONDS)
 
     def payloads(self, trust: TrustBundle, *, now: datetime) -> Mapping[str, bytes]:
         """Return what is to stand on which topic; an empty payload clears one.
@@ -55,10 +60,11 @@ class DeploymentTopics:
         found |= {self._topics.deploy(model): raw for model, raw in envelopes.items()}
         self._models |= envelopes.keys()
         roles = self._repository.trust_roles()
-        if self.roles is None or _is_changed(roles, self.roles) or now >= _signed_at(self.roles, plus_seconds=RESIGN_SECONDS):
+        if self.roles is None or _is_changed(roles, self.roles) or self.is_due(now):
             self.roles = roles
-        root, targets = Metadata[Root].from_bytes(roles.roots[-1]).signed, Metadata[Targets].from_bytes(roles.targets).signed
-        found[self._topics.trust_roles] = codec.encode(self.roles)
+            self._encoded = codec.encode(roles)
+        root, targets = parsed(roles.roots[-1]).signed, parsed(roles.targets).signed
+        found[self._topics.trust_roles] = self._encoded
         found[self._topics.trust_time] = codec.encode(TrustTime(timestamp=self.roles.timestamp))
         self._versions = (root.version, targets.version)
         found[self._topics.deployed] = codec.encode(index_of(statements.values(), root=root.version, targets=targets.version))
@@ -84,9 +90,10 @@ def _is_changed(found: TrustRoles, said: TrustRoles) -> bool:
 
 
 def _listed(roles: TrustRoles) -> dict[str, int]:
-    meta = Metadata[Snapshot].from_bytes(roles.snapshot).signed.meta
+    meta = parsed(roles.snapshot).signed.meta
     return {name: one.version for name, one in meta.items() if name != _ROLLOUTS_FILE}
 
 
 def _signed_at(roles: TrustRoles, *, plus_seconds: int) -> datetime:
-    return Metadata[Timestamp].from_bytes(roles.timestamp).signed.expires - life("timestamp") + timedelta(seconds=plus_seconds)
+    signed_until: datetime = parsed(roles.timestamp).signed.expires
+    return signed_until - life("timestamp") + timedelta(seconds=plus_seconds)

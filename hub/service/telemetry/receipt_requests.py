@@ -15,7 +15,7 @@ from schemas.errors import Unreachable
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 30.0  # In time of listening; a receipt comes a moment after the state that it proves.
+LOOK_SECONDS = 30.0  # A receipt comes a moment after the state that it proves.
 AGAIN_SECONDS_MAX = 86_400.0  # Between two requests to one node; it begins with two looks, and doubles: older nodes do not answer.
 AT_ONCE_MAX = 100  # Requests of one look, so that a fleet whose hub has lost its database does not answer all at once.
 
@@ -23,14 +23,16 @@ AT_ONCE_MAX = 100  # Requests of one look, so that a fleet whose hub has lost it
 class ReceiptRequests:
     """Track of which nodes receipts are missing."""
 
-    def __init__(self, nodes: Mapping[str, Node], *, ask: Callable[[str], None], listening: ListeningClock) -> None:
-        self._nodes, self._ask, self._listening = nodes, ask, listening
-        self._looked_at = float(listening.seconds)
+    def __init__(
+        self, nodes: Mapping[str, Node], *, ask: Callable[[str], None], listening: ListeningClock, monotonic: Callable[[], float]
+    ) -> None:
+        self._nodes, self._ask, self._listening, self._monotonic = nodes, ask, listening, monotonic
+        self._looked_at = monotonic()
         self._due: dict[str, tuple[float, float]] = {}  # When each is asked, and the pause before that.
 
     def tick(self) -> None:
         """Ask each node whose receipts are missing for some time."""
-        now = float(self._listening.seconds)
+        now = self._monotonic()
         if now - self._looked_at < LOOK_SECONDS or not self._listening.runs:
             return
         self._looked_at = now

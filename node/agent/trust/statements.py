@@ -28,7 +28,6 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 1.0
 NEAR_EXPIRY = timedelta(days=3)  # A hub signs its own roles again at half of their week.
-SUSPECT_MIN = 2  # Short connections in a row after which another client may have used our session.
 DOUBT_SECONDS = 900.0  # Between two requests for everything for that reason: on a bad link each costs some KB.
 FOLLOWED_MAX = 256  # Models whose topics are read; a hostile broker may list more.
 
@@ -69,7 +68,7 @@ class Statements:
         self._time_mid: int | None = None
         self._online = self._is_old_read = self._is_hub_new = False
         self._looked_at = self._connected_at = self._doubted_at = clocks.NEVER
-        self._short_in_a_row, self._is_suspect = 0, False
+        self._is_suspect = False
         self.followed: frozenset[str] = frozenset()  # Models whose deployments and releases are read.
 
     def begin(self, view: View | None) -> None:
@@ -112,9 +111,8 @@ class Statements:
     def disconnected(self) -> None:
         """Take in that nothing can be subscribed to until the next connection."""
         if self._online:
-            lasted = self._monotonic() - self._connected_at >= LASTING_SECONDS
-            self._short_in_a_row = 0 if lasted else self._short_in_a_row + 1
-            self._is_suspect = self._is_suspect or self._short_in_a_row >= SUSPECT_MIN
+            # One short connection is enough: between it and the next another client may have read what was ours.
+            self._is_suspect = self._is_suspect or self._monotonic() - self._connected_at < LASTING_SECONDS
         self._online = False
 
     def granted(self, mid: int) -> None:
@@ -361,7 +359,8 @@ class Statements:
             self._requests.settled(DEPLOY + model)
         self._chosen(fresh, left)
         if self._online:
-            self._link.read([topic for model in fresh for topic in (self._topics.deploy(model), self._topics.model(model))])
+            # Ended first: a clone may have begun them in this session, and not every broker then gives what it retains.
+            self._link.subscribe_again([topic for model in fresh for topic in (self._topics.deploy(model), self._topics.model(model))])
             self._link.leave([topic for model in left for topic in (self._topics.deploy(model), self._topics.model(model))])
 
     # What is common

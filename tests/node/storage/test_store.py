@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from node.core.activation.lifecycle import ModelSlot, Move, Target
+from node.core.telemetry import privacy_accountant
+from node.core.telemetry.privacy_accountant import Witness
 from node.storage.rows import StoredBlock
-from node.storage.store import SENT_KEPT, NodeStore
+from node.storage.store import CLOSED_KEPT_SECONDS, SENT_KEPT, NodeStore
 from schemas.errors import Unreachable
 from schemas.names import sha256
 from schemas.receipt import Evidence
+
+AT = 1_780_000_000
 
 
 @pytest.fixture
@@ -58,6 +62,18 @@ def test_the_dearest_day_of_an_interval_counts(store: NodeStore) -> None:
     store.charge([2], 0.2)
 
     assert store.spent([1, 2]) == pytest.approx(0.3)
+
+
+def test_the_ledger_stays_a_chain_where_a_clock_was_years_behind_for_a_while(store: NodeStore) -> None:
+    end = Witness(0, privacy_accountant.START)
+    for at in (AT, AT - 2 * CLOSED_KEPT_SECONDS, AT + 60):
+        entry = privacy_accountant.following(end, at=at, days=[at // 86_400], rho=0.01, what="window")
+        store.add_entry(entry, end.head)
+        end = Witness(entry.number, entry.head)
+
+    kept_after, entries = store.ledger()
+    privacy_accountant.check(entries, before=kept_after, spent=store.spent_days(), witness=end)
+    assert [entry.number for entry in entries] == [1, 2, 3]
 
 
 def test_a_message_waits_until_it_is_sent_and_is_said_again_to_a_broker_that_forgot(store: NodeStore) -> None:

@@ -8,6 +8,7 @@ nodes do is that tree's own. With a checkout of it in EARLIER:
 """
 
 import asyncio
+import contextlib
 import importlib
 import json
 import queue
@@ -50,6 +51,16 @@ class _SimpleInbox:
         self._queue.put(event)
 
 
+class _NoTraffic:
+    """Stands for the programs that ask: the plans that are run here have no telemetry."""
+
+    def __init__(self, fleet: object) -> None:
+        self.is_slow = False
+
+    def end(self) -> None:
+        pass
+
+
 def _rename() -> None:
     """Offer that tree's modules by their present names."""
     for name, earlier in RENAMED.items():
@@ -64,6 +75,10 @@ def _rename() -> None:
     probe: Any = importlib.import_module("node.runtimes.probe")
     probe.PROVIDERS, probe.unloadable = "providers.json", lambda folder: {}
     _module("tests.simulation.whole_fleet.statements", **_statements())
+    _module("hub.core.rollouts")
+    _module("hub.core.rollouts.refusals", findings_of=lambda state, refused: ())
+    _module("tests.simulation.whole_fleet.memo", remembering=contextlib.nullcontext)
+    _module("tests.simulation.whole_fleet.traffic", Traffic=_NoTraffic, broken=lambda fleet: ())
 
 
 def _statements() -> dict[str, Any]:
@@ -101,11 +116,11 @@ def _statements() -> dict[str, Any]:
             return None
         return str(decides.release.version)
 
-    def shares(found: Any, known: dict[str, dict[str, str]]) -> list[tuple[bytes, int, int, int]]:
+    def shares(found: Any, known: dict[str, dict[str, str]]) -> list[tuple[bytes, int, int, int, int]]:
         own = [name for name, labels in known.items() if selected(found, labels)]
         reached = sum(bucket(found.salt, name) < found.percent for name in own)
         is_part = found.state == "running" and found.percent < 100
-        return [(found.salt, found.stage, reached, ceil(found.percent * len(own) / 100))] if is_part else []
+        return [(found.salt, found.stage, reached, ceil(found.percent * len(own) / 100), found.percent)] if is_part else []
 
     def words(found: Any) -> str:
         return "no rollout" if found is None else f"{found.release.version} {found.state} {found.percent} %"

@@ -22,16 +22,18 @@ from node.workers import device_profile
 from schemas.deployments import Deployment, Deployments
 from schemas.errors import FleetcastError
 from schemas.names import sha256
-from tests.simulation.whole_fleet import statements, template
+from tests.simulation.whole_fleet import statements, template, traffic
 from tests.simulation.whole_fleet.broker import Broker
 from tests.simulation.whole_fleet.machines import RUSHED_SECONDS, HubMachine, NodeMachine
+from tests.simulation.whole_fleet.memo import remembering
 from tests.simulation.whole_fleet.operations import LABELS, Operation, Plan
 from tests.simulation.whole_fleet.world import EPOCH, World
 
 CLONES_CONNECTS_MIN, CLONES_SECONDS = 16, 20.0  # of two devices with one name: at first, and then one in so many seconds
 DEPLOY = ("set", "remove")
 LONG_SECONDS = 600.0  # beyond it a time is passed with fewer turns
-TURNS_OF_LONG = 12
+TURNS_OF_LONG = 6
+LULL_SECONDS_MAX = 12 * 3600.0  # of a machine while a week passes: what is signed hourly lasts a day
 
 
 _available = cache(device_profile.available)
@@ -69,6 +71,11 @@ class Fleet:
         self.world = World(self.seed)
         self.broker = Broker(self.world)
         self.made = template.template()
+        self._stack, self.traffic = contextlib.ExitStack(), traffic.Traffic(self)
+        if self.plan.telemetry:
+            self._stack.enter_context(self.traffic.patched())
+        self.manifests = traffic.watched() if self.plan.telemetry else self.made.manifests
+        self._stack.enter_context(remembering())
         self.hub = HubMachine(self.world, self.broker, self.folder / "hub", signed=self._signed)
         self.machines: list[NodeMachine] = []
         for number in range(self.plan.nodes):
@@ -80,16 +87,17 @@ class Fleet:
                 node=f"n{number}",
                 key=self.made.device_keys[number],
                 switched=self._switched,
+                telemetry=self.plan.telemetry,
             )
             machine.make()
             machine.label(LABELS[number % len(LABELS)])
             machine.may_stop = lambda model, machine=machine: self._took_back(machine, model)  # type: ignore[misc]
             self.machines.append(machine)
-        self._stack = contextlib.ExitStack()
         self._stack.enter_context(mock.patch.object(durable, "write", self._write(durable.write)))
         self._stack.enter_context(mock.patch.object(device_profile, "available", _available))
         self._cloned: dict[str, tuple[float, int]] = {}  # by copy: since when, and how often its name had connected
         self._stages_seen: set[tuple[bytes, int]] = set()
+        self._thresholds: dict[bytes, int] = {}  # by rollout, of the last stage that was seen
         self._lost_links: dict[int, int] = defaultdict(int)
 
     def close(self) -> None:
@@ -106,11 +114,13 @@ class Fleet:
             self.world.run(seconds)
             return
         self.world.run(60.0)
+        self.traffic.is_slow = True
         for machine in everything:
-            machine.hurry(max(30.0, min(7200.0, seconds / TURNS_OF_LONG)))
+            machine.hurry(max(30.0, min(LULL_SECONDS_MAX, seconds / TURNS_OF_LONG)))
         self.world.run(seconds - 120.0)
         for machine in everything:
             machine.hurry()
+        self.traffic.is_slow = False
         self.world.run(60.0)
 
     def begin(self) -> None:
@@ -118,6 +128,8 @@ class Fleet:
         for machine in self.machines:
             machine.start()
         self.run(5.0)
+        if self.plan.telemetry:
+            self.traffic.begin()
 
     def do(self, one: Operation) -> None:
         values = dict(one.values)
@@ -154,17 +166,20 @@ class Fleet:
             return "is published already"
         from datetime import UTC, datetime
 
-        document = self.made.manifests[model, version]
+        document = self.manifests[model, version]
         moment = datetime.fromtimestamp(EPOCH + self.world.now, UTC)
         Repository(self.hub.folder / "trust").add_release(model, version, document, team=self.made.team, now=moment)
         self.hub.wake()
         return ""
 
-    def _start(self, model: str, version: str, stages: str, label: str, *, force: bool) -> str:
+    def _start(self, model: str, version: str, stages: str, label: str, *, force: bool, approve: str = "") -> str:
         if not self._is_published(model, version):
             self._publish(model, version)
-        more = [*(["--label", label] if label else []), *(["--force"] if force else [])]
+        more = [*(["--label", label] if label else []), *(["--force"] if force else []), *(["--approve", approve] if approve else [])]
         return self._command("start", f"{model}@{version}", "--stages", stages, "--soak-seconds", "5", *more)
+
+    def _approve(self, model: str) -> str:
+        return self._command("approve", model)
 
     def _halt(self, model: str) -> str:
         return self._command("halt", model)
@@ -235,6 +250,7 @@ class Fleet:
 
     def _forget_broker(self, off_seconds: float) -> None:
         self.broker.stop(forget=True)
+        self.disturbed.add("broker forgot")
         self.world.after(off_seconds, self.broker.start)
 
     def _restart_broker(self, off_seconds: float) -> None:
@@ -279,6 +295,7 @@ class Fleet:
             node=original.node,
             key=original.key,
             switched=self._switched,
+            telemetry=self.plan.telemetry,
         )
         shutil.copytree(original.folder, copy.folder, symlinks=True)
         copy.label(original.labels)
@@ -375,17 +392,23 @@ class Fleet:
         """Keep what a node ran before a rollout moved it, as somebody would who only watches."""
         machine = next((one for one in self.machines if one.name == name), None)
         decides = self.decides(machine, model) if machine is not None else None
-        ran = [one.digest for one in self.ran if (one.machine, one.model) == (name, model) and one.at > (machine.lost_at if machine else 0)]
+        since = (
+            max(machine.lost_at, machine.stopped_at.get(model, -1)) if machine is not None else 0
+        )  # before it, nothing is known or served
+        ran = [one.digest for one in self.ran if (one.machine, one.model) == (name, model) and one.at > since]
         if decides is not None and decides.state in ("running", "done") and decides.release.digest == digest and ran and ran[-1] != digest:
             self.before.setdefault((name, decides.rollout), ran[-1])
 
     def _signed(self, model: str, found: Deployments) -> None:
         self.signed.append((model, found))
         nodes = self.hub.service._ingest.nodes if self.hub.service is not None else {}
-        for rollout, stage, reached, wanted in statements.shares(found, {name: dict(node.labels) for name, node in nodes.items()}):
+        known = {name: dict(node.labels) for name, node in nodes.items()}
+        for rollout, stage, reached, wanted, threshold in statements.shares(found, known):
             if (rollout, stage) not in self._stages_seen:  # nodes that come later fall where their place puts them
                 self._stages_seen.add((rollout, stage))
-                if reached != wanted:
+                is_kept = self._thresholds.get(rollout) == threshold  # A stage takes back nothing of the one before.
+                self._thresholds[rollout] = threshold
+                if reached != wanted and not (is_kept and reached > wanted):
                     self.shares.append(f"a stage of {model} reaches {reached} of {len(nodes)} known nodes, and should reach {wanted}")
 
     def named(self, machine: NodeMachine, model: str) -> set[bytes]:
@@ -407,6 +430,7 @@ class Fleet:
 
     def come_to_rest(self) -> None:
         """Bring everything back, and wait until nothing moves any more."""
+        self.traffic.end()
         for copy in self.extra:
             self._unclone(copy)
         self.full.clear()
@@ -476,4 +500,4 @@ class Fleet:
         return statements.decides_for(found, machine.node, machine.labels)
 
     def digest(self, model: str, version: str) -> bytes:
-        return sha256(self.made.manifests[model, version])
+        return sha256(self.manifests[model, version])

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+from hub.core.rollouts.refusals import findings_of
 from schemas import codec
 from schemas.deployments import Deployment
+from schemas.errors import Code
 from schemas.receipt import Receipt, SealedReceipt
+from tests.simulation.whole_fleet import traffic
 from tests.simulation.whole_fleet.fleet import Fleet
 from tests.simulation.whole_fleet.machines import NodeMachine
 from tests.simulation.whole_fleet.statements import wants, words
@@ -24,7 +27,7 @@ def broken(fleet: Fleet) -> list[str]:
         found += [f"{machine.name} took as proven {one}" for one in machine.proved_early]
         for model in fleet.models():
             found += _of_node(fleet, machine, model)
-    return [*found, *_storms(fleet)]
+    return [*found, *_storms(fleet), *traffic.broken(fleet)]  # the last windows close meanwhile
 
 
 def _ended(fleet: Fleet) -> Iterator[str]:
@@ -68,10 +71,11 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
     if known and believed != answers and not is_forgotten:
         yield f"{who}: the hub believes {believed}, and its endpoint answers {status} {version}"
     ran = [one for one in fleet.ran if (one.machine, one.model) == (machine.name, model) and one.at > machine.stopped_at.get(model, -1)]
-    has_served = any(fleet.made.name_of(one.digest) not in BAD for one in ran)  # what was at fault from the first is rightly gone
+    # What was at fault from the first is rightly gone, and so is what a device served that has lost its data, or was replaced.
+    has_served = any(fleet.made.name_of(one.digest) not in BAD and one.at > machine.lost_at for one in ran)
     decides = fleet.decides(machine, model)
-    wish = _wish(fleet, machine, decides, model, serving)
-    if has_served and answers is None and wish != "" and (wish is not None or ran[-1].at > machine.lost_at):
+    wish = None if _refuses(fleet, machine, model) else _wish(fleet, machine, decides, model, serving)
+    if has_served and answers is None and wish != "":
         yield f"{who}: it has served {fleet.made.name_of(ran[-1].digest)}, and {how}"
     if wish is not None and wish != (answers or "") and wish not in BAD:
         yield f"{who}: the deployment ({words(decides)}) wants {wish}, and {how}"
@@ -79,6 +83,14 @@ def _of_node(fleet: Fleet, machine: NodeMachine, model: str) -> Iterator[str]:
         yield f"{who}: it serves {answers}, which fails its test"
     if target is not None and state not in ("active", "refused", "rolled_back", None):
         yield f"{who}: it is still {state} {code} with {target}"
+
+
+def _refuses(fleet: Fleet, machine: NodeMachine, model: str) -> bool:
+    """Return whether the hub says of a node that it refuses what a restored hub states: older than what it has followed."""
+    node = fleet.hub.service._ingest.nodes.get(machine.node) if fleet.hub.service is not None else None
+    if node is None or "hub restored" not in fleet.disturbed:
+        return False
+    return any(one.code == Code.TRUST_ROLLBACK and one.model in (None, model) for one in findings_of(node.state, node.refused))
 
 
 def _wish(fleet: Fleet, machine: NodeMachine, decides: Deployment | None, model: str, serving: str | None) -> str | None:

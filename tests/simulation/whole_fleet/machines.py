@@ -3,7 +3,7 @@
 import queue
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from hub.settings import load
 from node.agent.loop import Agent
 from node.enrol.enrolment_files import KEY_NAME
 from node.settings import NodeSettings
+from node.storage.store import NodeStore
+from schemas import codec
 from schemas.deployments import Deployments
 from schemas.errors import FleetcastError
 from schemas.topics import Topics
+from schemas.window import Window
 from tests.simulation.whole_fleet import statements, template
 from tests.simulation.whole_fleet.broker import Broker, Road, SimClient
 from tests.simulation.whole_fleet.site import Site
@@ -23,9 +26,11 @@ from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
 
 EARLY_SECONDS = 1.0  # by which a turn may count more than it has seen
 AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that ended with an error
-LEAST_SECONDS = 0.2  # between two turns right after something came: that of the product
+LEAST_SECONDS = 0.5  # between two turns right after something came, and then
+SLOWER = 8  # times as much
+RHO_DAY_MAX, IDLE_SECONDS = 0.5, 30.0  # A day's privacy budget, of some ten windows; a window closes so long after its last row.
 QUIET = ("active", "refused", "rolled_back", "idle")  # states of a slot in which nothing is under way
-STEP_SECONDS = 60.0  # after it has signed something a hub looks often whether the next step is due
+STEP_SECONDS = 30.0  # after it has signed something a hub looks often whether the next step is due
 TRIAL_SECONDS = 4.0  # between two turns while something is on trial: what passes in less than 5 s counts whole
 LULL_SECONDS = 60.0  # between two turns of a machine that waits for nothing
 SLOW_SECONDS = 10.0  # until a slow machine looks at what came: an answer to CONNECT is waited for 30 s
@@ -155,7 +160,7 @@ class Machine:
             self._plan(self.world.now + self.soon_seconds)
             return
         when = self.world.now + self.idle_seconds
-        self.idle_seconds = min(max(self.lull_seconds, self.least_seconds), self.idle_seconds * 4)
+        self.idle_seconds = min(max(self.lull_seconds, self.least_seconds), self.idle_seconds * SLOWER)
         if self.lull_seconds <= RUSHED_SECONDS and self._is_on_trial():
             self.idle_seconds = min(self.idle_seconds, TRIAL_SECONDS)
         planned = self._next_at()
@@ -228,10 +233,22 @@ class NodeMachine(Machine):
     """A device: its data folder, its site's settings, and the agent while it runs."""
 
     def __init__(
-        self, world: World, broker: Broker, name: str, folder: Path, *, node: str, key: bytes, switched: Callable[[str, str, bytes], None]
+        self,
+        world: World,
+        broker: Broker,
+        name: str,
+        folder: Path,
+        *,
+        node: str,
+        key: bytes,
+        switched: Callable[[str, str, bytes], None],
+        telemetry: bool,
     ) -> None:
         super().__init__(world, broker, name)
         self.node, self.folder, self.key, self.switched = node, folder, key, switched
+        self.telemetry = telemetry
+        self.made_windows: set[bytes] = set()  # Ids of all that was ever put in the outbox, and of those that the broker has acknowledged.
+        self.acknowledged: set[bytes] = set()
         self.labels: dict[str, str] = {}
         self.all_labels: list[dict[str, str]] = []  # that it ever had
         self.agent: Agent | None = None
@@ -275,10 +292,10 @@ class NodeMachine(Machine):
         if labels not in self.all_labels:
             self.all_labels.append(labels)
 
-    def ask(self, model: str) -> tuple[int, str]:
+    def ask(self, model: str, value: float = 0.0) -> tuple[int, str]:
         assert self.site is not None
         assert self.site.server is not None
-        return self.site.server.ask(model)
+        return self.site.server.ask(model, value)
 
     def _begin(self) -> None:
         self.site = Site(self.world, lambda model, digest: self.switched(self.name, model, digest))
@@ -290,7 +307,9 @@ class NodeMachine(Machine):
             root=self.folder / "root.json",
             port=0,
             isolation="inline",
-            telemetry=False,
+            telemetry=self.telemetry,
+            rho_day_max=RHO_DAY_MAX,
+            idle_seconds=IDLE_SECONDS,
             labels=dict(self.labels),
         )
         self._inbox = _AgentInbox(self.wake)
@@ -304,8 +323,27 @@ class NodeMachine(Machine):
             make_client=self.client,  # type: ignore[arg-type]
             make_server=self.site.make,
         )
+        if self.telemetry:
+            self._follow_windows(self.agent._store)
         self.agent.begin()
         self.site.loop.pump()
+
+    def _follow_windows(self, store: NodeStore) -> None:
+        enqueue, mark_sent = store.enqueue, store.mark_sent
+
+        def enqueued(kind: str, topic: str, payload: bytes) -> int:
+            if kind == "window":
+                self.made_windows.add(codec.decode(Window, payload).id)
+            return enqueue(kind, topic, payload)
+
+        def sent(ids: Sequence[int]) -> None:
+            for one in ids:
+                kept = store._db.execute("SELECT payload FROM outbox WHERE kind = 'window' AND id = ?", (one,)).fetchone()
+                if kept is not None:
+                    self.acknowledged.add(codec.decode(Window, kept[0]).id)
+            mark_sent(ids)
+
+        store.enqueue, store.mark_sent = enqueued, sent  # type: ignore[method-assign]
 
     def _turn(self) -> bool:
         assert self.agent is not None
@@ -440,4 +478,8 @@ class HubMachine(Machine):
         super()._ended(error)
 
     def _is_on_trial(self) -> bool:
-        return self.world.now - self._signed_at < STEP_SECONDS
+        """Return whether a rollout may take its next step soon: one that runs, and has taken one a while ago."""
+        if self.service is None or self.world.now - self._signed_at >= STEP_SECONDS:
+            return False
+        models = self.service._controller._models.values()
+        return any(one.deployment.state == "running" for model in models for one in model.rollouts)

@@ -4,7 +4,7 @@ To add one: draw it here, and give `fleet.Fleet` a method of its name.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from tests.simulation.whole_fleet.template import KINDS, MODELS
@@ -12,6 +12,7 @@ from tests.simulation.whole_fleet.template import KINDS, MODELS
 LABELS = ({}, {"ring": "canary"}, {"site": "rome"}, {"site": "rome", "ring": "canary"})
 SIZES = (2, 2, 2, 3, 3, 4, 5)  # of a fleet: most of what goes wrong takes two nodes
 STAGES = ("100", "100", "100", "25,100", "50,100", "1,10,100")
+TELEMETRY_SHARE, APPROVAL_SHARE = 0.25, 0.4
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
 
 Value = str | int | float | bool
@@ -38,24 +39,26 @@ def operation(kind: str, then_seconds: float, **values: Value) -> Operation:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A fleet, and what happens to it. `models` and `nodes` are how many of them there are."""
+    """A fleet, and what happens to it. `models` and `nodes` are how many of them there are; with `telemetry` they are asked, and count."""
 
     nodes: int
     models: int
     operations: tuple[Operation, ...]
+    telemetry: bool = False
 
     def without(self, start: int, count: int) -> "Plan":
-        return Plan(self.nodes, self.models, self.operations[:start] + self.operations[start + count :])
+        return replace(self, operations=self.operations[:start] + self.operations[start + count :])
 
     def as_json(self) -> dict[str, object]:
-        return {"nodes": self.nodes, "models": self.models, "operations": [one.as_json() for one in self.operations]}
+        found: dict[str, object] = {"nodes": self.nodes, "models": self.models}
+        return {**found, **({"telemetry": True} if self.telemetry else {}), "operations": [one.as_json() for one in self.operations]}
 
     @classmethod
     def from_json(cls, found: dict[str, object]) -> "Plan":
         listed = found["operations"]
         assert isinstance(listed, list)
         operations = tuple(Operation(kind, tuple(values.items()), seconds) for kind, values, seconds in listed)
-        return cls(int(str(found["nodes"])), int(str(found["models"])), operations)
+        return cls(int(str(found["nodes"])), int(str(found["models"])), operations, telemetry=bool(found.get("telemetry")))
 
 
 def plan_of(seed: int) -> Plan:
@@ -68,7 +71,7 @@ def plan_of(seed: int) -> Plan:
     for _ in range(rng.randint(2, 6)):
         kind = rng.choices(kinds, weights)[0]
         operations.append(DRAWN[kind][1](rng, nodes, models))
-    return Plan(nodes, models, tuple(operations))
+    return Plan(nodes, models, tuple(operations), telemetry=rng.random() < TELEMETRY_SHARE)
 
 
 def _pause(rng: Random) -> float:
@@ -82,14 +85,17 @@ def _model(rng: Random, models: int) -> str:
 
 def _start(rng: Random, models: int, *, version: str | None = None, stages: str | None = None, labels: bool = True) -> Operation:
     label = rng.choice(("", "", "ring=canary", "site=rome")) if labels else ""
+    stages = stages or rng.choice(STAGES)
+    last = stages.rpartition(",")[2] if "," in stages and rng.random() < APPROVAL_SHARE else ""
     return operation(
         "start",
         round(rng.uniform(40, 120), 2) if version is not None else _pause(rng),
         model=_model(rng, models),
         version=version or rng.choice([one for one in KINDS if one != "1.0.0"] + ["1.0.0"]),
-        stages=stages or rng.choice(STAGES),
+        stages=stages,
         label=label,
         force=rng.random() < 0.5,
+        approve=last,
     )
 
 
@@ -114,6 +120,7 @@ DRAWN: dict[str, tuple[float, Callable[[Random, int, int], Operation]]] = {
         ),
     ),
     "unpin": (1, lambda rng, nodes, models: operation("unpin", _pause(rng), model=_model(rng, models), node=rng.randrange(nodes))),
+    "approve": (2, _of_model("approve")),
     "halt": (2, _of_model("halt")),
     "resume": (2, _of_model("resume")),
     "back": (4, _of_model("back")),

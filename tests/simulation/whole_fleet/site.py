@@ -197,14 +197,14 @@ class SimServer(Server):
             raise error
         return result
 
-    def ask(self, model: str) -> tuple[int, str]:
+    def ask(self, model: str, value: float = 0.0) -> tuple[int, str]:
         """Ask over the routes as a client does; return the status and the version that answered, or the error."""
         held = self._pool.slots.get(model)
         inputs = held.current.inputs if held is not None and held.current is not None else (Spec("x", "FP32", (-1, 3)),)
         body = json.dumps(
             {
                 "inputs": [
-                    {"name": spec.name, "datatype": spec.datatype, "shape": [1, *spec.shape[1:]], "data": [0.0] * spec.shape[1]}
+                    {"name": spec.name, "datatype": spec.datatype, "shape": [1, *spec.shape[1:]], "data": [value] * spec.shape[1]}
                     for spec in inputs
                 ]
             }

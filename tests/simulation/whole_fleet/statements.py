@@ -50,15 +50,15 @@ def wants(
     return found.release.version if isinstance(found, Run) else None
 
 
-def shares(found: Deployments, known: Mapping[str, Mapping[str, str]]) -> list[tuple[bytes, int, int, int]]:
-    """Return each rollout that has reached a share of its nodes: its stage, how many of the known nodes, and how many it should be."""
+def shares(found: Deployments, known: Mapping[str, Mapping[str, str]]) -> list[tuple[bytes, int, int, int, int]]:
+    """Return each rollout that has reached a share of its nodes: its stage, how many it reaches and should, its threshold."""
     rows = []
     for one in found.deployments:
         if one.state != "running" or one.threshold == EVERYBODY or any(stage.selector is not None for stage in one.reached):
             continue
         own = [name for name, labels in known.items() if deciding(found.deployments, NodeFacts(name, labels)) == one]
         reached = sum(position(one.rollout, name) < one.threshold for name in own)
-        rows.append((one.rollout, one.stage, reached, ceil(one.percent * len(own) / 100)))
+        rows.append((one.rollout, one.stage, reached, ceil(one.percent * len(own) / 100), one.threshold))
     return rows
 
 

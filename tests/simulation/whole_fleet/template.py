@@ -48,12 +48,13 @@ class Template:
     team: CryptoSigner
     signers: Signers
     manifests: Mapping[tuple[str, str], bytes]  # by model and version
+    names: dict[bytes, str]  # versions by the digest of their manifest
     root: bytes
     device_keys: tuple[bytes, ...]
     probes: Path  # what a node has found out about its runtimes
 
     def name_of(self, digest: bytes) -> str:
-        return next((version for (_, version), document in self.manifests.items() if sha256(document) == digest), digest.hex()[:12])
+        return self.names.get(digest) or digest.hex()[:12]
 
 
 def scratch() -> Path:
@@ -85,6 +86,7 @@ def template() -> Template:
         now=now,
     )
     manifests = {(model, version): _manifest(directory, model, version) for model in MODELS for version in KINDS}
+    names = {sha256(document): version for (_, version), document in manifests.items()}
     store = Store(f"sqlite:///{directory / 'hub.sqlite'}", clock=lambda: EPOCH)
     store.create()
     store.close()
@@ -92,7 +94,8 @@ def template() -> Template:
     probes.mkdir()
     probe.execution_providers(probes / probe.PROVIDERS)
     probe.unloadable(probes)
-    return Template(directory, team, signers, manifests, repository.root(), tuple(_key() for _ in range(2 * NODES_MAX)), probes)
+    device_keys = tuple(_key() for _ in range(2 * NODES_MAX))
+    return Template(directory, team, signers, manifests, names, repository.root(), device_keys, probes)
 
 
 def new_node(folder: Path, *, key: bytes) -> None:

@@ -42,12 +42,10 @@ def asked_in(fleet: Fleet, nodes: dict[str, Node], looks: int, *, ask: Callable[
     listening.connected(1)
     listening.subscribed(denied=False)
     listening.took(0, waited=1.0, full=False)
-    requests = ReceiptRequests(nodes, ask=ask or asked.append, listening=listening)
+    requests = ReceiptRequests(nodes, ask=ask or asked.append, listening=listening, monotonic=lambda: now[0])
     found = []
     for _ in range(looks):
-        for _ in range(int(LOOK_SECONDS / 5)):  # it counts five seconds at a look, at the most
-            now[0] += 5.0
-            listening.tick()
+        now[0] += LOOK_SECONDS
         requests.tick()
         found.append(asked.copy())
         asked.clear()
