@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub.service.broker.inbox import Inbox as HubInbox
 from hub.service.loop import Service
@@ -13,7 +13,6 @@ from hub.settings import load
 from node.agent.loop import Agent
 from node.enrol.enrolment_files import KEY_NAME
 from node.settings import NodeSettings
-from node.storage.store import NodeStore
 from schemas import codec
 from schemas.deployments import Deployments
 from schemas.errors import FleetcastError
@@ -23,6 +22,9 @@ from tests.simulation.whole_fleet import statements, template
 from tests.simulation.whole_fleet.broker import Broker, Road, SimClient
 from tests.simulation.whole_fleet.site import Site
 from tests.simulation.whole_fleet.world import Clocks, PowerCutError, World
+
+if TYPE_CHECKING:
+    from node.storage.store import NodeStore
 
 EARLY_SECONDS = 1.0  # by which a turn may count more than it has seen
 AGAIN_SECONDS = 5.0  # after which a service manager starts a process again that ended with an error
@@ -328,7 +330,7 @@ class NodeMachine(Machine):
         self.agent.begin()
         self.site.loop.pump()
 
-    def _follow_windows(self, store: NodeStore) -> None:
+    def _follow_windows(self, store: "NodeStore") -> None:
         enqueue, mark_sent = store.enqueue, store.mark_sent
 
         def enqueued(kind: str, topic: str, payload: bytes) -> int:
