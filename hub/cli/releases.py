@@ -158,11 +158,13 @@ def export_signature(
     check_model(repository, model)
     manifest = codec.decode(Manifest, repository.manifest(model, version))
     name = variant or manifest.variants[0].name
-    if name not in [one.name for one in manifest.variants]:
+    chosen = next((one for one in manifest.variants if one.name == name), None)
+    if chosen is None:
         known = ", ".join(one.name for one in manifest.variants)
         raise Refused(Code.RELEASE_NO_VARIANT, f"{release} has no variant {name!r}; it has {known}")
     signer = load_signer(key_file or directory / "keys" / "team.pem", passphrase(passphrase_file))
-    files = {file.path: file.digest for file in manifest.files_of(name)}
+    golden = manifest.golden_of(chosen)  # It is the device's proof, and no part of the model that readers elsewhere have.
+    files = {file.path: file.digest for file in manifest.files_of(name) if golden is None or file != golden.file}
     write(out, sign_files(f"{model}-{version}", files, signer), mode=0o644)
     public = out.with_suffix(".pub")
     write(public, public_pem(signer.public_key), mode=0o644)
