@@ -27,6 +27,7 @@ from schemas.names import sha256
 from tests.corpus.forked import workers
 from tests.corpus.path import opened
 from tests.docs.pages import CHECKOUT, FENCE
+from tests.docs.test_pages_work import DRILLS
 from tests.hub.cli.fleets import Done, Made, make
 
 HOW_TO = CHECKOUT / "docs" / "how-to"
@@ -62,7 +63,7 @@ def test_a_page_shows_its_scripts_as_they_are(page: Page) -> None:
 
 def test_every_script_and_page_is_tested() -> None:
     assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == sorted(script for page in PAGES for script in page.scripts)
-    assert sorted(path.stem for path in HOW_TO.glob("*.md")) == sorted(["README", *(page.name for page in PAGES)])
+    assert sorted(path.stem for path in HOW_TO.glob("*.md")) == sorted(["README", *DRILLS, *(page.name for page in PAGES)])
 
 
 @pytest.mark.heavy

@@ -6,6 +6,8 @@ import pytest
 
 from tests.docs.pages import CHECKOUT, followed, missing, steps_of
 
+DRILLS = ("team-key-stolen", "root-holder-left")
+
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
@@ -13,8 +15,7 @@ from tests.docs.pages import CHECKOUT, followed, missing, steps_of
     [
         "README.md",
         pytest.param("docs/tutorial.md", marks=pytest.mark.slow),
-        "docs/how-to/team-key-stolen.md",
-        "docs/how-to/root-holder-left.md",
+        *(pytest.param(f"docs/how-to/{name}.md", marks=pytest.mark.slow) for name in DRILLS),
     ],
 )
 def test_a_newcomer_who_follows_the_page_sees_what_it_says(name: str, tmp_path: Path) -> None:
