@@ -21,6 +21,7 @@ from bench import (
     memory,
     neighbours,
     node,
+    privacy,
     relay,
     restart,
     shares,
@@ -48,8 +49,9 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "fresh": fresh.measure,
     "cli": cli.measure,
     "shares": shares.measure,
+    "privacy": privacy.measure,
 }
-QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "restart", "cli", "shares")  # `make bench`
+QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "restart", "cli", "shares", "privacy")  # `make bench`
 NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 

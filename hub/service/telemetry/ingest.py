@@ -25,6 +25,7 @@ from hub.signing.device_signatures import verify_receipt
 from schemas import codec
 from schemas.accuracy import About
 from schemas.analytics_messages import Alert
+from schemas.disclosure import LEDGER_STEP
 from schemas.errors import Code, Refused, mismatch
 from schemas.names import check_name, sha256
 from schemas.receipt import Receipt, SealedReceipt
@@ -194,7 +195,7 @@ class Ingest:
         if before is None or before.state.telemetry is None or after.telemetry is None or after.at <= before.state.at:
             return
         had, has = before.state.telemetry.ledger_entries or 0, after.telemetry.ledger_entries or 0
-        if has >= had:
+        if has > had - LEDGER_STEP:  # A node that was brought up to date, or back, says the same number in another way.
             self._rolled_back.discard(after.node)
         elif after.node not in self._rolled_back:
             self._rolled_back.add(after.node)
