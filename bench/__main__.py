@@ -16,6 +16,7 @@ from bench import (
     encodings,
     fresh,
     idle,
+    influence,
     ingest,
     links,
     memory,
@@ -50,8 +51,22 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "cli": cli.measure,
     "shares": shares.measure,
     "privacy": privacy.measure,
+    "influence": influence.measure,
 }
-QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "restart", "cli", "shares", "privacy")  # `make bench`
+QUICK = (
+    "telemetry",
+    "ingest",
+    "idle",
+    "delivery",
+    "memory",
+    "relay",
+    "sound",
+    "restart",
+    "cli",
+    "shares",
+    "privacy",
+    "influence",
+)  # `make bench`
 NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
