@@ -173,6 +173,8 @@ def sites(tmp_path: Path, flights: pd.DataFrame) -> Iterator[Sites]:
         with made.fleet.hub(broker, cohort_nodes_min=NODES_MIN, alpha=1e-5):
             made.client = Client.of(broker, "sites")
             made.client.open()
+            named = State(node="sites", session=1, status="online", at=1, cohort="nyc")
+            made.client.link.publish(made.fleet.topics.state("sites"), codec.encode(named), retain=True)
             yield made
             made.client.link.close()
 

@@ -12,13 +12,13 @@ from schemas import rice
 from schemas.accuracy import About
 from schemas.analytics_messages import MergedWindow, SignalCounts
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import WINDOW_UNITS_MAX
+from schemas.limits import WINDOW_AGE_DAYS_MAX, WINDOW_FUTURE_SECONDS_MAX, WINDOW_UNITS_MAX
 from schemas.manifest import Manifest
 from schemas.signals import Baseline, Privacy
 from schemas.window import Expectation, Window, read_counts
 
 NODE_ROWS_MAX = 1_000_000  # a window's rows: the most that one node can weigh in its cohort
-FUTURE_SECONDS = 3600  # a clock error that is forgiven
+DAY_SECONDS = 86_400
 SIGMAS_MAX = 8.0  # noise beyond this does not happen (1e-15 a count)
 # Noise in one direction of one signal, in its standard deviations, that does not happen: 2e-9 a direction where it is normal. A window
 # whose counts go further than rows and noise can have taken them is refused: else what looks like noise in each bin would move a cohort.
@@ -87,10 +87,10 @@ class Interval:
 class Reader:
     """Read the windows of one release; work out once whatever is the same for all of them."""
 
-    def __init__(self, manifest: Manifest, *, rows_max: int = NODE_ROWS_MAX) -> None:
+    def __init__(self, manifest: Manifest, *, rows_max: int = NODE_ROWS_MAX, age_days_max: int = WINDOW_AGE_DAYS_MAX) -> None:
         self.manifest = manifest
         self._baseline, self._privacy = watched(manifest)
-        self._rows_max = rows_max
+        self._rows_max, self._age_seconds_max = rows_max, age_days_max * DAY_SECONDS
         self._expectation = Expectation(self._baseline)
         widths = [signal.bins for signal in self._baseline.signals]
         self._roots = np.sqrt(widths)
@@ -209,8 +209,14 @@ class Reader:
             expected = f"{ordinary} s, or 2 to {WINDOW_UNITS_MAX} windows added up, that begin at a multiple of it"
             actual = f"{window.noises} window(s) in {window.seconds} s at {window.start}"
             raise mismatch(Code.WINDOW_SHAPE, "interval", expected=expected, actual=actual)
-        if window.start > now + FUTURE_SECONDS:
-            raise mismatch(Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + FUTURE_SECONDS}", actual=window.start)
+        if window.start > now + WINDOW_FUTURE_SECONDS_MAX:
+            raise mismatch(
+                Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + WINDOW_FUTURE_SECONDS_MAX}", actual=window.start
+            )
+        oldest = now - self._age_seconds_max
+        if window.start + window.seconds < oldest:
+            what = "end of the interval (window_age_days_max in fleet.toml bounds it)"
+            raise mismatch(Code.WINDOW_PAST, what, expected=f"at least {oldest}", actual=window.start + window.seconds)
 
     def _check_own(self, taken: Taken) -> None:
         """Refuse a window whose own baseline has few rows: it would add so much variance that its cohort could see no drift."""
