@@ -49,7 +49,7 @@ class Profile(Fact):
 class TelemetryBudget(Fact):
     """Report how telemetry does. Exact counts of rows' traces stay on the device (schemas/disclosure.py)."""
 
-    rho_spent: Annotated[float, Field(ge=0)]  # Of today, as zCDP rho. It leaves as 0: it would count the hours that had rows.
+    rho_spent: Annotated[float, Field(ge=0)]  # Privacy spent today, as zCDP rho. It leaves as 0: it would count the hours that had rows.
     rho_day_max: Annotated[float, Field(ge=0)]
     # Still read, no longer sent, as the four that follow.
     windows_waiting: Count = 0

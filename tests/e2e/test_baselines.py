@@ -34,6 +34,7 @@ from schemas.analytics_messages import Drift
 from schemas.errors import Code
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.state import State
 from schemas.topics import Topics
 from schemas.window import Window
 from tests import brokers

@@ -97,7 +97,9 @@ class Reader:
         self._begins = np.cumsum([0, *widths[:-1]])
         self._bins = sum(widths)
         self._directions = _directions(self._baseline)
-        self._rows_sd = math.sqrt(self._bins * self._privacy.sigma2) / len(widths)  # of a window's rows, which are read off noisy counts
+        self._rows_sd = math.sqrt(self._bins * self._privacy.sigma2) / len(
+            widths
+        )  # Error of a window's rows, which are read off noisy counts.
         self._sds_max = DIRECTION_SDS_MAX_LAPLACE if self._privacy.laplace else DIRECTION_SDS_MAX
 
     def read(self, window: Window, *, now: int) -> Taken:

@@ -47,7 +47,12 @@ class Notes:
             now = int(self._clock())
             self._store.add_refusal(now, topic, str(refusal.code), refusal.reason)
             self.alert(
-                Alert(kind="refused", at=now, code=str(refusal.code), text=f"the hub refused a message on {topic}: {refusal.reason}{self._rest(kind)}")
+                Alert(
+                    kind="refused",
+                    at=now,
+                    code=str(refusal.code),
+                    text=f"the hub refused a message on {topic}: {refusal.reason}{self._rest(kind)}",
+                )
             )
 
     def node_refusal(self, *, node: str, code: str, model: str | None, reason: str) -> None:
