@@ -16,11 +16,13 @@ from bench import (
     encodings,
     fresh,
     idle,
+    influence,
     ingest,
     links,
     memory,
     neighbours,
     node,
+    privacy,
     relay,
     restart,
     shares,
@@ -48,8 +50,23 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "fresh": fresh.measure,
     "cli": cli.measure,
     "shares": shares.measure,
+    "privacy": privacy.measure,
+    "influence": influence.measure,
 }
-QUICK = ("telemetry", "ingest", "idle", "delivery", "memory", "relay", "sound", "restart", "cli", "shares")  # `make bench`
+QUICK = (
+    "telemetry",
+    "ingest",
+    "idle",
+    "delivery",
+    "memory",
+    "relay",
+    "sound",
+    "restart",
+    "cli",
+    "shares",
+    "privacy",
+    "influence",
+)  # `make bench`
 NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 

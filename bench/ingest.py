@@ -21,6 +21,7 @@ from node.core.telemetry.privatise import noised
 from schemas import codec
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.state import State
 
 WINDOWS, ROUNDS, COLUMNS, HOURS = 20_000, 3, 19, 24
 HUB_READS = "SELECT count(*) FROM windows_seen"
@@ -103,6 +104,8 @@ def _send(port: int, topic: str, payloads: list[bytes]) -> None:
     client.max_inflight_messages_set(1000)
     client.connect("127.0.0.1", port)
     client.loop_start()
+    state = State(node="lab-1", session=1, status="online", at=int(time.time()), cohort="lab")  # It names the windows' cohort.
+    client.publish("fleetcast/v1/bench/node/lab-1/state", codec.encode(state), qos=1, retain=True)
     for payload in payloads:
         said = client.publish(topic, payload, qos=1)
     said.wait_for_publish(120)

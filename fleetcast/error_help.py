@@ -166,6 +166,14 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
     ),
     Code.WINDOW_ABSURD: ("a window has counts that neither rows nor noise can explain", "look for a broken or hostile node"),
     Code.WINDOW_FUTURE: ("a window is dated in the future", "check the nodes' clocks"),
+    Code.WINDOW_PAST: (
+        "a window is older than any honest node can hold it",
+        "check the node's clock and `event_time`; raise `window_age_days_max` in fleet.toml to replay old data",
+    ),
+    Code.WINDOW_COHORT: (
+        "windows came of a cohort that no enrolment, setting or node's state names",
+        "find out who sends them; to let the cohort in, set it for a node: `fleetcast nodes set NODE cohort=NAME`",
+    ),
     Code.WINDOW_OVERWEIGHT: (
         "a window has more rows than one node may contribute, or than its own baseline supports",
         "raise `window_rows_max` if your nodes are this busy; `fleetcast-node telemetry recalibrate` if the baseline is too small",

@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from fleetcast.settings_file import FileSettings, fields_of, settings_errors
 from hub.alerts.receivers import RECEIVERS_MAX, OnDrift, Webhook
-from schemas.limits import BLOCK_BYTES_MAX, MIB
+from schemas.limits import BLOCK_BYTES_MAX, MIB, WINDOW_AGE_DAYS_MAX
 from schemas.names import FleetName, Label
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ class HubSettings(FileSettings):
     window_rows_max: Annotated[int, Field(ge=1, le=100_000_000)] = (
         1_000_000  # Greatest number of rows of one window. Its weight is bounded further: docs/telemetry.md.
     )
+    # Greatest age of a window. Raise it to replay old data by event time.
+    window_age_days_max: Annotated[int, Field(ge=1, le=100 * 365)] = WINDOW_AGE_DAYS_MAX
     trim_outlying: bool = False  # Leave groups of windows that differ from the others out of the test. `false` only reports them.
     # Ids of windows are remembered this long, to count each window once. Keep it longer than a broker holds messages.
     ids_days: Annotated[int, Field(ge=32)] = 35

@@ -76,6 +76,8 @@ class Code(StrEnum):
     WINDOW_SHAPE = "window.wrong_shape"
     WINDOW_ABSURD = "window.absurd"
     WINDOW_FUTURE = "window.future"
+    WINDOW_PAST = "window.too_old"
+    WINDOW_COHORT = "window.unknown_cohort"
     WINDOW_OVERWEIGHT = "window.overweight"
     WINDOW_OUTLIER = "window.outlier"
     WINDOW_ACCURACY = "window.no_accuracy"

@@ -95,6 +95,11 @@ class Signal(Fact):
         """Return the number of bins, "other" included."""
         return len(self.counts)
 
+    @property
+    def is_of_request(self) -> bool:
+        """Return whether its value belongs to a whole request, and not to each of its rows: it is counted once a request."""
+        return self.side == "service" or self.measure in {"stop", "tokens"}
+
     def reference(self, key: int | None) -> tuple[int, ...]:
         """Return the counts to compare with at a season's key; None means all together."""
         return self.counts if key is None or self.seasons is None else self.seasons[key]

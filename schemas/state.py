@@ -47,10 +47,11 @@ class Profile(Fact):
 
 
 class TelemetryBudget(Fact):
-    """Report what the node's windows have spent of today's privacy budget, as zCDP rho."""
+    """Report how telemetry does. Exact counts of rows' traces stay on the device (schemas/disclosure.py)."""
 
-    rho_spent: Annotated[float, Field(ge=0)]
+    rho_spent: Annotated[float, Field(ge=0)]  # Privacy spent today, as zCDP rho. It leaves as 0: it would count the hours that had rows.
     rho_day_max: Annotated[float, Field(ge=0)]
+    # Still read, no longer sent, as the four that follow.
     windows_waiting: Count = 0
     windows_withheld: Count = 0  # Windows that were not sent, because the budget was spent.
     windows_merged: Count | None = None  # Waiting windows that were added to another one, because there were too many.
@@ -58,7 +59,8 @@ class TelemetryBudget(Fact):
     # Intervals that rows arrived for after their window was closed; the number of rows is not reported.
     intervals_late: Count | None = None
     calibrating: Annotated[tuple[ModelName, ...], Field(max_length=limits.SLOTS_MAX)] | None = None  # Models without an own baseline yet.
-    ledger_entries: Count | None = None  # It only grows; if it shrinks, an old ledger was put back.
+    # It only grows; if it shrinks, an old ledger was put back. It leaves rounded up to a multiple of `disclosure.LEDGER_STEP`.
+    ledger_entries: Count | None = None
     code: Annotated[str, Field(max_length=64)] | None = None  # Why nothing is sent.
 
 

@@ -19,6 +19,7 @@ from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
 from schemas.deployment_index import DeploymentIndex
 from schemas.deployments import Envelope
+from schemas.disclosure import CLASSES, fields
 from schemas.document import Document
 from schemas.enrolment import ENDPOINTS, TOKEN_PREFIX
 from schemas.errors import Code, Refused
@@ -204,8 +205,31 @@ def protocol_page() -> str:
     lines += ["| code | what is wrong | what mends it |", "|---|---|---|"]
     lines += [f"| `{code.value}` | {MEANINGS[code][0]} | {MEANINGS[code][1]} |" for code in Code]
     lines += ["", *_life()]
+    lines += ["", *_disclosure()]
     lines += ["", "## Bounds", "", "| bound | value | why |", "|---|---|---|", *_bounds()]
     return "\n".join(lines) + "\n"
+
+
+def _disclosure() -> list[str]:
+    """Return what leaves a node, field by field, with its class."""
+    walked = [(field, CLASSES[field]) for field in fields()]
+    public: dict[str, list[str]] = {}
+    for field, found in walked:
+        if found.kind == "public":
+            public.setdefault(field.owner, []).append(f"`{field.name}`")
+    return [
+        "## What leaves a node",
+        "",
+        "Each field of each document that a node sends, and each level of its topics, has a class (`schemas/disclosure.py`), and a test",
+        "walks them all. **Public** fields are of releases, the hub's documents, the device, its link and its clock: no row changes them.",
+        "**Charged** fields derive from rows under noise, and are paid for in the privacy ledger. A **verdict** is one code, or one step,",
+        "over a stated threshold. Fields that are **unwritten** are read of earlier nodes; a node of this version sends their defaults.",
+        "",
+        "| document | field | class | why |",
+        "|---|---|---|---|",
+        *(f"| {field.owner} | `{field.name}` | {found.kind} | {found.why} |" for field, found in walked if found.kind != "public"),
+        *(f"| {owner} | {', '.join(names)} | public | |" for owner, names in public.items()),
+    ]
 
 
 def _life() -> list[str]:

@@ -101,7 +101,8 @@ class Loop:
         self.flights.to_parquet(warehouse, index=False)
         with (self.fleet.directory / "fleet.toml").open("a") as settings:
             settings.write(
-                "settle_seconds = 2\nalpha = 0.0001\n\n"  # By default one ordinary day in a hundred may raise an alarm by chance.
+                "settle_seconds = 2\nwindow_age_days_max = 36500\n"  # The rows are of 2013.
+                "alpha = 0.0001\n\n"  # By default one ordinary day in a hundred may raise an alarm by chance.
                 f'[[webhooks]]\nname = "pager"\nurl = "{self.receiver.url}"\nsecret_file = "webhook.secret"\n\n'
                 f'[[on_drift]]\nname = "retrain"\nmodels = ["delay"]\ngather_seconds = 1\ntimeout_seconds = 240\n'
                 f"command = {json.dumps([sys.executable, '-W', 'ignore', '-m', 'deploy.demo.retrain'])}\n"

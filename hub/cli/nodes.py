@@ -273,7 +273,7 @@ def _row(
         "stale": state.stale,
         "left_out": state.left_out.model_dump() if state.left_out is not None else None,
         "findings": [one.model_dump() for one in findings],
-        "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry else None,
+        "rho_spent_today": round(state.telemetry.rho_spent, 4) if state.telemetry and state.telemetry.rho_spent else None,
         "rho_day_max": state.telemetry.rho_day_max if state.telemetry else None,
         "models": [_model(slot, serving.get((row.node, slot.model))) for slot in state.slots],
     }

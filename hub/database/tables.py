@@ -75,6 +75,17 @@ early_receipts = Table(
     Column("sealed", LargeBinary, nullable=False),
 )
 
+# Windows of cohorts that nothing names yet.
+early_windows = Table(
+    "early_windows",
+    metadata,
+    Column("id", _serial, primary_key=True, autoincrement=True),
+    Column("model", String(64), nullable=False),
+    Column("cohort", String(64), nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("window", LargeBinary, nullable=False),
+)
+
 commands = Table(
     "commands",
     metadata,

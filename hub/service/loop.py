@@ -209,6 +209,8 @@ class Service:
             silent_seconds=settings.silent_seconds,
             topic_of=self._link.topics.receipt,
             window_rows_max=settings.window_rows_max,
+            window_age_days_max=settings.window_age_days_max,
+            set_cohorts=lambda: self._node_settings.cohorts,
             random_bytes=self._rng.randbytes,
             clock=self._wall,
             listening=self._listening,

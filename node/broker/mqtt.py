@@ -26,6 +26,7 @@ from schemas.block_request import Want
 from schemas.bundle import ModelBundle, TrustBundle, TrustRoles, TrustTime
 from schemas.deployment_index import DeploymentIndex
 from schemas.deployments import Envelope
+from schemas.disclosure import leaving
 from schemas.errors import Code, Refused
 from schemas.names import check_name
 from schemas.state import State
@@ -253,7 +254,7 @@ class NodeLink(BlockReader):
     def publish_state(self, state: State) -> None:
         """Retain what is so. It names our process, so that the hub can tell two devices with one name apart."""
         topic = self.topics.state(self._name)
-        self._link.publish(topic, codec.encode(state), retain=True, content_type=MSGPACK, process=self._process)
+        self._link.publish(topic, codec.encode(leaving(state)), retain=True, content_type=MSGPACK, process=self._process)
 
     def publish(self, topic: str, payload: bytes) -> int:
         """Publish an encoded document that waits in the outbox; `Published` with the returned id follows."""

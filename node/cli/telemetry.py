@@ -104,6 +104,8 @@ def kept(path: Path, as_json: bool) -> None:
         click.echo(f"{row['from']}  {row['model']} {row['version']}  {answers}, which leave under noise at {row['leaves_at']}")
     for row in found["odd_rows"]:
         click.echo(f"{row['day']}  {row['model']}  {row['rows']} rows  [{row['code']}]")
+    if found["merged_windows"] or found["dropped_windows"]:
+        click.echo(f"{found['merged_windows']} windows that waited were merged into others, {found['dropped_windows']} were dropped")
     click.echo(f"{found['late_intervals']} intervals had rows after they were closed; the ledger has {found['ledger_entries']} entries")
     if not found["telemetry"]:
         why = "the hub has turned telemetry off" if settings.telemetry else "the settings have `telemetry = false`"

@@ -109,6 +109,8 @@ def kept_back(store: NodeStore) -> dict[str, Any]:
             {"model": model, "version": version, "from": _time(start), "right": right, "wrong": wrong, "leaves_at": _time(due)}
             for model, version, start, right, wrong, due in store.labels_waiting()
         ],
+        "merged_windows": store.fact("windows_merged"),
+        "dropped_windows": store.fact("windows_dropped"),
         "late_intervals": store.count_late(),
         "odd_rows": [
             {"day": _time(day * privacy.DAY_SECONDS)[:10], "model": model, "code": code, "rows": n} for day, model, code, n in store.odd()

@@ -34,6 +34,7 @@ from schemas.analytics_messages import Drift
 from schemas.errors import Code
 from schemas.manifest import Manifest
 from schemas.names import sha256
+from schemas.state import State
 from schemas.topics import Topics
 from schemas.window import Window
 from tests import brokers
@@ -173,6 +174,8 @@ def sites(tmp_path: Path, flights: pd.DataFrame) -> Iterator[Sites]:
         with made.fleet.hub(broker, cohort_nodes_min=NODES_MIN, alpha=1e-5):
             made.client = Client.of(broker, "sites")
             made.client.open()
+            named = State(node="sites", session=1, status="online", at=1, cohort="nyc")
+            made.client.link.publish(made.fleet.topics.state("sites"), codec.encode(named), retain=True)
             yield made
             made.client.link.close()
 

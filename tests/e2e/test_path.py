@@ -76,7 +76,7 @@ class Plant:
         said = ["--fleet", FLEET, "--model", "diabetes", "--cohort-nodes-min", str(self.cohort_nodes_min)]
         self.cli("init", str(self.fleet), *said, "--passphrase-file", str(secret))
         tls = self.broker.tls("hub")
-        lines = [f'broker_url = "{self.broker.url("hub")}"', "settle_seconds = 1", *self.hub_settings]
+        lines = [f'broker_url = "{self.broker.url("hub")}"', "settle_seconds = 1", "window_age_days_max = 36500", *self.hub_settings]
         if tls is not None:
             lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']
         with (self.fleet / "fleet.toml").open("a") as file:

@@ -141,7 +141,14 @@ class Fleet:
     def settings(self, broker: Broker | None, **changes: Any) -> HubSettings:
         """Quick ones; without a broker, the embedded one."""
         tls = broker.tls("hub") if broker else None
-        fields: dict[str, Any] = {"fleet": FLEET, "cohort_nodes_min": 3, "again_seconds": 0.0, "settle_seconds": 1, "connect_seconds": 60.0}
+        fields: dict[str, Any] = {
+            "fleet": FLEET,
+            "cohort_nodes_min": 3,
+            "again_seconds": 0.0,
+            "settle_seconds": 1,
+            "connect_seconds": 60.0,
+            "window_age_days_max": 36_500,
+        }
         if broker is not None:
             fields["broker_url"] = broker.url("hub")
         if tls is not None:
@@ -204,7 +211,14 @@ class Device:
         """Report."""
         self.session += 1
         public = self.key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        fields = {"node": self.name, "session": self.session, "status": status, "at": int(time.time()), "public_key": public}
+        fields = {
+            "node": self.name,
+            "session": self.session,
+            "status": status,
+            "at": int(time.time()),
+            "public_key": public,
+            "cohort": "nyc",
+        }
         profile = Profile(arch="x86_64", cores=1, memory_bytes=1, labels={"site": self.name})
         state = State.model_validate({**fields, "profile": profile, **changes})
         self.client.link.publish(self.fleet.topics.state(self.name), codec.encode(state), retain=True)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hub.core.drift.subgroups import GROUPS, Subgroups
+from hub.core.drift.subgroups import GROUPS, Subgroups, classes_of
 from hub.core.drift.windows import Counts, Interval
 
 GROUP_HEAD = 2  # a group's windows and rows come before its counts
@@ -39,7 +39,8 @@ class Weighed(Protocol):
 class Sums:
     """Hold windows of one interval, added up; calibrated windows and others never share one.
 
-    `groups` [groups, windows and rows and bins] holds the same by sub-group; it is empty where a first hub kept none. `late` of the windows
+    `groups` [groups, windows and rows and bins] holds the same by sub-group, and behind those by class of rows, a row for each class that
+    there is; it is empty where a first hub kept none, and without classes where an earlier one took the windows in. `late` of the windows
     came after the interval was first tested.
     """
 
@@ -64,7 +65,7 @@ def add_up(members: Sequence[Weighed], places: Sequence[int]) -> Sums:
         rows=sum(one.rows for one in members),
         reference_rows=sum(one.reference_rows for one in members),
         noise_units=sum(one.noise_units for one in members),
-        counts=groups[:, GROUP_HEAD:].sum(axis=0),
+        counts=groups[:GROUPS, GROUP_HEAD:].sum(axis=0),
         groups=groups,
     )
 
@@ -83,7 +84,7 @@ def merge(before: Sums, more: Sums, *, tested: bool) -> Sums:
         reference_rows=more.reference_rows + before.reference_rows,
         noise_units=more.noise_units + before.noise_units,
         counts=more.counts + before.counts,
-        groups=more.groups + before.groups.reshape(more.groups.shape) if before.groups.size else more.groups,
+        groups=_merged_groups(before, more),
         late=before.late + (more.windows if tested else 0),
     )
 
@@ -111,7 +112,30 @@ def subgroups(sums: Sums) -> Subgroups:
     if not sums.groups.size:
         return Subgroups((sums.windows,), (sums.rows,), sums.counts[np.newaxis])
     table = sums.groups.reshape(-1, GROUP_HEAD + sums.counts.size)
-    return Subgroups(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()), table[:, GROUP_HEAD:])
+    classes = _subgroups(table[GROUPS:])
+    return _subgroups(table[:GROUPS], classes if sum(classes.windows) == sums.windows else None)
+
+
+def _subgroups(table: Counts, by_rows: Subgroups | None = None) -> Subgroups:
+    return Subgroups(tuple(table[:, 0].tolist()), tuple(table[:, 1].tolist()), table[:, GROUP_HEAD:], by_rows)
+
+
+def _merged_groups(before: Sums, more: Sums) -> Counts:
+    if not before.groups.size:
+        return more.groups[:GROUPS]  # A first hub's windows are in no class, and so are these in none that would be all.
+    width = GROUP_HEAD + before.counts.size
+    old, new = before.groups.reshape(-1, width), more.groups.reshape(-1, width)
+    classes = np.concatenate([old[GROUPS:], new[GROUPS:]])
+    return np.concatenate([old[:GROUPS] + new[:GROUPS], _added(classes, classes_of(classes[:, 1] / np.maximum(1, classes[:, 0])))])
+
+
+def _added(table: Counts, chosen: Counts) -> Counts:
+    """Add up rows of a table that are of one class."""
+    if not len(table):
+        return table
+    order = np.argsort(chosen, kind="stable")
+    found: Counts = np.add.reduceat(table[order], np.flatnonzero(np.diff(chosen[order], prepend=-1)), axis=0)
+    return found
 
 
 def _by_group(members: Sequence[Weighed], places: Sequence[int]) -> Counts:
@@ -124,4 +148,6 @@ def _by_group(members: Sequence[Weighed], places: Sequence[int]) -> Counts:
     found[heard, 0] = np.bincount(chosen, minlength=GROUPS)[heard]
     found[heard, 1] = np.add.reduceat(np.array([one.rows for one in members], np.int64)[order], firsts)
     found[heard, GROUP_HEAD:] = np.add.reduceat(counts[order], firsts, axis=0)
-    return found
+    rows = np.array([one.rows for one in members], np.int64)
+    table = np.column_stack([np.ones(len(rows), np.int64), rows, counts])
+    return np.concatenate([found, _added(table, classes_of(rows.astype(np.float64)))])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hub.core.drift.subgroups import Outlying, Subgroups, outlying, weights
+from hub.core.drift.subgroups import Outlying, Subgroups, class_weights, outlying, weights
 from hub.core.drift.windows import Interval, watched
 from schemas.analytics_messages import Alert
 from schemas.errors import Code
@@ -12,7 +12,7 @@ from schemas.manifest import Manifest
 
 
 def balanced(whole: Interval, groups: Subgroups) -> Interval:
-    """Return the interval as it is tested and shown: no sub-group of its windows weighs far more than the others."""
+    """Return the interval as it is tested and shown: none of its windows weighs far more than the others."""
     return _without(whole, groups, ())
 
 
@@ -49,8 +49,12 @@ def _without(whole: Interval, groups: Subgroups, gone: Sequence[int]) -> Interva
     window may have a fixed multiple only (hub/core/drift/windows.py).
     """
     left, counts, rows_left = whole.windows - sum(groups.windows[group] for group in gone), whole.counts, whole.rows
-    shares = weights(groups.rows, groups.windows)
-    shares[list(gone)] = 0.0
+    if groups.by_rows is not None and not gone:
+        groups = groups.by_rows
+        shares = class_weights(groups.rows, groups.windows)
+    else:
+        shares = weights(groups.rows, groups.windows)
+        shares[list(gone)] = 0.0
     if (shares < 1.0).any():
         counts = tuple(np.rint(shares @ groups.counts).astype(np.int64).tolist())
         rows_left = round(float(shares @ np.array(groups.rows)))

@@ -17,10 +17,15 @@ GROUPS = 8  # each is a total more that is kept; a lie in one window spoils an e
 GROUPS_MIN = 5  # with fewer that have rows, nobody can say which is the odd one
 OUTLYING_SDS = 8.0  # beside a median of 8: rare even where nodes are unlike each other
 MAD_TO_SD = 1.4826  # for a normal distribution
-# A sub-group's windows weigh at most this many times what those of the median sub-group weigh: so one node, however many rows it says it
-# has, is at most 2 of 9 parts of its cohort. A node that is honestly so busy loses weight and nothing else: its rows are in, made smaller.
-WEIGHT_TIMES_MAX = 2.0
-ROWS_ALWAYS = 64.0  # a window's rows up to this count in full: in an idle cohort a node that works would be made small
+# Windows are also added up by how many rows they have, in classes of half an octave, so that each is weighed beside the median window: none
+# weighs more than WEIGHT_TIMES_MAX as much, but for the half octave within a class, so at most twice. A node that is honestly so busy loses
+# weight and nothing else: its rows are in, made smaller. Idle nodes must not make those that work small: windows of up to ROWS_ALWAYS rows
+# count in full, and the median is of those above, where there are enough of them.
+WEIGHT_TIMES_MAX = 1.4
+CLASSES_AN_OCTAVE = 2
+ROWS_ALWAYS = 64.0
+ABOVE_MIN = 5  # windows above ROWS_ALWAYS that have a median; with fewer all weigh as ROWS_ALWAYS at most
+GROUP_TIMES_MAX = 2.0  # where windows are known by random sub-group only: a sub-group beside the median one
 
 Totals = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -33,6 +38,7 @@ class Subgroups:
     windows: Sequence[int]
     rows: Sequence[int]
     counts: Totals
+    by_rows: "Subgroups | None" = None  # The same windows by how many rows they have; None where an earlier hub took some of them in.
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,28 @@ def weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
     if int(heard.sum()) < GROUPS_MIN:
         return np.ones(len(heard))
     means = np.array(rows, np.float64) / np.maximum(1, np.array(windows))
-    most = max(ROWS_ALWAYS, WEIGHT_TIMES_MAX * float(np.median(means[heard])))
+    most = max(ROWS_ALWAYS, GROUP_TIMES_MAX * float(np.median(means[heard])))
+    found: Floats = np.minimum(1.0, most / np.maximum(most, means))
+    return found
+
+
+def classes_of(rows: Floats) -> NDArray[np.int64]:
+    """Return the class of each number of rows; the mean of a class is in it, so its number need not be kept."""
+    heavy = rows > ROWS_ALWAYS
+    return np.where(heavy, np.floor(CLASSES_AN_OCTAVE * np.log2(np.maximum(rows, 1.0))), 0).astype(np.int64)
+
+
+def class_weights(rows: Sequence[int], windows: Sequence[int]) -> Floats:
+    """Return by what share the counts of each class of windows are made smaller, so that none of its windows outweighs the others."""
+    if sum(windows) < GROUPS_MIN:
+        return np.ones(len(windows))
+    means = np.array(rows, np.float64) / np.maximum(1, np.array(windows))
+    order = [at for at in np.argsort(means).tolist() if means[at] > ROWS_ALWAYS]
+    above = np.cumsum([windows[at] for at in order])
+    most = ROWS_ALWAYS
+    if order and above[-1] >= ABOVE_MIN:
+        middle = order[int(np.searchsorted(above, (above[-1] + 1) // 2))]
+        most = max(ROWS_ALWAYS, WEIGHT_TIMES_MAX * float(means[middle]))
     found: Floats = np.minimum(1.0, most / np.maximum(most, means))
     return found
 

@@ -7,18 +7,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hub.core.drift.scores import reference_shares, scores_of
 from schemas import rice
 from schemas.accuracy import About
 from schemas.analytics_messages import MergedWindow, SignalCounts
 from schemas.errors import Code, Refused, mismatch
-from schemas.limits import WINDOW_UNITS_MAX
+from schemas.limits import WINDOW_AGE_DAYS_MAX, WINDOW_FUTURE_SECONDS_MAX, WINDOW_UNITS_MAX
 from schemas.manifest import Manifest
 from schemas.signals import Baseline, Privacy
 from schemas.window import Expectation, Window, read_counts
 
 NODE_ROWS_MAX = 1_000_000  # a window's rows: the most that one node can weigh in its cohort
-FUTURE_SECONDS = 3600  # a clock error that is forgiven
+DAY_SECONDS = 86_400
 SIGMAS_MAX = 8.0  # noise beyond this does not happen (1e-15 a count)
+# Noise in one direction of one signal, in its standard deviations, that does not happen: 2e-9 a direction where it is normal. A window
+# whose counts go further than rows and noise can have taken them is refused: else what looks like noise in each bin would move a cohort.
+DIRECTION_SDS_MAX, DIRECTION_SDS_MAX_LAPLACE = 6.0, 16.0
 OWN_ROWS_SHARE_MIN = 0.25  # the share of the calibration's rows: noise and rounding to a power of two take no more
 # A window of n rows takes off n/M of its node's baseline of M rows, which adds n^2/M to the variance n of its own sampling
 # (hub/core/drift/interval_significance.py). So the shift that it can show is known to 1/n + 1/M: rows beyond a few M say nothing more, and
@@ -83,15 +87,20 @@ class Interval:
 class Reader:
     """Read the windows of one release; work out once whatever is the same for all of them."""
 
-    def __init__(self, manifest: Manifest, *, rows_max: int = NODE_ROWS_MAX) -> None:
+    def __init__(self, manifest: Manifest, *, rows_max: int = NODE_ROWS_MAX, age_days_max: int = WINDOW_AGE_DAYS_MAX) -> None:
         self.manifest = manifest
         self._baseline, self._privacy = watched(manifest)
-        self._rows_max = rows_max
+        self._rows_max, self._age_seconds_max = rows_max, age_days_max * DAY_SECONDS
         self._expectation = Expectation(self._baseline)
         widths = [signal.bins for signal in self._baseline.signals]
         self._roots = np.sqrt(widths)
         self._begins = np.cumsum([0, *widths[:-1]])
         self._bins = sum(widths)
+        self._directions = _directions(self._baseline)
+        self._rows_sd = math.sqrt(self._bins * self._privacy.sigma2) / len(
+            widths
+        )  # Error of a window's rows, which are read off noisy counts.
+        self._sds_max = DIRECTION_SDS_MAX_LAPLACE if self._privacy.laplace else DIRECTION_SDS_MAX
 
     def read(self, window: Window, *, now: int) -> Taken:
         """Decode a window.
@@ -104,6 +113,8 @@ class Reader:
         self._check_weight(window)
         taken = self._taken(window, read_counts(window, expectation=self._expectation, privacy=self._privacy, bins=self._bins))
         self._check_counts(taken)
+        if self._far([taken])[0] >= 0:
+            raise self._too_far(taken)
         return supported(taken)
 
     def read_many(self, windows: Sequence[Window], *, now: int) -> list[Taken | Refused]:
@@ -160,6 +171,32 @@ class Reader:
                 self._check_counts(found[number])  # type: ignore[arg-type]  # those are taken
             except Refused as refusal:
                 found[number] = refusal
+        left = [(number, one) for number, one in enumerate(found) if isinstance(one, Taken)]
+        for (number, one), far in zip(left, self._far([one for _, one in left]), strict=True):
+            if far >= 0:
+                found[number] = self._too_far(one)
+
+    def _far(self, those: Sequence[Taken]) -> list[int]:
+        """Return for each window a direction in which its counts go further than rows and noise can; -1 where there is none."""
+        if not those:
+            return []
+        least, most, lengths = self._directions.least, self._directions.most, self._directions.lengths
+        rows = np.array([one.rows for one in those], np.float64)[:, None]
+        noise = self._sds_max * np.sqrt(np.array([one.noise_units for one in those]))[:, None]
+        own = np.array([one.calibrated for one in those])[:, None]
+        slack = noise * (math.sqrt(self._privacy.sigma2) * lengths + self._rows_sd * np.maximum(most, -least)) + 1
+        slack = slack + np.where(own, 0.02 * rows * (most - least), 0.0)  # The own baseline's rows are rounded.
+        reach = rows * (most - least)
+        moved = np.stack([one.counts for one in those]) @ self._directions.scores
+        far = (moved < np.where(own, -reach, rows * least) - slack) | (moved > np.where(own, reach, rows * most) + slack)
+        found: list[int] = np.where(far.any(axis=1), far.argmax(axis=1), -1).tolist()
+        return found
+
+    def _too_far(self, taken: Taken) -> Refused:
+        signal = self._baseline.signals[self._directions.owner[self._far([taken])[0]]].name
+        return mismatch(
+            Code.WINDOW_ABSURD, f"shape of signal {signal}", expected=f"what {taken.rows} rows and noise can make", actual="more"
+        )
 
     def _check_weight(self, window: Window) -> None:
         most = self._rows_max * window.noises
@@ -174,8 +211,14 @@ class Reader:
             expected = f"{ordinary} s, or 2 to {WINDOW_UNITS_MAX} windows added up, that begin at a multiple of it"
             actual = f"{window.noises} window(s) in {window.seconds} s at {window.start}"
             raise mismatch(Code.WINDOW_SHAPE, "interval", expected=expected, actual=actual)
-        if window.start > now + FUTURE_SECONDS:
-            raise mismatch(Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + FUTURE_SECONDS}", actual=window.start)
+        if window.start > now + WINDOW_FUTURE_SECONDS_MAX:
+            raise mismatch(
+                Code.WINDOW_FUTURE, "start of the interval", expected=f"at most {now + WINDOW_FUTURE_SECONDS_MAX}", actual=window.start
+            )
+        oldest = now - self._age_seconds_max
+        if window.start + window.seconds < oldest:
+            what = "end of the interval (window_age_days_max in fleet.toml bounds it)"
+            raise mismatch(Code.WINDOW_PAST, what, expected=f"at least {oldest}", actual=window.start + window.seconds)
 
     def _check_own(self, taken: Taken) -> None:
         """Refuse a window whose own baseline has few rows: it would add so much variance that its cohort could see no drift."""
@@ -216,6 +259,33 @@ class Reader:
             name = self._baseline.signals[int(np.searchsorted(self._begins, odd, side="right")) - 1].name
             expected = f"{least:.0f} to {most:.0f}"
             raise mismatch(Code.WINDOW_ABSURD, f"counts of signal {name}", expected=expected, actual=int(taken.counts[odd]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Directions:
+    """Hold the directions in which each signal is tested: [bins of all signals, directions], and their least and largest value of a row."""
+
+    scores: NDArray[np.float64]
+    least: NDArray[np.float64]
+    most: NDArray[np.float64]
+    lengths: NDArray[np.float64]
+    owner: list[int]  # number of the signal
+
+
+def _directions(baseline: Baseline) -> _Directions:
+    by_signal = [scores_of(one.kind, reference_shares(np.array(one.counts, np.float64))) for one in baseline.signals]
+    scores = np.zeros((baseline.bins, sum(one.shape[1] for one in by_signal)))
+    row = column = 0
+    for one in by_signal:
+        scores[row : row + one.shape[0], column : column + one.shape[1]] = one
+        row, column = row + one.shape[0], column + one.shape[1]
+    return _Directions(
+        scores,
+        np.concatenate([one.min(axis=0) for one in by_signal]),
+        np.concatenate([one.max(axis=0) for one in by_signal]),
+        np.sqrt((scores**2).sum(axis=0)),
+        [number for number, one in enumerate(by_signal) for _ in range(one.shape[1])],
+    )
 
 
 def supported(taken: Taken) -> Taken:

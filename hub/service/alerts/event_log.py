@@ -1,5 +1,6 @@
 """Record events for people: alerts on their topic and in the store, and refusals with their codes. A flood of refusals is cut short."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from schemas.errors import Code, Refused
 log = structlog.get_logger()
 
 REPEAT_SECONDS = 60  # the same refusal from the same origin is reported once in this time
-REPORTS_MAX = 300  # refusals reported in that time, whatever their origin: a hostile broker must not fill the database
+REPORTS_MAX = 40  # refusals of one kind reported in that time, whatever their origin: a hostile broker must not fill the database
 
 
 class Notes:
@@ -20,7 +21,9 @@ class Notes:
 
     def __init__(self, store: Store, *, publish: Callable[[Alert], None], clock: Callable[[], float]) -> None:
         self._store, self._publish, self._clock = store, publish, clock
-        self._reported: dict[tuple[str, str, str], float] = {}
+        # By kind, so that none pushes another out: who refused, the hub or a node, and the code.
+        self._reported: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+        self._left_out: Counter[tuple[str, str]] = Counter()  # by kind, since the last that was reported
 
     def event(self, kind: str, text: str, **body: Any) -> None:
         """Keep an event, for programs and people who watch."""
@@ -38,30 +41,40 @@ class Notes:
         if refusal.code == Code.NODE_FORGOTTEN:
             log.debug("message.refused", code=str(refusal.code), topic=topic, reason=refusal.reason)
             return
-        if self._may_report(topic, str(refusal.code), ""):
+        kind = ("hub", str(refusal.code))
+        if self._may_report(kind, topic, ""):
             log.warning("message.refused", code=str(refusal.code), topic=topic, reason=refusal.reason)
             now = int(self._clock())
             self._store.add_refusal(now, topic, str(refusal.code), refusal.reason)
             self.alert(
-                Alert(kind="refused", at=now, code=str(refusal.code), text=f"the hub refused a message on {topic}: {refusal.reason}")
+                Alert(
+                    kind="refused",
+                    at=now,
+                    code=str(refusal.code),
+                    text=f"the hub refused a message on {topic}: {refusal.reason}{self._rest(kind)}",
+                )
             )
 
     def node_refusal(self, *, node: str, code: str, model: str | None, reason: str) -> None:
         """Note that a node has signed that it refused something."""
-        if self._may_report(node, code, model or ""):
-            known = code if code in set(Code) else "unknown"
-            text = f"node {node} refused {model or 'a message'}: {reason or known}"
+        known = code if code in set(Code) else "unknown"
+        kind = ("node", known)
+        if self._may_report(kind, node, f"{code} {model or ''}"):
+            text = f"node {node} refused {model or 'a message'}: {reason or known}{self._rest(kind)}"
             self.alert(Alert(kind="refused", at=int(self._clock()), node=node, model=model, code=code, text=text))
 
-    def _may_report(self, origin: str, code: str, model: str) -> bool:
-        now = self._clock()
-        self._reported = (
-            {key: at for key, at in self._reported.items() if now - at < REPEAT_SECONDS}
-            if len(self._reported) >= REPORTS_MAX
-            else self._reported
-        )
-        key = (origin, code, model)
-        if now - self._reported.get(key, float("-inf")) < REPEAT_SECONDS or len(self._reported) >= REPORTS_MAX:
+    def _may_report(self, kind: tuple[str, str], origin: str, about: str) -> bool:
+        now, mine = self._clock(), self._reported.setdefault(kind, {})
+        key = (origin, about)
+        if len(mine) >= REPORTS_MAX:
+            mine = self._reported[kind] = {one: at for one, at in mine.items() if 0 <= now - at < REPEAT_SECONDS}
+        if 0 <= now - mine.get(key, float("-inf")) < REPEAT_SECONDS or len(mine) >= REPORTS_MAX:
+            self._left_out[kind] += 1
             return False
-        self._reported[key] = now
+        mine[key] = now
         return True
+
+    def _rest(self, kind: tuple[str, str]) -> str:
+        """Return in words how many of a kind were not reported since the last that was."""
+        count = self._left_out.pop(kind, 0)
+        return f" (and {count} more refusals of this kind since the last report)" if count else ""

@@ -89,6 +89,11 @@ class SettingsKeeper:
         self._job: _Job | None = None
         self._looked_at = float("-inf")
 
+    @property
+    def cohorts(self) -> set[str]:
+        """Return the cohorts that the hub has set of nodes."""
+        return {held.document.cohort for held in self._held.values() if held.document.cohort is not None}
+
     def forgot(self) -> None:
         """Publish everything again, since the broker has lost its memory."""
         self._unpublished = dict.fromkeys(self._held)

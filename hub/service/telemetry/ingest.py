@@ -1,13 +1,14 @@
 """Takes in what nodes send: states, receipts, windows. Durable before it is acknowledged; the same thing twice changes nothing."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 
 import structlog
 
+from fleetcast.mqtt_connection import Message
 from hub.core.drift import accuracy, windows
 from hub.core.drift.windows import Reader, Taken
 from hub.core.enrol.enrolment import Roll
@@ -20,20 +21,23 @@ from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import ReceiptArrived, StateArrived, WindowArrived
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
+from hub.service.telemetry.cohorts import Cohorts
 from hub.service.telemetry.duplicate_nodes import DuplicateNodes
 from hub.signing.device_signatures import verify_receipt
 from schemas import codec
 from schemas.accuracy import About
 from schemas.analytics_messages import Alert
+from schemas.disclosure import LEDGER_STEP
 from schemas.errors import Code, Refused, mismatch
+from schemas.manifest import Manifest
 from schemas.names import check_name, sha256
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import State
+from schemas.window import Window
 
 log = structlog.get_logger()
 
 NODES_MAX = 100_000  # known to one hub; a hostile broker must not fill the database with invented ones
-COHORTS_MAX = 256  # cohorts of one model
 READERS_KEPT = 64  # releases that windows come from
 OPEN_INTERVALS_MAX = 4096  # untested intervals of one model and cohort: a fleet that was offline for months has fewer
 EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep no order among each other
@@ -57,6 +61,8 @@ class Ingest:
         silent_seconds: int,
         topic_of: Callable[[str], str],
         window_rows_max: int,
+        window_age_days_max: int,
+        set_cohorts: Callable[[], Iterable[str]],
         random_bytes: Callable[[int], bytes],
         clock: Callable[[], float],
         listening: ListeningClock,
@@ -68,7 +74,8 @@ class Ingest:
         self.to_clear: set[str] = set()  # forgotten nodes whose retained state is still at the broker
         self._look = look  # brings the roll up to date
         self._roll, self._silent_seconds, self._topic_of = roll, silent_seconds, topic_of
-        self._window_rows_max = window_rows_max
+        self._window_rows_max, self._window_age_days_max = window_rows_max, window_age_days_max
+        self._cohorts = Cohorts(store.database, notes, set_cohorts=set_cohorts, clock=clock)
         self._group_key = random_bytes(16)  # so that a sender cannot choose its window's sub-group
         self._rolled_back: set[str] = set()  # nodes whose ledger has shrunk
         self._readers: dict[tuple[bytes, About | None], tuple[bytes, Reader]] = {}  # by the prefix that windows carry, and their subject
@@ -90,6 +97,9 @@ class Ingest:
 
     def _restore(self) -> None:
         self.nodes.update(known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock()))
+        for name, node in self.nodes.items():
+            if node.state.cohort is not None:
+                self._cohorts.named.take(name, node.state.cohort, now=self._clock())
         for model, cohort in self._store.count_open_intervals():
             self._open[model, cohort] = set()
 
@@ -120,6 +130,7 @@ class Ingest:
             self._silent.discard(name)
             self._seen.discard(name)
             self._heard.discard(name)
+            self._cohorts.named.forget(name)
 
     def state(self, event: StateArrived) -> None:
         """Take a node's report of itself, or its broker's that it is lost.
@@ -158,6 +169,8 @@ class Ingest:
             node = replace(node, public_key=keys[0])
         if node is None or node == self.nodes.get(name):
             return
+        if node.state.cohort is not None:
+            self._cohorts.named.take(name, node.state.cohort, now=now)
         if known is None and (name in self.nodes or self._roll.is_expected(name)):
             self._lives.take_place(_row(node))  # what the device before has signed counts no more
         else:
@@ -194,7 +207,7 @@ class Ingest:
         if before is None or before.state.telemetry is None or after.telemetry is None or after.at <= before.state.at:
             return
         had, has = before.state.telemetry.ledger_entries or 0, after.telemetry.ledger_entries or 0
-        if has >= had:
+        if has > had - LEDGER_STEP:  # A node that was brought up to date, or back, says the same number in another way.
             self._rolled_back.discard(after.node)
         elif after.node not in self._rolled_back:
             self._rolled_back.add(after.node)
@@ -283,26 +296,56 @@ class Ingest:
     # Windows
 
     def windows(self, events: Sequence[WindowArrived]) -> None:
-        """Take windows: those that are believed are durable when this returns."""
+        """Take windows: those that are believed, or wait for their cohort to be named, are durable when this returns."""
+        early: list[tuple[str, str, Window]] = []
+        rows: list[WindowRow] = []
+        for event, found in self._believed(events):
+            if isinstance(found, Refused):
+                self._notes.refusal(found, event.message.topic)
+            elif self._counts(event):
+                rows.append(found)
+            else:
+                early.append((event.model, event.cohort, event.window))
+        self._add(rows)
+        self._cohorts.wait(early)
+
+    def _add(self, rows: Sequence[WindowRow]) -> None:
+        for row in rows:
+            self._open[row.model, row.cohort].add((row.release, row.start))
+        if rows:
+            fresh = self._store.add_windows(rows)
+            log.debug("windows.taken", windows=sum(fresh), twice=len(fresh) - sum(fresh))
+
+    def _counts(self, event: WindowArrived) -> bool:
+        return (event.model, event.cohort) in self._open or self._cohorts.counts(event.cohort)
+
+    def _take_waiting(self) -> None:
+        """Count the windows whose cohort was named meanwhile; what was refused since is not told twice."""
+        due = self._cohorts.due()[:AT_ONCE_MAX]
+        if not due:
+            return
+        message = Message("", b"", retained=False, mid=0, qos=0, epoch=0)  # Acknowledged long ago.
+        events = [WindowArrived(one.model, one.cohort, codec.decode(Window, one.window), message) for one in due]
+        self._add([found for _, found in self._believed(events) if isinstance(found, WindowRow)])
+        self._cohorts.done([one.id for one in due])
+
+    def _believed(self, events: Sequence[WindowArrived]) -> Iterator[tuple[WindowArrived, WindowRow | Refused]]:
+        """Yield each window as it is counted, or why it is not."""
         by_release: dict[tuple[bytes, About | None], list[WindowArrived]] = {}
         for event in events:
             by_release.setdefault((event.window.release, event.window.about), []).append(event)
-        rows: list[WindowRow] = []
         for (prefix, about), those in by_release.items():
             try:
                 digest, reader = self._reader(prefix, about)
             except Refused as refusal:
-                for event in those:
-                    self._notes.refusal(refusal, event.message.topic)
+                yield from ((event, refusal) for event in those)
                 continue
             for event, taken in zip(those, reader.read_many([one.window for one in those], now=int(self._clock())), strict=True):
                 try:
-                    rows.append(self._accept(event, digest, reader, taken))
+                    found: WindowRow | Refused = self._accept(event, digest, reader, taken)
                 except Refused as refusal:
-                    self._notes.refusal(refusal, event.message.topic)
-        if rows:
-            fresh = self._store.add_windows(rows)
-            log.debug("windows.taken", windows=sum(fresh), twice=len(fresh) - sum(fresh))
+                    found = refusal
+                yield event, found
 
     def _accept(self, event: WindowArrived, digest: bytes, reader: Reader, taken: Taken | Refused) -> WindowRow:
         if reader.manifest.model != event.model:
@@ -313,13 +356,10 @@ class Ingest:
         if window.about is not None:
             accuracy.check_answers(taken, windows.watched(reader.manifest)[1])
         key = (event.model, check_name("cohort", event.cohort))
-        if key not in self._open and sum(model == event.model for model, _ in self._open) >= COHORTS_MAX:
-            raise mismatch(Code.WINDOW_ABSURD, f"cohorts of {event.model}", expected=f"at most {COHORTS_MAX}", actual="one more")
-        mine = self._open[key]
+        mine = self._open.get(key, set())
         if (digest, window.start) not in mine and len(mine) >= OPEN_INTERVALS_MAX:
             what = f"untested intervals of {event.model}, cohort {event.cohort}"
             raise mismatch(Code.WINDOW_ABSURD, what, expected=f"at most {OPEN_INTERVALS_MAX}", actual="one more")
-        mine.add((digest, window.start))
         return WindowRow(
             window.id,
             digest,
@@ -346,8 +386,11 @@ class Ingest:
                 digest, manifest = accuracy.stream_of(digest), accuracy.of_accuracy(manifest)
             while len(self._readers) >= READERS_KEPT:
                 del self._readers[next(iter(self._readers))]
-            self._readers[prefix, about] = digest, Reader(manifest, rows_max=self._window_rows_max)
+            self._readers[prefix, about] = digest, self._reader_of(manifest)
         return self._readers[prefix, about]
+
+    def _reader_of(self, manifest: Manifest) -> Reader:
+        return Reader(manifest, rows_max=self._window_rows_max, age_days_max=self._window_age_days_max)
 
     def settled(self, model: str, cohort: str, release: bytes, start: int) -> None:
         """Close an interval that was tested."""
@@ -362,6 +405,7 @@ class Ingest:
             self._notes.refusal(_unknown(early.node), self._topic_of(early.node))
             self._drop_early(early)
         self._duplicates.tick()
+        self._take_waiting()
         if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
             silent = self._fell_silent()
             for node in silent:

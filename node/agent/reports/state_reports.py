@@ -16,6 +16,7 @@ from node.core.settings.effective_settings import EffectiveSettings
 from node.core.trust.clock import NEVER, MonotonicSeconds, WallClock
 from node.enrol.identity import Identity
 from node.settings import NodeSettings
+from schemas.disclosure import leaving
 from schemas.limits import PACKET_BYTES_MAX
 from schemas.state import REPORT_SECONDS, Profile, SettingsInForce, State
 
@@ -60,7 +61,8 @@ class StateReports:
         found = self._findings.changed and now - self._reported_at >= FINDINGS_SECONDS
         if not self._slots.changed and not found and self._reported is not None and now - self._reported_at < pause:
             return
-        state = self.state("online")
+        # Counts of this site's rows stay here, and neither do they decide when a state is sent.
+        state = leaving(self.state("online"))
         if (
             self._reported is None
             or state.model_copy(update={"at": self._reported.at}) != self._reported
@@ -71,7 +73,7 @@ class StateReports:
         self._slots.changed = self._findings.changed = False
 
     def state(self, status: Literal["online", "disconnected"]) -> State:
-        """Return the state of now."""
+        """Return the state of now, with what stays on the device."""
         view, in_force = self._trust_state.view, self._in_force()
         seconds = self._settings.state_seconds
         hub_reads = view.hub_reads.get(State.schema_name, 0) if view is not None else 0

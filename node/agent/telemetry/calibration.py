@@ -16,7 +16,7 @@ import structlog
 
 from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry.privacy import BitSource
-from node.core.telemetry.privatise import Gathering, Own, noisy, rows_in, usual_of
+from node.core.telemetry.privatise import Gathering, Own, bins_of_rows, noisy, of_rows_many, rows_in, usual_of
 from node.storage.store import NodeStore
 from schemas.manifest import Manifest
 from schemas.names import sha256
@@ -72,7 +72,8 @@ class Calibration:
         document = self._store.gathering(self._model, self._digest)
         keys = 0 if self._baseline.season is None else self._baseline.season.keys
         gathered = None if document is None else _read(document)
-        if gathered is None or len(gathered.hours) != keys:  # an earlier program's did not keep hours apart
+        earlier = gathered is not None and not gathered.once and any(one.is_of_request for one in self._baseline.signals)
+        if gathered is None or earlier or len(gathered.hours) != keys:  # an earlier program's counted otherwise, or kept no hours apart
             gathered = Gathering((0,) * len(counts), hours=(0,) * keys)
         rho = self._privacy.rho(len(missing))
         new = [day for day in days if day not in gathered.days]
@@ -92,10 +93,14 @@ class Calibration:
         begins = np.cumsum([0, *(signal.bins for signal in self._baseline.signals)])
         exact = [gathered.counts[begins[number] : begins[number + 1]] for number in missing]
         found = noisy([count for counts in exact for count in counts], self._privacy, self._bits)
-        rows = max(1, rows_in(found, len(missing)))
+        signals = [self._baseline.signals[number] for number in missing]
+        of_rows = bins_of_rows(signals)
+        rows = max(1, rows_in(found[of_rows], of_rows_many(signals)))
+        requests = rows if of_rows.all() else max(1, rows_in(found[~of_rows], len(signals) - of_rows_many(signals)))
         at, kept = 0, []
         for number, counts in zip(missing, exact, strict=True):
-            kept.append((self._keys[number], found[at : at + len(counts)].tolist(), rows, gathered.hours))
+            mine = rows if of_rows[at] else requests
+            kept.append((self._keys[number], found[at : at + len(counts)].tolist(), mine, gathered.hours))
             at += len(counts)
         self._store.put_own(kept)
         log.info("baseline.made", model=self._model, signals=len(missing), rows=rows)
@@ -129,13 +134,17 @@ def _key(signal: Signal, season: Season | None, cohort: str, digest: bytes) -> b
     owner = b"" if signal.side == "input" else digest
     hours = () if season is None or signal.seasons is None else (season.hours, season.weekends, season.offset_minutes)
     counted = (cohort, signal.binning, hours) if hours else (cohort, signal.binning)
+    if signal.is_of_request:
+        counted = (*counted, "once a request")  # An earlier program's baseline counted a request as all its rows: it is made anew.
     return sha256(repr(counted).encode() + owner)
 
 
 def _written(gathered: Gathering) -> str:
-    return json.dumps({"counts": gathered.counts, "rows": gathered.rows, "days": gathered.days, "hours": gathered.hours})
+    return json.dumps({"counts": gathered.counts, "rows": gathered.rows, "days": gathered.days, "hours": gathered.hours, "once": True})
 
 
 def _read(document: str) -> Gathering:
     fields = json.loads(document)
-    return Gathering(tuple(fields["counts"]), fields["rows"], tuple(fields["days"]), tuple(fields.get("hours", ())))
+    return Gathering(
+        tuple(fields["counts"]), fields["rows"], tuple(fields["days"]), tuple(fields.get("hours", ())), once=fields.get("once", False)
+    )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import structlog
 
 from node.agent.telemetry.accuracy import Labels
@@ -17,7 +18,7 @@ from node.agent.telemetry.calibration import Calibration
 from node.agent.telemetry.cohort_changes import CohortChanges
 from node.agent.telemetry.privacy_accountant import PrivacyAccountant
 from node.core.telemetry import privacy
-from node.core.telemetry.privatise import added, crowded, noised
+from node.core.telemetry.privatise import added, bins_of_rows, crowded, noised, of_rows_many, rows_in
 from node.core.telemetry.sketch import Sketch
 from node.core.trust.clock import WallClock, WallSeconds
 from node.serving.loaded_model import Observation
@@ -259,7 +260,8 @@ class Telemetry:
     def _close(self, digest: bytes, watched: _Watched, start: int, counts: list[int], now: int) -> bool:
         model, seconds = watched.manifest.model, watched.privacy.window_seconds
         if self._store.window_closed(model, digest, start):  # the interval has been released: never twice
-            rows = sum(counts) // len(watched.baseline.signals)
+            signals = watched.baseline.signals
+            rows = rows_in(np.array(counts)[bins_of_rows(signals)], of_rows_many(signals))
             with self._store.transaction():
                 self._store.mark_late(model, digest, start)
                 self._store.add_odd(privacy.day_of(now), model, {str(Code.ROWS_LATE): rows})

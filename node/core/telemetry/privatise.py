@@ -3,6 +3,7 @@
 Pure but for the random bits that are given. Nothing here sees a row; it knows no budget.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from schemas.signals import Baseline, Privacy, Signal
 from schemas.window import Expectation, Window, read_counts, write_counts
 
 Counts = NDArray[np.int64]
+REQUESTS_SDS_MIN = 4.0  # An own baseline of fewer requests than so many standard deviations of their noisy number says nothing of them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +29,22 @@ class Own:
     """
 
     counts: Counts  # [bins of all signals]
-    rows: Counts  # the same length: of each bin's signal
+    rows: Counts  # the same length: of each bin's signal, or its requests where it has one value a request
     usual: Counts | None = None  # the same length
 
-    @property
-    def rows_log2(self) -> int:
+    def rows_log2(self, of_rows: NDArray[np.bool_]) -> int:
         """Return the logarithm of the fewest rows among the signals, rounded down: few values tell no node from another."""
-        return max(0, int(self.rows.min()).bit_length() - 1)
+        return max(0, int(self.rows[of_rows].min()).bit_length() - 1)
 
-    def center(self, rows: int, expected: Counts) -> Counts:
-        """Return what the baseline expects of a number of rows, of which the reference expects `expected` at their hour."""
+    def center(self, rows: Counts, expected: Counts) -> Counts:
+        """Return what the baseline expects of numbers of rows, of which the reference expects `expected` at their hour."""
         if self.usual is None:
             return self._share(self.counts, rows)
         return self._share(self.counts - self.usual, rows) + expected
 
-    def _share(self, counts: Counts, rows: int) -> Counts:
-        pairs = zip(counts.tolist(), self.rows.tolist(), strict=True)
-        return np.array([(2 * rows * count + of) // (2 * of) for count, of in pairs], np.int64)
+    def _share(self, counts: Counts, rows: Counts) -> Counts:
+        rows_counts_of = zip(rows.tolist(), counts.tolist(), self.rows.tolist(), strict=True)
+        return np.array([(2 * many * count + of) // (2 * of) for many, count, of in rows_counts_of], np.int64)
 
 
 def noisy(counts: Sequence[int], privacy: Privacy, bits: BitSource) -> Counts:
@@ -71,19 +72,70 @@ def noised(
 ) -> Window:
     """Return the window that leaves the device: noise on every count; the number of rows is read off the noisy counts."""
     found = noisy(counts, privacy, bits)
-    rows = rows_in(found, len(baseline.signals))
+    of_rows = bins_of_rows(baseline.signals)
+    rows = rows_in(found[of_rows], of_rows_many(baseline.signals))
+    requests = rows if of_rows.all() else rows_in(found[~of_rows], len(baseline.signals) - of_rows_many(baseline.signals))
     expected = Expectation(baseline).of(rows, start)
-    center = expected if own is None else own.center(rows, expected)
+    if own is None:
+        packed = write_counts(_filled(found, rows, baseline.signals), center=expected, privacy=privacy)
+    else:
+        center = own.center(np.where(of_rows, rows, requests), expected)
+        share = 1.0 if of_rows.all() else _share_of_requests(own, of_rows, rows, requests, baseline, privacy)
+        differences = np.where(of_rows, found - center, np.rint(share * (found - center))).astype(np.int64)
+        packed = write_counts(differences, center=None, privacy=privacy)
     return Window(
         id=window_id,
         release=release,
         start=start,
         seconds=privacy.window_seconds,
         rows=rows,
-        packed=write_counts(found, center=center, privacy=privacy),
-        own_rows_log2=None if own is None else own.rows_log2,
+        packed=packed,
+        own_rows_log2=None if own is None else own.rows_log2(of_rows),
         about=about,
     )
+
+
+# What belongs to a request is one draw, however many rows the request has. A window says only its rows, so what it says of requests is made
+# such that a test which takes rows for draws is never surer than the requests allow. All of it is post-processing of noisy counts.
+
+
+def bins_of_rows(signals: Sequence[Signal]) -> NDArray[np.bool_]:
+    """Return which bins are of signals that are counted by row; all, where every signal is of requests, which are then the rows."""
+    found = np.repeat([not one.is_of_request for one in signals], [one.bins for one in signals])
+    return found if found.any() else np.ones_like(found)
+
+
+def of_rows_many(signals: Sequence[Signal]) -> int:
+    """Return how many signals `bins_of_rows` are of."""
+    return sum(not one.is_of_request for one in signals) or len(signals)
+
+
+def _filled(counts: Counts, rows: int, signals: Sequence[Signal]) -> Counts:
+    """Return counts whose signals of requests have as many rows as the others: the rows after a request's first are "other"."""
+    if of_rows_many(signals) == len(signals):
+        return counts
+    filled, at = counts.copy(), 0
+    for signal in signals:
+        if signal.is_of_request:
+            filled[at + signal.bins - 1] += rows - int(counts[at : at + signal.bins].sum())
+        at += signal.bins
+    return filled
+
+
+def _share_of_requests(own: Own, of_rows: NDArray[np.bool_], rows: int, requests: int, baseline: Baseline, privacy: Privacy) -> float:
+    """Return by what share differences of requests are made smaller, so that their variance is at most what the hub takes rows to have.
+
+    The hub expects n + n^2/M of sampling, and 1 + (n/M)^2 times the noise, of n rows beside a baseline of M. Nothing is said beside a
+    baseline of so few requests that noise hides their number.
+    """
+    of_requests = int(own.rows[~of_rows].min())
+    signals = len(baseline.signals) - of_rows_many(baseline.signals)
+    if of_requests < REQUESTS_SDS_MIN * math.sqrt(int((~of_rows).sum()) * privacy.sigma2) / signals:
+        return 0.0
+    of = 1 << own.rows_log2(of_rows)
+    sampling = (rows + rows**2 / of) / max(1.0, requests + requests**2 / of_requests)
+    noise_share = (1 + (rows / of) ** 2) / (1 + (requests / of_requests) ** 2)
+    return math.sqrt(min(1.0, sampling, noise_share))
 
 
 # What waits
@@ -151,6 +203,7 @@ class Gathering:
     rows: int = 0
     days: tuple[int, ...] = ()
     hours: tuple[int, ...] = ()
+    once: bool = True  # What belongs to a request was counted once; an earlier program counted it with each row.
 
     def plus(self, counts: Sequence[int], rows: int, days: Sequence[int], hour: int | None = None) -> "Gathering":
         """Return the sum with one more window, of an hour of the week."""

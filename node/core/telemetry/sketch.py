@@ -103,7 +103,7 @@ class _Measured:
 
 @dataclass(slots=True)
 class _Reported:
-    """Hold one signal of the service: one value a request, the same for all of its rows."""
+    """Hold one signal of the service: one value a request, counted once."""
 
     quantity: str
     edges: NDArray[np.float64]
@@ -142,7 +142,7 @@ class Sketch:
         """
         added = np.zeros(self._size, np.int64)  # a request is counted whole or, where its values are a bug of ours, not at all
         for reported in self._reported:
-            added[reported.bin_of(service.get(reported.quantity))] += rows
+            added[reported.bin_of(service.get(reported.quantity))] += 1  # However many rows the request has: it was one draw.
         for counter in self._counters:
             tensor = (inputs if counter.side == "input" else outputs).get(counter.tensor)
             if tensor is None or tensor.size % rows or not tensor.size:
@@ -201,7 +201,7 @@ def _counters(signals: Sequence[Signal]) -> list[_Numeric | _Categorical | _Meas
     numeric: dict[tuple[str, str], list[tuple[Signal, int]]] = {}
     found: list[_Numeric | _Categorical | _Measured] = []
     for signal, offset in _placed(signals):
-        if _is_reported(signal):
+        if signal.is_of_request:
             continue
         other = offset + signal.bins - 1
         if signal.measure is not None:
@@ -238,13 +238,8 @@ def _reported(signals: Sequence[Signal]) -> list[_Reported]:
             offset + signal.bins - 1,
         )
         for signal, offset in _placed(signals)
-        if _is_reported(signal)
+        if signal.is_of_request
     ]
-
-
-def _is_reported(signal: Signal) -> bool:
-    """Return whether it is reported with a request, and not measured of a tensor."""
-    return signal.side == "service" or signal.measure in {"stop", "tokens"}
 
 
 def _quantity(signal: Signal) -> str:

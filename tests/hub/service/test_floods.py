@@ -156,6 +156,8 @@ def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_o
         silent_seconds=60,
         topic_of=fleet.topics.receipt,
         window_rows_max=1_000_000,
+        window_age_days_max=800,
+        set_cohorts=list,
         random_bytes=os.urandom,
         clock=lambda: now[0],
     )

@@ -361,7 +361,7 @@ def test_one_heavy_window_hides_no_drift_of_a_hundred_others(hub: Hub, when: str
         hub.settle()
 
     assert [one.alarm for one in (hub.drift(0), hub.drift(1))] == [False, True]
-    assert hub.drift(1).signals[0].size == pytest.approx(1.17 if when == "never" else 0.96, rel=0.05)
+    assert hub.drift(1).signals[0].size == pytest.approx(1.17 if when == "never" else 1.15, rel=0.02)
 
 
 def test_a_busy_node_among_idle_ones_makes_no_alarm_and_hides_none(hub: Hub) -> None:
