@@ -53,7 +53,7 @@ def ceremony(
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Change root keys, or carry out any other offer, with each holder's key on the holder's own machine.
+    """Change root keys by an offer that each holder signs on their own machine.
 
     --offer, in the fleet's folder, writes what is to be signed. Without --add, --remove and --threshold the root keys stay, and the root
     is signed for another year.

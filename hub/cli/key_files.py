@@ -37,7 +37,7 @@ key_files_option = click.option(
     "key_files",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A signing key that is not in the fleet's folder, such as /media/usb/root-1.pem. Repeatable.",
+    help="Signing key that is not in the fleet's folder, such as /media/usb/root-1.pem. Repeatable.",
 )
 
 

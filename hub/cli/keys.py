@@ -51,7 +51,7 @@ keys.add_command(ceremony)
 @key_passphrases_option
 @json_option
 def show_(check: bool, directory: Path, passphrase_file: Path | None, key_passphrases: tuple[str, ...], as_json: bool) -> None:
-    """Show every role: its keys, how many of them must sign, when it expires, and where its key lies.
+    """Show each role with its keys, their number that must sign, and its expiry.
 
     A role that is `warning`, `urgent` or `expired` must be signed again, and the command says how. A running hub raises an alert for it.
 
@@ -183,7 +183,7 @@ def minimum(
 
 @keys.group(context_settings={"help_option_names": ["-h", "--help"]})
 def revoke() -> None:
-    """Take a team's key or a node's certificates out of the fleet, without a successor.
+    """Revoke a team's key or a node's certificates, without a successor.
 
     \b
     Examples:
@@ -210,7 +210,7 @@ def team(
     key_passphrases: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Let nobody publish for a model: the first thing to do when a team's key is stolen.
+    """Let nobody publish for a model: do this first when a team's key is stolen.
 
     The targets key signs it. Nodes go on serving what they serve, and believe nothing more that the key has signed. `fleetcast keys rotate
     team` gives the model to a new key.
@@ -247,7 +247,7 @@ def team(
 @passphrase_option
 @json_option
 def node(name: str, pid_file: Path | None, directory: Path, passphrase_file: Path | None, as_json: bool) -> None:
-    """Revoke the certificates of an enrolled node, as `fleetcast enroll revoke` does.
+    """Revoke an enrolled node's certificates, as `fleetcast enroll revoke` does.
 
     The key of a node that never enrolled is taken out by `fleetcast nodes forget`, or replaced by `fleetcast nodes replace`.
 
