@@ -81,6 +81,16 @@ class ReceiptRow:
     code: str
     reason: str
     sealed: bytes
+    epoch: int = 0  # It rises when its node counts anew (hub/core/rollouts/receipt_order.py).
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Hold what became of a receipt that came; `epoch` is None where another of the same number stays in its place."""
+
+    is_fresh: bool
+    epoch: int | None
+    replaces: bool = False  # Another of the same number, which counts no more.
 
 
 @dataclass(frozen=True, slots=True)

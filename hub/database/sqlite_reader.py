@@ -33,6 +33,7 @@ TABLES = frozenset(
         "merged_intervals",
         "newest_drifts",
         "nodes",
+        "other_keys",
         "publishes",
         "receipts",
         "receivers",
@@ -44,7 +45,7 @@ TABLES = frozenset(
     }
 )
 _NODES = "SELECT * FROM nodes ORDER BY node"
-_RECEIPTS = "SELECT * FROM receipts WHERE ?1 IS NULL OR node = ?1 ORDER BY received_at DESC, sequence DESC"
+_RECEIPTS = "SELECT * FROM receipts WHERE ?1 IS NULL OR node = ?1 ORDER BY node, epoch DESC, sequence DESC"
 
 
 def nodes_and_receipts(path: Path, node: str | None) -> tuple[list[NodeRow], list[ReceiptRow]] | None:
