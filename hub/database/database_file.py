@@ -1,4 +1,4 @@
-"""Notices that a SQLite database's file was deleted or replaced under the process that has it open. SQLite itself writes on to the old file."""
+"""Notices that a SQLite database's file was deleted or replaced under the process that has it open. SQLite writes on to the old file."""
 
 from pathlib import Path
 
