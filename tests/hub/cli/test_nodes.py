@@ -130,7 +130,10 @@ def test_two_devices_with_one_name_are_shown(made: Made) -> None:
     store = with_nodes(made, "gw-1")
     DeviceLives(store.database).put_duplicate(Duplicate("gw-1", 1_700_000_000, 1_700_000_000))
 
-    assert "online (two devices)" in made.run("nodes").stdout
+    table = made.run("nodes").stdout
+    assert "online (two devices)" in table
+    assert "two devices use its name and key since 2023-11-14T22:13:20+00:00" in table
+    assert "this ends at 2023-11-15T00:13:20+00:00" in table
     assert json.loads(made.run("nodes", "gw-1", "--json").stdout)["duplicate_since"].startswith("2023-11-14")
 
 
