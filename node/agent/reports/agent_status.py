@@ -60,7 +60,7 @@ class StatusWriter:
         self._online, self._reason, self._error = False, "not connected yet", ""
         self._error_at: int | None = None
         self._denied = self._short_connections = 0
-        self._ended = deque[float](maxlen=ENDED_KEPT)  # When connections ended.
+        self._ended = deque[MonotonicSeconds](maxlen=ENDED_KEPT)  # When connections ended.
         self.read_only = ""  # why nothing can be written
         self._certificate_expires: int | None = None
         self._loaded: dict[bytes, int | None] = {}
