@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 
 DOUBLINGS_MAX = 64  # beyond every maximum, and still a finite number
 LASTING_SECONDS = 60.0  # A connection that has lasted this long was a success.
+ENDED_SECONDS = 1800  # Time in which ended connections are counted: a device whose copy pauses longer and longer keeps each for minutes.
 SHORT_CONNECTIONS_MIN = 4  # Shorter connections in a row from which on a status says that something is wrong.
 
 

@@ -21,7 +21,7 @@ ANSWER_SECONDS = 15.0  # How long a running hub may take to obey.
 LOOK_SECONDS = 0.3
 
 
-def answered(get: Callable[[int], "CommandRow | NodeCommand | None"], number: int, *, until: float) -> str:
+def answered(get: Callable[[int], "CommandRow | NodeCommand | None"], number: int, *, directory: Path, until: float) -> str:
     """Wait until a hub has obeyed a queued command, and return what it says; `until` is on the monotonic clock, in seconds.
 
     Raises:
@@ -30,11 +30,21 @@ def answered(get: Callable[[int], "CommandRow | NodeCommand | None"], number: in
     """
     while (answer := get(number)) is None or answer.state == "open":
         if time.monotonic() >= until:
-            raise Ended(Exit.TIMEOUT, "no hub has answered in time; the command stays queued")
+            raise Ended(Exit.TIMEOUT, f"no hub has answered in time; the command stays queued{_likely(directory)}")
         time.sleep(LOOK_SECONDS)
     if answer.state == "refused":
         raise Refused(Code(answer.code), answer.text)
     return answer.text
+
+
+def _likely(directory: Path) -> str:
+    """Return what is likely wrong with a hub that runs and does not answer; "" where none runs here."""
+    if not hub_runs(directory):
+        return ""
+    return (
+        ". The hub that runs here did not take it up: it is busy, or uses another database than this command (was its file replaced?)."
+        " Its log says more, and a restart of the hub does no harm"
+    )
 
 
 def ask(directory: Path, model: str, command: commands.Command, *, as_json: bool, deadline: float | None = None) -> None:
@@ -54,7 +64,7 @@ def ask(directory: Path, model: str, command: commands.Command, *, as_json: bool
             return
     until = time.monotonic() + ANSWER_SECONDS if deadline is None else deadline
     try:
-        text = answered(store.command, number, until=until)
+        text = answered(store.command, number, directory=directory, until=until)
     finally:
         store.close()
     if as_json and deadline is None:  # Else what --wait has waited for is the answer.

@@ -10,6 +10,7 @@ from hub.cli.command_queue import ask
 from hub.cli.deployed import check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, show
 from hub.core.rollouts import commands, deployments
+from hub.core.rollouts.moves import runs
 from hub.core.rollouts.rollout import Place
 from hub.core.rollouts.tally import decided
 from hub.signing.tuf_repository import Repository
@@ -42,7 +43,8 @@ def deploy() -> None:
 def list_(model: str | None, directory: Path, as_json: bool) -> None:
     """List deployments in the order in which they decide.
 
-    `matched` are the known nodes that the selector matches, `decided` those for which no deployment above does.
+    `runs` is the release that its nodes get; after going back, the one before. `matched` are the known nodes that the selector matches,
+    `decided` those for which no deployment above does.
 
     \b
     Examples:
@@ -54,8 +56,9 @@ def list_(model: str | None, directory: Path, as_json: bool) -> None:
         check_model(repository, model)
     nodes = facts_of(_states(directory))
     rows = [row for name in repository.models() if model in {None, name} for row in _rows(repository, name, nodes)]
-    columns = ["model", "deployment", "priority", "where", "release", "state", "matched", "decided"]
-    show(rows, columns, as_json=as_json, empty="There is no deployment.")
+    flat = [{**row, "state": f"rolled_back from {row['release']}" if row["state"] == "rolled_back" else row["state"]} for row in rows]
+    columns = ["model", "deployment", "priority", "where", "runs", "state", "matched", "decided"]
+    show(rows if as_json else flat, columns, as_json=as_json, empty="There is no deployment.")
 
 
 def _rows(repository: Repository, name: str, nodes: list[NodeFacts]) -> list[dict[str, Any]]:
@@ -68,6 +71,7 @@ def _rows(repository: Repository, name: str, nodes: list[NodeFacts]) -> list[dic
             "priority": one.priority,
             "where": text_of(one.selector),
             "release": one.release.version,
+            "runs": target.version if (target := runs(one)) is not None else None,
             "fallback": one.fallback.version if one.fallback is not None else None,
             "state": one.state,
             "percent": one.percent,

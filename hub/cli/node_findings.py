@@ -8,6 +8,7 @@ from pathlib import Path
 from hub.core.rollouts.refusals import Reported, findings_of, fold
 from hub.database.rows import ReceiptRow
 from schemas import codec
+from schemas.errors import Code
 from schemas.receipt import Receipt, SealedReceipt
 from schemas.state import Finding, State
 
@@ -27,7 +28,12 @@ def findings_by_node(directory: Path, states: Mapping[str, State], receipts: Seq
     for name in older & refused.keys():
         if states[name].timestamp_version >= timestamp:  # It follows: whatever it refused at the time, it has taken a newer one.
             refused[name] = {model: one for model, one in refused[name].items() if model}
-    return {name: findings_of(state, refused.get(name, {})) for name, state in states.items()}
+    return {name: _believed(findings_of(state, refused.get(name, {}))) for name, state in states.items()}
+
+
+def _believed(found: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Leave out that its key does not count: the hub believes the device that says so, and says itself where another one speaks."""
+    return tuple(one for one in found if one.code != Code.RECEIPT_KEY_CHANGED)
 
 
 def _newest_timestamp(directory: Path) -> int:

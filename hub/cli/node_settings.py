@@ -244,7 +244,7 @@ def _change(directory: Path, wish: SetNodeSettings, *, yes: bool, as_json: bool)
         return
     until = time.monotonic() + max(ANSWER_SECONDS, len(effect.nodes) / NODES_PER_SECOND)
     try:
-        text = answered(commands.get, number, until=until)
+        text = answered(commands.get, number, directory=directory, until=until)
     finally:
         store.close()
     click.echo(json.dumps({**facts, "state": "done", "text": text}, indent=2) if as_json else plain(text))

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from hub.cli.options import (
     show,
     show_one,
 )
+from hub.core.rollouts.duplicates import OVER_SECONDS
 from hub.core.rollouts.node_class import other_key_in_words
 from hub.core.rollouts.parameters import in_words as parameter_in_words
 from hub.core.rollouts.refusals import SITE, in_words
@@ -134,7 +135,8 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
         others = [
             f"{row['node']}: {other_key_in_words(row['node'])} [{Code.RECEIPT_KEY_CHANGED}]" for row in rows if row["other_key_since"]
         ]
-        lines = [*others, *lines]
+        two = [_two_devices(row) for row in rows if row["duplicate_since"] and not row["other_key_since"]]
+        lines = [*others, *two, *lines]
         mixed = builds((name, state.software) for name, state in states.items())
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
@@ -142,6 +144,15 @@ def list_(node: str | None, where: str | None, directory: Path, as_json: bool) -
     if waiting and not as_json:
         for name, until in sorted(waiting.items()):
             click.echo(f"{name} waits for new hardware until {_time(until)}.", err=True)
+
+
+def _two_devices(row: Mapping[str, Any]) -> str:
+    """Return since when two devices use a node's name, and until when that is shown."""
+    until = datetime.fromisoformat(row["duplicate_last_at"]) + timedelta(seconds=OVER_SECONDS)
+    return (
+        f"{row['node']}: two devices use its name and key since {row['duplicate_since']}, last seen at {row['duplicate_last_at']};"
+        f" this ends at {until.isoformat()}, if the hub listens and sees no more of it [{Code.NODE_DUPLICATE}]"
+    )
 
 
 def _status(row: Mapping[str, Any]) -> str:
@@ -260,6 +271,7 @@ def _row(
         "node": row.node,
         "status": "revoked" if marks.is_revoked else row.status,
         "duplicate_since": _time(marks.duplicate_since) if marks.duplicate_since is not None else None,
+        "duplicate_last_at": _time(marks.duplicate_last_at) if marks.duplicate_last_at is not None else None,
         "other_key_since": _time(marks.other_key_since) if marks.other_key_since is not None else None,
         "last_seen": _time(row.last_seen),
         "session": row.session,

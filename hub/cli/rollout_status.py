@@ -82,6 +82,10 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
         found = [{"model": row["model"], "deployment": row["deployment"], **one} for row in rows for one in row["gates"]]
         flat = [{**one, "figure": _figure(one["figure"]), "limit": _figure(one["limit"])} for one in found]
         show(found if as_json else flat, GATE_COLUMNS, as_json=as_json, empty="No gate was looked at yet.")
+        for row in rows if not as_json else []:
+            if row["state"] == "rolled_back":
+                to = f"to {row['fallback']}" if row["fallback"] else "to what its nodes had"
+                click.echo(plain(f"{row['model']} ({row['deployment']}): {row['version']} went back {to}: no gate is looked at any more."))
         return
     show(rows, COLUMNS, as_json=as_json, empty="There is no rollout.")
     if not as_json:
@@ -153,6 +157,7 @@ def _serving(model: Model, states: Sequence[State]) -> dict[str, list[State]]:
 def rollout_row(model: Model, one: Deployment, kept: RolloutRow | None) -> dict[str, Any]:
     """Return a deployment and how far its rollout has come, as the hub has kept it."""
     is_kept = kept is not None and deployments.is_of(kept.document, one)
+    has_left = one.state == "rolled_back"  # Its gates were last looked at before it went back, and say that nodes serve what they left.
     fetch = one.carriage.fetch if one.carriage is not None else None
     return {
         "model": model.name,
@@ -177,7 +182,7 @@ def rollout_row(model: Model, one: Deployment, kept: RolloutRow | None) -> dict[
         "serving": kept.serving if kept else 0,
         "failed": kept.failed if kept else 0,
         "reason": kept.reason if kept else "",
-        "gates": [_gate(verdict) for verdict in gates.from_json(kept.gates)] if kept is not None and is_kept else [],
+        "gates": [_gate(verdict) for verdict in gates.from_json(kept.gates)] if kept is not None and is_kept and not has_left else [],
     }
 
 

@@ -121,7 +121,7 @@ class DeviceLives:
                 revoked=db.execute(select(enrolled.node).where(enrolled.revoked_at.is_not(None))).scalars().all(),
                 forgotten=db.execute(select(lives.node).where(lives.state == "forgotten")).scalars().all(),
                 expected=db.execute(select(lives.node, lives.expires_at).where(lives.state == "expected")).all(),
-                duplicates=db.execute(select(two.node, two.since)).all(),
+                duplicates=db.execute(select(two.node, two.since, two.last_at)).all(),
                 other_keys=db.execute(select(other.node, other.since)).all(),
             )
 

@@ -5,6 +5,7 @@ from hub.core.rollouts import fleet
 from hub.core.rollouts.listening import Listened
 from hub.database.device_lives import DeviceLives
 from hub.database.hearing import Hearing
+from hub.database.rows import ReceiptRow
 from hub.database.store import Store
 from schemas import codec
 from schemas.receipt import Receipt, SealedReceipt
@@ -25,6 +26,18 @@ def known_nodes(store: Store, roll: Roll, *, listened: Listened, now: float) -> 
         found[row.node] = fleet.Node(state, row.status, row.session, row.last_seen, row.public_key, heard_at=heard_at, other_key=other)
     for kept in reversed(store.receipts()):
         if kept.node in found:
-            receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
-            found[kept.node] = fleet.fold_receipt(found[kept.node], receipt, received_at=kept.received_at, is_new=True)
+            found[kept.node] = _folded(found[kept.node], kept)
     return found
+
+
+def folded_again(store: Store, node: fleet.Node) -> fleet.Node:
+    """Return a node by all of its receipts in their order: one came after newer ones, or took another's place."""
+    found = fleet.without_receipts(node)
+    for kept in reversed(store.receipts(node=node.name)):
+        found = _folded(found, kept)
+    return found
+
+
+def _folded(node: fleet.Node, kept: ReceiptRow) -> fleet.Node:
+    receipt = codec.decode(Receipt, codec.decode(SealedReceipt, kept.sealed).body)
+    return fleet.fold_receipt(node, receipt, received_at=kept.received_at, epoch=kept.epoch)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, inspect, select, text
+from sqlalchemy import Connection, func, insert, inspect, select, text, update
 
 from hub.core.rollouts.deployments import alone
+from hub.core.rollouts.receipt_order import Newest, epoch_of, newer
 from hub.database import tables
-from hub.database.connection import put, where
+from hub.database.connection import Database, put, where
 from schemas import codec
 from schemas.deployments import name_of
 from schemas.earlier_rollouts import as_deployments
@@ -34,6 +35,32 @@ def add_columns(db: Connection) -> None:
     for table, column in [*added, (tables.rollouts, "tries_from BIGINT")]:
         if inspect(db).has_table(table.name) and column.split()[0] not in {one["name"] for one in inspect(db).get_columns(table.name)}:
             db.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column}"))  # names of our own
+    if inspect(db).has_table(tables.receipts.name) and not _has_epochs(db):
+        db.execute(text(f"ALTER TABLE {tables.receipts.name} ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0"))
+        _epochs(db)
+
+
+def has_epochs(database: Database) -> bool:
+    """Return whether receipts are ordered by epochs, which those of earlier versions were not."""
+    with database.read() as db:
+        return _has_epochs(db)
+
+
+def _has_epochs(db: Connection) -> bool:
+    return any(one["name"] == "epoch" for one in inspect(db).get_columns(tables.receipts.name))
+
+
+def _epochs(db: Connection) -> None:
+    """Find where nodes have counted anew: an earlier hub kept no more than the order in which receipts arrived."""
+    table = tables.receipts.c
+    query = select(table.node, table.sequence, table.at).order_by(table.node, table.received_at, table.sequence)
+    name, newest = "", None
+    for node, sequence, at in db.execute(query).all():
+        name, newest = node, newest if node == name else None
+        epoch = epoch_of(newest, sequence=sequence, at=at)
+        newest = newer(newest, Newest(epoch, sequence, at))
+        if epoch:
+            db.execute(update(tables.receipts).where(table.node == node, table.sequence == sequence).values(epoch=epoch))
 
 
 def _intervals(db: Connection) -> None:

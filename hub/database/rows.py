@@ -41,6 +41,7 @@ class NodeMarks:
     is_forgotten: bool = False
     expected_until: int | None = None  # new hardware may take the name until then
     duplicate_since: int | None = None  # two devices use the name
+    duplicate_last_at: int | None = None  # when that was last seen
     other_key_since: int | None = None  # a device speaks in this name with another key than the one that counts
 
 
@@ -49,7 +50,7 @@ def marks_of(
     revoked: Iterable[str],
     forgotten: Iterable[str],
     expected: Iterable[tuple[str, int | None]],
-    duplicates: Iterable[tuple[str, int]],
+    duplicates: Iterable[tuple[str, int, int]],
     other_keys: Iterable[tuple[str, int]],
 ) -> dict[str, NodeMarks]:
     """Return marks by name."""
@@ -58,8 +59,8 @@ def marks_of(
         found[name] = replace(found.get(name, NodeMarks()), is_forgotten=True)
     for name, until in expected:
         found[name] = replace(found.get(name, NodeMarks()), expected_until=until)
-    for name, since in duplicates:
-        found[name] = replace(found.get(name, NodeMarks()), duplicate_since=since)
+    for name, since, last_at in duplicates:
+        found[name] = replace(found.get(name, NodeMarks()), duplicate_since=since, duplicate_last_at=last_at)
     for name, since in other_keys:
         found[name] = replace(found.get(name, NodeMarks()), other_key_since=since)
     return found
@@ -81,6 +82,16 @@ class ReceiptRow:
     code: str
     reason: str
     sealed: bytes
+    epoch: int = 0  # It rises when its node counts anew (hub/core/rollouts/receipt_order.py).
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Hold what became of a receipt that came; `epoch` is None where another of the same number stays in its place."""
+
+    is_fresh: bool
+    epoch: int | None
+    replaces: bool = False  # Another of the same number, which counts no more.
 
 
 @dataclass(frozen=True, slots=True)

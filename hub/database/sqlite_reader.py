@@ -46,7 +46,7 @@ TABLES = frozenset(
     }
 )
 _NODES = "SELECT * FROM nodes ORDER BY node"
-_RECEIPTS = "SELECT * FROM receipts WHERE ?1 IS NULL OR node = ?1 ORDER BY received_at DESC, sequence DESC"
+_RECEIPTS = "SELECT * FROM receipts WHERE ?1 IS NULL OR node = ?1 ORDER BY node, epoch DESC, sequence DESC"
 
 
 def nodes_and_receipts(path: Path, node: str | None) -> tuple[list[NodeRow], list[ReceiptRow]] | None:
@@ -69,7 +69,7 @@ def node_marks(path: Path) -> dict[str, NodeMarks] | None:
                 revoked=[node for (node,) in db.execute("SELECT node FROM enrolments WHERE revoked_at IS NOT NULL")],
                 forgotten=[node for (node,) in db.execute("SELECT node FROM device_lives WHERE state = 'forgotten'")],
                 expected=db.execute("SELECT node, expires_at FROM device_lives WHERE state = 'expected'").fetchall(),
-                duplicates=db.execute("SELECT node, since FROM duplicate_nodes").fetchall(),
+                duplicates=db.execute("SELECT node, since, last_at FROM duplicate_nodes").fetchall(),
                 other_keys=db.execute("SELECT node, since FROM other_keys").fetchall(),
             )
     except sqlite3.Error:

@@ -10,15 +10,18 @@ from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import structlog
 from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, select, update
 
 from hub.core.drift.intervals import Sums, add_up, merge
 from hub.core.nodes.device_settings import KIND
 from hub.core.rollouts import commands
 from hub.core.rollouts.commands import Command
+from hub.core.rollouts.receipt_order import Newest, epoch_of, newer
 from hub.database import migrations, tables
 from hub.database.connection import Database
 from hub.database.connection import fields as _fields
@@ -32,6 +35,7 @@ from hub.database.rows import (
     EarlyReceiptRow,
     EventRow,
     IntervalRow,
+    Kept,
     Learnt,
     NodeRow,
     ReceiptRow,
@@ -43,6 +47,8 @@ from hub.database.rows import (
 )
 from schemas.analytics_messages import Alert, Drift
 from schemas.errors import Code, Refused
+
+log = structlog.get_logger()
 
 __all__ = [
     "AlertRow",
@@ -105,6 +111,8 @@ class Store:
                 Code.SCHEMA_UNSUPPORTED,
                 f"the database is of an earlier version: it has no table {', '.join(sorted(missing))}; start the hub of this version first",
             )
+        elif not migrations.has_epochs(self.database):
+            raise Refused(Code.SCHEMA_UNSUPPORTED, "the database is of an earlier version; start the hub of this version first")
 
     def create(self) -> None:
         """Make the tables that are missing, and take over those of earlier versions; for the hub, which holds its fleet's lock."""
@@ -149,36 +157,54 @@ class Store:
 
     # Receipts
 
-    def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[bool]:
-        """Keep verified receipts, all in one transaction; False for those that are here already."""
-        table, fresh = tables.receipts, list[bool]()
+    def add_receipts(self, rows: Sequence[ReceiptRow]) -> list[Kept]:
+        """Keep verified receipts, all in one transaction; those that are here already are not fresh.
+
+        Of two different receipts with one number, the first stays, unless the second is of an epoch in which its node counts anew.
+        """
+        table, found = tables.receipts, list[Kept]()
         with self._write() as db:
             sequences = defaultdict[str, list[int]](list)
             for row in rows:
                 sequences[row.node].append(row.sequence)
-            kept: dict[tuple[str, int], bytes | None] = {}
+            here: dict[tuple[str, int], tuple[bytes, int]] = {}
+            newest: dict[str, Newest | None] = {}
             for node, mine in sequences.items():
-                query = select(table.c.sequence, table.c.sealed).where(table.c.node == node, table.c.sequence.in_(mine))
-                kept |= {(node, sequence): sealed for sequence, sealed in db.execute(query)}
+                query = select(table.c.sequence, table.c.sealed, table.c.epoch).where(table.c.node == node, table.c.sequence.in_(mine))
+                here |= {(node, sequence): (sealed, epoch) for sequence, sealed, epoch in db.execute(query)}
+                last = select(table.c.epoch, table.c.sequence, table.c.at).where(table.c.node == node)
+                last = last.order_by(table.c.epoch.desc(), table.c.sequence.desc()).limit(1)
+                newest[node] = next((Newest(*one) for one in db.execute(last)), None)
+            new: dict[tuple[str, int], ReceiptRow] = {}
             for row in rows:
-                before = kept.get((row.node, row.sequence))
-                fresh.append(before != row.sealed)
-                if fresh[-1] and before is not None:  # Its node has lost its store, and counts anew.
+                before = here.get(key := (row.node, row.sequence))
+                if before is not None and before[0] == row.sealed:
+                    found.append(Kept(is_fresh=False, epoch=before[1]))
+                    continue
+                epoch = epoch_of(newest[row.node], sequence=row.sequence, at=row.at)
+                if before is not None and epoch <= before[1]:
+                    log.warning("receipt.not_kept", node=row.node, sequence=row.sequence, reason="another of this number came first")
+                    found.append(Kept(is_fresh=False, epoch=None))
+                    continue
+                if before is not None:  # Its node counts anew.
+                    log.warning("receipt.replaced", node=row.node, sequence=row.sequence)
                     db.execute(delete(table).where(table.c.node == row.node, table.c.sequence == row.sequence))
-                kept[row.node, row.sequence] = row.sealed
-            new = list({(row.node, row.sequence): row for row, is_fresh in zip(rows, fresh, strict=True) if is_fresh}.values())
+                newest[row.node] = newer(newest[row.node], Newest(epoch, row.sequence, row.at))
+                here[key], new[key] = (row.sealed, epoch), replace(row, epoch=epoch)
+                found.append(Kept(is_fresh=True, epoch=epoch, replaces=before is not None))
             if new:
-                db.execute(insert(table), [_fields(row) for row in new])
-            for row in new:
+                db.execute(insert(table), [_fields(row) for row in new.values()])
+            for row in new.values():
                 what = f"{row.model} {row.version}" if row.version else (row.model or "a message")
                 text = f"node {row.node}: {row.outcome} {what}" + (f" [{row.code}]" if row.code else "")
                 body = {"node": row.node, "outcome": row.outcome, "model": row.model, "version": row.version, "code": row.code}
                 self._event(db, "receipt", text, {**body, "reason": row.reason, "digest": row.digest.hex() if row.digest else None})
-        return fresh
+        return found
 
     def receipts(self, model: str | None = None, node: str | None = None, limit: int | None = None) -> list[ReceiptRow]:
-        """Return receipts, the newest first."""
-        query = select(tables.receipts).order_by(tables.receipts.c.received_at.desc(), tables.receipts.c.sequence.desc())
+        """Return receipts, the newest of each node first."""
+        table = tables.receipts.c
+        query = select(tables.receipts).order_by(table.node, table.epoch.desc(), table.sequence.desc())
         if model is not None:
             query = query.where(tables.receipts.c.model == model)
         if node is not None:

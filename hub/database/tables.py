@@ -63,6 +63,7 @@ receipts = Table(
     Column("code", String(64), nullable=False),
     Column("reason", Text, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
+    Column("epoch", BigInteger, nullable=False, server_default="0"),
     Index("receipts_by_model", "model", "received_at"),
 )
 

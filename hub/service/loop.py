@@ -37,6 +37,7 @@ from fleetcast.mqtt_connection import (
     Unreadable,
 )
 from hub.core.rollouts import fleet
+from hub.database.database_file import DatabaseFile
 from hub.database.drift_queries import Findings
 from hub.database.hearing import Hearing
 from hub.database.store import Store
@@ -91,6 +92,7 @@ SETTLE_SECONDS = (
     1.0  # the share of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 )
 HOUSEKEEPING_SECONDS = 3600.0
+FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
 RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
 READY_NAME, LOCK_NAME = "hub.ready", "hub.lock"
@@ -128,6 +130,7 @@ class Service:
         self._inbox = inbox or Inbox(Topics(settings.fleet))
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
+        self._file = DatabaseFile(database_url(directory, settings))
         self._listening = ListeningClock(Hearing(self._store.database), monotonic=monotonic)
         self._notes = Notes(self._store, publish=self._publish_insight, clock=wall)
         self._floods = Floods(self._notes, wall=wall, monotonic=monotonic)
@@ -285,15 +288,18 @@ class Service:
 
         Raises:
             Refused: the embedded broker's port is taken, or the enrolment endpoint's.
-            Unreachable: the broker did not answer in the first `connect_seconds`.
+            Unreachable: the broker did not answer in the first `connect_seconds`, or the database's file was deleted or replaced.
         """
-        began = self._monotonic()
+        began = looked_at = self._monotonic()
         try:
             self.begin()
             while not stop.is_set():
                 self.turn()
                 if not self._ever_online and self._monotonic() - began > self._settings.connect_seconds:
                     raise Unreachable(f"broker {self.broker_url} did not answer in {self._settings.connect_seconds:g} s")
+                if self._monotonic() - looked_at >= FILE_SECONDS:
+                    looked_at = self._monotonic()
+                    self._file.check()
         finally:
             self.leave()
 

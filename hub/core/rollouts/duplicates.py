@@ -8,6 +8,7 @@ has spoken is a second device. Messages that come twice, or late, have the sessi
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+OVER_SECONDS = 2 * 3600.0  # After the last sign of two devices, in time of listening; two that pause in turn give one each half hour.
 PROCESSES_KEPT = 8  # A sender that invents more of them is not two devices, but a fault of its own.
 
 

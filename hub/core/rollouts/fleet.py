@@ -11,6 +11,7 @@ from typing import Literal
 
 from hub.core.rollouts import refusals
 from hub.core.rollouts.listening import NEVER, Listened
+from hub.core.rollouts.receipt_order import position
 from hub.core.rollouts.tally import NodeReport, retries_of
 from schemas.deployments import Deployment
 from schemas.errors import Code, Refused
@@ -60,7 +61,7 @@ class Node:
     public_key: bytes
     serving: Mapping[str, Serving] = field(default_factory=dict)  # by model
     failures: Mapping[tuple[str, bytes], Failure] = field(default_factory=dict)  # by model and release
-    newest: Mapping[str, int] = field(default_factory=dict)  # sequence of the last receipt folded, by model
+    newest: Mapping[str, int] = field(default_factory=dict)  # position of the newest receipt (receipt_order.py), by model
     heard_at: Listened = NEVER
     refused: Mapping[str, refusals.Reported] = field(default_factory=dict)  # Documents that receipts say it refused, by model.
     seen_apart: float = float(REPORT_SECONDS)  # What lies between its reports: as usual, or longer where that was seen.
@@ -153,11 +154,10 @@ def _seen_apart(known: Node, state: State, heard_at: Listened, *, old: bool) -> 
     return max(float(REPORT_SECONDS), heard_at - known.heard_at, known.seen_apart / 2)
 
 
-def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None, is_new: bool = False) -> Node:
+def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Listened | None = None, epoch: int = 0) -> Node:
     """Return the node after a verified receipt; receipts that come twice or late change nothing that a newer one has reported.
 
-    `is_new`: it has never come before. A broker keeps the order of a topic, so that it is newer than all that came, also where its number
-    is lower: then the node has lost its store, and counts anew.
+    `epoch` rises when the node counts anew, so that a lower number is newer (receipt_order.py).
     `heard_at`: when it was heard just now; None when it is an old one, from the database or kept by the broker for us.
     """
     node = replace(node, last_seen=max(node.last_seen, received_at))
@@ -165,7 +165,7 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
         node = replace(node, heard_at=max(node.heard_at, heard_at))
     model, digest = receipt.model, receipt.digest
     node = replace(node, refused=refusals.fold(node.refused, receipt))
-    if model is None or digest is None or (receipt.sequence <= node.newest.get(model, 0) and not is_new):
+    if model is None or digest is None or not is_newest(node, receipt, epoch=epoch):
         return node
     serving, failures = dict(node.serving), dict(node.failures)
     if receipt.outcome == "serving":
@@ -182,7 +182,17 @@ def fold_receipt(node: Node, receipt: Receipt, *, received_at: int, heard_at: Li
         node = replace(node, failed_at={**node.failed_at, (model, digest): times})
         if receipt.outcome == "rolled_back" and model in serving and serving[model].digest == digest:
             del serving[model]  # until it signs what it serves instead
-    return replace(node, serving=serving, failures=failures, newest={**node.newest, model: receipt.sequence})
+    return replace(node, serving=serving, failures=failures, newest={**node.newest, model: position(epoch, receipt.sequence)})
+
+
+def is_newest(node: Node, receipt: Receipt, *, epoch: int) -> bool:
+    """Return whether a receipt is newer than all of its model that were folded."""
+    return position(epoch, receipt.sequence) > node.newest.get(receipt.model or "", 0)
+
+
+def without_receipts(node: Node) -> Node:
+    """Return the node as if none of its receipts had been folded yet; the documents that it refuses stay."""
+    return replace(node, serving={}, failures={}, newest={}, measured={}, failed_at={})
 
 
 def lacks_receipts(node: Node) -> bool:

@@ -33,7 +33,7 @@ def movements(
     found = Counter[tuple[ReleaseRef, ReleaseRef]]()
     for then, now in nodes:
         decided, decides = deciding(before, then), deciding(after, now)
-        target = _target(decides)
+        target = runs(decides)
         if decides is None or target is None or (decided is not None and _is_same(decided, decides)):
             continue
         has = serving.get(then.node) or _has(decided, then)
@@ -49,10 +49,10 @@ def unmoved(nodes: Iterable[NodeFacts]) -> list[tuple[NodeFacts, NodeFacts]]:
 
 def _is_same(decided: Deployment, decides: Deployment) -> bool:
     """Return whether a node is where it was, with what it was to have."""
-    return decided.name == decides.name and _target(decided) == _target(decides)
+    return decided.name == decides.name and runs(decided) == runs(decides)
 
 
-def _target(deployment: Deployment | None) -> ReleaseRef | None:
+def runs(deployment: Deployment | None) -> ReleaseRef | None:
     """Return what a deployment's nodes have at the end: of a rollout that is under way, its release, whatever its stage."""
     if deployment is None:
         return None

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 WORK_SECONDS = 0.2  # The share of a turn for reading, and for signing, and for publishing.
 AT_ONCE = 8  # Nodes between two looks at the clock.
-TELL_SECONDS = 600.0  # Between two statements to one name about its key: two devices may speak in turn.
+TELL_SECONDS = 600.0  # Between two statements to one name that its key does not count: two devices may speak in turn.
 LOOK_SECONDS = 10.0  # Between two looks for settings that age, and for nodes that know newer ones than the hub.
 ROLE = "rollouts"  # The role whose key signs settings, and whose life they have.
 NAMES_KEPT = 256  # Nodes that an event names.
@@ -85,6 +85,7 @@ class SettingsKeeper:
         self._to_clear: set[str] = set()
         self._ageing: list[str] = []
         self._keys_told: dict[str, float] = {}
+        self._keys_refused: set[str] = set()  # Names whose settings say so.
         self._to_tell: list[str] = []
         self._job: _Job | None = None
         self._looked_at = float("-inf")
@@ -103,6 +104,7 @@ class SettingsKeeper:
         self._read_some()
         self._obey()
         self._look()
+        self._look_for_all_clears()
         self._renew()
         self._tell_of_keys()
         if online:
@@ -124,8 +126,15 @@ class SettingsKeeper:
         except Refused as refusal:  # A file that somebody changed: the node keeps what it has, and the next command makes it anew.
             log.error("node_settings.unreadable", node=node, code=str(refusal.code), reason=refusal.reason)
             return
-        self._held[node] = _Held(document, raw, envelope.key.hex())
+        self._hold(node, _Held(document, raw, envelope.key.hex()))
         self._unpublished[node] = None  # Nobody knows what this hub's last process got published.
+
+    def _hold(self, node: str, held: _Held) -> None:
+        self._held[node] = held
+        if held.document.key_refused is not None:
+            self._keys_refused.add(node)
+        else:
+            self._keys_refused.discard(node)
 
     # Commands
 
@@ -230,6 +239,7 @@ class SettingsKeeper:
         self._looked_at = self._monotonic()
         for name in [name for name in self._held if self._is_forgotten(name)]:
             del self._held[name]
+            self._keys_refused.discard(name)
             self._unpublished.pop(name, None)
             self._to_clear.add(name)
         now, key = datetime.fromtimestamp(self._wall(), UTC), self._signer.public_key.keyid
@@ -238,14 +248,22 @@ class SettingsKeeper:
         self._look_for_other_keys()
 
     def _look_for_other_keys(self) -> None:
-        """Find devices that show another key than the one that counts, or no longer do: their settings tell them."""
+        """Find devices that show another key than the one that counts: their settings tell them."""
         now = self._monotonic()
         for name, node in self._nodes.items():
             held = self._held.get(name)
             told = held.document.key_refused if held is not None else None
-            if node.other_key != told and now - self._keys_told.get(name, float("-inf")) >= TELL_SECONDS:
+            if node.other_key not in {None, told} and now - self._keys_told.get(name, float("-inf")) >= TELL_SECONDS:
                 self._keys_told[name] = now
                 self._to_tell.append(name)
+
+    def _look_for_all_clears(self) -> None:
+        """Find devices that were told that their key does not count, and whose names are spoken for by the right key again."""
+        if self._unread:
+            return
+        for name in [name for name in self._keys_refused if self._nodes.get(name) is not None and self._nodes[name].other_key is None]:
+            self._keys_refused.discard(name)
+            self._to_tell.append(name)
 
     def _tell_of_keys(self) -> None:
         """Tell devices whether their key counts, in the settings of their name."""
@@ -294,7 +312,7 @@ class SettingsKeeper:
         """Sign, make durable, and have published."""
         payloads = {name: codec.encode(document) for name, document in documents.items()}
         for name, envelope in self._repository.set_device_settings(payloads, rollouts=self._signer).items():
-            self._held[name] = _Held(documents[name], envelope, self._signer.public_key.keyid)
+            self._hold(name, _Held(documents[name], envelope, self._signer.public_key.keyid))
             self._to_clear.discard(name)
             self._unpublished[name] = None
             log.info("node_settings.signed", node=name, serial=documents[name].serial)

@@ -2,15 +2,13 @@
 
 from collections.abc import Callable
 
-from hub.core.rollouts.duplicates import Speakers, spoke
+from hub.core.rollouts.duplicates import OVER_SECONDS, Speakers, spoke
 from hub.database.device_lives import DeviceLives, Duplicate
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import StateArrived
 from hub.service.rollouts.listening import ListeningClock
 from schemas.analytics_messages import Alert
 from schemas.errors import Code
-
-OVER_SECONDS = 2 * 3600.0  # after the last sign of two devices, in time of listening; two that pause in turn give one each half hour
 
 
 class DuplicateNodes:

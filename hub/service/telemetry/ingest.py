@@ -15,7 +15,7 @@ from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
 from hub.database.device_lives import DeviceLives, OtherKey
 from hub.database.hearing import Hearing
-from hub.database.known_nodes import known_nodes
+from hub.database.known_nodes import folded_again, known_nodes
 from hub.database.store import EarlyReceiptRow, NodeRow, ReceiptRow, Store, WindowRow
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import ReceiptArrived, StateArrived, WindowArrived
@@ -248,13 +248,18 @@ class Ingest:
     def _keep_receipts(self, taken: Sequence[tuple[Receipt, SealedReceipt]]) -> None:
         now = int(self._clock())
         heard_at = self._listening.seconds if self._listening.runs else None
-        fresh = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
-        for (receipt, _), is_fresh in zip(taken, fresh, strict=True):
+        kept = self._store.add_receipts([_receipt_row(receipt, sealed, now) for receipt, sealed in taken]) if taken else []
+        late = set[str]()  # Nodes of which a receipt came after newer ones, or took another's place.
+        for (receipt, _), one in zip(taken, kept, strict=True):
             known = self.nodes.get(receipt.node)  # it may have been revoked a moment ago
-            # One that is known already counts again where an older one, which came only now, has taken its place.
-            is_newest = known is not None and receipt.model is not None and receipt.sequence > known.newest.get(receipt.model, 0)
-            if known is not None and (is_fresh or is_newest):
-                node = fleet.fold_receipt(known, receipt, received_at=now, heard_at=heard_at, is_new=is_fresh)
+            if known is None or one.epoch is None:
+                continue
+            # One that is in the database counts where this hub has not folded it: its node was away from the roll for a while.
+            is_newest = receipt.model is not None and fleet.is_newest(known, receipt, epoch=one.epoch)
+            if one.replaces or (one.is_fresh and receipt.model is not None and not is_newest):
+                late.add(receipt.node)
+            if one.is_fresh or is_newest:
+                node = fleet.fold_receipt(known, receipt, received_at=now, heard_at=heard_at, epoch=one.epoch)
                 self.nodes[receipt.node] = node
                 self._seen.add(receipt.node)
                 self._heard.add(receipt.node)
@@ -262,6 +267,8 @@ class Ingest:
                     self._duplicates.sign(receipt.node)
                 elif receipt.outcome == "refused":
                     self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
+        for name in late & self.nodes.keys():
+            self.nodes[name] = folded_again(self._store, self.nodes[name])
 
     def _check(self, name: str) -> None:
         if not self._roll.counts(name):

@@ -5,10 +5,12 @@ that hangs sends nothing, and a serving thread that hangs never answers.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable
 
 import structlog
 
+from fleetcast.backoff import ENDED_SECONDS
 from node.agent.reports.standing_findings import StandingFindings
 from node.agent.reports.state_reports import reported
 from node.core.delivery.byte_quota import Policy
@@ -27,6 +29,7 @@ from schemas.state import State
 
 log = structlog.get_logger()
 
+ENDED_KEPT = 64  # Times of ended connections; a doctor asks for a few.
 LOOK_SECONDS = 2.0  # how often the status is looked at; it is written when it has changed, else every WRITTEN_SECONDS_MAX / 2
 
 
@@ -57,6 +60,7 @@ class StatusWriter:
         self._online, self._reason, self._error = False, "not connected yet", ""
         self._error_at: int | None = None
         self._denied = self._short_connections = 0
+        self._ended = deque[MonotonicSeconds](maxlen=ENDED_KEPT)  # When connections ended.
         self.read_only = ""  # why nothing can be written
         self._certificate_expires: int | None = None
         self._loaded: dict[bytes, int | None] = {}
@@ -80,6 +84,8 @@ class StatusWriter:
     def disconnected(self, reason: str, *, short_connections: int = 0) -> None:
         """Take in that the connection ended, or could not be made; `short_connections` ended in a row before they had lasted."""
         self._short_connections = short_connections or self._short_connections
+        if self._online:
+            self._ended.append(self._monotonic())
         self._turn(False, reason)
 
     def denied(self, filters: int) -> None:
@@ -164,6 +170,7 @@ class StatusWriter:
             session=state.session,
             denied=self._denied,
             short_connections=self._short_connections,
+            ended_connections=sum(self._monotonic() - at < ENDED_SECONDS for at in self._ended),
             link=state.link or "free",
             policy=self._policy(),
             labels=dict(in_force.labels),

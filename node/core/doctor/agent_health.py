@@ -44,6 +44,7 @@ class AgentStatus(Fact):
     session: Count = 0
     denied: Count = 0  # subscriptions, since it is connected
     short_connections: Count = 0  # Connections in a row that the broker accepted and that ended soon.
+    ended_connections: Count = 0  # Connections that ended in the last `ENDED_SECONDS`, however long they had lasted.
     link: LinkClass = "free"
     policy: Policy | None = None  # The link's budget.
     labels: Annotated[dict[Label, Label], Field(max_length=limits.LABELS_MAX, default_factory=dict)]  # In force, as all that follows.

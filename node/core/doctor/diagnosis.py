@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
-from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN
+from fleetcast.backoff import ENDED_SECONDS, LASTING_SECONDS, SHORT_CONNECTIONS_MIN
 from node.core.doctor.agent_health import SILENT_SECONDS_MAX, AgentStatus, is_stale
 from node.core.doctor.findings import Finding, Trouble
 from node.core.trust.clock import BUILD_TIME, SKEW_SECONDS_MAX
@@ -274,6 +274,9 @@ def _connection(status: AgentStatus, now: int) -> Iterator[Finding]:
         yield Finding(Trouble.BROKER_TAKEN_OVER, f"the broker ended our connection: {status.reason}")
     elif status.short_connections >= SHORT_CONNECTIONS_MIN and not (status.online and now - status.since >= LASTING_SECONDS):
         yield Finding(Trouble.BROKER_SHORT, f"the last {status.short_connections} connections to the broker ended soon after they began")
+    elif status.ended_connections >= SHORT_CONNECTIONS_MIN:
+        text = f"{status.ended_connections} connections to the broker ended in the last {ENDED_SECONDS // 60} minutes"
+        yield Finding(Trouble.BROKER_SHORT, text)
     if not status.online:
         return
     if status.denied:

@@ -16,6 +16,7 @@ from schemas import codec
 from schemas.state import Profile, State
 from tests.hub.cli.fleets import Done, Made, make
 from tests.hub.cli.test_rollout import Hub
+from tests.hub.hubs import until
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,23 @@ def test_each_command_means_one_deployment(made: Made, hub: Hub) -> None:
     assert "would match every node" in refused(made.run("rollout", "start", "m@1.0.0", "--where", ""))
     states = {row["deployment"]: row["state"] for row in listed(made)}
     assert states == {"site-jfk": "running", "site-lga": "rolled_back"}
+
+
+def test_a_rollout_that_went_back_is_listed_with_what_its_nodes_run_now(made: Made, hub: Hub) -> None:
+    ok(made.run("deploy", "set", "m", "default", "--release", "1.0.0"))
+    ok(made.run("rollout", "start", "m@1.1.0"))
+    until("its gates", lambda: "receipts" in ok(made.run("rollout", "status", "m", "--gates")).stdout)
+    ok(made.run("rollout", "back", "m"))
+
+    (row,) = listed(made, "m")
+    gates = ok(made.run("rollout", "status", "m", "--gates")).stdout
+    table = ok(made.run("deploy", "list", "m")).stdout
+
+    assert (row["release"], row["runs"], row["state"]) == ("1.1.0", "1.0.0", "rolled_back")
+    assert "1.0.0" in table
+    assert "rolled_back from 1.1.0" in table
+    assert "serve it" not in gates
+    assert "1.1.0 went back to 1.0.0" in gates
 
 
 @pytest.mark.parametrize(

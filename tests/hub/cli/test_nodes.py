@@ -15,8 +15,9 @@ from hub.database.enrolments import CertificateRow, Enrolments, Place
 from hub.database.rows import NodeRow
 from hub.database.store import Store
 from schemas import codec
+from schemas.errors import Code
 from schemas.names import sha256
-from schemas.state import State
+from schemas.state import Finding, State
 from tests.hub.cli.fleets import Made, make
 
 KEY = b"key of gw-1"
@@ -129,7 +130,10 @@ def test_two_devices_with_one_name_are_shown(made: Made) -> None:
     store = with_nodes(made, "gw-1")
     DeviceLives(store.database).put_duplicate(Duplicate("gw-1", 1_700_000_000, 1_700_000_000))
 
-    assert "online (two devices)" in made.run("nodes").stdout
+    table = made.run("nodes").stdout
+    assert "online (two devices)" in table
+    assert "two devices use its name and key since 2023-11-14T22:13:20+00:00" in table
+    assert "this ends at 2023-11-15T00:13:20+00:00" in table
     assert json.loads(made.run("nodes", "gw-1", "--json").stdout)["duplicate_since"].startswith("2023-11-14")
 
 
@@ -143,6 +147,14 @@ def test_a_device_with_another_key_is_shown_with_the_mend(made: Made) -> None:
     assert "gw-1: its device shows another key" in done.stdout
     assert "`fleetcast nodes replace gw-1` lets it in [receipt.key_changed]" in done.stdout
     assert json.loads(made.run("nodes", "gw-1", "--json").stdout)["other_key_since"].startswith("2023-11-14")
+
+
+def test_a_node_that_the_hub_believes_is_not_shown_as_one_that_it_does_not(made: Made) -> None:
+    finding = Finding(kind="settings", code=str(Code.RECEIPT_KEY_CHANGED), reason="the hub knows another key of gw-1")
+    state = State(node="gw-1", session=1, status="online", at=1, public_key=KEY, findings=(finding,))  # From before it was let in.
+    opened(made).upsert_node(NodeRow("gw-1", 1, "online", 1, codec.encode(state), KEY, ""))
+
+    assert "another key" not in made.run("nodes").stdout
 
 
 # History

@@ -70,6 +70,15 @@ def test_without_a_hub_waiting_ends_in_a_timeout_not_in_a_halt(made: Made) -> No
     assert "no hub has answered" in done.stderr
 
 
+def test_a_hub_that_runs_and_does_not_answer_is_named_with_what_is_likely(made: Made) -> None:
+    (made.fleet / "hub.ready").write_text(json.dumps({"pid": os.getpid()}))  # this process is no hub, and takes up nothing
+
+    done = start(made, "--wait", "--timeout-seconds", "1")
+
+    assert done.returncode == Exit.TIMEOUT, done.stderr
+    assert "uses another database than this command" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [

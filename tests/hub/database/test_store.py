@@ -14,7 +14,7 @@ from hub.core.rollouts.commands import Halt, Start
 from hub.database.drift_queries import Findings
 from hub.database.store import NodeRow, ReceiptRow, RolloutRow, Store, WindowRow
 from schemas.analytics_messages import Alert, Drift, SignalDrift
-from schemas.errors import Unreachable
+from schemas.errors import Refused, Unreachable
 from schemas.names import sha256
 
 RELEASE = sha256(b"release")
@@ -76,10 +76,60 @@ def test_everything_is_there_after_a_restart(tmp_path: Path, store: Store) -> No
 
 
 def test_the_same_receipt_twice_is_kept_once(store: Store) -> None:
-    assert store.add_receipts([receipt(1)]) == [True]
-    assert store.add_receipts([receipt(1), receipt(2)]) == [False, True]
+    assert [one.is_fresh for one in store.add_receipts([receipt(1)])] == [True]
+    assert [one.is_fresh for one in store.add_receipts([receipt(1), receipt(2)])] == [False, True]
     assert [row.sequence for row in store.receipts(model="delay", node="n1")] == [2, 1]
     assert len([event for event in store.events() if event.kind == "receipt"]) == 2
+
+
+def signed(sequence: int, at: int, sealed: bytes, received_at: int = 5) -> ReceiptRow:
+    return replace(receipt(sequence), at=at, sealed=sealed, received_at=received_at)
+
+
+def newest_first(store: Store) -> list[bytes]:
+    return [row.sealed for row in store.receipts(node="n1")]
+
+
+def test_receipts_have_the_order_of_their_numbers_however_late_they_come(store: Store) -> None:
+    for row in (signed(3, 30, b"3"), signed(1, 10, b"1", received_at=8), signed(2, 20, b"2", received_at=9)):
+        store.add_receipts([row])
+
+    assert newest_first(store) == [b"3", b"2", b"1"]
+
+
+def test_of_two_receipts_with_one_number_the_first_stays(store: Store) -> None:
+    store.add_receipts([signed(1, 10, b"1"), signed(2, 30, b"2")])
+
+    (kept,) = store.add_receipts([signed(1, 20, b"a copy's", received_at=9)])
+
+    assert (kept.is_fresh, kept.epoch) == (False, None)
+    assert newest_first(store) == [b"2", b"1"]
+
+
+def test_a_node_that_counts_anew_is_newer_and_its_old_receipts_come_back_in_vain(store: Store) -> None:
+    old = [signed(number, number, b"old %d" % number) for number in (1, 2, 3)]
+    store.add_receipts(old)
+    store.add_receipts([signed(1, 100, b"new 1")])
+    store.add_receipts([signed(2, 101, b"new 2")])
+
+    again = store.add_receipts([replace(one, received_at=500) for one in old])
+
+    assert [one.is_fresh for one in again] == [False, False, False]
+    assert newest_first(store) == [b"new 2", b"new 1", b"old 3"]
+
+
+def test_a_database_without_epochs_is_taken_over_with_them(tmp_path: Path, store: Store) -> None:
+    store.add_receipts([signed(2, 2, b"old 2", received_at=2), signed(3, 3, b"old 3", received_at=3), signed(1, 100, b"new 1")])
+    store.close()
+    with sqlite3.connect(tmp_path / "hub.sqlite") as db:
+        db.execute("ALTER TABLE receipts DROP COLUMN epoch")
+    again = Store(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+
+    with pytest.raises(Refused, match="earlier version"):
+        again.open()
+    again.create()
+
+    assert newest_first(again) == [b"new 1", b"old 3", b"old 2"]
 
 
 def test_a_node_that_changes_its_status_is_an_event_and_one_that_does_not_is_none(store: Store) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import structlog
 from fleetcast.mqtt_connection import Message
 from hub.core.rollouts import commands
 from hub.database.store import RolloutRow
+from hub.service import loop
 from schemas import codec
 from schemas.bundle import ModelBundle, TrustBundle
 from schemas.errors import Refused, Unreachable
@@ -387,6 +389,29 @@ def test_a_node_whose_connection_is_lost_is_told_once(mosquitto: brokers.Broker,
 def test_a_second_hub_in_the_same_folder_is_refused(embedded: brokers.Broker, fleet: Fleet) -> None:
     with fleet.hub(embedded), pytest.raises(Refused, match="another hub runs"), fleet.hub(embedded):
         pass
+
+
+@pytest.mark.parametrize(("replaced", "sentence"), [(False, "was deleted or moved"), (True, "was replaced by another file")])
+def test_a_hub_whose_database_is_taken_away_ends_and_the_next_one_works(
+    embedded: brokers.Broker, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, replaced: bool, sentence: str
+) -> None:
+    monkeypatch.setattr(loop, "FILE_SECONDS", 0.0)
+    path = fleet.directory / "hub.sqlite"
+
+    def take_away() -> None:
+        if replaced:
+            shutil.copy(path, path.with_suffix(".copy"))
+            path.with_suffix(".copy").replace(path)
+        else:
+            path.unlink()
+        until("the hub to end", lambda: not (fleet.directory / "hub.ready").exists())
+
+    with pytest.raises(Unreachable, match=sentence), fleet.hub(embedded):
+        take_away()
+
+    with fleet.hub(embedded) as hub:
+        assert hub.broker_url == embedded.url("hub")
+        assert path.exists()
 
 
 def test_a_broker_that_is_not_there_ends_the_hub_with_a_clear_error(fleet: Fleet) -> None:

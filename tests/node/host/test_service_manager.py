@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fleetcast.backoff import ENDED_SECONDS
 from node.agent.reports.agent_status import StatusWriter
 from node.agent.reports.standing_findings import StandingFindings
 from node.core.delivery.byte_quota import Policy
@@ -134,6 +135,27 @@ def supervised(tmp_path: Path, running: Running) -> Iterator[tuple[Loop, Callabl
     with manager(tmp_path / "notify") as sock:
         notify = Notify({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "8000000"})
         yield Loop(tmp_path, running, notify), lambda: heard(sock)
+
+
+def test_connections_that_end_again_and_again_are_in_the_status_for_half_an_hour(
+    supervised: tuple[Loop, Callable[[], list[str]]], tmp_path: Path
+) -> None:
+    loop, _ = supervised
+    loop.status_writer.began()
+    for _ in range(4):  # Each had lasted, so that none of them was short.
+        loop.status_writer.connected()
+        loop.turn(120.0)
+        loop.status_writer.disconnected("Unspecified error")
+        loop.status_writer.disconnected("Unspecified error")  # An attempt that fails is no connection.
+    loop.status_writer.connected()
+    loop.turn(3.0)
+    assert (status := read_status(tmp_path)) is not None
+    assert (status.short_connections, status.ended_connections) == (0, 4)
+
+    loop.turn(float(ENDED_SECONDS))
+
+    assert (later := read_status(tmp_path)) is not None
+    assert later.ended_connections == 0
 
 
 def test_an_agent_that_is_well_is_ready_and_feeds_its_watchdog(supervised: tuple[Loop, Callable[[], list[str]]], tmp_path: Path) -> None:

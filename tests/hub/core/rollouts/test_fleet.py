@@ -79,10 +79,10 @@ def test_a_will_of_an_absurd_session_raises_no_session() -> None:
     assert known(state(session=2), state(session=2**53, status="lost"), state(session=3)).status == "online"
 
 
-def test_a_receipt_that_never_came_before_counts_whatever_its_number() -> None:
+def test_a_lower_number_counts_where_its_node_counts_anew() -> None:
     node = fold_receipt(known(state()), receipt(40, "serving", ONE), received_at=1)
 
-    assert fold_receipt(node, receipt(1, "serving", TWO), received_at=2, is_new=True).serving["delay"].digest == TWO
+    assert fold_receipt(node, receipt(1, "serving", TWO), received_at=2, epoch=1).serving["delay"].digest == TWO
     assert fold_receipt(node, receipt(1, "serving", TWO), received_at=2).serving["delay"].digest == ONE
 
 

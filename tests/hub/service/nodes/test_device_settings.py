@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hub.core.nodes.device_settings import read
 from hub.core.rollouts import fleet as core
 from hub.database.device_lives import DeviceLives
 from hub.database.node_commands import NodeCommand, NodeCommands
-from hub.service.nodes.device_settings import AT_ONCE, LOOK_SECONDS, WORK_SECONDS, SettingsKeeper
+from hub.service.nodes.device_settings import AT_ONCE, LOOK_SECONDS, TELL_SECONDS, WORK_SECONDS, SettingsKeeper
 from node.trust.envelopes import opened
 from schemas import codec
 from schemas.deployments import Envelope
@@ -218,6 +219,30 @@ def test_a_forgotten_nodes_settings_are_cleared_and_no_longer_signed(desk: Desk)
     desk.wall += 4 * DAY_SECONDS
     desk.turns()
     assert sorted(name for name, _ in desk.published) == ["b", "c"]
+
+
+def test_a_device_whose_key_counts_again_learns_it_in_the_same_turn(desk: Desk) -> None:
+    other, two = bytes(32), bytes([1]) * 32
+    desk.nodes["a"] = replace(desk.nodes["a"], other_key=other)
+    desk.turns()
+    assert (told := desk.newest("a")) is not None
+    assert told.key_refused == other
+
+    for restarted in (False, True):
+        desk.nodes["a"] = replace(desk.nodes["a"], other_key=None)  # `nodes replace` has let it in
+        desk.keeper.tick(online=True)  # The restarted hub reads what it has signed first.
+        assert (cleared := desk.newest("a")) is not None
+        assert cleared.key_refused is None
+        desk.nodes["a"] = replace(desk.nodes["a"], other_key=two)
+        desk.turns()
+        assert (again := desk.newest("a")) is not None
+        if restarted:
+            assert again.key_refused == two
+        else:
+            assert again.key_refused is None  # two devices that speak in turn are not answered each time
+            desk.monotonic += TELL_SECONDS
+            desk.turns()
+            desk.start()
 
 
 def test_a_restored_hub_signs_above_what_its_nodes_report(desk: Desk) -> None:

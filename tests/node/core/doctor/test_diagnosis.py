@@ -136,6 +136,7 @@ CASES: list[tuple[Facts, Trouble]] = [
     (agent(findings=(Sent(kind="rollout", model="delay", code="schema.unsupported", reason="why"),)), Trouble.DOCUMENT_REFUSED),
     (agent(findings=(Sent(kind="site", code="settings.invalid", reason="link_file has 'Metred'"),)), Trouble.SITE_FILE),
     (agent(online=False, reason="Unspecified error", short_connections=4), Trouble.BROKER_SHORT),
+    (agent(reason="Unspecified error", ended_connections=4), Trouble.BROKER_SHORT),
     (replace(WELL, runtimes=("files",)), Trouble.RUNTIME_ABSENT),
     (replace(WELL, unloadable={"llama": "libgomp.so.1 is not installed"}), Trouble.RUNTIME_UNLOADABLE),
     (replace(WELL, memory_bytes=150 * MIB), Trouble.MEMORY_SHORT),
