@@ -267,7 +267,7 @@ def _converted(path: Path, model: Any, inputs: Sequence[tuple[str, str, int]]) -
     from sklearn.feature_extraction.text import CountVectorizer  # noqa: PLC0415
 
     types = [(name, getattr(data_types, WORDS[datatype])([None, width])) for name, datatype, width in inputs]
-    options: dict[int, dict[str, object]] = {id(model): {"zipmap": False}} if is_classifier(model) else {}
+    options: dict[int, dict[str, Any]] = {id(model): {"zipmap": False}} if is_classifier(model) else {}
     for part in _parts(model):
         if isinstance(part, CountVectorizer):
             tokens = TOKENS.get(part.token_pattern)

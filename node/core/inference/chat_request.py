@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 from node.core.inference.tensors import refuse_request
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import KIB
+from schemas.parameters import Parameters
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 MESSAGES_MAX: Final = 1024  # More than any context that a device holds.
@@ -49,6 +50,7 @@ NUMBERS: Final[Mapping[str, tuple[float, float]]] = {
     "frequency_penalty": (-2, 2),
 }
 WHOLES: Final = ("max_tokens", "max_completion_tokens", "seed")
+ALIASES: Final[Mapping[str, tuple[str, ...]]] = {"max_tokens": ("max_completion_tokens",)}
 SPOKEN: Final = ("content", "reasoning_content")  # Fields of a message that hold somebody's words.
 NAMES: Final = ("name", "tool_call_id")
 
@@ -90,6 +92,22 @@ def parse_chat(payload: bytes) -> dict[str, Any]:
         if given["response_format"]["type"] == "text":
             del given["response_format"]
     return {**given, "messages": [_message(message) for message in messages], "stream": given.get("stream", False)}
+
+
+def check_bounds(turn: Mapping[str, Any], parameters: Parameters, release: str) -> None:
+    """Check that what a request sets for itself is within the bounds that the release's publisher allows.
+
+    Raises:
+        Refused: REQUEST_INVALID, naming the field, the bounds and the release.
+    """
+    for parameter in parameters:
+        if parameter.goes_to != "runtime" or parameter.min is None or parameter.max is None:
+            continue
+        for name in (parameter.name, *ALIASES.get(parameter.name, ())):
+            value = turn.get(name, parameter.min)
+            if isinstance(value, int | float) and not parameter.min <= value <= parameter.max:
+                expected = f"{parameter.min:g} to {parameter.max:g}, which release {release} allows"
+                raise mismatch(Code.REQUEST_INVALID, name, expected=expected, actual=shown(value))
 
 
 def number(name: str, value: object, low: float, high: float) -> float:
