@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
+from node.core.inference.json_body import DEEP, json_object
 from node.core.inference.tensors import refuse_request
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import KIB
@@ -140,20 +141,20 @@ def shown(value: object) -> str:
 
 
 def _object(payload: bytes) -> dict[str, Any]:
+    body = json_object(payload, constants=_refuse_constant)
     try:
-        body = json.loads(payload, parse_constant=_refuse_constant)
         json.dumps(body, allow_nan=False, ensure_ascii=False).encode()  # 1e400 has become an infinity, "\ud800" half a character
     except UnicodeEncodeError:
         raise refuse_request("a text of the body holds half a character (a lone surrogate)") from None
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        raise refuse_request("the body is not a JSON object, or has numbers that JSON cannot hold")
+    except ValueError:
+        raise refuse_request("a number of the body is larger than any that can be computed with") from None
+    except RecursionError:
+        raise refuse_request(DEEP) from None
     return body
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+    raise refuse_request(f"the body holds {name}, which JSON does not have")
 
 
 def _is_neutral(name: str, value: object) -> bool:

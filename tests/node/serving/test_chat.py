@@ -79,9 +79,9 @@ def test_models_that_converse_are_listed_and_others_are_not(client: openai.OpenA
 
 
 WRONG: dict[str, tuple[Any, int, str]] = {
-    "no JSON": (b"hello", 400, "the body is not a JSON object"),
-    "a list": ([], 400, "the body is not a JSON object"),
-    "deep": (b"[" * 100_000, 400, "the body is not a JSON object"),
+    "no JSON": (b"hello", 400, "the body does not begin with a JSON object"),
+    "a list": ([], 400, "the body does not begin with a JSON object"),
+    "deep": (b"[" * 100_000, 400, "the JSON of the body is nested deeper than any request has to be"),
     "no model": ({"messages": says("x")}, 400, "model must be the name of a model"),
     "unknown model": ({"model": "gpt-9", "messages": says("x")}, 404, "model 'gpt-9' is not served here"),
     "no messages": ({"model": "echo"}, 400, "messages must be a list"),
