@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -79,10 +79,9 @@ def compared(converted: Converted, reference: Reference, *, named: Sequence[str]
         Refused: the reference does not fit the model.
     """
     onnx = OnnxModel(converted.path)
-    known = Reference(
-        {name: column[:ROWS_COMPARED] for name, column in reference.columns.items() if name not in passed_over}, reference.path
-    )
+    known = Reference({name: column for name, column in reference.columns.items() if name not in passed_over}, reference.path)
     fitted = known.fit(onnx.inputs, onnx.outputs, named=named or onnx.columns, blocks_column=None)
+    fitted = replace(fitted, columns={name: column[:ROWS_COMPARED] for name, column in fitted.columns.items()})
     try:
         asked = _as_fitted(converted.model, {feature.column: _as_seen(known, fitted, feature) for feature in fitted.features})
     except ImportError:
@@ -108,7 +107,7 @@ def _as_seen(known: Reference, fitted: core.Fitted, feature: core.Feature) -> Ar
     """Return a column as scikit-learn is asked with it: texts as objects, and numbers before they are cut to the model's 32 bits."""
     if feature.tensor.datatype == "BYTES":
         return fitted.columns[feature.column].astype(object)
-    return known.columns[feature.column]
+    return known.columns[feature.column][:ROWS_COMPARED]
 
 
 def _as_fitted(model: Any, columns: dict[str, Array]) -> Any:

@@ -235,7 +235,7 @@ def test_a_reason_of_many_lines_is_shortened_to_its_cause(tmp_path: Path) -> Non
 def test_texts_that_look_like_numbers_are_compared_as_texts(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows = pd.DataFrame(
-        {"town": rng.choice(["Bern", "Łódź", ""], 60), "zip": rng.choice(["01067", "00123"], 60), "weight": rng.gamma(2, 2, 60)}
+        {"town": rng.choice(["Bern", "Łódź", ""], 300), "zip": rng.choice(["01067", "00123"], 300), "weight": rng.gamma(2, 2, 300)}
     )
     late = np.where((rows["zip"] == "01067") ^ (rows["town"] == ""), "late", "early")
     numbers = make_pipeline(SimpleImputer(), StandardScaler())
@@ -245,7 +245,7 @@ def test_texts_that_look_like_numbers_are_compared_as_texts(tmp_path: Path) -> N
 
     said = compared(done, read_reference(tmp_path / "reference.csv"), named=None, passed_over=[])
 
-    assert said == "its labels differ from scikit-learn's on 0 of 60 rows of the reference"
+    assert said == "its labels differ from scikit-learn's on 0 of 256 rows of the reference"
 
 
 def test_a_model_that_cannot_be_compared_is_a_warning(tmp_path: Path) -> None:
