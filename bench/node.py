@@ -20,6 +20,7 @@ from bench.figures import Figure, median, quantile
 from bench.node_clients import Connection, binary_request
 from bench.node_peers import bare, least, litserve, mlserver
 from bench.node_staged import Arrays, bring, linear, mlp, recogniser, served, silero, staged
+from bench.process_group import process_group
 
 CLIENTS, PAUSE_SECONDS = 2, 0.004
 ROUNDS, STEADY_SECONDS, SWAPS_A_ROUND = 6, 5.0, 5
@@ -208,13 +209,9 @@ def _processes(folder: Path) -> Iterator[Figure]:
 
 @contextmanager
 def _running(node: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with (node / "log").open("ab") as log:
-        process = subprocess.Popen([str(BIN / "fleetcast-node"), "run", "--settings", str(node / "node.toml")], stderr=log)
-    try:
+    command = [str(BIN / "fleetcast-node"), "run", "--settings", str(node / "node.toml")]
+    with (node / "log").open("ab") as log, process_group(command, stderr=log) as process:
         yield process
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def _children(process_id: int) -> set[str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import httpx
 
+from bench.process_group import process_group
+
 MLSERVER, LITSERVE = "mlserver==1.7.1", "litserve==0.2.19"
 
 _MLSERVER_MODEL = """
@@ -183,17 +185,13 @@ def _environment(name: str, requirement: str) -> Path:
 
 @contextmanager
 def _process(command: list[str], url: str, environment: dict[str, str]) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    try:
+    with process_group(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as process:
         deadline = time.monotonic() + 120
         while not _answers(url):
             assert process.poll() is None, f"{command[0]} ended with {process.returncode}"
             assert time.monotonic() < deadline, f"{command[0]} does not answer"
             time.sleep(0.2)
         yield
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def _answers(url: str) -> bool:

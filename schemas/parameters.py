@@ -14,6 +14,8 @@ from schemas.names import Label
 Text = Annotated[str, Field(max_length=limits.PARAMETER_TEXT_MAX)]
 Value = float | Text | Annotated[dict[Label, Text], Field(max_length=limits.PARAMETER_ENTRIES_MAX)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+# Parameters of runtimes that count something: half a token is a mistake, which a runtime would cut off.
+WHOLE_NAMES = frozenset({"max_tokens", "context_tokens", "top_k", "seed"})
 Source = Literal["release", "rollout", "site"]
 
 
@@ -80,6 +82,8 @@ def check_value(parameter: Parameter, value: object) -> Value:
         low, high = parameter.min, parameter.max
         if (low is not None and value < low) or (high is not None and value > high):
             raise mismatch(Code.PARAMETER_BOUNDS, what, expected=f"{low:g} to {high:g}", actual=f"{value:g}")
+        if parameter.goes_to == "runtime" and parameter.name in WHOLE_NAMES and value % 1:
+            raise mismatch(Code.PARAMETER_BOUNDS, what, expected="a whole number", actual=f"{value:g}")
         return value
     if isinstance(parameter.default, str):
         return _text(what, parameter, value)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fleetcast.counted import counted
 from hub.cli.time_arguments import written
 from hub.core.drift import accuracy, interval_significance, periods, shift_size
 from hub.core.drift.compare import Comparison, compare
@@ -68,11 +69,12 @@ class Story:
     @property
     def summary(self) -> str:
         """Return the period, and how much was counted in it."""
-        intervals = f"{self.intervals} interval{'' if self.intervals == 1 else 's'}"
-        counted = f"{self.window.windows} windows of nodes, about {self.window.rows:,} rows"
+        intervals = counted(self.intervals, "interval")
+        rows = f"{counted(self.window.windows, 'window')} of nodes, about {self.window.rows:,} rows"
         left_out = self.window.left_out
-        but = f"; {left_out} windows unlike the others were left out of the tests, and are not shown" if left_out else ""
-        return f"{written(self.since)} to {written(self.until)} UTC: {intervals}, {counted}{but}"
+        were, are = ("was", "is") if left_out == 1 else ("were", "are")
+        unlike = f"; {counted(left_out or 0, 'window')} unlike the others {were} left out of the tests, and {are} not shown"
+        return f"{written(self.since)} to {written(self.until)} UTC: {intervals}, {rows}{unlike if left_out else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fleetcast.cli.listing_group import ListingGroup
+from fleetcast.counted import counted, verb
 from hub.cli.options import check_model, dir_option, hub_runs, json_option, open_store, passphrase, passphrase_option, show, show_one
 from hub.cli.releases import nodes_serving, of_group
 from hub.cli.removal import confirm, manifests, own_payloads, present_deployments, yes_option
@@ -88,7 +89,7 @@ def remove(ctx: click.Context, model: str, force: bool, yes: bool, directory: Pa
     serving = sum(nodes_serving(store)[digest] for digest in leaving)
     if not force and not is_left:
         _check_not_rolled_out(present_deployments(repository, model), model, serving)
-    stop = f" {serving} nodes serve it, and will stop." if serving else ""
+    stop = f" {counted(serving, 'node')} {verb(serving, 'serve')} it, and will stop." if serving else ""
     confirm(f"Remove model {model} and all its releases for good?{stop}", yes=yes or is_left, folder=directory)
     secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
     with blocks.removing():
@@ -120,5 +121,5 @@ def _check_not_rolled_out(deployments: Sequence[Deployment], model: str, serving
     """
     if deployments:
         named = " and ".join(f"{one.release.version} ({one.state})" for one in deployments)
-        reason = f"model {model} has a rollout of {named}, and {serving} nodes serve it"
+        reason = f"model {model} has a rollout of {named}, and {counted(serving, 'node')} {verb(serving, 'serve')} it"
         raise Refused(Code.RELEASE_NEEDED, f"{reason}: with --force it is removed, and they stop serving it")

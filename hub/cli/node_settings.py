@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fleetcast.cli.terminal_text import plain
+from fleetcast.counted import counted, verb
 from hub.cli.command_queue import ANSWER_SECONDS, answered
 from hub.cli.options import changes_fleet, dir_option, hub_runs, json_option, open_store, show_one
 from hub.core.nodes import device_settings as core
@@ -306,11 +307,17 @@ def _check_releases(
 
 def _announce(effect: _Effect, wish: SetNodeSettings, *, yes: bool) -> None:
     """Say what will change, and ask where there is somebody to ask."""
-    what = f"node {wish.node}" if wish.node is not None else f"{len(effect.nodes)} of the {effect.known} nodes that {wish.where!r} matches"
+    what = (
+        f"node {wish.node}"
+        if wish.node is not None
+        else f"{len(effect.nodes)} of the {counted(effect.known, 'node')} that {wish.where!r} matches"
+    )
     click.echo(plain(f"This changes the settings of {what}." if effect.nodes else "This changes nothing: it is set so already."), err=True)
     if effect.keep_labels:
-        names = ", ".join(effect.keep_labels[:3])
-        click.echo(plain(f"warning: {len(effect.keep_labels)} accept no labels from the hub, by their own files: {names}"), err=True)
+        keepers = len(effect.keep_labels)
+        keep = f"{counted(keepers, 'node')} {verb(keepers, 'accept')}"
+        names, whose = ", ".join(effect.keep_labels[:3]), "its own file" if keepers == 1 else "their own files"
+        click.echo(plain(f"warning: {keep} no labels from the hub, by {whose}: {names}"), err=True)
     lines = [line for model, found in effect.moves.items() for line in _lines(model, found)]
     for line in lines[:LINES_MAX]:
         click.echo(plain(line), err=True)
@@ -321,18 +328,25 @@ def _announce(effect: _Effect, wish: SetNodeSettings, *, yes: bool) -> None:
 
 
 def _lines(model: str, moves: Sequence[Move]) -> list[str]:
-    counted = Counter((_title(one.before), _title(one.after)) for one in moves)
-    first: dict[tuple[str, str], str] = {}
+    counts = Counter((_title(one.before), _title(one.after)) for one in moves)
+    first: dict[tuple[str | None, str | None], str] = {}
     for one in moves:
         first.setdefault((_title(one.before), _title(one.after)), one.node)
     return [
-        f"{model}: for {first[key] if count == 1 else f'{count} nodes'} {key[1]} will decide, and no longer {key[0]}"
-        for key, count in counted.items()
+        f"{model}: for {first[(before, after)] if count == 1 else counted(count, 'node')} {_movement(before, after)}"
+        for (before, after), count in counts.items()
     ]
 
 
-def _title(deployment: Deployment | None) -> str:
-    return f"deployment {deployment.name} ({deployment.release.version})" if deployment is not None else "no deployment"
+def _movement(before: str | None, after: str | None) -> str:
+    """Return which deployment will decide, and which decided until now."""
+    if after is None:
+        return f"no deployment will decide, and {before} no longer"
+    return f"{after} will decide" + (f", and no longer {before}" if before is not None else "; none decides now")
+
+
+def _title(deployment: Deployment | None) -> str | None:
+    return f"deployment {deployment.name} ({deployment.release.version})" if deployment is not None else None
 
 
 def _move(model: str, one: Move) -> dict[str, Any]:

@@ -142,11 +142,13 @@ def _why_none(place: Place, nodes: Sequence[NodeFacts], decided: int) -> str:
         return "No node has been heard from."
     if not any(matches(place.selector, node) for node in nodes):
         near = nearest(place.selector, nodes) or "`fleetcast nodes --json` shows the labels that there are."
-        return f"None of the {len(nodes)} known nodes matches {text_of(place.selector)}. {near}".rstrip()
+        none = "The one node that is known does not match" if len(nodes) == 1 else f"None of the {len(nodes)} known nodes matches"
+        return f"{none} {text_of(place.selector)}. {near}".rstrip()
     if not decided:
         return f"Deployment {place.name} would decide for no node: the lines below say why."
     of = f" of deployment {place.name}" if place.name != DEFAULT else ""
-    return f"The release fits none of the {decided} nodes{of}; the list above or `--nodes` says why."
+    none = "does not fit the one node" if decided == 1 else f"fits none of the {decided} nodes"
+    return f"The release {none}{of}; the list above or `--nodes` says why."
 
 
 def _breaks(rows: Sequence[NodeRow], manifest: Manifest, releases: Releases) -> list[dict[str, Any]]:

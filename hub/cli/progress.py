@@ -21,19 +21,18 @@ class Reporter:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         """Report a step."""
+        if self._bars is not None and not self._bars.live.is_started:
+            self._bars.start()
         self._tell(what, done, total)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Take the bars off the terminal while something is printed or asked."""
-        if self._bars is None:
-            yield
-            return
-        self._bars.stop()
-        try:
-            yield
-        finally:
-            self._bars.start()
+        """Take the bars off the terminal while something is printed or asked. They come back with the next step, if there is one."""
+        if self._bars is not None:
+            self._bars.stop()
+            for task in self._bars.tasks:
+                self._bars.update(task.id, visible=False)  # What was done before the question is not drawn again behind it.
+        yield
 
 
 @contextmanager
@@ -49,7 +48,7 @@ def progress() -> Iterator[Reporter]:
         def report(what: str, done: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done)
+            bars.update(tasks[what], completed=done, visible=True)
 
         yield Reporter(report, bars)
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fleetcast.cli.listing_group import ListingGroup
+from fleetcast.counted import counted, verb
 from hub.cli.options import (
     changes_fleet,
     check_model,
@@ -105,7 +106,11 @@ def remove(ctx: click.Context, release: str, force: bool, yes: bool, directory: 
     if not force:
         _check_not_needed(present_deployments(repository, model), model, version, digest)
     serving = nodes_serving(store)[digest]
-    kept = f" {serving} nodes serve it, and keep it until a rollout moves them." if serving else ""
+    kept = (
+        f" {counted(serving, 'node')} {verb(serving, 'serve')} it, until a rollout moves {'it' if serving == 1 else 'them'}."
+        if serving
+        else ""
+    )
     confirm(f"Remove {release} for good?{kept}", yes=yes or is_left, folder=directory)
     secret = b"" if is_left else passphrase(passphrase_file)  # asked for before others have to wait
     with blocks.removing():

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from fleetcast.cli.terminal_text import plain
+from fleetcast.counted import counted, verb
 from hub.cli.command_queue import LOOK_SECONDS, ask
 from hub.cli.deployed import check_moves, facts_of, look_at_checks, model_of, notice, release_of, states_of
 from hub.cli.errors import Ended, Exit
@@ -360,7 +361,8 @@ def _follow(directory: Path, model: str, deployment: str, version: str, deadline
             continue
         row = rollout_row(present, progress.deployment, kept)
         name = f"{model}@{row['version']}"
-        line = f"{name} {row['state']} at {row['percent']} %, {row['serving']} of {row['nodes']} nodes serve it: {plain(row['reason'])}"
+        proof = f"{row['serving']} of {counted(row['nodes'], 'node')} {verb(row['serving'], 'serve')} it"
+        line = f"{name} {row['state']} at {row['percent']} %, {proof}: {plain(row['reason'])}"
         if line != said and not as_json:
             click.echo(line)
             said = line

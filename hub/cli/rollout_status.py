@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from fleetcast.cli.terminal_text import plain
+from fleetcast.counted import counted
 from hub.cli.deployed import facts_of, model_of
 from hub.cli.node_classes import Fleet, NodeLine
 from hub.cli.node_findings import shortened
@@ -96,7 +97,7 @@ def status(model: str | None, directory: Path, as_json: bool, **said: Any) -> No
 def _show_more(row: Mapping[str, Any]) -> None:
     of = f"{row['model']} ({row['deployment']})" if row["where"] else row["model"]
     classes = ", ".join(f"{count} {name}" for name, count in row["classes"].items() if count) or "none"
-    click.echo(plain(f"{of}: {sum(row['classes'].values())} nodes: {classes}"))
+    click.echo(plain(f"{of}: {counted(sum(row['classes'].values()), 'node')}: {classes}"))
     if terms := _terms(row):
         click.echo(plain(f"{of}: {terms}"))
     for parameter, one in row["parameters"].items():

@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 from sqlalchemy import Connection, Integer, bindparam, delete, func, insert, select, update
 
+from fleetcast.counted import counted
 from hub.core.drift.intervals import Sums, add_up, merge
 from hub.core.nodes.device_settings import KIND
 from hub.core.rollouts import commands
@@ -401,9 +402,8 @@ class Store:
             "body": drift.model_dump_json(),
         }
         _put(db, table, key, {**key, **values})
-        text = (
-            f"{drift.model} {drift.version}, cohort {drift.cohort}: {'ALARM' if drift.alarm else 'no alarm'} over {drift.windows} windows"
-        )
+        found = f"{'ALARM' if drift.alarm else 'no alarm'} over {counted(drift.windows, 'window')}"
+        text = f"{drift.model} {drift.version}, cohort {drift.cohort}: {found}"
         self._event(db, "drift", text, {"drift": drift.model_dump(mode="json")})
 
     def add_alert(self, alert: Alert) -> int:

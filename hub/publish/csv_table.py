@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,13 @@ def texts_of(path: Path, column: str) -> NDArray[Any]:
         return np.asarray(pa.csv.read_csv(path, convert_options=options).column(column).to_numpy())
     except (OSError, pa.ArrowException) as error:
         raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: {first_line(error)}") from error
+
+
+def line_of(path: Path, row: int) -> int | None:
+    """Return the line of a row, counted from 1, in a CSV file with a header; None for another file. Empty lines are no rows."""
+    if path.suffix.lower() != ".csv":
+        return None
+    with suppress(OSError), path.open("rb") as file:
+        filled = (number for number, line in enumerate(file, 1) if line.strip())
+        return next(islice(filled, row + 1, None), None)
+    return None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hub.core.publish.column_findings import finding
 from hub.core.publish.release import DTYPES, Feature, Fitted, OrderedBy, first_line, kind_of, listed, plain_arrays
-from hub.publish.csv_table import check_header, texts_of
+from hub.publish.csv_table import check_header, line_of, texts_of
 from hub.publish.publish_request import FeatureOrder
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import CATEGORIES_MAX
@@ -33,6 +33,7 @@ BYTES_MAX = 2 * 1024**3  # A reference is a sample; a larger one could not be re
 CELLS_MAX = 2**28  # 2 GiB of doubles: a small compressed file may hold large columns.
 ROWS_MIN = 20  # Fewer rows do not describe a distribution.
 COLUMNS_MAX = 4096
+MEND = "; drop these rows of the reference or fill them, also where the model fills missing values by itself"
 LABEL_NAMES = frozenset({"label", "target", "prediction"})
 _ROW_NUMBERS = re.compile(r"__index_level_\d+__")  # Pandas adds these to the file of a filtered frame.
 
@@ -183,18 +184,22 @@ class Reference:
         """Return the column after checking that no value is missing."""
         values = self.columns[name]
         if values.dtype.kind == "f":
-            self._all(name, np.isfinite(values), "a finite number")
+            self._all(name, np.isfinite(values), "a finite number", mend=MEND)
         elif values.dtype.kind == "M":
-            self._all(name, ~np.isnat(values), "a date")
+            self._all(name, ~np.isnat(values), "a date", mend=MEND)
         elif values.dtype.kind == "O":
-            self._all(name, np.array([isinstance(value, str) for value in values], bool), "a text or a number in every row")
+            self._all(name, np.array([isinstance(value, str) for value in values], bool), "a text or a number in every row", mend=MEND)
         return values
 
-    def _all(self, name: str, good: NDArray[np.bool_], expected: str) -> None:
+    def _all(self, name: str, good: NDArray[np.bool_], expected: str, *, mend: str = "") -> None:
         bad = np.flatnonzero(~good.reshape(len(good), -1).all(axis=1))
         if len(bad):
-            what = f"{self.path}: column {name!r}, row {bad[0]} (counted from 0; {len(bad)} such rows)"
-            raise mismatch(Code.REFERENCE_INVALID, what, expected=expected, actual=str(self.columns[name][bad[0]])[:64])
+            rows = "1 such row" if len(bad) == 1 else f"{len(bad)} such rows"
+            line = line_of(self.path, int(bad[0]))
+            what = (
+                f"{self.path}: column {name!r}, row {bad[0]} (counted from 0; {rows}{'' if line is None else f'; line {line} of the file'})"
+            )
+            raise mismatch(Code.REFERENCE_INVALID, what, expected=expected, actual=str(self.columns[name][bad[0]])[:64] + mend)
 
 
 def read_reference(path: Path) -> Reference:

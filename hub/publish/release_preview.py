@@ -11,8 +11,8 @@ from hub.publish.signal_selection import Watch, rows_max
 from schemas.errors import Code
 
 
-def preview_of(model: OnnxModel, watched: Watch, made: Made | None, case: Case | None, *, mended: tuple[str, ...]) -> Preview:
-    """Return the tables and warnings of a release.
+def preview_of(model: OnnxModel, watched: Watch, made: Made | None, case: Case | None, *, mended: tuple[str, ...], asks: bool) -> Preview:
+    """Return the tables and warnings of a release. With `asks` the model may be run here to find out what devices will find.
 
     Raises:
         Refused: the model cannot answer the reference.
@@ -27,7 +27,7 @@ def preview_of(model: OnnxModel, watched: Watch, made: Made | None, case: Case |
         warnings=(
             *(f"{one}: the published file differs from the given one" for one in mended),
             *preview.warnings_of(fitted, signals, watched.unwatched),
-            *([] if case is not None else _unproven(model)),
+            *(_unproven(model) if asks and case is None else []),
         ),
         golden=golden,
     )

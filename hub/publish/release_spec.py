@@ -79,7 +79,7 @@ def _onnx(request: PublishRequest, scratch: Path) -> Described:
     case = _onnx_case(request, model, made)
     parts, left_out = make_variants(request, model, files_of(request.model_path), case, fitted, scratch)
     accuracy = accuracy_of(request, model, fitted)
-    seen = preview_of(model, watched, made, case, mended=(*freed.mended, *true.mended))
+    seen = preview_of(model, watched, made, case, mended=(*freed.mended, *true.mended), asks=request.tries)
     return Described(parts, model.inputs, model.outputs, watched, case, left_out=left_out, accuracy=accuracy, preview=seen)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from fleetcast.counted import counted
 from node.cli.options import json_option, settings_option
 from node.settings import load
 from node.storage.sideload import Sideload
@@ -33,4 +34,4 @@ def import_(path: Path, parcel: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(row))
     else:
-        click.echo(f"{found.model}@{found.version}: {found.blocks} blocks, {found.bytes} bytes")
+        click.echo(f"{found.model}@{found.version}: {counted(found.blocks, 'block')}, {found.bytes} bytes")

@@ -14,6 +14,7 @@ import click
 
 from fleetcast.cli.table_output import show
 from fleetcast.cli.terminal_text import plain
+from fleetcast.counted import counted, verb
 from node.cli.errors import Exit
 from node.cli.options import json_option, settings_option
 from node.cli.units import size, span
@@ -332,7 +333,8 @@ def _settings_lines(settings: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _telemetry_lines(spent: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
     if spent:
-        text = f"rho {spent['rho_spent']:.3f} of {spent['rho_day_max']:g} today, {spent['windows_waiting']} windows wait"
+        waiting: int = spent["windows_waiting"]
+        text = f"rho {spent['rho_spent']:.3f} of {spent['rho_day_max']:g} today, {counted(waiting, 'window')} {verb(waiting, 'wait')}"
         why = f", nothing leaves: {spent['code']}" if spent.get("code") else ""
         yield "telemetry", f"{text}, {spent['windows_withheld']} withheld{why}"
 

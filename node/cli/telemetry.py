@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from fleetcast.counted import counted
 from node.cli.options import json_option, settings_option, store_of
 from node.settings import load
 from node.storage import telemetry_report
@@ -98,15 +99,18 @@ def kept(path: Path, as_json: bool) -> None:
         click.echo(json.dumps(found, indent=2))
         return
     for code, count in found["withheld_windows"].items():
-        click.echo(f"{count} windows withheld  [{code}]")
+        click.echo(f"{counted(count, 'window')} withheld  [{code}]")
     for row in found["labels_waiting"]:
         answers = f"{row['right']} right and {row['wrong']} wrong answers"
         click.echo(f"{row['from']}  {row['model']} {row['version']}  {answers}, which leave under noise at {row['leaves_at']}")
     for row in found["odd_rows"]:
-        click.echo(f"{row['day']}  {row['model']}  {row['rows']} rows  [{row['code']}]")
+        click.echo(f"{row['day']}  {row['model']}  {counted(row['rows'], 'row')}  [{row['code']}]")
     if found["merged_windows"] or found["dropped_windows"]:
-        click.echo(f"{found['merged_windows']} windows that waited were merged into others, {found['dropped_windows']} were dropped")
-    click.echo(f"{found['late_intervals']} intervals had rows after they were closed; the ledger has {found['ledger_entries']} entries")
+        merged = f"{counted(found['merged_windows'], 'window')} that waited went into others"
+        click.echo(f"{merged}, and {counted(found['dropped_windows'], 'window')} could go into none")
+    click.echo(
+        f"{counted(found['late_intervals'], 'interval')} had rows after they were closed; the ledger has {found['ledger_entries']} entries"
+    )
     if not found["telemetry"]:
         why = "the hub has turned telemetry off" if settings.telemetry else "the settings have `telemetry = false`"
         click.echo(f"nothing is sent: {why}; what waits is kept until that changes")

@@ -1,6 +1,5 @@
 """Run GGUF language models on llama.cpp, through xllamacpp (extra `llm`). Completes prompts and holds conversations."""
 
-import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,7 +43,8 @@ class Llama:
         parameters = options.parameters or {}
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
-        params.n_ctx = int(_number(parameters, "context_tokens", CONTEXT_TOKENS))
+        params.n_ctx = _tokens(parameters, "context_tokens", CONTEXT_TOKENS)
+        _tokens(parameters, "max_tokens", TOKENS_MAX)  # Else it is found by the first client.
         params.n_parallel = 1
         params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = options.threads
@@ -68,7 +68,7 @@ class Llama:
     def infer(self, inputs: Mapping[str, Array], parameters: Mapping[str, Any]) -> Sequence[Array]:
         """Return the completion of one prompt: the likeliest words, unless the release's `temperature` says otherwise."""
         body = {"temperature": 0.0, **_sampling(parameters), "prompt": str(inputs["prompt"].ravel()[0]), "cache_prompt": False}
-        body["n_predict"] = int(_number(parameters, "max_tokens", TOKENS_MAX))
+        body["n_predict"] = _tokens(parameters, "max_tokens", TOKENS_MAX)
         answer = self._asked(self._server.handle_completions, body)
         return [np.array([answer["choices"][0]["text"]], object)]
 
@@ -157,7 +157,7 @@ def _checked(body: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str
     """Return what llama.cpp is asked; `node/core/inference/chat_request.py` has parsed the body."""
     if unknown := set(body) - CHAT_FIELDS - set(SAMPLING):
         raise Refused(Code.REQUEST_INVALID, f"fields {', '.join(sorted(unknown))[:128]} are not understood here")
-    limit = body.get("max_completion_tokens", body.get("max_tokens", int(_number(parameters, "max_tokens", TOKENS_MAX))))
+    limit = body.get("max_completion_tokens", body.get("max_tokens", _tokens(parameters, "max_tokens", TOKENS_MAX)))
     if not 1 <= limit <= TOKENS_CEILING:
         raise mismatch(Code.REQUEST_INVALID, "max_tokens", expected=f"1 to {TOKENS_CEILING}", actual=shown(limit))
     given = {name: body[name] for name in SAMPLING if name in body}
@@ -203,6 +203,13 @@ def _sampling(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: parameters[name] for name in SAMPLING if name in parameters}
 
 
-def _number(parameters: Mapping[str, Any], name: str, otherwise: float) -> float:
+def _tokens(parameters: Mapping[str, Any], name: str, otherwise: int) -> int:
+    """Return how many tokens the release's parameter allows.
+
+    Raises:
+        Refused: PARAMETER_BOUNDS: it is no whole number.
+    """
     value = parameters.get(name, otherwise)
-    return float(value) if isinstance(value, float | int) and math.isfinite(value) else otherwise
+    if isinstance(value, bool) or not isinstance(value, float | int) or not float(value).is_integer():
+        raise mismatch(Code.PARAMETER_BOUNDS, f"the release's parameter {name!r}", expected="a whole number", actual=shown(value))
+    return int(value)

@@ -13,6 +13,7 @@ import structlog
 
 from node.core.activation.effective_parameters import EffectiveParameters
 from node.core.activation.shadow_comparison import Agreement, compare
+from node.core.inference.chat_request import check_bounds
 from node.core.inference.tensors import Array, Raw, array_of, rows_of
 from node.serving import activation
 from node.serving.activation import Activated, Staged, StartWorker
@@ -167,6 +168,7 @@ class WorkerPool:
             if not loaded.chats:
                 loaded.turned_away += loaded.former_chats
                 raise Refused(Code.REQUEST_INVALID, f"model {model!r} holds no conversations; ask it under /v2/models/{model}/infer")
+            check_bounds(body, loaded.staged.manifest.parameters or (), loaded.staged.version)
             try:
                 return loaded, await worker.chat(body, loaded.parameters.runtime, begin)
             except WorkerLost as lost:

@@ -82,7 +82,7 @@ def range_of(values: Array) -> str:
     if values.dtype.kind in "iuf":
         return f"{_plain(values.min())} to {_plain(values.max())}"
     counts = Counter(map(str, values.ravel().tolist()))
-    shown = [text[:16] for text, _ in counts.most_common(VALUES_SHOWN)]
+    shown = [_quoted(text[:16]) for text, _ in counts.most_common(VALUES_SHOWN)]
     more = len(counts) - len(shown)
     return ", ".join(shown) + (f", {more} more" if more else "")
 
@@ -120,7 +120,12 @@ def text_of(answer: Any) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return f"{float(value):.4g}"
-    return str(value)[:24]
+    return _quoted(str(value)[:24])
+
+
+def _quoted(text: str) -> str:
+    """Return a text as it is, but in quotation marks where it is empty or has blanks at an end, which nobody sees."""
+    return text if text and text.strip() == text else repr(text)
 
 
 def warnings_of(fitted: Fitted | None, signals: Sequence[Signal], unwatched: Sequence[Unwatched]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from fleetcast.counted import counted, verb
 from hub.core.rollouts.commands import RemoveDeployment, SetDeployment, Start
 from hub.core.rollouts.rollout import OPERATOR, PINNED, Place, Progress, begin, settled_release, with_parameters
 from hub.core.rollouts.selector_help import nearest, unknown_key
@@ -405,7 +406,7 @@ def stay(model: Model, place: Place, nodes: Sequence[NodeFacts]) -> list[str]:
     for one in order:
         count = len(by_name[one.name])
         if one.name != place.name and count:
-            stays = f"{count} of {len(matching)} nodes stay{'s' if count == 1 else ''} on {_present(one)}"
+            stays = f"{count} of {counted(len(matching), 'node')} {verb(count, 'stay')} on {_present(one)}"
             follow = "lets it follow" if count == 1 else "lets them follow"
             because = f"because deployment {one.name} decides for {'it' if count == 1 else 'them'}"
             found.append(f"{stays}, {because}; `fleetcast deploy remove {model.name} {one.name}` {follow}")
@@ -453,17 +454,13 @@ def followers(model: Model, name: str, nodes: Sequence[NodeFacts]) -> list[str]:
     for one, its in decided(after, mine).items():
         if its:
             release = _present(next(each for each in after if each.name == one))
-            found.append(f"{_count(len(its))} then follow{'s' if len(its) == 1 else ''} deployment {one}, which runs {release}")
+            found.append(f"{counted(len(its), 'node')} then follow{'s' if len(its) == 1 else ''} deployment {one}, which runs {release}")
     left = sum(deciding(after, node) is None for node in mine)
     if left:
         found.append(
-            f"{_count(left)} keep{'s' if left == 1 else ''} what {'it has' if left == 1 else 'they have'}: no other deployment matches"
+            f"{counted(left, 'node')} {verb(left, 'keep')} what {'it has' if left == 1 else 'they have'}: no other deployment matches"
         )
     return found
-
-
-def _count(nodes: int) -> str:
-    return f"{nodes} node{'' if nodes == 1 else 's'}"
 
 
 def ties(model: Model, name: str, selector: tuple[Requirement, ...], priority: int) -> list[str]:

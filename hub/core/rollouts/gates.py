@@ -11,6 +11,8 @@ from typing import Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from fleetcast.counted import counted as number_of
+from fleetcast.counted import verb
 from hub.core.rollouts.gate_summary import Judged
 from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.tally import NodeReport, Tally
@@ -105,7 +107,7 @@ def _drift(gate: Gate, facts: Facts) -> Verdict | None:
 def _failures(gate: Gate, counted: Tally, retries: Retries) -> Verdict:
     most = gate.failures_ratio_max
     share = counted.failed / counted.heard if counted.heard else 0.0
-    text = f"{counted.failed} of {counted.heard} nodes refused it or rolled back, at most {most:.0%} may"
+    text = f"{counted.failed} of {number_of(counted.heard, 'node')} refused it or rolled back, at most {most:.0%} may"
     if not counted.failed or counted.failed <= most * counted.heard:
         return Verdict("failures", "holds", text, share, most)
     spent = counted.failed - counted.trying
@@ -125,21 +127,25 @@ def _receipts(gate: Gate, counted: Tally, facts: Facts) -> Verdict:
     if not counted.addressed:
         return Verdict("receipts", "holds", "the stage reaches no node", None, least)
     if not counted.heard:
-        return Verdict("receipts", "waits", f"all {counted.addressed} nodes of the stage are silent", None, least)
-    text = f"{proven} of {counted.heard} nodes heard from serve it, {least:.0%} must"
+        return Verdict("receipts", "waits", _all_silent(counted.addressed), None, least)
+    text = f"{proven} of {number_of(counted.heard, 'node')} heard from {verb(proven, 'serve')} it, {least:.0%} must"
     if counted.silent:
-        text += f"; {counted.silent} more are silent"
+        text += f"; {counted.silent} more {'is' if counted.silent == 1 else 'are'} silent"
     if counted.quiet:
         nodes = "node serves it but has" if counted.quiet == 1 else "nodes serve it but have"
         text += f"; {counted.quiet} {nodes} said nothing for longer than their reports are apart"
     return Verdict("receipts", "waits" if proven < least * counted.heard else "holds", text, share, least)
 
 
+def _all_silent(nodes: int) -> str:
+    return "the one node of the stage is silent" if nodes == 1 else f"all {nodes} nodes of the stage are silent"
+
+
 def _sample(gate: Gate, counted: Tally) -> Verdict | None:
     if gate.nodes_min is None:
         return None
     proven = counted.serving - counted.quiet
-    text = f"{proven} nodes serve it, at least {gate.nodes_min} must"
+    text = f"{number_of(proven, 'node')} {verb(proven, 'serve')} it, at least {gate.nodes_min} must"
     if counted.addressed < gate.nodes_min:
         text += f"; the stage reaches {counted.addressed}"
     return Verdict("sample", "holds" if proven >= gate.nodes_min else "waits", text, proven, gate.nodes_min)
@@ -152,9 +158,10 @@ def _latency(gate: Gate, counted: Tally, *, enough: bool) -> Verdict | None:
     if not enough:
         return Verdict("latency", "waits", "latency is judged when enough nodes serve it", found, most)
     if found is None:
-        text = f"latency cannot be judged: none of the {counted.serving} nodes that serve it has measured a release before it"
+        text = "latency cannot be judged: no node that serves it has measured a release before it"
         return Verdict("latency", "cannot be judged", text, None, most)
-    text = f"it takes {found:.2f} times as long as the release before it (median of {counted.latency_nodes} nodes), at most {most:g} times"
+    median = f"(median of {number_of(counted.latency_nodes, 'node')})"
+    text = f"it takes {found:.2f} times as long as the release before it {median}, at most {most:g} times"
     return Verdict("latency", "holds" if found <= most else "fails", f"{text} may be", found, most)
 
 
@@ -166,9 +173,10 @@ def _shadow(gate: Gate, counted: Tally, *, enough: bool) -> Verdict | None:
     if not enough:
         return Verdict("shadow", "waits", "the comparison in shadow is judged when enough nodes serve it", share, least)
     if share is None:
-        text = f"agreement in shadow cannot be judged: none of the {counted.serving} nodes that serve it has compared it"
+        text = "agreement in shadow cannot be judged: no node that serves it has compared it"
         return Verdict("shadow", "cannot be judged", text, None, least)
-    text = f"it passed in shadow on {counted.shadow_passed} of {counted.serving} nodes that serve it, on {least:.0%} it must"
+    those = f"{number_of(counted.serving, 'node')} that {verb(counted.serving, 'serve')} it"
+    text = f"it passed in shadow on {counted.shadow_passed} of {those}, on {least:.0%} it must"
     return Verdict("shadow", "holds" if share >= least else "fails", text, share, least)
 
 

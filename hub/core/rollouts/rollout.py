@@ -27,6 +27,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 
+from fleetcast.counted import counted as number_of
+from fleetcast.counted import verb
 from hub.core.rollouts import gates
 from hub.core.rollouts.commands import SetParameters, Start
 from hub.core.rollouts.gates import Facts, Retries, Verdict
@@ -338,7 +340,7 @@ def _as_it_is_now(progress: Progress, counted: Tally, facts: Facts) -> Progress:
     before = progress.tally
     if (counted.serving, counted.heard, counted.failed, counted.silent) == (before.serving, before.heard, before.failed, before.silent):
         return replace(progress, tally=counted)
-    parts = [f"{counted.serving} of {counted.heard} nodes heard from serve it"]
+    parts = [_proof(counted)]
     parts += [f"{counted.failed} refused it or rolled back"] if counted.failed else []
     parts += [f"{counted.silent} {'is' if counted.silent == 1 else 'are'} silent"] if counted.silent else []
     parts += [f"{counted.expired} expired and stay{'s' if counted.expired == 1 else ''} on what they serve"] if counted.expired else []
@@ -393,6 +395,10 @@ def _try_again(progress: Progress, now: int) -> tuple[Progress, tuple[Action, ..
     return _changed(fresh, attempt=attempt), (Announce(f"{progress.title} {reason}"),)
 
 
+def _proof(counted: Tally) -> str:
+    return f"{counted.serving} of {number_of(counted.heard, 'node')} heard from {verb(counted.serving, 'serve')} it"
+
+
 def _end_at_deadline(progress: Progress, facts: Facts) -> tuple[Progress, tuple[Action, ...]]:
     """End the rollout for the nodes that serve the release; without any, nothing speaks for the release, and it halts."""
     counted, serving = progress.tally, sum(node.serving for node in facts.nodes)
@@ -402,7 +408,7 @@ def _end_at_deadline(progress: Progress, facts: Facts) -> tuple[Progress, tuple[
     others += [f"{silent} {'was' if silent == 1 else 'were'} not heard"] if silent else []
     if not serving:
         return _halted(progress, f"the deadline has passed and no node serves it: {', '.join(others)}; begin it anew with a later one")
-    reason = f"{LATE}: {serving} of {len(facts.nodes)} nodes serve it, {', '.join(others)}"
+    reason = f"{LATE}: {serving} of {number_of(len(facts.nodes), 'node')} {verb(serving, 'serve')} it, {', '.join(others)}"
     done = _changed(replace(progress, held_since=None, retry_since=None, reason=reason), state="done")
     return done, (Announce(f"{progress.title} is done: {reason}"),)
 
@@ -419,7 +425,7 @@ def _advance(progress: Progress, facts: Facts, now: int) -> tuple[Progress, tupl
     deployment, counted = progress.deployment, progress.tally
     proof = "the stage reaches no node"
     if counted.addressed:
-        proof = f"{counted.serving} of {counted.heard} nodes heard from serve it{gates.of_drift(facts)}"
+        proof = _proof(counted) + gates.of_drift(facts)
     number = deployment.stage + 1
     if number == len(deployment.stages):
         done = _changed(replace(progress, held_since=None, reason=proof), state="done")

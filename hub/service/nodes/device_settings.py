@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import structlog
 from securesystemslib.signer import Signer
 
+from fleetcast.counted import counted
 from hub.core.nodes import device_settings as core
 from hub.core.nodes.device_settings import Chosen, SetNodeSettings
 from hub.core.publish.metadata_expiry import is_ageing, life
@@ -216,12 +217,12 @@ class SettingsKeeper:
         if job.refused and not changed:
             self._refuse(job.command, next(iter(job.refused.values())))
             return
-        of = f"node {wish.node}" if wish.node is not None else f"{_count(len(changed))} ({wish.where or 'every node'})"
-        text = f"settings of {of} are set" if changed else f"the settings of {_count(job.same)} are so already"
+        of = f"node {wish.node}" if wish.node is not None else f"{counted(len(changed), 'node')} ({wish.where or 'every node'})"
+        text = f"settings of {of} are set" if changed else f"the settings of {counted(job.same, 'node')} are so already"
         if changed and job.same:
-            text += f"; those of {_count(job.same)} were so already"
+            text += f"; those of {counted(job.same, 'node')} were so already"
         if job.refused:
-            text += f"; {_count(len(job.refused))} were left out: {next(iter(job.refused.values())).reason}"
+            text += f"; {counted(len(job.refused), 'node')} were left out: {next(iter(job.refused.values())).reason}"
         if changed:
             body = {"node": wish.node, "where": wish.where, "count": len(changed), "nodes": changed[:NAMES_KEPT]}
             self._store.add_event("device", f"{text}: {said(wish)}", body, actor=job.command.actor)
@@ -356,7 +357,3 @@ def _facts(node: fleet.Node) -> NodeFacts:
 
 def _is_ageing(document: DeviceSettings, now: datetime) -> bool:
     return is_ageing(ROLE, datetime.fromtimestamp(document.expires, UTC), now)
-
-
-def _count(nodes: int) -> str:
-    return "1 node" if nodes == 1 else f"{nodes} nodes"

@@ -13,6 +13,7 @@ from math import ceil
 import structlog
 from securesystemslib.signer import Signer
 
+from fleetcast.counted import counted
 from hub.core.publish.check_rules import unchecked
 from hub.core.publish.metadata_expiry import is_ageing, life
 from hub.core.publish.signature_compatibility import Signature, check_started
@@ -244,7 +245,7 @@ class Controller:
         one = progress.deployment
         nodes = sum(decides is not None and decides.name == one.name for decides in self._decisions(after))
         whom = f"{text_of(one.selector) or 'every node'}, priority {one.priority}"
-        return after, f"deployment {one.name} of {model.name} ({whom}) decides for {nodes} nodes: {one.release.version}"
+        return after, f"deployment {one.name} of {model.name} ({whom}) decides for {counted(nodes, 'node')}: {one.release.version}"
 
     def _check_movements(self, before: Model, after: Model, *, breaking: bool) -> None:
         """Check that no node gets a release that its programs cannot use, unless the operator says so.

@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
+from node.core.inference.json_body import DEEP, json_object
 from node.core.inference.tensors import refuse_request
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import KIB
+from schemas.parameters import Parameters
 
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 MESSAGES_MAX: Final = 1024  # More than any context that a device holds.
@@ -49,6 +51,7 @@ NUMBERS: Final[Mapping[str, tuple[float, float]]] = {
     "frequency_penalty": (-2, 2),
 }
 WHOLES: Final = ("max_tokens", "max_completion_tokens", "seed")
+ALIASES: Final[Mapping[str, tuple[str, ...]]] = {"max_tokens": ("max_completion_tokens",)}
 SPOKEN: Final = ("content", "reasoning_content")  # Fields of a message that hold somebody's words.
 NAMES: Final = ("name", "tool_call_id")
 
@@ -92,6 +95,22 @@ def parse_chat(payload: bytes) -> dict[str, Any]:
     return {**given, "messages": [_message(message) for message in messages], "stream": given.get("stream", False)}
 
 
+def check_bounds(turn: Mapping[str, Any], parameters: Parameters, release: str) -> None:
+    """Check that what a request sets for itself is within the bounds that the release's publisher allows.
+
+    Raises:
+        Refused: REQUEST_INVALID, naming the field, the bounds and the release.
+    """
+    for parameter in parameters:
+        if parameter.goes_to != "runtime" or parameter.min is None or parameter.max is None:
+            continue
+        for name in (parameter.name, *ALIASES.get(parameter.name, ())):
+            value = turn.get(name, parameter.min)
+            if isinstance(value, int | float) and not parameter.min <= value <= parameter.max:
+                expected = f"{parameter.min:g} to {parameter.max:g}, which release {release} allows"
+                raise mismatch(Code.REQUEST_INVALID, name, expected=expected, actual=shown(value))
+
+
 def number(name: str, value: object, low: float, high: float) -> float:
     """Return a number between two bounds.
 
@@ -122,20 +141,20 @@ def shown(value: object) -> str:
 
 
 def _object(payload: bytes) -> dict[str, Any]:
+    body = json_object(payload, constants=_refuse_constant)
     try:
-        body = json.loads(payload, parse_constant=_refuse_constant)
         json.dumps(body, allow_nan=False, ensure_ascii=False).encode()  # 1e400 has become an infinity, "\ud800" half a character
     except UnicodeEncodeError:
         raise refuse_request("a text of the body holds half a character (a lone surrogate)") from None
-    except (ValueError, RecursionError):
-        body = None
-    if not isinstance(body, dict):
-        raise refuse_request("the body is not a JSON object, or has numbers that JSON cannot hold")
+    except ValueError:
+        raise refuse_request("a number of the body is larger than any that can be computed with") from None
+    except RecursionError:
+        raise refuse_request(DEEP) from None
     return body
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
+    raise refuse_request(f"the body holds {name}, which JSON does not have")
 
 
 def _is_neutral(name: str, value: object) -> bool:

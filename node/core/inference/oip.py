@@ -13,6 +13,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
+from node.core.inference.json_body import json_object
 from node.core.inference.tensors import Buffer, Raw, Spec, check_shape, json_elements, raw_from_binary, raw_from_json, refuse_request
 from schemas import limits
 from schemas.errors import Code, Refused, mismatch
@@ -22,6 +23,8 @@ JSON_BYTES_MAX: Final = 8 * limits.MIB  # parsing it holds up every other reques
 ELEMENTS_MAX: Final = 2**20  # Elements of all outputs in JSON: making more of it would hold up every other request, too
 ID_CHARACTERS_MAX: Final = 256
 EVENT_TIME_MAX: Final = 2**40  # as schemas.quantities.Seconds: beyond it a client has sent milliseconds, or nonsense
+MODEL_NAME: Final = "model_name"  # KServe's client sends it beside the path, which says which model is asked.
+FIELDS: Final = frozenset({"id", "parameters", "inputs", "outputs", MODEL_NAME})
 REQUEST_PARAMETERS: Final = ("binary_data_output", "event_time")
 INPUT_PARAMETERS: Final = ("binary_data_size",)
 OUTPUT_PARAMETERS: Final = ("binary_data",)
@@ -197,13 +200,22 @@ def _split(body: bytes, header_bytes: int | None) -> tuple[dict[str, Any], memor
     json_bytes = len(body) if header_bytes is None else header_bytes
     if json_bytes > JSON_BYTES_MAX:
         raise Refused(Code.SCHEMA_TOO_LARGE, f"JSON of {json_bytes} bytes, at most {JSON_BYTES_MAX} are read; send tensors as binary data")
-    try:
-        header = json.loads(body if header_bytes is None else body[:header_bytes])
-    except (ValueError, RecursionError):
-        raise refuse_request("the body does not begin with a JSON object") from None
-    if not isinstance(header, dict):
-        raise refuse_request("the body does not begin with a JSON object")
+    header = json_object(body if header_bytes is None else body[:header_bytes])
+    if not header.keys() <= FIELDS:
+        _check_fields(header)
     return header, memoryview(body)[json_bytes:]
+
+
+def _check_fields(header: Mapping[str, Any]) -> None:
+    """Check that a request has no field that would be ignored. One that is null says nothing.
+
+    Raises:
+        Refused: REQUEST_INVALID, naming the fields.
+    """
+    strangers = [name[:64] for name, value in header.items() if name not in FIELDS and value is not None]
+    if strangers:
+        expected = f"some of {', '.join(sorted(FIELDS - {MODEL_NAME}))}"
+        raise mismatch(Code.REQUEST_INVALID, "fields of the request", expected=expected, actual=", ".join(map(repr, strangers[:4])))
 
 
 def _parameters(what: str, fields: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:

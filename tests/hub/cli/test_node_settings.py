@@ -77,8 +77,8 @@ def test_labels_are_queued_and_who_will_decide_is_announced(made: Made) -> None:
         ("gw-2", None, "ring-canary"),
     ]
     assert "3 of the 3 nodes that 'ring=main' matches" in done.stderr
-    assert "m: for 2 nodes deployment ring-canary (1.1.0) will decide, and no longer no deployment" in done.stderr
-    assert "1 accept no labels from the hub" in done.stderr
+    assert "m: for 2 nodes deployment ring-canary (1.1.0) will decide; none decides now" in done.stderr
+    assert "1 node accepts no labels from the hub" in done.stderr
     assert (queued(made).labels, queued(made).unset) == ({"ring": "canary"}, ("label.old",))
 
 

@@ -83,6 +83,8 @@ def test_at_a_terminal_nothing_is_signed_before_the_answer(made: Made, answer: s
 
     assert f"Publish m {version}?" in printed
     assert "watched as" in printed
+    if answer == "n\n":
+        assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" not in printed.partition("[y/N]")[2]  # No bar of work that is done is drawn again.
     signed = version in Repository(made.fleet / "trust").releases("m")
     assert (signed, code) == ((True, 0) if answer == "y\n" else (False, Exit.REFUSED))
     assert (digest_of(made.fleet / "trust") == before) is not signed

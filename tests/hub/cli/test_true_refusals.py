@@ -53,8 +53,8 @@ def test_a_plan_says_whether_no_node_is_known_or_none_matches(made: Made) -> Non
     unfit = made.run("plan", "m@1.0.0")
 
     assert "No node has been heard from." in nobody.stdout
-    assert "None of the 1 known nodes matches ring=nosuch" in other.stdout
-    assert "The release fits none of the 1 nodes" in unfit.stdout
+    assert "The one node that is known does not match ring=nosuch" in other.stdout
+    assert "The release does not fit the one node" in unfit.stdout
     assert "No node has been heard from." not in other.stdout + unfit.stdout
 
 

@@ -260,6 +260,17 @@ def test_an_empty_field_in_a_column_of_integers_is_a_missing_number(tmp_path: Pa
         read_reference(path).fit(WIDE, OUTPUTS, named=None, blocks_column=None)
 
 
+def test_a_missing_value_is_refused_with_its_line_and_the_mend(tmp_path: Path) -> None:
+    path = tmp_path / "ref.csv"
+    path.write_text("a,b\n" + "1,2\n" * 5 + "\n3,\n" + "1,2\n" * ROWS)  # A blank line is no row.
+
+    with pytest.raises(Refused) as caught:
+        read_reference(path).fit(WIDE, OUTPUTS, named=None, blocks_column=None)
+
+    assert f"{path}: column 'b', row 5 (counted from 0; 1 such row; line 8 of the file): " in caught.value.reason
+    assert "; drop these rows of the reference or fill them, also where the model fills missing values" in caught.value.reason
+
+
 def test_a_missing_text_or_day_is_refused_with_its_row() -> None:
     texts = np.array(["x"] * ROWS, object)
     texts[4] = None

@@ -13,8 +13,11 @@ import pandas as pd
 import pytest
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_iris
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
@@ -153,3 +156,103 @@ except Exception as error:
 
     assert "skl2onnx is not installed: pip install scikit-learn skl2onnx" in done.stdout
     assert "--runtime files" in done.stdout
+
+
+NOTES = ["good thing", "BAD thing", "not good, x 7", "ÄRGER mit ŁÓDŹ", "sehr gut"] * 6
+VERDICTS = ["yes", "no", "no", "no", "yes"] * 6
+
+
+def answers_to_texts(path: Path, texts: Sequence[str]) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(path)
+    return session.run(None, {session.get_inputs()[0].name: np.array(texts, object)[:, None]})
+
+
+@pytest.mark.parametrize(
+    "head", [TfidfVectorizer(), CountVectorizer(lowercase=False, ngram_range=(1, 2)), FeatureUnion([("t", TfidfVectorizer())])], ids=repr
+)
+def test_a_pipeline_that_reads_texts_takes_one_column_of_texts(head: object, tmp_path: Path) -> None:
+    model = make_pipeline(head, LogisticRegression()).fit(NOTES, VERDICTS)
+    done = convert(kept(model, tmp_path), tmp_path)
+    pd.DataFrame({"note": NOTES}).to_csv(tmp_path / "reference.csv", index=False)
+
+    label, probability = answers_to_texts(done.path, NOTES)
+
+    assert "inputs: input BYTES[-1, 1]" in done.steps
+    assert (label == model.predict(NOTES)).all()
+    assert np.abs(probability - model.predict_proba(NOTES)).max() < 1e-5
+    said = compared(done, read_reference(tmp_path / "reference.csv"), named=None, passed_over=[])
+    assert said == "its labels differ from scikit-learn's on 0 of 30 rows of the reference"
+
+
+@pytest.mark.parametrize("column", ["note", 0], ids=["by name", "by number"])
+def test_a_column_of_texts_in_a_column_transformer_is_read_as_texts(column: str | int, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"note": NOTES, "stars": np.arange(30.0)})
+    by = ColumnTransformer([("note", TfidfVectorizer(), column), ("stars", StandardScaler(), ["stars"] if column == "note" else [1])])
+    model = make_pipeline(by, LogisticRegression()).fit(rows, VERDICTS)
+    done = convert(kept(model, tmp_path), tmp_path)
+    rows.to_csv(tmp_path / "reference.csv", index=False)
+
+    label, probability = answers(done.path, rows)
+
+    assert (label == model.predict(rows)).all()
+    assert np.abs(probability - model.predict_proba(rows)).max() < 1e-5
+    said = compared(done, read_reference(tmp_path / "reference.csv"), named=None, passed_over=[])
+    assert said == "its labels differ from scikit-learn's on 0 of 30 rows of the reference"
+
+
+@pytest.mark.parametrize(
+    ("head", "part"),
+    [
+        (CountVectorizer(strip_accents="unicode"), "CountVectorizer, LogisticRegression"),
+        (TfidfVectorizer(token_pattern=r"(?<!x)\w+"), "TfidfVectorizer, LogisticRegression"),
+    ],
+    ids=["refused by skl2onnx", "refused by ONNX Runtime"],
+)
+def test_what_cannot_be_converted_is_named_with_a_mend_and_a_reason(head: object, part: str, tmp_path: Path) -> None:
+    path = kept(make_pipeline(head, LogisticRegression()).fit(NOTES, VERDICTS), tmp_path)
+    (tmp_path / "converted").mkdir()
+
+    with pytest.raises(Refused, match=part) as caught:
+        convert(path, tmp_path / "converted")
+
+    ours, _, theirs = caught.value.reason.partition(" The library's reason: ")
+    assert ours.startswith(f"{path}: Pipeline of {part}: ")
+    assert ours.endswith("or another estimator: docs/how-to/scikit-learn.md.")
+    assert theirs
+    assert str(tmp_path / "converted") not in theirs
+
+
+def test_a_reason_of_many_lines_is_shortened_to_its_cause(tmp_path: Path) -> None:
+    trees = HistGradientBoostingClassifier(max_iter=2).fit(*load_iris(return_X_y=True))
+
+    with pytest.raises(Refused, match=r"HistGradientBoostingClassifier: skl2onnx cannot convert it\. ") as caught:
+        convert(kept(trees, tmp_path), tmp_path)
+
+    assert "array(" not in caught.value.reason
+    assert len(caught.value.reason) < len(str(tmp_path)) + 500
+
+
+def test_texts_that_look_like_numbers_are_compared_as_texts(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    rows = pd.DataFrame(
+        {"town": rng.choice(["Bern", "Łódź", ""], 300), "zip": rng.choice(["01067", "00123"], 300), "weight": rng.gamma(2, 2, 300)}
+    )
+    late = np.where((rows["zip"] == "01067") ^ (rows["town"] == ""), "late", "early")
+    numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    by = ColumnTransformer([("texts", OneHotEncoder(handle_unknown="ignore"), ["town", "zip"]), ("numbers", numbers, ["weight"])])
+    done = convert(kept(make_pipeline(by, LogisticRegression()).fit(rows, late), tmp_path), tmp_path)
+    rows.to_csv(tmp_path / "reference.csv", index=False)
+
+    said = compared(done, read_reference(tmp_path / "reference.csv"), named=None, passed_over=[])
+
+    assert said == "its labels differ from scikit-learn's on 0 of 256 rows of the reference"
+
+
+def test_a_model_that_cannot_be_compared_is_a_warning(tmp_path: Path) -> None:
+    rows = load_iris(as_frame=True).data
+    done = convert(kept(StandardScaler().fit(rows), tmp_path), tmp_path)
+    rows.to_csv(tmp_path / "reference.csv", index=False)
+
+    said = compared(done, read_reference(tmp_path / "reference.csv"), named=None, passed_over=[])
+
+    assert said.startswith("warning: its answers could not be compared with scikit-learn's: ")

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import lightgbm
 import numpy as np
 import onnx
+import onnxmltools
 import onnxruntime as ort
 import pandas as pd
 import pytest
 from onnx import helper
+from onnxmltools.convert.common.data_types import FloatTensorType
 from sklearn.datasets import load_iris
 
 from fleetcast.golden_file import pack_golden
@@ -120,12 +123,10 @@ def test_only_axes_that_were_found_otherwise_become_free(
 
 @pytest.mark.parametrize("texts", [False, True])
 def test_lightgbm_as_onnxmltools_exports_it(store: BlockStore, iris: Reference, tmp_path: Path, *, texts: bool) -> None:
-    lightgbm, onnxmltools = pytest.importorskip("lightgbm"), pytest.importorskip("onnxmltools")
-    types = pytest.importorskip("onnxmltools.convert.common.data_types")
     data = load_iris()
     truth = np.array(data.target_names)[data.target] if texts else data.target
     trained = lightgbm.LGBMClassifier(n_estimators=5, n_jobs=1, verbose=-1).fit(data.data, truth)
-    exported = onnxmltools.convert_lightgbm(trained, initial_types=[("x", types.FloatTensorType([None, 4]))], zipmap=False, target_opset=15)
+    exported = onnxmltools.convert_lightgbm(trained, initial_types=[("x", FloatTensorType([None, 4]))], zipmap=False, target_opset=15)
     path = tmp_path / "m.onnx"
     path.write_bytes(exported.SerializeToString())
 

@@ -20,20 +20,27 @@ import pytest
 from node.serving import chat, worker_pool
 from node.workers import worker_handle
 from schemas.manifest import Tensor
+from schemas.parameters import Parameter
 from tests.hub.hubs import until
 
 URL = "/v1/chat/completions"
 
 
 @pytest.fixture
-def talking(running: Any, stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+def talkative(stage: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A release that holds conversations, with more fields of its manifest."""
     found = {**worker_handle._runtimes(), "talking": "tests.node.bad_runtimes:Talking"}
     monkeypatch.setattr(worker_handle, "_runtimes", lambda: found)
     tensors = {
         "inputs": (Tensor(name="prompt", datatype="BYTES", shape=(1,)),),
         "outputs": (Tensor(name="text", datatype="BYTES", shape=(1,)),),
     }
-    running.serve(replace(stage("1.0.0", b"talk", model="echo", **tensors), runtime="talking"))
+    return lambda **fields: replace(stage("1.0.0", b"talk", model="echo", **tensors, **fields), runtime="talking")
+
+
+@pytest.fixture
+def talking(running: Any, talkative: Callable[..., Any]) -> Any:
+    running.serve(talkative())
     return running
 
 
@@ -72,9 +79,9 @@ def test_models_that_converse_are_listed_and_others_are_not(client: openai.OpenA
 
 
 WRONG: dict[str, tuple[Any, int, str]] = {
-    "no JSON": (b"hello", 400, "the body is not a JSON object"),
-    "a list": ([], 400, "the body is not a JSON object"),
-    "deep": (b"[" * 100_000, 400, "the body is not a JSON object"),
+    "no JSON": (b"hello", 400, "the body does not begin with a JSON object"),
+    "a list": ([], 400, "the body does not begin with a JSON object"),
+    "deep": (b"[" * 100_000, 400, "the JSON of the body is nested deeper than any request has to be"),
     "no model": ({"messages": says("x")}, 400, "model must be the name of a model"),
     "unknown model": ({"model": "gpt-9", "messages": says("x")}, 404, "model 'gpt-9' is not served here"),
     "no messages": ({"model": "echo"}, 400, "messages must be a list"),
@@ -102,6 +109,27 @@ def test_a_bad_body_gets_an_error_object_of_openais_kind(talking: Any, case: str
     assert sentence in error["message"]
     assert {"message", "type", "param", "code"} == set(error)
     assert error["type"] == ("server_error" if status == 500 else "invalid_request_error")
+
+
+def test_a_request_asks_for_no_more_than_the_release_allows(running: Any, talkative: Callable[..., Any]) -> None:
+    bounds = [("max_tokens", 2, 8, 64), ("temperature", 0, 0, 0.5)]
+    parameters = tuple(Parameter(name=name, goes_to="runtime", min=low, default=own, max=high) for name, low, own, high in bounds)
+    running.serve(talkative(parameters=parameters))
+
+    def asked(**fields: Any) -> httpx.Response:
+        return httpx.post(running.url + URL, json={"model": "echo", "messages": says("word"), **fields}, timeout=60)
+
+    for name, value, allowed in (
+        ("max_tokens", 150, "2 to 64"),
+        ("max_completion_tokens", 65, "2 to 64"),
+        ("max_tokens", 1, "2 to 64"),
+        ("temperature", 0.75, "0 to 0.5"),
+    ):
+        answer = asked(**{name: value})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith(f"{name}: expected {allowed}, which release 1.0.0 allows, found {value}")
+    assert len(asked(max_tokens=64).json()["choices"][0]["message"]["content"].split()) == 64
+    assert asked(temperature=0.01).status_code == 200
 
 
 def test_a_clients_mistakes_never_count_against_the_release(talking: Any) -> None:

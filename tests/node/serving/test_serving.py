@@ -212,8 +212,8 @@ def test_telemetry_that_fails_fails_no_request(stage: Callable[..., Any], regres
 WRONG: dict[str, tuple[Any, str]] = {
     "no object": ([], "JSON object"),
     "no inputs": ({}, "inputs must be a list"),
-    "deep": (b"[" * 100_000, "JSON object"),
-    "not utf-8": (b'{"\xff": 1}', "JSON object"),
+    "deep": (b"[" * 100_000, "nested deeper"),
+    "not utf-8": (b'{"\xff": 1}', "not UTF-8"),
     "other name": (body_of(np.ones((1, 5))) | {"inputs": [{"name": "Y"}]}, r"inputs: expected \['X'\], found \['Y'\]"),
     "twice": ({"inputs": body_of(np.ones((1, 5)))["inputs"] * 2}, "name of its own"),
     "other shape": (body_of(np.ones((1, 4))), r"X: shape: expected \[-1, 5\], found \[1, 4\]"),
@@ -230,7 +230,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "event time of 4,200 digits": (body_of(np.ones((1, 5)), parameters={"event_time": 10**4199}), "event_time must be .* from 0 to"),
     "event time of no number": (body_of(np.ones((1, 5)), parameters={"event_time": math.nan}), "event_time must be .* from 0 to"),
-    "a number of 5,000 digits": (b'{"parameters": {"event_time": ' + b"9" * 5000 + b"}}", "JSON object"),
+    "a number of 5,000 digits": (b'{"parameters": {"event_time": ' + b"9" * 5000 + b"}}", "more than 4300 digits"),
     "a size of 4,200 digits": (
         {"inputs": [{"name": "X", "datatype": "FP32", "shape": [10**4199, 5], "data": []}]},
         "X: shape: expected at most 2147483648 elements",

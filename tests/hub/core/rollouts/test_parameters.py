@@ -99,3 +99,16 @@ def test_what_was_accepted_is_in_force_on_every_node(threshold: float, mode: str
 def test_a_value_is_told_as_it_is_said() -> None:
     assert in_words("threshold", 0.7) == "threshold=0.7"
     assert in_words("labels", {"cat": "Katze", "dog": "dog"}) == "labels.cat=Katze, labels.dog=dog"
+
+
+def test_a_parameter_that_counts_tokens_is_whole() -> None:
+    tokens = Parameter(name="max_tokens", goes_to="runtime", default=8, min=1, max=64)
+
+    assert read((tokens,), [("max_tokens", "32")]) == {"max_tokens": 32}
+    with pytest.raises(Refused, match=r"parameter 'max_tokens': expected a whole number, found 2\.7"):
+        read((tokens,), [("max_tokens", "2.7")])
+    (site,) = settings((tokens,), rollout={}, site={"max_tokens": 2.7})
+    assert (site.value, site.code) == (8, "parameter.bounds")
+    with pytest.raises(ValueError, match="expected a whole number"):
+        Parameter(name="max_tokens", goes_to="runtime", default=2.7, min=1, max=64)
+    Parameter(name="max_tokens", goes_to="client", default=2.7, min=1, max=64)  # A local program may count as it likes.

@@ -355,7 +355,7 @@ def test_latency_is_compared_with_the_release_before_on_the_same_node(ratios: tu
         nodes[number] = replace(nodes[number], latency_ratio=ratio)
     progress, _ = look(begin(nodes, gate={"latency_ratio_max": 1.5}), nodes)
     assert (progress.deployment.state, verdict(progress, "latency").outcome) == (state, outcome)
-    assert ("median of 3 nodes" if ratios else "none of the 3 nodes") in verdict(progress, "latency").sentence
+    assert ("median of 3 nodes" if ratios else "no node that serves it") in verdict(progress, "latency").sentence
 
 
 def test_one_slow_node_does_not_halt_a_stage_before_enough_nodes_serve() -> None:
@@ -391,7 +391,7 @@ def test_a_canary_that_says_nothing_ends_the_soak_before_it_counts_as_silent() -
     still = [replace(both[0], quiet=True), *both[1:]]
     progress, _ = look(progress, still, after=60)
     assert progress.held_since is None
-    assert "1 of 2 nodes heard from serve it, 95% must; 1 node serves it but has said nothing" in progress.reason
+    assert "1 of 2 nodes heard from serves it, 95% must; 1 node serves it but has said nothing" in progress.reason
     progress, _ = look(progress, both, after=70)
     progress, _ = look(progress, both, after=169)
     assert progress.deployment.stage == 0

@@ -168,7 +168,7 @@ def test_a_stage_of_too_few_nodes_for_a_test_says_so_and_passes_by_receipts_alon
 
     needed = "drift cannot be judged: 1 node in cohort nyc, 3 needed"
     assert held == f"the gate holds; it must for 60 s more; {needed}"
-    assert (gate.state, gate.reason) == ("done", f"0 of 1 nodes heard from serve it; {needed}")
+    assert (gate.state, gate.reason) == ("done", f"0 of 1 node heard from serve it; {needed}")
 
 
 def test_a_gate_that_asks_for_tests_waits_for_them_and_says_what_it_lacks(gate: Gate) -> None:

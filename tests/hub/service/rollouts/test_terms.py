@@ -69,7 +69,7 @@ def test_times_are_signed_and_a_deadline_ends_the_rollout_for_those_that_serve(h
     hub.now = until
     hub.passes()
     assert hub.by_name["default"].state == "done"
-    assert reason(hub) == "the deadline has passed: 1 of 8 nodes serve it, 7 expired and stay on what they serve"
+    assert reason(hub) == "the deadline has passed: 1 of 8 nodes serves it, 7 expired and stay on what they serve"
     assert "has passed" in hub.ask("start", version="1.2.0", deadline=int(hub.now) - 1)
 
 

@@ -79,9 +79,18 @@ def test_a_field_of_another_form_is_refused_by_its_name(fields: dict[str, Any], 
     assert caught.value.code is Code.REQUEST_INVALID
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "9" * 5000])
-def test_a_number_that_json_cannot_hold_is_refused(number: str) -> None:
-    with pytest.raises(Refused, match="numbers that JSON cannot hold"):
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        ("NaN", "the body holds NaN, which JSON does not have"),
+        ("-Infinity", "the body holds -Infinity, which JSON does not have"),
+        ("1e400", "a number of the body is larger than any that can be computed with"),
+        ("9" * 5000, "the JSON of the body has a number of more than 4300 digits"),
+    ],
+    ids=["NaN", "an infinity", "1e400", "5000 digits"],
+)
+def test_a_number_that_json_cannot_hold_is_refused(number: str, sentence: str) -> None:
+    with pytest.raises(Refused, match=sentence):
         parse_chat(b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "temperature": %s}' % number.encode())
 
 

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -120,3 +121,35 @@ def test_heads_that_are_all_different_take_no_more_memory() -> None:
         assert reader.read(head + bytes(8), header_bytes=len(head)).id == str(number)
 
     assert len(reader._known) <= HEADS_KEPT
+
+
+def refusal(body: bytes) -> str:
+    with pytest.raises(Refused) as caught:
+        parse_request(body, header_bytes=None, inputs=INPUTS, outputs=OUTPUTS)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"[1]", "the body does not begin with a JSON object"),
+        (b"X=1", "the body does not begin with a JSON object"),
+        (b'{"inputs": ' + b"[" * 100_000, "the JSON of the body is nested deeper than any request has to be"),
+        (b'{"inputs": ' + b"9" * 5000 + b"}", "the JSON of the body has a number of more than 4300 digits"),
+        (b'{"inputs": [1,]}', "the JSON of the body cannot be read: "),
+        (b'{"inputs": "\xff"}', "the JSON of the body is not UTF-8: byte 12 (counted from 0)"),
+    ],
+    ids=["a list", "a form", "nested deep", "a long number", "a comma too many", "no UTF-8"],
+)
+def test_json_that_cannot_be_read_is_refused_by_what_is_wrong_with_it(body: bytes, sentence: str) -> None:
+    assert refusal(body).startswith(sentence)
+
+
+def test_a_field_that_would_be_ignored_is_refused_by_its_name() -> None:
+    inputs = [tensor("X", "FP32", data=[[1, 2]]), tensor("N", "BYTES", data=["a"])]
+    known = {"id": "1", "inputs": inputs, "outputs": None, "parameters": None, "model_name": "m", "priority": None}
+
+    assert parse_request(json.dumps(known).encode(), header_bytes=None, inputs=INPUTS, outputs=OUTPUTS).id == "1"
+    assert refusal(json.dumps({**known, "ouputs": [{"name": "y"}]}).encode()) == (
+        "fields of the request: expected some of id, inputs, outputs, parameters, found 'ouputs'"
+    )
