@@ -19,7 +19,7 @@ from hub.cli.conversion import converted
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
 from hub.cli.progress import Tell, progress
-from hub.cli.publish_inputs import earlier_nodes, fleet_archs, request_for, signature_before
+from hub.cli.publish_inputs import fleet_archs, request_for, signature_before
 from hub.cli.publish_report import left_out
 from hub.core.publish.check_rules import BUILT_IN, Check, DeviceProfile, Result, chosen, content_of, judge
 from hub.core.publish.signature_compatibility import Signature, differences
@@ -167,10 +167,7 @@ def _built(source: Path, blocks: BlockStore, choices: Mapping[str, Any], directo
     else:
         release = read_release(None, {**UNPUBLISHED, "model": str(source.absolute()), **fields})
     release, _ = click.get_current_context().with_resource(converted(release))
-    is_fleet = (directory / SETTINGS_NAME).exists()
-    states_joining = release.state_joining if release.state_joining is not None else not (is_fleet and earlier_nodes(directory))
-    request = request_for(release, tell=report, answers=answers)
-    request = replace(request, tries=False, states_joining=states_joining)  # Here it runs within a profile's limits only.
+    request = replace(request_for(release, tell=report, answers=answers), tries=False)  # Here it runs within a profile's limits only.
     built = build(request, blocks, now=0)
     if request.proves and request.runs_as != FILES and any(built.manifest.golden_of(one) is None for one in built.manifest.variants):
         click.echo("warning: publish makes golden inputs for it: this check counts for no rollout; check it again then", err=True)

@@ -165,7 +165,8 @@ def content_of(manifest: Manifest) -> bytes:
         for file in files:
             for how in ("blocks", "index"):
                 file.pop(how, None)
-        holder.pop("measured", None)
+        for what in ("measured", "joining"):  # Found out by the publisher, and no part of what a device is asked.
+            holder.pop(what, None)
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).digest()
 
 

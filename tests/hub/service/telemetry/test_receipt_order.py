@@ -56,6 +56,8 @@ class Scene:
             silent_seconds=60,
             topic_of=self.fleet.topics.receipt,
             window_rows_max=1_000_000,
+            window_age_days_max=800,
+            set_cohorts=list,
             random_bytes=os.urandom,
             clock=lambda: self.now,
         )

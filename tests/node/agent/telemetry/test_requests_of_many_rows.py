@@ -46,7 +46,7 @@ def ask(site: Site, rng: np.random.Generator, minute: int, *, requests: int, row
 
 def measured(folder: Path, *, requests: int, rows: int, slower: float = 1.0, calibrated_by: int = 1) -> dict[str, SignalDrift]:
     """The hub's test of one interval of calibrated nodes, by signal."""
-    reader, members, rng = windows.Reader(RELEASE), [], np.random.default_rng(7)
+    reader, members, rng = windows.Reader(RELEASE, age_days_max=36_500), [], np.random.default_rng(7)
     for number in range(NODES):
         (folder / str(number)).mkdir(parents=True)
         site = Site(folder / str(number), rho_day_max=50.0, release=RELEASE)
@@ -104,7 +104,7 @@ def test_a_window_without_a_baseline_has_as_many_rows_in_each_signal(tmp_path: P
     ask(site, np.random.default_rng(1), 5, requests=1, rows=1)
     site.telemetry.tick(site.now)
 
-    taken = windows.Reader(RELEASE).read(site.windows()[0], now=10**9)
+    taken = windows.Reader(RELEASE, age_days_max=36_500).read(site.windows()[0], now=10**9)
 
     assert abs(int(taken.counts[INPUT.bins :].sum()) - taken.rows) <= INPUT.bins + 12  # But for the rounding of each bin.
     assert taken.rows > 800

@@ -421,7 +421,7 @@ def test_windows_that_wait_too_long_become_one_in_an_interval_that_all_nodes_sha
     assert sum(window.rows for window in windows) == pytest.approx(40 * 30, abs=300)
     assert site.telemetry.budget(site.now).windows_merged == 40 - len(windows)
     for window in windows:
-        Reader(release).read(window, now=int(site.now))
+        Reader(release, age_days_max=36_500).read(window, now=int(site.now))
 
 
 def test_bytes_that_wait_are_bounded_too(tmp_path: Path) -> None:
@@ -460,7 +460,7 @@ def test_merged_differences_are_as_noisy_as_they_say(tmp_path: Path) -> None:
     site.minutes(60, 400)
 
     merged = [window for window in site.windows() if window.own_rows_log2 is not None and window.noises > 1]
-    taken = [Reader(manifest(calibration_rows=1024)).read(window, now=int(site.now)) for window in merged]
+    taken = [Reader(manifest(calibration_rows=1024), age_days_max=36_500).read(window, now=int(site.now)) for window in merged]
     assert merged
     assert all(one.noise_units == one.noises + (one.rows / 1024) ** 2 for one in taken)
 
