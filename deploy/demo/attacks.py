@@ -54,9 +54,9 @@ class Stranger:
         bundle = ModelBundle(model=genuine.model, role=metadata.to_bytes(), manifests=(ManifestBytes("9.9.9", document),))
         self._link.publish(self._topics.model(genuine.model), codec.encode(bundle), retain=True)
 
-    def replay_trust(self, older: bytes) -> None:
-        """Replay a genuine trust bundle from before."""
-        self._link.publish(self._topics.trust, older, retain=True)
+    def replay(self, topic: str, payload: bytes) -> None:
+        """Replay what was genuine before."""
+        self._link.publish(topic, payload, retain=True)
 
     def absurd_window(self, model: str, cohort: str, release: bytes, start: int, bins: int) -> None:
         """Send a window that claims a million rows in one bin of every signal."""

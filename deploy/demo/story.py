@@ -333,13 +333,14 @@ class Story:
         bins = sum(signal_.bins for signal_ in (manifest.baseline.signals if manifest.baseline else ()))
         stranger = Stranger(self.broker_port, self.topics)
         stranger.forge_release(genuine)
-        stranger.replay_trust(self.recorder.of("trust")[0].payload)
+        for topic in (self.topics.trust, self.topics.trust_time):  # Nodes of this version read the second.
+            stranger.replay(topic, next(one.payload for one in self.recorder.messages if one.topic == topic))
         stranger.absurd_window("delay", "nyc", bytes.fromhex(str(self.releases["1.1.0"]["digest"])), ATTACKED_START, bins)
         stranger.leave()
         expected = {
             "block.digest_mismatch": "a block with a flipped bit",
             "trust.signature": "a release signed by a stranger",
-            "trust.rollback": "an older trust bundle",
+            "trust.rollback": "older signed metadata",
             "window.absurd": "a window of absurd counts",
         }
         for code, what in expected.items():
