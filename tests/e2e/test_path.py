@@ -69,6 +69,10 @@ class Plant:
             return json.loads(done.stdout)
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
+    def age_settings(self) -> list[str]:
+        """Let windows be of the days of the data, which are long past."""
+        return ["window_age_days_max = 36500"]
+
     def start(self) -> None:
         secret = self.directory / "secret"
         secret.write_text("test\n")
@@ -76,7 +80,7 @@ class Plant:
         said = ["--fleet", FLEET, "--model", "diabetes", "--cohort-nodes-min", str(self.cohort_nodes_min)]
         self.cli("init", str(self.fleet), *said, "--passphrase-file", str(secret))
         tls = self.broker.tls("hub")
-        lines = [f'broker_url = "{self.broker.url("hub")}"', "settle_seconds = 1", "window_age_days_max = 36500", *self.hub_settings]
+        lines = [f'broker_url = "{self.broker.url("hub")}"', "settle_seconds = 1", *self.age_settings(), *self.hub_settings]
         if tls is not None:
             lines += [f'tls_ca = "{tls.ca}"', f'tls_certificate = "{tls.certificate}"', f'tls_key = "{tls.key}"']
         with (self.fleet / "fleet.toml").open("a") as file:

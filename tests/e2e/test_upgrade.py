@@ -31,6 +31,9 @@ class Mixed(Plant):
     hub_bin: Path = BIN
     node_bin: Path = BIN
 
+    def age_settings(self) -> list[str]:
+        return super().age_settings() if self.hub_bin == BIN else []  # An earlier hub knows no such setting.
+
     def cli(self, *arguments: str, code: int = 0) -> Any:
         if self.hub_bin == BIN:
             return super().cli(*arguments, code=code)
