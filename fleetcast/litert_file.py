@@ -1,10 +1,12 @@
-"""Read of a .tflite file whether its model keeps something from one request to the next. Knows bytes, not files, and needs no library.
+"""Read of a .tflite file whether its model keeps something from one request to the next. It needs no library.
 
 The file is a flatbuffer of TensorFlow Lite's schema, version 3: tables whose first word leads to a list of where their fields are.
 """
 
+import mmap
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 OPERATOR_CODES_MAX = 4096
 _OPERATOR_CODES = 1  # Field of Model.
@@ -28,6 +30,22 @@ def variable_operators(view: memoryview) -> tuple[str, ...]:
         return tuple(name for code, name in _VARIABLES.items() if code in set(_codes(view)))
     except struct.error:
         raise NoModel("cut short") from None
+
+
+def variable_operators_of(path: Path) -> tuple[str, ...]:
+    """Return the same for a file, which is mapped and not read into memory.
+
+    Raises:
+        NoModel: it is no .tflite file, or is empty.
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        try:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise NoModel(str(error)) from None
+        with data, memoryview(data) as view:
+            return variable_operators(view)
 
 
 def keeps_variables(operators: Sequence[str]) -> str:

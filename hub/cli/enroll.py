@@ -31,6 +31,14 @@ EXPIRES_DAYS_MAX = 90  # A token lies around on paper, in mails and in shell his
 _LABEL = r"[A-Za-z0-9._-]{1,63}"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
+reload_option = click.option(
+    "--reload",
+    "pid_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="File with mosquitto's process id. Mosquitto is signalled to read the new list.",
+)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def enroll() -> None:
@@ -164,13 +172,7 @@ def list_(tokens: bool, directory: Path, as_json: bool) -> None:
 @enroll.command()
 @changes_fleet
 @click.argument("name", metavar="NODE")
-@click.option(
-    "--reload",
-    "pid_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="File with mosquitto's process id. Mosquitto is signalled to read the new list.",
-)
+@reload_option
 @dir_option
 @passphrase_option
 @json_option
@@ -186,10 +188,21 @@ def revoke(name: str, pid_file: Path | None, directory: Path, passphrase_file: P
       fleetcast enroll revoke gateway-17
       fleetcast enroll revoke gateway-17 --reload /run/mosquitto/mosquitto.pid
     """
+    revoke_enrolled(directory, name, pid_file, passphrase_file, as_json=as_json)
+
+
+def revoke_enrolled(
+    directory: Path, name: str, pid_file: Path | None, passphrase_file: Path | None, *, as_json: bool, mend: str = ""
+) -> None:
+    """Revoke all that an enrolled name has, have the broker read the new list where it can be signalled, and print what was done.
+
+    Raises:
+        Refused: nothing was ever issued to this name, for which `mend` is what to do; the broker cannot be signalled.
+    """
     check_name("node", name)
     revoked = revoke_everything(directory, open_store(directory).database, name, passphrase_file)
     if not revoked.was_enrolled:
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it")
+        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it{mend}")
     if pid_file is not None:
         signal_broker(pid_file)
     show_one(

@@ -1,6 +1,6 @@
 """`fleetcast keys rotate`: give roles new keys, with the keys that are here, or by an offer that their holders sign."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -38,6 +38,13 @@ offer_option = click.option(
 )
 
 
+def signs_change(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options by which a change of keys is signed here or offered to the holders, and `changes_fleet`'s."""
+    for option in (json_option, key_passphrases_option, passphrase_option, dir_option, changes_fleet, key_files_option, offer_option):
+        command = option(command)
+    return command
+
+
 @click.command()
 @click.argument("roles", nargs=-1, required=True, type=click.Choice(ROLES), metavar="ROLE...")
 @click.option("--model", "models", multiple=True, help="For team: give the new key this model. Repeatable. The default is every model.")
@@ -50,13 +57,7 @@ offer_option = click.option(
     metavar="ROLE=WHERE",
     help="Key to use in place of a new one: a URI such as targets=hsm:2?label=fleet, or a file with a public key. Repeatable.",
 )
-@offer_option
-@key_files_option
-@changes_fleet
-@dir_option
-@passphrase_option
-@key_passphrases_option
-@json_option
+@signs_change
 def rotate(
     roles: tuple[str, ...],
     models: tuple[str, ...],

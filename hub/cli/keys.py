@@ -6,15 +6,14 @@ from typing import Any, Literal
 
 import click
 
-from hub.cli.enroll import revoke_everything, signal_broker
+from hub.cli.enroll import reload_option, revoke_enrolled
 from hub.cli.errors import Ended, Exit
 from hub.cli.key_ceremony import ceremony
-from hub.cli.key_files import Passphrases, key_files_option, key_passphrases_option, name_remote_key
-from hub.cli.key_rotation import carried_out, offer_option, rotate
-from hub.cli.options import changes_fleet, check_model, dir_option, json_option, open_store, passphrase_option, show, show_one, split
+from hub.cli.key_files import Passphrases, key_passphrases_option, name_remote_key
+from hub.cli.key_rotation import carried_out, rotate, signs_change
+from hub.cli.options import changes_fleet, check_model, dir_option, json_option, passphrase_option, show, show_one, split
 from hub.core.publish.metadata_expiry import renewal
 from hub.settings import load
-from hub.signing.certificate_issuer import LIST_NAME
 from hub.signing.key_changes import Change, KeyChanges, RoleKeys
 from hub.signing.key_places import PUBLIC, SUFFIXES, present, root_stems, stem_of, waiting
 from hub.signing.keys import create_key, load_signer, public_pem
@@ -22,7 +21,6 @@ from hub.signing.metadata_files import write
 from hub.signing.tuf_repository import Repository
 from schemas.bundle import role_name
 from schemas.errors import Code, Refused
-from schemas.names import check_name
 
 SHORT = 12
 
@@ -147,13 +145,7 @@ def make(
 
 @keys.command()
 @click.argument("release", metavar="MODEL@VERSION")
-@offer_option
-@key_files_option
-@changes_fleet
-@dir_option
-@passphrase_option
-@key_passphrases_option
-@json_option
+@signs_change
 def minimum(
     release: str,
     offer_file: Path | None,
@@ -194,13 +186,7 @@ def revoke() -> None:
 
 @revoke.command()
 @click.option("--model", "models", multiple=True, help="Revoke the key for this model. Repeatable. The default is every model.")
-@offer_option
-@key_files_option
-@changes_fleet
-@dir_option
-@passphrase_option
-@key_passphrases_option
-@json_option
+@signs_change
 def team(
     models: tuple[str, ...],
     offer_file: Path | None,
@@ -235,13 +221,7 @@ def team(
 
 @revoke.command()
 @click.argument("name", metavar="NODE")
-@click.option(
-    "--reload",
-    "pid_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="File with mosquitto's process id. Mosquitto is signalled to read the new list.",
-)
+@reload_option
 @changes_fleet
 @dir_option
 @passphrase_option
@@ -256,13 +236,5 @@ def node(name: str, pid_file: Path | None, directory: Path, passphrase_file: Pat
       fleetcast keys revoke node gateway-17
       fleetcast keys revoke node gateway-17 --reload /run/mosquitto/mosquitto.pid
     """
-    check_name("node", name)
-    revoked = revoke_everything(directory, open_store(directory).database, name, passphrase_file)
-    if not revoked.was_enrolled:
-        mend = f"`fleetcast nodes forget {name}` takes out the key of a node that only reported"
-        raise Refused(Code.RECEIPT_UNKNOWN_NODE, f"no node {name!r} was enrolled, and no certificate was issued to it; {mend}")
-    if pid_file is not None:
-        signal_broker(pid_file)
-    facts = {"node": name, "certificates_revoked": revoked.certificates, "tokens_withdrawn": revoked.tokens}
-    broker = "was told to read it" if pid_file is not None else "reads it after a SIGHUP"
-    show_one({**facts, "list": str(directory / LIST_NAME), "broker": broker}, as_json=as_json)
+    mend = f"; `fleetcast nodes forget {name}` takes out the key of a node that only reported"
+    revoke_enrolled(directory, name, pid_file, passphrase_file, as_json=as_json, mend=mend)

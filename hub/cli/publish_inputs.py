@@ -145,14 +145,16 @@ def release_before(repository: Repository, model: str, version: str) -> "tuple[S
 
 def fleet_archs(directory: Path) -> frozenset[str]:
     """Return the architectures that nodes of the fleet have reported."""
-    profiles = (codec.decode(State, row.state).profile for row in open_store(directory).counted_nodes())
-    return frozenset(profile.arch for profile in profiles if profile is not None)
+    return frozenset(state.profile.arch for state in _states(directory) if state.profile is not None)
 
 
 def earlier_nodes(directory: Path) -> list[str]:
     """Return the nodes that read no minor versions: they refuse a manifest with a field that a later version added."""
-    states = (codec.decode(State, row.state) for row in open_store(directory).counted_nodes())
-    return sorted(state.node for state in states if state.findings is None)
+    return sorted(state.node for state in _states(directory) if state.findings is None)
+
+
+def _states(directory: Path) -> "Iterator[State]":
+    return (codec.decode(State, row.state) for row in open_store(directory).counted_nodes())
 
 
 @contextmanager

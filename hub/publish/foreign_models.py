@@ -1,7 +1,6 @@
 """Describe models for runtimes other than ONNX Runtime: the signature is read from the file or given by the publisher."""
 
 import json
-import mmap
 import struct
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fleetcast.litert_file import NoModel, keeps_variables, variable_operators
+from fleetcast.litert_file import NoModel, keeps_variables, variable_operators_of
 from fleetcast.missing_libraries import missing_library
 from hub.core.publish import release as core
 from hub.publish.publish_request import FILES, PublishRequest
@@ -130,9 +129,8 @@ def _check_tflite(path: Path) -> None:
     if head[4:8] != b"TFL3":
         raise mismatch(Code.MODEL_LOAD, f"{path}: bytes 4 to 8", expected="b'TFL3' of a LiteRT model", actual=head[4:8])
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            variables = variable_operators(view)
-    except (NoModel, ValueError, OSError) as error:
+        variables = variable_operators_of(path)
+    except (NoModel, OSError) as error:
         raise Refused(Code.MODEL_LOAD, f"{path} is no .tflite file: {core.first_line(error)}") from None
     if variables:
         raise Refused(Code.MODEL_LOAD, f"{path}: {keeps_variables(variables)}")

@@ -1,6 +1,5 @@
 """Run .tflite models on LiteRT, once TensorFlow Lite, through ai-edge-litert (extra `litert`)."""
 
-import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from fleetcast.litert_file import NoModel, keeps_variables, variable_operators
+from fleetcast.litert_file import NoModel, keeps_variables, variable_operators_of
 from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from node.runtimes.reasons import first_line
@@ -89,9 +88,8 @@ def settles(free: Sequence[int], shape: Sequence[int]) -> bool:
 def _refuse_variables(path: Path) -> None:
     """Refuse a model whose variables live as long as it is loaded: one client's request would change another's answer."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data, memoryview(data) as view:
-            found = variable_operators(view)
-    except (OSError, NoModel, ValueError) as error:
+        found = variable_operators_of(path)
+    except (OSError, NoModel) as error:
         raise Refused(Code.MODEL_LOAD, f"LiteRT cannot load the model: it is no .tflite file: {first_line(error)}") from None
     if found:
         raise Refused(Code.MODEL_LOAD, keeps_variables(found))

@@ -67,10 +67,7 @@ class Node:
     seen_apart: float = float(REPORT_SECONDS)  # What lies between its reports: as usual, or longer where that was seen.
     measured: Mapping[str, tuple[tuple[bytes, float], ...]] = field(default_factory=dict)  # latency by model and release, newest first
     failed_at: Mapping[tuple[str, bytes], tuple[int, ...]] = field(default_factory=dict)  # Every failure, also those mended since.
-
-    other_key: bytes | None = (
-        None  # SHA-256 of another key by which a device speaks in this name since it was heard last: it does not count.
-    )
+    other_key: bytes | None = None  # SHA-256 of another key, by which a device has spoken since the node was heard last.
 
     @property
     def name(self) -> str:
