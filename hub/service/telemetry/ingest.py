@@ -310,15 +310,18 @@ class Ingest:
             if isinstance(found, Refused):
                 self._notes.refusal(found, event.message.topic)
             elif self._counts(event):
+                self._expect(found)
                 rows.append(found)
             else:
                 early.append((event.model, event.cohort, event.window))
         self._add(rows)
         self._cohorts.wait(early)
 
+    def _expect(self, row: WindowRow) -> None:
+        """Count its interval before the next window is looked at: how many there may be is bounded."""
+        self._open[row.model, row.cohort].add((row.release, row.start))
+
     def _add(self, rows: Sequence[WindowRow]) -> None:
-        for row in rows:
-            self._open[row.model, row.cohort].add((row.release, row.start))
         if rows:
             fresh = self._store.add_windows(rows)
             log.debug("windows.taken", windows=sum(fresh), twice=len(fresh) - sum(fresh))
@@ -333,7 +336,12 @@ class Ingest:
             return
         message = Message("", b"", retained=False, mid=0, qos=0, epoch=0)  # Acknowledged long ago.
         events = [WindowArrived(one.model, one.cohort, codec.decode(Window, one.window), message) for one in due]
-        self._add([found for _, found in self._believed(events) if isinstance(found, WindowRow)])
+        rows: list[WindowRow] = []
+        for _, found in self._believed(events):
+            if isinstance(found, WindowRow):
+                self._expect(found)
+                rows.append(found)
+        self._add(rows)
         self._cohorts.done([one.id for one in due])
 
     def _believed(self, events: Sequence[WindowArrived]) -> Iterator[tuple[WindowArrived, WindowRow | Refused]]:
