@@ -38,17 +38,6 @@ def _quiet() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
-    with brokers.running("embedded", tmp_path / "broker") as running:
-        yield running
-
-
 def start_rollout(fleet: Fleet, version: str, *stages: int) -> int:
     body = {"version": version, "stages": stages or (100,), "gate": {"receipts_ratio_min": 1.0}}
     return fleet.store.add_command("delay", commands.read("start", json.dumps(body)))

@@ -22,11 +22,6 @@ from tests.hub.hubs import BLOCK_BYTES, BLOCKS, Device, Fleet, until
 from tests.node.agent.hubs import Node
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
-
-
 def fetch(node: Node, manifest: Manifest) -> None:
     target = Target(version=manifest.version, digest=sha256(codec.encode(manifest)))
     node.delivery.start(manifest.model, target, manifest, "default", time.monotonic())

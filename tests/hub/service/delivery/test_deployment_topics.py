@@ -1,7 +1,6 @@
 """What a real hub says on the small topics: only what changed, in an order in which a node finds all it needs, and its own again."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,12 +32,6 @@ def fleet(tmp_path: Path) -> Fleet:
     made = Fleet(tmp_path / "fleet")
     made.publish("1.0.0")
     return made
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
-    with brokers.running("embedded", tmp_path / "broker") as running:
-        yield running
 
 
 def statement(serial: int, where: str = "", *, model: str = "delay") -> bytes:

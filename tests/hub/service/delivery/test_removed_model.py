@@ -1,9 +1,6 @@
 """The hub's part in a model's removal: the topic is cleared, the rollout is taken back and signed no more, and history stays readable."""
 
 from datetime import UTC, datetime
-from pathlib import Path
-
-import pytest
 
 from fleetcast.mqtt_connection import Message
 from hub.core.rollouts import commands
@@ -13,11 +10,6 @@ from schemas.rollout import Rollout
 from tests.broker.client import Client
 from tests.brokers import Broker
 from tests.hub.hubs import START, Device, Fleet, until
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
 
 
 def remove(fleet: Fleet) -> None:

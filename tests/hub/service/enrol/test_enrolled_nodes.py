@@ -1,7 +1,6 @@
 """The running hub and the roll: whose states and receipts count, over a running broker without an access list, where anybody may speak."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import structlog
@@ -19,17 +18,6 @@ def _quiet() -> Iterator[None]:
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     yield
     structlog.reset_defaults()
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
-    with brokers.running("embedded", tmp_path / "broker") as running:
-        yield running
 
 
 def enrol(fleet: Fleet, device: Device, serial: str = "1") -> Enrolments:

@@ -1,9 +1,6 @@
 """A hub asks for receipts that it lacks, and takes them in whatever order they come."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
+from collections.abc import Callable
 
 from hub.core.rollouts.fleet import Node
 from hub.core.rollouts.listening import Listened
@@ -15,17 +12,6 @@ from schemas.names import sha256
 from schemas.state import Slot, State
 from tests import brokers
 from tests.hub.hubs import Device, Fleet, until
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
-    with brokers.running("embedded", tmp_path / "broker") as running:
-        yield running
 
 
 def serving(name: str, status: str = "online") -> Node:

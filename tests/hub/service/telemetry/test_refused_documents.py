@@ -1,11 +1,7 @@
 """A node that refuses a document is a failure of its model's rollout, and every view says why, until it takes one again."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from hub.core.rollouts import commands
 from schemas.state import Finding
@@ -13,17 +9,6 @@ from tests import brokers, warm
 from tests.hub.hubs import Device, Fleet, until
 
 WHY = "release delay@1.1.0: manifest: the field explanation is not known here"
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Fleet:
-    return Fleet(tmp_path / "fleet")
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
-    with brokers.running("embedded", tmp_path / "broker") as running:
-        yield running
 
 
 def shown(fleet: Fleet, *arguments: str) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +23,6 @@ from tests.hub.hubs import WINDOW_SECONDS, Device, Fleet, until
 from tests.hub.service.telemetry.test_ingest import window_of
 
 DAY = 86_400
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Iterator[brokers.Broker]:
-    with brokers.running("embedded", tmp_path / "broker") as running:
-        yield running
 
 
 @dataclass(slots=True)
