@@ -60,6 +60,8 @@ def settings_errors(path: Path) -> Iterator[None]:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error.strerror or error}") from None
     except ValueError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
+    except RecursionError:
+        raise Refused(Code.SETTINGS_INVALID, f"{path}: its tables or arrays are nested deeper than any settings are") from None
 
 
 def fields_of(kind: type[BaseSettings], path: Path) -> dict[str, Any]:
