@@ -131,7 +131,7 @@ def load(directory: Path) -> HubSettings:
     """
     path = directory / SETTINGS_NAME
     with settings_errors(path):
-        fields = fields_of(HubSettings, path)
+        fields = fields_of(path)
         for name in ("tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])

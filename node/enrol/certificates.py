@@ -16,7 +16,11 @@ from schemas import codec
 from schemas.enrolment import STATEMENT_CONTEXT, AuthorityCertificate, Enrolled, SignedStatement, Statement, pin_of
 from schemas.errors import Code, Refused, mismatch
 
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension)
+# All that the library raises of bytes that are no certificate, or none that it knows.
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+    *(x509.ExtensionNotFound, x509.DuplicateExtension),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 
+from hub.service.delivery import retained_topic_check as retained
 from hub.signing.tuf_repository import Repository
 from node.core.trust.unverified_metadata import claimed_version
 from node.trust.envelopes import opened
 from node.trust.timestamps import verified_time
 from node.trust.tuf_client import Trust
-from hub.service.delivery import retained_topic_check as retained
 from schemas import codec
 from schemas.bundle import ManifestBytes, ModelBundle, TrustBundle, TrustRoles, TrustTime
 from schemas.deployments import Envelope, signed_bytes

@@ -49,7 +49,7 @@ from tests.fuzz.mutations import Msgpack, Raw, Text
 from tests.fuzz.node_side import TOML_TOKENS, file_with
 from tests.fuzz.target import Target
 from tests.fuzz.wire import tensor_files
-from tests.offices import Registry, new_key, spki
+from tests.offices import Registry, new_key
 
 PATHS = (AUTHORITY_PATH, TIME_PATH, ENROL_PATH, RENEW_PATH, "/")
 STATUSES = {200, 400, 403, 404, 405, 408, 413, 429, 503}
