@@ -1,4 +1,4 @@
-"""Fuzz one decoder for a while: `python -m tests.fuzz.fuzzing MODULE TARGET SECONDS FOLDER`. Run by tests/fuzz/__main__.py, one process a decoder.
+"""Fuzz one decoder for a while: `python -m tests.fuzz.fuzzing MODULE TARGET SECONDS FOLDER`, for tests/fuzz/__main__.py.
 
 With atheris (libFuzzer, guided by what lines of ours an input reaches) where it can be had; without it, the same changes of the same inputs
 at random. FOLDER has the inputs to begin with, and takes what is found: new ones, and `fault-*`, one that broke a promise. The last line on

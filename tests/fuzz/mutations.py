@@ -17,6 +17,7 @@ ODD: tuple[Any, ...] = (
     *("", "a", "node", "../x", "/", "\0", "\x1b[31m", "é", "\u202e", "x" * 65, "1.2.3", "1970-01-01T00:00:00Z", "9" * 5000),
     *(b"", b"\0", b"\xff" * 32, b"{}", [], {}, [[]], {"": None}, {"@": "want/1"}),
 )
+REPEATED_BYTES_MAX = 200_000
 DEPTH = 400  # Of what `nested` makes: deeper than any document, less deep than would break msgpack itself.
 
 
@@ -76,7 +77,12 @@ class Text:
                 case 3:
                     body = body[:end] + body[begin:end] + body[end:]
                 case _:
-                    body = body[:begin] + chance.choice(self._tokens) * chance.choice((2, 16, 300, 5000)) + body[begin:]
+                    token = chance.choice(self._tokens)
+                    body = (
+                        body[:begin]
+                        + token * min(chance.choice((2, 16, 300, 5000)), REPEATED_BYTES_MAX // (len(token) or 1))
+                        + body[begin:]
+                    )
         return head + body
 
 
@@ -141,11 +147,20 @@ def _changed(value: Any, chance: Random, with_bytes: bool) -> Any:
             case 1:
                 items.insert(at, items[chance.randrange(len(items))])
             case 2:
-                items[at:at] = [items[at]] * chance.choice((8, 100, 2000))
+                items[at:at] = [items[at]] * min(chance.choice((8, 100, 2000)), REPEATED_BYTES_MAX // _size(items[at]))
             case _:
                 items[at] = _changed(items[at], chance, with_bytes)
         return items
     return _changed_leaf(value, chance, with_bytes)
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes a value takes, at least one."""
+    if isinstance(value, dict):
+        return 1 + sum(_size(key) + _size(one) for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return 1 + sum(map(_size, value))
+    return 1 + len(value) if isinstance(value, (str, bytes)) else 4
 
 
 def _changed_leaf(value: Any, chance: Random, with_bytes: bool) -> Any:

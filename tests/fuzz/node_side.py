@@ -361,8 +361,15 @@ TARGETS = (
     Target("inference_requests", _infer, _infer_seeds, Json(prefix=4)),
     Target("grpc_requests", _grpc, _grpc_seeds, Raw(), (Refused, _protobuf_error())),
     Target("chat_requests", _chat, _chat_seeds, Json()),
-    Target("label_counts", _labels, lambda: [b'{"at": "2026-03-02T12:00:00Z", "right": 3, "wrong": 1, "id": "a"}', b'{"at": 1772409600, "right": 3, "wrong": 0}'], Json()),
-    Target("compressed_bodies", _gzip, lambda: [gzip.compress(b"{}" * 99, mtime=0), zlib.compress(b"[]"), zlib.compress(bytes(1 << 20))], Raw()),
+    Target(
+        "label_counts",
+        _labels,
+        lambda: [b'{"at": "2026-03-02T12:00:00Z", "right": 3, "wrong": 1, "id": "a"}', b'{"at": 1772409600, "right": 3, "wrong": 0}'],
+        Json(),
+    ),
+    Target(
+        "compressed_bodies", _gzip, lambda: [gzip.compress(b"{}" * 99, mtime=0), zlib.compress(b"[]"), zlib.compress(bytes(1 << 20))], Raw()
+    ),
     Target("http_connections", _http, _http_seeds, Text(HTTP_TOKENS, prefix=1), ()),
     Target("worker_frames", _frames, _frame_seeds, Raw(), (frames.Malformed,)),
     Target("golden_files", _golden, golden_files, Raw()),
@@ -370,4 +377,4 @@ TARGETS = (
     Target("tflite_files", _tflite, lambda: [tflite_file()], Raw(), (NoModel,)),
     Target("node_settings", _settings, lambda: [NODE_TOML], Text(TOML_TOKENS)),
     Target("site_parameters", _parameters, lambda: [SITE_TOML], Text(TOML_TOKENS)),
-)  # fmt: skip
+)

@@ -191,6 +191,11 @@ def _topic(data: bytes) -> None:
         assert FLEET.block(block_digest(address)) == data.decode()
 
 
+def _topic_seeds() -> list[bytes]:
+    patterns = [one.pattern.replace("{node}", "gate-17").replace("{}", "ab" * 32) for one in TABLE]
+    return [f"fleetcast/v1/plant/{one}".encode() for one in patterns]
+
+
 def _selector(data: bytes) -> None:
     found = selectors.parse(data.decode("utf-8", "replace"))
     assert selectors.parse(selectors.text_of(found)) == found
@@ -268,9 +273,19 @@ TARGETS = (
     Target("rice_codes", _rice, _rice_seeds),
     Target("blocks", _block, _block_seeds, Raw()),
     Target("tensor_spans", _tensors, tensor_files),
-    Target("topics", _topic, lambda: [f"fleetcast/v1/plant/{one.pattern}".replace("{node}", "gate-17").replace("{}", "ab" * 32).encode() for one in TABLE], Text(("/", "+", "#", "node", "block", "\0", "AB"))),
-    Target("selectors", _selector, _texts("site=jfk,tier!=lab,arch in (aarch64,x86_64),zone notin (a,b),gpu,!gpu", "", "node==a"), Text(SELECTOR_TOKENS)),
-    Target("times_of_week", _times, _texts("Mon-Fri 22:00-05:00; Sat,Sun 00:00-24:00", "22:00-05:00"), Text(("Mon", "Sun", "-", ",", ":", ";", "24:00", "00:00"))),
+    Target("topics", _topic, _topic_seeds, Text(("/", "+", "#", "node", "block", "\0", "AB"))),
+    Target(
+        "selectors",
+        _selector,
+        _texts("site=jfk,tier!=lab,arch in (aarch64,x86_64),zone notin (a,b),gpu,!gpu", "", "node==a"),
+        Text(SELECTOR_TOKENS),
+    ),
+    Target(
+        "times_of_week",
+        _times,
+        _texts("Mon-Fri 22:00-05:00; Sat,Sun 00:00-24:00", "22:00-05:00"),
+        Text(("Mon", "Sun", "-", ",", ":", ";", "24:00", "00:00")),
+    ),
     Target("tokens", _token, _texts(str(Token(bytes(32), bytes(range(32))))), Text((".", "ft1", "=", "-", "_", "A"))),
     Target("bundle_files", _parcel, _parcel_seeds),
-)  # fmt: skip
+)
