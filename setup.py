@@ -1,7 +1,7 @@
 """Build fleetcast: pyproject.toml says what. A wheel carries its commit (fleetcast/build_version.py) and, as PEP 770 has it, what it needs.
 
 The same commit gives the same bytes, wherever and whenever it is built: dates are the commit's (SOURCE_DATE_EPOCH goes before), and modes
-and owners are not those of whoever builds.
+and owners are not those of the machine that builds.
 """
 
 import gzip
