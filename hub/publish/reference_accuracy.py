@@ -22,7 +22,7 @@ from schemas.quantities import Count
 
 COUNTS_BYTES_MAX = MIB  # Room for tens of thousands of blocks.
 COUNT_MAX = 2**53  # Bound of schemas.signals.Count.
-COUNT_DIGITS_MAX = 16  # Of `COUNT_MAX`: a longer one is not even read.
+COUNT_DIGITS_MAX = 16  # As many as `COUNT_MAX` has. A longer text is not even read as a number.
 COLUMNS = ("right", "wrong")
 
 

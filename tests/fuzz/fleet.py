@@ -166,12 +166,10 @@ def _envelope(data: bytes) -> None:
         payload=payload or b"\0",
     )
     if purpose == "deployments":
-        _fresh(
-            lambda trust: (
-                trust.accept(fleet().repository.trust_bundle(), now=LATER),
-                trust.accept_deployments(envelope, model="delay", now=LATER),
-            )
-        )
+        try:
+            _trusting().accept_deployments(envelope, model="delay", now=LATER)
+        finally:
+            shutil.rmtree(_trusting()._directory / "deployments", ignore_errors=True)
     else:
         keys = _trusting().rollout_keys() or {}
         codec.decode(DeviceSettings, opened(envelope, "settings", keys))

@@ -44,11 +44,10 @@ from schemas.enrolment import (
 )
 from schemas.errors import FleetcastError, Refused
 from schemas.manifest import Tensor
-from tests.fuzz.models import external_onnx_file, onnx_file
+from tests.fuzz.files import TOML_TOKENS, file_with
+from tests.fuzz.models import external_onnx_file, golden_files, onnx_file, tensor_files
 from tests.fuzz.mutations import Msgpack, Raw, Text
-from tests.fuzz.node_side import TOML_TOKENS, file_with
 from tests.fuzz.target import Target
-from tests.fuzz.wire import tensor_files
 from tests.offices import Registry, new_key
 
 PATHS = (AUTHORITY_PATH, TIME_PATH, ENROL_PATH, RENEW_PATH, "/")
@@ -192,8 +191,6 @@ def _npz(data: bytes) -> None:
 
 
 def _npz_seeds() -> list[bytes]:
-    from tests.fuzz.models import golden_files
-
     return list(golden_files())
 
 

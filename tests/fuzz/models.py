@@ -1,6 +1,7 @@
 """Small files of models, made once: what the readers of models begin with."""
 
 import io
+import struct
 from functools import cache
 
 import numpy as np
@@ -62,3 +63,20 @@ def golden_files() -> tuple[bytes, ...]:
     np.savez(plain, **{"input.x": rows, "output.y": rows[:, :1]})
     texts = np.array(["a", "bc"], object)
     return pack_golden({"x": rows}, {"y": rows[:, :1]}), pack_golden({"prompt": texts}, {"text": texts}), plain.getvalue()
+
+
+def _gguf() -> bytes:
+    name, key = b"blk.0.weight", b"general.alignment"
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", len(key)) + key + struct.pack("<II", 4, 32)
+    info = struct.pack("<Q", len(name)) + name + struct.pack("<I2QIQ", 2, 64, 32, 0, 0)
+    return (head + info).ljust(160, b"\0") + bytes(64 * 32 * 4)
+
+
+def _safetensors() -> bytes:
+    head = b'{"w":{"dtype":"F32","shape":[64,64],"data_offsets":[0,16384]},"__metadata__":{"a":"b"}}'
+    return struct.pack("<Q", len(head)) + head + bytes(16384)
+
+
+def tensor_files() -> list[bytes]:
+    """Return a small file of each format whose tensors are found."""
+    return [_gguf(), _safetensors(), onnx_file()]

@@ -4,10 +4,8 @@ import asyncio
 import functools
 import gzip
 import json
-import tempfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -31,6 +29,7 @@ from node.serving.grpc_server import as_body
 from node.settings import load
 from schemas.errors import Refused
 from schemas.parameters import Parameter
+from tests.fuzz.files import TOML_TOKENS, file_with
 from tests.fuzz.models import golden_files, onnx_file, tflite_file
 from tests.fuzz.mutations import Json, Raw, Text
 from tests.fuzz.target import Target
@@ -297,55 +296,14 @@ def _tflite(data: bytes) -> None:
 # Settings
 
 
-@functools.cache
-def _folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="fuzz-settings-"))
-
-
-def file_with(name: str, data: bytes) -> Path:
-    """Write an input to a file of this name."""
-    path = _folder() / name
-    path.write_bytes(data)
-    return path
-
-
 def _settings(data: bytes) -> None:
     load(file_with("node.toml", data))
 
 
 def _parameters(data: bytes) -> None:
-    path = _folder() / "parameters.toml"
-    path.unlink(missing_ok=True)
     Overrides(file_with("parameters.toml", data)).look(1e9)  # type: ignore[arg-type]
 
 
-TOML_TOKENS = (
-    *(
-        "[",
-        "]",
-        "[[",
-        "]]",
-        "{",
-        "}",
-        "=",
-        "\n",
-        '"',
-        "'''",
-        '"""',
-        ",",
-        ".",
-        "#",
-        "true",
-        "inf",
-        "nan",
-        "-",
-        "1e400",
-        "0x",
-        "\\u0000",
-        "\\U0010FFFF",
-    ),
-    *("1979-05-27T07:32:00Z", "9999999999999999999999", "[a]\n", "a = 1\n", "[[a]]\n", "é", "\0", "a." * 20),
-)
 NODE_TOML = b"""id = "gate-17"
 fleet = "main"
 broker = "mqtt://localhost:1883"

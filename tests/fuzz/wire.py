@@ -1,7 +1,6 @@
 """Decoders of what crosses the wire: documents, blocks, counts, topics, selectors, bundle files."""
 
 import io
-import struct
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import get_args
@@ -21,6 +20,7 @@ from schemas.manifest import Block, EncodingName, Manifest, Payload
 from schemas.names import sha256
 from schemas.topics import TABLE, Topics, block_digest
 from schemas.window import Window
+from tests.fuzz.models import tensor_files
 from tests.fuzz.mutations import Msgpack, Raw, Text
 from tests.fuzz.target import VECTORS, Target
 from tools.examples import EXAMPLES, MANIFEST, NOON
@@ -243,25 +243,6 @@ def _parcel_seeds() -> list[bytes]:
     write_frame(target, "block", bytes(100))
     write_frame(target, "end")
     return [target.getvalue()]
-
-
-def _gguf() -> bytes:
-    name, key = b"blk.0.weight", b"general.alignment"
-    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + struct.pack("<Q", len(key)) + key + struct.pack("<II", 4, 32)
-    info = struct.pack("<Q", len(name)) + name + struct.pack("<I2QIQ", 2, 64, 32, 0, 0)
-    return (head + info).ljust(160, b"\0") + bytes(64 * 32 * 4)
-
-
-def _safetensors() -> bytes:
-    head = b'{"w":{"dtype":"F32","shape":[64,64],"data_offsets":[0,16384]},"__metadata__":{"a":"b"}}'
-    return struct.pack("<Q", len(head)) + head + bytes(16384)
-
-
-def tensor_files() -> list[bytes]:
-    """Return a small file of each format whose tensors are found."""
-    from tests.fuzz.models import onnx_file
-
-    return [_gguf(), _safetensors(), onnx_file()]
 
 
 SELECTOR_TOKENS = ("=", "!=", "==", " in ", " notin ", "(", ")", ",", "!", "node", "arch", "site", "\u00e9", " ")
