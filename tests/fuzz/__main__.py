@@ -20,7 +20,7 @@ from tests.fuzz.targets import TARGETS
 BESIDE = Path(__file__).parents[2] / ".fuzz"  # Where `make fuzz` installs atheris.
 GRACE_SECONDS = 300  # To import, to run what is known, and to end.
 IN_MEMORY = Path("/dev/shm")  # noqa: S108  # A node syncs what it keeps, a thousand times a second here.
-KEPT_FILES_MAX, KEPT_BYTES_MAX = 24, 40_000  # Of one target: the corpus stays below two megabytes.
+KEPT_FILES_MAX, KEPT_BYTES_MAX = 16, 20_000  # Of one target: the corpus stays below a megabyte.
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,8 @@ def _guided(module: str, name: str, seconds: int, folder: Path) -> None:
             raise
 
     limits = [f"-max_total_time={seconds}", f"-timeout={STUCK_SECONDS}", f"-rss_limit_mb={RSS_MIB_MAX}", f"-max_len={target.bytes_max}"]
-    how = [f"-artifact_prefix={folder}/fault-", "-print_final_stats=1", "-detect_leaks=0", "-len_control=0"]
+    how = [f"-artifact_prefix={folder}/fault-", f"-report_slow_units={STUCK_SECONDS}"]
+    how += ["-print_final_stats=1", "-detect_leaks=0", "-len_control=0"]
     atheris.Setup(["fuzz", *limits, *how, str(folder)], run, custom_mutator=mutator)
     atheris.Fuzz()
 

@@ -16,7 +16,7 @@ from tests.fuzz.mutations import mutated
 from tests.fuzz.target import CORPUS, SECONDS_MAX
 from tests.fuzz.targets import TARGETS
 
-CORPUS_BYTES_MAX = 2 * MIB
+CORPUS_BYTES_MAX = MIB
 RSS_GROWTH_MIB_MAX = 512  # By one target's inputs together.
 
 
