@@ -6,9 +6,9 @@ from typing import Any, Final
 
 KEY_PARTS_MAX: Final = 64
 _DEEP: Final = "its keys, tables or arrays are nested deeper than any settings are"
-_PART = r"""(?:[A-Za-z0-9_-]{1,64}|"[^"\n]{0,64}"|'[^'\n]{0,64}')"""
+_PART = r"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')"""
 # The parser takes the square of a dotted key's parts: 200 kB of "a.a.a" are 17 seconds. What stands before a key is none of its characters.
-_LONG_KEY: Final = re.compile(rf"""(?<![A-Za-z0-9_.\-"'])(?:{_PART}[ \t]*\.[ \t]*){{{KEY_PARTS_MAX}}}""")
+_LONG_KEY: Final = re.compile(rf"""(?<![A-Za-z0-9_.\-"'])(?:{_PART}[ \t]*+\.[ \t]*+){{{KEY_PARTS_MAX}}}""")
 
 
 def parse_toml(data: bytes | str) -> dict[str, Any]:
