@@ -77,10 +77,10 @@ class Flood:
         self._socket.sendall(b"\x10" + _length(len(variable)) + variable)
         assert self._socket.recv(4096)[:1] == b"\x20", "no CONNACK"
 
-    def repeat(self, packets: list[bytes], *, rate: float, seconds: float, sent: Any) -> None:
-        """The same packets again and again, at most so many a second."""
+    def repeat(self, packets: list[bytes], *, rate: float, seconds: float, sent: Any, count: int | None = None) -> None:
+        """The same packets again and again, at most so many a second, and no more of them than `count`."""
         began = time.monotonic()
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds and (count is None or sent.value < count):
             if sent.value >= (now - began) * rate:
                 time.sleep(0.002)
                 continue
