@@ -9,6 +9,7 @@ import structlog
 
 from fleetcast.mqtt_connection import Connected, Message
 from hub.core.enrol.enrolment import Roll
+from hub.core.floods.flapping import STEADY_SECONDS
 from hub.core.rollouts import commands
 from hub.core.rollouts.fleet import ONLINE_SECONDS
 from hub.database.hearing import Hearing
@@ -17,7 +18,7 @@ from hub.publish.block_store import BlockStore
 from hub.service.alerts.event_log import Notes
 from hub.service.broker import inbox as inbox_module
 from hub.service.broker.inbox import Inbox
-from hub.service.broker.mqtt import RECEIVE_MAX
+from hub.service.broker.mqtt import RECEIVE_MAX, StateArrived
 from hub.service.rollouts.listening import ListeningClock
 from hub.service.rollouts.release_lookup import Releases
 from hub.service.telemetry.ingest import AT_ONCE_MAX, Ingest
@@ -134,11 +135,9 @@ def test_what_is_on_no_topic_of_the_fleet_waits_in_a_lane_of_its_own() -> None:
     assert len(inbox.take("other", 10)) == 1
 
 
-def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_once(fleet: Fleet) -> None:
-    store, now, count = fleet.store, [1_000_000.0], 250
-    for number in range(count):
-        state = State(node=f"n{number}", session=1, status="online", at=int(now[0]), public_key=b"key")
-        store.upsert_node(NodeRow(state.node, 1, "online", int(now[0]), codec.encode(state), b"key", ""))
+def ingest_of(fleet: Fleet, now: list[float]) -> tuple[Ingest, ListeningClock]:
+    """What takes states in, and listens."""
+    store = fleet.store
     listening = ListeningClock(Hearing(store.database), monotonic=lambda: now[0])
     ingest = Ingest(
         store=store,
@@ -158,9 +157,22 @@ def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_o
     listening.connected(1)
     listening.subscribed(denied=False)
     listening.took(0, waited=1.0, full=False)
-    for _ in range(ONLINE_SECONDS // 5 + 1):  # it counts five seconds at a look, at the most
+    return ingest, listening
+
+
+def listen(listening: ListeningClock, now: list[float], seconds: int) -> None:
+    for _ in range(seconds // 5):  # it counts five seconds at a look, at the most
         now[0] += 5
         listening.tick()
+
+
+def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_once(fleet: Fleet) -> None:
+    store, now, count = fleet.store, [1_000_000.0], 250
+    for number in range(count):
+        state = State(node=f"n{number}", session=1, status="online", at=int(now[0]), public_key=b"key")
+        store.upsert_node(NodeRow(state.node, 1, "online", int(now[0]), codec.encode(state), b"key", ""))
+    ingest, listening = ingest_of(fleet, now)
+    listen(listening, now, ONLINE_SECONDS + 5)
 
     told = []
     for _ in range(4):
@@ -168,3 +180,21 @@ def test_a_whole_site_that_falls_silent_is_told_in_several_turns_and_each_node_o
         told.append(len(store.alerts_of("node_silent")))
 
     assert told == [AT_ONCE_MAX, 2 * AT_ONCE_MAX, count, count]
+
+
+def test_many_flaps_of_a_node_are_one_alert_and_one_with_their_count(fleet: Fleet) -> None:
+    now = [1_000_000.0]
+    ingest, listening = ingest_of(fleet, now)
+    for number in range(40):
+        for status in ("online", "lost"):
+            state = State(node="n1", session=number + 1, status=status, at=int(now[0]), public_key=b"key" if status == "online" else b"")
+            ingest.state(StateArrived(state, message(fleet.topics.state("n1"))))
+        listening.tick()
+    told = [alert.code for alert in fleet.store.alerts_of("node_silent")]
+    listen(listening, now, int(STEADY_SECONDS) + 10)
+    ingest.tick()
+
+    first, second = fleet.store.alerts_of("node_silent")
+    assert told == ["lost"]
+    assert (first.code, second.code) == ("lost", "flapping")
+    assert "was lost 39 times more" in second.text
