@@ -236,9 +236,9 @@ class _Plant:
         """Say what the flooder's key is, as its agent does before its first receipt."""
         flood = Flood(self.broker_url, self.tls, FLOODER)
         (state,) = many_states(FLOODER, self.key, 1)
-        flood._socket.sendall(publish_packet(Topics(FLEET).state(FLOODER), state))
+        flood.send(publish_packet(Topics(FLEET).state(FLOODER), state))
         _wait("the flooder", lambda: self.store.node(FLOODER))
-        flood._socket.close()
+        flood.close()
 
     def newest_receipt(self) -> int:
         """The highest number of the flooder's that the hub has taken in."""
