@@ -47,6 +47,7 @@ def test_silent_connections_cost_a_hub_of_few_descriptors_neither_its_broker_nor
     made.secret.write_text("test\n")
     made.secret.chmod(0o600)
     assert made.run("init", str(made.fleet), "--fleet", "f", "--model", "m", "--hub-url", f"https://127.0.0.1:{port}").returncode == 0
+    (made.fleet / "hub.sqlite").chmod(0o644)  # as an earlier version left it
     ready, log = made.fleet / "hub.ready", tmp_path / "log"
     command = f"ulimit -n {DESCRIPTORS}; exec {sys.executable} -m hub hub {made.fleet} --json-logs --passphrase-file {made.secret}"
     silent = [sys.executable, "-c", SILENT, str(port), "1100"]
@@ -72,3 +73,5 @@ def test_silent_connections_cost_a_hub_of_few_descriptors_neither_its_broker_nor
     store = Store(f"sqlite:///{made.fleet / 'hub.sqlite'}")
     assert [alert.code for alert in store.alerts_of("refused")] == ["enrolment.crowded"]
     assert log.stat().st_size < 20_000
+    public = {"ca.crt", "issuer.crt", "enrolment.crt", "revoked.crl", "root.json", "acl", "acl-consumers"}
+    assert {path.name for path in made.fleet.rglob("*") if path.is_file() and path.stat().st_mode & 0o007} <= public
