@@ -14,6 +14,7 @@ import structlog
 
 from fleetcast.log_rate_limit import limited
 from fleetcast.mqtt_connection import BrokerUrl
+from fleetcast.private_files import close_to_others
 from hub.cli.key_files import Passphrases, key_passphrases_option
 from hub.cli.options import passphrase_option
 from hub.settings import load
@@ -76,6 +77,7 @@ def serve(
         authority=authority,
         load_key=lambda role, keyids: signer_of(stem_of(directory, role), keyids, opened[role]),
     )
+    close_to_others(directory.glob("hub.sqlite*"))  # an earlier version let every user of the machine read them
     ready = directory / READY_NAME
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
     threading.Thread(target=_print_ready, args=(ready, stop, json_logs), daemon=True).start()
