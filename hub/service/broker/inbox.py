@@ -48,7 +48,9 @@ class Inbox:
         self._changed = threading.Condition()
         self._waited_for = False
         self._events: deque[LinkEvent] = deque()
-        self._lanes: Lanes[Message] = Lanes(LANES, newest=NEWEST_KEPT, messages_max=settings.inbox_messages_max, bytes_max=settings.inbox_bytes_max)
+        self._lanes: Lanes[Message] = Lanes(
+            LANES, newest=NEWEST_KEPT, messages_max=settings.inbox_messages_max, bytes_max=settings.inbox_bytes_max
+        )
         self._lost = Lost(Counter(), [])
 
     # Network thread
