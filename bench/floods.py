@@ -1,6 +1,4 @@
-"""Whether a hub halts a rollout and serves a fresh node while one enrolled node floods it: real programs, mosquitto as shipped, and the embedded
-broker.
-"""
+"""Whether a hub halts a rollout and serves a fresh node while one enrolled node floods it: by the real programs, over both brokers."""
 
 import json
 import os
@@ -22,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from bench.figures import Figure
 from bench.process_group import process_group
 from fleetcast.mqtt_connection import TlsFiles
-from hub.core.rollouts import commands
 from hub.core.rollouts import commands
 from hub.database.store import Store
 from hub.service.loop import database_url
@@ -62,11 +59,12 @@ class Seen:
     after_s: float = 0.0  # from the flood's end to the last receipt that the hub took in
 
     def __str__(self) -> str:
+        answers, halts = (", ".join(f"{one:.2f}" for one in those) for those in (self.answers_s, self.halts_s))
         return (
-            f"{self.kind} {self.what}: {self.sent} in {self.sent_seconds:.0f} s, answers"
-            f" {', '.join(f'{one:.2f}' for one in self.answers_s)} s (quiet {self.quiet_answer_s:.2f}), commands"
-            f" {', '.join(f'{one:.2f}' for one in self.halts_s)} s (quiet {self.quiet_halt_s:.2f}), fetch {self.fetch_s:.1f} s (quiet {self.quiet_fetch_s:.1f}), hub {self.rss_mib:.0f} MiB"
-            f" (idle {self.idle_rss_mib:.0f}), broker {self.broker_rss_mib:.0f} MiB, {self.alerts} alerts, done after {self.after_s:.1f} s"
+            f"{self.kind} {self.what}: {self.sent} in {self.sent_seconds:.0f} s, answers {answers} s (quiet {self.quiet_answer_s:.2f}),"
+            f" commands {halts} s (quiet {self.quiet_halt_s:.2f}), fetch {self.fetch_s:.1f} s (quiet {self.quiet_fetch_s:.1f}),"
+            f" hub {self.rss_mib:.0f} MiB (idle {self.idle_rss_mib:.0f}), broker {self.broker_rss_mib:.0f} MiB,"
+            f" {self.alerts} alerts, done after {self.after_s:.1f} s"
         )
 
 
@@ -93,7 +91,7 @@ def measure() -> list[Figure]:
         Figure(
             "flood.halt_command_s",
             round(max(slow.halts_s), 2),
-            f"s for the whole command, of which its process's start takes most, worst of {sum(len(one.halts_s) for one in found)} under the same",
+            f"s for the whole command, most of it is its start, worst of {sum(len(one.halts_s) for one in found)} under the same",
             "",
             "without a flood, s",
             round(slow.quiet_halt_s, 2),
@@ -243,7 +241,8 @@ class _Plant:
             number = self.store.add_command("m", commands.read(kind, "{}"))
             _wait("an answer", lambda number=number: (row := self.store.command(number)) and row.state != "open", every=0.01)
             row = self.store.command(number)
-            assert row is not None and row.state == "done", row
+            assert row is not None
+            assert row.state == "done", row.text
             took.append(time.monotonic() - began)
         return max(took)
 

@@ -1,4 +1,4 @@
-"""Keep a log from filling the disk: a limited number of lines of one kind a minute, for our own events and for libraries', on both sides."""
+"""Keep a log from filling the disk: a limited number of lines of one kind a minute, for our events and for libraries', on both sides."""
 
 import logging
 import threading

@@ -1,4 +1,4 @@
-"""Keep what a program writes from other users of the machine: by the umask for new files, and file by file for those of an earlier version."""
+"""Keep what a program writes from other users of the machine: by the umask for new files, and file by file for older ones."""
 
 import contextlib
 import os

@@ -70,10 +70,10 @@ class HubSettings(FileSettings):
     # Messages that wait for the hub, and their bytes. Beyond either the oldest messages of the loudest senders are dropped.
     inbox_messages_max: Annotated[int, Field(ge=8192, le=1_000_000)] = 8192
     inbox_bytes_max: Annotated[int, Field(ge=64 * MIB)] = 64 * MIB
-    # States of one node that the hub takes in a minute, and receipts, each. After a quiet time it takes in ten times as many at once. Others
-    # are dropped and reported (`inbox.flooded`). 0 does not limit them.
+    # Greatest number of states of one node, and of its receipts, that the hub takes in a minute. After ten quiet minutes it is ten times as
+    # many at once. Others are dropped and reported (`inbox.flooded`). 0 is no limit.
     node_reports_per_minute: Annotated[int, Field(ge=0)] = 600
-    cohort_windows_per_minute: Annotated[int, Field(ge=0)] = 60_000  # The same for windows of one model and cohort, which name no node.
+    cohort_windows_per_minute: Annotated[int, Field(ge=0)] = 60_000  # The same for windows of one model and cohort.
 
     checks_required: tuple[Label, ...] = ()  # Profiles that a release must pass with `fleetcast check` before a rollout of it may start.
     # Receivers of alerts over HTTP, each a table `[[webhooks]]`.

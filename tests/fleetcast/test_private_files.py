@@ -1,6 +1,5 @@
 """What other users of the machine may do with a program's files."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -31,7 +30,7 @@ def test_files_of_an_earlier_version_are_closed_to_others_and_links_are_not_foll
     old, foreign = tmp_path / "data" / "old", tmp_path / "foreign"
     for path in (old, foreign):
         path.touch()
-        os.chmod(path, 0o664)
+        path.chmod(0o664)
     (tmp_path / "data" / "link").symlink_to(foreign)
 
     close_to_others((tmp_path / "data").rglob("*"))

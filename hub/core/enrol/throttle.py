@@ -6,7 +6,7 @@ a bad token must not keep the others out. Its requests take turns instead (hub/s
 
 from collections import OrderedDict, deque
 
-ADDRESSES_MAX = 4096  # of each; the one that failed longest ago goes: a flood from everywhere costs a megabyte and keeps nobody out
+ADDRESSES_MAX = 4096  # the one that failed longest ago goes: a flood from everywhere costs a megabyte and keeps nobody out
 
 
 class Throttle:

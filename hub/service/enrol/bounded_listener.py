@@ -47,7 +47,7 @@ class Listener(socket.socket):
         """Accept the next connection, for which others may have to go.
 
         Raises:
-            BlockingIOError: nobody else waits, or those that have to go are to be closed first. asyncio accepts a whole backlog in one turn,
+            BlockingIOError: nobody else waits, or those that have to go are to be closed first: asyncio accepts a whole backlog in a turn,
                 and closes none in it.
         """
         if len(self._connections) >= self._connections_max() + ENDING_MAX:
