@@ -75,7 +75,7 @@ def measure() -> list[Figure]:
         for what in ("states", "receipts"):
             found.append(flooded(kind, what))
             print(found[-1], file=sys.stderr, flush=True)
-    worst, slow = max(found, key=lambda one: max(one.answers_s)), max(found, key=lambda one: max(one.halts_s))
+    worst, slow = max(found, key=lambda one: max(one.answers_s)), max(found, key=lambda one: max(one.halts_s, default=0.0))
     largest = max(found, key=lambda one: one.rss_mib)
     slowest = max(found, key=lambda one: one.fetch_s)
     sent = f"{STATES} states of 15 KB, {RECEIPTS} signed receipts; mosquitto and embedded"
@@ -140,9 +140,9 @@ def flooded(kind: Kind, what: What, *, states: int = STATES, receipts: int = REC
             with plant.fresh(FRESH) as fetched:
                 fetch_began = time.monotonic()
                 while process.is_alive() and time.monotonic() - began < FLOOD_SECONDS_MAX:
-                    seen.answers_s.append(plant.answer())
                     seen.halts_s.append(plant.halt())
                     plant.resume()
+                    seen.answers_s.append(plant.answer())
                     seen.fetch_s = seen.fetch_s or (time.monotonic() - fetch_began if fetched() else 0.0)
                 seen.sent, seen.sent_seconds = sent.value, time.monotonic() - began
                 seen.answers_s.append(plant.answer())  # what waits at the broker comes after the flood

@@ -67,9 +67,9 @@ class HubSettings(FileSettings):
     # Least mean number of intervals between two false alarms of the test over time.
     run_length: Annotated[float, Field(ge=10, le=1e9)] = 1000.0
 
-    # Messages that wait for the hub, and their bytes. Beyond either the oldest messages of the loudest senders are dropped.
+    # Greatest number of messages that wait for the hub. Beyond it the oldest messages of the loudest senders are dropped.
     inbox_messages_max: Annotated[int, Field(ge=8192, le=1_000_000)] = 8192
-    inbox_bytes_max: Annotated[int, Field(ge=64 * MIB)] = 64 * MIB
+    inbox_bytes_max: Annotated[int, Field(ge=64 * MIB)] = 64 * MIB  # The same for their bytes.
     # Greatest number of states of one node, and of its receipts, that the hub takes in a minute. After ten quiet minutes it is ten times as
     # many at once. Others are dropped and reported (`inbox.flooded`). 0 is no limit.
     node_reports_per_minute: Annotated[int, Field(ge=0)] = 600
