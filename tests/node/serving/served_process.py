@@ -80,19 +80,24 @@ def main() -> None:
     import structlog  # here, since the test that starts this needs none of it
     from onnx import TensorProto
 
-    from node.serving.server import Listen
+    from node.serving.server import Listen, Server
     from schemas.manifest import Tensor
-    from tests.node.conftest import staging, starting
+    from tests.node.conftest import Running, staging
     from tests.node.serving.test_serving import onnx_of
 
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     folder, grpc = Path(sys.argv[1]), sys.argv[2:] == ["grpc"]
     tensors = {side: (Tensor(name=name, datatype="FP32", shape=(-1,)),) for side, name in (("inputs", "X"), ("outputs", "variable"))}
-    with starting() as begin:
-        running = begin(Listen(port=0, grpc_port=0 if grpc else None))
-        running.serve(staging(folder)("1.0.0", onnx_of("Identity", TensorProto.FLOAT, [None]), model=MODEL, **tensors))
-        print(running.server.port, running.server.grpc_port, flush=True)
+    # Nobody keeps what telemetry would look at: each observation holds a request's rows.
+    server = Server(Listen(port=0, grpc_port=0 if grpc else None), node="ewr-1", on_rows=lambda _: None)
+    server.start()
+    try:
+        onnx = onnx_of("Identity", TensorProto.FLOAT, [None])
+        Running(server, [], []).serve(staging(folder)("1.0.0", onnx, model=MODEL, **tensors))
+        print(server.port, server.grpc_port, flush=True)
         sys.stdin.read()
+    finally:
+        server.stop()
 
 
 if __name__ == "__main__":
