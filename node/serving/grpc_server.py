@@ -34,7 +34,6 @@ STOP_SECONDS_MAX: Final = 15.0
 CONNECTIONS_MAX: Final = 128  # One more is closed: gRPC can end idle connections after a time, and not to make room.
 IDLE_SECONDS_MAX: Final = 60  # without a call
 HANDSHAKE_SECONDS_MAX: Final = 5  # until a connection speaks HTTP/2
-UNREAD_SECONDS_MAX: Final = 30.0  # until an answer is read: it counts among the requests for so long
 STATUS: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
