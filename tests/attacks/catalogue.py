@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from schemas.errors import Code
-
 Group = Literal["trust", "node", "transport", "artifact", "port", "fleet", "access"]
 Launch = TypeVar("Launch", bound=Callable[[Any], Any])
 
@@ -29,8 +27,8 @@ class Attack:
         return self.name
 
 
-def attack(group: Group, *codes: Code) -> Callable[[Launch], Launch]:
-    """Add a function to the list; its docstring says what it tries."""
+def attack(group: Group, *codes: str) -> Callable[[Launch], Launch]:
+    """Add a function to the list; its docstring says what it tries. A code is one of ours, a status of HTTP, or `closed`."""
 
     def add(launch: Launch) -> Launch:
         name = launch.__name__

@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 from onnx import TensorProto, helper
 
-from fleetcast.mqtt_connection import Message, Published
+from fleetcast.mqtt_connection import Message
 from hub.core.delivery.encode import encode_block
 from hub.signing.envelopes import seal
 from node.trust.tuf_client import ROLES_COPIES
@@ -24,9 +24,8 @@ from schemas.bundle import ModelBundle, TrustRoles, TrustTime
 from schemas.deployment_index import index_of
 from schemas.deployments import DEFAULT, Deployment, Deployments, Envelope, in_order
 from schemas.errors import Refused
-from schemas.manifest import Block, File, Index, Manifest, Tensor, Variant
+from schemas.manifest import File, Index, Manifest, Tensor, Variant
 from schemas.names import sha256
-from schemas.receipt import Receipt, SealedReceipt
 from schemas.rollout import ReleaseRef
 from schemas.topics import Topics
 from tests.attacks.processes import Process, until
@@ -229,6 +228,10 @@ class NodeScene:
         until("the hub's roles", lambda: self.believes(roles))
         until("the hub's statement", lambda: self.node.logged("deployments.accepted", since, model=MODEL, serial=serial))
 
+    def descriptors(self) -> int:
+        """How many the node has open."""
+        return len(os.listdir(f"/proc/{self.node.pid}/fd"))
+
     def believes(self, roles: TrustRoles) -> bool:
         """Whether the node has taken these roles and nothing newer: it keeps them on disk before it goes by them."""
         for name in ROLES_COPIES:
@@ -259,10 +262,3 @@ class NodeScene:
         self.blocks.stop()
         if self.attacker is not self.blocks.client:
             self.attacker.link.close()
-
-
-def receipts(payloads: list[bytes]) -> list[Receipt]:
-    return [codec.decode(Receipt, codec.decode(SealedReceipt, payload).body) for payload in payloads]
-
-
-__all__ = ["Block", "NodeScene", "Published", "affine", "receipts"]

@@ -1,7 +1,7 @@
 """Processes of fleetcast as an attacker finds them, and what the kernel and their logs say of them."""
 
 import json
-import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -28,10 +28,15 @@ def until(what: str, probe: Callable[[], T], *, seconds: float = WAIT_SECONDS) -
 class Process:
     """One running command, and the lines of JSON that it logs."""
 
-    def __init__(self, command: Sequence[str], log: Path, **environment: str) -> None:
+    def __init__(self, command: Sequence[str], log: Path, *, descriptors: int = 1024) -> None:
+        """`descriptors`: its limit, by default the usual one."""
         self.log = log
+
+        def limited() -> None:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
         with log.open("ab") as file:
-            self._process = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, **environment})
+            self._process = subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=limited)
         self.pid = self._process.pid
 
     @property

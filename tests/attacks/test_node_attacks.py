@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import brokers
-from tests.attacks import attacks_on_trust  # noqa: F401  # it adds them to the list
+from tests.attacks import attacks_on_delivery, attacks_on_port, attacks_on_trust  # noqa: F401  # they add them to the list
 from tests.attacks.catalogue import CPU_SECONDS_MAX, MEMORY_MIB_MAX, Attack, of
 from tests.attacks.node_scene import HONEST, NodeScene
 from tests.attacks.processes import until
@@ -30,15 +30,15 @@ def memory_mib(scene: NodeScene) -> float:
     return scene.node.memory_mib
 
 
-@pytest.mark.parametrize("attack", of("trust", "node", "transport", "artifact", "port"), ids=str)
+@pytest.mark.parametrize("attack", [*of("port"), *of("transport"), *of("artifact"), *of("trust")], ids=str)
 def test_a_node_refuses(scene: NodeScene, memory_mib: float, attack: Attack) -> None:
     scene.settle()
     since, cpu = scene.node.log_bytes, scene.node.cpu_seconds
 
     answered = attack.launch(scene)
 
-    found = [answered] if answered else until(f"a refusal of {attack}", lambda: scene.codes(since))
-    assert set(found) & set(attack.codes), found
+    found = answered or until(f"a refusal of {attack}", lambda: scene.codes(since))
+    assert found[0] in attack.codes, found
     assert scene.served() == HONEST
     assert scene.node.cpu_seconds - cpu < CPU_SECONDS_MAX
     until("its memory", lambda: scene.node.memory_mib < memory_mib + MEMORY_MIB_MAX, seconds=20)
