@@ -57,12 +57,12 @@ class BlockServer(threading.Thread):
         self.manifests: dict[bytes, Manifest] = {}
         self.wants: list[Want] = []
         self.damage: Callable[[bytes, bytes], list[bytes]] = lambda digest, payload: [payload]
-        self._stop = threading.Event()
+        self._stopped = threading.Event()
         self.client.open()
         self.client.subscribe(self.topics.filter("want"))
 
     def run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stopped.is_set():
             with suppress(queue.Empty):
                 event = self.client.inbox.get(timeout=0.1)
                 if isinstance(event, Message):
@@ -83,7 +83,7 @@ class BlockServer(threading.Thread):
                     self.client.link.publish(self.topics.block(digest), data)
 
     def stop(self) -> None:
-        self._stop.set()
+        self._stopped.set()
         self.join(60)
         self.client.link.close()
 

@@ -1,0 +1,45 @@
+"""Attacks on a real hub: each is refused with its own code, and the honest node goes on getting its blocks."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import brokers
+from tests.attacks import attacks_on_hub  # noqa: F401  # it adds them to the list
+from tests.attacks.catalogue import CPU_SECONDS_MAX, MEMORY_MIB_MAX, Attack, of
+from tests.attacks.hub_scene import HubScene
+from tests.attacks.processes import until
+
+pytestmark = [pytest.mark.attacks, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module", params=brokers.KINDS)
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubScene]:
+    folder: Path = tmp_path_factory.mktemp("scene")
+    with brokers.running(request.param, folder / "broker") as broker:
+        made = HubScene(broker, folder)
+        yield made
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def memory_mib(scene: HubScene) -> float:
+    """Of the hub before the first attack."""
+    assert scene.serves()
+    return scene.hub.memory_mib
+
+
+@pytest.mark.parametrize("attack", [*of("access"), *of("fleet")], ids=str)
+def test_a_hub_refuses(scene: HubScene, memory_mib: float, attack: Attack) -> None:
+    if attack.group == "access" and scene.broker.kind == "embedded":
+        pytest.skip("the embedded broker has no access list: docs/security.md says what that gives up")
+    since, cpu = scene.hub.log_bytes, scene.hub.cpu_seconds
+
+    answered = attack.launch(scene)
+
+    found = answered or until(f"a refusal of {attack}", lambda: scene.codes(since))
+    assert found[0] in attack.codes, found
+    assert scene.serves()
+    assert scene.hub.cpu_seconds - cpu < CPU_SECONDS_MAX
+    until("its memory", lambda: scene.hub.memory_mib < memory_mib + MEMORY_MIB_MAX, seconds=20)
