@@ -3,17 +3,18 @@
 import itertools
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from fleetcast.mqtt_connection import Disconnected
+from fleetcast.mqtt_connection import Disconnected, Message
 from schemas import codec
 from schemas.manifest import Manifest
 from schemas.topics import Topics
 from tests.attacks.processes import Process, until
 from tests.broker.client import Client
 from tests.brokers import FLEET, Broker
-from tests.hub.hubs import BLOCKS, Device, Fleet
+from tests.hub.hubs import Device, Fleet
 
 QUIET_SECONDS = 0.5
 
@@ -60,8 +61,19 @@ class HubScene:
         return self.device(f"a{next(self._numbers)}")
 
     def serves(self) -> bool:
-        """Whether the honest node gets its blocks."""
-        return len(self.honest.fetch(self.manifest, again=True)) == BLOCKS
+        """Whether the honest node gets its blocks, for which it asks again as nodes do: what it said while the hub was away may be lost."""
+        client, wanted = self.honest.client, {self.topics.block(block.digest) for block in self.manifest.variants[0].files[0].blocks}
+        client.messages(seconds=0.01)
+        client.subscribe(*sorted(wanted))
+        deadline = time.monotonic() + 100
+        while wanted and time.monotonic() < deadline:
+            self.honest.want(self.manifest, again=True)
+            with suppress(AssertionError):
+                while wanted:
+                    message = client.next(Message, seconds=5)
+                    client.link.ack(message)
+                    wanted.discard(message.topic)
+        return not wanted
 
     def codes(self, since: int) -> list[str]:
         """What the hub has refused or raised since; the alert about a refusal says it once more."""
