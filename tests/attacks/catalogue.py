@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-Group = Literal["trust", "node", "transport", "artifact", "port", "fleet", "access"]
+Group = Literal["trust", "transport", "artifact", "port", "fleet", "access"]
 Launch = TypeVar("Launch", bound=Callable[[Any], Any])
 
 MEMORY_MIB_MAX = 96.0  # by which one attack may raise what its victim has resident, once it is over
@@ -21,7 +21,6 @@ class Attack:
     group: Group
     codes: tuple[str, ...]
     launch: Callable[[Any], Any]
-    expects_death: bool = False
 
     def __str__(self) -> str:
         return self.name
