@@ -46,7 +46,7 @@ class Cycle(RequestResponseCycle):
         super().__init__(**fields)
         self._pieces: list[bytes] = []  # What came of the body since it was last asked for.
         self.body_bytes = 0
-        self.held_bytes = 0  # of an answer that waits until the one before it was read
+        self.held_bytes = 0  # An answer that waits until the one before it was read.
         self.limits: ConnectionLimits | None = None
         self._asked = False
 

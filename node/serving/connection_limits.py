@@ -30,7 +30,7 @@ IDLE, WAITING, ANSWERING = 0, 1, 2  # Nothing is asked; the client makes us wait
 
 
 class Bounded(Protocol):
-    """One connection, as the bounds see it."""
+    """Describe what the bounds ask of one connection."""
 
     @property
     def rank(self) -> int:

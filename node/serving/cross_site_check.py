@@ -1,9 +1,9 @@
 """Refuse requests that a web page of another site could have sent through a browser on this device or its network. Knows no model.
 
-A page may send a "simple" request anywhere, though it cannot read the answer: so a foreign `Origin` is refused, and so is a body of any type
-but those that models are asked with, which forms cannot have. Where a browser says that another site asks (`Sec-Fetch-Site`), only a link that a
-person follows is answered. By DNS rebinding a page can have its own name lead here, and then read answers: so `Host` is to be a name of this
-device. An address is no name that anybody could rebind, and no browser reaches a Unix socket.
+A page may send a "simple" request anywhere, though it cannot read the answer: so a foreign `Origin` is refused, and so is a body of any
+type but those that models are asked with, which forms cannot have. Where a browser says that another site asks (`Sec-Fetch-Site`), only
+a link that a person follows is answered. By DNS rebinding a page can have its own name lead here, and then read answers: so `Host` is to
+be a name of this device. An address is no name that anybody could rebind, and no browser reaches a Unix socket.
 """
 
 import socket
@@ -15,7 +15,9 @@ from starlette.types import Scope
 
 from schemas.errors import Code, Refused
 
-BODY_TYPES: Final = frozenset({b"application/json", b"application/octet-stream"})  # A page sends neither without asking first (Fetch, 2.2.2)
+BODY_TYPES: Final = frozenset(
+    {b"application/json", b"application/octet-stream"}
+)  # A page sends neither without asking first (Fetch, 2.2.2)
 OTHER_SITES: Final = frozenset(
     {b"cross-site", b"same-site"}
 )  # Values of Sec-Fetch-Site; another port or name of this site is another program

@@ -250,7 +250,9 @@ def custom_operator(scene: NodeScene) -> None:
 @attack("artifact", Code.MODEL_LOAD)
 def native_blob(scene: NodeScene) -> None:
     """A compiled blob for an accelerator's driver (EPContext), embedded in the graph."""
-    node = helper.make_node("EPContext", ["X"], ["Y"], domain="com.microsoft", embed_mode=1, ep_cache_context=b"\x7fELF" * 100, source="QNN")
+    node = helper.make_node(
+        "EPContext", ["X"], ["Y"], domain="com.microsoft", embed_mode=1, ep_cache_context=b"\x7fELF" * 100, source="QNN"
+    )
     model(scene, affine(6.0, operators=(node,)))
 
 

@@ -22,7 +22,6 @@ from tests.hub.flooding import flood_of_states
 from tests.hub.hubs import WINDOW_SECONDS, Device
 from tests.trust_fleet import Fleet, statement
 
-
 TELEMETRY = {"rho_spent": 0.0, "rho_day_max": 0.7}
 
 

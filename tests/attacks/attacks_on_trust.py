@@ -373,14 +373,18 @@ def document(scene: NodeScene, version: str, **changes: Any) -> bytes:
 def release_by_a_stranger(scene: NodeScene) -> None:
     """A release that a key outside the fleet signed."""
     made = document(scene, "6.6.6")
-    offer_model(scene, ModelBundle(model=MODEL, role=team_role(scene, "stranger", "6.6.6", made), manifests=(ManifestBytes("6.6.6", made),)))
+    offer_model(
+        scene, ModelBundle(model=MODEL, role=team_role(scene, "stranger", "6.6.6", made), manifests=(ManifestBytes("6.6.6", made),))
+    )
 
 
 @attack("trust", Code.TRUST_SIGNATURE)
 def release_by_a_stolen_rollouts_key(scene: NodeScene) -> None:
     """A release that the key of the rollouts signed."""
     made = document(scene, "6.6.7")
-    offer_model(scene, ModelBundle(model=MODEL, role=team_role(scene, "rollouts", "6.6.7", made), manifests=(ManifestBytes("6.6.7", made),)))
+    offer_model(
+        scene, ModelBundle(model=MODEL, role=team_role(scene, "rollouts", "6.6.7", made), manifests=(ManifestBytes("6.6.7", made),))
+    )
 
 
 @attack("trust", Code.TRUST_MISMATCH)
@@ -491,7 +495,9 @@ def index_of_junk(scene: NodeScene) -> None:
     scene.retain(scene.topics.deployed, b"\xc1" * 100)
 
 
-def offer_settings(scene: NodeScene, *, node: str = NODE, key: str = "rollouts", days: float = 1, serial: int = 1, purpose: Any = "settings") -> None:
+def offer_settings(
+    scene: NodeScene, *, node: str = NODE, key: str = "rollouts", days: float = 1, serial: int = 1, purpose: Any = "settings"
+) -> None:
     expires = int((scene.fleet.now + days * DAY).timestamp())
     said = DeviceSettings(node=node, serial=serial, expires=expires, labels={"ring": "canary"})
     scene.retain(scene.topics.settings(NODE), codec.encode(seal(purpose, codec.encode(said), scene.fleet.keys[key])))

@@ -99,4 +99,3 @@ class HubScene:
         for client in self._open:
             client.link.close()
         self.hub.stop()
-

@@ -230,7 +230,7 @@ class NodeScene:
 
     def descriptors(self) -> int:
         """How many the node has open."""
-        return len(os.listdir(f"/proc/{self.node.pid}/fd"))
+        return len(list(Path(f"/proc/{self.node.pid}/fd").iterdir()))
 
     def believes(self, roles: TrustRoles) -> bool:
         """Whether the node has taken these roles and nothing newer: it keeps them on disk before it goes by them."""

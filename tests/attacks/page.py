@@ -22,10 +22,19 @@ GROUPS: Final[dict[Group, str]] = {
 def section() -> list[str]:
     """Return the list of attacks."""
     rows = [
-        [f"`{group}`", victim, str(len(of(group))), ", ".join(one.name.replace("_", " ") for one in of(group))] for group, victim in GROUPS.items()
+        [f"`{group}`", victim, str(len(of(group))), ", ".join(one.name.replace("_", " ") for one in of(group))]
+        for group, victim in GROUPS.items()
     ]
-    others = [f"- {what}: {', '.join(test.partition('::test_')[2].replace('_', ' ') for test in tests)}." for what, tests in ELSEWHERE.items()]
-    return [*table(("group", "what is attacked", "attacks", "each"), rows), "", "The suite also runs these tests from elsewhere:", "", *others]
+    others = [
+        f"- {what}: {', '.join(test.partition('::test_')[2].replace('_', ' ') for test in tests)}." for what, tests in ELSEWHERE.items()
+    ]
+    return [
+        *table(("group", "what is attacked", "attacks", "each"), rows),
+        "",
+        "The suite also runs these tests from elsewhere:",
+        "",
+        *others,
+    ]
 
 
 def page() -> str:

@@ -1,7 +1,6 @@
 """Processes of fleetcast as an attacker finds them, and what the kernel and their logs say of them."""
 
 import json
-import resource
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -32,11 +31,8 @@ class Process:
         """`descriptors`: its limit, by default the usual one."""
         self.log = log
 
-        def limited() -> None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
         with log.open("ab") as file:
-            self._process = subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=limited)
+            self._process = subprocess.Popen(["prlimit", f"--nofile={descriptors}:{descriptors}", *command], stdout=file, stderr=file)
         self.pid = self._process.pid
 
     @property
@@ -65,9 +61,7 @@ class Process:
 
     def logged(self, event: str, since: int = 0, **fields: Any) -> bool:
         """Whether it has logged this event with these fields."""
-        return any(
-            line["event"] == event and all(line.get(name) == value for name, value in fields.items()) for line in self.lines(since)
-        )
+        return any(line["event"] == event and all(line.get(name) == value for name, value in fields.items()) for line in self.lines(since))
 
     def stop(self) -> None:
         self._process.terminate()

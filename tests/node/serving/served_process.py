@@ -4,7 +4,6 @@ It writes its port, the one for gRPC (0: without), and the process id of its mod
 """
 
 import os
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ class Victim:
 
     @property
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     @property
     def cpu_seconds(self) -> float:
@@ -55,14 +54,17 @@ def cpu_seconds(pid: int) -> float:
 def served_process(folder: Path, *, descriptors: int = 1024, grpc: bool = False) -> Iterator[Victim]:
     """Run one, with this limit of descriptors."""
 
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
-    command = [sys.executable, "-m", "tests.node.serving.served_process", str(folder), *(["grpc"] if grpc else [])]
+    command = [
+        "prlimit",
+        f"--nofile={descriptors}:{descriptors}",
+        sys.executable,
+        "-m",
+        "tests.node.serving.served_process",
+        str(folder),
+        *(["grpc"] if grpc else []),
+    ]
     with (folder / "served.log").open("w") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, preexec_fn=limited
-        )
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT)
     assert process.stdout is not None
     assert process.stdin is not None
     try:

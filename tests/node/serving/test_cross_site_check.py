@@ -18,7 +18,14 @@ from tests.node.conftest import Running, serving, starting
 from tests.node.serving.test_curl import INFER, asked
 
 ROWS = np.zeros((1, 5), np.float32)
-POSTED = (INFER, "/v2/models/delay/versions/1.0.0/infer", "/v2/models/delay/labels", "/v2/models/delay/versions/1.0.0/labels", "/v2/repository/index", "/v1/chat/completions")
+POSTED = (
+    INFER,
+    "/v2/models/delay/versions/1.0.0/infer",
+    "/v2/models/delay/labels",
+    "/v2/models/delay/versions/1.0.0/labels",
+    "/v2/repository/index",
+    "/v1/chat/completions",
+)
 ENDPOINTS = (
     *POSTED,
     *(f"/v2/models/delay{version}{what}" for version in ("", "/versions/1.0.0") for what in ("", "/ready", "/stats")),
