@@ -47,7 +47,7 @@ test-corpus: $(STAMP)  ## the onnx package's backend tests, published, proved an
 	$(BIN)/python -m tests.corpus --write
 
 .PHONY: test-attacks test-conformance
-test-attacks: packages $(STAMP)  ## TUF's and Uptane's attacks and ours, on real processes and both brokers; writes bench/results.json; 6 minutes
+test-attacks: packages $(STAMP)  ## TUF's and Uptane's attacks and ours, on real processes and both brokers; writes bench/results.json; minutes
 	$(BIN)/python -m tests.attacks --write
 
 test-conformance: $(STAMP)  ## tuf-conformance's own suite against a node's client; TUF_CONFORMANCE=its checkout, which no registry has
