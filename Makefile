@@ -46,6 +46,14 @@ soak-sim: $(STAMP)  ## a whole fleet in one process, mistreated as each seed say
 test-corpus: $(STAMP)  ## the onnx package's backend tests, published, proved and asked over HTTP; writes bench/results.json; 10 minutes
 	$(BIN)/python -m tests.corpus --write
 
+.PHONY: test-attacks test-conformance
+test-attacks: packages $(STAMP)  ## TUF's and Uptane's attacks and ours, on real processes and both brokers; writes bench/results.json; minutes
+	$(BIN)/python -m tests.attacks --write
+
+test-conformance: $(STAMP)  ## tuf-conformance's own suite against a node's client; TUF_CONFORMANCE=its checkout, which no registry has
+	@test -d "$(TUF_CONFORMANCE)" || { echo "TUF_CONFORMANCE is no folder: give a checkout of theupdateframework/tuf-conformance" >&2; exit 1; }
+	cd "$(TUF_CONFORMANCE)" && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -q tuf_conformance --entrypoint $(CURDIR)/tests/attacks/conformance-client
+
 test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
 	.ci/packages debootstrap git
 	$(BIN)/python -m bench fresh

@@ -25,6 +25,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 from fleetcast import durable
 from node.core.trust.clock import floor_of, is_known, trusted_now
 from node.core.trust.unverified_metadata import check_serials, claimed_version, is_again
+from node.trust.distinct_keys import check_distinct_keys
 from node.trust.held_rollouts import HeldRollouts
 from node.trust.kept_deployments import KeptDeployments
 from node.trust.refusals import OtherVersionError, as_refused
@@ -330,6 +331,7 @@ class Trust:
                 if (scratch / f"{name}.json").read_bytes() != getattr(bundle, name):
                     raise Refused(Code.TRUST_MISMATCH, f"{name} has the version that is trusted already, and other content")
             roots = tuple((scratch / "root_history" / f"{v}.root.json").read_bytes() for v in range(first_root, found.root.version + 1))
+            check_distinct_keys(roots, found.targets)
             listed = cast("Targets", found[_ROLLOUTS]) if isinstance(bundle, TrustBundle) else None
         rollouts, refused = _rollouts(bundle, listed) if isinstance(bundle, TrustBundle) and listed is not None else ({}, {})
         earlier = belief.rollouts if belief is not None else None
