@@ -49,6 +49,10 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "check the disk; the node fetches missing blocks again",
     ),
     Code.ARTIFACT_PATH: ("a file's name leads outside its folder, or occurs twice", "rename the file and publish again"),
+    Code.DISK_DAMAGED: (
+        "a file of a release changed, vanished or cannot be read on the device's disk",
+        "nothing: the node fetches it again; replace the disk if it happens again. No gate counts it against the release",
+    ),
     Code.DISK_FULL: ("the disk has no room, or cannot be written", "free some room; waiting work continues by itself"),
     Code.DISK_QUOTA: ("releases would take more of the disk than the settings allow", "raise disk_bytes_max, or publish a smaller variant"),
     Code.STORE_DAMAGED: (

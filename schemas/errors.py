@@ -28,6 +28,7 @@ class Code(StrEnum):
     BLOCK_PARENT = "block.wrong_parent"
     ARTIFACT_DIGEST = "artifact.digest_mismatch"
     ARTIFACT_PATH = "artifact.bad_path"
+    DISK_DAMAGED = "disk.damaged"
     DISK_FULL = "disk.full"
     DISK_QUOTA = "disk.quota"
     STORE_DAMAGED = "store.damaged"

@@ -13,7 +13,7 @@ from fleetcast.backoff import LASTING_SECONDS, SHORT_CONNECTIONS_MIN, Backoff, R
 from fleetcast.mqtt_connection import CONNACK_SECONDS, Connected, Disconnected
 from node.agent.events import ConnectionOpened
 from node.broker.mqtt import NodeLink
-from node.core.trust.clock import MonotonicClock, WallClock, WallSeconds, trusted_now
+from node.core.trust.clock import MonotonicClock, WallClock, trusted_now
 from node.storage.store import NodeStore
 from schemas.errors import Unreachable
 
@@ -43,9 +43,9 @@ class Connecting:
         self.again = Reconnection(RETRY)
         self.session = 0
 
-    def now(self) -> WallSeconds:
+    def now(self) -> float:
         """Return the time by which the broker's certificate is judged; any thread may ask."""
-        return WallSeconds(trusted_now(int(self._wall()), self._clock_floor))
+        return trusted_now(int(self._wall()), self._clock_floor)
 
     @property
     def is_due(self) -> bool:

@@ -197,7 +197,7 @@ def test_a_damaged_model_file_is_reported_then_fetched_and_served_again(one: Dev
     one.hub.pause(signal.SIGSTOP)  # nothing can be fetched yet
 
     one.start()
-    until("the code", lambda: one.status_when("not_serving", connected=False)["models"][0]["code"] == "artifact.digest_mismatch")
+    until("the code", lambda: one.status_when("not_serving", connected=False)["models"][0]["code"] == "disk.damaged")
 
     one.run("status", code=12)
     assert "artifact.damaged" in [finding["code"] for finding in one.run("doctor", code=2)]

@@ -1,5 +1,6 @@
 """Decide which releases stay on this disk: what is fetched now, served, last good, or needed by a delta that is announced."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 
 import structlog
@@ -10,6 +11,7 @@ from node.core.activation.lifecycle import ModelSlot
 from node.storage.artifacts import Artifacts
 from node.storage.store import NodeStore
 from node.trust.tuf_client import Release
+from schemas.errors import Refused
 
 log = structlog.get_logger()
 
@@ -44,6 +46,9 @@ class GarbageCollection:
 
     def _needed(self, slot: ModelSlot) -> set[bytes]:
         settled = {target.digest for target in (slot.serving, slot.last_good) if target}
-        since = self._manifests.get(slot.serving.digest).created if slot.serving else 0
+        since = 0
+        if slot.serving is not None:
+            with contextlib.suppress(Refused):  # The manifest is damaged, and comes again; until then nothing that it may need goes.
+                since = self._manifests.get(slot.serving.digest).created
         newer = [one for one in self._announced.get(slot.model, ()) if one[0] not in settled and one[1] >= since]
         return {parent for _, _, parents in newer for parent in parents}

@@ -164,7 +164,7 @@ def _blocks(digest: bytes, file: File, artifacts: Artifacts) -> tuple[Block, ...
     def read(part: Block) -> bytes:
         data = artifacts.holds(f"{digest.hex()}/index/{part.digest.hex()}", 0, part.digest, part.bytes)
         if data is None:
-            raise Refused(Code.ARTIFACT_DIGEST, f"the block list of {file.path} is not here")
+            raise Refused(Code.DISK_DAMAGED, f"the block list of {file.path} is not here")
         return data
 
     try:
