@@ -278,6 +278,7 @@ class Agent:
             settings=settings,
             post=self._inbox.put,
             report=self._reporter.report,
+            refused=self._reporter.refusal,
             serving_changed=self._served.serving_changed,
             carriage_of=self._trust_state.carriage_of,
             may_activate=self._trust_state.may_activate,

@@ -16,6 +16,11 @@ from schemas.errors import Refused
 log = structlog.get_logger()
 
 
+def held(slots: Iterable[ModelSlot]) -> set[bytes]:
+    """Return the releases that slots name."""
+    return {target.digest for slot in slots for target in (slot.target, slot.serving, slot.last_good) if target is not None}
+
+
 class GarbageCollection:
     """Remove what nobody needs."""
 
@@ -35,8 +40,7 @@ class GarbageCollection:
     def tidy(self, slots: Iterable[ModelSlot]) -> None:
         """Remove whatever these slots do not need, half-finished releases too."""
         present = list(slots)
-        kept = {target.digest for slot in present for target in (slot.target, slot.serving, slot.last_good) if target}
-        kept |= {parent for slot in present for parent in self._needed(slot)}
+        kept = held(present) | {parent for slot in present for parent in self._needed(slot)}
         for digest in set(self._artifacts.releases()) - kept:
             self._store.forget_blocks(digest.hex())
             self._artifacts.remove(digest)

@@ -1,7 +1,7 @@
 """Keep the manifests of what is on this disk, so that a node without a broker knows its own models, and which variant of each it has."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -61,9 +61,9 @@ class Manifests:
         """Return whether the file of a manifest that was not read yet is not what it was."""
         return digest not in self._known and sha256(self._read(digest)) != digest
 
-    def repaired(self, releases: Sequence[Release]) -> list[Release]:
-        """Write the manifests among these whose files are damaged down anew, and return their releases."""
-        found = [one for one in releases if self.is_damaged(one.digest)]
+    def repaired(self, releases: Sequence[Release], *, of: Collection[bytes]) -> list[Release]:
+        """Write the damaged ones `of` these releases down anew, as far as they are among `releases`, and return those."""
+        found = [one for one in releases if one.digest in of and self.is_damaged(one.digest)]
         for release in found:
             self.keep(release)
             log.info("manifest.repaired", model=release.manifest.model, version=release.manifest.version)

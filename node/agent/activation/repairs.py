@@ -1,6 +1,7 @@
 """Keep which releases have damaged files on this disk, and when each is fetched again: at once, and ever later where it does not last."""
 
 from node.core.trust.clock import MonotonicClock, MonotonicSeconds
+from schemas.errors import Code, Refused
 
 REPAIR_SECONDS = 60.0  # The pause between two tries.
 
@@ -50,3 +51,8 @@ class Repairs:
         """Take in that the release was loaded from its files."""
         self._due.pop(digest, None)
         self._met.discard(digest)
+
+
+def damage_of(version: str, reason: str) -> Refused:
+    """Return what is reported of a release whose files are damaged."""
+    return Refused(Code.DISK_DAMAGED, f"files of {version} are damaged on the device's disk, and fetched again: {reason}")

@@ -12,7 +12,7 @@ from schemas.state import Slot
 log = structlog.get_logger()
 
 
-def slot_report(slot: ModelSlot, *, store: NodeStore, manifests: Manifests, parameters: Parameters, is_damaged: bool) -> Slot:
+def slot_report(slot: ModelSlot, store: NodeStore, manifests: Manifests, parameters: Parameters, *, is_damaged: bool) -> Slot:
     """Return the report. `is_damaged`: files of what is served are damaged on this disk."""
     usage = store.usage_of(slot.target.digest if slot.target else b"")
     variant, in_force = None, None

@@ -7,11 +7,11 @@ import structlog
 
 from node.agent.activation.endpoint_check import Endpoint, is_not_served
 from node.agent.activation.fetcher import Fetcher
-from node.agent.activation.garbage_collection import GarbageCollection
+from node.agent.activation.garbage_collection import GarbageCollection, held
 from node.agent.activation.manifests import Manifests
 from node.agent.activation.parameters import Parameters
 from node.agent.activation.receipts import Receipts
-from node.agent.activation.repairs import Repairs
+from node.agent.activation.repairs import Repairs, damage_of
 from node.agent.activation.slot_report import slot_report
 from node.agent.activation.staging import coming, former_release, staged
 from node.agent.activation.trials import CUT_SHORT, Trials
@@ -54,6 +54,7 @@ class Slots:
         settings: NodeSettings,
         post: Callable[[WorkerReady | WorkerGone | EndpointAnswered], None],
         report: Callable[..., None],
+        refused: Callable[[Refused, str], None] = lambda refusal, model: None,
         serving_changed: Callable[[bytes, Manifest, EffectiveParameters], None],
         carriage_of: Callable[[str], Carriage | None],
         may_activate: Callable[[str, bytes, WallSeconds], bool],
@@ -62,7 +63,7 @@ class Slots:
         self._store, self._artifacts, self._fetcher, self._server = store, artifacts, fetcher, server
         self._manifests, self._parameters, self._settings = manifests, parameters, settings
         self._post, self._receipts, self._may_activate = post, Receipts(store, report), may_activate
-        self._serving_changed, self._carriage_of, self._monotonic = serving_changed, carriage_of, monotonic
+        self._serving_changed, self._carriage_of, self._monotonic, self._refusal = serving_changed, carriage_of, monotonic, refused
         server.watch_files(lambda model, digest, reason: post(WorkerGone(model, digest, reason, 1, is_damaged=True)))
         self._endpoint, self._trials = Endpoint(server, post=post, monotonic=monotonic), Trials(store)
         self._slots: dict[str, ModelSlot] = {}
@@ -246,8 +247,7 @@ class Slots:
         return tuple(self._idle_reports[model] for model in lifecycle.newest_first(self._slots.values()))
 
     def _report_of(self, slot: ModelSlot) -> Slot:
-        is_damaged = self._needs_repair(slot)
-        return slot_report(slot, store=self._store, manifests=self._manifests, parameters=self._parameters, is_damaged=is_damaged)
+        return slot_report(slot, self._store, self._manifests, self._parameters, is_damaged=self._needs_repair(slot))
 
     # How it is done
 
@@ -450,7 +450,7 @@ class Slots:
 
     def _damaged(self, slot: ModelSlot, serving: Target, reason: str) -> None:
         """Fetch what is served again, for it cannot be loaded from these files, and have the last good release answer meanwhile."""
-        log.error("release.damaged", model=slot.model, version=serving.version, code=Code.DISK_DAMAGED, reason=reason)
+        self._report_damage(slot, serving, reason)
         self._restoring.add(serving.digest)
         is_first = self._repairs.found(serving.digest)
         self._report_anew(slot.model)
@@ -460,14 +460,14 @@ class Slots:
     def _needs_repair(self, slot: ModelSlot) -> bool:
         return slot.serving is not None and slot.serving.digest in self._repairs
 
+    def _report_damage(self, slot: ModelSlot, target: Target, reason: str) -> None:
+        log.error("release.damaged", model=slot.model, version=target.version, code=Code.DISK_DAMAGED, reason=reason)
+        self._refusal(damage_of(target.version, reason), slot.model)  # In a receipt that names no release: it says nothing against one.
+
     def _target_damaged(self, slot: ModelSlot, target: Target, reason: str, now: WallSeconds) -> None:
         """Fetch what is wanted again: its files are no more what they were when they came. The rollout hears of no failure."""
-        log.error("release.damaged", model=slot.model, version=target.version, code=Code.DISK_DAMAGED, reason=reason)
-        is_on_its_way = slot.state in lifecycle.FETCHING
-        step = (
-            lifecycle.waits(slot, Code.DISK_DAMAGED, spent=False, now=int(now)) if is_on_its_way else lifecycle.damaged(slot, now=int(now))
-        )
-        self._apply(slot, step, now)
+        self._report_damage(slot, target, reason)
+        self._apply(slot, lifecycle.damaged(slot, now=int(now)), now)
         self._repairs.found(target.digest)
 
     def _repair_when_due(self, slot: ModelSlot, now: WallSeconds) -> None:
@@ -493,12 +493,12 @@ class Slots:
         )
 
     def _repaired(self, slot: ModelSlot, serving: Target, refusal: Refused | None) -> None:
-        if refusal is None:
-            log.info("release.repaired", model=slot.model, version=serving.version)
-            self._restore(slot.model, serving)
-        else:
+        if refusal is not None:
             log.error("release.not_repaired", model=slot.model, version=serving.version, code=refusal.code, reason=refusal.reason)
             self._repairs.failed(serving.digest)
+            return
+        log.info("release.repaired", model=slot.model, version=serving.version)
+        self._restore(slot.model, serving)
 
     def _stands_in(self, slot: ModelSlot, other: Target) -> bool:
         """Return whether this is the last good release, which answers while what is to be served is fetched again."""
@@ -583,8 +583,7 @@ class Slots:
     def announced(self, releases: Sequence[Release]) -> None:
         """Take in a model's current releases: what the newer ones are deltas of is kept."""
         self._garbage.announced(releases)
-        mine = {one.digest for slot in self._slots.values() for one in (slot.target, slot.serving, slot.last_good) if one is not None}
-        for release in self._manifests.repaired([one for one in releases if one.digest in mine]):
+        for release in self._manifests.repaired(releases, of=held(self._slots.values())):
             self._repairs.hurry(release.digest)
 
     def sign_again(self) -> None:

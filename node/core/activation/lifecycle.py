@@ -241,6 +241,8 @@ def failed(slot: ModelSlot, code: str, reason: str, *, now: int) -> Step:
 
 def damaged(slot: ModelSlot, *, now: int) -> Step:
     """Take in that files of what is wanted are damaged on this disk: the owner fetches them again, and nothing is reported against it."""
+    if slot.state in FETCHING:
+        return waits(slot, Code.DISK_DAMAGED, spent=False, now=now)
     return _move(slot, "damaged", now, _cancel(slot), code=Code.DISK_DAMAGED)
 
 
