@@ -52,10 +52,17 @@ class Connecting:
         """Return whether to try now, where there is no connection."""
         return not self._is_opening and float(self._monotonic()) >= self.again.due_at
 
-    def begin(self, link: NodeLink) -> None:
-        """Begin an attempt; `ConnectionOpened` says how it ended."""
+    def begin_anew(self) -> None:
+        """Have the next attempt end the broker's session, and be made at once."""
+        self._session_of = "another"
+        self.again.released()
+
+    def begin(self, link: NodeLink, *, alone: bool = False) -> None:
+        """Begin an attempt; `ConnectionOpened` says how it ended. `alone`: nothing that an earlier session waits for is to arrive."""
         self.again.attempted(float(self._monotonic()), self._rng.random())
-        session, at, is_clean = self._store.next("session"), int(self._wall()), self._session_of == "another"
+        if self._store.stuck:  # A number that is not durable is above all that an earlier process may have used, whatever it could keep.
+            self._store.raise_fact("session", int(self._wall()))
+        session, at, is_clean = self._store.next("session"), int(self._wall()), alone or self._session_of == "another"
         self.session, self._clock_floor = session, self._store.fact("clock_floor")
 
         def run() -> None:

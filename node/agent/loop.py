@@ -51,7 +51,7 @@ from node.agent.reports.reporter import Reporter
 from node.agent.reports.standing_findings import StandingFindings
 from node.agent.reports.state_reports import StateReports
 from node.agent.storage.disk_trouble import DiskTrouble
-from node.agent.storage.store_rebuild import Traces, rebuild
+from node.agent.storage.store_rebuild import Traces, contradiction_of, rebuild
 from node.agent.telemetry.served_requests import ServedRequests
 from node.agent.telemetry.windows import Telemetry
 from node.agent.trust.device_settings import HubSettings
@@ -141,6 +141,8 @@ class Agent:
         self._manifests = Manifests(self._artifacts, self._profile, unloadable=unloadable)
         self._trust = Trust(settings.data / "trust", pinned_root)
         self._sideload = Sideload(settings.data / "carried")
+        if contradiction := contradiction_of(self._store.slots(), self._artifacts):
+            self._store.begin_anew(contradiction)
         if self._store.is_new:
             rebuild(self._store, self._artifacts, self._manifests, Traces.of(settings, self._trust), now=int(self._wall()))
 
@@ -317,7 +319,7 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.on_refusal = self._status_writer.trouble
-        self._disk = DiskTrouble(self._store, self._status_writer, self._monotonic)
+        self._disk = DiskTrouble(self._store, self._status_writer, self._findings, self._monotonic)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set.
@@ -367,10 +369,14 @@ class Agent:
             raise self._disk.damage
 
     def _turn(self) -> None:
+        self._disk.tick()
         if self._store.stuck:
             self._guarded(self._disk.write_down)
-        elif not self._online and self._connecting.is_due:
-            self._guarded(self._connecting.begin, self._link)
+            if not self._store.stuck and self._online:
+                self._connecting.begin_anew()
+                self._link.close()  # Nothing was subscribed to: the next connection does.
+        if not self._online and self._connecting.is_due:
+            self._guarded(self._connecting.begin, self._link, alone=bool(self._store.stuck))
         events = [*self._disk.again(), *self._take_events()]
         blocks: list[BlockArrived] = []
         for event in events:
@@ -442,7 +448,9 @@ class Agent:
             self._parameters.check_models(self._trust_state.known_models() | self._store.slots().keys())
         self._slots.tick(self._wall())
         if self._store.stuck:
-            return  # what is counted waits for the disk; nothing may leave, arrive or be renewed that would not be durable
+            if self._online:
+                self._state_reports.tick(now)
+            return  # what is counted waits for the disk; nothing else may leave, arrive or be renewed that would not be durable
         self._renewing.tick(online=self._online)
         self._trust_state.look_at_clock(now)
         self._trust_state.look_at_deadlines(now)
@@ -533,6 +541,8 @@ class Agent:
         self._online = True
         self._status_writer.connected()
         self._state_reports.connected()
+        if self._store.stuck:
+            return  # The hub hears how this node is; what arrived could not be kept.
         self._reporter.connected(session_present=found == "remembers")
         # Said each time: an earlier connection may have broken before its SUBSCRIBE arrived, and left a session that hears nothing.
         self._link.subscribe_settings(only_if_new=event.session_present)

@@ -376,6 +376,8 @@ def reported(facts: Facts) -> Iterator[Finding]:
         about = f" of {one.model}" if one.model else ""
         if one.code == Code.CLOCK_UNKNOWN:
             continue  # `clock` has judged it.
+        if one.code == Code.DISK_FULL and facts.status.read_only:
+            continue  # So has `disk`.
         if one.code == Code.RECEIPT_KEY_CHANGED:
             yield Finding(Trouble.KEY_REFUSED, one.reason)
         elif one.kind == "site":
