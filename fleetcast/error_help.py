@@ -59,6 +59,14 @@ MEANINGS: Final[dict[Code, tuple[str, str]]] = {
         "a device's database is damaged",
         "nothing: the node sets it aside and continues with its other files; check the disk",
     ),
+    Code.DATABASE_DAMAGED: (
+        "the hub's database is damaged",
+        "check the disk, and restore the file that the reason names from a backup; nodes serve on meanwhile",
+    ),
+    Code.METADATA_DAMAGED: (
+        "a file of the hub's signed metadata is damaged, and so is its copy",
+        "check the disk, and restore the file that the reason names from a backup",
+    ),
     Code.BUDGET_DAY: ("the day's byte budget for this class of link is spent", "wait for tomorrow, or raise the budget"),
     Code.BUDGET_ROLLOUT: ("the rollout's byte budget for one node is spent", "start another rollout with a larger budget"),
     Code.BUDGET_HOURS: ("the settings allow no transfer at this hour", "wait for the allowed hours, or change them"),

@@ -32,6 +32,8 @@ class Code(StrEnum):
     DISK_FULL = "disk.full"
     DISK_QUOTA = "disk.quota"
     STORE_DAMAGED = "store.damaged"
+    DATABASE_DAMAGED = "database.damaged"
+    METADATA_DAMAGED = "metadata.damaged"
     BUDGET_DAY = "budget.day"
     BUDGET_ROLLOUT = "budget.rollout"
     BUDGET_HOURS = "budget.hours"
