@@ -17,6 +17,7 @@ log = structlog.get_logger()
 FOLDER = "copies"
 DIGEST_BYTES = 32
 JSON = ".json"
+MEND = "there is no good copy of it: restore it from a backup of the fleet's folder, and check the disk"
 
 
 class KeptCopies:
@@ -47,9 +48,7 @@ class KeptCopies:
             durable.write(path, kept)
             return kept
         if data is None:
-            raise Refused(
-                Code.METADATA_DAMAGED, f"{path}: {why}, and there is no copy of it: restore it from a backup of the fleet's folder"
-            )
+            raise Refused(Code.METADATA_DAMAGED, f"{path}: {why}; {MEND}")
         if kept is None:
             if path.suffix == JSON:
                 _check(path, data)
@@ -86,7 +85,4 @@ def _check(path: Path, data: bytes) -> None:
         else:
             parsed(data)
     except (ValueError, DeserializationError) as error:
-        raise Refused(
-            Code.METADATA_DAMAGED,
-            f"{path} is damaged, and there is no copy of it: restore it from a backup of the fleet's folder ({error})",
-        ) from None
+        raise Refused(Code.METADATA_DAMAGED, f"{path} is damaged ({error}); {MEND}") from None
