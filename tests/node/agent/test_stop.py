@@ -72,6 +72,7 @@ def test_it_ends_while_a_model_is_being_loaded(device: Device) -> None:
             return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
         return []
 
+    device.until("the port", lambda: "serving.started" in device.log())  # Runtimes were tried before, in processes of their own.
     device.until("a worker", workers)
     os.kill(workers()[0], signal.SIGSTOP)  # it never comes to the end of loading
 
