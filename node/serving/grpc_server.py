@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 MESSAGE_BYTES_MAX: Final = 16 * MIB
 REQUESTS_MAX: Final = 16  # at once: each holds a thread, and a message of any size
 ANSWER_SECONDS_MAX: Final = 3600.0  # the pool has its own bounds; this one only ends a thread that waits for a loop that is gone
-STOP_SECONDS_MAX: Final = 15.0
+STOP_SECONDS_MAX: Final = 5.0
 STATUS: Final = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     404: grpc.StatusCode.NOT_FOUND,
