@@ -319,7 +319,7 @@ class Agent:
             notify=Notify(),
         )
         self._reporter.on_refusal = self._status_writer.trouble
-        self._disk = DiskTrouble(self._store, self._status_writer, self._findings, self._monotonic)
+        self._disk = DiskTrouble(self._store, self._status_writer, self._findings, self._monotonic, refused=self._reporter.refusal)
 
     def run(self, stop: threading.Event) -> None:
         """Serve until `stop` is set.

@@ -23,7 +23,16 @@ DEFERRED_MAX = 256  # events that wait for room; more are dropped, and come agai
 class DiskTrouble:
     """Handle one agent's trouble with its disk. Called by the loop's thread alone."""
 
-    def __init__(self, store: NodeStore, status_writer: StatusWriter, findings: StandingFindings, monotonic: MonotonicClock) -> None:
+    def __init__(
+        self,
+        store: NodeStore,
+        status_writer: StatusWriter,
+        findings: StandingFindings,
+        monotonic: MonotonicClock,
+        *,
+        refused: Callable[[Refused, str], None],
+    ) -> None:
+        """Report by `refused` that the store was damaged when it was opened."""
         self._store, self._status_writer, self._findings, self._monotonic = store, status_writer, findings, monotonic
         self.damage: Refused | None = None  # the store turned out damaged: the agent ends, and its next start goes on
         self._met = self._is_found = False
@@ -33,6 +42,9 @@ class DiskTrouble:
         if store.stuck:
             log.error("disk.full", reason=store.stuck, effect="it serves what is here, and keeps nothing")
         self._find(store.stuck)
+        if store.damage:
+            text = f"the node's database was damaged, and is set aside: {store.damage}; what was served is taken up from the disk"
+            refused(Refused(Code.STORE_DAMAGED, text), "")
 
     def explains(self, error: BaseException) -> bool:
         """Return whether the disk is to blame for an error, and not we."""
