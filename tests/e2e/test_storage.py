@@ -225,8 +225,9 @@ def test_on_a_full_disk_a_node_starts_serves_and_says_so_and_goes_on_with_room(o
     assert "store.unreadable" not in codes
 
     (full / "filler").unlink()
+    until("room", lambda: not one.run("status")["disk"]["read_only"])
     one.status_when("serving", connected=True)
-    assert not one.run("status")["disk"]["read_only"]
+    until("the hub to hear of it", lambda: not one.known()["findings"])
     one.hub.roll_out(newer)
     one.serves(newer)
     with closing(sqlite3.connect(full / "node.sqlite")) as db:
