@@ -1,6 +1,5 @@
 """Opens one SQL database: transactions that are durable when they end, and no exception of the database's own. Knows no table."""
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from schemas.errors import Code, Refused, Unreachable
 
 HUB_ACTOR = "hub"
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_STUCK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}  # An error of reading or writing is a disk without room, too.
+# SQLite's result codes (https://sqlite.org/rescode.html); an error of reading or writing is what it makes of a disk without room, too.
+_CORRUPT, _NOTADB, _READONLY, _IOERR, _FULL = 11, 26, 8, 10, 13
+_DAMAGED, _STUCK = {_CORRUPT, _NOTADB}, {_READONLY, _IOERR, _FULL}
 _FULL_WORDS = ("disk is full", "No space", "Read-only file system")
 BUSY_SECONDS = 10  # how long a writer waits for another process's transaction
 
