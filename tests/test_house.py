@@ -30,7 +30,13 @@ ONLY_IN = {
     "matplotlib": {"hub/cli/drift_plots.py"},
     "urllib3": {"hub/alerts/webhooks.py"},
     # The hub reads its nodes without SQLAlchemy, whose import takes longer than the whole command.
-    "sqlite3": {"hub/database/sqlite_reader.py", "node/storage/store.py", "node/storage/store_file.py", "node/storage/tables.py"},
+    "sqlite3": {
+        "hub/database/sqlite_reader.py",
+        "node/storage/store.py",
+        "node/storage/store_check.py",
+        "node/storage/store_file.py",
+        "node/storage/tables.py",
+    },
     "yaml": {"tools/generate_schemas.py"},
 }
 KEY_READERS = {"load_pem_private_key", "load_der_private_key", "load_ssh_private_key", "generate_private_key", "private_bytes"}

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 BACKLOG: Final = 2048  # connections that the kernel keeps while the agent is busy or restarts; the system's own limit may be lower
 KEEP_ALIVE_SECONDS: Final = 75  # longer than the pause of most polling clients, so that they seldom meet a closing connection
-STOP_SECONDS_MAX: Final = 15  # for requests that have begun
+STOP_SECONDS_MAX: Final = 5  # for requests that have begun: an agent ends within ten seconds
 CALL_SECONDS_MAX: Final = 30.0  # a call into the loop is a few dictionary operations; longer means it is stuck, which is our bug
 UDS_MODE: Final = 0o660  # the group that the integrator gives the folder may ask; nobody else
 

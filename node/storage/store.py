@@ -16,7 +16,8 @@ from node.core.activation.lifecycle import ModelSlot, Move
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
 from node.storage.rows import ByteUsage, ReportedCounts, StoredBlock, Waiting
-from node.storage.store_file import in_memory, opened, set_aside, trouble_of, writable, written_down
+from node.storage.store_check import damage_in
+from node.storage.store_file import Opened, anew, in_memory, opened, set_aside, trouble_of, writable, written_down
 from node.storage.tables import begin, read_as_todays
 from schemas.accuracy import Accuracy
 from schemas.deployments import Moved
@@ -56,10 +57,21 @@ class NodeStore:
         Raises:
             Unreachable: somebody else has it locked.
         """
-        store, found = cls.__new__(cls), opened(path, begin)
-        store._path, store._db, store._day = path, found.db, -1
-        store.stuck, store.is_new, store.damage = found.stuck, found.is_new, found.damage
+        store = cls.__new__(cls)
+        store._path = path
+        store._take(opened(path, begin))
+        if damage := damage_in(store._db):
+            store.begin_anew(damage)
         return store
+
+    def _take(self, found: Opened) -> None:
+        self._db, self._day = found.db, -1
+        self.stuck, self.is_new, self.damage = found.stuck, found.is_new, found.damage
+
+    def begin_anew(self, damage: str) -> None:
+        """Set the file aside, because of what is in it, and begin a new one; where the disk takes nothing, in memory."""
+        self._db.close()
+        self._take(anew(self._path, begin, damage))
 
     def write_down(self) -> None:
         """Put what is in memory on the disk, which has room again.

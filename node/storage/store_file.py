@@ -78,6 +78,11 @@ def opened(path: Path, make: Make) -> Opened:
         return _anew(path, make, str(error)) if kind == "damaged" else in_memory(path, make, str(error))
 
 
+def anew(path: Path, make: Make, damage: str) -> Opened:
+    """Set a file aside whose content makes no sense, and begin a new one."""
+    return _anew(path, make, damage)
+
+
 def is_empty(path: Path) -> bool:
     """Return whether there is no table: no file, or one that a power cut has left without what was in it."""
     if not path.exists():
@@ -197,7 +202,9 @@ def _full(error: BaseException) -> Refused:
 
 
 def _connected(name: str, *, is_uri: bool = False) -> Database:
-    return sqlite3.connect(name, isolation_level=None, check_same_thread=False, uri=is_uri, factory=Database)
+    db = sqlite3.connect(name, isolation_level=None, check_same_thread=False, uri=is_uri, factory=Database)
+    db.text_factory = lambda data: data.decode(errors="replace")  # Whether text is whole is for node/storage/store_check.py to say.
+    return db
 
 
 def _check(db: Database) -> None:

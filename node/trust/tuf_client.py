@@ -24,7 +24,7 @@ from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
 from fleetcast import durable
 from node.core.trust.clock import floor_of, is_known, trusted_now
-from node.core.trust.unverified_metadata import check_serials, claimed_version, is_again
+from node.core.trust.unverified_metadata import check_cost, check_serials, claimed_version, is_again
 from node.trust.distinct_keys import check_distinct_keys
 from node.trust.held_rollouts import HeldRollouts
 from node.trust.kept_deployments import KeptDeployments
@@ -549,6 +549,7 @@ def _copies(kind: type[TrustBundle | TrustRoles]) -> tuple[str, str]:
 
 def _held(bundle: TrustBundle | TrustRoles) -> dict[str, bytes]:
     """Return the bundle's metadata by the names under which TUF asks for it."""
+    check_cost(bundle)
     held = {f"{claimed_version(root, 'root')}.root.json": root for root in bundle.roots}
     if len(held) != len(bundle.roots):
         raise Refused(Code.TRUST_MISMATCH, "trust bundle: two roots have one version")
