@@ -34,10 +34,12 @@ class MetadataFolder:
             Refused: the repository exists already.
         """
         try:
-            self._metadata.mkdir(parents=True)
+            durable.make_folder(self._metadata.parent, parents=True)
+            self._metadata.mkdir()
+            durable.sync(self._metadata.parent)
         except FileExistsError:
             raise Refused(Code.SETTINGS_INVALID, f"{self.directory} holds a repository already") from None
-        self.documents.mkdir(exist_ok=True)
+        durable.make_folder(self.documents)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -118,5 +120,5 @@ class MetadataFolder:
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Write a file so that it is durable before it is visible; `mode` overrides the process's default for new files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent, parents=True)
     durable.write(path, data, mode=mode)

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from fleetcast import disk_room
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused, Unreachable
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ def opened(path: Path, make: Make) -> Opened:
         Refused: SETTINGS_INVALID when this user may not read it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent, parents=True)
         if path.is_dir():  # A folder in the file's place: a broken unpacking, or a mount that was meant for elsewhere.
             return _anew(path, make, "it is a folder")
         is_new = is_empty(path)
