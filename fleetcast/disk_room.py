@@ -11,6 +11,7 @@ from schemas.errors import Code, Refused
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # no space, over a user's quota, over a process's limit
 FULL_OR_READ_ONLY: Final = FULL | {errno.EROFS}  # a worn-out flash disk turns read-only: it has no room either
+TAKES_NOTHING: Final = FULL_OR_READ_ONLY | {errno.EIO}  # and before that it answers with errors
 
 
 def has_room(folder: Path, size_bytes: int) -> bool:
@@ -29,8 +30,8 @@ def code_of(error: OSError, otherwise: Code) -> Code:
 
 
 @contextlib.contextmanager
-def refusing(sentence: str, *, errnos: frozenset[int] = FULL) -> Iterator[None]:
-    """Turn errors that say that the disk has no room into a refusal that begins with `sentence`; all others pass.
+def refusing(sentence: str, *, errnos: frozenset[int] = TAKES_NOTHING) -> Iterator[None]:
+    """Turn errors that say that the disk takes nothing into a refusal that begins with `sentence`; all others pass.
 
     Raises:
         Refused: DISK_FULL.

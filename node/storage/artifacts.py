@@ -25,9 +25,15 @@ class Artifacts:
     """Keep a folder of releases: `<release digest>/<variant>/<file path>`."""
 
     def __init__(self, directory: Path) -> None:
+        """Make the folder, where there is none.
+
+        Raises:
+            Refused: DISK_FULL.
+        """
         self.directory = directory
         self._known: dict[str, Path] = {}  # looked up at every block; resolving takes a system call a level
-        durable.make_folder(directory, parents=True)
+        with disk_room.refusing(f"no room on the disk for {directory}", errnos=disk_room.TAKES_NOTHING):
+            durable.make_folder(directory, parents=True)
 
     def relative(self, release: bytes, variant: str, file: File) -> str:
         """Return a file's path below the folder; the schema allows no path that leaves it."""
