@@ -30,8 +30,8 @@ def code_of(error: OSError, otherwise: Code) -> Code:
 
 
 @contextlib.contextmanager
-def refusing(sentence: str, *, errnos: frozenset[int] = TAKES_NOTHING) -> Iterator[None]:
-    """Turn errors that say that the disk takes nothing into a refusal that begins with `sentence`; all others pass.
+def refusing(sentence: str, *, errnos: frozenset[int] = FULL) -> Iterator[None]:
+    """Turn errors that say that the disk has no room into a refusal that begins with `sentence`; all others pass.
 
     Raises:
         Refused: DISK_FULL.

@@ -48,7 +48,8 @@ class MetadataFolder:
         Raises:
             Refused: the disk has no room for the files that are written meanwhile.
         """
-        with disk_room.refusing(f"no room for the repository in {self.directory}"), (self.directory / "lock").open("ab") as lock:
+        refusing = disk_room.refusing(f"no room for the repository in {self.directory}", errnos=disk_room.TAKES_NOTHING)
+        with refusing, (self.directory / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 

@@ -1,4 +1,4 @@
-"""Run the fault suite, as `make test-faults` does: `python -m tests.faults [--write]`; or one case alone, which a failure prints as JSON."""
+"""Run the fault suite, as `make test-faults` does: `python -m tests.faults [--write]`, or one case alone: a failure prints how."""
 
 import argparse
 import json

@@ -1,9 +1,9 @@
-"""The simulated fleet of tests/simulation on disks that break: a machine is cut off at any one change of its files, or its disk takes no more.
+"""The simulated fleet of tests/simulation on disks that break: a machine is cut off at a change of its files, or its disk is full.
 
-It runs in a process that has begun with shim.c: `python -m tests.faults.crashes CASES` reads cases as JSON, one a line, and prints what came of
-each. A case runs in a fork of its own. After a cut the victim's folder is what a kill, or a power cut, leaves of it; it starts again, has to
-serve at once what it served, and is cut off again so many changes later, until the scenario is at its end. Then must hold what holds of every
-fleet at rest (tests/simulation), and what `Audit` adds up outside of the node.
+It runs in a process that has begun with shim.c: `python -m tests.faults.crashes CASES` reads cases as JSON, one a line, and prints what
+came of each. A case runs in a fork of its own. After a cut the victim's folder is what a kill, or a power cut, leaves of it. It starts
+again, has to serve at once what it served, and is cut off again so many changes later, until the scenario is at its end. Then must hold
+what holds of every fleet at rest (tests/simulation), and what `Audit` adds up outside of the node.
 """
 
 import argparse
@@ -52,7 +52,7 @@ FAILS_SECONDS = 40.0  # for which a disk takes nothing
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Which scenario, whom it strikes, how, at which change of its files, and how many changes after a start it strikes again (0: never)."""
+    """Which scenario, whom it strikes, how, at which change of its files, and after how many it strikes again at most (0: never)."""
 
     scenario: str
     victim: str

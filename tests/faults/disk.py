@@ -1,7 +1,8 @@
 """What a disk has after a power cut: a folder's changes, as shim.c recorded them, replayed with what no sync had made durable left out.
 
-The model is POSIX's, and no file system's in particular: a sync of a file makes its content durable, a sync of a folder the names in it. Of
-everything else any part may be on the disk: names are changed in groups that hold together (a rename is one), and writes are torn into sectors.
+The model is POSIX's, and no file system's in particular: a sync of a file makes its content durable, a sync of a folder the names in it.
+Of everything else any part may be on the disk. Names are changed in groups that hold together (a rename is one), and writes are torn into
+sectors.
 """
 
 import shutil

@@ -29,6 +29,21 @@ STRIDES = 24  # runs that begin at even distances, beside those that begin with 
 AGAIN = 600  # changes until it strikes again, at most
 CUTS, FAILURES = ("kill", "lost", "torn"), ("full", "io", "readonly")
 
+PROGRAM = """
+import os, shutil, sqlite3, sys
+from pathlib import Path
+from fleetcast import durable
+folder = Path(sys.argv[1])
+db = sqlite3.connect(folder / 'a.sqlite', isolation_level=None)
+db.execute('PRAGMA journal_mode=WAL'); db.execute('PRAGMA synchronous=FULL'); db.execute('CREATE TABLE t (a)')
+for one in range(300): db.execute('INSERT INTO t VALUES (?)', ('x' * 500,))
+durable.write(folder / 'b', b'b' * 5000); durable.make_folder(folder / 'c'); durable.create(folder / 'c' / 'd', b'd')
+shutil.copytree(folder / 'c', folder / 'e'); (folder / 'e' / 'd').rename(folder / 'f'); (folder / 'e').rmdir()
+with (folder / 'g').open('ab') as file: os.posix_fallocate(file.fileno(), 0, 9000)
+with (folder / 'g').open('r+b') as file: file.seek(100); file.write(b'g'); file.truncate(5000)
+os._exit(0)
+"""
+
 Count = Callable[[int, int], None]
 
 
@@ -88,22 +103,8 @@ def test_a_fault_at_any_change_of_a_file_loses_nothing(victim: str, how: str, co
 def test_the_journal_of_changes_misses_none(tmp_path: Path, count: Count) -> None:
     folder, journal = tmp_path / "watched", tmp_path / "journal"
     folder.mkdir()
-    program = f"""
-import os, shutil, sqlite3, sys
-from pathlib import Path
-from fleetcast import durable
-folder = Path({str(folder)!r})
-db = sqlite3.connect(folder / 'a.sqlite', isolation_level=None)
-db.execute('PRAGMA journal_mode=WAL'); db.execute('PRAGMA synchronous=FULL'); db.execute('CREATE TABLE t (a)')
-for one in range(300): db.execute('INSERT INTO t VALUES (?)', ('x' * 500,))
-durable.write(folder / 'b', b'b' * 5000); durable.make_folder(folder / 'c'); durable.create(folder / 'c' / 'd', b'd')
-shutil.copytree(folder / 'c', folder / 'e'); (folder / 'e' / 'd').rename(folder / 'f'); (folder / 'e').rmdir()
-with (folder / 'g').open('ab') as file: os.posix_fallocate(file.fileno(), 0, 9000)
-with (folder / 'g').open('r+b') as file: file.seek(100); file.write(b'g'); file.truncate(5000)
-os._exit(0)
-"""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **shim.environment(folder, journal=journal)}
-    subprocess.run([sys.executable, "-c", program], check=True, env=env)
+    subprocess.run([sys.executable, "-c", PROGRAM, folder], check=True, env=env)
     from tests.faults.disk import Disk, changes
 
     (tmp_path / "empty").mkdir()

@@ -90,7 +90,7 @@ def counted(plant: Plant) -> tuple[int, int]:
     """Return how many windows the hub has seen, and how many its intervals count."""
     with contextlib.closing(sqlite3.connect(plant.fleet / "hub.sqlite")) as db:
         seen = db.execute("SELECT count(*) FROM windows_seen").fetchone()[0]
-        return int(seen), int(db.execute("SELECT coalesce(sum(windows), 0) FROM intervals").fetchone()[0])
+        return int(seen), int(db.execute("SELECT coalesce(sum(windows), 0) FROM merged_intervals").fetchone()[0])
 
 
 def test_a_node_that_is_killed_at_its_writes_serves_and_loses_no_window(plant: Plant, tmp_path: Path, count: Count) -> None:

@@ -88,7 +88,7 @@ def test_an_outage_of_90_seconds_at_64_kbit_costs_no_block_twice(
 
 @pytest.mark.parametrize("seed", range(60))
 def test_outages_with_repeated_and_late_packets_cost_at_most_their_share(seed: int, count: Count) -> None:
-    """64 kbit/s, 10 % repeated, 10 % lost and later asked for again, up to 30 s late, an outage of 90 s in each ten minutes: in virtual time."""
+    """64 kbit/s, 10 % repeated, 10 % lost, up to 30 s late, an outage of 90 s in each ten minutes, in virtual time."""
     blocks = [Block(sha256(b"block %d" % number), BLOCK) for number in range(30)]
     road = simulated.Road(
         bytes_per_second=RATE_64_KBIT, latency_seconds=0.5, lose=0.1, repeat=0.1, reorder_seconds=30.0, drop=1 / 600, forget=1 / 3000
