@@ -302,7 +302,9 @@ class FaultFleet(Fleet):
         """Return what does not hold at rest. A victim's time of serving is known up to the cut, and counted by turns."""
         if isinstance(self.victim, NodeMachine) and self.found.struck:
             self.victim.proved_early = []
-        return broken(self)
+        # A device that was cut off again and again while a release was on trial rightly goes back.
+        found = broken(self)
+        return [one for one in found if not (self.found.struck > 1 and one.startswith(self.case.victim) and "probation.cut_short" in one)]
 
     def come_to_rest(self) -> None:
         self.shim.disarm()
