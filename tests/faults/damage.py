@@ -21,6 +21,7 @@ JUMPS = (-86_400, -1800, 3000, 86_400, 400 * 86_400)  # seconds, of a device
 HUB_JUMPS = (-86_400, -1800, -60, 60, 3000)  # A hub further ahead signs what no device believes until then: docs/security.md, Clock.
 KEYS = ("lock", "agent.pid", "hub.ready", "journal", "-shm")  # what a process makes anew, or does not read
 REPORT_SECONDS = 60.0
+BLOCKS_MAX = 3  # of a hub: they are all alike
 
 
 def plan_of(case: Case) -> Plan:
@@ -79,7 +80,9 @@ class DamagedFleet(FaultFleet):
 def files_of(folder: Path) -> list[Path]:
     """Return the files of a machine that matter to it."""
     found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink() and path.stat().st_size)
-    return [path for path in found if not path.name.endswith(KEYS)]
+    wanted = [path for path in found if not path.name.endswith(KEYS)]
+    blocks = [path for path in wanted if path.is_relative_to(folder / "blocks")]
+    return [path for path in wanted if path not in blocks[BLOCKS_MAX:]]
 
 
 def main() -> int:

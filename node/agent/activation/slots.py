@@ -145,6 +145,8 @@ class Slots:
             return
         if slot.target != target:
             return  # another release is wanted by now
+        if slot.state not in lifecycle.FETCHING:
+            return  # It ended twice, or was a repair that is over: what runs is not judged by it.
         if refusal is None:
             self._apply(slot, lifecycle.fetched(slot, now=int(now)), now)
         else:
