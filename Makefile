@@ -54,6 +54,11 @@ test-conformance: $(STAMP)  ## tuf-conformance's own suite against a node's clie
 	@test -d "$(TUF_CONFORMANCE)" || { echo "TUF_CONFORMANCE is no folder: give a checkout of theupdateframework/tuf-conformance" >&2; exit 1; }
 	cd "$(TUF_CONFORMANCE)" && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m pytest -q tuf_conformance --entrypoint $(CURDIR)/tests/attacks/conformance-client
 
+EVERY ?=
+.PHONY: test-faults
+test-faults: packages $(STAMP)  ## break disks, clocks and roads under node and hub; EVERY=1: at each change; writes bench/results.json; 15 minutes
+	FAULTS_EVERY=$(EVERY) $(BIN)/python -m tests.faults --write
+
 test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by debootstrap; needs root; writes bench/results.json; 20 minutes
 	.ci/packages debootstrap git
 	$(BIN)/python -m bench fresh

@@ -45,7 +45,7 @@ class OwnDisk:
 
     def failed(self, error: OSError) -> bool:
         """Take in an error of the disk that ended a turn, and return whether it says that there is no room."""
-        if error.errno not in disk_room.FULL_OR_READ_ONLY:
+        if error.errno not in disk_room.TAKES_NOTHING:
             return False
         what = f"no room on the disk for {error.filename or 'what was to be written'}: {error.strerror}; make room there"
         self.refused(Refused(Code.DISK_FULL, what))

@@ -37,10 +37,12 @@ class MetadataFolder:
             Refused: the repository exists already.
         """
         try:
-            self._metadata.mkdir(parents=True)
+            durable.make_folder(self._metadata.parent, parents=True)
+            self._metadata.mkdir()
+            durable.sync(self._metadata.parent)
         except FileExistsError:
             raise Refused(Code.SETTINGS_INVALID, f"{self.directory} holds a repository already") from None
-        self.documents.mkdir(exist_ok=True)
+        durable.make_folder(self.documents)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -50,7 +52,7 @@ class MetadataFolder:
             Refused: the disk has no room for the files that are written meanwhile.
         """
         sentence = f"no room for the repository in {self.directory}: free some there, and what waits goes on"
-        with disk_room.refusing(sentence, errnos=disk_room.FULL_OR_READ_ONLY), (self.directory / "lock").open("ab") as lock:
+        with disk_room.refusing(sentence, errnos=disk_room.TAKES_NOTHING), (self.directory / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -122,5 +124,5 @@ class MetadataFolder:
 
 def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     """Write a file so that it is durable before it is visible; `mode` overrides the process's default for new files."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    durable.make_folder(path.parent, parents=True)
     durable.write(path, data, mode=mode)

@@ -37,7 +37,7 @@ def alone(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK_NAME
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # keys, and counts of what models were asked
+        durable.make_folder(folder, mode=0o700, parents=True)  # keys, and counts of what models were asked
         descriptor = _opened(path)
     except OSError as error:
         code = Code.DISK_FULL if error.errno in FULL_OR_READ_ONLY else Code.SETTINGS_INVALID

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from fleetcast import disk_room
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused, mismatch
 from schemas.manifest import File
 from schemas.names import sha256
@@ -25,9 +25,15 @@ class Artifacts:
     """Keep a folder of releases: `<release digest>/<variant>/<file path>`."""
 
     def __init__(self, directory: Path) -> None:
+        """Make the folder, where there is none.
+
+        Raises:
+            Refused: DISK_FULL.
+        """
         self.directory = directory
         self._known: dict[str, Path] = {}  # looked up at every block; resolving takes a system call a level
-        directory.mkdir(parents=True, exist_ok=True)
+        with disk_room.refusing(f"no room on the disk for {directory}", errnos=disk_room.TAKES_NOTHING):
+            durable.make_folder(directory, parents=True)
 
     def relative(self, release: bytes, variant: str, file: File) -> str:
         """Return a file's path below the folder; the schema allows no path that leaves it."""
@@ -59,7 +65,7 @@ class Artifacts:
         for depth in range(len(below) + 1):
             here = self.directory.joinpath(*below[:depth])
             with self._room(here):
-                here.mkdir(exist_ok=True)
+                durable.make_folder(here)
 
     @contextlib.contextmanager
     def _room(self, path: Path) -> Iterator[None]:
@@ -131,6 +137,7 @@ class Artifacts:
             os.fsync(source.fileno())
             while chunk := source.read(READ_BYTES):
                 hasher.update(chunk)
+            durable.sync(path.parent)  # The file's name is durable with it.
         if hasher.digest() != file.digest:
             raise mismatch(Code.ARTIFACT_DIGEST, f"file {file.path}", expected=file.digest.hex(), actual=hasher.hexdigest())
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from fleetcast import durable
 from node.core.activation.lifecycle import ModelSlot, Move
 from node.core.telemetry.accuracy import KEPT_SECONDS, Declared, Known
 from node.core.telemetry.privacy_accountant import START, Entry, Witness
@@ -46,7 +47,7 @@ class NodeStore:
         Raises:
             Refused: DISK_FULL or STORE_DAMAGED.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent, parents=True)
         self._path, self._db = path, writable(path, begin)
         self._day = -1  # the last that bytes were counted for
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import structlog
 
-from fleetcast import disk_room
+from fleetcast import disk_room, durable
 from schemas.errors import Code, Refused, Unreachable
 
 log = structlog.get_logger()
@@ -27,7 +27,7 @@ DAMAGED_SUFFIX: Final = ".damaged"  # the newest damaged file alone is kept: a d
 MEMORY_DISK: Final = Path("/dev/shm")  # noqa: S108  # a copy in a folder of its own, which nobody else may enter
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _STUCK = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
-_NO_ROOM = disk_room.FULL_OR_READ_ONLY | {errno.EIO}
+_NO_ROOM = disk_room.TAKES_NOTHING
 
 
 class Database(sqlite3.Connection):
@@ -66,7 +66,7 @@ def opened(path: Path, make: Make) -> Opened:
         Refused: SETTINGS_INVALID when this user may not read it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent, parents=True)
         if path.is_dir():  # A folder in the file's place: a broken unpacking, or a mount that was meant for elsewhere.
             return _anew(path, make, "it is a folder")
         is_new = is_empty(path)

@@ -169,7 +169,7 @@ class Trust:
             root = Metadata[Root].from_bytes(pinned_root)
             root.signed.verify_delegate("root", root.signed_bytes, root.signatures)
         with room_in(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+            durable.make_folder(directory, parents=True)
 
     def accept(self, bundle: TrustBundle, *, now: datetime) -> View:
         """Believe a bundle, if it is newer than or the same as what is believed.
@@ -443,7 +443,7 @@ class Trust:
             return
         with room_in(self._directory):
             try:
-                self._directory.mkdir(exist_ok=True)
+                durable.make_folder(self._directory)
             except FileNotFoundError:
                 raise FolderGoneError(f"the folder {self._directory.parent} is gone: mount its disk, or put it back") from None
         log.error("trust.folder_made_again", folder=str(self._directory))

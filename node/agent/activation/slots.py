@@ -147,6 +147,8 @@ class Slots:
             return
         if slot.target != target:
             return  # another release is wanted by now
+        if slot.state not in lifecycle.FETCHING:
+            return  # It ended twice, or was a repair that is over: what runs is not judged by it.
         if refusal is not None and refusal.code is Code.DISK_DAMAGED:
             self._target_damaged(slot, target, refusal.reason, now)
         elif refusal is None:
