@@ -4,7 +4,6 @@ A damaged file is moved aside and a new one begun. Where the disk takes nothing,
 it has; `written_down` puts it back on the disk once there is room. Knows no table.
 """
 
-import errno
 import os
 import shutil
 import sqlite3
