@@ -14,10 +14,8 @@ from hub.core.rollouts.fleet import QUIET_SECONDS, QUIET_SHARE
 from hub.core.rollouts.tally import NodeReport, Tally, retries_of
 from schemas.deployments import EVERYBODY, Deployment, is_past_deadline, position
 from schemas.selectors import NodeFacts, matches
-from schemas.state import REPORT_SECONDS
 from simulation.core.schedule import Bools, Floats
 
-QUIET_AFTER_SECONDS = QUIET_SHARE * REPORT_SECONDS + QUIET_SECONDS
 NOT_FAILED = -1
 
 
@@ -31,6 +29,7 @@ class Known:
     serves_nothing: Bools
     failed_at: NDArray[np.int64]
     tried: NDArray[np.int64]
+    quiet_after: Floats
 
     def report(self, at: int, *, silent_seconds: int) -> NodeReport:
         """Return a node as the rollout's core sees it."""
@@ -44,7 +43,7 @@ class Known:
             serves_nothing=bool(self.serves_nothing[at]),
             failed_at=int(self.failed_at[at]) if self.failed_at[at] != NOT_FAILED else None,
             tried=max(1, int(self.tried[at])),
-            quiet=serving and off > QUIET_AFTER_SECONDS,
+            quiet=serving and off > self.quiet_after[at],
         )
 
 
@@ -73,29 +72,36 @@ def counted(deployment: Deployment, known: Known, reached: Bools, *, silent_seco
     """Count the nodes of a deployment that was not rolled back, as `tally` does."""
     retries = retries_of(deployment)
     heard = known.off_seconds < silent_seconds
-    has_failed = known.failed_at != NOT_FAILED
-    tried = np.maximum(1, known.tried)
-    counts = has_failed & ((known.failed_at >= judged_from) | ((retries > 0) & (tried > retries)))
-    failing = counts & ~known.serving
-    expired = np.zeros_like(heard)
+    failed = np.flatnonzero(known.failed_at != NOT_FAILED)  # few
+    tried = np.maximum(1, known.tried[failed])
+    counts = (known.failed_at[failed] >= judged_from) | ((retries > 0) & (tried > retries))
+    counts &= ~known.serving[failed]
+    failed, tried = failed[counts], tried[counts]
+    mine, expired = reached, 0
     if is_past_deadline(deployment, now):
-        expired = heard & ~known.serving & ~failing
-    mine = reached & ~expired
+        late = heard & ~known.serving
+        late[failed] = False
+        mine, expired = reached & ~late, int(np.count_nonzero(late))
     there = mine & heard
-    failed = there & failing
-    left = np.maximum(0, retries + 1 - tried[failed])
     serving = there & known.serving
+    left = np.maximum(0, retries + 1 - tried[there[failed]])
+    addressed, listening = int(np.count_nonzero(mine)), int(np.count_nonzero(there))
     return Tally(
-        addressed=int(np.count_nonzero(mine)),
-        heard=int(np.count_nonzero(there)),
+        addressed=addressed,
+        heard=listening,
         serving=int(np.count_nonzero(serving)),
-        failed=int(np.count_nonzero(failed)),
-        silent=int(np.count_nonzero(mine & ~heard)),
-        quiet=int(np.count_nonzero(serving & (known.off_seconds > QUIET_AFTER_SECONDS))),
-        expired=int(np.count_nonzero(expired)),
+        failed=len(left),
+        silent=addressed - listening,
+        quiet=int(np.count_nonzero(serving & (known.off_seconds > known.quiet_after))) if serving.any() else 0,
+        expired=expired,
         trying=int(np.count_nonzero(left)),
         tries_left=int(left.max(initial=0)),
     )
+
+
+def quiet_after_seconds(report_seconds: float) -> float:
+    """Return after how long a node is quiet whose reports are so far apart (hub/core/rollouts/fleet.py)."""
+    return QUIET_SHARE * report_seconds + QUIET_SECONDS
 
 
 def positions(rollout: bytes, facts: Sequence[NodeFacts]) -> NDArray[np.uint64]:

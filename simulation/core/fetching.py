@@ -120,17 +120,17 @@ class CoreFetching:
     """Let nodes fetch by the real cores: block server, transfers, byte budgets."""
 
     def __init__(self, plan: Plan, rows: Rows, groups: NDArray[np.int64], *, rates: Floats, seed: int) -> None:
-        self.rows, self._groups, self._plan = rows, groups, plan
+        self.rows, self.groups, self._plan = rows, groups, plan
         self.fleet = Fleet(seed, window_bytes=NODE_WINDOW_BYTES)
-        wanted = pieces_of(plan)
+        self._wanted = pieces_of(plan)
+        quotas = [self._quota_of(group) for group in plan.groups]
         self._nodes = [
-            self.fleet.add(road(plan.groups[group], float(rate)), wanted[group], quota=self._quota_of(plan.groups[group]))
+            self.fleet.add(road(plan.groups[group], float(rate)), self._wanted[group], quota=quotas[group])
             for group, rate in zip(groups.tolist(), rates.tolist(), strict=True)
         ]
         self._on = np.zeros(len(rows), bool)
         self._begun = np.zeros(len(rows), bool)
         self._busy = np.zeros(len(rows))
-        self._offsets: dict[int, float] = {}
         self._permits: tuple[object, ...] = ()
         self.fetched_at = np.full(len(rows), np.inf)
         self.begun_at = np.full(len(rows), np.inf)
@@ -167,7 +167,7 @@ class CoreFetching:
         waits.add("link", self.rows[active], busy)
         done = np.array([node.done_at is not None for node in nodes])
         idle = ~done & (busy < seconds - 1e-6)
-        stopped_by(moment, self.rows[active[idle]], self._groups[active[idle]], waits, seconds - busy[idle])
+        stopped_by(moment, self.rows[active[idle]], self.groups[active[idle]], waits, seconds - busy[idle])
         finished = active[done]
         self.fetched_at[finished] = [node.done_at for node in nodes if node.done_at is not None]
         return self.rows[finished], self.fetched_at[finished]
@@ -178,14 +178,12 @@ class CoreFetching:
 
     def needed_bytes(self) -> Floats:
         """Return the bytes of each node's payloads that have arrived."""
-        return np.array([float(sum(self._bytes_of(node).get(digest, 0) for digest in node.taken)) for node in self._nodes])
+        sizes = {piece.payload.digest: piece.payload.bytes for one in self._wanted for piece in one}
+        return np.array([float(sum(sizes[digest] for digest in node.taken)) for node in self._nodes])
 
     def busy_seconds(self) -> Floats:
         """Return how long nothing but the road kept each node from fetching."""
         return self._busy
-
-    def _bytes_of(self, node: Node) -> dict[bytes, int]:
-        return {piece.payload.digest: piece.payload.bytes for piece in node.wanted}
 
     def _quota_of(self, group: Group) -> "Quota | None":
         carriage = self._plan.rollout.carriage or Carriage()
@@ -202,6 +200,7 @@ class Quota:
     carriage: Carriage
     start: int
     instead_bytes: int
+    looked_at: tuple[int, bool] = (-1, True)  # The minute of the last look at the rollout's times, and whether they were open.
 
     def __call__(self, node: Node, now: float) -> int:
         """Return how many more bytes a node may ask for now."""
@@ -211,7 +210,9 @@ class Quota:
         local = datetime.fromtimestamp(self.start + now, self.group.zone)
         if local.toordinal() != node.day:
             node.day, node.today_bytes = local.toordinal(), 0
-        fetch = self.carriage.fetch
+        minute = int(self.start + now) // 60
+        if self.carriage.fetch is not None and self.looked_at[0] != minute:
+            self.looked_at = minute, is_open(self.carriage.fetch, self.start + now, self.group.zone)
         return allowance(
             self.group.policy,
             self.carriage,
@@ -220,7 +221,7 @@ class Quota:
             link=self.group.link.cost_class,
             today_bytes=node.today_bytes + transfer.in_flight_bytes,
             local=local,
-            is_window_open=fetch is None or is_open(fetch, self.start + now, self.group.zone),
+            is_window_open=self.looked_at[1],
         ).bytes
 
 

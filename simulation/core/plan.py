@@ -40,6 +40,7 @@ class Group:
     zone: tzinfo
     schedule: Schedule
     shift_seconds_max: float  # Each node's times of being on are moved by up to this, in either direction.
+    report_seconds: int  # What lies between two reports of a node.
     policy: Policy
     fetch: Fetch | None
     serves_nothing: bool

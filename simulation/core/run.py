@@ -1,6 +1,6 @@
 """Run a rollout over a simulated fleet: the hub's core decides for all nodes, the node's cores fetch for a sample, a model for the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -14,10 +14,10 @@ from hub.core.rollouts.listening import Listened
 from hub.core.rollouts.rollout import Progress
 from schemas.deployments import is_past_deadline
 from schemas.selectors import NodeFacts
-from simulation.core.calibration import Pace, calibrated, step_seconds
-from simulation.core.counting import NOT_FAILED, Known, Reports, counted, positions, reached_by
+from simulation.core.calibration import Pace, paces_of
+from simulation.core.counting import NOT_FAILED, Known, Reports, counted, positions, quiet_after_seconds, reached_by
 from simulation.core.environment import Environment, Moment, slices
-from simulation.core.fetching import CoreFetching, ModelFetching, Rows, Waits
+from simulation.core.fetching import NO_ROWS, CoreFetching, ModelFetching, Rows, Waits
 from simulation.core.hopeless import Hopeless, hopeless
 from simulation.core.outcome import Step
 from simulation.core.plan import MODEL, RELEASE, Plan
@@ -26,11 +26,23 @@ from simulation.core.schedule import Bools, Floats
 SAMPLE = 1000
 SAMPLE_BLOCKS_MAX = 150_000  # Blocks that the cores fetch; of a large release fewer nodes are sampled.
 SAMPLE_GROUP_MIN = 20
+EVENTS_MAX = 6_000_000  # Of transfers that go on for months the first weeks show how fast they are.
 STUCK_SECONDS = 8 * 86_400.0  # A week in which nothing changed repeats.
 WAITS, FETCHES, STAGED, SERVES, FAILED = range(5)
 ALWAYS_FAILS = 1_000_000
 
 Tell = Callable[[str, float], None]
+
+
+def step_seconds(elapsed: float) -> float:
+    """Return how long a step is: what takes minutes is looked at by the second, what takes days by the minute.
+
+    No step divides the 600 s for which a broker keeps a block: nodes that begin at steps would all come just as it ends.
+    """
+    for until, seconds in ((3600.0, 9.0), (6 * 3600.0, 16.0), (2 * 86_400.0, 59.0)):
+        if elapsed < until:
+            return seconds
+    return 293.0
 
 
 @dataclass(slots=True)
@@ -72,46 +84,56 @@ class Finished:
     hopeless: Hopeless
 
 
-def run(plan: Plan, *, seed: int, sample: int = SAMPLE, paces: list[Pace] | None = None, tell: Tell = lambda what, share: None) -> Finished:
+def run(plan: Plan, *, seed: int, sample: int = SAMPLE, paces: Sequence[Pace] | None = None, tell: Tell = lambda what, share: None) -> Finished:
     """Simulate a rollout. `paces` are those of an earlier calibration; without them the sample is calibrated first.
 
     Raises:
         Refused: the terms of the rollout are wrong, as `fleetcast rollout start` would say.
     """
-    rng = np.random.default_rng([seed, 1])
-    nodes, shifts = _nodes_of(plan, rng)
-    environment = Environment(plan, shifts)
-    facts = [NodeFacts(f"{group.name}-{number}", group.labels) for group in plan.groups for number in range(group.nodes)]
-    progress = begun(Model(MODEL), plan.rollout, RELEASE, nodes=facts, rollout=Random(seed).randbytes(16), now=plan.start)
-    rows = sampled(plan, rng, sample)
     if paces is None:
-        paces = calibrated(
-            plan,
-            environment,
-            rows,
-            nodes.groups[rows],
-            rates=nodes.rates[rows],
-            seed=seed,
-            tell=lambda share: tell("calibrating on the real cores", share),
-        )
-    return _Run(plan, seed, nodes, environment, facts, progress, rows, paces, rng).to_the_end(tell)
+        paces = calibrated(plan, seed=seed, sample=sample, tell=tell)
+    rng = np.random.default_rng([seed, 1])
+    rows = _chosen(plan, rng, sample)
+    return _Run(plan, seed, rows, paces, rng).to_the_end(lambda share: tell("simulating", share))
 
 
-def sampled(plan: Plan, rng: np.random.Generator, sample: int) -> Rows:
-    """Return the nodes whose transfers the real cores run: of each group in its share, but at least some."""
-    fetching = [group for group in plan.groups if group.fetch is not None]
-    blocks = sum(group.nodes * len(group.fetch.payloads) for group in fetching if group.fetch is not None)
-    nodes = sum(group.nodes for group in fetching)
-    if not nodes or not sample:
-        return np.zeros(0, np.int64)
-    wanted = min(sample, max(1, int(SAMPLE_BLOCKS_MAX * nodes / max(1, blocks))))
+def calibrated(plan: Plan, *, seed: int, sample: int = SAMPLE, tell: Tell = lambda what, share: None) -> Sequence[Pace]:
+    """Run the same rollout over the sample alone, all of it by the real cores; return the pace that each group shows there.
+
+    What the rollout does not reach begins at its end: of that, too, it is learned how fast it is.
+    """
+    counts = _counts(plan, sample)
+    kept = [at for at, count in enumerate(counts) if count]
+    small = replace(plan, groups=tuple(replace(plan.groups[at], nodes=counts[at], fails=0.0) for at in kept))
+    if not kept:
+        return [Pace.bare()] * len(plan.groups)
+    rng = np.random.default_rng([seed, 2])
+    every = np.arange(small.nodes)[np.repeat([one.fetch is not None for one in small.groups], [one.nodes for one in small.groups])]
+    started = _Run(small, seed, every, [Pace.bare()] * len(kept), rng)
+    finished = started.to_the_end(lambda share: tell("calibrating on the real cores", share), every_node=True)
+    found = dict(zip(kept, paces_of(small, finished.cores, finished.nodes.rates[every]), strict=True))
+    return [found.get(at, Pace.bare()) for at in range(len(plan.groups))]
+
+
+def _counts(plan: Plan, sample: int) -> list[int]:
+    """Return how many nodes of each group are sampled: its share, but at least some; fewer of a large release."""
+    blocks = sum(group.nodes * len(group.fetch.payloads) for group in plan.groups if group.fetch is not None)
+    wanted = min(sample, max(1, int(SAMPLE_BLOCKS_MAX * plan.nodes / max(1, blocks)))) if sample else 0
     found = []
-    for where, group in zip(slices(plan.groups), plan.groups, strict=True):
-        if group.fetch is not None:
-            most = max(1, int(SAMPLE_BLOCKS_MAX / max(1, len(group.fetch.payloads))))
-            count = min(group.nodes, max(round(wanted * group.nodes / nodes), min(SAMPLE_GROUP_MIN, wanted, most)))
-            found.append(where.start + rng.choice(group.nodes, count, replace=False))
-    return np.sort(np.concatenate(found)).astype(np.int64)
+    for group in plan.groups:
+        most = SAMPLE_BLOCKS_MAX // max(1, len(group.fetch.payloads)) if group.fetch is not None else wanted
+        found.append(min(group.nodes, max(round(wanted * group.nodes / plan.nodes), min(SAMPLE_GROUP_MIN, wanted, max(1, most)))))
+    return found
+
+
+def _chosen(plan: Plan, rng: np.random.Generator, sample: int) -> Rows:
+    """Return the nodes whose transfers the real cores run."""
+    found = [
+        where.start + rng.choice(group.nodes, count, replace=False)
+        for where, group, count in zip(slices(plan.groups), plan.groups, _counts(plan, sample), strict=True)
+        if group.fetch is not None
+    ]
+    return np.sort(np.concatenate(found)).astype(np.int64) if found else NO_ROWS
 
 
 def _nodes_of(plan: Plan, rng: np.random.Generator) -> tuple[Nodes, list[Floats]]:
@@ -147,19 +169,12 @@ def _nodes_of(plan: Plan, rng: np.random.Generator) -> tuple[Nodes, list[Floats]
 class _Run:
     """Hold the fleet between two steps."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        seed: int,
-        nodes: Nodes,
-        environment: Environment,
-        facts: list[NodeFacts],
-        progress: Progress,
-        rows: Rows,
-        paces: list[Pace],
-        rng: np.random.Generator,
-    ) -> None:
+    def __init__(self, plan: Plan, seed: int, rows: Rows, paces: Sequence[Pace], rng: np.random.Generator) -> None:
         n = plan.nodes
+        nodes, shifts = _nodes_of(plan, rng)
+        environment = Environment(plan, shifts)
+        facts = [NodeFacts(f"{group.name}-{number}", group.labels) for group in plan.groups for number in range(group.nodes)]
+        progress = begun(Model(MODEL), plan.rollout, RELEASE, nodes=facts, rollout=Random(seed).randbytes(16), now=plan.start)
         self._plan, self._seed, self._nodes, self._environment, self._progress = plan, seed, nodes, environment, progress
         self._is_sampled = np.zeros(n, bool)
         self._is_sampled[rows] = True
@@ -183,6 +198,7 @@ class _Run:
             serves_nothing=self._serves_nothing.copy(),
             failed_at=np.full(n, NOT_FAILED, np.int64),
             tried=np.zeros(n, np.int64),
+            quiet_after=np.array([quiet_after_seconds(group.report_seconds) for group in plan.groups])[nodes.groups],
         )
         self._places = positions(progress.deployment.rollout, facts)
         self._reached = reached_by(progress.deployment, facts, self._places)
@@ -190,8 +206,8 @@ class _Run:
         self._changed_at, self._tally = 0.0, progress.tally
         self._ended: float | None = None
 
-    def to_the_end(self, tell: Tell) -> Finished:
-        """Step until nothing can change any more, or the time is up."""
+    def to_the_end(self, tell: Callable[[float], None], *, every_node: bool = False) -> Finished:
+        """Step until nothing can change any more, or the time is up. `every_node`: those that are not reached by then begin."""
         seconds, horizon = 0.0, self._plan.days_max * 86_400
         moment = self._environment.at(seconds)
         while seconds < horizon:
@@ -200,9 +216,11 @@ class _Run:
             seconds += length
             moment = self._environment.at(seconds)
             self._look(seconds)
-            if self._is_over(seconds):
-                break
-            tell("simulating", min(1.0, float(np.count_nonzero(self._nodes.phase == SERVES)) / self._plan.nodes))
+            if self._is_over(seconds) or self._cores.fleet.events > EVENTS_MAX:
+                if not every_node or self._reached.all() or self._cores.fleet.events > EVENTS_MAX:
+                    break
+                self._reached = np.ones(self._plan.nodes, bool)
+            tell(self._share())
         return Finished(
             plan=self._plan,
             seed=self._seed,
@@ -218,6 +236,9 @@ class _Run:
             ghost=self._ghost,
             hopeless=self._hopeless,
         )
+
+    def _share(self) -> float:
+        return float(np.count_nonzero(self._nodes.phase == SERVES)) / self._plan.nodes
 
     def _step(self, moment: Moment, length: float) -> None:
         nodes, on = self._nodes, moment.off_seconds <= 0
@@ -297,7 +318,7 @@ class _Run:
 
     def _is_over(self, seconds: float) -> bool:
         deployment = self._progress.deployment
-        if deployment.state == "halted":
+        if deployment.state == "halted" and not self._reached.all():
             return True
         if deployment.state == "done" and is_past_deadline(deployment, self._plan.start + int(seconds)):
             return True
@@ -305,9 +326,3 @@ class _Run:
         if alive.any():
             return False
         return deployment.state == "done" or seconds - self._changed_at > max(STUCK_SECONDS, 2 * self._progress.gate.soak_seconds)
-
-
-def with_nodes(plan: Plan, counts: list[int]) -> Plan:
-    """Return the plan with other numbers of nodes in its groups; groups without any are left out."""
-    groups = tuple(replace(group, nodes=count) for group, count in zip(plan.groups, counts, strict=True) if count)
-    return replace(plan, groups=groups)

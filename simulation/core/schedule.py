@@ -13,6 +13,7 @@ from schemas.windows import EVERY_DAY, MINUTES_PER_DAY, Window, parse_windows
 
 WEEK_MINUTES: Final = 7 * MINUTES_PER_DAY
 EPOCH_WEEKDAY: Final = 3  # 1970-01-01 was a Thursday.
+TICK_SECONDS: Final = 1e-3  # A node that has just gone is off, by so much at least.
 NEVER_SECONDS: Final = 10 * 365 * 86_400.0  # Since a node was on that never is.
 EXAMPLES: Final = "always, times such as 'Mon-Fri 08:00-18:00', or a duty cycle such as '10m every 6h'"
 _DUTY = re.compile(r"(\d{1,6})\s*([smhd])\s+every\s+(\d{1,6})\s*([smhd])")
@@ -103,20 +104,20 @@ class Presence:
     """Compute since when the nodes of a group are off. Each node has its own shift of the windows, or phase of the duty cycle."""
 
     def __init__(self, schedule: Schedule, shifts: Floats) -> None:
-        self._schedule = schedule
-        self._table = off_minutes(week_of(schedule.windows)) if schedule.windows else None
-        self._shifts = shifts
-        self._minutes = (shifts // 60).astype(np.int64)
+        self._schedule, self._shifts = schedule, shifts
+        week = off_minutes(week_of(schedule.windows)) * 60.0 if schedule.windows else np.zeros(1)
+        self._table = np.concatenate([week, week])  # Twice, so that a shifted minute needs no remainder.
+        self._offsets = (-(shifts // 60)).astype(np.int64) % WEEK_MINUTES
         self._is_alike = not shifts.any()
 
     def off_seconds(self, local_seconds: float) -> Floats | float:
         """Return seconds since each node was on, 0 where it is: one number where all nodes are alike."""
-        if self._schedule.period_seconds:
-            inside = (local_seconds + self._shifts) % self._schedule.period_seconds
-            return np.maximum(0.0, inside - self._schedule.on_seconds + 1e-9) * (inside >= self._schedule.on_seconds)
-        if self._table is None:
+        period, on = self._schedule.period_seconds, self._schedule.on_seconds
+        if period:
+            inside = self._shifts + local_seconds % period
+            inside[inside >= period] -= period
+            return np.where(inside < on, 0.0, inside - (on - TICK_SECONDS))
+        if not self._schedule.windows:
             return 0.0
         at = minute_of_week(local_seconds)
-        if self._is_alike:
-            return float(self._table[at]) * 60.0
-        return self._table[(at - self._minutes) % WEEK_MINUTES] * 60.0
+        return float(self._table[at]) if self._is_alike else self._table[self._offsets + at]

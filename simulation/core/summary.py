@@ -152,12 +152,12 @@ def _late(finished: Finished, where: slice, late: "np.typing.NDArray[np.bool_]")
 
 def _agreement(finished: Finished) -> Agreement | None:
     cores, ghost = finished.cores, finished.ghost
-    real, model = (one.fetched_at - one.begun_at for one in (cores, ghost))
-    both = np.isfinite(real) & np.isfinite(model)
+    both = np.isfinite(cores.fetched_at) & np.isfinite(ghost.fetched_at)
     if not both.any():
         return None
+    real, model = (one.fetched_at[both] - one.begun_at[both] for one in (cores, ghost))
     rows = [
-        (f"{quantile:.0%} have fetched, s", float(np.quantile(real[both], quantile)), float(np.quantile(model[both], quantile)))
+        (f"{quantile:.0%} have fetched, s", float(np.quantile(real, quantile)), float(np.quantile(model, quantile)))
         for quantile in QUANTILES
     ]
     carried = float(cores.carried_bytes()[both].sum()), float(ghost.carried_bytes()[both].sum())

@@ -88,9 +88,10 @@ class Fleet:
         self.damage = damage
         self.server = BlockServer(cache_bytes_max=cache_bytes_max, expiry_seconds=600, linger_seconds=0.05)
         self.published: Counter[bytes] = Counter()
-        self.retained: set[bytes] = set()
+        self.retained: dict[bytes, float] = {}  # until when the broker keeps what it retains
         self.nodes: list[Node] = []
         self.events = 0
+        self._busy: dict[int, Node] = {}
         self._window_bytes, self._filters = window_bytes, filters_per_subscribe
         self._subscribers: dict[bytes, dict[int, Node]] = {}
         self._bytes: dict[bytes, int] = {}
@@ -164,10 +165,9 @@ class Fleet:
         while self._queue and self._queue[0][0] <= until:
             self._next()
         self.now = until
-        for node in self.nodes:
-            if node.busy_since is not None:
-                node.busy_seconds += until - node.busy_since
-                node.busy_since = until
+        for node in self._busy.values():
+            node.busy_seconds += until - (node.busy_since if node.busy_since is not None else until)
+            node.busy_since = until
 
     def _next(self) -> None:
         self.now, _, do = heapq.heappop(self._queue)
@@ -208,9 +208,11 @@ class Fleet:
         is_busy = node.is_on and node.transfer is not None and node.done_at is None and not node.parked
         if is_busy and node.busy_since is None:
             node.busy_since = self.now
+            self._busy[node.number] = node
         elif not is_busy and node.busy_since is not None:
             node.busy_seconds += self.now - node.busy_since
             node.busy_since = None
+            self._busy.pop(node.number, None)
 
     def _carry_out(self, node: Node, commands: Sequence[Command]) -> None:
         if node.transfer is not None:
@@ -281,7 +283,7 @@ class Fleet:
             self._subscribers.setdefault(digest, {})[node.number] = node
         self._down(node, "granted", digests, PACKET_BYTES)
         for digest in digests:
-            if digest in self.retained and digest not in known:
+            if self.retained.get(digest, 0.0) > self.now and digest not in known:
                 self._down(node, "block", digest, self._bytes[digest])
 
     def _unsubscribe(self, node: Node, digests: Sequence[bytes]) -> None:
@@ -289,10 +291,10 @@ class Fleet:
         for digest in digests:
             self._subscribers.get(digest, {}).pop(node.number, None)
 
-    def _publish(self, digest: bytes, *, retain: bool) -> None:
+    def _publish(self, digest: bytes, *, expires_at: float | None) -> None:
         self.published[digest] += 1
-        if retain:
-            self.retained.add(digest)
+        if expires_at is not None:
+            self.retained[digest] = expires_at
         for number in sorted(self._subscribers.get(digest, ())):
             self._down(self.nodes[number], "block", digest, self._bytes[digest])
 
@@ -347,10 +349,10 @@ class Fleet:
         self._due_at = inf
         for command in self.server.due(self.now, room=48):
             match command:
-                case Send(digest, retain, _):
-                    self._publish(digest, retain=retain)
+                case Send(digest, retain, expiry_seconds):
+                    self._publish(digest, expires_at=self.now + expiry_seconds if retain else None)
                 case Clear(digest):
-                    self.retained.discard(digest)
+                    self.retained.pop(digest, None)
         due = self.server.next_due
         if due is not None and (at := max(self.now + 0.001, due)) < self._due_at:
             self._due_at = at
