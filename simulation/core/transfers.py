@@ -52,7 +52,7 @@ class Node:
     connection: int = 0
     subscribed: set[bytes] = field(default_factory=set)
     free_at: float = 0.0  # when the road has carried what was sent
-    waiting: list[tuple[str, object, int]] = field(default_factory=list)  # in the session, while there is no connection
+    waiting: list[tuple[str, object, int, float]] = field(default_factory=list)  # in the session, while there is no connection
     taken: list[bytes] = field(default_factory=list)
     asked: Counter[bytes] = field(default_factory=Counter)
     asked_again: int = 0
@@ -271,8 +271,9 @@ class Fleet:
         if node.transfer is not None:
             self._share(node)
             self._carry_out(node, node.transfer.connected(session_present=session_present, now=MonotonicSeconds(self.now)))
-        for kind, what, size_bytes in waiting:
-            self._down(node, kind, what, size_bytes)
+        for kind, what, size_bytes, expires_at in waiting:
+            if expires_at > self.now:  # Blocks are published with an expiry, after which a session does not hold them any more.
+                self._down(node, kind, what, size_bytes, expires_at)
 
     # The broker
 
@@ -284,23 +285,23 @@ class Fleet:
         self._down(node, "granted", digests, PACKET_BYTES)
         for digest in digests:
             if self.retained.get(digest, 0.0) > self.now and digest not in known:
-                self._down(node, "block", digest, self._bytes[digest])
+                self._down(node, "block", digest, self._bytes[digest], self.retained[digest])
 
     def _unsubscribe(self, node: Node, digests: Sequence[bytes]) -> None:
         node.subscribed.difference_update(digests)
         for digest in digests:
             self._subscribers.get(digest, {}).pop(node.number, None)
 
-    def _publish(self, digest: bytes, *, expires_at: float | None) -> None:
+    def _publish(self, digest: bytes, *, retain: bool, expires_at: float) -> None:
         self.published[digest] += 1
-        if expires_at is not None:
+        if retain:
             self.retained[digest] = expires_at
         for number in sorted(self._subscribers.get(digest, ())):
-            self._down(self.nodes[number], "block", digest, self._bytes[digest])
+            self._down(self.nodes[number], "block", digest, self._bytes[digest], expires_at)
 
-    def _down(self, node: Node, kind: str, what: object, size_bytes: int) -> None:
+    def _down(self, node: Node, kind: str, what: object, size_bytes: int, expires_at: float = inf) -> None:
         if not node.online:
-            node.waiting.append((kind, what, size_bytes))
+            node.waiting.append((kind, what, size_bytes, expires_at))
             return
         for _ in range((self.rng.random() >= node.road.lose) + (self.rng.random() < node.road.repeat)):
             node.free_at = max(self.now, node.free_at) + size_bytes / node.road.bytes_per_second
@@ -308,14 +309,14 @@ class Fleet:
                 node.carried_bytes += size_bytes
             late = node.road.latency_seconds + self.rng.random() * node.road.reorder_seconds
             epoch = node.epoch
-            self._at(node.free_at + late, lambda epoch=epoch: self._arrive(node, kind, what, size_bytes, epoch))  # type: ignore[misc]
+            self._at(node.free_at + late, lambda epoch=epoch: self._arrive(node, kind, what, size_bytes, epoch, expires_at))  # type: ignore[misc]
 
-    def _arrive(self, node: Node, kind: str, what: object, size_bytes: int, epoch: int) -> None:
+    def _arrive(self, node: Node, kind: str, what: object, size_bytes: int, epoch: int, expires_at: float) -> None:
         transfer, now = node.transfer, MonotonicSeconds(self.now)
         if node.epoch != epoch or transfer is None:
             return
         if not node.online:
-            node.waiting.append((kind, what, size_bytes))
+            node.waiting.append((kind, what, size_bytes, expires_at))
         elif isinstance(what, tuple):
             self._carry_out(node, transfer.granted(what, now=now))
         elif isinstance(what, bytes):
@@ -350,7 +351,7 @@ class Fleet:
         for command in self.server.due(self.now, room=48):
             match command:
                 case Send(digest, retain, expiry_seconds):
-                    self._publish(digest, expires_at=self.now + expiry_seconds if retain else None)
+                    self._publish(digest, retain=retain, expires_at=self.now + expiry_seconds)
                 case Clear(digest):
                     self.retained.pop(digest, None)
         due = self.server.next_due
