@@ -1,4 +1,4 @@
-"""Read fleet.toml: a fleet and a rollout to simulate. Everything is checked here; an error names the file, the line, the key and the mend."""
+"""Read fleet.toml: a fleet and a rollout to simulate. All is checked here; an error names the file, the line, the key and the mend."""
 
 import difflib
 import re
@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from fleetcast.time_zones import zone_of
 from hub.core.rollouts.commands import NamedStage, Start, read_as
 from hub.core.rollouts.rollout import RETRY_SECONDS
 from hub.core.rollouts.stages import parse_stages
@@ -25,7 +26,6 @@ from schemas.windows import parse_windows
 from simulation.core.link_classes import CLASSES, Link
 from simulation.core.plan import VERSION, Fetch, Group, Plan
 from simulation.core.schedule import parse_schedule
-from fleetcast.time_zones import zone_of
 
 NODES_MAX = 1_000_000
 GROUPS_MAX = 64
@@ -59,6 +59,8 @@ class ReleaseTable(Fact):
             raise ValueError("directory and name belong together: directory = 'plant' and name = 'delay@1.2.0'")
         if self.full_bytes is None and self.delta_bytes is not None:
             raise ValueError("delta_bytes belongs to full_bytes; a published release has its own sizes")
+        if self.full_bytes is not None and self.delta_bytes is not None and self.delta_bytes > self.full_bytes:
+            raise ValueError("delta_bytes is more than full_bytes: no node would take such a delta, so leave it out")
         return self
 
 
@@ -306,8 +308,8 @@ def _group(
     if group.budget_bytes_day is not None and group.budget_bytes_day < block:
         raise wrong(
             "budget_bytes_day",
-            f"it is {group.budget_bytes_day}, and one block of the release takes {block} bytes, so that none would ever be fetched: give at "
-            f"least {block}, or a smaller block_bytes in [release]",
+            f"it is {group.budget_bytes_day}, and one block of the release takes {block} bytes, so that none would ever be fetched: "
+            f"give at least {block}, or a smaller block_bytes in [release]",
         )
     if group.mends and not group.fails:
         raise wrong("mends", "no node of the group fails: give fails too, or leave mends out")
@@ -358,6 +360,7 @@ def _start(file: FleetFile, table: FleetTable, start: int) -> Start:
     wish = Start(
         version=VERSION,
         where=rollout.where,
+        labels={},
         stages=tuple(one if isinstance(one, int) else NamedStage(name=one.name, where=one.where) for one in stages),
         gate=gate,
         carriage=Carriage(bytes_max=rollout.node_bytes_max, full_download=rollout.full_download, fetch=fetch),
@@ -405,7 +408,7 @@ def line_of(text: str, loc: Sequence[int | str]) -> int | None:
         return None
     names = [str(one) for one in loc if isinstance(one, str)]
     number = next((one for one in loc if isinstance(one, int)), 0)
-    header = ".".join(names[:1] if isinstance(loc[-1], int) or len(names) <= 2 and names[0] != "links" else names[:2])
+    header = ".".join(names[:1] if isinstance(loc[-1], int) or (len(names) <= 2 and names[0] != "links") else names[:2])
     key, table, seen, found = str(loc[-1]), "", -1, None
     for at, line in enumerate(text.splitlines(), 1):
         opened = re.fullmatch(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(#.*)?", line)
@@ -414,7 +417,7 @@ def line_of(text: str, loc: Sequence[int | str]) -> int | None:
             seen += table == header and "[[" in line
             if table == header and ("[[" not in line or seen == number) and found is None:
                 found = at
-        mine = (table == header and ("groups" != header or seen == number)) if len(names) > 1 else not table
+        mine = (table == header and (header != "groups" or seen == number)) if len(names) > 1 else not table
         if mine and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*[.=]", line):
             return at
     return found

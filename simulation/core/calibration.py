@@ -1,4 +1,4 @@
-"""Learn from the real cores how fast nodes of each group fetch: how much slower than their links, and how many bytes for each one needed."""
+"""Learn from the real cores how fast nodes of each group fetch: how much slower than their links, and with how many bytes too many."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

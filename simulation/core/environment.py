@@ -1,4 +1,4 @@
-"""Compute what holds for all nodes at a moment: which are on and since when others are off, which windows are open, which day it is there."""
+"""Compute what holds for all nodes at a moment: which are on, since when others are off, which windows are open, which day it is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

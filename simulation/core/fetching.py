@@ -104,7 +104,8 @@ class ModelFetching:
 
     def carried_bytes(self) -> Floats:
         """Return the bytes that crossed each node's link."""
-        return (self.sizes - self.remaining) * self.waste
+        found: Floats = (self.sizes - self.remaining) * self.waste
+        return found
 
 
 def day_bytes(group: Group) -> float:

@@ -21,6 +21,7 @@ class Hopeless:
     any: Bools
     reasons: tuple[str, ...]  # by group; empty where nothing but speed speaks against it
     days: Floats
+    by_budget: Floats  # Days that each node needs for its budget alone.
 
 
 def hopeless(plan: Plan, environment: Environment, groups: NDArray[np.int64], speeds: Floats) -> Hopeless:
@@ -37,7 +38,7 @@ def hopeless(plan: Plan, environment: Environment, groups: NDArray[np.int64], sp
         by_link = sizes[groups] / (speeds * open_seconds[groups])
     days = np.maximum(by_link, by_budget[groups])
     never = np.array([bool(one) for one in reasons])[groups] | (days > 1.05 * plan.days_max)
-    return Hopeless(never & (sizes[groups] > 0), reasons, days)
+    return Hopeless(never & (sizes[groups] > 0), reasons, days, by_budget[groups])
 
 
 def _reason(group: Group, carriage: Carriage, fetch: float, activate: float, *, has_activate: bool) -> str:

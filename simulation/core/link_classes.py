@@ -1,7 +1,7 @@
 """Define classes of links: what a road carries, how late, how much of it is lost, how often it breaks, and what it costs.
 
-The figures are what devices see in the field, and below the peaks of the standards: LTE-M (Cat-M1, half duplex), NB-IoT (Cat-NB1 and NB2), a
-narrow satellite channel (88 kbit/s), a site's Wi-Fi. An operator who has measured a link puts own figures in their place.
+The figures are assumptions, below the peaks of the standards: LTE-M (Cat-M1, half duplex), NB-IoT (Cat-NB1 and NB2), a narrow satellite
+channel of 88 kbit/s, a site's Wi-Fi. An operator who has measured a link puts own figures in their place.
 """
 
 from dataclasses import dataclass

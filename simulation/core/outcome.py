@@ -8,11 +8,11 @@ REASONS: Final[tuple[Reason, ...]] = ("stage", "schedule", "window", "budget", "
 MEANINGS: Final[dict[Reason, str]] = {
     "stage": "no stage has reached it yet",
     "schedule": "it is off",
-    "window": "the rollout's times to fetch or to switch are closed",
-    "budget": "its bytes of the day are spent, or its hours are over",
+    "window": "times to fetch or to switch are closed",
+    "budget": "its bytes of the day or its hours are over",
     "link": "it fetches",
     "activation": "it loads and tests the release",
-    "retry": "the release failed there, and the pause before the next attempt runs",
+    "retry": "it failed, and the pause before a retry runs",
 }
 
 

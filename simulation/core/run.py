@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from random import Random
 
 import numpy as np
@@ -26,7 +27,7 @@ from simulation.core.schedule import Bools, Floats
 SAMPLE = 1000
 SAMPLE_BLOCKS_MAX = 150_000  # Blocks that the cores fetch; of a large release fewer nodes are sampled.
 SAMPLE_GROUP_MIN = 20
-EVENTS_MAX = 6_000_000  # Of transfers that go on for months the first weeks show how fast they are.
+EVENTS_MAX = 6_000_000  # Transfers that go on for months show in their first weeks how fast they are.
 STUCK_SECONDS = 8 * 86_400.0  # A week in which nothing changed repeats.
 WAITS, FETCHES, STAGED, SERVES, FAILED = range(5)
 ALWAYS_FAILS = 1_000_000
@@ -39,7 +40,7 @@ def step_seconds(elapsed: float) -> float:
 
     No step divides the 600 s for which a broker keeps a block: nodes that begin at steps would all come just as it ends.
     """
-    for until, seconds in ((3600.0, 9.0), (6 * 3600.0, 16.0), (2 * 86_400.0, 59.0)):
+    for until, seconds in ((1800.0, 9.0), (6 * 3600.0, 29.0), (86_400.0, 59.0)):
         if elapsed < until:
             return seconds
     return 293.0
@@ -62,7 +63,8 @@ class Nodes:
     @property
     def pending(self) -> Bools:
         """Return which nodes are on their way."""
-        return (self.phase == FETCHES) | (self.phase == STAGED)
+        found: Bools = (self.phase == FETCHES) | (self.phase == STAGED)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,9 @@ class Finished:
     hopeless: Hopeless
 
 
-def run(plan: Plan, *, seed: int, sample: int = SAMPLE, paces: Sequence[Pace] | None = None, tell: Tell = lambda what, share: None) -> Finished:
+def run(
+    plan: Plan, *, seed: int, sample: int = SAMPLE, paces: Sequence[Pace] | None = None, tell: Tell = lambda what, share: None
+) -> Finished:
     """Simulate a rollout. `paces` are those of an earlier calibration; without them the sample is calibrated first.
 
     Raises:
@@ -203,15 +207,16 @@ class _Run:
         self._places = positions(progress.deployment.rollout, facts)
         self._reached = reached_by(progress.deployment, facts, self._places)
         self._steps = [Step(0.0, "has begun", progress.deployment.percent)]
-        self._changed_at, self._tally = 0.0, progress.tally
+        self._changed_at, self._tally, self._due_at = 0.0, progress.tally, 0.0
         self._ended: float | None = None
 
     def to_the_end(self, tell: Callable[[float], None], *, every_node: bool = False) -> Finished:
         """Step until nothing can change any more, or the time is up. `every_node`: those that are not reached by then begin."""
         seconds, horizon = 0.0, self._plan.days_max * 86_400
         moment = self._environment.at(seconds)
+        idle = min(step_seconds(horizon), self._progress.gate.soak_seconds / 20)  # While only time passes nobody has to look so often.
         while seconds < horizon:
-            length = step_seconds(seconds)
+            length = step_seconds(seconds) if self._nodes.pending.any() else max(step_seconds(seconds), idle)
             self._step(moment, length)
             seconds += length
             moment = self._environment.at(seconds)
@@ -299,11 +304,14 @@ class _Run:
             judged_from=before.judged_from,
             now=now,
         )
+        if found == self._tally and seconds < self._due_at:
+            return  # The core would say the same: it looks at these counts, and at times that have not come.
         if found != self._tally:
             self._tally, self._changed_at = found, seconds
         facts = Facts(Reports(self._known, silent_seconds=gate.silent_seconds))
         self._progress, actions = core.step(before, facts, now=now, listened=Listened(seconds), counted=found)
         deployment = self._progress.deployment
+        self._due_at = self._due(seconds)
         if deployment == before.deployment:
             return
         self._changed_at = seconds
@@ -315,6 +323,17 @@ class _Run:
         self._nodes.phase[again] = STAGED
         self._nodes.fetched_at[again] = seconds
         self._nodes.activating_until[again] = np.inf
+
+    def _due(self, seconds: float) -> float:
+        """Return when the next look can find something else although no count has changed."""
+        progress, gate = self._progress, self._progress.gate
+        if progress.reason == "the stage has just begun":
+            return seconds
+        due = [inf]
+        due += [progress.held_since + gate.soak_seconds] if progress.held_since is not None else []
+        due += [progress.retry_since + (gate.retry_seconds or core.RETRY_SECONDS)] if progress.retry_since is not None else []
+        due += [progress.deployment.deadline - self._plan.start] if progress.deployment.deadline is not None else []
+        return min((one for one in due if one > seconds or progress.deployment.state == "running"), default=inf)
 
     def _is_over(self, seconds: float) -> bool:
         deployment = self._progress.deployment

@@ -122,19 +122,22 @@ def _missing(finished: Finished) -> Iterator[Missing]:
         late &= ~never
         if failed.any():
             tries = int(finished.known.tried[where][failed].max())
-            yield Missing(group.name, int(failed.sum()), f"the release fails there, tried {tries} {'time' if tries == 1 else 'times'} at most")
+            yield Missing(
+                group.name, int(failed.sum()), f"the release fails there, tried {tries} {'time' if tries == 1 else 'times'} at most"
+            )
         if never.any():
-            yield Missing(group.name, int(never.sum()), reason or _too_slow(finished, where, group))
+            yield Missing(group.name, int(never.sum()), reason or _too_slow(finished, where))
         if unreached.any():
             yield Missing(group.name, int(unreached.sum()), f"no stage has reached it; the rollout {finished.progress.deployment.state}")
         if late.any():
             yield Missing(group.name, int(late.sum()), _late(finished, where, late))
 
 
-def _too_slow(finished: Finished, where: slice, group: Group) -> str:
-    days = finished.hopeless.days[where][finished.hopeless.any[where]]
+def _too_slow(finished: Finished, where: slice) -> str:
+    never = finished.hopeless.any[where]
+    days, by_budget = finished.hopeless.days[where][never], finished.hopeless.by_budget[where][never]
     needs = "no block ever arrives whole" if np.isinf(days).all() else f"it needs about {np.median(days[np.isfinite(days)]):.0f} days"
-    why = "its budget is too small" if group.policy.bytes_day_max is not None else "the link is too slow"
+    why = "its budget is too small" if np.median(by_budget) >= 0.99 * np.median(days) else "the link is too slow"
     return f"{why}: {needs}, {finished.plan.days_max:g} are simulated"
 
 

@@ -1,4 +1,4 @@
-"""Run real transfers in virtual time: the block server and each node's delivery core, over a broker and roads that misbehave as a seed says.
+"""Run real transfers in virtual time: the block server and each node's delivery core, over a broker and roads that misbehave.
 
 A road is a queue: what the broker sends to a node waits behind what it sent before, so asking too often costs what it costs in the field.
 Nodes take a turn when something came or is due, and never to look whether it is.
@@ -185,7 +185,8 @@ class Fleet:
         if transfer is None or node.ticking or node.done_at is not None or not node.online or not transfer.asked:
             return
         node.ticking = True
-        due = transfer.quiet_since + transfer.quiet_seconds if transfer.probe is None else transfer.probed_at + PROBE_SECONDS
+        is_probing = transfer.probe is not None
+        due = float(transfer.probed_at) + PROBE_SECONDS if is_probing else float(transfer.quiet_since) + transfer.quiet_seconds
         self._at(max(due, self.now) + self.rng.random() * TURN_SECONDS, lambda: self._tick(node))
 
     def _tick(self, node: Node) -> None:
