@@ -13,7 +13,6 @@ from simulation.core.plan import Fetch
 from simulation.core.run import SAMPLE, run
 from simulation.core.summary import outcome_of
 from simulation.example import EXAMPLE
-from simulation.published import fetches_of
 from simulation.svg import drawn
 from simulation.text import document, page
 
@@ -83,6 +82,8 @@ def _fetches(read: fleet_file.FleetFile, table: fleet_file.FleetTable, file: Pat
     release = table.release
     if release.directory is None or release.name is None:
         return fleet_file.sizes_of(release)
+    from simulation.published import fetches_of  # noqa: PLC0415  # what reads a fleet's folder takes half a second to import
+
     try:
         return fetches_of(file.parent / release.directory, release.name, variant=release.variant, parent=release.parent)
     except Refused as refusal:

@@ -111,7 +111,7 @@ def size(size_bytes: int) -> str:
 
 
 def headline_times(outcome: Outcome) -> list[str]:
-    """Return when each share of the nodes serves the release."""
+    """Return when each share of the nodes serves the release: `50 % after 5 d 18 h`."""
     return [f"{one.percent} % {'after ' + duration(one.seconds) if one.seconds is not None else 'never'}" for one in outcome.milestones]
 
 
@@ -122,7 +122,8 @@ def _headline(outcome: Outcome) -> str:
         ended = f"after {duration(outcome.simulated_seconds)} it still runs: {outcome.reason}"
     elif outcome.state == "halted":
         ended = f"it halts after {duration(outcome.ended_seconds)}: {outcome.reason}"
-    return f"{nodes} are to serve the release. Of them do so: {', '.join(headline_times(outcome))}. The rollout: {ended}."
+    first, *others = headline_times(outcome)
+    return f"{nodes}: {first.replace(' %', ' % serve the release', 1)}, {', '.join(others)}. The rollout: {ended}."
 
 
 def _steps(outcome: Outcome) -> Iterator[str]:

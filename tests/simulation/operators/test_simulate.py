@@ -101,7 +101,7 @@ def test_every_node_arrives_by_the_hubs_stages_within_its_budget_and_hours(outco
     groups = {one.group: one for one in outcome.groups}
     meters, cameras = dict(groups["meters"].waited_hours), dict(groups["cameras"].waited_hours)
     assert meters["budget"] > 100, "500,000 bytes take two days of 320,000"
-    assert cameras["schedule"] > 100
+    assert cameras["schedule"] > 50
     assert dict(groups["gates"].waited_hours)["schedule"] == 0
 
 
@@ -161,7 +161,7 @@ SLOW = '[links.slow]\nlike = "nb-iot"\nrate_kbit_s = 0.001\n'
             "it is never on (08:00-12:00) while it may fetch",
         ),
         ("silent_seconds", "node_bytes_max = 100\nsilent_seconds", "the rollout allows a node 100"),
-        ("silent_seconds", 'deadline = "30m"\nsilent_seconds', "deadline passed"),
+        ("silent_seconds", 'deadline = "3h"\nsilent_seconds', "deadline passed"),
     ],
 )
 def test_what_never_arrives_is_said_with_its_reason_and_not_waited_for(before: str, after: str, said: str) -> None:
