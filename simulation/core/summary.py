@@ -25,6 +25,8 @@ from simulation.core.schedule import Floats
 
 PERCENTS = (50, 90, 99, 100)
 CURVE_POINTS = 240
+ENDS = {"running": "the rollout still waits", "done": "the rollout has ended"}
+ENDS |= {"halted": "the rollout halted", "rolled_back": "the rollout went back"}
 QUANTILES = (0.5, 0.9, 0.99)
 HOUR = 3600.0
 DAY_SECONDS = 86_400.0
@@ -128,7 +130,7 @@ def _missing(finished: Finished) -> Iterator[Missing]:
         if never.any():
             yield Missing(group.name, int(never.sum()), reason or _too_slow(finished, where))
         if unreached.any():
-            yield Missing(group.name, int(unreached.sum()), f"no stage has reached it; the rollout {finished.progress.deployment.state}")
+            yield Missing(group.name, int(unreached.sum()), f"no stage has reached it; {ENDS[finished.progress.deployment.state]}")
         if late.any():
             yield Missing(group.name, int(late.sum()), _late(finished, where, late))
 
