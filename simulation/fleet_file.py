@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from fleetcast.time_zones import zone_of
 from hub.core.rollouts.commands import NamedStage, Start, read_as
@@ -30,6 +30,8 @@ from simulation.core.schedule import parse_schedule
 NODES_MAX = 1_000_000
 GROUPS_MAX = 64
 FILE_CHARACTERS_MAX = 256 * 1024
+LINE_CHARACTERS_MAX = 1000  # A key of 20,000 parts takes half a minute to parse.
+YEAR_MIN, YEAR_MAX = 1971, 2099
 SHARE_TOLERANCE = 0.01
 DEFAULT_START = datetime(2026, 1, 5, 8, tzinfo=UTC)  # A Monday; it is stated, so that a run can be repeated.
 _DURATION = re.compile(r"(\d{1,6})([mhdw])")
@@ -37,6 +39,14 @@ _UNITS = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=48, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _start_of(said: datetime) -> datetime:
+    """Return a start in UTC, where it names no zone: the same file says the same on every machine."""
+    found = said if said.tzinfo is not None else said.replace(tzinfo=UTC)
+    if not YEAR_MIN <= found.year <= YEAR_MAX:
+        raise ValueError(f"the year must be from {YEAR_MIN} to {YEAR_MAX}")
+    return found
 
 
 class ReleaseTable(Fact):
@@ -122,7 +132,7 @@ class FleetTable(Fact):
 
     nodes: Annotated[int, Field(ge=1, le=NODES_MAX)] | None = None
     days_max: Annotated[float, Field(gt=0, le=366)] = 60.0
-    start: datetime = DEFAULT_START
+    start: Annotated[datetime, AfterValidator(_start_of)] = DEFAULT_START
     release: ReleaseTable
     rollout: RolloutTable = RolloutTable()
     links: Annotated[dict[Name, LinkTable], Field(max_length=GROUPS_MAX, default_factory=dict)]
@@ -173,6 +183,9 @@ def read(path: Path) -> FleetFile:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is no text in UTF-8") from None
     if len(text) > FILE_CHARACTERS_MAX:
         raise Refused(Code.SETTINGS_INVALID, f"{path} has more than {FILE_CHARACTERS_MAX} characters")
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > LINE_CHARACTERS_MAX:
+            raise Refused(Code.SETTINGS_INVALID, f"{path}, line {number} has more than {LINE_CHARACTERS_MAX} characters")
     return FleetFile(str(path), text)
 
 

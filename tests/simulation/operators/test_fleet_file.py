@@ -72,6 +72,9 @@ def test_the_example_and_the_short_file_are_taken() -> None:
         ('stages = "10,100"', "retrys = 1", r"line 6: rollout\.retrys: unknown key: did you mean 'retries'\?"),
         ("full_bytes = 500000", "full_bytes = 'much'", r"line 3: release\.full_bytes: .*integer, found 'much'"),
         ("full_bytes = 500000\n", "", r"release: give either full_bytes, or directory"),
+        ("nodes = 100", "nodes = 100\nstart = 1960-01-01", r"line 2: start: .*datetime"),
+        ("nodes = 100", "nodes = 100\nstart = 1960-01-01T00:00:00Z", r"line 2: start: the year must be from 1971"),
+        ("delta_bytes = 200000", "delta_bytes = 600000", r"release: delta_bytes is more than full_bytes"),
         ("[release]", "[release", r"is not TOML"),
     ],
 )
@@ -83,3 +86,8 @@ def test_what_is_wrong_is_said_with_its_line_key_and_mend(before: str, after: st
     assert refused.value.code == Code.SETTINGS_INVALID
     assert refused.value.reason.startswith("fleet.toml")
     assert re.search(said, refused.value.reason), refused.value.reason
+
+
+def test_a_start_without_a_zone_is_in_utc_on_every_machine() -> None:
+    assert plan("start = 2026-01-05T08:00:00\n" + GOOD).start == plan("start = 2026-01-05T08:00:00Z\n" + GOOD).start
+    assert plan("start = 2026-01-05T08:00:00+01:00\n" + GOOD).start == plan(GOOD).start - 3600
