@@ -114,6 +114,10 @@ bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs 
 bench-floods: $(STAMP)  ## flood a hub by one enrolled node, over mosquitto and the embedded broker: its answers and memory; needs mosquitto; 6 minutes
 	$(BIN)/python -m bench floods
 
+.PHONY: bench-simulate
+bench-simulate: $(STAMP)  ## measure `fleetcast simulate` on a fleet of 100,000 nodes; writes bench/results.json; 2 minutes
+	$(BIN)/python -m bench simulate
+
 tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
 	$(BIN)/python -m bench.tables
 

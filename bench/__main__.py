@@ -27,6 +27,7 @@ from bench import (
     relay,
     restart,
     shares,
+    simulate,
     sound,
     tables,
     telemetry,
@@ -54,6 +55,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "privacy": privacy.measure,
     "influence": influence.measure,
     "floods": floods.measure,
+    "simulate": simulate.measure,
 }
 QUICK = (
     "telemetry",
@@ -78,6 +80,7 @@ COMMANDS = (
     ("make bench-drift", ("drift",)),
     ("make bench-floods", ("floods",)),
     ("make test-fresh", ("fresh",)),
+    ("make bench-simulate", ("simulate",)),
 )
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE}
 

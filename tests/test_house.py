@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 CHECKOUT = Path(__file__).parents[1]
-PACKAGES = ("fleetcast", "schemas", "hub", "node")
+PACKAGES = ("fleetcast", "schemas", "hub", "node", "simulation")
 CODE = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
 CORES = [path for path in CODE if "core" in path.relative_to(CHECKOUT).parts]
 TESTS = sorted((CHECKOUT / "tests").rglob("*.py"))
