@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-PORT = Path("/dev/virtio-ports/ctl")
+PORTS = Path("/sys/class/virtio-ports")
 NODE_STORE = Path("/var/lib/private/fleetcast-node/gate-17/node.sqlite")
 HUB_STORE = Path("/var/lib/fleetcast-hub/hub.sqlite")
 _writing = threading.Lock()
@@ -113,9 +113,9 @@ def answer(port: Any, asked: dict[str, Any]) -> None:
 
 def main() -> None:
     """Serve the host."""
-    while not PORT.exists():
+    while not (named := [one for one in PORTS.glob("*/name") if one.read_text().strip() == "ctl"]):
         time.sleep(0.1)
-    with PORT.open("r+b", buffering=0) as port:
+    with (Path("/dev") / named[0].parent.name).open("r+b", buffering=0) as port:
         kept = b""
         while True:
             data = port.read(65536)
