@@ -70,12 +70,12 @@ def test_root_installs_what_is_missing_after_an_update(packages: Packages, machi
     (machine / "pgrep").unlink()
     put(machine, "ldconfig")
 
-    done = packages("debootstrap")
+    done = packages("debootstrap", "qemu-system-x86_64:qemu-system-x86")
 
     assert done.returncode == 0, done.stderr
     assert asked(tmp_path) == [
         "apt-get update -qq",
-        "apt-get -qq install -y --no-install-recommends curl procps libgomp1 debootstrap",
+        "apt-get -qq install -y --no-install-recommends curl procps libgomp1 debootstrap qemu-system-x86",
     ]
 
 

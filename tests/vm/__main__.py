@@ -33,7 +33,10 @@ def main() -> int:
     arguments = parser.parse_args()
     lacking = [name for name in (QEMU, "debootstrap", "mkfs.ext4", "unshare") if shutil.which(name) is None]
     if lacking or os.geteuid() != 0:
-        print(f"test-vm needs root and these programs, of which it lacks {lacking}: apt-get install qemu-system-x86 debootstrap", file=sys.stderr)
+        print(
+            f"test-vm needs root and these programs, of which it lacks {lacking}: apt-get install qemu-system-x86 debootstrap",
+            file=sys.stderr,
+        )
         return 2
     with tempfile.TemporaryDirectory(prefix="fleetcast-vm-") as made:
         folder = arguments.keep or Path(made)
@@ -90,10 +93,20 @@ def figures(found: list[cutting.Cut], lost: int, held: int) -> list[Figure]:
     kinds = ", ".join(f"{sum(one.kind == kind for one in found)} in {kind}" for kind in cutting.KINDS)
     discarded = sum(one.disk.lost + one.disk.torn for one in found)
     made = [
-        Figure("vm.power_cuts_survived", sum(not one.losses for one in found), f"power cuts: {kinds}", f">= {len(found)}", "", None, command),
+        Figure(
+            "vm.power_cuts_survived", sum(not one.losses for one in found), f"power cuts: {kinds}", f">= {len(found)}", "", None, command
+        ),
         Figure("vm.lost", lost, "windows, receipts, budgets, rollouts and answers lost", "<= 0", "", None, command),
         Figure("vm.disk_writes_lost", discarded, "unflushed writes that the disk lost or tore", "", "", None, command),
-        Figure("vm.serving_s", statistics.median(one.serving_seconds for one in found), "s from boot to an answer, emulated", "", "", None, command),
+        Figure(
+            "vm.serving_s",
+            statistics.median(one.serving_seconds for one in found),
+            "s from boot to an answer, emulated",
+            "",
+            "",
+            None,
+            command,
+        ),
     ]
     return made + ([Figure("vm.unit_checks", held, "claims about the units, under a real systemd", "", "", None, command)] if held else [])
 

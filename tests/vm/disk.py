@@ -78,7 +78,7 @@ class VolatileDisk:
                 os.pwrite(self._file, one.after, one.offset)
                 kept += 1
             elif share and len(one.after) > SECTOR_BYTES and rng.random() < 0.2:
-                sectors = rng.randrange(1, len(one.after) // SECTOR_BYTES)  if len(one.after) >= 2 * SECTOR_BYTES else 1
+                sectors = rng.randrange(1, len(one.after) // SECTOR_BYTES) if len(one.after) >= 2 * SECTOR_BYTES else 1
                 os.pwrite(self._file, one.after[: sectors * SECTOR_BYTES], one.offset)
                 torn += 1
         lost = Lost(len(self._writes), kept, torn, len(self._writes) - kept - torn)

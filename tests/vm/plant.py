@@ -61,7 +61,16 @@ class Plant:
         deadline = time.monotonic() + 300
         while True:  # the hub is up before its endpoint is
             said = self.fleetcast("enroll", "token", "--node", "gate-17", "--cohort", "lab", "--json")
-            arguments = ("--hub", "https://127.0.0.1:8443", "--token", "-", "--settings", SETTINGS, "--data", "/var/lib/fleetcast-node/gate-17")
+            arguments = (
+                "--hub",
+                "https://127.0.0.1:8443",
+                "--token",
+                "-",
+                "--settings",
+                SETTINGS,
+                "--data",
+                "/var/lib/fleetcast-node/gate-17",
+            )
             done = self.guest.run(f"{PROGRAMS}/fleetcast-node", "enroll", *arguments, typed=f"{json.loads(said)['token']}\n", codes=None)
             if done.code == 0:
                 break

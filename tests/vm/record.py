@@ -113,7 +113,11 @@ class Record:
         for days, rho in found["charged"]:
             for day in days:
                 charged[day] = charged.get(day, 0.0) + rho
-        losses += [f"day {day} has spent {rho}, and its ledger says {charged.get(day)}" for day, rho in spent.items() if abs(charged.get(day, 0) - rho) > 1e-6]
+        losses += [
+            f"day {day} has spent {rho}, and its ledger says {charged.get(day)}"
+            for day, rho in spent.items()
+            if abs(charged.get(day, 0) - rho) > 1e-6
+        ]
         heads = {number: head for number, head in found["ledger"]}
         losses += [f"entry {number} of the ledger has changed" for number, head in self.heads.items() if heads.get(number) != head]
         self.spent |= spent
@@ -128,4 +132,6 @@ class Record:
             if rho <= 0:
                 losses.append(f"the window of {release} at {start} was charged to nobody")
             of_day[start // DAY_SECONDS] = of_day.get(start // DAY_SECONDS, 0.0) + rho
-        return losses + [f"windows of day {day} cost {rho}, more than was spent" for day, rho in of_day.items() if rho > self.spent.get(day, 0) + 1e-6]
+        return losses + [
+            f"windows of day {day} cost {rho}, more than was spent" for day, rho in of_day.items() if rho > self.spent.get(day, 0) + 1e-6
+        ]

@@ -93,7 +93,10 @@ def _hub(db: sqlite3.Connection, _: int) -> dict[str, Any]:
 
 def hello(_: dict[str, Any]) -> dict[str, Any]:
     """Say that the channel is there, and how long the guest has run."""
-    return {"uptime": float(Path("/proc/uptime").read_text().split()[0]), "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip()}
+    return {
+        "uptime": float(Path("/proc/uptime").read_text().split()[0]),
+        "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+    }
 
 
 DOES = {"run": run, "ask": ask, "look": look, "hello": hello}

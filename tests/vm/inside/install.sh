@@ -15,6 +15,9 @@ settle_seconds = 2
 END
 fleetcast ca issue-server localhost --ip 127.0.0.1 --dir $HUB --passphrase-file /etc/fleetcast/online.passphrase
 /opt/fleetcast/bin/python /opt/vm/releases.py "$1"
+install -d -m 0700 /var/lib/fleetcast-relay /var/lib/fleetcast-relay/tls
+fleetcast ca issue-client relay-1 --out /var/lib/fleetcast-relay/tls/relay-1 --dir $HUB --passphrase-file /etc/fleetcast/online.passphrase
+cp $HUB/ca.crt /var/lib/fleetcast-relay/tls/
 rm -r $HUB/keys # root, targets and team keys do not belong on this machine
 chown -R fleetcast:fleetcast $HUB
 chmod 0700 $HUB

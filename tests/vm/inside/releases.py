@@ -19,7 +19,9 @@ def network(seed: int) -> bytes:
     """Return weights of which no two releases share any."""
     rng = np.random.default_rng(seed)
     sizes = ((INPUTS, WIDTH), (WIDTH, WIDTH), (WIDTH, 1))
-    weights = [numpy_helper.from_array((rng.normal(size=size) / size[0] ** 0.5).astype(np.float32), f"w{j}") for j, size in enumerate(sizes)]
+    weights = [
+        numpy_helper.from_array((rng.normal(size=size) / size[0] ** 0.5).astype(np.float32), f"w{j}") for j, size in enumerate(sizes)
+    ]
     nodes = [
         helper.make_node("MatMul", ["X", "w0"], ["a"]),
         helper.make_node("Relu", ["a"], ["b"]),
@@ -43,7 +45,16 @@ def main() -> None:
         path, version = FOLDER / "press.onnx", f"{number}.0.0"
         path.write_bytes(network(number))
         said = ["--name", "press", "--version", version, "--reference", str(reference), "--window-seconds", str(WINDOW_SECONDS)]
-        said += ["--probation-seconds", str(PROBATION_SECONDS), "--calibrate-rows", "0", "--signals", "x0,x1,y", "--latency-ms-max", "60000"]
+        said += [
+            "--probation-seconds",
+            str(PROBATION_SECONDS),
+            "--calibrate-rows",
+            "0",
+            "--signals",
+            "x0,x1,y",
+            "--latency-ms-max",
+            "60000",
+        ]
         said += ["--dir", HUB, "--passphrase-file", "/etc/fleetcast/online.passphrase", "--json"]
         subprocess.run(["/opt/fleetcast/bin/fleetcast", "publish", str(path), *said], check=True)
         session = onnxruntime.InferenceSession(path.read_bytes())
