@@ -1,4 +1,4 @@
-"""Run hub and node under systemd in a small Debian, check the units, and cut the power: `make test-vm`, `python -m tests.vm --cuts 20 --write`.
+"""Check the units under a real systemd, then cut the power, as `make test-vm` does: `python -m tests.vm [--cuts 20] [--write]`.
 
 Needs Linux on x86-64, root (debootstrap makes a root file system), `qemu-system-x86`, `debootstrap`, and 6 GB of disk.
 """
@@ -67,9 +67,10 @@ def run(folder: Path, arguments: argparse.Namespace) -> int:
         def done(number: int, one: cutting.Cut) -> None:
             found.append(one)
             print(
-                f"cut {number}: {one.kind} (slot: {one.slot}, {one.waiting} on their way; disk: {one.disk.lost} of {one.disk.writes} writes lost,"
-                f" {one.disk.torn} torn); booted in {one.boot_seconds:.0f} s, served {one.serving_seconds:.0f} s later,"
-                f" {len(one.losses)} losses; {(time.monotonic() - began) / 60:.0f} min so far",
+                f"cut {number}: {one.kind} (slot {one.slot}, {one.waiting} messages on their way;"
+                f" disk: of {one.disk.writes} unflushed writes {one.disk.lost} lost, {one.disk.torn} torn);"
+                f" booted in {one.boot_seconds:.0f} s, served {one.serving_seconds:.0f} s later, {len(one.losses)} losses;"
+                f" {(time.monotonic() - began) / 60:.0f} min so far",
                 flush=True,
             )
 
@@ -80,7 +81,8 @@ def run(folder: Path, arguments: argparse.Namespace) -> int:
     survived, lost = sum(not one.losses for one in found), len(plant.losses)
     record = plant.record
     print(
-        f"{len(checks) - len(failed)} of {len(checks)} checks of units hold; {survived} of {arguments.cuts} power cuts survived, {lost} lost;"
+        f"{len(checks) - len(failed)} of {len(checks)} checks of units hold;"
+        f" {survived} of {arguments.cuts} power cuts survived, {lost} lost;"
         f" {len(record.windows)} windows, {len(record.signed)} receipts, answers by status {plant.statuses}"
     )
     if arguments.write and found:

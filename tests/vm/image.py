@@ -36,7 +36,7 @@ PACKAGES: Final = (
 LOCKS: Final = ("hub.txt", "node.txt")
 KEPT_FROM: Final = (*PACKAGES, SUITE, "1")  # the number counts changes of how it is made
 GUEST_PYTHON: Final = "3.11"
-PLATFORMS: Final = tuple(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)) + ("manylinux2014_x86_64", "linux_x86_64")
+PLATFORMS: Final = (*(f"manylinux_2_{minor}_x86_64" for minor in range(36, 16, -1)), "manylinux2014_x86_64", "linux_x86_64")
 DISK_BYTES: Final = 4 * 1024**3
 SECONDS_MAX: Final = 30 * 60
 ENVIRONMENT: Final = {"HOME": "/root", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
@@ -86,7 +86,7 @@ def kept() -> Path:
 
 
 def installed(folder: Path, releases: int) -> Image:
-    """Make a disk of this checkout's wheel, units and broker's configuration, and of a new fleet with so many releases, as an image to boot."""
+    """Make an image to boot: the wheel, units and broker configuration of this checkout, and a new fleet with a number of releases."""
     base, root = kept(), folder / "root"
     print("installing the wheel, the units and a new fleet ...", file=sys.stderr, flush=True)
     log = folder / "install.log"

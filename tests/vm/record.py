@@ -118,7 +118,7 @@ class Record:
             for day, rho in spent.items()
             if abs(charged.get(day, 0) - rho) > 1e-6
         ]
-        heads = {number: head for number, head in found["ledger"]}
+        heads = dict(found["ledger"])
         losses += [f"entry {number} of the ledger has changed" for number, head in self.heads.items() if heads.get(number) != head]
         self.spent |= spent
         self.heads |= heads

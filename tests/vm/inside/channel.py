@@ -27,7 +27,13 @@ def run(asked: dict[str, Any]) -> dict[str, Any]:
     environment = {**os.environ, **asked.get("environment", {})}
     try:
         done = subprocess.run(
-            asked["command"], input=asked.get("typed", ""), capture_output=True, text=True, timeout=asked["limit"], env=environment
+            asked["command"],
+            input=asked.get("typed", ""),
+            capture_output=True,
+            text=True,
+            timeout=asked["limit"],
+            env=environment,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         return {"code": 124, "out": str(error.stdout or ""), "err": f"it took more than {asked['limit']} s"}
