@@ -59,3 +59,12 @@ def test_what_speaks_the_protocol_is_waited_for_and_watched(name: str) -> None:
     said = options(name)
 
     assert (said["Type"], said["NotifyAccess"], int(said["WatchdogSec"]) > 30, said["Restart"]) == ("notify", "main", True, "on-failure")
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_forbidden_system_call_is_an_error_and_does_not_kill(name: str) -> None:
+    # OpenBLAS calls mbind() when numpy is imported: under the node's filter, a real systemd ended every agent with SIGSYS (tests/vm).
+    said = options(name)
+
+    assert "SystemCallFilter" in said
+    assert said["SystemCallErrorNumber"] == "EPERM"
