@@ -64,10 +64,11 @@ test-fresh: $(STAMP)  ## `make demo` and `make test` in a bare Debian 12 made by
 	$(BIN)/python -m bench fresh
 
 CUTS ?= 20
+SEED ?= 1
 .PHONY: test-vm
-test-vm: $(STAMP)  ## the units under a real systemd, and CUTS=20 power cuts, in an emulated machine; as root; writes bench/results.json; an hour
+test-vm: $(STAMP)  ## the units under a real systemd, and CUTS=20 power cuts, in an emulated machine; as root; writes bench/results.json; 1 to 2 hours
 	.ci/packages debootstrap mkfs.ext4:e2fsprogs qemu-system-x86_64:qemu-system-x86
-	$(BIN)/python -W ignore -m tests.vm --cuts $(CUTS) --write
+	$(BIN)/python -W ignore -m tests.vm --cuts $(CUTS) --seed $(SEED) --write
 
 packages:  ## install the system packages that the tests call, as root or by sudo; nothing where all are there
 	@.ci/packages

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from tests.vm.disk import Lost
 from tests.vm.guest import Event
@@ -38,7 +38,7 @@ class Cut:
     """Hold what one cut met, and what came of it."""
 
     kind: str
-    slot: str  # the slot's last state on the console
+    slot: str  # the state of the node's model
     waiting: int  # messages of the node that the hub did not have
     disk: Lost
     boot_seconds: float
@@ -52,21 +52,18 @@ def cut(plant: Plant, kind: str, rng: random.Random) -> Cut:
     stop, before = threading.Event(), len(plant.losses)
     sending = plant.traffic(stop, rng, how.pause_seconds)
     if kind == "telemetry":
-        since = len(guest.events)
-        guest.wait_for(how.begun, BEGIN_SECONDS, since=since)
-    elif not _has_begun(plant, how):
+        _wait(plant, how, since=len(guest.events))
+    elif kind == "fetch" or not _goes_on(plant, how):
         since = len(guest.events)
         plant.roll_out()
-        if guest.wait_for(how.begun, BEGIN_SECONDS, since=since) is None:
-            print(f"  nothing of {kind} in {BEGIN_SECONDS} s", flush=True)
+        _wait(plant, how, since=since)
     deadline = time.monotonic() + rng.uniform(0, how.delay_seconds_max)
     while True:
         plant.look()  # up to the last moment: what one look has found must be there after the cut
         if time.monotonic() >= deadline:
             break
         time.sleep(min(0.3, max(0.0, deadline - time.monotonic())))
-    slot = next((str(event.body.get("state")) for event in reversed(guest.events) if event.name == "slot.moved"), "active")
-    waiting = len(plant.record.waiting)
+    slot, waiting = plant.record.slot, len(plant.record.waiting)
     stop.set()
     disk = guest.cut(rng)
     sending.join(60)
@@ -74,21 +71,27 @@ def cut(plant: Plant, kind: str, rng: random.Random) -> Cut:
     plant.booted()
     serving_seconds = plant.wait_serving()
     plant.look_at_both()
-    if kind == "telemetry":
+    if kind == KINDS[-1]:
         plant.settle()
     return Cut(kind, slot, waiting, disk, boot_seconds, serving_seconds, tuple(plant.losses[before:]))
 
 
-def _has_begun(plant: Plant, how: Kind) -> bool:
-    """Return whether what is to be cut goes on since the boot, or will: the rollout was cut in an earlier phase."""
-    deadline = time.monotonic() + 90
+def _wait(plant: Plant, how: Kind, *, since: int) -> None:
+    if plant.guest.wait_for(how.begun, BEGIN_SECONDS, since=since) is None:
+        plant.lose(f"in {BEGIN_SECONDS} s nothing has begun that could be cut")
+
+
+def _goes_on(plant: Plant, how: Kind) -> bool:
+    """Return whether this phase of the rollout that was cut in an earlier one has begun since the boot, once it has."""
+    deadline = time.monotonic() + BEGIN_SECONDS
     while time.monotonic() < deadline:
-        events: list[Any] = list(plant.guest.events)
-        if any(how.passed(event) for event in events) or plant.guest.boots == 1:
+        events = list(plant.guest.events)
+        if plant.record.slot == "active" or any(how.passed(event) for event in events):
             return False
         if any(how.begun(event) for event in events):
             return True
         time.sleep(0.3)
+        plant.look()
     return False
 
 

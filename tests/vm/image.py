@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def installed(folder: Path, releases: int) -> Image:
         shutil.copy(path, folder / path.name)
     disk = folder / "disk.raw"
     filesystem(root, disk, log)
-    shutil.rmtree(root)
+    threading.Thread(target=shutil.rmtree, args=(root, True), name="removal").start()  # of a gigabyte in small files, beside the boot
     return Image(disk, folder / kernel.name, folder / initrd.name, said["rows"], said["answers"])
 
 

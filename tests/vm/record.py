@@ -29,7 +29,8 @@ class Record:
     signed: dict[int, str] = field(default_factory=dict)  # receipts by their sequence: body
     receipts: dict[tuple[str, int, int], str] = field(default_factory=dict)
     serials: dict[tuple[str, str], int] = field(default_factory=dict)
-    has_read: set[str] = field(default_factory=set)
+    has_read: set[str] = field(default_factory=set)  # of hub and node, since the last boot
+    slot: str = "idle"  # the state of the node's model
     counted: int = 0
 
     @property
@@ -75,6 +76,7 @@ class Record:
         return losses
 
     def _take_node(self, found: Mapping[str, Any]) -> list[str]:
+        self.slot = next((str(slot["state"]) for slot in found["slots"]), "idle")
         there = {number: bool(sent) for number, _, sent in found["outbox"]}
         losses = []
         for number, (kind, name) in self.outbox.items():

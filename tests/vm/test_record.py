@@ -38,6 +38,7 @@ def found() -> dict[str, Any]:
         "ledger": [(1, "aa"), (2, "bb")],
         "charged": [([DAY], RHO), ([DAY], RHO)],
         "facts": {},
+        "slots": [{"state": "active"}],
     }
     hub = {
         "seen": [(b"\1" * 16).hex()],
