@@ -12,6 +12,8 @@ import threadpoolctl
 
 from tests import brokers, ended
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # Tests that call ONNX Runtime themselves report to nobody either.
+
 # A property holds or does not; how long an example takes says nothing. In CI every run tries the same examples.
 hypothesis.settings.register_profile(
     "fleetcast",

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from fleetcast.quiet_onnxruntime import onnxruntime as ort
 from hub.core.delivery.chunker import ONNX_DTYPES, TensorSpan
 from hub.core.publish import release as core
 from schemas.errors import Code, Refused, mismatch

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from fleetcast import disk_room
+from fleetcast.quiet_onnxruntime import onnxruntime
 from hub.core.publish.release import first_line, listed
 from hub.core.publish.samples import Samples
 from schemas.errors import Code, FleetcastError, Refused, mismatch

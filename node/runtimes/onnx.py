@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import onnxruntime
 
 from fleetcast.joining.row_independence import why_not
+from fleetcast.quiet_onnxruntime import onnxruntime
 from node.core.inference.tensors import DATATYPES, Array, Spec
 from node.runtimes import Options, Signature
 from node.runtimes.reasons import first_line

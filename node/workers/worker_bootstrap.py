@@ -31,6 +31,9 @@ def main() -> None:
         signal.signal(signum, signal.SIG_IGN)
     with suppress(OSError):  # not Linux
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+    os.environ["ORT_DISABLE_TELEMETRY"] = (
+        "1"  # for runtimes of others too: whatever loads ONNX Runtime here, nothing is reported to its maker
+    )
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold rows, and a crash loop fills the disk with them
     with socket.socket(fileno=descriptor) as connection:
         worker_main = in_thread(_import, quiet=quiet)
