@@ -62,7 +62,7 @@ def cut(plant: Plant, kind: str, rng: random.Random) -> Cut:
         plant.look()  # up to the last moment: what one look has found must be there after the cut
         if time.monotonic() >= deadline:
             break
-        time.sleep(min(0.3, max(0.0, deadline - time.monotonic())))
+        time.sleep(min(1.0, max(0.0, deadline - time.monotonic())))
     slot, waiting = plant.record.slot, len(plant.record.waiting)
     stop.set()
     disk = guest.cut(rng)
@@ -90,7 +90,7 @@ def _goes_on(plant: Plant, how: Kind) -> bool:
             return False
         if any(how.begun(event) for event in events):
             return True
-        time.sleep(0.3)
+        time.sleep(1)
         plant.look()
     return False
 

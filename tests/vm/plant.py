@@ -57,24 +57,14 @@ class Plant:
 
     def begin(self) -> None:
         """Enrol the device and start it, as deploy/README.md says; then roll the first release out."""
-        self.wait_active("fleetcast-hub.service")
-        deadline = time.monotonic() + 300
-        while True:  # the hub is up before its endpoint is
-            said = self.fleetcast("enroll", "token", "--node", "gate-17", "--cohort", "lab", "--json")
-            arguments = (
-                "--hub",
-                "https://127.0.0.1:8443",
-                "--token",
-                "-",
-                "--settings",
-                SETTINGS,
-                "--data",
-                "/var/lib/fleetcast-node/gate-17",
-            )
-            done = self.guest.run(f"{PROGRAMS}/fleetcast-node", "enroll", *arguments, typed=f"{json.loads(said)['token']}\n", codes=None)
-            if done.code == 0:
-                break
-            assert time.monotonic() < deadline, done.err
+        assert self.guest.wait_for(named("hub.ready"), SERVING_SECONDS) is not None, "the hub does not come up"
+        said = self.fleetcast("enroll", "token", "--node", "gate-17", "--cohort", "lab", "--json")
+        self.guest.run(
+            f"{PROGRAMS}/fleetcast-node",
+            "enroll",
+            *("--hub", "https://127.0.0.1:8443", "--token", "-", "--settings", SETTINGS, "--data", "/var/lib/fleetcast-node/gate-17"),
+            typed=f"{json.loads(said)['token']}\n",
+        )
         more = "\n".join(MORE_SETTINGS)
         self.guest.run("sh", "-c", f"cat >>{SETTINGS} && chmod 0644 {SETTINGS}", typed=f"{more}\n")
         self.guest.run("systemctl", "enable", "--now", "fleetcast-node@gate-17.socket", "fleetcast-node@gate-17.service")
