@@ -3,7 +3,6 @@
 Where it means to report, it writes an id of the device and a queue of events below the home folder, before it sends the first one.
 """
 
-import ast
 import os
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-CHECKOUT = Path(__file__).parents[2]
 SUPPRESSING = {"CI", "GITHUB_ACTIONS", "TF_BUILD", "ORT_DISABLE_TELEMETRY", "ORT_TELEMETRY_DISABLED", "ORT_RUNNING_UNIT_TESTS"}
 RUN = """
 from onnx import TensorProto, helper
@@ -29,16 +27,3 @@ def test_onnx_runtime_makes_no_id_and_no_queue_of_events(module: str, tmp_path: 
     subprocess.run([sys.executable, "-c", f"import {module}\n{RUN}"], env={**environment, "HOME": str(tmp_path)}, check=True, timeout=120)
 
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_onnx_runtime_is_imported_in_no_other_way() -> None:
-    found = []
-    for path in sorted(one for folder in ("fleetcast", "hub", "node", "schemas") for one in (CHECKOUT / folder).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            # Its parts that quantise are imported once it is there.
-            if "onnxruntime" in names or any(one.startswith("onnxruntime.capi") for one in names):
-                found.append(str(path.relative_to(CHECKOUT)))
-
-    assert found == ["fleetcast/quiet_onnxruntime.py"]

@@ -80,7 +80,7 @@ def _node(db: sqlite3.Connection, after: int) -> dict[str, Any]:
         "spent": dict(db.execute("SELECT day, rho FROM spent").fetchall()),
         "windows": [(release.hex(), start, rho) for release, start, rho in db.execute("SELECT release, start, rho FROM window")],
         "ledger": [(number, head.hex()) for number, head in db.execute("SELECT number, head FROM ledger ORDER BY number")],
-        "charged": [(json.loads(days), rho) for days, rho in db.execute("SELECT days, rho FROM ledger")],
+        "charged": [([int(day) for day in days.split(",") if day], rho) for days, rho in db.execute("SELECT days, rho FROM ledger")],
         "slots": [json.loads(document) for (document,) in db.execute("SELECT document FROM slot")],
         "facts": dict(db.execute("SELECT name, value FROM fact").fetchall()),
     }
