@@ -7,6 +7,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -38,6 +39,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the machine is ended, and the disk removed
     with tempfile.TemporaryDirectory(prefix="fleetcast-vm-") as made:
         folder = arguments.keep or Path(made)
         folder.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.vm.disk import Lost
-from tests.vm.guest import Event
+from tests.vm.guest import Event, GuestDied
 from tests.vm.plant import Plant, moved_to, named
 
 KINDS: Final = ("fetch", "switch", "probation", "telemetry")
@@ -98,5 +98,12 @@ def _goes_on(plant: Plant, how: Kind) -> bool:
 def campaign(plant: Plant, cuts: int, rng: random.Random, done: Callable[[int, Cut], None]) -> None:
     """Cut as often as asked, in turns of fetch, switch, probation and telemetry."""
     for number in range(cuts):
-        done(number + 1, cut(plant, KINDS[number % len(KINDS)], rng))
+        kind = KINDS[number % len(KINDS)]
+        try:
+            done(number + 1, cut(plant, kind, rng))
+        except (AssertionError, TimeoutError, GuestDied) as error:  # what cannot be checked has not survived
+            plant.lose(f"cut {number + 1}, in {kind}: {type(error).__name__}: {error}")
+            plant.guest.cut(rng)
+            plant.guest.boot()
+            plant.booted()
     plant.settle()
