@@ -60,7 +60,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> int:
             at = time.monotonic()
             try:
                 check(plant)
-            except AssertionError as error:
+            except (AssertionError, TimeoutError) as error:
                 failed.append(check.__name__)
                 print(f"  FAILED: {check.__name__}: {error}", flush=True)
             else:
