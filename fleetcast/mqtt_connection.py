@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
@@ -129,6 +129,7 @@ class Published:
     """Report that the broker has taken a publish; that is not yet delivery."""
 
     mid: int
+    is_unread: bool = False  # The broker says that nobody has subscribed to the topic: it has thrown the message away.
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class Subscribed:
     refused: int
 
 
+NO_MATCHING_SUBSCRIBERS: Final = 0x10  # MQTT 5, table 3-4: a broker may say so in a PUBACK, and mosquitto does
 LinkEvent = Connected | Disconnected | Message | Published | Subscribed
 
 
@@ -478,7 +480,7 @@ class Link:
         )
 
     def _on_publish(self, client: paho.Client, userdata: object, mid: int, reason: ReasonCode, properties: Properties) -> None:
-        self._inbox.put(Published(mid))
+        self._inbox.put(Published(mid, reason.value == NO_MATCHING_SUBSCRIBERS))
 
     def _on_subscribe(
         self, client: paho.Client, userdata: object, mid: int, reasons: list[ReasonCode], properties: Properties | None

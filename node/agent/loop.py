@@ -483,8 +483,8 @@ class Agent:
                     self._status_writer.denied(refused)
                 self._delivery.granted(mid, self._monotonic())
                 self._trust_state.granted(mid)
-            case Published(mid):
-                self._reporter.published(mid)
+            case Published(mid, is_unread):
+                self._reporter.published(mid, is_unread=is_unread)
             case TrustArrived():
                 self._trust_state.take_trust(event.bundle)
                 self._link.ack(event.message)

@@ -19,6 +19,7 @@ from schemas.receipt import Evidence, Receipt
 log = structlog.get_logger()
 
 OUTBOX_IN_FLIGHT = 32
+UNREAD_SECONDS = 5.0  # pause after a message that the broker has no reader for
 REFUSAL_SECONDS = 60.0  # the same refusal is reported at most once in this time: a hostile broker must not spend our bytes
 
 
@@ -39,6 +40,7 @@ class Reporter:
         self._node, self._store, self._link, self._identity = node, store, link, identity
         self._wall, self._monotonic, self.windows = wall, monotonic, windows
         self._sending: dict[int, int] = {}  # publish id to outbox id
+        self._unread_until = NEVER
         self._refusals: dict[tuple[str, str], MonotonicSeconds] = {}
         self.on_refusal: Callable[[str], None] = lambda sentence: None  # hears of every refusal
 
@@ -87,17 +89,30 @@ class Reporter:
     def connected(self, *, session_present: bool) -> None:
         """Take in that the broker is there; one that forgot is sent the kept messages again, and their readers count them once."""
         self._sending.clear()
+        self._unread_until = NEVER
         if not session_present:
             self._store.resend(windows=self.windows)
 
-    def published(self, mid: int) -> None:
-        """Take in that the broker has taken a message."""
-        if mid in self._sending:
-            self._store.mark_sent([self._sending[mid]])
-            del self._sending[mid]
+    def published(self, mid: int, *, is_unread: bool = False) -> None:
+        """Take in that the broker has taken a message; one that nobody has subscribed to waits on, and is sent again.
+
+        A broker that was restarted knows no subscription of the hub until the hub is back, and nodes may be back before it.
+        """
+        if mid not in self._sending:
+            return
+        number = self._sending.pop(mid)
+        if not is_unread:
+            self._store.mark_sent([number])
+            return
+        now = self._monotonic()
+        if now >= self._unread_until:
+            log.warning("outbox.unread", again_seconds=UNREAD_SECONDS, reason="the broker knows no reader: the hub has not subscribed yet")
+        self._unread_until = now + UNREAD_SECONDS
 
     def send(self, *, windows: bool = True) -> None:
         """Send what waits, a bounded number at a time; without `windows` only other messages."""
+        if self._monotonic() < self._unread_until:
+            return
         flying = set(self._sending.values())
         outbox = self._store.waiting(OUTBOX_IN_FLIGHT, windows=self.windows and windows)
         fresh = [one.id for one in outbox if one.kind == "window" and one.id not in flying]

@@ -1,0 +1,81 @@
+"""What a broker throws away, because its hub has not subscribed yet, waits on in the node and reaches the hub later."""
+
+import queue
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleetcast.mqtt_connection import Connected, Message, Published
+from node.agent.reports.reporter import Reporter
+from node.broker.mqtt import NodeLink
+from node.core.trust.clock import MonotonicSeconds, WallSeconds
+from node.enrol.identity import Identity
+from node.storage.store import NodeStore
+from tests.broker.client import Client
+from tests.brokers import FLEET, Broker
+
+NODE = "node-a"
+
+
+@pytest.fixture
+def inbox() -> "queue.Queue[Any]":
+    return queue.Queue()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[NodeStore]:
+    made = NodeStore.of_agent(tmp_path / "node.sqlite")
+    yield made
+    made.close()
+
+
+def next_of(inbox: "queue.Queue[Any]", kind: type) -> Any:
+    deadline = time.monotonic() + 100
+    while True:
+        event = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+        if isinstance(event, kind):
+            return event
+
+
+def test_what_a_hub_was_not_there_for_is_sent_again(mosquitto: Broker, inbox: "queue.Queue[Any]", store: NodeStore, tmp_path: Path) -> None:
+    now = [1000.0]
+    link = NodeLink(mosquitto.url(NODE), fleet=FLEET, node=NODE, inbox=inbox, tls=mosquitto.tls(NODE))
+    identity = Identity.load_or_create(tmp_path / "key.pem")
+    reporter = Reporter(
+        node=NODE,
+        store=store,
+        link=link,
+        identity=lambda: identity,
+        wall=lambda: WallSeconds(0.0),
+        monotonic=lambda: MonotonicSeconds(now[0]),
+        windows=True,
+    )
+    link.open(session=1, at=0)
+    next_of(inbox, Connected)
+    reporter.connected(session_present=False)
+    topic = link.topics.telemetry("delay", "lab")
+    store.enqueue("window", topic, b"a window")
+
+    # mosquitto acknowledges it, and has thrown it away.
+    reporter.send()
+    lost = next_of(inbox, Published)
+    reporter.published(lost.mid, is_unread=lost.is_unread)
+    assert (lost.is_unread, store.count_waiting("window")) == (True, 1)
+
+    # Nothing more is thrown away for a while; then the hub is there.
+    hub = Client.of(mosquitto)
+    hub.open()
+    hub.subscribe(topic)
+    reporter.send()
+    now[0] += 5
+    reporter.send()
+    taken = next_of(inbox, Published)
+    reporter.published(taken.mid, is_unread=taken.is_unread)
+
+    assert hub.next(Message).payload == b"a window"
+    assert (taken.is_unread, store.count_waiting("window")) == (False, 0)
+    link.close()
+    hub.link.drop()
