@@ -62,6 +62,7 @@ from hub.service.delivery.announce import Announcer, Signers
 from hub.service.delivery.blocks import Wants
 from hub.service.delivery.online_keys import LoadKey, OnlineKeys
 from hub.service.enrol.enrolment_service import Enrolling
+from hub.service.housekeeping import Housekeeping
 from hub.service.nodes.device_settings import SettingsKeeper
 from hub.service.rollouts.controller import Controller
 from hub.service.rollouts.listening import ListeningClock
@@ -91,7 +92,6 @@ LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have wr
 SETTLE_SECONDS = (
     1.0  # the share of a turn for testing intervals: after days without a hub there are thousands, and an operator is not to wait
 )
-HOUSEKEEPING_SECONDS = 3600.0
 FILE_SECONDS = 3.0  # between two looks whether the database is still the file that was opened
 RETRY = Backoff(0.2, 30.0)
 RIVAL_SECONDS = 6 * 3600.0  # between two alerts about a second hub
@@ -141,7 +141,7 @@ class Service:
         self._online = self._ever_online = False
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._again, self._rival_reported_at = Reconnection(RETRY), float("-inf")
-        self._looked_at = self._kept_house_at = float("-inf")
+        self._looked_at = float("-inf")
         self._online_keys: OnlineKeys | None = None
         self._repository, self._blocks = Repository(directory / "trust"), BlockStore(directory / "blocks")
         self._releases = Releases(self._repository, self._blocks)
@@ -248,6 +248,7 @@ class Service:
             cohort_nodes_min=self._settings.cohort_nodes_min,
             speaks_against=lambda manifest: checks.against(manifest, required) if required else (),
         )
+        self._housekeeping = Housekeeping(self._store, self._settings, needed_from=self._controller.needed_from, monotonic=self._monotonic)
 
         self._node_settings = SettingsKeeper(
             repository=self._repository,
@@ -400,10 +401,7 @@ class Service:
             self._work(self._receipt_requests.tick)
             self._clear_forgotten()
             self._work(lambda: self._settling.tick(lambda: self._monotonic() - now >= SETTLE_SECONDS))
-        if now - self._kept_house_at >= HOUSEKEEPING_SECONDS:
-            self._kept_house_at = now
-            days = self._settings
-            self._store.prune(ids_days=days.ids_days, intervals_days=days.intervals_days, history_days=days.history_days)
+            self._work(self._housekeeping.tick)
 
     def _clear_forgotten(self) -> None:
         """Take the states of forgotten nodes off the broker, or a hub that loses its database would know them again."""

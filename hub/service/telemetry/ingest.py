@@ -13,6 +13,7 @@ from hub.core.drift import accuracy, windows
 from hub.core.drift.windows import Reader, Taken
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts import fleet
+from hub.core.rollouts.proof import proof_of
 from hub.database.device_lives import DeviceLives, OtherKey
 from hub.database.hearing import Hearing
 from hub.database.known_nodes import folded_again, known_nodes
@@ -44,7 +45,11 @@ EARLY_RECEIPTS_MAX = 1000  # that wait for their node's state, for topics keep n
 EARLY_SECONDS = 60
 AT_ONCE_MAX = 100  # alerts and given-up receipts of one turn, each a transaction: a whole site that goes silent keeps no operator waiting
 GONE_SECONDS = 86_400.0  # Time of listening beyond the bound after which a silence was surely reported, also if its alert is not kept.
-SAVE_SEEN_SECONDS = 10.0  # on the clock of listening; how often it is made durable when nodes were last seen
+LOOK_SECONDS = 10.0  # On the clock of listening; between two looks for nodes that fell silent.
+SAVE_SECONDS = (
+    60.0  # On the same clock; between two times that what only memory has is kept: each time writes a page for every few dozen nodes.
+)
+UNPROVED_MAX = 1000  # Nodes whose receipts a hub that crashed has to fold again at its start.
 
 
 class Ingest:
@@ -81,9 +86,9 @@ class Ingest:
         self._readers: dict[tuple[bytes, About | None], tuple[bytes, Reader]] = {}  # by the prefix that windows carry, and their subject
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
-        self._seen: set[str] = set()  # nodes whose `last_seen` is newer than in the store
-        self._heard: set[str] = set()  # nodes whose `heard_at` is
-        self._saved_at = listening.seconds
+        self._heard: set[str] = set()  # Nodes whose `heard_at` or `last_seen` is newer than in the store.
+        self._unproved: set[str] = set()  # Nodes of which the store has no proof, since a receipt has come.
+        self._looked_at = self._saved_at = listening.seconds
         self._open: dict[tuple[str, str], set[tuple[bytes, int]]] = defaultdict(set)
         self._restore()
         self._silent = self._reported_silent()
@@ -91,16 +96,19 @@ class Ingest:
     def _reported_silent(self) -> set[str]:
         """Return the silent nodes that were reported before a restart: an alert came since they were seen, or they are long gone."""
         silent = [node for node in self.nodes.values() if self._is_silent(node)]
-        alerts = self._store.silence_alerts() if silent else {}
-        gone = self._listening.seconds - self._silent_seconds - GONE_SECONDS
-        return {one.name for one in silent if alerts.get(one.name, -1) >= one.last_seen or one.heard_at < gone}
+        bound = self._listening.seconds - self._silent_seconds - GONE_SECONDS
+        gone, others = {one.name for one in silent if one.heard_at < bound}, [one for one in silent if one.heard_at >= bound]
+        alerts = self._store.silence_alerts(since=min(one.last_seen for one in others)) if others else {}
+        return gone | {one.name for one in others if alerts.get(one.name, -1) >= one.last_seen}
 
     def _restore(self) -> None:
-        self.nodes.update(known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock()))
+        known = known_nodes(self._store, self._roll, listened=self._listening.seconds, now=self._clock())
+        self.nodes.update(known.nodes)
+        self._unproved.update(known.unproved)
         for name, node in self.nodes.items():
             if node.state.cohort is not None:
                 self._cohorts.named.take(name, node.state.cohort, now=self._clock())
-        for model, cohort in self._store.count_open_intervals():
+        for model, cohort in self._store.known_cohorts():
             self._open[model, cohort] = set()
 
     # States
@@ -115,7 +123,6 @@ class Ingest:
         if name in self.nodes:
             heard_at = self._listening.seconds if self._listening.runs else self.nodes[name].heard_at
             self.nodes[name] = replace(self.nodes[name], last_seen=int(self._clock()), heard_at=heard_at)
-            self._seen.add(name)
             self._heard.add(name)
 
     def forget(self, name: str) -> None:
@@ -128,8 +135,8 @@ class Ingest:
         self._early = self._store.early_receipts()  # without those of a name that was forgotten or replaced
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
-            self._seen.discard(name)
             self._heard.discard(name)
+            self._unproved.discard(name)
             self._cohorts.named.forget(name)
 
     def state(self, event: StateArrived) -> None:
@@ -178,7 +185,6 @@ class Ingest:
         if known is not None and known.other_key is not None and node.other_key is None:
             self._lives.drop_other_key(name)
         self.nodes[name] = node
-        self._seen.discard(name)
         self._heard.add(name)
         self._report_silence(node, now)
         if node.public_key:
@@ -261,14 +267,15 @@ class Ingest:
             if one.is_fresh or is_newest:
                 node = fleet.fold_receipt(known, receipt, received_at=now, heard_at=heard_at, epoch=one.epoch)
                 self.nodes[receipt.node] = node
-                self._seen.add(receipt.node)
                 self._heard.add(receipt.node)
+                self._unproved.add(receipt.node)
                 if receipt.code == Code.NODE_DUPLICATE:
                     self._duplicates.sign(receipt.node)
                 elif receipt.outcome == "refused":
                     self._notes.node_refusal(node=receipt.node, code=receipt.code, model=receipt.model, reason=receipt.reason)
         for name in late & self.nodes.keys():
             self.nodes[name] = folded_again(self._store, self.nodes[name])
+            self._unproved.add(name)
 
     def _check(self, name: str) -> None:
         if not self._roll.counts(name):
@@ -421,20 +428,22 @@ class Ingest:
             self._drop_early(early)
         self._duplicates.tick()
         self._take_waiting()
-        if self._listening.seconds - self._saved_at >= SAVE_SEEN_SECONDS:
+        if self._listening.seconds - self._looked_at >= LOOK_SECONDS:
             silent = self._fell_silent()
             for node in silent:
                 self._report_silence(node, int(now))
             if len(silent) < AT_ONCE_MAX:
-                self._saved_at = self._listening.seconds
-                self.save()
+                self._looked_at = self._listening.seconds
+        if self._listening.seconds - self._saved_at >= SAVE_SECONDS or len(self._unproved) >= UNPROVED_MAX:
+            self._saved_at = self._listening.seconds
+            self.save()
 
     def save(self) -> None:
-        """Make it durable when nodes were last seen."""
-        self._store.upsert_nodes([_row(self.nodes[name]) for name in sorted(self._seen)])
-        self._hearing.keep_heard({name: self.nodes[name].heard_at for name in sorted(self._heard)})
-        self._seen.clear()
+        """Keep when nodes were last seen, and what their receipts prove, without waiting for the disk: a crash costs a minute of it."""
+        self._hearing.keep_heard({name: (self.nodes[name].heard_at, self.nodes[name].last_seen) for name in sorted(self._heard)})
         self._heard.clear()
+        self._store.keep_proofs({name: proof_of(self.nodes[name]) for name in sorted(self._unproved)})
+        self._unproved.clear()
 
     def _fell_silent(self) -> list[fleet.Node]:
         """Return nodes whose silence was not reported yet, as many as one turn has time for."""

@@ -16,7 +16,7 @@ from hub.core.rollouts.listening import Listened
 from hub.database.device_lives import DeviceLives
 from hub.database.hearing import Hearing
 from hub.database.known_nodes import known_nodes
-from hub.database.rows import NodeRow, serving_now
+from hub.database.rows import NodeRow, by_model
 from hub.publish.block_store import BlockStore
 from hub.service.alerts.event_log import Notes
 from hub.service.broker.mqtt import ReceiptArrived
@@ -68,11 +68,11 @@ class Scene:
         self.ingest.receipts([ReceiptArrived("n1", one, Message(topic, b"", retained=False, mid=1, qos=1, epoch=1)) for one in sealed])
 
     def by_database(self) -> Node:
-        return known_nodes(self.store, self.roll, listened=Listened(0.0), now=self.now)["n1"]
+        return known_nodes(self.store, self.roll, listened=Listened(0.0), now=self.now).nodes["n1"]
 
     def listed(self) -> str | None:
         """Return what `fleetcast nodes` says."""
-        found = serving_now(self.store.receipts()).get(("n1", "delay"))
+        found = by_model(self.store.serving()).get(("n1", "delay"))
         return found.version if found is not None else None
 
     def running(self) -> str | None:
