@@ -19,6 +19,7 @@ from schemas.errors import Code
 from schemas.names import sha256
 from schemas.state import Finding, State
 from tests.hub.cli.fleets import Made, make
+from tests.hub.earlier_databases import as_before_versions
 
 KEY = b"key of gw-1"
 
@@ -192,6 +193,7 @@ def test_a_database_without_actors_is_taken_over(tmp_path: Path) -> None:
     store.add_command("m", Halt())
     store.close()
     with sqlite3.connect(path) as db:  # as a hub of the version before left it
+        as_before_versions(db)
         db.execute("DROP INDEX events_by_actor")
         for table in ("events", "commands", "deployment_rollouts", "device_lives"):
             db.execute(f"ALTER TABLE {table} DROP COLUMN actor")
