@@ -81,11 +81,16 @@ from schemas.limits import PACKET_BYTES_MAX
 from schemas.topics import Topics
 
 log = structlog.get_logger()
-E = TypeVar("E", WindowArrived, ReceiptArrived)
+E = TypeVar("E", WindowArrived, ReceiptArrived, StateArrived)
 
 TURN_SECONDS = 0.2  # how long the loop sleeps when nothing happens
 BATCH_WINDOWS = 1024  # become durable together
-AT_ONCE = {"want": 16, "receipt": 64, "telemetry": BATCH_WINDOWS}  # messages of a lane between two looks at the clock; of others 4
+AT_ONCE = {
+    "want": 16,
+    "state": 256,
+    "receipt": 256,
+    "telemetry": BATCH_WINDOWS,
+}  # messages of a lane between two looks at the clock; of others 4
 LANE_SECONDS = 0.08  # each lane's share of a turn: a flood in one must neither keep the others from theirs nor operators from an answer
 GATHER_SECONDS = 0.02  # windows wait this long for more: what they cost is the sync of the disk, and nothing waits for them
 LOOK_SECONDS = 0.5  # between two looks at what publishers and operators have written
@@ -418,7 +423,10 @@ class Service:
             log.error("work.refused", code=str(refusal.code), reason=refusal.reason)
 
     def _handle_all(self, events: list[HubEvent]) -> None:
-        """Handle all windows in one transaction, acknowledged in one write, and so all receipts; the rest one by one."""
+        """Handle all windows in one transaction, acknowledged in one write, and so all states and receipts; the rest one by one."""
+        states = [event for event in events if isinstance(event, StateArrived)]
+        if states:
+            self._take_many(states, self._ingest.states)
         windows = [event for event in events if isinstance(event, WindowArrived)]
         if windows:
             self._take_many(windows, self._ingest.windows)
@@ -447,9 +455,7 @@ class Service:
                 self._link.ack(message)
             case WantArrived():
                 self._message(event.message, lambda: self._wanted(event))
-            case StateArrived():
-                self._message(event.message, lambda: self._ingest.state(event))
-            case ReceiptArrived() | WindowArrived():
+            case StateArrived() | ReceiptArrived() | WindowArrived():
                 pass  # taken already, with its batch
             case OwnTopic():
                 self._message(event.message, lambda: self._announcer.guard(event))

@@ -139,8 +139,28 @@ class Ingest:
             self._unproved.discard(name)
             self._cohorts.named.forget(name)
 
-    def state(self, event: StateArrived) -> None:
-        """Take a node's report of itself, or its broker's that it is lost.
+    def states(self, events: Sequence[StateArrived]) -> None:
+        """Take nodes' reports of themselves, or their broker's that they are lost: what is new is durable when this returns.
+
+        It is one transaction for all, and none for a report that says no more than that the node is still there. What is refused is noted.
+        """
+        found: dict[str, fleet.Node] = {}  # Durable at the end, and not visible before.
+        for event in events:
+            if event.state.node in found or len(self.nodes) + len(found) >= NODES_MAX:
+                self._keep_states(found)
+            try:
+                node = self._state(event)
+            except Refused as refusal:
+                if refusal.code == Code.DISK_FULL:
+                    raise  # nothing is wrong with the state
+                self._notes.refusal(refusal, event.message.topic)
+            else:
+                if node is not None:
+                    found[node.name] = node
+        self._keep_states(found)
+
+    def _state(self, event: StateArrived) -> fleet.Node | None:
+        """Return the node as this report says it is; None where nothing changes.
 
         Raises:
             Refused: a reserved name, another key, one node too many, revoked, or not enrolled where that is required.
@@ -175,20 +195,31 @@ class Ingest:
         if node is not None and keys:
             node = replace(node, public_key=keys[0])
         if node is None or node == self.nodes.get(name):
-            return
-        if node.state.cohort is not None:
-            self._cohorts.named.take(name, node.state.cohort, now=now)
+            return None
         if known is None and (name in self.nodes or self._roll.is_expected(name)):
             self._lives.take_place(_row(node))  # what the device before has signed counts no more
-        else:
-            self._store.upsert_node(_row(node))
-        if known is not None and known.other_key is not None and node.other_key is None:
-            self._lives.drop_other_key(name)
-        self.nodes[name] = node
-        self._heard.add(name)
-        self._report_silence(node, now)
-        if node.public_key:
-            self._take_early(name)
+            self._unproved.add(name)
+        return node
+
+    def _keep_states(self, found: dict[str, fleet.Node]) -> None:
+        """Make durable what these nodes report, then go by it."""
+        new = [node for name, node in found.items() if not _says_the_same(node, self.nodes.get(name))]
+        if new:
+            self._store.upsert_nodes([_row(node) for node in new])
+        now = int(self._clock())
+        for name, node in found.items():
+            known, self.nodes[name] = self.nodes.get(name), node
+            self._heard.add(name)
+            if node.state.cohort is not None:
+                self._cohorts.named.take(name, node.state.cohort, now=now)
+            if known is not None and known.other_key is not None and node.other_key is None:
+                self._lives.drop_other_key(name)
+            self._report_silence(node, now)
+        early = {one.node for one in self._early}
+        for name in [one for one in found if one in early]:
+            if self.nodes[name].public_key:
+                self._take_early(name)
+        found.clear()
 
     def _note_other_key(self, refusal: Refused, state: State) -> None:
         """Keep that a device speaks with another key than the one that counts, until the one that counts is heard again."""
@@ -484,6 +515,13 @@ def _unknown(node: str) -> Refused:
 def _row(node: fleet.Node) -> NodeRow:
     state = codec.encode(node.state)
     return NodeRow(node.name, node.session, node.status, node.last_seen, state, node.public_key, node.state.cohort or "")
+
+
+def _says_the_same(node: fleet.Node, known: fleet.Node | None) -> bool:
+    """Return whether a report says nothing new but when it was made: that is kept with when the node was heard."""
+    if known is None or (node.session, node.status, node.public_key) != (known.session, known.status, known.public_key):
+        return False
+    return node.state.model_copy(update={"at": known.state.at}) == known.state
 
 
 def _receipt_row(receipt: Receipt, sealed: SealedReceipt, now: int) -> ReceiptRow:

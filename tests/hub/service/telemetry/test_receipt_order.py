@@ -1,6 +1,7 @@
 """The running hub and its database agree about what a node serves, in whatever order and however often its receipts come."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,7 @@ def test_the_running_hub_and_its_database_fold_the_same(batches: list[list[tuple
     assert (running.serving, running.failures, running.newest) == (kept.serving, kept.failures, kept.newest)
     assert (running.failed_at, running.measured) == (kept.failed_at, kept.measured)
     assert scene.running() == scene.listed()
+    scene.ingest.save()
+    proved = scene.by_database()
+    assert replace(proved, last_seen=kept.last_seen, heard_at=kept.heard_at) == kept
+    assert scene.store.proofs().keys() == {"n1"}
