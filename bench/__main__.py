@@ -15,6 +15,8 @@ from bench import (
     drift,
     encodings,
     fresh,
+    hub_history,
+    hub_messages,
     idle,
     influence,
     ingest,
@@ -36,6 +38,8 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "telemetry": telemetry.measure,
     "ingest": ingest.measure,
     "idle": idle.measure,
+    "hub-history": hub_history.measure,
+    "hub-messages": hub_messages.measure,
     "node": node.measure,
     "neighbours": neighbours.measure,
     "delivery": delivery.measure,
@@ -68,10 +72,17 @@ QUICK = (
     "influence",
 )  # `make bench`
 NODE = ("telemetry", "neighbours", "node")  # `make bench-node`
+HUB = ("hub-messages", "hub-history")  # `make bench-hub`
 DELIVERY = ("delivery", "memory", "relay", "coalescing", "encodings", "links")  # `make bench-delivery`
 
-COMMANDS = (("make bench", QUICK), ("make bench-node", NODE), ("make bench-drift", ("drift",)), ("make test-fresh", ("fresh",)))
-TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE}
+COMMANDS = (
+    ("make bench", QUICK),
+    ("make bench-node", NODE),
+    ("make bench-drift", ("drift",)),
+    ("make bench-hub", HUB),
+    ("make test-fresh", ("fresh",)),
+)
+TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE, "all-of-hub": HUB}
 
 
 def main(names: Sequence[str]) -> int:

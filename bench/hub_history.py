@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Figure, median
+from bench.figures import Figure
 from tools import seed_fleet
 from tools.seed_fleet import Plan
 

@@ -102,8 +102,10 @@ def released(folder: Path) -> list[Release]:
     return found
 
 
-def seed(path: Path, releases: Sequence[Release], plan: Plan, *, now: int | None = None) -> dict[str, int]:
-    """Fill an empty database; return the number of rows by table. It has no journal meanwhile: what is cut short is thrown away.
+def seed(path: Path, releases: Sequence[Release], plan: Plan, *, now: int | None = None, key: bytes = bytes(91)) -> dict[str, int]:
+    """Fill an empty database; return the number of rows by table. `key` is the public key of every device.
+
+    The database has no journal meanwhile: what is cut short has to be thrown away.
 
     Raises:
         Refused: it has nodes already, or a newer program made it.
@@ -120,20 +122,20 @@ def seed(path: Path, releases: Sequence[Release], plan: Plan, *, now: int | None
         db.execute("PRAGMA journal_mode=OFF")
         db.execute("PRAGMA synchronous=OFF")
         db.execute("PRAGMA cache_size=-200000")
-        found = {table.name: _insert(db, table, rows) for table, rows in _tables(models, plan, now)}
+        found = {table.name: _insert(db, table, rows) for table, rows in _tables(models, plan, now, key)}
         db.execute("PRAGMA journal_mode=WAL")
     return found
 
 
-def _tables(models: Sequence[Release], plan: Plan, now: int) -> Iterator[tuple[Table, Iterator[tuple[Any, ...]]]]:
+def _tables(models: Sequence[Release], plan: Plan, now: int, key: bytes) -> Iterator[tuple[Table, Iterator[tuple[Any, ...]]]]:
     """Yield every table that grows, with its rows in the order of its key, so that they are appended."""
-    yield tables.nodes, _nodes(models, plan, now)
+    yield tables.nodes, _nodes(models, plan, now, key)
     yield tables.listened, iter([(1, float(plan.days * DAY))])
     yield tables.heard, ((name, float(plan.days * DAY - number % 300), now - number % 300) for number, name in _names(plan))
     kinds = _kinds(models, plan, now)
     yield tables.receipts, _receipts(kinds, plan)
     yield tables.serving, _serving(kinds, plan)
-    yield tables.proofs, _proofs(models, kinds, plan, now)
+    yield tables.proofs, _proofs(models, kinds, plan, now, key)
     yield tables.windows_seen, _ids(plan, now)
     yield tables.intervals, _intervals(models, plan, now)
     yield tables.drifts, _drifts(models, plan, now)
@@ -207,7 +209,7 @@ def _template(of: Callable[[str], bytes]) -> Callable[[str], bytes]:
     return lambda name: sample.replace(b"node-00000", name.encode())
 
 
-def _state(models: Sequence[Release], cohort: str, now: int) -> Callable[[str], bytes]:
+def _state(models: Sequence[Release], cohort: str, now: int, key: bytes) -> Callable[[str], bytes]:
     slots = tuple(
         Slot(
             model=one.model, state="active", serving=one.digest, serving_version=one.version, target=one.digest, target_version=one.version
@@ -223,7 +225,7 @@ def _state(models: Sequence[Release], cohort: str, now: int) -> Callable[[str], 
                 status="online",
                 at=now,
                 software="0.1.0",
-                public_key=bytes(91),
+                public_key=key,
                 cohort=cohort,
                 profile=profile,
                 slots=slots,
@@ -233,11 +235,11 @@ def _state(models: Sequence[Release], cohort: str, now: int) -> Callable[[str], 
     )
 
 
-def _nodes(models: Sequence[Release], plan: Plan, now: int) -> Iterator[tuple[Any, ...]]:
-    states = [_state(models, cohort, now) for cohort in _cohorts(plan)]
+def _nodes(models: Sequence[Release], plan: Plan, now: int, key: bytes) -> Iterator[tuple[Any, ...]]:
+    states = [_state(models, cohort, now, key) for cohort in _cohorts(plan)]
     for number, name in _names(plan):
         state = states[number % plan.cohorts](name)
-        yield name, 7, "online", now - number % 300, state, bytes(91), _cohort(plan, number)
+        yield name, 7, "online", now - number % 300, state, key, _cohort(plan, number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +306,9 @@ def _serving(kinds: Sequence[_Kind], plan: Plan) -> Iterator[tuple[Any, ...]]:
             yield name, model, kind.release.digest, kind.sequence, 0, kind.sequence
 
 
-def _proofs(models: Sequence[Release], kinds: Sequence[_Kind], plan: Plan, now: int) -> Iterator[tuple[Any, ...]]:
+def _proofs(models: Sequence[Release], kinds: Sequence[_Kind], plan: Plan, now: int, key: bytes) -> Iterator[tuple[Any, ...]]:
     """Yield what the receipts prove, folded once: they are of every node alike."""
-    state = codec.decode(State, _state(models, _cohort(plan, 0), now)("node-00000"))
+    state = codec.decode(State, _state(models, _cohort(plan, 0), now, key)("node-00000"))
     node = fleet.Node(state, "online", state.session, now, state.public_key)
     for kind in kinds:
         receipt = _receipt("node-00000", kind.at, kind.sequence, kind.outcome, kind.release)
