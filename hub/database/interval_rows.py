@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, delete, insert, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from fleetcast.counted import counted as in_words
 from hub.core.drift.intervals import Sums, add_up, merge
@@ -30,7 +30,10 @@ _UNSETTLED = (
     .order_by(tables.intervals.c.start)
 )
 _COHORT = (tables.intervals.c.model, tables.intervals.c.cohort)
-_NEXT_COHORT = select(*_COHORT).where(tuple_(*_COHORT) > tuple_(bindparam("model"), bindparam("cohort"))).order_by(*_COHORT).limit(1)
+_NEXT_COHORT = (  # Of the same model, or the first one of the next model.
+    select(*_COHORT).where(_COHORT[0] == bindparam("model"), _COHORT[1] > bindparam("cohort")).order_by(_COHORT[1]).limit(1),
+    select(*_COHORT).where(_COHORT[0] > bindparam("model")).order_by(*_COHORT).limit(1),
+)
 
 
 class IntervalRows(Part):
@@ -67,11 +70,12 @@ class IntervalRows(Part):
     def known_cohorts(self) -> set[tuple[str, str]]:
         """Return every model and cohort of which intervals are kept. The index leads from one to the next, past all of their intervals."""
         found = set[tuple[str, str]]()
-        model = cohort = ""
+        at = {"model": "", "cohort": ""}
+        same, next_one = _NEXT_COHORT
         with self._read() as db:
-            while (row := db.execute(_NEXT_COHORT, {"model": model, "cohort": cohort}).first()) is not None:
-                model, cohort = row
-                found.add((model, cohort))
+            while row := db.execute(same, at).first() or db.execute(next_one, {"model": at["model"]}).first():
+                at = {"model": row.model, "cohort": row.cohort}
+                found.add((row.model, row.cohort))
         return found
 
     def mark_tested(
