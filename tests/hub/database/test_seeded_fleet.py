@@ -10,6 +10,7 @@ import pytest
 
 from hub.core.enrol.enrolment import Roll
 from hub.core.rollouts.listening import Listened
+from hub.database.drift_queries import Findings
 from hub.database.known_nodes import known_nodes
 from hub.database.rows import ReceiptRow
 from hub.database.store import Store
@@ -52,6 +53,8 @@ WORK: dict[str, Work] = {
     "a page of nodes": lambda store: (store.nodes_after("", 5), store.serving([FIRST])),
     "how many nodes serve a release": lambda store: store.nodes_serving(),
     "what a release cost": lambda store: store.receipts_of_release(SERVED),
+    "which streams have begun": lambda store: Findings(store.database).begun(),
+    "which nodes were heard": lambda store: Findings(store.database).heard("m"),
     "the newest alerts": lambda store: store.alerts(limit=20),
 }
 
