@@ -71,7 +71,7 @@ def _fleet(folder: Path) -> Path:
     subprocess.run([sys.executable, "-m", "tools.example", str(folder / "example")], check=True, stdout=subprocess.DEVNULL)
     _cli("init", str(fleet), "--fleet", "bench", "--model", "delay")
     example = folder / "example"
-    published = ["publish", str(example / "model.onnx"), "--reference", str(example / "reference.parquet"), "--day-column", "day"]
+    published = ["publish", str(example / "model.onnx"), "--reference", str(example / "reference.parquet"), "--blocks", "day"]
     _cli(*published, "--name", "delay", "--version", "1.0.0", "--dir", str(fleet))
     with _hub(fleet):
         _cli("rollout", "start", "delay@1.0.0", "--dir", str(fleet))
