@@ -52,7 +52,7 @@ class Plan:
     bins: int = 9
     days_a_rollout: float = 3.75  # between the beginnings of two rollouts to every node
     alerts_a_day: int = 50
-    renewals_a_year: int = 8  # of a node's certificate
+    renewals_a_year: int = 8  # Certificates of one node.
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ _UNSETTLED = (
     .order_by(tables.intervals.c.start)
 )
 _COHORT = (tables.intervals.c.model, tables.intervals.c.cohort)
-_NEXT_COHORT = (  # Of the same model, or the first one of the next model.
+_NEXT_COHORT = (  # The next cohort of a model, or the first one of the next model.
     select(*_COHORT).where(_COHORT[0] == bindparam("model"), _COHORT[1] > bindparam("cohort")).order_by(_COHORT[1]).limit(1),
     select(*_COHORT).where(_COHORT[0] > bindparam("model")).order_by(*_COHORT).limit(1),
 )
