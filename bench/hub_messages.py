@@ -1,4 +1,4 @@
-"""What a report, a receipt and an hour of ten thousand nodes cost a hub that keeps a year: in its intake, over a real database on disk.
+"""What a report, a receipt and an hour of ten thousand nodes cost a hub that keeps a month: in its intake, over a real database on disk.
 
 Messages are handed to the intake as the loop hands them on, in batches of what one look takes; the broker's part is not in it. Time is a
 clock that the bench sets, so that an hour takes as long as its messages do.
