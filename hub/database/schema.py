@@ -30,8 +30,9 @@ def bring_up(database: Database, metadata: MetaData) -> None:
     """
     with database.read() as db:
         names, found = _looked_at(db, metadata)
+        is_present = bool(names) and found == [HEAD] and not migrations.was_used_by_earlier_hub(db)
     check_not_newer(found)
-    if names and found == [HEAD]:
+    if is_present:
         return
     with database.alone() as db:
         names, found = _looked_at(db, metadata)  # Once more: another process may have done it.
@@ -42,6 +43,8 @@ def bring_up(database: Database, metadata: MetaData) -> None:
             db.execute(text(f"INSERT INTO {VERSION_TABLE} (version_num) VALUES (:head)"), {"head": HEAD})  # noqa: S608
         elif found != [HEAD]:
             migrations.upgrade(db)
+        elif migrations.was_used_by_earlier_hub(db):
+            migrations.follow_earlier_hub(db)
 
 
 def _looked_at(db: Connection, metadata: MetaData) -> tuple[frozenset[str], list[str]]:

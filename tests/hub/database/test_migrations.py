@@ -169,6 +169,26 @@ def test_a_command_ends_with_a_sentence_beside_a_newer_database(tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+def test_what_an_earlier_hub_wrote_after_the_upgrade_is_followed(path: Path) -> None:
+    store = store_of(path)
+    store.create()
+    store.keep_proofs({"n01": b"of two receipts"})
+    store.close()
+    with sqlite3.connect(path) as db:  # As a hub of before the revisions does, where somebody went back to it.
+        db.execute("CREATE INDEX receipts_by_model ON receipts (model, received_at)")
+        db.execute("CREATE INDEX ix_merged_intervals_model ON merged_intervals (model)")
+        columns = "node, received_at, at, outcome, model, version, since, code, reason, sealed, epoch"
+        db.execute(f"INSERT INTO receipts ({columns}, sequence, digest) SELECT {columns}, 9, ? FROM receipts LIMIT 1", (sha256(b"d"),))  # noqa: S608
+
+    again = store_of(path)
+    again.create()
+
+    assert again.nodes_serving() == {sha256(b"b"): NODES - 1, sha256(b"d"): 1}
+    assert again.proofs() == {}
+    with again.database.read() as db:
+        assert compare_metadata(MigrationContext.configure(db), tables.metadata) == []
+
+
 def test_receipts_of_one_node_out_of_order_are_served_in_theirs(tmp_path: Path) -> None:
     store = store_of(tmp_path / "hub.sqlite")
     store.create()
