@@ -115,7 +115,7 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
       fleetcast nodes gateway-17 --json
     """
     limit = limit or (ALL if as_json else PAGE)
-    page = node_page(directory, node=node, after=after, limit=ALL if where is not None else limit)
+    page = node_page(directory, node=node, after=after, limit=ALL if where is not None else limit + 1)
     marks = node_marks(directory)
     if node is not None and not page.nodes:
         raise _unknown(node, marks.get(node, NodeMarks()))
@@ -126,7 +126,8 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
 
         names, nobody = matching(directory, where)
         listed = [row for row in listed if row.node in names]
-        of, listed = len(names), listed[:limit]
+        of = len(names)
+    is_more, listed = len(listed) > limit, listed[:limit]
     serving = by_model(page.serving)
     states = {row.node: codec.decode(State, row.state) for row in listed}
     findings = findings_by_node(directory, states)
@@ -155,7 +156,7 @@ def list_(node: str | None, where: str | None, after: str, limit: int | None, di
         mixed = builds(((name, state.software) for name, state in states.items()), which=which)
         for line in [*shortened(lines, mend="`fleetcast nodes --json` has all of them"), *([mixed] if mixed else [])]:
             click.echo(plain(line))
-        if len(rows) == limit and len(rows) < of:
+        if is_more:
             same = f" --where {shlex.quote(where)}" if where is not None else ""
             click.echo(plain(f"{len(rows)} of {of} nodes are shown; the next: fleetcast nodes{same} --after {rows[-1]['node']}"), err=True)
     waiting = {name: one.expected_until for name, one in marks.items() if one.expected_until is not None}
