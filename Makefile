@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE  # where it is set, every process of every test
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # packages come before the environment that is made with them
-.PHONY: help demo demo-loop demo-slm packages test test-quick test-slow test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift tables generate lock clean
+.PHONY: help demo demo-loop demo-slm packages test test-quick test-slow test-fresh test-oracle test-consumers check format bench bench-delivery bench-node bench-drift bench-floods tables generate lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -79,6 +79,7 @@ check: $(CHECKERS)  ## format, lint, types, import rules, sentences, freshness o
 	$(BIN)/python -m tools.check_sentences
 	$(BIN)/python -m tools.generate_schemas --check
 	$(BIN)/python -m tools.generate_docs --check
+	$(BIN)/python -m tools.sbom --check
 	$(BIN)/python -m bench.tables --check
 
 format: $(CHECKERS)  ## rewrite the code as `check` wants it
@@ -101,6 +102,9 @@ bench-hub: $(STAMP)  ## measure what a year of 10,000 nodes costs a hub, on a se
 bench-drift: $(STAMP)  ## measure drift beside Evidently, alibi-detect, whylogs and OpenDP, installed into .bench/; 10 minutes
 	$(BIN)/python -m bench drift
 
+bench-floods: $(STAMP)  ## flood a hub by one enrolled node, over mosquitto and the embedded broker: its answers and memory; needs mosquitto; 6 minutes
+	$(BIN)/python -m bench floods
+
 tables: $(STAMP)  ## write the figures of bench/results.json into README.md and docs/; every bench does so at its end
 	$(BIN)/python -m bench.tables
 
@@ -116,9 +120,28 @@ lock: $(STAMP)  ## compile requirements/*.txt anew from pyproject.toml
 	$(BIN)/$(LOCK) --extra node --extra hub --extra test --constraint requirements/dev.txt --output-file requirements/test.txt
 	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
 	  requirements/peers.in --output-file requirements/peers.txt
+	$(BIN)/uv pip compile --quiet --generate-hashes --no-emit-index-url --no-header --python-version 3.11 \
+	  requirements/fuzz.in --output-file requirements/fuzz.txt
+	$(BIN)/python -m tools.sbom
+
+.PHONY: sbom wheel fuzz
+sbom: $(STAMP)  ## write deploy/sbom: what a node and a hub are made of, by their locks, in CycloneDX; the wheel carries both
+	$(BIN)/python -m tools.sbom
+
+wheel: $(STAMP)  ## build the wheel and the sdist of this commit into dist/, the same bytes wherever they are built, with SHA256SUMS
+	rm -rf dist build
+	$(BIN)/python -c 'from setuptools import build_meta; build_meta.build_sdist("dist"); build_meta.build_wheel("dist")' >/dev/null
+	cd dist && sha256sum * > SHA256SUMS && cat SHA256SUMS
+
+SECONDS ?= 60
+FUZZ ?=
+fuzz: $(STAMP)  ## fuzz every decoder of what strangers send, SECONDS each, 25 minutes; FUZZ names some; writes bench/results.json
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes --no-deps --upgrade --target .fuzz \
+	  -r requirements/fuzz.txt || echo "atheris cannot be had here: inputs are changed at random" >&2
+	$(BIN)/python -m tests.fuzz $(FUZZ) --seconds $(SECONDS) --keep --write
 
 clean:  ## remove the virtual environment and everything that was built or measured
-	rm -rf $(VENV) build dist *.egg-info .fresh .demo .demo-loop .demo-slm .bench .oracle .consumers demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
+	rm -rf $(VENV) build dist *.egg-info .fresh .demo .demo-loop .demo-slm .bench .fuzz .oracle .consumers demo-report.json demo-loop-report.json demo-slm-report.json .pytest_cache .mypy_cache
 	rm -rf .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -14,6 +14,7 @@ from bench import (
     delivery,
     drift,
     encodings,
+    floods,
     fresh,
     hub_history,
     hub_messages,
@@ -56,6 +57,7 @@ GROUPS: dict[str, Callable[[], Sequence[Figure]]] = {
     "shares": shares.measure,
     "privacy": privacy.measure,
     "influence": influence.measure,
+    "floods": floods.measure,
 }
 QUICK = (
     "telemetry",
@@ -80,6 +82,7 @@ COMMANDS = (
     ("make bench-node", NODE),
     ("make bench-drift", ("drift",)),
     ("make bench-hub", HUB),
+    ("make bench-floods", ("floods",)),
     ("make test-fresh", ("fresh",)),
 )
 TOGETHER = {"all-of-delivery": DELIVERY, "all-of-node": NODE, "all-of-hub": HUB}

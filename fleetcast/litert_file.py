@@ -28,8 +28,8 @@ def variable_operators(view: memoryview) -> tuple[str, ...]:
     """
     try:
         return tuple(name for code, name in _VARIABLES.items() if code in set(_codes(view)))
-    except struct.error:
-        raise NoModel("cut short") from None
+    except (struct.error, IndexError):
+        raise NoModel("cut short, or a place that is not in the file") from None
 
 
 def variable_operators_of(path: Path) -> tuple[str, ...]:

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from fleetcast.toml_text import parse_toml
 from schemas.errors import Code, Refused
+from schemas.limits import MIB
+
+BYTES_MAX = MIB
 
 
 class FileSettings(BaseSettings):
@@ -62,9 +66,10 @@ def settings_errors(path: Path) -> Iterator[None]:
         raise Refused(Code.SETTINGS_INVALID, f"{path}: {error}") from None
 
 
-def fields_of(kind: type[BaseSettings], path: Path) -> dict[str, Any]:
+def fields_of(path: Path) -> dict[str, Any]:
     """Return the fields of a TOML file. To be called within `settings_errors`."""
-    fields: dict[str, Any] = dict(TomlConfigSettingsSource(kind, path)())
-    if not fields:
-        path.read_bytes()  # an absent file reads as an empty one
-    return fields
+    with path.open("rb") as file:
+        data = file.read(BYTES_MAX + 1)
+    if len(data) > BYTES_MAX:
+        raise ValueError(f"more than {BYTES_MAX} bytes, which no settings are")
+    return parse_toml(data)

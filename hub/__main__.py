@@ -1,5 +1,6 @@
 """`fleetcast`: the operator's command line."""
 
+from fleetcast.private_files import OWNER_AND_GROUP, keep_new_files_private
 from hub.cli.errors import guarded
 
 
@@ -9,6 +10,7 @@ def main() -> None:
     def run() -> None:
         from hub.cli.commands import command  # noqa: PLC0415  # inside the guard: even a failed import ends in a sentence
 
+        keep_new_files_private(OWNER_AND_GROUP)
         command(prog_name="fleetcast", standalone_mode=False)  # click raises, and the guard alone says how it ends
 
     guarded(run)

@@ -69,6 +69,14 @@ class HubSettings(FileSettings):
     # Least mean number of intervals between two false alarms of the test over time.
     run_length: Annotated[float, Field(ge=10, le=1e9)] = 1000.0
 
+    # Greatest number of messages that wait for the hub. Beyond it the oldest messages of the loudest senders are dropped.
+    inbox_messages_max: Annotated[int, Field(ge=8192, le=1_000_000)] = 8192
+    inbox_bytes_max: Annotated[int, Field(ge=64 * MIB)] = 64 * MIB  # The same for their bytes.
+    # Greatest number of states of one node, and of its receipts, that the hub takes in a minute. After ten quiet minutes it is ten times as
+    # many at once. Others are dropped and reported (`inbox.flooded`). 0 is no limit.
+    node_reports_per_minute: Annotated[int, Field(ge=0)] = 600
+    cohort_windows_per_minute: Annotated[int, Field(ge=0)] = 60_000  # The same for windows of one model and cohort.
+
     checks_required: tuple[Label, ...] = ()  # Profiles that a release must pass with `fleetcast check` before a rollout of it may start.
     # Receivers of alerts over HTTP, each a table `[[webhooks]]`.
     webhooks: Annotated[tuple[Webhook, ...], Field(max_length=RECEIVERS_MAX)] = ()
@@ -133,7 +141,7 @@ def load(directory: Path) -> HubSettings:
     """
     path = directory / SETTINGS_NAME
     with settings_errors(path):
-        fields = fields_of(HubSettings, path)
+        fields = fields_of(path)
         for name in ("tls_ca", "tls_certificate", "tls_key"):
             if fields.get(name):
                 fields[name] = str(directory / fields[name])

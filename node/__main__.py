@@ -2,6 +2,7 @@
 
 import sys
 
+from fleetcast.private_files import OWNER_ALONE, keep_new_files_private
 from node.cli.errors import guarded
 
 
@@ -13,6 +14,7 @@ def main() -> None:
 def _run() -> None:
     from node.cli.commands import command  # noqa: PLC0415  # `guarded` reports a missing dependency, too
 
+    keep_new_files_private(OWNER_ALONE)
     code = command(prog_name="fleetcast-node", standalone_mode=False)
     if isinstance(code, int) and code:
         sys.exit(code)  # click's own exits, such as after --help

@@ -113,11 +113,11 @@ def load(path: Path) -> NodeSettings:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
     with settings_errors(path):
-        fields = _anchored(fields_of(NodeSettings, path), path.parent)
+        fields = _anchored(fields_of(path), path.parent)
         data = os.environ.get("FLEETCAST_NODE_DATA") or fields.get("data")
         enrolled = Path(data) / ENROLLED if isinstance(data, str | Path) else None
         if enrolled is not None and _can_be_seen(enrolled):
-            fields = _beneath(_anchored(fields_of(NodeSettings, enrolled), enrolled.parent), fields)
+            fields = _beneath(_anchored(fields_of(enrolled), enrolled.parent), fields)
         return NodeSettings(**fields)
 
 

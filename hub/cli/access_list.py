@@ -41,6 +41,7 @@ def access_list(consumers: bool, bridges: tuple[str, ...], check: bool, write: b
         folder.mkdir(exist_ok=True)
         for name, text in ((access_lists.NODES, of_nodes(fleet, bridges)), (access_lists.CONSUMERS, consumer_access_list(fleet))):
             (folder / name).write_text(text, encoding="utf-8")
+            (folder / name).chmod(0o644)  # the broker's user reads it
             click.echo(str(folder / name))
     else:
         click.echo(consumer_access_list(fleet) if consumers else of_nodes(fleet, bridges), nl=False)

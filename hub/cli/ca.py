@@ -258,7 +258,9 @@ def _issue_client(stem: Path, name: str, authority: x.Authority, enrolments: Enr
 def _key(stem: Path) -> bytes:
     """Return the public half of the key in this file, which is made if there is none."""
     path = stem.with_name(f"{stem.name}.key")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o755)  # the broker's or client's user looks into it; the key itself is its owner's alone
     if not path.exists():
         create_tls_key(path)
     return load_p256(path).public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)

@@ -4,7 +4,6 @@ import json
 import sys
 import tempfile
 import time
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import ValidationError
 
+from fleetcast.toml_text import parse_toml
 from hub.cli.conversion import converted
 from hub.cli.errors import Ended, Exit
 from hub.cli.options import dir_option, json_option, show, split
@@ -120,7 +120,7 @@ def read_profiles(path: Path) -> dict[str, DeviceProfile]:
             data = file.read(PROFILES_BYTES_MAX + 1)
         if len(data) > PROFILES_BYTES_MAX:
             raise mismatch(Code.SETTINGS_INVALID, f"{path}: size", expected=f"at most {PROFILES_BYTES_MAX} bytes", actual="more")
-        tables = tomllib.loads(data.decode())
+        tables = parse_toml(data)
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -107,7 +107,7 @@ def _read(blocks: BlockStore, payloads: dict[bytes, int]) -> Iterator[bytes]:
 def _write(target: Path, parcel: Parcel, bundles: list[tuple[str, bytes]], blocks: Iterable[bytes]) -> None:
     """Under another name until all of it is on the stick."""
     try:
-        with durable.replacing(target) as file:
+        with durable.replacing(target, mode=0o644) as file:
             file.write(MAGIC)
             write_frame(file, "parcel", codec.encode(parcel))
             for kind, data in bundles:

@@ -12,9 +12,10 @@ from pathlib import Path
 import click
 import structlog
 
+from fleetcast.log_rate_limit import limited
 from fleetcast.mqtt_connection import BrokerUrl
+from fleetcast.private_files import close_to_others
 from hub.cli.key_files import Passphrases, key_passphrases_option
-from hub.cli.log_rate_limit import LogLimit
 from hub.cli.options import passphrase_option
 from hub.settings import load
 from hub.signing.key_places import ONLINE, present, promote, signer_of, stem_of
@@ -76,6 +77,7 @@ def serve(
         authority=authority,
         load_key=lambda role, keyids: signer_of(stem_of(directory, role), keyids, opened[role]),
     )
+    close_to_others(directory.glob("hub.sqlite*"))  # an earlier version let every user of the machine read them
     ready = directory / READY_NAME
     ready.unlink(missing_ok=True)  # the service holds the folder's lock: whose file this was is gone
     threading.Thread(target=_print_ready, args=(ready, stop, json_logs), daemon=True).start()
@@ -95,15 +97,12 @@ def _print_ready(ready: Path, stop: threading.Event, as_json: bool) -> None:
 
 def _log(as_json: bool) -> None:
     logging.basicConfig(level=logging.WARNING)
-    limit = LogLimit()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(limit)
     renderer: structlog.types.Processor = (
         structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
         processors=[
-            limit,
+            limited(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -173,9 +173,14 @@ def _make(
         models=models,
         now=datetime.now(UTC),
     )
-    (directory / "root.json").write_bytes(repository.root())
-    (directory / "broker" / "acl").write_text(access_list(fleet))
-    (directory / "broker" / "acl-consumers").write_text(consumer_access_list(fleet))
+    public = {
+        directory / "root.json": repository.root(),  # devices get it
+        directory / "broker" / "acl": access_list(fleet).encode(),  # the broker's user reads it
+        directory / "broker" / "acl-consumers": consumer_access_list(fleet).encode(),
+    }
+    for path, data in public.items():
+        path.write_bytes(data)
+        path.chmod(0o644)
     (directory / SETTINGS_NAME).write_text("\n".join(settings) + "\n")
     store = Store(f"sqlite:///{directory / 'hub.sqlite'}")
     with room_for_database(directory):

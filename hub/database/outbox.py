@@ -5,17 +5,19 @@ so that an alert is never lost between the two and never due twice. A delivery i
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
+from hub.core.floods.fair_places import surplus
 from hub.database.connection import Database
 from hub.database.tables import alerts, deliveries, events, receivers
 from schemas.analytics_messages import Alert
 
-WAITING_MAX = 10_000  # alerts for one receiver; one that is away for more misses the oldest
+WAITING_MAX = 10_000  # alerts for one receiver; one that is away for more misses the oldest of the kinds that have most
 PAGE = 500
 ERROR_CHARACTERS_MAX = 500
 
@@ -83,18 +85,26 @@ class Outbox:
         mine = deliveries.c.receiver == name
         waiting = int(db.execute(select(func.count()).select_from(deliveries).where(mine)).scalar_one())
         if waiting > WAITING_MAX:
-            oldest = select(deliveries.c.alert).where(mine).order_by(deliveries.c.alert).limit(waiting - WAITING_MAX)
-            numbers = list(db.execute(oldest).scalars())
-            self._end(db, name, numbers, delivered=False)
-            self._event(db, f"{name}: {len(numbers)} alerts given up, more than {WAITING_MAX} wait for it", {"receiver": name})
+            joined = select(deliveries.c.alert, alerts.c.kind).join_from(deliveries, alerts, deliveries.c.alert == alerts.c.id)
+            rows = db.execute(joined.where(mine).order_by(deliveries.c.alert)).all()
+            gone = [rows[at] for at in surplus([row.kind for row in rows], at_most=WAITING_MAX)]
+            for at in range(0, len(gone), PAGE):
+                self._end(db, name, [row.alert for row in gone[at : at + PAGE]], delivered=False)
+            kinds = Counter(row.kind for row in gone)
+            text = f"{name}: {len(gone)} alerts given up, more than {WAITING_MAX} wait for it"
+            self._event(db, text, {"receiver": name, "kinds": dict(kinds)})
 
     def due(self, name: str, limit: int = PAGE) -> list[Delivery]:
-        """Return what is to be tried now: what has waited longest first, so that an alert that is never taken holds up no other."""
+        """Return what is to be tried now: one of each kind in turn, so that no number of one kind keeps a receiver from another.
+
+        Within a kind what has waited longest is first, so that an alert that is never taken holds up no other.
+        """
+        turn = func.row_number().over(partition_by=alerts.c.kind, order_by=(deliveries.c.due_at, deliveries.c.alert))
         query = (
             select(deliveries.c.alert, deliveries.c.made_at, deliveries.c.attempts, alerts.c.body)
             .join_from(deliveries, alerts, deliveries.c.alert == alerts.c.id)
             .where(deliveries.c.receiver == name, deliveries.c.due_at <= self._database.now())
-            .order_by(deliveries.c.due_at, deliveries.c.alert)
+            .order_by(turn, deliveries.c.due_at, deliveries.c.alert)
             .limit(limit)
         )
         with self._database.read() as db:

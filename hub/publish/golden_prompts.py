@@ -1,13 +1,13 @@
 """Read golden prompts of a language model: the questions that a device asks it before it serves, and how each answer should begin."""
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, ValidationError
 
+from fleetcast.toml_text import parse_toml
 from hub.core.publish import release as core
 from hub.publish.publish_request import GoldenTerms
 from schemas.document import Fact
@@ -65,7 +65,7 @@ def _parsed(path: Path) -> Prompts:
             data = file.read(BYTES_MAX + 1)
         if len(data) > BYTES_MAX:
             raise mismatch(Code.GOLDEN_INVALID, f"{path}: size", expected=f"at most {BYTES_MAX} bytes", actual="more")
-        prompts_file: Any = json.loads(data) if path.suffix.lower() == ".json" else tomllib.loads(data.decode())
+        prompts_file: Any = json.loads(data) if path.suffix.lower() == ".json" else parse_toml(data)
         return Prompts.model_validate_json(json.dumps(prompts_file, default=str), strict=True)
     except OSError as error:
         raise Refused(Code.GOLDEN_INVALID, f"{path} cannot be read: {error.strerror}") from None

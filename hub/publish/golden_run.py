@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from fleetcast.golden_file import plain_arrays
 from hub.core.publish import release as core
 from hub.publish.check_runner import Absent, proof_of, prover
 from schemas import codec
@@ -40,5 +41,5 @@ def answers(manifest: Manifest, folder: Path) -> Mapping[str, NDArray[Any]]:
         if not answers_path.exists():
             raise mismatch(Code.GOLDEN_INVALID, "answers to the golden inputs", expected="a file of them", actual="none")
         with answers_path.open("rb") as file:
-            arrays = core.plain_arrays("answers", file, Code.GOLDEN_INVALID, bytes_max=core.GOLDEN_UNPACKED_BYTES_MAX)
+            arrays = plain_arrays("answers", file, Code.GOLDEN_INVALID, bytes_max=core.GOLDEN_UNPACKED_BYTES_MAX)
     return {name.removeprefix(OUTPUT): array for name, array in arrays.items() if name.startswith(OUTPUT)}

@@ -20,6 +20,7 @@ from schemas.limits import FILE_BYTES_MAX, FILES_PER_VARIANT_MAX
 from schemas.manifest import Tensor
 from schemas.names import FILE_PATTERN
 
+OFFSET_DIGITS_MAX = 20  # As many as any place in a file has.
 STANDARD = "ai.onnx"  # The empty name means the same domain.
 DOMAINS = {STANDARD, "ai.onnx.ml", "com.microsoft"}  # Domains that onnxruntime includes.
 COLUMNS_KEY = "fleetcast.columns"  # Key in the model's own metadata for its features in order, separated by commas.
@@ -135,18 +136,22 @@ def external_data(path: Path) -> dict[str, list[TensorSpan]]:
     found: dict[str, list[TensorSpan]] = {}
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            entries = {entry.key: entry.value for entry in tensor.external_data}
-            location = entries.get("location", "")
+            entries, name = {_text(entry.key): _text(entry.value) for entry in tensor.external_data}, _text(tensor.name)
+            location, offset, length = entries.get("location", ""), entries.get("offset", "0"), entries.get("length", "")
             if location not in found:
-                _check_location(path.parent, location, tensor.name)
+                _check_location(path.parent, location, name)
             spans = found.setdefault(location, [])
-            if entries.get("offset", "0").isdecimal() and entries.get("length", "").isdecimal():
-                dtype = ONNX_DTYPES.get(tensor.data_type)
-                spans.append(TensorSpan(int(entries.get("offset", "0")), int(entries["length"]), tensor.name[:256], dtype))
+            if all(one.isdecimal() and len(one) <= OFFSET_DIGITS_MAX for one in (offset, length)):
+                spans.append(TensorSpan(int(offset), int(length), name[:256], ONNX_DTYPES.get(tensor.data_type)))
     if len(found) >= FILES_PER_VARIANT_MAX:
         expected = f"fewer than {FILES_PER_VARIANT_MAX}"
         raise mismatch(Code.MODEL_EXTERNAL_DATA, f"{path}: files of external data", expected=expected, actual=len(found))
     return found
+
+
+def _text(found: str | bytes) -> str:
+    """Return a text of the file. The library gives bytes where they are not UTF-8."""
+    return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
 
 
 def _check_operators(path: Path, model: onnx.ModelProto) -> None:

@@ -22,6 +22,7 @@ from schemas.quantities import Count
 
 COUNTS_BYTES_MAX = MIB  # Room for tens of thousands of blocks.
 COUNT_MAX = 2**53  # Bound of schemas.signals.Count.
+COUNT_DIGITS_MAX = 16  # As many as `COUNT_MAX` has. A longer text is not even read as a number.
 COLUMNS = ("right", "wrong")
 
 
@@ -77,7 +78,13 @@ def read_counts(path: Path) -> tuple[tuple[int, int], ...]:
         raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read: it is not UTF-8 text") from None
     if len(data) > COUNTS_BYTES_MAX:
         raise mismatch(Code.REFERENCE_INVALID, f"{path}: size", expected=f"at most {COUNTS_BYTES_MAX} bytes", actual="more")
-    lines = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    try:
+        return _counts(path, csv.DictReader(text.splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise Refused(Code.REFERENCE_INVALID, f"{path} cannot be read as CSV: {error}") from None
+
+
+def _counts(path: Path, lines: "csv.DictReader[str]") -> tuple[tuple[int, int], ...]:
     if not set(COLUMNS) <= set(lines.fieldnames or ()):
         raise mismatch(
             Code.REFERENCE_INVALID, f"{path}: columns", expected=" and ".join(COLUMNS), actual=", ".join(lines.fieldnames or ()) or "none"
@@ -90,7 +97,7 @@ def read_counts(path: Path) -> tuple[tuple[int, int], ...]:
 
 def _count(path: Path, number: int, column: str, line: dict[str, str | None]) -> Count:
     text = (line[column] or "").strip()
-    if not (text.isascii() and text.isdigit() and int(text[:20]) <= COUNT_MAX):
+    if not (text.isascii() and text.isdigit() and len(text) <= COUNT_DIGITS_MAX and int(text) <= COUNT_MAX):
         what = f"{path}: column {column!r}, row {number} (counted from 0)"
         raise mismatch(Code.REFERENCE_INVALID, what, expected="a count", actual=repr(text[:64]))
     return int(text)

@@ -21,8 +21,9 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from fleetcast.golden_file import plain_arrays
 from hub.core.publish.column_findings import finding
-from hub.core.publish.release import DTYPES, Feature, Fitted, OrderedBy, first_line, kind_of, listed, plain_arrays
+from hub.core.publish.release import DTYPES, Feature, Fitted, OrderedBy, first_line, kind_of, listed
 from hub.publish.csv_table import check_header, line_of, texts_of
 from hub.publish.publish_request import FeatureOrder
 from schemas.errors import Code, Refused, mismatch

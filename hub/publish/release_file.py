@@ -5,7 +5,6 @@ Every path is relative to the file's own folder. An option of the command line o
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from fleetcast.toml_text import parse_toml
 from hub.publish.publish_request import ACCURACY_EPSILON, ACCURACY_WINDOW_SECONDS, CALIBRATION_ROWS, DEFAULT_VARIANT, LOSS_MAX, Build, How
 from hub.publish.release_statements import Place, at_place, line_of, unused
 from schemas.document import Fact
@@ -36,6 +36,7 @@ from schemas.parameters import Parameters
 from schemas.signals import Season
 
 BYTES_MAX = MIB  # A page of settings.
+PATH_SHOWN_MAX = 1024
 SPARSITY = 0.5  # Sparsity of a pruned build by default.
 NAMED: Mapping[str, How] = {
     "fp32": "as-is",
@@ -232,16 +233,26 @@ def read_release(path: Path | None, overrides: Mapping[str, Any], *, archs: Call
     if wrong:
         raise source.mismatch(("variants", "builds"), expected=f"some of {', '.join(known)}", actual=wrong[0])
     for where, file in release.paths():
-        if not file.is_file():
-            found = "a folder" if file.is_dir() else "a device, pipe or socket" if file.exists() else "none"
+        found = _found_at(file)
+        if found != "a file":
             place = tuple(int(part) if part.isdecimal() else part for part in where.split("."))
-            raise source.mismatch(place, expected=f"a file at {file}", actual=found)
+            raise source.mismatch(place, expected=f"a file at {str(file)[:PATH_SHOWN_MAX]}", actual=found)
     for place, needs, found in unused(release, overrides, archs):
         raise Refused(
             Code.SETTINGS_INVALID,
             f"{source.at(place)}: {'.'.join(map(str, place))} would not be used: expected {needs}, found {found}; mend it or take it out",
         )
     return release
+
+
+def _found_at(path: Path) -> str:
+    """Return what is at this path, in words."""
+    try:
+        if path.is_file():
+            return "a file"
+        return "a folder" if path.is_dir() else "a device, pipe or socket" if path.exists() else "none"
+    except OSError as error:  # A name that is longer than any, a folder that may not be looked into.
+        return error.strerror or str(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +290,8 @@ def _text(path: Path) -> str:
 
 def _toml(path: Path, text: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} is not valid TOML: {str(error)[:200]}") from None
 
 

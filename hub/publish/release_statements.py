@@ -1,9 +1,9 @@
 """Find what a release file says and nothing would use, and the line on which it says so: a statement is used or refused."""
 
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+from fleetcast.toml_text import parse_toml
 from hub.publish.publish_request import FILES, ONNX, RUNTIMES
 
 if TYPE_CHECKING:
@@ -137,8 +137,8 @@ def line_of(text: str, place: Place) -> int | None:
 def _states(text: str, place: Place) -> bool | None:
     """Return whether this beginning of the text has something at this place; None if it ends within a statement."""
     try:
-        found: Any = tomllib.loads(text)
-    except (ValueError, RecursionError):
+        found: Any = parse_toml(text)
+    except ValueError:
         return None
     return at_place(found, place) is not None
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hub.core.publish.release import DTYPES, Array, feeds, listed, plain_arrays
+from fleetcast.golden_file import plain_arrays
+from hub.core.publish.release import DTYPES, Array, feeds, listed
 from hub.core.publish.samples import Samples
 from hub.publish.csv_table import texts_of
 from hub.publish.reference_data import BYTES_MAX, ROWS_MIN, Reference, read_reference

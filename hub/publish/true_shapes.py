@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fleetcast.golden_file import plain_arrays
 from hub.core.publish import declared_shapes
 from hub.core.publish import release as core
 from hub.core.publish.declared_shapes import Answers, Shape
@@ -46,7 +47,7 @@ def _given(request: PublishRequest, model: OnnxModel) -> Answers:
     if path is None or path.suffix.lower() in SUFFIXES or not path.is_file():
         return {}
     with path.open("rb") as file:
-        arrays = core.plain_arrays(str(path), file, Code.GOLDEN_INVALID, bytes_max=core.GOLDEN_UNPACKED_BYTES_MAX)
+        arrays = plain_arrays(str(path), file, Code.GOLDEN_INVALID, bytes_max=core.GOLDEN_UNPACKED_BYTES_MAX)
     return {one.name: arrays[f"input.{one.name}"] for one in model.inputs if f"input.{one.name}" in arrays}
 
 

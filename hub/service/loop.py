@@ -132,7 +132,7 @@ class Service:
         self._directory, self._settings, self._wall, self._monotonic, self._sleep = directory, settings, wall, monotonic, sleep
         self._rng = rng or Random()
         self._lock = _locked(directory)
-        self._inbox = inbox or Inbox(Topics(settings.fleet))
+        self._inbox = inbox or Inbox(Topics(settings.fleet), settings, monotonic=monotonic)
         self._store = Store(database_url(directory, settings), clock=wall)
         self._store.create()
         self._file = DatabaseFile(database_url(directory, settings))

@@ -209,7 +209,7 @@ def requested_key(request: bytes) -> bytes:
     try:
         parsed = x509.load_der_x509_csr(request)
         key, signed = parsed.public_key(), parsed.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise Refused(Code.ENROLMENT_REQUEST, "not a certificate request in DER form") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         found = key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__.lstrip("_")

@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ import click
 import structlog
 
 from fleetcast import disk_room
+from fleetcast.toml_text import parse_toml
 from node.cli.options import json_option, settings_option
 from node.settings import load
 from schemas.enrolment import Token
@@ -60,7 +60,7 @@ def enroll(hub: str, token: str, data: Path | None, path: Path, as_json: bool) -
     parsed = Token.parse(sys.stdin.read(TOKEN_BYTES_READ_MAX) if token == "-" else token)  # noqa: S105
     _log_to_stderr()
     with _reported_errors(path):
-        own = tomllib.loads(path.read_text()) if path.exists() else {}
+        own = parse_toml(path.read_bytes()) if path.exists() else {}
         folder = _data_folder(path, own, data)
         member = enrolment_flow.enrol(folder, hub=hub, token=parsed, site_id=own.get("id"))
         proved = enrolment_flow.take_trust(folder, member)

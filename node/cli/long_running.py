@@ -13,6 +13,8 @@ from schemas.errors import FleetcastError
 with absent("rich", "greenlet"):
     import structlog
 
+    from fleetcast.log_rate_limit import limited
+
 log = structlog.get_logger()
 
 
@@ -27,10 +29,11 @@ def until_stopped() -> threading.Event:
 
 
 def log_to_stderr() -> None:
-    """Log events to stderr, one JSON object per line."""
+    """Log events to stderr, one JSON object per line, and a limited number of each kind."""
     logging.basicConfig(level=logging.WARNING)
     structlog.configure(
         processors=[
+            limited(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

@@ -16,7 +16,11 @@ from schemas import codec
 from schemas.enrolment import STATEMENT_CONTEXT, AuthorityCertificate, Enrolled, SignedStatement, Statement, pin_of
 from schemas.errors import Code, Refused, mismatch
 
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension)
+# All that the library raises of bytes that are no certificate, or none that it knows.
+_UNREADABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+    *(x509.ExtensionNotFound, x509.DuplicateExtension),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +127,12 @@ def _check_issued(certificate: x509.Certificate, by: x509.Certificate, what: str
 
 def _parse(data: bytes, what: str) -> x509.Certificate:
     try:
-        return x509.load_der_x509_certificate(data)
+        found = x509.load_der_x509_certificate(data)
+        # The library reads these when they are asked for: what cannot be read is refused here, and not where it is used.
+        _ = found.subject, found.public_key(), found.not_valid_before_utc, found.not_valid_after_utc
     except _UNREADABLE:
-        raise Refused(Code.CERTIFICATE_INVALID, f"{what} is no certificate in DER form") from None
+        raise Refused(Code.CERTIFICATE_INVALID, f"{what} is no certificate in DER form, or has a key of an unknown kind") from None
+    return found
 
 
 def _spki(certificate: x509.Certificate) -> bytes:

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from fleetcast import durable
 from fleetcast.disk_room import FULL_OR_READ_ONLY
+from fleetcast.private_files import close_to_others
 from node.core.doctor.agent_health import AgentStatus, superseded
 from schemas.errors import Code, Refused
 
@@ -48,6 +49,7 @@ def alone(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a full disk: who is there is for people to read, and the lock holds without it
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        close_to_others(folder.rglob("*"))  # an earlier version let others read them, where the folder let them in
         yield
     finally:
         os.close(descriptor)

@@ -7,12 +7,12 @@
 What a release does not allow is passed over where it is applied, and reported there.
 """
 
-import tomllib
 from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from fleetcast.toml_text import parse_toml
 from node.core.trust.clock import NEVER, MonotonicSeconds
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import KIB, SLOTS_MAX
@@ -83,7 +83,7 @@ class Overrides:
         if len(data) > FILE_BYTES_MAX:
             raise mismatch(Code.SETTINGS_INVALID, f"{self._path}: size", expected=f"at most {FILE_BYTES_MAX} bytes", actual="more")
         try:
-            found = _SHAPE.validate_python(tomllib.loads(data.decode()))
+            found = _SHAPE.validate_python(parse_toml(data))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             raise Refused(Code.SETTINGS_INVALID, f"{self._path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

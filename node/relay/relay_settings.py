@@ -69,7 +69,7 @@ def load(path: Path) -> RelaySettings:
         Refused: unreadable, not TOML, or a field that is missing, unknown or out of bounds.
     """
     with settings_errors(path):
-        fields = fields_of(RelaySettings, path)
+        fields = fields_of(path)
         if fields.get("data"):
             fields["data"] = path.parent / fields["data"]
         for door in (fields.get("upstream"), fields.get("site")):

@@ -8,7 +8,6 @@ import hashlib
 import os
 import platform
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from fleetcast import disk_room, durable
 from fleetcast.golden_file import pack_golden
+from fleetcast.toml_text import parse_toml
 from node.core.activation import golden
 from node.core.activation.effective_parameters import effective_parameters
 from node.runtimes import available
@@ -168,7 +168,7 @@ def _rollout_values(manifest: Manifest, path: Path) -> Mapping[str, object]:
             data = file.read(PARAMETERS_BYTES_MAX + 1)
         if len(data) > PARAMETERS_BYTES_MAX:
             raise mismatch(Code.SETTINGS_INVALID, f"{path}: size", expected=f"at most {PARAMETERS_BYTES_MAX} bytes", actual="more")
-        given: dict[str, object] = tomllib.loads(data.decode())
+        given: dict[str, object] = parse_toml(data)
     except OSError as error:
         raise Refused(Code.SETTINGS_INVALID, f"{path} cannot be read: {error.strerror}") from None
     except ValueError as error:

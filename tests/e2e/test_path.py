@@ -180,6 +180,7 @@ def test_a_release_goes_from_publisher_to_fleet_and_its_telemetry_comes_back(pla
     spent = plant.node_cli("node-a", "telemetry", "budget", "--json")
     assert spent[0]["day"] == "2001-09-09"
     assert 0 < spent[0]["rho"] < spent[0]["rho_day_max"]
+    assert {oct(path.stat().st_mode & 0o077) for path in (plant.directory / "node-a" / "data").rglob("*") if path.is_file()} == {"0o0"}
     assert merged["windows"] == 2
     assert abs(merged["rows"] - 400) < 8 * merged["noise_sd"]
 

@@ -77,10 +77,34 @@ class Flood:
         self._socket.sendall(b"\x10" + _length(len(variable)) + variable)
         assert self._socket.recv(4096)[:1] == b"\x20", "no CONNACK"
 
-    def repeat(self, packets: list[bytes], *, rate: float, seconds: float, sent: Any) -> None:
-        """The same packets again and again, at most so many a second."""
+    def send(self, packet: bytes) -> None:
+        """One packet."""
+        self._socket.sendall(packet)
+
+    def subscribe(self, topic_filter: str, *, qos: int) -> None:
+        """Subscribe, and read nothing of what comes but the broker's answer."""
+        name = topic_filter.encode()
+        variable = b"\x00\x01\x00" + len(name).to_bytes(2, "big") + name + bytes([qos])
+        self._socket.sendall(b"\x82" + _length(len(variable)) + variable)
+        assert self._socket.recv(5)[:1] == b"\x90", "no SUBACK"
+
+    def ping(self) -> None:
+        """Return when the broker has handled what was sent before; what it has sent meanwhile is read and dropped."""
+        self._socket.sendall(b"\xc0\x00")
+        rest = b""
+        while not rest.endswith(b"\xd0\x00"):
+            data = self._socket.recv(65536)
+            assert data, "the broker has ended the connection"
+            rest = rest[-1:] + data
+
+    def close(self) -> None:
+        """Leave without a word."""
+        self._socket.close()
+
+    def repeat(self, packets: list[bytes], *, rate: float, seconds: float, sent: Any, count: int | None = None) -> None:
+        """The same packets again and again, at most so many a second, and no more of them than `count`."""
         began = time.monotonic()
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds and (count is None or sent.value < count):
             if sent.value >= (now - began) * rate:
                 time.sleep(0.002)
                 continue

@@ -1,4 +1,8 @@
-"""Counts which addresses have failed too often of late. Reads no clock, and holds a bounded number of them."""
+"""Counts who has failed too often of late: an address, or a token at an address. Reads no clock, and holds a bounded number of them.
+
+A token that keeps failing is refused for a while. An address that keeps failing is not: a whole site may be behind it, and one device with
+a bad token must not keep the others out. Its requests take turns instead (hub/service/enrol/https_endpoint.py).
+"""
 
 from collections import OrderedDict, deque
 
@@ -6,7 +10,7 @@ ADDRESSES_MAX = 4096  # the one that failed longest ago goes: a flood from every
 
 
 class Throttle:
-    """Allow at most `failures_max` failures of one address in `seconds`; successes cost nothing, for a site's devices share an address."""
+    """Allow at most `failures_max` failures of one origin in `seconds`; successes cost nothing, for a site's devices share an address."""
 
     def __init__(self, *, failures_max: int = 20, seconds: float = 60.0) -> None:
         self._failures_max, self._seconds = failures_max, seconds

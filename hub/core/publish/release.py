@@ -1,18 +1,16 @@
 """Puts a release together: files as blocks, columns as signals, golden rows that nobody lived. Knows no ONNX and no disk."""
 
 import io
-import lzma
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fleetcast.golden_comparison import compare_output
+from fleetcast.golden_file import plain_arrays
 from fleetcast.tensor_shapes import shape_fault
 from hub.core.delivery.chunker import Span
 from hub.core.delivery.encode import encode_block
@@ -312,40 +310,6 @@ def check_golden(what: str, expected: Arrays, actual: Arrays, *, relative: float
             rule = f" {found.rule}" if found.rule not in ("", "equal") else ""
             sides = f", what the file says{rule} and what the model answers" if found.rule else ""
             raise mismatch(Code.GOLDEN_INVALID, f"{what}: {found.where}{sides}", expected=found.expected, actual=found.actual)
-
-
-def plain_arrays(what: str, file: IO[bytes], code: Code, *, bytes_max: int) -> dict[str, Array]:
-    """Return the arrays of an npz, nothing unpickled, nothing allocated before its size is known.
-
-    Raises:
-        Refused: with `code`: no npz, objects in it, or more than `bytes_max` bytes unpacked.
-    """
-    found: dict[str, Array] = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            total = sum(member.file_size for member in members)
-            if total > bytes_max:
-                raise mismatch(code, f"{what}: bytes unpacked", expected=f"at most {bytes_max}", actual=total)
-            for member in members:
-                with archive.open(member) as stream:
-                    _check_header(stream, member.file_size)
-                with archive.open(member) as stream:
-                    found[member.filename.removesuffix(".npy")] = np.lib.format.read_array(stream, allow_pickle=False)
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, ValueError, EOFError, KeyError, OSError, RuntimeError, MemoryError) as error:
-        raise Refused(code, f"{what} is not an npz of plain arrays: {first_line(error)}") from error
-    return found
-
-
-def _check_header(stream: IO[bytes], bytes_max: int) -> None:
-    version = np.lib.format.read_magic(stream)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = header(stream)
-    count = 1
-    for axis in shape:
-        count *= int(axis)  # Python's own integers: numpy's product would wrap around
-    if dtype.hasobject or count * dtype.itemsize > bytes_max:
-        raise ValueError(f"an array of {dtype}{list(shape)} in {bytes_max} bytes")
 
 
 # Sentences

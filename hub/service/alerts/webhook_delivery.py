@@ -1,4 +1,4 @@
-"""Delivers alerts to one webhook, in their order, until it has confirmed each or has been tried for three days."""
+"""Delivers alerts to one webhook, those of each kind in their order, until it has confirmed each or has been tried for three days."""
 
 from collections.abc import Callable
 from random import Random

@@ -1,23 +1,25 @@
 """Holds what came from the broker and waits for the hub's loop: bounded, by lane and sender. Reads topics, and no payload.
 
-The network thread puts, the loop takes. What is let go is counted by sender. A message of QoS 1 that is let go has to be acknowledged all
-the same: acknowledgements leave in the order of arrival (MQTT-4.6.0-2), so one that never comes would hold back those of everybody else
-until the receive window is full and the broker delivers nothing more. That silence is what a flood is after. What is lost by it is small:
-of a node's states only the newest matters, a want is sent again, and other messages of QoS 1 are bounded by the receive window already.
+The network thread puts, the loop takes. What is let go, because there is no room or its sender sends too many in a minute, is counted by
+sender. A message of QoS 1 that is let go has to be acknowledged all the same: acknowledgements leave in the order of arrival
+(MQTT-4.6.0-2), so one that never comes would hold back those of everybody else until the receive window is full and the broker delivers
+nothing more. That silence is what a flood is after. What is lost by it is small: of a node's states only the newest matters, a want is sent
+again, and other messages of QoS 1 are bounded by the receive window already.
 """
 
 import threading
+import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from fleetcast.mqtt_connection import Connected, LinkEvent, Message
 from hub.core.floods.fair_inbox import Lanes, Waiting
+from hub.core.floods.sender_rates import SenderRates
+from hub.settings import HubSettings
 from schemas.errors import Refused
-from schemas.limits import MIB
 from schemas.topics import Topics
 
-MESSAGES_MAX = 8192  # four receive windows: QoS 1 alone never reaches it
-BYTES_MAX = 64 * MIB  # a receive window full of the largest states is 32 MiB
 NEWEST_KEPT = {
     "state": 4,  # a Will of an older session may come after the state that overtakes it, so the newest alone is not enough
     "own": 4,
@@ -38,12 +40,17 @@ class Lost:
 class Inbox:
     """Hold one hub's inbox."""
 
-    def __init__(self, topics: Topics, *, messages_max: int = MESSAGES_MAX, bytes_max: int = BYTES_MAX) -> None:
-        self._topics = topics
+    def __init__(self, topics: Topics, settings: HubSettings, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._topics, self._monotonic = topics, monotonic
+        # Requests for blocks are not limited by time: a fast node sends hundreds a second, of which the newest few are kept.
+        reports = settings.node_reports_per_minute
+        self._rates = SenderRates({"state": reports, "receipt": reports, "telemetry": settings.cohort_windows_per_minute})
         self._changed = threading.Condition()
         self._waited_for = False
         self._events: deque[LinkEvent] = deque()
-        self._lanes: Lanes[Message] = Lanes(LANES, newest=NEWEST_KEPT, messages_max=messages_max, bytes_max=bytes_max)
+        self._lanes: Lanes[Message] = Lanes(
+            LANES, newest=NEWEST_KEPT, messages_max=settings.inbox_messages_max, bytes_max=settings.inbox_bytes_max
+        )
         self._lost = Lost(Counter(), [])
 
     # Network thread
@@ -52,7 +59,9 @@ class Inbox:
         """Add what the connection says."""
         with self._changed:
             if isinstance(event, Message):
-                for gone in self._lanes.put(self._addressed(event)):
+                waiting = self._addressed(event)
+                is_taken = self._rates.admit(waiting.lane, waiting.sender, self._monotonic())
+                for gone in self._lanes.put(waiting) if is_taken else [waiting]:
                     self._lost.counts[gone.lane, gone.sender] += 1
                     if gone.firm:
                         self._lost.unacknowledged.append(replace(gone.item, payload=b""))

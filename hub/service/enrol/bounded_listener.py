@@ -15,6 +15,7 @@ from typing import Any
 from hub.core.floods.connection_limit import Doorkeeper
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+ENDING_MAX = 16  # connections that had to go and are not closed yet: asyncio closes them in its next turn
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: the connection is ended by RST and leaves nothing waiting
 
 
@@ -46,8 +47,11 @@ class Listener(socket.socket):
         """Accept the next connection, for which others may have to go.
 
         Raises:
-            BlockingIOError: nobody else waits.
+            BlockingIOError: nobody else waits, or those that have to go are to be closed first: asyncio accepts a whole backlog in a turn,
+                and closes none in it.
         """
+        if len(self._connections) >= self._connections_max() + ENDING_MAX:
+            raise BlockingIOError
         while True:
             try:
                 plain, address = super().accept()

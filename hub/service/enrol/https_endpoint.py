@@ -1,14 +1,15 @@
 """Serves the HTTPS endpoint of the registration office: bounds, time limits and statuses, in a thread of its own. Decides nothing.
 
 Any client that reaches it may send anything: connections are counted before their handshake, bodies are bounded before they are read, a
-connection ends when it takes too long whatever it does, an address that keeps failing has to wait, and what goes wrong is a sentence or our
-own bug, never a traceback on the wire.
+connection ends when it takes too long whatever it does, a token that keeps failing has to wait, requests from an address that keeps failing
+take turns, and what goes wrong is a sentence or our own bug, never a traceback on the wire.
 """
 
 import asyncio
 import contextlib
 import errno
 import queue
+import resource
 import socket
 import ssl
 import threading
@@ -26,6 +27,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hub.core.enrol.throttle import Throttle
+from hub.core.floods.connection_limit import origin_of
 from hub.service.enrol.bounded_listener import Listener
 from hub.service.enrol.enrolment_api import Office
 from schemas import codec
@@ -42,6 +44,7 @@ from schemas.enrolment import (
 )
 from schemas.errors import Code, FleetcastError, Refused
 from schemas.limits import KIB, TEXT_MAX
+from schemas.names import sha256
 
 log = structlog.get_logger()
 D = TypeVar("D", bound=Document)
@@ -49,12 +52,14 @@ D = TypeVar("D", bound=Document)
 MSGPACK = "application/msgpack"
 REQUEST_SECONDS_MAX = 60.0  # a request is under 16 KiB: 7 s over 20 kbit/s, with as much again for its delay
 CONNECTION_SECONDS_MAX = 300.0  # an answer is 10 to 100 KB: under a minute over 20 kbit/s
-CONNECTIONS_MAX = 256  # open at once, counted as they are accepted: a quarter of the usual limit of 1,024 descriptors
+CONNECTIONS_MAX = 256  # open at once, counted as they are accepted
+DESCRIPTORS_SHARE = 4  # one part in this number of the process's descriptors is the endpoint's, and the others stay the hub's
 ADDRESS_CONNECTIONS_MAX = 64  # connections from one address, behind which a whole site may be
 HANDSHAKE_SECONDS_MAX = 10.0  # three round trips and 4 KB of certificates: 2 s over 20 kbit/s, with 2 s of delay each way
 CROWDED_SECONDS = 60.0  # between two reports that connections had to go
 HEADERS_BYTES_MAX = 16 * KIB
 AT_ONCE_MAX = 4  # requests that are worked on: each is a signature or two, and a transaction
+REFUSED_MAX = 1000  # refusals that wait for the hub's loop, which reports a few of each kind
 STOP_SECONDS_MAX = 5
 BACKLOG = 512
 _STATUSES = {Code.SCHEMA_TOO_LARGE: 413, Code.SCHEMA_MALFORMED: 400, Code.SCHEMA_UNSUPPORTED: 400, Code.DISK_FULL: 503}
@@ -97,8 +102,9 @@ class Endpoint:
         self._office, self._monotonic = office, monotonic
         self._certificate, self._key = certificate, key
         self._listen = listen
-        self._throttle = Throttle()
+        self._addresses, self._tokens = Throttle(), Throttle()
         self._places = asyncio.Semaphore(AT_ONCE_MAX)
+        self._last_place = asyncio.Semaphore(1)  # for all addresses that keep failing, so that they cost the others a fourth at the most
         self._server: uvicorn.Server | None = None
         self._context: ssl.SSLContext | None = None
         self._thread: threading.Thread | None = None
@@ -182,9 +188,9 @@ class Endpoint:
         return Starlette(routes=routes + [Route(path, handler, methods=["POST"]) for path, handler in post.items()])
 
     async def _answered(self, request: Request, kind: type[D], answer: Callable[[D], Document]) -> Response:
-        async def read() -> Callable[[], Document]:
+        async def read() -> tuple[str, Callable[[], Document]]:
             document = codec.decode(kind, await _body(request, kind.bytes_max))
-            return lambda: answer(document)
+            return _token(document), lambda: answer(document)
 
         return await self._answer(request, read=read)
 
@@ -193,21 +199,26 @@ class Endpoint:
         request: Request,
         do: Callable[[], Document] | None = None,
         *,
-        read: Callable[[], Awaitable[Callable[[], Document]]] | None = None,
+        read: Callable[[], Awaitable[tuple[str, Callable[[], Document]]]] | None = None,
     ) -> Response:
         address = request.client.host if request.client else ""
-        wait = self._throttle.wait_seconds(address, self._monotonic())
-        if wait > 0:
-            return Response(status_code=429, headers={"retry-after": str(int(wait) + 1), "connection": "close"})
+        token = ""
         try:
-            work = await read() if read is not None else do
+            work = do
+            if read is not None:
+                token, work = await read()
             assert work is not None  # noqa: S101  # one of both is given
-            async with self._places:
+            now = self._monotonic()
+            wait = self._tokens.wait_seconds(f"{origin_of(address)} {token}", now) if token else 0.0
+            if wait > 0:
+                return Response(status_code=429, headers={"retry-after": str(int(wait) + 1), "connection": "close"})
+            places = self._last_place if self._addresses.wait_seconds(origin_of(address), now) > 0 else self._places
+            async with places:
                 return Response(await run_in_threadpool(lambda: codec.encode(work())), media_type=MSGPACK)
         except Refused as refusal:
-            return self._refuse(address, refusal)
+            return self._refuse(address, token, refusal)
         except (TimeoutError, ClientDisconnect):
-            self._throttle.failed(address, self._monotonic())
+            self._failed(address, token)
             return Response(status_code=408, headers={"connection": "close"})
         except FleetcastError as error:
             log.error("enrolment.failed", reason=str(error))
@@ -216,13 +227,25 @@ class Endpoint:
             log.exception("enrolment.crashed", path=request.url.path)
             return Response(status_code=500)
 
-    def _refuse(self, address: str, refusal: Refused) -> Response:
-        self._throttle.failed(address, self._monotonic())
-        self.refused.put((address, refusal))
+    def _failed(self, address: str, token: str) -> None:
+        origin, now = origin_of(address), self._monotonic()
+        self._addresses.failed(origin, now)
+        if token:
+            self._tokens.failed(f"{origin} {token}", now)
+
+    def _refuse(self, address: str, token: str, refusal: Refused) -> Response:
+        self._failed(address, token)
+        if self.refused.qsize() < REFUSED_MAX:
+            self.refused.put((address, refusal))
         body = codec.encode(EnrolmentRefused(code=str(refusal.code), reason=refusal.reason[:TEXT_MAX]))
         # Closed: what is left of a body that was too large is not read.
         headers = {"connection": "close"}
         return Response(body, status_code=_STATUSES.get(refusal.code, 403), media_type=MSGPACK, headers=headers)
+
+
+def _token(document: Document) -> str:
+    """Return what names a token without giving it away; nothing for a renewal, in which anybody may name any node."""
+    return sha256(document.secret).hex() if isinstance(document, EnrolmentRequest) else ""
 
 
 async def _body(request: Request, bytes_max: int) -> bytes:
@@ -241,6 +264,12 @@ async def _body(request: Request, bytes_max: int) -> bytes:
     return bytes(found)
 
 
+def connections_max() -> int:
+    """Return how many connections may be open: the hub keeps the descriptors that its broker, database and programs need."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS_MAX if limit == resource.RLIM_INFINITY else max(1, min(CONNECTIONS_MAX, limit // DESCRIPTORS_SHARE))
+
+
 def _bind(listen: str, ended: Callable[[str], None]) -> Listener:
     host, _, port = listen.rpartition(":")
     listener: Listener | None = None
@@ -252,7 +281,7 @@ def _bind(listen: str, ended: Callable[[str], None]) -> Listener:
             family,
             kind,
             proto,
-            connections_max=lambda: CONNECTIONS_MAX,
+            connections_max=connections_max,
             address_max=lambda: ADDRESS_CONNECTIONS_MAX,
             ended=ended,
         )

@@ -12,6 +12,7 @@ from fleetcast.mqtt_connection import Message
 from hub.core.drift import accuracy, windows
 from hub.core.drift.windows import Reader, Taken
 from hub.core.enrol.enrolment import Roll
+from hub.core.floods.flapping import Flapping, Flaps
 from hub.core.rollouts import fleet
 from hub.core.rollouts.proof import proof_of
 from hub.database.device_lives import DeviceLives, OtherKey
@@ -86,6 +87,7 @@ class Ingest:
         self._readers: dict[tuple[bytes, About | None], tuple[bytes, Reader]] = {}  # by the prefix that windows carry, and their subject
         self.nodes: dict[str, fleet.Node] = {}
         self._early: list[EarlyReceiptRow] = store.early_receipts()
+        self._flapping = Flapping()
         self._heard: set[str] = set()  # Nodes whose `heard_at` or `last_seen` is newer than in the store.
         self._unproved: set[str] = set()  # Nodes of which the store has no proof, since a receipt has come.
         self._looked_at = self._saved_at = listening.seconds
@@ -135,6 +137,7 @@ class Ingest:
         self._early = self._store.early_receipts()  # without those of a name that was forgotten or replaced
         if self.nodes.pop(name, None) is not None:
             self._silent.discard(name)
+            self._flapping.forget(name)
             self._heard.discard(name)
             self._unproved.discard(name)
             self._cohorts.named.forget(name)
@@ -463,6 +466,8 @@ class Ingest:
             silent = self._fell_silent()
             for node in silent:
                 self._report_silence(node, int(now))
+            for flaps in self._flapping.due(self._listening.seconds):
+                self._report_flaps(flaps, int(now))
             if len(silent) < AT_ONCE_MAX:
                 self._looked_at = self._listening.seconds
         if self._listening.seconds - self._saved_at >= SAVE_SECONDS or len(self._unproved) >= UNPROVED_MAX:
@@ -488,11 +493,21 @@ class Ingest:
             self._silent.discard(node.name)
         elif node.name not in self._silent:
             self._silent.add(node.name)
+            if not self._flapping.lost(node.name, self._listening.seconds):
+                return  # It is counted.
             silent = int(self._listening.seconds - node.heard_at)
             why = "has lost its connection" if node.status == "lost" else f"was not heard from for {silent} s"
             code = "lost" if node.status == "lost" else "silent"
             cohort = node.state.cohort
             self._notes.alert(Alert(kind="node_silent", at=now, node=node.name, cohort=cohort, code=code, text=f"node {node.name} {why}"))
+
+    def _report_flaps(self, flaps: Flaps, now: int) -> None:
+        """Raise one alert about all losses of a node that followed a loss that was reported."""
+        node = self.nodes[flaps.node]
+        times = "once more" if flaps.losses == 1 else f"{flaps.losses} times more"
+        there = "is not heard now" if self._is_silent(node) else "is back"
+        text = f"node {node.name} came back and was lost {times} within {max(1, round(flaps.seconds / 60))} min, and {there}"
+        self._notes.alert(Alert(kind="node_silent", at=now, node=node.name, cohort=node.state.cohort, code="flapping", text=text))
 
     def _is_silent(self, node: fleet.Node) -> bool:
         listened, silent_seconds = self._listening.seconds, self._silent_seconds

@@ -5,7 +5,6 @@ fleetcast.golden_comparison, which publishers use too.
 """
 
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from fleetcast.golden_comparison import compare_output
+from fleetcast.golden_file import plain_arrays
 from node.core.inference.tensors import DTYPES, Array, Spec, check_shape
 from schemas.errors import Code, Refused, mismatch
 from schemas.limits import MIB
@@ -35,15 +35,7 @@ def parse(payload: bytes, *, known: bool = True) -> GoldenCase:
     Raises:
         Refused: GOLDEN_INVALID: no npz, too large when unpacked, pickled objects, or a side without arrays.
     """
-    try:
-        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > GOLDEN_BYTES_MAX:
-            raise mismatch(Code.GOLDEN_INVALID, "golden bytes unpacked", expected=f"at most {GOLDEN_BYTES_MAX}", actual=unpacked)
-        with np.load(io.BytesIO(payload), allow_pickle=False) as loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, KeyError, NotImplementedError, MemoryError):
-        raise Refused(Code.GOLDEN_INVALID, "the golden file is not an npz of plain arrays") from None
+    arrays = plain_arrays("the golden file", io.BytesIO(payload), Code.GOLDEN_INVALID, bytes_max=GOLDEN_BYTES_MAX)
     sides = {
         side: {name[len(side) + 1 :]: array for name, array in arrays.items() if name.startswith(side + ".")}
         for side in ("input", "output")

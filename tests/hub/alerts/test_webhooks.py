@@ -206,6 +206,27 @@ def test_a_receiver_that_is_away_for_long_misses_the_oldest(tmp_path: Path, rece
     assert any("7 alerts given up" in one.text for one in desk.store.events() if one.kind == "hook")
 
 
+def test_a_flood_of_one_kind_pushes_no_alert_of_another_out_of_the_queue(
+    tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "WAITING_MAX", 20)
+    receiver.answer = lambda got: 500
+    desk = Desk(tmp_path, receiver)
+    desk.alert("genuine")
+    for number in range(400):
+        desk.alert(str(number), kind="node_silent")
+    desk.turns(2)
+    receiver.answer = lambda got: 200
+    receiver.got.clear()
+    desk.now += 3600
+    desk.turns(3)
+
+    texts = [got.document["text"] for got in receiver.got]
+    assert "genuine" in texts[:2]  # Nor does it wait behind them.
+    assert (len(texts), texts.count("genuine"), texts[-1]) == (20, 1, "399")
+    assert desk.outbox.receivers()[0].given_up == 381
+
+
 def test_an_alert_that_is_not_kept_any_more_waits_for_nobody(tmp_path: Path, receiver: Receiver) -> None:
     receiver.answer = lambda got: 500
     desk = Desk(tmp_path, receiver)

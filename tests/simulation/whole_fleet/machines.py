@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hub.service.broker.inbox import Inbox as HubInbox
 from hub.service.loop import Service
-from hub.settings import load
+from hub.settings import HubSettings, load
 from node.agent.loop import Agent
 from node.enrol.enrolment_files import KEY_NAME
 from node.settings import NodeSettings
@@ -214,9 +214,9 @@ class _AgentInbox(queue.Queue[Any]):
 class _HubInbox(HubInbox):
     """Waiting is a matter of the machine's clock."""
 
-    def __init__(self, topics: Topics, wake: Callable[[], None], sleep: Callable[[float], None]) -> None:
-        super().__init__(topics)
-        self._wake, self._sleep = wake, sleep
+    def __init__(self, settings: HubSettings, clocks: Clocks, wake: Callable[[], None]) -> None:
+        super().__init__(Topics(settings.fleet), settings, monotonic=clocks.monotonic)
+        self._wake, self._sleep = wake, clocks.sleep
 
     def put(self, event: Any, /) -> None:
         super().put(event)
@@ -436,7 +436,7 @@ class HubMachine(Machine):
 
     def _begin(self) -> None:
         settings = load(self.folder)
-        self._inbox = _HubInbox(Topics(settings.fleet), self.wake, self.clocks.sleep)
+        self._inbox = _HubInbox(settings, self.clocks, self.wake)
         (self.folder / "hub.ready").unlink(missing_ok=True)
         self.service = Service(
             self.folder,

@@ -1,9 +1,8 @@
-"""Which connection has to go for a new one, and how many lines of one kind a log takes."""
+"""Which connection has to go for a new one."""
 
 import pytest
 
 from hub.core.floods.connection_limit import Doorkeeper, origin_of
-from hub.core.floods.log_rate_limit import KINDS_MAX, Limit
 
 
 def enter(door: Doorkeeper, numbers: range, address: str, *, connections_max: int = 8, address_max: int = 4) -> list[int]:
@@ -49,22 +48,3 @@ def test_a_connection_that_was_closed_counts_no_more_and_twice_is_nothing() -> N
 )
 def test_a_site_has_one_origin(address: str, origin: str) -> None:
     assert origin_of(address) == origin
-
-
-def test_a_log_takes_so_many_lines_of_a_kind_and_says_how_many_it_left_out() -> None:
-    limit = Limit(lines_max=2, seconds=60.0)
-
-    said = [limit.admit("a", now) for now in (0.0, 1.0, 2.0, 3.0)]
-
-    assert said == [0, 0, None, None]
-    assert limit.admit("b", 3.0) == 0
-    assert [limit.admit("a", 60.0), limit.admit("a", 61.0)] == [2, 0]
-
-
-def test_a_log_remembers_a_bounded_number_of_kinds() -> None:
-    limit = Limit(lines_max=1, seconds=60.0)
-
-    for number in range(10 * KINDS_MAX):
-        limit.admit(f"kind {number}", 0.0)
-
-    assert len(limit._kinds) == KINDS_MAX

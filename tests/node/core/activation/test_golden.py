@@ -111,7 +111,7 @@ def test_an_npz_that_unpacks_to_too_much_is_refused_before_it_is_unpacked() -> N
         for _ in range(golden.GOLDEN_BYTES_MAX // 2**20 + 1):
             member.write(bytes(2**20))
 
-    with pytest.raises(Refused, match="golden bytes unpacked"):
+    with pytest.raises(Refused, match="the golden file: bytes unpacked"):
         golden.parse(buffer.getvalue())
 
 
