@@ -52,7 +52,7 @@ def measure() -> list[Figure]:
         Figure(
             "hub.reconnect_cpu_s.year",
             year.reconnect_cpu_s,
-            "s of CPU for a broker that lost everything",
+            "s of CPU above idle in 20 s after the broker was killed",
             "<= 2",
             peer,
             day.reconnect_cpu_s,
